@@ -1,0 +1,106 @@
+"""The Broker port: what carries events between nodes and keeps history and state.
+
+The guarantee, for every implementation (tests/contract/broker_suite.py holds each one to it):
+
+- A publish that returns is in the stream, once; one that raises may be repeated with the same id and is in it at most once.
+- Per channel, the sink gets durable events in dense offset order, each once.
+- Between `subscribe` returning and `unsubscribe` being called, no event of the channel is missing from the sink.
+- Nothing of one tenant is ever visible under another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.core.channel import ChannelKey
+from service.core.event import Event, Publication
+from service.core.position import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a publication."""
+
+    id: str
+    epoch: str
+    offset: int | None = None
+    rev: int | None = None
+    duplicate: bool = False
+    """An earlier publication of the same (tenant, channel, sender, id) was accepted within the idempotency window; offset
+    and rev are that one's, and nothing was delivered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a stream, oldest first."""
+
+    top: Position
+    events: Sequence[Event]
+    more: bool
+    """Whether the stream holds further events in the direction asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A channel as it is at one moment."""
+
+    top: Position
+    state: Sequence[Event]
+    """The newest event of every key, by rev."""
+    missed: Sequence[Event]
+    """What came after the position asked for; empty when `recovered` is not True."""
+    recovered: bool | None
+    """None when no position was asked for; False when the stream cannot show that there is no hole after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelInfo:
+    """A channel that the broker knows, for the backend API."""
+
+    name: str
+    top: Position
+
+
+class EventSink(Protocol):
+    """Where a broker delivers: the relay."""
+
+    def deliver(self, event: Event) -> None:
+        """Takes one event. Called on the event loop, per channel in order; never blocks and never raises."""
+
+
+class Broker(Protocol):
+    """See the module's docstring for the guarantee. Every method raises ServiceError(BROKER_UNAVAILABLE) if it can't."""
+
+    async def start(self, sink: EventSink) -> None:
+        """Makes the broker usable and names the sink. Called once, first."""
+
+    async def close(self) -> None:
+        """Lets everything go. Later calls raise."""
+
+    async def check(self) -> None:
+        """Returns if a publish would be accepted now, else raises; for readiness."""
+
+    async def publish(self, publication: Publication) -> Receipt:
+        """Accepts an event: by its delivery class appends it to the stream or replaces its key's value, then delivers it to
+        every node that has subscribed. Ephemeral events are delivered and forgotten."""
+
+    async def subscribe(self, channel: ChannelKey) -> None:
+        """From its return on, every event of the channel reaches the sink."""
+
+    async def unsubscribe(self, channel: ChannelKey) -> None:
+        """Stops that. Harmless when not subscribed."""
+
+    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+        """Reads top, state and what was missed since a position, as of one moment.
+
+        More than `max_events` events or `max_bytes` bytes of missed data count as not recovered.
+        """
+
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+        """Reads a page: the first `limit` events with an offset above `after`, or else the last `limit` below `before`, or
+        else the last `limit`. With both given: the first `limit` of those between."""
+
+    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+        """The tenant's channels that have subscribers, history or state, by name, from `prefix`; at most `limit`."""

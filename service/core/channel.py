@@ -1,0 +1,104 @@
+"""Channel names and the two kinds of pattern that match them: the contract's (`room:{room}`) and a grant's (`room:*`)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from service.errors import ErrorCode, ServiceError
+
+MAX_CHANNEL_BYTES = 128
+SEPARATOR = ":"
+
+_SEGMENT = r"[A-Za-z0-9_.@~=+-]+"
+_NAME = re.compile(rf"{_SEGMENT}(?::{_SEGMENT})*")
+_PARAMETER = re.compile(r"\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
+_PATTERN_SEGMENT = re.compile(rf"{_PARAMETER.pattern}|{_SEGMENT}")
+_GRANT = re.compile(r"[A-Za-z0-9_.@~=+*-]+(?::[A-Za-z0-9_.@~=+*-]+)*")
+
+
+class ChannelKey(NamedTuple):
+    """A channel as the service knows it: never without its tenant."""
+
+    tenant: str
+    name: str
+
+
+def check_name(name: str) -> str:
+    """Returns the name if it is a channel name: segments of letters, digits and ``_.@~=+-``, joined by ``:``.
+
+    Raises ServiceError(INVALID_CHANNEL). Globs, spaces and control characters are outside the set on purpose: names
+    travel into store keys, addresses and headers.
+    """
+    if len(name) > MAX_CHANNEL_BYTES:
+        raise ServiceError(
+            ErrorCode.INVALID_CHANNEL, f"a channel name has at most {MAX_CHANNEL_BYTES} bytes", path="$.channel"
+        )
+    if not _NAME.fullmatch(name):
+        raise ServiceError(
+            ErrorCode.INVALID_CHANNEL,
+            "a channel name is segments of letters, digits and _.@~=+- joined by ':'",
+            path="$.channel",
+        )
+    return name
+
+
+class ChannelPattern:
+    """A declared pattern: segments joined by ``:``, each literal or one ``{parameter}`` that stands for a whole segment."""
+
+    __slots__ = ("_regex", "parameters", "shape", "text")
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError with a sentence if the text is not a pattern."""
+        expression, shape, parameters = [], [], []
+        for segment in text.split(SEPARATOR):
+            if not _PATTERN_SEGMENT.fullmatch(segment):
+                raise ValueError(
+                    f"segment {segment!r} is neither a {{parameter}} nor made of letters, digits and _.@~=+-"
+                )
+            if found := _PARAMETER.fullmatch(segment):
+                if found["name"] in parameters:
+                    raise ValueError(f"parameter {{{found['name']}}} stands twice")
+                parameters.append(found["name"])
+                expression.append(f"(?P<{found['name']}>{_SEGMENT})")
+                shape.append("{}")
+            else:
+                expression.append(re.escape(segment))
+                shape.append(segment)
+        self.text = text
+        self.parameters = tuple(parameters)
+        self.shape = tuple(shape)
+        self._regex = re.compile(SEPARATOR.join(expression))
+
+    def match(self, name: str) -> dict[str, str] | None:
+        """The parameters' values if the (valid) name matches, else None."""
+        found = self._regex.fullmatch(name)
+        return found.groupdict() if found else None
+
+    @property
+    def specificity(self) -> tuple[bool, ...]:
+        """Sorts patterns so that the one whose first differing segment is literal comes first."""
+        return tuple(part == "{}" for part in self.shape)
+
+    def __repr__(self) -> str:
+        return f"ChannelPattern({self.text!r})"
+
+
+@lru_cache(maxsize=4096)
+def grant_regex(pattern: str) -> re.Pattern[str]:
+    """Compiles a grant's pattern: ``*`` is any part of one segment, a last segment ``**`` is all that may follow.
+
+    Raises ValueError with a sentence if the text is not such a pattern.
+    """
+    if len(pattern) > MAX_CHANNEL_BYTES or not _GRANT.fullmatch(pattern):
+        raise ValueError(f"{pattern[:64]!r} is not a grant: segments of letters, digits, _.@~=+- and * joined by ':'")
+    segments = pattern.split(SEPARATOR)
+    tail = ""
+    if segments[-1] == "**":
+        segments.pop()
+        tail = rf"{SEPARATOR if segments else ''}{_NAME.pattern}"
+    if any("**" in segment for segment in segments):
+        raise ValueError(f"{pattern!r}: '**' may only be the last segment")
+    body = SEPARATOR.join(re.escape(segment).replace(r"\*", _SEGMENT[:-1] + "*") for segment in segments)
+    return re.compile(body + tail)

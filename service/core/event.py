@@ -1,0 +1,67 @@
+"""Events between the gate, the broker and the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from service.core.channel import ChannelKey
+
+
+class Delivery(Enum):
+    """What every queue on the way owes an event."""
+
+    DURABLE = "durable"
+    """Kept in the channel's stream with a dense offset; never dropped: a client too slow for it is closed and resumes."""
+    LATEST = "latest"
+    """The newest value per key; a newer one replaces it in every queue."""
+    EPHEMERAL = "ephemeral"
+    """No history; dropped first under pressure, and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much of a channel's stream is kept."""
+
+    events: int
+    """Durable events, at most; older ones go first."""
+    ttl: float
+    """Seconds after its publication that an event is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An event that has passed the gate and has not reached the broker."""
+
+    channel: ChannelKey
+    type: str
+    id: str
+    delivery: Delivery
+    data: bytes
+    """UTF-8 JSON, checked against the contract."""
+    sender: str | None
+    """The publishing user; None for the backend and the service itself."""
+    at: int
+    """Milliseconds since the Unix epoch."""
+    key: str | None = None
+    """Only with LATEST, and on presence events."""
+    retention: Retention | None = None
+    """The channel's; given with every durable and latest event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event that the broker has accepted."""
+
+    channel: ChannelKey
+    type: str
+    id: str
+    delivery: Delivery
+    data: bytes
+    sender: str | None
+    at: int
+    offset: int | None = None
+    """Dense per channel and epoch, from 1; only DURABLE."""
+    rev: int | None = None
+    """Grows with each change in the channel; only LATEST."""
+    key: str | None = None

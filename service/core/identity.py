@@ -1,0 +1,105 @@
+"""Who is speaking, and what a token lets them do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from service.core.channel import grant_regex
+
+
+class Right(Enum):
+    """What a grant can allow in a channel; each is asked for by itself."""
+
+    SUBSCRIBE = "subscribe"
+    PUBLISH = "publish"
+    HISTORY = "history"
+    PRESENCE = "presence"
+
+
+ALL_RIGHTS = frozenset(Right)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Some rights in all channels that a pattern matches."""
+
+    pattern: str
+    rights: frozenset[Right] = ALL_RIGHTS
+
+    def covers(self, channel: str, right: Right) -> bool:
+        """Whether this grant gives the right in the (valid) channel."""
+        return right in self.rights and grant_regex(self.pattern).fullmatch(channel) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An authenticated party; made only by an Authenticator, by `anonymous` or by `backend`."""
+
+    tenant: str
+    user: str
+    """Empty for an anonymous connection and for the backend."""
+    grants: tuple[Grant, ...] = ()
+    expires_at: float | None = None
+    """Seconds since the Unix epoch; None if the credentials do not expire."""
+    info: bytes | None = None
+    """JSON shown to others in presence."""
+    is_backend: bool = False
+    """Holds an API key: may publish every declared event of its tenant."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether nobody has vouched for this party."""
+        return not self.user and not self.is_backend
+
+    def may(self, right: Right, channel: str) -> bool:
+        """Whether a grant gives the right in the channel."""
+        return any(grant.covers(channel, right) for grant in self.grants)
+
+
+def anonymous(tenant: str) -> Identity:
+    """A party without credentials, for services that allow it."""
+    return Identity(tenant=tenant, user="")
+
+
+def backend(tenant: str) -> Identity:
+    """The holder of one of the tenant's API keys."""
+    return Identity(tenant=tenant, user="", is_backend=True)
+
+
+def parse_grants(claim: Any) -> tuple[Grant, ...]:
+    """Reads a token's grants: a list of patterns (every right), or of ``{"channel": pattern, "rights": [...]}``.
+
+    Raises ValueError with a sentence. A grant that is not understood refuses the token: it must never widen or vanish.
+    """
+    if claim is None:
+        return ()
+    if not isinstance(claim, Iterable) or isinstance(claim, str | bytes | Mapping):
+        raise ValueError("grants is not a list")  # noqa: TRY004  # one kind of failure for every malformed claim
+    return tuple(_grant(entry, index) for index, entry in enumerate(claim))
+
+
+def _grant(entry: Any, index: int) -> Grant:
+    if isinstance(entry, str):
+        grant_regex(entry)
+        return Grant(entry)
+    if not isinstance(entry, Mapping) or set(entry) != {"channel", "rights"} or not isinstance(entry["channel"], str):
+        raise ValueError(f"grants[{index}] is neither a pattern nor {{channel, rights}}")
+    grant_regex(entry["channel"])
+    try:
+        rights = frozenset(Right(right) for right in entry["rights"])
+    except (TypeError, ValueError) as error:
+        known = ", ".join(sorted(right.value for right in Right))
+        raise ValueError(f"grants[{index}].rights: each is one of {known}") from error
+    return Grant(entry["channel"], rights)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What an upgrade or request carried, before anyone has checked it."""
+
+    token: str | None = field(default=None, repr=False)
+    ticket: str | None = field(default=None, repr=False)
+    from_cookie: bool = False

@@ -1,0 +1,155 @@
+"""Bounds and rates. The numbers are settings; docs/settings.md lists them. Time comes in as an argument (seconds)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Gt
+
+Bytes = Annotated[int, Ge(1024)]
+Count = Annotated[int, Ge(1)]
+Seconds = Annotated[float, Gt(0)]
+PerSecond = Annotated[float, Gt(0)]
+
+STRICT: dict[str, Any] = {"extra": "forbid"}
+"""For pydantic, which reads these classes as groups of settings: an unknown name is a fault, not a comment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A token bucket: `per_second` over time, `burst` at once."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    per_second: PerSecond
+    burst: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client, address, user, tenant or node may take."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    message_bytes: Bytes = 65_536
+    """One inbound message; a message of exactly this size is accepted."""
+    batch: Count = 100
+    """Messages in one inbound frame."""
+    subscriptions: Count = 128
+    """Channels a connection."""
+    connections: Count = 15_000
+    """Connections of this node."""
+    connections_per_tenant: Count = 15_000
+    connections_per_user: Count = 32
+    connections_per_ip: Count = 1_000
+    """Per IPv4 address or IPv6 /64."""
+    pending: Count = 2_000
+    """Connections that have not said hello yet."""
+    connection_rate: Rate = Rate(per_second=20, burst=100)
+    """Inbound messages of one connection."""
+    user_rate: Rate = Rate(per_second=50, burst=200)
+    """Inbound messages of one user over all connections."""
+    ip_rate: Rate = Rate(per_second=500, burst=2_000)
+    """Inbound messages from one address."""
+    tenant_rate: Rate = Rate(per_second=5_000, burst=10_000)
+    """Inbound messages of one tenant."""
+    connect_rate_per_ip: Rate = Rate(per_second=50, burst=500)
+    """Upgrades and tickets asked for by one address."""
+    rate_violations: Count = 20
+    """Messages above its rate that a connection may send within 10 s before it is closed with 4429."""
+    tracked: Count = 50_000
+    """Users and addresses whose rates are remembered; the one idle longest is forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxLimits:
+    """How far a connection may fall behind."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    bytes: Bytes = 262_144
+    messages: Count = 512
+    stall: Seconds = 10.0
+    """Seconds one write may wait for the peer to read; then 4450."""
+    close_grace: Seconds = 1.0
+    """Seconds between asking a connection to close and cutting it."""
+    node_bytes: Bytes = 268_435_456
+    """All outboxes of this node together."""
+    send_buffer: Bytes = 65_536
+    """Kernel send buffer a connection asks for; what hides there no delivery class can reach."""
+    recovery_events: Count = 1_000
+    """Missed events in one `subscribed`; a client further behind is told recovered:false and pages through history."""
+    recovery_bytes: Bytes = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long things may take, in seconds."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    header: Seconds = 10.0
+    """From accepting a TCP connection (or the last response) to a complete request header; keep-alive adds its own."""
+    body: Seconds = 10.0
+    """Reading a request body."""
+    hello: Seconds = 5.0
+    """From an upgrade without credentials to hello."""
+    keep_alive: Seconds = 30.0
+    """Idle time of an HTTP connection between two requests."""
+    heartbeat: Seconds = 25.0
+    """Between WebSocket pings; below half of every idle timeout on the way (docs/protocol.md)."""
+    ticket: Seconds = 30.0
+    """Life of a ticket."""
+    expiry_notice: Seconds = 60.0
+    """How long before a token's expiry `expiring` is sent."""
+    expiry_grace: Seconds = 10.0
+    """How long after its token's expiry a connection is closed."""
+    presence_leave: Annotated[float, Ge(0)] = 5.0
+    """How long after a user's last connection went `presence.left` is told."""
+    shutdown: Seconds = 20.0
+    """From SIGTERM to the last connection closed."""
+
+
+class TokenBucket:
+    """Allows `rate.per_second` over time and `rate.burst` at once. `now` is seconds that never go back."""
+
+    __slots__ = ("_rate", "_tokens", "_updated")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._tokens = float(rate.burst)
+        self._updated = now
+
+    def take(self, now: float, cost: float = 1.0) -> float:
+        """Takes `cost` and returns 0.0, or takes nothing and returns the seconds until it would succeed."""
+        tokens = min(self._rate.burst, self._tokens + (now - self._updated) * self._rate.per_second)
+        self._updated = now
+        if tokens >= cost:
+            self._tokens = tokens - cost
+            return 0.0
+        self._tokens = tokens
+        return (cost - tokens) / self._rate.per_second
+
+
+class KeyedBuckets:
+    """A bucket per key, for at most `most` keys: the one idle longest is forgotten first, so memory is bounded."""
+
+    __slots__ = ("_buckets", "_most", "_rate")
+
+    def __init__(self, rate: Rate, most: int) -> None:
+        self._rate = rate
+        self._most = most
+        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+
+    def take(self, key: Hashable, now: float, cost: float = 1.0) -> float:
+        """As `TokenBucket.take`, on the key's bucket."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._rate, now)
+            if len(self._buckets) > self._most:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket.take(now, cost)
+
+    def __len__(self) -> int:
+        return len(self._buckets)

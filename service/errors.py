@@ -1,0 +1,118 @@
+"""What may cross from the service to its users when something goes wrong.
+
+`ServiceError` becomes a reply (an `error` message on a connection, problem+json over HTTP). Anything else that escapes is
+`internal` and is logged. Closing a connection is another matter: see `protocol/close.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+
+class ErrorCode(Enum):
+    """Every error code, with its HTTP status, whether trying the same again can help, and what it means.
+
+    The single source: the table in docs/protocol.md and the JavaScript client's table are generated from it.
+    """
+
+    code: str
+    status: int
+    retryable: bool
+    meaning: str
+
+    MALFORMED = (
+        "malformed",
+        400,
+        False,
+        "The frame or body is not UTF-8 JSON, or not an object or a batch of objects.",
+    )
+    BINARY_REFUSED = ("binary_refused", 400, False, "A binary frame; this protocol is UTF-8 JSON text.")
+    UNKNOWN_TYPE = ("unknown_type", 400, False, "No system message has this type, and event types contain a dot.")
+    INVALID_MESSAGE = (
+        "invalid_message",
+        400,
+        False,
+        "A field is missing, misspelt or of the wrong type; details.path says where.",
+    )
+    TOO_BIG = ("too_big", 413, False, "The message is larger than limits.message bytes.")
+    UNSUPPORTED_VERSION = ("unsupported_version", 400, False, "The upgrade does not offer the subprotocol tidewire.v1.")
+    UPGRADE_REQUIRED = (
+        "upgrade_required",
+        426,
+        False,
+        "A plain GET of the WebSocket address: an upgrade would succeed.",
+    )
+    UNAUTHENTICATED = ("unauthenticated", 401, False, "No credentials, or a message before hello.")
+    INVALID_TOKEN = ("invalid_token", 401, False, "The token is not one this service accepts.")
+    TOKEN_EXPIRED = ("token_expired", 401, False, "The token has expired; get a new one.")
+    INVALID_TICKET = ("invalid_ticket", 401, False, "The ticket is unknown, used or older than its time to live.")
+    INVALID_API_KEY = ("invalid_api_key", 401, False, "The backend API needs a valid API key.")
+    FORBIDDEN = ("forbidden", 403, False, "The contract or the token's grants do not allow this.")
+    ORIGIN_REFUSED = ("origin_refused", 403, False, "This Origin is not in the allow-list.")
+    INVALID_CHANNEL = ("invalid_channel", 400, False, "The channel name breaks the naming rules.")
+    UNKNOWN_CHANNEL = ("unknown_channel", 404, False, "No pattern of the contract matches this channel.")
+    UNKNOWN_EVENT = ("unknown_event", 404, False, "The contract declares no event of this type in this channel.")
+    INVALID_DATA = (
+        "invalid_data",
+        422,
+        False,
+        "The data does not match the event's schema; details.errors lists every fault.",
+    )
+    INVALID_KEY = ("invalid_key", 422, False, "A latest event needs its key; other classes have none.")
+    NOT_SUBSCRIBED = ("not_subscribed", 409, False, "This connection has not subscribed to the channel.")
+    ALREADY_SUBSCRIBED = ("already_subscribed", 409, False, "This connection has subscribed to the channel before.")
+    TOO_MANY_SUBSCRIPTIONS = (
+        "too_many_subscriptions",
+        429,
+        False,
+        "The connection has limits.subscriptions channels already.",
+    )
+    NO_HISTORY = ("no_history", 409, False, "The channel keeps no history.")
+    NO_PRESENCE = ("no_presence", 409, False, "The channel keeps no presence.")
+    RATE_LIMITED = ("rate_limited", 429, True, "Too many messages; details.retry_after is the wait in seconds.")
+    TOO_MANY_CONNECTIONS = (
+        "too_many_connections",
+        429,
+        True,
+        "A cap on connections is reached; details.scope names it.",
+    )
+    DEADLINE = ("deadline", 408, True, "Something that had to happen in time did not.")
+    OVERLOADED = ("overloaded", 503, True, "The node is over one of its budgets.")
+    DRAINING = ("draining", 503, True, "The node is going away; another one takes new connections.")
+    BROKER_UNAVAILABLE = ("broker_unavailable", 503, True, "The broker does not answer; nothing was accepted.")
+    NOT_FOUND = ("not_found", 404, False, "No such resource.")
+    METHOD_NOT_ALLOWED = ("method_not_allowed", 405, False, "The resource does not know this method; see Allow.")
+    UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415, False, "Bodies are application/json.")
+    INVALID_REQUEST = (
+        "invalid_request",
+        400,
+        False,
+        "A query parameter or header is wrong; details.parameter names it.",
+    )
+    INTERNAL = ("internal", 500, True, "A fault in the service; the log has it under the same id.")
+
+    def __init__(self, code: str, status: int, retryable: bool, meaning: str) -> None:
+        self.code = code
+        self.status = status
+        self.retryable = retryable
+        self.meaning = meaning
+
+
+class ServiceError(Exception):
+    """A refusal its receiver can act on: what was wrong, where, and what would be right."""
+
+    def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details: Mapping[str, Any] = details
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request can succeed later without being changed."""
+        return self.code.retryable
+
+    def __str__(self) -> str:
+        return f"{self.code.code}: {self.message}"

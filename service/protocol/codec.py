@@ -1,0 +1,122 @@
+"""Bytes to commands. Any input gives commands or a `ServiceError`; no other exception escapes (held by a property test)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from service.errors import ErrorCode, ServiceError
+from service.protocol import messages
+from service.protocol.messages import Command
+
+
+class _Head(Struct, frozen=True):
+    """The two fields that decide how to read the rest and where to send a refusal."""
+
+    type: str
+
+
+class _Id(Struct, frozen=True):
+    id: str | None = None
+
+
+_head = msgspec.json.Decoder(_Head)
+_id = msgspec.json.Decoder(_Id)
+_batch = msgspec.json.Decoder(list[Raw])
+_publish = msgspec.json.Decoder(messages.Publish)
+_system: dict[str, msgspec.json.Decoder[Any]] = {
+    message.__struct_config__.tag: msgspec.json.Decoder(message)  # type: ignore[misc]  # tags here are strings
+    for message in (
+        messages.Hello,
+        messages.Ready,
+        messages.Subscribe,
+        messages.Unsubscribe,
+        messages.History,
+        messages.Presence,
+        messages.Refresh,
+        messages.Ping,
+    )
+}
+
+# msgspec's own exceptions, and what it lets through: bytes that are no UTF-8, and nesting deeper than the interpreter's stack.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_PATH = re.compile(r" - at `(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
+
+
+def split(frame: str | bytes) -> Iterator[str | bytes | Raw]:
+    """Gives the messages of one frame: itself, or each of a batch.
+
+    Raises ServiceError(MALFORMED) if the frame is a batch that cannot be taken apart.
+    """
+    if frame[:1] not in ("[", b"["):
+        yield frame
+        return
+    try:
+        batch = _batch.decode(frame)
+    except _UNREADABLE as error:
+        raise ServiceError(ErrorCode.MALFORMED, f"the batch is not JSON: {_reason(error)}", path="$") from error
+    yield from batch
+
+
+def decode(message: str | bytes | Raw) -> Command:
+    """Reads one message.
+
+    Raises ServiceError: MALFORMED (not JSON, not an object), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
+    """
+    try:
+        kind = _head.decode(message).type
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+    except _UNREADABLE as error:
+        raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
+    decoder = _publish if "." in kind else _system.get(kind)
+    if decoder is None:
+        raise ServiceError(
+            ErrorCode.UNKNOWN_TYPE,
+            f"no message has the type {kind[:64]!r}; event types contain a dot",
+            path="$.type",
+            known=sorted(_system),
+        )
+    try:
+        command: Command = decoder.decode(message)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+    except _UNREADABLE as error:
+        raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
+    return command
+
+
+def id_of(message: str | bytes | Raw) -> str | None:
+    """The id of a message that could not be decoded, so that its sender can match the error; None if it has none."""
+    try:
+        found = _id.decode(message).id
+    except (msgspec.ValidationError, *_UNREADABLE):
+        return None
+    return found if found is not None and len(found) <= messages.MAX_ID else None
+
+
+def invalid(error: msgspec.ValidationError, code: ErrorCode = ErrorCode.INVALID_MESSAGE) -> ServiceError:
+    """Turns msgspec's complaint into ours: the sentence, and the JSON path on its own."""
+    text = str(error)
+    path = "$"
+    if found := _PATH.search(text):
+        path, text = found["path"], text[: found.start()]
+    if found := _FIELD.search(text):
+        path = f"{path}.{found['name'][:64]}"
+    return ServiceError(code, text, path=path)
+
+
+_invalid = invalid
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    return str(error)

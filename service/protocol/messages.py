@@ -1,0 +1,262 @@
+"""Every message of `tidewire.v1`, as data. docs/protocol.md is the normative text; tests/vectors holds the examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+SUBPROTOCOL = "tidewire.v1"
+
+MAX_ID = 64
+MAX_TOKEN = 8192
+MAX_KEY = 128
+MAX_PAGE = 1000
+"""Entries in one `history` page, at most."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]+$")]
+"""Unique per sender: correlates the reply, makes durable publishes idempotent, names the event."""
+Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
+Channel = Annotated[str, Meta(min_length=1, max_length=512)]
+"""Only bounded here; core/channel.py holds the naming rules, so that breaking them has its own error."""
+Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+
+
+class Since(Struct, frozen=True, forbid_unknown_fields=True):
+    """The position a client applied last. `id` is the event at `offset`, absent at offset 0."""
+
+    epoch: Annotated[str, Meta(min_length=1, max_length=64)]
+    offset: Offset
+    id: Id | None = None
+
+
+# --- client → server -------------------------------------------------------------------------------------------------
+
+
+class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client may send. Unknown fields are refused: a misspelt field would otherwise vanish silently."""
+
+
+class Hello(ClientMessage, frozen=True, tag="hello", tag_field="type"):
+    """Authenticates a connection whose upgrade carried no credentials. Without a token: anonymous, where allowed."""
+
+    token: Token | None = None
+
+
+class Ready(ClientMessage, frozen=True, tag="ready", tag_field="type"):
+    """The screen can take deliveries now."""
+
+
+class Subscribe(ClientMessage, frozen=True, tag="subscribe", tag_field="type"):
+    """Joins a channel, resuming at `since` where it is given."""
+
+    id: Id
+    channel: Channel
+    since: Since | None = None
+
+
+class Unsubscribe(ClientMessage, frozen=True, tag="unsubscribe", tag_field="type"):
+    """Leaves a channel."""
+
+    id: Id
+    channel: Channel
+
+
+class History(ClientMessage, frozen=True, tag="history", tag_field="type"):
+    """Asks for a page: the first `limit` events above `after`, or the last `limit` below `before` (or of all)."""
+
+    id: Id
+    channel: Channel
+    limit: PageSize = 50
+    after: Offset | None = None
+    before: Offset | None = None
+
+
+class Presence(ClientMessage, frozen=True, tag="presence", tag_field="type"):
+    """Asks who is in a channel."""
+
+    id: Id
+    channel: Channel
+
+
+class Refresh(ClientMessage, frozen=True, tag="refresh", tag_field="type"):
+    """Swaps the token in place."""
+
+    id: Id
+    token: Token
+
+
+class Ping(ClientMessage, frozen=True, tag="ping", tag_field="type"):
+    """Asks for a pong: browsers cannot see WebSocket pings."""
+
+    id: Id | None = None
+
+
+class Publish(Struct, frozen=True, forbid_unknown_fields=True):
+    """An application event: any type with a dot."""
+
+    type: str
+    channel: Channel
+    data: Raw
+    id: Id | None = None
+    key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+
+
+Command = Hello | Ready | Subscribe | Unsubscribe | History | Presence | Refresh | Ping | Publish
+
+
+# --- server → client -------------------------------------------------------------------------------------------------
+
+
+class ServerMessage(Struct, frozen=True, omit_defaults=True):
+    """What the service sends. Absent fields mean: does not apply."""
+
+
+class Limits(Struct, frozen=True):
+    """The bounds a client must stay within, told in `welcome`."""
+
+    message: int
+    """Bytes in one inbound message."""
+    subscriptions: int
+    """Channels a connection."""
+    rate: float
+    """Messages a second that a connection may send over time."""
+    burst: int
+    """Messages that it may send at once."""
+
+
+class Welcome(ServerMessage, frozen=True, tag="welcome", tag_field="type"):
+    """The first message of an authenticated connection."""
+
+    connection: str
+    user: str
+    """Empty for an anonymous connection."""
+    heartbeat: float
+    """Seconds of silence after which a client should send `ping`."""
+    limits: Limits
+    expires_in: int | None = None
+    """Seconds until the token expires; absent if it never does."""
+
+
+class PresenceMember(Struct, frozen=True, omit_defaults=True):
+    """A user in a channel, however many tabs are open."""
+
+    user: str
+    connections: int
+    info: Raw | UnsetType = UNSET
+    """What the token's `info` claim says of the user."""
+
+
+class PresenceView(Struct, frozen=True, omit_defaults=True):
+    """Who is in a channel; in a large one only how many."""
+
+    count: int
+    members: list[PresenceMember] | None = None
+
+
+class Subscribed(ServerMessage, frozen=True, tag="subscribed", tag_field="type"):
+    """A subscription is live. The position (epoch, offset, last) holds after `events` have been applied."""
+
+    id: str | None
+    """The request's id; null for a channel named in the address."""
+    channel: str
+    epoch: str
+    offset: int
+    events: list[Raw]
+    state: list[Raw]
+    """The newest event of every key."""
+    last: str | None = None
+    """The id of the event at `offset`; absent at offset 0."""
+    recovered: bool | None = None
+    """True: `events` is all that was missed. False: events are missing. Absent: nothing was to be recovered."""
+    presence: PresenceView | None = None
+
+
+class Unsubscribed(ServerMessage, frozen=True, tag="unsubscribed", tag_field="type"):
+    """The client left, or was made to leave (`code` says why)."""
+
+    channel: str
+    code: str
+    id: str | None = None
+
+
+class Event(ServerMessage, frozen=True, rename={"sender": "from"}):
+    """An application event as subscribers see it. Its type has a dot."""
+
+    type: str
+    channel: str
+    id: str
+    at: int
+    """Milliseconds since the Unix epoch."""
+    sender: str | None
+    """The publishing user; null for the backend."""
+    data: Raw
+    offset: int | None = None
+    """Dense per channel; only durable events have one."""
+    rev: int | None = None
+    """Grows with every change in the channel; only latest events have one."""
+    key: str | None = None
+
+
+class Ack(ServerMessage, frozen=True, tag="ack", tag_field="type"):
+    """A request was carried out; a durable event is safe in the stream."""
+
+    id: str
+    offset: int | None = None
+    rev: int | None = None
+    duplicate: bool = False
+
+
+class Error(ServerMessage, frozen=True, tag="error", tag_field="type"):
+    """A request was refused; nothing else is affected."""
+
+    code: str
+    message: str
+    retryable: bool
+    details: dict[str, Any]
+    id: str | None = None
+
+
+class HistoryPage(ServerMessage, frozen=True, tag="history", tag_field="type"):
+    """The reply to `history`, oldest first. (epoch, offset, last) is the channel's newest position."""
+
+    id: str
+    channel: str
+    epoch: str
+    offset: int
+    events: list[Raw]
+    more: bool
+    """Whether the stream holds further events in the direction asked for."""
+    last: str | None = None
+
+
+class PresenceReply(ServerMessage, frozen=True, tag="presence", tag_field="type"):
+    """The reply to `presence`."""
+
+    id: str
+    channel: str
+    presence: PresenceView
+
+
+class Expiring(ServerMessage, frozen=True, rename={"seconds": "in"}, tag="expiring", tag_field="type"):
+    """The token expires soon; answer with `refresh`."""
+
+    seconds: int
+
+
+class Reconnect(ServerMessage, frozen=True, tag="reconnect", tag_field="type"):
+    """The node is about to close this connection; come back after `after` seconds."""
+
+    after: float
+    reason: str
+
+
+class Pong(ServerMessage, frozen=True, tag="pong", tag_field="type"):
+    """The reply to `ping`."""
+
+    id: str | None = None
+
+
+encode = msgspec.json.Encoder().encode
