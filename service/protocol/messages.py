@@ -118,7 +118,9 @@ class Limits(Struct, frozen=True):
     """The bounds a client must stay within, told in `welcome`."""
 
     message: int
-    """Bytes in one inbound message."""
+    """Bytes in one inbound frame."""
+    batch: int
+    """Messages in one inbound frame."""
     subscriptions: int
     """Channels a connection."""
     rate: float
