@@ -21,12 +21,12 @@ class Delivery(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a channel's stream is kept."""
+    """How much of a channel is kept: of its stream (durable events) or of its state (keys of latest events)."""
 
-    events: int
-    """Durable events, at most; older ones go first."""
+    entries: int
+    """Durable events, or keys, at most; the oldest goes first."""
     ttl: float
-    """Seconds after its publication that an event is dropped."""
+    """Seconds after its publication that an entry is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Publication:
     key: str | None = None
     """Only with LATEST, and on presence events."""
     retention: Retention | None = None
-    """The channel's; given with every durable and latest event."""
+    """What to keep of the stream (DURABLE) or the state (LATEST); None with EPHEMERAL."""
 
 
 @dataclass(frozen=True, slots=True)
