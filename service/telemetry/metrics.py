@@ -1,0 +1,216 @@
+"""Every metric of the service. docs/operations.md explains how to read them.
+
+Labels come from small closed sets: an error code, a delivery class, a declared event type. Never a channel, user or tenant:
+their number grows with the traffic, and their names are other people's data.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from math import inf, nan
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.metrics_core import Metric
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+"""Of what `Metrics.render` gives."""
+
+OTHER: Final = "other"
+"""Stands for every event type that nobody declared: clients could otherwise create labels."""
+
+_LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PAUSE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_MEMBERS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0)
+
+_DELIVERIES = ("durable", "latest", "ephemeral")
+_LIMITS = (
+    "message_bytes",
+    "batch",
+    "subscriptions",
+    "connections",
+    "connections_per_tenant",
+    "connections_per_user",
+    "connections_per_ip",
+    "pending",
+    "hello_deadline",
+    "header_deadline",
+    "body_deadline",
+    "outbox",
+    "outbox_node",
+    "stall",
+    "heartbeat",
+)
+_FDS = Path("/proc/self/fd")
+
+Traffic = tuple[Counter, Counter]
+"""The counters of messages and of bytes of one event type."""
+
+
+class Metrics:
+    """The metrics of one running service, in a registry of their own: two services in one process do not mix.
+
+    `event_types` are all types that may become a label: the contract's, and the protocol's own.
+    Counters whose labels are known beforehand start at 0, so that an alert on them is never an empty vector.
+    """
+
+    def __init__(self, event_types: Iterable[str] = ()) -> None:
+        self.registry = CollectorRegistry()
+        self._event_types = frozenset(event_types)
+
+        self.connections = self._gauge("connections", "Connections that are authenticated.")
+        self.pending = self._gauge("pending_connections", "Connections that have not said hello yet.")
+        self.connects = self._counter(
+            "connects", "Connections authenticated, by the kind of credentials.", "credentials"
+        )
+        _start(self.connects, ("bearer", "ticket", "cookie", "hello", "anonymous"))
+        self.refusals = self._counter("upgrade_refusals", "Upgrades refused, by error code.", "reason")
+        self.closes = self._counter("closes", "Connections closed, by close code.", "code")
+
+        self.messages_in = self._counter("messages_in", "Messages received from clients, by type.", "type")
+        self.messages_out = self._counter("messages_out", "Messages written to clients, by type.", "type")
+        self.bytes_in = self._counter("bytes_in", "Bytes of the messages received from clients, by type.", "type")
+        self.bytes_out = self._counter("bytes_out", "Bytes of the messages written to clients, by type.", "type")
+        self.errors = self._counter("errors", "Refusals sent to clients, by error code.", "code")
+
+        self.dropped = self._counter("outbox_dropped", "Events that an outbox dropped, by delivery class.", "delivery")
+        _start(self.dropped, _DELIVERIES)
+        self.replaced = self._counter("outbox_replaced", "Latest events that a newer value replaced in an outbox.")
+        self.slow_consumers = self._counter(
+            "slow_consumers", "Connections closed because they did not read fast enough."
+        )
+        self.outbox_messages = self._gauge("outbox_messages", "Messages waiting in all outboxes of this node.")
+        self.outbox_bytes = self._gauge("outbox_bytes", "Bytes waiting in all outboxes of this node.")
+
+        self.publishes = self._counter("publishes", "Publishes, by delivery class and outcome.", "delivery", "outcome")
+        for delivery in _DELIVERIES:
+            _start(self.publishes, ("accepted", "duplicate", "refused"), delivery)
+        self.publish_seconds = self._histogram(
+            "publish_seconds", "Time of one publish through the contract's gate and the broker.", _LATENCY
+        )
+        self.delivery_seconds = self._histogram(
+            "publish_to_write_seconds", "Time from accepting an event to writing it to a subscriber.", _LATENCY
+        )
+        self.fanout = self._histogram("fanout_members", "Connections that one event was delivered to.", _MEMBERS)
+
+        self.subscriptions = self._gauge("subscriptions", "Subscriptions of all connections of this node.")
+        self.channels = self._gauge("channels", "Channels with a subscriber on this node.")
+        self.resumes = self._counter("resumes", "Subscribes, by what came of the position they gave.", "outcome")
+        _start(self.resumes, ("recovered", "gap", "fresh"))
+        self.resumed_events = self._counter("resumed_events", "Missed events replayed to resuming clients.")
+        self.presence_events = self._counter("presence_events", "Presence events told to channels, by kind.", "kind")
+        _start(self.presence_events, ("joined", "left", "count"))
+
+        self.rate_limited = self._counter("rate_limited", "Messages and upgrades above a rate, by its scope.", "scope")
+        _start(self.rate_limited, ("connection", "user", "ip", "tenant", "connect"))
+        self.limit_hits = self._counter(
+            "limit_hits", "Times that a bound or deadline was reached, by its name.", "limit"
+        )
+        _start(self.limit_hits, _LIMITS)
+
+        self.api_requests = self._counter(
+            "api_requests", "HTTP requests, by route template, method and status.", "route", "method", "status"
+        )
+        self.api_seconds = self._histogram(
+            "api_seconds", "Time of one HTTP request, by route template.", _LATENCY, "route"
+        )
+
+        self.broker_up = self._gauge("broker_up", "1 while the broker answers, else 0.")
+        self.broker_channels = self._gauge("broker_channels", "Channels that the in-memory broker keeps.")
+        self.broker_events = self._gauge("broker_events", "Events that the in-memory broker keeps.")
+        self.broker_bytes = self._gauge("broker_bytes", "Bytes of the events that the in-memory broker keeps.")
+
+        self.ready = self._gauge("ready", "1 while this node takes new connections, else 0.")
+        self.tasks_died = self._counter(
+            "supervised_task_deaths", "Supervised tasks that ended unasked, by task.", "task"
+        )
+        self.loop_lag = self._histogram("loop_lag_seconds", "How late the event loop calls back.", _LAG)
+        self.loop_lag_max = self._gauge("loop_lag_max_seconds", "The event loop's greatest lag in the last 15 seconds.")
+        self.gc_pause = self._histogram("gc_pause_seconds", "Time of one garbage collection.", _PAUSE, "generation")
+        self.open_fds = self._gauge("open_fds", "File descriptors in use.")
+        self.open_fds.set_function(_open_fds)
+        self.max_fds = self._gauge("max_fds", "File descriptors that this process may have.")
+        self.max_fds.set_function(_max_fds)
+        self.info = Info("tidewire_build", "What is running.", registry=self.registry)
+        self.info.info({"version": _version(), "python": platform.python_version()})
+
+        self._in: dict[str, Traffic] = {}
+        self._out: dict[str, Traffic] = {}
+
+    def event_type(self, type_: str) -> str:
+        """The type as a label: itself if it is declared, else "other"."""
+        return type_ if type_ in self._event_types else OTHER
+
+    def in_(self, type_: str) -> Traffic:
+        """Counters of messages and bytes received with this type. Cached: `.labels()` is too slow for every message."""
+        return self._in.get(type_) or self._traffic(self._in, type_, self.messages_in, self.bytes_in)
+
+    def out(self, type_: str) -> Traffic:
+        """Counters of messages and bytes written with this type. Cached as in `in_`."""
+        return self._out.get(type_) or self._traffic(self._out, type_, self.messages_out, self.bytes_out)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(_WithoutCreated(self.registry))
+
+    def _traffic(self, cache: dict[str, Traffic], type_: str, messages: Counter, size: Counter) -> Traffic:
+        label = self.event_type(type_)  # the cache is keyed by labels, so what clients make up does not fill it
+        if label not in cache:
+            cache[label] = (messages.labels(label), size.labels(label))
+        return cache[label]
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"tidewire_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"tidewire_{name}", text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"tidewire_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class _WithoutCreated:
+    """A registry less its `_created` samples: a third more lines that no rule or dashboard reads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+def _start(counter: Counter, values: Iterable[str], *before: str) -> None:
+    for value in values:
+        counter.labels(*before, value)
+
+
+def _open_fds() -> float:
+    try:
+        # Since Linux 6.2 the directory's size is their number; listing 15 000 of them takes milliseconds.
+        return float(_FDS.stat().st_size or len(os.listdir(_FDS)))  # noqa: PTH208  # no objects wanted, only their number
+    except OSError:  # not Linux, or no descriptor left to read it with
+        return nan
+
+
+def _max_fds() -> float:
+    if sys.platform == "win32":
+        return nan
+    import resource  # there is none on Windows
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return inf if soft == resource.RLIM_INFINITY else float(soft)
+
+
+def _version() -> str:
+    try:
+        return version("tidewire")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
