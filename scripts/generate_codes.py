@@ -57,8 +57,7 @@ def module() -> str:
         "/** @typedef {{readonly name: string, readonly action: Action, readonly meaning: string}} CloseCode */",
         "/** @typedef {{readonly status: number, readonly retryable: boolean, readonly meaning: string}} ErrorCode */",
         "",
-        "/** Every close code a client can see. */",
-        "/** @type {Readonly<Record<number, CloseCode>>} */",
+        "/** Every close code a client can see. @type {Readonly<Record<number, CloseCode>>} */",
         "export const CLOSE_CODES = Object.freeze({",
         *(
             f"  {code.code}: Object.freeze({{name: {_js(code.name)}, action: {_js(code.action.value)}, "
@@ -67,8 +66,7 @@ def module() -> str:
         ),
         "});",
         "",
-        "/** Every `code` of an `error` message or a problem+json body. */",
-        "/** @type {Readonly<Record<string, ErrorCode>>} */",
+        "/** Every `code` of an error message or a problem+json body. @type {Readonly<Record<string, ErrorCode>>} */",
         "export const ERROR_CODES = Object.freeze({",
         *(
             f"  {code.code}: Object.freeze({{status: {code.status}, retryable: {_js(code.retryable)}, "

@@ -24,12 +24,11 @@ Format = Literal["auto", "json", "console"]
 
 REDACTED = "[redacted]"
 
-_SECRET = frozenset(
-    ("authorization", "body", "cookie", "cookies", "credential", "credentials", "data", "frame", "jwt", "key", "keys")
-    + ("passwd", "password", "payload", "secret", "secrets", "ticket", "tickets", "token", "tokens")
+_SECRET = re.compile(
+    "authorization|body|cookies?|credentials?|data|frame|jwt|keys?|passwd|password|payload|secrets?|tickets?|tokens?"
 )
 """A field with one of these words in its name is masked …"""
-_MEASURE = frozenset(("bytes", "count", "id", "length", "limit", "name", "seconds", "size", "type"))
+_MEASURE = re.compile("bytes|count|id|length|limit|name|seconds|size|type")
 """… unless its last word says that it is a measure or a name: `data_bytes`, `key_id`."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -140,7 +139,7 @@ def _safe(value: object, depth: int) -> Any:
 
 def _is_secret(name: str) -> bool:
     words = [word.lower() for word in _WORD.findall(name)]
-    return bool(words) and words[-1] not in _MEASURE and not _SECRET.isdisjoint(words)
+    return any(map(_SECRET.fullmatch, words)) and not _MEASURE.fullmatch(words[-1])
 
 
 def _console() -> structlog.dev.ConsoleRenderer:

@@ -4,8 +4,7 @@
 /** @typedef {{readonly name: string, readonly action: Action, readonly meaning: string}} CloseCode */
 /** @typedef {{readonly status: number, readonly retryable: boolean, readonly meaning: string}} ErrorCode */
 
-/** Every close code a client can see. */
-/** @type {Readonly<Record<number, CloseCode>>} */
+/** Every close code a client can see. @type {Readonly<Record<number, CloseCode>>} */
 export const CLOSE_CODES = Object.freeze({
   1000: Object.freeze({name: "NORMAL", action: "stop", meaning: "The client ended the connection."}),
   1001: Object.freeze({name: "GOING_AWAY", action: "reconnect", meaning: "The page or the node went away."}),
@@ -25,8 +24,7 @@ export const CLOSE_CODES = Object.freeze({
   4450: Object.freeze({name: "SLOW_CONSUMER", action: "reconnect", meaning: "The client did not read fast enough for a durable event; resume."}),
 });
 
-/** Every `code` of an `error` message or a problem+json body. */
-/** @type {Readonly<Record<string, ErrorCode>>} */
+/** Every `code` of an error message or a problem+json body. @type {Readonly<Record<string, ErrorCode>>} */
 export const ERROR_CODES = Object.freeze({
   malformed: Object.freeze({status: 400, retryable: false, meaning: "The frame or body is not UTF-8 JSON, or not an object or a batch of objects."}),
   binary_refused: Object.freeze({status: 400, retryable: false, meaning: "A binary frame; this protocol is UTF-8 JSON text."}),
