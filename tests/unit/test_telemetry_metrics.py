@@ -1,0 +1,96 @@
+"""The metrics: names that hold, labels that stay few, registries that stay apart."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.telemetry.metrics import CONTENT_TYPE, OTHER, Metrics
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics({"chat.message", "subscribe"})
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return samples(metrics)[name, tuple(sorted(labels.items()))]
+
+
+def test_every_metric_has_the_prefix_a_help_text_and_a_name_that_fits_its_type(metrics: Metrics) -> None:
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    assert len(families) == 40
+    for family in families:
+        assert re.fullmatch(r"tidewire_[a-z0-9]+(_[a-z0-9]+)*", family.name)
+        assert family.documentation.endswith("."), family.name
+        assert not family.name.endswith(("_count", "_sum", "_bucket", "_total")), family.name
+    assert CONTENT_TYPE.startswith("text/plain")
+
+
+def test_no_label_can_hold_a_channel_user_or_tenant(metrics: Metrics) -> None:
+    labels = {
+        name for collector in metrics.registry.collect() for sample in collector.samples for name in sample.labels
+    } | {label for collector in vars(metrics).values() for label in getattr(collector, "_labelnames", ())}
+    assert labels <= {
+        "credentials", "reason", "code", "type", "delivery", "outcome", "scope", "limit", "kind",
+        "route", "method", "status", "task", "generation", "le", "version", "python",
+    }  # fmt: skip
+
+
+def test_registries_are_apart(metrics: Metrics) -> None:
+    other = Metrics()
+    metrics.replaced.inc(3)
+    assert value(metrics, "tidewire_outbox_replaced_total") == 3
+    assert value(other, "tidewire_outbox_replaced_total") == 0
+
+
+def test_counters_with_known_labels_start_at_zero(metrics: Metrics) -> None:
+    assert value(metrics, "tidewire_limit_hits_total", limit="stall") == 0
+    assert value(metrics, "tidewire_publishes_total", delivery="latest", outcome="duplicate") == 0
+    assert value(metrics, "tidewire_connects_total", credentials="ticket") == 0
+
+
+def test_there_are_no_created_samples(metrics: Metrics) -> None:
+    metrics.publish_seconds.observe(0.1)
+    assert b"_created" not in metrics.render()
+
+
+def test_traffic_of_a_declared_type_has_its_own_label(metrics: Metrics) -> None:
+    messages, size = metrics.out("chat.message")
+    messages.inc()
+    size.inc(120)
+    assert value(metrics, "tidewire_messages_out_total", type="chat.message") == 1
+    assert value(metrics, "tidewire_bytes_out_total", type="chat.message") == 120
+    assert metrics.out("chat.message")[0] is messages, "children are cached"
+    assert metrics.in_("chat.message")[0] is not messages
+
+
+def test_types_that_clients_make_up_share_one_label(metrics: Metrics) -> None:
+    for number in range(1000):
+        metrics.in_(f"made.up.{number}")[0].inc()
+    assert metrics.event_type("made.up") == OTHER
+    assert value(metrics, "tidewire_messages_in_total", type=OTHER) == 1000
+    assert metrics.render().count(b"tidewire_messages_in_total{") == 1
+
+
+def test_process_figures_are_read_when_asked(metrics: Metrics) -> None:
+    before = value(metrics, "tidewire_open_fds")
+    with open("/dev/null", "rb"), open("/dev/null", "rb"):  # noqa: PTH123  # two descriptors, nothing else
+        assert value(metrics, "tidewire_open_fds") == before + 2
+    assert value(metrics, "tidewire_max_fds") >= before
+
+
+def test_build_info_names_version_and_python(metrics: Metrics) -> None:
+    (labels,) = (dict(labels) for name, labels in samples(metrics) if name == "tidewire_build_info")
+    assert labels.keys() == {"version", "python"}
+    assert labels["python"].startswith("3.")
