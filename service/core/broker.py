@@ -25,6 +25,7 @@ class Receipt:
 
     id: str
     epoch: str
+    """The stream's; empty with EPHEMERAL, which enters no stream."""
     offset: int | None = None
     rev: int | None = None
     duplicate: bool = False
@@ -48,7 +49,7 @@ class Snapshot:
 
     top: Position
     state: Sequence[Event]
-    """The newest event of every key, by rev."""
+    """The newest event of every (type, key), by rev."""
     missed: Sequence[Event]
     """What came after the position asked for; empty when `recovered` is not True."""
     recovered: bool | None
@@ -83,8 +84,11 @@ class Broker(Protocol):
         """Returns if a publish would be accepted now, else raises; for readiness."""
 
     async def publish(self, publication: Publication) -> Receipt:
-        """Accepts an event: by its delivery class appends it to the stream or replaces its key's value, then delivers it to
-        every node that has subscribed. Ephemeral events are delivered and forgotten."""
+        """Accepts an event: by its delivery class appends it to the stream or replaces the value of its (type, key),
+        then delivers it to every node that has subscribed. Ephemeral events are delivered and forgotten, their ids too.
+
+        The newest publication's retention holds for the whole stream (DURABLE) or state (LATEST).
+        """
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """From its return on, every event of the channel reaches the sink."""

@@ -11,7 +11,8 @@ from service.errors import ErrorCode, ServiceError
 MAX_CHANNEL_BYTES = 128
 SEPARATOR = ":"
 
-_SEGMENT = r"[A-Za-z0-9_.@~=+-]+"
+_ANY = r"[A-Za-z0-9_.@~=+-]"
+_SEGMENT = rf"{_ANY}+"
 _NAME = re.compile(rf"{_SEGMENT}(?::{_SEGMENT})*")
 _PARAMETER = re.compile(r"\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _PATTERN_SEGMENT = re.compile(rf"{_PARAMETER.pattern}|{_SEGMENT}")
@@ -100,5 +101,17 @@ def grant_regex(pattern: str) -> re.Pattern[str]:
         tail = rf"{SEPARATOR if segments else ''}{_NAME.pattern}"
     if any("**" in segment for segment in segments):
         raise ValueError(f"{pattern!r}: '**' may only be the last segment")
-    body = SEPARATOR.join(re.escape(segment).replace(r"\*", _SEGMENT[:-1] + "*") for segment in segments)
-    return re.compile(body + tail)
+    return re.compile(SEPARATOR.join(map(_grant_segment, segments)) + tail)
+
+
+def _grant_segment(segment: str) -> str:
+    """One segment of a grant as an expression whose matching takes time linear in the name, however many stars it has.
+
+    What stands between two stars may take its first match and keep it (hence the atomic groups): a later one would leave
+    less for the rest. Only the last star gives back.
+    """
+    start, *middle = map(re.escape, segment.split("*"))
+    if not middle:
+        return start
+    end = middle.pop()
+    return start + "".join(f"(?>{_ANY}*?{part})" for part in middle) + f"{_ANY}*{end}"

@@ -87,6 +87,8 @@ def _grant(entry: Any, index: int) -> Grant:
         return Grant(entry)
     if not isinstance(entry, Mapping) or set(entry) != {"channel", "rights"} or not isinstance(entry["channel"], str):
         raise ValueError(f"grants[{index}] is neither a pattern nor {{channel, rights}}")
+    if not isinstance(entry["rights"], list):
+        raise ValueError(f"grants[{index}].rights is not a list")  # noqa: TRY004  # as above
     grant_regex(entry["channel"])
     try:
         rights = frozenset(Right(right) for right in entry["rights"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from math import inf
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -42,6 +43,8 @@ class Limits:
     """Connections of this node."""
     connections_per_tenant: Count = 15_000
     connections_per_user: Count = 32
+    on_user_cap: Literal["refuse", "replace"] = "refuse"
+    """What happens to one connection more: it is refused, or it replaces the user's oldest (closed with 4409)."""
     connections_per_ip: Count = 1_000
     """Per IPv4 address or IPv6 /64."""
     pending: Count = 2_000
@@ -120,13 +123,15 @@ class TokenBucket:
         self._updated = now
 
     def take(self, now: float, cost: float = 1.0) -> float:
-        """Takes `cost` and returns 0.0, or takes nothing and returns the seconds until it would succeed."""
+        """Takes `cost` and returns 0.0, or takes nothing and returns the seconds until it would succeed (inf: never)."""
         tokens = min(self._rate.burst, self._tokens + (now - self._updated) * self._rate.per_second)
         self._updated = now
         if tokens >= cost:
             self._tokens = tokens - cost
             return 0.0
         self._tokens = tokens
+        if cost > self._rate.burst:
+            return inf
         return (cost - tokens) / self._rate.per_second
 
 

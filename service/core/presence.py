@@ -16,7 +16,7 @@ class Member:
     user: str
     connections: int
     info: bytes | None = None
-    """JSON from the user's token."""
+    """JSON from the token of the user's newest connection."""
 
 
 class PresenceStore(Protocol):

@@ -1,0 +1,68 @@
+"""A session: who is on a connection, and what they have joined. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from service.core.channel import ChannelKey
+from service.core.identity import Identity
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+
+
+class Phase(Enum):
+    """How far a subscription has come."""
+
+    HELD = "held"
+    """Authorised and joined; nothing is delivered before `ready`."""
+    JOINING = "joining"
+    """The snapshot is being read; live events wait behind it."""
+    LIVE = "live"
+    """`subscribed` has been sent; events follow."""
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One channel of one session."""
+
+    channel: ChannelKey
+    request: str | None
+    """The id of the `subscribe` that asked for it; None for a channel named in the address."""
+    since: Position | None = None
+    """Where to resume; for a held subscription without its own, the position at which it joined."""
+    resuming: bool = False
+    """Whether the client itself asked to resume."""
+    phase: Phase = Phase.HELD
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Belongs to one connection, and changes only by that connection's commands and the backend's."""
+
+    identity: Identity
+    most_subscriptions: int
+    ready: bool = False
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+
+    def check_room_for(self, channel: str) -> None:
+        """Raises ServiceError if the channel is joined already or the session has joined as many as it may."""
+        if channel in self.subscriptions:
+            raise ServiceError(ErrorCode.ALREADY_SUBSCRIBED, f"{channel} is subscribed already", path="$.channel")
+        if len(self.subscriptions) >= self.most_subscriptions:
+            raise ServiceError(
+                ErrorCode.TOO_MANY_SUBSCRIPTIONS,
+                f"a connection has at most {self.most_subscriptions} channels",
+                limit=self.most_subscriptions,
+            )
+
+    def subscription(self, channel: str) -> Subscription:
+        """The subscription, or ServiceError(NOT_SUBSCRIBED)."""
+        found = self.subscriptions.get(channel)
+        if found is None:
+            raise ServiceError(ErrorCode.NOT_SUBSCRIBED, f"{channel} is not subscribed", path="$.channel")
+        return found
+
+    def is_subscribed(self, channel: str) -> bool:
+        """Whether the channel has been joined."""
+        return channel in self.subscriptions

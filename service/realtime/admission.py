@@ -1,0 +1,177 @@
+"""Who may come in, and how much they may send: caps on connections, rates of messages."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import Counter
+from typing import TypeVar
+
+from service.core.clock import Clock
+from service.core.identity import Identity
+from service.core.limits import KeyedBuckets, Limits
+from service.errors import ErrorCode, ServiceError
+from service.realtime.connection import Connection
+from service.telemetry.metrics import Metrics
+
+VIOLATION_WINDOW = 10.0
+"""Seconds within which `limits.rate_violations` messages above a rate end a connection."""
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that an IPv6 subscriber controls."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+class Seat:
+    """One connection's place under the caps, taken before its WebSocket exists and given back once."""
+
+    __slots__ = ("_admission", "_identity", "_open", "ip")
+
+    def __init__(self, admission: Admission, ip: str) -> None:
+        self._admission = admission
+        self._identity: Identity | None = None
+        self._open = True
+        self.ip = ip
+
+    def identify(self, identity: Identity) -> None:
+        """Counts the seat for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS)."""
+        if self._identity is None:
+            self._admission.count_identity(identity)
+            self._identity = identity
+
+    def release(self) -> None:
+        """Gives the seat back; harmless the second time."""
+        if self._open:
+            self._open = False
+            self._admission.give_back(self.ip, self._identity)
+
+
+class Admission:
+    """Caps and rates of this node."""
+
+    def __init__(self, limits: Limits, clock: Clock, metrics: Metrics) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._metrics = metrics
+        self._total = 0
+        self._pending = 0
+        self._per_ip: Counter[str] = Counter()
+        self._per_tenant: Counter[str] = Counter()
+        self._per_user: Counter[tuple[str, str]] = Counter()
+        self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
+        self._users = KeyedBuckets(limits.user_rate, limits.tracked)
+        self._ips = KeyedBuckets(limits.ip_rate, limits.tracked)
+        self._tenants = KeyedBuckets(limits.tenant_rate, limits.tracked)
+        self.draining = False
+
+    def check_open(self) -> None:
+        """Raises ServiceError(DRAINING) if the node takes no new connections."""
+        if self.draining:
+            raise ServiceError(ErrorCode.DRAINING, "this node is shutting down", retry_after=1)
+
+    def check_connect_rate(self, ip: str) -> None:
+        """Raises ServiceError(RATE_LIMITED) if the address asks for upgrades or tickets too often."""
+        wait = self._connects.take(network_of(ip), self._clock.monotonic())
+        if wait:
+            self._metrics.rate_limited.labels(scope="connect").inc()
+            raise ServiceError(
+                ErrorCode.RATE_LIMITED, "too many connection attempts from this address", retry_after=math.ceil(wait)
+            )
+
+    def check_caps(self, ip: str) -> None:
+        """Raises ServiceError(TOO_MANY_CONNECTIONS) if the node or the address is full."""
+        self._cap("connections", self._total, self._limits.connections)
+        self._cap("pending", self._pending, self._limits.pending)
+        self._cap("connections_per_ip", self._per_ip[network_of(ip)], self._limits.connections_per_ip)
+
+    def check_identity(self, identity: Identity) -> None:
+        """Raises ServiceError(TOO_MANY_CONNECTIONS) if the tenant or the user is full."""
+        self._cap("connections_per_tenant", self._per_tenant[identity.tenant], self._limits.connections_per_tenant)
+        if not identity.is_anonymous:
+            self._cap(
+                "connections_per_user",
+                self._per_user[identity.tenant, identity.user],
+                self._limits.connections_per_user,
+            )
+
+    def take_seat(self, ip: str) -> Seat:
+        """Counts a connection that has passed `check_caps`; it is pending until it is identified."""
+        network = network_of(ip)
+        self._total += 1
+        self._pending += 1
+        self._per_ip[network] += 1
+        self._metrics.pending.inc()
+        return Seat(self, network)
+
+    def count_identity(self, identity: Identity) -> None:
+        """For Seat alone."""
+        self.check_identity(identity)
+        self._pending -= 1
+        self._metrics.pending.dec()
+        self._per_tenant[identity.tenant] += 1
+        self._per_user[identity.tenant, identity.user] += 1
+
+    def give_back(self, network: str, identity: Identity | None) -> None:
+        """For Seat alone."""
+        self._total -= 1
+        _less(self._per_ip, network)
+        if identity is None:
+            self._pending -= 1
+            self._metrics.pending.dec()
+        else:
+            _less(self._per_tenant, identity.tenant)
+            _less(self._per_user, (identity.tenant, identity.user))
+
+    def _cap(self, name: str, used: int, limit: int) -> None:
+        if used >= limit:
+            self._metrics.limit_hits.labels(limit=name).inc()
+            raise ServiceError(
+                ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{name} ({limit}) is reached", scope=name, retry_after=5
+            )
+
+    def check_rate(self, connection: Connection) -> None:
+        """Takes one inbound message from every bucket it counts for. Raises ServiceError(RATE_LIMITED)."""
+        now = self._clock.monotonic()
+        identity = connection.session.identity
+        wait = connection.bucket.take(now)
+        scope = "connection"
+        if not wait and not identity.is_anonymous:
+            wait, scope = self._users.take((identity.tenant, identity.user), now), "user"
+        if not wait:
+            wait, scope = self._ips.take(connection.origin.ip, now), "ip"
+        if not wait:
+            wait, scope = self._tenants.take(identity.tenant, now), "tenant"
+        if wait:
+            self._metrics.rate_limited.labels(scope=scope).inc()
+            raise ServiceError(
+                ErrorCode.RATE_LIMITED,
+                f"too many messages from this {scope}",
+                scope=scope,
+                retry_after=round(wait, 3),
+            )
+
+    def is_abusive(self, connection: Connection) -> bool:
+        """Notes a message above the rate; True once there were too many lately."""
+        now = self._clock.monotonic()
+        recent = [at for at in connection.violations if at > now - VIOLATION_WINDOW]
+        recent.append(now)
+        connection.violations = recent
+        return len(recent) > self._limits.rate_violations
+
+
+_Key = TypeVar("_Key")
+
+
+def _less(counter: Counter[_Key], key: _Key) -> None:
+    counter[key] -= 1
+    if counter[key] <= 0:
+        del counter[key]

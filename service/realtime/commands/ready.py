@@ -1,0 +1,18 @@
+"""`ready`: the screen can take deliveries."""
+
+from __future__ import annotations
+
+from service.protocol.messages import Ready
+from service.realtime import subscribing
+from service.realtime.connection import Connection
+from service.realtime.node import Node
+
+
+async def handle(node: Node, connection: Connection, command: Ready) -> None:
+    """Sends one `subscribed` for every held subscription; the second time nothing."""
+    session = connection.session
+    if session.ready:
+        return
+    session.ready = True
+    for subscription in list(session.subscriptions.values()):
+        await subscribing.present(node, connection, subscription)

@@ -1,0 +1,16 @@
+"""`subscribe`: join a channel, fresh or from a position."""
+
+from __future__ import annotations
+
+from service.core.position import Position
+from service.protocol.messages import Subscribe
+from service.realtime import subscribing
+from service.realtime.connection import Connection
+from service.realtime.node import Node
+
+
+async def handle(node: Node, connection: Connection, command: Subscribe) -> None:
+    """Replies with `subscribed`: at once, or at `ready`."""
+    since = command.since
+    position = None if since is None else Position(since.epoch, since.offset, since.id)
+    await subscribing.subscribe(node, connection, command.channel, command.id, position)

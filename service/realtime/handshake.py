@@ -1,0 +1,157 @@
+"""From a socket to an authenticated connection. What this returns can issue commands; nothing else can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from msgspec import Raw
+
+from service.core.identity import Identity, anonymous
+from service.core.session import Session
+from service.errors import ErrorCode, ServiceError
+from service.protocol import messages
+from service.protocol.close import CloseCode, CloseConnection
+from service.protocol.codec import decode, id_of, split
+from service.protocol.messages import Hello, Limits, Welcome
+from service.realtime import expiry
+from service.realtime.admission import Seat
+from service.realtime.connection import Connection, Origin
+from service.realtime.node import Node
+from service.realtime.publisher import new_id
+from service.realtime.socket import Socket
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What the upgrade has found out. It has passed every check that needs no WebSocket."""
+
+    seat: Seat
+    identity: Identity | None = None
+    """None: `hello` must follow."""
+    credentials: str = "hello"
+    """How it authenticated: bearer, ticket, cookie or hello."""
+    channels: tuple[str, ...] = field(default=())
+    """Named in the address, authorised already."""
+
+
+async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connection, Iterator[bytes | str | Raw]]:
+    """Returns the connection, welcomed, and what the client sent in the same frame after `hello`.
+
+    Raises CloseConnection, after telling the client why.
+    """
+    identity, credentials = arrival.identity, arrival.credentials
+    rest: Iterator[bytes | str | Raw] = iter(())
+    if identity is None:
+        identity, rest = await _hello(node, socket)
+        credentials = "anonymous" if identity.is_anonymous else "hello"
+        try:
+            node.make_room_for(identity)
+            arrival.seat.identify(identity)
+        except ServiceError as error:
+            raise await _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
+    connection = _connection(node, socket, arrival, identity, credentials)
+    left = expiry.seconds_left(node, connection)
+    connection.reply(
+        Welcome(
+            connection=connection.id,
+            user=identity.user,
+            heartbeat=node.bounds.deadlines.heartbeat,
+            limits=_limits(node),
+            expires_in=None if left is None else max(0, int(left)),
+        )
+    )
+    node.metrics.connects.labels(credentials=credentials).inc()
+    return connection, rest
+
+
+def _connection(node: Node, socket: Socket, arrival: Arrival, identity: Identity, credentials: str) -> Connection:
+    bounds = node.bounds
+    return Connection(
+        new_id(),
+        socket,
+        Session(identity, bounds.limits.subscriptions),
+        Origin(ip=arrival.seat.ip, credentials=credentials),
+        arrival.seat,
+        limits=bounds.outbox,
+        rate=bounds.limits.connection_rate,
+        budget=node.budget,
+        most_batch=bounds.limits.batch,
+        clock=node.clock,
+        metrics=node.metrics,
+    )
+
+
+def _limits(node: Node) -> Limits:
+    limits = node.bounds.limits
+    return Limits(
+        message=limits.message_bytes,
+        batch=limits.batch,
+        subscriptions=limits.subscriptions,
+        rate=limits.connection_rate.per_second,
+        burst=limits.connection_rate.burst,
+    )
+
+
+async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[bytes | str | Raw]]:
+    frame = await _first_frame(node, socket)
+    message: bytes | str | Raw | None = None
+    try:
+        rest = iter(list(split(frame)))
+        message = next(rest, b"[]")
+        command = decode(message)
+        if not isinstance(command, Hello):
+            raise ServiceError(ErrorCode.UNAUTHENTICATED, "the first message must be hello", path="$.type")
+    except ServiceError as error:
+        request = None if message is None else id_of(message)
+        raise await _refuse(node, socket, error, CloseCode.BAD_REQUEST, request) from error
+    try:
+        if command.token is not None:
+            return await node.authenticator.authenticate(command.token), rest
+        if node.bounds.anonymous_tenant is None:
+            raise ServiceError(ErrorCode.UNAUTHENTICATED, "hello needs a token here", path="$.token")
+        return anonymous(node.bounds.anonymous_tenant), rest
+    except ServiceError as error:
+        close = CloseCode.INTERNAL if error.retryable else CloseCode.UNAUTHORIZED
+        raise await _refuse(node, socket, error, close) from error
+
+
+async def _first_frame(node: Node, socket: Socket) -> str:
+    deadline = node.bounds.deadlines.hello
+    try:
+        async with asyncio.timeout(deadline):
+            frame = await socket.receive()
+    except TimeoutError as late:
+        node.metrics.limit_hits.labels(limit="hello_deadline").inc()
+        error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
+        raise await _refuse(node, socket, error, CloseCode.DEADLINE) from late
+    if frame is None:
+        raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
+    if isinstance(frame, bytes):
+        error = ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
+        raise await _refuse(node, socket, error, CloseCode.BAD_REQUEST)
+    return frame
+
+
+async def _refuse(
+    node: Node, socket: Socket, error: ServiceError, close: CloseCode, request: str | None = None
+) -> CloseConnection:
+    node.metrics.errors.labels(code=error.code.code).inc()
+    try:
+        async with asyncio.timeout(node.bounds.outbox.close_grace):
+            await socket.send(messages.encode(error_message(error, request)))
+    except (TimeoutError, ConnectionError):
+        pass  # it will not read why; the close code says enough
+    return CloseConnection(close, error.message)
+
+
+def error_message(error: ServiceError, request: str | None) -> messages.Error:
+    """The `error` that tells a client of a refusal."""
+    return messages.Error(
+        code=error.code.code,
+        message=error.message,
+        retryable=error.retryable,
+        details=dict(error.details),
+        id=request,
+    )

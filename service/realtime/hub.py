@@ -1,0 +1,180 @@
+"""The hub: channel → connections on this node, and the fan-out of what the relay brings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING
+
+from service.contract.model import ChannelSpec
+from service.core.channel import ChannelKey
+from service.core.clock import Clock, Timer
+from service.core.session import Phase, Subscription
+from service.protocol.close import CloseCode
+from service.realtime.frame import Frame, bursts
+from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.realtime.connection import Connection
+
+
+class Room:
+    """One channel on this node: its members, and the frames waiting for the next flush.
+
+    `lock` is held across the first join and the last leave, and is the only lock in the realtime core.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_due",
+        "_flushed",
+        "_most",
+        "_pending",
+        "_serial",
+        "_timer",
+        "carried",
+        "dropped",
+        "joining",
+        "key",
+        "live",
+        "lock",
+        "metrics",
+        "occupants",
+        "spec",
+    )
+
+    def __init__(self, key: ChannelKey, spec: ChannelSpec, clock: Clock, metrics: Metrics, most: int) -> None:
+        self.key = key
+        self.spec = spec
+        self.metrics = metrics
+        self.lock = asyncio.Lock()
+        self.occupants: dict[Connection, Subscription] = {}
+        """Everyone who has joined, held ones too."""
+        self.live: dict[Connection, Subscription] = {}
+        """Those who get deliveries."""
+        self.joining: dict[Connection, list[Frame]] = {}
+        """Those whose snapshot is being read, and what came meanwhile."""
+        self.carried = False
+        """Whether the broker delivers this channel."""
+        self.dropped = False
+        """Whether the hub has forgotten this room; whoever waited for its lock must start again."""
+        self._clock = clock
+        self._most = most
+        self._pending: dict[int | tuple[str, str, str], Frame] = {}
+        self._serial = count()
+        self._flushed = float("-inf")
+        self._due = float("inf")
+        self._timer: Timer | None = None
+
+    def push(self, frame: Frame, window: float) -> None:
+        """Takes a frame; it goes out within `window` seconds of the last flush, at once after a longer silence.
+
+        A frame with a shorter window takes along all that wait before it: order within a channel holds across types.
+        """
+        self._pending[frame.key if frame.key is not None else next(self._serial)] = frame
+        now = self._clock.monotonic()
+        due = max(now, self._flushed + window) if window > 0 else now
+        if due < self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = due
+            self._timer = self._clock.call_later(due - now, self.flush)
+
+    def flush(self) -> None:
+        """Sends what waits to every live member, and keeps it for those who are joining."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due = float("inf")
+        if not self._pending:
+            return
+        frames, self._pending = self._pending, {}
+        self._flushed = self._clock.monotonic()
+        for waiting in self.joining.values():
+            waiting.extend(frames.values())
+        self._fan_out(frames)
+
+    def _fan_out(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
+        if not self.live:
+            return
+        slow: list[Connection] = []
+        last = next(reversed(self.live))
+        for burst in bursts(frames.values(), self._most):
+            slow += [member for member in self.live if not member.deliver(burst, measured=member is last)]
+        self._count(frames)
+        for connection in slow:
+            connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+
+    def _count(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
+        members = len(self.live)
+        for frame in frames.values():
+            sent, size = self.metrics.out(frame.type)
+            sent.inc(members)
+            size.inc(members * len(frame.payload))
+            self.metrics.fanout.observe(members)
+
+    def begin(self, connection: Connection, subscription: Subscription) -> None:
+        """Opens the buffer in which live events wait behind the snapshot."""
+        self.flush()
+        subscription.phase = Phase.JOINING
+        self.joining[connection] = []
+
+    def go_live(self, connection: Connection, subscription: Subscription) -> list[Frame]:
+        """From here on the connection gets deliveries; returns what came while its snapshot was read."""
+        self.flush()
+        waiting = self.joining.pop(connection)
+        subscription.phase = Phase.LIVE
+        self.live[connection] = subscription
+        return waiting
+
+    def remove(self, connection: Connection) -> None:
+        """Takes a connection out; harmless if it is not in."""
+        self.occupants.pop(connection, None)
+        self.live.pop(connection, None)
+        self.joining.pop(connection, None)
+
+    def discard(self) -> None:
+        """Marks the room as forgotten and lets its timer go."""
+        self.dropped = True
+        self._pending.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Hub:
+    """All rooms of this node."""
+
+    def __init__(self, clock: Clock, metrics: Metrics, most_batch: int) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._most_batch = most_batch
+        self._rooms: dict[ChannelKey, Room] = {}
+
+    def get(self, key: ChannelKey) -> Room | None:
+        """The channel's room, if anyone is or was just in it."""
+        return self._rooms.get(key)
+
+    def open(self, key: ChannelKey, spec: ChannelSpec) -> Room:
+        """The channel's room, made if there is none."""
+        room = self._rooms.get(key)
+        if room is None:
+            room = self._rooms[key] = Room(key, spec, self._clock, self._metrics, self._most_batch)
+            self._metrics.channels.inc()
+        return room
+
+    def drop(self, room: Room) -> None:
+        """Forgets an empty room."""
+        room.discard()
+        if self._rooms.pop(room.key, None) is not None:
+            self._metrics.channels.dec()
+
+    def rooms(self) -> Iterator[Room]:
+        """Every room."""
+        return iter(tuple(self._rooms.values()))
+
+    def close(self) -> None:
+        """Lets every room go."""
+        for room in self.rooms():
+            self.drop(room)

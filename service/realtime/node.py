@@ -1,0 +1,209 @@
+"""The realtime core of one process: what the edges hand sockets to, and what the commands work with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from service.contract.gate import Gate
+from service.core.authenticator import Authenticator
+from service.core.broker import Broker
+from service.core.clock import Clock, Timer
+from service.core.identity import Identity
+from service.core.limits import Deadlines, Limits, OutboxLimits
+from service.core.presence import PresenceStore
+from service.core.tickets import TicketStore
+from service.errors import ErrorCode, ServiceError
+from service.protocol.close import CloseCode
+from service.protocol.messages import Reconnect, Unsubscribed
+from service.realtime import subscribing
+from service.realtime.admission import Admission
+from service.realtime.connection import Connection
+from service.realtime.hub import Hub
+from service.realtime.outbox import Budget
+from service.realtime.presence import Presence
+from service.realtime.publisher import Publisher
+from service.realtime.relay import Relay
+from service.realtime.roster import Roster
+from service.realtime.supervisor import Supervisor
+from service.telemetry.metrics import Metrics
+
+SWEEP_INTERVAL = 1.0
+"""Seconds between two looks for stalled writes; must stay below outbox.stall."""
+
+DRAIN_RATE = 200.0
+"""Connections closed a second in a shutdown, unless the window is too short for that."""
+
+_log = structlog.get_logger("node")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The outside world, as app.py wires it."""
+
+    broker: Broker
+    presence: PresenceStore
+    tickets: TicketStore
+    authenticator: Authenticator
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The settings that concern the realtime core."""
+
+    limits: Limits = field(default_factory=Limits)
+    outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    presence_members: int = 200
+    """Users in a channel above which presence is told as a count."""
+    anonymous_tenant: str | None = None
+    """The tenant of connections without credentials; None if they are refused."""
+
+
+class Node:
+    """Everything one process carries. Made by app.py, started and closed once."""
+
+    def __init__(self, gate: Gate, ports: Ports, bounds: Bounds, metrics: Metrics) -> None:
+        self.gate = gate
+        self.bounds = bounds
+        self.metrics = metrics
+        self.broker = ports.broker
+        self.tickets = ports.tickets
+        self.authenticator = ports.authenticator
+        self.clock = ports.clock
+        self.supervisor = Supervisor(metrics)
+        self.budget = Budget(bounds.outbox.node_bytes)
+        self.admission = Admission(bounds.limits, ports.clock, metrics)
+        self.roster = Roster(metrics)
+        self.hub = Hub(ports.clock, metrics, bounds.limits.batch)
+        self.relay = Relay(self.hub, ports.broker, ports.clock, bounds.outbox, metrics)
+        self.publisher = Publisher(gate, ports.broker, ports.clock, metrics)
+        self.presence = Presence(
+            ports.presence,
+            ports.broker,
+            ports.clock,
+            self.supervisor,
+            metrics,
+            debounce=bounds.deadlines.presence_leave,
+            most_members=bounds.presence_members,
+        )
+        self._sweeper: Timer | None = None
+
+    async def start(self) -> None:
+        """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had."""
+        await self.broker.start(self.relay)
+        self._sweeper = self.clock.call_later(SWEEP_INTERVAL, self._sweep)
+
+    async def close(self) -> None:
+        """Ends whatever is left, then the broker. Call `drain` first."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.presence.close()
+        await self.supervisor.close()
+        self.hub.close()
+        await self.broker.close()
+
+    async def check_ready(self) -> None:
+        """Returns if this node should get new connections, else raises ServiceError with the reason."""
+        self.admission.check_open()
+        if self.supervisor.failed is not None:
+            raise ServiceError(ErrorCode.INTERNAL, f"the task {self.supervisor.failed!r} has died")
+        await self.broker.check()
+
+    def closing(self, connection: Connection) -> None:
+        """Called when this side decides to end a connection: no delivery from here on, then goodbye."""
+        if connection.closing is not None and connection.closing[0] is CloseCode.SLOW_CONSUMER:
+            self.metrics.slow_consumers.inc()
+        for subscription in connection.session.subscriptions.values():
+            self.relay.detach(connection, subscription)
+        connection.goodbye = self.supervisor.spawn("goodbye", self._goodbye(connection))
+
+    async def _goodbye(self, connection: Connection) -> None:
+        code, reason = connection.closing or (CloseCode.INTERNAL, "")
+        grace = self.bounds.outbox.close_grace
+        if code is not CloseCode.SLOW_CONSUMER:  # what is queued explains the close; a slow reader would not read it
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await connection.drained()
+        connection.stop_writing()
+        try:
+            async with asyncio.timeout(grace):
+                await connection.socket.close(code.code, reason)
+        except (TimeoutError, ConnectionError):
+            connection.socket.abort()
+
+    async def disconnect(self, tenant: str, user: str, reason: str) -> int:
+        """Closes all connections that the user has here; returns how many."""
+        connections = self.roster.of_user(tenant, user)
+        for connection in connections:
+            connection.close(CloseCode.FORBIDDEN, reason)
+        return len(connections)
+
+    async def unsubscribe(self, tenant: str, user: str, channel: str) -> int:
+        """Ends the user's subscriptions to the channel here; returns how many there were."""
+        count = 0
+        for connection in self.roster.of_user(tenant, user):
+            if connection.session.is_subscribed(channel):
+                await subscribing.leave(self, connection, channel)
+                connection.reply(Unsubscribed(channel=channel, code="removed"))
+                count += 1
+        return count
+
+    def make_room_for(self, identity: Identity) -> None:
+        """Where the settings say so, ends the user's oldest connection when the user is at the cap."""
+        limits = self.bounds.limits
+        if limits.on_user_cap != "replace" or identity.is_anonymous:
+            return
+        connections = self.roster.of_user(identity.tenant, identity.user)
+        if len(connections) >= limits.connections_per_user:
+            oldest = connections[0]
+            oldest.close(CloseCode.REPLACED, "replaced by a newer session")
+            self.retire(oldest)
+
+    def retire(self, connection: Connection) -> None:
+        """Gives a connection's place back."""
+        self.roster.remove(connection)
+        connection.seat.release()
+
+    async def drain(self) -> None:
+        """Takes no more connections, tells every client its own time to come back, and closes them evenly.
+
+        Returns when all are gone or `deadlines.shutdown` is over.
+        """
+        self.admission.draining = True
+        connections = list(self.roster)
+        window = min(self.bounds.deadlines.shutdown / 2, len(connections) / DRAIN_RATE)
+        for connection in connections:
+            after = round(random.uniform(0.1, max(1.0, window)), 3)  # noqa: S311  # spreads load, guards nothing
+            connection.reply(Reconnect(after=after, reason="shutdown"))
+        timers = [
+            self.clock.call_later(
+                window * index / len(connections), partial(connection.close, CloseCode.RESTART, "the node restarts")
+            )
+            for index, connection in enumerate(connections)
+        ]
+        try:
+            async with asyncio.timeout(self.bounds.deadlines.shutdown):
+                await self.roster.emptied()
+        except TimeoutError:
+            _log.warning("drain timed out", left=len(self.roster))
+            for connection in self.roster:
+                connection.socket.abort()
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _sweep(self) -> None:
+        self._sweeper = self.clock.call_later(SWEEP_INTERVAL, self._sweep)
+        too_long_ago = self.clock.monotonic() - self.bounds.outbox.stall
+        for connection in self.roster:
+            since = connection.writing_since
+            if since is not None and since <= too_long_ago and not connection.is_closing:
+                self.metrics.limit_hits.labels(limit="stall").inc()
+                connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")

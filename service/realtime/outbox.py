@@ -1,0 +1,129 @@
+"""One connection's outgoing queue, and what each delivery class is owed when the peer does not keep up. No I/O."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from itertools import count
+
+from service.core.event import Delivery
+from service.core.limits import OutboxLimits
+from service.realtime.frame import Frame
+from service.telemetry.metrics import Metrics
+
+
+class Budget:
+    """Bytes in all outboxes of this node, against their limit."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Outbox:
+    """Queues frames: `durable` ones and replies are never dropped, `latest` ones are replaced by key, `ephemeral` ones go first.
+
+    A replaced frame keeps its place in the queue: a key that changes faster than the peer reads would otherwise wait for ever.
+    """
+
+    __slots__ = ("_budget", "_ephemeral", "_limits", "_metrics", "_queue", "_serial", "bytes")
+
+    def __init__(self, limits: OutboxLimits, budget: Budget, metrics: Metrics) -> None:
+        self._limits = limits
+        self._budget = budget
+        self._metrics = metrics
+        self._queue: OrderedDict[int | tuple[str, str, str], Frame] = OrderedDict()
+        self._ephemeral: deque[int] = deque()
+        self._serial = count()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the peer is behind by more than the limits; then no more of its commands are read."""
+        return self.bytes > self._limits.bytes or len(self._queue) > self._limits.messages
+
+    def put(self, frame: Frame) -> bool:
+        """Queues a frame. False if it does not fit and may not be dropped: the connection is too slow and must end."""
+        if frame.key is not None and frame.key in self._queue:
+            self._replace(frame.key, frame)
+            return self._make_room(0, 0)
+        if frame.delivery is None:
+            self._add(next(self._serial), frame)
+            return True
+        if not self._make_room(1, len(frame.payload)):
+            if frame.delivery is Delivery.EPHEMERAL:
+                self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
+                return True
+            return False
+        if frame.key is not None:
+            self._add(frame.key, frame)
+            return True
+        serial = next(self._serial)
+        if frame.delivery is Delivery.EPHEMERAL:
+            self._ephemeral.append(serial)
+        self._add(serial, frame)
+        return True
+
+    def take(self, most_bytes: int, most_frames: int) -> list[Frame]:
+        """Removes and returns the oldest frames: at least one if there is one, else up to the bounds."""
+        taken: list[Frame] = []
+        size = 0
+        while self._queue and len(taken) < most_frames:
+            key, frame = next(iter(self._queue.items()))
+            if taken and size + len(frame.payload) > most_bytes:
+                break
+            del self._queue[key]
+            self._account(-1, -len(frame.payload))
+            taken.append(frame)
+            size += len(frame.payload)
+        if not self._queue:
+            self._ephemeral.clear()
+        return taken
+
+    def clear(self) -> None:
+        """Forgets everything; for a connection that ends."""
+        self._account(-len(self._queue), -self.bytes)
+        self._queue.clear()
+        self._ephemeral.clear()
+
+    def _replace(self, key: tuple[str, str, str], frame: Frame) -> None:
+        old = self._queue[key]
+        self._queue[key] = frame
+        self._account(0, len(frame.payload) - len(old.payload))
+        self._metrics.replaced.inc()
+
+    def _add(self, key: int | tuple[str, str, str], frame: Frame) -> None:
+        self._queue[key] = frame
+        self._account(1, len(frame.payload))
+
+    def _make_room(self, messages: int, size: int) -> bool:
+        while not self._fits(messages, size):
+            if not self._drop_oldest_ephemeral():
+                return False
+        return True
+
+    def _fits(self, messages: int, size: int) -> bool:
+        return (
+            self.bytes + size <= self._limits.bytes
+            and len(self._queue) + messages <= self._limits.messages
+            and self._budget.used + size <= self._budget.limit
+        )
+
+    def _drop_oldest_ephemeral(self) -> bool:
+        while self._ephemeral:
+            frame = self._queue.pop(self._ephemeral.popleft(), None)
+            if frame is not None:  # else it has been sent since
+                self._account(-1, -len(frame.payload))
+                self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
+                return True
+        return False
+
+    def _account(self, messages: int, size: int) -> None:
+        self.bytes += size
+        self._budget.used += size
+        self._metrics.outbox_messages.inc(messages)
+        self._metrics.outbox_bytes.inc(size)

@@ -1,0 +1,151 @@
+"""One connection from its arrival to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable
+
+import structlog
+from msgspec import Raw
+
+from service.errors import ErrorCode, ServiceError
+from service.protocol.close import CloseCode, CloseConnection
+from service.protocol.codec import decode, id_of, split
+from service.protocol.messages import Publish
+from service.realtime import expiry, subscribing
+from service.realtime.commands import HANDLERS
+from service.realtime.connection import Connection
+from service.realtime.handshake import Arrival, error_message, greet
+from service.realtime.node import Node
+from service.realtime.socket import Socket
+
+_log = structlog.get_logger("serving")
+_CODES = frozenset(str(code.code) for code in CloseCode)
+
+
+async def serve(node: Node, socket: Socket, arrival: Arrival) -> None:
+    """Carries a socket until either side ends it. Frees everything it took."""
+    try:
+        connection, rest = await greet(node, socket, arrival)
+    except CloseConnection as end:
+        await _turn_away(node, socket, end)
+        return
+    connection.on_close = node.closing
+    connection.writer = node.supervisor.spawn("writer", connection.write())
+    node.roster.add(connection)
+    expiry.arm(node, connection)
+    try:
+        await _join_named(node, connection, arrival.channels)
+        await _handle(node, connection, rest)
+        await _read(node, connection)
+    finally:
+        await _end(node, connection)
+
+
+async def _turn_away(node: Node, socket: Socket, end: CloseConnection) -> None:
+    _count_close(node, end.code.code)
+    try:
+        async with asyncio.timeout(node.bounds.outbox.close_grace):
+            await socket.close(end.code.code, end.reason[:100])
+    except (TimeoutError, ConnectionError):
+        socket.abort()
+
+
+async def _join_named(node: Node, connection: Connection, channels: Iterable[str]) -> None:
+    for channel in channels:
+        try:
+            await subscribing.subscribe(node, connection, channel, None, None)
+        except ServiceError as error:
+            _refuse(node, connection, error, None)
+
+
+async def _read(node: Node, connection: Connection) -> None:
+    while not connection.is_closing:
+        frame = await connection.socket.receive()
+        if frame is None:
+            return
+        if isinstance(frame, bytes):
+            frame = b""  # refused below like any message: rate, error, and no further look at it
+            await _handle(node, connection, (frame,), binary=True)
+            continue
+        await _handle_frame(node, connection, frame.encode())
+        await connection.room_to_reply()
+
+
+async def _handle_frame(node: Node, connection: Connection, frame: bytes) -> None:
+    try:
+        parts = list(split(frame))
+        if len(parts) > node.bounds.limits.batch:
+            node.metrics.limit_hits.labels(limit="batch").inc()
+            raise ServiceError(
+                ErrorCode.INVALID_MESSAGE, f"a batch has at most {node.bounds.limits.batch} messages", path="$"
+            )
+    except ServiceError as error:
+        _refuse(node, connection, error, None)
+        return
+    await _handle(node, connection, parts)
+
+
+async def _handle(
+    node: Node, connection: Connection, parts: Iterable[bytes | str | Raw], *, binary: bool = False
+) -> None:
+    for message in parts:
+        if connection.is_closing:
+            return
+        try:
+            node.admission.check_rate(connection)
+            if binary:
+                raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
+            await _command(node, connection, message)
+        except ServiceError as error:
+            _refuse(node, connection, error, id_of(message))
+        except CloseConnection as end:
+            connection.close(end.code, end.reason)
+        except Exception:
+            incident = secrets.token_hex(8)
+            _log.exception("command failed", incident=incident, connection=connection.id)
+            fault = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
+            _refuse(node, connection, fault, id_of(message))
+
+
+async def _command(node: Node, connection: Connection, message: bytes | str | Raw) -> None:
+    size = len(bytes(message)) if isinstance(message, Raw) else len(message)
+    try:
+        command = decode(message)
+    except ServiceError:
+        _count_in(node, "invalid", size)
+        raise
+    kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
+    _count_in(node, kind, size)
+    await HANDLERS[type(command)](node, connection, command)
+
+
+def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
+    node.metrics.errors.labels(code=error.code.code).inc()
+    connection.reply(error_message(error, request))
+    if error.code is ErrorCode.RATE_LIMITED and node.admission.is_abusive(connection):
+        connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
+
+
+async def _end(node: Node, connection: Connection) -> None:
+    code = connection.closing[0].code if connection.closing is not None else connection.socket.close_code
+    for channel in list(connection.session.subscriptions):
+        await subscribing.leave(node, connection, channel)
+    if connection.goodbye is not None:  # it needs the queue and the writer, and is bounded in time
+        await asyncio.wait([connection.goodbye])
+    connection.stop_writing()
+    connection.forget()
+    node.retire(connection)
+    _count_close(node, code)
+
+
+def _count_close(node: Node, code: int) -> None:
+    label = str(code)
+    node.metrics.closes.labels(code=label if label in _CODES else "other").inc()
+
+
+def _count_in(node: Node, kind: str, size: int) -> None:
+    count, received = node.metrics.in_(kind)
+    count.inc()
+    received.inc(size)

@@ -1,0 +1,96 @@
+"""Joining and leaving channels: the steps that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Raw
+
+from service.core.channel import ChannelKey
+from service.core.identity import Right
+from service.core.position import Position
+from service.core.session import Subscription
+from service.errors import ErrorCode, ServiceError
+from service.protocol.close import CloseCode
+from service.protocol.messages import Subscribed
+from service.realtime.connection import Connection
+from service.realtime.frame import encode_event
+from service.realtime.relay import Joined
+
+if TYPE_CHECKING:
+    from service.realtime.node import Node
+
+
+async def subscribe(
+    node: Node, connection: Connection, channel: str, request: str | None, since: Position | None
+) -> None:
+    """Authorises, joins and, if the client is ready, replies and goes live. Raises ServiceError; then nothing was joined."""
+    session = connection.session
+    spec = node.gate.authorise(session.identity, channel, Right.SUBSCRIBE).spec
+    try:
+        session.check_room_for(channel)
+    except ServiceError as error:
+        if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
+            node.metrics.limit_hits.labels(limit="subscriptions").inc()
+        raise
+    subscription = Subscription(
+        ChannelKey(session.identity.tenant, channel), request, since, resuming=since is not None
+    )
+    session.subscriptions[channel] = subscription
+    try:
+        await node.relay.join(connection, subscription, spec)
+        if not session.ready:
+            await node.relay.hold(subscription)
+        if spec.presence and not session.identity.is_anonymous:
+            await node.presence.join(subscription.channel, session.identity.user, connection.id, session.identity.info)
+        if session.ready:
+            await present(node, connection, subscription)
+    except BaseException:
+        await leave(node, connection, channel)
+        raise
+
+
+async def present(node: Node, connection: Connection, subscription: Subscription) -> None:
+    """Sends `subscribed` with the snapshot; from here on the connection gets the channel's events."""
+    spec = node.gate.contract.resolve(subscription.channel.name).spec
+    view = await node.presence.view(subscription.channel) if spec.presence else None
+    joined = await node.relay.go_live(connection, subscription)
+    if joined is None:
+        return
+    _count(node, subscription, joined)
+    snapshot = joined.snapshot
+    held_without_gap = not subscription.resuming and snapshot.recovered is True and not snapshot.missed
+    connection.reply(
+        Subscribed(
+            id=subscription.request,
+            channel=subscription.channel.name,
+            epoch=snapshot.top.epoch,
+            offset=snapshot.top.offset,
+            last=snapshot.top.id,
+            recovered=None if held_without_gap else snapshot.recovered,
+            events=[Raw(encode_event(event)) for event in snapshot.missed],
+            state=[Raw(encode_event(event)) for event in snapshot.state],
+            presence=view,
+        )
+    )
+    if not connection.send(joined.after):
+        connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+
+
+def _count(node: Node, subscription: Subscription, joined: Joined) -> None:
+    if not subscription.resuming:
+        node.metrics.resumes.labels(outcome="fresh").inc()
+        return
+    node.metrics.resumes.labels(outcome="recovered" if joined.snapshot.recovered else "gap").inc()
+    node.metrics.resumed_events.inc(len(joined.snapshot.missed))
+
+
+async def leave(node: Node, connection: Connection, channel: str) -> None:
+    """Leaves a channel; harmless if it was not joined."""
+    subscription = connection.session.subscriptions.pop(channel, None)
+    if subscription is None:
+        return
+    await node.relay.leave(connection, subscription)
+    identity = connection.session.identity
+    if not identity.is_anonymous and node.gate.contract.resolve(channel).spec.presence:
+        node.presence.leave(subscription.channel, identity.user, connection.id)

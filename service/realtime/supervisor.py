@@ -1,0 +1,54 @@
+"""Tasks that are watched: the death of one is logged, counted and, for those the node cannot do without, turns readiness."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from service.telemetry.metrics import Metrics
+
+_log = structlog.get_logger("supervisor")
+
+
+class Supervisor:
+    """Owns every task of the realtime core, so that none is lost and none outlives it."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._vital: set[asyncio.Task[Any]] = set()
+        self.failed: str | None = None
+        """The name of a vital task that has died; the node is not ready then."""
+
+    def spawn(self, name: str, work: Coroutine[Any, Any, Any], *, vital: bool = False) -> asyncio.Task[Any]:
+        """Runs the work. `vital`: it must not end before `close`."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        if vital:
+            self._vital.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        vital = task in self._vital
+        self._vital.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None and not vital:
+            return
+        self._metrics.tasks_died.labels(task=task.get_name()).inc()
+        _log.error("task died", task=task.get_name(), vital=vital, exc_info=error)
+        if vital:
+            self.failed = task.get_name()
+
+    async def close(self) -> None:
+        """Cancels and awaits whatever still runs."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,39 @@
+"""What the HTTP edge is told at the start, and where its handlers find it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from service.core.limits import Deadlines, Limits, OutboxLimits
+from service.realtime.node import Node
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A backend's key. It speaks for one tenant."""
+
+    name: str
+    key: str = field(repr=False)
+    tenant: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The settings that concern the HTTP edge."""
+
+    origins: tuple[str, ...] = ()
+    """Exact origins that browsers may come from; empty: only the service's own; ``*``: any (never with a cookie)."""
+    cookie: str | None = None
+    """The cookie that may carry a token."""
+    hops: int = 0
+    """Trusted proxies in front, each of which appends to X-Forwarded-For."""
+    api_keys: tuple[ApiKey, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+NODE = web.AppKey("node", Node)
+EDGE = web.AppKey("edge", Edge)

@@ -1,0 +1,81 @@
+"""Refusals over HTTP: RFC 9457 problem details with this service's codes."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from service.errors import ErrorCode, ServiceError
+
+_log = structlog.get_logger("web")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_BY_STATUS = {
+    400: ErrorCode.INVALID_REQUEST,
+    404: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+    408: ErrorCode.DEADLINE,
+    413: ErrorCode.TOO_BIG,
+    415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+}
+
+
+def problem(error: ServiceError) -> web.Response:
+    """The response for a refusal; `details.retry_after` (seconds) becomes Retry-After."""
+    status = error.code.status
+    headers = {}
+    if "retry_after" in error.details:
+        headers["Retry-After"] = str(max(1, math.ceil(error.details["retry_after"])))
+    elif error.retryable:
+        headers["Retry-After"] = "1"
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == HTTPStatus.UPGRADE_REQUIRED:
+        headers["Upgrade"] = "websocket"
+        headers["Connection"] = "Upgrade"
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.message,
+        "code": error.code.code,
+        "details": dict(error.details),
+        "retryable": error.retryable,
+    }
+    return web.Response(
+        status=status, headers=headers, body=msgspec.json.encode(body), content_type="application/problem+json"
+    )
+
+
+def middleware() -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+    """Turns every refusal and fault of a handler into problem details. Faults are logged, with the id the client gets."""
+
+    @web.middleware
+    async def problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ServiceError as error:
+            return problem(error)
+        except web.HTTPException as answer:
+            if answer.status < HTTPStatus.BAD_REQUEST:
+                raise
+            return _translated(answer)
+        except Exception:
+            incident = secrets.token_hex(8)
+            _log.exception("request failed", incident=incident, method=request.method)
+            return problem(ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident))
+
+    return problems
+
+
+def _translated(answer: web.HTTPException) -> web.Response:
+    code = _BY_STATUS.get(answer.status, ErrorCode.INVALID_REQUEST if answer.status < 500 else ErrorCode.INTERNAL)
+    response = problem(ServiceError(code, answer.text or answer.reason))
+    if "Allow" in answer.headers:
+        response.headers["Allow"] = answer.headers["Allow"]
+    return response
