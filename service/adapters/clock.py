@@ -1,0 +1,27 @@
+"""The Clock of a running service: the operating system's time and the event loop's timers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from service.core.clock import Timer
+
+
+class SystemClock:
+    """Real time. Timers need a running event loop."""
+
+    __slots__ = ()
+
+    def wall(self) -> float:
+        """As the port says."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """As the port says."""
+        return time.monotonic()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """As the port says."""
+        return asyncio.get_running_loop().call_later(delay, callback)

@@ -1,0 +1,70 @@
+"""Time that only moves when a test says so."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+START = 1_795_374_000.0
+"""Wall time at which every `FakeClock` begins."""
+
+
+@dataclass(order=True)
+class FakeTimer:
+    """One callback to come. Timers due at the same moment fire in the order in which they were set."""
+
+    due: float
+    order: int
+    callback: Callable[[], None] = field(compare=False)
+    cancelled: bool = field(default=False, compare=False)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeClock:
+    """A Clock moved by `advance`, which fires what falls due on the way, in order, each at its own time."""
+
+    def __init__(self, wall: float = START) -> None:
+        self._wall = wall
+        self._monotonic = 1000.0
+        self._timers: list[FakeTimer] = []
+        self._set = 0
+
+    def wall(self) -> float:
+        return self._wall
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
+        self._set += 1
+        timer = FakeTimer(self._monotonic + max(0.0, delay), self._set, callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        """Moves wall and monotonic time; what a callback sets is fired too if it falls due within the same move."""
+        if seconds < 0:
+            raise ValueError("time does not go back; see jump_wall")
+        end = self._monotonic + seconds
+        while self._timers and self._timers[0].due <= end:
+            timer = heapq.heappop(self._timers)
+            self._move_to(timer.due)
+            if not timer.cancelled:
+                timer.callback()
+        self._move_to(end)
+
+    def jump_wall(self, seconds: float) -> None:
+        """Sets the wall clock forward or back, as an administrator or NTP does; nothing falls due."""
+        self._wall += seconds
+
+    @property
+    def pending(self) -> int:
+        """Timers that are set and neither fired nor cancelled."""
+        return sum(not timer.cancelled for timer in self._timers)
+
+    def _move_to(self, monotonic: float) -> None:
+        self._wall += monotonic - self._monotonic
+        self._monotonic = monotonic
