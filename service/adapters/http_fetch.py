@@ -1,0 +1,62 @@
+"""Fetches small documents over HTTP: an issuer's keys."""
+
+from __future__ import annotations
+
+import aiohttp
+
+USER_AGENT = "tidewire"
+
+
+class FetchFailed(Exception):  # noqa: N818  # reads as what happened
+    """The document could not be had; the message says why and names no secret."""
+
+
+class HttpFetch:
+    """GETs one document at a time: no redirects (they would let the answer come from elsewhere), no cookies, no proxies from
+    the environment, bounded in time and size. The session opens with the first call and ends with `close`."""
+
+    def __init__(self, *, timeout: float = 5.0, max_bytes: int = 262_144) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._max_bytes = max_bytes
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def __call__(self, url: str) -> bytes:
+        """The body of a 200 answer.
+
+        Raises FetchFailed.
+        """
+        try:
+            async with self._open().get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise FetchFailed(f"answered {response.status}, not 200")
+                return await self._read(response)
+        except TimeoutError as error:
+            raise FetchFailed(f"no answer within {self._timeout.total:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise FetchFailed(f"{type(error).__name__}: {error}") from error
+
+    async def close(self) -> None:
+        """Ends the session; later calls raise FetchFailed."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise FetchFailed("the client is closed")
+        if self._session is None:  # made here and not in __init__: a session belongs to the running loop
+            self._session = aiohttp.ClientSession(
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            )
+        return self._session
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(16_384):
+            body += chunk  # counted after decompression, so that a small answer can't unpack into a large one
+            if len(body) > self._max_bytes:
+                raise FetchFailed(f"the answer is larger than {self._max_bytes} bytes")
+        return bytes(body)
