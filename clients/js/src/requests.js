@@ -1,0 +1,179 @@
+import { Backoff } from './backoff.js';
+import { Timer } from './clock.js';
+import { TidewireError } from './errors.js';
+
+/**
+ * @typedef {import('./messages.js').ClientMessage & {id: string}} Request
+ * @typedef {object} Entry
+ * @property {Request} request
+ * @property {boolean} repeat
+ * @property {Promise<any>} promise
+ * @property {(reply: any) => void} resolve
+ * @property {(error: Error) => void} reject
+ * @property {Timer} deadline
+ * @property {Timer} retry
+ * @property {Backoff} backoff
+ * @property {number} sent  bytes, if it went out on the connection that is open now; else 0
+ * @property {TidewireError} [refusal]  the last retryable one
+ */
+
+/**
+ * What was asked and not yet answered, in the order of asking. A request that may be repeated goes out again, with the
+ * same id, on every new connection and after a retryable refusal, until it is answered or its time is up.
+ */
+export class Requests {
+  /** @type {Map<string, Entry>} */
+  #entries = new Map();
+  #clock;
+  #random;
+  #send;
+  #joining;
+
+  /**
+   * @param {import('./clock.js').Clock} clock
+   * @param {() => number} random
+   * @param {(request: Request) => number} send  returns the bytes sent, 0 while there is no connection; may throw TidewireError
+   * @param {(channel: string | undefined) => boolean} joining  whether a subscription is on its way
+   */
+  constructor(clock, random, send, joining) {
+    this.#clock = clock;
+    this.#random = random;
+    this.#send = send;
+    this.#joining = joining;
+  }
+
+  /**
+   * Sends a request; the promise is its reply. A second one with the id of one still open is that one.
+   * @param {Request} request
+   * @param {{timeout: number, repeat: boolean}} options
+   * @returns {Promise<any>}
+   */
+  ask(request, { timeout, repeat }) {
+    const open = this.#entries.get(request.id);
+    if (open) return open.promise;
+    /** @type {Entry} */
+    const entry = {
+      request,
+      repeat,
+      sent: 0,
+      promise: Promise.resolve(),
+      resolve: () => {},
+      reject: () => {},
+      deadline: new Timer(this.#clock),
+      retry: new Timer(this.#clock),
+      backoff: new Backoff(500, 5_000, this.#random),
+    };
+    entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
+    this.#entries.set(request.id, entry);
+    entry.deadline.start(timeout, () => this.#fail(entry, entry.refusal ?? late(request, timeout)));
+    this.#dispatch(entry);
+    return entry.promise;
+  }
+
+  /**
+   * Hands a reply or refusal to its request. False: nothing was asked under this id.
+   * @param {{type: string, id?: string | null}} message
+   */
+  settle(message) {
+    const entry = message.id ? this.#entries.get(message.id) : undefined;
+    if (!entry) return false;
+    if (message.type === 'error') this.#refused(entry, /** @type {import('./messages.js').ErrorMessage} */ (message));
+    else this.#finish(entry).resolve(message);
+    return true;
+  }
+
+  /** There is a new connection: everything goes out again. */
+  resume() {
+    for (const entry of [...this.#entries.values()]) this.#dispatch(entry);
+  }
+
+  /**
+   * The channel is joined: publishes that came too early go out again.
+   * @param {string} channel
+   */
+  joined(channel) {
+    for (const entry of [...this.#entries.values()]) {
+      if (entry.request.channel === channel && entry.refusal?.code === 'not_subscribed') this.#dispatch(entry);
+    }
+  }
+
+  /**
+   * The connection is gone. What may not be repeated fails; so does the largest open request if the connection ended
+   * because of a message's size.
+   * @param {boolean} tooBig
+   */
+  interrupted(tooBig) {
+    const entries = [...this.#entries.values()];
+    if (tooBig) {
+      const largest = entries.reduce((most, entry) => (entry.sent > most.sent ? entry : most), entries[0]);
+      if (largest?.sent) this.#fail(largest, new TidewireError('too_big', 'the service closed the connection over its size'));
+    }
+    for (const entry of entries) {
+      entry.retry.stop();
+      entry.sent = 0;
+      if (!entry.repeat) this.#fail(entry, new TidewireError('closed', 'the connection ended', { retryable: true }));
+    }
+  }
+
+  /**
+   * Nobody will answer any more.
+   * @param {TidewireError} error
+   */
+  abandon(error) {
+    for (const entry of [...this.#entries.values()]) this.#fail(entry, error);
+  }
+
+  /** @param {Entry} entry */
+  #dispatch(entry) {
+    entry.retry.stop();
+    try {
+      entry.sent = this.#send(entry.request);
+    } catch (error) {
+      this.#fail(entry, /** @type {Error} */ (error));
+    }
+  }
+
+  /**
+   * @param {Entry} entry
+   * @param {import('./messages.js').ErrorMessage} message
+   */
+  #refused(entry, message) {
+    const error = TidewireError.from(message);
+    const early = error.code === 'not_subscribed' && this.#joining(entry.request.channel);
+    if (!entry.repeat || !(early || error.retryable)) {
+      this.#fail(entry, error);
+      return;
+    }
+    entry.refusal = error;
+    if (early) return; // `joined` sends it again
+    const told = error.details.retry_after;
+    const wait = typeof told === 'number' ? told * 1000 : entry.backoff.next();
+    entry.retry.start(wait, () => this.#dispatch(entry));
+  }
+
+  /**
+   * @param {Entry} entry
+   * @param {Error} error
+   */
+  #fail(entry, error) {
+    this.#finish(entry).reject(error);
+  }
+
+  /** @param {Entry} entry */
+  #finish(entry) {
+    this.#entries.delete(entry.request.id);
+    entry.deadline.stop();
+    entry.retry.stop();
+    return entry;
+  }
+}
+
+/**
+ * @param {Request} request
+ * @param {number} timeout
+ */
+function late(request, timeout) {
+  return new TidewireError('timeout', `no answer to ${request.type} within ${timeout / 1000} s; it may still have happened`, {
+    retryable: true,
+  });
+}

@@ -1,0 +1,331 @@
+import { Backoff } from './backoff.js';
+import { TidewireError } from './errors.js';
+import { Roster } from './roster.js';
+
+/**
+ * @typedef {import('./messages.js').Event} Event
+ * @typedef {import('./messages.js').Position} Position
+ * @typedef {import('./messages.js').Subscribed} Subscribed
+ *
+ * @typedef {object} Handlers
+ *   Handlers of one channel run one after the other, in order, each awaited if it returns a promise. One that throws is
+ *   reported (`onError`, and the client's `error` event) and counts as run: the position moves on, so that one poisoned
+ *   event can't block the channel for ever.
+ * @property {(event: Event) => unknown} [onEvent]  every event, once and in order
+ * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces all that was known
+ * @property {(presence: import('./roster.js').PresenceChange) => unknown} [onPresence]
+ * @property {(joined: {recovered?: boolean, missed: number, resumed: boolean, epoch: string, offset: number}) => unknown} [onSubscribed]
+ *   before anything else of a (re)joined channel. `recovered: false`: events are missing, reload; `missed` events follow.
+ * @property {(left: {code: string}) => unknown} [onUnsubscribed]  the service ended it: `forbidden` or `removed`
+ * @property {(error: TidewireError) => unknown} [onError]  a refused subscription (it is over then), or a handler that threw
+ * @property {Position} [since]  where to resume, for applications that keep positions themselves
+ *
+ * @typedef {object} Line  what a subscription needs of its client
+ * @property {() => boolean} open
+ * @property {() => string} nextId
+ * @property {(message: import('./messages.js').ClientMessage) => void} send  only while open
+ * @property {(message: import('./requests.js').Request, repeat: boolean) => Promise<any>} ask
+ * @property {(channel: string, type: string, data: unknown, options?: PublishOptions) => Promise<import('./messages.js').Ack>} publish
+ * @property {(channel: string, type: string, data: unknown) => boolean} signal
+ * @property {(subscription: Subscription) => void} joined
+ * @property {(subscription: Subscription) => void} forget
+ * @property {(event: Event) => void} heard
+ * @property {(error: TidewireError) => void} report
+ * @property {() => import('./clock.js').Timer} timer
+ * @property {() => number} random
+ *
+ * @typedef {{id?: string, key?: string, timeout?: number}} PublishOptions
+ */
+
+/** One channel as the application sees it: events once and in order, or the news that it can't be so. */
+export class Subscription {
+  /**
+   * The last event handled. Hand it to `since` to resume in another life of the page.
+   * @type {Position | undefined}
+   */
+  position;
+  #channel;
+  #line;
+  /** @type {Handlers} */
+  #handlers;
+  /** @type {'waiting' | 'joining' | 'joined' | 'ended'} */
+  #state = 'waiting';
+  /** @type {string | null | undefined} the id of the `subscribe` under way; null if the address asked */
+  #request;
+  /** @type {(Event | Subscribed)[]} */
+  #queue = [];
+  #draining = false;
+  /** @type {Map<string, number>} newest rev by type and key */
+  #revs = new Map();
+  #roster = new Roster();
+  #retry;
+  #backoff;
+
+  /**
+   * @param {string} channel
+   * @param {Handlers} handlers
+   * @param {Line} line
+   */
+  constructor(channel, handlers, line) {
+    this.#channel = channel;
+    this.#handlers = handlers;
+    this.#line = line;
+    this.#retry = line.timer();
+    this.#backoff = new Backoff(500, 20_000, line.random);
+    this.position = handlers.since;
+  }
+
+  get channel() {
+    return this.#channel;
+  }
+
+  /** `waiting` (no connection), `joining`, `joined` or `ended`. */
+  get state() {
+    return this.#state;
+  }
+
+  /**
+   * Publishes in this channel; see `Tidewire.publish`.
+   * @param {string} type
+   * @param {unknown} data
+   * @param {PublishOptions} [options]
+   */
+  publish(type, data, options) {
+    return this.#line.publish(this.#channel, type, data, options);
+  }
+
+  /**
+   * Sends an ephemeral event in this channel; see `Tidewire.signal`.
+   * @param {string} type
+   * @param {unknown} data
+   */
+  signal(type, data) {
+    return this.#line.signal(this.#channel, type, data);
+  }
+
+  /**
+   * A page of durable events, oldest first.
+   * @param {{after?: number, before?: number, limit?: number}} [page]
+   * @returns {Promise<import('./messages.js').HistoryPage>}
+   */
+  history({ after, before, limit } = {}) {
+    const id = this.#line.nextId();
+    return this.#line.ask({ type: 'history', id, channel: this.#channel, after, before, limit }, true);
+  }
+
+  /**
+   * Who is here, asked of the service.
+   * @returns {Promise<import('./messages.js').Presence>}
+   */
+  async presence() {
+    const id = this.#line.nextId();
+    return (await this.#line.ask({ type: 'presence', id, channel: this.#channel }, true)).presence;
+  }
+
+  /** Leaves. No handler runs afterwards; the promise is the service's confirmation (or the connection's end). */
+  async unsubscribe() {
+    if (this.#state === 'ended') return;
+    const told = this.#state === 'joining' || this.#state === 'joined';
+    this.#end();
+    if (!told || !this.#line.open()) return;
+    const request = { type: 'unsubscribe', id: this.#line.nextId(), channel: this.#channel };
+    await this.#line.ask(request, false).catch(() => {}); // refused or interrupted: either way it is left
+  }
+
+  // --- the client's side --------------------------------------------------------------------------------------------
+
+  /** Joins on the open connection, resuming from the position. */
+  join() {
+    this.#retry.stop();
+    this.#state = 'joining';
+    this.#request = this.#line.nextId();
+    this.#line.send({ type: 'subscribe', id: this.#request, channel: this.#channel, since: this.position });
+  }
+
+  /** The address of the connection named this channel. */
+  joinedByAddress() {
+    this.#state = 'joining';
+    this.#request = null;
+  }
+
+  /** The connection is gone. */
+  interrupted() {
+    this.#retry.stop();
+    if (this.#state !== 'ended') this.#state = 'waiting';
+  }
+
+  /** @param {Subscribed} message */
+  subscribed(message) {
+    if (this.#state !== 'joining' || message.id !== this.#request) return;
+    this.#state = 'joined';
+    this.#backoff.reset();
+    this.#line.joined(this);
+    this.#enqueue(message);
+  }
+
+  /** @param {Event} event */
+  event(event) {
+    if (this.#state === 'joined') this.#enqueue(event);
+  }
+
+  /**
+   * The service refused `subscribe`. False: the error is about something else.
+   * @param {import('./messages.js').ErrorMessage} message
+   */
+  refused(message) {
+    if (this.#state !== 'joining' || message.id !== this.#request) return false;
+    if (message.code === 'already_subscribed') {
+      this.#rejoin();
+    } else if (message.retryable) {
+      const told = message.details?.retry_after;
+      this.#retry.start(typeof told === 'number' ? told * 1000 : this.#backoff.next(), () => this.join());
+    } else {
+      this.#end();
+      this.#fail(TidewireError.from(message));
+    }
+    return true;
+  }
+
+  /** @param {import('./messages.js').Unsubscribed} message */
+  unsubscribed({ code, id }) {
+    if (id || this.#state === 'ended') return;
+    if (code === 'resync') {
+      this.join();
+      return;
+    }
+    this.#end();
+    void this.#call('onUnsubscribed', { code });
+  }
+
+  // --- in order -----------------------------------------------------------------------------------------------------
+
+  /** @param {Event | Subscribed} message */
+  #enqueue(message) {
+    this.#queue.push(message);
+    if (!this.#draining) void this.#drain();
+  }
+
+  async #drain() {
+    this.#draining = true;
+    for (let message = this.#queue.shift(); message; message = this.#queue.shift()) {
+      if (isSubscribed(message)) await this.#start(message);
+      else if (message.offset !== undefined) await this.#durable(message);
+      else if (message.rev !== undefined) await this.#latest(message);
+      else if (message.type.startsWith('presence.')) await this.#call('onPresence', this.#roster.apply(message));
+      else await this.#hand(message);
+    }
+    this.#draining = false;
+  }
+
+  /** @param {Subscribed} message */
+  async #start({ epoch, offset, last, events, state, recovered, presence }) {
+    const resumed = this.position !== undefined;
+    await this.#call('onSubscribed', { recovered, missed: events.length, resumed, epoch, offset });
+    this.#revs = new Map(state.map((event) => [revKey(event), event.rev ?? 0]));
+    await this.#call('onState', state);
+    if (presence) await this.#call('onPresence', this.#roster.replace(presence));
+    for (const event of events) {
+      // The connection may have brought some of them before it broke, and they were handled since.
+      if (event.offset === undefined || this.#after(epoch) >= event.offset) continue;
+      await this.#hand(event);
+      if (this.#over) return;
+      this.position = { epoch, offset: event.offset, id: event.id };
+    }
+    if (!this.#over) this.position = { epoch, offset, id: last };
+  }
+
+  /**
+   * The offset handled last in an epoch.
+   * @param {string} epoch
+   */
+  #after(epoch) {
+    return this.position?.epoch === epoch ? this.position.offset : 0;
+  }
+
+  /** @param {Event} event */
+  async #durable(event) {
+    const { epoch, offset } = /** @type {Position} */ (this.position);
+    const next = /** @type {number} */ (event.offset);
+    if (next <= offset) return;
+    if (next > offset + 1) {
+      this.#gap();
+      return;
+    }
+    await this.#hand(event);
+    if (!this.#over) this.position = { epoch, offset: next, id: event.id };
+  }
+
+  /** Events are missing: ask for them, unless a newer `subscribed` that brings them is here already. */
+  #gap() {
+    const newer = this.#queue.findIndex(isSubscribed);
+    this.#queue.splice(0, newer < 0 ? this.#queue.length : newer);
+    if (newer < 0 && this.#state === 'joined') this.#rejoin();
+  }
+
+  /** @param {Event} event */
+  async #latest(event) {
+    const rev = /** @type {number} */ (event.rev);
+    const key = revKey(event);
+    if (rev <= (this.#revs.get(key) ?? -1)) return;
+    this.#revs.set(key, rev);
+    await this.#hand(event);
+  }
+
+  /** @param {Event} event */
+  async #hand(event) {
+    this.#line.heard(event);
+    await this.#call('onEvent', event);
+  }
+
+  #rejoin() {
+    this.#line.send({ type: 'unsubscribe', id: this.#line.nextId(), channel: this.#channel });
+    this.join();
+  }
+
+  #end() {
+    this.#state = 'ended';
+    this.#queue.length = 0;
+    this.#retry.stop();
+    this.#line.forget(this);
+  }
+
+  get #over() {
+    return this.#state === 'ended';
+  }
+
+  /**
+   * @param {'onEvent' | 'onState' | 'onPresence' | 'onSubscribed' | 'onUnsubscribed'} name
+   * @param {any} argument
+   */
+  async #call(name, argument) {
+    if (this.#over && name !== 'onUnsubscribed') return;
+    try {
+      await this.#handlers[name]?.(argument);
+    } catch (cause) {
+      this.#fail(new TidewireError('handler_failed', `${name} of ${this.#channel} threw: ${cause}`, { cause }));
+    }
+  }
+
+  /** @param {TidewireError} error */
+  #fail(error) {
+    this.#line.report(error);
+    try {
+      this.#handlers.onError?.(error);
+    } catch (cause) {
+      this.#line.report(new TidewireError('handler_failed', `onError of ${this.#channel} threw: ${cause}`, { cause }));
+    }
+  }
+}
+
+/**
+ * @param {Event | Subscribed} message
+ * @returns {message is Subscribed}
+ */
+function isSubscribed(message) {
+  return message.type === 'subscribed';
+}
+
+/** @param {Event} event */
+function revKey({ type, key }) {
+  return `${type}\n${key}`;
+}

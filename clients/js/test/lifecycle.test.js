@@ -1,0 +1,282 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { WebSocket } from 'ws';
+import { Tidewire, TidewireError } from '../src/tidewire.js';
+import { Backoff } from '../src/backoff.js';
+import { Inbox, WELCOME, connected, scene } from './support.js';
+
+test('hello carries the token; welcome opens; ready follows by itself', async (t) => {
+  const { server, client, until } = await scene(t);
+  const welcome = client.connect();
+  const peer = await server.peer();
+  assert.deepEqual(await peer.expect('hello'), { type: 'hello', token: 'token-1' });
+  peer.send(WELCOME);
+  await peer.expect('ready');
+  assert.equal((await welcome).user, 'ann');
+  assert.equal((await until('open')).reason, 'welcome');
+});
+
+test('ready waits for the application with autoReady: false, and is remembered over a reconnect', async (t) => {
+  const { server, client, clock, until } = await scene(t, { autoReady: false });
+  void client.connect();
+  const peer = await server.peer();
+  await peer.expect('hello');
+  peer.send(WELCOME);
+  await until('open');
+  assert.equal(peer.messages.length, 0);
+  client.ready();
+  await peer.expect('ready');
+  peer.terminate();
+  await until('waiting');
+  clock.advance(500);
+  await (await server.peer()).welcome();
+});
+
+test('backoff doubles up to its cap, with full jitter', () => {
+  const waits = (/** @type {number} */ random) => {
+    const backoff = new Backoff(500, 20_000, () => random);
+    return Array.from({ length: 8 }, () => backoff.next());
+  };
+  assert.deepEqual(waits(1), [500, 1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000]);
+  assert.deepEqual(waits(0), [0, 0, 0, 0, 0, 0, 0, 0]);
+});
+
+test('a connection that breaks young keeps backing off; one that was stable starts anew', async (t) => {
+  const { server, clock, client, until } = await scene(t, { random: () => 1 });
+  void client.connect();
+  /** @type {(number | undefined)[]} */
+  const waits = [];
+  for (const age of [0, 0, 0, 10_000]) {
+    const peer = await server.peer();
+    await peer.welcome();
+    await until('open');
+    clock.advance(age);
+    peer.terminate();
+    const { retryIn } = await until('waiting');
+    waits.push(retryIn);
+    clock.advance(retryIn ?? 0);
+  }
+  assert.deepEqual(waits, [500, 1_000, 2_000, 500]);
+});
+
+test('the delay told by reconnect replaces the backoff', async (t) => {
+  const { server, peer, clock, until } = await connected(t);
+  peer.send({ type: 'reconnect', after: 2.5, reason: 'shutdown' });
+  peer.close(1012);
+  const { retryIn, reason, code } = await until('waiting');
+  assert.deepEqual({ retryIn, reason, code }, { retryIn: 2_500, reason: 'RESTART', code: 1012 });
+  clock.advance(2_499);
+  assert.equal(server.peers.length, 0);
+  clock.advance(1);
+  await (await server.peer()).welcome();
+});
+
+for (const code of [4400, 4403, 4409]) {
+  test(`close ${code} stops the client`, async (t) => {
+    const { peer, client, until } = await connected(t);
+    const ack = client.publish('room:1', 'chat.message', {});
+    await peer.expect('chat.message');
+    peer.close(code);
+    assert.equal((await until('closed')).code, code);
+    await assert.rejects(ack, { code: 'closed' });
+  });
+}
+
+for (const code of [1001, 1011, 1013, 4408, 4429, 4450, 4999]) {
+  test(`close ${code} reconnects`, async (t) => {
+    const { peer, until } = await connected(t);
+    peer.close(code);
+    assert.equal((await until('waiting')).retryIn, 250);
+  });
+}
+
+test('close 4401 gets a new token first, at once; a second refusal in a row is not hurried', async (t) => {
+  let count = 0;
+  const { server, client, until } = await scene(t, { token: async () => `token-${(count += 1)}` });
+  void client.connect();
+  let peer = await server.peer();
+  assert.equal((await peer.expect('hello')).token, 'token-1');
+  peer.close(4401);
+  peer = await server.peer();
+  assert.equal((await peer.expect('hello')).token, 'token-2');
+  peer.close(4401);
+  assert.equal((await until('waiting')).reason, 'UNAUTHORIZED');
+});
+
+test('close 4401 with a fixed token stops', async (t) => {
+  const { peer, until } = await connected(t);
+  peer.close(4401);
+  assert.equal((await until('closed')).reason, 'UNAUTHORIZED');
+});
+
+test('a token function that fails is asked again after a backoff, unless it says that there is no use', async (t) => {
+  /** @type {any[]} */
+  const outcomes = [new Error('down'), 'token-9', new TidewireError('forbidden', 'gone', { retryable: false })];
+  const token = async () => {
+    const outcome = outcomes.shift();
+    if (outcome instanceof Error) throw outcome;
+    return outcome;
+  };
+  const { server, clock, client, until } = await scene(t, { token });
+  const errors = new Inbox();
+  client.on('error', errors.put);
+  void client.connect();
+  const { reason, retryIn } = await until('waiting');
+  assert.equal(reason, 'token_failed');
+  assert.equal((await errors.next()).code, 'token_failed');
+  clock.advance(retryIn ?? 0);
+  const peer = await server.peer();
+  await peer.welcome();
+  await until('open');
+  clock.advance(10_000);
+  peer.close(4401);
+  assert.equal((await until('closed')).reason, 'token_failed');
+});
+
+test('an expired token is replaced before the next connection', async (t) => {
+  let count = 0;
+  const { server, clock, client, until } = await scene(t, { token: () => `token-${(count += 1)}` });
+  void client.connect();
+  const peer = await server.peer();
+  await peer.welcome({ ...WELCOME, expires_in: 60 });
+  await until('open');
+  clock.advance(20_000);
+  peer.terminate();
+  clock.advance((await until('waiting')).retryIn ?? 0);
+  const again = await server.peer();
+  assert.equal((await again.expect('hello')).token, 'token-1');
+  again.send({ ...WELCOME, expires_in: 20 });
+  await until('open');
+  clock.advance(21_000);
+  again.terminate();
+  clock.advance((await until('waiting')).retryIn ?? 0);
+  assert.equal((await (await server.peer()).expect('hello')).token, 'token-2');
+});
+
+test('expiring is answered with refresh, in place', async (t) => {
+  let count = 0;
+  const { peer } = await connected(t, { token: () => `token-${(count += 1)}` });
+  peer.send({ type: 'expiring', in: 60 });
+  assert.equal((await peer.expect('refresh')).token, 'token-2');
+});
+
+test('silence for a heartbeat is questioned with ping; any answer counts', async (t) => {
+  const { peer, clock, client } = await connected(t);
+  clock.advance(24_999);
+  assert.equal(peer.messages.length, 0);
+  clock.advance(1);
+  const { id } = await peer.expect('ping');
+  const heard = new Promise((resolve) => client.on('error', resolve));
+  peer.send([{ type: 'pong', id }, { type: 'error', code: 'malformed', message: 'x', retryable: false }]);
+  await heard;
+  clock.advance(10_000);
+  assert.equal(client.state, 'open');
+});
+
+test('no answer to ping within 10 s is a broken connection', async (t) => {
+  const { peer, clock, until } = await connected(t);
+  clock.advance(25_000);
+  await peer.expect('ping');
+  clock.advance(9_999);
+  assert.equal(peer.messages.length, 0);
+  clock.advance(1);
+  assert.equal((await until('waiting')).reason, 'no_pong');
+});
+
+test('no welcome in time is a broken connection', async (t) => {
+  const { server, clock, client, until } = await scene(t);
+  void client.connect();
+  await (await server.peer()).expect('hello');
+  clock.advance(15_000);
+  assert.equal((await until('waiting')).reason, 'no_welcome');
+});
+
+test('offline drops at once, online reconnects at once', async (t) => {
+  const network = new EventTarget();
+  const { server, peer, until } = await connected(t, { network });
+  network.dispatchEvent(new Event('offline'));
+  const { reason, retryIn } = await until('waiting');
+  assert.deepEqual({ reason, retryIn }, { reason: 'offline', retryIn: 20_000 });
+  await peer.closed;
+  network.dispatchEvent(new Event('online'));
+  await (await server.peer()).welcome();
+  await until('open');
+});
+
+const refusals = /** @type {const} */ ([
+  [426, 'upgrade_required', 'waiting', 250],
+  [500, 'internal', 'waiting', 250],
+  [503, 'draining', 'waiting', 7_000],
+  [429, 'rate_limited', 'waiting', 7_000],
+  [403, 'origin_refused', 'closed', undefined],
+  [400, 'unsupported_version', 'closed', undefined],
+  [404, 'unknown_channel', 'closed', undefined],
+]);
+for (const [status, code, state, retryIn] of refusals) {
+  test(`a refused handshake asks the plain GET: ${status} means ${state}`, async (t) => {
+    const { server, client, until } = await scene(t);
+    server.refusal = { status, code, headers: { 'retry-after': '7' } };
+    void client.connect().catch(() => {});
+    const change = await until(state);
+    assert.deepEqual({ reason: change.reason, retryIn: change.retryIn }, { reason: code, retryIn });
+  });
+}
+
+test('a refused handshake with 401 gets a new token', async (t) => {
+  let count = 0;
+  const { server, client, until } = await scene(t, { token: () => `token-${(count += 1)}` });
+  server.refusal = { status: 401, code: 'token_expired' };
+  void client.connect();
+  await until('connecting');
+  assert.equal((await until('refreshing')).reason, 'token_expired');
+  server.refusal = null;
+});
+
+test('a service that is not there is tried again', async (t) => {
+  const { client, until } = await scene(t, { fetch: async () => Promise.reject(new TypeError('no route')) });
+  const { server: other } = await scene(t);
+  await other.stop();
+  void client.connect();
+  await until('connecting');
+  const lost = new Tidewire(/** @type {string} */ (other.url), { token: 'x', WebSocket, network: null, random: () => 1 });
+  const waiting = new Promise((resolve) => lost.on('state', (change) => change.state === 'waiting' && resolve(change)));
+  void lost.connect();
+  const { reason } = /** @type {any} */ (await waiting);
+  lost.close();
+  other.stop = async () => {};
+  assert.equal(reason, 'unreachable');
+});
+
+test('tickets and anonymous connections', async (t) => {
+  const ticketed = await scene(t, { token: undefined, ticket: async () => 'tick et', channels: ['room:1'] });
+  void ticketed.client.connect();
+  let peer = await ticketed.server.peer();
+  assert.deepEqual(Object.fromEntries(new URL(peer.url, 'ws://x').searchParams), { ticket: 'tick et', channels: 'room:1' });
+  peer.send(WELCOME);
+  await peer.expect('ready');
+  /** @type {Inbox<any>} */
+  const events = new Inbox();
+  ticketed.client.on('event', events.put);
+  peer.send({ type: 'subscribed', id: null, channel: 'room:1', epoch: 'e', offset: 0, events: [], state: [] });
+  peer.send({ type: 'chat.typing', channel: 'room:1', id: 'x', at: 1, from: 'ben', data: {} });
+  assert.equal((await events.next()).id, 'x');
+
+  const anonymous = await scene(t, { token: undefined, anonymous: true });
+  void anonymous.client.connect();
+  peer = await anonymous.server.peer();
+  assert.deepEqual(await peer.expect('hello'), { type: 'hello' });
+});
+
+test('close ends the connection with 1000 and abandons what is open', async (t) => {
+  const { client, peer } = await connected(t);
+  const ack = client.publish('room:1', 'chat.message', {});
+  client.close();
+  await assert.rejects(ack, { code: 'closed' });
+  assert.equal((await peer.closed)[0], 1000);
+  assert.deepEqual({ ...client.status }, { state: 'closed', reason: 'client', code: 1000, attempt: 0 });
+});
+
+test('addresses may be http or https, and nothing else', () => {
+  assert.throws(() => new Tidewire('ftp://example.com/ws', { WebSocket }), TypeError);
+  assert.ok(new Tidewire('https://example.com/ws', { WebSocket }));
+});

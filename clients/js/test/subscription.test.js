@@ -1,0 +1,242 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Inbox, connected, message, soon, subscribed } from './support.js';
+
+/** @typedef {import('../src/subscription.js').Handlers} Handlers */
+
+/** Handlers that write down what they were called with. */
+function recorder() {
+  /** @type {Inbox<any>} */
+  const calls = new Inbox();
+  /** @type {Handlers} */
+  const handlers = {
+    onEvent: ({ id }) => calls.put(['event', id]),
+    onState: (events) => calls.put(['state', events.map(({ id }) => id)]),
+    onSubscribed: ({ recovered, missed }) => calls.put(['subscribed', recovered, missed]),
+    onUnsubscribed: ({ code }) => calls.put(['unsubscribed', code]),
+    onPresence: ({ count, members, joined, left }) => {
+      calls.put(['presence', count, members?.map(({ user }) => user), joined?.user, left?.user]);
+    },
+    onError: ({ code }) => calls.put(['error', code]),
+  };
+  return { calls, handlers };
+}
+
+/** A joined `room:1` at offset 7. @param {import('node:test').TestContext} t @param {Handlers} [more] */
+async function room(t, more = {}) {
+  const scene = await connected(t);
+  const { calls, handlers } = recorder();
+  const subscription = scene.client.subscribe('room:1', { ...handlers, ...more });
+  scene.peer.send(subscribed(await scene.peer.expect('subscribe'), { offset: 7, last: 'm-7' }));
+  assert.deepEqual(await calls.next(), ['subscribed', undefined, 0]);
+  assert.deepEqual(await calls.next(), ['state', []]);
+  return { ...scene, calls, subscription };
+}
+
+test('events come once and in order; old ones are dropped; the position follows', async (t) => {
+  const { peer, calls, subscription } = await room(t);
+  peer.send([message(8), message(8), message(7), message(9)]);
+  assert.deepEqual(await calls.next(), ['event', 'm-8']);
+  assert.deepEqual(await calls.next(), ['event', 'm-9']);
+  peer.send({ type: 'chat.typing', channel: 'room:1', id: 'e-1', at: 1, from: 'ben', data: {} });
+  assert.deepEqual(await calls.next(), ['event', 'e-1']);
+  assert.deepEqual(subscription.position, { epoch: 'e1', offset: 9, id: 'm-9' });
+});
+
+test('a gap makes the client subscribe again from the last position', async (t) => {
+  const { peer, calls } = await room(t);
+  peer.send([message(8), message(10), message(11)]);
+  assert.deepEqual(await calls.next(), ['event', 'm-8']);
+  await peer.expect('unsubscribe');
+  const request = await peer.expect('subscribe');
+  assert.deepEqual(request.since, { epoch: 'e1', offset: 8, id: 'm-8' });
+  peer.send(message(12));
+  peer.send(subscribed(request, { offset: 12, last: 'm-12', recovered: true, events: [9, 10, 11, 12].map((n) => message(n)) }));
+  assert.deepEqual(await calls.next(), ['subscribed', true, 4]);
+  assert.deepEqual(await calls.next(), ['state', []]);
+  for (const n of [9, 10, 11, 12]) assert.deepEqual(await calls.next(), ['event', `m-${n}`]);
+});
+
+test('the position moves only after an asynchronous handler has run, and handlers do not overlap', async (t) => {
+  /** @type {(() => void)[]} */
+  const release = [];
+  /** @type {Inbox<string>} */
+  const begun = new Inbox();
+  const { peer, subscription } = await room(t, {
+    onEvent: ({ id }) => {
+      begun.put(id);
+      return new Promise((resolve) => release.push(() => resolve(undefined)));
+    },
+  });
+  peer.send([message(8), message(9)]);
+  assert.equal(await begun.next(), 'm-8');
+  assert.equal(begun.length, 0);
+  assert.equal(subscription.position?.offset, 7);
+  release[0]();
+  assert.equal(await begun.next(), 'm-9');
+  assert.equal(subscription.position?.offset, 8);
+});
+
+test('a reconnect resumes from what was handled; what the old connection brought is not handled twice', async (t) => {
+  /** @type {() => void} */
+  let release = () => {};
+  /** @type {Inbox<string>} */
+  const begun = new Inbox();
+  const { server, peer, clock, until, subscription } = await room(t, {
+    onEvent: async ({ id }) => {
+      begun.put(id);
+      if (id === 'm-8') await new Promise((resolve) => (release = () => resolve(undefined)));
+    },
+  });
+  peer.send([message(8), message(9)]);
+  await begun.next();
+  peer.terminate();
+  clock.advance((await until('waiting')).retryIn ?? 0);
+  const again = await server.peer();
+  const [request] = await again.welcome();
+  assert.deepEqual(request.since, { epoch: 'e1', offset: 7, id: 'm-7' });
+  again.send(subscribed(request, { offset: 10, last: 'm-10', recovered: true, events: [8, 9, 10].map((n) => message(n)) }));
+  release();
+  assert.equal(await begun.next(), 'm-9');
+  assert.equal(await begun.next(), 'm-10');
+  again.send(message(11));
+  assert.equal(await begun.next(), 'm-11');
+  assert.equal(subscription.position?.offset, 10);
+});
+
+test('events that are lost for good are announced', async (t) => {
+  const { server, peer, clock, until, calls, subscription } = await room(t);
+  peer.terminate();
+  clock.advance((await until('waiting')).retryIn ?? 0);
+  const again = await server.peer();
+  const [request] = await again.welcome();
+  again.send(subscribed(request, { epoch: 'e2', offset: 3, last: 'n-3', recovered: false }));
+  assert.deepEqual(await calls.next(), ['subscribed', false, 0]);
+  assert.deepEqual(await calls.next(), ['state', []]);
+  again.send(message(4, { id: 'n-4' }));
+  assert.deepEqual(await calls.next(), ['event', 'n-4']);
+  assert.equal(subscription.position?.epoch, 'e2');
+});
+
+test('a handler that throws is reported and does not block the channel', async (t) => {
+  const { peer, calls, client, subscription } = await room(t, {
+    onEvent: ({ id }) => {
+      if (id === 'm-8') throw new Error('bug');
+      if (id === 'm-9') return Promise.reject(new Error('bug'));
+      return calls.put(['event', id]);
+    },
+  });
+  /** @type {Inbox<any>} */
+  const errors = new Inbox();
+  client.on('error', errors.put);
+  peer.send([message(8), message(9), message(10)]);
+  assert.deepEqual(await calls.next(), ['error', 'handler_failed']);
+  assert.deepEqual(await calls.next(), ['error', 'handler_failed']);
+  assert.deepEqual(await calls.next(), ['event', 'm-10']);
+  assert.equal((await errors.next()).cause.message, 'bug');
+  peer.send(message(11));
+  assert.deepEqual(await calls.next(), ['event', 'm-11']);
+  assert.equal(subscription.position?.offset, 10);
+});
+
+test('latest values: a rev that is not newer is dropped; state replaces everything', async (t) => {
+  const { peer, client } = await connected(t);
+  const { calls, handlers } = recorder();
+  client.subscribe('board:1', handlers);
+  /** @param {string} key @param {number} rev */
+  const price = (key, rev) => ({ type: 'x.price', channel: 'board:1', id: `${key}${rev}`, at: 1, from: null, data: {}, rev, key });
+  peer.send(subscribed(await peer.expect('subscribe'), { state: [price('a', 5)] }));
+  assert.deepEqual(await calls.next(), ['subscribed', undefined, 0]);
+  assert.deepEqual(await calls.next(), ['state', ['a5']]);
+  peer.send([price('a', 5), price('a', 4), price('b', 1), price('a', 6)]);
+  assert.deepEqual(await calls.next(), ['event', 'b1']);
+  assert.deepEqual(await calls.next(), ['event', 'a6']);
+  peer.send({ type: 'unsubscribed', channel: 'board:1', code: 'resync' });
+  peer.send(subscribed(await peer.expect('subscribe'), { state: [price('a', 2)] }));
+  assert.deepEqual(await calls.next(), ['subscribed', undefined, 0]);
+  assert.deepEqual(await calls.next(), ['state', ['a2']]);
+  peer.send([price('b', 1), price('a', 3)]);
+  assert.deepEqual(await calls.next(), ['event', 'b1']);
+  assert.deepEqual(await calls.next(), ['event', 'a3']);
+});
+
+test('presence: snapshot, joins, leaves, and counts only where the channel is large', async (t) => {
+  const { peer, client } = await connected(t);
+  const { calls, handlers } = recorder();
+  client.subscribe('room:2', handlers);
+  peer.send(subscribed(await peer.expect('subscribe'), { channel: 'room:2', presence: { count: 1, members: [{ user: 'ann', connections: 1 }] } }));
+  await calls.next();
+  await calls.next();
+  assert.deepEqual(await calls.next(), ['presence', 1, ['ann'], undefined, undefined]);
+  const event = { channel: 'room:2', id: 'j', at: 1, from: 'ben', key: 'ben' };
+  peer.send({ ...event, type: 'presence.joined', data: { user: 'ben' } });
+  assert.deepEqual(await calls.next(), ['presence', 2, ['ann', 'ben'], 'ben', undefined]);
+  peer.send({ ...event, type: 'presence.left', data: { user: 'ann' } });
+  assert.deepEqual(await calls.next(), ['presence', 1, ['ben'], undefined, 'ann']);
+  peer.send({ ...event, type: 'presence.count', data: { count: 1250 } });
+  assert.deepEqual(await calls.next(), ['presence', 1250, undefined, undefined, undefined]);
+});
+
+test('a refused subscription is over and says why; a retryable refusal is tried again', async (t) => {
+  const { peer, client, clock } = await connected(t);
+  const { calls, handlers } = recorder();
+  client.subscribe('room:1', handlers);
+  const { id } = await peer.expect('subscribe');
+  peer.send({ type: 'error', id, code: 'rate_limited', message: 'slow down', retryable: true, details: { retry_after: 2 } });
+  const refused = new Promise((resolve) => client.on('error', resolve));
+  peer.send({ type: 'error', code: 'malformed', message: 'marks that the first error was handled', retryable: false });
+  await soon(refused, 'the mark');
+  clock.advance(2_000);
+  const again = await peer.expect('subscribe');
+  peer.send({ type: 'error', id: again.id, code: 'forbidden', message: 'no', retryable: false, details: {} });
+  assert.deepEqual(await calls.next(), ['error', 'forbidden']);
+  assert.equal(client.subscriptions.size, 0);
+});
+
+test('the service can end a subscription', async (t) => {
+  const { peer, calls, client } = await room(t);
+  peer.send({ type: 'unsubscribed', channel: 'room:1', code: 'forbidden' });
+  assert.deepEqual(await calls.next(), ['unsubscribed', 'forbidden']);
+  assert.equal(client.subscriptions.size, 0);
+});
+
+test('unsubscribe: no handler runs afterwards, and the channel can be subscribed anew', async (t) => {
+  const { peer, calls, client, subscription } = await room(t);
+  assert.throws(() => client.subscribe('room:1'), { code: 'already_subscribed' });
+  const left = subscription.unsubscribe();
+  const { calls: second, handlers } = recorder();
+  client.subscribe('room:1', handlers);
+  const { id } = await peer.expect('unsubscribe');
+  const request = await peer.expect('subscribe');
+  peer.send([message(8), { type: 'unsubscribed', channel: 'room:1', code: 'requested', id }]);
+  await left;
+  peer.send([subscribed(request, { offset: 8, last: 'm-8' }), message(9)]);
+  assert.deepEqual(await second.next(), ['subscribed', undefined, 0]);
+  assert.deepEqual(await second.next(), ['state', []]);
+  assert.deepEqual(await second.next(), ['event', 'm-9']);
+  assert.equal(calls.length, 0);
+});
+
+test('history and presence are asked for and answered, also over a reconnect', async (t) => {
+  const { server, peer, clock, until, subscription } = await room(t);
+  const page = subscription.history({ before: 5, limit: 20 });
+  const first = await peer.expect('history');
+  assert.deepEqual(first, { type: 'history', id: first.id, channel: 'room:1', before: 5, limit: 20 });
+  peer.terminate();
+  clock.advance((await until('waiting')).retryIn ?? 0);
+  const again = await server.peer();
+  await again.welcome();
+  const { id } = await again.expect('history');
+  again.send({ type: 'history', id, channel: 'room:1', epoch: 'e1', offset: 7, events: [message(4)], more: true });
+  assert.equal((await page).events.length, 1);
+  const who = subscription.presence();
+  again.send({ type: 'presence', id: (await again.expect('presence')).id, channel: 'room:1', presence: { count: 0, members: [] } });
+  assert.deepEqual(await who, { count: 0, members: [] });
+});
+
+test('a position kept by the application resumes', async (t) => {
+  const { peer, client } = await connected(t);
+  const since = { epoch: 'e1', offset: 3, id: 'm-3' };
+  client.subscribe('room:9', { since });
+  assert.deepEqual((await peer.expect('subscribe')).since, since);
+});

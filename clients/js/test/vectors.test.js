@@ -1,0 +1,106 @@
+// The examples of docs/protocol.md, replayed: the Python tests read the same files.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import test from 'node:test';
+import { parse, isEvent } from '../src/messages.js';
+import { Inbox, WELCOME, connected, scene, subscribed } from './support.js';
+
+/** @param {string} name @returns {{name: string, message: any}[]} */
+function vectors(name) {
+  return JSON.parse(readFileSync(new URL(`../../../tests/vectors/${name}.json`, import.meta.url), 'utf8'));
+}
+const server = vectors('server');
+const client = vectors('client');
+
+/** @param {{name: string, message: any}[]} list @param {(message: any) => boolean} which @returns {any[]} */
+const pick = (list, which) => list.map(({ message }) => message).filter(which);
+
+for (const { name, message } of server) {
+  test(`server/${name} parses, alone and in a batch`, () => {
+    assert.deepEqual(parse(JSON.stringify(message)), [message]);
+    assert.deepEqual(parse(JSON.stringify([message, message])), [message, message]);
+    assert.equal(isEvent(message), 'data' in message);
+  });
+
+  test(`server/${name} disturbs no open client`, async (t) => {
+    const { peer, client } = await connected(t, { token: () => 'token-1' });
+    const answered = client.publish('room:1', 'chat.message', {}, { id: 'after' });
+    await peer.expect('chat.message');
+    peer.send([message, { ...message, added_later: true }, { type: 'ack', id: 'after', offset: 1 }]);
+    assert.equal((await answered).offset, 1);
+    assert.equal(client.state, 'open');
+  });
+}
+
+test('the welcome of the examples opens the client', async (t) => {
+  const [welcome] = pick(server, ({ type }) => type === 'welcome');
+  const { server: service, client, until } = await scene(t);
+  void client.connect();
+  await (await service.peer()).welcome(welcome);
+  await until('open');
+});
+
+test('every event of the examples reaches its handler', async (t) => {
+  const events = pick(server, isEvent);
+  assert.ok(events.length >= 3);
+  const { peer, client } = await connected(t);
+  /** @type {Inbox<any>} */
+  const heard = new Inbox();
+  for (const event of events) {
+    const subscription = client.subscribe(event.channel, { onEvent: heard.put, onPresence: ({ count }) => heard.put({ count }) });
+    const presence = event.type.startsWith('presence.') ? { count: 0, members: [] } : undefined;
+    peer.send([subscribed(await peer.expect('subscribe'), { offset: (event.offset ?? 1) - 1, presence }), event]);
+    if (presence) {
+      assert.deepEqual(await heard.next(), { count: 0 });
+      assert.equal(typeof (await heard.next()).count, 'number');
+    } else assert.deepEqual(await heard.next(), event);
+    const left = subscription.unsubscribe();
+    peer.send({ type: 'unsubscribed', channel: event.channel, code: 'requested', id: (await peer.expect('unsubscribe')).id });
+    await left;
+  }
+});
+
+test('replies of the examples settle the requests they answer', async (t) => {
+  const { peer, client } = await connected(t);
+  const replies = pick(server, ({ type, id }) => ['ack', 'error'].includes(type) && id);
+  assert.ok(replies.length >= 3);
+  for (const reply of replies) {
+    const answer = client.publish('room:42', 'chat.message', { text: 'hi' }, { id: reply.id });
+    await peer.expect('chat.message');
+    peer.send(reply);
+    if (reply.type === 'ack') assert.deepEqual(await answer, reply);
+    else await assert.rejects(answer, { code: reply.code, message: reply.message, details: reply.details });
+  }
+});
+
+/** What the client sends for each example, in the words of its API. @type {Record<string, (run: any, message: any) => void>} */
+const SAYS = {
+  subscribe: ({ client }, { channel, since }) => client.subscribe(channel, { since }),
+  unsubscribe: ({ client }, { channel }) => void client.subscribe(channel).unsubscribe(),
+  history: ({ client }, { channel, after, before, limit }) => void client.subscribe(channel).history({ after, before, limit }).catch(() => {}),
+  presence: ({ client }, { channel }) => void client.subscribe(channel).presence().catch(() => {}),
+  refresh: ({ peer }) => peer.send({ type: 'expiring', in: 60 }),
+  ping: ({ clock }) => clock.advance(WELCOME.heartbeat * 1000),
+};
+
+for (const { name, message } of client) {
+  test(`client/${name} is what this client sends`, async (t) => {
+    if (message.type === 'hello' || message.type === 'ready') {
+      const { server: service, client } = await scene(t, { token: message.token ?? 'token-1' });
+      void client.connect();
+      const peer = await service.peer();
+      const hello = await peer.expect('hello');
+      peer.send(WELCOME);
+      assert.deepEqual(message.type === 'hello' ? hello : await peer.expect('ready'), message);
+      return;
+    }
+    const run = await connected(t, { token: () => message.token ?? 'token-1' });
+    if (isEvent(message)) {
+      run.client.publish(message.channel, message.type, message.data, { id: message.id, key: message.key }).catch(() => {});
+    } else SAYS[message.type](run, message);
+    let sent = await run.peer.messages.next();
+    if (sent.type === 'subscribe' && message.type !== 'subscribe') sent = await run.peer.messages.next();
+    assert.deepEqual({ ...sent, id: message.id }, message);
+  });
+}
