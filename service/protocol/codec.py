@@ -42,18 +42,23 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
     )
 }
 
-# msgspec's own exceptions, and what it lets through: bytes that are no UTF-8, and nesting deeper than the interpreter's stack.
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# msgspec's own exceptions, and what it lets through: bytes that are no UTF-8, text that cannot become UTF-8 (lone surrogates),
+# and nesting deeper than the interpreter's stack.
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 _PATH = re.compile(r" - at `(?P<path>[^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
 
 
-def split(frame: str | bytes) -> Iterator[str | bytes | Raw]:
+def split(frame: str | bytes) -> Iterator[str | Raw]:
     """Gives the messages of one frame: itself, or each of a batch.
 
-    Raises ServiceError(MALFORMED) if the frame is a batch that cannot be taken apart.
+    Raises ServiceError(MALFORMED) if the frame is not UTF-8, or a batch that cannot be taken apart.
     """
-    if frame[:1] not in ("[", b"["):
+    frame = _text(frame)
+    first = frame[:1]
+    if first != "{":  # nearly every frame is an object that starts at once; others may have spaces first
+        first = frame.lstrip()[:1]
+    if first != "[":
         yield frame
         return
     try:
@@ -68,6 +73,8 @@ def decode(message: str | bytes | Raw) -> Command:
 
     Raises ServiceError: MALFORMED (not JSON, not an object), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
     """
+    if isinstance(message, bytes):
+        message = _text(message)
     try:
         kind = _head.decode(message).type
     except msgspec.ValidationError as error:
@@ -114,9 +121,19 @@ def invalid(error: msgspec.ValidationError, code: ErrorCode = ErrorCode.INVALID_
 _invalid = invalid
 
 
+def _text(frame: str | bytes) -> str:
+    """The frame as text. msgspec does not look inside the `data` it passes through, and it goes to every subscriber."""
+    if isinstance(frame, str):
+        return frame
+    try:
+        return frame.decode()
+    except UnicodeDecodeError as error:
+        raise ServiceError(ErrorCode.MALFORMED, "the frame is not UTF-8", path="$") from error
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeError):
         return "not UTF-8"
     return str(error)

@@ -15,7 +15,8 @@ MAX_KEY = 128
 MAX_PAGE = 1000
 """Entries in one `history` page, at most."""
 
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]+$")]
+# Python's `$` also matches before a final newline; the look-ahead means the same in Python and in JSON Schema.
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]+(?!\n)$")]
 """Unique per sender: correlates the reply, makes durable publishes idempotent, names the event."""
 Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
 Channel = Annotated[str, Meta(min_length=1, max_length=512)]

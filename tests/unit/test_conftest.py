@@ -24,7 +24,18 @@ def test_a_task_left_behind_fails_its_test(tmp_path: Path, body: str, outcome: i
     shutil.copy(ROOT / "tests/conftest.py", tmp_path)
     (tmp_path / "test_it.py").write_text(f"import asyncio\nkeep = []\n\nasync def test_it():\n    {body}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-c",
+            ROOT / "pyproject.toml",
+            "--rootdir",
+            tmp_path,
+            "-p",
+            "no:cacheprovider",
+            ".",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

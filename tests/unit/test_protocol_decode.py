@@ -1,0 +1,146 @@
+"""Whatever arrives gives commands or a refusal that can be sent; no other exception."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from service.errors import ServiceError
+from service.protocol.codec import decode, id_of, split
+from service.protocol.messages import MAX_ID, Command, Error, Ping, Publish, encode
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+VALID: list[dict[str, Any]] = [vector["message"] for vector in json.loads((VECTORS / "client.json").read_text("utf-8"))]
+
+any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8
+)
+field_names = st.sampled_from(sorted({name for message in VALID for name in message})) | st.text(max_size=8)
+
+
+@st.composite
+def almost_valid(draw: st.DrawFn) -> dict[str, Any]:
+    """A valid message of which some fields are gone, replaced or made up."""
+    message = dict(draw(st.sampled_from(VALID)))
+    for name in draw(st.lists(st.sampled_from(sorted(message)), max_size=2)):
+        message.pop(name, None)
+    message.update(draw(st.dictionaries(field_names, anything, max_size=2)))
+    return message
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """The bytes of a valid message or batch, some of them cut out or overwritten."""
+    batch = draw(st.lists(st.sampled_from(VALID), min_size=1, max_size=3))
+    frame = bytearray(json.dumps(batch if draw(st.booleans()) else batch[0]).encode())
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(frame)))
+        frame[start : start + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+    return bytes(frame)
+
+
+def check(frame: str | bytes) -> None:
+    """Decodes the frame as a connection would."""
+    try:
+        for message in split(frame):
+            found = id_of(message)
+            assert found is None or len(found) <= MAX_ID
+            try:
+                command = decode(message)
+            except ServiceError as refusal:
+                check_refusal(refusal, found)
+            else:
+                assert isinstance(command, get_args(Command))
+                if isinstance(command, Publish):
+                    json.loads(bytes(command.data).decode("utf-8"), parse_constant=pytest.fail)
+    except ServiceError as refusal:
+        check_refusal(refusal, None)
+
+
+def check_refusal(refusal: ServiceError, id_: str | None) -> None:
+    assert refusal.details["path"].startswith("$")
+    reply = Error(refusal.code.code, refusal.message, refusal.retryable, dict(refusal.details), id_)
+    json.loads(encode(reply).decode("utf-8"))
+
+
+@given(st.binary())
+@example(b"")
+@example(b"\xff\xfe")
+@example(b'{"type":"chat.message","channel":"room:1","data":"\xff"}')
+@example(b'{"type":"ping","id":"\xed\xa0\x80"}')
+@example(b"[" * 60_000)
+@example(b'{"type":"ping","x":' + b"[" * 60_000)
+def test_any_bytes(frame: bytes) -> None:
+    check(frame)
+    id_of(frame)
+
+
+@given(any_text)
+@example("\ud800")
+@example('{"type":"ping","id":"\udfff"}')
+@example("[\udfff]")
+@example('{"type":"\\ud800.x"}')
+def test_any_text(frame: str) -> None:
+    check(frame)
+    id_of(frame)
+
+
+@given(damaged())
+def test_damaged_messages(frame: bytes) -> None:
+    check(frame)
+
+
+@given(almost_valid())
+def test_messages_with_wrong_fields(message: dict[str, Any]) -> None:
+    check(json.dumps(message))
+    check(json.dumps(message).encode())
+
+
+@given(st.lists(almost_valid() | anything, max_size=5))
+def test_batches_of_anything(batch: list[Any]) -> None:
+    check(json.dumps(batch))
+
+
+@given(st.lists(st.sampled_from(VALID), max_size=5), st.text(" \t\r\n", max_size=3))
+def test_every_message_of_a_good_batch_is_decoded_in_order(batch: list[dict[str, Any]], spaces: str) -> None:
+    commands = [decode(message) for message in split(spaces + json.dumps(batch) + spaces)]
+    assert [getattr(command, "id", None) for command in commands] == [message.get("id") for message in batch]
+
+
+def test_a_batch_fails_message_by_message() -> None:
+    outcomes: list[object] = []
+    for message in split('[{"type":"ping","id":"1"},{"type":"nope","id":"2"},7,{"type":"ping","id":"4"}]'):
+        try:
+            outcomes.append(decode(message))
+        except ServiceError as refusal:
+            outcomes.append((refusal.code.code, id_of(message)))
+    assert outcomes == [Ping(id="1"), ("unknown_type", "2"), ("invalid_message", None), Ping(id="4")]
+
+
+@pytest.mark.parametrize(
+    ("frame", "id_"),
+    [
+        ('{"type":"nope","id":"m-1"}', "m-1"),
+        ('{"id":"m-1"}', "m-1"),
+        ('{"id":7}', None),
+        ('{"type":"ping"}', None),
+        ('{"id":"' + "x" * MAX_ID + '"}', "x" * MAX_ID),
+        ('{"id":"' + "x" * (MAX_ID + 1) + '"}', None),
+        ("not json", None),
+        ("[]", None),
+    ],
+)
+def test_a_refusal_finds_its_message(frame: str, id_: str | None) -> None:
+    assert id_of(frame) == id_
+
+
+def test_data_that_is_not_utf_8_is_refused_even_without_split() -> None:
+    with pytest.raises(ServiceError, match="not UTF-8"):
+        decode(b'{"type":"chat.message","channel":"room:1","data":"\xff"}')
