@@ -33,6 +33,8 @@ class Subscription:
     """Where to resume; for a held subscription without its own, the position at which it joined."""
     resuming: bool = False
     """Whether the client itself asked to resume."""
+    presence: bool = False
+    """Whether the channel tells who is in it."""
     phase: Phase = Phase.HELD
 
 

@@ -34,7 +34,7 @@ async def subscribe(
             node.metrics.limit_hits.labels(limit="subscriptions").inc()
         raise
     subscription = Subscription(
-        ChannelKey(session.identity.tenant, channel), request, since, resuming=since is not None
+        ChannelKey(session.identity.tenant, channel), request, since, since is not None, spec.presence
     )
     session.subscriptions[channel] = subscription
     try:
@@ -52,8 +52,7 @@ async def subscribe(
 
 async def present(node: Node, connection: Connection, subscription: Subscription) -> None:
     """Sends `subscribed` with the snapshot; from here on the connection gets the channel's events."""
-    spec = node.gate.contract.resolve(subscription.channel.name).spec
-    view = await node.presence.view(subscription.channel) if spec.presence else None
+    view = await node.presence.view(subscription.channel) if subscription.presence else None
     joined = await node.relay.go_live(connection, subscription)
     if joined is None:
         return
@@ -92,5 +91,5 @@ async def leave(node: Node, connection: Connection, channel: str) -> None:
         return
     await node.relay.leave(connection, subscription)
     identity = connection.session.identity
-    if not identity.is_anonymous and node.gate.contract.resolve(channel).spec.presence:
+    if not identity.is_anonymous and subscription.presence:
         node.presence.leave(subscription.channel, identity.user, connection.id)

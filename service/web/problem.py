@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from service.errors import ErrorCode, ServiceError
 
 _log = structlog.get_logger("web")
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _BY_STATUS = {
     400: ErrorCode.INVALID_REQUEST,
     404: ErrorCode.NOT_FOUND,
@@ -52,11 +51,11 @@ def problem(error: ServiceError) -> web.Response:
     )
 
 
-def middleware() -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+def middleware() -> Middleware:
     """Turns every refusal and fault of a handler into problem details. Faults are logged, with the id the client gets."""
 
     @web.middleware
-    async def problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except ServiceError as error:

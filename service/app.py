@@ -1,0 +1,228 @@
+"""The only wiring: settings and contract in, a running service out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from service.adapters.clock import SystemClock
+from service.adapters.http_fetch import HttpFetch
+from service.adapters.jwt import Issuer, JwtAuthenticator
+from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.presence import MemoryPresence
+from service.adapters.memory.tickets import MemoryTickets
+from service.contract.gate import Gate
+from service.contract.model import Contract
+from service.core.authenticator import Authenticator
+from service.core.broker import Broker
+from service.core.clock import Clock
+from service.errors import ServiceError
+from service.realtime.node import Bounds, Node, Ports
+from service.settings import Settings
+from service.telemetry import log
+from service.telemetry.metrics import Metrics
+from service.telemetry.runtime import GcWatch, LoopLag
+from service.web import api, header_deadline, ops, problem, upgrade
+from service.web.edge import EDGE, NODE, ApiKey, Edge
+
+BACKLOG = 4096
+"""Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
+
+_log = structlog.get_logger("app")
+
+
+class Service:
+    """A wired service: its node, its two applications, and what happens around them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        contract: Contract,
+        *,
+        clock: Clock | None = None,
+        broker: Broker | None = None,
+        authenticator: Authenticator | None = None,
+        metrics: Metrics | None = None,
+        extra_routes: Sequence[web.AbstractRouteDef] = (),
+    ) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.metrics = metrics or Metrics(event_types=contract.event_types)
+        self.fetch = HttpFetch()
+        self.broker = broker or _broker(settings, self.clock)
+        ports = Ports(
+            broker=self.broker,
+            presence=MemoryPresence(),
+            tickets=MemoryTickets(self.clock, settings.limits.tracked),
+            authenticator=authenticator or JwtAuthenticator(_issuers(settings), self.clock, self.fetch),
+            clock=self.clock,
+        )
+        self.node = Node(Gate(contract), ports, _bounds(settings), self.metrics)
+        self.deadline = header_deadline.HeaderDeadline(settings.deadlines, self.clock, self.metrics)
+        self.listening = False
+        self.public = self._public(extra_routes)
+        self.ops = ops.build_ops(self.node, self.metrics, lambda: self.listening)
+
+    def _public(self, extra_routes: Sequence[web.AbstractRouteDef]) -> web.Application:
+        app = web.Application(
+            middlewares=[self.deadline.middleware(), problem.middleware()], client_max_size=api.MAX_BODY
+        )
+        app[NODE] = self.node
+        app[EDGE] = _edge(self.settings)
+        app.add_routes(upgrade.routes())
+        app.add_routes(api.routes())
+        app.add_routes(extra_routes)
+        app.on_shutdown.append(self._drain)
+        app.cleanup_ctx.append(self._life)
+        return app
+
+    async def _drain(self, app: web.Application) -> None:
+        await self.node.drain()
+
+    async def _life(self, app: web.Application) -> AsyncIterator[None]:
+        await self.node.start()
+        yield
+        await self.node.close()
+        await self.fetch.close()
+
+
+def build_app(settings: Settings, contract: Contract, **overrides: object) -> web.Application:
+    """The public application, ready for any aiohttp runner. Overrides as for `Service`."""
+    return Service(settings, contract, **overrides).public  # type: ignore[arg-type]  # passed through by name
+
+
+def _issuers(settings: Settings) -> list[Issuer]:
+    return [
+        Issuer(
+            issuer=issuer.issuer,
+            audience=issuer.audience,
+            algorithm=issuer.algorithm,
+            secret=issuer.secret.get_secret_value() if issuer.secret is not None else None,
+            jwks_file=issuer.jwks_file,
+            jwks_url=issuer.jwks_url,
+            tenant_claim=issuer.tenant_claim,
+            default_tenant=issuer.default_tenant,
+            grants_claim=issuer.grants_claim,
+            info_claim=issuer.info_claim,
+            leeway=issuer.leeway,
+        )
+        for issuer in settings.issuers_all
+    ]
+
+
+def _broker(settings: Settings, clock: Clock) -> Broker:
+    broker = settings.broker
+    return MemoryBroker(
+        clock,
+        idempotency_window=broker.idempotency_window,
+        idempotency_entries=broker.idempotency_entries,
+        channels=broker.channels,
+        max_bytes=broker.bytes,
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        limits=settings.limits,
+        outbox=settings.outbox,
+        deadlines=settings.deadlines,
+        presence_members=settings.presence.members,
+        anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,
+    )
+
+
+def _edge(settings: Settings) -> Edge:
+    return Edge(
+        origins=tuple(settings.origins),
+        cookie=settings.auth.cookie,
+        hops=settings.proxy.hops,
+        api_keys=tuple(ApiKey(key.name, key.key.get_secret_value(), key.tenant) for key in settings.api_keys_all),
+        limits=settings.limits,
+        outbox=settings.outbox,
+        deadlines=settings.deadlines,
+    )
+
+
+Companion = Callable[[int], AbstractAsyncContextManager[None]]
+"""Something that lives beside the service, given its public port: the demo's backend."""
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
+    """Listens on both ports until left, then drains and closes; gives the public and the ops port (useful for 0)."""
+    settings = service.settings
+    public = web.AppRunner(
+        service.public,
+        access_log=None,
+        keepalive_timeout=settings.deadlines.keep_alive,
+        shutdown_timeout=settings.outbox.close_grace,
+    )
+    private = web.AppRunner(service.ops, access_log=None)
+    gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, asyncio.get_running_loop())
+    try:
+        await private.setup()
+        await web.TCPSite(private, settings.ops_host, settings.ops_port).start()
+        await public.setup()
+        if public.server is not None:
+            service.deadline.start(public.server)
+        await web.TCPSite(public, settings.host, settings.port, backlog=BACKLOG).start()
+        gc_watch.install()
+        loop_lag.start()
+        service.listening = True
+        yield public.addresses[0][1], private.addresses[0][1]
+    finally:
+        service.node.admission.draining = True  # readiness turns before anything closes
+        service.listening = False
+        await public.cleanup()
+        service.deadline.stop()
+        loop_lag.stop()
+        gc_watch.uninstall()
+        await private.cleanup()
+
+
+def serve(service: Service, companion: Companion | None = None) -> int:
+    """Runs until SIGTERM or SIGINT, then drains. Returns the exit status: 0, or 1 if a port or the broker cannot be had."""
+    _raise_file_limit()
+    log.configure(service.settings.log.level, service.settings.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(service, companion))
+
+
+async def _serve(service: Service, companion: Companion | None) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running(service) as (port, ops_port):
+            gc.collect()
+            gc.freeze()  # what lives now lives for ever; collections need not look at it
+            _log.info("serving", host=service.settings.host, port=port, ops_port=ops_port, pid=os.getpid())
+            async with companion(port) if companion is not None else nullcontext():
+                await stop.wait()
+            _log.info("draining", connections=len(service.node.roster))
+    except OSError as error:
+        _log.error("cannot listen", reason=str(error))  # the sentence says it all
+        return 1
+    except ServiceError as error:
+        _log.error("cannot start", code=error.code.code, reason=error.message)  # as above
+        return 1
+    _log.info("stopped")
+    return 0
+
+
+def _raise_file_limit() -> None:
+    """containerd gives pods a soft limit of 1024 descriptors; the hard one is what the operator meant."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with suppress(ValueError, OSError):  # an unlimited hard limit may be above what the kernel takes
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,64 @@
+"""The demo page and its tokens. Only in demo mode, and only for the machine it runs on."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import hdrs, web
+
+from service.errors import ErrorCode, ServiceError
+
+_USER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    hdrs.CACHE_CONTROL: "no-cache",
+}
+
+
+def routes(demo: Path, client: Path, token_for: Callable[[str], str]) -> list[web.AbstractRouteDef]:
+    """Serves the page at ``/``, its assets, the JavaScript client, and tokens for made-up agents.
+
+    `demo` and `client` are folders; `token_for` signs a token for a user.
+    """
+
+    async def page(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(demo / "page" / "index.html", headers=_HEADERS)
+
+    async def token(request: web.Request) -> web.StreamResponse:
+        _check_local(request)
+        user = request.query.get("user", "")
+        if not _USER.fullmatch(user):
+            raise ServiceError(
+                ErrorCode.INVALID_REQUEST, "user is 1 to 32 lower-case letters, digits and -", parameter="user"
+            )
+        return web.json_response({"token": token_for(user)}, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+    return [
+        web.get("/", page),
+        web.get("/demo/token", token),
+        web.static("/demo", demo / "page"),
+        web.static("/client", client),
+    ]
+
+
+def _check_local(request: web.Request) -> None:
+    """A page elsewhere must not get tokens through a visitor's browser: loopback peer, loopback Host, no foreign Origin."""
+    host = request.host.rpartition(":")[0] if ":" in request.host.rpartition("]")[2] else request.host
+    local = host == "localhost" or _is_loopback(host.strip("[]"))
+    if not local or not _is_loopback(request.remote or "") or request.headers.get("Sec-Fetch-Site") == "cross-site":
+        raise ServiceError(ErrorCode.FORBIDDEN, "demo tokens are for this machine alone; open http://127.0.0.1")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

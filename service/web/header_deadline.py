@@ -1,0 +1,65 @@
+"""A deadline for request headers, which aiohttp lacks: connections that never finish asking are cut."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary, WeakSet
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from service.core.clock import Clock, Timer
+from service.core.limits import Deadlines
+from service.telemetry.metrics import Metrics
+
+SWEEP_INTERVAL = 1.0
+"""Seconds between two looks; a connection is cut at most this much after its deadline."""
+
+
+class HeaderDeadline:
+    """Watches the server's connections: one that has no request in hand for too long is aborted."""
+
+    def __init__(self, deadlines: Deadlines, clock: Clock, metrics: Metrics) -> None:
+        self._first = deadlines.header
+        self._next = deadlines.header + deadlines.keep_alive
+        self._clock = clock
+        self._metrics = metrics
+        self._idle: WeakKeyDictionary[web.RequestHandler, tuple[float, float]] = WeakKeyDictionary()
+        self._busy: WeakSet[web.RequestHandler] = WeakSet()
+        self._server: web.Server | None = None
+        self._timer: Timer | None = None
+
+    def middleware(self) -> Middleware:
+        """Notes which connections have a complete request in hand."""
+
+        @web.middleware
+        async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+            protocol = request.protocol
+            self._busy.add(protocol)
+            try:
+                return await handler(request)
+            finally:
+                self._busy.discard(protocol)
+                self._idle[protocol] = (self._clock.monotonic(), self._next)
+
+        return note
+
+    def start(self, server: web.Server) -> None:
+        """Begins to watch."""
+        self._server = server
+        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
+
+    def stop(self) -> None:
+        """Ends watching."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _sweep(self) -> None:
+        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
+        now = self._clock.monotonic()
+        for protocol in self._server.connections if self._server is not None else ():
+            if protocol in self._busy:
+                continue
+            since, allowed = self._idle.setdefault(protocol, (now, self._first))
+            if now - since >= allowed and protocol.transport is not None:
+                self._metrics.limit_hits.labels(limit="header_deadline").inc()
+                protocol.transport.abort()
