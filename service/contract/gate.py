@@ -1,0 +1,227 @@
+"""The gate: everything that is published passes it, whichever edge it came in by, and so does everything that is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import msgspec
+from jsonschema_rs import Draft202012Validator, ValidationError
+from msgspec import Raw
+
+from service.contract import pointer
+from service.contract.document import nearest
+from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
+from service.contract.text import json_path, shorten
+from service.core.access import OWNER_PARAMETER, PublishRule, SubscribeRule, may_publish, may_read
+from service.core.channel import ChannelKey
+from service.core.event import Publication
+from service.core.identity import Identity, Right
+from service.errors import ErrorCode, ServiceError
+from service.protocol.messages import MAX_KEY
+
+MAX_ERRORS = 20
+"""Faults told in one refusal."""
+MANY_VALUES = 200
+"""Above about so many values in `data` only the first fault is looked for: 30 000 faults take a quarter of a second."""
+MAX_DEPTH = 128
+"""Nesting of `data`. Far below what the schema checker and any client's JSON parser can take on their stacks."""
+
+_decode = msgspec.json.Decoder().decode
+# msgspec's own exceptions (NaN, numbers out of range, half surrogates), bytes that are no UTF-8, and nesting deeper than the
+# interpreter's stack.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Gate:
+    """Lets through what the contract declares and the identity may do; refuses the rest with a reason."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+
+    def authorise(self, identity: Identity, channel: str, right: Right) -> Resolved:
+        """Decides about subscribing, reading history and seeing presence.
+
+        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, FORBIDDEN, NO_HISTORY (asked for
+        HISTORY) or NO_PRESENCE (asked for PRESENCE).
+        """
+        if right is Right.PUBLISH:
+            raise ValueError("admit decides about publishing: it depends on the event's type")
+        resolved = self._contract.resolve(channel)
+        spec, parameters = resolved
+        if not may_read(spec.subscribe, right, identity, channel, parameters):
+            raise ServiceError(ErrorCode.FORBIDDEN, _WHO_READS[spec.subscribe], path="$.channel", right=right.value)
+        if right is Right.HISTORY and spec.history is None:
+            raise ServiceError(ErrorCode.NO_HISTORY, f"{spec.pattern.text} keeps no history", path="$.channel")
+        if right is Right.PRESENCE and not spec.presence:
+            raise ServiceError(ErrorCode.NO_PRESENCE, f"{spec.pattern.text} keeps no presence", path="$.channel")
+        return resolved
+
+    def admit(
+        self,
+        identity: Identity,
+        *,
+        channel: str,
+        type: str,
+        data: bytes | Raw,
+        id: str,
+        key: str | None,
+        sender: str | None,
+        at: int,
+        subscribed: bool,
+    ) -> Publication:
+        """Decides about publishing one event. `subscribed`: the publishing connection has joined the channel.
+
+        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (it
+        has not joined but may), FORBIDDEN, INVALID_DATA (details.path and details.errors say where and why), INVALID_KEY.
+        """
+        resolved = self._contract.resolve(channel)
+        spec, parameters = resolved
+        event = spec.events.get(type)
+        if event is None:
+            raise _unknown_event(spec, type)
+        if not may_publish(event.publish, identity, channel, parameters, subscribed=subscribed):
+            raise _may_not_publish(identity, channel, event, resolved)
+        raw = bytes(data)
+        value = _read(raw)
+        if event.check is not None and not event.check.is_valid(value):
+            raise _invalid_data(event, raw, value)
+        if event.key is not None or key is not None:
+            key = _key(event, value, key)
+        return Publication(
+            channel=ChannelKey(identity.tenant, channel),
+            type=type,
+            id=id,
+            delivery=event.delivery,
+            data=raw,
+            sender=sender,
+            at=at,
+            key=key,
+            retention=spec.retention(event.delivery),
+        )
+
+
+_WHO_READS = {
+    SubscribeRule.EVERYONE: "everyone may read this channel",
+    SubscribeRule.AUTHENTICATED: "only authenticated users may read this channel",
+    SubscribeRule.GRANT: "the token grants no such right in this channel",
+    SubscribeRule.OWNER: f"only the user named by {{{OWNER_PARAMETER}}} in the channel's pattern may read it",
+}
+_WHO_PUBLISHES = {
+    PublishRule.SERVER: "only the backend publishes this event",
+    PublishRule.SUBSCRIBER: "only those who may subscribe to the channel publish this event",
+    PublishRule.AUTHENTICATED: "only authenticated users publish this event",
+    PublishRule.GRANT: "the token does not grant publishing in this channel",
+    PublishRule.OWNER: f"only the user named by {{{OWNER_PARAMETER}}} in the channel's pattern publishes this event",
+}
+
+
+def _unknown_event(spec: ChannelSpec, type_: str) -> ServiceError:
+    shown = type_[:64]
+    return ServiceError(
+        ErrorCode.UNKNOWN_EVENT,
+        f"{spec.pattern.text} declares no event {shown!r}{nearest(shown, spec.events)}",
+        path="$.type",
+        known=sorted(spec.events)[:MAX_ERRORS],
+    )
+
+
+def _may_not_publish(identity: Identity, channel: str, event: EventSpec, resolved: Resolved) -> ServiceError:
+    spec, parameters = resolved
+    if event.publish is PublishRule.SUBSCRIBER and may_read(
+        spec.subscribe, Right.SUBSCRIBE, identity, channel, parameters
+    ):
+        return ServiceError(
+            ErrorCode.NOT_SUBSCRIBED, f"subscribe to the channel before publishing {event.type}", path="$.channel"
+        )
+    return ServiceError(ErrorCode.FORBIDDEN, _WHO_PUBLISHES[event.publish], path="$.type", right=Right.PUBLISH.value)
+
+
+def _read(raw: bytes) -> Any:
+    try:
+        value = _decode(raw)
+    except _UNREADABLE as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _sentence(error)
+        raise _refuse_data(f"data is not JSON: {reason}", "$.data", reason) from error
+    # Counting brackets is a cheap upper bound for the depth: nearly every event stays below it.
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+        reason = f"nested more than {MAX_DEPTH} deep"
+        raise _refuse_data(f"data is {reason}", "$.data", reason)
+    return value
+
+
+def _sentence(error: Exception) -> str:
+    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else shorten(str(error))
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects are nested more than `most` deep. Goes level by level, so it needs no stack."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [held for held in level if isinstance(held, dict | list)]
+        if not level:
+            return False
+        level = [child for held in level for child in (held.values() if isinstance(held, dict) else held)]
+    return True
+
+
+def _invalid_data(event: EventSpec, raw: bytes, value: Any) -> ServiceError:
+    """Only a refused event pays for finding out what is wrong with it, and a long list of faults must not cost much."""
+    assert event.check is not None  # noqa: S101  # it has just refused the value
+    found = islice(_errors(event.check, raw, value), MAX_ERRORS)
+    errors = [{"path": json_path("$.data", error.instance_path), "message": shorten(error.message)} for error in found]
+    return ServiceError(
+        ErrorCode.INVALID_DATA,
+        f"data does not match the schema of {event.type}",
+        path=errors[0]["path"],
+        errors=errors,
+    )
+
+
+def _errors(check: Draft202012Validator, raw: bytes, value: Any) -> Iterable[ValidationError]:
+    """Every fault; only the first where there could be very many, because the checker collects them all before the first."""
+    if raw.count(b",") <= MANY_VALUES:
+        return check.iter_errors(value)
+    try:
+        check.validate(value)
+    except ValidationError as error:
+        return (error,)
+    raise AssertionError("the schema refused the value before")
+
+
+def _refuse_data(message: str, path: str, reason: str) -> ServiceError:
+    return ServiceError(ErrorCode.INVALID_DATA, message, path=path, errors=[{"path": path, "message": reason}])
+
+
+def _key(event: EventSpec, value: Any, given: str | None) -> str:
+    """The key of a latest event, as the contract's pointer finds it."""
+    if event.key is None:
+        raise ServiceError(
+            ErrorCode.INVALID_KEY,
+            f"only latest events have a key; {event.type} is {event.delivery.value}",
+            path="$.key",
+        )
+    path = json_path("$.data", event.key)
+    try:
+        found = pointer.find(value, event.key)
+    except LookupError as error:
+        raise ServiceError(ErrorCode.INVALID_KEY, f"data has no {path}, the key of {event.type}", path=path) from error
+    key = _as_text(found)
+    if key is None or not 1 <= len(key) <= MAX_KEY:
+        raise ServiceError(
+            ErrorCode.INVALID_KEY,
+            f"the key of {event.type} is text, a whole number or a truth value of 1 to {MAX_KEY} characters",
+            path=path,
+        )
+    if given is not None and given != key:
+        raise ServiceError(ErrorCode.INVALID_KEY, f"key is not the value of {path}", path="$.key")
+    return key
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    return value if isinstance(value, str) else None

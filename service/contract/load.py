@@ -1,0 +1,227 @@
+"""Reads a contract file. Whatever is wrong with it is told at once, every fault with its file and line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonschema_rs import Draft202012Validator
+
+from service.contract import duration, pointer
+from service.contract.document import Document, Fault, Faults, Place, nearest, read
+from service.contract.model import DEFAULT_STATE, ChannelSpec, Contract, EventSpec
+from service.contract.schemas import Schemas
+from service.core.access import OWNER_PARAMETER, PublishRule, SubscribeRule
+from service.core.channel import ChannelPattern
+from service.core.event import Delivery, Retention
+
+MAX_WINDOW = 1.0
+"""Seconds. A longer wait would look like a fault to whoever watches the screen."""
+MAX_ENTRIES = 1_000_000
+MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
+MAX_TYPE = 64
+RESERVED = "presence."
+
+_TYPE = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
+_Rule = TypeVar("_Rule", bound=Enum)
+_Parsed = TypeVar("_Parsed")
+
+
+class ContractFaults(Faults):
+    """A contract that cannot be used, and every reason why."""
+
+
+def load(path: Path) -> Contract:
+    """Reads and checks a contract.
+
+    Raises ContractFaults.
+    """
+    faults: list[Fault] = []
+    document = read(path, faults)
+    channels = _Reader(document, Schemas(path, faults), faults).channels() if document else []
+    if faults:
+        raise ContractFaults(faults)
+    return Contract(channels)
+
+
+class _Reader:
+    """Walks the document once. What cannot be read gives a fault and None, and the walk goes on."""
+
+    def __init__(self, document: Document, schemas: Schemas, faults: list[Fault]) -> None:
+        self._document = document
+        self._schemas = schemas
+        self._faults = faults
+
+    def channels(self) -> list[ChannelSpec]:
+        place: Place = ("channels",)
+        top = self._mapping(self._document.value, (), place)
+        if top is None:
+            return []
+        declared = self._mapping(top.get("channels", {}), place)
+        if declared == {}:
+            self._fault(place, "declares no channels")
+        patterns: dict[tuple[str, ...], str] = {}
+        specs = [self._channel(text, value, (*place, text), patterns) for text, value in (declared or {}).items()]
+        return [spec for spec in specs if spec is not None]
+
+    def _channel(self, text: str, value: Any, place: Place, patterns: dict[tuple[str, ...], str]) -> ChannelSpec | None:
+        pattern = self._pattern(text, place, patterns)
+        fields = self._mapping(value, place, ("subscribe", "presence", "history", "state", "events"))
+        if fields is None:
+            return None
+        subscribe = self._rule(SubscribeRule, fields, "subscribe", place)
+        self._owner(subscribe is SubscribeRule.OWNER, pattern, (*place, "subscribe"))
+        presence = self._boolean(fields, "presence", place)
+        history = self._retention(fields, "history", place, "events", None)
+        state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
+        events = self._events(fields, place, pattern)
+        if pattern is None or subscribe is None:
+            return None
+        return ChannelSpec(pattern, subscribe, events, presence, history, state or DEFAULT_STATE)
+
+    def _pattern(self, text: str, place: Place, seen: dict[tuple[str, ...], str]) -> ChannelPattern | None:
+        try:
+            pattern = ChannelPattern(text)
+        except ValueError as error:
+            self._fault(place, f"{text!r} is not a channel pattern: {error}")
+            return None
+        if first := seen.get(pattern.shape):
+            line = self._document.line(("channels", first))
+            self._fault(place, f"{text!r} matches the same channels as {first!r} in line {line}")
+        seen.setdefault(pattern.shape, text)
+        return pattern
+
+    def _events(self, fields: Mapping[str, Any], place: Place, pattern: ChannelPattern | None) -> dict[str, EventSpec]:
+        at = (*place, "events")
+        declared = self._mapping(fields.get("events", {}), at) or {}
+        specs = [self._event(type_, value, (*at, type_), fields, pattern) for type_, value in declared.items()]
+        return {spec.type: spec for spec in specs if spec is not None}
+
+    def _event(
+        self, type_: str, value: Any, place: Place, channel: Mapping[str, Any], pattern: ChannelPattern | None
+    ) -> EventSpec | None:
+        if reason := _bad_type(type_):
+            self._fault(place, reason)
+        fields = self._mapping(value, place, ("publish", "delivery", "schema", "key", "window"))
+        if fields is None:
+            return None
+        publish = self._rule(PublishRule, fields, "publish", place)
+        self._owner(publish is PublishRule.OWNER, pattern, (*place, "publish"))
+        delivery = self._rule(Delivery, fields, "delivery", place)
+        if delivery is Delivery.DURABLE and "history" not in channel:
+            self._fault((*place, "delivery"), f"{type_} is durable, but its channel has no history to keep it in")
+        key = self._key(fields, place, delivery)
+        window = self._window(fields, place)
+        check = self._check(fields, place)
+        if publish is None or delivery is None:
+            return None
+        return EventSpec(type_, publish, delivery, check, key, window)
+
+    def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
+        return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None
+
+    def _key(self, fields: Mapping[str, Any], place: Place, delivery: Delivery | None) -> pointer.Pointer | None:
+        at = (*place, "key")
+        if "key" not in fields:
+            if delivery is Delivery.LATEST:
+                self._fault((*place, "delivery"), "latest needs a key: a JSON Pointer into data, such as key: /symbol")
+            return None
+        if delivery not in (Delivery.LATEST, None):
+            self._fault(at, f"only latest events have a key; this one is {delivery.value}")
+        if not isinstance(fields["key"], str):
+            self._fault(at, "key is a JSON Pointer into data, such as /symbol")
+            return None
+        return self._try(pointer.parse, fields["key"], at)
+
+    def _window(self, fields: Mapping[str, Any], place: Place) -> float:
+        at = (*place, "window")
+        window = self._try(duration.seconds, fields.get("window", 0), at) or 0.0
+        if window > MAX_WINDOW:
+            self._fault(at, f"window is at most {MAX_WINDOW:g}s: it delays every event that it joins")
+        return window
+
+    def _retention(
+        self, fields: Mapping[str, Any], name: str, place: Place, entries: str, default: Retention | None
+    ) -> Retention | None:
+        """Reads {events|keys: …, ttl: …}; where there is a default, each of the two may be left out."""
+        at = (*place, name)
+        found = self._mapping(fields[name], at, (entries, "ttl")) if name in fields else None
+        if found is None:
+            return default
+        for missing in (entries, "ttl"):
+            if missing not in found and default is None:
+                self._fault(at, f"{name} lacks {missing}, as in {name}: {{{entries}: 500, ttl: 24h}}")
+        count = self._count(found, entries, at) if entries in found else getattr(default, "entries", None)
+        ttl = self._ttl(found, at) if "ttl" in found else getattr(default, "ttl", None)
+        return default if count is None or ttl is None else Retention(count, ttl)
+
+    def _count(self, fields: Mapping[str, Any], name: str, place: Place) -> int | None:
+        value = fields[name]
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_ENTRIES:
+            return value
+        self._fault((*place, name), f"{name} is a whole number from 1 to {MAX_ENTRIES}")
+        return None
+
+    def _ttl(self, fields: Mapping[str, Any], place: Place) -> float | None:
+        at = (*place, "ttl")
+        ttl = self._try(duration.seconds, fields["ttl"], at)
+        if ttl is not None and not MIN_TTL <= ttl <= MAX_TTL:
+            self._fault(at, "ttl is from 1s to 366d")
+        return ttl
+
+    def _boolean(self, fields: Mapping[str, Any], name: str, place: Place) -> bool:
+        value = fields.get(name, False)
+        if not isinstance(value, bool):
+            self._fault((*place, name), f"{name} is true or false")
+            return False
+        return value
+
+    def _rule(self, kind: type[_Rule], fields: Mapping[str, Any], name: str, place: Place) -> _Rule | None:
+        known = [rule.value for rule in kind]
+        if name not in fields:
+            self._fault(place, f"{name} is missing: one of {', '.join(known)}")
+            return None
+        value = fields[name]
+        if value in known:
+            return kind(value)
+        self._fault((*place, name), f"{name} is one of {', '.join(known)}{nearest(str(value), known)}")
+        return None
+
+    def _owner(self, asked: bool, pattern: ChannelPattern | None, place: Place) -> None:
+        if asked and pattern is not None and OWNER_PARAMETER not in pattern.parameters:
+            self._fault(place, f"owner is the user named by {{{OWNER_PARAMETER}}}, which {pattern.text!r} has not")
+
+    def _mapping(self, value: Any, place: Place, known: Iterable[Any] = ()) -> dict[str, Any] | None:
+        """The fields of a mapping that are known (all, if none are named); None if it is no mapping."""
+        if not isinstance(value, dict):
+            self._fault(place, f"{place[-1] if place else 'a contract'} is a mapping of names to values")
+            return None
+        names = tuple(known) or tuple(value)
+        for name in value:
+            if name not in names:
+                hint = nearest(name, names) or f"; known here: {', '.join(names)}"
+                self._fault((*place, name), f"unknown key {name!r}{hint}")
+        return {name: found for name, found in value.items() if name in names}
+
+    def _try(self, parse: Callable[[Any], _Parsed], value: Any, place: Place) -> _Parsed | None:
+        try:
+            return parse(value)
+        except ValueError as error:
+            self._fault(place, str(error))
+            return None
+
+    def _fault(self, place: Place, reason: str) -> None:
+        self._faults.append(self._document.fault(place, reason))
+
+
+def _bad_type(type_: str) -> str | None:
+    if type_.startswith(RESERVED):
+        return f"event types that start with {RESERVED!r} belong to the service"
+    if "." not in type_:
+        return f"event type {type_!r} has no dot; system messages have none, events always do, such as chat.message"
+    if not _TYPE.fullmatch(type_) or len(type_) > MAX_TYPE:
+        return f"event type {type_!r} is not words of a-z, 0-9, _ and - joined by dots, at most {MAX_TYPE} characters"
+    return None

@@ -1,0 +1,182 @@
+"""The JSON Schemas of one contract: those written in it, and those in files below its folder. Nothing is ever fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, Registry, ValidationError
+
+from service.contract import pointer
+from service.contract.document import Document, Fault, Place, nearest, read
+from service.contract.text import shorten
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_BASE = "tidewire:///"
+"""What schema files are called among themselves. No such scheme exists, so nothing can be fetched by accident."""
+_FILE = re.compile(r"[A-Za-z0-9_./-]+")
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
+# Keywords whose value is a mapping of names to schemas, and those whose value is data and no schema at all.
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_DATA = frozenset({"const", "enum", "default", "examples"})
+
+_dialect = Draft202012Validator({"$ref": DIALECT}, validate_formats=True, offline=True)
+
+
+class Schemas:
+    """Compiles schemas and notes what is wrong with them, each fault with the file and line it stands on."""
+
+    def __init__(self, contract: Path, faults: list[Fault]) -> None:
+        self._contract = contract
+        self._folder = contract.parent.resolve()
+        self._faults = faults
+        self._files: dict[Path, Document | None] = {}
+        self._sound: dict[Path, bool] = {}
+
+    def compile(self, document: Document, place: Place) -> Draft202012Validator | None:
+        """Compiles the schema at a place of the contract; None if that adds a fault (or one has been added for its file)."""
+        schema = document.value
+        for step in place:
+            schema = schema[step]
+        path = self._folder / self._contract.name
+        if not self._examine(document, place, schema, path):
+            return None
+        unsound = [file for file in self._files if not self._sound_file(file)]  # all of them: each tells its own faults
+        return None if unsound else self._build(document, place, schema, path)
+
+    def _build(self, document: Document, place: Place, schema: Any, path: Path) -> Draft202012Validator | None:
+        try:
+            return Draft202012Validator(
+                _without_id(schema),
+                registry=self._registry(),
+                base_uri=self._uri(path),
+                offline=True,
+                validate_formats=True,
+                # An engine that runs in linear time: no client can make a pattern take long.
+                pattern_options=RegexOptions(),
+            )
+        except ValidationError as error:
+            self._faults.append(document.fault((*place, *error.instance_path), _reason(error)))
+        except (ReferencingError, ValueError) as error:
+            self._faults.append(document.fault(place, f"the schema cannot be used: {str(error)[:300]}"))
+        return None
+
+    def _registry(self) -> Registry:
+        found = [(self._uri(path), _without_id(document.value)) for path, document in self._files.items() if document]
+        return Registry(found)
+
+    def _uri(self, path: Path) -> str:
+        return _BASE + path.relative_to(self._folder).as_posix()
+
+    def _sound_file(self, path: Path) -> bool:
+        """Whether a schema file compiles by itself; asked once, so that its faults are told once, in its own lines."""
+        if path not in self._sound:
+            document = self._files[path]
+            self._sound[path] = document is not None and self._build(document, (), document.value, path) is not None
+        return self._sound[path]
+
+    # --- looking before compiling: the compiler stops at the first fault and knows no lines --------------------------
+
+    def _examine(self, document: Document, place: Place, schema: Any, path: Path) -> bool:
+        told = (
+            document.fault((*place, *error.instance_path), _reason(error)) for error in _dialect.iter_errors(schema)
+        )
+        found = list(dict.fromkeys(told))  # the dialect is made of vocabularies, and each of them may complain
+        self._faults.extend(found)
+        sound = not found
+        for at, keyword, value in _references(schema, ()):
+            follow = keyword in ("$ref", "$dynamicRef")
+            reason = self._follow(value, schema, path) if follow else _misnamed(keyword, value, at)
+            if reason:
+                sound = False
+                if reason is not _TOLD:
+                    self._faults.append(document.fault((*place, *at, keyword), reason))
+        return sound
+
+    def _follow(self, reference: str, schema: Any, path: Path) -> str | None:
+        """Looks at what a reference names; why it cannot be used, or None."""
+        name, _, fragment = reference.partition("#")
+        if not name:
+            return _missing(schema, fragment, "this schema")
+        if not _FILE.fullmatch(name) or name.startswith("/"):
+            return f"{reference[:100]!r} is not a file below the contract's folder, and nothing is fetched"
+        target = (path.parent / name).resolve()
+        if not target.is_relative_to(self._folder):
+            return f"{name!r} is outside the contract's folder"
+        if target == self._folder / self._contract.name:
+            return "a schema cannot refer to the contract file; put what is shared into a file of its own"
+        shown = self._contract.parent / target.relative_to(self._folder)
+        if not target.is_file():
+            return f"there is no file {shown}"
+        document = self._open(target, shown)
+        return _missing(document.value, fragment, str(shown)) if document else _TOLD
+
+    def _open(self, path: Path, shown: Path) -> Document | None:
+        if path in self._files:
+            return self._files[path]
+        before = len(self._faults)
+        document = self._files[path] = read(shown, self._faults)
+        if document is None or len(self._faults) > before:
+            self._files[path] = None
+            return None
+        if not self._examine(document, (), document.value, path):
+            self._files[path] = None
+        return self._files[path]
+
+
+_TOLD = "told in the file itself"
+"""Stands for a reference to a file whose faults are told with the file's own name and lines."""
+
+
+def _references(schema: Any, place: Place) -> Iterator[tuple[Place, str, str]]:
+    """Every $ref, $schema and $id that is a keyword, with the place of the schema it stands in."""
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        if keyword in ("$ref", "$dynamicRef", "$schema", "$id"):
+            if isinstance(value, str):
+                yield place, keyword, value
+        elif keyword in _NAMED and isinstance(value, dict):
+            for name, child in value.items():
+                yield from _references(child, (*place, keyword, name))
+        elif keyword not in _DATA:
+            yield from _references(value, (*place, keyword))
+            for index, child in enumerate(value if isinstance(value, list) else ()):
+                yield from _references(child, (*place, keyword, index))
+
+
+def _misnamed(keyword: str, value: str, place: Place) -> str | None:
+    """Why a $schema or $id cannot stand here, or None."""
+    if keyword == "$schema" and value.rstrip("#") != DIALECT:
+        return f"schemas are of the dialect {DIALECT}, not {value[:100]}"
+    if keyword == "$id" and place:
+        return "an $id inside a schema would change what every $ref below it means; leave it out"
+    return None
+
+
+def _missing(schema: Any, fragment: str, where: str) -> str | None:
+    """Why a fragment names nothing; None if it does, or is an anchor (the compiler knows those)."""
+    if not fragment.startswith("/"):
+        return None
+    try:
+        pointer.find(schema, pointer.parse(unquote(fragment)))
+    except (LookupError, ValueError):
+        return f"{where} has nothing at #{fragment[:100]}"
+    return None
+
+
+def _without_id(schema: Any) -> Any:
+    """A schema file may carry its public name in $id; here it goes by its place, and references are relative to that."""
+    return {key: value for key, value in schema.items() if key != "$id"} if isinstance(schema, dict) else schema
+
+
+def _reason(error: ValidationError) -> str:
+    if error.instance_path and error.instance_path[-1] == "type" and isinstance(error.instance, str):
+        return f"{error.instance[:40]!r} is not a JSON Schema type{nearest(error.instance, _TYPES)}"
+    if error.message.endswith('is not a "regex"'):
+        return f"{error.message}; patterns run in linear time, so without look-around and back-references"
+    return f"not a usable JSON Schema: {shorten(error.message)}"

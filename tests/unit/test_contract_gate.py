@@ -1,0 +1,324 @@
+"""The gate: what passes, what is refused with which code, and in which order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract.gate import MANY_VALUES, MAX_DEPTH, MAX_ERRORS, Gate
+from service.contract.load import load
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Publication, Retention
+from service.core.identity import Grant, Identity, Right, anonymous, backend
+from service.errors import ErrorCode, ServiceError
+
+GATE = Gate(load(Path(__file__).parent / "contracts" / "good.yaml"))
+ANN = Identity(tenant="acme", user="ann", grants=(Grant("room:*"),))
+BEN = Identity(tenant="acme", user="ben")
+READER = Identity(tenant="acme", user="rea", grants=(Grant("room:*", frozenset({Right.SUBSCRIBE})),))
+NOBODY = anonymous("acme")
+BACKEND = backend("acme")
+
+
+def admit(identity: Identity = ANN, **changes: Any) -> Publication:
+    event: dict[str, Any] = {
+        "channel": "room:42", "type": "chat.message", "data": b'{"text":"hi"}', "id": "m-1", "key": None, "sender": identity.user,
+        "at": 1_795_374_000_000, "subscribed": True,
+    }  # fmt: skip
+    return GATE.admit(identity, **event | changes)
+
+
+def refused(identity: Identity = ANN, **changes: Any) -> ServiceError:
+    with pytest.raises(ServiceError) as caught:
+        admit(identity, **changes)
+    return caught.value
+
+
+# --- what passes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_durable_event_passes_as_it_is() -> None:
+    assert admit() == Publication(
+        channel=ChannelKey("acme", "room:42"),
+        type="chat.message",
+        id="m-1",
+        delivery=Delivery.DURABLE,
+        data=b'{"text":"hi"}',
+        sender="ann",
+        at=1_795_374_000_000,
+        key=None,
+        retention=Retention(entries=500, ttl=86_400.0),
+    )
+
+
+def test_data_may_be_a_part_of_a_decoded_message() -> None:
+    raw = msgspec.json.decode(b'{"data": {"text": "hi"}}', type=dict[str, msgspec.Raw])["data"]
+    published = admit(data=raw)
+    assert type(published.data) is bytes
+    assert published.data == b'{"text": "hi"}'
+
+
+def test_a_latest_event_gets_the_key_that_its_data_holds() -> None:
+    published = admit(
+        BACKEND, channel="board:main", type="ticker.price", data=b'{"symbol":"ACME","price":1}', sender=None
+    )
+    assert (published.delivery, published.key) == (Delivery.LATEST, "ACME")
+    assert published.retention == Retention(entries=50, ttl=86_400.0)
+
+
+def test_an_ephemeral_event_keeps_nothing() -> None:
+    published = admit(type="chat.typing", data=b"{}")
+    assert (published.delivery, published.key, published.retention) == (Delivery.EPHEMERAL, None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "key"), [('"a"', "a"), ("7", "7"), ("-7", "-7"), ("true", "true"), ("false", "false"), ('"ü"', "ü")]
+)
+def test_keys_are_text_whole_numbers_and_truth_values(value: str, key: str) -> None:
+    data = f'{{"id":{value}}}'.encode()
+    assert admit(channel="inbox:ann", type="inbox.draft", data=data).key == key
+    assert admit(channel="inbox:ann", type="inbox.draft", data=data, key=key).key == key
+
+
+# --- who -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("identity", "changes", "code"),
+    [
+        (BACKEND, {"subscribed": False}, None),
+        (BACKEND, {"channel": "inbox:ann", "type": "inbox.item"}, None),
+        (ANN, {"channel": "inbox:ann", "type": "inbox.item"}, ErrorCode.FORBIDDEN),
+        (ANN, {"subscribed": False}, ErrorCode.NOT_SUBSCRIBED),
+        (BEN, {"subscribed": False}, ErrorCode.FORBIDDEN),
+        (NOBODY, {"subscribed": False}, ErrorCode.FORBIDDEN),
+        (ANN, {"type": "chat.pin", "subscribed": False}, None),
+        (READER, {"type": "chat.pin"}, ErrorCode.FORBIDDEN),
+        (READER, {"subscribed": False}, ErrorCode.NOT_SUBSCRIBED),
+        (BEN, {"channel": "room:lobby", "type": "lobby.wave", "subscribed": False}, None),
+        (NOBODY, {"channel": "room:lobby", "type": "lobby.wave"}, ErrorCode.FORBIDDEN),
+        (NOBODY, {"channel": "room:lobby", "type": "lobby.shout", "subscribed": False}, ErrorCode.NOT_SUBSCRIBED),
+        (ANN, {"channel": "inbox:ann", "type": "inbox.draft", "data": b'{"id":1}', "subscribed": False}, None),
+        (BEN, {"channel": "inbox:ann", "type": "inbox.draft", "data": b'{"id":1}'}, ErrorCode.FORBIDDEN),
+    ],
+)
+def test_who_may_publish(identity: Identity, changes: dict[str, Any], code: ErrorCode | None) -> None:
+    if code is None:
+        assert admit(identity, **changes).channel.tenant == "acme"
+    else:
+        error = refused(identity, **changes)
+        assert error.code is code
+        assert error.details["path"] in ("$.channel", "$.type")
+
+
+@pytest.mark.parametrize(
+    ("identity", "channel", "right", "code"),
+    [
+        (ANN, "room:42", Right.SUBSCRIBE, None),
+        (ANN, "room:42", Right.HISTORY, None),
+        (ANN, "room:42", Right.PRESENCE, None),
+        (BEN, "room:42", Right.SUBSCRIBE, ErrorCode.FORBIDDEN),
+        (READER, "room:42", Right.SUBSCRIBE, None),
+        (READER, "room:42", Right.HISTORY, ErrorCode.FORBIDDEN),
+        (READER, "room:42", Right.PRESENCE, ErrorCode.FORBIDDEN),
+        (NOBODY, "room:lobby", Right.SUBSCRIBE, None),
+        (NOBODY, "room:lobby", Right.HISTORY, ErrorCode.NO_HISTORY),
+        (NOBODY, "room:lobby", Right.PRESENCE, ErrorCode.NO_PRESENCE),
+        (NOBODY, "board:x", Right.SUBSCRIBE, ErrorCode.FORBIDDEN),
+        (NOBODY, "board:x", Right.HISTORY, ErrorCode.FORBIDDEN),  # forbidden comes before none kept
+        (BEN, "board:x", Right.HISTORY, ErrorCode.NO_HISTORY),
+        (ANN, "inbox:ann", Right.SUBSCRIBE, None),
+        (ANN, "inbox:ann", Right.HISTORY, None),
+        (BEN, "inbox:ann", Right.SUBSCRIBE, ErrorCode.FORBIDDEN),
+        (NOBODY, "inbox:ann", Right.SUBSCRIBE, ErrorCode.FORBIDDEN),
+        (BACKEND, "inbox:ann", Right.HISTORY, None),
+        (BACKEND, "board:x", Right.PRESENCE, ErrorCode.NO_PRESENCE),
+        (NOBODY, "nope:x", Right.SUBSCRIBE, ErrorCode.UNKNOWN_CHANNEL),
+        (NOBODY, "no pe", Right.SUBSCRIBE, ErrorCode.INVALID_CHANNEL),
+    ],
+)
+def test_who_may_read(identity: Identity, channel: str, right: Right, code: ErrorCode | None) -> None:
+    if code is None:
+        assert GATE.authorise(identity, channel, right).spec.pattern.match(channel) is not None
+    else:
+        with pytest.raises(ServiceError) as caught:
+            GATE.authorise(identity, channel, right)
+        assert caught.value.code is code
+
+
+def test_publishing_is_not_decided_without_an_event() -> None:
+    with pytest.raises(ValueError, match="admit decides"):
+        GATE.authorise(ANN, "room:42", Right.PUBLISH)
+
+
+# --- what ------------------------------------------------------------------------------------------------------------
+
+
+def test_refusals_come_in_the_order_the_protocol_gives() -> None:
+    wrong: dict[str, Any] = {"channel": "ro om", "type": "chat.nope", "data": b"{", "key": "k"}
+    assert refused(BEN, **wrong).code is ErrorCode.INVALID_CHANNEL
+    wrong["channel"] = "nope:1"
+    assert refused(BEN, **wrong).code is ErrorCode.UNKNOWN_CHANNEL
+    wrong["channel"] = "room:42"
+    assert refused(BEN, **wrong).code is ErrorCode.UNKNOWN_EVENT
+    wrong["type"] = "chat.pin"
+    assert refused(BEN, **wrong).code is ErrorCode.FORBIDDEN
+    assert refused(ANN, **wrong).code is ErrorCode.INVALID_DATA
+    wrong["data"] = b"{}"
+    assert refused(ANN, **wrong).code is ErrorCode.INVALID_KEY
+
+
+def test_an_unknown_event_is_told_the_nearest_one() -> None:
+    error = refused(type="chat.mesage")
+    assert error.code is ErrorCode.UNKNOWN_EVENT
+    assert error.message == "room:{room} declares no event 'chat.mesage'; did you mean 'chat.message'?"
+    assert error.details == {"path": "$.type", "known": ["chat.message", "chat.pin", "chat.typing"]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"{", b"{} {}", b"NaN", b"Infinity", b"[1,]", b"{'a': 1}", b"1e999", b"9" * 5000, b"01", b"nul", b"\xef\xbb\xbf{}",
+        b'"\\ud800"', b'{"\\udc00": 1}', b'"\xff"', b'{"\xc3\x28": 1}', b'"\xed\xa0\x80"', b'"\n"', b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ],
+)  # fmt: skip
+def test_what_is_not_json_is_refused(data: bytes) -> None:
+    error = refused(type="chat.pin", data=data)
+    assert error.code is ErrorCode.INVALID_DATA
+    assert error.details["path"] == "$.data"
+    assert [fault["path"] for fault in error.details["errors"]] == ["$.data"]
+    assert len(error.message) < 300
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_nesting_is_bounded(opening: bytes, closing: bytes) -> None:
+    assert admit(type="chat.pin", data=opening * MAX_DEPTH + b"1" + closing * MAX_DEPTH).type == "chat.pin"
+    error = refused(type="chat.pin", data=opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1))
+    assert error.message == f"data is nested more than {MAX_DEPTH} deep"
+
+
+def test_many_brackets_that_are_not_nested_pass() -> None:
+    data = b"[" + b",".join([b'[{"a":"[[[{{{"}]'] * 500) + b"]"
+    assert admit(type="chat.pin", data=data).data == data
+
+
+def test_a_fault_in_the_data_is_told_with_its_path() -> None:
+    error = refused(data=b'{"text": 1}')
+    assert error.code is ErrorCode.INVALID_DATA
+    assert error.message == "data does not match the schema of chat.message"
+    assert error.details == {
+        "path": "$.data.text",
+        "errors": [{"path": "$.data.text", "message": '1 is not of type "string"'}],
+    }
+
+
+def test_every_fault_is_told() -> None:
+    error = refused(data=b'{"text": "", "reply": "x", "wrong": 1}')
+    assert {fault["path"] for fault in error.details["errors"]} == {"$.data", "$.data.text", "$.data.reply"}
+    assert error.details["path"] == error.details["errors"][0]["path"]
+
+
+def list_gate(tmp_path: Path) -> Gate:
+    (tmp_path / "c.yaml").write_text(
+        "channels: {a: {subscribe: everyone, events: {a.b: {publish: server, delivery: ephemeral, "
+        "schema: {additionalProperties: {type: string}, items: {type: string}}}}}}"
+    )
+    return Gate(load(tmp_path / "c.yaml"))
+
+
+def faults(gate: Gate, data: bytes) -> list[dict[str, str]]:
+    with pytest.raises(ServiceError) as caught:
+        gate.admit(BACKEND, channel="a", type="a.b", data=data, id="1", key=None, sender=None, at=1, subscribed=False)
+    assert caught.value.code is ErrorCode.INVALID_DATA
+    errors: list[dict[str, str]] = caught.value.details["errors"]
+    return errors
+
+
+def test_faults_are_told_up_to_a_number(tmp_path: Path) -> None:
+    found = faults(list_gate(tmp_path), json.dumps([1] * 100).encode())
+    assert [fault["path"] for fault in found] == [f"$.data[{index}]" for index in range(MAX_ERRORS)]
+
+
+def test_of_very_many_values_only_the_first_fault_is_looked_for(tmp_path: Path) -> None:
+    found = faults(list_gate(tmp_path), json.dumps([1] * (MANY_VALUES + 2)).encode())
+    assert [fault["path"] for fault in found] == ["$.data[0]"]
+
+
+def test_a_path_shows_odd_names_quoted_and_never_much_of_them(tmp_path: Path) -> None:
+    found = faults(list_gate(tmp_path), json.dumps({"a b": 1, "x" * 5000: 2, "ok": 3}).encode())
+    assert {fault["path"] for fault in found} == {'$.data["a b"]', f'$.data["{"x" * 64}"]', "$.data.ok"}
+
+
+def test_a_long_value_is_not_sent_back() -> None:
+    [fault] = refused(data=b'{"text": "' + b"x" * 50_000 + b'"}').details["errors"]
+    assert len(fault["message"]) <= 200
+    assert fault["message"].endswith("is longer than 200 characters")
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "path"),
+    [
+        (b"{}", None, "$.data.id"),
+        (b"[]", None, "$.data.id"),
+        (b"3", None, "$.data.id"),
+        (b'{"id": null}', None, "$.data.id"),
+        (b'{"id": 1.5}', None, "$.data.id"),
+        (b'{"id": []}', None, "$.data.id"),
+        (b'{"id": ""}', None, "$.data.id"),
+        (b'{"id": "' + b"x" * 129 + b'"}', None, "$.data.id"),
+        (b'{"id": "a"}', "b", "$.key"),
+        (b'{"id": "a"}', "", "$.key"),
+    ],
+)
+def test_a_bad_key_is_refused(data: bytes, key: str | None, path: str) -> None:
+    error = refused(channel="inbox:ann", type="inbox.draft", data=data, key=key)
+    assert error.code is ErrorCode.INVALID_KEY
+    assert error.details["path"] == path
+
+
+def test_an_event_of_another_class_has_no_key() -> None:
+    error = refused(key="k")
+    assert (error.code, error.details["path"]) == (ErrorCode.INVALID_KEY, "$.key")
+
+
+# --- anything ----------------------------------------------------------------------------------------------------------
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["text", "id", "symbol", "price"]) | st.text(), inner)
+    ),
+)
+ANY_BYTES = st.binary() | ANY_JSON.map(lambda value: json.dumps(value).encode())
+EVENTS = [
+    ("room:42", "chat.message"), ("room:42", "chat.typing"), ("room:42", "chat.pin"), ("inbox:ann", "inbox.draft"),
+    ("board:main", "ticker.price"),
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from([ANN, BEN, NOBODY, BACKEND]),
+    st.sampled_from(EVENTS) | st.tuples(st.text(), st.text()),
+    ANY_BYTES,
+    st.none() | st.text(),
+    st.booleans(),
+)
+def test_anything_is_a_publication_or_a_service_error(
+    identity: Identity, event: tuple[str, str], data: bytes, key: str | None, subscribed: bool
+) -> None:
+    channel, type_ = event
+    try:
+        published = admit(identity, channel=channel, type=type_, data=data, key=key, subscribed=subscribed)
+    except ServiceError as error:
+        msgspec.json.encode(dict(error.details))  # every refusal can be sent
+    else:
+        assert published.data == data
+        assert (published.delivery is Delivery.LATEST) == (published.key is not None)
+        assert json.loads(published.data) == msgspec.json.decode(data)

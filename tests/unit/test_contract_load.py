@@ -1,0 +1,343 @@
+"""Contract files: what a good one means, and that every fault of a bad one is told with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.contract.document import Faults
+from service.contract.load import ContractFaults, load
+from service.contract.model import DEFAULT_STATE
+from service.core.access import PublishRule, SubscribeRule
+from service.core.event import Delivery, Retention
+from service.errors import ErrorCode, ServiceError
+
+CONTRACTS = Path(__file__).parent / "contracts"
+
+
+def faults_of(path: Path) -> list[tuple[str, int | None, str]]:
+    with pytest.raises(ContractFaults) as caught:
+        load(path)
+    return [(Path(fault.file).name, fault.line, fault.reason) for fault in caught.value.faults]
+
+
+def faults_in(tmp_path: Path, text: str, **files: str) -> list[tuple[str, int | None, str]]:
+    for name, content in files.items():
+        (tmp_path / name.replace("_", ".")).write_text(content)
+    contract = tmp_path / "contract.yaml"
+    contract.write_text(dedent(text))
+    return faults_of(contract)
+
+
+def one(tmp_path: Path, event: str = "{publish: server, delivery: ephemeral}", channel: str = "", **files: str) -> str:
+    """The only fault of a contract that is good but for one thing, which must stand in its last line."""
+    text = f'channels:\n  "room:{{room}}":\n    subscribe: grant\n    {channel}\n    events:\n      chat.message: {event}\n'
+    found = faults_in(tmp_path, text, **files)
+    assert len(found) == 1, found
+    file, line, reason = found[0]
+    assert (file, line) == ("contract.yaml", 4 if channel else 6)
+    return reason
+
+
+def test_a_good_contract_means_what_it_says() -> None:
+    contract = load(CONTRACTS / "good.yaml")
+
+    room = contract.resolve("room:42")
+    assert room.parameters == {"room": "42"}
+    assert room.spec.subscribe is SubscribeRule.GRANT
+    assert room.spec.presence
+    assert room.spec.history == Retention(entries=500, ttl=86_400.0)
+    assert room.spec.state == DEFAULT_STATE
+    message = room.spec.events["chat.message"]
+    assert (message.publish, message.delivery) == (PublishRule.SUBSCRIBER, Delivery.DURABLE)
+    assert message.check is not None
+    assert message.check.is_valid({"text": "hi", "reply": "m-1", "mood": "yes"})
+    assert not message.check.is_valid({"text": ""})  # through two files
+    assert not message.check.is_valid({"text": "hi", "reply": "1"})  # inside one file
+    assert room.spec.events["chat.pin"].check is None
+
+    board = contract.resolve("board:main").spec
+    assert not board.presence
+    assert board.history is None
+    assert board.state == Retention(entries=50, ttl=DEFAULT_STATE.ttl)
+    price = board.events["ticker.price"]
+    assert (price.key, price.window) == (("symbol",), 0.1)
+    assert price.check is not None
+    assert price.check.is_valid({"price": 1, "at": "2026-11-22T19:00:00Z"})
+    assert not price.check.is_valid({"price": -1})
+    assert not price.check.is_valid({"price": 1, "at": "yesterday"})  # formats are asserted
+
+    assert contract.event_types == {
+        "chat.message", "chat.typing", "chat.pin", "lobby.wave", "lobby.shout", "inbox.item", "inbox.draft", "ticker.price",
+    }  # fmt: skip
+
+
+def test_the_most_specific_pattern_wins() -> None:
+    contract = load(CONTRACTS / "good.yaml")
+
+    assert contract.resolve("room:lobby").spec.pattern.text == "room:lobby"
+    assert contract.resolve("room:lobby2").spec.pattern.text == "room:{room}"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("room", ErrorCode.UNKNOWN_CHANNEL),
+        ("room:1:2", ErrorCode.UNKNOWN_CHANNEL),
+        ("other:1", ErrorCode.UNKNOWN_CHANNEL),
+        ("room:*", ErrorCode.INVALID_CHANNEL),
+        ("room:", ErrorCode.INVALID_CHANNEL),
+        ("", ErrorCode.INVALID_CHANNEL),
+        ("room:1\n", ErrorCode.INVALID_CHANNEL),
+        ("room:" + "x" * 124, ErrorCode.INVALID_CHANNEL),
+    ],
+)
+def test_other_names_are_refused(name: str, code: ErrorCode) -> None:
+    contract = load(CONTRACTS / "good.yaml")
+
+    for _ in range(2):  # the second time it might come from the cache
+        with pytest.raises(ServiceError) as caught:
+            contract.resolve(name)
+        assert caught.value.code is code
+
+
+def test_five_faults_are_all_told_with_their_lines() -> None:
+    assert faults_of(CONTRACTS / "five_faults.yaml") == [
+        ("five_faults.yaml", 3, "subscribe is one of everyone, authenticated, grant, owner; did you mean 'grant'?"),
+        ("five_faults.yaml", 6, "chat.message is durable, but its channel has no history to keep it in"),
+        (
+            "five_faults.yaml",
+            7,
+            "event type 'typing' has no dot; system messages have none, events always do, such as chat.message",
+        ),
+        ("five_faults.yaml", 14, "'100' is not a duration such as 100ms, 5s, 15m, 24h or 7d"),
+        ("five_faults.yaml", 19, "'numbr' is not a JSON Schema type; did you mean 'number'?"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ("{publish: subscribr, delivery: ephemeral}", "publish is one of server, subscriber"),
+        ("{delivery: ephemeral}", "publish is missing: one of server"),
+        ("{publish: server}", "delivery is missing: one of durable, latest, ephemeral"),
+        ("{publish: [server], delivery: ephemeral}", "publish is one of"),
+        ("{publish: owner, delivery: ephemeral}", "owner is the user named by {user}, which 'room:{room}' has not"),
+        ("{publish: server, delivery: durable}", "chat.message is durable, but its channel has no history"),
+        ("{publish: server, delivery: latest}", "latest needs a key"),
+        ("{publish: server, delivery: ephemeral, key: /a}", "only latest events have a key; this one is ephemeral"),
+        ("{publish: server, delivery: latest, key: a}", "'a' is not a JSON Pointer"),
+        ("{publish: server, delivery: latest, key: /a~2}", "'/a~2' is not a JSON Pointer"),
+        ("{publish: server, delivery: latest, key: 3}", "key is a JSON Pointer"),
+        ("{publish: server, delivery: ephemeral, window: 2s}", "window is at most 1s"),
+        ("{publish: server, delivery: ephemeral, window: 100}", "'100' is not a duration"),
+        ("{publish: server, delivery: ephemeral, window: -1s}", "'-1s' is not a duration"),
+        ("{publish: server, delivery: ephemeral, window: true}", "'True' is not a duration"),
+        ("{publish: server, delivery: ephemeral, windw: 1s}", "unknown key 'windw'; did you mean 'window'?"),
+        ("{publish: server, delivery: ephemeral, x: 1}", "unknown key 'x'; known here: publish, delivery, schema"),
+        ("[]", "chat.message is a mapping"),
+        ("", "chat.message is a mapping"),
+        ("{publish: server, publish: server, delivery: ephemeral}", "'publish' stands here a second time"),
+        ("{publish: server, delivery: ephemeral, schema: 3}", "not a usable JSON Schema"),
+        ("{publish: server, delivery: ephemeral, schema: {type: objct}}", "did you mean 'object'?"),
+        ("{publish: server, delivery: ephemeral, schema: {minLength: -1}}", "-1 is less than the minimum of 0"),
+        ("{publish: server, delivery: ephemeral, schema: {pattern: '(?=x)'}}", "patterns run in linear time"),
+        ("{publish: server, delivery: ephemeral, schema: {pattern: '(('}}", "patterns run in linear time"),
+        ("{publish: server, delivery: ephemeral, schema: {$ref: '#/a'}}", "this schema has nothing at #/a"),
+        ("{publish: server, delivery: ephemeral, schema: {$ref: '#a'}}", "Anchor 'a' does not exist"),
+        ("{publish: server, delivery: ephemeral, schema: {$ref: no.json}}", "there is no file"),
+        ("{publish: server, delivery: ephemeral, schema: {not: {anyOf: [{$ref: no.json}]}}}", "there is no file"),
+        ("{publish: server, delivery: ephemeral, schema: {properties: {enum: {$ref: no.json}}}}", "there is no file"),
+        ("{publish: server, delivery: ephemeral, schema: {$ref: ../x.json}}", "is outside the contract's folder"),
+        ("{publish: server, delivery: ephemeral, schema: {$ref: /etc/x.json}}", "nothing is fetched"),
+        ("{publish: server, delivery: ephemeral, schema: {$ref: 'https://e.org/s'}}", "nothing is fetched"),
+        ("{publish: server, delivery: ephemeral, schema: {$ref: contract.yaml}}", "cannot refer to the contract"),
+        ("{publish: server, delivery: ephemeral, schema: {items: {$id: x}}}", "an $id inside a schema"),
+        (
+            "{publish: server, delivery: ephemeral, schema: {$schema: 'http://json-schema.org/draft-07/schema#'}}",
+            "schemas are of the dialect",
+        ),
+    ],
+)
+def test_a_fault_in_an_event(tmp_path: Path, event: str, reason: str) -> None:
+    assert reason in one(tmp_path, event)
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason"),
+    [
+        ("presence: 1", "presence is true or false"),
+        ("presence: yes", "presence is true or false"),
+        ("presense: true", "unknown key 'presense'; did you mean 'presence'?"),
+        ("history: true", "history is a mapping"),
+        ("history: {ttl: 1h}", "history lacks events"),
+        ("history: {events: 5}", "history lacks ttl"),
+        ("history: {events: 0, ttl: 1h}", "events is a whole number from 1"),
+        ("history: {events: 1.5, ttl: 1h}", "events is a whole number from 1"),
+        ("history: {events: true, ttl: 1h}", "events is a whole number from 1"),
+        ("history: {events: 5, ttl: 1w}", "'1w' is not a duration"),
+        ("history: {events: 5, ttl: 10ms}", "ttl is from 1s to 366d"),
+        ("history: {events: 5, ttl: 900d}", "ttl is from 1s to 366d"),
+        ("state: {entries: 5}", "unknown key 'entries'"),
+        ("state: {keys: -5}", "keys is a whole number"),
+    ],
+)
+def test_a_fault_in_a_channel(tmp_path: Path, channel: str, reason: str) -> None:
+    assert reason in one(tmp_path, channel=channel)
+
+
+@pytest.mark.parametrize(
+    ("type_", "reason"),
+    [
+        ("message", "has no dot"),
+        ("Chat.Message", "is not words of a-z"),
+        ("chat..message", "is not words of a-z"),
+        (".message", "is not words of a-z"),
+        ("chat.", "is not words of a-z"),
+        ("chat.mess age", "is not words of a-z"),
+        ("presence.joined", "belong to the service"),
+        ("a." + "b" * 63, "is not words of a-z"),
+    ],
+)
+def test_a_bad_event_type(tmp_path: Path, type_: str, reason: str) -> None:
+    text = f"channels:\n  a:\n    subscribe: everyone\n    events:\n      {type_}: {{publish: server, delivery: ephemeral}}\n"
+    [(_, line, found)] = faults_in(tmp_path, text)
+    assert line == 5
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("", 1, "is empty"),
+        ("# nothing\n", 1, "is empty"),
+        ("[]", 1, "a contract is a mapping"),
+        ("{}", 1, "declares no channels"),
+        ("channels:\n", 1, "channels is a mapping"),
+        ("channels: {}\n", 1, "declares no channels"),
+        ("chanels: {}\nchannels: {a: {subscribe: everyone}}\n", 1, "unknown key 'chanels'; did you mean 'channels'?"),
+        ("channels:\n  a: {subscribe: everyone\n  b: 3\n", 3, "is not YAML"),
+        ("channels:\n\ta: 1\n", 2, "is not YAML"),
+        ("channels: {}\n---\nchannels: {}\n", 2, "is not YAML"),
+        ("channels:\n  a: \x01\n", 2, "is not YAML"),
+        ("channels:\n  a: {subscribe: everyone}\n  a: {subscribe: everyone}\n", 3, "the first is in line 2"),
+        ("channels:\n  ? [a]\n  : 1\n  b: {subscribe: everyone}\n", 2, "a key is text"),
+        ("channels: &c\n  a: {subscribe: everyone}\n  b: *c\n", 1, "an alias stands inside what it stands for"),
+        ("channels:\n  a:\n    subscribe: !!python/name:os.system x\n", 3, "is not a value this file may hold"),
+        ("channels:\n  a b: {subscribe: everyone}\n", 2, "'a b' is not a channel pattern"),
+        ("channels:\n  'a:{x}:{x}': {subscribe: everyone}\n", 2, "parameter {x} stands twice"),
+        ("channels:\n  'a:{x}': {subscribe: everyone}\n  'a:{y}': {subscribe: everyone}\n", 3, "in line 2"),
+        ("channels:\n  'a:{x}':\n    subscribe: owner\n", 3, "which 'a:{x}' has not"),
+        ("channels:\n  a:\n    presence: true\n", 2, "subscribe is missing"),
+    ],
+)
+def test_a_fault_in_the_file(tmp_path: Path, text: str, line: int, reason: str) -> None:
+    found = faults_in(tmp_path, text)
+    assert (found[0][1], reason in found[0][2]) == (line, True), found
+
+
+def test_an_alias_that_stands_inside_itself_is_refused_once_where_it_is(tmp_path: Path) -> None:
+    found = faults_in(tmp_path, "channels:\n  a: {subscribe: everyone, events: &e {b.c: *e}}\n")
+    assert ("contract.yaml", 2, "an alias stands inside what it stands for") in found
+
+
+def test_aliases_cannot_blow_up(tmp_path: Path) -> None:
+    rows = "\n".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
+    found = faults_in(tmp_path, f"channels:\n  a0: &a0 [x]\n{rows}\n")
+    assert "the file holds more than 200000 values" in [reason for _, _, reason in found]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert faults_of(tmp_path / "contract.yaml") == [
+        ("contract.yaml", None, "cannot be read: No such file or directory")
+    ]
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "contract.yaml").write_bytes(b"channels: \xff")
+    assert faults_of(tmp_path / "contract.yaml") == [("contract.yaml", None, "is not UTF-8 text")]
+
+
+REFERS = "channels:\n  a:\n    subscribe: everyone\n    events:\n"
+REFERS += "      a.b: {publish: server, delivery: ephemeral, schema: {$ref: %s}}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "reason"),
+    [
+        ("s.json", '{\n"type":\n"objct"}', 3, "did you mean 'object'?"),
+        ("s.json", '{"type": "object",\n}', 2, "is not JSON"),
+        ("s.json", "type: object", 1, "is not JSON"),
+        ("s.json", '{"minimum": NaN}', None, "NaN is no JSON number"),
+        ("s.json", '{\n"type": "object",\n"type": "string"}', 3, "stands here a second time"),
+        ("s.json", '{"a": 1,\n"$ref": "t.json"}', 2, "there is no file"),
+        ("s.json", '{"$ref": "s.json#/$defs/x"}', 1, "s.json has nothing at #/$defs/x"),
+        ("s.json", '{"properties": {\n"a": {"pattern": "(?=x)"}}}', 2, "patterns run in linear time"),
+        ("s.json", "3", 1, "not a usable JSON Schema"),
+        ("s.yaml", "type: object\nrequired: a\n", 2, "not a usable JSON Schema"),
+        ("s.yaml", "type: [\n", 2, "is not YAML"),
+    ],
+)
+def test_a_fault_in_a_schema_file_is_told_there_and_once(
+    tmp_path: Path, name: str, content: str, line: int | None, reason: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    text = REFERS % name + f"      a.c: {{publish: server, delivery: ephemeral, schema: {{$ref: {name}}}}}\n"
+    found = faults_in(tmp_path, text)
+    assert [(file, at) for file, at, _ in found] == [(name, line)]
+    assert reason in found[0][2]
+
+
+def test_a_fragment_of_a_schema_file_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("$defs: {a/b: {type: string}}\n")
+    found = faults_in(tmp_path, REFERS % "'s.yaml#/$defs/nope'")
+    assert [(file, line, "s.yaml has nothing at #/$defs/nope" in reason) for file, line, reason in found] == [
+        ("contract.yaml", 5, True)
+    ]
+    (tmp_path / "contract.yaml").write_text(REFERS % "'s.yaml#/$defs/a~1b'")
+    assert load(tmp_path / "contract.yaml").event_types == {"a.b"}
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside.json").write_text("{}")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "s.json").symlink_to(tmp_path / "outside.json")
+    [(_, line, reason)] = faults_in(inner, REFERS % "s.json")
+    assert (line, reason) == (5, "'s.json' is outside the contract's folder")
+
+
+def test_scalars_are_what_they_look_like(tmp_path: Path) -> None:
+    (tmp_path / "contract.yaml").write_text(
+        REFERS % "s.yaml" + "      a.n: {publish: server, delivery: ephemeral, schema: {maximum: 1e2}}\n"
+    )
+    (tmp_path / "s.yaml").write_text('enum: [yes, no, on, 012, 2026-11-22, "\\ud83d\\ude00"]\n')
+    events = load(tmp_path / "contract.yaml").resolve("a").spec.events
+    check, number = events["a.b"].check, events["a.n"].check
+    assert check is not None
+    assert [check.is_valid(value) for value in ("yes", "on", 12, "2026-11-22", "😀", True)] == [True] * 5 + [False]
+    assert number is not None
+    assert (number.is_valid(100), number.is_valid(101)) == (True, False)
+
+
+def test_half_a_surrogate_pair_is_a_fault(tmp_path: Path) -> None:
+    found = faults_in(tmp_path, REFERS % "s.yaml" + '# "\\ud83d"\n', s_yaml='const: "\\ud83d"\n')
+    assert found == [("s.yaml", 1, "holds half a surrogate pair")]
+
+
+@settings(deadline=None)  # files are written, on machines that may be busy
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
+    st.sampled_from(["channels", "room:{room}", "a", "events", "a.b", "subscribe", "publish", "delivery", "history", "state",
+                     "schema", "$ref", "type", "properties", "key", "window", "ttl", "keys"]) | st.text(), inner)))  # fmt: skip
+def test_any_content_is_a_contract_or_faults(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.mktemp("any") / "contract.yaml"
+    path.write_text(yaml.safe_dump(value, allow_unicode=True))
+    try:
+        load(path)
+    except Faults as faults:
+        assert faults.faults  # noqa: PT017  # either outcome is right; an empty list of faults is not
