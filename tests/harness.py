@@ -1,0 +1,221 @@
+"""A real service on loopback ports, and a client that speaks `tidewire.v1` frame by frame."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+
+from service.app import Service, running
+from service.contract.load import load
+from service.core.broker import Broker
+from service.core.clock import Clock
+from service.settings import Settings
+
+SECRET = "a secret for tests, long enough for HS256"
+API_KEY = "an-api-key-for-tests-0123456789"
+OTHER_API_KEY = "another-api-key-for-tests-0123456"
+CONTRACT = Path(__file__).parent / "contract.yaml"
+DEADLINE = 5.0
+"""Seconds that any one thing in a test may take."""
+
+
+def token(user: str = "ann", *, grants: list[Any] | None = None, ttl: float = 3600, **claims: Any) -> str:
+    """A token that the test service accepts; a claim given as None is left out."""
+    now = time.time()
+    body = {
+        "iss": "tidewire",
+        "aud": "tidewire",
+        "sub": user,
+        "iat": int(now),
+        "exp": now + ttl,
+        "grants": ["room:*"] if grants is None else grants,
+        **claims,
+    }
+    return jwt.encode({k: v for k, v in body.items() if v is not None}, SECRET, algorithm="HS256")
+
+
+def settings(**groups: Any) -> Settings:
+    """Settings for tests: any free port, one secret, two tenants' API keys; groups are merged over that."""
+    base: dict[str, Any] = {
+        "port": 0,
+        "ops_port": 0,
+        "contract": CONTRACT,
+        "auth": {"secret": SECRET},
+        "api": {
+            "keys": [
+                {"name": "tests", "key": API_KEY, "tenant": "default"},
+                {"name": "others", "key": OTHER_API_KEY, "tenant": "other"},
+            ]
+        },
+    }
+    for name, value in groups.items():
+        base[name] = {**base[name], **value} if isinstance(value, dict) and name in base else value
+    return Settings(**base)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that listens."""
+
+    service: Service
+    url: str
+    ops_url: str
+    http: aiohttp.ClientSession
+
+    async def publish(self, channel: str, event: dict[str, Any] | list[Any], key: str = API_KEY) -> dict[str, Any]:
+        """Publishes as a backend; fails the test if that is refused."""
+        async with self.http.post(
+            f"{self.url}/api/v1/channels/{channel}/events", json=event, headers={"Authorization": f"Bearer {key}"}
+        ) as response:
+            body: dict[str, Any] = await response.json(content_type=None)
+            assert response.status == 200, body
+            return body
+
+    async def metrics(self) -> dict[str, float]:
+        """What the ops listener exports: name{labels} → value."""
+        async with self.http.get(f"{self.ops_url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    @asynccontextmanager
+    async def client(self, user: str = "ann", **options: Any) -> AsyncIterator[Client]:
+        """A connected client; see `Client.open`."""
+        client = await Client.open(self, user, **options)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+@asynccontextmanager
+async def serving(
+    *, clock: Clock | None = None, broker: Broker | None = None, **groups: Any
+) -> AsyncIterator[Running]:
+    """Runs a service for the length of the block."""
+    config = settings(**groups)
+    assert config.contract is not None
+    service = Service(config, load(config.contract), clock=clock, broker=broker)
+    async with running(service) as (port, ops_port), aiohttp.ClientSession() as http:
+        yield Running(service, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", http)
+
+
+class Client:
+    """One WebSocket. `receive` gives single messages, whatever batches they came in."""
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self.ws = ws
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._serial = 0
+        self.welcome: dict[str, Any] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        server: Running,
+        user: str = "ann",
+        *,
+        token_: str | None = None,
+        hello: bool = True,
+        ready: bool = True,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        **claims: Any,
+    ) -> Client:
+        """Connects; says hello with a token for `user` (or `token_`) and ready, unless told not to."""
+        ws = await server.http.ws_connect(
+            f"{server.url}/ws{query}", protocols=("tidewire.v1",), headers=headers, max_msg_size=0
+        )
+        client = cls(ws)
+        if hello:
+            await client.send(type="hello", token=token_ or token(user, **claims))
+        if hello or headers or query:
+            client.welcome = await client.expect("welcome")
+            if ready:
+                await client.send(type="ready")
+        return client
+
+    async def send(self, **message: Any) -> None:
+        """Sends one message; `from_` and `in_` stand for those fields."""
+        await self.ws.send_str(json.dumps(message))
+
+    async def raw(self, frame: str) -> None:
+        """Sends a frame as it is."""
+        await self.ws.send_str(frame)
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message; fails the test when none comes in time or the connection ends."""
+        if not self._waiting:
+            message = await self.ws.receive(timeout=DEADLINE)
+            assert message.type is aiohttp.WSMsgType.TEXT, f"{message.type.name} {self.ws.close_code}: {message.extra}"
+            content = json.loads(message.data)
+            self._waiting.extend(content if isinstance(content, list) else [content])
+        return self._waiting.popleft()
+
+    async def expect(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """The next message, which must be of this type and have these fields."""
+        message = await self.receive()
+        assert message["type"] == kind, message
+        for name, value in fields.items():
+            assert message.get(name) == value, message
+        return message
+
+    async def until(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """The next message that matches; those before it are passed over."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                message = await self.receive()
+                if message["type"] == kind and all(message.get(k) == v for k, v in fields.items()):
+                    return message
+
+    async def ask(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Sends a request with a fresh id and returns its reply; anything else that comes first is passed over."""
+        self._serial += 1
+        request = f"q{self._serial}"
+        await self.send(type=kind, id=request, **fields)
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                message = await self.receive()
+                if message.get("id") == request and "." not in message["type"]:
+                    return message
+
+    async def subscribe(self, channel: str, **fields: Any) -> dict[str, Any]:
+        """Subscribes; fails the test if that is refused."""
+        reply = await self.ask("subscribe", channel=channel, **fields)
+        assert reply["type"] == "subscribed", reply
+        return reply
+
+    async def silence(self) -> None:
+        """Proves that nothing is under way: a ping's pong is the next message."""
+        self._serial += 1
+        await self.send(type="ping", id=f"q{self._serial}")
+        await self.expect("pong", id=f"q{self._serial}")
+
+    async def closed(self) -> int:
+        """Waits for the close, passing over messages, and returns its code."""
+        async with asyncio.timeout(DEADLINE * 3):
+            while not self.ws.closed:
+                message = await self.ws.receive()
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    content = json.loads(message.data)
+                    self._waiting.extend(content if isinstance(content, list) else [content])
+        return self.ws.close_code or 0
+
+    @property
+    def received(self) -> list[dict[str, Any]]:
+        """Messages that have come and not been looked at."""
+        return list(self._waiting)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self.ws.close()
