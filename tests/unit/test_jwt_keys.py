@@ -1,0 +1,324 @@
+"""Where keys come from: which keys of a JWKS count, rotation, and how seldom an issuer is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.adapters.jwks import FILE_LOOK, FRESH, MAX_DOCUMENT, REFETCH, RETRY, parse_keys
+from service.adapters.jwt import Issuer, JwtAuthenticator
+from service.errors import ErrorCode, ServiceError
+from tests.clock import START, FakeClock
+from tests.unit.jwt_issuer import AUDIENCE, ISSUER, KeyPair, claims, jwks, pair, signed_by
+
+URL = "https://id.example.com/keys"
+
+
+class Endpoint:
+    """A JWKS address: counts what it is asked, answers what it is told to, and waits while it is held."""
+
+    def __init__(self, document: bytes | Exception) -> None:
+        self.document = document
+        self.asked: list[str] = []
+        self.free = asyncio.Event()
+        self.free.set()
+        self.reached = asyncio.Event()
+
+    async def __call__(self, url: str) -> bytes:
+        self.asked.append(url)
+        self.reached.set()
+        await self.free.wait()
+        if isinstance(self.document, Exception):
+            raise self.document
+        return self.document
+
+    def hold(self) -> None:
+        self.free.clear()
+        self.reached.clear()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def of_url(clock: FakeClock, endpoint: Endpoint) -> JwtAuthenticator:
+    return JwtAuthenticator([Issuer(ISSUER, AUDIENCE, "RS256", jwks_url=URL)], clock, endpoint)
+
+
+def of_file(clock: FakeClock, path: Path) -> JwtAuthenticator:
+    async def fetch(url: str) -> bytes:
+        raise AssertionError(url)
+
+    return JwtAuthenticator([Issuer(ISSUER, AUDIENCE, "RS256", jwks_file=path)], clock, fetch)
+
+
+def token(key: KeyPair, **header: Any) -> str:
+    return signed_by(key, claims(exp=int(START) + 86_400), **header)
+
+
+async def refusal(authenticator: JwtAuthenticator, key: KeyPair, **header: Any) -> ErrorCode:
+    with pytest.raises(ServiceError) as refused:
+        await authenticator.authenticate(token(key, **header))
+    return refused.value.code
+
+
+# --- which keys count -------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_found_by_its_id() -> None:
+    keys = parse_keys(jwks(pair("one"), pair("two")), "RS256")
+    assert set(keys.named) == {"one", "two"}
+    assert keys.find("one") is keys.named["one"]
+    assert keys.find("three") is None
+
+
+def test_without_an_id_only_a_lone_key_is_meant() -> None:
+    assert parse_keys(jwks(pair("one")), "RS256").find(None) is not None
+    assert parse_keys(jwks(pair("one").public_jwk(kid=None)), "RS256").find(None) is not None
+    assert parse_keys(jwks(pair("one"), pair("two")), "RS256").find(None) is None
+    assert parse_keys(jwks(), "RS256").find(None) is None
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        pytest.param({"use": "enc"}, id="for encryption"),
+        pytest.param({"alg": "RS512"}, id="for another algorithm"),
+        pytest.param({"alg": None, "kty": "oct", "k": "c2VjcmV0"}, id="a shared secret"),
+        pytest.param({"alg": None, "kty": "EC"}, id="of another type"),
+        pytest.param({"key_ops": ["encrypt"]}, id="for another operation"),
+        pytest.param({"key_ops": "verify"}, id="operations not a list"),
+        pytest.param({"n": None}, id="a member missing"),
+        pytest.param({"n": 7}, id="a member of the wrong type"),
+        pytest.param({"n": "!"}, id="a member not base64url"),
+        pytest.param({"n": pair("weak", bits=1024).public_jwk()["n"]}, id="1024 bits"),
+    ],
+)
+def test_a_key_that_cannot_be_meant_is_passed_over(unusable: dict[str, Any]) -> None:
+    keys = parse_keys(jwks(pair("bad").public_jwk(**unusable), pair("good")), "RS256")
+    assert (set(keys.named), keys.nameless) == ({"good"}, ())
+
+
+def test_keys_of_another_curve_are_passed_over() -> None:
+    assert not parse_keys(jwks(pair("one", "ES256").public_jwk(crv="P-384")), "ES256").named
+    assert not parse_keys(jwks(pair("one", "EdDSA").public_jwk(crv="Ed448")), "EdDSA").named
+    assert not parse_keys(jwks(pair("one", "EdDSA")), "ES256").named
+
+
+def test_eddsa_may_be_spelt_ed25519() -> None:
+    assert set(parse_keys(jwks(pair("one", "EdDSA").public_jwk(alg="Ed25519")), "EdDSA").named) == {"one"}
+
+
+def test_of_two_keys_with_one_id_the_first_counts() -> None:
+    keys = parse_keys(jwks(pair("one"), pair("two").public_jwk(kid="one")), "RS256")
+    assert keys.named["one"].key.public_numbers() == pair("one").private.public_key().public_numbers()  # type: ignore[union-attr]  # an RSA key
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+def test_of_a_private_key_only_the_public_half_is_read(algorithm: Any) -> None:
+    keys = parse_keys(jwks(pair("one", algorithm).private_jwk()), algorithm)
+    assert not hasattr(keys.named["one"].key, "private_numbers")
+    assert not hasattr(keys.named["one"].key, "private_bytes")
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"<html>", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not an object"),
+        (b"{}", "not an object"),
+        (b'{"keys": {}}', "not an object"),
+        (b'{"keys": []}' + b" " * MAX_DOCUMENT, "larger than"),
+    ],
+)
+def test_what_is_no_jwks_is_refused(document: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_keys(document, "RS256")
+
+
+def test_entries_that_are_no_objects_are_passed_over() -> None:
+    assert parse_keys(json.dumps({"keys": [1, None, "x", []]}).encode(), "RS256").find(None) is None
+
+
+# --- an address -------------------------------------------------------------------------------------------------------
+
+
+async def test_keys_are_fetched_when_first_needed_and_kept_while_fresh(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    authenticator = of_url(clock, endpoint)
+    assert endpoint.asked == []
+    for _ in range(3):
+        await authenticator.authenticate(token(pair("one")))
+    clock.advance(FRESH - 1)
+    await authenticator.authenticate(token(pair("one")))
+    assert endpoint.asked == [URL]
+    clock.advance(1)
+    await authenticator.authenticate(token(pair("one")))
+    assert endpoint.asked == [URL, URL]
+
+
+async def test_a_new_key_is_fetched_when_a_token_names_it(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    authenticator = of_url(clock, endpoint)
+    await authenticator.authenticate(token(pair("one")))
+    endpoint.document = jwks(pair("one"), pair("two"))
+    clock.advance(REFETCH)
+    await authenticator.authenticate(token(pair("two")))
+    await authenticator.authenticate(token(pair("one")))
+    assert len(endpoint.asked) == 2
+
+
+async def test_a_key_that_the_issuer_withdrew_is_refused_once_the_keys_are_fetched_anew(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    authenticator = of_url(clock, endpoint)
+    await authenticator.authenticate(token(pair("one")))
+    endpoint.document = jwks()
+    clock.advance(FRESH)
+    assert await refusal(authenticator, pair("one")) is ErrorCode.INVALID_TOKEN
+
+
+async def test_unknown_kids_cause_one_fetch_in_thirty_seconds(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    authenticator = of_url(clock, endpoint)
+    for n in range(1, 301):  # ten a second for thirty seconds
+        assert await refusal(authenticator, pair("evil"), kid=f"k-{n}") is ErrorCode.INVALID_TOKEN
+        clock.advance(0.1)
+    assert len(endpoint.asked) == 1
+    clock.advance(0.1)
+    assert await refusal(authenticator, pair("evil")) is ErrorCode.INVALID_TOKEN
+    assert len(endpoint.asked) == 2
+
+
+async def test_many_requests_cause_one_fetch(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    endpoint.hold()
+    authenticator = of_url(clock, endpoint)
+    requests = [asyncio.create_task(authenticator.authenticate(token(pair("one")))) for _ in range(50)]
+    async with asyncio.timeout(5):
+        await endpoint.reached.wait()
+        endpoint.free.set()
+        identities = await asyncio.gather(*requests)
+    assert {identity.user for identity in identities} == {"ann"}
+    assert len(endpoint.asked) == 1
+
+
+async def test_a_fetch_goes_on_when_the_request_that_began_it_is_cancelled(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    endpoint.hold()
+    authenticator = of_url(clock, endpoint)
+    first = asyncio.create_task(authenticator.authenticate(token(pair("one"))))
+    async with asyncio.timeout(5):
+        await endpoint.reached.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        second = asyncio.create_task(authenticator.authenticate(token(pair("one"))))
+        endpoint.free.set()
+        assert (await second).user == "ann"
+    assert len(endpoint.asked) == 1
+
+
+async def test_while_stale_keys_are_fetched_anew_others_use_the_old_ones(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    authenticator = of_url(clock, endpoint)
+    await authenticator.authenticate(token(pair("one")))
+    clock.advance(FRESH)
+    endpoint.hold()
+    first = asyncio.create_task(authenticator.authenticate(token(pair("one"))))
+    async with asyncio.timeout(5):
+        await endpoint.reached.wait()
+        assert (await authenticator.authenticate(token(pair("one")))).user == "ann"
+        assert not first.done()
+        endpoint.free.set()
+        await first
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError("no route"), TimeoutError(), b"<html>", RuntimeError("anything")],
+    ids=["OS", "time", "html", "bug"],
+)
+async def test_old_keys_hold_when_a_fetch_fails(clock: FakeClock, failure: bytes | Exception) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    authenticator = of_url(clock, endpoint)
+    await authenticator.authenticate(token(pair("one")))
+    endpoint.document = failure
+    clock.advance(FRESH)
+    for _ in range(5):
+        await authenticator.authenticate(token(pair("one")))
+    assert len(endpoint.asked) == 2  # and a failing issuer isn't asked more often
+    clock.advance(REFETCH)
+    await authenticator.authenticate(token(pair("one")))
+    assert len(endpoint.asked) == 3
+
+
+async def test_without_any_keys_a_client_is_told_to_come_back(clock: FakeClock) -> None:
+    endpoint = Endpoint(OSError("no route"))
+    authenticator = of_url(clock, endpoint)
+    for _ in range(5):
+        assert await refusal(authenticator, pair("one")) is ErrorCode.OVERLOADED
+    assert len(endpoint.asked) == 1
+    endpoint.document = jwks(pair("one"))
+    clock.advance(RETRY)
+    await authenticator.authenticate(token(pair("one")))
+    assert len(endpoint.asked) == 2
+
+
+# --- a file -----------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, document: bytes, modified: int) -> None:
+    path.write_bytes(document)
+    os.utime(path, (modified, modified))
+
+
+async def test_a_file_is_read_again_when_it_changes(clock: FakeClock, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write(path, jwks(pair("one")), modified=1)
+    authenticator = of_file(clock, path)
+    await authenticator.authenticate(token(pair("one")))
+    write(path, jwks(pair("two")), modified=2)
+    assert await refusal(authenticator, pair("two")) is ErrorCode.INVALID_TOKEN  # not looked at yet
+    clock.advance(FILE_LOOK)
+    await authenticator.authenticate(token(pair("two")))
+    assert await refusal(authenticator, pair("one")) is ErrorCode.INVALID_TOKEN
+
+
+async def test_old_keys_hold_while_a_file_is_missing_or_broken(clock: FakeClock, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write(path, jwks(pair("one")), modified=1)
+    authenticator = of_file(clock, path)
+    await authenticator.authenticate(token(pair("one")))
+    path.unlink()
+    clock.advance(FILE_LOOK)
+    await authenticator.authenticate(token(pair("one")))
+    write(path, b'{"keys": [', modified=2)
+    clock.advance(FILE_LOOK)
+    await authenticator.authenticate(token(pair("one")))
+    write(path, jwks(pair("two")), modified=3)
+    clock.advance(FILE_LOOK)
+    await authenticator.authenticate(token(pair("two")))
+
+
+async def test_without_a_file_a_client_is_told_to_come_back(clock: FakeClock, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    authenticator = of_file(clock, path)
+    assert await refusal(authenticator, pair("one")) is ErrorCode.OVERLOADED
+    write(path, jwks(pair("one")), modified=1)
+    clock.advance(FILE_LOOK)
+    await authenticator.authenticate(token(pair("one")))
+
+
+async def test_a_file_that_is_too_large_is_no_jwks(clock: FakeClock, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write(path, jwks(pair("one")) + b" " * MAX_DOCUMENT, modified=1)
+    assert await refusal(of_file(clock, path), pair("one")) is ErrorCode.OVERLOADED
