@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -40,10 +39,11 @@ def close_table() -> str:
 def page(text: str) -> str:
     """The protocol page with its generated tables brought up to date."""
     for mark, table in (("error-codes", error_table()), ("close-codes", close_table())):
-        between = re.compile(rf"(<!-- generated: {mark} -->\n).*?(<!-- /generated -->)", re.DOTALL)
-        text, found = between.subn(lambda marks, table=table: f"{marks[1]}{table}\n{marks[2]}", text)
-        if found != 1:
-            raise SystemExit(f"{PAGE}: needs exactly one <!-- generated: {mark} --> … <!-- /generated -->, has {found}")
+        start, end = f"<!-- generated: {mark} -->\n", "<!-- /generated -->"
+        if text.count(start) != 1 or end not in text.partition(start)[2]:
+            raise SystemExit(f"{PAGE}: needs, exactly once, <!-- generated: {mark} --> … {end}")
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}{table}\n{end}{rest.partition(end)[2]}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""What holds for every test: it ends its asyncio tasks."""
+"""What holds for every test: it ends its asyncio tasks. Load tests come last, when nothing else is left behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the tests marked `load` to the end, each group in its own order."""
+    items.sort(key=lambda item: item.get_closest_marker("load") is not None)
 
 
 @pytest_asyncio.fixture

@@ -1,0 +1,53 @@
+# The same short commands for everybody; CI calls only these. `make help` lists them.
+
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help run test test-quick check fmt lock upgrade clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## start the service with its demo (installs what it needs first)
+	@scripts/setup.sh run
+	@exec $(BIN)/tidewire serve --demo
+
+test: ## run every test: JavaScript, Python, browser and load (installs what they need first)
+	@scripts/setup.sh test
+	@if [ -f clients/js/package.json ]; then \
+		npm --prefix clients/js run --silent check && npm --prefix clients/js run --silent test; \
+	fi
+	$(BIN)/python -m pytest
+
+test-quick: ## run the Python tests that need no browser and little time
+	@scripts/setup.sh dev
+	$(BIN)/python -m pytest -q -m "not browser and not load"
+
+check: ## check format, lint, types, import directions, generated files and locks
+	@scripts/setup.sh dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/mypy scripts
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate_codes.py --check
+	scripts/check_locks.sh
+	scripts/lock.sh --check
+
+fmt: ## format, fix what can be fixed, write the generated files
+	@scripts/setup.sh dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/python scripts/generate_codes.py
+
+lock: ## write requirements/*.lock from pyproject.toml, keeping versions
+	@scripts/setup.sh dev
+	scripts/lock.sh
+
+upgrade: ## write requirements/*.lock with the newest versions
+	@scripts/setup.sh dev
+	scripts/lock.sh --upgrade
+
+clean: ## remove everything that can be made again
+	rm -rf .venv build dist clients/js/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+		.hypothesis .coverage .tidewire
+	find service tests scripts demo -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Writes requirements/{dev,run,build}.lock from pyproject.toml: every version with its hashes, no download address.
+#
+#   scripts/lock.sh            keep the locked versions, change what pyproject.toml demands
+#   scripts/lock.sh --upgrade  take the newest versions
+#   scripts/lock.sh --check    write nothing; fail if a lock is not what would be written
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv=.venv/bin/uv
+mode=${1:-}
+
+# uv does not read pip's configuration; the machine's index and certificates hold for both.
+index=$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)
+index=${PIP_INDEX_URL:-$index}
+[ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
+
+# compile FILE ARGUMENT...: an existing FILE is where uv takes the versions from that still fit.
+compile() {
+    local file=$1
+    shift
+    "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+        "$@" -o "$file" >/dev/null
+}
+
+# dev holds everything, and the others take its versions, so that what is tested is what runs.
+all() {
+    local folder=$1
+    shift
+    compile "$folder/dev.lock" pyproject.toml --group dev "$@"
+    compile "$folder/run.lock" pyproject.toml -c requirements/dev.lock "$@"
+    compile "$folder/build.lock" --group pyproject.toml:build -c requirements/dev.lock "$@"
+}
+
+case $mode in
+    "") all requirements ;;
+    --upgrade) all requirements --upgrade ;;
+    --check)
+        scratch=$(mktemp -d)
+        trap 'rm -rf "$scratch"' EXIT
+        cp requirements/*.lock "$scratch"
+        all "$scratch"
+        for name in dev run build; do
+            if ! diff -u "requirements/$name.lock" "$scratch/$name.lock" >"$scratch/difference"; then
+                head -n 30 "$scratch/difference"
+                echo "requirements/$name.lock is not what pyproject.toml asks for; run \`make lock\`" >&2
+                exit 1
+            fi
+        done
+        ;;
+    *)
+        echo "usage: scripts/lock.sh [--upgrade | --check]" >&2
+        exit 2
+        ;;
+esac

@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Makes this checkout able to run. Safe to repeat: what is up to date is left alone.
+#
+#   scripts/setup.sh run    .venv with the service
+#   scripts/setup.sh dev    .venv with the service and the tools
+#   scripts/setup.sh test   all of dev, the JavaScript client's packages, a browser
+#
+# Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=.venv
+
+say() { printf '%s\n' "setup: $*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+# as_root COMMAND...: runs it as root, or fails at once where that would need a password.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        return 1
+    fi
+}
+
+# apt_install PACKAGE: fails where there is no apt or no right to use it.
+apt_install() {
+    command -v apt-get >/dev/null || return 1
+    say "installing $1 with apt-get"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || return 1
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >&2
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
+        if new_enough "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    die "needs Python 3.11 or newer (tried: ${PYTHON:-python3 and python3.11 to python3.14}); install it or set PYTHON"
+}
+
+make_venv() {
+    if [ -x $venv/bin/python ] && new_enough $venv/bin/python; then
+        return
+    fi
+    local python
+    python=$(find_python)
+    say "making $venv with $python"
+    rm -rf $venv
+    if "$python" -c 'import ensurepip' 2>/dev/null; then
+        "$python" -m venv $venv
+    elif "$python" -m pip --python "$python" --version >/dev/null 2>&1 && "$python" -m venv --without-pip $venv; then
+        say "this Python has no ensurepip (Debian: python3-venv); its own pip installs into $venv"
+    elif apt_install python3-venv && "$python" -m venv $venv; then
+        :
+    else
+        rm -rf $venv
+        die "cannot make a virtual environment: install python3-venv (Debian: apt-get install python3-venv) or pip >= 22.3"
+    fi
+}
+
+# pip ARGUMENT...: the environment's own, or the system's pointed at it.
+pip() {
+    if $venv/bin/python -c 'import pip' 2>/dev/null; then
+        $venv/bin/python -m pip --disable-pip-version-check "$@"
+    else
+        "$(find_python)" -m pip --disable-pip-version-check --python $venv/bin/python "$@"
+    fi
+}
+
+# fingerprint FILE...: of their content and of the interpreter.
+fingerprint() { { $venv/bin/python -VV && cat "$@"; } | sha256sum | cut -d' ' -f1; }
+
+is_current() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
+
+# install_python LOCK STAMP: what LOCK names, by hash and as wheels only, so that no package runs code while it installs.
+install_python() {
+    local lock=$1 stamp=$venv/$2 wanted
+    wanted=$(fingerprint requirements/build.lock "$lock" pyproject.toml)
+    is_current "$stamp" "$wanted" && return
+    say "installing $lock"
+    rm -f $venv/tidewire-*.stamp
+    pip install --quiet --require-hashes --only-binary :all: -r requirements/build.lock -r "$lock"
+    pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+    echo "$wanted" >"$stamp"
+}
+
+install_run() {
+    make_venv
+    # An environment with the tools holds all that running needs.
+    is_current $venv/tidewire-dev.stamp "$(fingerprint requirements/build.lock requirements/dev.lock pyproject.toml)" ||
+        install_python requirements/run.lock tidewire-run.stamp
+}
+
+install_dev() {
+    make_venv
+    install_python requirements/dev.lock tidewire-dev.stamp
+}
+
+install_javascript() {
+    [ -f clients/js/package.json ] || return 0
+    command -v npm >/dev/null || die "the JavaScript client's tests need Node.js and npm (Debian: apt-get install npm)"
+    local stamp=clients/js/node_modules/.tidewire.stamp wanted
+    wanted=$( (node --version && cat clients/js/package.json clients/js/package-lock.json) | sha256sum | cut -d' ' -f1)
+    is_current "$stamp" "$wanted" && return
+    say "installing clients/js/package-lock.json"
+    npm --prefix clients/js ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
+    echo "$wanted" >"$stamp"
+}
+
+install_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        ! command -v "$name" >/dev/null || return 0
+    done
+    apt_install chromium || die "the browser tests need Chromium or Chrome (Debian: apt-get install chromium)"
+}
+
+case ${1:-} in
+    run) install_run ;;
+    dev) install_dev ;;
+    test)
+        install_dev
+        install_javascript
+        install_browser
+        ;;
+    *) die "usage: scripts/setup.sh run | dev | test" ;;
+esac
