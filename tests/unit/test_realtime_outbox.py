@@ -1,0 +1,145 @@
+"""The outbox: what each delivery class is owed when the peer does not keep up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.event import Delivery
+from service.core.limits import OutboxLimits
+from service.realtime.frame import MAX_BURST_BYTES, Frame, bursts, join
+from service.realtime.outbox import Budget, Outbox
+from service.telemetry.metrics import Metrics
+
+
+def box(*, messages: int = 4, size: int = 100_000, budget: int = 1_000_000) -> tuple[Outbox, Metrics, Budget]:
+    metrics = Metrics()
+    limit = Budget(budget)
+    return Outbox(OutboxLimits(messages=messages, bytes=size), limit, metrics), metrics, limit
+
+
+def durable(name: str) -> Frame:
+    return Frame(name.encode(), "a.b", Delivery.DURABLE)
+
+
+def ephemeral(name: str) -> Frame:
+    return Frame(name.encode(), "a.b", Delivery.EPHEMERAL)
+
+
+def latest(key: str, value: str) -> Frame:
+    return Frame(value.encode(), "a.b", Delivery.LATEST, ("c", "a.b", key))
+
+
+def contents(outbox: Outbox) -> list[bytes]:
+    return [frame.payload for frame in outbox.take(10**9, 10**9)]
+
+
+def test_ephemeral_frames_go_first_and_oldest_first() -> None:
+    outbox, metrics, _ = box()
+    for frame in (ephemeral("e1"), durable("d1"), ephemeral("e2"), durable("d2"), durable("d3"), durable("d4")):
+        assert outbox.put(frame)
+    assert contents(outbox) == [b"d1", b"d2", b"d3", b"d4"]
+    assert metrics.dropped.labels(delivery="ephemeral")._value.get() == 2
+
+
+def test_an_ephemeral_frame_that_does_not_fit_is_dropped_itself() -> None:
+    outbox, _, _ = box(messages=1)
+    outbox.put(durable("d1"))
+    assert outbox.put(ephemeral("e1"))
+    assert contents(outbox) == [b"d1"]
+
+
+def test_a_durable_frame_that_does_not_fit_ends_the_connection() -> None:
+    outbox, _, _ = box(messages=1)
+    assert outbox.put(durable("d1"))
+    assert not outbox.put(durable("d2"))
+    assert contents(outbox) == [b"d1"], "what was accepted is still there"
+
+
+def test_a_latest_frame_is_replaced_in_its_place() -> None:
+    outbox, metrics, _ = box()
+    for frame in (latest("x", "x1"), durable("d1"), latest("y", "y1"), latest("x", "x2")):
+        assert outbox.put(frame)
+    assert contents(outbox) == [b"x2", b"d1", b"y1"]
+    assert metrics.replaced._value.get() == 1
+
+
+def test_a_replacement_that_grows_over_the_limit_ends_the_connection() -> None:
+    outbox, _, _ = box(size=1024)
+    assert outbox.put(latest("x", "x"))
+    assert not outbox.put(latest("x", "x" * 2000))
+
+
+def test_replies_are_always_taken() -> None:
+    outbox, _, _ = box(messages=1)
+    for _ in range(3):
+        assert outbox.put(Frame(b"{}", "pong"))
+    assert outbox.is_full
+    assert len(outbox) == 3
+
+
+def test_a_budget_is_shared_by_all_outboxes_of_a_node() -> None:
+    metrics, budget = Metrics(), Budget(10)
+    first, second = (Outbox(OutboxLimits(), budget, metrics) for _ in range(2))
+    assert first.put(durable("12345678"))
+    assert not second.put(durable("123"))
+    assert second.put(ephemeral("123")), "dropped, not fatal"
+    first.clear()
+    assert budget.used == 0
+    assert second.put(durable("123"))
+
+
+def test_take_gives_at_least_one_frame_and_stays_within_the_bounds() -> None:
+    outbox, _, _ = box(messages=10)
+    for name in ("aaaa", "bb", "cc", "dd"):
+        outbox.put(durable(name))
+    assert [frame.payload for frame in outbox.take(3, 10)] == [b"aaaa"]
+    assert [frame.payload for frame in outbox.take(4, 10)] == [b"bb", b"cc"]
+    assert [frame.payload for frame in outbox.take(100, 1)] == [b"dd"]
+    assert outbox.take(100, 1) == []
+
+
+_frames = st.one_of(
+    st.builds(durable, st.text("d", min_size=1, max_size=9)),
+    st.builds(ephemeral, st.text("e", min_size=1, max_size=9)),
+    st.builds(latest, st.sampled_from("xyz"), st.text("l", min_size=1, max_size=9)),
+    st.just(None),
+)
+
+
+@given(st.lists(_frames, max_size=60))
+def test_accounts_are_exact_and_no_accepted_durable_frame_is_lost(steps: list[Frame | None]) -> None:
+    outbox, metrics, budget = box(messages=5, size=1024)
+    owed: list[Frame] = []
+    got: list[Frame] = []
+    for frame in steps:
+        if frame is None:
+            got += outbox.take(12, 2)
+        elif outbox.put(frame) and frame.delivery is Delivery.DURABLE:
+            owed.append(frame)
+    waiting = outbox.bytes
+    assert budget.used == waiting == metrics.outbox_bytes._value.get()
+    assert metrics.outbox_messages._value.get() == len(outbox)
+    got += outbox.take(10**9, 10**9)
+    assert [frame for frame in got if frame.delivery is Delivery.DURABLE] == owed
+    assert (outbox.bytes, budget.used, len(outbox)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 250])
+def test_bursts_join_all_frames_in_order_within_the_bounds(count: int) -> None:
+    frames = [durable(f'"{index}"') for index in range(count)]
+    parts = list(bursts(frames, 100))
+    assert [frame for part in parts for frame in part.frames] == frames
+    assert all(len(part.frames) <= 100 for part in parts)
+    assert parts[0].payload == (b'"0"' if count == 1 else b"[" + b",".join(f.payload for f in parts[0].frames) + b"]")
+
+
+def test_a_burst_stays_below_its_bytes() -> None:
+    frames = [Frame(b"x" * (MAX_BURST_BYTES // 2), "a.b", Delivery.DURABLE) for _ in range(3)]
+    assert [len(part.frames) for part in bursts(frames, 100)] == [2, 1]
+
+
+def test_joining_one_frame_copies_nothing() -> None:
+    frame = durable("{}")
+    assert join([frame]) is frame.payload
