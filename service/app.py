@@ -115,7 +115,7 @@ def _issuers(settings: Settings) -> list[Issuer]:
             info_claim=issuer.info_claim,
             leeway=issuer.leeway,
         )
-        for issuer in settings.issuers_all
+        for issuer in settings.issuers_all()
     ]
 
 
@@ -145,7 +145,7 @@ def _edge(settings: Settings) -> Edge:
         origins=tuple(settings.origins),
         cookie=settings.auth.cookie,
         hops=settings.proxy.hops,
-        api_keys=tuple(ApiKey(key.name, key.key.get_secret_value(), key.tenant) for key in settings.api_keys_all),
+        api_keys=tuple(ApiKey(key.name, key.key.get_secret_value(), key.tenant) for key in settings.api_keys_all()),
         limits=settings.limits,
         outbox=settings.outbox,
         deadlines=settings.deadlines,

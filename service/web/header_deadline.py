@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary, WeakSet
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -23,8 +22,8 @@ class HeaderDeadline:
         self._next = deadlines.header + deadlines.keep_alive
         self._clock = clock
         self._metrics = metrics
-        self._idle: WeakKeyDictionary[web.RequestHandler, tuple[float, float]] = WeakKeyDictionary()
-        self._busy: WeakSet[web.RequestHandler] = WeakSet()
+        self._idle: dict[web.RequestHandler, tuple[float, float]] = {}
+        self._busy: set[web.RequestHandler] = set()
         self._server: web.Server | None = None
         self._timer: Timer | None = None
 
@@ -56,10 +55,11 @@ class HeaderDeadline:
     def _sweep(self) -> None:
         self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
         now = self._clock.monotonic()
+        before, self._idle = self._idle, {}  # whoever is gone is forgotten
         for protocol in self._server.connections if self._server is not None else ():
             if protocol in self._busy:
                 continue
-            since, allowed = self._idle.setdefault(protocol, (now, self._first))
+            since, allowed = self._idle[protocol] = before.get(protocol, (now, self._first))
             if now - since >= allowed and protocol.transport is not None:
                 self._metrics.limit_hits.labels(limit="header_deadline").inc()
                 protocol.transport.abort()
