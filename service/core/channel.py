@@ -13,7 +13,9 @@ SEPARATOR = ":"
 
 _ANY = r"[A-Za-z0-9_.@~=+-]"
 _SEGMENT = rf"{_ANY}+"
-_NAME = re.compile(rf"{_SEGMENT}(?::{_SEGMENT})*")
+NAME = rf"{_SEGMENT}(?::{_SEGMENT})*"
+"""The expression that a whole channel name matches; the same in Python and in JSON Schema."""
+_NAME = re.compile(NAME)
 _PARAMETER = re.compile(r"\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _PATTERN_SEGMENT = re.compile(rf"{_PARAMETER.pattern}|{_SEGMENT}")
 _GRANT = re.compile(r"[A-Za-z0-9_.@~=+*-]+(?::[A-Za-z0-9_.@~=+*-]+)*")
