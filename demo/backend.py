@@ -1,0 +1,103 @@
+"""The backend of the demo: made-up customers and colleagues of a support team.
+
+It runs as a process of its own and knows Tidewire only by its public faces: it publishes over the HTTP API with an API key,
+and listens to the agents over a WebSocket as the user `support-bot`, resuming by position.
+
+Environment: TIDEWIRE_URL, TIDEWIRE_API_KEY, TIDEWIRE_TOKEN; optional TIDEWIRE_DEMO_SEED (the same seed makes the same choices)
+and TIDEWIRE_DEMO_SPEED (2 is twice as fast). It ends on SIGTERM, and when the process that started it has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+
+import aiohttp
+from wire import REQUEST_TIMEOUT, Listener, Publisher
+from world import BOT, TEAM, World
+
+TICK = 0.25
+"""Seconds between two looks at the chats."""
+
+
+async def watch_team(session: aiohttp.ClientSession, url: str, key: str, world: World, pause: float) -> None:
+    """Asks now and then which agents are online."""
+    headers = {"Authorization": f"Bearer {key}"}
+    while True:
+        with suppress(aiohttp.ClientError, TimeoutError, KeyError):
+            async with session.get(
+                f"{url}/api/v1/channels/team:{TEAM}/presence", headers=headers, timeout=REQUEST_TIMEOUT
+            ) as response:
+                if response.status == 200:
+                    body = await response.json()
+                    members = body.get("presence", body).get("members") or []
+                    world.team = {member["user"] for member in members} - {BOT}
+        await asyncio.sleep(pause)
+
+
+async def live(url: str, key: str, token: str, seed: str | None, speed: float) -> None:
+    """Runs the made-up world until cancelled."""
+    began = time.monotonic()
+
+    def now() -> float:
+        return (time.monotonic() - began) * speed
+
+    async def hear(listener: Listener, world: World) -> None:
+        async for event in listener.events():
+            if event is None:
+                world.show_all()
+            else:
+                world.hear(event, now())
+
+    async def turn(world: World) -> None:
+        await world.begin(now())
+        while True:
+            await world.tick(now())
+            await asyncio.sleep(TICK / max(speed, 1.0))
+
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
+        publisher, listener = Publisher(session, url, key), Listener(session, url, token)
+        world = World(random.Random(seed), publisher, listener)  # noqa: S311  # choices of a play, no secrets
+        tasks.create_task(publisher.run())
+        tasks.create_task(hear(listener, world))
+        tasks.create_task(turn(world))
+        tasks.create_task(watch_team(session, url, key, world, 5.0 / speed))
+
+
+async def main() -> None:
+    """Runs until SIGTERM, or until the parent process is gone."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    environment = os.environ
+    world = asyncio.create_task(
+        live(
+            environment["TIDEWIRE_URL"].rstrip("/"),
+            environment["TIDEWIRE_API_KEY"],
+            environment["TIDEWIRE_TOKEN"],
+            environment.get("TIDEWIRE_DEMO_SEED"),
+            float(environment.get("TIDEWIRE_DEMO_SPEED", "1")),
+        )
+    )
+    orphaned = asyncio.create_task(_parent_gone(os.getppid()))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({world, orphaned, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    failed = world.done()
+    for task in (world, orphaned, stopped):
+        task.cancel()
+    outcome = (await asyncio.gather(world, orphaned, stopped, return_exceptions=True))[0]
+    if failed and isinstance(outcome, BaseException):
+        raise outcome
+
+
+async def _parent_gone(parent: int) -> None:
+    while os.getppid() == parent:  # noqa: ASYNC110  # no event tells that a parent is gone
+        await asyncio.sleep(1)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,345 @@
+"""The demo's made-up world: customers who write, colleagues who answer, numbers that move. Knows no network."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+TEAM = "support"
+BOT = "support-bot"
+ACTIVE = 9
+"""Chats that wait or are being answered; new ones open while there are fewer."""
+KEPT_CLOSED = 4
+"""Closed chats that stay in the queue; the one closed longest ago goes first. Rooms joined stay far below 128."""
+RECENT = 30
+"""Values a metric brings along for its little curve."""
+SCRIPT = json.loads((Path(__file__).parent / "dialogues.json").read_text(encoding="utf-8"))
+
+
+class Publisher(Protocol):
+    """Takes what the world says."""
+
+    def publish(self, channel: str, kind: str, data: dict[str, Any], sender: str | None = None) -> None:
+        """Publishes in the order asked."""
+
+
+class Listener(Protocol):
+    """Hears rooms."""
+
+    async def join(self, room: str) -> None:
+        """Listens to a room from now on."""
+
+    async def leave(self, room: str) -> None:
+        """Stops listening to a room."""
+
+
+def slug(name: str) -> str:
+    """A name as a user id."""
+    return "-".join(name.lower().split())
+
+
+@dataclass
+class Chat:
+    """One conversation. Times are the simulation's seconds."""
+
+    id: str
+    customer: str
+    topic: str
+    turns: deque[list[str]]
+    status: str = "waiting"
+    agent: str | None = None
+    preview: str = ""
+    messages: int = 0
+    waiting_since: int | None = None
+    """Milliseconds since the Unix epoch."""
+    asked_at: float = 0.0
+    answered: bool = False
+    nudges: int = 0
+    closed_at: float = 0.0
+    plan: deque[tuple[float, str, str, dict[str, Any]]] = field(default_factory=deque)
+    """What will be published: (when, sender, type, data), in order."""
+
+    @property
+    def room(self) -> str:
+        """The channel of this chat."""
+        return f"room:{self.id}"
+
+    @property
+    def customer_id(self) -> str:
+        """The customer as a user."""
+        return slug(self.customer)
+
+    def facts(self) -> dict[str, Any]:
+        """What the queue shows."""
+        facts = {
+            "chat": self.id,
+            "customer": self.customer,
+            "customer_id": self.customer_id,
+            "topic": self.topic,
+            "preview": self.preview[:200],
+            "status": self.status,
+            "waiting_since": self.waiting_since,
+            "messages": self.messages,
+        }
+        return facts if self.agent is None else {**facts, "agent": self.agent}
+
+
+class Board:
+    """The numbers on the wall, and where they came from."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.first_responses: deque[float] = deque((chance.uniform(18, 55) for _ in range(15)), maxlen=15)
+        self.ratings: deque[int] = deque((chance.choice((3, 4, 4, 5, 5, 5, 5)) for _ in range(60)), maxlen=60)
+        self.said: deque[float] = deque(maxlen=1_000)
+        self.waits: list[float] = []
+        """How long those have waited who still wait for their first answer."""
+        self._recent: dict[str, deque[float]] = {}
+
+    def metrics(self, chats: list[Chat], now: float) -> Iterator[dict[str, Any]]:
+        """Every metric with its recent values."""
+        while self.said and self.said[0] < now - 60:
+            self.said.popleft()
+        responses = [*self.first_responses, *(wait for wait in self.waits if wait > 20)]
+        values = {
+            "waiting": sum(chat.status == "waiting" for chat in chats),
+            "open": sum(chat.status == "claimed" for chat in chats),
+            "first_response": round(statistics.median(responses), 1),
+            "rate": len(self.said) if now >= 60 else round(len(self.said) * 60 / max(now, 12)),
+            "csat": round(100 * sum(rating >= 4 for rating in self.ratings) / len(self.ratings), 1),
+        }
+        for metric, value in values.items():
+            recent = self._recent.setdefault(metric, deque(maxlen=RECENT))
+            recent.append(value)
+            yield {"metric": metric, "value": value, "recent": list(recent)}
+
+
+class World:
+    """Customers who write, colleagues who answer, and what the real agents did."""
+
+    def __init__(self, chance: random.Random, publisher: Publisher, listener: Listener) -> None:
+        self._chance = chance
+        self._publisher = publisher
+        self._listener = listener
+        self._numbers = count(4101)
+        self._customers: deque[dict[str, Any]] = deque(chance.sample(SCRIPT["customers"], len(SCRIPT["customers"])))
+        self._opens_at = 0.0
+        self._assigns_at = 20.0
+        self._board_at = 0.0
+        self.board = Board(chance)
+        self.chats: dict[str, Chat] = {}
+        self.team: set[str] = set()
+        """Real agents who are online."""
+
+    async def begin(self, now: float) -> None:
+        """The chats of a working day that has begun already."""
+        for number in range(ACTIVE):
+            chat = await self._open(now, delay=0.0)
+            self._run_plan(chat, now + 60)
+            if number % 2:
+                self._claim(chat, self._colleague(number), now)
+                for agent_line, customer_line in [
+                    chat.turns.popleft() for _ in range(min(number // 3, len(chat.turns)))
+                ]:
+                    self._say(chat, str(chat.agent), agent_line, now)
+                    self._say(chat, chat.customer_id, customer_line, now)
+            if chat.waiting_since is not None:  # they did not all arrive this very second
+                earlier = self._chance.uniform(20, 240)
+                chat.waiting_since -= int(earlier * 1000)
+                chat.asked_at -= earlier
+                self._show(chat)
+
+    def show_all(self) -> None:
+        """Publishes everything there is to see: the service may have started anew and know nothing."""
+        for chat in self.chats.values():
+            self._show(chat)
+
+    async def tick(self, now: float) -> None:
+        """Does what is due."""
+        for chat in list(self.chats.values()):
+            self._run_plan(chat, now)
+            self._think(chat, now)
+        if now >= self._opens_at and sum(chat.status != "closed" for chat in self.chats.values()) < ACTIVE:
+            await self._open(now, delay=self._chance.uniform(1, 3))
+            self._opens_at = now + self._chance.uniform(8, 22)
+        await self._forget_old()
+        self._assign(now)
+        if now >= self._board_at:
+            self._board_at = now + 1.0
+            self.board.waits = [now - chat.asked_at for chat in self.chats.values() if chat.status == "waiting"]
+            for metric in self.board.metrics(list(self.chats.values()), now):
+                self._publisher.publish("board:main", "board.metric", metric)
+
+    def hear(self, event: dict[str, Any], now: float) -> None:
+        """What a real agent said or did."""
+        chat = self.chats.get(event["channel"].removeprefix("room:"))
+        agent, data = event["from"], event["data"]
+        if chat is None or agent is None or agent in (BOT, chat.customer_id) or agent in SCRIPT["colleagues"]:
+            return
+        if event["type"] == "chat.message":
+            self._note(chat, agent, data["text"], now)
+            self._answer(chat, now)
+        elif event["type"] == "chat.status":
+            self._become(chat, data["status"], data.get("agent", agent), now)
+        self._show(chat)
+
+    # --- customers ------------------------------------------------------------------------------------------------------
+
+    async def _open(self, now: float, delay: float) -> Chat:
+        here = {chat.customer for chat in self.chats.values()}
+        script = next((script for script in self._customers if script["name"] not in here), self._customers[0])
+        self._customers.remove(script)
+        self._customers.append(script)
+        turns: deque[list[str]] = deque(script["turns"])
+        chat = Chat(f"c-{next(self._numbers)}", script["name"], script["topic"], turns, asked_at=now)
+        self.chats[chat.id] = chat
+        await self._listener.join(chat.room)
+        when = now + delay
+        for line in script["opening"]:
+            when = self._plan_line(chat, chat.customer_id, line, when)
+        return chat
+
+    def _answer(self, chat: Chat, now: float) -> None:
+        """The customer will answer what a real agent has said; only to the last thing, if they say several."""
+        if chat.status == "closed" or any(kind == "chat.message" for _, _, kind, _ in chat.plan):
+            return
+        line = chat.turns.popleft()[1] if chat.turns else self._chance.choice(SCRIPT["thanks"])
+        self._plan_line(chat, chat.customer_id, line, now + self._chance.uniform(0.8, 2.0))
+
+    def _think(self, chat: Chat, now: float) -> None:
+        """What happens in a chat where nothing is planned."""
+        if chat.plan or chat.status == "closed":
+            return
+        if chat.status == "waiting":
+            waited = now - chat.asked_at
+            if waited > 45 * (chat.nudges + 1) and chat.nudges < len(SCRIPT["nudges"]) and self._chance.random() < 0.02:
+                self._plan_line(chat, chat.customer_id, SCRIPT["nudges"][chat.nudges], now)
+                chat.nudges += 1
+            elif waited > 40 and self._may_take() and self._chance.random() < 0.01:
+                self._claim(chat, self._colleague(len(self.chats)), now)
+        elif chat.agent in SCRIPT["colleagues"]:
+            self._colleague_goes_on(chat, now)
+
+    # --- colleagues -----------------------------------------------------------------------------------------------------
+
+    def _may_take(self) -> bool:
+        """Colleagues leave work for the real agents, and don't take on too much."""
+        waiting = sum(chat.status == "waiting" for chat in self.chats.values())
+        busy = sum(chat.agent in SCRIPT["colleagues"] and chat.status == "claimed" for chat in self.chats.values())
+        return waiting > 3 and busy < 5
+
+    def _colleague(self, number: int) -> str:
+        names: list[str] = SCRIPT["colleagues"]
+        return names[number % len(names)]
+
+    def _colleague_goes_on(self, chat: Chat, now: float) -> None:
+        agent = str(chat.agent)
+        if chat.turns:
+            theirs, customers = chat.turns.popleft()
+            when = self._plan_line(chat, agent, theirs, now + self._chance.uniform(2, 7))
+            self._plan_line(chat, chat.customer_id, customers, when + self._chance.uniform(1, 4))
+        else:
+            when = self._plan_line(
+                chat, agent, self._chance.choice(SCRIPT["goodbyes"]), now + self._chance.uniform(2, 5)
+            )
+            chat.plan.append((when + 2, agent, "chat.status", {"status": "closed"}))
+
+    # --- what is published ----------------------------------------------------------------------------------------------
+
+    def _plan_line(self, chat: Chat, sender: str, text: str, when: float) -> float:
+        """Somebody types and then says something; returns when it is said."""
+        done = when + min(1.0 + len(text) / 22, 4.5) * self._chance.uniform(0.8, 1.2)
+        chat.plan.append((when, sender, "chat.typing", {"active": True}))
+        chat.plan.append((done, sender, "chat.message", {"text": text}))
+        return done
+
+    def _run_plan(self, chat: Chat, now: float) -> None:
+        while chat.plan and chat.plan[0][0] <= now:
+            _, sender, kind, data = chat.plan.popleft()
+            if kind == "chat.message":
+                self._say(chat, sender, data["text"], now)
+            elif kind == "chat.status":
+                self._publisher.publish(chat.room, kind, data, sender)
+                self._become(chat, data["status"], sender, now)
+                self._show(chat)
+            else:
+                self._publisher.publish(chat.room, kind, data, sender)
+
+    def _say(self, chat: Chat, sender: str, text: str, now: float) -> None:
+        self._publisher.publish(chat.room, "chat.message", {"text": text}, sender)
+        self._note(chat, sender, text, now)
+        self._show(chat)
+
+    def _note(self, chat: Chat, sender: str, text: str, now: float) -> None:
+        """Keeps the facts about a line that was said."""
+        chat.preview, chat.messages = text, chat.messages + 1
+        self.board.said.append(now)
+        if sender == chat.customer_id:
+            if chat.waiting_since is None:
+                chat.waiting_since = int(time.time() * 1000)
+            return
+        chat.waiting_since = None
+        if not chat.answered:
+            chat.answered = True
+            self.board.first_responses.append(max(1.0, now - chat.asked_at))
+
+    def _claim(self, chat: Chat, agent: str, now: float) -> None:
+        self._publisher.publish(chat.room, "chat.status", {"status": "claimed"}, agent)
+        self._become(chat, "claimed", agent, now)
+        self._show(chat)
+
+    def _become(self, chat: Chat, status: str, agent: str, now: float) -> None:
+        if status == "closed":
+            chat.status, chat.closed_at, chat.waiting_since = "closed", now, None
+            chat.plan.clear()
+            rating = self._chance.choice((3, 4, 5, 5, 5))
+            self.board.ratings.append(rating)
+            if agent in self.team:
+                self._tell(agent, "rated", chat, f"{chat.customer} rated your chat {rating} out of 5")
+        else:
+            chat.status, chat.agent = "claimed", agent
+
+    def _show(self, chat: Chat) -> None:
+        self._publisher.publish(f"queue:{TEAM}", "queue.chat", chat.facts())
+
+    def _tell(self, agent: str, kind: str, chat: Chat, text: str) -> None:
+        data = {"kind": kind, "chat": chat.id, "customer": chat.customer, "text": text}
+        self._publisher.publish(f"inbox:{agent}", "inbox.item", data)
+
+    # --- keeping house --------------------------------------------------------------------------------------------------
+
+    def _assign(self, now: float) -> None:
+        """Now and then the newest waiting chat is given to the real agent with the least to do."""
+        if now < self._assigns_at or not self.team:
+            return
+        self._assigns_at = now + self._chance.uniform(60, 110)
+        waiting = [chat for chat in self.chats.values() if chat.status == "waiting" and chat.messages]
+        mine = {
+            agent: sum(chat.agent == agent and chat.status == "claimed" for chat in self.chats.values())
+            for agent in self.team
+        }
+        agent = min(sorted(mine), key=mine.__getitem__)
+        if len(waiting) < 3 or mine[agent] >= 3:
+            return
+        chat = waiting[-1]
+        self._publisher.publish(chat.room, "chat.status", {"status": "claimed", "agent": agent}, BOT)
+        self._become(chat, "claimed", agent, now)
+        self._show(chat)
+        self._tell(agent, "assigned", chat, f"{chat.customer} was assigned to you: {chat.topic}")
+
+    async def _forget_old(self) -> None:
+        closed = sorted(
+            (chat for chat in self.chats.values() if chat.status == "closed"), key=lambda chat: chat.closed_at
+        )
+        for chat in closed[: max(0, len(closed) - KEPT_CLOSED)]:
+            chat.status = "gone"
+            self._show(chat)
+            del self.chats[chat.id]
+            await self._listener.leave(chat.room)
