@@ -186,7 +186,7 @@ class _Builder:
                 return float(text)
             case "str":
                 return self._text(node)
-        return self._refuse(node, f"is not a value this file may hold: {text[:40]!r}")
+        return self._refuse(node, f"a value of the kind {node.tag[:60]!r} cannot stand here")
 
     def _text(self, node: ScalarNode) -> Any:
         try:  # "\ud83d\ude00" is one character in JSON, two halves to the YAML parser

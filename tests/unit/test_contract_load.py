@@ -228,7 +228,7 @@ def test_a_bad_event_type(tmp_path: Path, type_: str, reason: str) -> None:
         ("channels:\n  a: {subscribe: everyone}\n  a: {subscribe: everyone}\n", 3, "the first is in line 2"),
         ("channels:\n  ? [a]\n  : 1\n  b: {subscribe: everyone}\n", 2, "a key is text"),
         ("channels: &c\n  a: {subscribe: everyone}\n  b: *c\n", 1, "an alias stands inside what it stands for"),
-        ("channels:\n  a:\n    subscribe: !!python/name:os.system x\n", 3, "is not a value this file may hold"),
+        ("channels:\n  a:\n    subscribe: !!python/name:os.system x\n", 3, "cannot stand here"),
         ("channels:\n  a b: {subscribe: everyone}\n", 2, "'a b' is not a channel pattern"),
         ("channels:\n  'a:{x}:{x}': {subscribe: everyone}\n", 2, "parameter {x} stands twice"),
         ("channels:\n  'a:{x}': {subscribe: everyone}\n  'a:{y}': {subscribe: everyone}\n", 3, "in line 2"),

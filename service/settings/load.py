@@ -1,0 +1,257 @@
+"""Reads the settings: from a YAML file and from the environment, which wins. Whatever is wrong is told at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.contract.document import Document, Fault, Faults, Place, nearest, read
+from service.core.limits import Limits
+from service.settings.model import PREFIX, Setting, Settings, every_setting
+
+CONFIG = "TIDEWIRE_CONFIG"
+"""Names the settings file; the only variable with the prefix that is no setting."""
+
+
+class SettingsFaults(Faults):
+    """Settings that cannot be used, and every reason why."""
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Reads the settings file, if there is one, and the environment.
+
+    Raises SettingsFaults with everything that is wrong in either. No fault ever holds a value of a secret.
+    """
+    loading = _Loading(path, environ)
+    found = loading.settings()
+    if loading.faults:
+        raise SettingsFaults(loading.faults)
+    return found
+
+
+class _Loading:
+    """Joins the two sources and remembers which of them each value came from."""
+
+    def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
+        self.faults: list[Fault] = []
+        self._variables: dict[Place, str] = {}
+        self._file = str(path) if path else "settings"
+        self._document = self._read(path) if path else None
+        self._unread = path is not None and self._document is None
+        # A rate has two parts; setting one of them leaves the other at its default.
+        self._values: dict[str, Any] = {"limits": dataclasses.asdict(Limits())}
+        if self._document is not None:
+            _merge(self._values, self._document.value)
+        for place, name, value in _from_environment(environ, self.faults):
+            self._variables[place] = name
+            _put(self._values, place, value)
+
+    def _read(self, path: Path) -> Document | None:
+        document = read(path, self.faults)
+        if document is not None and not isinstance(document.value, dict):
+            self.faults.append(document.fault((), "settings are a mapping of names to values"))
+            return None
+        if document is not None:
+            _make_absolute(document.value, path.parent)
+        return document
+
+    def settings(self) -> Settings:
+        """The settings; where values are faulty, with the defaults in their stead, so that the rest is still checked."""
+        wrong: set[Place] = set()
+        while True:
+            try:
+                found = Settings(**self._values)
+            except ValidationError as error:
+                for fault in error.errors(include_url=False, include_context=False, include_input=False):
+                    place = fault["loc"]
+                    if place not in wrong:  # else it is missing only because it was taken out
+                        self._tell(place, fault["type"], fault["msg"])
+                    wrong.add(place)
+                    _drop(self._values, place[:-1] if fault["type"] == "missing" else place)
+            else:
+                self._contradictions(found, wrong)
+                return found
+
+    def _tell(self, place: Place, kind: str, message: str) -> None:
+        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+            name = ".".join(map(str, place))
+            self._fault(place, f"there is no setting {name!r}{nearest(str(place[-1]), _names_beside(place))}")
+        elif kind == "missing":
+            self._fault(place, f"{'.'.join(map(str, place))} is missing")
+        else:
+            self._fault(place, f"{'.'.join(map(str, place))}: {_sentence(message)}")
+
+    def _contradictions(self, found: Settings, wrong: Iterable[Place]) -> None:
+        if self._unread:
+            return  # what seems to be missing may stand in the file
+        faulty = {place[0] for place in wrong} | {place[0] for place in self._refused_variables()}
+        for place, reason in _contradictions(found):
+            if place[0] not in faulty:
+                self._fault(place, reason)
+
+    def _refused_variables(self) -> Iterator[Place]:
+        """Settings whose variable was refused: nothing more is said of what then seems to be missing."""
+        names = {fault.file for fault in self.faults}
+        for setting in every_setting():
+            if names & {setting.variable, f"{setting.variable}_FILE"}:
+                yield setting.place
+
+    def _fault(self, place: Place, reason: str) -> None:
+        for length in range(len(place), 0, -1):
+            if name := self._variables.get(place[:length]):
+                self.faults.append(Fault(name, None, reason))
+                return
+        lines = self._document.lines if self._document else {}
+        given = [place[:length] for length in range(len(place), 0, -1) if place[:length] in lines]
+        self.faults.append(Fault(self._file, lines[given[0]] if given else None, reason))
+
+
+def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
+    """What is wrong with settings each of which is right."""
+    issuers = [issuer.issuer for issuer in found.issuers_all()]
+    if not found.demo and not issuers and not found.auth.anonymous:
+        yield (
+            ("auth", "secret"),
+            "nobody could get in: set auth.secret (TIDEWIRE_AUTH__SECRET or TIDEWIRE_AUTH__SECRET_FILE), auth.issuers, or "
+            "auth.anonymous; `tidewire serve --demo` makes its own credentials",
+        )
+    if not found.demo and found.contract is None:
+        yield ("contract",), "there is no contract: set contract (TIDEWIRE_CONTRACT) to its file"
+    if found.auth.cookie is not None and (not found.origins or "*" in found.origins):
+        yield (
+            ("auth", "cookie"),
+            "a cookie comes with every site's requests: set origins to the sites that may connect, without '*'",
+        )
+    for index, issuer in enumerate(found.auth.issuers):
+        if issuers.count(issuer.issuer) > 1:
+            yield ("auth", "issuers", index, "issuer"), "stands twice; a token's `iss` could not tell which is meant"
+    keys = found.api_keys_all()
+    for index, key in enumerate(found.api.keys):
+        if [other.name for other in keys].count(key.name) > 1:
+            yield ("api", "keys", index, "name"), "stands twice; the log could not tell which is meant"
+        if [other.key for other in keys].count(key.key) > 1:
+            yield ("api", "keys", index, "key"), "stands twice; it could not tell its tenant"
+    if found.port == found.ops_port != 0 and found.host == found.ops_host:
+        yield ("ops_port",), "is the same as port; the two listeners need one each"
+
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+# What Kubernetes (and Docker links) put into every container next to a Service called `tidewire`.
+_SERVICE_LINK = re.compile(r"TIDEWIRE_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP)(?:_\w+)?)")
+_LINKED = re.compile(r"(?:tcp|udp)://\S+")
+
+
+def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterator[tuple[Place, str, Any]]:
+    """Every setting in the environment: its place, its variable, its value. An empty variable sets nothing."""
+    known = {setting.variable: setting for setting in every_setting()}
+    files = {f"{variable}_FILE": setting for variable, setting in known.items() if setting.is_secret}
+    for name, text in sorted(environ.items()):
+        if not name.startswith(PREFIX) or name == CONFIG or not text or _is_service_link(name, text):
+            continue
+        setting = known.get(name) or files.get(name)
+        if setting is None:
+            faults.append(Fault(name, None, f"there is no such setting{nearest(name, [*known, *files])}"))
+            continue
+        if name in files:
+            if environ.get(setting.variable):
+                faults.append(Fault(name, None, f"stands beside {setting.variable}; only one of them can be meant"))
+                continue
+            content = _secret_file(name, text, faults)
+            if content is None:
+                continue
+            text = content
+        try:
+            yield setting.place, name, _value(setting, text)
+        except ValueError:
+            faults.append(Fault(name, None, "is not a JSON list"))
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    return _SERVICE_LINK.fullmatch(name) is not None or (
+        name == "TIDEWIRE_PORT" and _LINKED.fullmatch(text) is not None
+    )
+
+
+def _secret_file(name: str, path: str, faults: list[Fault]) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        faults.append(Fault(name, None, f"{path} cannot be read: {error.strerror}"))
+    except UnicodeDecodeError:
+        faults.append(Fault(name, None, f"{path} is not UTF-8 text"))
+    return None
+
+
+def _value(setting: Setting, text: str) -> Any:
+    """A variable's value as YAML would have given it: lists are JSON, and lists of words may be joined by commas."""
+    if setting.name == "origins" and not text.lstrip().startswith("["):
+        return [word.strip() for word in text.split(",")]
+    if not setting.is_list:
+        return text
+    value = json.loads(text)
+    if not isinstance(value, list):
+        raise ValueError("not a list")  # noqa: TRY004  # told like other texts that are no JSON list
+    return value
+
+
+# --- values, looked at from outside -----------------------------------------------------------------------------------
+
+
+def _names_beside(place: Place) -> Iterator[str]:
+    """The names that could stand where an unknown one does."""
+    for setting in every_setting():
+        if setting.place[: len(place) - 1] == place[:-1]:
+            yield setting.place[len(place) - 1]
+        elif setting.place == place[:-2]:
+            yield from setting.entry_names
+
+
+def _sentence(message: str) -> str:
+    if message.startswith("Value error, "):
+        return message.removeprefix("Value error, ")  # this project's own words
+    text = message.removeprefix("Input ")
+    return text[:1].lower() + text[1:]
+
+
+def _make_absolute(values: dict[str, Any], folder: Path) -> None:
+    """Paths in a settings file are relative to that file, wherever the service is started."""
+    issuers = values["auth"].get("issuers") if isinstance(values.get("auth"), dict) else None
+    entries = [entry for entry in issuers if isinstance(entry, dict)] if isinstance(issuers, list) else []
+    for holder, name in [(values, "contract"), *((entry, "jwks_file") for entry in entries)]:
+        if isinstance(holder.get(name), str):
+            holder[name] = str(folder / holder[name])
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(name), dict):
+            _merge(into[name], value)
+        else:
+            into[name] = value
+
+
+def _put(values: dict[str, Any], place: tuple[str | int, ...], value: Any) -> None:
+    holder: Any = values
+    for step in place[:-1]:
+        if not isinstance(holder.get(step), dict):
+            holder[step] = {}
+        holder = holder[step]
+    holder[place[-1]] = value
+
+
+def _drop(values: dict[str, Any], place: Place) -> None:
+    """Takes a faulty value out: itself where it stands in a mapping, else the list that it stands in."""
+    holder: Any = values
+    for depth, step in enumerate(place):
+        last = depth == len(place) - 1
+        if last or not isinstance(holder.get(step), dict):
+            holder.pop(step, None)
+            return
+        holder = holder[step]

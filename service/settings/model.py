@@ -1,0 +1,306 @@
+"""Every setting. Only app and the command line read them whole.
+
+A setting's docstring is its line in docs/settings.md (scripts/settings_reference.py writes the table).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.core.limits import Bytes, Count, Deadlines, Limits, OutboxLimits, Seconds
+
+PREFIX = "TIDEWIRE_"
+MIN_SECRET_BYTES = 32
+"""RFC 7518 §3.2: an HS256 key is at least as long as its hash."""
+MIN_KEY = 24
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80")
+"""Browsers leave these out, so an Origin never has them."""
+_STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"is shorter than {MIN_SECRET_BYTES} bytes; try: openssl rand -base64 48")
+    return secret
+
+
+def _good_key(key: SecretStr) -> SecretStr:
+    if not re.fullmatch(rf"[\x21-\x7e]{{{MIN_KEY},}}", key.get_secret_value()):
+        raise ValueError(f"is not {MIN_KEY} or more visible ASCII characters; try: openssl rand -hex 32")
+    return key
+
+
+def _good_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.fullmatch(origin)):
+            raise ValueError(
+                f"{origin[:80]!r} is not an origin: scheme://host[:port] as browsers send it, in lower case"
+            )
+    if "*" in origins and len(origins) > 1:
+        raise ValueError("'*' allows every origin; name no others beside it")
+    return origins
+
+
+def _https(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+        raise ValueError(
+            "is not an https:// address without a user: whoever can change keys on their way can be anybody"
+        )
+    return url
+
+
+def _known_broker(url: str) -> str:
+    if url != "memory://":
+        raise ValueError("names no broker of this version; it has memory://")
+    return url
+
+
+Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Key = Annotated[SecretStr, AfterValidator(_good_key)]
+Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Origins = Annotated[tuple[str, ...], AfterValidator(_good_origins)]
+HttpsUrl = Annotated[str, AfterValidator(_https)]
+BrokerUrl = Annotated[str, AfterValidator(_known_broker)]
+Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
+
+
+class Issuer(BaseModel):
+    """Someone whose tokens are accepted, with exactly one source of keys that fits the algorithm."""
+
+    model_config = _STRICT
+    issuer: Name
+    audience: Name
+    algorithm: Algorithm
+    secret: Secret | None = None
+    jwks_file: Path | None = None
+    jwks_url: HttpsUrl | None = None
+    tenant_claim: Name = "tenant"
+    default_tenant: Tenant = "default"
+    grants_claim: Name = "grants"
+    info_claim: Name = "info"
+    leeway: Annotated[float, Field(ge=0, le=300)] = 5.0
+
+    @model_validator(mode="after")
+    def _one_fitting_key(self) -> Issuer:
+        given = [name for name in ("secret", "jwks_file", "jwks_url") if getattr(self, name) is not None]
+        wanted = ["secret"] if self.algorithm == "HS256" else ["jwks_file", "jwks_url"]
+        if len(given) != 1 or given[0] not in wanted:
+            has = ", ".join(given) or "nothing"
+            raise ValueError(f"{self.algorithm} needs {' or '.join(wanted)}, and only that; given: {has}")
+        return self
+
+
+class ApiKey(BaseModel):
+    """A key of the backend API. It belongs to one tenant."""
+
+    model_config = _STRICT
+    name: Name
+    key: Key
+    tenant: Tenant
+
+
+class Auth(BaseModel):
+    """Who is let in."""
+
+    model_config = _STRICT
+    secret: Secret | None = None
+    """Shared secret of HS256 tokens, at least 32 bytes: the short way to one issuer."""
+    issuer: Name = "tidewire"
+    """`iss` of the tokens made with `auth.secret`."""
+    audience: Name = "tidewire"
+    """`aud` of the tokens made with `auth.secret`."""
+    issuers: tuple[Issuer, ...] = ()
+    """Further issuers; see below."""
+    anonymous: bool = False
+    """Lets in connections without credentials; they may do what the contract allows `everyone`."""
+    anonymous_tenant: Tenant = "default"
+    """The tenant of connections without credentials."""
+    cookie: Name | None = None
+    """Name of a cookie that may carry the token; needs `origins`."""
+
+
+class Api(BaseModel):
+    """The backend API."""
+
+    model_config = _STRICT
+    key: Key | None = None
+    """An API key, at least 24 characters: the short way to one key. Without any key the API refuses everyone."""
+    tenant: Tenant = "default"
+    """The tenant of `api.key`."""
+    keys: tuple[ApiKey, ...] = ()
+    """Further keys; see below."""
+
+
+class Proxy(BaseModel):
+    """What stands in front."""
+
+    model_config = _STRICT
+    hops: Annotated[int, Field(ge=0, le=16)] = 0
+    """Proxies whose `X-Forwarded-For` is believed; 0 believes nobody."""
+
+
+class Broker(BaseModel):
+    """What carries events."""
+
+    model_config = _STRICT
+    url: BrokerUrl = "memory://"
+    """Which broker: `memory://` keeps everything in this one process."""
+    idempotency_window: Seconds = 300.0
+    """Seconds in which a repeated id is recognised."""
+    idempotency_entries: Count = 100_000
+    """Ids remembered at most, all channels together."""
+    channels: Count = 100_000
+    """Channels with history or state, at most."""
+    bytes: Bytes = 536_870_912
+    """History and state together, at most."""
+
+
+class Presence(BaseModel):
+    """Who is in a channel."""
+
+    model_config = _STRICT
+    members: Annotated[int, Field(ge=0)] = 200
+    """Users in a channel above which counts are sent and not names."""
+
+
+class Log(BaseModel):
+    """What is written to standard output."""
+
+    model_config = _STRICT
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe kind that is written."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is `console` on a terminal, else `json`."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Made by `load_settings`, or in tests by hand."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    host: Name = "127.0.0.1"
+    """Address of the public listener; `0.0.0.0` for all."""
+    port: Port = 8080
+    """Port of the public listener; 0 takes a free one."""
+    ops_host: Name = "127.0.0.1"
+    """Address of the listener for health and metrics."""
+    ops_port: Port = 9090
+    """Port of the listener for health and metrics."""
+    contract: Path | None = None
+    """The contract file. In the settings file it is relative to that file."""
+    origins: Origins = ()
+    """Origins that browsers may connect from; empty: only the service's own. `*`: all, but then no `auth.cookie`."""
+    demo: bool = False
+    """Starts the demo with development credentials. Not for production."""
+    auth: Auth = Auth()
+    api: Api = Api()
+    proxy: Proxy = Proxy()
+    broker: Broker = Broker()
+    limits: Limits = Limits()
+    outbox: OutboxLimits = OutboxLimits()
+    deadlines: Deadlines = Deadlines()
+    presence: Presence = Presence()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leaves only the arguments: the library's own sources stop at the first fault and know no lines."""
+        return (init_settings,)
+
+    def issuers_all(self) -> tuple[Issuer, ...]:
+        """Every issuer, the one behind `auth.secret` first."""
+        if self.auth.secret is None:
+            return self.auth.issuers
+        short = Issuer(issuer=self.auth.issuer, audience=self.auth.audience, algorithm="HS256", secret=self.auth.secret)
+        return (short, *self.auth.issuers)
+
+    def api_keys_all(self) -> tuple[ApiKey, ...]:
+        """Every API key, `api.key` (by the name `default`) first."""
+        if self.api.key is None:
+            return self.api.keys
+        return (ApiKey(name="default", key=self.api.key, tenant=self.api.tenant), *self.api.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting that has a value of its own."""
+
+    place: tuple[str, ...]
+    owner: type
+    """The class whose field it is."""
+    annotation: Any
+    default: Any
+
+    @property
+    def name(self) -> str:
+        """As in `limits.message_bytes`."""
+        return ".".join(self.place)
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return PREFIX + "__".join(self.place).upper()
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether it is or holds a secret, and so can be read from a file that its variable with _FILE names."""
+        return SecretStr in _parts(self.annotation)
+
+    @property
+    def entry_names(self) -> tuple[str, ...]:
+        """The names in one entry, if the value is a list of groups."""
+        groups = [part for part in _parts(self.annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+        return tuple(name for group in groups for name in group.model_fields)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its value is a list."""
+        return any(get_origin(part) is tuple for part in _parts(self.annotation))
+
+
+@cache
+def every_setting() -> tuple[Setting, ...]:
+    """Every setting, in the order of declaration."""
+    return tuple(_walk(Settings(), ()))
+
+
+def _walk(group: Any, place: tuple[str, ...]) -> Iterator[Setting]:
+    hints = get_type_hints(type(group), include_extras=True)
+    is_model = isinstance(group, BaseModel)
+    for name in type(group).model_fields if is_model else [field.name for field in dataclasses.fields(group)]:
+        value = getattr(group, name)
+        if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
+            yield from _walk(value, (*place, name))
+        else:
+            yield Setting((*place, name), type(group), hints[name], value)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for hint in get_type_hints(annotation, include_extras=True).values():
+            yield from _parts(hint)
+    for part in get_args(annotation):
+        yield from _parts(part)
