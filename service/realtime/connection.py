@@ -79,6 +79,7 @@ class Connection:
         self._metrics = metrics
         self._burst: Burst | None = None
         self._measured = False
+        self._stopped = False
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -151,7 +152,7 @@ class Connection:
 
     async def write(self) -> None:
         """Writes what is queued, for as long as the connection lives; ends when the peer is gone."""
-        while True:
+        while not self._stopped:
             payload, accepted = self._next()
             if payload is None:
                 self._drained.set()
@@ -185,12 +186,14 @@ class Connection:
         return join(frames), frames[0].accepted
 
     def stop_writing(self) -> None:
-        """Ends the writer, even in the middle of a wait for the peer."""
-        if self.writer is not None:
-            self.writer.cancel()
+        """Lets the writer finish the write it is in, and no other."""
+        self._stopped = True
+        self._wake.set()
 
     def forget(self) -> None:
-        """Frees the queue and the timers; the connection is over."""
+        """Ends the writer and frees the queue and the timers; the connection is over."""
+        if self.writer is not None:
+            self.writer.cancel()
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()

@@ -131,6 +131,8 @@ class Node:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await connection.drained()
+        # The writer may be waiting for the peer. Cancelling it would cancel the wait that aiohttp shares among all who write
+        # to a connection, the close below among them; so it is only told to stop.
         connection.stop_writing()
         try:
             async with asyncio.timeout(grace):

@@ -134,7 +134,6 @@ async def _end(node: Node, connection: Connection) -> None:
         await subscribing.leave(node, connection, channel)
     if connection.goodbye is not None:  # it needs the queue and the writer, and is bounded in time
         await asyncio.wait([connection.goodbye])
-    connection.stop_writing()
     connection.forget()
     node.retire(connection)
     _count_close(node, code)

@@ -1,0 +1,55 @@
+"""Going away: everyone is told when to come back, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.harness import Client, serving
+
+
+async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
+    async with serving(deadlines={"shutdown": 2.0}) as server:
+        clients = [await Client.open(server, f"u{number}") for number in range(10)]
+        for client in clients:
+            await client.subscribe("room:1")
+        drain = asyncio.create_task(server.service.node.drain())
+        codes = [await client.closed() for client in clients]
+        await drain
+        assert set(codes) == {1012}
+        delays = []
+        for client in clients:
+            told = [message for message in client.received if message["type"] == "reconnect"]
+            assert [message["reason"] for message in told] == ["shutdown"]
+            delays.append(told[0]["after"])
+        assert len(set(delays)) > 5, "spread, not all at once"
+        assert all(0 < delay <= 1 for delay in delays)
+        metrics = await server.metrics()
+        assert metrics["tidewire_connections"] == metrics["tidewire_subscriptions"] == metrics["tidewire_channels"] == 0
+        async with server.http.get(f"{server.url}/ws") as response:
+            assert response.status == 503
+            assert (await response.json(content_type=None))["code"] == "draining"
+        async with server.http.get(f"{server.ops_url}/readyz") as response:
+            assert response.status == 503
+
+
+async def test_nothing_is_left_when_everyone_has_gone() -> None:
+    async with serving(deadlines={"presence_leave": 0.01}) as server:
+        for number in range(20):
+            async with server.client(f"u{number}") as client:
+                await client.subscribe("room:1")
+                await client.subscribe("board:1")
+        node = server.service.node
+        await node.roster.emptied()
+        metrics = await server.metrics()
+        for gauge in ("connections", "pending_connections", "subscriptions", "channels", "outbox_bytes"):
+            assert metrics[f"tidewire_{gauge}"] == 0, gauge
+        assert not list(node.hub.rooms())
+
+
+async def test_the_backend_can_disconnect_a_user() -> None:
+    async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
+        assert await server.service.node.disconnect("default", "ann", "banned") == 1
+        assert await ann.closed() == 4403
+        await ben.silence()
+        assert await server.service.node.disconnect("other", "ben", "banned") == 0
+        await ben.silence()
