@@ -1,0 +1,569 @@
+"""What every Broker owes (service/core/broker.py), as tests. A subclass says how to open one.
+
+class TestMyBroker(BrokerSuite):
+    async def open(self, clock): ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from itertools import count, pairwise
+
+import pytest
+
+from service.core.broker import Broker, Receipt, Snapshot
+from service.core.channel import ChannelKey
+from service.core.clock import milliseconds
+from service.core.event import Delivery, Event, Publication, Retention
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+from tests.clock import FakeClock
+
+ROOM = ChannelKey("acme", "room:1")
+OTHER_ROOM = ChannelKey("acme", "room:2")
+SAME_ROOM_OF_ANOTHER_TENANT = ChannelKey("other", "room:1")
+
+WINDOW = 300.0
+"""The idempotency window of the brokers under test, in seconds."""
+TTL = 60.0
+KEEP = Retention(entries=10, ttl=TTL)
+MANY = 1_000
+MUCH = 1_000_000
+
+
+class RecordingSink:
+    """An EventSink that writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def deliver(self, event: Event) -> None:
+        self.events.append(event)
+
+    def ids(self, channel: ChannelKey = ROOM) -> list[str]:
+        return [event.id for event in self.events if event.channel == channel]
+
+
+class Publisher:
+    """Publishes with new ids m-1, m-2, … unless it is given one."""
+
+    def __init__(self, broker: Broker, clock: FakeClock) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._ids = count(1)
+
+    async def durable(
+        self,
+        channel: ChannelKey = ROOM,
+        *,
+        id: str | None = None,
+        data: bytes = b"{}",
+        sender: str | None = "ann",
+        retention: Retention = KEEP,
+    ) -> Receipt:
+        return await self._publish(Delivery.DURABLE, channel, id, "chat.message", data, sender, None, retention)
+
+    async def latest(
+        self,
+        key: str,
+        channel: ChannelKey = ROOM,
+        *,
+        id: str | None = None,
+        type: str = "ticker.price",
+        data: bytes = b"{}",
+        retention: Retention = KEEP,
+    ) -> Receipt:
+        return await self._publish(Delivery.LATEST, channel, id, type, data, None, key, retention)
+
+    async def ephemeral(self, channel: ChannelKey = ROOM, *, id: str | None = None, key: str | None = None) -> Receipt:
+        return await self._publish(Delivery.EPHEMERAL, channel, id, "chat.typing", b"{}", "ann", key, None)
+
+    async def _publish(
+        self,
+        delivery: Delivery,
+        channel: ChannelKey,
+        id: str | None,
+        type: str,
+        data: bytes,
+        sender: str | None,
+        key: str | None,
+        retention: Retention | None,
+    ) -> Receipt:
+        return await self._broker.publish(
+            Publication(
+                channel=channel,
+                type=type,
+                id=id or f"m-{next(self._ids)}",
+                delivery=delivery,
+                data=data,
+                sender=sender,
+                at=milliseconds(self._clock),
+                key=key,
+                retention=retention,
+            )
+        )
+
+
+def ids(events: object) -> list[str]:
+    assert isinstance(events, list | tuple)
+    return [event.id for event in events]
+
+
+class BrokerSuite(ABC):
+    """Subclassed once per implementation."""
+
+    @abstractmethod
+    async def open(self, clock: FakeClock) -> Broker:
+        """A broker that has not been started, with empty streams and an idempotency window of WINDOW seconds."""
+
+    async def advance(self, clock: FakeClock, seconds: float) -> None:
+        """Lets time pass for the broker."""
+        clock.advance(seconds)
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    @pytest.fixture
+    def sink(self) -> RecordingSink:
+        return RecordingSink()
+
+    @pytest.fixture
+    async def broker(self, clock: FakeClock, sink: RecordingSink) -> AsyncIterator[Broker]:
+        broker = await self.open(clock)
+        await broker.start(sink)
+        yield broker
+        await broker.close()
+
+    @pytest.fixture
+    def publish(self, broker: Broker, clock: FakeClock) -> Publisher:
+        return Publisher(broker, clock)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def test_a_started_broker_is_fit(self, broker: Broker) -> None:
+        await broker.check()
+
+    @pytest.mark.parametrize("started", [False, True], ids=["before start", "after close"])
+    async def test_every_method_raises_before_start_and_after_close(
+        self, clock: FakeClock, sink: RecordingSink, started: bool
+    ) -> None:
+        broker = await self.open(clock)
+        if started:
+            await broker.start(sink)
+            await broker.close()
+        publisher = Publisher(broker, clock)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            broker.check,
+            publisher.durable,
+            lambda: publisher.latest("k"),
+            publisher.ephemeral,
+            lambda: broker.subscribe(ROOM),
+            lambda: broker.unsubscribe(ROOM),
+            lambda: broker.snapshot(ROOM, None, MANY, MUCH),
+            lambda: broker.history(ROOM, None, None, 10),
+            lambda: broker.channels("acme", "", 10),
+        ]
+        for call in calls:
+            with pytest.raises(ServiceError) as refused:
+                await call()
+            assert refused.value.code is ErrorCode.BROKER_UNAVAILABLE
+        await broker.close()
+
+    async def test_start_is_called_once(self, broker: Broker) -> None:
+        with pytest.raises(ServiceError):
+            await broker.start(RecordingSink())
+
+    # --- publish ------------------------------------------------------------------------------------------------------
+
+    async def test_offsets_of_durable_events_are_dense_from_one(self, publish: Publisher) -> None:
+        receipts = [await publish.durable() for _ in range(25)]  # more than are kept
+        assert [receipt.offset for receipt in receipts] == list(range(1, 26))
+        assert len({receipt.epoch for receipt in receipts}) == 1
+        assert all(receipt.epoch and receipt.rev is None and not receipt.duplicate for receipt in receipts)
+
+    async def test_revs_of_latest_events_grow_and_use_up_no_offset(self, publish: Publisher) -> None:
+        receipts = [await publish.latest(key) for key in ("a", "b", "a", "c")]
+        revs = [receipt.rev for receipt in receipts]
+        assert all(low is not None and high is not None and low < high for low, high in pairwise(revs))
+        assert all(receipt.offset is None for receipt in receipts)
+        assert (await publish.durable()).offset == 1
+
+    async def test_ephemeral_events_enter_no_stream(self, broker: Broker, publish: Publisher) -> None:
+        receipt = await publish.ephemeral(id="e-1")
+        assert receipt == Receipt("e-1", epoch="")
+        assert (await publish.durable()).offset == 1
+        snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
+        assert not snapshot.state
+        assert ids((await broker.history(ROOM, None, None, 10)).events) == ["m-1"]
+
+    async def test_channels_have_streams_of_their_own(self, publish: Publisher) -> None:
+        first, second = await publish.durable(ROOM), await publish.durable(OTHER_ROOM)
+        assert (first.offset, second.offset) == (1, 1)
+        assert first.epoch != second.epoch
+
+    async def test_an_event_is_delivered_and_kept_as_it_was_published(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink, clock: FakeClock
+    ) -> None:
+        await broker.subscribe(ROOM)
+        await publish.durable(id="d", data='{"text":"ä\\u0000"}'.encode(), sender="ann")
+        rev = (await publish.latest("key", id="l", data=b"[1]")).rev
+        await publish.ephemeral(id="e", key="k")
+        at = milliseconds(clock)
+        durable = Event(
+            ROOM, "chat.message", "d", Delivery.DURABLE, '{"text":"ä\\u0000"}'.encode(), "ann", at, offset=1
+        )
+        latest = Event(ROOM, "ticker.price", "l", Delivery.LATEST, b"[1]", None, at, rev=rev, key="key")
+        ephemeral = Event(ROOM, "chat.typing", "e", Delivery.EPHEMERAL, b"{}", "ann", at, key="k")
+        assert sink.events == [durable, latest, ephemeral]
+        assert list((await broker.history(ROOM, None, None, 10)).events) == [durable]
+        assert list((await broker.snapshot(ROOM, None, MANY, MUCH)).state) == [latest]
+
+    # --- idempotency --------------------------------------------------------------------------------------------------
+
+    async def test_a_repeated_id_gives_the_first_receipt_and_delivers_nothing(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        first = await publish.durable(id="same", data=b"1")
+        await publish.durable()
+        again = await publish.durable(id="same", data=b"2")
+        assert again == Receipt("same", first.epoch, first.offset, duplicate=True)
+        assert sink.ids() == ["same", "m-1"]
+        assert (await publish.durable()).offset == 3
+        assert [event.data for event in (await broker.history(ROOM, None, 2, 10)).events] == [b"1"]
+
+    async def test_a_repeated_id_does_not_bring_an_older_value_back(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        first = await publish.latest("k", id="same", data=b"1")
+        await publish.latest("k", data=b"2")
+        again = await publish.latest("k", id="same", data=b"1")
+        assert again == Receipt("same", first.epoch, rev=first.rev, duplicate=True)
+        assert [event.data for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [b"2"]
+        assert len(sink.events) == 2
+
+    async def test_an_id_belongs_to_its_tenant_channel_and_sender(self, publish: Publisher) -> None:
+        await publish.durable(ROOM, id="same", sender="ann")
+        for channel, sender in ((OTHER_ROOM, "ann"), (SAME_ROOM_OF_ANOTHER_TENANT, "ann"), (ROOM, "ben"), (ROOM, None)):
+            assert not (await publish.durable(channel, id="same", sender=sender)).duplicate
+
+    async def test_ephemeral_ids_are_not_remembered(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        await publish.ephemeral(id="same")
+        assert not (await publish.ephemeral(id="same")).duplicate
+        assert not (await publish.durable(id="same")).duplicate
+        assert sink.ids() == ["same"] * 3
+
+    async def test_an_id_is_remembered_for_the_window(self, publish: Publisher, clock: FakeClock) -> None:
+        await publish.durable(id="same")
+        await self.advance(clock, WINDOW - 1)  # long after the event itself has expired
+        assert await publish.durable(id="same") == Receipt(
+            "same", (await publish.durable()).epoch, offset=1, duplicate=True
+        )
+        await self.advance(clock, 1)
+        forgotten = await publish.durable(id="same")
+        assert (forgotten.offset, forgotten.duplicate) == (3, False)
+
+    async def test_a_repeat_does_not_lengthen_the_window(self, publish: Publisher, clock: FakeClock) -> None:
+        await publish.durable(id="same")
+        await self.advance(clock, WINDOW / 2)
+        assert (await publish.durable(id="same")).duplicate
+        await self.advance(clock, WINDOW / 2)
+        assert not (await publish.durable(id="same")).duplicate
+
+    # --- delivery -----------------------------------------------------------------------------------------------------
+
+    async def test_between_subscribe_and_unsubscribe_every_event_reaches_the_sink_in_order(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await publish.durable(id="before")
+        await broker.subscribe(ROOM)
+        expected = []
+        for n in range(30):
+            publish_one = (publish.durable, partial(publish.latest, "k"), publish.ephemeral)[n * n % 3 + n % 2]
+            expected.append((await publish_one()).id)
+        await broker.unsubscribe(ROOM)
+        await publish.durable(id="after")
+        assert sink.ids() == expected
+
+    async def test_only_subscribed_channels_are_delivered(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        for channel in (OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
+            await publish.durable(channel)
+            await publish.latest("k", channel)
+            await publish.ephemeral(channel)
+        assert sink.events == []
+
+    async def test_subscribing_twice_delivers_once(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        await broker.subscribe(ROOM)
+        await publish.durable()
+        await broker.unsubscribe(ROOM)
+        await publish.durable()
+        assert sink.ids() == ["m-1"]
+
+    async def test_unsubscribing_is_harmless_without_a_subscription(self, broker: Broker, publish: Publisher) -> None:
+        await broker.unsubscribe(ROOM)
+        await publish.durable()
+        await broker.unsubscribe(ROOM)
+        assert (await publish.durable()).offset == 2
+
+    # --- retention ----------------------------------------------------------------------------------------------------
+
+    async def test_the_stream_keeps_its_newest_entries(self, broker: Broker, publish: Publisher) -> None:
+        for _ in range(25):
+            await publish.durable()
+        page = await broker.history(ROOM, None, None, MANY)
+        assert [event.offset for event in page.events] == list(range(16, 26))
+
+    async def test_each_event_of_the_stream_expires_by_itself(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.durable()
+        await self.advance(clock, TTL / 2)
+        await publish.durable()
+        await self.advance(clock, TTL / 2 - 1)
+        assert len((await broker.history(ROOM, None, None, MANY)).events) == 2
+        await self.advance(clock, 1)
+        assert ids((await broker.history(ROOM, None, None, MANY)).events) == ["m-2"]
+
+    async def test_the_position_outlives_the_events(self, broker: Broker, publish: Publisher, clock: FakeClock) -> None:
+        receipts = [await publish.durable() for _ in range(3)]
+        await self.advance(clock, TTL * 100)
+        top = Position(receipts[0].epoch, 3, "m-3")
+        assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None)
+        page = await broker.history(ROOM, None, None, MANY)
+        assert (page.top, list(page.events), page.more) == (top, [], False)
+        assert (await publish.durable()).offset == 4
+
+    async def test_the_newest_publications_retention_holds_for_the_whole_stream(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        for _ in range(5):
+            await publish.durable()
+        await publish.durable(retention=Retention(entries=2, ttl=10))
+        assert ids((await broker.history(ROOM, None, None, MANY)).events) == ["m-5", "m-6"]
+        await self.advance(clock, 10)
+        assert not (await broker.history(ROOM, None, None, MANY)).events
+
+    async def test_a_stream_may_keep_nothing(self, broker: Broker, publish: Publisher, sink: RecordingSink) -> None:
+        await broker.subscribe(ROOM)
+        receipts = [await publish.durable(retention=Retention(entries=0, ttl=TTL)) for _ in range(2)]
+        assert [receipt.offset for receipt in receipts] == [1, 2]
+        assert not (await broker.history(ROOM, None, None, MANY)).events
+        assert sink.ids() == ["m-1", "m-2"]
+
+    async def test_state_is_the_newest_event_of_every_type_and_key_by_rev(
+        self, broker: Broker, publish: Publisher
+    ) -> None:
+        for key in ("a", "b", "a"):
+            await publish.latest(key)
+        await publish.latest("b", type="ticker.volume")
+        state = (await broker.snapshot(ROOM, None, MANY, MUCH)).state
+        assert [(event.type, event.key, event.id) for event in state] == [
+            ("ticker.price", "b", "m-2"),
+            ("ticker.price", "a", "m-3"),
+            ("ticker.volume", "b", "m-4"),
+        ]
+
+    async def test_state_keeps_its_newest_keys(self, broker: Broker, publish: Publisher) -> None:
+        for n in range(12):
+            await publish.latest(f"k-{n}")
+        await publish.latest("k-2")
+        await publish.latest("k-12")
+        state = (await broker.snapshot(ROOM, None, MANY, MUCH)).state
+        assert [event.key for event in state] == [f"k-{n}" for n in (4, 5, 6, 7, 8, 9, 10, 11, 2, 12)]
+
+    async def test_each_value_of_the_state_expires_by_itself(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("a")
+        await publish.latest("b")
+        await self.advance(clock, TTL / 2)
+        renewed = await publish.latest("a")
+        await self.advance(clock, TTL / 2)
+        state = (await broker.snapshot(ROOM, None, MANY, MUCH)).state
+        assert [(event.key, event.id) for event in state] == [("a", "m-3")]
+        await self.advance(clock, TTL)
+        assert not (await broker.snapshot(ROOM, None, MANY, MUCH)).state
+        after = await publish.latest("a")
+        assert after.rev is not None
+        assert renewed.rev is not None
+        assert after.rev > renewed.rev
+
+    # --- snapshot -----------------------------------------------------------------------------------------------------
+
+    async def test_a_fresh_channel_is_at_offset_zero_of_its_epoch(self, broker: Broker, publish: Publisher) -> None:
+        snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
+        assert (snapshot.top.offset, snapshot.top.id, snapshot.recovered) == (0, None, None)
+        assert (await publish.durable()).epoch == snapshot.top.epoch
+
+    async def test_resuming_gives_exactly_what_was_missed(self, broker: Broker, publish: Publisher) -> None:
+        start = (await broker.snapshot(ROOM, None, MANY, MUCH)).top
+        epoch = start.epoch
+        for _ in range(10):
+            await publish.durable()
+        positions = [start, *(Position(epoch, n, f"m-{n}") for n in range(1, 11))]
+        for position in positions:
+            snapshot = await broker.snapshot(ROOM, position, MANY, MUCH)
+            assert snapshot.recovered is True
+            assert snapshot.top == positions[-1]
+            assert [event.offset for event in snapshot.missed] == list(range(position.offset + 1, 11))
+
+    async def test_resuming_at_the_top_needs_no_entries(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        receipt = await publish.durable()
+        await self.advance(clock, TTL)
+        top = Position(receipt.epoch, 1, receipt.id)
+        snapshot = await broker.snapshot(ROOM, top, MANY, MUCH)
+        assert (snapshot.top, list(snapshot.missed), snapshot.recovered) == (top, [], True)
+
+    @pytest.mark.parametrize(
+        "doubtful",
+        [
+            pytest.param({"epoch": "another"}, id="another epoch"),
+            pytest.param({"id": "another"}, id="another id there"),
+            pytest.param({"id": None}, id="no id"),
+            pytest.param({"offset": 26, "id": "m-26"}, id="ahead of the stream"),
+            pytest.param({"offset": 25}, id="another id at the top"),
+            pytest.param({"offset": 15, "id": "m-15"}, id="its entry trimmed"),
+            pytest.param({"offset": 3, "id": "m-3"}, id="events after it trimmed"),
+            pytest.param({"offset": 0, "id": None}, id="the beginning, trimmed"),
+        ],
+    )
+    async def test_a_position_that_may_hide_a_hole_is_not_recovered(
+        self, broker: Broker, publish: Publisher, doubtful: dict[str, object]
+    ) -> None:
+        first = await publish.durable()
+        for _ in range(24):
+            await publish.durable()
+        good: dict[str, object] = {"epoch": first.epoch, "offset": 20, "id": "m-20"}
+        assert (await broker.snapshot(ROOM, Position(**good), MANY, MUCH)).recovered is True  # type: ignore[arg-type]  # spelled as changes
+        snapshot = await broker.snapshot(ROOM, Position(**(good | doubtful)), MANY, MUCH)  # type: ignore[arg-type]  # the same
+        assert (snapshot.recovered, list(snapshot.missed), snapshot.top.offset) == (False, [], 25)
+
+    async def test_more_than_the_given_number_of_events_is_not_recovered(
+        self, broker: Broker, publish: Publisher
+    ) -> None:
+        first = await publish.durable()
+        for _ in range(4):
+            await publish.durable()
+        since = Position(first.epoch, 2, "m-2")
+        assert (await broker.snapshot(ROOM, since, 3, MUCH)).recovered is True
+        snapshot = await broker.snapshot(ROOM, since, 2, MUCH)
+        assert (snapshot.recovered, list(snapshot.missed)) == (False, [])
+
+    async def test_more_than_the_given_number_of_bytes_is_not_recovered(
+        self, broker: Broker, publish: Publisher
+    ) -> None:
+        data = b'"' + b"x" * 98 + b'"'
+        first = await publish.durable(data=data)
+        for _ in range(2):
+            await publish.durable(data=data)
+        since = Position(first.epoch, 1, "m-1")
+        assert (await broker.snapshot(ROOM, since, MANY, 200)).recovered is True
+        snapshot = await broker.snapshot(ROOM, since, MANY, 199)
+        assert (snapshot.recovered, list(snapshot.missed)) == (False, [])
+
+    async def test_state_comes_with_every_snapshot(self, broker: Broker, publish: Publisher) -> None:
+        last = await publish.durable()
+        await publish.latest("k")
+        for since in (None, Position(last.epoch, 1, "m-1"), Position("another", 1, "m-1")):
+            assert ids((await broker.snapshot(ROOM, since, MANY, MUCH)).state) == ["m-2"]
+
+    # --- history ------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("after", "before", "limit", "offsets", "more"),
+        [
+            (None, None, 3, [18, 19, 20], True),
+            (None, None, 10, list(range(11, 21)), False),
+            (None, None, 50, list(range(11, 21)), False),
+            (None, 15, 2, [13, 14], True),
+            (None, 15, 4, [11, 12, 13, 14], False),
+            (None, 11, 5, [], False),
+            (None, 0, 5, [], False),
+            (None, 99, 2, [19, 20], True),
+            (15, None, 2, [16, 17], True),
+            (15, None, 5, [16, 17, 18, 19, 20], False),
+            (20, None, 5, [], False),
+            (99, None, 5, [], False),
+            (0, None, 3, [11, 12, 13], True),
+            (12, 16, 2, [13, 14], True),
+            (12, 16, 3, [13, 14, 15], False),
+            (12, 13, 3, [], False),
+            (16, 12, 3, [], False),
+            (0, 99, 50, list(range(11, 21)), False),
+        ],
+    )
+    async def test_pages(
+        self,
+        broker: Broker,
+        publish: Publisher,
+        after: int | None,
+        before: int | None,
+        limit: int,
+        offsets: list[int],
+        more: bool,
+    ) -> None:
+        first = await publish.durable()
+        for _ in range(19):  # 11 to 20 are kept
+            await publish.durable()
+        page = await broker.history(ROOM, after, before, limit)
+        assert ([event.offset for event in page.events], page.more) == (offsets, more)
+        assert page.top == Position(first.epoch, 20, "m-20")
+
+    async def test_the_history_of_a_fresh_channel_is_empty(self, broker: Broker) -> None:
+        page = await broker.history(ROOM, None, None, 10)
+        assert (list(page.events), page.more, page.top.offset, page.top.id) == ([], False, 0, None)
+
+    # --- channels -----------------------------------------------------------------------------------------------------
+
+    async def test_channels_with_subscribers_history_or_state_are_listed_by_name(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        await publish.latest("k", ChannelKey("acme", "room:c"))
+        await broker.subscribe(ChannelKey("acme", "room:b"))
+        receipt = await publish.durable(ChannelKey("acme", "room:a"))
+        await publish.durable(ChannelKey("acme", "lobby"))
+        await publish.durable(ChannelKey("other", "room:x"))
+        await broker.history(ChannelKey("acme", "room:only-read"), None, None, 10)
+
+        listed = await broker.channels("acme", "", 10)
+        assert [info.name for info in listed] == ["lobby", "room:a", "room:b", "room:c"]
+        assert listed[1].top == Position(receipt.epoch, 1, receipt.id)
+        assert [info.name for info in await broker.channels("acme", "room:", 2)] == ["room:a", "room:b"]
+        assert [info.name for info in await broker.channels("acme", "room:c", 2)] == ["room:c"]
+        assert not await broker.channels("acme", "nowhere", 10)
+        assert not await broker.channels("nobody", "", 10)
+
+        await self.advance(clock, TTL)
+        assert [info.name for info in await broker.channels("acme", "", 10)] == ["room:b"]
+
+    # --- tenants ------------------------------------------------------------------------------------------------------
+
+    async def test_nothing_of_one_tenant_is_visible_under_another(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(SAME_ROOM_OF_ANOTHER_TENANT)
+        mine = await publish.durable(ROOM)
+        await publish.latest("k", ROOM)
+        await publish.ephemeral(ROOM)
+        theirs = await broker.snapshot(
+            SAME_ROOM_OF_ANOTHER_TENANT, Position(mine.epoch, 0, None), max_events=MANY, max_bytes=MUCH
+        )
+        assert (theirs.top.offset, list(theirs.state), list(theirs.missed), theirs.recovered) == (0, [], [], False)
+        assert theirs.top.epoch != mine.epoch
+        assert not (await broker.history(SAME_ROOM_OF_ANOTHER_TENANT, None, None, 10)).events
+        assert sink.events == []

@@ -1,0 +1,34 @@
+"""The in-memory TicketStore: the port's contract, and its bound."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.adapters.memory.tickets import MemoryTickets
+from service.core.tickets import TicketStore
+from service.errors import ErrorCode, ServiceError
+from tests.clock import FakeClock
+from tests.contract.tickets_suite import TTL, TicketsSuite
+
+
+class TestMemoryTickets(TicketsSuite):
+    async def open(self, clock: FakeClock) -> TicketStore:
+        return MemoryTickets(clock, most=100)
+
+
+async def test_nobodys_ticket_is_pushed_out() -> None:
+    clock = FakeClock()
+    store = MemoryTickets(clock, most=3)
+    tickets = [await store.issue(f"token {n}", TTL) for n in range(3)]
+    with pytest.raises(ServiceError) as full:
+        await store.issue("one too many", TTL)
+    assert full.value.code is ErrorCode.OVERLOADED
+    assert "one too many" not in str(full.value)
+    assert [await store.peek(ticket) for ticket in tickets] == ["token 0", "token 1", "token 2"]
+
+    await store.redeem(tickets[1])
+    await store.issue("another", TTL)
+    clock.advance(TTL)
+    for n in range(3):
+        await store.issue(f"later {n}", TTL)
+    assert len(store) == 3

@@ -1,0 +1,85 @@
+"""What every TicketStore owes (service/core/tickets.py), as tests. A subclass says how to open one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from abc import ABC, abstractmethod
+
+import pytest
+
+from service.core.tickets import TicketStore
+from tests.clock import FakeClock
+
+TTL = 30.0
+
+
+class TicketsSuite(ABC):
+    """Subclassed once per implementation."""
+
+    @abstractmethod
+    async def open(self, clock: FakeClock) -> TicketStore:
+        """An empty store."""
+
+    async def advance(self, clock: FakeClock, seconds: float) -> None:
+        """Lets time pass for the store."""
+        clock.advance(seconds)
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    @pytest.fixture
+    async def store(self, clock: FakeClock) -> TicketStore:
+        return await self.open(clock)
+
+    async def test_a_ticket_stands_for_its_token(self, store: TicketStore) -> None:
+        tickets = {token: await store.issue(token, TTL) for token in ("token a", "token b")}
+        for token, ticket in tickets.items():
+            assert await store.redeem(ticket) == token
+
+    async def test_a_ticket_is_256_random_bits_and_fit_for_an_address(self, store: TicketStore) -> None:
+        tickets = [await store.issue("token", TTL) for _ in range(50)]
+        assert len(set(tickets)) == 50
+        for ticket in tickets:
+            assert re.fullmatch(r"[A-Za-z0-9_-]+", ticket)
+            assert len(base64.urlsafe_b64decode(ticket + "=" * (-len(ticket) % 4))) >= 32
+
+    async def test_a_ticket_is_redeemed_at_most_once(self, store: TicketStore) -> None:
+        ticket = await store.issue("token", TTL)
+        assert await store.redeem(ticket) == "token"
+        assert await store.redeem(ticket) is None
+        assert await store.peek(ticket) is None
+
+    async def test_of_many_at_once_one_redeems(self, store: TicketStore) -> None:
+        ticket = await store.issue("token", TTL)
+        redeemed = await asyncio.gather(*(store.redeem(ticket) for _ in range(20)))
+        assert sorted(map(str, redeemed)) == ["None"] * 19 + ["token"]
+
+    async def test_peeking_uses_nothing_up(self, store: TicketStore) -> None:
+        ticket = await store.issue("token", TTL)
+        assert await store.peek(ticket) == "token"
+        assert await store.peek(ticket) == "token"
+        assert await store.redeem(ticket) == "token"
+
+    async def test_a_ticket_lives_for_its_time(self, store: TicketStore, clock: FakeClock) -> None:
+        ticket, other = await store.issue("token", TTL), await store.issue("token", TTL)
+        await self.advance(clock, TTL - 1)
+        assert await store.peek(ticket) == "token"
+        assert await store.redeem(other) == "token"
+        await self.advance(clock, 1)
+        assert await store.peek(ticket) is None
+        assert await store.redeem(ticket) is None
+
+    async def test_each_ticket_has_its_own_time(self, store: TicketStore, clock: FakeClock) -> None:
+        long, short = await store.issue("long", 2 * TTL), await store.issue("short", TTL)
+        await self.advance(clock, TTL)
+        assert await store.redeem(short) is None
+        assert await store.redeem(long) == "long"
+
+    @pytest.mark.parametrize("ticket", ["", "x", "../x", "*", "\0", "a" * 10_000, "\ud800"])
+    async def test_what_is_no_ticket_stands_for_nothing(self, store: TicketStore, ticket: str) -> None:
+        await store.issue("token", TTL)
+        assert await store.peek(ticket) is None
+        assert await store.redeem(ticket) is None
