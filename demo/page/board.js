@@ -1,0 +1,69 @@
+// The numbers on the wall, each with a little curve.
+
+import { byId, h, setText } from './dom.js';
+import { client } from './session.js';
+
+/** @type {Record<string, {label: string, unit?: string, show?: (value: number) => string}>} */
+const METRICS = {
+  waiting: { label: 'Waiting' },
+  open: { label: 'In progress' },
+  first_response: { label: 'First response', unit: 'median', show: (value) => `${Math.round(value)}s` },
+  rate: { label: 'Messages', unit: 'per minute' },
+  csat: { label: 'Satisfaction', unit: 'last 60 ratings', show: (value) => `${Math.round(value)}%` },
+};
+const WIDTH = 100;
+const HEIGHT = 28;
+
+/** @type {Map<string, {value: HTMLElement, line: SVGPathElement, area: SVGPathElement}>} */
+const tiles = new Map();
+
+for (const [metric, { label, unit }] of Object.entries(METRICS)) {
+  const svg = svgElement('svg', { class: 'spark', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+  const area = svgElement('path', { class: 'area' });
+  const line = svgElement('path', { class: 'line' });
+  svg.append(area, line);
+  const value = h('span', { class: 'value', 'data-testid': 'metric-value' }, '–');
+  const tile = h(
+    'div',
+    { class: 'metric', 'data-testid': 'metric', dataset: { metric } },
+    h('dt', {}, label),
+    h('dd', {}, value, unit ? h('span', { class: 'unit' }, unit) : null),
+  );
+  tile.append(svg);
+  byId('metrics').append(tile);
+  tiles.set(metric, { value, line, area });
+}
+
+/** @param {string} name @param {Record<string, string>} attributes @returns {any} */
+function svgElement(name, attributes) {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+/** @param {import('/client/messages.js').Event} event */
+function show({ data: { metric, value, recent } }) {
+  const tile = tiles.get(metric);
+  if (!tile) return;
+  setText(tile.value, METRICS[metric].show?.(value) ?? String(value));
+  const path = curve(recent);
+  tile.line.setAttribute('d', path);
+  tile.area.setAttribute('d', `${path}L${WIDTH} ${HEIGHT}L0 ${HEIGHT}Z`);
+}
+
+/** @param {number[]} values oldest first */
+function curve(values) {
+  const points = values.length > 1 ? values : [values[0], values[0]];
+  const low = Math.min(...points);
+  const range = Math.max(...points) - low || 1;
+  const flat = Math.max(...points) === low;
+  return points
+    .map((value, index) => {
+      const x = (index / (points.length - 1)) * WIDTH;
+      const y = flat ? HEIGHT / 2 : HEIGHT - 3 - ((value - low) / range) * (HEIGHT - 6);
+      return `${index ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
+    })
+    .join('');
+}
+
+client.subscribe('board:main', { onEvent: show, onState: (events) => events.forEach(show) });

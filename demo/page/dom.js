@@ -1,0 +1,55 @@
+// Elements made in one line. Text goes in as text: nothing a customer writes is ever markup.
+
+/**
+ * @param {string} tag
+ * @param {Record<string, any>} [attributes]  `on…` are listeners, `dataset` is data, null and false are left out
+ * @param {...(Node | string | null | undefined)} children
+ */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
+    else if (name === 'dataset') Object.assign(element.dataset, value);
+    else element.setAttribute(name, value === true ? '' : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** @param {string} name */
+export function icon(name) {
+  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+  svg.setAttribute('class', 'icon');
+  svg.setAttribute('aria-hidden', 'true');
+  const use = document.createElementNS('http://www.w3.org/2000/svg', 'use');
+  use.setAttribute('href', `#i-${name}`);
+  svg.append(use);
+  return svg;
+}
+
+/** @param {string} id */
+export const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+/** Sets a text only if it changed, so that live regions and selections are left alone. @param {Element} element @param {string} text */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+let toastCount = 0;
+/** Says something for a few seconds. @param {string} text @param {{label: string, run: () => void}} [action] */
+export function toast(text, action) {
+  const close = () => item.remove();
+  const item = h('div', { class: 'toast', 'data-testid': 'toast', id: `toast-${(toastCount += 1)}` }, h('span', {}, text));
+  if (action) {
+    const act = () => {
+      close();
+      action.run();
+    };
+    item.append(h('button', { type: 'button', class: 'link', onclick: act }, action.label));
+  }
+  const region = byId('toasts');
+  region.append(item);
+  while (region.children.length > 3) region.firstElementChild?.remove();
+  setTimeout(close, 7_000);
+}

@@ -1,0 +1,32 @@
+// Who this is, and the one connection.
+
+import { Tidewire } from '/client/tidewire.js';
+
+const params = new URLSearchParams(location.search);
+export const me = /^[a-z0-9][a-z0-9-]{0,31}$/.test(params.get('user') ?? '') ? String(params.get('user')) : 'agent-1';
+
+/** What the newest token says of this agent. @type {{name?: string}} */
+export let info = {};
+
+async function token() {
+  const response = await fetch(`/demo/token?user=${encodeURIComponent(me)}`, { cache: 'no-store' });
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    throw Object.assign(new Error(problem.detail ?? `no token: ${response.status}`), { retryable: response.status >= 429 });
+  }
+  const { token } = await response.json();
+  info = claims(token).info ?? {};
+  return token;
+}
+
+/** The claims of a token, unchecked: only the service can check it. @param {string} token */
+function claims(token) {
+  try {
+    const bytes = Uint8Array.from(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), (c) => c.charCodeAt(0));
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    return {};
+  }
+}
+
+export const client = new Tidewire('/ws', { token });
