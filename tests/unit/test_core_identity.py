@@ -1,0 +1,87 @@
+"""Grants as they stand in a token, and what they give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.core.identity import ALL_RIGHTS, Credentials, Grant, Identity, Right, anonymous, backend, parse_grants
+
+
+def test_no_claim_is_no_grant() -> None:
+    assert parse_grants(None) == ()
+    assert parse_grants([]) == ()
+
+
+def test_a_pattern_grants_every_right() -> None:
+    assert parse_grants(["room:*"]) == (Grant("room:*", ALL_RIGHTS),)
+    assert frozenset(Right) == ALL_RIGHTS
+
+
+def test_an_object_grants_the_rights_it_names() -> None:
+    claim = [{"channel": "room:*", "rights": ["subscribe", "history"]}, {"channel": "a", "rights": []}, "b"]
+    assert parse_grants(claim) == (
+        Grant("room:*", frozenset({Right.SUBSCRIBE, Right.HISTORY})),
+        Grant("a", frozenset()),
+        Grant("b"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        ("room:*", "grants is not a list"),
+        (b"room:*", "grants is not a list"),
+        ({"room:*": ["subscribe"]}, "grants is not a list"),
+        (7, "grants is not a list"),
+        (False, "grants is not a list"),
+        ([None], r"grants\[0\] is neither"),
+        (["a", 7], r"grants\[1\] is neither"),
+        ([["a"]], r"grants\[0\] is neither"),
+        ([{}], r"grants\[0\] is neither"),
+        ([{"channel": "a"}], r"grants\[0\] is neither"),
+        ([{"rights": ["publish"]}], r"grants\[0\] is neither"),
+        ([{"channel": 7, "rights": ["publish"]}], r"grants\[0\] is neither"),
+        ([{"channel": "a", "rights": ["publish"], "until": 1}], r"grants\[0\] is neither"),
+        ([{"channel": "a", "rights": "publish"}], r"grants\[0\].rights is not a list"),
+        ([{"channel": "a", "rights": ""}], r"grants\[0\].rights is not a list"),
+        ([{"channel": "a", "rights": {"publish": False}}], r"grants\[0\].rights is not a list"),
+        ([{"channel": "a", "rights": None}], r"grants\[0\].rights is not a list"),
+        ([{"channel": "a", "rights": ["admin"]}], "each is one of history, presence, publish, subscribe"),
+        ([{"channel": "a", "rights": ["PUBLISH"]}], "each is one of"),
+        ([{"channel": "a", "rights": [None]}], "each is one of"),
+        ([{"channel": "a", "rights": [["publish"]]}], "each is one of"),
+        ([""], "is not a grant"),
+        (["a:**:b"], "may only be the last segment"),
+        ([{"channel": "a b", "rights": ["publish"]}], "is not a grant"),
+    ],
+)
+def test_a_claim_that_is_not_understood_refuses_the_token(claim: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_grants(claim)
+
+
+@pytest.mark.parametrize("right", Right)
+@pytest.mark.parametrize("granted", Right)
+def test_a_right_is_given_by_itself(right: Right, granted: Right) -> None:
+    identity = Identity("acme", "ann", (Grant("room:*", frozenset({granted})),))
+    assert identity.may(right, "room:1") is (right is granted)
+    assert not identity.may(right, "lobby")
+
+
+def test_any_of_several_grants_will_do() -> None:
+    identity = Identity("acme", "ann", (Grant("a:*", frozenset()), Grant("b:**"), Grant("a:1")))
+    assert [identity.may(Right.PUBLISH, name) for name in ("a:1", "a:2", "b:1:2", "c")] == [True, False, True, False]
+
+
+def test_the_anonymous_and_the_backend() -> None:
+    nobody, server = anonymous("acme"), backend("acme")
+    assert (nobody.tenant, nobody.user, nobody.is_anonymous, nobody.is_backend) == ("acme", "", True, False)
+    assert (server.tenant, server.user, server.is_anonymous, server.is_backend) == ("acme", "", False, True)
+    assert not Identity("acme", "ann").is_anonymous
+    assert not any(party.may(right, "room:1") for party in (nobody, server) for right in Right)
+
+
+def test_credentials_do_not_show() -> None:
+    assert "secret" not in repr(Credentials(token="secret-1", ticket="secret-2"))

@@ -1,0 +1,93 @@
+"""Token buckets."""
+
+from __future__ import annotations
+
+from math import inf
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from service.core.limits import KeyedBuckets, Rate, TokenBucket
+
+NEGLIGIBLE = 1e-6
+"""What floating point may add up to."""
+
+rates = st.builds(Rate, per_second=st.floats(0.01, 10_000), burst=st.integers(1, 1_000))
+waits = st.floats(0, 100)
+
+
+@given(rate=rates, steps=st.lists(st.tuples(waits, st.integers(1, 5)), max_size=60))
+def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(rate: Rate, steps: list[tuple[float, int]]) -> None:
+    now = 1000.0
+    bucket = TokenBucket(rate, now)
+    taken: list[tuple[float, int]] = []
+    for wait, cost in steps:
+        now += wait
+        if bucket.take(now, cost) == 0.0:
+            taken.append((now, cost))
+    for first, (start, _) in enumerate(taken):
+        total = 0
+        for at, cost in taken[first:]:
+            total += cost
+            assert total <= rate.burst + (at - start) * rate.per_second + NEGLIGIBLE * (1 + total)
+
+
+@given(rate=rates, cost=st.integers(1, 1_000))
+def test_a_full_bucket_gives_its_burst_at_once(rate: Rate, cost: int) -> None:
+    bucket = TokenBucket(rate, 0.0)
+    if cost <= rate.burst:
+        assert bucket.take(0.0, cost) == 0.0
+        assert sum(bucket.take(0.0) == 0.0 for _ in range(1_001)) == rate.burst - cost
+    else:
+        assert bucket.take(0.0, cost) == inf
+        assert bucket.take(0.0, rate.burst) == 0.0
+
+
+@given(rate=rates, spent=st.integers(0, 1_000), cost=st.integers(1, 1_000), early=st.floats(0, 0.99))
+@example(rate=Rate(per_second=20, burst=100), spent=100, cost=1, early=0.5)
+def test_the_wait_it_names_is_enough_and_no_longer_than_needed(rate: Rate, spent: int, cost: int, early: float) -> None:
+    bucket, other = TokenBucket(rate, 0.0), TokenBucket(rate, 0.0)
+    for each in (bucket, other):
+        each.take(0.0, min(spent, rate.burst))
+    wait = bucket.take(0.0, cost)
+    if wait == inf:
+        assert cost > rate.burst
+        return
+    if wait:
+        assert other.take(wait * early, cost) > 0.0
+        assert bucket.take(wait + NEGLIGIBLE * (1 + wait), cost) == 0.0
+
+
+@given(rate=rates, tries=st.integers(1, 50))
+def test_a_refused_try_costs_nothing(rate: Rate, tries: int) -> None:
+    bucket = TokenBucket(rate, 0.0)
+    bucket.take(0.0, rate.burst)
+    waits = [bucket.take(0.0) for _ in range(tries)]
+    assert waits == [1.0 / rate.per_second] * tries
+
+
+def test_what_is_not_used_does_not_pile_up() -> None:
+    bucket = TokenBucket(Rate(per_second=10, burst=5), 0.0)
+    assert [bucket.take(1_000_000.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_keys_have_buckets_of_their_own() -> None:
+    buckets = KeyedBuckets(Rate(per_second=1, burst=1), most=10)
+    assert buckets.take("a", 0.0) == 0.0
+    assert buckets.take("a", 0.0) == 1.0
+    assert buckets.take(("b", 1), 0.0) == 0.0
+    assert buckets.take("a", 1.0) == 0.0
+    assert len(buckets) == 2
+
+
+@given(most=st.integers(1, 5), keys=st.lists(st.integers(0, 20), max_size=100))
+def test_never_more_than_so_many_are_remembered_and_the_longest_idle_is_forgotten(most: int, keys: list[int]) -> None:
+    buckets = KeyedBuckets(Rate(per_second=0.01, burst=1), most)
+    remembered: list[int] = []
+    for key in keys:
+        known = key in remembered
+        if known:
+            remembered.remove(key)
+        remembered = [*remembered, key][-most:]
+        assert (buckets.take(key, 0.0) > 0.0) is known  # a forgotten key starts with a full bucket
+        assert len(buckets) == len(remembered)
