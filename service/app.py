@@ -26,6 +26,7 @@ from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
 from service.errors import ServiceError
+from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
 from service.telemetry import log
@@ -56,7 +57,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
-        self.metrics = metrics or Metrics(event_types=contract.event_types)
+        self.metrics = metrics or Metrics(event_types=contract.event_types | SYSTEM_TYPES)
         self.fetch = HttpFetch()
         self.broker = broker or _broker(settings, self.clock)
         ports = Ports(

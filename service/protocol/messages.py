@@ -262,4 +262,13 @@ class Pong(ServerMessage, frozen=True, tag="pong", tag_field="type"):
     id: str | None = None
 
 
+SYSTEM_TYPES = frozenset(
+    str(message.__struct_config__.tag)
+    for message in (
+        *(Hello, Ready, Subscribe, Unsubscribe, History, Presence, Refresh, Ping),
+        *(Welcome, Subscribed, Unsubscribed, Ack, Error, HistoryPage, PresenceReply, Expiring, Reconnect, Pong),
+    )
+) | {"presence.joined", "presence.left", "presence.count"}
+"""Every type that no contract declares: a bounded set, fit for metric labels."""
+
 encode = msgspec.json.Encoder().encode

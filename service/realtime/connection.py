@@ -189,6 +189,7 @@ class Connection:
         """Lets the writer finish the write it is in, and no other."""
         self._stopped = True
         self._wake.set()
+        self._drained.set()
 
     def forget(self) -> None:
         """Ends the writer and frees the queue and the timers; the connection is over."""

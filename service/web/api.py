@@ -159,7 +159,7 @@ def _declared(spec: ChannelSpec) -> Declared:
                 publish=event.publish,
                 delivery=event.delivery,
                 key=_pointer(event.key) if event.key is not None else UNSET,
-                window=event.window,
+                window=event.window or UNSET,
             )
             for event in spec.events.values()
         },

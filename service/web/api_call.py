@@ -30,7 +30,8 @@ MAX_BODY = 1_048_576
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 _BEARER = re.compile(r"bearer +(?P<key>\S+) *", re.IGNORECASE)
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# msgspec's own exceptions, and what it lets through: see protocol/codec.py.
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 _T = TypeVar("_T")
 _Q = TypeVar("_Q", bound=Struct)
 
@@ -149,7 +150,7 @@ class Call:
             raise ServiceError(
                 ErrorCode.DEADLINE, f"the body did not arrive within {self.edge.deadlines.body:g} s"
             ) from error
-        except web.RequestPayloadError as error:
+        except (web.RequestPayloadError, ConnectionError) as error:
             raise ServiceError(ErrorCode.MALFORMED, "the body broke off", path="$") from error
 
     async def _read(self) -> bytes:
@@ -183,4 +184,4 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+    return "not UTF-8" if isinstance(error, UnicodeError) else str(error)

@@ -115,7 +115,7 @@ class StateQuery(Sent, frozen=True, kw_only=True):
 # --- what it is answered -----------------------------------------------------------------------------------------------
 
 
-class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reply(Struct, frozen=True, kw_only=True):
     """What the API answers. Absent fields mean: does not apply."""
 
 
@@ -187,7 +187,7 @@ class DeclaredEvent(Reply, frozen=True, kw_only=True):
     publish: PublishRule
     delivery: Delivery
     key: Annotated[str, Meta(description="JSON Pointer to the key in `data`.")] | UnsetType = UNSET
-    window: Annotated[float, Meta(description="Seconds within which events may be joined into one frame.")] = 0.0
+    window: Annotated[float, Meta(description="Seconds within which events may be joined into one frame.")] | UnsetType = UNSET
 
 
 class Declared(Reply, frozen=True, kw_only=True):

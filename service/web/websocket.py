@@ -27,6 +27,7 @@ class WebSocket:
             max_msg_size=edge.limits.message_bytes + 1,  # aiohttp refuses a message of exactly its maximum
             compress=False,  # negotiated per connection it costs 195 KB each
             autoping=False,
+            writer_limit=0,  # each write waits until the kernel has taken all: what waits, waits in the outbox
         )
         self._edge = edge
         self._clock = clock
@@ -39,7 +40,10 @@ class WebSocket:
         self._request = request
         await self.response.prepare(request)
         transport = request.transport
-        raw = transport.get_extra_info("socket") if transport is not None else None
+        if transport is None:
+            return
+        transport.set_write_buffer_limits(high=0)
+        raw = transport.get_extra_info("socket")
         if raw is not None:
             _bound_kernel_buffers(raw, self._edge)
 
