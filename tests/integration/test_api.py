@@ -1,0 +1,430 @@
+"""The backend API: keys and tenants, looking at channels, ending connections."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from service.web.api import OPERATIONS
+from service.web.api_operation import Operation
+from tests.harness import API_KEY, OTHER_API_KEY, Running, serving, token
+from tests.integration.api_client import ask, get, post
+
+EVENTS = "/channels/room:1/events"
+
+
+def message(text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "chat.message", "data": {"text": text}, **more}
+
+
+def pin(slot: str, text: str = "x") -> dict[str, Any]:
+    return {"type": "chat.pinned", "data": {"slot": slot, "text": text}}
+
+
+def path_of(operation: Operation) -> str:
+    return operation.path.removeprefix("/api/v1").format(channel="room:1", user="ann")
+
+
+# --- keys and tenants --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+async def test_every_operation_needs_a_key(server: Running, operation: Operation) -> None:
+    answer = await ask(server, operation.method, path_of(operation), key=None)
+    answer.refused(401, "invalid_api_key")
+    assert answer.headers["Www-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Bearer {API_KEY}x",
+        f"Bearer {API_KEY[:-1]}",
+        f"Bearer {API_KEY} {API_KEY}",
+        f"Bearer {API_KEY},{OTHER_API_KEY}",
+        f"Basic {API_KEY}",
+        f"{API_KEY}",
+        "Bearer ä",
+        f"Bearer {API_KEY.upper()}",
+    ],
+)
+async def test_a_wrong_key_is_refused(server: Running, authorization: str) -> None:
+    answer = await ask(server, "GET", "/channels", key=None, headers={"Authorization": authorization})
+    answer.refused(401, "invalid_api_key")
+    assert API_KEY not in str(answer.body)
+
+
+async def test_the_scheme_is_not_case_sensitive(server: Running) -> None:
+    answer = await ask(server, "GET", "/channels", key=None, headers={"Authorization": f"bearer  {API_KEY}"})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("key", [None, "", "x", API_KEY])
+async def test_without_configured_keys_nobody_comes_in(key: str | None) -> None:
+    async with serving(api={"keys": []}) as server:
+        (await ask(server, "GET", "/channels", key=key)).refused(401, "invalid_api_key")
+
+
+async def test_the_key_is_checked_before_anything_else_is_looked_at(server: Running) -> None:
+    for path in ("/channels/nowhere:1", "/channels?limit=x", "/channels/no%20name/history"):
+        (await ask(server, "GET", path, key="wrong")).refused(401, "invalid_api_key")
+    (await ask(server, "POST", EVENTS, data=b"{", key="wrong")).refused(401, "invalid_api_key")
+
+
+async def test_a_users_token_is_no_api_key(server: Running) -> None:
+    (await ask(server, "GET", "/channels", key=token())).refused(401, "invalid_api_key")
+
+
+async def test_a_key_sees_nothing_of_another_tenant(server: Running) -> None:
+    async with server.client("ann") as ann:
+        await ann.subscribe("room:1")
+        await post(server, EVENTS, [message("secret", id="m-1"), pin("top", "secret")])
+        await ann.until("chat.pinned")
+
+        theirs = {"key": OTHER_API_KEY}
+        assert await get(server, "/channels", **theirs) == {"channels": [], "more": False}
+        assert (await get(server, "/channels/room:1/history", **theirs))["events"] == []
+        assert (await get(server, "/channels/room:1/state", **theirs))["state"] == []
+        assert (await get(server, "/channels/room:1/presence", **theirs))["presence"] == {"count": 0, "members": []}
+        shown = await get(server, "/channels/room:1", **theirs)
+        assert (shown["offset"], shown["subscribers"]) == (0, 0)
+        assert "last" not in shown
+        assert await post(server, "/users/ann/disconnect", None, **theirs) == {"connections": 0}
+        assert await post(server, "/users/ann/unsubscribe", {"channel": "room:1"}, **theirs) == {"subscriptions": 0}
+        published = await post(server, EVENTS, message("theirs", id="m-1"), **theirs)
+        assert (published["offset"], published["duplicate"]) == (1, False)
+        await ann.silence()
+        own = await get(server, "/channels/room:1/history")
+        assert [event["data"]["text"] for event in own["events"]] == ["secret"]
+
+
+# --- channels ----------------------------------------------------------------------------------------------------------
+
+
+async def test_channels_are_listed_by_name_with_their_position(server: Running) -> None:
+    async with server.client() as ann:
+        await ann.subscribe("room:3")
+        await post(server, "/channels/room:2/events", [message("a", id="m-1"), message("b", id="m-2")])
+        await post(server, "/channels/board:1/events", {"type": "ticker.price", "data": {"symbol": "A", "price": 1}})
+        listed = await get(server, "/channels")
+        assert [entry["channel"] for entry in listed["channels"]] == ["board:1", "room:2", "room:3"]
+        room = listed["channels"][1]
+        assert room == {"channel": "room:2", "epoch": room["epoch"], "offset": 2, "last": "m-2", "subscribers": 0}
+        assert listed["channels"][2]["subscribers"] == 1
+        assert listed["more"] is False
+
+
+async def test_channels_are_listed_by_prefix_and_limit(server: Running) -> None:
+    for name in ("room:1", "room:2", "room:11", "news:1"):
+        kind = "news.flash" if name.startswith("news") else "chat.message"
+        await post(server, f"/channels/{name}/events", {"type": kind, "data": {"text": "x"}})
+    page = await get(server, "/channels?prefix=room:&limit=2")
+    assert ([entry["channel"] for entry in page["channels"]], page["more"]) == (["room:1", "room:11"], True)
+    page = await get(server, "/channels?prefix=room:1")
+    assert ([entry["channel"] for entry in page["channels"]], page["more"]) == (["room:1", "room:11"], False)
+
+
+async def test_a_channel_shows_what_the_contract_says(server: Running) -> None:
+    shown = await get(server, "/channels/room:1")
+    assert shown["contract"] == {
+        "pattern": "room:{room}",
+        "subscribe": "grant",
+        "presence": True,
+        "history": {"events": 50, "ttl": 3600.0},
+        "state": {"keys": 1000, "ttl": 86400.0},
+        "events": {
+            "chat.message": {"publish": "subscriber", "delivery": "durable"},
+            "chat.typing": {"publish": "subscriber", "delivery": "ephemeral"},
+            "chat.pinned": {"publish": "server", "delivery": "latest", "key": "/slot"},
+        },
+    }
+    board = await get(server, "/channels/board:1")
+    assert "history" not in board["contract"]
+    assert board["contract"]["events"]["ticker.price"]["window"] == 0.1
+
+
+async def test_a_channel_shows_its_position_and_subscribers(server: Running) -> None:
+    async with server.client() as ann, server.client("ben") as ben:
+        await ann.subscribe("room:1")
+        joined = await ben.subscribe("room:1")
+        await post(server, EVENTS, message("x", id="m-1"))
+        shown = await get(server, "/channels/room:1")
+        assert (shown["epoch"], shown["offset"], shown["last"]) == (joined["epoch"], 1, "m-1")
+        assert shown["subscribers"] == 2
+
+
+async def test_history_pages_both_ways(server: Running) -> None:
+    await post(server, EVENTS, [message(str(n)) for n in range(1, 11)])
+
+    async def page(query: str) -> tuple[list[int], bool]:
+        found = await get(server, f"/channels/room:1/history{query}")
+        assert found["offset"] == 10
+        return [event["offset"] for event in found["events"]], found["more"]
+
+    assert await page("") == (list(range(1, 11)), False)
+    assert await page("?limit=3") == ([8, 9, 10], True)
+    assert await page("?before=8&limit=3") == ([5, 6, 7], True)
+    assert await page("?before=3&limit=3") == ([1, 2], False)
+    assert await page("?after=3&limit=3") == ([4, 5, 6], True)
+    assert await page("?after=8") == ([9, 10], False)
+    assert await page("?after=2&before=5") == ([3, 4], False)
+    assert await page("?after=10") == ([], False)
+
+
+async def test_history_gives_events_as_subscribers_see_them(server: Running) -> None:
+    async with server.client() as ann:
+        await ann.subscribe("room:1")
+        await post(server, EVENTS, message("hi", id="m-1", **{"from": "ben"}))
+        live = await ann.until("chat.message")
+        found = await get(server, "/channels/room:1/history")
+        assert found == {
+            "channel": "room:1",
+            "epoch": found["epoch"],
+            "offset": 1,
+            "last": "m-1",
+            "events": [live],
+            "more": False,
+        }
+
+
+async def test_a_page_is_cut_to_the_bytes_of_a_recovery_and_says_so() -> None:
+    async with serving(outbox={"recovery_bytes": 2048}) as server:
+        await post(server, EVENTS, [message("x" * 800) for _ in range(4)])
+        newest = await get(server, "/channels/room:1/history")
+        assert ([event["offset"] for event in newest["events"]], newest["more"]) == ([3, 4], True)
+        oldest = await get(server, "/channels/room:1/history?after=0")
+        assert ([event["offset"] for event in oldest["events"]], oldest["more"]) == ([1, 2], True)
+
+
+async def test_state_gives_the_newest_event_of_every_key(server: Running) -> None:
+    await post(server, EVENTS, [pin("a", "old"), pin("b"), pin("a", "new"), message("x", id="m-1")])
+    found = await get(server, "/channels/room:1/state")
+    assert [(event["key"], event["rev"], event["data"]["text"]) for event in found["state"]] == [
+        ("b", 2, "x"),
+        ("a", 3, "new"),
+    ]
+    assert (found["channel"], found["offset"], found["last"], found["more"]) == ("room:1", 1, "m-1", False)
+
+
+async def test_paging_through_a_changing_state_misses_no_key() -> None:
+    async with serving(outbox={"recovery_bytes": 1024}) as server:
+        await post(server, EVENTS, [pin(str(n), "x" * 300) for n in range(9)])
+        seen: dict[str, int] = {}
+        after, more = 0, True
+        while more:
+            page = await get(server, f"/channels/room:1/state?after={after}&limit=5")
+            assert 1 <= len(page["state"]) <= 2
+            seen.update({event["key"]: event["rev"] for event in page["state"]})
+            after, more = page["state"][-1]["rev"], page["more"]
+            if len(seen) == 4:  # one that has been read and one that has not move ahead
+                await post(server, EVENTS, [pin("0", "y"), pin("8", "y")])
+        assert seen == {"0": 10, **{str(n): n + 1 for n in range(1, 8)}, "8": 11}
+
+
+async def test_presence_tells_who_is_there(server: Running) -> None:
+    async with server.client(info={"name": "Ann"}) as ann, server.client() as second, server.client("ben") as ben:
+        for client in (ann, second, ben):
+            await client.subscribe("room:1")
+        found = await get(server, "/channels/room:1/presence")
+        assert found["channel"] == "room:1"
+        assert found["presence"]["count"] == 2
+        assert [(member["user"], member["connections"]) for member in found["presence"]["members"]] == [
+            ("ann", 2),
+            ("ben", 1),
+        ]
+
+
+async def test_presence_of_a_large_channel_is_a_count() -> None:
+    async with serving(presence={"members": 1}) as server, server.client() as ann, server.client("ben") as ben:
+        for client in (ann, ben):
+            await client.subscribe("room:1")
+        assert (await get(server, "/channels/room:1/presence"))["presence"] == {"count": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/channels/board:1/history", 409, "no_history"),
+        ("/channels/board:1/presence", 409, "no_presence"),
+        ("/channels/nowhere:1", 404, "unknown_channel"),
+        ("/channels/nowhere:1/history", 404, "unknown_channel"),
+        ("/channels/nowhere:1/state", 404, "unknown_channel"),
+        ("/channels/nowhere:1/presence", 404, "unknown_channel"),
+        ("/channels/room:*/history", 400, "invalid_channel"),
+        ("/channels/%FF", 400, "invalid_request"),
+        ("/channels//history", 404, "not_found"),
+        ("/nothing", 404, "not_found"),
+        ("/channels/room:1/nothing", 404, "not_found"),
+        ("/events", 405, "method_not_allowed"),
+    ],
+)
+async def test_a_refused_look(server: Running, path: str, status: int, code: str) -> None:
+    (await ask(server, "GET", path)).refused(status, code)
+
+
+async def test_an_unknown_method_names_the_known_ones(server: Running) -> None:
+    answer = await ask(server, "DELETE", "/channels/room:1")
+    answer.refused(405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET,HEAD"
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("/channels?limit=0", "limit"),
+        ("/channels?limit=1001", "limit"),
+        ("/channels?limit=", "limit"),
+        ("/channels?limit=ten", "limit"),
+        ("/channels?limit=5&limit=6", "limit"),
+        ("/channels?prefix=room:*", "prefix"),
+        ("/channels?prefix=a%0A", "prefix"),
+        (f"/channels?prefix={'x' * 129}", "prefix"),
+        ("/channels?perfix=a", "perfix"),
+        ("/channels/room:1?x=1", "x"),
+        ("/channels/room:1/history?after=-1", "after"),
+        ("/channels/room:1/history?after=null", "after"),
+        ("/channels/room:1/history?before=1.5", "before"),
+        (f"/channels/room:1/history?before={2**53}", "before"),
+        ("/channels/room:1/state?before=1", "before"),
+        ("/channels/room:1/presence?limit=1", "limit"),
+    ],
+)
+async def test_a_wrong_query_parameter_is_named(server: Running, query: str, parameter: str) -> None:
+    assert (await ask(server, "GET", query)).refused(400, "invalid_request")["parameter"] == parameter
+
+
+async def test_answers_are_not_kept_on_the_way(server: Running) -> None:
+    answer = await ask(server, "GET", "/channels")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Content-Type"].startswith("application/json")
+
+
+async def test_head_answers_like_get_without_a_body(server: Running) -> None:
+    answer = await ask(server, "HEAD", "/channels")
+    assert (answer.status, answer.body) == (200, {})
+    assert (await ask(server, "HEAD", "/channels", key=None)).status == 401
+
+
+# --- users -------------------------------------------------------------------------------------------------------------
+
+
+async def test_disconnect_closes_all_connections_of_the_user_and_nobody_elses(server: Running) -> None:
+    async with server.client() as first, server.client() as second, server.client("ben") as ben:
+        assert await post(server, "/users/ann/disconnect", {"reason": "moved out"}) == {"connections": 2}
+        assert await first.closed() == 4403
+        assert await second.closed() == 4403
+        await ben.silence()
+        assert await post(server, "/users/ann/disconnect", None) == {"connections": 0}
+
+
+@pytest.mark.parametrize(
+    ("user", "path"),
+    [
+        ("a/b", "a%2Fb"),
+        ("a/b", "a%2fb"),
+        ("100%", "100%25"),
+        ("zoë ops", "zo%C3%AB%20ops"),
+        ("a?b#c", "a%3Fb%23c"),
+        ("..", ".."),
+        ("%2F", "%252F"),
+    ],
+)
+async def test_a_user_in_the_address_is_decoded_once(server: Running, user: str, path: str) -> None:
+    async with server.client(user) as client:
+        assert await post(server, f"/users/{path}/disconnect", None) == {"connections": 1}
+        assert await client.closed() == 4403
+
+
+@pytest.mark.parametrize("user", ["%0A", "%00", "a%0D%0Ab", "%20a", "x" * 129, "%FF", "%ED%A0%80"])
+async def test_no_token_could_name_such_a_user(server: Running, user: str) -> None:
+    for action, body in (("disconnect", None), ("unsubscribe", {"channel": "room:1"})):
+        answer = await ask(server, "POST", f"/users/{user}/{action}", body)
+        assert answer.refused(400, "invalid_request")["parameter"] == "user"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "path"),
+    [
+        (b"{", "malformed", "$"),
+        (b"[]", "invalid_message", "$"),
+        (b'{"reason": 1}', "invalid_message", "$.reason"),
+        (b'{"raeson": ""}', "invalid_message", "$.raeson"),
+        (b'{"reason": "' + b"x" * 124 + b'"}', "invalid_message", "$.reason"),
+        ('{"reason": "' + "ü" * 62 + '"}', "invalid_message", "$.reason"),
+    ],
+)
+async def test_a_wrong_reason_disconnects_nobody(server: Running, body: bytes | str, code: str, path: str) -> None:
+    async with server.client() as ann:
+        data = body.encode() if isinstance(body, str) else body
+        details = (await ask(server, "POST", "/users/ann/disconnect", data=data)).refused(400, code)
+        assert details["path"] == path
+        await ann.silence()
+
+
+async def test_a_reason_may_fill_the_close_frame(server: Running) -> None:
+    async with server.client() as ann:
+        await post(server, "/users/ann/disconnect", {"reason": "ü" * 61 + "!"})
+        assert await ann.closed() == 4403
+
+
+async def test_unsubscribe_ends_the_subscriptions_and_tells_why(server: Running) -> None:
+    async with server.client() as first, server.client() as second, server.client("ben") as ben:
+        for client in (first, second, ben):
+            await client.subscribe("room:1")
+        await second.subscribe("room:2")
+        assert await post(server, "/users/ann/unsubscribe", {"channel": "room:1"}) == {"subscriptions": 2}
+        for client in (first, second):
+            await client.until("unsubscribed", channel="room:1", code="removed")
+        await post(server, EVENTS, message("after", id="m-1"))
+        await ben.until("chat.message", id="m-1")
+        await first.silence()
+        await second.silence()
+        assert (await get(server, "/channels/room:2"))["subscribers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "malformed"),
+        (b"{}", 400, "invalid_message"),
+        (b'{"channel": "nowhere:1"}', 404, "unknown_channel"),
+        (b'{"channel": "room:*"}', 400, "invalid_channel"),
+        (b'{"channel": null}', 400, "invalid_message"),
+    ],
+)
+async def test_unsubscribe_needs_a_channel(server: Running, body: bytes, status: int, code: str) -> None:
+    (await ask(server, "POST", "/users/ann/unsubscribe", data=body)).refused(status, code)
+
+
+# --- what is counted and logged ----------------------------------------------------------------------------------------
+
+
+async def test_requests_are_counted_by_route_template(server: Running) -> None:
+    await post(server, EVENTS, message("x"))
+    await ask(server, "POST", EVENTS, data=b"{")
+    await ask(server, "GET", "/channels/room:secret", key="wrong")
+    metrics = await server.metrics()
+    route = "/api/v1/channels/{channel}/events"
+    assert metrics[f'tidewire_api_requests_total{{method="POST",route="{route}",status="200"}}'] == 1
+    assert metrics[f'tidewire_api_requests_total{{method="POST",route="{route}",status="400"}}'] == 1
+    assert metrics['tidewire_api_requests_total{method="GET",route="/api/v1/channels/{channel}",status="401"}'] == 1
+    assert metrics[f'tidewire_api_seconds_count{{route="{route}"}}'] == 2
+    assert not any("room:" in name or "secret" in name for name in metrics)
+
+
+async def test_keys_and_payloads_are_not_logged(
+    server: Running, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await post(server, EVENTS, message("canary-payload"))
+    await ask(server, "POST", EVENTS, {"type": "chat.message", "data": {"canary-payload": 1}})
+    await ask(server, "GET", "/channels", key="canary-key")
+    captured = capsys.readouterr()
+    written = caplog.text + captured.out + captured.err
+    for secret in (API_KEY, "canary-key", "canary-payload"):
+        assert secret not in written
