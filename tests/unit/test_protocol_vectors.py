@@ -67,6 +67,7 @@ def test_every_struct_of_the_module_is_reached() -> None:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.tag
     }
     assert tagged == {*CLIENT.values(), *SERVER.values()}
+    assert {*CLIENT, *SERVER, "presence.joined", "presence.left", "presence.count"} == messages.SYSTEM_TYPES
 
 
 @pytest.mark.parametrize("vector", vectors("client"), ids=lambda vector: vector["name"])
