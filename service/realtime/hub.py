@@ -67,6 +67,11 @@ class Room:
         self._due = float("inf")
         self._timer: Timer | None = None
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether anyone would get a frame now. Held members read what they missed from the broker."""
+        return bool(self.live or self.joining)
+
     def push(self, frame: Frame, window: float) -> None:
         """Takes a frame; it goes out within `window` seconds of the last flush, at once after a longer silence.
 

@@ -48,7 +48,7 @@ class Relay:
     def deliver(self, event: Event) -> None:
         """Takes one event from the broker (see core/broker.py EventSink): encodes it once and hands it to its room."""
         room = self._hub.get(event.channel)
-        if room is None:
+        if room is None or not room.is_listening:
             return
         spec = room.spec.events.get(event.type)
         room.push(event_frame(event, self._clock.monotonic()), spec.window if spec is not None else 0.0)
