@@ -19,6 +19,8 @@ ACTIVE = 9
 """Chats that wait or are being answered; new ones open while there are fewer."""
 KEPT_CLOSED = 4
 """Closed chats that stay in the queue; the one closed longest ago goes first. Rooms joined stay far below 128."""
+PATIENCE = 300.0
+"""Seconds after which nobody waits for a real agent any more: the demo may run all day with nobody there."""
 RECENT = 30
 """Values a metric brings along for its little curve."""
 SCRIPT = json.loads((Path(__file__).parent / "dialogues.json").read_text(encoding="utf-8"))
@@ -61,6 +63,7 @@ class Chat:
     waiting_since: int | None = None
     """Milliseconds since the Unix epoch."""
     asked_at: float = 0.0
+    spoken_at: float = 0.0
     answered: bool = False
     nudges: int = 0
     closed_at: float = 0.0
@@ -98,7 +101,8 @@ class Board:
     def __init__(self, chance: random.Random) -> None:
         self.first_responses: deque[float] = deque((chance.uniform(18, 55) for _ in range(15)), maxlen=15)
         self.ratings: deque[int] = deque((chance.choice((3, 4, 4, 5, 5, 5, 5)) for _ in range(60)), maxlen=60)
-        self.said: deque[float] = deque(maxlen=1_000)
+        self.said: deque[float] = deque(sorted(-chance.uniform(0, 60) for _ in range(26)), maxlen=1_000)
+        """When something was said, in the last minute; the day had begun before the demo did."""
         self.waits: list[float] = []
         """How long those have waited who still wait for their first answer."""
         self._recent: dict[str, deque[float]] = {}
@@ -112,7 +116,7 @@ class Board:
             "waiting": sum(chat.status == "waiting" for chat in chats),
             "open": sum(chat.status == "claimed" for chat in chats),
             "first_response": round(statistics.median(responses), 1),
-            "rate": len(self.said) if now >= 60 else round(len(self.said) * 60 / max(now, 12)),
+            "rate": len(self.said),
             "csat": round(100 * sum(rating >= 4 for rating in self.ratings) / len(self.ratings), 1),
         }
         for metric, value in values.items():
@@ -131,7 +135,7 @@ class World:
         self._numbers = count(4101)
         self._customers: deque[dict[str, Any]] = deque(chance.sample(SCRIPT["customers"], len(SCRIPT["customers"])))
         self._opens_at = 0.0
-        self._assigns_at = 20.0
+        self._assigns_at = 8.0
         self._board_at = 0.0
         self.board = Board(chance)
         self.chats: dict[str, Chat] = {}
@@ -155,6 +159,7 @@ class World:
                 chat.waiting_since -= int(earlier * 1000)
                 chat.asked_at -= earlier
                 self._show(chat)
+        self.board = Board(self._chance)
 
     def show_all(self) -> None:
         """Publishes everything there is to see: the service may have started anew and know nothing."""
@@ -218,22 +223,33 @@ class World:
         if chat.plan or chat.status == "closed":
             return
         if chat.status == "waiting":
-            waited = now - chat.asked_at
-            if waited > 45 * (chat.nudges + 1) and chat.nudges < len(SCRIPT["nudges"]) and self._chance.random() < 0.02:
+            quiet = now - chat.spoken_at
+            if quiet > 50 and chat.nudges < len(SCRIPT["nudges"]) and self._chance.random() < 0.02:
                 self._plan_line(chat, chat.customer_id, SCRIPT["nudges"][chat.nudges], now)
                 chat.nudges += 1
-            elif waited > 40 and self._may_take() and self._chance.random() < 0.01:
+            elif quiet > 20 and self._may_take(chat, now) and self._chance.random() < 0.01:
                 self._claim(chat, self._colleague(len(self.chats)), now)
         elif chat.agent in SCRIPT["colleagues"]:
             self._colleague_goes_on(chat, now)
+        elif now - chat.spoken_at > PATIENCE:
+            self._left_alone(chat, now)
+
+    def _left_alone(self, chat: Chat, now: float) -> None:
+        """A real agent has forgotten a chat: a colleague answers it, or it is over if the customer had the answer."""
+        if chat.waiting_since is not None:
+            self._claim(chat, self._colleague(chat.messages), now)
+        else:
+            chat.plan.append((now, BOT, "chat.status", {"status": "closed"}))
 
     # --- colleagues -----------------------------------------------------------------------------------------------------
 
-    def _may_take(self) -> bool:
-        """Colleagues leave work for the real agents, and don't take on too much."""
-        waiting = sum(chat.status == "waiting" for chat in self.chats.values())
+    def _may_take(self, chat: Chat, now: float) -> bool:
+        """Colleagues leave those who wait longest to the real agents, and don't take on too much."""
+        waiting = sorted(
+            (chat for chat in self.chats.values() if chat.status == "waiting"), key=lambda chat: chat.asked_at
+        )
         busy = sum(chat.agent in SCRIPT["colleagues"] and chat.status == "claimed" for chat in self.chats.values())
-        return waiting > 3 and busy < 5
+        return (chat in waiting[3:] or now - chat.asked_at > PATIENCE) and busy < 5
 
     def _colleague(self, number: int) -> str:
         names: list[str] = SCRIPT["colleagues"]
@@ -279,7 +295,7 @@ class World:
 
     def _note(self, chat: Chat, sender: str, text: str, now: float) -> None:
         """Keeps the facts about a line that was said."""
-        chat.preview, chat.messages = text, chat.messages + 1
+        chat.preview, chat.messages, chat.spoken_at = text, chat.messages + 1, now
         self.board.said.append(now)
         if sender == chat.customer_id:
             if chat.waiting_since is None:

@@ -3,13 +3,16 @@
 import { byId, h, setText } from './dom.js';
 import { client } from './session.js';
 
-/** @type {Record<string, {label: string, unit?: string, show?: (value: number) => string}>} */
+/**
+ * `range`: what the curve's height stands for at least, so that a change of one is no mountain.
+ * @type {Record<string, {label: string, range: number, unit?: string, show?: (value: number) => string}>}
+ */
 const METRICS = {
-  waiting: { label: 'Waiting' },
-  open: { label: 'In progress' },
-  first_response: { label: 'First response', unit: 'median', show: (value) => `${Math.round(value)}s` },
-  rate: { label: 'Messages', unit: 'per minute' },
-  csat: { label: 'Satisfaction', unit: 'last 60 ratings', show: (value) => `${Math.round(value)}%` },
+  waiting: { label: 'Waiting', range: 4 },
+  open: { label: 'In progress', range: 4 },
+  first_response: { label: 'First response', range: 12, unit: 'median', show: (value) => `${Math.round(value)}s` },
+  rate: { label: 'Messages', range: 10, unit: 'per minute' },
+  csat: { label: 'Satisfaction', range: 6, unit: 'last 60 ratings', show: (value) => `${Math.round(value)}%` },
 };
 const WIDTH = 100;
 const HEIGHT = 28;
@@ -19,8 +22,8 @@ const tiles = new Map();
 
 for (const [metric, { label, unit }] of Object.entries(METRICS)) {
   const svg = svgElement('svg', { class: 'spark', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-  const area = svgElement('path', { class: 'area' });
-  const line = svgElement('path', { class: 'line' });
+  const area = svgElement('path', { class: 'fill' });
+  const line = svgElement('path', { class: 'stroke' });
   svg.append(area, line);
   const value = h('span', { class: 'value', 'data-testid': 'metric-value' }, '–');
   const tile = h(
@@ -46,21 +49,21 @@ function show({ data: { metric, value, recent } }) {
   const tile = tiles.get(metric);
   if (!tile) return;
   setText(tile.value, METRICS[metric].show?.(value) ?? String(value));
-  const path = curve(recent);
+  const path = curve(recent, METRICS[metric].range);
   tile.line.setAttribute('d', path);
   tile.area.setAttribute('d', `${path}L${WIDTH} ${HEIGHT}L0 ${HEIGHT}Z`);
 }
 
-/** @param {number[]} values oldest first */
-function curve(values) {
+/** @param {number[]} values oldest first @param {number} least */
+function curve(values, least) {
   const points = values.length > 1 ? values : [values[0], values[0]];
-  const low = Math.min(...points);
-  const range = Math.max(...points) - low || 1;
-  const flat = Math.max(...points) === low;
+  const [low, high] = [Math.min(...points), Math.max(...points)];
+  const range = Math.max(high - low, least);
+  const middle = (low + high) / 2;
   return points
     .map((value, index) => {
       const x = (index / (points.length - 1)) * WIDTH;
-      const y = flat ? HEIGHT / 2 : HEIGHT - 3 - ((value - low) / range) * (HEIGHT - 6);
+      const y = HEIGHT / 2 - ((value - middle) / range) * (HEIGHT - 6);
       return `${index ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
     })
     .join('');

@@ -33,9 +33,9 @@ function groupOf({ status, agent }) {
   return agent === me ? 'mine' : 'others';
 }
 
-/** @param {Chat} chat */
-function unreadOf({ chat, messages }) {
-  return Math.max(0, messages - (seen[chat] ?? 0));
+/** Only what this agent may have to do something about is unread. @param {Chat} chat */
+function unreadOf(chat) {
+  return ['waiting', 'mine'].includes(groupOf(chat)) ? Math.max(0, chat.messages - (seen[chat.chat] ?? 0)) : 0;
 }
 
 /** One chat in the list; its elements stay, whatever changes. */
@@ -58,7 +58,7 @@ class Row {
 
   /** @param {Chat} chat */
   update(chat) {
-    const unread = chat.chat === current || chat.status === 'closed' ? 0 : unreadOf(chat);
+    const unread = chat.chat === current ? 0 : unreadOf(chat);
     this.button.dataset.status = chat.status;
     this.button.dataset.agent = chat.agent ?? '';
     setText(this.preview, chat.preview || chat.topic);
@@ -119,7 +119,7 @@ export function arrange() {
   for (const chat of chats.values()) rows.get(chat.chat)?.update(chat);
   const open = [...chats.values()].filter(({ status }) => status !== 'closed').length;
   setText(byId('queue-count'), open ? `${open} open` : '');
-  const unread = [...chats.values()].filter((chat) => ['waiting', 'mine'].includes(groupOf(chat)) && chat.chat !== current && unreadOf(chat) > 0).length;
+  const unread = [...chats.values()].filter((chat) => chat.chat !== current && unreadOf(chat) > 0).length;
   document.title = unread ? `(${unread}) Support console` : 'Support console';
   byId('tab-unread').hidden = unread === 0;
   setText(byId('tab-unread'), String(unread));
