@@ -6,30 +6,31 @@ from tests.harness import serving, token
 
 
 async def test_without_a_refresh_the_connection_ends_after_notice_and_grace() -> None:
-    async with serving(deadlines={"expiry_notice": 0.8, "expiry_grace": 0.1}) as server:
-        async with server.client(token_=token(ttl=1.2)) as ann:
-            assert ann.welcome["expires_in"] <= 1
-            assert (await ann.until("expiring"))["in"] <= 1
-            assert await ann.closed() == 4401
+    deadlines = {"expiry_notice": 0.8, "expiry_grace": 0.1}
+    async with serving(deadlines=deadlines) as server, server.client(token_=token(ttl=1.2)) as ann:
+        assert ann.welcome["expires_in"] <= 1
+        assert (await ann.until("expiring"))["in"] <= 1
+        assert await ann.closed() == 4401
 
 
 async def test_a_refresh_in_time_keeps_it_and_checks_the_subscriptions_again() -> None:
-    async with serving(deadlines={"expiry_notice": 0.8, "expiry_grace": 0.1}) as server:
-        async with server.client(token_=token(ttl=1.2, grants=["room:1", "room:2"])) as ann:
-            await ann.subscribe("room:1")
-            await ann.subscribe("room:2")
-            await ann.until("expiring")
-            await ann.send(type="refresh", id="r", token=token(ttl=3600, grants=["room:2"]))
-            await ann.until("unsubscribed", channel="room:1", code="forbidden")
-            await ann.until("ack", id="r")
-            gone = await ann.ask("chat.message", channel="room:1", data={"text": "x"})
-            assert gone["code"] == "forbidden"
-            kept = await ann.ask("chat.message", channel="room:2", data={"text": "x"})
-            assert kept["type"] == "ack"
-            await ann.until("chat.message", channel="room:2")
-            connection = server.service.node.roster.of_user("default", "ann")[0]
-            assert connection.session.identity.expires_at is not None
-            assert all(timer for timer in connection.timers)
+    deadlines = {"expiry_notice": 0.8, "expiry_grace": 0.1}
+    both = token(ttl=1.2, grants=["room:1", "room:2"])
+    async with serving(deadlines=deadlines) as server, server.client(token_=both) as ann:
+        await ann.subscribe("room:1")
+        await ann.subscribe("room:2")
+        await ann.until("expiring")
+        await ann.send(type="refresh", id="r", token=token(ttl=3600, grants=["room:2"]))
+        await ann.until("unsubscribed", channel="room:1", code="forbidden")
+        await ann.until("ack", id="r")
+        gone = await ann.ask("chat.message", channel="room:1", data={"text": "x"})
+        assert gone["code"] == "forbidden"
+        kept = await ann.ask("chat.message", channel="room:2", data={"text": "x"})
+        assert kept["type"] == "ack"
+        await ann.until("chat.message", channel="room:2")
+        connection = server.service.node.roster.of_user("default", "ann")[0]
+        assert connection.session.identity.expires_at is not None
+        assert all(timer for timer in connection.timers)
 
 
 async def test_a_refresh_must_be_of_the_same_user_and_tenant() -> None:

@@ -66,7 +66,7 @@ async def test_each_message_of_a_batch_stands_for_itself(server: Running) -> Non
         good = {"type": "chat.message", "channel": "room:1", "data": {"text": "x"}}
         batch = [{**good, "id": "1"}, {"type": "nonsense", "id": "2"}, 3, {**good, "id": "4"}]
         await ann.raw(json.dumps(batch))
-        replies = []
+        replies: list[tuple[str | None, int | None, str | None]] = []
         while len(replies) < 4:
             message = await ann.receive()
             if message["type"] in ("ack", "error"):
@@ -104,7 +104,7 @@ async def test_events_of_one_publisher_stay_in_order_and_dense(server: Running) 
                     ]
                 )
             )
-        got = []
+        got: list[tuple[int, str]] = []
         async with asyncio.timeout(DEADLINE):
             while len(got) < 40:
                 event = await ann.until("chat.message")

@@ -245,7 +245,9 @@ async def test_latest_events_come_as_a_snapshot_then_as_changes(server: Running)
 async def test_changes_within_a_window_come_as_one_frame(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("board:1")
-        events = [{"type": "ticker.price", "data": {"symbol": s, "price": p}} for s, p in [("A", 1), ("B", 2), ("A", 3)]]
+        events = [
+            {"type": "ticker.price", "data": {"symbol": s, "price": p}} for s, p in [("A", 1), ("B", 2), ("A", 3)]
+        ]
         await server.publish("board:1", events)  # the first goes at once or takes the others of its tick along
         seen: dict[str, float] = {}
         while seen != {"A": 3, "B": 2}:
