@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,32 @@ class Running:
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
+    async def metric(self, name: str, **labels: str) -> float:
+        """One exported value, without the prefix `tidewire_`; 0 if it is not there."""
+        wanted = ",".join(f'{label}="{value}"' for label, value in labels.items())
+        return (await self.metrics()).get(f"tidewire_{name}{{{wanted}}}" if wanted else f"tidewire_{name}", 0.0)
+
+    async def at_rest(self) -> None:
+        """Waits until nobody is connected; then everything that counts or keeps something for a connection is back at zero."""
+        node = self.service.node
+        admission = node.admission
+
+        def counted() -> tuple[object, ...]:
+            return (
+                len(node.roster),
+                admission._total,
+                admission._pending,
+                dict(admission._per_ip),
+                dict(admission._per_tenant),
+                dict(admission._per_user),
+                node.budget.used,
+            )
+
+        await eventually(lambda: counted() == (0, 0, 0, {}, {}, {}, 0), counted)
+        gauges = ("connections", "pending_connections", "subscriptions", "channels", "outbox_messages", "outbox_bytes")
+        metrics = await self.metrics()
+        assert {gauge: metrics[f"tidewire_{gauge}"] for gauge in gauges} == dict.fromkeys(gauges, 0.0)
+
     @asynccontextmanager
     async def client(self, user: str = "ann", **options: Any) -> AsyncIterator[Client]:
         """A connected client; see `Client.open`."""
@@ -98,10 +124,20 @@ class Running:
             await client.close()
 
 
+async def eventually(
+    holds: Callable[[], bool], seen: Callable[[], object] = lambda: "", *, within: float = DEADLINE
+) -> None:
+    """Waits for something that no event tells of; fails the test, showing what was `seen`, when it does not come in time."""
+    try:
+        async with asyncio.timeout(within):
+            while not holds():  # noqa: ASYNC110  # what is waited for is the sum of many steps, none of which tells anyone
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"it did not come within {within:g} s; last seen: {seen()}") from None
+
+
 @asynccontextmanager
-async def serving(
-    *, clock: Clock | None = None, broker: Broker | None = None, **groups: Any
-) -> AsyncIterator[Running]:
+async def serving(*, clock: Clock | None = None, broker: Broker | None = None, **groups: Any) -> AsyncIterator[Running]:
     """Runs a service for the length of the block."""
     config = settings(**groups)
     assert config.contract is not None

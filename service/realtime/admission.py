@@ -96,7 +96,7 @@ class Admission:
     def check_identity(self, identity: Identity) -> None:
         """Raises ServiceError(TOO_MANY_CONNECTIONS) if the tenant or the user is full."""
         self._cap("connections_per_tenant", self._per_tenant[identity.tenant], self._limits.connections_per_tenant)
-        if not identity.is_anonymous:
+        if not identity.is_anonymous and self._limits.on_user_cap == "refuse":
             self._cap(
                 "connections_per_user",
                 self._per_user[identity.tenant, identity.user],

@@ -47,7 +47,6 @@ async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connectio
         identity, rest = await _hello(node, socket)
         credentials = "anonymous" if identity.is_anonymous else "hello"
         try:
-            node.make_room_for(identity)
             arrival.seat.identify(identity)
         except ServiceError as error:
             raise await _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error

@@ -14,7 +14,6 @@ from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock, Timer
-from service.core.identity import Identity
 from service.core.limits import Deadlines, Limits, OutboxLimits
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
@@ -157,14 +156,14 @@ class Node:
                 count += 1
         return count
 
-    def make_room_for(self, identity: Identity) -> None:
-        """Where the settings say so, ends the user's oldest connection when the user is at the cap."""
+    def make_room_after(self, newest: Connection) -> None:
+        """Where the settings say so, ends the user's oldest connections above the cap. Comes after the newest has come in:
+        one that is refused in the end replaces nobody."""
         limits = self.bounds.limits
+        identity = newest.session.identity
         if limits.on_user_cap != "replace" or identity.is_anonymous:
             return
-        connections = self.roster.of_user(identity.tenant, identity.user)
-        if len(connections) >= limits.connections_per_user:
-            oldest = connections[0]
+        for oldest in self.roster.of_user(identity.tenant, identity.user)[: -limits.connections_per_user]:
             oldest.close(CloseCode.REPLACED, "replaced by a newer session")
             self.retire(oldest)
 

@@ -34,6 +34,7 @@ async def serve(node: Node, socket: Socket, arrival: Arrival) -> None:
     connection.on_close = node.closing
     connection.writer = node.supervisor.spawn("writer", connection.write())
     node.roster.add(connection)
+    node.make_room_after(connection)
     expiry.arm(node, connection)
     try:
         await _join_named(node, connection, arrival.channels)

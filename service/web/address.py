@@ -50,7 +50,10 @@ def check_origin(request: web.Request, edge: Edge) -> None:
 def _allowed(origin: str, request: web.Request, edge: Edge) -> bool:
     if edge.origins:
         return origin in edge.origins or "*" in edge.origins
-    return urlsplit(origin).netloc == request.host
+    try:
+        return urlsplit(origin).netloc == request.host
+    except ValueError:  # a bracket that nothing closes, or characters that no host has
+        return False
 
 
 def credentials(request: web.Request, edge: Edge) -> Credentials:

@@ -44,11 +44,16 @@ async def _ws(request: web.Request) -> web.StreamResponse:
         arrival = await _check(request, node, edge, seat)
         if not _is_upgrade(request):
             raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
-        return await _carry(request, node, edge, arrival)
+        websocket = WebSocket(edge, node.clock, node.metrics)
+        websocket.check(request)
+        await _use_ticket(request, node, arrival)
+        return await _carry(request, node, websocket, arrival)
     except ServiceError as error:
         if error.code is not ErrorCode.UPGRADE_REQUIRED:
             node.metrics.refusals.labels(reason=error.code.code).inc()
         response = problem(error)
+        if error.code is ErrorCode.INVALID_REQUEST:
+            response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"  # RFC 6455 §4.4
         allow_cross_origin(request, response, edge)
         return response
     finally:
@@ -56,8 +61,13 @@ async def _ws(request: web.Request) -> web.StreamResponse:
             seat.release()
 
 
-async def _carry(request: web.Request, node: Node, edge: Edge, arrival: Arrival) -> web.StreamResponse:
-    websocket = WebSocket(edge, node.clock, node.metrics)
+async def _use_ticket(request: web.Request, node: Node, arrival: Arrival) -> None:
+    """Comes last: a ticket that pays for a refusal would leave the client without the means to ask for the reason."""
+    if arrival.credentials == "ticket" and await node.tickets.redeem(request.query["ticket"]) is None:
+        raise _no_such_ticket()  # another upgrade was faster
+
+
+async def _carry(request: web.Request, node: Node, websocket: WebSocket, arrival: Arrival) -> web.StreamResponse:
     await websocket.open(request)
     try:
         await serve(node, websocket, arrival)
@@ -81,10 +91,8 @@ def _check_arrival(request: web.Request, node: Node, edge: Edge) -> str:
 async def _check(request: web.Request, node: Node, edge: Edge, seat: Seat) -> Arrival:
     _check_version(request)
     check_origin(request, edge)
-    found = await _identify(request, node, edge, keep_ticket=not _is_upgrade(request))
+    found = await _identify(request, node, edge)
     if found.identity is not None:
-        if _is_upgrade(request):
-            node.make_room_for(found.identity)
         seat.identify(found.identity)
     channels = _check_channels(request, node, found.identity)
     return Arrival(seat, found.identity, found.credentials, channels)
@@ -102,13 +110,16 @@ def _check_version(request: web.Request) -> None:
         raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
 
 
-async def _identify(request: web.Request, node: Node, edge: Edge, *, keep_ticket: bool) -> _Found:
+def _no_such_ticket() -> ServiceError:
+    return ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")
+
+
+async def _identify(request: web.Request, node: Node, edge: Edge) -> _Found:
     given = credentials(request, edge)
     if given.ticket is not None:
-        look = node.tickets.peek if keep_ticket else node.tickets.redeem
-        token = await look(given.ticket)
+        token = await node.tickets.peek(given.ticket)
         if token is None:
-            raise ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")
+            raise _no_such_ticket()
         return _Found(await node.authenticator.authenticate(token), "ticket")
     if given.token is not None:
         kind = "cookie" if given.from_cookie else "bearer"
@@ -117,7 +128,8 @@ async def _identify(request: web.Request, node: Node, edge: Edge, *, keep_ticket
 
 
 def _check_channels(request: web.Request, node: Node, identity: Identity | None) -> tuple[str, ...]:
-    named = tuple(dict.fromkeys(name for name in request.query.get("channels", "").split(",") if name))
+    given = ",".join(request.query.getall("channels", []))
+    named = tuple(dict.fromkeys(name for name in given.split(",") if name))
     if not named:
         return ()
     if identity is None:

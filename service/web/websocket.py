@@ -9,6 +9,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from service.core.clock import Clock
 from service.core.limits import TokenBucket
+from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import SUBPROTOCOL
 from service.telemetry.metrics import Metrics
@@ -35,8 +36,21 @@ class WebSocket:
         self._pings = TokenBucket(edge.limits.connection_rate, clock.monotonic())
         self._request: web.Request | None = None
 
+    def check(self, request: web.Request) -> None:
+        """Raises ServiceError(INVALID_REQUEST) if the request is no handshake as RFC 6455 has it."""
+        try:
+            ready = self.response.can_prepare(request).ok
+        except ValueError:  # a key that is no ASCII
+            ready = False
+        if not ready:
+            raise ServiceError(
+                ErrorCode.INVALID_REQUEST,
+                "this is no WebSocket handshake: it needs Connection: Upgrade, Sec-WebSocket-Version: 13, "
+                "and a Sec-WebSocket-Key of 16 bytes as base64",
+            )
+
     async def open(self, request: web.Request) -> None:
-        """Answers the upgrade. Raises web.HTTPBadRequest if it is not one."""
+        """Answers an upgrade that has passed `check`."""
         self._request = request
         await self.response.prepare(request)
         transport = request.transport
