@@ -302,6 +302,21 @@ async def test_what_expires_is_let_go_of_without_being_asked_for(small: MemoryBr
     assert small.stats() == type(small.stats())(2, 0, 0, 2 * CHANNEL_BYTES, 0)
 
 
+async def test_what_has_expired_is_not_shown_between_two_sweeps(small: MemoryBroker, clock: FakeClock) -> None:
+    publish = Publisher(small, clock)
+    briefly = Retention(entries=10, ttl=SWEEP_SECONDS / 4)
+    await publish.durable(room(0), retention=briefly)
+    await publish.latest("k", room(0), retention=briefly)
+    clock.advance(SWEEP_SECONDS / 2)
+    assert not await small.channels("acme", "", 10)
+    await publish.durable(room(0), retention=briefly)
+    assert [event.offset for event in (await small.history(room(0), None, None, 10)).events] == [2]
+    clock.advance(SWEEP_SECONDS / 4)
+    snapshot = await small.snapshot(room(0), None, MANY, MUCH)
+    assert (snapshot.top.offset, list(snapshot.state)) == (2, [])
+    assert not (await small.history(room(0), None, None, 10)).events
+
+
 async def test_one_sweep_looks_through_a_bounded_number_of_channels(clock: FakeClock, sink: RecordingSink) -> None:
     broker = await started(memory_broker(clock, channels=10 * SWEEP_CHANNELS), sink)
     publish = Publisher(broker, clock)

@@ -14,7 +14,7 @@ from service.adapters.jwks import FILE_LOOK, FRESH, MAX_DOCUMENT, REFETCH, RETRY
 from service.adapters.jwt import Issuer, JwtAuthenticator
 from service.errors import ErrorCode, ServiceError
 from tests.clock import START, FakeClock
-from tests.unit.jwt_issuer import AUDIENCE, ISSUER, KeyPair, claims, jwks, pair, signed_by
+from tests.unit.jwt_issuer import AUDIENCE, ISSUER, KeyPair, claims, hs256, jwks, pair, signed_by
 
 URL = "https://id.example.com/keys"
 
@@ -196,6 +196,22 @@ async def test_unknown_kids_cause_one_fetch_in_thirty_seconds(clock: FakeClock) 
     clock.advance(0.1)
     assert await refusal(authenticator, pair("evil")) is ErrorCode.INVALID_TOKEN
     assert len(endpoint.asked) == 2
+
+
+async def test_a_token_that_cannot_be_good_causes_no_fetch(clock: FakeClock) -> None:
+    endpoint = Endpoint(jwks(pair("one")))
+    authenticator = of_url(clock, endpoint)
+    for hopeless in (
+        hs256(claims()),
+        token(pair("one", "ES256")),
+        token(pair("one"), kid=7),
+        token(pair("one"), crit=["x"], x=1),
+        signed_by(pair("one"), claims(iss="https://evil.example")),
+    ):
+        with pytest.raises(ServiceError) as refused:
+            await authenticator.authenticate(hopeless)
+        assert refused.value.code is ErrorCode.INVALID_TOKEN
+    assert endpoint.asked == []
 
 
 async def test_many_requests_cause_one_fetch(clock: FakeClock) -> None:
