@@ -16,11 +16,18 @@ from service.core.limits import Limits
 from service.settings.model import PREFIX, Setting, Settings, every_setting
 
 CONFIG = "TIDEWIRE_CONFIG"
-"""Names the settings file; the only variable with the prefix that is no setting."""
+"""Names the settings file."""
+OTHERS = ("TIDEWIRE_CONFIG", "TIDEWIRE_DEMO_SEED", "TIDEWIRE_DEMO_SPEED")
+"""Variables with the prefix that are no settings; the demo's backend reads its own."""
 
 
 class SettingsFaults(Faults):
     """Settings that cannot be used, and every reason why."""
+
+    def __init__(self, faults: Iterable[Fault], usable: Settings) -> None:
+        super().__init__(faults)
+        self.usable = usable
+        """What is right, with defaults for the rest: enough to look for further faults."""
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -31,7 +38,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     loading = _Loading(path, environ)
     found = loading.settings()
     if loading.faults:
-        raise SettingsFaults(loading.faults)
+        raise SettingsFaults(loading.faults, found)
     return found
 
 
@@ -153,7 +160,7 @@ def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterat
     known = {setting.variable: setting for setting in every_setting()}
     files = {f"{variable}_FILE": setting for variable, setting in known.items() if setting.is_secret}
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name == CONFIG or not text or _is_service_link(name, text):
+        if not name.startswith(PREFIX) or name in OTHERS or not text or _is_service_link(name, text):
             continue
         setting = known.get(name) or files.get(name)
         if setting is None:

@@ -1,0 +1,126 @@
+"""Demo mode: the service with a page at `/`, tokens for whoever asks on this machine, and a made-up backend beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TextIO
+
+import structlog
+
+from service import app
+from service.assets import client_folder, demo_folder
+from service.cli.development import Development, development, needs_development
+from service.cli.token import sign
+from service.contract.model import Contract
+from service.settings import Settings
+from service.web import demo as page
+
+BOT = "support-bot"
+BOT_GRANTS = ("room:*",)
+BOT_TTL = 30 * 86_400.0
+"""The backend asks for no second token, so its only one outlives any demo."""
+AGENT_TTL = 3_600.0
+STOP = 5.0
+"""Seconds that the backend gets to end by itself."""
+SAMPLE = ("room:1", "chat.message", '{"text": "hello"}')
+"""An event for a first try by hand; the demo's contract admits it."""
+
+_log = structlog.get_logger("demo")
+_OWN = ("TIDEWIRE_DEMO_SEED", "TIDEWIRE_DEMO_SPEED")
+
+
+def serve(settings: Settings, contract: Contract, warnings: TextIO) -> int:
+    """Runs it until SIGTERM or Ctrl-C."""
+    if needs_development(settings):
+        found = development()
+        settings = found.complete(settings)
+        print(_warning(settings, found), file=warnings)
+    routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user))
+    return app.serve(app.Service(settings, contract, extra_routes=routes), companion(settings))
+
+
+def agent_token(settings: Settings, user: str) -> str:
+    """A token for a made-up agent."""
+    return sign(settings, user, BOT_GRANTS, AGENT_TTL, info={"name": user.replace("-", " ").title()})
+
+
+def companion(settings: Settings) -> app.Companion:
+    """The demo's backend: a process of its own that knows the service only by its public faces."""
+
+    @asynccontextmanager
+    async def beside(port: int) -> AsyncIterator[None]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(demo_folder() / "backend.py"), env=_environment(settings, port)
+        )
+        watch = asyncio.create_task(_watch(process))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await _end(process)
+
+    return beside
+
+
+def _environment(settings: Settings, port: int) -> dict[str, str]:
+    """The backend gets what a backend has, and none of the service's own settings."""
+    key = settings.api.key
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_") or name in _OWN}
+    return kept | {
+        "TIDEWIRE_URL": _url(settings, port),
+        "TIDEWIRE_API_KEY": key.get_secret_value() if key is not None else "",
+        "TIDEWIRE_TOKEN": sign(settings, BOT, BOT_GRANTS, BOT_TTL, info={"name": "Support bot"}),
+    }
+
+
+async def _watch(process: asyncio.subprocess.Process) -> None:
+    """Says so when the backend ends by itself: the page would only look strangely quiet."""
+    status = await process.wait()
+    _log.error("the demo's backend has ended", status=status)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _url(settings: Settings, port: int) -> str:
+    host = settings.host
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _warning(settings: Settings, found: Development) -> str:
+    channel, kind, data = SAMPLE
+    url = _url(settings, settings.port)
+    lines = [
+        "DEMO MODE: development credentials, not for production",
+        "",
+        f"page     {url}/",
+        f"secret   {found.secret_file}   (signs tokens: whoever reads it can be anybody)",
+        f"API key  {found.api_key_file}",
+        "",
+        "token    tidewire token --user agent-1 --grant 'room:*'",
+    ]
+    width = max(map(len, lines))
+    edge = "+" + "-" * (width + 2) + "+"
+    box = "\n".join([edge, *(f"| {line:<{width}} |" for line in lines), edge])
+    return (
+        f"{box}\npublish by hand:\n"
+        f"  curl -sS -H \"Authorization: Bearer $(cat {found.api_key_file})\" -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"type": "{kind}", "data": {data}}}\' {url}/api/v1/channels/{channel}/events\n'
+    )

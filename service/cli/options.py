@@ -1,0 +1,40 @@
+"""Arguments that several commands share, and what they are read into."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from service.settings import CONFIG, Settings, load_settings
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What `add_subparsers` returns; argparse has no public name for it."""
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds --config."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings file (default: ${CONFIG})")
+
+
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """Adds --url."""
+    parser.add_argument("--url", default=DEFAULT_URL, help="where the service listens (default: %(default)s)")
+
+
+def config_path(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The settings file: --config, else the environment's, else none."""
+    found: Path | None = given.config
+    return found or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
+
+
+def client_settings(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings as a client of the service needs them: nothing has to be complete.
+
+    Raises SettingsFaults.
+    """
+    return load_settings(config_path(given, environ), {**environ, "TIDEWIRE_DEMO": "true"})

@@ -1,0 +1,390 @@
+"""The `tidewire` command: check, token, serve and development credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from service import app, assets
+from service.__main__ import main
+from service.adapters.clock import SystemClock
+from service.adapters.http_fetch import HttpFetch
+from service.adapters.jwt import Issuer, JwtAuthenticator
+from service.cli import demo
+from service.cli.development import Development, development, needs_development
+from service.contract.gate import Gate
+from service.contract.load import load
+from service.core.identity import Grant, backend
+from service.settings import Settings
+from tests import harness
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTRACTS = Path(__file__).parent / "contracts"
+SECRET = "a toy secret of at least thirty-two bytes"
+
+
+@pytest.fixture(autouse=True)
+def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder and an environment without settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TIDEWIRE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[app.Service, app.Companion | None]]:
+    """Every service that would have been run."""
+    calls: list[tuple[app.Service, app.Companion | None]] = []
+
+    def serve(service: app.Service, companion: app.Companion | None = None) -> int:
+        calls.append((service, companion))
+        return 0
+
+    monkeypatch.setattr(app, "serve", serve)
+    return calls
+
+
+# --- check -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", [[], ["--contract"]])
+def test_check_tells_five_faults_with_their_lines(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = CONTRACTS / "five_faults.yaml"
+    assert main(["check", *option, str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(": ")[0] for line in err.splitlines()] == [f"{path}:{line}" for line in (3, 6, 7, 14, 19)]
+
+
+def test_check_says_in_one_line_that_all_is_good(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(CONTRACTS / "good.yaml")]) == 0
+    assert capsys.readouterr() == (f"{CONTRACTS / 'good.yaml'}: good: 4 channels, 8 event types\n", "")
+
+
+def test_check_holds_the_demo_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(assets.demo_folder() / "contract.yaml")]) == 0
+    assert "good" in capsys.readouterr().out
+
+
+def test_check_tells_the_faults_of_settings_and_contract_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "settings.yaml").write_text(f"contract: {CONTRACTS / 'five_faults.yaml'}\nport: high\nauth: {{}}\n")
+    monkeypatch.setenv("TIDEWIRE_CONFIG", "settings.yaml")
+    assert main(["check"]) == 1
+    told = [line.split(": ")[0].rpartition("/")[2] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(told) == sorted(
+        ["settings.yaml:2", "settings.yaml:3", *(f"five_faults.yaml:{line}" for line in (3, 6, 7, 14, 19))]
+    )
+
+
+def test_check_without_anything_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 1
+    err = capsys.readouterr().err
+    assert "TIDEWIRE_AUTH__SECRET" in err
+    assert "TIDEWIRE_CONTRACT" in err
+
+
+def test_the_command_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "check", str(CONTRACTS / "five_faults.yaml")],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 5)
+
+
+# --- development credentials -------------------------------------------------------------------------------------------
+
+
+def test_development_credentials_are_random_kept_and_private(tmp_path: Path) -> None:
+    first = development()
+    assert development() == first
+    assert development(tmp_path / "other").secret != first.secret
+    assert len(first.secret) >= 32
+    assert len(first.api_key) >= 24
+    assert stat.S_IMODE(Path(".tidewire").stat().st_mode) == 0o700
+    for file in (first.secret_file, first.api_key_file):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert sorted(file.name for file in Path(".tidewire").iterdir()) == [".gitignore", "api-key", "secret"]
+    assert first.secret not in repr(first)
+    assert first.api_key not in repr(first)
+
+
+def test_lax_permissions_are_tightened() -> None:
+    found = development()
+    found.secret_file.chmod(0o644)
+    found.folder.chmod(0o755)
+    assert development() == found
+    assert stat.S_IMODE(found.secret_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(found.folder.stat().st_mode) == 0o700
+
+
+async def test_two_starts_at_once_get_the_same_credentials(tmp_path: Path) -> None:
+    found = await asyncio.gather(*(asyncio.to_thread(development, tmp_path / "both") for _ in range(8)))
+    assert len({credentials.secret for credentials in found}) == 1
+
+
+def test_development_credentials_fill_only_what_is_missing() -> None:
+    found = Development(Path("x"), "d" * 40, "k" * 30)
+    mine = made(demo=True, auth={"secret": SECRET}, api={"key": "a" * 24})
+    assert not needs_development(mine)
+    assert found.complete(mine) == mine
+    filled = found.complete(Settings(demo=True))
+    assert needs_development(Settings(demo=True))
+    assert not needs_development(filled)
+    assert filled.issuers_all()[0].secret is not None
+    assert filled.api_keys_all()[0].key.get_secret_value() == "k" * 30
+
+
+# --- token -------------------------------------------------------------------------------------------------------------
+
+
+def made(**groups: Any) -> Settings:
+    """Settings from values as a file would give them."""
+    return Settings(**groups)
+
+
+async def identity_of(token: str, secret: str) -> Any:
+    issuer = Issuer(issuer="tidewire", audience="tidewire", algorithm="HS256", secret=secret)
+    fetch = HttpFetch()
+    try:
+        return await JwtAuthenticator([issuer], SystemClock(), fetch).authenticate(token)
+    finally:
+        await fetch.close()
+
+
+async def test_a_token_is_signed_with_the_development_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", "--user", "agent-1", "--grant", "room:*", "--grant", "board:**"]) == 0
+    out, err = capsys.readouterr()
+    assert ".tidewire/secret" in err
+    identity = await identity_of(out.strip(), development().secret)
+    assert (identity.user, identity.tenant) == ("agent-1", "default")
+    assert identity.grants == (Grant("room:*"), Grant("board:**"))
+    assert development().secret not in out + err
+
+
+async def test_a_token_is_signed_with_the_configured_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
+    assert main(["token", "--user", "ann", "--tenant", "acme", "--ttl", "90s", "--info", '{"name": "Ann"}']) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert ".tidewire" not in os.listdir()
+    identity = await identity_of(out.strip(), SECRET)
+    assert (identity.user, identity.tenant) == ("ann", "acme")
+    assert json.loads(identity.info) == {"name": "Ann"}
+    claims = jwt.decode(out.strip(), SECRET, algorithms=["HS256"], audience="tidewire")
+    assert claims["exp"] - claims["iat"] == 90
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "--user"),
+        (["--user", ""], "a user is 1 to 128"),
+        (["--user", "a", "--grant", "room:**:x"], "'**' may only be the last segment"),
+        (["--user", "a", "--ttl", "12"], "is not a duration"),
+        (["--user", "a", "--ttl", "0s"], "at least 1s"),
+        (["--user", "a", "--info", "{"], "is not JSON"),
+    ],
+)
+def test_a_bad_token_is_not_signed(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["token", *arguments])
+    assert stopped.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+# --- serve -------------------------------------------------------------------------------------------------------------
+
+
+def test_serve_refuses_what_check_refuses(
+    started: list[tuple[app.Service, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["serve"]) == 1
+    assert "TIDEWIRE_AUTH__SECRET" in capsys.readouterr().err
+    monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("TIDEWIRE_CONTRACT", str(CONTRACTS / "five_faults.yaml"))
+    assert main(["serve"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 5
+    assert started == []
+    assert not Path(".tidewire").exists()
+
+
+def test_serve_runs_what_is_good(
+    started: list[tuple[app.Service, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("TIDEWIRE_CONTRACT", str(CONTRACTS / "good.yaml"))
+    assert main(["serve"]) == 0
+    [(service, companion)] = started
+    assert companion is None
+    assert service.settings.api_keys_all() == ()
+    assert capsys.readouterr() == ("", "")
+    assert not Path(".tidewire").exists()
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_the_demo_makes_its_own_credentials_and_says_so(
+    by_variable: bool,
+    started: list[tuple[app.Service, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if by_variable:
+        monkeypatch.setenv("TIDEWIRE_DEMO", "1")
+    assert main(["serve"] if by_variable else ["serve", "--demo"]) == 0
+    [(service, companion)] = started
+    found = development()
+    settings = service.settings
+    assert companion is not None
+    assert (settings.demo, settings.host) == (True, "127.0.0.1")
+    assert settings.auth.secret is not None
+    assert settings.auth.secret.get_secret_value() == found.secret
+    assert [key.key.get_secret_value() for key in settings.api_keys_all()] == [found.api_key]
+    out, err = capsys.readouterr()
+    assert out == ""
+    for told in (
+        "not for production",
+        ".tidewire/secret",
+        "tidewire token --user agent-1 --grant 'room:*'",
+        "curl -sS",
+    ):
+        assert told in err
+    assert found.secret not in err
+    assert found.api_key not in err
+
+
+def test_the_demo_with_its_own_secrets_needs_no_others(
+    started: list[tuple[app.Service, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("TIDEWIRE_API__KEY", "k" * 30)
+    assert main(["serve", "--demo"]) == 0
+    assert len(started) == 1
+    assert capsys.readouterr().err == ""
+    assert not Path(".tidewire").exists()
+
+
+def test_the_event_to_paste_passes_the_demo_s_gate() -> None:
+    channel, kind, data = demo.SAMPLE
+    gate = Gate(load(assets.demo_folder() / "contract.yaml"))
+    published = gate.admit(
+        backend("default"), channel=channel, type=kind, data=data.encode(), id="1", key=None, sender=None, at=1, subscribed=False
+    )  # fmt: skip
+    assert published.channel.name == channel
+
+
+async def test_the_demo_s_tokens_are_accepted() -> None:
+    settings = made(demo=True, auth={"secret": SECRET})
+    identity = await identity_of(demo.agent_token(settings, "agent-1"), SECRET)
+    assert identity.user == "agent-1"
+    assert json.loads(identity.info) == {"name": "Agent 1"}
+
+
+async def test_the_demo_s_backend_runs_beside_the_service_and_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the backend that writes down what it was given."""
+    (tmp_path / "backend.py").write_text(
+        "import json, os, signal, sys, pathlib\n"
+        "kept = {name: value for name, value in os.environ.items() if name.startswith('TIDEWIRE_')}\n"
+        "pathlib.Path('given.new').write_text(json.dumps(kept)); os.rename('given.new', 'given')\n"
+        "os.mkfifo('never'); open('never').read()\n"
+    )
+    monkeypatch.setattr(demo, "demo_folder", lambda: tmp_path)
+    monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", "must not be passed on")
+    monkeypatch.setenv("TIDEWIRE_DEMO_SPEED", "3")
+    settings = made(demo=True, host="0.0.0.0", auth={"secret": SECRET}, api={"key": "k" * 30})
+    async with asyncio.timeout(20), demo.companion(settings)(1234):
+        while not (tmp_path / "given").exists():  # noqa: ASYNC110  # another process writes it
+            await asyncio.sleep(0.01)
+    given = json.loads((tmp_path / "given").read_text())
+    token = given.pop("TIDEWIRE_TOKEN")
+    assert given == {
+        "TIDEWIRE_URL": "http://127.0.0.1:1234",
+        "TIDEWIRE_API_KEY": "k" * 30,
+        "TIDEWIRE_DEMO_SPEED": "3",
+    }
+    assert (await identity_of(token, SECRET)).user == "support-bot"
+
+
+# --- publish -----------------------------------------------------------------------------------------------------------
+
+
+async def run(*arguments: str) -> int:
+    """The command in a thread of its own: it has its own event loop, and the service needs this one."""
+    return await asyncio.to_thread(main, list(arguments))
+
+
+async def test_publish_prints_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    async with harness.serving() as server:
+        common = ["--url", server.url, "--api-key", harness.API_KEY]
+        assert await run("publish", "room:1", "chat.message", '{"text": "hi"}', "--id", "m-1", *common) == 0
+        assert await run("publish", "room:1", "chat.message", '{"text": "hi"}', "--id", "m-1", *common) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["id"], first["offset"], first["duplicate"]) == ("m-1", 1, False)
+    assert (second["id"], second["offset"], second["duplicate"]) == ("m-1", 1, True)
+
+
+async def test_publish_tells_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    async with harness.serving() as server:
+        common = ["--url", server.url, "--api-key", harness.API_KEY]
+        assert await run("publish", "room:1", "chat.message", '{"text": 1}', *common) == 1
+        assert await run("publish", "room:1", "chat.mesage", "{}", *common) == 1
+        assert await run("publish", "room:1", "chat.message", "{}", "--url", server.url, "--api-key", "wrong") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "invalid_data: data does not match the schema of chat.message\n  $.data.text: 1 is not of type" in err
+    assert "unknown_event" in err
+    assert "did you mean 'chat.message'?" in err
+    assert "invalid_api_key" in err
+
+
+async def test_publish_finds_its_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    event = ["publish", "room:1", "chat.message", '{"text": "hi"}', "--url"]
+    async with harness.serving(api={"keys": [], "key": development().api_key}) as server:
+        assert await run(*event, server.url) == 0
+        monkeypatch.setenv("TIDEWIRE_API__KEY", "x" * 30)
+        assert await run(*event, server.url) == 1
+    assert "invalid_api_key" in capsys.readouterr().err
+
+
+def test_publish_without_a_key_or_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "room:1", "chat.message", "{}"]) == 1
+    assert "TIDEWIRE_API__KEY" in capsys.readouterr().err
+    assert main(["publish", "room:1", "chat.message", "{}", "--api-key", "x", "--url", "http://127.0.0.1:1"]) == 1
+    assert "http://127.0.0.1:1/api/v1/channels/room%3A1/events" in capsys.readouterr().err
+
+
+def test_publish_refuses_data_that_is_not_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["publish", "room:1", "chat.message", "hello"])
+    assert "is not JSON" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"    {command} " in out for command in ("serve", "check", "token", "publish", "tail"))
+
+
+def test_the_warning_is_a_box() -> None:
+    stream = io.StringIO()
+    print(demo._warning(Settings(demo=True, host="::1"), Development(Path(".tidewire"), "s", "k")), file=stream)
+    lines = stream.getvalue().splitlines()
+    box = lines[: lines.index(lines[0], 1) + 1]
+    assert len({len(line) for line in box}) == 1
+    assert "http://[::1]:8080/" in stream.getvalue()
