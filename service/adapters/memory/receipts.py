@@ -52,9 +52,6 @@ class Receipts:
         """Forgets everything."""
         self._receipts.clear()
 
-    def __len__(self) -> int:
-        return len(self._receipts)
-
 
 def _sending(publication: Publication) -> _Sending:
     return _Sending(publication.channel, publication.sender, publication.id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -189,9 +189,6 @@ class ChannelStore:
 
     def __len__(self) -> int:
         return len(self._channels)
-
-    def __iter__(self) -> Iterator[StoredChannel]:
-        return iter(self._channels.values())
 
     @property
     def holdings(self) -> Holdings:
