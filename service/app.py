@@ -59,7 +59,7 @@ class Service:
         self.clock = clock or SystemClock()
         self.metrics = metrics or Metrics(event_types=contract.event_types | SYSTEM_TYPES)
         self.fetch = HttpFetch()
-        self.broker = broker or _broker(settings, self.clock)
+        self.broker = broker or _broker(settings, self.clock, self.metrics)
         ports = Ports(
             broker=self.broker,
             presence=MemoryPresence(),
@@ -120,15 +120,19 @@ def _issuers(settings: Settings) -> list[Issuer]:
     ]
 
 
-def _broker(settings: Settings, clock: Clock) -> Broker:
+def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
     broker = settings.broker
-    return MemoryBroker(
+    memory = MemoryBroker(
         clock,
         idempotency_window=broker.idempotency_window,
         idempotency_entries=broker.idempotency_entries,
         channels=broker.channels,
         max_bytes=broker.bytes,
     )
+    metrics.broker_channels.set_function(lambda: memory.stats().channels)
+    metrics.broker_events.set_function(lambda: memory.stats().events)
+    metrics.broker_bytes.set_function(lambda: memory.stats().bytes)
+    return memory
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -15,7 +15,16 @@ from math import inf, nan
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.metrics_core import Metric
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -137,6 +146,7 @@ class Metrics:
         self.open_fds.set_function(_open_fds)
         self.max_fds = self._gauge("max_fds", "File descriptors that this process may have.")
         self.max_fds.set_function(_max_fds)
+        ProcessCollector(registry=self.registry)  # process_*: CPU seconds, resident memory, start time
         self.info = Info("tidewire_build", "What is running.", registry=self.registry)
         self.info.info({"version": _version(), "python": platform.python_version()})
 
