@@ -8,9 +8,10 @@ from typing import Annotated, Any, TypeVar
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.core.access import PublishRule, SubscribeRule
+from service.core.channel import MAX_CHANNEL_BYTES, NAME
 from service.core.event import Delivery
 from service.errors import ErrorCode
-from service.protocol.messages import MAX_KEY, MAX_PAGE, Channel, Event, Id, Offset, PageSize, PresenceView
+from service.protocol.messages import MAX_KEY, MAX_PAGE, Event, Id, Offset, PageSize, PresenceView
 
 MAX_EVENTS = 1000
 """Events in one request. With an idempotency key of 60 characters, `<key>.999` just fits into an event's id."""
@@ -24,9 +25,27 @@ def ref(schema: type[Struct]) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{schema.__name__}"}
 
 
-User = Annotated[
-    str, Meta(min_length=1, max_length=MAX_USER, description="Printable characters, without spaces around them.")
-]
+CHANNEL_SCHEMA: Mapping[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_CHANNEL_BYTES,
+    "pattern": f"^{NAME}$",
+    "examples": ["room:42"],
+}
+Channel = Annotated[str, Meta(extra_json_schema=dict(CHANNEL_SCHEMA))]
+"""Checked by `check_name`, so that breaking its rules has its own error."""
+
+_SEEN = r"\p{L}\p{M}\p{N}\p{P}\p{S}"
+USER_SCHEMA: Mapping[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_USER,
+    "pattern": f"^[{_SEEN}]([{_SEEN} ]*[{_SEEN}])?$",
+    "description": "Printable characters, without spaces around them.",
+    "examples": ["ann"],
+}
+User = Annotated[str, Meta(extra_json_schema=dict(USER_SCHEMA))]
+"""Checked by `is_user`: Python's `re` knows no such classes."""
 EncodedEvent = Annotated[Raw, Meta(extra_json_schema=ref(Event))]
 """An event as subscribers see it."""
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=60, pattern=r"^[\x21-\x7e]+(?!\n)$")]
@@ -187,7 +206,9 @@ class DeclaredEvent(Reply, frozen=True, kw_only=True):
     publish: PublishRule
     delivery: Delivery
     key: Annotated[str, Meta(description="JSON Pointer to the key in `data`.")] | UnsetType = UNSET
-    window: Annotated[float, Meta(description="Seconds within which events may be joined into one frame.")] | UnsetType = UNSET
+    window: (
+        Annotated[float, Meta(description="Seconds within which events may be joined into one frame.")] | UnsetType
+    ) = UNSET
 
 
 class Declared(Reply, frozen=True, kw_only=True):

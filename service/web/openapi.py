@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from service.core.channel import MAX_CHANNEL_BYTES, NAME
 from service.errors import ErrorCode
 from service.protocol.messages import Event
-from service.web.api_messages import MAX_USER, IdempotencyKey, Problem, Published, Refused, ref
+from service.web.api_messages import CHANNEL_SCHEMA, USER_SCHEMA, IdempotencyKey, Problem, Published, Refused, ref
 
 if TYPE_CHECKING:
     from service.web.api_operation import Operation
@@ -29,16 +28,14 @@ _IN_ADDRESS: Mapping[str, dict[str, Any]] = {
         "in": "path",
         "required": True,
         "description": "A channel name, percent-encoded once.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CHANNEL_BYTES, "pattern": f"^{NAME}$"},
-        "example": "room:42",
+        "schema": CHANNEL_SCHEMA,
     },
     "user": {
         "name": "user",
         "in": "path",
         "required": True,
-        "description": "A user as tokens name it, percent-encoded once: printable characters, no spaces around them.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_USER},
-        "example": "ann",
+        "description": "A user as tokens name it, percent-encoded once.",
+        "schema": USER_SCHEMA,
     },
 }
 _EVENT_EXAMPLE = {"type": "chat.message", "id": "m-1", "from": "ann", "data": {"text": "hi"}}
