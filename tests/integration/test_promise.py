@@ -1,0 +1,664 @@
+"""The promise of docs/protocol.md: between two acknowledged positions a client sees every durable event of its channel once,
+in order, or is told explicitly that it cannot.
+
+Hypothesis drives clients that come, go, vanish, stop reading and lose acknowledgements against a running service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from service.adapters.clock import SystemClock
+from service.adapters.memory.broker import MemoryBroker
+from service.core.broker import ChannelInfo, EventSink, Page, Receipt, Snapshot
+from service.core.channel import ChannelKey
+from service.core.event import Publication
+from service.core.position import Position
+from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving, token
+from tests.wire import Wire, connect
+
+CONTRACT = Path(__file__).parent / "promise.yaml"
+KEPT = 6
+"""Durable events in a stream: `history.events` of that contract."""
+CHANNELS = ("room:1", "hall:1")
+TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
+PEOPLE = (("ann", "default"), ("ben", "default"), ("cat", "default"), ("ann", "other"), ("dan", "other"))
+PLENTY = {"per_second": 1e6, "burst": 10**6}
+ROUNDS = 20
+"""Times that a client may come back before everything has reached it at the end."""
+
+T = TypeVar("T")
+
+# --- the service's side -------------------------------------------------------------------------------------------------
+
+
+class Hesitant:
+    """A broker that keeps the port's guarantee and takes its time, as one across a network does.
+
+    What the memory broker does at one moment is here done at once and answered later, or done later: between the two
+    anything else may happen.
+    """
+
+    def __init__(self) -> None:
+        self.before = 0
+        self.after = 0
+        self._broker = MemoryBroker(
+            SystemClock(), idempotency_window=300, idempotency_entries=10_000, channels=100, max_bytes=10_000_000
+        )
+
+    async def _late(self, call: Callable[[], Awaitable[T]]) -> T:
+        for _ in range(self.before):
+            await asyncio.sleep(0)
+        answer = await call()
+        for _ in range(self.after):
+            await asyncio.sleep(0)
+        return answer
+
+    async def start(self, sink: EventSink) -> None:
+        await self._broker.start(sink)
+
+    async def close(self) -> None:
+        await self._broker.close()
+
+    async def check(self) -> None:
+        await self._broker.check()
+
+    async def publish(self, publication: Publication) -> Receipt:
+        return await self._late(lambda: self._broker.publish(publication))
+
+    async def subscribe(self, channel: ChannelKey) -> None:
+        await self._late(lambda: self._broker.subscribe(channel))
+
+    async def unsubscribe(self, channel: ChannelKey) -> None:
+        await self._late(lambda: self._broker.unsubscribe(channel))
+
+    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+        return await self._late(lambda: self._broker.snapshot(channel, since, max_events, max_bytes))
+
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+        return await self._late(lambda: self._broker.history(channel, after, before, limit))
+
+    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+        return await self._late(lambda: self._broker.channels(tenant, prefix, limit))
+
+
+# --- what is known of the streams ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stream:
+    """One tenant's channel, as acknowledgements tell of it."""
+
+    epoch: str | None = None
+    events: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    """offset → (id, data)"""
+    offsets: dict[str, int] = field(default_factory=dict)
+    moods: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    """key → (rev, data) of the latest events"""
+
+    @property
+    def top(self) -> int:
+        """The greatest offset that was acknowledged."""
+        return max(self.events, default=0)
+
+    def acknowledged(self, id: str, data: Any, offset: int, *, duplicate: bool) -> None:
+        known = self.offsets.get(id)
+        if known is not None:
+            assert (offset, duplicate) == (known, True), f"{id} was acknowledged at {known}, now at {offset}"
+            return
+        assert offset not in self.events, f"offset {offset} was given to {self.events[offset][0]} and to {id}"
+        self.events[offset] = (id, data)
+        self.offsets[id] = offset
+
+    def met(self, epoch: str) -> None:
+        assert self.epoch in (None, epoch), "the stream started anew, although nothing was lost"
+        self.epoch = epoch
+
+
+# --- a client that follows the rule -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Log:
+    """What a client has applied since it was last told where it stands: dense from `base` on."""
+
+    base: int
+    events: list[tuple[int, str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Place:
+    """A client in a channel."""
+
+    request: str | None = None
+    """The subscribe that has not been answered."""
+    since: dict[str, Any] | None = None
+    """What that subscribe gave."""
+    held: bool = False
+    """Whether it was sent before `ready`."""
+    floor: int = 0
+    """What had been acknowledged when the service was known to have joined the client."""
+    live: bool = False
+    epoch: str = ""
+    position: int = 0
+    last: str | None = None
+    logs: list[Log] = field(default_factory=list)
+    moods: dict[str, tuple[int, Any]] = field(default_factory=dict)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.request is None and not self.live
+
+    def resume(self) -> dict[str, Any] | None:
+        """`since`, if there is a position."""
+        if not self.logs:
+            return None
+        return {"epoch": self.epoch, "offset": self.position, **({"id": self.last} if self.last is not None else {})}
+
+
+@dataclass
+class Sent:
+    """A publish that its sender may repeat."""
+
+    id: str
+    channel: str
+    data: Any
+
+
+class Person:
+    """A user's only client. It keeps its positions across connections and follows the client rule."""
+
+    def __init__(self, user: str, tenant: str, streams: dict[tuple[str, str], Stream], told: asyncio.Event) -> None:
+        self.user = user
+        self.tenant = tenant
+        self.wire: Wire | None = None
+        self.ready = False
+        self.places = {channel: Place() for channel in CHANNELS}
+        self.unacknowledged: dict[str, Sent] = {}
+        self.acknowledged: list[Sent] = []
+        self.repaired = 0
+        """Events that the rule had to drop, and gaps it had to mend: none where one node carries everything."""
+        self.resumed = 0
+        self.gaps = 0
+        """Times the service said recovered:false."""
+        self.slow = 0
+        self.faults: list[Exception] = []
+        self._token = token(user, grants=["room:*"], tenant=tenant)
+        self._streams = streams
+        self._told = told
+        self._serial = 0
+        self._pings: dict[str, Callable[[], None]] = {}
+
+    @property
+    def is_connected(self) -> bool:
+        return self.wire is not None and self.wire.is_open
+
+    def stream(self, channel: str) -> Stream:
+        return self._streams[self.tenant, channel]
+
+    # --- connecting
+
+    async def connect(self, server: Running, *, ready: bool) -> None:
+        port = int(server.url.rpartition(":")[2])
+        self.wire = await connect(port, self._text, self._gone, bearer=self._token, receive_buffer=4096)
+        self.ready = ready
+        if ready:
+            self.wire.send({"type": "ready"})
+
+    def say_ready(self) -> None:
+        if self.wire is not None and not self.ready:
+            self.ready = True
+            self.wire.send({"type": "ready"})
+
+    def _gone(self, code: int) -> None:
+        self.slow += code == 4450
+        self.ready = False
+        for place in self.places.values():
+            place.live = False
+            place.request = None
+        self._pings.clear()
+        self._told.set()
+
+    # --- asking
+
+    def subscribe(self, channel: str, *, resume: bool) -> None:
+        place = self.places[channel]
+        if self.wire is None or not place.is_idle:
+            return
+        place.since = place.resume() if resume else None
+        place.request = self._next_id("s")
+        place.held = not self.ready
+        place.floor = self.stream(channel).top
+        since = {} if place.since is None else {"since": place.since}
+        self.wire.send({"type": "subscribe", "id": place.request, "channel": channel, **since})
+        if place.held:
+            self._note_join(place, place.request)
+
+    def _note_join(self, place: Place, request: str) -> None:
+        """A pong proves that the subscribe before it has been handled: from then on nothing may be missing."""
+        stream_top = self.stream(next(name for name, other in self.places.items() if other is place))
+
+        def joined() -> None:
+            if place.request == request and place.since is None:
+                place.floor = stream_top.top
+
+        self.ping(joined)
+
+    def ping(self, then: Callable[[], None]) -> None:
+        assert self.wire is not None
+        name = self._next_id("p")
+        self._pings[name] = then
+        self.wire.send({"type": "ping", "id": name})
+
+    def unsubscribe(self, channel: str) -> None:
+        place = self.places[channel]
+        if self.wire is not None and place.live:
+            place.live = False
+            place.request = self._next_id("u")
+            self.wire.send({"type": "unsubscribe", "id": place.request, "channel": channel})
+
+    def publish(self, sent: Sent) -> None:
+        if self.wire is not None:
+            self.wire.send({"type": "talk.line", "id": sent.id, "channel": sent.channel, "data": sent.data})
+
+    def _next_id(self, kind: str) -> str:
+        self._serial += 1
+        return f"{kind}{self._serial}"
+
+    # --- being told
+
+    def _text(self, frame: bytes) -> None:
+        try:
+            for tenant in TENANTS:
+                assert tenant == self.tenant or f"of-{tenant}".encode() not in frame, "another tenant's event"
+            content = json.loads(frame)
+            for message in content if isinstance(content, list) else [content]:
+                self._message(message)
+        except Exception as fault:  # asyncio would only log it; the machine raises it
+            self.faults.append(fault)
+        self._told.set()
+
+    def _message(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if "." in kind:
+            self._event(kind, message)
+        else:
+            {
+                "welcome": lambda _: None,
+                "subscribed": self._subscribed,
+                "unsubscribed": self._unsubscribed,
+                "ack": self._ack,
+                "pong": lambda pong: self._pings.pop(pong["id"])(),
+            }[kind](message)
+
+    def _ack(self, ack: dict[str, Any]) -> None:
+        sent = self.unacknowledged.pop(ack["id"], None) or next(s for s in self.acknowledged if s.id == ack["id"])
+        self.stream(sent.channel).acknowledged(sent.id, sent.data, ack["offset"], duplicate=ack.get("duplicate", False))
+        if sent not in self.acknowledged:
+            self.acknowledged.append(sent)
+
+    def _unsubscribed(self, message: dict[str, Any]) -> None:
+        place = self.places[message["channel"]]
+        assert (message["code"], message["id"]) == ("requested", place.request)
+        place.request = None
+
+    def _subscribed(self, message: dict[str, Any]) -> None:
+        place = self.places[message["channel"]]
+        assert message["id"] == place.request
+        self.stream(message["channel"]).met(message["epoch"])
+        missed = [(event["offset"], event["id"], event["data"]) for event in message["events"]]
+        if place.since is not None:
+            self._resumed(place, message)
+        else:
+            base = missed[0][0] - 1 if missed else message["offset"]
+            assert message.get("recovered") is not False or (place.held and not missed)
+            assert message.get("recovered") is False or base <= place.floor or not place.held, "missed since its join"
+            assert base >= (0 if place.held else place.floor), "a snapshot from before the subscribe"
+            place.logs.append(Log(base))
+            place.position = base
+        if message.get("recovered") is False:
+            assert not missed
+            self.gaps += 1
+            place.logs.append(Log(message["offset"]))
+            place.position = message["offset"]
+        for offset, id, data in missed:
+            assert offset == place.position + 1, "a hole in what was missed"
+            self._apply(place, offset, id, data)
+        assert place.position == message["offset"]
+        assert not missed or missed[-1][1] == message["last"]
+        place.epoch, place.last = message["epoch"], message.get("last")
+        place.moods = {event["key"]: (event["rev"], event["data"]) for event in message["state"]}
+        place.request, place.live = None, True
+
+    def _resumed(self, place: Place, message: dict[str, Any]) -> None:
+        """Recovered if the stream still had the event at the position, and only then: neither false alarm nor silence."""
+        top, since = message["offset"], place.position
+        is_there = since == top or max(since, 1) > top - KEPT
+        assert message["recovered"] is is_there, f"from {since} to {top}: recovered {message['recovered']}"
+        self.resumed += is_there
+
+    def _event(self, kind: str, event: dict[str, Any]) -> None:
+        place = self.places[event["channel"]]
+        assert place.live or place.request is not None, "an event of a channel that was left"
+        assert place.live or place.request.startswith("u"), "an event before its subscribed"  # type: ignore[union-attr]
+        if kind == "talk.line":
+            self._line(event["channel"], place, event)
+        elif kind == "talk.mood":
+            assert "offset" not in event
+            rev, _ = place.moods.get(event["key"], (0, None))
+            if event["rev"] > rev:
+                place.moods[event["key"]] = (event["rev"], event["data"])
+        else:
+            assert "offset" not in event
+
+    def _line(self, channel: str, place: Place, event: dict[str, Any]) -> None:
+        if not place.live:
+            return  # it is leaving, and takes up again where it stopped
+        if event["offset"] <= place.position:
+            self.repaired += 1
+        elif event["offset"] == place.position + 1:
+            self._apply(place, event["offset"], event["id"], event["data"])
+        else:
+            self.repaired += 1
+            self.unsubscribe(channel)
+
+    @staticmethod
+    def _apply(place: Place, offset: int, id: str, data: Any) -> None:
+        place.logs[-1].events.append((offset, id, data))
+        place.position, place.last = offset, id
+
+
+# --- the machine --------------------------------------------------------------------------------------------------------
+
+people = st.integers(0, len(PEOPLE) - 1)
+channels = st.sampled_from(CHANNELS)
+tenants = st.sampled_from(sorted(TENANTS))
+turns = st.sampled_from([0, 0, 1, 2, 5, 20])
+sizes = st.sampled_from([0, 0, 10, 4000])
+
+
+class PromiseMachine(RuleBasedStateMachine):
+    """Nothing is waited for between two rules but a few turns of the loop, so what they begin goes on at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner(debug=True)
+        self.stack = AsyncExitStack()
+        self.broker = Hesitant()
+        self.streams = {(tenant, channel): Stream() for tenant in TENANTS for channel in CHANNELS}
+        self.people: list[Person] = []
+        self.posts: set[asyncio.Task[None]] = set()
+        self.posted: list[tuple[str, str, dict[str, Any]]] = []
+        self.serial = 0
+        self.runner.run(self._start())
+
+    async def _start(self) -> None:
+        self.told = asyncio.Event()
+        self.server = await self.stack.enter_async_context(
+            serving(
+                contract=CONTRACT,
+                broker=self.broker,
+                limits={"connection_rate": PLENTY, "user_rate": PLENTY, "connect_rate_per_ip": PLENTY},
+                outbox={"bytes": 12_288, "send_buffer": 4096, "close_grace": 0.2},
+                deadlines={"presence_leave": 0.01},
+                log={"level": "error"},
+            )
+        )
+        self.people = [Person(user, tenant, self.streams, self.told) for user, tenant in PEOPLE]
+
+    def run(self, turns: int, coroutine: Coroutine[Any, Any, None] | None = None) -> None:
+        async def steps() -> None:
+            if coroutine is not None:
+                await coroutine
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        self.runner.run(steps())
+
+    def teardown(self) -> None:
+        try:
+            self.runner.run(self._settle())
+            self._check_all()
+            self.runner.run(self._stop())
+        finally:
+            self.runner.close()
+
+    async def _stop(self) -> None:
+        for person in self.people:
+            if person.wire is not None and person.is_connected:
+                person.wire.leave()
+                async with asyncio.timeout(DEADLINE):
+                    await person.wire.gone
+        await self.stack.aclose()
+
+    # --- what happens ---------------------------------------------------------------------------------------------------
+
+    @initialize()
+    def everyone_comes(self) -> None:
+        for person in self.people:
+            self.run(0, person.connect(self.server, ready=True))
+            for channel in CHANNELS:
+                person.subscribe(channel, resume=False)
+
+    @rule(before=st.integers(0, 6), after=st.integers(0, 6))
+    def the_broker_takes_its_time(self, before: int, after: int) -> None:
+        self.broker.before, self.broker.after = before, after
+
+    @rule(who=people, ready=st.booleans(), again=st.sampled_from([(), CHANNELS[:1], CHANNELS]), turns=turns)
+    def come(self, who: int, ready: bool, again: Sequence[str], turns: int) -> None:
+        person = self.people[who]
+        if not person.is_connected:
+            self.run(0, person.connect(self.server, ready=ready))
+            for channel in again:
+                person.subscribe(channel, resume=True)
+            self.run(turns)
+
+    @rule(who=people, turns=turns)
+    def be_ready_late(self, who: int, turns: int) -> None:
+        self.people[who].say_ready()
+        self.run(turns)
+
+    @rule(who=people, turns=turns)
+    def vanish(self, who: int, turns: int) -> None:
+        wire = self.people[who].wire
+        if wire is not None:
+            wire.abort()
+        self.run(turns)
+
+    @rule(who=people, channel=channels, resume=st.booleans(), turns=turns)
+    def subscribe(self, who: int, channel: str, resume: bool, turns: int) -> None:
+        if self.people[who].is_connected:
+            self.people[who].subscribe(channel, resume=resume)
+        self.run(turns)
+
+    @rule(who=people, channel=channels, turns=turns)
+    def unsubscribe(self, who: int, channel: str, turns: int) -> None:
+        self.people[who].unsubscribe(channel)
+        self.run(turns)
+
+    @rule(who=people, on=st.booleans(), turns=turns)
+    def stop_or_resume_reading(self, who: int, on: bool, turns: int) -> None:
+        wire = self.people[who].wire
+        if wire is not None:
+            wire.read(on)
+        self.run(turns)
+
+    @rule(who=people, channel=channels, count=st.integers(1, 3), size=sizes, lost=st.booleans(), turns=turns)
+    def publish(self, who: int, channel: str, count: int, size: int, lost: bool, turns: int) -> None:
+        """`lost`: the sender vanishes before it can hear the ack, and cannot know whether the event was accepted."""
+        person = self.people[who]
+        for _ in range(count):
+            sent = Sent(self._id(), channel, self._data(person.tenant, size))
+            person.unacknowledged[sent.id] = sent
+            person.publish(sent)
+        self.run(turns)
+        if lost and person.wire is not None:
+            person.wire.abort()
+
+    @rule(who=people, data=st.data(), turns=turns)
+    def publish_again(self, who: int, data: st.DataObject, turns: int) -> None:
+        """Those whose ack has not come, or one whose ack is taken for lost."""
+        person = self.people[who]
+        for sent in list(person.unacknowledged.values()):
+            person.publish(sent)
+        if person.acknowledged:
+            person.publish(data.draw(st.sampled_from(person.acknowledged)))
+        self.run(turns)
+
+    @rule(who=people, channel=channels, turns=turns)
+    def type_something(self, who: int, channel: str, turns: int) -> None:
+        person = self.people[who]
+        if person.wire is not None:
+            text = self._data(person.tenant, 0)
+            person.wire.send({"type": "talk.typing", "channel": channel, "data": text})
+        self.run(turns)
+
+    @rule(tenant=tenants, channel=channels, count=st.sampled_from([1, 2, KEPT + 2]), size=sizes, turns=turns)
+    def post(self, tenant: str, channel: str, count: int, size: int, turns: int) -> None:
+        """The backend publishes; more at once than the stream keeps makes resuming impossible for whoever is away."""
+        for _ in range(count):
+            event = {"type": "talk.line", "id": self._id(), "data": self._data(tenant, size)}
+            self.posted.append((tenant, channel, event))
+        self._post(self.posted[-count:])
+        self.run(turns)
+
+    @rule(data=st.data(), turns=turns)
+    def post_again(self, data: st.DataObject, turns: int) -> None:
+        if self.posted:
+            self._post([data.draw(st.sampled_from(self.posted))])
+        self.run(turns)
+
+    @rule(tenant=tenants, channel=channels, who=st.sampled_from(["ann", "ben"]), turns=turns)
+    def change_mood(self, tenant: str, channel: str, who: str, turns: int) -> None:
+        mood = {"who": who, "mood": self._data(tenant, 0)}
+        self._post([(tenant, channel, {"type": "talk.mood", "id": self._id(), "data": mood})])
+        self.run(turns)
+
+    @rule()
+    def let_everything_arrive(self) -> None:
+        self.runner.run(self._settle())
+        self._check_all()
+
+    # --- what must hold -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nobody_was_told_anything_impossible(self) -> None:
+        for person in self.people:
+            for fault in person.faults:
+                raise fault
+            assert person.repaired == 0, "one node delivers in order, without holes and repetitions"
+
+    @invariant()
+    def logs_are_dense_and_agree_with_what_was_acknowledged(self) -> None:
+        for person, channel, place in self._places():
+            stream = person.stream(channel)
+            for log in place.logs:
+                offsets = [offset for offset, _, _ in log.events]
+                assert offsets == list(range(log.base + 1, log.base + 1 + len(offsets)))
+                for offset, id, data in log.events:
+                    assert stream.events.get(offset, (id, data)) == (id, data)
+
+    def _check_all(self) -> None:
+        """Once nothing is under way: everybody has everything, and all of it was acknowledged."""
+        self.nobody_was_told_anything_impossible()
+        self.logs_are_dense_and_agree_with_what_was_acknowledged()
+        for stream in self.streams.values():
+            assert sorted(stream.events) == list(range(1, stream.top + 1)), "offsets are dense"
+        for person, channel, place in self._places():
+            stream = person.stream(channel)
+            assert place.position == stream.top
+            assert place.moods == stream.moods
+            assert all(stream.events[offset] == (id, data) for log in place.logs for offset, id, data in log.events)
+
+    # --- the rest -------------------------------------------------------------------------------------------------------
+
+    def _places(self) -> list[tuple[Person, str, Place]]:
+        return [(person, channel, place) for person in self.people for channel, place in person.places.items()]
+
+    def _id(self) -> str:
+        self.serial += 1
+        return f"e{self.serial}"
+
+    def _data(self, tenant: str, size: int) -> str:
+        return f"of-{tenant} {self.serial} " + "x" * size
+
+    def _post(self, events: list[tuple[str, str, dict[str, Any]]]) -> None:
+        async def post() -> None:
+            tenant, channel, _ = events[0]
+            stream = self.streams[tenant, channel]
+            bodies = [event for _, _, event in events]
+            answer = await self.server.publish(channel, bodies, key=TENANTS[tenant])
+            for event, result in zip(bodies, answer["results"], strict=True):
+                stream.met(result["epoch"])
+                if "rev" in result:
+                    rev, _ = stream.moods.get(event["data"]["who"], (0, None))
+                    if result["rev"] > rev:
+                        stream.moods[event["data"]["who"]] = (result["rev"], event["data"])
+                else:
+                    stream.acknowledged(event["id"], event["data"], result["offset"], duplicate=result["duplicate"])
+            self.told.set()
+
+        async def begin() -> None:
+            task = asyncio.create_task(post())
+            self.posts.add(task)
+
+        self.runner.run(begin())
+
+    async def _settle(self) -> None:
+        """Everybody comes back, resumes, and repeats what was not acknowledged, until nothing is missing."""
+        self.broker.before = self.broker.after = 0
+        async with asyncio.timeout(DEADLINE * 4):
+            await asyncio.gather(*self.posts)
+            self.posts.clear()
+            for person in self.people:
+                await self._settle_one(person)
+            # Those who were settled first may have missed what the later ones published.
+            while not all(self._has_everything(person) for person in self.people):
+                self._raise_faults()
+                self.told.clear()
+                for person in self.people:
+                    await self._come_back(person)
+                await self.told.wait()
+
+    async def _settle_one(self, person: Person) -> None:
+        if person.wire is not None:
+            person.wire.read(True)
+        await self._come_back(person)
+        for sent in person.unacknowledged.values():
+            person.publish(sent)
+
+    async def _come_back(self, person: Person) -> None:
+        if not person.is_connected:
+            await person.connect(self.server, ready=True)
+            for sent in person.unacknowledged.values():
+                person.publish(sent)
+        person.say_ready()
+        for channel in CHANNELS:
+            person.subscribe(channel, resume=True)
+
+    def _has_everything(self, person: Person) -> bool:
+        return not person.unacknowledged and all(
+            place.live and place.position == person.stream(channel).top and place.moods == person.stream(channel).moods
+            for channel, place in person.places.items()
+        )
+
+    def _raise_faults(self) -> None:
+        for person in self.people:
+            for fault in person.faults:
+                raise fault
+
+
+TestPromise = PromiseMachine.TestCase
+TestPromise.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
