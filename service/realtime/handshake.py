@@ -36,13 +36,13 @@ class Arrival:
     """Named in the address, authorised already."""
 
 
-async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connection, Iterator[bytes | str | Raw]]:
+async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connection, Iterator[str | Raw]]:
     """Returns the connection, welcomed, and what the client sent in the same frame after `hello`.
 
     Raises CloseConnection, after telling the client why.
     """
     identity, credentials = arrival.identity, arrival.credentials
-    rest: Iterator[bytes | str | Raw] = iter(())
+    rest: Iterator[str | Raw] = iter(())
     if identity is None:
         identity, rest = await _hello(node, socket)
         credentials = "anonymous" if identity.is_anonymous else "hello"
@@ -93,12 +93,12 @@ def _limits(node: Node) -> Limits:
     )
 
 
-async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[bytes | str | Raw]]:
+async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[str | Raw]]:
     frame = await _first_frame(node, socket)
-    message: bytes | str | Raw | None = None
+    message: str | Raw | None = None
     try:
-        rest = iter(list(split(frame)))
-        message = next(rest, b"[]")
+        rest = iter(take_apart(node, frame))
+        message = next(rest)
         command = decode(message)
         if not isinstance(command, Hello):
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "the first message must be hello", path="$.type")
@@ -114,6 +114,18 @@ async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[bytes |
     except ServiceError as error:
         close = CloseCode.INTERNAL if error.retryable else CloseCode.UNAUTHORIZED
         raise await _refuse(node, socket, error, close) from error
+
+
+def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
+    """The messages of a frame: at least one. Raises ServiceError: MALFORMED, or INVALID_MESSAGE if they are too many."""
+    parts = list(split(frame))
+    most = node.bounds.limits.batch
+    if len(parts) > most:
+        node.metrics.limit_hits.labels(limit="batch").inc()
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a batch has at most {most} messages", path="$")
+    if not parts:
+        raise ServiceError(ErrorCode.MALFORMED, "a batch has at least one message", path="$")
+    return parts
 
 
 async def _first_frame(node: Node, socket: Socket) -> str:

@@ -20,7 +20,6 @@ from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Reconnect, Unsubscribed
-from service.realtime import subscribing
 from service.realtime.admission import Admission
 from service.realtime.connection import Connection
 from service.realtime.hub import Hub
@@ -29,6 +28,7 @@ from service.realtime.presence import Presence
 from service.realtime.publisher import Publisher
 from service.realtime.relay import Relay
 from service.realtime.roster import Roster
+from service.realtime.subscriptions import Subscriptions
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 
@@ -92,6 +92,7 @@ class Node:
             debounce=bounds.deadlines.presence_leave,
             most_members=bounds.presence_members,
         )
+        self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self._sweeper: Timer | None = None
 
     async def start(self) -> None:
@@ -151,7 +152,7 @@ class Node:
         count = 0
         for connection in self.roster.of_user(tenant, user):
             if connection.session.is_subscribed(channel):
-                await subscribing.leave(self, connection, channel)
+                await self.subscriptions.leave(connection, channel)
                 connection.reply(Unsubscribed(channel=channel, code="removed"))
                 count += 1
         return count

@@ -11,12 +11,12 @@ from msgspec import Raw
 
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
-from service.protocol.codec import decode, id_of, split
+from service.protocol.codec import decode, id_of
 from service.protocol.messages import Publish
-from service.realtime import expiry, subscribing
+from service.realtime import expiry
 from service.realtime.commands import HANDLERS
 from service.realtime.connection import Connection
-from service.realtime.handshake import Arrival, error_message, greet
+from service.realtime.handshake import Arrival, error_message, greet, take_apart
 from service.realtime.node import Node
 from service.realtime.socket import Socket
 
@@ -56,7 +56,7 @@ async def _turn_away(node: Node, socket: Socket, end: CloseConnection) -> None:
 async def _join_named(node: Node, connection: Connection, channels: Iterable[str]) -> None:
     for channel in channels:
         try:
-            await subscribing.subscribe(node, connection, channel, None, None)
+            await node.subscriptions.subscribe(connection, channel, None, None)
         except ServiceError as error:
             _refuse(node, connection, error, None)
 
@@ -66,38 +66,32 @@ async def _read(node: Node, connection: Connection) -> None:
         frame = await connection.socket.receive()
         if frame is None:
             return
-        if isinstance(frame, bytes):
-            frame = b""  # refused below like any message: rate, error, and no further look at it
-            await _handle(node, connection, (frame,), binary=True)
-            continue
-        await _handle_frame(node, connection, frame.encode())
+        await _handle_frame(node, connection, frame)
         await connection.room_to_reply()
 
 
-async def _handle_frame(node: Node, connection: Connection, frame: bytes) -> None:
+async def _handle_frame(node: Node, connection: Connection, frame: str | bytes) -> None:
     try:
-        parts = list(split(frame))
-        if len(parts) > node.bounds.limits.batch:
-            node.metrics.limit_hits.labels(limit="batch").inc()
-            raise ServiceError(
-                ErrorCode.INVALID_MESSAGE, f"a batch has at most {node.bounds.limits.batch} messages", path="$"
-            )
-    except ServiceError as error:
-        _refuse(node, connection, error, None)
-        return
-    await _handle(node, connection, parts)
+        if isinstance(frame, bytes):
+            raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
+        parts = take_apart(node, frame)
+    except ServiceError as fault:
+        await _handle(node, connection, ("",), fault)
+    else:
+        await _handle(node, connection, parts)
 
 
 async def _handle(
-    node: Node, connection: Connection, parts: Iterable[bytes | str | Raw], *, binary: bool = False
+    node: Node, connection: Connection, parts: Iterable[str | Raw], fault: ServiceError | None = None
 ) -> None:
+    """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal."""
     for message in parts:
         if connection.is_closing:
             return
         try:
             node.admission.check_rate(connection)
-            if binary:
-                raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
+            if fault is not None:
+                raise fault
             await _command(node, connection, message)
         except ServiceError as error:
             _refuse(node, connection, error, id_of(message))
@@ -106,12 +100,12 @@ async def _handle(
         except Exception:
             incident = secrets.token_hex(8)
             _log.exception("command failed", incident=incident, connection=connection.id)
-            fault = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
-            _refuse(node, connection, fault, id_of(message))
+            internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
+            _refuse(node, connection, internal, id_of(message))
 
 
-async def _command(node: Node, connection: Connection, message: bytes | str | Raw) -> None:
-    size = len(bytes(message)) if isinstance(message, Raw) else len(message)
+async def _command(node: Node, connection: Connection, message: str | Raw) -> None:
+    size = len(bytes(message)) if isinstance(message, Raw) else len(message.encode())
     try:
         command = decode(message)
     except ServiceError:
@@ -132,7 +126,7 @@ def _refuse(node: Node, connection: Connection, error: ServiceError, request: st
 async def _end(node: Node, connection: Connection) -> None:
     code = connection.closing[0].code if connection.closing is not None else connection.socket.close_code
     for channel in list(connection.session.subscriptions):
-        await subscribing.leave(node, connection, channel)
+        await node.subscriptions.leave(connection, channel)
     if connection.goodbye is not None:  # it needs the queue and the writer, and is bounded in time
         await asyncio.wait([connection.goodbye])
     connection.forget()

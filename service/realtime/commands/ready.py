@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from service.protocol.messages import Ready
-from service.realtime import subscribing
 from service.realtime.connection import Connection
 from service.realtime.node import Node
 
@@ -15,4 +14,4 @@ async def handle(node: Node, connection: Connection, command: Ready) -> None:
         return
     session.ready = True
     for subscription in list(session.subscriptions.values()):
-        await subscribing.present(node, connection, subscription)
+        await node.subscriptions.present(connection, subscription)

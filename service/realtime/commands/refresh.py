@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.core.identity import Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Ack, Refresh, Unsubscribed
-from service.realtime import expiry, subscribing
+from service.realtime import expiry
 from service.realtime.connection import Connection
 from service.realtime.node import Node
 
@@ -22,6 +22,6 @@ async def handle(node: Node, connection: Connection, command: Refresh) -> None:
         try:
             node.gate.authorise(new, channel, Right.SUBSCRIBE)
         except ServiceError as error:
-            await subscribing.leave(node, connection, channel)
+            await node.subscriptions.leave(connection, channel)
             connection.reply(Unsubscribed(channel=channel, code=error.code.code))
     connection.reply(Ack(id=command.id))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from service.core.position import Position
 from service.protocol.messages import Subscribe
-from service.realtime import subscribing
 from service.realtime.connection import Connection
 from service.realtime.node import Node
 
@@ -13,4 +12,4 @@ async def handle(node: Node, connection: Connection, command: Subscribe) -> None
     """Replies with `subscribed`: at once, or at `ready`."""
     since = command.since
     position = None if since is None else Position(since.epoch, since.offset, since.id)
-    await subscribing.subscribe(node, connection, command.channel, command.id, position)
+    await node.subscriptions.subscribe(connection, command.channel, command.id, position)

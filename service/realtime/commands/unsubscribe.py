@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from service.protocol.messages import Unsubscribe, Unsubscribed
-from service.realtime import subscribing
 from service.realtime.connection import Connection
 from service.realtime.node import Node
 
@@ -11,5 +10,5 @@ from service.realtime.node import Node
 async def handle(node: Node, connection: Connection, command: Unsubscribe) -> None:
     """Replies with `unsubscribed`; no event of the channel follows."""
     connection.session.subscription(command.channel)
-    await subscribing.leave(node, connection, command.channel)
+    await node.subscriptions.leave(connection, command.channel)
     connection.reply(Unsubscribed(channel=command.channel, code="requested", id=command.id))

@@ -1,0 +1,101 @@
+"""Joining and leaving channels: the steps that several commands share."""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from service.contract.gate import Gate
+from service.core.channel import ChannelKey
+from service.core.identity import Right
+from service.core.position import Position
+from service.core.session import Subscription
+from service.errors import ErrorCode, ServiceError
+from service.protocol.close import CloseCode
+from service.protocol.messages import Subscribed
+from service.realtime.connection import Connection
+from service.realtime.frame import encode_event
+from service.realtime.presence import Presence
+from service.realtime.relay import Joined, Relay
+from service.telemetry.metrics import Metrics
+
+
+class Subscriptions:
+    """Joins and leaves channels on behalf of connections: authorisation, room, presence, snapshot."""
+
+    def __init__(self, gate: Gate, relay: Relay, presence: Presence, metrics: Metrics) -> None:
+        self._gate = gate
+        self._relay = relay
+        self._presence = presence
+        self._metrics = metrics
+
+    async def subscribe(
+        self, connection: Connection, channel: str, request: str | None, since: Position | None
+    ) -> None:
+        """Authorises, joins and, if the client is ready, replies and goes live. Raises ServiceError; then nothing was joined."""
+        session = connection.session
+        spec = self._gate.authorise(session.identity, channel, Right.SUBSCRIBE).spec
+        try:
+            session.check_room_for(channel)
+        except ServiceError as error:
+            if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
+                self._metrics.limit_hits.labels(limit="subscriptions").inc()
+            raise
+        subscription = Subscription(
+            ChannelKey(session.identity.tenant, channel), request, since, since is not None, spec.presence
+        )
+        session.subscriptions[channel] = subscription
+        try:
+            await self._relay.join(connection, subscription, spec)
+            if not session.ready:
+                await self._relay.hold(subscription)
+            if spec.presence and not session.identity.is_anonymous:
+                await self._presence.join(
+                    subscription.channel, session.identity.user, connection.id, session.identity.info
+                )
+            if session.ready:
+                await self.present(connection, subscription)
+        except BaseException:
+            await self.leave(connection, channel)
+            raise
+
+    async def present(self, connection: Connection, subscription: Subscription) -> None:
+        """Sends `subscribed` with the snapshot; from here on the connection gets the channel's events."""
+        view = await self._presence.view(subscription.channel) if subscription.presence else None
+        joined = await self._relay.go_live(connection, subscription)
+        if joined is None:
+            return
+        self._count(subscription, joined)
+        snapshot = joined.snapshot
+        held_without_gap = not subscription.resuming and snapshot.recovered is True and not snapshot.missed
+        connection.reply(
+            Subscribed(
+                id=subscription.request,
+                channel=subscription.channel.name,
+                epoch=snapshot.top.epoch,
+                offset=snapshot.top.offset,
+                last=snapshot.top.id,
+                recovered=None if held_without_gap else snapshot.recovered,
+                events=[Raw(encode_event(event)) for event in snapshot.missed],
+                state=[Raw(encode_event(event)) for event in snapshot.state],
+                presence=view,
+            )
+        )
+        if not connection.send(joined.after):
+            connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+
+    def _count(self, subscription: Subscription, joined: Joined) -> None:
+        if not subscription.resuming:
+            self._metrics.resumes.labels(outcome="fresh").inc()
+            return
+        self._metrics.resumes.labels(outcome="recovered" if joined.snapshot.recovered else "gap").inc()
+        self._metrics.resumed_events.inc(len(joined.snapshot.missed))
+
+    async def leave(self, connection: Connection, channel: str) -> None:
+        """Leaves a channel; harmless if it was not joined."""
+        subscription = connection.session.subscriptions.pop(channel, None)
+        if subscription is None:
+            return
+        await self._relay.leave(connection, subscription)
+        identity = connection.session.identity
+        if not identity.is_anonymous and subscription.presence:
+            self._presence.leave(subscription.channel, identity.user, connection.id)
