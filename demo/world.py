@@ -154,7 +154,7 @@ class World:
                 ]:
                     self._say(chat, str(chat.agent), agent_line, now)
                     self._say(chat, chat.customer_id, customer_line, now)
-            if chat.waiting_since is not None:  # they did not all arrive this very second
+            if chat.status == "waiting" and chat.waiting_since is not None:  # they did not all arrive this very second
                 earlier = self._chance.uniform(20, 240)
                 chat.waiting_since -= int(earlier * 1000)
                 chat.asked_at -= earlier
@@ -188,6 +188,7 @@ class World:
         agent, data = event["from"], event["data"]
         if chat is None or agent is None or agent in (BOT, chat.customer_id) or agent in SCRIPT["colleagues"]:
             return
+        self.team.add(agent)  # whoever acts is there, whatever the last look at the team said
         if event["type"] == "chat.message":
             self._note(chat, agent, data["text"], now)
             self._answer(chat, now)

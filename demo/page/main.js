@@ -63,7 +63,6 @@ const other = me === 'agent-1' ? 'agent-2' : 'agent-1';
 const second = /** @type {HTMLAnchorElement} */ (byId('second-agent'));
 second.href = `?user=${other}`;
 second.title = `Opens the console as ${nameOf(other)} in another window`;
-second.setAttribute('aria-label', second.title);
 
 for (const tab of document.querySelectorAll('.tabs button')) {
   tab.addEventListener('click', () => show(/** @type {any} */ (tab).dataset.go));

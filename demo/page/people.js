@@ -15,8 +15,11 @@ export function nameOf(user) {
   return names.get(user) ?? user.split('-').map((part) => part.charAt(0).toUpperCase() + part.slice(1)).join(' ');
 }
 
-/** @param {string} user */
-export const firstName = (user) => nameOf(user).split(' ')[0];
+/** "Maya", but "Agent 2". @param {string} user */
+export function firstName(user) {
+  const name = nameOf(user);
+  return /\d$/.test(name) ? name : name.split(' ')[0];
+}
 
 /** @param {string} user @param {{label?: boolean}} [options] `label`: the name is not written beside it */
 export function avatar(user, { label = false } = {}) {

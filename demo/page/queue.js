@@ -45,13 +45,19 @@ class Row {
     this.name = h('span', { class: 'row-name' }, customer);
     this.wait = h('span', { class: 'row-wait' });
     this.preview = h('span', { class: 'row-preview' });
-    this.unread = h('span', { class: 'badge', 'data-testid': 'unread' });
+    this.unreadCount = h('span', { 'data-testid': 'unread' });
+    this.unread = h('span', { class: 'badge' }, this.unreadCount, h('span', { class: 'sr' }, ' unread'));
     this.owner = h('span', { class: 'row-owner' });
     this.button = h(
       'button',
       { type: 'button', class: 'row', tabindex: '-1', title: topic, dataset: { chat }, 'data-testid': 'queue-item', onclick: () => page.onOpen(chat) },
       avatar(customerId),
-      h('span', { class: 'row-body' }, h('span', { class: 'row-top' }, this.name, this.wait), h('span', { class: 'row-bottom' }, this.preview, this.owner, this.unread)),
+      h(
+        'span',
+        { class: 'row-body' },
+        h('span', { class: 'row-top' }, this.name, h('span', { class: 'sr' }, topic), this.wait),
+        h('span', { class: 'row-bottom' }, this.preview, this.owner, this.unread),
+      ),
     );
     this.element = h('li', {}, this.button);
   }
@@ -64,12 +70,10 @@ class Row {
     setText(this.preview, chat.preview || chat.topic);
     setText(this.owner, groupOf(chat) === 'others' && chat.agent ? firstName(chat.agent) : '');
     this.unread.hidden = unread === 0;
-    setText(this.unread, unread > 99 ? '99+' : String(unread));
+    setText(this.unreadCount, unread > 99 ? '99+' : String(unread));
     if (chat.chat === current) this.button.setAttribute('aria-current', 'true');
     else this.button.removeAttribute('aria-current');
     this.tick(chat);
-    const waits = chat.waiting_since === null ? '' : `, waiting ${this.wait.textContent}`;
-    this.button.setAttribute('aria-label', `${chat.customer}, ${chat.topic}${waits}${unread ? `, ${unread} unread` : ''}. ${chat.preview}`);
   }
 
   /** @param {Chat} chat */
@@ -84,7 +88,7 @@ const sections = new Map(
   GROUPS.map((group) => {
     const count = h('span', { class: 'count' });
     const list = h('ul', { 'aria-label': TITLES[group] });
-    const title = group === 'closed' ? h('summary', {}, icon('fold'), TITLES[group], count) : h('h2', {}, TITLES[group], count);
+    const title = group === 'closed' ? h('summary', {}, icon('fold'), TITLES[group], count) : h('h3', {}, TITLES[group], count);
     const element = h(group === 'closed' ? 'details' : 'section', { class: 'group', dataset: { group } }, title, list);
     byId('queue').append(element);
     return [group, { element, list, count }];
