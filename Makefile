@@ -30,6 +30,7 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/mypy scripts
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_codes.py --check
+	$(BIN)/python scripts/settings_reference.py --check
 	$(BIN)/python scripts/metrics_reference.py --check
 	scripts/check_locks.sh
 	scripts/lock.sh --check
@@ -39,6 +40,7 @@ fmt: ## format, fix what can be fixed, write the generated files
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 	$(BIN)/python scripts/generate_codes.py
+	$(BIN)/python scripts/settings_reference.py
 	$(BIN)/python scripts/metrics_reference.py
 
 lock: ## write requirements/*.lock from pyproject.toml, keeping versions

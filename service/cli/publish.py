@@ -68,13 +68,18 @@ async def _publish(url: str, key: str, event: dict[str, Any]) -> int:
         ):
             status, text = response.status, await response.text()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        print(f"tidewire: {url}: {str(error) or 'no answer in time'}", file=sys.stderr)
+        print(f"tidewire: {url}: {why(error)}", file=sys.stderr)
         return 1
     if status == 200:
         print(text)
         return 0
     print(f"tidewire: {refusal(status, text)}", file=sys.stderr)
     return 1
+
+
+def why(error: Exception) -> str:
+    """Why there is no answer, in few words."""
+    return getattr(error, "strerror", None) or str(error) or "no answer in time"
 
 
 def refusal(status: int, text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import aiohttp
 
 from service.cli.options import Commands, add_config, add_url, client_settings
-from service.cli.publish import refusal
+from service.cli.publish import refusal, why
 from service.cli.token import add_claims, sign, with_secret
 from service.errors import ErrorCode
 from service.protocol.close import Action, CloseCode
@@ -144,7 +144,7 @@ class Tail:
                             pause = FIRST_PAUSE
                             self._take(message)
                 except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                    _note(f"{self._url}: {str(error) or 'no answer in time'}")
+                    _note(f"{self._url}: {why(error)}")
                 await asyncio.sleep(self._after + random.uniform(0, pause))  # noqa: S311  # spreads clients, guards nothing
                 self._after, pause = 0.0, min(pause * 2, LONGEST_PAUSE)
 

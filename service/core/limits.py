@@ -42,7 +42,9 @@ class Limits:
     connections: Count = 15_000
     """Connections of this node."""
     connections_per_tenant: Count = 15_000
+    """Connections of one tenant to this node."""
     connections_per_user: Count = 32
+    """Connections of one user to this node."""
     on_user_cap: Literal["refuse", "replace"] = "refuse"
     """What happens to one connection more: it is refused, or it replaces the user's oldest (closed with 4409)."""
     connections_per_ip: Count = 1_000
@@ -71,7 +73,9 @@ class OutboxLimits:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     bytes: Bytes = 262_144
+    """Bytes that may wait for one connection; what happens then depends on the delivery class."""
     messages: Count = 512
+    """Messages that may wait for one connection; the same then."""
     stall: Seconds = 10.0
     """Seconds one write may wait for the peer to read; then 4450."""
     close_grace: Seconds = 1.0
@@ -83,6 +87,7 @@ class OutboxLimits:
     recovery_events: Count = 1_000
     """Missed events in one `subscribed`; a client further behind is told recovered:false and pages through history."""
     recovery_bytes: Bytes = 1_048_576
+    """Bytes of missed events in one `subscribed`; the same beyond."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Auth(BaseModel):
     audience: Name = "tidewire"
     """`aud` of the tokens made with `auth.secret`."""
     issuers: tuple[Issuer, ...] = ()
-    """Further issuers; see below."""
+    """Further issuers, each with keys of its own."""
     anonymous: bool = False
     """Lets in connections without credentials; they may do what the contract allows `everyone`."""
     anonymous_tenant: Tenant = "default"
@@ -143,7 +143,7 @@ class Api(BaseModel):
     tenant: Tenant = "default"
     """The tenant of `api.key`."""
     keys: tuple[ApiKey, ...] = ()
-    """Further keys; see below."""
+    """Further keys, each of one tenant."""
 
 
 class Proxy(BaseModel):

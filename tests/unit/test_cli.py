@@ -149,6 +149,11 @@ def test_development_credentials_fill_only_what_is_missing() -> None:
 # --- token -------------------------------------------------------------------------------------------------------------
 
 
+def made_credentials() -> bool:
+    """Whether development credentials have been made here."""
+    return Path(".tidewire").exists()
+
+
 def made(**groups: Any) -> Settings:
     """Settings from values as a file would give them."""
     return Settings(**groups)
@@ -180,7 +185,7 @@ async def test_a_token_is_signed_with_the_configured_secret(
     assert main(["token", "--user", "ann", "--tenant", "acme", "--ttl", "90s", "--info", '{"name": "Ann"}']) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert ".tidewire" not in os.listdir()
+    assert not made_credentials()
     identity = await identity_of(out.strip(), SECRET)
     assert (identity.user, identity.tenant) == ("ann", "acme")
     assert json.loads(identity.info) == {"name": "Ann"}
@@ -219,7 +224,7 @@ def test_serve_refuses_what_check_refuses(
     assert main(["serve"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 5
     assert started == []
-    assert not Path(".tidewire").exists()
+    assert not made_credentials()
 
 
 def test_serve_runs_what_is_good(
@@ -232,7 +237,7 @@ def test_serve_runs_what_is_good(
     assert companion is None
     assert service.settings.api_keys_all() == ()
     assert capsys.readouterr() == ("", "")
-    assert not Path(".tidewire").exists()
+    assert not made_credentials()
 
 
 @pytest.mark.parametrize("by_variable", [True, False])
@@ -274,7 +279,7 @@ def test_the_demo_with_its_own_secrets_needs_no_others(
     assert main(["serve", "--demo"]) == 0
     assert len(started) == 1
     assert capsys.readouterr().err == ""
-    assert not Path(".tidewire").exists()
+    assert not made_credentials()
 
 
 def test_the_event_to_paste_passes_the_demo_s_gate() -> None:
