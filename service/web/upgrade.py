@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
+from service.protocol.close import CloseCode
 from service.protocol.messages import SUBPROTOCOL
 from service.realtime.admission import Seat
 from service.realtime.handshake import Arrival
@@ -72,7 +73,7 @@ async def _carry(request: web.Request, node: Node, websocket: WebSocket, arrival
     try:
         await serve(node, websocket, arrival)
     finally:
-        if websocket.response.close_code in (None, 1006) or not websocket.response.closed:
+        if websocket.close_code == CloseCode.ABNORMAL.code or not websocket.response.closed:
             websocket.abort()  # a peer that vanished would keep its socket and buffers
     return websocket.response
 

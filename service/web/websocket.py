@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 
 from service.core.clock import Clock
 from service.core.limits import TokenBucket
@@ -19,7 +20,7 @@ _NO_CODE = CloseCode.ABNORMAL.code
 
 
 class WebSocket:
-    """Implements realtime.socket.Socket. Answers pings itself, at the connection's rate: a flood of them ends it."""
+    """Implements realtime.socket.Socket. Answers pings itself; a flood of control frames, above the rate of messages, ends it."""
 
     def __init__(self, edge: Edge, clock: Clock, metrics: Metrics) -> None:
         self.response = web.WebSocketResponse(
@@ -33,7 +34,9 @@ class WebSocket:
         self._edge = edge
         self._clock = clock
         self._metrics = metrics
-        self._pings = TokenBucket(edge.limits.connection_rate, clock.monotonic())
+        self._control = TokenBucket(edge.limits.connection_rate, clock.monotonic())
+        self._ended_with: int | None = None
+        """The code with which this side ended it, on its own account."""
         self._request: web.Request | None = None
 
     def check(self, request: web.Request) -> None:
@@ -71,30 +74,43 @@ class WebSocket:
             if message.type is WSMsgType.BINARY:
                 binary: bytes = message.data
                 return binary
-            if message.type is WSMsgType.PONG:
-                continue
-            if message.type is not WSMsgType.PING:
-                self._note_end()
+            if message.type not in (WSMsgType.PING, WSMsgType.PONG):
+                self._note_end(message)
                 return None
-            if not await self._pong(message.data):
+            if self._control.take(self._clock.monotonic()):
+                await self._end_flood()
+                return None
+            if message.type is WSMsgType.PING and not await self._pong(message.data):
                 return None
 
     async def _pong(self, data: bytes) -> bool:
-        if self._pings.take(self._clock.monotonic()):
-            self._metrics.rate_limited.labels(scope="connection").inc()
-            await self.response.close(code=CloseCode.RATE_LIMITED.code, message=b"too many pings")
-            return False
         try:
-            await self.response.pong(data)
+            async with asyncio.timeout(self._edge.outbox.stall):
+                await self.response.pong(data)
         except ConnectionError:
+            return False
+        except TimeoutError:
+            self._metrics.limit_hits.labels(limit="stall").inc()
+            self.abort()
             return False
         return True
 
-    def _note_end(self) -> None:
-        code = self.response.close_code
-        if code == WSCloseCode.MESSAGE_TOO_BIG:
-            self._metrics.limit_hits.labels(limit="message_bytes").inc()
-        elif isinstance(self.response.exception(), TimeoutError):
+    async def _end_flood(self) -> None:
+        self._metrics.rate_limited.labels(scope="connection").inc()
+        self._ended_with = CloseCode.RATE_LIMITED.code
+        try:
+            async with asyncio.timeout(self._edge.outbox.close_grace):
+                await self.close(self._ended_with, "too many control frames")
+        except (TimeoutError, ConnectionError):
+            self.abort()
+
+    def _note_end(self, last: WSMessage) -> None:
+        cause = last.data if last.type is WSMsgType.ERROR else self.response.exception()
+        if isinstance(cause, WebSocketError):  # aiohttp has closed with the code of this, and forgotten it
+            self._ended_with = cause.code
+            if cause.code == WSCloseCode.MESSAGE_TOO_BIG:
+                self._metrics.limit_hits.labels(limit="message_bytes").inc()
+        elif isinstance(cause, TimeoutError):
             self._metrics.limit_hits.labels(limit="heartbeat").inc()
 
     async def send(self, payload: bytes) -> None:
@@ -113,7 +129,7 @@ class WebSocket:
     @property
     def close_code(self) -> int:
         """See Socket."""
-        return self.response.close_code or _NO_CODE
+        return self._ended_with or self.response.close_code or _NO_CODE
 
 
 def _bound_kernel_buffers(raw: socket.socket, edge: Edge) -> None:

@@ -191,10 +191,10 @@ class TestPlainGet:
             assert (answer.status, answer.code) == (403, "forbidden")
 
     async def test_where_a_new_session_replaces_an_old_one_the_user_s_cap_refuses_nobody(self) -> None:
-        async with serving(limits={"connections_per_user": 1, "on_user_cap": "replace"}) as server:
-            async with server.client("ann") as ann:
-                assert (await ask(server, "/ws", bearer(), upgrade=False)).status == 426
-                await ann.silence()
+        limits = {"connections_per_user": 1, "on_user_cap": "replace"}
+        async with serving(limits=limits) as server, server.client("ann") as ann:
+            assert (await ask(server, "/ws", bearer(), upgrade=False)).status == 426
+            await ann.silence()
 
 
 MALFORMED: dict[str, dict[str, str | None]] = {
@@ -222,11 +222,11 @@ class TestMalformedHandshake:
         assert (await ask(server, target)).status == 101
 
     async def test_replaces_nobody(self) -> None:
-        async with serving(limits={"connections_per_user": 1, "on_user_cap": "replace"}) as server:
-            async with server.client("ann") as ann:
-                for change in MALFORMED.values():
-                    assert (await ask(server, "/ws", bearer() | change)).status == 400
-                await ann.silence()
+        limits = {"connections_per_user": 1, "on_user_cap": "replace"}
+        async with serving(limits=limits) as server, server.client("ann") as ann:
+            for change in MALFORMED.values():
+                assert (await ask(server, "/ws", bearer() | change)).status == 400
+            await ann.silence()
 
 
 @pytest.mark.parametrize("offered", ["tidewire.v1", "chat,tidewire.v1", "chat , tidewire.v1 , x"])
