@@ -115,6 +115,7 @@ function hear(event) {
     return;
   }
   stopTyping(from);
+  if (event.data.status === 'closed') for (const user of [...typists.keys()]) stopTyping(user);
   list.add(event);
 }
 
