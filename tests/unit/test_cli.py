@@ -14,6 +14,7 @@ from typing import Any
 
 import jwt
 import pytest
+import structlog
 
 from service import app, assets
 from service.__main__ import main
@@ -323,6 +324,34 @@ async def test_the_demo_s_backend_runs_beside_the_service_and_ends_with_it(
         "TIDEWIRE_DEMO_SPEED": "3",
     }
     assert (await identity_of(token, SECRET)).user == "support-bot"
+
+
+async def test_a_backend_that_ends_by_itself_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "backend.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(demo, "demo_folder", lambda: tmp_path)
+    settings = made(demo=True, auth={"secret": SECRET}, api={"key": "k" * 30})
+    with structlog.testing.capture_logs() as logged:
+        async with asyncio.timeout(20), demo.companion(settings)(1):
+            while not logged:  # noqa: ASYNC110  # another process ends
+                await asyncio.sleep(0.01)
+    assert logged == [{"event": "the demo's backend has ended", "status": 3, "log_level": "error"}]
+
+
+async def test_a_backend_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "backend.py").write_text(
+        "import os, pathlib, signal\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pathlib.Path('pid.new').write_text(str(os.getpid())); os.rename('pid.new', 'pid')\n"
+        "os.mkfifo('never'); open('never').read()\n"
+    )
+    monkeypatch.setattr(demo, "demo_folder", lambda: tmp_path)
+    monkeypatch.setattr(demo, "STOP", 0.1)
+    settings = made(demo=True, auth={"secret": SECRET}, api={"key": "k" * 30})
+    async with asyncio.timeout(20), demo.companion(settings)(1):
+        while not (tmp_path / "pid").exists():  # noqa: ASYNC110  # another process writes it
+            await asyncio.sleep(0.01)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 # --- publish -----------------------------------------------------------------------------------------------------------
