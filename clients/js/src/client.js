@@ -281,6 +281,7 @@ export class Tidewire {
   /** @param {import('./messages.js').Welcome} welcome */
   #welcome(welcome) {
     this.#welcomedAt = this.#clock.now();
+    this.#offline = false; // whatever the browser said
     this.#token.expiresIn(welcome.expires_in);
     for (const subscription of this.#subscriptions.values()) {
       if (this.#named.has(subscription.channel)) subscription.joinedByAddress();

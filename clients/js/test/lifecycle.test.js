@@ -280,3 +280,65 @@ test('addresses may be http or https, and nothing else', () => {
   assert.throws(() => new Tidewire('ftp://example.com/ws', { WebSocket }), TypeError);
   assert.ok(new Tidewire('https://example.com/ws', { WebSocket }));
 });
+
+test('frames that are no messages are survived', async (t) => {
+  const { peer, client } = await connected(t);
+  const ack = client.publish('room:1', 'chat.message', {}, { id: 'x' });
+  await peer.expect('chat.message');
+  for (const frame of [null, 1, [null, {}, { type: 7 }, []], { type: 'from.tomorrow', channel: 'room:1' }, { type: 'tomorrow' }]) peer.send(frame);
+  peer.raw('not json');
+  peer.raw(Buffer.from([1, 2, 3]));
+  peer.send({ type: 'ack', id: 'x', offset: 1 });
+  assert.equal((await ack).offset, 1);
+});
+
+test('a WebSocket that may not be opened at all stops the client', async (t) => {
+  class Refusing {
+    constructor() {
+      throw new Error('the policy of this page');
+    }
+  }
+  const { client, until } = await scene(t, { WebSocket: Refusing });
+  const welcome = client.connect();
+  assert.equal((await until('closed')).reason, 'websocket_refused');
+  await assert.rejects(welcome, { code: 'closed' });
+});
+
+test('a server that speaks another protocol stops the client', async (t) => {
+  class Other {
+    protocol = 'tidewire.v9';
+    /** @type {() => void} */
+    onopen = () => {};
+    constructor() {
+      setImmediate(() => this.onopen());
+    }
+    close() {}
+  }
+  const { client, until } = await scene(t, { WebSocket: Other });
+  void client.connect();
+  assert.deepEqual((await until('closed')).code, 1002);
+});
+
+test('a listener that throws stops neither the client nor the other listeners', async (t) => {
+  const reported = t.mock.method(console, 'error', () => {});
+  const { server, client } = await scene(t);
+  client.on('welcome', () => {
+    throw new Error('bug');
+  });
+  const heard = new Promise((resolve) => client.on('welcome', resolve));
+  const never = client.on('welcome', () => assert.fail('it was taken away'));
+  never();
+  void client.connect();
+  await (await server.peer()).welcome();
+  await heard;
+  assert.equal(reported.mock.callCount(), 1);
+});
+
+test('a closed client can connect again', async (t) => {
+  const { server, client, until } = await connected(t);
+  client.close();
+  await until('closed');
+  void client.connect();
+  await (await server.peer()).welcome();
+  await until('open');
+});

@@ -240,3 +240,66 @@ test('a position kept by the application resumes', async (t) => {
   client.subscribe('room:9', { since });
   assert.deepEqual((await peer.expect('subscribe')).since, since);
 });
+
+test('a gap that a newer subscribed has closed already is not asked about again', async (t) => {
+  /** @type {() => void} */
+  let release = () => {};
+  /** @type {Inbox<string>} */
+  const begun = new Inbox();
+  const { server, peer, clock, until } = await room(t, {
+    onEvent: async ({ id }) => {
+      begun.put(id);
+      if (id === 'm-8') await new Promise((resolve) => (release = () => resolve(undefined)));
+    },
+  });
+  peer.send([message(8), message(10)]);
+  await begun.next();
+  peer.terminate();
+  clock.advance((await until('waiting')).retryIn ?? 0);
+  const again = await server.peer();
+  const [request] = await again.welcome();
+  again.send(subscribed(request, { offset: 10, last: 'm-10', recovered: true, events: [8, 9, 10].map((n) => message(n)) }));
+  const heard = new Promise((resolve) => begun.next().then(resolve));
+  again.send({ type: 'pong' });
+  await until('open');
+  release();
+  assert.equal(await heard, 'm-9');
+  assert.equal(await begun.next(), 'm-10');
+  assert.equal(again.messages.length, 0);
+});
+
+test('already_subscribed is put right', async (t) => {
+  const { peer, client } = await connected(t);
+  const { calls, handlers } = recorder();
+  client.subscribe('room:1', handlers);
+  const { id } = await peer.expect('subscribe');
+  peer.send({ type: 'error', id, code: 'already_subscribed', message: 'twice', retryable: false });
+  await peer.expect('unsubscribe');
+  peer.send(subscribed(await peer.expect('subscribe')));
+  assert.deepEqual(await calls.next(), ['subscribed', undefined, 0]);
+});
+
+test('a subscription publishes and signals in its channel', async (t) => {
+  const { peer, subscription } = await room(t);
+  const ack = subscription.publish('chat.message', { text: 'hi' });
+  assert.equal(subscription.signal('chat.typing', { active: true }), true);
+  const { id, channel } = await peer.expect('chat.message');
+  assert.equal(channel, 'room:1');
+  assert.deepEqual(await peer.expect('chat.typing'), { type: 'chat.typing', channel: 'room:1', data: { active: true } });
+  peer.send({ type: 'ack', id, offset: 8 });
+  assert.equal((await ack).offset, 8);
+});
+
+test('in a channel too large to list, joins and leaves only count', async (t) => {
+  const { peer, client } = await connected(t);
+  const { calls, handlers } = recorder();
+  client.subscribe('room:2', handlers);
+  peer.send(subscribed(await peer.expect('subscribe'), { presence: { count: 9 } }));
+  await calls.next();
+  await calls.next();
+  assert.deepEqual(await calls.next(), ['presence', 9, undefined, undefined, undefined]);
+  const event = { channel: 'room:2', id: 'j', at: 1, from: 'ben', key: 'ben', data: { user: 'ben' } };
+  peer.send([{ ...event, type: 'presence.joined' }, { ...event, type: 'presence.left' }]);
+  assert.deepEqual(await calls.next(), ['presence', 10, undefined, 'ben', undefined]);
+  assert.deepEqual(await calls.next(), ['presence', 9, undefined, undefined, 'ben']);
+});

@@ -110,6 +110,11 @@ export class Peer {
     this.#socket.send(JSON.stringify(message));
   }
 
+  /** @param {string | Buffer} data */
+  raw(data) {
+    this.#socket.send(data);
+  }
+
   /** @param {string} type @returns {Promise<any>} the next message, which must be of this type */
   async expect(type) {
     const message = await this.messages.next(type);
