@@ -1,0 +1,136 @@
+"""A demo service as its own process, a network that can be lost, and a Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright
+
+from tests.proxy import Proxy
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+START = 20.0
+"""Seconds that the service may take to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The demo service: reached directly, and through a proxy."""
+
+    url: str
+    proxied: str
+    proxy: Proxy
+    folder: Path
+
+
+@pytest_asyncio.fixture
+async def demo(tmp_path: Path) -> AsyncIterator[Demo]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "service",
+        "serve",
+        "--demo",
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=os.environ
+        | {
+            "TIDEWIRE_PORT": "0",
+            "TIDEWIRE_OPS_PORT": "0",
+            "TIDEWIRE_LOG__FORMAT": "json",
+            "TIDEWIRE_DEMO_SEED": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    drain: asyncio.Task[None] | None = None
+    proxy: Proxy | None = None
+    try:
+        async with asyncio.timeout(START):
+            port = await _port(process.stdout, lines)
+        drain = asyncio.create_task(_drain(process.stdout, lines))
+        proxy = Proxy(port)
+        yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{await proxy.start()}", proxy, tmp_path)
+    finally:
+        if proxy is not None:
+            await proxy.close()
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            status = await process.wait()
+        if drain is not None:
+            await drain
+    assert status == 0, lines[-20:]
+    faults = [line for line in lines if '"level": "error"' in line]
+    assert not faults, faults
+
+
+async def _port(output: asyncio.StreamReader, lines: list[str]) -> int:
+    while line := (await output.readline()).decode():
+        lines.append(line)
+        if '"serving"' in line:
+            return int(json.loads(line)["port"])
+    raise AssertionError(f"the service did not start: {lines}")
+
+
+async def _drain(output: asyncio.StreamReader, lines: list[str]) -> None:
+    while line := (await output.readline()).decode():
+        lines.append(line)
+
+
+@pytest_asyncio.fixture
+async def browser() -> AsyncIterator[Browser]:
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.fail("no Chromium: `make test` installs it, or apt-get install chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An agent's page, and what went wrong in it."""
+
+    page: Page
+    faults: list[str]
+
+
+async def open_window(browser: Browser, url: str, user: str, *, dark: bool = False, width: int = 1440) -> Window:
+    """Opens the console for an agent and waits until it is online."""
+    context = await browser.new_context(
+        color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900}, reduced_motion="reduce"
+    )
+    page = await context.new_page()
+    page.set_default_timeout(15_000)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on(
+        "console",
+        lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None,
+    )
+    await page.goto(f"{url}/?user={user}")
+    await page.get_by_test_id("connection").get_by_text("Online").wait_for()
+    return Window(page, faults)
