@@ -10,7 +10,8 @@ from service.core.limits import Deadlines
 from service.telemetry.metrics import Metrics
 
 SWEEP_INTERVAL = 1.0
-"""Seconds between two looks; a connection is cut at most this much after its deadline."""
+"""Seconds between two looks. The first one starts the clock of a new connection, so it is cut at most twice this much after
+its deadline."""
 
 
 class HeaderDeadline:

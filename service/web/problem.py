@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 from http import HTTPStatus
@@ -9,6 +10,7 @@ from http import HTTPStatus
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from service.errors import ErrorCode, ServiceError
@@ -49,6 +51,18 @@ def problem(error: ServiceError) -> web.Response:
     return web.Response(
         status=status, headers=headers, body=msgspec.json.encode(body), content_type="application/problem+json"
     )
+
+
+def server_log() -> logging.Logger:
+    """The logger for aiohttp's servers: of their own faults. A request that is not HTTP is answered and not logged, because
+    the complaint quotes it, and whoever likes could fill the log with it."""
+    logger = logging.getLogger("server")
+    logger.addFilter(_is_no_bad_request)
+    return logger
+
+
+def _is_no_bad_request(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def middleware() -> Middleware:

@@ -1,0 +1,266 @@
+"""Caps on connections, and whose connections they count."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.harness import Client, Running, eventually, serving, token
+from tests.integration.raw import CLOSE, ask, bearer, frame, upgraded
+
+
+async def scope_of_refusal(server: Running, headers: dict[str, str | None] | None = None) -> str:
+    """The cap that one upgrade more would meet; empty if none."""
+    answer = await ask(server, "/ws", bearer() | (headers or {}), upgrade=False)
+    if answer.status == 426:
+        return ""
+    assert (answer.status, answer.code) == (429, "too_many_connections")
+    return str(answer.problem["details"]["scope"])
+
+
+@pytest.mark.parametrize("cap", ["connections", "connections_per_ip", "connections_per_tenant", "connections_per_user"])
+async def test_a_cap_holds_and_whoever_leaves_makes_room(cap: str) -> None:
+    async with serving(limits={cap: 2}) as server:
+        for _ in range(3):
+            async with server.client() as ann, server.client():
+                hits = await server.metric("limit_hits_total", limit=cap)
+                assert await scope_of_refusal(server) == cap
+                assert await server.metric("limit_hits_total", limit=cap) == hits + 1
+                await ann.silence()
+            await server.at_rest()
+
+
+@pytest.mark.parametrize("cap", ["connections_per_tenant", "connections_per_user"])
+async def test_a_cap_that_hello_meets_ends_the_connection_with_the_reason(cap: str) -> None:
+    async with serving(limits={cap: 1}) as server, server.client() as ann:
+        late = await Client.open(server, hello=False)
+        await late.send(type="hello", token=token())
+        error = await late.expect("error", code="too_many_connections", retryable=True)
+        assert error["details"]["scope"] == cap
+        assert await late.closed() == 4429
+        await ann.silence()
+        await ann.close()
+        await server.at_rest()
+
+
+async def test_whose_connections_a_cap_counts() -> None:
+    """A user is of a tenant; another one's connections, and another tenant's, are not his."""
+    async with serving(limits={"connections_per_user": 1, "connections_per_tenant": 2}) as server:
+        async with server.client("ann"), server.client("ann", tenant="other"), server.client("ben"):
+            assert await scope_of_refusal(server, bearer(user="ann")) == "connections_per_tenant"
+            assert await scope_of_refusal(server, bearer(user="ann", tenant="other")) == "connections_per_user"
+            assert await scope_of_refusal(server, bearer(user="ben", tenant="other")) == ""
+        await server.at_rest()
+
+
+async def test_anonymous_connections_are_no_user_s() -> None:
+    async with serving(limits={"connections_per_user": 1}, auth={"anonymous": True}) as server:
+        async with AsyncExitStack() as crowd:
+            for _ in range(3):
+                client = await Client.open(server, hello=False)
+                crowd.push_async_callback(client.close)
+                await client.send(type="hello")
+                assert (await client.expect("welcome"))["user"] == ""
+        await server.at_rest()
+
+
+async def test_a_crowd_that_comes_at_once_does_not_slip_through() -> None:
+    async with serving(limits={"connections_per_ip": 5}) as server:
+        async with AsyncExitStack() as crowd:
+
+            async def come() -> bool:
+                try:
+                    await crowd.enter_async_context(upgraded(server, "ann"))
+                except AssertionError:
+                    return False
+                return True
+
+            arrivals = await asyncio.gather(*(come() for _ in range(40)))
+            assert sum(arrivals) == 5
+            assert await server.metric("connections") == 5
+        await server.at_rest()
+        assert await scope_of_refusal(server) == ""
+
+
+class TestReplace:
+    async def test_a_newer_session_ends_the_oldest(self) -> None:
+        async with serving(limits={"connections_per_user": 2, "on_user_cap": "replace"}) as server:
+            async with server.client("ben") as ben:
+                first, second = await Client.open(server), await Client.open(server)
+                third = await Client.open(server)
+                assert await first.closed() == 4409
+                fourth = await Client.open(server, hello=False, headers={"Authorization": f"Bearer {token()}"})
+                assert await second.closed() == 4409
+                for alive in (third, fourth, ben):
+                    await alive.silence()
+                assert await server.metric("closes_total", code="4409") == 2
+                assert await server.metric("connections") == 3
+                for client in (third, fourth):
+                    await client.close()
+            await server.at_rest()
+
+    async def test_one_that_does_not_answer_the_close_is_replaced_all_the_same(self) -> None:
+        async with serving(
+            limits={"connections_per_user": 1, "on_user_cap": "replace", "connections": 2}, outbox={"close_grace": 0.2}
+        ) as server:
+            async with upgraded(server) as old, server.client() as new:
+                assert await old.close_code() == 4409
+                await old.gone(within=2)
+                await new.silence()
+            await server.at_rest()
+
+    async def test_a_crowd_of_one_user_ends_at_the_cap(self) -> None:
+        async with serving(limits={"connections_per_user": 3, "on_user_cap": "replace"}) as server:
+            clients = await asyncio.gather(*(Client.open(server) for _ in range(20)), return_exceptions=True)
+            node = server.service.node
+            await eventually(lambda: len(node.roster.of_user("default", "ann")) == 3)
+            for client in clients:
+                if isinstance(client, Client):
+                    await client.close()
+            await server.at_rest()
+            assert await server.metric("closes_total", code="4409") == 17
+
+
+class TestPending:
+    async def test_is_bounded_and_frees_itself(self) -> None:
+        async with serving(limits={"pending": 2}, deadlines={"hello": 0.2}) as server:
+            async with server.client() as ann:
+                one, two = await Client.open(server, hello=False), await Client.open(server, hello=False)
+                assert await server.metric("pending_connections") == 2
+                assert await scope_of_refusal(server) == "pending"
+                assert await server.metric("limit_hits_total", limit="pending") == 1
+                assert (await one.closed(), await two.closed()) == (4408, 4408)
+                assert await scope_of_refusal(server) == ""
+                await ann.silence()
+            await server.at_rest()
+
+    async def test_hello_makes_room(self) -> None:
+        async with serving(limits={"pending": 1}) as server:
+            async with server.client() as ann, server.client("ben") as ben:
+                assert await server.metric("pending_connections") == 0
+                await ann.silence()
+                await ben.silence()
+            await server.at_rest()
+
+    async def test_two_hundred_that_never_say_hello_are_all_closed(self) -> None:
+        count = 200
+        async with serving(
+            limits={"pending": count, "connections_per_ip": count + 1}, deadlines={"hello": 3}
+        ) as server:
+            async with server.client("bystander") as bystander, AsyncExitStack() as crowd:
+                arrivals = (crowd.enter_async_context(upgraded(server, None)) for _ in range(count))
+                silent = await asyncio.gather(*arrivals)
+                assert await server.metric("pending_connections") == count
+                assert await scope_of_refusal(server) in ("pending", "connections_per_ip")
+
+                async def ending(index: int) -> int:
+                    raw = silent[index]
+                    message = json.loads((await raw.receive())[1])
+                    assert (message["type"], message["code"]) == ("error", "deadline")
+                    code = await raw.close_code()
+                    if index % 2:  # the other half never answers, and is cut
+                        raw.write(frame(CLOSE, code.to_bytes(2, "big")))
+                    await raw.gone()
+                    return code
+
+                assert set(await asyncio.gather(*(ending(index) for index in range(count)))) == {4408}
+                await bystander.silence()
+                await eventually(lambda: server.service.node.admission._total == 1)
+                assert await server.metric("limit_hits_total", limit="hello_deadline") == count
+                assert await server.metric("closes_total", code="4408") == count
+            await server.at_rest()
+
+
+ADDRESSES = [
+    # hops, X-Forwarded-For, counts as
+    (0, "203.0.113.9", "127.0.0.1"),
+    (0, None, "127.0.0.1"),
+    (1, None, "127.0.0.1"),
+    (1, "", "127.0.0.1"),
+    (1, "nonsense", "127.0.0.1"),
+    (1, "203.0.113.9", "203.0.113.9"),
+    (1, "203.0.113.9:4711", "203.0.113.9"),
+    (1, "spoofed, 203.0.113.9", "203.0.113.9"),
+    (1, "198.51.100.1, 203.0.113.9", "203.0.113.9"),
+    (1, "198.51.100.1,203.0.113.9 ", "203.0.113.9"),
+    (2, "203.0.113.9", "127.0.0.1"),
+    (2, "203.0.113.9, 10.0.0.1", "203.0.113.9"),
+    (2, "198.51.100.1, 203.0.113.9, 10.0.0.1", "203.0.113.9"),
+    (2, "198.51.100.1, nonsense, 10.0.0.1", "127.0.0.1"),
+    (1, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    (1, "[2001:db8:1:2::7]", "2001:db8:1:2::/64"),
+    (1, "[2001:db8:1:2::8]:4711", "2001:db8:1:2::/64"),
+    (1, "2001:DB8:1:2::9", "2001:db8:1:2::/64"),
+    (1, "::ffff:203.0.113.9", "203.0.113.9"),
+    (1, "[::ffff:203.0.113.9]:80", "203.0.113.9"),
+    (1, "fe80::1%eth0", "fe80::/64"),
+    (1, "203.0.113.9\r\nX-Forwarded-For: 203.0.113.10", "203.0.113.10"),
+]
+
+
+@pytest.mark.parametrize(("hops", "forwarded", "counts_as"), ADDRESSES)
+async def test_the_client_s_address_is_the_one_that_a_trusted_proxy_wrote(
+    hops: int, forwarded: str | None, counts_as: str
+) -> None:
+    async with serving(proxy={"hops": hops}) as server:
+        headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
+        async with upgraded(server, "ann", **headers):
+            (connection,) = server.service.node.roster
+            assert connection.origin.ip == counts_as
+        await server.at_rest()
+
+
+async def test_the_cap_of_an_address_follows_the_client_behind_the_proxy() -> None:
+    async with (
+        serving(limits={"connections_per_ip": 1}, proxy={"hops": 1}) as server,
+        upgraded(server, "ann", **{"X-Forwarded-For": "198.51.100.1, 2001:db8::1"}),
+    ):
+        for spoof in ("", "2001:db8::99, ", "203.0.113.5, 203.0.113.6, "):
+            same = f"{spoof}2001:db8:0:0:ffff::2"
+            assert await scope_of_refusal(server, {"X-Forwarded-For": same}) == "connections_per_ip"
+        for other in ("2001:db8:0:1::1", "203.0.113.5", "2001:db8::1, 203.0.113.5"):
+            assert await scope_of_refusal(server, {"X-Forwarded-For": other}) == ""
+
+
+async def test_without_a_trusted_proxy_nobody_speaks_for_another_address() -> None:
+    async with serving(limits={"connections_per_ip": 1}) as server, upgraded(server, "ann"):
+        for number in range(5):
+            spoof = f"203.0.113.{number}"
+            spoofed: dict[str, str | None] = {"X-Forwarded-For": spoof, "X-Real-IP": spoof, "CF-Connecting-IP": spoof}
+            spoofed["Forwarded"] = f"for={spoof}"
+            assert await scope_of_refusal(server, spoofed) == "connections_per_ip"
+        answer = await ask(server, "/ws", bearer(), upgrade=False, source="127.0.0.2")
+        assert answer.status == 426, "really another address"
+
+
+async def test_the_rate_of_an_address_follows_the_client_behind_the_proxy() -> None:
+    limits = {"connect_rate_per_ip": {"per_second": 0.001, "burst": 2}}
+    async with serving(limits=limits, proxy={"hops": 1}) as server:
+        near: dict[str, str | None] = {"X-Forwarded-For": "203.0.113.9"}
+        far: dict[str, str | None] = {"X-Forwarded-For": "203.0.113.9, 198.51.100.1"}
+        codes = [(await ask(server, "/ws", bearer() | near, upgrade=False)).code for _ in range(3)]
+        assert codes == ["upgrade_required", "upgrade_required", "rate_limited"]
+        assert (await ask(server, "/tickets", bearer() | near, upgrade=False, method="POST")).code == "rate_limited"
+        assert (await ask(server, "/tickets", bearer() | far, upgrade=False, method="POST")).status == 201
+
+
+async def test_addresses_that_are_remembered_are_bounded() -> None:
+    """Each client makes up an address; the service remembers the rates of the last few, and counts none that has left."""
+    async with serving(limits={"tracked": 10}, proxy={"hops": 1}) as server:
+        for number in range(50):
+            headers: dict[str, str | None] = {"X-Forwarded-For": f"2001:db8:0:{number:x}::1"}
+            await ask(server, "/ws", bearer() | headers, upgrade=False)
+        assert len(server.service.node.admission._connects) == 10
+        await server.at_rest()
+
+
+async def test_tickets_are_bounded() -> None:
+    async with serving(limits={"tracked": 3}) as server:
+        for _ in range(3):
+            assert (await ask(server, "/tickets", bearer(), upgrade=False, method="POST")).status == 201
+        answer = await ask(server, "/tickets", bearer(), upgrade=False, method="POST")
+        assert (answer.status, answer.code) == (503, "overloaded")
+        assert "retry-after" in answer.headers
