@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import Demo, open_window
 
@@ -27,7 +27,7 @@ async def write(page: Page, text: str) -> None:
     await page.get_by_test_id("composer").press("Enter")
 
 
-def line(page: Page, text: str):  # type: ignore[no-untyped-def]  # Locator; playwright's own name for it is private to its module
+def line(page: Page, text: str) -> Locator:
     return page.get_by_test_id("message-text").get_by_text(text, exact=True)
 
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from service.core.session import Phase, Subscription
+from service.errors import ServiceError
 from service.protocol.messages import Ready
 from service.realtime.connection import Connection
+from service.realtime.handshake import error_message
 from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Ready) -> None:
-    """Sends one `subscribed` for every held subscription; the second time nothing."""
+    """Sends one `subscribed` for every held subscription; nothing if there is none."""
     session = connection.session
-    if session.ready:
-        return
     session.ready = True
     for subscription in list(session.subscriptions.values()):
+        if subscription.phase is Phase.HELD:
+            await _present(node, connection, subscription)
+
+
+async def _present(node: Node, connection: Connection, subscription: Subscription) -> None:
+    """One that cannot be read is refused by itself: the others must not wait for ever."""
+    try:
         await node.subscriptions.present(connection, subscription)
+    except ServiceError as error:
+        channel = subscription.channel.name
+        await node.subscriptions.leave(connection, channel)
+        node.metrics.errors.labels(code=error.code.code).inc()
+        told = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
+        connection.reply(error_message(told, subscription.request))

@@ -1,0 +1,135 @@
+"""A broker that fails: whoever asked is told and may try again; nobody else notices; nothing is left half done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.adapters.clock import SystemClock
+from service.adapters.memory.broker import MemoryBroker
+from service.errors import ErrorCode, ServiceError
+from tests.harness import Running, serving
+
+
+class FaultyBroker(MemoryBroker):
+    """The in-memory broker, with a method that raises for as long as a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            SystemClock(), idempotency_window=300, idempotency_entries=1000, channels=1000, max_bytes=10_000_000
+        )
+        self.faults: dict[str, BaseException] = {}
+
+    def _fail(self, name: str) -> None:
+        if name in self.faults:
+            raise self.faults[name]
+
+    async def publish(self, publication: Any) -> Any:
+        self._fail("publish")
+        return await super().publish(publication)
+
+    async def subscribe(self, channel: Any) -> None:
+        self._fail("subscribe")
+        await super().subscribe(channel)
+
+    async def unsubscribe(self, channel: Any) -> None:
+        self._fail("unsubscribe")
+        await super().unsubscribe(channel)
+
+    async def snapshot(self, *arguments: Any) -> Any:
+        self._fail("snapshot")
+        return await super().snapshot(*arguments)
+
+
+def away() -> ServiceError:
+    return ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")
+
+
+def nothing_held(server: Running, user: str) -> None:
+    node = server.service.node
+    (connection,) = node.roster.of_user("default", user)
+    assert connection.session.subscriptions == {}
+    assert all(connection not in room.occupants for room in node.hub.rooms())
+
+
+@pytest.mark.parametrize("method", ["subscribe", "snapshot"])
+async def test_a_subscribe_that_fails_is_rolled_back_and_can_be_tried_again(method: str) -> None:
+    broker = FaultyBroker()
+    async with serving(broker=broker, deadlines={"presence_leave": 0.01}) as server, server.client() as ann:
+        broker.faults[method] = away()
+        reply = await ann.ask("subscribe", channel="room:1")
+        assert (reply["code"], reply["retryable"]) == ("broker_unavailable", True)
+        nothing_held(server, "ann")
+        assert not list(server.service.node.hub.rooms())
+        broker.faults.clear()
+        await ann.subscribe("room:1")
+        await server.publish("room:1", {"type": "chat.message", "data": {"text": "here"}})
+        await ann.until("chat.message", offset=1)
+
+
+async def test_a_failed_subscribe_of_one_leaves_the_others_subscribed() -> None:
+    broker = FaultyBroker()
+    async with serving(broker=broker) as server, server.client("ann") as ann, server.client("ben") as ben:
+        await ann.subscribe("room:1")
+        broker.faults["snapshot"] = away()
+        assert (await ben.ask("subscribe", channel="room:1"))["code"] == "broker_unavailable"
+        broker.faults.clear()
+        await server.publish("room:1", {"type": "chat.message", "data": {"text": "here"}})
+        await ann.until("chat.message", offset=1)
+        await ben.silence()
+
+
+async def test_a_publish_that_fails_can_be_repeated_with_its_id() -> None:
+    broker = FaultyBroker()
+    async with serving(broker=broker) as server, server.client() as ann:
+        await ann.subscribe("room:1")
+        message = {"type": "chat.message", "id": "m", "channel": "room:1", "data": {"text": "x"}}
+        broker.faults["publish"] = away()
+        await ann.send(**message)
+        error = await ann.until("error", id="m")
+        assert (error["code"], error["retryable"]) == ("broker_unavailable", True)
+        broker.faults.clear()
+        await ann.send(**message)
+        assert await ann.until("ack") == {"type": "ack", "id": "m", "offset": 1}
+
+
+async def test_ready_goes_on_with_the_other_channels_when_one_cannot_be_read() -> None:
+    broker = FaultyBroker()
+    async with serving(broker=broker) as server, server.client(ready=False) as ann:
+        await ann.send(type="subscribe", id="1", channel="room:1")
+        await ann.send(type="subscribe", id="2", channel="room:2")
+        await ann.silence()
+        broker.faults["snapshot"] = away()
+        await ann.send(type="ready")
+        refused = [await ann.expect("error", code="broker_unavailable") for _ in range(2)]
+        assert [error["id"] for error in refused] == ["1", "2"]
+        nothing_held(server, "ann")
+        broker.faults.clear()
+        await ann.subscribe("room:1")
+
+
+async def test_a_leave_that_the_broker_does_not_hear_frees_the_room_all_the_same() -> None:
+    broker = FaultyBroker()
+    async with serving(broker=broker) as server, server.client() as ann:
+        await ann.subscribe("room:1")
+        broker.faults["unsubscribe"] = away()
+        assert (await ann.ask("unsubscribe", channel="room:1"))["type"] == "unsubscribed"
+        assert not list(server.service.node.hub.rooms())
+        broker.faults.clear()
+        await ann.subscribe("room:1")
+
+
+async def test_a_fault_of_ours_is_internal_with_an_incident_and_the_connection_lives(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broker = FaultyBroker()
+    async with serving(broker=broker) as server, server.client() as ann:
+        broker.faults["subscribe"] = RuntimeError("a bug")
+        reply = await ann.ask("subscribe", channel="room:1")
+        assert (reply["code"], reply["retryable"]) == ("internal", True)
+        assert reply["details"]["incident"]
+        assert "a bug" not in str(reply)
+        broker.faults.clear()
+        await ann.subscribe("room:1")
+    assert reply["details"]["incident"] in capsys.readouterr().out
