@@ -15,6 +15,7 @@ import random
 import signal
 import time
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 from wire import REQUEST_TIMEOUT, Listener, Publisher
@@ -24,19 +25,31 @@ TICK = 0.25
 """Seconds between two looks at the chats."""
 
 
-async def watch_team(session: aiohttp.ClientSession, url: str, key: str, world: World, pause: float) -> None:
-    """Asks now and then which agents are online."""
-    headers = {"Authorization": f"Bearer {key}"}
-    while True:
-        with suppress(aiohttp.ClientError, TimeoutError, KeyError):
-            async with session.get(
-                f"{url}/api/v1/channels/team:{TEAM}/presence", headers=headers, timeout=REQUEST_TIMEOUT
+class Api:
+    """What the backend asks of the HTTP API."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
+        self._session = session
+        self._url = f"{url}/api/v1/channels"
+        self._headers = {"Authorization": f"Bearer {key}"}
+
+    async def team(self) -> set[str] | None:
+        """The agents who are online; None if the service does not say."""
+        found = await self._get(f"team:{TEAM}/presence")
+        return None if found is None else {member["user"] for member in found["presence"].get("members") or []} - {BOT}
+
+    async def queue(self) -> list[dict[str, Any]]:
+        """The chats that the queue shows."""
+        found = await self._get(f"queue:{TEAM}/state")
+        return [] if found is None else [event["data"] for event in found["state"]]
+
+    async def _get(self, path: str) -> Any:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with self._session.get(
+                f"{self._url}/{path}", headers=self._headers, timeout=REQUEST_TIMEOUT
             ) as response:
-                if response.status == 200:
-                    body = await response.json()
-                    members = body.get("presence", body).get("members") or []
-                    world.team = {member["user"] for member in members} - {BOT}
-        await asyncio.sleep(pause)
+                return await response.json() if response.status == 200 else None
+        return None
 
 
 async def live(url: str, key: str, token: str, seed: str | None, speed: float) -> None:
@@ -46,10 +59,11 @@ async def live(url: str, key: str, token: str, seed: str | None, speed: float) -
     def now() -> float:
         return (time.monotonic() - began) * speed
 
-    async def hear(listener: Listener, world: World) -> None:
+    async def hear(listener: Listener, world: World, api: Api) -> None:
         async for event in listener.events():
             if event is None:
                 world.show_all()
+                world.retire(await api.queue())
             else:
                 world.hear(event, now())
 
@@ -59,13 +73,20 @@ async def live(url: str, key: str, token: str, seed: str | None, speed: float) -
             await world.tick(now())
             await asyncio.sleep(TICK / max(speed, 1.0))
 
+    async def watch(world: World, api: Api) -> None:
+        while True:
+            if (team := await api.team()) is not None:
+                world.team = team
+            await asyncio.sleep(5.0 / speed)
+
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
         publisher, listener = Publisher(session, url, key), Listener(session, url, token)
+        api = Api(session, url, key)
         world = World(random.Random(seed), publisher, listener)  # noqa: S311  # choices of a play, no secrets
         tasks.create_task(publisher.run())
-        tasks.create_task(hear(listener, world))
+        tasks.create_task(hear(listener, world, api))
         tasks.create_task(turn(world))
-        tasks.create_task(watch_team(session, url, key, world, 5.0 / speed))
+        tasks.create_task(watch(world, api))
 
 
 async def main() -> None:

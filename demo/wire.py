@@ -114,8 +114,8 @@ class Listener:
             content = json.loads(frame.data)
             for message in content if isinstance(content, list) else [content]:
                 if message["type"] == "welcome":
+                    self._socket = socket  # first: a room joined while this is sent must send its own subscribe
                     await socket.send_json([self._subscribe(room) for room in self._rooms] + [{"type": "ready"}])
-                    self._socket = socket
                     yield None
                 for event in self._apply(message):
                     yield event

@@ -132,7 +132,7 @@ class World:
         self._chance = chance
         self._publisher = publisher
         self._listener = listener
-        self._numbers = count(4101)
+        self._numbers = count(chance.randrange(1_000, 90_000))  # rooms outlive a backend; two lives must not share any
         self._customers: deque[dict[str, Any]] = deque(chance.sample(SCRIPT["customers"], len(SCRIPT["customers"])))
         self._opens_at = 0.0
         self._assigns_at = 8.0
@@ -165,6 +165,12 @@ class World:
         """Publishes everything there is to see: the service may have started anew and know nothing."""
         for chat in self.chats.values():
             self._show(chat)
+
+    def retire(self, shown: list[dict[str, Any]]) -> None:
+        """Takes chats of an earlier life out of the queue, given what the queue shows."""
+        for facts in shown:
+            if facts["chat"] not in self.chats and facts["status"] != "gone":
+                self._publisher.publish(f"queue:{TEAM}", "queue.chat", {**facts, "status": "gone"})
 
     async def tick(self, now: float) -> None:
         """Does what is due."""

@@ -11,7 +11,7 @@ const METRICS = {
   waiting: { label: 'Waiting', range: 4 },
   open: { label: 'In progress', range: 4 },
   first_response: { label: 'First response', range: 12, unit: 'median', show: (value) => `${Math.round(value)}s` },
-  rate: { label: 'Messages', range: 10, unit: 'per minute' },
+  rate: { label: 'Messages per minute', range: 10 },
   csat: { label: 'Satisfaction', range: 6, unit: 'last 60 ratings', show: (value) => `${Math.round(value)}%` },
 };
 const WIDTH = 100;
