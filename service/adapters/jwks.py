@@ -50,6 +50,9 @@ class KeySet:
     named: Mapping[str, jwt.PyJWK]
     nameless: tuple[jwt.PyJWK, ...]
 
+    def __len__(self) -> int:
+        return len(self.named) + len(self.nameless)
+
     def find(self, kid: str | None) -> jwt.PyJWK | None:
         """See KeySource. Guessing among several keys would only hide a misconfigured issuer."""
         if kid is not None:

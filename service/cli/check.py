@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from service.adapters.jwks import parse_keys
 from service.assets import demo_folder
 from service.cli.options import Commands, add_config, config_path
 from service.contract.document import Fault, Faults
@@ -52,6 +53,7 @@ def everything(
     except SettingsFaults as found:
         faults.extend(found.faults)
         settings = found.usable
+    faults.extend(_key_faults(settings))
     path = contract or contract_path(settings)
     try:
         loaded = load(path) if path is not None else None
@@ -61,6 +63,21 @@ def everything(
     if faults or loaded is None:
         raise Faults(faults)
     return settings, loaded
+
+
+def _key_faults(settings: Settings) -> Iterator[Fault]:
+    """Key files that no token could be checked with; without this the first user would find out."""
+    for issuer in settings.auth.issuers:
+        if issuer.jwks_file is None or issuer.algorithm == "HS256":
+            continue
+        try:
+            usable = len(parse_keys(issuer.jwks_file.read_bytes(), issuer.algorithm))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            yield Fault(str(issuer.jwks_file), None, f"the keys of {issuer.issuer} cannot be read: {reason}")
+        else:
+            if not usable:
+                yield Fault(str(issuer.jwks_file), None, f"holds no {issuer.algorithm} key for {issuer.issuer}")
 
 
 def contract_path(settings: Settings) -> Path | None:

@@ -422,3 +422,26 @@ def test_the_warning_is_a_box() -> None:
     box = lines[: lines.index(lines[0], 1) + 1]
     assert len({len(line) for line in box}) == 1
     assert "http://[::1]:8080/" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{", "cannot be read: the JWKS is not JSON"),
+        ('{"keys": []}', "holds no ES256 key"),
+    ],
+)
+def test_check_tells_of_a_key_file_that_no_token_could_be_checked_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, reason: str
+) -> None:
+    keys = tmp_path / "keys.json"
+    if content is not None:
+        keys.write_text(content)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"contract: {Path(__file__).parents[1] / 'contract.yaml'}\n"
+        f"auth: {{issuers: [{{issuer: i, audience: a, algorithm: ES256, jwks_file: {keys}}}]}}\n"
+    )
+    assert main(["check", "--config", str(config)]) == 1
+    assert reason in capsys.readouterr().err
