@@ -19,6 +19,8 @@ ACTIVE = 9
 """Chats that wait or are being answered; new ones open while there are fewer."""
 KEPT_CLOSED = 4
 """Closed chats that stay in the queue; the one closed longest ago goes first. Rooms joined stay far below 128."""
+BY_HAND = "1"
+"""The chat that nobody plays: whatever is published to its room from a shell shows up in it."""
 PATIENCE = 300.0
 """Seconds after which nobody waits for a real agent any more: the demo may run all day with nobody there."""
 RECENT = 30
@@ -69,6 +71,8 @@ class Chat:
     closed_at: float = 0.0
     plan: deque[tuple[float, str, str, dict[str, Any]]] = field(default_factory=deque)
     """What will be published: (when, sender, type, data), in order."""
+    played: bool = True
+    """Whether the world moves it."""
 
     @property
     def room(self) -> str:
@@ -143,7 +147,8 @@ class World:
         """Real agents who are online."""
 
     async def begin(self, now: float) -> None:
-        """The chats of a working day that has begun already."""
+        """The chats of a working day that has begun already, and the one for publishing by hand."""
+        await self._open_by_hand()
         for number in range(ACTIVE):
             chat = await self._open(now, delay=0.0)
             self._run_plan(chat, now + 60)
@@ -174,24 +179,27 @@ class World:
 
     async def tick(self, now: float) -> None:
         """Does what is due."""
-        for chat in list(self.chats.values()):
+        for chat in self._played():
             self._run_plan(chat, now)
             self._think(chat, now)
-        if now >= self._opens_at and sum(chat.status != "closed" for chat in self.chats.values()) < ACTIVE:
+        if now >= self._opens_at and sum(chat.status != "closed" for chat in self._played()) < ACTIVE:
             await self._open(now, delay=self._chance.uniform(1, 3))
             self._opens_at = now + self._chance.uniform(8, 22)
         await self._forget_old()
         self._assign(now)
         if now >= self._board_at:
             self._board_at = now + 1.0
-            self.board.waits = [now - chat.asked_at for chat in self.chats.values() if chat.status == "waiting"]
-            for metric in self.board.metrics(list(self.chats.values()), now):
+            self.board.waits = [now - chat.asked_at for chat in self._played() if chat.status == "waiting"]
+            for metric in self.board.metrics(self._played(), now):
                 self._publisher.publish("board:main", "board.metric", metric)
 
     def hear(self, event: dict[str, Any], now: float) -> None:
         """What a real agent said or did."""
         chat = self.chats.get(event["channel"].removeprefix("room:"))
         agent, data = event["from"], event["data"]
+        if chat is not None and not chat.played:
+            self._hear_by_hand(chat, agent, event["type"], data)
+            return
         if chat is None or agent is None or agent in (BOT, chat.customer_id) or agent in SCRIPT["colleagues"]:
             return
         self.team.add(agent)  # whoever acts is there, whatever the last look at the team said
@@ -200,6 +208,29 @@ class World:
             self._answer(chat, now)
         elif event["type"] == "chat.status":
             self._become(chat, data["status"], data.get("agent", agent), now)
+        self._show(chat)
+
+    # --- the chat for publishing by hand --------------------------------------------------------------------------------
+
+    def _played(self) -> list[Chat]:
+        return [chat for chat in self.chats.values() if chat.played]
+
+    async def _open_by_hand(self) -> None:
+        chat = Chat(BY_HAND, "Your terminal", "What you publish to room:1", deque(), played=False)
+        chat.preview = "Publish to room:1 and it shows up here"
+        self.chats[chat.id] = chat
+        await self._listener.join(chat.room)
+        self._show(chat)
+
+    def _hear_by_hand(self, chat: Chat, sender: str | None, kind: str, data: dict[str, Any]) -> None:
+        if kind == "chat.message":
+            chat.preview, chat.messages = data["text"], chat.messages + 1
+            from_team = sender in self.team
+            chat.waiting_since = None if from_team else chat.waiting_since or int(time.time() * 1000)
+            chat.status = "waiting" if chat.status == "closed" and not from_team else chat.status
+        elif kind == "chat.status":
+            chat.status = "closed" if data["status"] == "closed" else "claimed"
+            chat.agent, chat.waiting_since = data.get("agent", sender), None
         self._show(chat)
 
     # --- customers ------------------------------------------------------------------------------------------------------
@@ -252,9 +283,7 @@ class World:
 
     def _may_take(self, chat: Chat, now: float) -> bool:
         """Colleagues leave those who wait longest to the real agents, and don't take on too much."""
-        waiting = sorted(
-            (chat for chat in self.chats.values() if chat.status == "waiting"), key=lambda chat: chat.asked_at
-        )
+        waiting = sorted((chat for chat in self._played() if chat.status == "waiting"), key=lambda chat: chat.asked_at)
         busy = sum(chat.agent in SCRIPT["colleagues"] and chat.status == "claimed" for chat in self.chats.values())
         return (chat in waiting[3:] or now - chat.asked_at > PATIENCE) and busy < 5
 
@@ -343,7 +372,7 @@ class World:
         if now < self._assigns_at or not self.team:
             return
         self._assigns_at = now + self._chance.uniform(60, 110)
-        waiting = [chat for chat in self.chats.values() if chat.status == "waiting" and chat.messages]
+        waiting = [chat for chat in self._played() if chat.status == "waiting" and chat.messages]
         mine = {
             agent: sum(chat.agent == agent and chat.status == "claimed" for chat in self.chats.values())
             for agent in self.team
@@ -358,9 +387,7 @@ class World:
         self._tell(agent, "assigned", chat, f"{chat.customer} was assigned to you: {chat.topic}")
 
     async def _forget_old(self) -> None:
-        closed = sorted(
-            (chat for chat in self.chats.values() if chat.status == "closed"), key=lambda chat: chat.closed_at
-        )
+        closed = sorted((chat for chat in self._played() if chat.status == "closed"), key=lambda chat: chat.closed_at)
         for chat in closed[: max(0, len(closed) - KEPT_CLOSED)]:
             chat.status = "gone"
             self._show(chat)

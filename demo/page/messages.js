@@ -47,7 +47,7 @@ export class MessageList {
   /** Shows an event of the stream; a line of ours that was on its way becomes it. @param {any} event */
   add(event) {
     const stick = this.#atEnd();
-    const own = this.#lines.find(({ id, from }) => id === event.id && from === event.from);
+    const own = this.#lines.find(({ id, from }) => id === event.id && from === (event.from ?? ''));
     if (own?.offset !== undefined) return;
     if (own) this.#lines.splice(this.#lines.indexOf(own), 1);
     const line = own ?? this.#make(event);
@@ -64,7 +64,7 @@ export class MessageList {
   prepend(events) {
     const height = this.#log.scrollHeight - this.#log.scrollTop;
     for (const event of events) {
-      if (!this.#lines.some(({ id, from, offset }) => id === event.id && from === event.from && offset !== undefined)) this.#insert(this.#make(event));
+      if (!this.#lines.some(({ id, from, offset }) => id === event.id && from === (event.from ?? '') && offset !== undefined)) this.#insert(this.#make(event));
     }
     this.#arrange();
     this.#log.scrollTop = this.#log.scrollHeight - height;
@@ -113,7 +113,8 @@ export class MessageList {
   }
 
   /** @param {any} event @returns {Line} */
-  #make({ id, from, at, offset, type, data }) {
+  #make({ id, from: sender, at, offset, type, data }) {
+    const from = sender ?? '';
     const note = type === 'chat.status';
     const element = note ? this.#status(id, from, at, data) : this.#bubble(id, from, at, data.text);
     return { id, from, text: data.text ?? '', at, offset, element, note };

@@ -10,8 +10,9 @@ export function learn(user, name) {
   if (typeof name === 'string' && name) names.set(user, name);
 }
 
-/** @param {string} user */
+/** @param {string} user empty for what the backend says in its own name */
 export function nameOf(user) {
+  if (!user) return 'Backend';
   return names.get(user) ?? user.split('-').map((part) => part.charAt(0).toUpperCase() + part.slice(1)).join(' ');
 }
 

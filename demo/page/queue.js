@@ -100,7 +100,7 @@ const search = /** @type {HTMLInputElement} */ (byId('search'));
 
 /** @param {Chat} a @param {Chat} b */
 function order(a, b) {
-  if (a.status === 'waiting' && b.status === 'waiting') return (a.waiting_since ?? 0) - (b.waiting_since ?? 0) || a.chat.localeCompare(b.chat);
+  if (a.status === 'waiting' && b.status === 'waiting') return (a.waiting_since ?? Number.MAX_VALUE) - (b.waiting_since ?? Number.MAX_VALUE) || a.chat.localeCompare(b.chat);
   return a.status === 'closed' ? b.chat.localeCompare(a.chat) : a.chat.localeCompare(b.chat);
 }
 
