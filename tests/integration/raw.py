@@ -151,10 +151,19 @@ class Raw:
 
 
 @asynccontextmanager
-async def connected(server: Running, *, source: str | None = None) -> AsyncIterator[Raw]:
-    """A TCP connection to the public listener, by choice from another loopback address."""
+async def connected(
+    server: Running, *, source: str = "127.0.0.1", receive_buffer: int | None = None
+) -> AsyncIterator[Raw]:
+    """A TCP connection to the public listener. By choice from another loopback address, or with a small buffer in the kernel,
+    so that not reading shows soon."""
     port = int(server.url.rpartition(":")[2])
-    raw = Raw(*await asyncio.open_connection("127.0.0.1", port, local_addr=None if source is None else (source, 0)))
+    end = socket.socket()
+    if receive_buffer is not None:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    end.setblocking(False)
+    end.bind((source, 0))
+    await asyncio.get_running_loop().sock_connect(end, ("127.0.0.1", port))
+    raw = Raw(*await asyncio.open_connection(sock=end))
     try:
         yield raw
     finally:
@@ -181,7 +190,7 @@ async def ask(
     *,
     upgrade: bool = True,
     method: str = "GET",
-    source: str | None = None,
+    source: str = "127.0.0.1",
 ) -> Answer:
     """One request on a connection of its own: a handshake with further headers (None takes one out), or a plain request."""
     fields = {**(HANDSHAKE if upgrade else {}), **(headers or {})}
