@@ -173,7 +173,9 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         lingering_time=settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
         logger=problem.server_log(),
     )
-    private = web.AppRunner(service.ops, access_log=None, logger=problem.server_log())
+    private = web.AppRunner(
+        service.ops, access_log=None, lingering_time=settings.outbox.close_grace, logger=problem.server_log()
+    )
     gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, asyncio.get_running_loop())
     try:
         await private.setup()
