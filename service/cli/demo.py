@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 import structlog
@@ -14,6 +16,7 @@ import structlog
 from service import app
 from service.assets import client_folder, demo_folder
 from service.cli.development import Development, development, needs_development
+from service.cli.options import url_of
 from service.cli.token import sign
 from service.contract.model import Contract
 from service.settings import Settings
@@ -71,7 +74,7 @@ def _environment(settings: Settings, port: int) -> dict[str, str]:
     key = settings.api.key
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_") or name in _OWN}
     return kept | {
-        "TIDEWIRE_URL": _url(settings, port),
+        "TIDEWIRE_URL": url_of(settings, port),
         "TIDEWIRE_API_KEY": key.get_secret_value() if key is not None else "",
         "TIDEWIRE_TOKEN": sign(settings, BOT, BOT_GRANTS, BOT_TTL, info={"name": "Support bot"}),
     }
@@ -97,16 +100,15 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _url(settings: Settings, port: int) -> str:
-    host = settings.host
-    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _command() -> str:
+    """How this command was called: an environment that is not activated has no `tidewire` on the path."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "tidewire" and shutil.which("tidewire") is None else "tidewire"
 
 
 def _warning(settings: Settings, found: Development) -> str:
     channel, kind, data = SAMPLE
-    url = _url(settings, settings.port)
+    url = url_of(settings, settings.port)
     lines = [
         "DEMO MODE: development credentials, not for production",
         "",
@@ -114,7 +116,7 @@ def _warning(settings: Settings, found: Development) -> str:
         f"secret   {found.secret_file}   (signs tokens: whoever reads it can be anybody)",
         f"API key  {found.api_key_file}",
         "",
-        "token    tidewire token --user agent-1 --grant 'room:*'",
+        f"token    {_command()} token --user agent-1 --grant 'room:*'",
     ]
     width = max(map(len, lines))
     edge = "+" + "-" * (width + 2) + "+"

@@ -27,6 +27,8 @@ class Development:
     folder: Path
     secret: str = field(repr=False)
     api_key: str = field(repr=False)
+    fresh: bool = field(default=False, compare=False)
+    """Whether the secret was made just now, so that no running service knows it."""
 
     @property
     def secret_file(self) -> Path:
@@ -58,9 +60,10 @@ def development(folder: Path = FOLDER) -> Development:
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
     _keep(folder / ".gitignore", lambda: "*\n")
+    fresh = not (folder / _SECRET).exists()
     secret = _keep(folder / _SECRET, lambda: secrets.token_urlsafe(48))
     api_key = _keep(folder / _API_KEY, lambda: secrets.token_urlsafe(32))
-    return Development(folder, secret, api_key)
+    return Development(folder, secret, api_key, fresh)
 
 
 def kept_api_key(folder: Path = FOLDER) -> str | None:

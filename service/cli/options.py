@@ -13,7 +13,8 @@ from service.settings import CONFIG, Settings, load_settings
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns; argparse has no public name for it."""
 
-DEFAULT_URL = "http://127.0.0.1:8080"
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
+"""What reaches a service that listens everywhere. `::` does not listen on IPv4."""
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,9 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_url(parser: argparse.ArgumentParser) -> None:
     """Adds --url."""
-    parser.add_argument("--url", default=DEFAULT_URL, help="where the service listens (default: %(default)s)")
+    parser.add_argument(
+        "--url", help="where the service listens (default: where the settings say, http://127.0.0.1:8080)"
+    )
 
 
 def config_path(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -38,3 +41,20 @@ def client_settings(given: argparse.Namespace, environ: Mapping[str, str] = os.e
     Raises SettingsFaults.
     """
     return load_settings(config_path(given, environ), {**environ, "TIDEWIRE_DEMO": "true"})
+
+
+def service_url(given: argparse.Namespace) -> str:
+    """Where the service is: --url, else where these settings would make it listen.
+
+    Raises SettingsFaults.
+    """
+    if given.url:
+        return str(given.url).rstrip("/")
+    settings = client_settings(given)
+    return url_of(settings, settings.port)
+
+
+def url_of(settings: Settings, port: int) -> str:
+    """How a program on this machine reaches a service that listens there."""
+    host = _LOOPBACK.get(settings.host, settings.host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

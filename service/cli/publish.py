@@ -12,7 +12,7 @@ from urllib.parse import quote
 import aiohttp
 
 from service.cli.development import kept_api_key
-from service.cli.options import Commands, add_config, add_url, client_settings
+from service.cli.options import Commands, add_config, add_url, client_settings, service_url
 
 TIMEOUT = 15.0
 
@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     event = {"type": given.type, "data": given.data, "id": given.id, "key": given.key}
     event = {name: value for name, value in event.items() if value is not None or name == "data"}
     return asyncio.run(
-        _publish(f"{given.url.rstrip('/')}/api/v1/channels/{quote(given.channel, safe='')}/events", key, event)
+        _publish(f"{service_url(given)}/api/v1/channels/{quote(given.channel, safe='')}/events", key, event)
     )
 
 

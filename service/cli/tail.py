@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import aiohttp
 
-from service.cli.options import Commands, add_config, add_url, client_settings
+from service.cli.options import Commands, add_config, add_url, client_settings, service_url
 from service.cli.publish import refusal, why
 from service.cli.token import add_claims, sign, with_secret
 from service.errors import ErrorCode
@@ -87,7 +87,7 @@ def run(given: argparse.Namespace) -> int:
     """Does it."""
     token, renews = _credentials(given)
     show = _as_json if given.json else _as_line
-    tail = Tail(given.url, given.channel, token, show, renews=renews, since=given.since)
+    tail = Tail(service_url(given), given.channel, token, show, renews=renews, since=given.since)
     try:
         asyncio.run(tail.run())
     except KeyboardInterrupt:

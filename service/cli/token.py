@@ -63,7 +63,8 @@ def with_secret(settings: Settings) -> Settings:
     if settings.auth.secret is not None:
         return settings
     found = development()
-    print(f"tidewire: signed with the development secret in {found.secret_file}", file=sys.stderr)
+    fresh = ", made just now: only a service started in this folder from now on knows it" if found.fresh else ""
+    print(f"tidewire: signed with the development secret in {found.secret_file}{fresh}", file=sys.stderr)
     return found.complete(settings)
 
 

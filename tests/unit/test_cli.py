@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 import json
@@ -23,6 +24,7 @@ from service.adapters.http_fetch import HttpFetch
 from service.adapters.jwt import Issuer, JwtAuthenticator
 from service.cli import demo
 from service.cli.development import Development, development, needs_development
+from service.cli.options import service_url
 from service.contract.gate import Gate
 from service.contract.load import load
 from service.core.identity import Grant, backend
@@ -172,7 +174,9 @@ async def identity_of(token: str, secret: str) -> Any:
 async def test_a_token_is_signed_with_the_development_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["token", "--user", "agent-1", "--grant", "room:*", "--grant", "board:**"]) == 0
     out, err = capsys.readouterr()
-    assert ".tidewire/secret" in err
+    assert ".tidewire/secret, made just now" in err
+    assert main(["token", "--user", "agent-1"]) == 0
+    assert "made just now" not in capsys.readouterr().err
     identity = await identity_of(out.strip(), development().secret)
     assert (identity.user, identity.tenant) == ("agent-1", "default")
     assert identity.grants == (Grant("room:*"), Grant("board:**"))
@@ -354,6 +358,26 @@ async def test_a_backend_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+# --- where the service is ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "found"),
+    [
+        (None, "127.0.0.1", "http://127.0.0.1:7001"),
+        (None, "0.0.0.0", "http://127.0.0.1:7001"),
+        (None, "::", "http://[::1]:7001"),
+        ("https://example.com/", "0.0.0.0", "https://example.com"),
+    ],
+)
+def test_the_service_is_where_the_settings_say_unless_an_address_is_given(
+    url: str | None, host: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEWIRE_PORT", "7001")
+    monkeypatch.setenv("TIDEWIRE_HOST", host)
+    assert service_url(argparse.Namespace(url=url, config=None)) == found
+
+
 # --- publish -----------------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +446,22 @@ def test_the_warning_is_a_box() -> None:
     box = lines[: lines.index(lines[0], 1) + 1]
     assert len({len(line) for line in box}) == 1
     assert "http://[::1]:8080/" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "shown"),
+    [
+        (".venv/bin/tidewire", None, "| token    .venv/bin/tidewire token"),
+        ("/opt/venv/bin/tidewire", "/opt/venv/bin/tidewire", "| token    tidewire token"),
+        ("service/__main__.py", None, "| token    tidewire token"),
+    ],
+)
+def test_the_warning_names_a_command_that_can_be_pasted(
+    called: str, on_path: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [called, "serve", "--demo"])
+    monkeypatch.setattr("shutil.which", lambda _command: on_path)
+    assert shown in demo._warning(Settings(demo=True), Development(Path(".tidewire"), "s", "k"))
 
 
 @pytest.mark.parametrize(
