@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Mapping, Sequence, Set
 from datetime import date
 from enum import Enum
@@ -17,7 +18,7 @@ from typing import Any, Literal, TextIO
 from uuid import UUID
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
@@ -73,7 +74,7 @@ def configure(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,  # the plain traceback: prettier ones show local variables
+                structlog.processors.ExceptionRenderer(_traceback),
                 redact,
                 _console() if console else structlog.processors.JSONRenderer(),
             ],
@@ -125,7 +126,7 @@ def _safe(value: object, depth: int) -> Any:
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, BaseException):
-        return scrub(f"{type(value).__name__}: {value}")
+        return _sentence(value)
     if isinstance(value, _PLAIN):
         return scrub(str(value))
     if depth < _DEEPEST:
@@ -140,6 +141,25 @@ def _safe(value: object, depth: int) -> Any:
 def _is_secret(name: str) -> bool:
     words = [word.lower() for word in _WORD.findall(name)]
     return any(map(_SECRET.fullmatch, words)) and not _MEASURE.fullmatch(words[-1])
+
+
+def _traceback(exc_info: ExcInfo) -> str:
+    """Where it happened, through all causes, oldest first. No local variables, and messages only as `_sentence` shows them."""
+    error: BaseException | None = exc_info[1]
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n".join(
+        "".join(["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__), _sentence(error)])
+        for error in reversed(seen)
+    )
+
+
+def _sentence(error: BaseException) -> str:
+    """The exception's type, and the operating system's message. Any other message may quote the payload it is about."""
+    name = type(error).__qualname__
+    return scrub(f"{name}: {error}") if isinstance(error, OSError) else name
 
 
 def _console() -> structlog.dev.ConsoleRenderer:

@@ -164,8 +164,29 @@ def test_a_traceback_shows_no_local_variable(format: log.Format) -> None:
     except ValueError:
         log.get_logger("a").exception("failed")
         logging.getLogger("asyncio").exception("failed")
-    assert stream.getvalue().count("ValueError: 11") == 2
+    assert stream.getvalue().count("raise ValueError(") == 2
     assert "in fail" in stream.getvalue()
+    assert CANARY not in stream.getvalue()
+
+
+def test_an_exceptions_own_message_is_not_shown_unless_it_is_the_operating_systems() -> None:
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    try:
+        try:
+            dict[str, int]()[CANARY]
+        except KeyError as cause:
+            raise RuntimeError(f"could not handle {CANARY}") from cause
+    except RuntimeError as error:
+        log.get_logger("a").exception("failed", error=error)
+    try:
+        raise OSError(98, "Address already in use")
+    except OSError:
+        log.get_logger("a").exception("failed")
+    first, second = lines(stream)
+    assert (first["exception"].count("Traceback"), first["error"]) == (2, "RuntimeError")
+    assert first["exception"].index("KeyError") < first["exception"].index("RuntimeError")
+    assert "OSError: [Errno 98] Address already in use" in second["exception"]
     assert CANARY not in stream.getvalue()
 
 
