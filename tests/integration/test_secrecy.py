@@ -264,7 +264,10 @@ async def test_no_secret_and_no_payload_reaches_the_log_or_the_metrics(way: str,
         written = stream.getvalue()
     assert "the log is heard" in written
     if way == "faults":
-        assert written.count(FAULT) == 2, "a fault is told to the operator, once each"
+        assert written.count("raise RuntimeError(FAULT)") == 2, (
+            "a fault is told to the operator, once each, with its place"
+        )
+        assert FAULT not in written, "not in its own words, which may quote a payload"
     for secret in drive.secrets:
         assert secret not in written, _line_with(secret, written)
         assert secret not in metrics, _line_with(secret, metrics)
