@@ -316,6 +316,7 @@ class Person:
                 "welcome": lambda _: None,
                 "subscribed": self._subscribed,
                 "unsubscribed": self._unsubscribed,
+                "error": self._refused,
                 "ack": self._ack,
                 "pong": lambda pong: self._pings.pop(pong["id"])(),
             }
@@ -330,7 +331,19 @@ class Person:
 
     def _unsubscribed(self, message: dict[str, Any]) -> None:
         place = self.places[message["channel"]]
-        assert (message["code"], message["id"]) == ("requested", place.request)
+        if message["code"] == "removed":
+            assert place.live or place.request is not None, "removed from where it is not"
+            if place.request is not None and place.request.startswith("s"):
+                place.request = None  # it will not be answered any more
+        else:
+            assert (message["code"], message["id"]) == ("requested", place.request)
+            place.request = None
+        place.live = False
+
+    def _refused(self, error: dict[str, Any]) -> None:
+        """The only refusal there may be: the backend has removed it just before it left."""
+        place = next(place for place in self.places.values() if place.request == error["id"])
+        assert (error["code"], error["id"][0]) == ("not_subscribed", "u"), error
         place.request = None
 
     def _subscribed(self, message: dict[str, Any]) -> None:
@@ -370,7 +383,7 @@ class Person:
     def _event(self, kind: str, event: dict[str, Any]) -> None:
         place = self.places[event["channel"]]
         assert place.live or place.request is not None, "an event of a channel that was left"
-        assert place.live or place.request.startswith("u"), "an event before its subscribed"  # type: ignore[union-attr]
+        assert place.live or (place.request or "").startswith("u"), "an event before its subscribed"
         if kind == "talk.line":
             self._line(event["channel"], place, event)
         elif kind == "talk.mood":
@@ -573,6 +586,46 @@ class PromiseMachine(RuleBasedStateMachine):
         for _ in range(3):
             self.post(self.people[who].tenant, channel, 1, 0, turns)
 
+    @rule(who=people, channel=channels, counts=st.tuples(*[st.integers(0, 2)] * 2), turns=turns)
+    def come_unprepared(self, who: int, channel: str, counts: tuple[int, int], turns: int) -> None:
+        """Joined, but not ready: what comes meanwhile is owed, and what came before is not."""
+        tenant = self.people[who].tenant
+        self.vanish(who, 1)
+        self.come(who, False, (), 0)
+        for count in counts:
+            if count:
+                self.post(tenant, channel, count, 0, 20)
+            self.subscribe(who, channel, False, 60)
+        self.be_ready_late(who, turns)
+
+    @rule(tenant=tenants, channel=channels, between=turns, after=hesitations, turns=turns)
+    def change_places(self, tenant: str, channel: str, between: int, after: int, turns: int) -> None:
+        """The last one leaves a channel while the next one joins it."""
+        numbers = [number for number, person in enumerate(self.people) if person.tenant == tenant]
+        self.the_broker_takes_its_time(0, 0)
+        for number in numbers:
+            self.unsubscribe(number, channel, 0)
+        self.run(40)
+        self.subscribe(numbers[0], channel, True, 40)
+        self.the_broker_takes_its_time(0, after)
+        self.unsubscribe(numbers[0], channel, 2)
+        self.subscribe(numbers[1], channel, True, between)
+        self.post(tenant, channel, 1, 0, turns)
+
+    @rule(who=people, channel=channels, turns=turns)
+    def remove(self, who: int, channel: str, turns: int) -> None:
+        """The backend ends a user's subscription, whatever the user is doing."""
+        person = self.people[who]
+
+        async def remove() -> None:
+            url = f"{self.server.url}/api/v1/users/{person.user}/unsubscribe"
+            headers = {"Authorization": f"Bearer {TENANTS[person.tenant]}"}
+            async with self.server.http.post(url, json={"channel": channel}, headers=headers) as response:
+                assert response.status == 200
+
+        self._begin(remove())
+        self.run(turns)
+
     @rule(who=people, channel=channels)
     def stop_reading_for_too_much(self, who: int, channel: str) -> None:
         """More than the outbox and the kernel hold."""
@@ -660,9 +713,11 @@ class PromiseMachine(RuleBasedStateMachine):
                     stream.acknowledged(event["id"], event["data"], result["offset"], duplicate=result["duplicate"])
             self.world.told.set()
 
+        self._begin(post())
+
+    def _begin(self, call: Coroutine[Any, Any, None]) -> None:
         async def begin() -> None:
-            task = asyncio.create_task(post())
-            self.posts.add(task)
+            self.posts.add(asyncio.create_task(call))
 
         self.runner.run(begin())
 
