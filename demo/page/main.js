@@ -72,6 +72,7 @@ byId('back').addEventListener('click', () => {
   focusQueue();
 });
 document.addEventListener('visibilitychange', look);
+addEventListener('hashchange', () => open(location.hash.slice(1)));
 narrow.addEventListener('change', look);
 
 document.addEventListener('keydown', (event) => {
