@@ -155,6 +155,11 @@ async def test_a_refusal_ends_it(channel: str, token: str | None, reason: str) -
             await Tail(server.url, channel, lambda: given, Shown()).run()
 
 
+def heed_ctrl_c() -> None:
+    """A shell lets what it starts with `&` ignore SIGINT, and every child inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def test_ctrl_c_ends_it_quietly_and_says_where_to_go_on(tmp_path: Path) -> None:
     async with harness.serving() as server:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_")}
@@ -163,6 +168,7 @@ async def test_ctrl_c_ends_it_quietly_and_says_where_to_go_on(tmp_path: Path) ->
             "--user", "ann", "--grant", "room:*",
             cwd=tmp_path, env=environ | {"TIDEWIRE_AUTH__SECRET": harness.SECRET, "PYTHONPATH": str(ROOT)},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            preexec_fn=heed_ctrl_c,
         )  # fmt: skip
         assert process.stdout is not None
         try:
