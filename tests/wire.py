@@ -181,6 +181,7 @@ async def connect(
     raw = socket.socket()
     try:
         raw.setblocking(False)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so only for sockets it has made
         if receive_buffer is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)  # must come before connecting
         if source is not None:
