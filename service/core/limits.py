@@ -73,9 +73,10 @@ class OutboxLimits:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     bytes: Bytes = 262_144
-    """Bytes that may wait for one connection; what happens then depends on the delivery class."""
+    """Bytes of events that may wait for one connection; what happens then depends on the delivery class. When events and
+    replies together are over it, no further command of the connection is read."""
     messages: Count = 512
-    """Messages that may wait for one connection; the same then."""
+    """Events that may wait for one connection; the same then."""
     stall: Seconds = 10.0
     """Seconds one write may wait for the peer to read; then 4450."""
     close_grace: Seconds = 1.0

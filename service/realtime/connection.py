@@ -134,8 +134,9 @@ class Connection:
             self._wake.set()
 
     async def room_to_reply(self) -> None:
-        """Waits while the peer has not read its replies: whoever does not read is not served further."""
-        while self.outbox.is_full and self.closing is None:
+        """Waits while the peer has not read its replies: whoever does not read is not served further. Never waits for a
+        peer that is gone."""
+        while self.outbox.is_full and self.closing is None and not self._stopped:
             self._drained.clear()
             await self._drained.wait()
 
@@ -152,6 +153,12 @@ class Connection:
 
     async def write(self) -> None:
         """Writes what is queued, for as long as the connection lives; ends when the peer is gone."""
+        try:
+            await self._write()
+        finally:
+            self.stop_writing()  # nobody must wait for a queue that nothing empties any more
+
+    async def _write(self) -> None:
         while not self._stopped:
             payload, accepted = self._next()
             if payload is None:
@@ -165,7 +172,7 @@ class Connection:
             except ConnectionError:
                 self.socket.abort()
                 return
-            except Exception:
+            except BaseException:
                 self.socket.abort()  # without a writer the connection is dead: let the reader notice
                 raise
             finally:
@@ -192,7 +199,9 @@ class Connection:
         self._drained.set()
 
     def forget(self) -> None:
-        """Ends the writer and frees the queue and the timers; the connection is over."""
+        """Ends the writer and frees the queue and the timers; the connection is over, and what comes late goes nowhere."""
+        if self.closing is None:
+            self.closing = (CloseCode.ABNORMAL, "")
         if self.writer is not None:
             self.writer.cancel()
         for timer in self.timers:

@@ -13,6 +13,10 @@ MAX_BURST_BYTES = 65_536
 """Bytes joined into one message, at most (one frame alone may be larger): a client must not wait for megabytes."""
 
 
+PRESENCE = "presence"
+"""Stands for all types of presence in a frame's key. No event type is without a dot."""
+
+
 class Frame:
     """One message, encoded. `delivery` is None for replies, which belong to one connection and are never dropped."""
 
@@ -32,7 +36,7 @@ class Frame:
         self.type = type
         self.delivery = delivery
         self.key = key
-        """What a newer frame replaces it by: (channel, type, key)."""
+        """What a newer frame replaces it by: (channel, type, key), where the changes of presence are one type."""
         self.offset = offset
         self.rev = rev
         self.accepted = accepted
@@ -57,10 +61,17 @@ def encode_event(event: Event) -> bytes:
 
 
 def event_frame(event: Event, now: float) -> Frame:
-    """Encodes an event. One with a key is replaceable in queues, whatever its class: presence changes are, too."""
-    key = None if event.key is None else (event.channel.name, event.type, event.key)
-    delivery = event.delivery if key is None else Delivery.LATEST
-    return Frame(encode_event(event), event.type, delivery, key, event.offset, event.rev, now)
+    """Encodes an event. One with a key is replaceable in queues, whatever its class: presence changes are, too.
+
+    A user's join and leave replace each other: each in its own place, a second join would overtake the leave between.
+    """
+    payload = encode_event(event)
+    if event.key is None:
+        return Frame(payload, event.type, event.delivery, None, event.offset, event.rev, now)
+    kind = event.type if event.delivery is Delivery.LATEST else PRESENCE
+    return Frame(
+        payload, event.type, Delivery.LATEST, (event.channel.name, kind, event.key), event.offset, event.rev, now
+    )
 
 
 class Burst:

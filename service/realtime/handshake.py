@@ -50,6 +50,10 @@ async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connectio
             arrival.seat.identify(identity)
         except ServiceError as error:
             raise await _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
+    try:
+        node.admission.check_open()  # again: who comes in during a drain would be told of it by nobody
+    except ServiceError as error:
+        raise await _refuse(node, socket, error, CloseCode.RESTART) from error
     connection = _connection(node, socket, arrival, identity, credentials)
     left = expiry.seconds_left(node, connection)
     connection.reply(

@@ -103,13 +103,12 @@ class Room:
     def _fan_out(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
         if not self.live:
             return
-        slow: list[Connection] = []
+        self._count(frames)
         last = next(reversed(self.live))
         for burst in bursts(frames.values(), self._most):
-            slow += [member for member in self.live if not member.deliver(burst, measured=member is last)]
-        self._count(frames)
-        for connection in slow:
-            connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+            slow = [member for member in self.live if not member.deliver(burst, measured=member is last)]
+            for connection in slow:  # at once: it must not get the next burst, with a hole before it
+                connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
 
     def _count(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
         members = len(self.live)

@@ -24,10 +24,22 @@ class Budget:
 class Outbox:
     """Queues frames: `durable` ones and replies are never dropped, `latest` ones are replaced by key, `ephemeral` ones go first.
 
+    The limits hold for events and for replies apart: a reply that the peer has asked for, however large, must not make it
+    too slow for the next event. Replies are bounded by reading no further commands while `is_full`.
     A replaced frame keeps its place in the queue: a key that changes faster than the peer reads would otherwise wait for ever.
     """
 
-    __slots__ = ("_budget", "_ephemeral", "_limits", "_metrics", "_queue", "_serial", "bytes")
+    __slots__ = (
+        "_budget",
+        "_ephemeral",
+        "_limits",
+        "_metrics",
+        "_queue",
+        "_replies",
+        "_reply_bytes",
+        "_serial",
+        "bytes",
+    )
 
     def __init__(self, limits: OutboxLimits, budget: Budget, metrics: Metrics) -> None:
         self._limits = limits
@@ -36,6 +48,8 @@ class Outbox:
         self._queue: OrderedDict[int | tuple[str, str, str], Frame] = OrderedDict()
         self._ephemeral: deque[int] = deque()
         self._serial = count()
+        self._replies = 0
+        self._reply_bytes = 0
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -53,6 +67,7 @@ class Outbox:
             return self._make_room(0, 0)
         if frame.delivery is None:
             self._add(next(self._serial), frame)
+            self._count_reply(1, len(frame.payload))
             return True
         if not self._make_room(1, len(frame.payload)):
             if frame.delivery is Delivery.EPHEMERAL:
@@ -78,6 +93,8 @@ class Outbox:
                 break
             del self._queue[key]
             self._account(-1, -len(frame.payload))
+            if frame.delivery is None:
+                self._count_reply(-1, -len(frame.payload))
             taken.append(frame)
             size += len(frame.payload)
         if not self._queue:
@@ -87,6 +104,7 @@ class Outbox:
     def clear(self) -> None:
         """Forgets everything; for a connection that ends."""
         self._account(-len(self._queue), -self.bytes)
+        self._count_reply(-self._replies, -self._reply_bytes)
         self._queue.clear()
         self._ephemeral.clear()
 
@@ -108,8 +126,8 @@ class Outbox:
 
     def _fits(self, messages: int, size: int) -> bool:
         return (
-            self.bytes + size <= self._limits.bytes
-            and len(self._queue) + messages <= self._limits.messages
+            self.bytes - self._reply_bytes + size <= self._limits.bytes
+            and len(self._queue) - self._replies + messages <= self._limits.messages
             and self._budget.used + size <= self._budget.limit
         )
 
@@ -121,6 +139,10 @@ class Outbox:
                 self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
         return False
+
+    def _count_reply(self, messages: int, size: int) -> None:
+        self._replies += messages
+        self._reply_bytes += size
 
     def _account(self, messages: int, size: int) -> None:
         self.bytes += size

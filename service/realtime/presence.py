@@ -88,9 +88,10 @@ class Presence:
 
     async def view(self, channel: ChannelKey) -> PresenceView:
         """Who is in the channel; above the settable size only how many."""
-        count, members = await self._store.members(channel, self._most_members)
-        if count > self._most_members:
+        count = await self._store.count(channel)
+        if count > self._most_members:  # sorting thousands of names for each of thousands who join would be for nothing
             return PresenceView(count=count)
+        count, members = await self._store.members(channel, self._most_members)
         return PresenceView(
             count=count,
             members=[

@@ -5,6 +5,7 @@ Lock order: a room's lock is the only lock, taken by `join` and `leave`; nothing
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from service.core.event import Event
 from service.core.limits import OutboxLimits
 from service.core.session import Phase, Subscription
 from service.errors import ServiceError
+from service.protocol.messages import PresenceView
 from service.realtime.frame import Frame, event_frame
 from service.realtime.hub import Hub, Room
 from service.telemetry.metrics import Metrics
@@ -32,6 +34,7 @@ class Joined:
     """A subscription that is live: what to tell the client first, then what to send after it."""
 
     snapshot: Snapshot
+    presence: PresenceView | None
     after: list[Frame]
 
 
@@ -78,13 +81,16 @@ class Relay:
             snapshot = await self._broker.snapshot(subscription.channel, None, 0, 0)
             subscription.since = snapshot.top
 
-    async def go_live(self, connection: Connection, subscription: Subscription) -> Joined | None:
-        """Reads the snapshot and starts delivery behind it; None if the connection left meanwhile."""
+    async def go_live(
+        self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
+    ) -> Joined | None:
+        """Reads the snapshot, and who is there, and starts delivery behind both; None if the connection left meanwhile."""
         room = self._hub.get(subscription.channel)
         if room is None or connection not in room.occupants:
             return None
         room.begin(connection, subscription)
         try:
+            presence = await view() if view is not None else None
             snapshot = await self._broker.snapshot(
                 subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
             )
@@ -95,7 +101,7 @@ class Relay:
         if connection not in room.joining:
             return None
         waiting = room.go_live(connection, subscription)
-        return Joined(snapshot, [frame for frame in waiting if _is_new(frame, snapshot)])
+        return Joined(snapshot, presence, [frame for frame in waiting if _is_new(frame, snapshot)])
 
     def detach(self, connection: Connection, subscription: Subscription) -> None:
         """Stops delivery at once; `leave` must follow."""

@@ -67,7 +67,6 @@ async def _read(node: Node, connection: Connection) -> None:
         if frame is None:
             return
         await _handle_frame(node, connection, frame)
-        await connection.room_to_reply()
 
 
 async def _handle_frame(node: Node, connection: Connection, frame: str | bytes) -> None:
@@ -84,7 +83,11 @@ async def _handle_frame(node: Node, connection: Connection, frame: str | bytes) 
 async def _handle(
     node: Node, connection: Connection, parts: Iterable[str | Raw], fault: ServiceError | None = None
 ) -> None:
-    """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal."""
+    """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal.
+
+    Every reply must find room before the next message is looked at: a small batch can ask for megabytes with each of its
+    messages.
+    """
     for message in parts:
         if connection.is_closing:
             return
@@ -102,6 +105,7 @@ async def _handle(
             _log.exception("command failed", incident=incident, connection=connection.id)
             internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
             _refuse(node, connection, internal, id_of(message))
+        await connection.room_to_reply()
 
 
 async def _command(node: Node, connection: Connection, message: str | Raw) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec import Raw
 
 from service.contract.gate import Gate
@@ -52,7 +54,10 @@ class Subscriptions:
                 await self._presence.join(
                     subscription.channel, session.identity.user, connection.id, session.identity.info
                 )
-            if session.ready:
+            if session.subscriptions.get(channel) is not subscription:
+                # The backend has ended it, when not all of the above was there to be ended.
+                await self._leave(connection, subscription)
+            elif session.ready:
                 await self.present(connection, subscription)
         except BaseException:
             await self.leave(connection, channel)
@@ -60,8 +65,8 @@ class Subscriptions:
 
     async def present(self, connection: Connection, subscription: Subscription) -> None:
         """Sends `subscribed` with the snapshot; from here on the connection gets the channel's events."""
-        view = await self._presence.view(subscription.channel) if subscription.presence else None
-        joined = await self._relay.go_live(connection, subscription)
+        view = partial(self._presence.view, subscription.channel) if subscription.presence else None
+        joined = await self._relay.go_live(connection, subscription, view)
         if joined is None:
             return
         self._count(subscription, joined)
@@ -77,7 +82,7 @@ class Subscriptions:
                 recovered=None if held_without_gap else snapshot.recovered,
                 events=[Raw(encode_event(event)) for event in snapshot.missed],
                 state=[Raw(encode_event(event)) for event in snapshot.state],
-                presence=view,
+                presence=joined.presence,
             )
         )
         if not connection.send(joined.after):
@@ -93,8 +98,10 @@ class Subscriptions:
     async def leave(self, connection: Connection, channel: str) -> None:
         """Leaves a channel; harmless if it was not joined."""
         subscription = connection.session.subscriptions.pop(channel, None)
-        if subscription is None:
-            return
+        if subscription is not None:
+            await self._leave(connection, subscription)
+
+    async def _leave(self, connection: Connection, subscription: Subscription) -> None:
         await self._relay.leave(connection, subscription)
         identity = connection.session.identity
         if not identity.is_anonymous and subscription.presence:

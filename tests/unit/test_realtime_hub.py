@@ -14,7 +14,7 @@ from service.core.event import Delivery
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connection import Connection
-from service.realtime.frame import Burst, Frame
+from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame
 from service.realtime.hub import Hub, Room
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -30,6 +30,7 @@ class Member:
         self.bursts: list[Any] = []
         self.measured = 0
         self.closed: list[CloseCode] = []
+        self.room: Room | None = None
 
     def deliver(self, burst: Burst, *, measured: bool) -> bool:
         self.measured += measured
@@ -38,6 +39,8 @@ class Member:
 
     def close(self, code: CloseCode, reason: str) -> None:
         self.closed.append(code)
+        if self.room is not None:
+            self.room.remove(cast("Connection", self))
 
 
 @pytest.fixture
@@ -117,6 +120,15 @@ def test_a_member_who_is_too_slow_is_closed_and_the_others_get_everything(room: 
     clock.advance(0)
     assert [member.bursts for member in members] == [["1"]] * 3
     assert [member.closed for member in members] == [[], [CloseCode.SLOW_CONSUMER], []]
+
+
+def test_who_is_too_slow_for_a_burst_gets_none_after_it(room: Room, clock: FakeClock) -> None:
+    slow = enter(room, Member(keeps_up=False))
+    slow.room = room
+    for _ in range(3):
+        room.push(frame("x" * MAX_BURST_BYTES), 0.0)
+    clock.advance(0)
+    assert (len(slow.bursts), slow.closed) == (1, [CloseCode.SLOW_CONSUMER])
 
 
 def test_the_latency_of_each_fan_out_is_measured_once_at_its_last_member(room: Room, clock: FakeClock) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.event import Delivery
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Event
 from service.core.limits import OutboxLimits
-from service.realtime.frame import MAX_BURST_BYTES, Frame, bursts, join
+from service.realtime.frame import MAX_BURST_BYTES, Frame, bursts, event_frame, join
 from service.realtime.outbox import Budget, Outbox
 from service.telemetry.metrics import Metrics
 
@@ -77,6 +80,27 @@ def test_replies_are_always_taken() -> None:
         assert outbox.put(Frame(b"{}", "pong"))
     assert outbox.is_full
     assert len(outbox) == 3
+
+
+def test_replies_take_no_room_from_events() -> None:
+    outbox, _, _ = box(messages=1, size=1024)
+    for _ in range(3):
+        outbox.put(Frame(b"x" * 2000, "history"))
+    assert outbox.put(durable("d1")), "the peer asked for the replies, and may be reading them as fast as it can"
+    assert not outbox.put(durable("d2"))
+    outbox.clear()
+    assert outbox.put(durable("d3"))
+    assert not outbox.put(durable("d4")), "what is cleared is no longer counted as replies"
+
+
+def test_a_users_join_and_leave_replace_each_other() -> None:
+    outbox, _, _ = box()
+    for serial, kind in enumerate(("joined", "left", "joined")):
+        event = Event(
+            ChannelKey("t", "c"), f"presence.{kind}", str(serial), Delivery.EPHEMERAL, b"{}", "ann", 0, key="ann"
+        )
+        assert outbox.put(event_frame(event, 0.0))
+    assert [json.loads(payload)["type"] for payload in contents(outbox)] == ["presence.joined"]
 
 
 def test_a_budget_is_shared_by_all_outboxes_of_a_node() -> None:

@@ -1,0 +1,262 @@
+"""What broke the service once, each as it was found: peers that vanish or ask for much, and steps that overtake each other."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from service.adapters.clock import SystemClock
+from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.presence import MemoryPresence
+from service.core.channel import ChannelKey
+from service.protocol.messages import Pong
+from service.realtime.connection import Connection
+from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, token
+from tests.wire import Wire, connect
+
+UNLIMITED = {"connection_rate": {"per_second": 1e6, "burst": 10**6}}
+PAGE = {"type": "history", "channel": "room:1", "limit": 50}
+
+
+def port_of(server: Running) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
+async def fill(server: Running, channel: str = "room:1", size: int = 20_000) -> None:
+    """A history whose pages are cut at a megabyte, or nearly."""
+    await server.publish(channel, [{"type": "chat.message", "data": {"text": "x" * size}}] * 50)
+
+
+async def deaf(server: Running, user: str = "ben") -> tuple[Wire, Connection]:
+    """A client that reads nothing after `ready`, and its connection."""
+    wire = await connect(port_of(server), lambda _: None, bearer=token(user), receive_buffer=4096)
+    wire.read(False)
+    wire.send({"type": "ready"})
+    of_user = server.service.node.roster.of_user
+    await eventually(lambda: any(found.session.ready for found in of_user("default", user)))
+    return wire, of_user("default", user)[0]
+
+
+async def test_a_peer_that_vanishes_while_its_replies_wait_leaves_nothing() -> None:
+    """Its reader waited for the queue to drain, and the writer, which alone could say so, had ended."""
+    async with serving(limits=UNLIMITED) as server:
+        await fill(server)
+        wire, connection = await deaf(server)
+        for number in range(5):
+            wire.send({**PAGE, "id": f"h{number}"})
+        await eventually(lambda: connection.writing_since is not None)
+        wire.abort()
+        await server.at_rest()
+
+
+async def test_one_batch_gets_no_more_replies_queued_than_single_messages() -> None:
+    """A frame of 6 KB made 95 MB of replies wait, for three of which the node's budget, and everybody's, was gone."""
+    async with serving() as server:
+        await fill(server)
+        wire, connection = await deaf(server)
+        wire.send(*({**PAGE, "id": f"h{number}"} for number in range(90)))
+        await eventually(lambda: connection.writing_since is not None)
+        await asyncio.sleep(0)
+        assert server.service.node.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
+        assert await server.metric("messages_in_total", type="history") <= 3
+        wire.abort()
+        await server.at_rest()
+
+
+async def test_ready_does_not_queue_the_snapshots_of_all_channels_at_once() -> None:
+    async with serving(limits=UNLIMITED) as server:
+        channels = [f"room:{number}" for number in range(20)]
+        top = {}
+        for channel in channels:
+            await server.publish(channel, {"type": "chat.message", "id": "0", "data": {"text": "x"}})
+            await fill(server, channel, size=15_000)
+        wire = await connect(port_of(server), lambda _: None, bearer=token("ben"), receive_buffer=4096)
+        (connection,) = await _of_user(server, "ben")
+        for channel in channels:
+            async with server.http.get(
+                f"{server.url}/api/v1/channels/{channel}", headers={"Authorization": f"Bearer {API_KEY}"}
+            ) as response:
+                top[channel] = (await response.json())["epoch"]
+        for channel in channels:
+            page = await server.service.broker.history(ChannelKey("default", channel), None, None, 50)
+            since = {"epoch": top[channel], "offset": page.events[0].offset, "id": page.events[0].id}
+            wire.send({"type": "subscribe", "id": channel, "channel": channel, "since": since})
+        await eventually(lambda: len(connection.session.subscriptions) == len(channels))
+        wire.read(False)
+        wire.send({"type": "ready"})
+        await eventually(lambda: connection.writing_since is not None)
+        assert server.service.node.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
+        wire.abort()
+        await server.at_rest()
+
+
+async def _of_user(server: Running, user: str) -> tuple[Connection, ...]:
+    of_user = server.service.node.roster.of_user
+    await eventually(lambda: bool(of_user("default", user)))
+    return of_user("default", user)
+
+
+async def test_who_is_reading_a_large_reply_is_not_too_slow_for_the_next_event() -> None:
+    """Two pages of history and one durable event in between, and the client was closed with 4450."""
+    async with serving(limits=UNLIMITED) as server, server.client("ann") as ann:
+        await fill(server)
+        await ann.subscribe("room:2")
+        for number in range(4):
+            await ann.send(**PAGE, id=f"h{number}")
+            await ann.send(type="chat.message", channel="room:2", id=f"m{number}", data={"text": "x"})
+        for number in range(4):
+            await ann.until("chat.message", offset=number + 1)
+        await ann.silence()
+
+
+async def test_hello_during_a_drain_is_told_to_come_back_elsewhere() -> None:
+    """It was welcomed, told nothing, and kept the shutdown waiting for the whole of its deadline."""
+    async with (
+        serving(deadlines={"shutdown": DEADLINE * 4}) as server,
+        server.client("ann"),
+        server.client(hello=False) as late,
+    ):
+        drain = asyncio.create_task(server.service.node.drain())
+        await eventually(lambda: server.service.node.admission.draining)
+        await late.send(type="hello", token=token("late"))
+        assert (await late.expect("error", code="draining"))["retryable"] is True
+        assert await late.closed() == 1012
+        async with asyncio.timeout(DEADLINE):
+            await drain
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nExpect: \xff\r\n\r\n",
+    ],
+    ids=["a body not in its encoding", "an Expect that is no text"],
+)
+async def test_nobody_can_fill_the_log_with_requests_that_are_none(
+    server: Running, caplog: pytest.LogCaptureFixture, request_: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    try:
+        writer.write(request_)
+        async with asyncio.timeout(DEADLINE):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+            with suppress(ConnectionResetError):
+                await reader.read()
+    finally:
+        writer.transport.abort()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_an_encoding_named_in_a_second_header_is_refused_too(server: Running) -> None:
+    async with server.http.post(
+        f"{server.url}/api/v1/channels/room:1/events",
+        data=gzip.compress(b'{"type": "chat.message", "data": {"text": "x"}}'),
+        headers=[
+            ("Authorization", f"Bearer {API_KEY}"),
+            ("Content-Type", "application/json"),
+            ("Content-Encoding", "identity"),
+            ("Content-Encoding", "gzip"),
+        ],
+    ) as response:
+        assert response.status == 415
+
+
+# --- what a broker or a presence store that takes its time lets happen in between ----------------------------------------
+
+
+class SlowBroker(MemoryBroker):
+    """The in-memory broker, whose `subscribe` and `snapshot` wait where a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            SystemClock(), idempotency_window=300, idempotency_entries=1000, channels=1000, max_bytes=10_000_000
+        )
+        self.gates: dict[str, asyncio.Event] = {}
+        self.waiting: set[str] = set()
+
+    async def _pass(self, name: str) -> None:
+        if name in self.gates:
+            self.waiting.add(name)
+            await self.gates[name].wait()
+            self.waiting.discard(name)
+
+    async def subscribe(self, channel: Any) -> None:
+        await self._pass("subscribe")
+        await super().subscribe(channel)
+
+    async def snapshot(self, *arguments: Any) -> Any:
+        await self._pass("snapshot")
+        return await super().snapshot(*arguments)
+
+
+@pytest.mark.parametrize("step", ["subscribe", "lock", "snapshot"])
+async def test_a_subscription_that_the_backend_ends_while_it_is_made_leaves_nothing(step: str) -> None:
+    """It was taken out of the session before it was in the room, and stayed in the room, and in presence, for ever."""
+    broker = SlowBroker()
+    async with (
+        serving(broker=broker, deadlines={"presence_leave": 0.01}) as server,
+        server.client("ann") as ann,
+        server.client("ben") as ben,
+    ):
+        node = server.service.node
+        gate = "snapshot" if step == "snapshot" else "subscribe"
+        broker.gates[gate] = asyncio.Event()
+        if step == "lock":  # ben is the first in the room, and ann waits until he is
+            await ben.send(type="subscribe", id="s", channel="room:1")
+            await eventually(lambda: gate in broker.waiting)
+        await ann.send(type="subscribe", id="s", channel="room:1")
+        (connection,) = await _of_user(server, "ann")
+        await eventually(lambda: connection.session.is_subscribed("room:1") and gate in broker.waiting)
+        ended = asyncio.create_task(node.unsubscribe("default", "ann", "room:1"))
+        await eventually(lambda: not connection.session.is_subscribed("room:1"))
+        broker.gates.pop(gate).set()
+        assert await ended == 1
+        await ann.expect("unsubscribed", channel="room:1", code="removed")
+        await ann.silence()
+        if step == "lock":
+            await ben.until("subscribed")
+            assert (await ben.ask("unsubscribe", channel="room:1"))["code"] == "requested"
+        await eventually(lambda: not list(node.hub.rooms()))
+        store = node.presence._store
+        assert isinstance(store, MemoryPresence)
+        await eventually(lambda: not store._channels)
+        await ann.subscribe("room:1")
+
+
+async def test_who_joins_while_another_reads_who_is_there_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list was read before the buffer for what comes meanwhile was open."""
+    async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
+        store = server.service.node.presence._store
+        entered, gate = asyncio.Event(), asyncio.Event()
+        members: Callable[[ChannelKey, int], Any] = store.members
+
+        async def slow(channel: ChannelKey, limit: int) -> Any:
+            found = await members(channel, limit)
+            if not entered.is_set():
+                entered.set()
+                await gate.wait()
+            return found
+
+        monkeypatch.setattr(MemoryPresence, "members", staticmethod(slow))
+        await ann.send(type="subscribe", id="s", channel="room:1")
+        await entered.wait()
+        await ben.subscribe("room:1")
+        gate.set()
+        listed = (await ann.until("subscribed"))["presence"]["members"]
+        if "ben" not in [member["user"] for member in listed]:
+            await ann.until("presence.joined", key="ben")
+
+
+async def test_what_comes_for_a_connection_that_is_over_is_not_counted_as_waiting(server: Running) -> None:
+    async with server.client("ann"):
+        (connection,) = await _of_user(server, "ann")
+    await server.at_rest()
+    connection.reply(Pong(id="late"))
+    assert (len(connection.outbox), server.service.node.budget.used) == (0, 0)
