@@ -138,7 +138,7 @@ class Call:
             return b""
         if request.content_type != "application/json":
             raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body as Content-Type: application/json")
-        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        if any(coding.lower() != "identity" for coding in request.headers.getall(hdrs.CONTENT_ENCODING, [])):
             raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body without Content-Encoding")
         if (request.content_length or 0) > MAX_BODY:
             raise self._too_big()

@@ -16,6 +16,11 @@ from aiohttp.typedefs import Handler, Middleware
 from service.errors import ErrorCode, ServiceError
 
 _log = structlog.get_logger("web")
+_BAD_REQUESTS = (
+    HttpProcessingError,
+    web.RequestPayloadError,  # a body that nobody read, in an encoding that it is not in
+    UnicodeEncodeError,  # aiohttp's refusal of an Expect that is no UTF-8, which it quotes
+)
 _BY_STATUS = {
     400: ErrorCode.INVALID_REQUEST,
     404: ErrorCode.NOT_FOUND,
@@ -54,15 +59,15 @@ def problem(error: ServiceError) -> web.Response:
 
 
 def server_log() -> logging.Logger:
-    """The logger for aiohttp's servers: of their own faults. A request that is not HTTP is answered and not logged, because
-    the complaint quotes it, and whoever likes could fill the log with it."""
+    """The logger for aiohttp's servers: of their own faults. A request that is not HTTP, down to its body's encoding and its
+    headers' characters, is answered and not logged: the complaint quotes it, and whoever likes could fill the log with it."""
     logger = logging.getLogger("server")
     logger.addFilter(_is_no_bad_request)
     return logger
 
 
 def _is_no_bad_request(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    return not (record.exc_info and isinstance(record.exc_info[1], _BAD_REQUESTS))
 
 
 def middleware() -> Middleware:
