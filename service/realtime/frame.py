@@ -13,14 +13,10 @@ MAX_BURST_BYTES = 65_536
 """Bytes joined into one message, at most (one frame alone may be larger): a client must not wait for megabytes."""
 
 
-PRESENCE = "presence"
-"""Stands for all types of presence in a frame's key. No event type is without a dot."""
-
-
 class Frame:
     """One message, encoded. `delivery` is None for replies, which belong to one connection and are never dropped."""
 
-    __slots__ = ("accepted", "delivery", "key", "offset", "payload", "rev", "type")
+    __slots__ = ("accepted", "delivery", "key", "offset", "ordered", "payload", "rev", "type")
 
     def __init__(
         self,
@@ -31,12 +27,16 @@ class Frame:
         offset: int | None = None,
         rev: int | None = None,
         accepted: float = 0.0,
+        *,
+        ordered: bool = False,
     ) -> None:
         self.payload = payload
         self.type = type
         self.delivery = delivery
         self.key = key
-        """What a newer frame replaces it by: (channel, type, key), where the changes of presence are one type."""
+        """What a newer frame replaces it by: (channel, type, key)."""
+        self.ordered = ordered
+        """Whether it goes to the end of the queue when it replaces another, instead of in its place."""
         self.offset = offset
         self.rev = rev
         self.accepted = accepted
@@ -63,15 +63,13 @@ def encode_event(event: Event) -> bytes:
 def event_frame(event: Event, now: float) -> Frame:
     """Encodes an event. One with a key is replaceable in queues, whatever its class: presence changes are, too.
 
-    A user's join and leave replace each other: each in its own place, a second join would overtake the leave between.
+    Those have no `rev`: the order alone tells whether a user joined or left last, so a second join must not take the place of
+    the first, before the leave between them. They are rare (leaves are debounced), so going last is no waiting for ever.
     """
-    payload = encode_event(event)
-    if event.key is None:
-        return Frame(payload, event.type, event.delivery, None, event.offset, event.rev, now)
-    kind = event.type if event.delivery is Delivery.LATEST else PRESENCE
-    return Frame(
-        payload, event.type, Delivery.LATEST, (event.channel.name, kind, event.key), event.offset, event.rev, now
-    )
+    key = None if event.key is None else (event.channel.name, event.type, event.key)
+    delivery = event.delivery if key is None else Delivery.LATEST
+    ordered = key is not None and event.rev is None
+    return Frame(encode_event(event), event.type, delivery, key, event.offset, event.rev, now, ordered=ordered)
 
 
 class Burst:

@@ -77,6 +77,8 @@ class Room:
 
         A frame with a shorter window takes along all that wait before it: order within a channel holds across types.
         """
+        if frame.ordered and frame.key is not None:
+            self._pending.pop(frame.key, None)
         self._pending[frame.key if frame.key is not None else next(self._serial)] = frame
         now = self._clock.monotonic()
         due = max(now, self._flushed + window) if window > 0 else now

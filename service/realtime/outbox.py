@@ -27,6 +27,7 @@ class Outbox:
     The limits hold for events and for replies apart: a reply that the peer has asked for, however large, must not make it
     too slow for the next event. Replies are bounded by reading no further commands while `is_full`.
     A replaced frame keeps its place in the queue: a key that changes faster than the peer reads would otherwise wait for ever.
+    (Unless it is `ordered`.)
     """
 
     __slots__ = (
@@ -111,6 +112,8 @@ class Outbox:
     def _replace(self, key: tuple[str, str, str], frame: Frame) -> None:
         old = self._queue[key]
         self._queue[key] = frame
+        if frame.ordered:
+            self._queue.move_to_end(key)
         self._account(0, len(frame.payload) - len(old.payload))
         self._metrics.replaced.inc()
 

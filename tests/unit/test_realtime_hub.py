@@ -114,6 +114,15 @@ def test_within_a_window_the_newest_value_of_a_key_counts(room: Room, clock: Fak
     assert member.bursts == [["a2", "b1"]]
 
 
+def test_a_replacement_that_must_keep_the_order_goes_last(room: Room, clock: FakeClock) -> None:
+    member = enter(room, Member())
+    for kind in ("joined", "left", "joined"):
+        key = ("room:1", kind, "ann")
+        room.push(Frame(json.dumps(kind).encode(), kind, Delivery.LATEST, key, ordered=True), 0.0)
+    clock.advance(0)
+    assert member.bursts == [["left", "joined"]]
+
+
 def test_a_member_who_is_too_slow_is_closed_and_the_others_get_everything(room: Room, clock: FakeClock) -> None:
     members = [enter(room, Member(keeps_up=index != 1)) for index in range(3)]
     room.push(frame("1"), 0.0)

@@ -93,14 +93,14 @@ def test_replies_take_no_room_from_events() -> None:
     assert not outbox.put(durable("d4")), "what is cleared is no longer counted as replies"
 
 
-def test_a_users_join_and_leave_replace_each_other() -> None:
+def test_of_a_users_joins_and_leaves_the_last_is_told_last() -> None:
     outbox, _, _ = box()
-    for serial, kind in enumerate(("joined", "left", "joined")):
+    for serial, kind in enumerate(("joined", "left", "joined", "left", "joined")):
         event = Event(
             ChannelKey("t", "c"), f"presence.{kind}", str(serial), Delivery.EPHEMERAL, b"{}", "ann", 0, key="ann"
         )
         assert outbox.put(event_frame(event, 0.0))
-    assert [json.loads(payload)["type"] for payload in contents(outbox)] == ["presence.joined"]
+    assert [json.loads(payload)["type"] for payload in contents(outbox)] == ["presence.left", "presence.joined"]
 
 
 def test_a_budget_is_shared_by_all_outboxes_of_a_node() -> None:
