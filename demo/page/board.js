@@ -70,3 +70,9 @@ function curve(values, least) {
 }
 
 client.subscribe('board:main', { onEvent: show, onState: (events) => events.forEach(show) });
+
+const live = /** @type {HTMLElement} */ (document.querySelector('.live'));
+live.hidden = true;
+client.on('state', ({ state }) => {
+  live.hidden = state !== 'open';
+});

@@ -229,7 +229,7 @@ export function refresh() {
   }
   byId('composer-form').hidden = closed;
   byId('closed-note').hidden = !closed;
-  composer.placeholder = `Reply to ${firstName(facts.customer_id)}`;
+  composer.placeholder = `Reply to ${nameOf(facts.customer_id)}`;
 }
 
 /** @param {string} name */
