@@ -271,7 +271,7 @@ REFERS += "      a.b: {publish: server, delivery: ephemeral, schema: {$ref: %s}}
     ("name", "content", "line", "reason"),
     [
         ("s.json", '{\n"type":\n"objct"}', 3, "did you mean 'object'?"),
-        ("s.json", '{"type": "object",\n}', 2, "is not JSON"),
+        ("s.json", '{"type":\nobject}', 2, "is not JSON"),
         ("s.json", "type: object", 1, "is not JSON"),
         ("s.json", '{"minimum": NaN}', None, "NaN is no JSON number"),
         ("s.json", '{\n"type": "object",\n"type": "string"}', 3, "stands here a second time"),
