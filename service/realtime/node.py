@@ -152,8 +152,9 @@ class Node:
         count = 0
         for connection in self.roster.of_user(tenant, user):
             if connection.session.is_subscribed(channel):
-                await self.subscriptions.leave(connection, channel)
+                # Told first: leaving may wait for the broker, and what the client asks for meanwhile is answered at once.
                 connection.reply(Unsubscribed(channel=channel, code="removed"))
+                await self.subscriptions.leave(connection, channel)
                 count += 1
         return count
 

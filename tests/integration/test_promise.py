@@ -763,6 +763,47 @@ class PromiseMachine(RuleBasedStateMachine):
                 raise fault
 
 
+async def _subscribing(server: Running, user: str) -> None:
+    """Returns once the service has begun to join the user to hall:1."""
+    async with asyncio.timeout(DEADLINE):
+        session = server.service.node.roster.of_user("default", user)[0].session
+        while not session.is_subscribed("hall:1"):  # noqa: ASYNC110  # the service has no event for it
+            await asyncio.sleep(0)
+
+
+async def test_what_the_backend_removes_while_it_is_being_joined_is_not_joined() -> None:
+    broker = Hesitant()
+    async with serving(contract=CONTRACT, broker=broker) as server, server.client("ann") as ann:
+        async with server.client("ben") as ben:
+            await ann.silence()
+            await ben.silence()
+            broker.before = 1000
+            await ben.send(type="subscribe", id="s", channel="hall:1")
+            await _subscribing(server, "ben")
+            await ann.send(type="subscribe", id="s", channel="hall:1")  # waits for ben's join
+            await _subscribing(server, "ann")
+            assert await server.service.node.unsubscribe("default", "ann", "hall:1") == 1
+            await ann.expect("unsubscribed", channel="hall:1", code="removed")
+            await ben.expect("subscribed", id="s")
+            await server.publish("hall:1", {"type": "talk.line", "data": 1})
+            await ben.expect("talk.line")
+            await ann.silence()
+            assert (await ben.ask("unsubscribe", channel="hall:1"))["code"] == "requested"
+        assert not list(server.service.node.hub.rooms())
+
+
+async def test_a_removal_is_told_before_anything_that_the_client_may_do_next() -> None:
+    broker = Hesitant()
+    async with serving(contract=CONTRACT, broker=broker) as server, server.client("ann") as ann:
+        await ann.subscribe("hall:1")
+        broker.before = 1000
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.service.node.unsubscribe("default", "ann", "hall:1"))
+            await ann.send(type="unsubscribe", id="u", channel="hall:1")
+        await ann.expect("unsubscribed", channel="hall:1", code="removed")
+        await ann.expect("error", id="u", code="not_subscribed")
+
+
 TestPromise = PromiseMachine.TestCase
 TestPromise.settings = settings(
     max_examples=100,
