@@ -24,12 +24,12 @@ EVENTS = 20
 """Events a room and round: as many as its history keeps, so that the second round needs no more memory than the first."""
 PUBLISHERS = 16
 ROUNDS = 3
-GROWTH = 6 * 1024
+GROWTH = 4 * 1024
 """KiB that the service may hold after the last round beyond what it held after the first, the warm-up.
 
 A connection takes about 30 KiB while it lives. 4 000 of them come in the later rounds, so whatever of each stays behind shows
-from 1.5 KiB on: less than the least of its parts that could stay by mistake (a session, an outbox, a task, a transport). What may
-grow is the memory of the idempotency window (2 000 ids, some hundred bytes each) and of pages that a few survivors keep in use.
+from 1 KiB on: an outbox alone is more. What may grow, by 1 to 2 MiB, is the memory of the idempotency window (2 000 ids, some
+hundred bytes each) and of pages that a few survivors keep in use.
 """
 
 
