@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import hdrs, web
@@ -44,9 +44,22 @@ def routes(demo: Path, client: Path, token_for: Callable[[str], str]) -> list[we
     return [
         web.get("/", page),
         web.get("/demo/token", token),
-        web.static("/demo", demo / "page"),
-        web.static("/client", client),
+        web.get("/demo/{file:.+}", _files(demo / "page")),
+        web.get("/client/{file:.+}", _files(client)),
     ]
+
+
+def _files(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Serves the files that the folder holds now, and no other path, whatever it says; each with the page's headers."""
+    known = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+    async def send(request: web.Request) -> web.StreamResponse:
+        path = known.get(request.match_info["file"])
+        if path is None:
+            raise ServiceError(ErrorCode.NOT_FOUND, "there is no such file")
+        return web.FileResponse(path, headers=_HEADERS)
+
+    return send
 
 
 def _check_local(request: web.Request) -> None:

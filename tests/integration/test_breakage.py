@@ -7,17 +7,23 @@ import gzip
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
+from service.app import Service, running
+from service.contract.load import load
 from service.core.channel import ChannelKey
 from service.protocol.messages import Pong
 from service.realtime.connection import Connection
-from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, token
+from service.web import demo
+from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, settings, token
 from tests.wire import Wire, connect
 
 UNLIMITED = {"connection_rate": {"per_second": 1e6, "burst": 10**6}}
@@ -260,3 +266,33 @@ async def test_what_comes_for_a_connection_that_is_over_is_not_counted_as_waitin
     await server.at_rest()
     connection.reply(Pong(id="late"))
     assert (len(connection.outbox), server.service.node.budget.used) == (0, 0)
+
+
+# --- the demo's pages ----------------------------------------------------------------------------------------------------
+
+
+async def test_every_page_of_the_demo_has_its_headers_and_no_path_leads_elsewhere(tmp_path: Path) -> None:
+    """Its assets came without them, so the same page at another address could be framed; a long name was a fault of ours."""
+    page, client = tmp_path / "demo" / "page", tmp_path / "client"
+    for file in (page / "index.html", page / "parts" / "main.js", client / "client.js", tmp_path / "demo" / "secret"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("served")
+    config = settings()
+    assert config.contract is not None
+    routes = demo.routes(tmp_path / "demo", client, lambda user: f"a token for {user}")
+    service = Service(config, load(config.contract), extra_routes=routes)
+    async with running(service) as (port, _), aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        for path in ("/", "/demo/index.html", "/demo/parts/main.js", "/client/client.js"):
+            async with http.get(path) as response:
+                assert (response.status, await response.text()) == (200, "served"), path
+                assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"], path
+                assert response.headers["X-Content-Type-Options"] == "nosniff", path
+        for path in (
+            "/demo/../secret",
+            "/demo/%2e%2e%2fsecret",
+            "/demo//etc/passwd",
+            "/demo/%00",
+            f"/demo/{'a' * 3000}",
+        ):
+            async with http.get(URL(path, encoded=True)) as response:
+                assert response.status == 404, path
