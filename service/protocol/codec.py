@@ -42,6 +42,9 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
     )
 }
 
+MAX_COMPLAINT = 300
+"""Characters of msgspec's sentence that are told: it quotes an unknown field's name, however long."""
+
 # msgspec's own exceptions, and what it lets through: bytes that are no UTF-8, text that cannot become UTF-8 (lone surrogates),
 # and nesting deeper than the interpreter's stack.
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -115,7 +118,7 @@ def invalid(error: msgspec.ValidationError, code: ErrorCode = ErrorCode.INVALID_
         path, text = found["path"], text[: found.start()]
     if found := _FIELD.search(text):
         path = f"{path}.{found['name'][:64]}"
-    return ServiceError(code, text, path=path)
+    return ServiceError(code, text if len(text) <= MAX_COMPLAINT else f"{text[:MAX_COMPLAINT]} …", path=path)
 
 
 _invalid = invalid

@@ -144,3 +144,9 @@ def test_a_refusal_finds_its_message(frame: str, id_: str | None) -> None:
 def test_data_that_is_not_utf_8_is_refused_even_without_split() -> None:
     with pytest.raises(ServiceError, match="not UTF-8"):
         decode(b'{"type":"chat.message","channel":"room:1","data":"\xff"}')
+
+
+def test_a_refusal_does_not_repeat_what_it_refuses_at_length() -> None:
+    with pytest.raises(ServiceError) as caught:
+        decode(json.dumps({"type": "ping", "k" * 60_000: 1}))
+    assert len(json.dumps([caught.value.message, dict(caught.value.details)])) < 1000
