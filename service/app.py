@@ -7,8 +7,8 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 
 import structlog
 import uvloop
@@ -179,11 +179,13 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
     gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, asyncio.get_running_loop())
     try:
         await private.setup()
-        await web.TCPSite(private, settings.ops_host, settings.ops_port).start()
+        with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
+            await web.TCPSite(private, settings.ops_host, settings.ops_port).start()
         await public.setup()
         if public.server is not None:
             service.deadline.start(public.server)
-        await web.TCPSite(public, settings.host, settings.port, backlog=BACKLOG).start()
+        with _named("host and port", settings.host, settings.port):
+            await web.TCPSite(public, settings.host, settings.port, backlog=BACKLOG).start()
         gc_watch.install()
         loop_lag.start()
         service.listening = True
@@ -196,6 +198,17 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         loop_lag.stop()
         gc_watch.uninstall()
         await private.cleanup()
+
+
+@contextmanager
+def _named(names: str, host: str, port: int) -> Iterator[None]:
+    """Says which settings a listener that cannot be opened comes from."""
+    try:
+        yield
+    except OSError as error:
+        # What asyncio says beyond the system's own words is a repetition of the address.
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"{reason}: {host} port {port} (settings {names})") from error
 
 
 def serve(service: Service, companion: Companion | None = None) -> int:

@@ -17,6 +17,7 @@ import jwt
 
 from service.app import Service, running
 from service.contract.load import load
+from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
 from service.settings import Settings
@@ -137,11 +138,17 @@ async def eventually(
 
 
 @asynccontextmanager
-async def serving(*, clock: Clock | None = None, broker: Broker | None = None, **groups: Any) -> AsyncIterator[Running]:
+async def serving(
+    *,
+    clock: Clock | None = None,
+    broker: Broker | None = None,
+    authenticator: Authenticator | None = None,
+    **groups: Any,
+) -> AsyncIterator[Running]:
     """Runs a service for the length of the block."""
     config = settings(**groups)
     assert config.contract is not None
-    service = Service(config, load(config.contract), clock=clock, broker=broker)
+    service = Service(config, load(config.contract), clock=clock, broker=broker, authenticator=authenticator)
     async with running(service) as (port, ops_port), aiohttp.ClientSession() as http:
         yield Running(service, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", http)
 

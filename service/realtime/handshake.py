@@ -116,7 +116,7 @@ async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[str | R
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "hello needs a token here", path="$.token")
         return anonymous(node.bounds.anonymous_tenant), rest
     except ServiceError as error:
-        close = CloseCode.INTERNAL if error.retryable else CloseCode.UNAUTHORIZED
+        close = CloseCode.OVERLOAD if error.retryable else CloseCode.UNAUTHORIZED
         raise await _refuse(node, socket, error, close) from error
 
 

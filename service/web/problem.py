@@ -23,6 +23,7 @@ _BAD_REQUESTS = (
 )
 _BY_STATUS = {
     400: ErrorCode.INVALID_REQUEST,
+    403: ErrorCode.NOT_FOUND,  # aiohttp's answer for a folder among static files
     404: ErrorCode.NOT_FOUND,
     405: ErrorCode.METHOD_NOT_ALLOWED,
     408: ErrorCode.DEADLINE,
@@ -93,7 +94,10 @@ def middleware() -> Middleware:
 
 def _translated(answer: web.HTTPException) -> web.Response:
     code = _BY_STATUS.get(answer.status, ErrorCode.INVALID_REQUEST if answer.status < 500 else ErrorCode.INTERNAL)
-    response = problem(ServiceError(code, answer.text or answer.reason))
+    said = answer.text or ""
+    # aiohttp's default text is the status once more.
+    detail = code.meaning if not said or said.startswith(str(answer.status)) else said
+    response = problem(ServiceError(code, detail))
     if "Allow" in answer.headers:
         response.headers["Allow"] = answer.headers["Allow"]
     return response

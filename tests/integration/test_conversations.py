@@ -50,7 +50,7 @@ NOT_PROVOKED = {
     CloseCode.ABNORMAL: "never sent, only seen",
     CloseCode.GOING_AWAY: "browsers send it",
     CloseCode.INTERNAL: "needs a fault in the service",
-    CloseCode.OVERLOAD: "not sent by this version: overload refuses upgrades",
+    CloseCode.OVERLOAD: "needs an issuer whose keys are away: tests/integration/test_identity.py",
     CloseCode.SLOW_CONSUMER: "needs a client that stops reading: tests/integration/test_slow_consumers.py",
 }
 

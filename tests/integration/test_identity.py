@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from service.core.identity import Identity
+from service.errors import ErrorCode, ServiceError
 from tests.clock import FakeClock
 from tests.harness import API_KEY, Client, Running, serving, token
 from tests.integration.raw import ask, bearer, new_ticket, upgraded
@@ -46,6 +48,26 @@ async def test_a_bad_token_is_refused_wherever_it_comes(name: str) -> None:
         await server.at_rest()
         assert await server.metric("closes_total", code="4401") == 1
         assert await server.metric("errors_total", code="invalid_token") == 1
+
+
+class KeysAway:
+    """An authenticator whose issuer does not give its keys."""
+
+    async def authenticate(self, token: str) -> Identity:
+        raise ServiceError(ErrorCode.OVERLOADED, "the issuer's keys cannot be had right now")
+
+
+async def test_tokens_that_cannot_be_checked_now_are_to_be_brought_again() -> None:
+    async with serving(authenticator=KeysAway()) as server:
+        for upgrade in (True, False):
+            answer = await ask(server, "/ws", bearer(token()), upgrade=upgrade)
+            assert (answer.status, answer.code) == (503, "overloaded")
+            assert answer.headers["retry-after"] == "1"
+        client = await Client.open(server, hello=False)
+        await client.send(type="hello", token=token())
+        await client.expect("error", code="overloaded", retryable=True)
+        assert await client.closed() == 1013
+        await server.at_rest()
 
 
 async def test_an_expired_token_is_told_from_a_bad_one() -> None:

@@ -15,7 +15,7 @@ export class TokenSource {
   constructor(source, clock) {
     this.#source = source;
     this.#clock = clock;
-    if (typeof source === 'string') this.#token = source;
+    if (typeof source === 'string') this.#token = source.trim(); // a token kept in a file ends in a newline
   }
 
   /** Whether a connection is authenticated by `hello` with a token at all. */
@@ -45,7 +45,8 @@ export class TokenSource {
     const source = this.#source;
     this.#asking ??= Promise.resolve()
       .then(source)
-      .then((token) => {
+      .then((given) => {
+        const token = typeof given === 'string' ? given.trim() : given;
         this.#token = token;
         this.#expires = Infinity;
         return token;
