@@ -128,7 +128,8 @@ class Relay:
                     room.carried = False
             except ServiceError as error:  # the broker is away: what it still delivers meets no room
                 _log.warning("unsubscribe failed", code=error.code.code)
-            self._drop_if_empty(room)
+            finally:
+                self._drop_if_empty(room)
 
     def _drop_if_empty(self, room: Room) -> None:
         if not room.occupants:

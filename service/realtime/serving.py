@@ -129,13 +129,23 @@ def _refuse(node: Node, connection: Connection, error: ServiceError, request: st
 
 async def _end(node: Node, connection: Connection) -> None:
     code = connection.closing[0].code if connection.closing is not None else connection.socket.close_code
-    for channel in list(connection.session.subscriptions):
+    try:
+        for channel in list(connection.session.subscriptions):
+            await _leave(node, connection, channel)
+        if connection.goodbye is not None:  # it needs the queue and the writer, and is bounded in time
+            await asyncio.wait([connection.goodbye])
+    finally:
+        connection.forget()
+        node.retire(connection)
+        _count_close(node, code)
+
+
+async def _leave(node: Node, connection: Connection, channel: str) -> None:
+    """A fault in leaving one channel must not keep the connection in the others, nor on the node."""
+    try:
         await node.subscriptions.leave(connection, channel)
-    if connection.goodbye is not None:  # it needs the queue and the writer, and is bounded in time
-        await asyncio.wait([connection.goodbye])
-    connection.forget()
-    node.retire(connection)
-    _count_close(node, code)
+    except Exception:
+        _log.exception("leaving failed", connection=connection.id)
 
 
 def _count_close(node: Node, code: int) -> None:

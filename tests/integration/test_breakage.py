@@ -236,6 +236,24 @@ async def test_a_subscription_that_the_backend_ends_while_it_is_made_leaves_noth
         await ann.subscribe("room:1")
 
 
+async def test_a_fault_in_leaving_a_channel_keeps_nobody_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was in the room stayed on the roster for ever, and the seat was never given back."""
+    async with serving(limits={"connections_per_user": 1}) as server:
+        async with server.client("ann") as ann:
+            await ann.subscribe("room:1")
+            await ann.subscribe("room:2")
+
+            async def broken(channel: ChannelKey) -> None:
+                raise RuntimeError("a bug")
+
+            monkeypatch.setattr(server.service.broker, "unsubscribe", broken)
+        await eventually(lambda: not len(server.service.node.roster))
+        monkeypatch.undo()
+        async with server.client("ann") as ann:
+            await ann.subscribe("room:1")
+        await server.at_rest()
+
+
 async def test_who_joins_while_another_reads_who_is_there_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list was read before the buffer for what comes meanwhile was open."""
     async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
