@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -32,18 +33,26 @@ STOP = 5.0
 SAMPLE = ("room:1", "chat.message", '{"text": "hello"}')
 """An event for a first try by hand; the demo's contract admits it."""
 
+Announce = Callable[[int], None]
+"""Told the public port."""
+
 _log = structlog.get_logger("demo")
 _OWN = ("TIDEWIRE_DEMO_SEED", "TIDEWIRE_DEMO_SPEED")
 
 
+def _say_nothing(port: int) -> None:
+    """For a demo with credentials of its own."""
+
+
 def serve(settings: Settings, contract: Contract, warnings: TextIO) -> int:
     """Runs it until SIGTERM or Ctrl-C."""
+    announce: Announce = _say_nothing
     if needs_development(settings):
         found = development()
         settings = found.complete(settings)
-        print(_warning(settings, found), file=warnings)
+        announce = partial(_warn, settings, found, warnings)
     routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user))
-    return app.serve(app.Service(settings, contract, extra_routes=routes), companion(settings))
+    return app.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
 
 
 def agent_token(settings: Settings, user: str) -> str:
@@ -51,11 +60,15 @@ def agent_token(settings: Settings, user: str) -> str:
     return sign(settings, user, BOT_GRANTS, AGENT_TTL, info={"name": user.replace("-", " ").title()})
 
 
-def companion(settings: Settings) -> app.Companion:
-    """The demo's backend: a process of its own that knows the service only by its public faces."""
+def companion(settings: Settings, announce: Announce = _say_nothing) -> app.Companion:
+    """The demo's backend: a process of its own that knows the service only by its public faces.
+
+    `announce` is called first, once the service listens: what it says of a page is then true.
+    """
 
     @asynccontextmanager
     async def beside(port: int) -> AsyncIterator[None]:
+        announce(port)
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(demo_folder() / "backend.py"), env=_environment(settings, port)
         )
@@ -106,15 +119,23 @@ def _command() -> str:
     return str(called) if called.name == "tidewire" and shutil.which("tidewire") is None else "tidewire"
 
 
-def _warning(settings: Settings, found: Development) -> str:
+def _warn(settings: Settings, found: Development, warnings: TextIO, port: int) -> None:
+    print(_warning(settings, found, port), file=warnings, flush=True)
+
+
+def _warning(settings: Settings, found: Development, port: int) -> str:
     channel, kind, data = SAMPLE
-    url = url_of(settings, settings.port)
+    url = url_of(settings, port)
+    key = settings.api.key
+    made = key is not None and key.get_secret_value() == found.api_key
+    bearer = f"$(cat {found.api_key_file})" if made else "$KEY"
     lines = [
         "DEMO MODE: development credentials, not for production",
         "",
         f"page     {url}/",
-        f"secret   {found.secret_file}   (signs tokens: whoever reads it can be anybody)",
-        f"API key  {found.api_key_file}",
+        f"secret   {found.secret}",
+        f"         kept in {found.secret_file}; signs tokens: whoever reads it can be anybody",
+        f"API key  {found.api_key_file if made else 'the one you set'}",
         "",
         f"token    {_command()} token --user agent-1 --grant 'room:*'",
     ]
@@ -123,6 +144,6 @@ def _warning(settings: Settings, found: Development) -> str:
     box = "\n".join([edge, *(f"| {line:<{width}} |" for line in lines), edge])
     return (
         f"{box}\npublish by hand:\n"
-        f"  curl -sS -H \"Authorization: Bearer $(cat {found.api_key_file})\" -H 'Content-Type: application/json' \\\n"
+        f"  curl -sS -H \"Authorization: Bearer {bearer}\" -H 'Content-Type: application/json' \\\n"
         f'    -d \'{{"type": "{kind}", "data": {data}}}\' {url}/api/v1/channels/{channel}/events\n'
     )

@@ -246,8 +246,9 @@ def test_serve_runs_what_is_good(
 
 
 @pytest.mark.parametrize("by_variable", [True, False])
-def test_the_demo_makes_its_own_credentials_and_says_so(
+def test_the_demo_makes_its_own_credentials_and_says_so_once_it_listens(
     by_variable: bool,
+    tmp_path: Path,
     started: list[tuple[app.Service, Any]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -263,16 +264,27 @@ def test_the_demo_makes_its_own_credentials_and_says_so(
     assert settings.auth.secret is not None
     assert settings.auth.secret.get_secret_value() == found.secret
     assert [key.key.get_secret_value() for key in settings.api_keys_all()] == [found.api_key]
+    assert capsys.readouterr() == ("", ""), "a service that cannot listen must not advertise another one's page"
+
+    (tmp_path / "backend.py").touch()
+    monkeypatch.setattr(demo, "demo_folder", lambda: tmp_path)
+
+    async def listen() -> None:
+        async with companion(4321):
+            pass
+
+    asyncio.run(listen())
     out, err = capsys.readouterr()
     assert out == ""
     for told in (
         "not for production",
+        "http://127.0.0.1:4321/",
         ".tidewire/secret",
         "tidewire token --user agent-1 --grant 'room:*'",
         "curl -sS",
     ):
         assert told in err
-    assert found.secret not in err
+    assert found.secret in err, "it is for this folder alone, and whoever develops needs it"
     assert found.api_key not in err
 
 
@@ -441,7 +453,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_warning_is_a_box() -> None:
     stream = io.StringIO()
-    print(demo._warning(Settings(demo=True, host="::1"), Development(Path(".tidewire"), "s", "k")), file=stream)
+    print(demo._warning(Settings(demo=True, host="::1"), Development(Path(".tidewire"), "s", "k"), 8080), file=stream)
     lines = stream.getvalue().splitlines()
     box = lines[: lines.index(lines[0], 1) + 1]
     assert len({len(line) for line in box}) == 1
@@ -461,7 +473,7 @@ def test_the_warning_names_a_command_that_can_be_pasted(
 ) -> None:
     monkeypatch.setattr("sys.argv", [called, "serve", "--demo"])
     monkeypatch.setattr("shutil.which", lambda _command: on_path)
-    assert shown in demo._warning(Settings(demo=True), Development(Path(".tidewire"), "s", "k"))
+    assert shown in demo._warning(Settings(demo=True), Development(Path(".tidewire"), "s", "k"), 8080)
 
 
 @pytest.mark.parametrize(
