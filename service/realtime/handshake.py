@@ -134,13 +134,20 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
 
 async def _first_frame(node: Node, socket: Socket) -> str:
     deadline = node.bounds.deadlines.hello
+    patience = asyncio.timeout(deadline)
+    node.greeting.add(patience)
     try:
-        async with asyncio.timeout(deadline):
+        async with patience:
             frame = await socket.receive()
     except TimeoutError as late:
+        if node.admission.draining:  # `Node.drain` has cut the wait short
+            error = ServiceError(ErrorCode.DRAINING, "this node is shutting down")
+            raise await _refuse(node, socket, error, CloseCode.RESTART) from late
         node.metrics.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
         raise await _refuse(node, socket, error, CloseCode.DEADLINE) from late
+    finally:
+        node.greeting.discard(patience)
     if frame is None:
         raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
     if isinstance(frame, bytes):

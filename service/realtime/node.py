@@ -93,6 +93,8 @@ class Node:
             most_members=bounds.presence_members,
         )
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
+        self.greeting: set[asyncio.Timeout] = set()
+        """The waits for `hello` that are under way."""
         self._sweeper: Timer | None = None
 
     async def start(self) -> None:
@@ -180,6 +182,8 @@ class Node:
         Returns when all are gone or `deadlines.shutdown` is over.
         """
         self.admission.draining = True
+        for patience in tuple(self.greeting):
+            patience.reschedule(asyncio.get_running_loop().time())
         connections = list(self.roster)
         window = min(self.bounds.deadlines.shutdown / 2, len(connections) / DRAIN_RATE)
         for connection in connections:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.harness import Client, serving
+from tests.harness import Client, eventually, serving
 
 
 async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
@@ -30,6 +30,16 @@ async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
             assert (await response.json(content_type=None))["code"] == "draining"
         async with server.http.get(f"{server.ops_url}/readyz") as response:
             assert response.status == 503
+
+
+async def test_who_has_not_said_hello_is_told_too() -> None:
+    async with serving() as server:
+        client = await Client.open(server, hello=False)
+        await eventually(lambda: len(server.service.node.greeting) == 1)
+        await server.service.node.drain()
+        await client.expect("error", code="draining", retryable=True)
+        assert await client.closed() == 1012
+        await server.at_rest()
 
 
 async def test_nothing_is_left_when_everyone_has_gone() -> None:
