@@ -50,10 +50,7 @@ async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connectio
             arrival.seat.identify(identity)
         except ServiceError as error:
             raise await _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
-    try:
-        node.admission.check_open()  # again: who comes in during a drain would be told of it by nobody
-    except ServiceError as error:
-        raise await _refuse(node, socket, error, CloseCode.RESTART) from error
+    await _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody
     connection = _connection(node, socket, arrival, identity, credentials)
     left = expiry.seconds_left(node, connection)
     connection.reply(
@@ -97,6 +94,13 @@ def _limits(node: Node) -> Limits:
     )
 
 
+async def _check_open(node: Node, socket: Socket) -> None:
+    try:
+        node.admission.check_open()
+    except ServiceError as error:
+        raise await _refuse(node, socket, error, CloseCode.RESTART) from error
+
+
 async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[str | Raw]]:
     frame = await _first_frame(node, socket)
     message: str | Raw | None = None
@@ -134,20 +138,15 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
 
 async def _first_frame(node: Node, socket: Socket) -> str:
     deadline = node.bounds.deadlines.hello
-    patience = asyncio.timeout(deadline)
-    node.greeting.add(patience)
     try:
-        async with patience:
-            frame = await socket.receive()
+        async with asyncio.timeout(deadline) as patience:
+            with node.greeting(patience):
+                frame = await socket.receive()
     except TimeoutError as late:
-        if node.admission.draining:  # `Node.drain` has cut the wait short
-            error = ServiceError(ErrorCode.DRAINING, "this node is shutting down")
-            raise await _refuse(node, socket, error, CloseCode.RESTART) from late
+        await _check_open(node, socket)  # a drain cuts the wait short
         node.metrics.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
         raise await _refuse(node, socket, error, CloseCode.DEADLINE) from late
-    finally:
-        node.greeting.discard(patience)
     if frame is None:
         raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
     if isinstance(frame, bytes):

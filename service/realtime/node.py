@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -93,8 +94,7 @@ class Node:
             most_members=bounds.presence_members,
         )
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
-        self.greeting: set[asyncio.Timeout] = set()
-        """The waits for `hello` that are under way."""
+        self._greeting: set[asyncio.Timeout] = set()
         self._sweeper: Timer | None = None
 
     async def start(self) -> None:
@@ -117,6 +117,15 @@ class Node:
         if self.supervisor.failed is not None:
             raise ServiceError(ErrorCode.INTERNAL, f"the task {self.supervisor.failed!r} has died")
         await self.broker.check()
+
+    @contextlib.contextmanager
+    def greeting(self, patience: asyncio.Timeout) -> Iterator[None]:
+        """For the length of a wait for `hello`: a drain ends the wait at once."""
+        self._greeting.add(patience)
+        try:
+            yield
+        finally:
+            self._greeting.discard(patience)
 
     def closing(self, connection: Connection) -> None:
         """Called when this side decides to end a connection: no delivery from here on, then goodbye."""
@@ -182,8 +191,9 @@ class Node:
         Returns when all are gone or `deadlines.shutdown` is over.
         """
         self.admission.draining = True
-        for patience in tuple(self.greeting):
-            patience.reschedule(asyncio.get_running_loop().time())
+        for patience in self._greeting:
+            if not patience.expired():  # else its task has yet to hear of it, and the time cannot be set any more
+                patience.reschedule(asyncio.get_running_loop().time())
         connections = list(self.roster)
         window = min(self.bounds.deadlines.shutdown / 2, len(connections) / DRAIN_RATE)
         for connection in connections:

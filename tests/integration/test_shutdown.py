@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from service.protocol.close import CloseCode, CloseConnection
+from service.realtime.handshake import Arrival, greet
 from tests.harness import Client, eventually, serving
 
 
@@ -35,11 +39,47 @@ async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
 async def test_who_has_not_said_hello_is_told_too() -> None:
     async with serving() as server:
         client = await Client.open(server, hello=False)
-        await eventually(lambda: len(server.service.node.greeting) == 1)
+        await eventually(lambda: len(server.service.node._greeting) == 1)
         await server.service.node.drain()
         await client.expect("error", code="draining", retryable=True)
         assert await client.closed() == 1012
         await server.at_rest()
+
+
+class Deaf:
+    """A socket whose peer says nothing and reads nothing."""
+
+    close_code = 1006
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.reads = asyncio.Event()
+
+    async def receive(self) -> str | bytes | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def send(self, payload: bytes) -> None:
+        self.told.set()
+        await self.reads.wait()
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
+    async with serving(deadlines={"hello": 0.01}) as server:
+        node, socket = server.service.node, Deaf()
+        seat = node.admission.take_seat("127.0.0.1")
+        greeting = asyncio.create_task(greet(node, socket, Arrival(seat)))
+        await socket.told.wait()
+        await node.drain()
+        socket.reads.set()
+        with pytest.raises(CloseConnection) as end:
+            await greeting
+        assert end.value.code is CloseCode.DEADLINE
+        seat.release()
 
 
 async def test_nothing_is_left_when_everyone_has_gone() -> None:
