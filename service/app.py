@@ -151,9 +151,6 @@ def _edge(settings: Settings) -> Edge:
         cookie=settings.auth.cookie,
         hops=settings.proxy.hops,
         api_keys=tuple(ApiKey(key.name, key.key.get_secret_value(), key.tenant) for key in settings.api_keys_all()),
-        limits=settings.limits,
-        outbox=settings.outbox,
-        deadlines=settings.deadlines,
     )
 
 

@@ -34,13 +34,13 @@ def network_of(address: str) -> str:
 class Seat:
     """One connection's place under the caps, taken before its WebSocket exists and given back once."""
 
-    __slots__ = ("_admission", "_identity", "_open", "ip")
+    __slots__ = ("_admission", "_identity", "_open", "network")
 
-    def __init__(self, admission: Admission, ip: str) -> None:
+    def __init__(self, admission: Admission, network: str) -> None:
         self._admission = admission
         self._identity: Identity | None = None
         self._open = True
-        self.ip = ip
+        self.network = network
 
     def identify(self, identity: Identity) -> None:
         """Counts the seat for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS)."""
@@ -52,11 +52,11 @@ class Seat:
         """Gives the seat back; harmless the second time."""
         if self._open:
             self._open = False
-            self._admission.give_back(self.ip, self._identity)
+            self._admission.give_back(self.network, self._identity)
 
 
 class Admission:
-    """Caps and rates of this node."""
+    """Caps and rates of this node. A `network` is what `network_of` makes of a client's address."""
 
     def __init__(self, limits: Limits, clock: Clock, metrics: Metrics) -> None:
         self._limits = limits
@@ -78,20 +78,20 @@ class Admission:
         if self.draining:
             raise ServiceError(ErrorCode.DRAINING, "this node is shutting down", retry_after=1)
 
-    def check_connect_rate(self, ip: str) -> None:
+    def check_connect_rate(self, network: str) -> None:
         """Raises ServiceError(RATE_LIMITED) if the address asks for upgrades or tickets too often."""
-        wait = self._connects.take(network_of(ip), self._clock.monotonic())
+        wait = self._connects.take(network, self._clock.monotonic())
         if wait:
             self._metrics.rate_limited.labels(scope="connect").inc()
             raise ServiceError(
                 ErrorCode.RATE_LIMITED, "too many connection attempts from this address", retry_after=math.ceil(wait)
             )
 
-    def check_caps(self, ip: str) -> None:
+    def check_caps(self, network: str) -> None:
         """Raises ServiceError(TOO_MANY_CONNECTIONS) if the node or the address is full."""
         self._cap("connections", self._total, self._limits.connections)
         self._cap("pending", self._pending, self._limits.pending)
-        self._cap("connections_per_ip", self._per_ip[network_of(ip)], self._limits.connections_per_ip)
+        self._cap("connections_per_ip", self._per_ip[network], self._limits.connections_per_ip)
 
     def check_identity(self, identity: Identity) -> None:
         """Raises ServiceError(TOO_MANY_CONNECTIONS) if the tenant or the user is full."""
@@ -103,9 +103,8 @@ class Admission:
                 self._limits.connections_per_user,
             )
 
-    def take_seat(self, ip: str) -> Seat:
+    def take_seat(self, network: str) -> Seat:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""
-        network = network_of(ip)
         self._total += 1
         self._pending += 1
         self._per_ip[network] += 1
@@ -147,7 +146,7 @@ class Admission:
         if not wait and not identity.is_anonymous:
             wait, scope = self._users.take((identity.tenant, identity.user), now), "user"
         if not wait:
-            wait, scope = self._ips.take(connection.origin.ip, now), "ip"
+            wait, scope = self._ips.take(connection.seat.network, now), "ip"
         if not wait:
             wait, scope = self._tenants.take(identity.tenant, now), "tenant"
         if wait:

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from msgspec import Struct
-
 from service.core.clock import Clock, Timer
 from service.core.limits import OutboxLimits, Rate, TokenBucket
 from service.core.session import Session
@@ -20,17 +18,12 @@ from service.realtime.socket import Socket
 from service.telemetry.metrics import Metrics
 
 
-class Origin(Struct, frozen=True):
-    """Where a connection comes from."""
-
-    ip: str
-    """The client's address, past the trusted proxies; IPv6 as its /64."""
-    credentials: str
-    """How it authenticated; a metric label."""
-
-
 class Seat(Protocol):
     """A connection's place under the caps (see admission.py)."""
+
+    @property
+    def network(self) -> str:
+        """Where the connection comes from: what counts as one address."""
 
     def release(self) -> None:
         """Gives it back."""
@@ -44,7 +37,6 @@ class Connection:
         id: str,
         socket: Socket,
         session: Session,
-        origin: Origin,
         seat: Seat,
         *,
         limits: OutboxLimits,
@@ -57,7 +49,6 @@ class Connection:
         self.id = id
         self.socket = socket
         self.session = session
-        self.origin = origin
         self.seat = seat
         self.timers: list[Timer] = []
         """What is due at this token's expiry."""
@@ -69,11 +60,10 @@ class Connection:
         self.violations: list[float] = []
         """When it sent above a rate, lately."""
         self.closing: tuple[CloseCode, str] | None = None
-        self.on_close: Callable[[Connection], None] | None = None
+        self.on_close: Callable[[Connection, CloseCode, str], None] | None = None
         """Called once, when this side decides to close: leaves the hub and says goodbye."""
         self.writing_since: float | None = None
         """Since when the current write waits for the peer; None between writes."""
-        self._limits = limits
         self._most_batch = most_batch
         self._clock = clock
         self._metrics = metrics
@@ -149,7 +139,7 @@ class Connection:
         if self.closing is None:
             self.closing = (code, reason)
             if self.on_close is not None:
-                self.on_close(self)
+                self.on_close(self, code, reason)
 
     async def write(self) -> None:
         """Writes what is queued, for as long as the connection lives; ends when the peer is gone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from msgspec import Raw
 
@@ -17,7 +17,7 @@ from service.protocol.codec import decode, id_of, split
 from service.protocol.messages import Hello, Limits, Welcome
 from service.realtime import expiry
 from service.realtime.admission import Seat
-from service.realtime.connection import Connection, Origin
+from service.realtime.connection import Connection
 from service.realtime.node import Node
 from service.realtime.publisher import new_id
 from service.realtime.socket import Socket
@@ -32,7 +32,7 @@ class Arrival:
     """None: `hello` must follow."""
     credentials: str = "hello"
     """How it authenticated: bearer, ticket, cookie or hello."""
-    channels: tuple[str, ...] = field(default=())
+    channels: tuple[str, ...] = ()
     """Named in the address, authorised already."""
 
 
@@ -51,7 +51,7 @@ async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connectio
         except ServiceError as error:
             raise await _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
     await _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody
-    connection = _connection(node, socket, arrival, identity, credentials)
+    connection = _connection(node, socket, arrival, identity)
     left = expiry.seconds_left(node, connection)
     connection.reply(
         Welcome(
@@ -66,13 +66,12 @@ async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connectio
     return connection, rest
 
 
-def _connection(node: Node, socket: Socket, arrival: Arrival, identity: Identity, credentials: str) -> Connection:
+def _connection(node: Node, socket: Socket, arrival: Arrival, identity: Identity) -> Connection:
     bounds = node.bounds
     return Connection(
         new_id(),
         socket,
         Session(identity, bounds.limits.subscriptions),
-        Origin(ip=arrival.seat.ip, credentials=credentials),
         arrival.seat,
         limits=bounds.outbox,
         rate=bounds.limits.connection_rate,

@@ -127,16 +127,15 @@ class Node:
         finally:
             self._greeting.discard(patience)
 
-    def closing(self, connection: Connection) -> None:
+    def closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
         """Called when this side decides to end a connection: no delivery from here on, then goodbye."""
-        if connection.closing is not None and connection.closing[0] is CloseCode.SLOW_CONSUMER:
+        if code is CloseCode.SLOW_CONSUMER:
             self.metrics.slow_consumers.inc()
         for subscription in connection.session.subscriptions.values():
             self.relay.detach(connection, subscription)
-        connection.goodbye = self.supervisor.spawn("goodbye", self._goodbye(connection))
+        connection.goodbye = self.supervisor.spawn("goodbye", self._goodbye(connection, code, reason))
 
-    async def _goodbye(self, connection: Connection) -> None:
-        code, reason = connection.closing or (CloseCode.INTERNAL, "")
+    async def _goodbye(self, connection: Connection, code: CloseCode, reason: str) -> None:
         grace = self.bounds.outbox.close_grace
         if code is not CloseCode.SLOW_CONSUMER:  # what is queued explains the close; a slow reader would not read it
             with contextlib.suppress(TimeoutError):

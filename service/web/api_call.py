@@ -22,7 +22,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
 from service.realtime.node import Node
 from service.web.api_messages import MAX_USER, IdempotencyKey
-from service.web.edge import EDGE, NODE, ApiKey, Edge
+from service.web.edge import EDGE, NODE, ApiKey
 
 MAX_BODY = 1_048_576
 """Bytes of a request body; the application's client_max_size must not be below it."""
@@ -60,14 +60,12 @@ class Call:
 
     request: web.Request
     node: Node
-    edge: Edge
     identity: Identity
 
     @classmethod
     def of(cls, request: web.Request) -> Call:
         """Raises ServiceError(INVALID_API_KEY)."""
-        edge = request.app[EDGE]
-        return cls(request, request.app[NODE], edge, authenticate(request, edge.api_keys))
+        return cls(request, request.app[NODE], authenticate(request, request.app[EDGE].api_keys))
 
     def key_of(self, channel: str) -> ChannelKey:
         """The channel, in the caller's tenant."""
@@ -143,12 +141,12 @@ class Call:
         if (request.content_length or 0) > MAX_BODY:
             raise self._too_big()
         try:
-            async with asyncio.timeout(self.edge.deadlines.body):
+            async with asyncio.timeout(self.node.bounds.deadlines.body):
                 return await self._read()
         except TimeoutError as error:
             self.node.metrics.limit_hits.labels(limit="body_deadline").inc()
             raise ServiceError(
-                ErrorCode.DEADLINE, f"the body did not arrive within {self.edge.deadlines.body:g} s"
+                ErrorCode.DEADLINE, f"the body did not arrive within {self.node.bounds.deadlines.body:g} s"
             ) from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise ServiceError(ErrorCode.MALFORMED, "the body broke off", path="$") from error

@@ -110,7 +110,7 @@ def _check(call: Call, event: NewEvent) -> None:
             f"a user is 1 to {MAX_USER} printable characters without spaces around them",
             path="$.from",
         )
-    limit = call.edge.limits.message_bytes
+    limit = call.node.bounds.limits.message_bytes
     if len(bytes(event.data)) > limit:  # an outbox could not take it: every subscriber would count as slow
         call.node.metrics.limit_hits.labels(limit="message_bytes").inc()
         raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from service.core.limits import Deadlines, Limits, OutboxLimits
 from service.realtime.node import Node
 
 
@@ -21,7 +20,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The settings that concern the HTTP edge."""
+    """The settings that concern the HTTP edge alone; the bounds are the node's."""
 
     origins: tuple[str, ...] = ()
     """Exact origins that browsers may come from; empty: only the service's own; ``*``: any (never with a cookie)."""
@@ -30,9 +29,6 @@ class Edge:
     hops: int = 0
     """Trusted proxies in front, each of which appends to X-Forwarded-For."""
     api_keys: tuple[ApiKey, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-    outbox: OutboxLimits = field(default_factory=OutboxLimits)
-    deadlines: Deadlines = field(default_factory=Deadlines)
 
 
 NODE = web.AppKey("node", Node)

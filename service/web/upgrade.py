@@ -10,7 +10,7 @@ from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import SUBPROTOCOL
-from service.realtime.admission import Seat
+from service.realtime.admission import Seat, network_of
 from service.realtime.handshake import Arrival
 from service.realtime.node import Node
 from service.realtime.serving import serve
@@ -40,12 +40,12 @@ async def _ws(request: web.Request) -> web.StreamResponse:
     node, edge = request.app[NODE], request.app[EDGE]
     seat: Seat | None = None
     try:
-        ip = _check_arrival(request, node, edge)
-        seat = node.admission.take_seat(ip)  # counted before anything is awaited, so that no crowd slips through
+        network = _check_arrival(request, node, edge)
+        seat = node.admission.take_seat(network)  # counted before anything is awaited, so that no crowd slips through
         arrival = await _check(request, node, edge, seat)
         if not _is_upgrade(request):
             raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
-        websocket = WebSocket(edge, node.clock, node.metrics)
+        websocket = WebSocket(node.bounds, node.clock, node.metrics)
         websocket.check(request)
         await _use_ticket(request, node, arrival)
         return await _carry(request, node, websocket, arrival)
@@ -83,10 +83,10 @@ def _check_arrival(request: web.Request, node: Node, edge: Edge) -> str:
     if node.budget.used >= node.budget.limit:
         node.metrics.limit_hits.labels(limit="outbox_node").inc()
         raise ServiceError(ErrorCode.OVERLOADED, "the outboxes of this node are full", retry_after=5)
-    ip = client_ip(request, edge.hops)
-    node.admission.check_connect_rate(ip)
-    node.admission.check_caps(ip)
-    return ip
+    network = network_of(client_ip(request, edge.hops))
+    node.admission.check_connect_rate(network)
+    node.admission.check_caps(network)
+    return network
 
 
 async def _check(request: web.Request, node: Node, edge: Edge, seat: Seat) -> Arrival:
@@ -148,13 +148,13 @@ async def _tickets(request: web.Request) -> web.StreamResponse:
     node, edge = request.app[NODE], request.app[EDGE]
     try:
         node.admission.check_open()
-        node.admission.check_connect_rate(client_ip(request, edge.hops))
+        node.admission.check_connect_rate(network_of(client_ip(request, edge.hops)))
         check_origin(request, edge)
         token = credentials(request, edge).token
         if token is None:
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "send the token as Authorization: Bearer <token>")
         await node.authenticator.authenticate(token)
-        ttl = edge.deadlines.ticket
+        ttl = node.bounds.deadlines.ticket
         ticket = await node.tickets.issue(token, ttl)
         response: web.StreamResponse = web.json_response(
             {"ticket": ticket, "expires_in": ttl}, status=201, headers={hdrs.CACHE_CONTROL: "no-store"}

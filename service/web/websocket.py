@@ -13,8 +13,8 @@ from service.core.limits import TokenBucket
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import SUBPROTOCOL
+from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
-from service.web.edge import Edge
 
 _NO_CODE = CloseCode.ABNORMAL.code
 
@@ -22,19 +22,19 @@ _NO_CODE = CloseCode.ABNORMAL.code
 class WebSocket:
     """Implements realtime.socket.Socket. Answers pings itself; a flood of control frames, above the rate of messages, ends it."""
 
-    def __init__(self, edge: Edge, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, bounds: Bounds, clock: Clock, metrics: Metrics) -> None:
         self.response = web.WebSocketResponse(
             protocols=(SUBPROTOCOL,),
-            heartbeat=edge.deadlines.heartbeat,
-            max_msg_size=edge.limits.message_bytes + 1,  # aiohttp refuses a message of exactly its maximum
+            heartbeat=bounds.deadlines.heartbeat,
+            max_msg_size=bounds.limits.message_bytes + 1,  # aiohttp refuses a message of exactly its maximum
             compress=False,  # negotiated per connection it costs 195 KB each
             autoping=False,
             writer_limit=0,  # each write waits until the kernel has taken all: what waits, waits in the outbox
         )
-        self._edge = edge
+        self._bounds = bounds
         self._clock = clock
         self._metrics = metrics
-        self._control = TokenBucket(edge.limits.connection_rate, clock.monotonic())
+        self._control = TokenBucket(bounds.limits.connection_rate, clock.monotonic())
         self._ended_with: int | None = None
         """The code with which this side ended it, on its own account."""
         self._request: web.Request | None = None
@@ -62,7 +62,7 @@ class WebSocket:
         transport.set_write_buffer_limits(high=0)
         raw = transport.get_extra_info("socket")
         if raw is not None:
-            _bound_kernel_buffers(raw, self._edge)
+            _bound_kernel_buffers(raw, self._bounds)
 
     async def receive(self) -> str | bytes | None:
         """See Socket."""
@@ -85,7 +85,7 @@ class WebSocket:
 
     async def _pong(self, data: bytes) -> bool:
         try:
-            async with asyncio.timeout(self._edge.outbox.stall):
+            async with asyncio.timeout(self._bounds.outbox.stall):
                 await self.response.pong(data)
         except ConnectionError:
             return False
@@ -99,7 +99,7 @@ class WebSocket:
         self._metrics.rate_limited.labels(scope="connection").inc()
         self._ended_with = CloseCode.RATE_LIMITED.code
         try:
-            async with asyncio.timeout(self._edge.outbox.close_grace):
+            async with asyncio.timeout(self._bounds.outbox.close_grace):
                 await self.close(self._ended_with, "too many control frames")
         except (TimeoutError, ConnectionError):
             self.abort()
@@ -132,9 +132,9 @@ class WebSocket:
         return self._ended_with or self.response.close_code or _NO_CODE
 
 
-def _bound_kernel_buffers(raw: socket.socket, edge: Edge) -> None:
+def _bound_kernel_buffers(raw: socket.socket, bounds: Bounds) -> None:
     """What waits in the kernel no delivery class can reach, and what a vanished peer never acknowledges must not stay."""
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, edge.outbox.send_buffer)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.outbox.send_buffer)
     if sys.platform == "linux" and raw.family in (socket.AF_INET, socket.AF_INET6):
-        patience = round((edge.deadlines.heartbeat + edge.outbox.stall) * 1000)
+        patience = round((bounds.deadlines.heartbeat + bounds.outbox.stall) * 1000)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)

@@ -209,7 +209,7 @@ async def test_the_client_s_address_is_the_one_that_a_trusted_proxy_wrote(
         headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
         async with upgraded(server, "ann", **headers):
             (connection,) = server.service.node.roster
-            assert connection.origin.ip == counts_as
+            assert connection.seat.network == counts_as
         await server.at_rest()
 
 
