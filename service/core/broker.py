@@ -3,16 +3,18 @@
 The guarantee, for every implementation (tests/contract/broker_suite.py holds each one to it):
 
 - A publish that returns is in the stream, once; one that raises may be repeated with the same id and is in it at most once.
-- Per channel, the sink gets durable events in dense offset order, each once.
-- Between `subscribe` returning and `unsubscribe` being called, no event of the channel is missing from the sink.
+- Per channel and epoch, offsets are dense: durable events take 1, 2, 3 …, each once. A store that may have lost something
+  it had accepted (it was restarted, or another replica took over) starts a new epoch; offsets go on from what is left.
+- Between `subscribe` returning and `unsubscribe` being called, every event of the channel reaches the sink in the order of
+  its offset or rev, or the sink is told that some may not have (`interrupted`): what is missing then is in the stream.
 - Nothing of one tenant is ever visible under another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
@@ -31,6 +33,15 @@ class Receipt:
     duplicate: bool = False
     """An earlier publication of the same (tenant, channel, sender, id) was accepted within the idempotency window; offset
     and rev are that one's, and nothing was delivered again."""
+
+
+class Mark(NamedTuple):
+    """How far a channel has come; cheap to read for thousands of channels."""
+
+    epoch: str
+    """Empty for a channel that the broker does not know."""
+    offset: int
+    rev: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,13 @@ class Snapshot:
     """What came after the position asked for; empty when `recovered` is not True."""
     recovered: bool | None
     """None when no position was asked for; False when the stream cannot show that there is no hole after it."""
+    rev: int = 0
+    """The newest rev; `state` may end below it, as values expire."""
+
+    @property
+    def mark(self) -> Mark:
+        """How far the channel has come."""
+        return Mark(self.top.epoch, self.top.offset, self.rev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,12 @@ class EventSink(Protocol):
     def deliver(self, event: Event) -> None:
         """Takes one event. Called on the event loop, per channel in order; never blocks and never raises."""
 
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        """Some events of these channels (None: of all that are subscribed) may not have been delivered and will not be.
+
+        Called when the broker delivers again, so that what is read now leaves no hole before what is delivered next.
+        """
+
 
 class Broker(Protocol):
     """See the module's docstring for the guarantee. Every method raises ServiceError(BROKER_UNAVAILABLE) if it can't."""
@@ -81,7 +105,7 @@ class Broker(Protocol):
         """Lets everything go. Later calls raise."""
 
     async def check(self) -> None:
-        """Returns if a publish would be accepted now, else raises; for readiness."""
+        """Returns if the store answers now, else raises."""
 
     async def publish(self, publication: Publication) -> Receipt:
         """Accepts an event: by its delivery class appends it to the stream or replaces the value of its (type, key),
@@ -101,6 +125,9 @@ class Broker(Protocol):
 
         More than `max_events` events or `max_bytes` bytes of missed data count as not recovered.
         """
+
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+        """How far each of the channels has come, in their order; makes none that is not there."""
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """Reads a page: the first `limit` events with an offset above `after`, or else the last `limit` below `before`, or

@@ -65,3 +65,5 @@ class Event(Struct, frozen=True):
     rev: int | None = None
     """Grows with each change in the channel; only LATEST."""
     key: str | None = None
+    epoch: str = ""
+    """The stream's, of offset and rev; empty with EPHEMERAL."""

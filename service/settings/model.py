@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.adapters.nats import address as nats_address
+from service.adapters.redis import address as redis_address
 from service.core.limits import Bytes, Count, Deadlines, Limits, OutboxLimits, Seconds
 
 PREFIX = "TIDEWIRE_"
@@ -63,8 +65,15 @@ def _https(url: str) -> str:
 
 
 def _known_broker(url: str) -> str:
-    if url != "memory://":
-        raise ValueError("names no broker of this version; it has memory://")
+    scheme = url.partition("://")[0]
+    if scheme.partition("+")[0] in ("redis", "rediss"):
+        redis_address.parse(url)
+    elif scheme in ("nats", "tls"):
+        nats_address.parse(url)
+    elif url != "memory://":
+        raise ValueError(
+            "is none of memory://, redis://…, rediss://…, nats://…, tls://…; docs/guarantees.md tells which to take"
+        )
     return url
 
 
@@ -155,19 +164,54 @@ class Proxy(BaseModel):
 
 
 class Broker(BaseModel):
-    """What carries events."""
+    """What carries events between nodes and keeps history and state."""
 
     model_config = _STRICT
     url: BrokerUrl = "memory://"
-    """Which broker: `memory://` keeps everything in this one process."""
+    """`memory://` (this process alone), `redis://host:port/db`, `redis+sentinel://host:port,host:port/master/db`,
+    `redis+cluster://host:port,host:port`, each also as `rediss…` for TLS; `nats://host:port,host:port`, or `tls://` for TLS."""
+    user: Name | None = None
+    """User name at the broker."""
+    password: SecretStr | None = None
+    """Password at the broker."""
+    sentinel_user: Name | None = None
+    """User name at the Sentinels, if they ask for one."""
+    sentinel_password: SecretStr | None = None
+    """Password at the Sentinels."""
+    ca: Path | None = None
+    """PEM file of the authorities that vouch for the broker; the system's without it."""
+    certificate: Path | None = None
+    """PEM file of the certificate that this node shows the broker."""
+    private_key: Path | None = None
+    """PEM file of that certificate's key."""
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "tidewire"
+    """Begins every key and channel name at the broker, so that services can share one."""
+    timeout: Seconds = 5.0
+    """Seconds that a call of the broker may take; then it fails with a retryable error."""
+    queue: Count = 10_000
+    """Calls that may wait for the broker; beyond, calls fail at once with a retryable error."""
+    ping: Seconds = 1.0
+    """Seconds between two questions whether the broker is there."""
+    silence: Seconds = 3.0
+    """Seconds without any answer after which a connection to the broker is given up and made anew."""
+    unready_after: Seconds = 30.0
+    """Seconds without the broker after which this node is not ready. Connections stay open all the while."""
+    check: Seconds = 10.0
+    """Seconds within which every channel's position is compared with the stream's, in case that a delivery was lost."""
+    repair_events: Count = 10_000
+    """Missed events that this node reads for a channel to repair a gap; more are announced as lost to its subscribers."""
+    repair_bytes: Bytes = 16_777_216
+    """Bytes of those."""
+    position_ttl: Seconds = 604_800.0
+    """Seconds that a channel without publishes keeps its position (never less than its history's ttl)."""
     idempotency_window: Seconds = 300.0
     """Seconds in which a repeated id is recognised."""
     idempotency_entries: Count = 100_000
-    """Ids remembered at most, all channels together."""
+    """Ids remembered at most, all channels together; `memory://` only."""
     channels: Count = 100_000
-    """Channels with history or state, at most."""
+    """Channels with history or state, at most; `memory://` only."""
     bytes: Bytes = 536_870_912
-    """History and state together, at most."""
+    """History and state together, at most; `memory://` only."""
 
 
 class Presence(BaseModel):

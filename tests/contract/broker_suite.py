@@ -7,7 +7,7 @@ class TestMyBroker(BrokerSuite):
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from itertools import count, pairwise
 
@@ -38,9 +38,13 @@ class RecordingSink:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.interruptions: list[Collection[ChannelKey] | None] = []
 
     def deliver(self, event: Event) -> None:
         self.events.append(event)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        self.interruptions.append(channels)
 
     def ids(self, channel: ChannelKey = ROOM) -> list[str]:
         return [event.id for event in self.events if event.channel == channel]

@@ -124,7 +124,7 @@ class StoredChannel:
             self.offset += 1
             self.last_id = publication.id
             self._stream_ttl = retention.ttl
-            event = accepted(publication, offset=self.offset)
+            event = accepted(publication, self.epoch, offset=self.offset)
             self._stream.append(Entry(now, event))
             self._size += _size(event)
             while len(self._stream) > retention.entries:
@@ -132,7 +132,7 @@ class StoredChannel:
         else:
             self.rev += 1
             self._state_ttl = retention.ttl
-            event = accepted(publication, rev=self.rev)
+            event = accepted(publication, self.epoch, rev=self.rev)
             replaced = self._state.pop(
                 (event.type, event.key), None
             )  # so that the new value goes last: order is by rev
@@ -309,7 +309,7 @@ class ChannelStore:
             self._filled[channel.key] = None
 
 
-def accepted(publication: Publication, offset: int | None = None, rev: int | None = None) -> Event:
+def accepted(publication: Publication, epoch: str = "", offset: int | None = None, rev: int | None = None) -> Event:
     """The event that a publication becomes."""
     return Event(
         channel=publication.channel,
@@ -322,6 +322,7 @@ def accepted(publication: Publication, offset: int | None = None, rev: int | Non
         offset=offset,
         rev=rev,
         key=publication.key,
+        epoch=epoch,
     )
 
 
