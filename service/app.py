@@ -139,6 +139,7 @@ def _bounds(settings: Settings) -> Bounds:
     return Bounds(
         limits=settings.limits,
         outbox=settings.outbox,
+        repair=settings.repair,
         deadlines=settings.deadlines,
         presence_members=settings.presence.members,
         anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,

@@ -3,8 +3,9 @@
 The guarantee, for every implementation (tests/contract/broker_suite.py holds each one to it):
 
 - A publish that returns is in the stream, once; one that raises may be repeated with the same id and is in it at most once.
-- Per channel and epoch, offsets are dense: durable events take 1, 2, 3 …, each once. A store that may have lost something
-  it had accepted (it was restarted, or another replica took over) starts a new epoch; offsets go on from what is left.
+- Per channel and epoch, offsets of durable events and revs of latest ones are dense: 1, 2, 3 …, each once. A store that
+  may have lost something it had accepted (it was restarted, or another replica took over) starts a new epoch; offsets go
+  on from what is left.
 - Between `subscribe` returning and `unsubscribe` being called, every event of the channel reaches the sink in the order of
   its offset or rev, or the sink is told that some may not have (`interrupted`): what is missing then is in the stream.
 - Nothing of one tenant is ever visible under another.

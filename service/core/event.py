@@ -63,7 +63,7 @@ class Event(Struct, frozen=True):
     offset: int | None = None
     """Dense per channel and epoch, from 1; only DURABLE."""
     rev: int | None = None
-    """Grows with each change in the channel; only LATEST."""
+    """Dense per channel and epoch, from 1; only LATEST."""
     key: str | None = None
     epoch: str = ""
     """The stream's, of offset and rev; empty with EPHEMERAL."""

@@ -92,6 +92,19 @@ class OutboxLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class RepairLimits:
+    """How gaps between a node and the broker are looked for, and how much is read to close one."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    check: Seconds = 10.0
+    """Seconds within which every channel's position is compared with the stream's, in case that a delivery was lost."""
+    events: Count = 10_000
+    """Missed events of one channel that a node reads; more are announced as lost to its subscribers."""
+    bytes: Bytes = 16_777_216
+    """Bytes of those."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deadlines:
     """How long things may take, in seconds."""
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Raw
 
+from service.core.broker import Mark, Snapshot
+from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.protocol import messages
 
@@ -16,7 +18,7 @@ MAX_BURST_BYTES = 65_536
 class Frame:
     """One message, encoded. `delivery` is None for replies, which belong to one connection and are never dropped."""
 
-    __slots__ = ("accepted", "delivery", "key", "offset", "ordered", "payload", "rev", "type")
+    __slots__ = ("accepted", "delivery", "epoch", "key", "offset", "ordered", "payload", "restarts", "rev", "type")
 
     def __init__(
         self,
@@ -28,7 +30,9 @@ class Frame:
         rev: int | None = None,
         accepted: float = 0.0,
         *,
+        epoch: str = "",
         ordered: bool = False,
+        restarts: bool = False,
     ) -> None:
         self.payload = payload
         self.type = type
@@ -39,6 +43,10 @@ class Frame:
         """Whether it goes to the end of the queue when it replaces another, instead of in its place."""
         self.offset = offset
         self.rev = rev
+        self.epoch = epoch
+        """Of offset and rev."""
+        self.restarts = restarts
+        """Whether it tells that the stream goes on from (epoch, offset, rev), whatever came before."""
         self.accepted = accepted
         """Monotonic seconds at which this node got the event; for the latency metric."""
 
@@ -69,7 +77,66 @@ def event_frame(event: Event, now: float) -> Frame:
     key = None if event.key is None else (event.channel.name, event.type, event.key)
     delivery = event.delivery if key is None else Delivery.LATEST
     ordered = key is not None and event.rev is None
-    return Frame(encode_event(event), event.type, delivery, key, event.offset, event.rev, now, ordered=ordered)
+    return Frame(
+        encode_event(event),
+        event.type,
+        delivery,
+        key,
+        event.offset,
+        event.rev,
+        now,
+        epoch=event.epoch,
+        ordered=ordered,
+    )
+
+
+def restart_frame(channel: ChannelKey, snapshot: Snapshot, *, lost: bool) -> Frame:
+    """A `subscribed` in place: the subscription goes on, from a stream that could not be joined to what came before.
+
+    `lost`: whether durable events may be missing, so that clients are told `recovered: false`.
+    """
+    message = messages.Subscribed(
+        id=None,
+        channel=channel.name,
+        epoch=snapshot.top.epoch,
+        offset=snapshot.top.offset,
+        last=snapshot.top.id,
+        recovered=False if lost else None,
+        events=[],
+        state=[Raw(encode_event(event)) for event in snapshot.state],
+    )
+    mark = snapshot.mark
+    return Frame(
+        messages.encode(message), "subscribed", None, None, mark.offset, mark.rev, epoch=mark.epoch, restarts=True
+    )
+
+
+class Floor:
+    """What one subscriber has been given already: the snapshot in its `subscribed`, which may be ahead of its room."""
+
+    __slots__ = ("_mark",)
+
+    def __init__(self, mark: Mark) -> None:
+        self._mark = mark
+
+    @property
+    def mark(self) -> Mark:
+        """How far the subscriber has come."""
+        return self._mark
+
+    def passes(self, frame: Frame) -> bool:
+        """Whether the frame is news to the subscriber. Frames must be asked about in the order of the room."""
+        epoch, offset, rev = self._mark
+        if frame.restarts:
+            if frame.epoch == epoch and (frame.offset or 0) <= offset and (frame.rev or 0) <= rev:
+                return False
+            self._mark = Mark(frame.epoch, frame.offset or 0, frame.rev or 0)
+            return True
+        if frame.offset is not None:
+            return frame.epoch == epoch and frame.offset > offset
+        if frame.rev is not None:
+            return frame.epoch == epoch and frame.rev > rev
+        return True
 
 
 class Burst:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
 from service.contract.model import ChannelSpec
+from service.core.broker import Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
+from service.core.event import Event
+from service.core.sequence import Sequence
 from service.core.session import Phase, Subscription
 from service.protocol.close import CloseCode
-from service.realtime.frame import Frame, bursts
+from service.realtime.frame import Floor, Frame, bursts
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class Room:
         "_serial",
         "_timer",
         "carried",
+        "catching_up",
         "dropped",
         "joining",
         "key",
@@ -41,7 +45,9 @@ class Room:
         "lock",
         "metrics",
         "occupants",
+        "sequence",
         "spec",
+        "waiting",
     )
 
     def __init__(self, key: ChannelKey, spec: ChannelSpec, clock: Clock, metrics: Metrics, most: int) -> None:
@@ -55,6 +61,12 @@ class Room:
         """Those who get deliveries."""
         self.joining: dict[Connection, list[Frame]] = {}
         """Those whose snapshot is being read, and what came meanwhile."""
+        self.catching_up: dict[Connection, tuple[Subscription, Floor]] = {}
+        """Those whose snapshot was ahead of the room: they get what is news to them until the room has come as far."""
+        self.sequence: Sequence | None = None
+        """How far the room has come; None while nobody listens, and until the first snapshot is there."""
+        self.waiting: list[Event] | None = None
+        """Events that came while the stream is being read; None while they go out as they come."""
         self.carried = False
         """Whether the broker delivers this channel."""
         self.dropped = False
@@ -70,7 +82,7 @@ class Room:
     @property
     def is_listening(self) -> bool:
         """Whether anyone would get a frame now. Held members read what they missed from the broker."""
-        return bool(self.live or self.joining)
+        return bool(self.live or self.joining or self.catching_up)
 
     def push(self, frame: Frame, window: float) -> None:
         """Takes a frame; it goes out within `window` seconds of the last flush, at once after a longer silence.
@@ -100,7 +112,19 @@ class Room:
         self._flushed = self._clock.monotonic()
         for waiting in self.joining.values():
             waiting.extend(frames.values())
+        caught_up = self._catch_up(frames.values()) if self.catching_up else ()
         self._fan_out(frames)
+        for connection in caught_up:
+            self.live[connection], _ = self.catching_up.pop(connection)
+
+    def _catch_up(self, frames: Iterable[Frame]) -> list[Connection]:
+        caught_up = []
+        for connection, (_, floor) in tuple(self.catching_up.items()):
+            if not connection.send([frame for frame in frames if floor.passes(frame)]):
+                connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+            elif self.sequence is not None and self.sequence.has_reached(floor.mark):
+                caught_up.append(connection)
+        return caught_up
 
     def _fan_out(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
         if not self.live:
@@ -122,23 +146,34 @@ class Room:
 
     def begin(self, connection: Connection, subscription: Subscription) -> None:
         """Opens the buffer in which live events wait behind the snapshot."""
+        if not self.is_listening:  # nobody has minded the order so far
+            self.sequence, self.waiting = None, []
         self.flush()
         subscription.phase = Phase.JOINING
         self.joining[connection] = []
 
-    def go_live(self, connection: Connection, subscription: Subscription) -> list[Frame]:
-        """From here on the connection gets deliveries; returns what came while its snapshot was read."""
+    def go_live(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
+        """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""
         self.flush()
-        waiting = self.joining.pop(connection)
+        floor = Floor(snapshot.mark)
+        waiting = [frame for frame in self.joining.pop(connection) if floor.passes(frame)]
         subscription.phase = Phase.LIVE
-        self.live[connection] = subscription
+        if self.sequence is None or self.sequence.has_reached(floor.mark):
+            self.live[connection] = subscription
+        else:
+            self.catching_up[connection] = (subscription, floor)
         return waiting
+
+    def detach(self, connection: Connection) -> None:
+        """Stops delivery to a connection that stays in the room; harmless if it gets none."""
+        self.live.pop(connection, None)
+        self.joining.pop(connection, None)
+        self.catching_up.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
         """Takes a connection out; harmless if it is not in."""
         self.occupants.pop(connection, None)
-        self.live.pop(connection, None)
-        self.joining.pop(connection, None)
+        self.detach(connection)
 
     def discard(self) -> None:
         """Marks the room as forgotten and lets its timer go."""
@@ -175,6 +210,10 @@ class Hub:
         room.discard()
         if self._rooms.pop(room.key, None) is not None:
             self._metrics.channels.dec()
+
+    def keys(self) -> Collection[ChannelKey]:
+        """The channels of all rooms, as they are now."""
+        return self._rooms.keys()
 
     def rooms(self) -> Iterator[Room]:
         """Every room."""

@@ -15,7 +15,7 @@ from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock, Timer
-from service.core.limits import Deadlines, Limits, OutboxLimits
+from service.core.limits import Deadlines, Limits, OutboxLimits, RepairLimits
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
@@ -59,6 +59,7 @@ class Bounds:
 
     limits: Limits = field(default_factory=Limits)
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    repair: RepairLimits = field(default_factory=RepairLimits)
     deadlines: Deadlines = field(default_factory=Deadlines)
     presence_members: int = 200
     """Users in a channel above which presence is told as a count."""
@@ -82,7 +83,15 @@ class Node:
         self.admission = Admission(bounds.limits, ports.clock, metrics)
         self.roster = Roster(metrics)
         self.hub = Hub(ports.clock, metrics, bounds.limits.batch)
-        self.relay = Relay(self.hub, ports.broker, ports.clock, bounds.outbox, metrics)
+        self.relay = Relay(
+            self.hub,
+            ports.broker,
+            ports.clock,
+            self.supervisor,
+            metrics,
+            outbox=bounds.outbox,
+            repair=bounds.repair,
+        )
         self.publisher = Publisher(gate, ports.broker, ports.clock, metrics)
         self.presence = Presence(
             ports.presence,
@@ -100,6 +109,7 @@ class Node:
     async def start(self) -> None:
         """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had."""
         await self.broker.start(self.relay)
+        self.relay.start()
         self._sweeper = self.clock.call_later(SWEEP_INTERVAL, self._sweep)
 
     async def close(self) -> None:
@@ -107,6 +117,7 @@ class Node:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.presence.close()
+        self.relay.close()
         await self.supervisor.close()
         self.hub.close()
         await self.broker.close()

@@ -1,26 +1,30 @@
-"""The relay: hub ⇄ broker. First join, last leave, and the merge of a snapshot with what came while it was read.
+"""The relay: hub ⇄ broker. First join, last leave, dense order, and the merge of a snapshot with what came while it was read.
 
 Lock order: a room's lock is the only lock, taken by `join` and `leave`; nothing is awaited under it but the broker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
 from service.contract.model import ChannelSpec
-from service.core.broker import Broker, Snapshot
+from service.core.broker import Broker, EventSink, Snapshot
+from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event
-from service.core.limits import OutboxLimits
+from service.core.limits import OutboxLimits, RepairLimits
+from service.core.sequence import Sequence, Verdict
 from service.core.session import Phase, Subscription
 from service.errors import ServiceError
 from service.protocol.messages import PresenceView
 from service.realtime.frame import Frame, event_frame
 from service.realtime.hub import Hub, Room
+from service.realtime.repair import Repair
+from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -35,24 +39,73 @@ class Joined:
 
     snapshot: Snapshot
     presence: PresenceView | None
+    recovered: bool | None
+    """The snapshot's; None where the channel has no durable events, so that nothing was to be recovered."""
     after: list[Frame]
 
 
 class Relay:
     """The broker's sink on this node."""
 
-    def __init__(self, hub: Hub, broker: Broker, clock: Clock, limits: OutboxLimits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        broker: Broker,
+        clock: Clock,
+        supervisor: Supervisor,
+        metrics: Metrics,
+        *,
+        outbox: OutboxLimits,
+        repair: RepairLimits,
+    ) -> None:
         self._hub = hub
         self._broker = broker
         self._clock = clock
-        self._limits = limits
+        self._limits = outbox
         self._metrics = metrics
+        self._taps: dict[ChannelKey, EventSink] = {}
+        self._repair = Repair(hub, broker, clock, supervisor, metrics, repair, self._push)
+
+    def tap(self, channel: ChannelKey, sink: EventSink) -> None:
+        """Gives a channel that no client can join to a part of this node."""
+        self._taps[channel] = sink
+
+    def start(self) -> None:
+        """Begins to compare positions with the broker's."""
+        self._repair.start()
+
+    def close(self) -> None:
+        """Ends that."""
+        self._repair.close()
 
     def deliver(self, event: Event) -> None:
-        """Takes one event from the broker (see core/broker.py EventSink): encodes it once and hands it to its room."""
+        """Takes one event from the broker (see core/broker.py EventSink), and hands it to its room when it is its turn."""
         room = self._hub.get(event.channel)
-        if room is None or not room.is_listening:
+        if room is None:
+            tap = self._taps.get(event.channel)
+            if tap is not None:
+                tap.deliver(event)
             return
+        if not room.is_listening:
+            return
+        if room.waiting is not None and event.epoch:
+            self._repair.hold(room, event)
+        elif room.sequence is None or (verdict := room.sequence.take(event)) is Verdict.DELIVER:
+            self._push(room, event)
+        elif verdict is Verdict.GAP:
+            self._repair.begin(room, "jump")
+        else:
+            self._metrics.repeats.inc()
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        """See EventSink: every channel concerned is compared with its stream, and read where they differ."""
+        self._repair.doubt(channels)
+        for channel, tap in self._taps.items():
+            if channels is None or channel in channels:
+                tap.interrupted(channels)
+
+    def _push(self, room: Room, event: Event) -> None:
+        """Encodes an event once and hands it to its room."""
         spec = room.spec.events.get(event.type)
         room.push(event_frame(event, self._clock.monotonic()), spec.window if spec is not None else 0.0)
 
@@ -100,15 +153,23 @@ class Relay:
             raise
         if connection not in room.joining:
             return None
-        waiting = room.go_live(connection, subscription)
-        return Joined(snapshot, presence, [frame for frame in waiting if _is_new(frame, snapshot)])
+        self._settle(room, snapshot)
+        recovered = snapshot.recovered if room.spec.history is not None else None
+        return Joined(snapshot, presence, recovered, room.go_live(connection, subscription, snapshot))
+
+    def _settle(self, room: Room, snapshot: Snapshot) -> None:
+        """The first snapshot of a room says where its order begins; one that is ahead of it may mean that it has a gap."""
+        if room.sequence is None:
+            room.sequence = Sequence(snapshot)
+            self._repair.release(room)
+        elif not room.sequence.has_reached(snapshot.mark):
+            self._repair.suspect(room, snapshot.mark)
 
     def detach(self, connection: Connection, subscription: Subscription) -> None:
         """Stops delivery at once; `leave` must follow."""
         room = self._hub.get(subscription.channel)
         if room is not None:
-            room.live.pop(connection, None)
-            room.joining.pop(connection, None)
+            room.detach(connection)
 
     async def leave(self, connection: Connection, subscription: Subscription) -> None:
         """Takes the connection out of the room; with the last one the broker stops delivering."""
@@ -134,11 +195,3 @@ class Relay:
     def _drop_if_empty(self, room: Room) -> None:
         if not room.occupants:
             self._hub.drop(room)
-
-
-def _is_new(frame: Frame, snapshot: Snapshot) -> bool:
-    if frame.offset is not None:
-        return frame.offset > snapshot.top.offset
-    if frame.rev is not None and snapshot.state:
-        return frame.rev > (snapshot.state[-1].rev or 0)
-    return True

@@ -71,7 +71,7 @@ class Subscriptions:
             return
         self._count(subscription, joined)
         snapshot = joined.snapshot
-        held_without_gap = not subscription.resuming and snapshot.recovered is True and not snapshot.missed
+        held_without_gap = not subscription.resuming and joined.recovered is True and not snapshot.missed
         connection.reply(
             Subscribed(
                 id=subscription.request,
@@ -79,7 +79,7 @@ class Subscriptions:
                 epoch=snapshot.top.epoch,
                 offset=snapshot.top.offset,
                 last=snapshot.top.id,
-                recovered=None if held_without_gap else snapshot.recovered,
+                recovered=None if held_without_gap else joined.recovered,
                 events=[Raw(encode_event(event)) for event in snapshot.missed],
                 state=[Raw(encode_event(event)) for event in snapshot.state],
                 presence=joined.presence,
@@ -92,7 +92,7 @@ class Subscriptions:
         if not subscription.resuming:
             self._metrics.resumes.labels(outcome="fresh").inc()
             return
-        self._metrics.resumes.labels(outcome="recovered" if joined.snapshot.recovered else "gap").inc()
+        self._metrics.resumes.labels(outcome="gap" if joined.recovered is False else "recovered").inc()
         self._metrics.resumed_events.inc(len(joined.snapshot.missed))
 
     async def leave(self, connection: Connection, channel: str) -> None:

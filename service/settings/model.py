@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service.adapters.nats import address as nats_address
 from service.adapters.redis import address as redis_address
-from service.core.limits import Bytes, Count, Deadlines, Limits, OutboxLimits, Seconds
+from service.core.limits import Bytes, Count, Deadlines, Limits, OutboxLimits, RepairLimits, Seconds
 
 PREFIX = "TIDEWIRE_"
 MIN_SECRET_BYTES = 32
@@ -196,12 +196,6 @@ class Broker(BaseModel):
     """Seconds without any answer after which a connection to the broker is given up and made anew."""
     unready_after: Seconds = 30.0
     """Seconds without the broker after which this node is not ready. Connections stay open all the while."""
-    check: Seconds = 10.0
-    """Seconds within which every channel's position is compared with the stream's, in case that a delivery was lost."""
-    repair_events: Count = 10_000
-    """Missed events that this node reads for a channel to repair a gap; more are announced as lost to its subscribers."""
-    repair_bytes: Bytes = 16_777_216
-    """Bytes of those."""
     position_ttl: Seconds = 604_800.0
     """Seconds that a channel without publishes keeps its position (never less than its history's ttl)."""
     idempotency_window: Seconds = 300.0
@@ -256,6 +250,7 @@ class Settings(BaseSettings):
     broker: Broker = Broker()
     limits: Limits = Limits()
     outbox: OutboxLimits = OutboxLimits()
+    repair: RepairLimits = RepairLimits()
     deadlines: Deadlines = Deadlines()
     presence: Presence = Presence()
     log: Log = Log()

@@ -113,6 +113,19 @@ class Metrics:
         self.resumes = self._counter("resumes", "Subscribes, by what came of the position they gave.", "outcome")
         _start(self.resumes, ("recovered", "gap", "fresh"))
         self.resumed_events = self._counter("resumed_events", "Missed events replayed to resuming clients.")
+        self.interruptions = self._counter(
+            "interruptions", "Times that the broker told of events that may not have been delivered to this node."
+        )
+        self.gaps = self._counter("gaps", "Gaps found between this node and a stream, by how.", "cause")
+        _start(self.gaps, ("jump", "interruption", "check"))
+        self.repairs = self._counter("repairs", "Gaps closed from the stream, or announced to subscribers.", "outcome")
+        _start(self.repairs, ("repaired", "announced"))
+        self.repaired_events = self._counter("repaired_events", "Events read from streams to close gaps.")
+        self.repair_failures = self._counter(
+            "repair_failures", "Tries to read a stream that the broker did not answer."
+        )
+        self.epoch_changes = self._counter("epoch_changes", "Streams found to have started anew.")
+        self.repeats = self._counter("repeats", "Events delivered to this node again, and dropped.")
         self.presence_events = self._counter("presence_events", "Presence events told to channels, by kind.", "kind")
         _start(self.presence_events, ("joined", "left", "count"))
 

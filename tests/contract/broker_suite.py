@@ -9,11 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
-from itertools import count, pairwise
+from itertools import count
 
 import pytest
 
-from service.core.broker import Broker, Receipt, Snapshot
+from service.core.broker import Broker, Mark, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
@@ -188,10 +188,9 @@ class BrokerSuite(ABC):
         assert len({receipt.epoch for receipt in receipts}) == 1
         assert all(receipt.epoch and receipt.rev is None and not receipt.duplicate for receipt in receipts)
 
-    async def test_revs_of_latest_events_grow_and_use_up_no_offset(self, publish: Publisher) -> None:
+    async def test_revs_of_latest_events_are_dense_and_use_up_no_offset(self, publish: Publisher) -> None:
         receipts = [await publish.latest(key) for key in ("a", "b", "a", "c")]
-        revs = [receipt.rev for receipt in receipts]
-        assert all(low is not None and high is not None and low < high for low, high in pairwise(revs))
+        assert [receipt.rev for receipt in receipts] == [1, 2, 3, 4]
         assert all(receipt.offset is None for receipt in receipts)
         assert (await publish.durable()).offset == 1
 
@@ -216,10 +215,19 @@ class BrokerSuite(ABC):
         rev = (await publish.latest("key", id="l", data=b"[1]")).rev
         await publish.ephemeral(id="e", key="k")
         at = milliseconds(clock)
+        epoch = (await broker.snapshot(ROOM, None, MANY, MUCH)).top.epoch
         durable = Event(
-            ROOM, "chat.message", "d", Delivery.DURABLE, '{"text":"ä\\u0000"}'.encode(), "ann", at, offset=1
+            ROOM,
+            "chat.message",
+            "d",
+            Delivery.DURABLE,
+            '{"text":"ä\\u0000"}'.encode(),
+            "ann",
+            at,
+            offset=1,
+            epoch=epoch,
         )
-        latest = Event(ROOM, "ticker.price", "l", Delivery.LATEST, b"[1]", None, at, rev=rev, key="key")
+        latest = Event(ROOM, "ticker.price", "l", Delivery.LATEST, b"[1]", None, at, rev=rev, key="key", epoch=epoch)
         ephemeral = Event(ROOM, "chat.typing", "e", Delivery.EPHEMERAL, b"{}", "ann", at, key="k")
         assert sink.events == [durable, latest, ephemeral]
         assert list((await broker.history(ROOM, None, None, 10)).events) == [durable]
@@ -346,6 +354,7 @@ class BrokerSuite(ABC):
         await self.advance(clock, TTL * 100)
         top = Position(receipts[0].epoch, 3, "m-3")
         assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None)
+        assert await broker.marks([ROOM]) == [Mark(top.epoch, 3, 0)]
         page = await broker.history(ROOM, None, None, MANY)
         assert (page.top, list(page.events), page.more) == (top, [], False)
         assert (await publish.durable()).offset == 4
@@ -485,6 +494,24 @@ class BrokerSuite(ABC):
         await publish.latest("k")
         for since in (None, Position(last.epoch, 1, "m-1"), Position("another", 1, "m-1")):
             assert ids((await broker.snapshot(ROOM, since, MANY, MUCH)).state) == ["m-2"]
+
+    async def test_marks_tell_how_far_channels_have_come_and_make_none(
+        self, broker: Broker, publish: Publisher, clock: FakeClock
+    ) -> None:
+        for _ in range(3):
+            receipt = await publish.durable()
+        for _ in range(2):
+            await publish.latest("k")
+        other = await publish.latest("k", OTHER_ROOM)
+        nobodys = ChannelKey("acme", "room:nobodys")
+        expected = [Mark(other.epoch, 0, 1), Mark("", 0, 0), Mark(receipt.epoch, 3, 2)]
+        assert list(await broker.marks([OTHER_ROOM, nobodys, ROOM])) == expected
+        assert list(await broker.marks([nobodys])) == [Mark("", 0, 0)]
+        assert list(await broker.marks([])) == []
+        snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
+        assert snapshot.mark == expected[2]
+        await self.advance(clock, TTL)  # a mark outlives what it counts
+        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).mark == expected[2]
 
     # --- history ------------------------------------------------------------------------------------------------------
 

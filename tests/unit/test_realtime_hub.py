@@ -11,6 +11,7 @@ from service.contract.model import ChannelSpec
 from service.core.access import SubscribeRule
 from service.core.channel import ChannelKey, ChannelPattern
 from service.core.event import Delivery
+from service.core.position import Position
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connection import Connection
@@ -155,7 +156,7 @@ def test_who_joins_gets_behind_the_snapshot_what_came_meanwhile(room: Room, cloc
     room.begin(connection, subscription)
     assert old.bursts == ["before"], "what came before belongs to the snapshot"
     room.push(frame("meanwhile"), 0.1)
-    waiting = room.go_live(connection, subscription)
+    waiting = room.go_live(connection, subscription, Snapshot(Position("e", 0), (), (), None))
     assert [json.loads(item.payload) for item in waiting] == ["meanwhile"]
     assert old.bursts == ["before", "meanwhile"]
     room.push(frame("after"), 0.0)

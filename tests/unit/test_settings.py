@@ -279,7 +279,7 @@ def test_a_production_start_says_what_to_set() -> None:
         ({"TIDEWIRE_ORIGINS": "https://a.example:443"}, "TIDEWIRE_ORIGINS", "is not an origin"),
         ({"TIDEWIRE_ORIGINS": "null"}, "TIDEWIRE_ORIGINS", "is not an origin"),
         ({"TIDEWIRE_OPS_PORT": "8080"}, "TIDEWIRE_OPS_PORT", "the same as port"),
-        ({"TIDEWIRE_BROKER__URL": "redis://u:p@h"}, "TIDEWIRE_BROKER__URL", "it has memory://"),
+        ({"TIDEWIRE_BROKER__URL": "redis://u:p@h"}, "TIDEWIRE_BROKER__URL", "is none of memory://"),
         ({"TIDEWIRE_PROXY__HOPS": "-1"}, "TIDEWIRE_PROXY__HOPS", "greater than or equal to 0"),
         ({"TIDEWIRE_API__TENANT": "a b"}, "TIDEWIRE_API__TENANT", "match pattern"),
         ({"TIDEWIRE_API__KEYS": "[}"}, "TIDEWIRE_API__KEYS", "is not a JSON list"),

@@ -1,0 +1,67 @@
+"""How far a node has delivered a channel, and what the next event means for that."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from service.core.broker import Mark, Snapshot
+from service.core.event import Event
+from service.core.position import Position
+
+
+class Verdict(Enum):
+    """What to do with an event."""
+
+    DELIVER = "deliver"
+    DROP = "drop"
+    """It has been delivered before."""
+    GAP = "gap"
+    """Something before it is missing, or the stream has started anew: read the stream first."""
+
+
+class Sequence:
+    """Lets every durable event through once and in order, and every change of state once."""
+
+    __slots__ = ("_epoch", "_id", "_offset", "_rev")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.jump(snapshot)
+
+    def jump(self, snapshot: Snapshot) -> None:
+        """Goes on from what a snapshot holds."""
+        top = snapshot.top
+        self._epoch, self._offset, self._id, self._rev = top.epoch, top.offset, top.id, snapshot.rev
+
+    @property
+    def position(self) -> Position:
+        """The last durable event that was let through."""
+        return Position(self._epoch, self._offset, self._id)
+
+    @property
+    def mark(self) -> Mark:
+        """How far it has come."""
+        return Mark(self._epoch, self._offset, self._rev)
+
+    def has_reached(self, mark: Mark) -> bool:
+        """Whether everything up to a mark has been let through. A mark of another epoch is never reached."""
+        return self._epoch == mark.epoch and self._offset >= mark.offset and self._rev >= mark.rev
+
+    def take(self, event: Event) -> Verdict:
+        """Judges an event; with DELIVER it has gone through. An event of no stream always does."""
+        if event.offset is not None:
+            if event.epoch != self._epoch:
+                return Verdict.GAP
+            if event.offset <= self._offset:
+                return Verdict.DROP
+            if event.offset > self._offset + 1:
+                return Verdict.GAP
+            self._offset, self._id = event.offset, event.id
+        elif event.rev is not None:
+            if event.epoch != self._epoch:
+                return Verdict.GAP
+            if event.rev <= self._rev:
+                return Verdict.DROP
+            if event.rev > self._rev + 1:
+                return Verdict.GAP
+            self._rev = event.rev
+        return Verdict.DELIVER

@@ -1,0 +1,227 @@
+"""Finding and closing gaps: between what the broker delivered to this node and what is in its streams.
+
+Clients of this node notice nothing of a gap that can be closed. One that can't is announced: `subscribed` in place, with
+`recovered: false`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection
+from functools import partial
+from itertools import islice
+
+import structlog
+
+from service.core.broker import Broker, Mark, Snapshot
+from service.core.channel import ChannelKey
+from service.core.clock import Clock, Timer
+from service.core.event import Event
+from service.core.limits import RepairLimits
+from service.core.sequence import Verdict
+from service.errors import ServiceError
+from service.realtime.frame import restart_frame
+from service.realtime.hub import Hub, Room
+from service.realtime.supervisor import Supervisor
+from service.telemetry.metrics import Metrics
+
+MOST_HELD = 1_000
+"""Events of one channel that wait while its stream is read; with more, the stream is read once more."""
+MOST_READS = 64
+"""Streams read at a time, so that thousands of doubtful channels do not crowd out everything else."""
+SLICE = 500
+"""Channels whose positions are asked for in one call."""
+GRACE = 0.1
+"""Seconds for events on their way to arrive, before a position behind the stream's counts as a gap."""
+RETRY = 0.1
+MOST_RETRY = 2.0
+"""Seconds between two tries while the broker is away: from RETRY, doubled, with jitter, up to MOST_RETRY."""
+
+_log = structlog.get_logger("repair")
+
+
+class Repair:
+    """Reads what is missing from the streams, and delivers it before anything newer."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        broker: Broker,
+        clock: Clock,
+        supervisor: Supervisor,
+        metrics: Metrics,
+        limits: RepairLimits,
+        push: Callable[[Room, Event], None],
+    ) -> None:
+        self._hub = hub
+        self._broker = broker
+        self._clock = clock
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self._limits = limits
+        self._push = push
+        self._reads = asyncio.Semaphore(MOST_READS)
+        self._doubted: dict[ChannelKey, None] = {}
+        self._suspected: dict[Room, Timer] = {}
+        self._wake = asyncio.Event()
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Begins to compare positions: at once after an interruption, and all of them now and then."""
+        self._timer = self._clock.call_later(self._limits.check, self._wake.set)
+        self._supervisor.spawn("position check", self._check(), vital=True)
+
+    def close(self) -> None:
+        """Lets the timers go; the supervisor ends the tasks."""
+        for timer in (*self._suspected.values(), *([self._timer] if self._timer else [])):
+            timer.cancel()
+        self._suspected.clear()
+
+    # --- one room -----------------------------------------------------------------------------------------------------
+
+    def begin(self, room: Room, cause: str) -> None:
+        """Reads a room's stream from where the room stands. Events wait meanwhile."""
+        if room.waiting is None and room.sequence is not None:
+            self._metrics.gaps.labels(cause=cause).inc()
+            room.waiting = []
+            self._supervisor.spawn("repair", self._repair(room, room.waiting))
+
+    def hold(self, room: Room, event: Event) -> None:
+        """Keeps an event of a room whose stream is being read."""
+        if room.waiting is not None:
+            if len(room.waiting) >= MOST_HELD:
+                room.waiting.clear()  # what is left out here shows as a gap before the next one
+            room.waiting.append(event)
+
+    def release(self, room: Room) -> None:
+        """Lets through what has waited for a room's first snapshot."""
+        waiting, room.waiting = room.waiting or [], None
+        if not self._let_through(room, waiting):
+            self.begin(room, "jump")
+
+    def suspect(self, room: Room, mark: Mark) -> None:
+        """Looks again soon whether a room has come as far as its stream was."""
+        if room not in self._suspected:
+            self._suspected[room] = self._clock.call_later(GRACE, partial(self._look_again, room, mark))
+
+    def _look_again(self, room: Room, mark: Mark) -> None:
+        self._suspected.pop(room, None)
+        if _is_behind(room, mark):
+            self.begin(room, "check")
+
+    def _let_through(self, room: Room, waiting: Collection[Event]) -> bool:
+        sequence = room.sequence
+        for event in waiting:
+            verdict = Verdict.GAP if sequence is None else sequence.take(event)
+            if verdict is Verdict.GAP:
+                return False
+            if verdict is Verdict.DELIVER:
+                self._push(room, event)
+        return True
+
+    async def _repair(self, room: Room, waiting: list[Event]) -> None:
+        try:
+            async with self._reads:
+                while (snapshot := await self._read(room, waiting)) is not None:
+                    self._apply(room, snapshot)
+                    if self._let_through(room, waiting):
+                        return
+        finally:
+            if room.waiting is waiting:  # else nobody listened for a while, and the order begins anew
+                room.waiting = None
+
+    async def _read(self, room: Room, waiting: list[Event]) -> Snapshot | None:
+        """What the stream holds after the room's position; None if nobody is interested any more."""
+        delay = RETRY
+        while room.waiting is waiting and room.sequence is not None and room.is_listening:
+            waiting.clear()  # they were published before the stream is read, so that will show them, or they are lost
+            try:
+                snapshot = await self._broker.snapshot(
+                    room.key, room.sequence.position, self._limits.events, self._limits.bytes
+                )
+            except ServiceError as error:
+                self._metrics.repair_failures.inc()
+                _log.warning("repair waits for the broker", code=error.code.code)
+                await self._pause(delay * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
+                delay = min(2 * delay, MOST_RETRY)
+                continue
+            return snapshot if room.waiting is waiting and room.is_listening else None
+        return None
+
+    def _apply(self, room: Room, snapshot: Snapshot) -> None:
+        sequence = room.sequence
+        if sequence is None:
+            return
+        before = sequence.mark
+        if snapshot.recovered:
+            missed = [*snapshot.missed, *(event for event in snapshot.state if (event.rev or 0) > before.rev)]
+            for event in missed:
+                self._push(room, event)
+            self._metrics.repairs.labels(outcome="repaired").inc()
+            self._metrics.repaired_events.inc(len(missed))
+        else:
+            lost = room.spec.history is not None  # without history there are no durable events to lose
+            room.push(restart_frame(room.key, snapshot, lost=lost), 0.0)
+            self._metrics.repairs.labels(outcome="announced").inc()
+        if snapshot.top.epoch != before.epoch:
+            self._metrics.epoch_changes.inc()
+        sequence.jump(snapshot)
+
+    # --- many rooms ---------------------------------------------------------------------------------------------------
+
+    def doubt(self, channels: Collection[ChannelKey] | None) -> None:
+        """Has these channels compared with their streams; None: all."""
+        self._metrics.interruptions.inc()
+        self._doubted.update(dict.fromkeys(self._hub.keys() if channels is None else channels))
+        self._wake.set()
+
+    async def _check(self) -> None:
+        delay = RETRY
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            interrupted = bool(self._doubted)
+            try:
+                if interrupted:
+                    await self._compare_doubted()
+                else:
+                    await self._compare(list(self._hub.keys()), self.suspect)
+                delay, pause = RETRY, self._limits.check
+            except ServiceError as error:
+                _log.warning("position check waits for the broker", code=error.code.code)
+                delay = min(2 * delay, MOST_RETRY)
+                pause = delay * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._clock.call_later(pause, self._wake.set)
+
+    async def _compare_doubted(self) -> None:
+        while self._doubted:
+            some = list(islice(self._doubted, SLICE))
+            await self._compare(some, lambda room, _: self.begin(room, "interruption"))
+            for channel in some:
+                self._doubted.pop(channel, None)
+
+    async def _compare(self, channels: list[ChannelKey], found: Callable[[Room, Mark], None]) -> None:
+        for start in range(0, len(channels), SLICE):
+            some = channels[start : start + SLICE]
+            for channel, mark in zip(some, await self._broker.marks(some), strict=True):
+                room = self._hub.get(channel)
+                if room is not None and _is_behind(room, mark):
+                    found(room, mark)
+
+    async def _pause(self, seconds: float) -> None:
+        over = asyncio.Event()
+        timer = self._clock.call_later(seconds, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
+
+def _is_behind(room: Room, mark: Mark) -> bool:
+    """Whether a room that minds its order has not come as far as a mark."""
+    if room.waiting is not None or room.sequence is None or not room.is_listening:
+        return False
+    return not room.sequence.has_reached(mark)

@@ -1,0 +1,153 @@
+"""The launchers of tests/stores do what tests rely on: start, kill, stop, bring back, and leave nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import hiredis
+import pytest
+
+from tests.stores import (
+    FLAVOURS,
+    Certificates,
+    Flavour,
+    MissingProgramError,
+    RedisServer,
+    ServerFailedError,
+    shared_redis,
+)
+from tests.stores.process import program
+
+both = pytest.mark.parametrize("flavour", FLAVOURS)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for what a process does: R, S, T for stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@both
+async def test_a_server_runs_for_the_length_of_its_block_and_leaves_nothing(flavour: Flavour) -> None:
+    async with RedisServer(flavour) as server:
+        pid, folder = server.process.pid, server.folder
+        assert await server.command("SET", "a", b"\xff\x00") == "OK"
+        assert await server.command("GET", "a") == "\udcff\x00"
+        version = await server.info("server")
+        assert ("valkey_version" in version) == (flavour == "valkey")
+        assert version["redis_version"].startswith("7.")
+    assert not alive(pid)
+    assert not folder.exists()
+
+
+async def test_a_server_is_gone_when_its_test_fails() -> None:
+    server = RedisServer()
+
+    async def failing_test() -> None:
+        async with server:
+            raise AssertionError("the test")
+
+    with pytest.raises(AssertionError, match="the test"):
+        await failing_test()
+    assert not alive(server.process.pid)
+
+
+@both
+async def test_a_killed_server_comes_back_on_its_port_with_what_its_file_holds(flavour: Flavour) -> None:
+    async with RedisServer(flavour, persistence="always") as kept, RedisServer(flavour) as lost:
+        for server in (kept, lost):
+            port = server.port
+            await server.command("SET", "a", "1")
+            server.kill()
+            with pytest.raises(ConnectionRefusedError):
+                await server.command("PING")
+            await server.restart()
+            assert server.port == port
+        assert await kept.command("GET", "a") == "1"
+        assert await lost.command("GET", "a") is None
+
+
+async def test_a_stopped_server_answers_nobody_until_it_goes_on() -> None:
+    async with RedisServer() as server:
+        server.stop_()
+        asking = asyncio.create_task(server.command("PING"))
+        # A connection is taken by the kernel; the answer is not.
+        _, writer = await asyncio.open_connection(*server.address)
+        writer.transport.abort()
+        assert state(server.process.pid) == "T"
+        assert not asking.done()
+        server.cont()
+        assert await asking == "PONG"
+
+
+async def test_users_and_passwords() -> None:
+    async with RedisServer(password="secret", users={"app": "on >hidden ~app:* +get"}) as server:
+        assert await server.command("PING") == "PONG"
+        reader, writer = await asyncio.open_connection(*server.address)
+        for line, reply in (
+            (b"PING", b"-NOAUTH"),
+            (b"AUTH wrong", b"-WRONGPASS"),
+            (b"AUTH secret", b"+OK"),
+            (b"AUTH app hidden", b"+OK"),
+            (b"GET other", b"-NOPERM"),
+            (b"GET app:1", b"$-1"),
+        ):
+            writer.write(line + b"\r\n")
+            assert (await reader.readline()).startswith(reply)
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_tls_is_checked_both_ways(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    async with RedisServer(tls=certificates, client_certificates=True) as server:
+        assert server.url == f"rediss://127.0.0.1:{server.port}"
+        assert await server.command("PING") == "PONG"
+    with pytest.raises(ValueError, match="without TLS"):
+        RedisServer("valkey", tls=certificates)
+
+
+async def test_a_server_that_cannot_start_shows_what_it_said() -> None:
+    with pytest.raises(ServerFailedError, match="Bad directive"):
+        await RedisServer(config={"no-such-setting": 1}).start()
+
+
+def test_a_missing_program_is_named_with_what_installs_it() -> None:
+    with pytest.raises(MissingProgramError, match="apt-get install some-package"):
+        program("no-such-program", "some-package")
+
+
+@both
+async def test_a_shared_server_is_started_once(flavour: Flavour) -> None:
+    first = await shared_redis(flavour)
+    assert await shared_redis(flavour) is first
+    assert await first.command("PING") == "PONG"
+
+
+async def test_a_clock_follows_what_it_is_told_and_real_time() -> None:
+    async with RedisServer("valkey", movable_clock=True) as server:
+        await server.command("SET", "a", "1", "EX", 90)
+        await server.advance(60)
+        await server.advance(20)
+        assert await server.time() == pytest.approx(time.time() + 80, abs=1)
+        assert 8 <= await server.command("TTL", "a") <= 10
+        await server.advance(10)
+        assert await server.command("GET", "a") is None
+        await server.advance(-90)
+        assert await server.time() == pytest.approx(time.time(), abs=1)
+
+
+async def test_an_error_reply_is_raised() -> None:
+    server = await shared_redis()
+    with pytest.raises(hiredis.ReplyError, match="unknown command"):
+        await server.command("NO-SUCH-COMMAND")
