@@ -1,0 +1,15 @@
+"""Real stores for tests: Redis and Valkey alone, with Sentinels, as a Cluster; NATS. All on free loopback ports."""
+
+from tests.stores.certificates import Certificates
+from tests.stores.process import MissingProgramError, ServerFailedError
+from tests.stores.redis_server import FLAVOURS, Flavour, RedisServer, shared_redis
+
+__all__ = [
+    "FLAVOURS",
+    "Certificates",
+    "Flavour",
+    "MissingProgramError",
+    "RedisServer",
+    "ServerFailedError",
+    "shared_redis",
+]

@@ -1,0 +1,221 @@
+"""A server program run for a test: started on loopback, waited for, killed by its pid whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+HOST = "127.0.0.1"
+START = 20.0
+"""Seconds that a server may take until it answers, on a machine that is busy."""
+_PORTS = range(15_000, 32_000)
+"""Below the ports that the kernel gives to outgoing connections: one of those could sit on ours while we restart."""
+_ATTEMPTS = 5
+
+
+class MissingProgramError(Exception):
+    """A program that the tests need is not installed; the message says what to install."""
+
+
+class ServerFailedError(Exception):
+    """A server ended or did not answer in time; the message ends with what it wrote last."""
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program of a Debian package."""
+    path = shutil.which(name)
+    if path is None:
+        raise MissingProgramError(
+            f"these tests need the program {name}: run scripts/setup.sh test (Debian: apt-get install {package})"
+        )
+    return path
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on, and that no outgoing connection will be given."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str, *, within: float = START) -> None:
+    """Asks another process again and again until it `holds`; it has no way to tell us by itself."""
+    try:
+        async with asyncio.timeout(within):
+            while not await holds():  # noqa: ASYNC110  # no event reaches us from a process that does not know of us
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise ServerFailedError(f"{what}: not within {within:g} s") from None
+
+
+class Server(ABC):
+    """A process with one port. As an async context it runs from start to end of the block, and leaves nothing behind.
+
+    It belongs to no event loop: one that outlives a test can be used by the next.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = 0
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Writes what the program reads, for the port as it now is; once for each port that is tried."""
+
+    @abstractmethod
+    def _command_line(self) -> list[str]: ...
+
+    @abstractmethod
+    async def _answers(self) -> bool:
+        """Whether this very process is at work, not just somebody on its port."""
+
+    def _environment(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def folder(self) -> Path:
+        """Where its data and its log are; gone after the end."""
+        assert self._folder is not None, f"{self.name} has not been started"
+        return self._folder
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process as it was started last."""
+        assert self._process is not None, f"{self.name} has not been started"
+        return self._process
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return HOST, self.port
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives, stopped or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it wrote so far, over all its lives."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    async def start(self) -> None:
+        """Starts it on a free port and waits until it answers. Whoever calls this calls `end`."""
+        self._folder = Path(tempfile.mkdtemp(prefix=f"tidewire-{self.name}-"))
+        for attempt in range(_ATTEMPTS):
+            self.port = free_port()
+            try:
+                self._prepare()
+                await self._run()
+            except ServerFailedError:
+                # Somebody else may have taken a port between our look and the server's bind.
+                taken = "in use" in self.log
+                self._kill()
+                if taken and attempt + 1 < _ATTEMPTS:
+                    continue
+                self.end()
+                raise
+            except BaseException:
+                self.end()
+                raise
+            return
+
+    def end(self) -> None:
+        """Kills it and removes its folder; does nothing the second time."""
+        self._kill()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def kill(self) -> None:
+        """SIGKILL. It is dead and its port refuses connections when this returns; its data stays as it is."""
+        assert self.running, f"{self.name} is not running"
+        self._kill()
+
+    def stop_(self) -> None:
+        """SIGSTOP. It runs no instruction more when this returns; its connections stay open, the kernel takes new ones."""
+        self.process.send_signal(signal.SIGSTOP)
+        # Leaves the state where it is (WNOWAIT): to be reaped is the process object's.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def cont(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+
+    async def restart(self) -> None:
+        """Starts it again with the same data on the same port, killed first if it still runs; waits until it answers."""
+        self._kill()
+        await self._run()
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _spawn(self) -> None:
+        command = self._command_line()
+        if threading.current_thread() is threading.main_thread() and (setpriv := shutil.which("setpriv")):
+            # A test run that is itself killed cannot clean up. In other threads the kernel would take the end of the
+            # thread for that of the parent.
+            command = [setpriv, "--pdeathsig", "KILL", "--", *command]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**os.environ, **self._environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    async def _run(self) -> None:
+        self._spawn()
+
+        async def up() -> bool:
+            if not self.running:
+                raise ServerFailedError(f"{self.name} ended with {self.process.returncode}:\n{self.log[-2000:]}")
+            return await self._answers()
+
+        try:
+            await until(up, f"{self.name} answers on port {self.port}")
+        except ServerFailedError as error:
+            if self.running:
+                raise ServerFailedError(f"{error}:\n{self.log[-2000:]}") from None
+            raise
+
+
+async def all_started(servers: list[Any]) -> None:
+    """Starts servers side by side; when one fails, those that run are the caller's to end."""
+    results = await asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
