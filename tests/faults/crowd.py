@@ -1,0 +1,129 @@
+"""Many clients, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from random import Random
+from time import monotonic
+
+from tests.faults.books import CrowdBooks, Diary, Key
+from tests.faults.client import Client, Follow
+
+WAVE = 50
+"""Connections that are opened at the same time."""
+LOOK = 1.0
+"""Seconds between two looks for connections that have fallen silent."""
+
+
+class Crowd:
+    """Clients spread evenly over tenants, channels and nodes. `ports` may be changed while it runs."""
+
+    def __init__(
+        self,
+        seed: int,
+        clients: int,
+        tenants: Sequence[str],
+        channels: Sequence[str],
+        ports: Sequence[int],
+        each: int = 1,
+    ) -> None:
+        self.books = CrowdBooks()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.clients = [
+            Client(
+                number,
+                tenants[number % len(tenants)],
+                # Tenants, nodes and channels each step at their own pace, so that all meet all.
+                [channels[(number // (len(tenants) * len(ports)) + step) % len(channels)] for step in range(each)],
+                ports,
+                number // len(tenants) % len(ports),
+                self.books,
+                Random(f"{seed} {number}"),
+                self._spawn,
+            )
+            for number in range(clients)
+        ]
+
+    async def come(self, within: float) -> None:
+        """Connects everyone and waits until everyone has joined."""
+        self._sweep()
+        async with asyncio.timeout(within):
+            for start in range(0, len(self.clients), WAVE):
+                await asyncio.gather(*(client.connect() for client in self.clients[start : start + WAVE]))
+            while await self.joined() < len(self.clients):  # noqa: ASYNC110  # the sum of thousands of replies
+                await asyncio.sleep(0.02)
+
+    async def joined(self) -> int:
+        """Clients that are in all their channels now."""
+        return sum(client.is_joined for client in self.clients)
+
+    async def behind(self, tops: dict[Key, tuple[str, int]]) -> int:
+        """Clients and channels that have not come to these (epoch, offset)."""
+        return sum(
+            not follow.joined
+            or (follow.epoch, follow.offset) != tops.get(follow.diary.key, (follow.epoch, follow.offset))
+            for follow in self._follows()
+        )
+
+    async def below(self, newest: dict[Key, tuple[str, int]]) -> int:
+        """Clients and channels that lack something up to these (epoch, offset); another epoch than that counts as lacking."""
+        return sum(
+            not follow.joined
+            or (
+                follow.diary.key in newest
+                and (follow.epoch != newest[follow.diary.key][0] or follow.offset < newest[follow.diary.key][1])
+            )
+            for follow in self._follows()
+        )
+
+    async def diaries(self) -> list[Diary]:
+        """What everyone has applied."""
+        return [follow.diary for follow in self._follows()]
+
+    async def seen(self) -> CrowdBooks:
+        """What all of them together have seen."""
+        return self.books
+
+    def on(self, port: int) -> list[Client]:
+        """Those who are connected there."""
+        return [client for client in self.clients if client.wire is not None and client.port == port]
+
+    async def leave(self) -> None:
+        """Everyone goes."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for client in self.clients:
+            client.leave()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(200):
+            if all(client.wire is None for client in self.clients):
+                break
+            await asyncio.sleep(0.01)
+        for client in self.clients:
+            client.abort()
+        await asyncio.sleep(0)
+
+    def _follows(self) -> Iterator[Follow]:
+        for client in self.clients:
+            yield from client.follows.values()
+
+    def _spawn(self, client: Client, pause: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._return(client, pause))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _return(self, client: Client, pause: float) -> None:
+        await asyncio.sleep(pause)
+        if not client.leaving:
+            await client.connect()
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        for client in self.clients:
+            client.look(now)
+        self._sweeper = asyncio.get_running_loop().call_later(LOOK, self._sweep)

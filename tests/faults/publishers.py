@@ -1,0 +1,276 @@
+"""Publishers that retry what was not acknowledged, with the same id, until it is; and the log of what was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
+from time import monotonic
+
+import aiohttp
+import msgspec
+
+from tests.faults.books import Ack, Key, Trouble, line
+from tests.faults.tokens import API_KEYS, token
+from tests.wire import Refused, Wire, connect
+
+PATIENCE = 8.0
+"""Seconds that a publisher waits for an answer; above broker.timeout, so that the service's own answer comes first."""
+PAUSE, PAUSE_MOST = 0.05, 0.5
+"""Seconds between two tries."""
+
+
+class Reply(msgspec.Struct):
+    """An answer of the HTTP API or an `ack` or `error` of the WebSocket."""
+
+    type: str = ""
+    id: str | None = None
+    epoch: str = ""
+    offset: int = 0
+    duplicate: bool = False
+    code: str = ""
+    retryable: bool = False
+
+
+_reply = msgspec.json.Decoder(Reply)
+_batch = msgspec.json.Decoder(list[Reply])
+
+
+class Log:
+    """What all publishers together know."""
+
+    def __init__(self) -> None:
+        self.acks: list[Ack] = []
+        self.newest: dict[Key, tuple[str, int]] = {}
+        """The highest acknowledged position of each channel whose acknowledgements tell the epoch."""
+        self.troubles: list[Trouble] = []
+        """Every try that failed, and how."""
+        self.refused: list[str] = []
+        """Events that were refused for good; there must be none."""
+        self.trying: dict[int, float] = {}
+        """Publishers that wait for an acknowledgement, and since when."""
+
+    def accepted(self, ack: Ack) -> None:
+        """Takes an acknowledgement."""
+        self.acks.append(ack)
+        if ack.epoch:
+            epoch, offset = self.newest.get(ack.key, ("", 0))
+            if epoch != ack.epoch or offset < ack.offset:
+                self.newest[ack.key] = (ack.epoch, ack.offset)
+
+    def acked_since(self, moment: float) -> set[int]:
+        """Publishers that have sent something after the moment and were acknowledged."""
+        return {ack.line // 1_000_000 for ack in self.acks if ack.sent > moment}
+
+    def slowest(self, since: float = 0.0) -> float:
+        """Seconds from the first try to the acknowledgement, at worst."""
+        return max((ack.at - ack.sent for ack in self.acks if ack.sent >= since), default=0.0)
+
+
+class Failed(Exception):  # noqa: N818  # one try failed; the publisher goes on
+    """Why a try was not acknowledged."""
+
+
+class Publisher:
+    """Publishes in its channels in turn, the next event only once the last one is acknowledged."""
+
+    def __init__(
+        self,
+        number: int,
+        tenant: str,
+        channels: Sequence[str],
+        ports: Sequence[int],
+        rate: float,
+        random: Random,
+        log: Log,
+    ) -> None:
+        self.number = number
+        self.tenant = tenant
+        self.channels = channels
+        self.sent = 0
+        self.log = log
+        self._ports = ports
+        self._home = number
+        self._rate = rate
+        self._random = random
+        self._stopped = asyncio.Event()
+
+    @property
+    def port(self) -> int:
+        """The node that it talks to now."""
+        return self._ports[self._home % len(self._ports)]
+
+    async def run(self) -> None:
+        """Publishes at its rate until stopped; what is under way then is still brought to its end."""
+        due = monotonic() + self._random.uniform(0, 1 / self._rate)
+        try:
+            while not self._stopped.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, due - monotonic())):
+                        await self._stopped.wait()
+                        break
+                await self.publish(self.channels[(self.number + self.sent) % len(self.channels)])
+                due = max(due + 1 / self._rate, monotonic())  # what a fault held up is not sent in a burst
+        finally:
+            await self.close()
+
+    def stop(self) -> None:
+        """Lets it publish no more."""
+        self._stopped.set()
+
+    async def publish(self, channel: str) -> Ack | None:
+        """Publishes one event, however many tries it takes; None if it was refused for good."""
+        number = line(self.number, self.sent)
+        self.sent += 1
+        sent, tries = monotonic(), 0
+        self.log.trying[self.number] = sent
+        data = {"t": self.tenant, "c": channel, "line": number, "at": sent, "who": f"p{self.number}"}
+        event = {"type": "talk.line", "id": f"l-{number}", "data": data}
+        try:
+            while True:
+                tries += 1
+                try:
+                    reply = await self._try(channel, event)
+                    break
+                except (Failed, Refused, aiohttp.ClientError, OSError, TimeoutError) as error:
+                    what = str(error) if isinstance(error, Failed | Refused) else type(error).__name__
+                    self.log.troubles.append(Trouble(monotonic(), what, self.number))
+                    if not what.startswith("error "):  # the node did not answer: the next one may
+                        self._home += 1
+                    await asyncio.sleep(self._random.uniform(PAUSE, min(PAUSE_MOST, PAUSE * 2**tries)))
+        finally:
+            self.log.trying.pop(self.number, None)
+        if reply.code:
+            self.log.refused.append(f"{reply.code} for {number} in {channel}")
+            return None
+        key = Key(self.tenant, channel)
+        ack = Ack(key, number, reply.epoch, reply.offset, sent, monotonic(), tries, reply.duplicate)
+        self.log.accepted(ack)
+        return ack
+
+    async def _try(self, channel: str, event: dict[str, object]) -> Reply:
+        """Sends the event once. Raises if it may be sent again; a reply with a code is a refusal for good."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Lets the connection go."""
+
+
+class HttpPublisher(Publisher):
+    """A backend."""
+
+    _http: aiohttp.ClientSession | None = None
+
+    async def _try(self, channel: str, event: dict[str, object]) -> Reply:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                headers={"Authorization": f"Bearer {API_KEYS[self.tenant]}", "Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=PATIENCE),
+            )
+        url = f"http://127.0.0.1:{self.port}/api/v1/channels/{channel}/events"
+        async with self._http.post(url, data=msgspec.json.encode(event)) as response:
+            reply = _reply.decode(await response.read())
+        if reply.code and reply.retryable:
+            raise Failed(f"error {reply.code}")
+        return reply
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+
+class WsPublisher(Publisher):
+    """A client that publishes."""
+
+    _wire: Wire | None = None
+    _waiting: asyncio.Future[Reply] | None = None
+    _id = ""
+
+    async def _try(self, channel: str, event: dict[str, object]) -> Reply:
+        if self._wire is None or not self._wire.is_open:
+            bearer = token(f"publisher-{self.number}", self.tenant)
+            async with asyncio.timeout(PATIENCE):
+                self._wire = await connect(self.port, self._text, self._gone, bearer=bearer)
+            self._wire.send({"type": "ready"})
+        self._id = str(event["id"])
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._wire.send({**event, "channel": channel})
+        try:
+            async with asyncio.timeout(PATIENCE):
+                reply = await self._waiting
+        except TimeoutError:
+            self._wire.abort()
+            raise
+        finally:
+            self._waiting = None
+        if reply.code and reply.retryable:
+            raise Failed(f"error {reply.code}")
+        return reply
+
+    def _text(self, frame: bytes) -> None:
+        for reply in _batch.decode(frame) if frame[:1] == b"[" else (_reply.decode(frame),):
+            waiting = self._waiting
+            if reply.type in ("ack", "error") and reply.id == self._id and waiting is not None and not waiting.done():
+                waiting.set_result(reply)
+
+    def _gone(self, code: int) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(Failed(f"closed {code}"))
+
+    async def close(self) -> None:
+        if self._wire is not None and self._wire.is_open:
+            self._wire.leave()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._wire.gone
+            self._wire.abort()
+
+
+class Desk:
+    """All publishers."""
+
+    def __init__(
+        self,
+        seed: int,
+        tenants: Sequence[str],
+        channels: Sequence[str],
+        ports: Sequence[int],
+        rate: float,
+        each: float = 20.0,
+    ) -> None:
+        self.log = Log()
+        count = max(len(tenants) * 2, round(rate / each))
+        self.publishers = [
+            # Every fifth comes over WebSocket.
+            (WsPublisher if number % 5 == 4 else HttpPublisher)(
+                number,
+                tenants[number % len(tenants)],
+                channels,
+                ports,
+                rate / count,
+                Random(f"{seed} publisher {number}"),
+                self.log,
+            )
+            for number in range(count)
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Everyone begins."""
+        self._tasks = [asyncio.create_task(publisher.run()) for publisher in self.publishers]
+
+    async def stop(self, within: float) -> None:
+        """Everyone ends, after what is under way has been acknowledged or the time is over."""
+        for publisher in self.publishers:
+            publisher.stop()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=within)
+            for task in late:
+                task.cancel()
+            results = await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._tasks = []
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result

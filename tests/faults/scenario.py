@@ -1,0 +1,124 @@
+"""Scenarios: one fault each, with what must hold. `@scenario` registers them; `run` runs one and never raises."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from time import monotonic
+from typing import Any, Literal, TypeAlias
+
+from tests.faults.report import Report
+from tests.faults.stage import Stage
+from tests.stores.process import MissingProgramError
+from tests.stores.redis_server import Flavour, RedisServer
+
+Store: TypeAlias = Flavour | Literal["memory"]
+"""What carries the scenarios that any broker can carry."""
+
+
+class Skipped(Exception):  # noqa: N818  # no error
+    """The scenario cannot run here; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much traffic there is around a fault."""
+
+    clients: int
+    rate: float
+    channels: int
+    calm: float
+    """Seconds before and after."""
+
+
+QUICK = Size(clients=48, rate=40, channels=4, calm=1.0)
+FULL = Size(clients=400, rate=120, channels=12, calm=4.0)
+
+
+@dataclass
+class Arena:
+    """What a scenario is given."""
+
+    report: Report
+    random: Random
+    store: Store
+    quick: bool
+
+    @property
+    def size(self) -> Size:
+        """The usual traffic."""
+        return QUICK if self.quick else FULL
+
+    @property
+    def flavour(self) -> Flavour:
+        """The program that Redis stores are made of."""
+        if self.store == "memory":
+            raise Skipped("needs Redis")
+        return self.store
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncIterator[str]:
+        """The address of any broker."""
+        if self.store == "memory":
+            yield "memory://"
+        else:
+            async with RedisServer(self.store) as server:
+                yield server.url
+
+    def stage(self, *brokers: str, **options: Any) -> Stage:
+        """A stage with a node for each broker address, and the usual traffic unless told otherwise."""
+        if self.store == "memory":
+            brokers = brokers[:1]  # two nodes would be two worlds
+        size = self.size
+        usual = {"clients": size.clients, "rate": size.rate, "channels": size.channels}
+        return Stage(self.report, brokers, **{**usual, **options})
+
+
+Play = Callable[[Arena], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A fault and what must hold."""
+
+    name: str
+    play: Play
+    quick: bool
+    """Whether the quick form has it."""
+    topology: str
+    """How the store is built, for the table; empty: one server."""
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(name: str, *, quick: bool = False, topology: str = "") -> Callable[[Play], Play]:
+    """Registers a scenario. Its docstring says what must hold."""
+
+    def register(play: Play) -> Play:
+        assert name not in SCENARIOS, name
+        SCENARIOS[name] = Scenario(name, play, quick, topology)
+        return play
+
+    return register
+
+
+async def run(scenario_: Scenario, seed: int, store: Store, *, quick: bool) -> Report:
+    """Plays it; whatever goes wrong stands in the report."""
+    asyncio.get_running_loop().set_debug(False)  # it would spend the clients' core on tracebacks
+    report = Report(scenario_.name, " ".join(filter(None, (store, scenario_.topology))), seed)
+    # Every scenario has a schedule of its own, whichever others run beside it.
+    random = Random(seed ^ zlib.crc32(scenario_.name.encode()))
+    started = monotonic()
+    try:
+        await scenario_.play(Arena(report, random, store, quick))
+    except (Skipped, MissingProgramError) as reason:
+        report.skipped = str(reason)
+    except Exception as error:
+        report.failures.append(f"{type(error).__name__}: {error}")
+    report.seconds = round(monotonic() - started, 1)
+    return report

@@ -1,0 +1,223 @@
+"""The stage of one scenario: nodes, publishers and clients around a store; and at the end the standing figures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from tests.faults.books import Key
+from tests.faults.crowd import Crowd
+from tests.faults.node import GAUGES, LOOK, Node
+from tests.faults.oracle import judge
+from tests.faults.publishers import Desk
+from tests.faults.report import Report
+from tests.faults.tokens import TENANTS
+from tests.proxy import Proxy
+
+COME = 60.0
+"""Seconds that all clients together may take to join."""
+SETTLE = 40.0
+"""Seconds after the last publish in which every client must come to the top of its channels."""
+REST = 15.0
+"""Seconds in which a node must have forgotten its clients."""
+SPARE_FDS = 12
+"""Open files more than before that mean nothing: links to the store are made anew, and idle HTTP connections live on."""
+
+
+class Stage:
+    """See the module. As an async context it runs the scenario between a quiet beginning and the judgement."""
+
+    def __init__(
+        self,
+        report: Report,
+        brokers: Sequence[str],
+        *,
+        clients: int,
+        rate: float,
+        channels: int,
+        each: int = 1,
+        room: bool = False,
+        fronts: bool = False,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        """`brokers`: one address a node. `room`: channels with presence. `fronts`: a proxy before each node."""
+        self.report = report
+        self.seed = report.seed
+        self.channels = [f"{'room' if room else 'hall'}:{number}" for number in range(channels)]
+        self.nodes = [Node(f"node-{number}", broker, dict(settings or {})) for number, broker in enumerate(brokers)]
+        self.fronts: list[Proxy] = []
+        self.ports: list[int] = []
+        """Where clients and publishers connect; shared with them."""
+        self._use_fronts = fronts
+        self._clients, self._rate, self._each = clients, rate, each
+        self._fds: dict[str, int] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            for node in self.nodes:
+                self._stack.push_async_callback(node.close)
+                await node.start()
+            await self._open_fronts()
+            self._fds = {node.name: node.fds() for node in self.nodes}
+            self.crowd = Crowd(self.seed, self._clients, TENANTS, self.channels, self.ports, self._each)
+            self._stack.push_async_callback(self.crowd.leave)
+            self.desk = Desk(self.seed, TENANTS, self.channels, self.ports, self._rate)
+            self._stack.push_async_callback(self.desk.stop, 0.0)
+            self.log = self.desk.log
+            await self.crowd.come(COME)
+            self.desk.start()
+            await self.publishing(0.0, within=10)
+        except BaseException:
+            self._tails()
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _open_fronts(self) -> None:
+        self.ports = [node.port for node in self.nodes]
+        if self._use_fronts:
+            for index, node in enumerate(self.nodes):
+                front = Proxy(node.port)
+                self._stack.push_async_callback(front.close)
+                self.fronts.append(front)
+                self.ports[index] = await front.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None or isinstance(error, AssertionError | TimeoutError | aiohttp.ClientError | OSError):
+                await self._judge()
+        finally:
+            if error is not None or self.report.failures:
+                self._tails()
+            await self._stack.aclose()
+
+    # --- what scenarios do --------------------------------------------------------------------------------------------
+
+    async def calm(self, seconds: float) -> None:
+        """Lets everything run for a while."""
+        await asyncio.sleep(seconds)  # the time itself is what is wanted: so much undisturbed traffic
+
+    async def publishing(self, since: float, within: float) -> float | None:
+        """Waits until every publisher was acknowledged after the moment; the seconds from it, None if that did not come."""
+        everyone = {publisher.number for publisher in self.desk.publishers}
+        start = since or monotonic()
+
+        async def all_acked() -> bool:
+            return everyone <= {ack.line // 1_000_000 for ack in self.log.acks if ack.at > start}
+
+        return await seconds_until(all_acked, start, within)
+
+    async def caught_up(self, since: float, within: float) -> float | None:
+        """Waits until all clients have all that is acknowledged by now; the seconds since the moment, None if they don't."""
+        newest = dict(self.log.newest)
+
+        async def nobody_lacks() -> bool:
+            return await self.crowd.below(newest) == 0
+
+        return await seconds_until(nobody_lacks, since, within)
+
+    async def healed(self, since: float, within: float) -> float | None:
+        """Waits for `publishing`, then for `caught_up`."""
+        if await self.publishing(since, within) is None:
+            return None
+        return await self.caught_up(since, within)
+
+    async def noticed(self, node: Node, since: float, within: float) -> float | None:
+        """Waits until the node shows, in its log, metrics or readiness, that the store is not there."""
+
+        async def known() -> bool:
+            metrics = await node.metrics()
+            told = any(entry.at >= since and entry.level in ("warning", "error") for entry in node.log)
+            return told or metrics.get("broker_up", 1.0) == 0.0
+
+        return await seconds_until(known, since, within)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def _judge(self) -> None:
+        report = self.report
+        await self.desk.stop(SETTLE)
+        tops = await self._tops()
+        late = await seconds_until(lambda: self._arrived(tops), monotonic(), SETTLE)
+        report.expect(late is not None, f"not everyone came to the top of their channels within {SETTLE:g} s")
+        report.judged(judge(self.log.acks, await self.crowd.diaries(), tops))
+        report.expect(not self.log.refused, f"publishes refused for good: {self.log.refused[:3]}")
+        report.expect(len(self.log.acks) > 0, "nothing was published at all")
+        books = await self.crowd.seen()
+        report.figures |= {
+            "acknowledged": len(self.log.acks),
+            "deliveries": books.deliveries,
+            "slowest": round(books.slowest, 3),
+            "repeats": books.repeats,
+            "gaps": books.gaps,
+            "resumed": books.resumed,
+            "pushed": books.pushed,
+            "client_troubles": books.tally(),
+            "publisher_troubles": len(self.log.troubles),
+        }
+        await self.crowd.leave()
+        for node in self.nodes:
+            if node.is_running:
+                await self._at_rest(node)
+
+    async def _arrived(self, tops: dict[Key, tuple[str, int]]) -> bool:
+        return await self.crowd.behind(tops) == 0
+
+    async def _tops(self) -> dict[Key, tuple[str, int]]:
+        """Where every channel ends, as a node that is there tells it."""
+        tops: dict[Key, tuple[str, int]] = {}
+
+        async def read() -> bool:
+            node = next(node for node in self.nodes if node.is_running)
+            try:
+                for key in {Key(tenant, channel) for tenant in TENANTS for channel in self.channels}:
+                    status, body = await node.api(key.tenant, "GET", f"channels/{key.channel}")
+                    if status != 200:
+                        return False
+                    tops[key] = (body["epoch"], body["offset"])
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                return False
+            return True
+
+        if await seconds_until(read, monotonic(), SETTLE) is None:
+            self.report.expect(False, "no node could tell where the channels end")
+        return tops
+
+    async def _at_rest(self, node: Node) -> None:
+        left: dict[str, float] = {}
+
+        async def forgotten() -> bool:
+            nonlocal left
+            metrics = await node.metrics()
+            left = {name: metrics.get(name, -1.0) for name in GAUGES if metrics.get(name) != 0.0}
+            return not left and node.fds() <= self._fds.get(node.name, 10_000) + SPARE_FDS
+
+        if await seconds_until(forgotten, monotonic(), REST) is None:
+            fds = f"{node.fds()} open files, {self._fds.get(node.name)} before"
+            self.report.expect(False, f"{node.name} did not come back to rest: {left}, {fds}")
+        deaths = await node.deaths()
+        self.report.expect(deaths == 0, f"{node.name}: {deaths:g} supervised tasks died")
+
+    def _tails(self) -> None:
+        for node in self.nodes:
+            print(f"--- {node.name}, the end of its log ---\n{node.tail()}")
+
+
+async def seconds_until(holds: Callable[[], Awaitable[bool]], since: float, within: float) -> float | None:
+    """Looks at other processes until it holds; the seconds since a moment, None if it does not hold in time."""
+    end = since + within
+    while True:
+        if await holds():
+            return monotonic() - since
+        if monotonic() > end:
+            return None
+        await asyncio.sleep(LOOK / 2)
