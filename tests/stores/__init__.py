@@ -3,6 +3,7 @@
 from tests.stores.certificates import Certificates
 from tests.stores.process import MissingProgramError, ServerFailedError
 from tests.stores.redis_server import FLAVOURS, Flavour, RedisServer, shared_redis
+from tests.stores.sentinels import Sentinel, Sentinels
 
 __all__ = [
     "FLAVOURS",
@@ -10,6 +11,8 @@ __all__ = [
     "Flavour",
     "MissingProgramError",
     "RedisServer",
+    "Sentinel",
+    "Sentinels",
     "ServerFailedError",
     "shared_redis",
 ]

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 HOST = "127.0.0.1"
 START = 20.0
@@ -77,6 +77,7 @@ class Server(ABC):
         self.port = 0
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -113,6 +114,11 @@ class Server(ABC):
     def running(self) -> bool:
         """Whether the process lives, stopped or not."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def awake(self) -> bool:
+        """Whether it runs and is not stopped: whether it answers."""
+        return self.running and not self._stopped
 
     @property
     def log(self) -> str:
@@ -164,12 +170,14 @@ class Server(ABC):
     def stop_(self) -> None:
         """SIGSTOP. It runs no instruction more when this returns; its connections stay open, the kernel takes new ones."""
         self.process.send_signal(signal.SIGSTOP)
+        self._stopped = True
         # Leaves the state where it is (WNOWAIT): to be reaped is the process object's.
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def cont(self) -> None:
         """SIGCONT."""
         self.process.send_signal(signal.SIGCONT)
+        self._stopped = False
 
     async def restart(self) -> None:
         """Starts it again with the same data on the same port, killed first if it still runs; waits until it answers."""
@@ -182,6 +190,7 @@ class Server(ABC):
             self._process.wait()
 
     def _spawn(self) -> None:
+        self._stopped = False
         command = self._command_line()
         if threading.current_thread() is threading.main_thread() and (setpriv := shutil.which("setpriv")):
             # A test run that is itself killed cannot clean up. In other threads the kernel would take the end of the
@@ -213,9 +222,41 @@ class Server(ABC):
             raise
 
 
-async def all_started(servers: list[Any]) -> None:
-    """Starts servers side by side; when one fails, those that run are the caller's to end."""
-    results = await asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+class Group(ABC):
+    """Servers that work together; runs as an async context like a single one."""
+
+    def __init__(self) -> None:
+        self._members: list[Server] = []
+
+    @abstractmethod
+    async def _build(self) -> None:
+        """Launches the servers and waits until they work as one."""
+
+    async def _launch(self, *servers: Server) -> None:
+        """Starts servers side by side. They are ended with the group, also when one fails to start."""
+        self._members += servers
+        for result in await asyncio.gather(*(server.start() for server in servers), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def start(self) -> None:
+        """Starts them all. Whoever calls this calls `end`."""
+        try:
+            await self._build()
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Kills them all and removes their folders."""
+        for server in self._members:
+            server.end()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

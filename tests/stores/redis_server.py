@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import importlib.util
-import secrets
 import ssl
 import time
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ Persistence: TypeAlias = Literal["everysec", "always"]
 REPLY = 5.0
 """Seconds that a command of a test may take."""
 _MORE = object()
-_TESTS = "tests"
-"""The user that `command` logs in as, whatever the test does to the others."""
+USER, PASSWORD = "tests", "only-for-tests"
+"""The user that `command` and the servers among themselves log in as, whatever a test does to the others."""
 
 
 _CLOCK = 0.05
@@ -96,7 +95,6 @@ class RedisServer(Server):
         self._client_certificates = client_certificates
         self._movable_clock = movable_clock
         self._config = dict(config or {})
-        self._secret = secrets.token_hex(16)
         self._ahead = 0.0
 
     @property
@@ -110,7 +108,7 @@ class RedisServer(Server):
             context: ssl.SSLContext | None = None if self.tls is None else self.tls.client_context()
             reader, writer = await asyncio.open_connection(*self.address, ssl=context)
             try:
-                writer.write(_packed("AUTH", _TESTS, self._secret) + _packed(*args))
+                writer.write(_packed("AUTH", USER, PASSWORD) + _packed(*args))
                 parser = hiredis.Reader(encoding="utf-8", errors="surrogateescape", notEnoughData=_MORE)
                 for last in (False, True):
                     while (reply := parser.gets()) is _MORE:
@@ -150,6 +148,10 @@ class RedisServer(Server):
         new.write_text(f"{self._ahead:+.6f}s\n")
         new.replace(self.folder / "clock")
 
+    def follow(self, master: RedisServer) -> None:
+        """Makes it a replica of `master` when it starts."""
+        self._config["replicaof"] = f"{HOST} {master.port}"
+
     async def info(self, section: str = "default") -> dict[str, str]:
         """A section of INFO."""
         lines = str(await self.command("INFO", section)).splitlines()
@@ -167,13 +169,15 @@ class RedisServer(Server):
             'save ""',
             f"appendonly {'yes' if self._persistence else 'no'}",
             f"appendfsync {self._persistence or 'no'}",
+            f"masteruser {USER}",
+            f"masterauth {PASSWORD}",
             "enable-debug-command no",
             "enable-module-command no",
             "maxmemory 128mb",
             "maxmemory-policy noeviction",
             "repl-diskless-sync-delay 0",
             "shutdown-timeout 0",
-            f"user {_TESTS} on >{self._secret} ~* &* +@all",
+            f"user {USER} on >{PASSWORD} ~* &* +@all",
             *(f"user {name} {rules}" for name, rules in self._users.items()),
         ]
         if self._password is not None:

@@ -16,6 +16,7 @@ from tests.stores import (
     Flavour,
     MissingProgramError,
     RedisServer,
+    Sentinels,
     ServerFailedError,
     shared_redis,
 )
@@ -151,3 +152,39 @@ async def test_an_error_reply_is_raised() -> None:
     server = await shared_redis()
     with pytest.raises(hiredis.ReplyError, match="unknown command"):
         await server.command("NO-SUCH-COMMAND")
+
+
+@both
+async def test_sentinels_promote_a_replica_that_lags_when_its_master_is_killed(flavour: Flavour) -> None:
+    async with Sentinels(flavour, password="secret", sentinel_password="other") as group:
+        master = await group.master()
+        (replica,) = await group.replicas()
+        await master.command("SET", "a", "1")
+        await master.command("WAIT", 1, 1000)
+        await group.cut(replica)
+        await master.command("SET", "a", "2")
+        master.kill()
+        assert await group.promoted(master) is replica
+        assert await replica.command("GET", "a") == "1"
+        await master.restart()
+        await group.settled()
+        assert (await master.command("ROLE"))[0] == "slave"
+        assert await master.command("GET", "a") == "1"
+
+
+async def test_sentinels_fail_over_when_told_and_a_cut_replica_catches_up() -> None:
+    async with Sentinels(replicas=2) as group:
+        before = await group.master()
+        master = await group.failover()
+        assert master is not before
+        await group.settled()
+        replica, other = await group.replicas()
+        await group.cut(replica)
+        await master.command("SET", "a", "1")
+        await master.command("WAIT", 1, 1000)
+        assert await replica.command("GET", "a") is None
+        assert await other.command("GET", "a") == "1"
+        await group.mend(replica)
+        assert await replica.command("GET", "a") == "1"
+        ports = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in group.sentinels)
+        assert group.url == f"redis+sentinel://{ports}/main"
