@@ -1,0 +1,206 @@
+"""What the stream's messages hold, and what of a channel's messages still counts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from service.adapters.nats.link import unavailable
+from service.core.broker import Receipt
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Event, Publication, Retention
+from service.core.position import Position
+
+SEGMENT = 16
+"""Durable events with one subject: a page is read by whole segments, and NATS keeps an index entry for each."""
+
+
+class Head(Struct, frozen=True, array_like=True):
+    """How far a channel has come; written together with everything that changes it."""
+
+    epoch: str
+    offset: int = 0
+    id: str | None = None
+    """Of the event at `offset`."""
+    total: int = 0
+    """Bytes of data of all events up to `offset`."""
+    entries: int = 0
+    """The newest retention of the stream …"""
+    ttl: float = 0.0
+    at: int = 0
+    """When the event at `offset` was accepted, in milliseconds."""
+    rev: int = 0
+    state_entries: int = 0
+    """… and of the state."""
+    state_ttl: float = 0.0
+    state_at: int = 0
+    """When the value at `rev` was accepted, in milliseconds."""
+
+    @property
+    def top(self) -> Position:
+        """The newest position, whether or not its event is still kept."""
+        return Position(self.epoch, self.offset, self.id)
+
+    @property
+    def first(self) -> int:
+        """No offset below this one counts."""
+        return max(1, self.offset - self.entries + 1)
+
+    def in_new_epoch(self) -> Head:
+        """After NATS has lost something that it had accepted: offsets and revs go on from what is left."""
+        return msgspec.structs.replace(self, epoch=secrets.token_hex(8))
+
+    def has_history(self, now: int) -> bool:
+        """Whether the newest event still counts."""
+        return self.offset > 0 and self.entries > 0 and now < self.at + self.ttl * 1000
+
+    def has_state(self, now: int) -> bool:
+        """Whether the newest value still counts."""
+        return self.rev > 0 and self.state_entries > 0 and now < self.state_at + self.state_ttl * 1000
+
+
+def new_head() -> Head:
+    """Of a channel that the stream does not know, or no longer."""
+    return Head(secrets.token_hex(8))
+
+
+class Entry(Struct, frozen=True, array_like=True):
+    """An event."""
+
+    epoch: str
+    type: str
+    id: str
+    delivery: Delivery
+    data: bytes
+    sender: str | None
+    at: int
+    offset: int | None
+    rev: int | None
+    key: str | None
+    accepted: int
+    total: int
+
+    def event(self, channel: ChannelKey) -> Event:
+        """As the port wants it."""
+        return Event(
+            channel=channel,
+            type=self.type,
+            id=self.id,
+            delivery=self.delivery,
+            data=self.data,
+            sender=self.sender,
+            at=self.at,
+            offset=self.offset,
+            rev=self.rev,
+            key=self.key,
+            epoch=self.epoch,
+        )
+
+
+class Outcome(Struct, frozen=True, array_like=True):
+    """What became of a publication, under its id."""
+
+    epoch: str
+    offset: int | None
+    rev: int | None
+    accepted: int
+
+    def receipt(self, id: str) -> Receipt:
+        """For whoever publishes the id again."""
+        return Receipt(id, self.epoch, self.offset, self.rev, duplicate=True)
+
+
+R = TypeVar("R", Head, Entry, Outcome)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(record: Head | Entry | Outcome) -> bytes:
+    """As a message's data."""
+    return _encoder.encode(record)
+
+
+def decode(data: bytes, kind: type[R]) -> R:
+    """Raises ServiceError if somebody else has written to the stream."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise unavailable("the stream holds something that this service has not written") from error
+
+
+def advance(head: Head, publication: Publication, retention: Retention, now: int) -> tuple[Head, Entry]:
+    """The publication as the channel's next event, and the head after it."""
+    if publication.delivery is Delivery.DURABLE:
+        after = msgspec.structs.replace(
+            head,
+            offset=head.offset + 1,
+            id=publication.id,
+            total=head.total + len(publication.data),
+            entries=retention.entries,
+            ttl=retention.ttl,
+            at=now,
+        )
+        return after, entry(publication, now, head.epoch, offset=after.offset, total=after.total)
+    after = msgspec.structs.replace(
+        head, rev=head.rev + 1, state_entries=retention.entries, state_ttl=retention.ttl, state_at=now
+    )
+    return after, entry(publication, now, head.epoch, rev=after.rev)
+
+
+def entry(
+    publication: Publication,
+    now: int,
+    epoch: str = "",
+    offset: int | None = None,
+    rev: int | None = None,
+    total: int = 0,
+) -> Entry:
+    """What is written for a publication."""
+    return Entry(
+        epoch=epoch,
+        type=publication.type,
+        id=publication.id,
+        delivery=publication.delivery,
+        data=publication.data,
+        sender=publication.sender,
+        at=publication.at,
+        offset=offset,
+        rev=rev,
+        key=publication.key,
+        accepted=now,
+        total=total,
+    )
+
+
+def unbroken(head: Head, entries: Iterable[Entry], now: int) -> Sequence[Entry]:
+    """Of the entries those that still count, ending at the newest offset given, without a hole; oldest first.
+
+    A hole is there when a retention was longer than the ones after it: NATS drops each event by its own.
+    """
+    alive = {
+        one.offset: one
+        for one in entries
+        if one.offset is not None and head.first <= one.offset <= head.offset and now < one.accepted + head.ttl * 1000
+    }
+    if not alive:
+        return ()
+    found = [alive[max(alive)]]
+    while (before := alive.get((found[-1].offset or 0) - 1)) is not None:
+        found.append(before)
+    found.reverse()
+    return found
+
+
+def values(head: Head, entries: Iterable[Entry], now: int) -> Sequence[Entry]:
+    """Of the state those values that still count, by rev."""
+    alive = [one for one in entries if one.rev is not None and now < one.accepted + head.state_ttl * 1000]
+    alive.sort(key=lambda one: one.rev or 0)
+    return alive[-head.state_entries :] if head.state_entries else ()
+
+
+def segments(low: int, high: int) -> range:
+    """The segments that hold the offsets from `low` to `high`."""
+    return range(low // SEGMENT, high // SEGMENT + 1)
