@@ -27,6 +27,7 @@ from service.core.broker import Broker
 from service.core.clock import Clock
 from service.errors import ServiceError
 from service.protocol.messages import SYSTEM_TYPES
+from service.realtime.control_messages import OWN_CHANNELS
 from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
 from service.telemetry import log
@@ -126,7 +127,7 @@ def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
         clock,
         idempotency_window=broker.idempotency_window,
         idempotency_entries=broker.idempotency_entries,
-        channels=broker.channels,
+        channels=broker.channels + OWN_CHANNELS,
         max_bytes=broker.bytes,
     )
     metrics.broker_channels.set_function(lambda: memory.stats().channels)
@@ -143,6 +144,8 @@ def _bounds(settings: Settings) -> Bounds:
         deadlines=settings.deadlines,
         presence_members=settings.presence.members,
         anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,
+        revocation_ttl=settings.auth.revocation_ttl,
+        revocations=settings.auth.revocations,
     )
 
 

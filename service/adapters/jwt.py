@@ -27,6 +27,7 @@ MIN_SECRET_BYTES = 32
 """RFC 7518 §3.2: an HS256 key is at least as long as its hash."""
 MAX_KID = 256
 MAX_SUBJECT = 128
+MAX_ID = 256
 MAX_INFO = 1024
 MAX_TIME = 253_402_300_799
 """The end of the year 9999: a later time is a fault or an attempt at a token that never expires."""
@@ -176,6 +177,7 @@ def _verified(token: str, key: Key, issuer: Issuer) -> Mapping[str, Any]:
                 "verify_nbf": False,
                 "verify_iat": False,
                 "verify_sub": False,  # see _identity
+                "verify_jti": False,  # the same
                 "enforce_minimum_key_length": True,
             },
         )
@@ -210,7 +212,25 @@ def _identity(claims: Mapping[str, Any], issuer: Issuer, expires_at: float) -> I
         grants = parse_grants(claims.get(issuer.grants_claim))
     except ValueError as error:
         raise _refused(str(error)) from error
-    return Identity(tenant, user, grants, expires_at, _info(claims.get(issuer.info_claim), issuer.info_claim))
+    return Identity(
+        tenant,
+        user,
+        grants,
+        expires_at,
+        _info(claims.get(issuer.info_claim), issuer.info_claim),
+        issued_at=_moment(claims, "iat") if "iat" in claims else None,
+        token_id=_id(claims),
+    )
+
+
+def _id(claims: Mapping[str, Any]) -> str | None:
+    if "jti" not in claims:
+        return None
+    found = claims["jti"]
+    # What the backend API could not name could not be revoked either.
+    if not isinstance(found, str) or not 1 <= len(found) <= MAX_ID:
+        raise _refused(f"its 'jti' is not a text of 1 to {MAX_ID} characters")
+    return found
 
 
 def _info(value: Any, claim: str) -> bytes | None:

@@ -48,6 +48,10 @@ class Identity:
     """JSON shown to others in presence."""
     is_backend: bool = False
     """Holds an API key: may publish every declared event of its tenant."""
+    issued_at: float | None = None
+    """Seconds since the Unix epoch; None if the credentials do not say."""
+    token_id: str | None = field(default=None, repr=False)
+    """By which this one token can be revoked."""
 
     @property
     def is_anonymous(self) -> bool:

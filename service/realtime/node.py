@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +14,7 @@ import structlog
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
+from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.limits import Deadlines, Limits, OutboxLimits, RepairLimits
 from service.core.presence import PresenceStore
@@ -23,11 +24,13 @@ from service.protocol.close import CloseCode
 from service.protocol.messages import Reconnect, Unsubscribed
 from service.realtime.admission import Admission
 from service.realtime.connection import Connection
+from service.realtime.control import Control
 from service.realtime.hub import Hub
 from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
 from service.realtime.publisher import Publisher
 from service.realtime.relay import Relay
+from service.realtime.revocations import RevocationGuard, Revocations
 from service.realtime.roster import Roster
 from service.realtime.subscriptions import Subscriptions
 from service.realtime.supervisor import Supervisor
@@ -65,6 +68,10 @@ class Bounds:
     """Users in a channel above which presence is told as a count."""
     anonymous_tenant: str | None = None
     """The tenant of connections without credentials; None if they are refused."""
+    revocation_ttl: float = 86_400.0
+    """Seconds that a revocation is kept."""
+    revocations: int = 10_000
+    """Revocations that are kept."""
 
 
 class Node:
@@ -76,7 +83,6 @@ class Node:
         self.metrics = metrics
         self.broker = ports.broker
         self.tickets = ports.tickets
-        self.authenticator = ports.authenticator
         self.clock = ports.clock
         self.supervisor = Supervisor(metrics)
         self.budget = Budget(bounds.outbox.node_bytes)
@@ -92,6 +98,19 @@ class Node:
             outbox=bounds.outbox,
             repair=bounds.repair,
         )
+        self.revocations = Revocations(
+            self.roster,
+            ports.broker,
+            ports.clock,
+            self.supervisor,
+            metrics,
+            ttl=bounds.revocation_ttl,
+            most=bounds.revocations,
+        )
+        self.authenticator = RevocationGuard(ports.authenticator, self.revocations)
+        self.control = Control(self, self.revocations, ports.broker, ports.clock, self.supervisor, metrics)
+        for tap in self.control.taps:
+            self.relay.tap(tap.channel, tap)
         self.publisher = Publisher(gate, ports.broker, ports.clock, metrics)
         self.presence = Presence(
             ports.presence,
@@ -107,15 +126,21 @@ class Node:
         self._sweeper: Timer | None = None
 
     async def start(self) -> None:
-        """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had."""
-        await self.broker.start(self.relay)
-        self.relay.start()
+        """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had; then nothing is left running."""
+        try:
+            await self.broker.start(self.relay)
+            self.relay.start()
+            await self.control.start()
+        except BaseException:
+            await self.close()
+            raise
         self._sweeper = self.clock.call_later(SWEEP_INTERVAL, self._sweep)
 
     async def close(self) -> None:
         """Ends whatever is left, then the broker. Call `drain` first."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        await self.control.close()
         self.presence.close()
         self.relay.close()
         await self.supervisor.close()
@@ -161,15 +186,25 @@ class Node:
         except (TimeoutError, ConnectionError):
             connection.socket.abort()
 
+    @property
+    def connections(self) -> int:
+        """How many there are here."""
+        return len(self.roster)
+
+    def subscribers(self, channel: ChannelKey) -> int:
+        """How many connections have joined the channel here."""
+        room = self.hub.get(channel)
+        return len(room.occupants) if room is not None else 0
+
     async def disconnect(self, tenant: str, user: str, reason: str) -> int:
-        """Closes all connections that the user has here; returns how many."""
+        """Closes all connections that the user has here; returns how many. `control` does it on all nodes."""
         connections = self.roster.of_user(tenant, user)
         for connection in connections:
             connection.close(CloseCode.FORBIDDEN, reason)
         return len(connections)
 
     async def unsubscribe(self, tenant: str, user: str, channel: str) -> int:
-        """Ends the user's subscriptions to the channel here; returns how many there were."""
+        """Ends the user's subscriptions to the channel here; returns how many there were. `control` does it on all nodes."""
         count = 0
         for connection in self.roster.of_user(tenant, user):
             if connection.session.is_subscribed(channel):
@@ -178,6 +213,13 @@ class Node:
                 await self.subscriptions.leave(connection, channel)
                 count += 1
         return count
+
+    async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> int:
+        """Closes those of the connections that are here; returns how many were. `control` does it on all nodes."""
+        connections = [found for id in ids if (found := self.roster.get(id)) is not None]
+        for connection in connections:
+            connection.close(code, reason)
+        return len(connections)
 
     def make_room_after(self, newest: Connection) -> None:
         """Where the settings say so, ends the user's oldest connections above the cap. Comes after the newest has come in:

@@ -44,6 +44,10 @@ class Roster:
         """Waits until nobody is connected."""
         await self._empty.wait()
 
+    def get(self, id: str) -> Connection | None:
+        """The connection with this id, if it is here."""
+        return self._by_id.get(id)
+
     def of_user(self, tenant: str, user: str) -> tuple[Connection, ...]:
         """The user's connections here, oldest first."""
         return tuple(self._by_user.get((tenant, user), {}).values())

@@ -34,6 +34,7 @@ async def serve(node: Node, socket: Socket, arrival: Arrival) -> None:
     connection.on_close = node.closing
     connection.writer = node.supervisor.spawn("writer", connection.write())
     node.roster.add(connection)
+    node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
     node.make_room_after(connection)
     expiry.arm(node, connection)
     try:

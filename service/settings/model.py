@@ -141,6 +141,10 @@ class Auth(BaseModel):
     """The tenant of connections without credentials."""
     cookie: Name | None = None
     """Name of a cookie that may carry the token; needs `origins`."""
+    revocation_ttl: Seconds = 86_400.0
+    """Seconds that a revocation is kept: at least the life of the longest-lived token, which would be good again after it."""
+    revocations: Count = 10_000
+    """Revoked users and tokens that are kept; the oldest is forgotten first, and `limit_hits` counts it."""
 
 
 class Api(BaseModel):

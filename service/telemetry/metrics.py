@@ -55,6 +55,8 @@ _LIMITS = (
     "outbox_node",
     "stall",
     "heartbeat",
+    "broker_queue",
+    "revocations",
 )
 _FDS = Path("/proc/self/fd")
 
@@ -143,10 +145,32 @@ class Metrics:
             "api_seconds", "Time of one HTTP request, by route template.", _LATENCY, "route"
         )
 
+        self.broker_seconds = self._histogram(
+            "broker_seconds", "Time of one call of the broker, with every try that it took.", _LATENCY
+        )
+        self.broker_queue = self._gauge("broker_queue", "Calls that wait for the broker.")
+        self.broker_subscriptions = self._gauge(
+            "broker_subscriptions", "Channels that the broker delivers to this node."
+        )
+        self.broker_reconnects = self._counter(
+            "broker_reconnects", "Connections to the broker that were lost, by what they are for.", "line"
+        )
+        _start(self.broker_reconnects, ("commands", "messages"))
+        self.broker_errors = self._counter("broker_errors", "Calls that the broker refused, by its answer.", "reply")
         self.broker_up = self._gauge("broker_up", "1 while the broker answers, else 0.")
         self.broker_channels = self._gauge("broker_channels", "Channels that the in-memory broker keeps.")
         self.broker_events = self._gauge("broker_events", "Events that the in-memory broker keeps.")
         self.broker_bytes = self._gauge("broker_bytes", "Bytes of the events that the in-memory broker keeps.")
+
+        self.nodes = self._gauge("nodes", "Nodes that share the broker and are alive, this one too.")
+        self.revocations = self._gauge("revocations", "Revoked users and tokens that this node knows of.")
+        self.control_commands = self._counter(
+            "control_commands", "Commands to all nodes that this one has carried out, by kind.", "kind"
+        )
+        _start(self.control_commands, ("disconnect", "unsubscribe", "close"))
+        self.control_readings = self._counter(
+            "control_readings", "Times that this node read what it may have missed of the other nodes' words."
+        )
 
         self.ready = self._gauge("ready", "1 while this node takes new connections, else 0.")
         self.tasks_died = self._counter(
@@ -161,7 +185,8 @@ class Metrics:
         self.max_fds.set_function(_max_fds)
         ProcessCollector(registry=self.registry)  # process_*: CPU seconds, resident memory, start time
         self.info = Info("tidewire_build", "What is running.", registry=self.registry)
-        self.info.info({"version": _version(), "python": platform.python_version()})
+        self.version = _version()
+        self.info.info({"version": self.version, "python": platform.python_version()})
 
         self._in: dict[str, Traffic] = {}
         self._out: dict[str, Traffic] = {}

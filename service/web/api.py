@@ -9,7 +9,6 @@ from aiohttp import web
 from msgspec import UNSET
 
 from service.contract.model import ChannelSpec
-from service.core.channel import ChannelKey
 from service.core.identity import Right
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
@@ -37,37 +36,58 @@ from service.web.api_messages import (
     Presence,
     Published,
     Results,
+    RevokeToken,
+    RevokeUser,
     State,
     StateQuery,
+    TokenRevoked,
     Unsubscribe,
     Unsubscribed,
+    UserRevoked,
 )
 from service.web.api_operation import ON_CHANNEL, Operation
 
 __all__ = ["MAX_BODY", "OPERATIONS", "routes"]
 
+MAX_AHEAD = 300.0
+"""Seconds by which an issuer's clock may be ahead of this node's, as for the tokens' leeway."""
+
 _disconnect = msgspec.json.Decoder(Disconnect)
+_revoke_user = msgspec.json.Decoder(RevokeUser)
+_revoke_token = msgspec.json.Decoder(RevokeToken)
 _unsubscribe = msgspec.json.Decoder(Unsubscribe)
 
 
 async def list_channels(call: Call, query: ChannelsQuery) -> ChannelList:
     """Channels with subscribers, history or state."""
     found = await call.node.broker.channels(call.identity.tenant, query.prefix, query.limit + 1)
-    listed = [_listed(call, info.name, info.top) for info in found[: query.limit]]
-    return ChannelList(channels=listed, more=len(found) > query.limit)
+    shown = found[: query.limit]
+    tally = await call.node.control.subscribers(call.identity.tenant, [info.name for info in shown])
+    listed = [
+        ListedChannel(
+            channel=info.name,
+            epoch=info.top.epoch,
+            offset=info.top.offset,
+            last=_last(info.top),
+            subscribers=subscribers,
+        )
+        for info, subscribers in zip(shown, tally.counts, strict=True)
+    ]
+    return ChannelList(channels=listed, more=len(found) > query.limit, complete=tally.complete)
 
 
 async def show_channel(call: Call, query: NoQuery) -> ChannelView:
     """One channel, whether or not anything has happened in it."""
     channel, (spec, _) = call.channel()
     snapshot = await call.node.broker.snapshot(call.key_of(channel), None, 0, 0)
-    listed = _listed(call, channel, snapshot.top)
+    tally = await call.node.control.subscribers(call.identity.tenant, [channel])
     return ChannelView(
         channel=channel,
-        epoch=listed.epoch,
-        offset=listed.offset,
-        last=listed.last,
-        subscribers=listed.subscribers,
+        epoch=snapshot.top.epoch,
+        offset=snapshot.top.offset,
+        last=_last(snapshot.top),
+        subscribers=tally.counts[0],
+        complete=tally.complete,
         contract=_declared(spec),
     )
 
@@ -116,11 +136,9 @@ async def disconnect(call: Call, query: NoQuery) -> Disconnected:
     """Closes the user's connections with 4403."""
     user = call.user()
     body = await call.body()
-    reason = decode(body, _disconnect).reason if body else ""
-    if len(reason.encode()) > MAX_REASON:
-        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a reason has at most {MAX_REASON} bytes", path="$.reason")
-    ended = await call.node.disconnect(call.identity.tenant, user, reason or "disconnected by the backend")
-    return Disconnected(connections=ended)
+    reason = _reason(decode(body, _disconnect).reason if body else "")
+    tally = await call.node.control.disconnect(call.identity.tenant, user, reason or "disconnected by the backend")
+    return Disconnected(connections=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
 
 
 async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
@@ -128,18 +146,34 @@ async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
     user = call.user()
     channel = decode(await call.body(), _unsubscribe).channel
     call.node.gate.authorise(call.identity, channel, Right.SUBSCRIBE)
-    return Unsubscribed(subscriptions=await call.node.unsubscribe(call.identity.tenant, user, channel))
+    tally = await call.node.control.unsubscribe(call.identity.tenant, user, channel)
+    return Unsubscribed(subscriptions=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
 
 
-def _listed(call: Call, channel: str, top: Position) -> ListedChannel:
-    room = call.node.hub.get(ChannelKey(call.identity.tenant, channel))
-    return ListedChannel(
-        channel=channel,
-        epoch=top.epoch,
-        offset=top.offset,
-        last=_last(top),
-        subscribers=len(room.occupants) if room is not None else 0,
-    )
+async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:
+    """Refuses the user's tokens from now on, and closes with 4401 what came in with them."""
+    user = call.user()
+    body = await call.body()
+    asked = decode(body, _revoke_user) if body else RevokeUser()
+    now = call.node.clock.wall()
+    before = asked.before if asked.before is not UNSET else now
+    if before > now + MAX_AHEAD:  # it would refuse tokens that are yet to be issued
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, "before is in the future", path="$.before")
+    revocation = await call.node.revocations.revoke_user(call.identity.tenant, user, before, _reason(asked.reason))
+    return UserRevoked(before=revocation.before or 0.0, until=revocation.until)
+
+
+async def revoke_token(call: Call, query: NoQuery) -> TokenRevoked:
+    """Refuses one token from now on, and closes with 4401 what came in with it."""
+    asked = decode(await call.body(), _revoke_token)
+    revocation = await call.node.revocations.revoke_token(call.identity.tenant, asked.jti, _reason(asked.reason))
+    return TokenRevoked(until=revocation.until)
+
+
+def _reason(reason: str) -> str:
+    if len(reason.encode()) > MAX_REASON:
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a reason has at most {MAX_REASON} bytes", path="$.reason")
+    return reason
 
 
 def _last(top: Position) -> str | msgspec.UnsetType:
@@ -208,7 +242,7 @@ OPERATIONS = (
         name="getChannel",
         method="GET",
         path=_CHANNEL,
-        summary="Shows a channel's position, its subscribers on this node and what the contract says",
+        summary="Shows a channel's position, its subscribers and what the contract says",
         handle=show_channel,
         replies=(ChannelView,),
         refusals=ON_CHANNEL,
@@ -262,6 +296,26 @@ OPERATIONS = (
         replies=(Unsubscribed,),
         body=Unsubscribe,
         refusals=ON_CHANNEL,
+    ),
+    Operation(
+        name="revokeUser",
+        method="POST",
+        path=f"{_USER}/revoke",
+        summary="Revokes a user's tokens, and closes with 4401 the connections that came in with them",
+        handle=revoke_user,
+        replies=(UserRevoked,),
+        body=RevokeUser,
+        body_required=False,
+        refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="revokeToken",
+        method="POST",
+        path="/api/v1/tokens/revoke",
+        summary="Revokes one token by its id, and closes with 4401 the connections that came in with it",
+        handle=revoke_token,
+        replies=(TokenRevoked,),
+        body=RevokeToken,
     ),
 )
 

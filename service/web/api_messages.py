@@ -16,6 +16,10 @@ from service.protocol.messages import MAX_KEY, MAX_PAGE, Event, Id, Offset, Page
 MAX_EVENTS = 1000
 """Events in one request. With an idempotency key of 60 characters, `<key>.999` just fits into an event's id."""
 MAX_USER = 128
+MAX_ID = 256
+"""Characters of a `jti`, as in adapters/jwt.py."""
+MAX_TIME = 253_402_300_799
+"""The end of the year 9999."""
 MAX_REASON = 123
 """Bytes that RFC 6455 §5.5 leaves for the reason in a close frame."""
 
@@ -80,10 +84,32 @@ Events = Annotated[list[_T], Meta(max_length=MAX_EVENTS)]
 """Several events of one request."""
 
 
+Moment = Annotated[float, Meta(ge=0, le=MAX_TIME, description="Seconds since the Unix epoch.")]
+Reason = Annotated[str, Meta(max_length=MAX_REASON, description=f"Told to the client; {MAX_REASON} bytes.")]
+
+
 class Disconnect(Sent, frozen=True, kw_only=True):
     """Why a user is disconnected."""
 
-    reason: Annotated[str, Meta(max_length=MAX_REASON, description=f"Told to the client; {MAX_REASON} bytes.")] = ""
+    reason: Reason = ""
+
+
+class RevokeUser(Sent, frozen=True, kw_only=True):
+    """Which tokens of a user are good no more, and why."""
+
+    before: (
+        Annotated[Moment, Meta(description="Tokens issued before it (`iat`), in Unix seconds; now if absent.")]
+        | UnsetType
+    ) = UNSET
+    reason: Reason = ""
+
+
+class RevokeToken(Sent, frozen=True, kw_only=True):
+    """Which token is good no more, and why."""
+
+    jti: Annotated[str, Meta(min_length=1, max_length=MAX_ID, examples=["4f1c9a"])]
+    """The token's `jti`."""
+    reason: Reason = ""
 
 
 class Unsubscribe(Sent, frozen=True, kw_only=True):
@@ -138,6 +164,13 @@ class Reply(Struct, frozen=True, kw_only=True):
     """What the API answers. Absent fields mean: does not apply."""
 
 
+Nodes = Annotated[int, Meta(ge=0, description="Nodes that have answered.")]
+Complete = Annotated[
+    bool,
+    Meta(description="Whether every node has answered in time; else the numbers are those of the nodes that have."),
+]
+
+
 class Published(Reply, frozen=True, kw_only=True):
     """An event was accepted. Durable events have `offset`, latest events `rev`, ephemeral ones neither, nor an `epoch`."""
 
@@ -176,7 +209,7 @@ class ListedChannel(Reply, frozen=True, kw_only=True):
     epoch: str
     offset: int
     last: Annotated[str, Meta(description="The id of the event at `offset`; absent at 0.")] | UnsetType = UNSET
-    subscribers: Annotated[int, Meta(description="Connections of this node that have joined it.")]
+    subscribers: Annotated[int, Meta(description="Connections that have joined it, on all nodes.")]
 
 
 class ChannelList(Reply, frozen=True, kw_only=True):
@@ -184,6 +217,7 @@ class ChannelList(Reply, frozen=True, kw_only=True):
 
     channels: list[ListedChannel]
     more: Annotated[bool, Meta(description="Whether there are further ones; ask with a longer prefix.")]
+    complete: Complete
 
 
 class KeptEvents(Reply, frozen=True, kw_only=True):
@@ -225,6 +259,7 @@ class Declared(Reply, frozen=True, kw_only=True):
 class ChannelView(ListedChannel, frozen=True, kw_only=True):
     """A channel, its newest position and what the contract says about it."""
 
+    complete: Complete
     contract: Declared
 
 
@@ -261,12 +296,31 @@ class Disconnected(Reply, frozen=True, kw_only=True):
     """How many connections were ended."""
 
     connections: int
+    nodes: Nodes
+    complete: Complete
 
 
 class Unsubscribed(Reply, frozen=True, kw_only=True):
     """How many subscriptions were ended."""
 
     subscriptions: int
+    nodes: Nodes
+    complete: Complete
+
+
+class UserRevoked(Reply, frozen=True, kw_only=True):
+    """Every token of the user that was issued before a moment is refused on all nodes."""
+
+    before: Moment
+    until: Annotated[
+        Moment, Meta(description="How long that holds, in Unix seconds: longer than any of the tokens lives.")
+    ]
+
+
+class TokenRevoked(Reply, frozen=True, kw_only=True):
+    """The token is refused on all nodes."""
+
+    until: Annotated[Moment, Meta(description="How long that holds, in Unix seconds: longer than the token lives.")]
 
 
 class Problem(Struct, frozen=True, kw_only=True):

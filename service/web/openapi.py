@@ -46,6 +46,8 @@ _BODY_EXAMPLES: Mapping[str, dict[str, Any]] = {
     },
     "publish": {"several": {"summary": "In several channels", "value": [{**_EVENT_EXAMPLE, "channel": "room:42"}]}},
     "disconnectUser": {"reason": {"summary": "With a reason", "value": {"reason": "the account was closed"}}},
+    "revokeUser": {"before": {"summary": "All tokens up to a moment", "value": {"before": 1795374000}}},
+    "revokeToken": {"jti": {"summary": "One token", "value": {"jti": "4f1c9a"}}},
     "unsubscribeUser": {"channel": {"summary": "From one channel", "value": {"channel": "room:42"}}},
 }
 _CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`."}}
@@ -70,7 +72,7 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
         "info": {
             "title": "Tidewire backend API",
             "version": VERSION,
-            "description": "Publish, look at channels, end connections. Each API key belongs to one tenant.",
+            "description": "Publish, look at channels, end connections, revoke tokens. Each API key belongs to one tenant.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

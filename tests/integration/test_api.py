@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from typing import Any
 
+import aiohttp
 import pytest
 
+from service.adapters.clock import SystemClock
+from service.adapters.memory.tickets import MemoryTickets
 from service.web.api import OPERATIONS
 from service.web.api_operation import Operation
-from tests.harness import API_KEY, OTHER_API_KEY, Running, serving, token
+from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving, token
 from tests.integration.api_client import ask, get, post
 
 EVENTS = "/channels/room:1/events"
+ALONE = {"nodes": 1, "complete": True}
 
 
 def message(text: str, **more: Any) -> dict[str, Any]:
@@ -87,15 +93,18 @@ async def test_a_key_sees_nothing_of_another_tenant(server: Running) -> None:
         await ann.until("chat.pinned")
 
         theirs = {"key": OTHER_API_KEY}
-        assert await get(server, "/channels", **theirs) == {"channels": [], "more": False}
+        assert await get(server, "/channels", **theirs) == {"channels": [], "more": False, "complete": True}
         assert (await get(server, "/channels/room:1/history", **theirs))["events"] == []
         assert (await get(server, "/channels/room:1/state", **theirs))["state"] == []
         assert (await get(server, "/channels/room:1/presence", **theirs))["presence"] == {"count": 0, "members": []}
         shown = await get(server, "/channels/room:1", **theirs)
         assert (shown["offset"], shown["subscribers"]) == (0, 0)
         assert "last" not in shown
-        assert await post(server, "/users/ann/disconnect", None, **theirs) == {"connections": 0}
-        assert await post(server, "/users/ann/unsubscribe", {"channel": "room:1"}, **theirs) == {"subscriptions": 0}
+        assert await post(server, "/users/ann/disconnect", None, **theirs) == {"connections": 0, **ALONE}
+        assert await post(server, "/users/ann/unsubscribe", {"channel": "room:1"}, **theirs) == {
+            "subscriptions": 0,
+            **ALONE,
+        }
         published = await post(server, EVENTS, message("theirs", id="m-1"), **theirs)
         assert (published["offset"], published["duplicate"]) == (1, False)
         await ann.silence()
@@ -116,7 +125,7 @@ async def test_channels_are_listed_by_name_with_their_position(server: Running) 
         room = listed["channels"][1]
         assert room == {"channel": "room:2", "epoch": room["epoch"], "offset": 2, "last": "m-2", "subscribers": 0}
         assert listed["channels"][2]["subscribers"] == 1
-        assert listed["more"] is False
+        assert (listed["more"], listed["complete"]) == (False, True)
 
 
 async def test_channels_are_listed_by_prefix_and_limit(server: Running) -> None:
@@ -155,7 +164,7 @@ async def test_a_channel_shows_its_position_and_subscribers(server: Running) -> 
         await post(server, EVENTS, message("x", id="m-1"))
         shown = await get(server, "/channels/room:1")
         assert (shown["epoch"], shown["offset"], shown["last"]) == (joined["epoch"], 1, "m-1")
-        assert shown["subscribers"] == 2
+        assert (shown["subscribers"], shown["complete"]) == (2, True)
 
 
 async def test_history_pages_both_ways(server: Running) -> None:
@@ -315,11 +324,11 @@ async def test_head_answers_like_get_without_a_body(server: Running) -> None:
 
 async def test_disconnect_closes_all_connections_of_the_user_and_nobody_elses(server: Running) -> None:
     async with server.client() as first, server.client() as second, server.client("ben") as ben:
-        assert await post(server, "/users/ann/disconnect", {"reason": "moved out"}) == {"connections": 2}
+        assert await post(server, "/users/ann/disconnect", {"reason": "moved out"}) == {"connections": 2, **ALONE}
         assert await first.closed() == 4403
         assert await second.closed() == 4403
         await ben.silence()
-        assert await post(server, "/users/ann/disconnect", None) == {"connections": 0}
+        assert await post(server, "/users/ann/disconnect", None) == {"connections": 0, **ALONE}
 
 
 @pytest.mark.parametrize(
@@ -336,13 +345,13 @@ async def test_disconnect_closes_all_connections_of_the_user_and_nobody_elses(se
 )
 async def test_a_user_in_the_address_is_decoded_once(server: Running, user: str, path: str) -> None:
     async with server.client(user) as client:
-        assert await post(server, f"/users/{path}/disconnect", None) == {"connections": 1}
+        assert await post(server, f"/users/{path}/disconnect", None) == {"connections": 1, **ALONE}
         assert await client.closed() == 4403
 
 
 @pytest.mark.parametrize("user", ["%0A", "%00", "a%0D%0Ab", "%20a", "x" * 129, "%FF", "%ED%A0%80"])
 async def test_no_token_could_name_such_a_user(server: Running, user: str) -> None:
-    for action, body in (("disconnect", None), ("unsubscribe", {"channel": "room:1"})):
+    for action, body in (("disconnect", None), ("unsubscribe", {"channel": "room:1"}), ("revoke", None)):
         answer = await ask(server, "POST", f"/users/{user}/{action}", body)
         assert answer.refused(400, "invalid_request")["parameter"] == "user"
 
@@ -377,7 +386,7 @@ async def test_unsubscribe_ends_the_subscriptions_and_tells_why(server: Running)
         for client in (first, second, ben):
             await client.subscribe("room:1")
         await second.subscribe("room:2")
-        assert await post(server, "/users/ann/unsubscribe", {"channel": "room:1"}) == {"subscriptions": 2}
+        assert await post(server, "/users/ann/unsubscribe", {"channel": "room:1"}) == {"subscriptions": 2, **ALONE}
         for client in (first, second):
             await client.until("unsubscribed", channel="room:1", code="removed")
         await post(server, EVENTS, message("after", id="m-1"))
@@ -399,6 +408,129 @@ async def test_unsubscribe_ends_the_subscriptions_and_tells_why(server: Running)
 )
 async def test_unsubscribe_needs_a_channel(server: Running, body: bytes, status: int, code: str) -> None:
     (await ask(server, "POST", "/users/ann/unsubscribe", data=body)).refused(status, code)
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_revoked_users_tokens_are_refused_and_a_newer_one_is_not(server: Running) -> None:
+    old, new = token(iat=int(time.time()) - 60), token(iat=int(time.time()) + 3)
+    async with server.client(token_=old) as first, server.client(token_=new) as second, server.client("ben") as ben:
+        revoked = await post(server, "/users/ann/revoke", {"reason": "the laptop was stolen"})
+        assert revoked["until"] == pytest.approx(revoked["before"] + 86_400, abs=1)
+        assert revoked["before"] == pytest.approx(time.time(), abs=5)
+        assert await first.closed() == 4401
+        await second.silence()
+        await ben.silence()
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+        await Client.open(server, hello=False, headers={"Authorization": f"Bearer {old}"})
+    async with server.client(token_=new) as ann:
+        refused = await ann.ask("refresh", token=old)
+        assert (refused["code"], refused["message"]) == ("invalid_token", "the token has been revoked")
+        await ann.silence()
+
+
+async def test_a_token_that_does_not_say_when_it_was_issued_is_revoked_with_its_user(server: Running) -> None:
+    async with server.client(token_=token(iat=None)) as ann:
+        await post(server, "/users/ann/revoke", {"before": 1})
+        assert await ann.closed() == 4401
+
+
+async def test_one_token_is_revoked_by_its_id_in_its_tenant_alone(server: Running) -> None:
+    async with (
+        server.client(jti="one") as first,
+        server.client(jti="two") as second,
+        server.client(tenant="other", jti="one") as third,
+    ):
+        assert set(await post(server, "/tokens/revoke", {"jti": "one"})) == {"until"}
+        assert await first.closed() == 4401
+        await second.silence()
+        await third.silence()
+        await post(server, "/users/ann/revoke", None, key=OTHER_API_KEY)
+        assert await third.closed() == 4401
+        await second.silence()
+
+
+async def test_a_ticket_for_a_token_that_has_been_revoked_since_is_refused(server: Running) -> None:
+    bearer = {"Authorization": f"Bearer {token(jti='t')}"}
+    async with server.http.post(f"{server.url}/tickets", headers=bearer) as response:
+        ticket = (await response.json())["ticket"]
+    await post(server, "/tokens/revoke", {"jti": "t"})
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+        await Client.open(server, hello=False, query=f"?ticket={ticket}")
+    async with server.http.post(f"{server.url}/tickets", headers=bearer) as response:
+        assert (response.status, (await response.json())["code"]) == (401, "invalid_token")
+
+
+class SlowTickets(MemoryTickets):
+    """Redeems a ticket, which comes between the check of a token and the connection, only when the test says so."""
+
+    __slots__ = ("asked", "go_on")
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock(), 10)
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def redeem(self, ticket: str) -> str | None:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().redeem(ticket)
+
+
+async def test_a_token_revoked_between_its_check_and_the_connection_does_not_stay(server: Running) -> None:
+    """The look at who is connected comes before the connection is on the roster."""
+    node = server.service.node
+    node.tickets = tickets = SlowTickets()
+    ticket = await tickets.issue(token(jti="t"), 30)
+    opening = asyncio.create_task(Client.open(server, hello=False, query=f"?ticket={ticket}"))
+    await asyncio.wait_for(tickets.asked.wait(), DEADLINE)
+    await post(server, "/tokens/revoke", {"jti": "t"})
+    await eventually(lambda: node.revocations._timer is None)
+    tickets.go_on.set()
+    assert await (await opening).closed() == 4401
+
+
+async def test_an_earlier_moment_takes_nothing_back(server: Running) -> None:
+    first = await post(server, "/users/ann/revoke", None)
+    again = await post(server, "/users/ann/revoke", {"before": 5})
+    assert again["before"] == first["before"]
+    assert await server.metric("revocations") == 1
+    old = token(iat=int(time.time()) - 60)
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+        await Client.open(server, hello=False, headers={"Authorization": f"Bearer {old}"})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/users/ann/revoke", {"before": "now"}, "$.before"),
+        ("/users/ann/revoke", {"before": -1}, "$.before"),
+        ("/users/ann/revoke", {"before": 4_000_000_000}, "$.before"),
+        ("/users/ann/revoke", {"befoer": 1}, "$.befoer"),
+        ("/users/ann/revoke", {"reason": "ü" * 62}, "$.reason"),
+        ("/tokens/revoke", {}, "$.jti"),
+        ("/tokens/revoke", {"jti": ""}, "$.jti"),
+        ("/tokens/revoke", {"jti": "x" * 257}, "$.jti"),
+        ("/tokens/revoke", {"jti": "x", "reason": "x" * 124}, "$.reason"),
+    ],
+)
+async def test_a_wrong_revocation_revokes_nothing(server: Running, path: str, body: Any, where: str) -> None:
+    assert (await ask(server, "POST", path, body)).refused(400, "invalid_message")["path"] == where
+    assert await server.metric("revocations") == 0
+
+
+async def test_when_more_is_revoked_than_is_kept_it_is_counted() -> None:
+    async with serving(auth={"revocations": 2}) as server:
+        for name in ("a", "b", "c"):
+            await post(server, "/tokens/revoke", {"jti": name})
+        assert await server.metric("revocations") == 2
+        assert await server.metric("limit_hits_total", limit="revocations") == 1
+        async with server.client(jti="a") as again:
+            await again.silence()
+        refused = await Client.open(server, hello=False)
+        await refused.send(type="hello", token=token(jti="c"))
+        assert (await refused.expect("error"))["code"] == "invalid_token"
+        assert await refused.closed() == 4401
 
 
 # --- what is counted and logged ----------------------------------------------------------------------------------------

@@ -84,6 +84,9 @@ EXCLUDED = {
     # says is compared with what the service checks below.
     "disconnectUser": [checks.positive_data_acceptance],
     "unsubscribeUser": [checks.positive_data_acceptance],
+    "revokeUser": [checks.positive_data_acceptance],
+    # A reason has a length in bytes, for which JSON Schema has no word.
+    "revokeToken": [checks.positive_data_acceptance],
 }
 
 
@@ -120,6 +123,9 @@ ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
     ("getPresence", "nobody", {"path_parameters": {"channel": "room:1"}}),
     ("disconnectUser", "reason", {"path_parameters": {"user": "ann"}, "body": {"reason": "moved"}}),
     ("unsubscribeUser", "channel", {"path_parameters": {"user": "ann"}, "body": {"channel": "room:1"}}),
+    ("revokeUser", "nothing", {"path_parameters": {"user": "zoe"}}),
+    ("revokeUser", "moment", {"path_parameters": {"user": "zoe"}, "body": {"before": 5, "reason": "lost"}}),
+    ("revokeToken", "token", {"body": {"jti": "t-1"}}),
     ("getDescription", "itself", {}),
 ]
 

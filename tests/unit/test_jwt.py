@@ -63,7 +63,7 @@ async def test_a_token_signed_by_the_issuers_key_is_accepted(algorithm: Algorith
     (tmp_path / "keys.json").write_bytes(jwks(key))
     issuer = Issuer(ISSUER, AUDIENCE, algorithm, jwks_file=tmp_path / "keys.json")
     identity = await JwtAuthenticator([issuer], FakeClock(), no_fetch).authenticate(signed_by(key, claims()))
-    assert identity == Identity(tenant="default", user="ann", expires_at=NOW + 3600.0)
+    assert identity == Identity(tenant="default", user="ann", expires_at=NOW + 3600.0, issued_at=NOW)
 
 
 async def test_a_token_signed_with_the_shared_secret_is_accepted() -> None:
@@ -81,15 +81,32 @@ async def test_every_claim_reaches_the_identity(authenticator: Authenticator) ->
             info={"name": "Zoë", "age": 7},
             nbf=NOW,
             exp=NOW + 60.5,
+            iat=NOW - 1.5,
+            jti="4f1c9a",
         )
     )
-    assert await authenticator.authenticate(token) == Identity(
+    identity = await authenticator.authenticate(token)
+    assert "4f1c9a" not in repr(identity)
+    assert identity == Identity(
         tenant="acme.eu-1",
         user="Zoë Ångström",
         grants=(Grant("room:*"), Grant("log:**", frozenset({Right.HISTORY, Right.PRESENCE}))),
         expires_at=NOW + 60.5,
         info='{"name":"Zoë","age":7}'.encode(),
+        issued_at=NOW - 1.5,
+        token_id="4f1c9a",
     )
+
+
+async def test_a_token_need_not_say_when_it_was_issued_nor_have_an_id(authenticator: Authenticator) -> None:
+    identity = await authenticator.authenticate(rs256(claims(iat=None)))
+    assert (identity.issued_at, identity.token_id) == (None, None)
+
+
+@pytest.mark.parametrize("id", ["", 7, ["a"], {}, True, "x" * 257])
+async def test_an_id_that_nobody_could_revoke_refuses_the_token(authenticator: Authenticator, id: Any) -> None:
+    with pytest.raises(ServiceError, match="'jti'"):
+        await authenticator.authenticate(rs256(claims(jti=id)))
 
 
 async def test_the_names_of_claims_and_the_default_tenant_are_the_issuers() -> None:
