@@ -119,7 +119,7 @@ class Broker(Protocol):
         """From its return on, every event of the channel reaches the sink."""
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """Stops that. Harmless when not subscribed."""
+        """Stops that; what is on its way may be dropped. Harmless when not subscribed."""
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """Reads top, state and what was missed since a position, as of one moment.

@@ -126,6 +126,9 @@ class BrokerSuite(ABC):
         """Lets time pass for the broker."""
         clock.advance(seconds)
 
+    async def settled(self, broker: Broker) -> None:
+        """Returns when everything accepted so far has reached the sink; at once where accepting is delivering."""
+
     @pytest.fixture
     def clock(self) -> FakeClock:
         return FakeClock()
@@ -229,6 +232,7 @@ class BrokerSuite(ABC):
         )
         latest = Event(ROOM, "ticker.price", "l", Delivery.LATEST, b"[1]", None, at, rev=rev, key="key", epoch=epoch)
         ephemeral = Event(ROOM, "chat.typing", "e", Delivery.EPHEMERAL, b"{}", "ann", at, key="k")
+        await self.settled(broker)
         assert sink.events == [durable, latest, ephemeral]
         assert list((await broker.history(ROOM, None, None, 10)).events) == [durable]
         assert list((await broker.snapshot(ROOM, None, MANY, MUCH)).state) == [latest]
@@ -243,6 +247,7 @@ class BrokerSuite(ABC):
         await publish.durable()
         again = await publish.durable(id="same", data=b"2")
         assert again == Receipt("same", first.epoch, first.offset, duplicate=True)
+        await self.settled(broker)
         assert sink.ids() == ["same", "m-1"]
         assert (await publish.durable()).offset == 3
         assert [event.data for event in (await broker.history(ROOM, None, 2, 10)).events] == [b"1"]
@@ -256,6 +261,7 @@ class BrokerSuite(ABC):
         again = await publish.latest("k", id="same", data=b"1")
         assert again == Receipt("same", first.epoch, rev=first.rev, duplicate=True)
         assert [event.data for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [b"2"]
+        await self.settled(broker)
         assert len(sink.events) == 2
 
     async def test_an_id_belongs_to_its_tenant_channel_and_sender(self, publish: Publisher) -> None:
@@ -270,6 +276,7 @@ class BrokerSuite(ABC):
         await publish.ephemeral(id="same")
         assert not (await publish.ephemeral(id="same")).duplicate
         assert not (await publish.durable(id="same")).duplicate
+        await self.settled(broker)
         assert sink.ids() == ["same"] * 3
 
     async def test_an_id_is_remembered_for_the_window(self, publish: Publisher, clock: FakeClock) -> None:
@@ -300,8 +307,10 @@ class BrokerSuite(ABC):
         for n in range(30):
             publish_one = (publish.durable, partial(publish.latest, "k"), publish.ephemeral)[n * n % 3 + n % 2]
             expected.append((await publish_one()).id)
+        await self.settled(broker)
         await broker.unsubscribe(ROOM)
         await publish.durable(id="after")
+        await self.settled(broker)
         assert sink.ids() == expected
 
     async def test_only_subscribed_channels_are_delivered(
@@ -312,6 +321,7 @@ class BrokerSuite(ABC):
             await publish.durable(channel)
             await publish.latest("k", channel)
             await publish.ephemeral(channel)
+        await self.settled(broker)
         assert sink.events == []
 
     async def test_subscribing_twice_delivers_once(
@@ -320,8 +330,10 @@ class BrokerSuite(ABC):
         await broker.subscribe(ROOM)
         await broker.subscribe(ROOM)
         await publish.durable()
+        await self.settled(broker)
         await broker.unsubscribe(ROOM)
         await publish.durable()
+        await self.settled(broker)
         assert sink.ids() == ["m-1"]
 
     async def test_unsubscribing_is_harmless_without_a_subscription(self, broker: Broker, publish: Publisher) -> None:
@@ -374,6 +386,7 @@ class BrokerSuite(ABC):
         receipts = [await publish.durable(retention=Retention(entries=0, ttl=TTL)) for _ in range(2)]
         assert [receipt.offset for receipt in receipts] == [1, 2]
         assert not (await broker.history(ROOM, None, None, MANY)).events
+        await self.settled(broker)
         assert sink.ids() == ["m-1", "m-2"]
 
     async def test_state_is_the_newest_event_of_every_type_and_key_by_rev(
@@ -597,4 +610,5 @@ class BrokerSuite(ABC):
         assert (theirs.top.offset, list(theirs.state), list(theirs.missed), theirs.recovered) == (0, [], [], False)
         assert theirs.top.epoch != mine.epoch
         assert not (await broker.history(SAME_ROOM_OF_ANOTHER_TENANT, None, None, 10)).events
+        await self.settled(broker)
         assert sink.events == []

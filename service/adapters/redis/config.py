@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from service.adapters.redis.address import Address
 from service.core.channel import ChannelKey
@@ -18,8 +20,9 @@ class RedisConfig:
     password: str | None = field(default=None, repr=False)
     sentinel_user: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
-    tls: ssl.SSLContext | None = None
-    """None: plain TCP."""
+    ca: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
     prefix: str = "tidewire"
     timeout: float = 5.0
     queue: int = 10_000
@@ -27,6 +30,24 @@ class RedisConfig:
     silence: float = 3.0
     position_ttl: float = 604_800.0
     idempotency_window: float = 300.0
+    start: float = 30.0
+    """Seconds that a start waits for servers that cannot be reached."""
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """For own connections; None for plain TCP. Raises OSError (ssl.SSLError is one) for files that are no use."""
+        if not self.address.tls:
+            return None
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.private_key)
+        return context
+
+    def redis_py(self) -> dict[str, Any]:
+        """The same for connections of redis-py."""
+        if not self.address.tls:
+            return {}
+        files = {"ssl_ca_certs": self.ca, "ssl_certfile": self.certificate, "ssl_keyfile": self.private_key}
+        return {"ssl": True, "ssl_check_hostname": True, **{name: str(file) for name, file in files.items() if file}}
 
 
 class Keys:

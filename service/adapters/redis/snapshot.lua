@@ -1,0 +1,27 @@
+-- Reads a channel as of one moment.
+-- ARGV: 5 epoch and 6 offset of the position to resume from (or ""), 7 events and 8 bytes that may be read
+-- Returns {epoch, offset, id, rev, {type\nkey, value, …}, events from that offset on or nil, "1" if the channel is new}
+
+local channel, stale = open(true)
+if stale then return stale end
+expire_stream(channel.t)
+expire_state(channel.u)
+
+local events = nil
+local since = tonumber(ARGV[6])
+if ARGV[5] == channel.e and since < channel.o and channel.o - since <= tonumber(ARGV[7]) then
+  events = {}
+  local bytes, from = 0, since
+  while events and from <= channel.o do
+    local some = redis.call('XRANGE', KEYS[2], from .. '-0', '+', 'COUNT', 100)
+    for _, entry in ipairs(some) do
+      if string.match(entry[1], '^(%d+)') + 0 > since then bytes = bytes + #entry[2][2] end
+      events[#events + 1] = entry
+    end
+    -- A body is longer than its data; what that comes to is for the caller to judge.
+    if bytes > tonumber(ARGV[8]) + 512 * #events then events = nil end
+    if #some < 100 then break end
+    from = string.match(some[#some][1], '^(%d+)') + 1
+  end
+end
+return {channel.e, channel.o, channel.i, channel.r, redis.call('HGETALL', KEYS[3]), events or false, channel.fresh}

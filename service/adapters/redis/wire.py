@@ -1,0 +1,77 @@
+"""How events travel through Redis: what is PUBLISHed and what the stream and the state keep.
+
+A message is `d<epoch> <offset>\n<body>`, `l<epoch> <rev>\n<body>` or `e<body>`; the body is MessagePack.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Event, Publication
+
+DURABLE, LATEST, EPHEMERAL = b"d"[0], b"l"[0], b"e"[0]
+
+
+class Body(Struct, frozen=True, array_like=True):
+    """An event without its place."""
+
+    type: str
+    id: str
+    sender: str | None
+    at: int
+    key: str | None
+    data: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Body).decode
+
+
+def encode(publication: Publication) -> bytes:
+    """The body of a publication."""
+    return _encode(
+        Body(
+            publication.type,
+            publication.id,
+            publication.sender,
+            publication.at,
+            publication.key,
+            publication.data,
+        )
+    )
+
+
+def ephemeral(publication: Publication) -> bytes:
+    """The whole message of an event that enters no stream."""
+    return b"e" + encode(publication)
+
+
+def decode(
+    channel: ChannelKey,
+    delivery: Delivery,
+    body: bytes,
+    epoch: str = "",
+    offset: int | None = None,
+    rev: int | None = None,
+) -> Event:
+    """The event with a body. Raises msgspec.MsgspecError for what is none."""
+    found = _decode(body)
+    return Event(
+        channel, found.type, found.id, delivery, found.data, found.sender, found.at, offset, rev, found.key, epoch
+    )
+
+
+def parse(channel: ChannelKey, message: bytes) -> Event:
+    """The event in a message. Raises ValueError (msgspec's errors are that) for what is none."""
+    kind = message[0] if message else 0
+    if kind == EPHEMERAL:
+        return decode(channel, Delivery.EPHEMERAL, message[1:])
+    head, _, body = message.partition(b"\n")
+    epoch, _, place = head[1:].decode("ascii").partition(" ")
+    if kind == DURABLE:
+        return decode(channel, Delivery.DURABLE, body, epoch, offset=int(place))
+    if kind == LATEST:
+        return decode(channel, Delivery.LATEST, body, epoch, rev=int(place))
+    raise ValueError("the message is of no known kind")
