@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: plays scenarios, prints the table, writes build/faults.json; the exit status says whether all held."""
+"""`python -m tests.faults`: plays scenarios, prints the table, writes build/faults.json; exits with 1 if anything failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import get_args
-
 
 from tests.faults import everything
 from tests.faults.report import Report, table

@@ -18,7 +18,7 @@ CONNECT = 10.0
 BACKOFF, BACKOFF_MOST = 0.25, 5.0
 """Seconds of the first pause at most, and of any: full jitter between 0 and that."""
 SILENCE, ANSWER = 25.0, 10.0
-"""docs/protocol.md, Heartbeat: a ping after so many seconds of silence, and the connection counts as broken after so many more."""
+"""docs/protocol.md, Heartbeat: a ping after so many seconds of silence; after so many more the connection counts as broken."""
 
 
 class Data(msgspec.Struct):
@@ -218,6 +218,11 @@ class Client:
         if self.wire is not None:
             self.wire.leave()
 
+    def come_back(self) -> None:
+        """Returns after `leave` or `abort`."""
+        self.leaving = False
+        self._spawn(self, 0.0)
+
     def abort(self) -> None:
         """Goes at once."""
         self.leaving = True
@@ -289,7 +294,7 @@ class Client:
                     loop = asyncio.get_running_loop()
                     loop.call_later(self._random.uniform(0.05, 2 * BACKOFF), self._again, follow, message.id, self.wire)
 
-    def _again(self, follow: Follow, request: str, wire: Wire) -> None:
+    def _again(self, follow: Follow, request: str, wire: Wire | None) -> None:
         if self.wire is wire and follow.request == request and not follow.joined and not self.leaving:
             self._subscribe(follow)
 

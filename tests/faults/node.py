@@ -197,6 +197,14 @@ class Node:
         """Open files, as the kernel counts them."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208  # only counted
 
+    def holds(self, peer: int) -> bool:
+        """Whether it has a descriptor for a connection from this port."""
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, *_, inode = line.split()[:10]
+            if (int(local.split(":")[1], 16), int(remote.split(":")[1], 16)) == (self.port, peer) and inode != "0":
+                return True
+        return False
+
     def rss(self) -> int:
         """Resident memory in KiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()

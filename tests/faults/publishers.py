@@ -126,25 +126,27 @@ class Publisher:
         sent, tries = monotonic(), 0
         self.log.trying[self.number] = sent
         data = {"t": self.tenant, "c": channel, "line": number, "at": sent, "who": f"p{self.number}"}
-        event = {"type": "talk.line", "id": f"l-{number}", "data": data}
+        event: dict[str, object] = {"type": "talk.line", "id": f"l-{number}", "data": data}
         try:
             while True:
                 tries += 1
                 try:
                     reply = await self._try(channel, event)
-                    break
                 except (Failed, Refused, aiohttp.ClientError, OSError, TimeoutError) as error:
                     what = str(error) if isinstance(error, Failed | Refused) else type(error).__name__
                     self.log.troubles.append(Trouble(monotonic(), what, self.number))
                     if not what.startswith("error "):  # the node did not answer: the next one may
                         self._home += 1
                     await asyncio.sleep(self._random.uniform(PAUSE, min(PAUSE_MOST, PAUSE * 2**tries)))
+                else:
+                    return self._answered(reply, Key(self.tenant, channel), number, sent, tries)
         finally:
             self.log.trying.pop(self.number, None)
+
+    def _answered(self, reply: Reply, key: Key, number: int, sent: float, tries: int) -> Ack | None:
         if reply.code:
-            self.log.refused.append(f"{reply.code} for {number} in {channel}")
+            self.log.refused.append(f"{reply.code} for {number} in {key}")
             return None
-        key = Key(self.tenant, channel)
         ack = Ack(key, number, reply.epoch, reply.offset, sent, monotonic(), tries, reply.duplicate)
         self.log.accepted(ack)
         return ack

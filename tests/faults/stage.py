@@ -11,6 +11,7 @@ from typing import Self
 
 import aiohttp
 
+from tests.faults.apart import CrowdApart
 from tests.faults.books import Key
 from tests.faults.crowd import Crowd
 from tests.faults.node import GAUGES, LOOK, Node
@@ -44,9 +45,12 @@ class Stage:
         each: int = 1,
         room: bool = False,
         fronts: bool = False,
+        apart: bool = False,
+        traffic: bool = True,
         settings: dict[str, str] | None = None,
     ) -> None:
-        """`brokers`: one address a node. `room`: channels with presence. `fronts`: a proxy before each node."""
+        """`brokers`: one address a node. `room`: channels with presence. `fronts`: a proxy before each node.
+        `apart`: the clients in a process of their own. `traffic`: publishers begin by themselves."""
         self.report = report
         self.seed = report.seed
         self.channels = [f"{'room' if room else 'hall'}:{number}" for number in range(channels)]
@@ -54,10 +58,12 @@ class Stage:
         self.fronts: list[Proxy] = []
         self.ports: list[int] = []
         """Where clients and publishers connect; shared with them."""
-        self._use_fronts = fronts
+        self._use_fronts, self._apart, self._traffic = fronts, apart, traffic
         self._clients, self._rate, self._each = clients, rate, each
         self._fds: dict[str, int] = {}
         self._stack = AsyncExitStack()
+
+    crowd: Crowd | CrowdApart
 
     async def __aenter__(self) -> Self:
         try:
@@ -66,14 +72,17 @@ class Stage:
                 await node.start()
             await self._open_fronts()
             self._fds = {node.name: node.fds() for node in self.nodes}
-            self.crowd = Crowd(self.seed, self._clients, TENANTS, self.channels, self.ports, self._each)
+            self.crowd = (CrowdApart if self._apart else Crowd)(
+                self.seed, self._clients, TENANTS, self.channels, self.ports, self._each
+            )
             self._stack.push_async_callback(self.crowd.leave)
             self.desk = Desk(self.seed, TENANTS, self.channels, self.ports, self._rate)
             self._stack.push_async_callback(self.desk.stop, 0.0)
             self.log = self.desk.log
             await self.crowd.come(COME)
-            self.desk.start()
-            await self.publishing(0.0, within=10)
+            if self._traffic:
+                self.desk.start()
+                await self.publishing(0.0, within=10)
         except BaseException:
             self._tails()
             await self._stack.aclose()
@@ -99,6 +108,12 @@ class Stage:
             if error is not None or self.report.failures:
                 self._tails()
             await self._stack.aclose()
+
+    @property
+    def near(self) -> Crowd:
+        """The crowd, where it is in this process."""
+        assert isinstance(self.crowd, Crowd)
+        return self.crowd
 
     # --- what scenarios do --------------------------------------------------------------------------------------------
 
@@ -180,7 +195,7 @@ class Stage:
             node = next(node for node in self.nodes if node.is_running)
             try:
                 for key in {Key(tenant, channel) for tenant in TENANTS for channel in self.channels}:
-                    status, body = await node.api(key.tenant, "GET", f"channels/{key.channel}")
+                    status, body = await node.api(key.tenant, "GET", f"channels/{key.channel}/history?limit=1")
                     if status != 200:
                         return False
                     tops[key] = (body["epoch"], body["offset"])

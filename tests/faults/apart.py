@@ -1,0 +1,192 @@
+"""A crowd in a process of its own: a thousand clients then do not slow down the one who times the faults."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tests.faults.books import CrowdBooks, Diary, Key
+from tests.faults.crowd import Crowd
+
+CHECKOUT = Path(__file__).parents[2]
+ANSWER = 90.0
+"""Seconds that one request may take."""
+T = TypeVar("T")
+_SIZE = struct.Struct(">I")
+
+
+class Order(msgspec.Struct):
+    """A request: a method of Crowd, and its argument."""
+
+    do: str
+    seconds: float = 0.0
+    at: list[tuple[Key, str, int]] = []
+
+
+class Cast(msgspec.Struct):
+    """The first request: who the clients are."""
+
+    seed: int
+    clients: int
+    tenants: list[str]
+    channels: list[str]
+    ports: list[int]
+    each: int
+
+
+class CrowdApart:
+    """The same questions as to a `Crowd`, answered by another process."""
+
+    def __init__(
+        self,
+        seed: int,
+        clients: int,
+        tenants: Sequence[str],
+        channels: Sequence[str],
+        ports: Sequence[int],
+        each: int = 1,
+    ) -> None:
+        self._cast = Cast(seed, clients, list(tenants), list(channels), list(ports), each)
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def come(self, within: float) -> None:
+        """Starts the process, connects everyone and waits until everyone has joined."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.faults.apart"),
+            cwd=CHECKOUT,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONASYNCIODEBUG"},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        await self._ask(self._cast, bool)
+        await self._ask(Order("come", seconds=within), bool)
+
+    async def joined(self) -> int:
+        """As Crowd's."""
+        return await self._ask(Order("joined"), int)
+
+    async def below(self, newest: dict[Key, tuple[str, int]]) -> int:
+        """As Crowd's."""
+        return await self._ask(Order("below", at=_flat(newest)), int)
+
+    async def behind(self, tops: dict[Key, tuple[str, int]]) -> int:
+        """As Crowd's."""
+        return await self._ask(Order("behind", at=_flat(tops)), int)
+
+    async def diaries(self) -> list[Diary]:
+        """As Crowd's."""
+        return await self._ask(Order("diaries"), list[Diary])
+
+    async def seen(self) -> CrowdBooks:
+        """As Crowd's."""
+        return await self._ask(Order("seen"), CrowdBooks)
+
+    async def leave(self) -> None:
+        """Everyone goes, and the process ends."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        try:
+            async with asyncio.timeout(15):
+                with contextlib.suppress(ConnectionError):
+                    process.stdin.write(_framed(Order("leave")))
+                    process.stdin.close()
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _ask(self, order: Order | Cast, kind: type[T]) -> T:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        async with asyncio.timeout(ANSWER):
+            self._process.stdin.write(_framed(order))
+            try:
+                answer = await _read(self._process.stdout)
+            except asyncio.IncompleteReadError:
+                raise AssertionError(
+                    f"the crowd's process ended while asked to {getattr(order, 'do', 'come')}"
+                ) from None
+        return msgspec.msgpack.decode(answer, type=kind)
+
+
+def _flat(positions: dict[Key, tuple[str, int]]) -> list[tuple[Key, str, int]]:
+    return [(key, epoch, offset) for key, (epoch, offset) in positions.items()]
+
+
+def _framed(message: Any) -> bytes:
+    payload = msgspec.msgpack.encode(message)
+    return _SIZE.pack(len(payload)) + payload
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    (size,) = _SIZE.unpack(await stream.readexactly(_SIZE.size))
+    return await stream.readexactly(size)
+
+
+# --- the other side -----------------------------------------------------------------------------------------------------
+
+
+async def _serve() -> None:
+    loop = asyncio.get_running_loop()
+    orders = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
+    cast = msgspec.msgpack.decode(await _read(orders), type=Cast)
+    crowd = Crowd(cast.seed, cast.clients, cast.tenants, cast.channels, cast.ports, cast.each)
+    _answer(True)
+    try:
+        while True:
+            order = msgspec.msgpack.decode(await _read(orders), type=Order)
+            if order.do == "leave":
+                break
+            _answer(await _obey(crowd, order))
+    except asyncio.IncompleteReadError:
+        pass  # whoever asked is gone
+    finally:
+        await crowd.leave()
+
+
+async def _obey(crowd: Crowd, order: Order) -> Any:
+    at = {key: (epoch, offset) for key, epoch, offset in order.at}
+    match order.do:
+        case "come":
+            await crowd.come(order.seconds)
+            return True
+        case "joined":
+            return await crowd.joined()
+        case "below":
+            return await crowd.below(at)
+        case "behind":
+            return await crowd.behind(at)
+        case "diaries":
+            return await crowd.diaries()
+        case "seen":
+            return await crowd.seen()
+    raise AssertionError(f"nobody knows how to {order.do}")
+
+
+def _answer(message: Any) -> None:
+    sys.stdout.buffer.write(_framed(message))
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """Runs the crowd until told to leave, or until whoever asked is gone."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(_serve(), debug=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""What happens to a Redis or Valkey server: it dies, stops, is full, forgets its scripts, throws clients out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import aiohttp
+
+from tests.faults.faults_clients import undisturbed
+from tests.faults.node import lag_p99, total
+from tests.faults.scenario import Arena, scenario
+from tests.faults.stage import Stage, seconds_until
+from tests.faults.tokens import API_KEYS
+from tests.stores.redis_server import Persistence, RedisServer
+
+NOTICE = 5.0
+"""Seconds until a node must know that its store does not answer."""
+LAG = 0.1
+"""Seconds: the loop's lag at its 99th percentile while the store does not answer."""
+AGAIN = 15.0
+"""Seconds after the store's return until everything must be as before."""
+RESYNC = 2.0
+"""Seconds until a cut of Pub/Sub alone must be made good."""
+UNAVAILABLE = "error broker_unavailable"
+
+
+async def stays_up(stage: Stage, since: float) -> None:
+    """The store's absence cost nobody a connection: clients saw announcements at most, the nodes are alive and ready."""
+    books = await stage.crowd.seen()
+    seen = {what: count for what, count in books.tally(since).items() if what not in ("recovered false", UNAVAILABLE)}
+    stage.report.expect(not seen, f"clients saw {seen}")
+    stage.report.expect(books.gaps == 0, f"{books.gaps} gaps reached clients")
+    refused = {trouble.what for trouble in stage.log.troubles if trouble.at >= since}
+    stage.report.expect(refused <= {UNAVAILABLE}, f"publishers saw {refused}")
+    for node in stage.nodes:
+        for name, (status, text) in (("readyz", await node.ready()), ("healthz", await node.alive())):
+            stage.report.expect(status == 200, f"{node.name}: {name} said {status} {text}")
+
+
+async def _known(stage: Stage, since: float) -> None:
+    """All nodes know within NOTICE, and the fault shows in liveness of none."""
+    seconds = await asyncio.gather(*(stage.noticed(node, since, 2 * NOTICE) for node in stage.nodes))
+    times = [one for one in seconds if one is not None]
+    stage.report.noticed(max(times) if len(times) == len(seconds) else None, within=NOTICE)
+    for node in stage.nodes:
+        status, text = await node.alive()
+        stage.report.expect(status == 200, f"{node.name}: healthz said {status} {text} without the store")
+
+
+async def _killed(arena: Arena, persistence: Persistence | None) -> None:
+    size, report = arena.size, arena.report
+    async with (
+        RedisServer(arena.flavour, persistence=persistence) as server,
+        arena.stage(server.url, server.url) as stage,
+    ):
+        await stage.calm(size.calm)
+        away, moment = arena.random.uniform(1, 3), monotonic()
+        server.kill()
+        await _known(stage, moment)
+        await stage.calm(max(0.0, away - (monotonic() - moment)))
+        await server.restart()
+        back = monotonic()
+        report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
+        report.tell(f"killed, {back - moment:.1f} s away")
+        await stays_up(stage, moment)
+        await stage.calm(size.calm)
+        if persistence == "always":
+            await _kept(stage)
+
+
+async def _kept(stage: Stage) -> None:
+    """Every acknowledged event is in its stream: nothing that was promised to be on disk is gone."""
+    await stage.desk.stop(20)
+    node, missing = stage.nodes[0], 0
+    for key in {ack.key for ack in stage.log.acks}:
+        kept: set[int] = set()
+        after, more = 0, True
+        while more:
+            _, body = await node.api(key.tenant, "GET", f"channels/{key.channel}/history?after={after}&limit=1000")
+            kept |= {event["data"]["line"] for event in body["events"]}
+            more, after = body["more"], body["events"][-1]["offset"] if body["events"] else after
+        missing += sum(ack.key == key and ack.line not in kept for ack in stage.log.acks)
+    stage.report.expect(missing == 0, f"{missing} acknowledged events are not in their streams any more")
+
+
+@scenario("redis-kill", quick=True)
+async def killed_without_persistence(arena: Arena) -> None:
+    """kill -9, nothing on disk: everybody stays connected and is told that events are missing; a new epoch."""
+    await _killed(arena, None)
+
+
+@scenario("redis-kill-everysec")
+async def killed_with_everysec(arena: Arena) -> None:
+    """kill -9 with appendfsync everysec: what the last second took with it is announced."""
+    await _killed(arena, "everysec")
+
+
+@scenario("redis-kill-always", quick=True)
+async def killed_with_always(arena: Arena) -> None:
+    """kill -9 with appendfsync always: every acknowledged event is still in its stream."""
+    await _killed(arena, "always")
+
+
+@scenario("redis-stop", quick=True)
+async def stopped(arena: Arena) -> None:
+    """SIGSTOP: noticed within 5 s, the loop turns all the while, all is well soon after SIGCONT."""
+    report, seconds = arena.report, 5.0 if arena.quick else 15.0
+    async with RedisServer(arena.flavour) as server, arena.stage(server.url, server.url) as stage:
+        await stage.calm(arena.size.calm)
+        before = [await node.metrics() for node in stage.nodes]
+        moment = monotonic()
+        server.stop_()
+        try:
+            await _known(stage, moment)
+            await stage.calm(max(0.0, seconds - (monotonic() - moment)))
+        finally:
+            server.cont()
+        back = monotonic()
+        lags = [lag_p99(old, await node.metrics()) for node, old in zip(stage.nodes, before, strict=True)]
+        report.expect(max(lags) <= LAG, f"the loop was {max(lags):g} s late at the 99th percentile")
+        report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
+        report.tell(f"stopped for {back - moment:.1f} s, loop lag p99 ≤ {max(lags):g} s")
+        await stays_up(stage, moment)
+
+
+@scenario("client-pause", quick=True)
+async def paused(arena: Arena) -> None:
+    """CLIENT PAUSE: the queue takes what it may, the rest is refused at once with a retryable 503; then all is accepted."""
+    report, queue, burst = arena.report, 40, 160
+    settings = {"BROKER__QUEUE": str(queue), "BROKER__TIMEOUT": "2", "BROKER__SILENCE": "3"}
+    async with (
+        RedisServer(arena.flavour) as server,
+        arena.stage(server.url, server.url, settings=settings, rate=10) as stage,
+    ):
+        await stage.calm(arena.size.calm)
+        moment = monotonic()
+        await server.command("CLIENT", "PAUSE", 2500, "ALL")
+        answers = await asyncio.gather(*(_post(stage.nodes[0].port, number) for number in range(burst)))
+        quick = [answer for answer in answers if answer[0] == 503 and answer[2] < 0.5]
+        slow = max(answer[2] for answer in answers)
+        wrong = {answer[:2] for answer in answers if answer[0] not in (200, 503)}
+        wrong |= {answer[:2] for answer in answers if answer[0] == 503 and answer[1] != "broker_unavailable"}
+        report.expect(not wrong, f"answers were {wrong}")
+        report.expect(burst - len(quick) <= queue + 10, f"only {len(quick)} of {burst} were refused at once")
+        report.expect(slow <= 2 + 1, f"an answer took {slow:.1f} s with broker.timeout 2 s")
+        back = moment + 2.5
+        report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
+        again = await asyncio.gather(*(_post(stage.nodes[0].port, number) for number in range(burst)))
+        report.expect({answer[0] for answer in again} == {200}, "not everything was accepted at last")
+        report.tell(f"paused for 2.5 s: {len(quick)} of {burst} refused at once, the slowest answer {slow:.1f} s")
+        await stays_up(stage, moment)
+
+
+async def _post(port: int, number: int) -> tuple[int, str, float]:
+    """One publish: status, code and seconds."""
+    started = monotonic()
+    event = {"type": "talk.line", "id": f"burst-{number}", "data": {"text": "burst"}}
+    headers = {"Authorization": f"Bearer {API_KEYS['red']}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"http://127.0.0.1:{port}/api/v1/channels/hall:burst/events", json=event) as response,
+    ):
+        body = await response.json(content_type=None)
+        return response.status, body.get("code", ""), monotonic() - started
+
+
+@scenario("pubsub-kill-once", quick=True)
+async def thrown_out(arena: Arena) -> None:
+    """CLIENT KILL TYPE pubsub under load: made good within 2 s; clients and publishers see nothing."""
+    report, kills = arena.report, 3 if arena.quick else 8
+    async with RedisServer(arena.flavour) as server, arena.stage(server.url, server.url) as stage:
+        await stage.calm(arena.size.calm)
+        slowest, killed = 0.0, 0
+        for _ in range(kills):
+            await stage.calm(arena.random.uniform(0.2, 1.0))
+            moment = monotonic()
+            killed += int(await server.command("CLIENT", "KILL", "TYPE", "pubsub"))
+            took = await stage.caught_up(moment, 3 * RESYNC)
+            slowest = max(slowest, took if took is not None else 3 * RESYNC)
+        report.recovered(slowest, within=RESYNC)
+        await stage.calm(arena.size.calm)
+        books = await stage.crowd.seen()
+        report.expect(books.slowest <= RESYNC, f"an event took {books.slowest:.2f} s")
+        report.expect(killed >= kills * 2, f"only {killed} Pub/Sub connections were there to be killed")
+        report.tell(f"{killed} Pub/Sub connections killed, the slowest event took {books.slowest:.2f} s")
+        await undisturbed(stage, 0.0)
+
+
+@scenario("script-flush", quick=True)
+async def scripts_flushed(arena: Arena) -> None:
+    """SCRIPT FLUSH: nobody notices."""
+    await _harmless(arena, lambda server: server.command("SCRIPT", "FLUSH"), "SCRIPT FLUSH")
+
+
+async def _harmless(arena: Arena, hit: Callable[[RedisServer], Awaitable[object]], name: str) -> None:
+    times = 5 if arena.quick else 20
+    async with RedisServer(arena.flavour) as server, arena.stage(server.url, server.url) as stage:
+        for _ in range(times):
+            await stage.calm(arena.random.uniform(0.1, 0.6))
+            await hit(server)
+        await stage.calm(arena.size.calm)
+        arena.report.tell(f"{times} × {name}")
+        await undisturbed(stage, 0.0)
+
+
+@scenario("maxmemory", quick=True)
+async def full(arena: Arena) -> None:
+    """noeviction and no memory left: publishes are refused, retryably; who listens stays; with room again all goes on."""
+    report = arena.report
+    async with RedisServer(arena.flavour) as server, arena.stage(server.url, server.url) as stage:
+        await stage.calm(arena.size.calm)
+        moment = monotonic()
+        await server.command("CONFIG", "SET", "maxmemory", "1mb")
+
+        async def refused() -> bool:
+            return any(trouble.what == UNAVAILABLE and trouble.at > moment for trouble in stage.log.troubles)
+
+        report.noticed(await seconds_until(refused, moment, NOTICE), within=NOTICE)
+        await stage.calm(arena.size.calm)
+        accepted = sum(ack.at > moment + 1 for ack in stage.log.acks)
+        await server.command("CONFIG", "SET", "maxmemory", "128mb")
+        back = monotonic()
+        report.recovered(await stage.healed(back, AGAIN), within=AGAIN)
+        report.tell(f"no memory for {back - moment:.1f} s, {accepted} accepted meanwhile")
+        report.expect(accepted == 0, f"{accepted} publishes were accepted without memory")
+        books = await stage.crowd.seen()
+        report.expect(not books.tally(moment), f"clients saw {books.tally(moment)}")
+        await stays_up(stage, moment)
+
+
+async def repaired(stage: Stage) -> float:
+    """Events that the nodes have read from streams to close gaps."""
+    return sum([total(await node.metrics(), "repaired_events") for node in stage.nodes])
