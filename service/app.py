@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 import structlog
 import uvloop
 from aiohttp import web
+from pydantic import SecretStr
 
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
@@ -20,6 +21,9 @@ from service.adapters.jwt import Issuer, JwtAuthenticator
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
 from service.adapters.memory.tickets import MemoryTickets
+from service.adapters.redis import address as redis_address
+from service.adapters.redis.broker import RedisBroker
+from service.adapters.redis.config import RedisConfig
 from service.contract.gate import Gate
 from service.contract.model import Contract
 from service.core.authenticator import Authenticator
@@ -123,6 +127,8 @@ def _issuers(settings: Settings) -> list[Issuer]:
 
 def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
     broker = settings.broker
+    if broker.url.startswith("redis"):
+        return RedisBroker(redis_config(settings), metrics)
     memory = MemoryBroker(
         clock,
         idempotency_window=broker.idempotency_window,
@@ -134,6 +140,33 @@ def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
     metrics.broker_events.set_function(lambda: memory.stats().events)
     metrics.broker_bytes.set_function(lambda: memory.stats().bytes)
     return memory
+
+
+def redis_config(settings: Settings) -> RedisConfig:
+    """What the settings say to the Redis adapters."""
+    broker = settings.broker
+    return RedisConfig(
+        address=redis_address.parse(broker.url),
+        user=broker.user,
+        password=_revealed(broker.password),
+        sentinel_user=broker.sentinel_user,
+        sentinel_password=_revealed(broker.sentinel_password),
+        ca=broker.ca,
+        certificate=broker.certificate,
+        private_key=broker.private_key,
+        prefix=broker.prefix,
+        timeout=broker.timeout,
+        queue=broker.queue,
+        ping=broker.ping,
+        silence=broker.silence,
+        position_ttl=broker.position_ttl,
+        idempotency_window=broker.idempotency_window,
+        start=broker.unready_after,
+    )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _bounds(settings: Settings) -> Bounds:

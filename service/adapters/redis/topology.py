@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -84,7 +85,8 @@ class Servers:
                     await link.call("AUTH", config.user or "default", config.password)
                 if config.address.database:
                     await link.call("SELECT", config.address.database)
-                await link.call("CLIENT", "SETNAME", config.prefix)
+                with suppress(ReplyError):  # not every ACL allows it, and it only helps whoever looks at CLIENT LIST
+                    await link.call("CLIENT", "SETNAME", config.prefix)
                 await learn_generation(link)
         except (OSError, TimeoutError, ReplyError) as error:
             link.abort()
