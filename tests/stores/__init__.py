@@ -1,6 +1,7 @@
 """Real stores for tests: Redis and Valkey alone, with Sentinels, as a Cluster; NATS. All on free loopback ports."""
 
 from tests.stores.certificates import Certificates
+from tests.stores.cluster import Cluster, ClusterNode
 from tests.stores.process import MissingProgramError, ServerFailedError
 from tests.stores.redis_server import FLAVOURS, Flavour, RedisServer, shared_redis
 from tests.stores.sentinels import Sentinel, Sentinels
@@ -8,6 +9,8 @@ from tests.stores.sentinels import Sentinel, Sentinels
 __all__ = [
     "FLAVOURS",
     "Certificates",
+    "Cluster",
+    "ClusterNode",
     "Flavour",
     "MissingProgramError",
     "RedisServer",

@@ -13,6 +13,7 @@ import pytest
 from tests.stores import (
     FLAVOURS,
     Certificates,
+    Cluster,
     Flavour,
     MissingProgramError,
     RedisServer,
@@ -154,9 +155,11 @@ async def test_an_error_reply_is_raised() -> None:
         await server.command("NO-SUCH-COMMAND")
 
 
-@both
-async def test_sentinels_promote_a_replica_that_lags_when_its_master_is_killed(flavour: Flavour) -> None:
-    async with Sentinels(flavour, password="secret", sentinel_password="other") as group:
+# The groups take seconds to fail over: here each flavour does one kind of it, the tests of the brokers do all.
+
+
+async def test_sentinels_promote_a_replica_that_lags_when_its_master_is_killed() -> None:
+    async with Sentinels("redis", password="secret", sentinel_password="other") as group:
         master = await group.master()
         (replica,) = await group.replicas()
         await master.command("SET", "a", "1")
@@ -173,7 +176,7 @@ async def test_sentinels_promote_a_replica_that_lags_when_its_master_is_killed(f
 
 
 async def test_sentinels_fail_over_when_told_and_a_cut_replica_catches_up() -> None:
-    async with Sentinels(replicas=2) as group:
+    async with Sentinels("valkey", replicas=2) as group:
         before = await group.master()
         master = await group.failover()
         assert master is not before
@@ -188,3 +191,29 @@ async def test_sentinels_fail_over_when_told_and_a_cut_replica_catches_up() -> N
         assert await replica.command("GET", "a") == "1"
         ports = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in group.sentinels)
         assert group.url == f"redis+sentinel://{ports}/main"
+
+
+async def test_a_cluster_fails_over_when_told() -> None:
+    async with Cluster("redis", password="secret") as cluster:
+        before = await cluster.master_of("a")
+        await before.command("SET", "a", "1")
+        with pytest.raises(hiredis.ReplyError, match="MOVED"):
+            await next(node for node in cluster.nodes if node is not before).command("GET", "a")
+        master = await cluster.failover("a")
+        assert await master.command("GET", "a") == "1"
+        await cluster.settled()
+        assert await cluster.replicas_of("a") == [before]
+        assert cluster.url == "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
+
+
+async def test_a_cluster_replaces_a_killed_master_and_takes_it_back() -> None:
+    async with Cluster("valkey") as cluster:
+        before = await cluster.master_of("a")
+        await before.command("SET", "a", "1")
+        await before.command("WAIT", 1, 1000)
+        before.kill()
+        master = await cluster.promoted("a", before)
+        assert await master.command("GET", "a") == "1"
+        await before.restart()
+        await cluster.settled()
+        assert await cluster.replicas_of("a") == [before]
