@@ -30,8 +30,6 @@ Show = Callable[[Message], None]
 Token = Callable[[], str | None]
 _CLOSES = {close.code: close for close in CloseCode}
 _RETRYABLE = {error.code for error in ErrorCode if error.retryable}
-_REJOIN = ("resync", "requested")
-"""Codes of `unsubscribed` after which the channel is joined again."""
 
 
 class Stop(Exception):  # noqa: N818  # not an error: the service has told why it is of no use to go on
@@ -178,7 +176,7 @@ class Tail:
         match message["type"]:
             case "welcome":
                 await socket.send_json([{"type": "ready"}, self._subscribe()])
-            case "unsubscribed" if message["code"] in _REJOIN:
+            case "unsubscribed" if message["code"] == "requested":
                 await socket.send_json(self._subscribe())
             case "expiring" if self._renews:
                 await socket.send_json({"type": "refresh", "id": self._id(), "token": self._token()})
@@ -200,7 +198,7 @@ class Tail:
         match message["type"]:
             case "subscribed":
                 self._joined(message)
-            case "unsubscribed" if message["code"] not in _REJOIN:
+            case "unsubscribed" if message["code"] != "requested":
                 raise Stop(f"the subscription was ended: {message['code']}")
             case "error":
                 self._refused(message)

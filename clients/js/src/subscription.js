@@ -156,6 +156,10 @@ export class Subscription {
 
   /** @param {Subscribed} message */
   subscribed(message) {
+    if (this.#state === 'joined' && message.id === null) {
+      this.#enqueue(message); // in place: the stream has started anew, the subscription goes on
+      return;
+    }
     if (this.#state !== 'joining' || message.id !== this.#request) return;
     this.#state = 'joined';
     this.#backoff.reset();
@@ -189,10 +193,6 @@ export class Subscription {
   /** @param {import('./messages.js').Unsubscribed} message */
   unsubscribed({ code, id }) {
     if (id || this.#state === 'ended') return;
-    if (code === 'resync') {
-      this.join();
-      return;
-    }
     this.#end();
     void this.#call('onUnsubscribed', { code });
   }

@@ -139,6 +139,18 @@ test('a handler that throws is reported and does not block the channel', async (
   assert.equal(subscription.position?.offset, 10);
 });
 
+test('a stream that started anew: the subscription goes on from the position in the message', async (t) => {
+  const { peer, calls, subscription } = await room(t);
+  peer.send([message(8), subscribed({ id: null, channel: 'room:1' }, { epoch: 'e2', offset: 5, last: 'n-5', recovered: false })]);
+  assert.deepEqual(await calls.next(), ['event', 'm-8']);
+  assert.deepEqual(await calls.next(), ['subscribed', false, 0]);
+  assert.deepEqual(await calls.next(), ['state', []]);
+  peer.send([message(5), message(6), message(7)]);
+  assert.deepEqual(await calls.next(), ['event', 'm-6']);
+  assert.deepEqual(await calls.next(), ['event', 'm-7']);
+  assert.deepEqual(subscription.position, { epoch: 'e2', offset: 6, id: 'm-6' });
+});
+
 test('latest values: a rev that is not newer is dropped; state replaces everything', async (t) => {
   const { peer, client } = await connected(t);
   const { calls, handlers } = recorder();
@@ -151,8 +163,7 @@ test('latest values: a rev that is not newer is dropped; state replaces everythi
   peer.send([price('a', 5), price('a', 4), price('b', 1), price('a', 6)]);
   assert.deepEqual(await calls.next(), ['event', 'b1']);
   assert.deepEqual(await calls.next(), ['event', 'a6']);
-  peer.send({ type: 'unsubscribed', channel: 'board:1', code: 'resync' });
-  peer.send(subscribed(await peer.expect('subscribe'), { state: [price('a', 2)] }));
+  peer.send(subscribed({ id: null, channel: 'board:1' }, { epoch: 'e2', state: [price('a', 2)] }));
   assert.deepEqual(await calls.next(), ['subscribed', undefined, 0]);
   assert.deepEqual(await calls.next(), ['state', ['a2']]);
   peer.send([price('b', 1), price('a', 3)]);
