@@ -2,6 +2,7 @@
 
 from tests.stores.certificates import Certificates
 from tests.stores.cluster import Cluster, ClusterNode
+from tests.stores.nats_server import NatsServer
 from tests.stores.process import MissingProgramError, ServerFailedError
 from tests.stores.redis_server import FLAVOURS, Flavour, RedisServer, shared_redis
 from tests.stores.sentinels import Sentinel, Sentinels
@@ -13,6 +14,7 @@ __all__ = [
     "ClusterNode",
     "Flavour",
     "MissingProgramError",
+    "NatsServer",
     "RedisServer",
     "Sentinel",
     "Sentinels",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import ssl
 import time
 from pathlib import Path
 
 import hiredis
+import nats
 import pytest
 
 from tests.stores import (
@@ -16,6 +19,7 @@ from tests.stores import (
     Cluster,
     Flavour,
     MissingProgramError,
+    NatsServer,
     RedisServer,
     Sentinels,
     ServerFailedError,
@@ -115,6 +119,12 @@ async def test_tls_is_checked_both_ways(tmp_path: Path) -> None:
     async with RedisServer(tls=certificates, client_certificates=True) as server:
         assert server.url == f"rediss://127.0.0.1:{server.port}"
         assert await server.command("PING") == "PONG"
+        reader, writer = await asyncio.open_connection(
+            *server.address, ssl=ssl.create_default_context(cafile=str(certificates.ca))
+        )
+        with pytest.raises(ssl.SSLError, match="certificate required"):
+            await reader.read()
+        writer.transport.abort()
     with pytest.raises(ValueError, match="without TLS"):
         RedisServer("valkey", tls=certificates)
 
@@ -153,6 +163,54 @@ async def test_an_error_reply_is_raised() -> None:
     server = await shared_redis()
     with pytest.raises(hiredis.ReplyError, match="unknown command"):
         await server.command("NO-SUCH-COMMAND")
+
+
+async def test_nats_keeps_its_streams_over_a_kill() -> None:
+    async with NatsServer() as server:
+        pid, port = server.process.pid, server.port
+        async with await nats.connect(server.url) as client:
+            await client.jetstream().add_stream(name="things", subjects=["things.*"])
+            await client.jetstream().publish("things.a", b"1")
+        server.kill()
+        assert not alive(pid)
+        await server.restart()
+        assert server.port == port
+        async with await nats.connect(server.url) as client:
+            assert (await client.jetstream().get_msg("things", 1)).data == b"1"
+
+
+async def nats_answer(server: NatsServer, shown: dict[str, str], context: ssl.SSLContext | None = None) -> str:
+    """What NATS says to a client that shows this and pings. By hand: nats-py leaves refused connections open."""
+    reader, writer = await asyncio.open_connection(*server.address)
+    try:
+        assert (await reader.readline()).startswith(b"INFO ")
+        if context is not None:
+            await writer.start_tls(context)
+        writer.write(b"CONNECT %s\r\nPING\r\n" % json.dumps({"verbose": False} | shown).encode())
+        return (await reader.readline()).decode().strip()
+    finally:
+        writer.transport.abort()
+
+
+async def test_nats_asks_for_a_token() -> None:
+    async with NatsServer(token="secret") as server:
+        assert await nats_answer(server, {"auth_token": "secret"}) == "PONG"
+        assert "Authorization Violation" in await nats_answer(server, {"auth_token": "wrong"})
+
+
+async def test_nats_asks_for_a_user() -> None:
+    async with NatsServer(user="app", password="secret") as server:
+        assert await nats_answer(server, {"user": "app", "pass": "secret"}) == "PONG"
+        assert "Authorization Violation" in await nats_answer(server, {})
+
+
+async def test_nats_speaks_tls_and_wants_a_certificate(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    async with NatsServer(tls=certificates, client_certificates=True) as server:
+        assert server.url == f"tls://127.0.0.1:{server.port}"
+        assert await nats_answer(server, {}, certificates.client_context()) == "PONG"
+        with pytest.raises(ssl.SSLError, match="certificate required"):
+            await nats_answer(server, {}, ssl.create_default_context(cafile=str(certificates.ca)))
 
 
 # The groups take seconds to fail over: here each flavour does one kind of it, the tests of the brokers do all.
