@@ -175,6 +175,7 @@ def _bounds(settings: Settings) -> Bounds:
         outbox=settings.outbox,
         repair=settings.repair,
         deadlines=settings.deadlines,
+        unready_after=settings.broker.unready_after,
         presence_members=settings.presence.members,
         anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,
         revocation_ttl=settings.auth.revocation_ttl,

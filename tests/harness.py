@@ -143,10 +143,11 @@ async def serving(
     clock: Clock | None = None,
     broker: Broker | None = None,
     authenticator: Authenticator | None = None,
+    broker_settings: dict[str, Any] | None = None,
     **groups: Any,
 ) -> AsyncIterator[Running]:
-    """Runs a service for the length of the block."""
-    config = settings(**groups)
+    """Runs a service for the length of the block. `broker` takes the place of the one that `broker_settings` name."""
+    config = settings(**groups, broker=broker_settings or {})
     assert config.contract is not None
     service = Service(config, load(config.contract), clock=clock, broker=broker, authenticator=authenticator)
     async with running(service) as (port, ops_port), aiohttp.ClientSession() as http:

@@ -25,6 +25,7 @@ from service.protocol.messages import Reconnect, Unsubscribed
 from service.realtime.admission import Admission
 from service.realtime.connection import Connection
 from service.realtime.control import Control
+from service.realtime.health import BrokerHealth
 from service.realtime.hub import Hub
 from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
@@ -64,6 +65,8 @@ class Bounds:
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
     repair: RepairLimits = field(default_factory=RepairLimits)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    unready_after: float = 30.0
+    """Seconds without the broker after which the node is not ready."""
     presence_members: int = 200
     """Users in a channel above which presence is told as a count."""
     anonymous_tenant: str | None = None
@@ -122,6 +125,7 @@ class Node:
             most_members=bounds.presence_members,
         )
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
+        self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self._greeting: set[asyncio.Timeout] = set()
         self._sweeper: Timer | None = None
 
@@ -130,6 +134,7 @@ class Node:
         try:
             await self.broker.start(self.relay)
             self.relay.start()
+            self.health.start()
             await self.control.start()
         except BaseException:
             await self.close()
@@ -140,6 +145,7 @@ class Node:
         """Ends whatever is left, then the broker. Call `drain` first."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.health.close()
         await self.control.close()
         self.presence.close()
         self.relay.close()
@@ -147,12 +153,12 @@ class Node:
         self.hub.close()
         await self.broker.close()
 
-    async def check_ready(self) -> None:
-        """Returns if this node should get new connections, else raises ServiceError with the reason."""
+    def check_ready(self) -> None:
+        """Returns if this node by itself should get new connections, else raises ServiceError with the reason. The broker
+        is `health`'s matter."""
         self.admission.check_open()
         if self.supervisor.failed is not None:
             raise ServiceError(ErrorCode.INTERNAL, f"the task {self.supervisor.failed!r} has died")
-        await self.broker.check()
 
     @contextlib.contextmanager
     def greeting(self, patience: asyncio.Timeout) -> Iterator[None]:

@@ -198,8 +198,8 @@ class Broker(BaseModel):
     """Seconds between two questions whether the broker is there."""
     silence: Seconds = 3.0
     """Seconds without any answer after which a connection to the broker is given up and made anew."""
-    unready_after: Seconds = 30.0
-    """Seconds without the broker after which this node is not ready. Connections stay open all the while."""
+    unready_after: Annotated[float, Field(ge=0)] = 30.0
+    """Seconds without the broker after which this node is not ready, or gives its start up. Connections stay open."""
     position_ttl: Seconds = 604_800.0
     """Seconds that a channel without publishes keeps its position (never less than its history's ttl)."""
     idempotency_window: Seconds = 300.0

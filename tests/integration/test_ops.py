@@ -11,8 +11,10 @@ from pytest_aiohttp import AiohttpClient
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode, ServiceError
+from service.realtime.health import INTERVAL
 from service.web.ops import build_ops
-from tests.harness import DEADLINE, Running, serving
+from tests.clock import FakeClock
+from tests.harness import DEADLINE, Running, eventually, serving
 
 
 class Sick(MemoryBroker):
@@ -52,7 +54,7 @@ async def test_a_running_service_is_alive_and_ready(server: Running) -> None:
 
 async def test_without_its_broker_a_node_is_alive_and_not_ready() -> None:
     broker = Sick()
-    async with serving(broker=broker) as server:
+    async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         assert (await probe(server, "/readyz"))[0] == 200
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
         assert await probe(server, "/healthz") == (200, {"status": "ok"})
@@ -71,9 +73,36 @@ async def test_without_its_broker_a_node_is_alive_and_not_ready() -> None:
         assert (metrics["tidewire_ready"], metrics["tidewire_broker_up"]) == (1, 1)
 
 
+async def test_a_node_whose_broker_blinks_stays_ready_and_says_so() -> None:
+    broker, clock = Sick(), FakeClock()
+    async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
+        broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
+        reason = {"code": "broker_unavailable", "message": "no answer on port 6379"}
+        assert await probe(server, "/readyz") == (200, {"status": "ready", "degraded": [reason]})
+        assert (await server.metrics())["tidewire_broker_up"] == 0
+        clock.advance(29)
+        assert (await probe(server, "/readyz"))[0] == 200
+        clock.advance(1)
+        assert await probe(server, "/readyz") == (503, {"status": "not ready", "reasons": [reason]})
+        broker.fault = None
+        assert await probe(server, "/readyz") == (200, {"status": "ready"})
+        broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
+        assert (await probe(server, "/readyz"))[0] == 200, "it counts from when it went this time"
+
+
+async def test_how_long_the_broker_has_been_away_is_known_without_anybody_asking() -> None:
+    broker, clock = Sick(), FakeClock()
+    async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
+        broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
+        clock.advance(INTERVAL)
+        await eventually(lambda: server.service.metrics.broker_up._value.get() == 0)
+        clock.advance(30)
+        assert (await probe(server, "/readyz"))[0] == 503
+
+
 async def test_a_broker_that_hangs_does_not_hang_the_probes() -> None:
     broker = Sick()
-    async with serving(broker=broker) as server:
+    async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         broker.hangs = True
         async with asyncio.timeout(DEADLINE):
             asked = asyncio.ensure_future(probe(server, "/readyz"))
@@ -85,7 +114,7 @@ async def test_a_broker_that_hangs_does_not_hang_the_probes() -> None:
 
 async def test_a_draining_node_is_not_ready_and_still_knows_of_its_broker() -> None:
     broker = Sick()
-    async with serving(broker=broker) as server:
+    async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         server.service.node.admission.draining = True
         status, body = await probe(server, "/readyz")
         assert (status, [reason["code"] for reason in body["reasons"]]) == (503, ["draining"])
@@ -111,7 +140,7 @@ async def test_a_node_whose_task_has_died_is_not_ready(server: Running) -> None:
 
 async def test_a_faulty_check_is_a_500_and_not_ready() -> None:
     broker = Sick()
-    async with serving(broker=broker) as server:
+    async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         assert (await probe(server, "/readyz"))[0] == 200
         broker.fault = RuntimeError("a fault for the test")
         status, body = await probe(server, "/readyz")
