@@ -116,7 +116,7 @@ class CrowdBooks(Struct):
     pushed: int = 0
     """`subscribed` that came in place, unasked."""
     troubles: list[Trouble] = field(default_factory=list)
-    presence: Counter[str] = field(default_factory=Counter)
+    presence: dict[str, int] = {}
 
     def seen(self, what: str, since: float = 0.0) -> int:
         """Troubles that begin with these words."""

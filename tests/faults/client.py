@@ -246,7 +246,8 @@ class Client:
             elif message.type == "reconnect":
                 self._told = message.after
             elif message.type.startswith("presence.") and message.data is not None:
-                self._books.presence[f"{message.type} {message.data.user}"] += 1
+                told = f"{message.type} {message.data.user}"
+                self._books.presence[told] = self._books.presence.get(told, 0) + 1
 
     def _durable(self, event: Message, now: float) -> None:
         follow = self.follows.get(event.channel)

@@ -106,7 +106,7 @@ async def a_reader_stops(arena: Arena) -> None:
             before = await node.metrics()
             wire.read(False)
             started = monotonic()
-            await flood(node, "hall:flood", events=400, size=1500)
+            await flood(node, "hall:flood", events=150, size=1500)
 
             async def closed() -> bool:
                 metrics = await node.metrics()
@@ -114,7 +114,7 @@ async def a_reader_stops(arena: Arena) -> None:
 
             arena.report.recovered(await seconds_until(closed, started, STALL + 2 * GRACE), within=STALL + GRACE)
             grown = node.rss() - rss
-            arena.report.tell(f"one client read nothing of 400 events; the node grew by {grown} KiB")
+            arena.report.tell(f"one client read nothing of 150 events; the node grew by {grown} KiB")
             arena.report.expect(grown < 8 * 1024, f"the node grew by {grown} KiB")
             await undisturbed(stage, 0.0)
         finally:
@@ -130,9 +130,9 @@ def local_port(wire: Wire) -> int:
 
 async def flood(node: Node, channel: str, *, events: int, size: int) -> None:
     """Publishes many large events in a channel that nobody else follows."""
-    for start in range(0, events, 100):
+    for start in range(0, events, 50):
         batch = [
-            {"type": "talk.line", "id": f"flood-{start + step}", "data": {"pad": "x" * size}} for step in range(100)
+            {"type": "talk.line", "id": f"flood-{start + step}", "data": {"pad": "x" * size}} for step in range(50)
         ]
         status, body = await node.api("red", "POST", f"channels/{channel}/events", batch)
         assert status == 200, body
