@@ -286,7 +286,7 @@ async def test_what_nobody_noticed_is_found_at_the_next_beat(
             await post(first.server, "/users/ann/disconnect", None)
             await post(first.server, "/tokens/revoke", {"jti": "t"})
             async with asyncio.timeout(SOON):
-                assert await ends == [4403, 4401]
+                assert list(await ends) == [4403, 4401]
 
 
 async def test_a_node_ignores_commands_from_before_it_came(make_bus: Callable[[], Bus]) -> None:
