@@ -7,7 +7,7 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 
 import structlog
@@ -19,16 +19,25 @@ from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
 from service.adapters.jwt import Issuer, JwtAuthenticator
 from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.caps import MemoryCaps
 from service.adapters.memory.presence import MemoryPresence
 from service.adapters.memory.tickets import MemoryTickets
 from service.adapters.redis import address as redis_address
 from service.adapters.redis.broker import RedisBroker
+from service.adapters.redis.caps import RedisCaps
+from service.adapters.redis.client import RedisClient
 from service.adapters.redis.config import RedisConfig
+from service.adapters.redis.presence import RedisPresence
+from service.adapters.redis.tickets import RedisTickets
 from service.contract.gate import Gate
 from service.contract.model import Contract
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
+from service.core.caps import CapStore
 from service.core.clock import Clock
+from service.core.event import Publication
+from service.core.presence import PresenceStore
+from service.core.tickets import TicketStore
 from service.errors import ServiceError
 from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.control_messages import OWN_CHANNELS
@@ -65,10 +74,12 @@ class Service:
         self.metrics = metrics or Metrics(event_types=contract.event_types | SYSTEM_TYPES)
         self.fetch = HttpFetch()
         self.broker = broker or _broker(settings, self.clock, self.metrics)
+        presence, tickets, caps, self._close_stores = _stores(settings, self.clock, self.broker)
         ports = Ports(
             broker=self.broker,
-            presence=MemoryPresence(),
-            tickets=MemoryTickets(self.clock, settings.limits.tracked),
+            presence=presence,
+            tickets=tickets,
+            caps=caps,
             authenticator=authenticator or JwtAuthenticator(_issuers(settings), self.clock, self.fetch),
             clock=self.clock,
         )
@@ -98,6 +109,7 @@ class Service:
         await self.node.start()
         yield
         await self.node.close()
+        await self._close_stores()
         await self.fetch.close()
 
 
@@ -142,6 +154,24 @@ def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
     return memory
 
 
+Stores = tuple[PresenceStore, TicketStore, CapStore, Callable[[], Awaitable[None]]]
+"""What nodes share beside the broker, and what lets it go."""
+
+
+def _stores(settings: Settings, clock: Clock, broker: Broker) -> Stores:
+    most_told = settings.presence.members
+    if settings.broker.url.startswith("redis"):
+        client = RedisClient(redis_config(settings))
+        presence = RedisPresence(client, ttl=settings.presence.ttl, most_told=most_told)
+        return presence, RedisTickets(client), RedisCaps(client), client.close
+    tell: Callable[[Publication], None] = broker.tell  # type: ignore[attr-defined]  # of every broker without Redis
+    return MemoryPresence(tell, most_told), MemoryTickets(clock, settings.limits.tracked), MemoryCaps(), _nothing
+
+
+async def _nothing() -> None:
+    """Lets go of what is in memory."""
+
+
 def redis_config(settings: Settings) -> RedisConfig:
     """What the settings say to the Redis adapters."""
     broker = settings.broker
@@ -177,6 +207,7 @@ def _bounds(settings: Settings) -> Bounds:
         deadlines=settings.deadlines,
         unready_after=settings.broker.unready_after,
         presence_members=settings.presence.members,
+        presence_ttl=settings.presence.ttl,
         anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,
         revocation_ttl=settings.auth.revocation_ttl,
         revocations=settings.auth.revocations,

@@ -105,12 +105,11 @@ class Running:
                 admission._total,
                 admission._pending,
                 dict(admission._per_ip),
-                dict(admission._per_tenant),
-                dict(admission._per_user),
+                dict(admission.caps.held),
                 node.budget.used,
             )
 
-        await eventually(lambda: counted() == (0, 0, 0, {}, {}, {}, 0), counted)
+        await eventually(lambda: counted() == (0, 0, 0, {}, {}, 0), counted)
         gauges = ("connections", "pending_connections", "subscriptions", "channels", "outbox_messages", "outbox_bytes")
         metrics = await self.metrics()
         assert {gauge: metrics[f"tidewire_{gauge}"] for gauge in gauges} == dict.fromkeys(gauges, 0.0)

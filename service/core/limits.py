@@ -41,12 +41,13 @@ class Limits:
     """Channels a connection."""
     connections: Count = 15_000
     """Connections of this node."""
-    connections_per_tenant: Count = 15_000
-    """Connections of one tenant to this node."""
+    connections_per_tenant: Count = 1_000_000
+    """Connections of one tenant to all nodes together."""
     connections_per_user: Count = 32
-    """Connections of one user to this node."""
+    """Connections of one user to all nodes together."""
     on_user_cap: Literal["refuse", "replace"] = "refuse"
-    """What happens to one connection more: it is refused, or it replaces the user's oldest (closed with 4409)."""
+    """What happens to one connection more: it is refused, or it replaces the user's oldest to the same node (closed with
+    4409); with `replace` the cap is each node's own."""
     connections_per_ip: Count = 1_000
     """Per IPv4 address or IPv6 /64."""
     pending: Count = 2_000

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.core.channel import ChannelKey
+from service.core.event import Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,18 +16,71 @@ class Member:
 
     user: str
     connections: int
+    """Without those of nodes that have fallen silent."""
     info: bytes | None = None
     """JSON from the token of the user's newest connection."""
 
 
+class Entry(NamedTuple):
+    """One connection of a user in a channel."""
+
+    channel: ChannelKey
+    user: str
+    connection: str
+    """An id without spaces."""
+
+
+class Entrance(NamedTuple):
+    """An entry to be made, and the event that tells of it if it is the user's first."""
+
+    entry: Entry
+    info: bytes | None
+    joined: Publication
+
+
+class Change(NamedTuple):
+    """What an entry made or struck out has changed."""
+
+    changed: bool
+    """Whether the user has come, or gone."""
+    users: int
+    """How many are there now."""
+    told: bool
+    """Whether the channel has been told. A change in a channel with too many users is not: the caller may tell their number."""
+
+
+Farewell = Callable[[ChannelKey, str], Publication]
+"""Makes the event that tells of a user's going."""
+
+
 class PresenceStore(Protocol):
-    """Exactly one join is reported per user between two leaves, however many connections come and go, on any node."""
+    """Counts users on all nodes, and tells each channel of their coming and going.
 
-    async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> bool:
-        """Adds a connection; True if the user was not there before. Adding it again changes nothing."""
+    - An event is told in the same step as the change that it tells of: per user, `joined` and `left` take turns in the order
+      of the changes, on whichever nodes they happen. Only a store that has lost its data tells of a user's coming again.
+    - An event reaches the channel's subscribers as an ephemeral publication does. In a channel with more users than the
+      store was given to tell of one by one, none is.
+    - Who has been told as here is among the members until told as gone, so what is read and what is told never differ.
+    - An entry that its node does not renew expires, and goes with the next `sweep` by anybody.
 
-    async def leave(self, channel: ChannelKey, user: str, connection: str) -> bool:
-        """Removes a connection; True if it was there and the user's last."""
+    Every method raises ServiceError(BROKER_UNAVAILABLE) if the store can't; then it may have happened, and may be repeated.
+    """
+
+    async def join(self, entrance: Entrance) -> Change:
+        """Adds a connection. Adding it again changes nothing."""
+
+    async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
+        """Adds many, not as of one moment."""
+
+    async def leave(self, entry: Entry, left: Publication) -> Change:
+        """Removes a connection; harmless if it is not there."""
+
+    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Puts off the expiry of this node's entries; returns those that are not there (any more). Without entries it still
+        raises if the store is away."""
+
+    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+        """Removes the entries of these channels that have expired, each once however many nodes sweep; returns the changes."""
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """The number of users, and up to `limit` of them by name."""

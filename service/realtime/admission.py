@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import Counter
-from typing import TypeVar
 
 from service.core.clock import Clock
 from service.core.identity import Identity
 from service.core.limits import KeyedBuckets, Limits
 from service.errors import ErrorCode, ServiceError
+from service.realtime.caps import Caps
 from service.realtime.connection import Connection
 from service.telemetry.metrics import Metrics
 
@@ -42,11 +42,12 @@ class Seat:
         self._open = True
         self.network = network
 
-    def identify(self, identity: Identity) -> None:
-        """Counts the seat for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS)."""
+    async def identify(self, identity: Identity) -> None:
+        """Counts the seat for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS); it must be released then."""
         if self._identity is None:
             self._admission.count_identity(identity)
-            self._identity = identity
+            self._identity = identity  # before anything is awaited: whoever releases it meanwhile gives this back too
+            await self._admission.caps.confirm(identity)
 
     def release(self) -> None:
         """Gives the seat back; harmless the second time."""
@@ -56,17 +57,17 @@ class Seat:
 
 
 class Admission:
-    """Caps and rates of this node. A `network` is what `network_of` makes of a client's address."""
+    """Caps and rates of this node. A `network` is what `network_of` makes of a client's address; `caps` counts by tenant and
+    user, on all nodes."""
 
-    def __init__(self, limits: Limits, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, caps: Caps, clock: Clock, metrics: Metrics) -> None:
         self._limits = limits
+        self.caps = caps
         self._clock = clock
         self._metrics = metrics
         self._total = 0
         self._pending = 0
         self._per_ip: Counter[str] = Counter()
-        self._per_tenant: Counter[str] = Counter()
-        self._per_user: Counter[tuple[str, str]] = Counter()
         self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
         self._users = KeyedBuckets(limits.user_rate, limits.tracked)
         self._ips = KeyedBuckets(limits.ip_rate, limits.tracked)
@@ -93,16 +94,6 @@ class Admission:
         self._cap("pending", self._pending, self._limits.pending)
         self._cap("connections_per_ip", self._per_ip[network], self._limits.connections_per_ip)
 
-    def check_identity(self, identity: Identity) -> None:
-        """Raises ServiceError(TOO_MANY_CONNECTIONS) if the tenant or the user is full."""
-        self._cap("connections_per_tenant", self._per_tenant[identity.tenant], self._limits.connections_per_tenant)
-        if not identity.is_anonymous and self._limits.on_user_cap == "refuse":
-            self._cap(
-                "connections_per_user",
-                self._per_user[identity.tenant, identity.user],
-                self._limits.connections_per_user,
-            )
-
     def take_seat(self, network: str) -> Seat:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""
         self._total += 1
@@ -113,22 +104,21 @@ class Admission:
 
     def count_identity(self, identity: Identity) -> None:
         """For Seat alone."""
-        self.check_identity(identity)
+        self.caps.take(identity)
         self._pending -= 1
         self._metrics.pending.dec()
-        self._per_tenant[identity.tenant] += 1
-        self._per_user[identity.tenant, identity.user] += 1
 
     def give_back(self, network: str, identity: Identity | None) -> None:
         """For Seat alone."""
         self._total -= 1
-        _less(self._per_ip, network)
+        self._per_ip[network] -= 1
+        if self._per_ip[network] <= 0:
+            del self._per_ip[network]
         if identity is None:
             self._pending -= 1
             self._metrics.pending.dec()
         else:
-            _less(self._per_tenant, identity.tenant)
-            _less(self._per_user, (identity.tenant, identity.user))
+            self.caps.give_back(identity)
 
     def _cap(self, name: str, used: int, limit: int) -> None:
         if used >= limit:
@@ -165,12 +155,3 @@ class Admission:
         recent.append(now)
         connection.violations = recent
         return len(recent) > self._limits.rate_violations
-
-
-_Key = TypeVar("_Key")
-
-
-def _less(counter: Counter[_Key], key: _Key) -> None:
-    counter[key] -= 1
-    if counter[key] <= 0:
-        del counter[key]

@@ -47,7 +47,7 @@ async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connectio
         identity, rest = await _hello(node, socket)
         credentials = "anonymous" if identity.is_anonymous else "hello"
         try:
-            arrival.seat.identify(identity)
+            await arrival.seat.identify(identity)
         except ServiceError as error:
             raise await _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
     await _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody

@@ -14,6 +14,7 @@ import structlog
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
+from service.core.caps import CapStore
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.limits import Deadlines, Limits, OutboxLimits, RepairLimits
@@ -23,6 +24,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Reconnect, Unsubscribed
 from service.realtime.admission import Admission
+from service.realtime.caps import Caps
 from service.realtime.connection import Connection
 from service.realtime.control import Control
 from service.realtime.health import BrokerHealth
@@ -53,6 +55,7 @@ class Ports:
     broker: Broker
     presence: PresenceStore
     tickets: TicketStore
+    caps: CapStore
     authenticator: Authenticator
     clock: Clock
 
@@ -69,6 +72,8 @@ class Bounds:
     """Seconds without the broker after which the node is not ready."""
     presence_members: int = 200
     """Users in a channel above which presence is told as a count."""
+    presence_ttl: float = 30.0
+    """Seconds that an entry in presence lasts unless it is renewed."""
     anonymous_tenant: str | None = None
     """The tenant of connections without credentials; None if they are refused."""
     revocation_ttl: float = 86_400.0
@@ -89,7 +94,8 @@ class Node:
         self.clock = ports.clock
         self.supervisor = Supervisor(metrics)
         self.budget = Budget(bounds.outbox.node_bytes)
-        self.admission = Admission(bounds.limits, ports.clock, metrics)
+        self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
+        self.admission = Admission(bounds.limits, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
         self.hub = Hub(ports.clock, metrics, bounds.limits.batch)
         self.relay = Relay(
@@ -121,8 +127,10 @@ class Node:
             ports.clock,
             self.supervisor,
             metrics,
+            self._channels_with_presence,
             debounce=bounds.deadlines.presence_leave,
             most_members=bounds.presence_members,
+            ttl=bounds.presence_ttl,
         )
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
@@ -134,6 +142,8 @@ class Node:
         try:
             await self.broker.start(self.relay)
             self.relay.start()
+            self.presence.start()
+            self.caps.start()
             self.health.start()
             await self.control.start()
         except BaseException:
@@ -147,6 +157,7 @@ class Node:
             self._sweeper.cancel()
         self.health.close()
         await self.control.close()
+        self.caps.close()
         self.presence.close()
         self.relay.close()
         await self.supervisor.close()
@@ -249,6 +260,7 @@ class Node:
         Returns when all are gone or `deadlines.shutdown` is over.
         """
         self.admission.draining = True
+        self.presence.drain()
         for patience in self._greeting:
             if not patience.expired():  # else its task has yet to hear of it, and the time cannot be set any more
                 patience.reschedule(asyncio.get_running_loop().time())
@@ -273,6 +285,9 @@ class Node:
         finally:
             for timer in timers:
                 timer.cancel()
+
+    def _channels_with_presence(self) -> Iterator[ChannelKey]:
+        return (room.key for room in self.hub.rooms() if room.carried and room.spec.presence)
 
     def _sweep(self) -> None:
         self._sweeper = self.clock.call_later(SWEEP_INTERVAL, self._sweep)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from math import inf
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +18,7 @@ from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer, milliseconds
 from service.core.event import Delivery, Publication
-from service.core.presence import PresenceStore
+from service.core.presence import Change, Entrance, Entry, PresenceStore
 from service.errors import ServiceError
 from service.protocol.messages import PresenceMember, PresenceView
 from service.realtime.publisher import new_id
@@ -25,10 +29,26 @@ JOINED, LEFT, COUNT = "presence.joined", "presence.left", "presence.count"
 
 COUNT_INTERVAL = 1.0
 """Seconds between two counts of one channel, at least."""
+RETRY = 1.0
+"""Seconds between two tries while the store is away."""
+SLICE = 2_000
+"""Entries or channels looked after in one call of the store."""
 
 _log = structlog.get_logger("presence")
 _T = TypeVar("_T")
-_Entry = tuple[ChannelKey, str, str]
+
+
+@dataclass(slots=True, eq=False)
+class _Stay:
+    """One entry of this node, from before it is made until the store has confirmed that it is gone."""
+
+    info: bytes | None
+    entered: bool = False
+    """Whether the store has confirmed it. If not it may be there all the same, so it is left too, and never renewed."""
+    leaving: Timer | None = None
+    """Runs during the debounce."""
+    overdue: bool = False
+    """Whether it should have left and the store was away."""
 
 
 class Presence:
@@ -36,6 +56,10 @@ class Presence:
 
     A leave reaches the store only after the debounce: until then the user counts as present everywhere, so coming back
     on any node is no join, and the late leave of the old connection is not the last one.
+
+    In a store that nodes share entries expire after `ttl` seconds. This node renews its own at a third of that, enters again
+    what a store has lost, and sweeps the channels that it carries at a sixth of it, so that the users of a node that was
+    killed are told as gone. `carried` gives those channels.
     """
 
     def __init__(
@@ -45,46 +69,74 @@ class Presence:
         clock: Clock,
         supervisor: Supervisor,
         metrics: Metrics,
+        carried: Callable[[], Iterable[ChannelKey]],
         *,
         debounce: float,
         most_members: int,
+        ttl: float,
     ) -> None:
         self._store = store
         self._broker = broker
         self._clock = clock
         self._supervisor = supervisor
         self._metrics = metrics
+        self._carried = carried
         self._debounce = debounce
         self._most_members = most_members
-        self._leaving: dict[_Entry, Timer] = {}
+        self._ttl = ttl
+        self._stays: dict[Entry, _Stay] = {}
+        self._going: dict[Entry, asyncio.Task[None]] = {}
+        """Leaves that the store has been asked for and has not answered yet."""
         self._counting: dict[ChannelKey, Timer] = {}
+        self._upkeep: Timer | None = None
+        self._closed = False
+        self._draining = False
+        self._renewed = -inf
+        self._heard = -inf
+        """When the store was last known to be there."""
+        self._returned = -inf
+        """When it last came back, or turned out to have lost something."""
+
+    def start(self) -> None:
+        """Begins to look after this node's entries and channels."""
+        self._renewed = self._heard = self._clock.monotonic()
+        self._look_again(self._ttl / 6)
 
     async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
-        """Enters a connection; tells the channel if it is the user's first."""
-        timer = self._leaving.pop((channel, user, connection), None)
-        if timer is not None:
-            timer.cancel()
-        if await self._store.join(channel, user, connection, info):
-            await self._tell(channel, JOINED, user, info)
+        """Enters a connection; the channel is told if it is the user's first. When it raises, `leave` must follow."""
+        entry = Entry(channel, user, connection)
+        while going := self._going.get(entry):  # what is asked for later must not be overtaken
+            await asyncio.wait([going])
+        stay = self._stays.setdefault(entry, _Stay(info))
+        if stay.leaving is not None:
+            stay.leaving.cancel()
+            stay.leaving = None
+        stay.overdue = False
+        change = await self._store.join(self._entrance(entry, info))
+        stay.entered = True
+        self._note(JOINED, channel, change)
 
     def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
         """Strikes a connection out after the debounce, and tells the channel if it was the user's last."""
-        entry = (channel, user, connection)
-        if entry in self._leaving:
+        entry = Entry(channel, user, connection)
+        stay = self._stays.get(entry)
+        if stay is None or stay.leaving is not None or stay.overdue or entry in self._going:
             return
-        self._leaving[entry] = self._clock.call_later(
-            self._debounce, partial(self._spawn, "presence leave", self._leave, entry)
-        )
-
-    def _spawn(self, name: str, work: Callable[[_T], Coroutine[Any, Any, None]], argument: _T) -> None:
-        self._supervisor.spawn(name, work(argument))
-
-    async def _leave(self, entry: _Entry) -> None:
-        if self._leaving.pop(entry, None) is None:
+        if self._draining:
+            del self._stays[entry]
             return
-        channel, user, connection = entry
-        if await self._store.leave(channel, user, connection):
-            await self._tell(channel, LEFT, user, None)
+        stay.leaving = self._clock.call_later(self._debounce, partial(self._go, entry))
+
+    def drain(self) -> None:
+        """From here on those who leave are left to expire in the store: until then they have come back to another node."""
+        self._draining = True
+
+    def rebuild(self) -> None:
+        """Looks at once whether the store has kept this node's entries, as after an interruption."""
+        self._renewed = -inf
+        if self._upkeep is not None:  # else it is at work, and finds out when it next looks
+            self._upkeep.cancel()
+            self._look_again(0.0)
 
     async def view(self, channel: ChannelKey) -> PresenceView:
         """Who is in the channel; above the settable size only how many."""
@@ -104,14 +156,137 @@ class Presence:
             ],
         )
 
-    async def _tell(self, channel: ChannelKey, kind: str, user: str, info: bytes | None) -> None:
-        if await self._store.count(channel) > self._most_members:
-            self._count_soon(channel)
-            return
-        data: dict[str, str | Raw] = {"user": user}
+    def close(self) -> None:
+        """Lets the timers go; what is in the store expires there."""
+        self._closed = True
+        timers = [self._upkeep, *(stay.leaving for stay in self._stays.values()), *self._counting.values()]
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
+        self._stays.clear()
+        self._counting.clear()
+
+    # --- leaving ---------------------------------------------------------------------------------------------------------
+
+    def _go(self, entry: Entry) -> None:
+        self._stays[entry].leaving = None
+        self._going[entry] = self._supervisor.spawn("presence leave", self._leave(entry))
+
+    async def _leave(self, entry: Entry) -> None:
+        try:
+            if self._calm_for() < self._ttl / 3:
+                # Other nodes may not have entered again yet what the store has lost: who is still there by one of
+                # them would seem to leave.
+                self._stays[entry].overdue = True
+                return
+            change = await self._store.leave(entry, self._farewell(entry.channel, entry.user))
+            self._stays.pop(entry, None)
+            self._note(LEFT, entry.channel, change)
+        except ServiceError as error:
+            _log.debug("presence leave put off", code=error.code.code)
+            self._stays[entry].overdue = True
+        finally:
+            self._going.pop(entry, None)
+
+    # --- upkeep ----------------------------------------------------------------------------------------------------------
+
+    def _look_again(self, delay: float) -> None:
+        self._upkeep = None
+        if not self._closed:
+            self._upkeep = self._clock.call_later(
+                delay, partial(self._spawn, "presence upkeep", self._look_after, None)
+            )
+
+    async def _look_after(self, _: None) -> None:
+        self._upkeep = None
+        delay = RETRY
+        try:
+            if self._clock.monotonic() - self._renewed >= self._ttl / 3:
+                await self._renew()
+            if self._calm_for() >= self._ttl / 3:
+                for entry in [
+                    entry for entry, stay in self._stays.items() if stay.overdue and entry not in self._going
+                ]:
+                    self._go(entry)
+            if self._calm_for() >= self._ttl:
+                await self._sweep()
+            delay = self._ttl / 6 if self._renewed > -inf else 0.0
+        except ServiceError as error:
+            self._renewed = -inf
+            _log.warning("presence not renewed", code=error.code.code, entries=len(self._stays))
+        finally:
+            self._look_again(min(delay, self._ttl / 6))
+
+    async def _renew(self) -> None:
+        now = self._renewed = self._clock.monotonic()
+        missing: list[Entry] = []
+        for entries in _sliced([entry for entry, stay in self._stays.items() if stay.entered]) or [[]]:
+            missing += await self._store.renew(entries)
+        if missing or self._has_been_deaf():
+            self._returned = self._clock.monotonic()
+        self._heard = now
+        if missing:
+            _log.info("presence entered again", entries=len(missing))
+            for entries in _sliced(missing):
+                await self._enter_again(entries)
+
+    async def _enter_again(self, missing: Sequence[Entry]) -> None:
+        there = [
+            (entry, self._stays[entry].info) for entry in missing if entry in self._stays and entry not in self._going
+        ]
+        changes = await self._store.join_all([self._entrance(entry, info) for entry, info in there])
+        for (entry, _), change in zip(there, changes, strict=True):
+            self._note(JOINED, entry.channel, change)
+
+    async def _sweep(self) -> None:
+        for channels in _sliced(list(self._carried())):
+            if self._has_been_deaf():  # this process was stopped meanwhile, and its own entries may have expired
+                return
+            for channel, change in await self._store.sweep(channels, self._farewell):
+                self._note(LEFT, channel, change)
+            self._heard = self._clock.monotonic()
+
+    def _has_been_deaf(self) -> bool:
+        """Whether the last sign of the store is so old that others' entries may have expired too. Before that, what was
+        renewed before the silence has a sixth of its time left at least."""
+        return self._clock.monotonic() - self._heard > self._ttl / 2
+
+    def _calm_for(self) -> float:
+        """Seconds since the store came back. Right after that everybody's entries may have expired or be lost, and only a
+        node that does not renew its own within their time is gone."""
+        return self._clock.monotonic() - self._returned
+
+    # --- telling ---------------------------------------------------------------------------------------------------------
+
+    def _entrance(self, entry: Entry, info: bytes | None) -> Entrance:
+        data: dict[str, str | Raw] = {"user": entry.user}
         if info is not None:
             data["info"] = Raw(info)
-        await self._publish(channel, kind, msgspec.json.encode(data), sender=user, key=user)
+        return Entrance(entry, info, self._event(entry.channel, JOINED, data, entry.user))
+
+    def _farewell(self, channel: ChannelKey, user: str) -> Publication:
+        return self._event(channel, LEFT, {"user": user}, user)
+
+    def _event(self, channel: ChannelKey, kind: str, data: object, user: str | None) -> Publication:
+        return Publication(
+            channel=channel,
+            type=kind,
+            id=new_id(),
+            delivery=Delivery.EPHEMERAL,
+            data=msgspec.json.encode(data),
+            sender=user,
+            at=milliseconds(self._clock),
+            key=user or "",
+        )
+
+    def _note(self, kind: str, channel: ChannelKey, change: Change) -> None:
+        if change.told:
+            self._count_told(kind)
+        elif change.changed:
+            self._count_soon(channel)
+
+    def _count_told(self, kind: str) -> None:
+        self._metrics.presence_events.labels(kind=kind.partition(".")[2]).inc()
 
     def _count_soon(self, channel: ChannelKey) -> None:
         if channel not in self._counting:
@@ -121,29 +296,18 @@ class Presence:
 
     async def _count(self, channel: ChannelKey) -> None:
         self._counting.pop(channel, None)
-        count = await self._store.count(channel)
-        await self._publish(channel, COUNT, msgspec.json.encode({"count": count}), sender=None, key="")
-
-    async def _publish(self, channel: ChannelKey, kind: str, data: bytes, *, sender: str | None, key: str) -> None:
-        self._metrics.presence_events.labels(kind=kind.partition(".")[2]).inc()
-        publication = Publication(
-            channel=channel,
-            type=kind,
-            id=new_id(),
-            delivery=Delivery.EPHEMERAL,
-            data=data,
-            sender=sender,
-            at=milliseconds(self._clock),
-            key=key,
-        )
         try:
-            await self._broker.publish(publication)
-        except ServiceError as error:  # the broker is away: the next snapshot tells who is there
-            _log.warning("presence not told", kind=kind, code=error.code.code)
+            count = await self._store.count(channel)
+            await self._broker.publish(self._event(channel, COUNT, {"count": count}, None))
+        except ServiceError as error:  # the store is away: the next snapshot tells who is there
+            _log.warning("presence not told", kind=COUNT, code=error.code.code)
+        else:
+            self._count_told(COUNT)
 
-    def close(self) -> None:
-        """Lets the timers go; what is in the store expires there."""
-        for timer in (*self._leaving.values(), *self._counting.values()):
-            timer.cancel()
-        self._leaving.clear()
-        self._counting.clear()
+    def _spawn(self, name: str, work: Callable[[_T], Coroutine[Any, Any, None]], argument: _T) -> None:
+        self._supervisor.spawn(name, work(argument))
+
+
+def _sliced(items: Sequence[_T]) -> list[list[_T]]:
+    left = iter(items)
+    return list(iter(lambda: list(islice(left, SLICE)), []))

@@ -218,6 +218,9 @@ class Presence(BaseModel):
     model_config = _STRICT
     members: Annotated[int, Field(ge=0)] = 200
     """Users in a channel above which counts are sent and not names."""
+    ttl: Annotated[float, Field(ge=1)] = 30.0
+    """Seconds after which a node that has fallen silent no longer counts; its users are told as gone within a sixth more. The
+    same on all nodes."""
 
 
 class Log(BaseModel):

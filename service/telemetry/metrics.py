@@ -137,6 +137,9 @@ class Metrics:
             "limit_hits", "Times that a bound or deadline was reached, by its name.", "limit"
         )
         _start(self.limit_hits, _LIMITS)
+        self.caps_unshared = self._counter(
+            "caps_unshared", "Connections let in by the caps of this node alone, because the shared store was away."
+        )
 
         self.api_requests = self._counter(
             "api_requests", "HTTP requests, by route template, method and status.", "route", "method", "status"

@@ -94,7 +94,7 @@ async def _check(request: web.Request, node: Node, edge: Edge, seat: Seat) -> Ar
     check_origin(request, edge)
     found = await _identify(request, node, edge)
     if found.identity is not None:
-        seat.identify(found.identity)
+        await seat.identify(found.identity)
     channels = _check_channels(request, node, found.identity)
     return Arrival(seat, found.identity, found.credentials, channels)
 

@@ -1,20 +1,32 @@
-"""What every PresenceStore owes (service/core/presence.py), as tests. A subclass says how to open one."""
+"""What every PresenceStore owes (service/core/presence.py), as tests. A subclass says how to open one.
+
+`SharedPresenceSuite` adds what two nodes owe each other, `TimedPresenceSuite` what comes with time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.core.channel import ChannelKey
-from service.core.presence import Member, PresenceStore
+from service.core.event import Delivery, Publication
+from service.core.presence import Change, Entrance, Entry, Member, PresenceStore
 
 ROOM = ChannelKey("acme", "room:1")
 OTHER_ROOM = ChannelKey("acme", "room:2")
 SAME_ROOM_OF_ANOTHER_TENANT = ChannelKey("other", "room:1")
+MOST_TOLD = 4
+"""What the stores under test are opened with."""
+TTL = 30.0
+JOINED, LEFT = "presence.joined", "presence.left"
 
 STEPS = st.lists(
     st.tuples(
@@ -25,85 +37,375 @@ STEPS = st.lists(
     ),
     max_size=40,
 )
+HASTE = st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.sampled_from(["c-1", "c-2", "c-3"])), max_size=30)
+"""Which node, join or leave, which connection."""
+_UNHURRIED = settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
 
 
-class PresenceSuite(ABC):
-    """Subclassed once per implementation."""
+def event(kind: str, channel: ChannelKey, user: str) -> Publication:
+    """What tells of a change."""
+    return Publication(
+        channel=channel,
+        type=kind,
+        id="e",
+        delivery=Delivery.EPHEMERAL,
+        data=b'{"user":"\xc3\xa9"}',
+        sender=user,
+        at=1_795_374_000_123,
+        key=user,
+    )
+
+
+def farewell(channel: ChannelKey, user: str) -> Publication:
+    return event(LEFT, channel, user)
+
+
+def entrance(channel: ChannelKey, user: str, connection: str, info: bytes | None = None) -> Entrance:
+    return Entrance(Entry(channel, user, connection), info, event(JOINED, channel, user))
+
+
+class Node:
+    """A store, by short names."""
+
+    def __init__(self, store: PresenceStore) -> None:
+        self.store = store
+
+    async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None = None) -> Change:
+        return await self.store.join(entrance(channel, user, connection, info))
+
+    async def leave(self, channel: ChannelKey, user: str, connection: str) -> Change:
+        return await self.store.leave(Entry(channel, user, connection), event(LEFT, channel, user))
+
+    async def joins(self, channel: ChannelKey, user: str, connection: str) -> bool:
+        return (await self.join(channel, user, connection)).changed
+
+    async def leaves(self, channel: ChannelKey, user: str, connection: str) -> bool:
+        return (await self.leave(channel, user, connection)).changed
+
+    async def sweep(self, *channels: ChannelKey) -> list[tuple[ChannelKey, Change]]:
+        return list(await self.store.sweep(channels, farewell))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(ABC):
+    """Two nodes of one store, empty; of a store that has only one node it is twice the same."""
+
+    one: Node
+    two: Node
 
     @abstractmethod
-    async def open(self) -> PresenceStore:
-        """An empty store."""
+    async def told(self) -> list[Publication]:
+        """What has been delivered since the last call, in order; `channel` and `delivery` as a subscriber sees them."""
+
+    async def story(self, channel: ChannelKey = ROOM) -> list[tuple[str, str | None]]:
+        """The same, of one channel, as (type, user)."""
+        return [(one.type, one.sender) for one in await self.told() if one.channel == channel]
+
+
+class Staged(ABC):
+    """How a suite gets its store."""
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[Stage]:
+        """An empty store, that tells of at most `MOST_TOLD` users one by one."""
 
     @pytest.fixture
-    async def store(self) -> PresenceStore:
-        return await self.open()
+    async def stage(self) -> AsyncIterator[Stage]:
+        async with self.opened() as stage:
+            yield stage
 
-    async def test_a_user_joins_with_the_first_connection_and_leaves_with_the_last(self, store: PresenceStore) -> None:
-        assert await store.join(ROOM, "ann", "c-1", None)
-        assert not await store.join(ROOM, "ann", "c-2", None)
-        assert not await store.leave(ROOM, "ann", "c-1")
-        assert await store.leave(ROOM, "ann", "c-2")
-        assert await store.join(ROOM, "ann", "c-3", None)
+    @pytest.fixture
+    def node(self, stage: Stage) -> Node:
+        return stage.one
 
-    async def test_adding_a_connection_again_changes_nothing(self, store: PresenceStore) -> None:
-        await store.join(ROOM, "ann", "c-1", b'{"n":1}')
-        assert not await store.join(ROOM, "ann", "c-1", b'{"n":2}')
-        assert await store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')])
-        assert await store.leave(ROOM, "ann", "c-1")
 
-    async def test_a_connection_that_was_not_there_does_not_leave(self, store: PresenceStore) -> None:
-        assert not await store.leave(ROOM, "ann", "c-1")
-        await store.join(ROOM, "ann", "c-1", None)
-        assert not await store.leave(ROOM, "ann", "c-2")
-        assert not await store.leave(ROOM, "ben", "c-1")
-        assert not await store.leave(OTHER_ROOM, "ann", "c-1")
-        assert await store.leave(ROOM, "ann", "c-1")
-        assert not await store.leave(ROOM, "ann", "c-1")
-        assert await store.count(ROOM) == 0
+class PresenceSuite(Staged):
+    """Subclassed once per implementation."""
 
-    async def test_the_number_counts_users_and_members_come_by_name(self, store: PresenceStore) -> None:
+    async def test_a_user_joins_with_the_first_connection_and_leaves_with_the_last(self, node: Node) -> None:
+        assert await node.join(ROOM, "ann", "c-1") == (True, 1, True)
+        assert await node.join(ROOM, "ann", "c-2") == (False, 1, False)
+        assert await node.leave(ROOM, "ann", "c-1") == (False, 1, False)
+        assert await node.leave(ROOM, "ann", "c-2") == (True, 0, True)
+        assert await node.join(ROOM, "ann", "c-3") == (True, 1, True)
+
+    async def test_a_change_is_told_to_the_channel_and_nothing_else_is(self, stage: Stage) -> None:
+        node = stage.one
+        await node.join(ROOM, "ann", "c-1")
+        await node.join(ROOM, "ann", "c-2")
+        await node.leave(ROOM, "ann", "c-1")
+        await node.leave(ROOM, "ann", "c-3")
+        await node.leave(ROOM, "ann", "c-2")
+        assert await stage.told() == [event(JOINED, ROOM, "ann"), event(LEFT, ROOM, "ann")]
+
+    async def test_a_channel_with_many_users_is_not_told_of_each(self, stage: Stage) -> None:
+        node = stage.one
+        for number in range(1, MOST_TOLD + 1):
+            assert await node.join(ROOM, f"u-{number}", "c-1") == (True, number, True)
+        assert await node.join(ROOM, "one-more", "c-1") == (True, MOST_TOLD + 1, False)
+        assert await node.join(ROOM, "and-another", "c-1") == (True, MOST_TOLD + 2, False)
+        assert await node.leave(ROOM, "one-more", "c-1") == (True, MOST_TOLD + 1, False)
+        assert await node.leave(ROOM, "and-another", "c-1") == (True, MOST_TOLD, True)
+        assert await stage.story() == [
+            *((JOINED, f"u-{number}") for number in range(1, MOST_TOLD + 1)),
+            (LEFT, "and-another"),
+        ]
+
+    async def test_adding_a_connection_again_changes_nothing(self, stage: Stage) -> None:
+        node = stage.one
+        await node.join(ROOM, "ann", "c-1", b'{"n":1}')
+        assert await node.join(ROOM, "ann", "c-1", b'{"n":2}') == (False, 1, False)
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')])
+        assert await node.leaves(ROOM, "ann", "c-1")
+        assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
+
+    async def test_a_connection_that_was_not_there_does_not_leave(self, node: Node) -> None:
+        assert not await node.leaves(ROOM, "ann", "c-1")
+        await node.join(ROOM, "ann", "c-1")
+        assert not await node.leaves(ROOM, "ann", "c-2")
+        assert not await node.leaves(ROOM, "ben", "c-1")
+        assert not await node.leaves(OTHER_ROOM, "ann", "c-1")
+        assert await node.leaves(ROOM, "ann", "c-1")
+        assert not await node.leaves(ROOM, "ann", "c-1")
+        assert await node.store.count(ROOM) == 0
+
+    async def test_the_number_counts_users_and_members_come_by_name(self, node: Node) -> None:
         for user, connection in (("eve", "c-1"), ("ann", "c-2"), ("ben", "c-3"), ("ann", "c-4"), ("dan", "c-5")):
-            await store.join(ROOM, user, connection, None)
-        assert await store.count(ROOM) == 4
-        assert await store.members(ROOM, 3) == (4, [Member("ann", 2), Member("ben", 1), Member("dan", 1)])
-        assert [member.user for member in (await store.members(ROOM, 10))[1]] == ["ann", "ben", "dan", "eve"]
+            await node.join(ROOM, user, connection)
+        assert await node.store.count(ROOM) == 4
+        assert await node.store.members(ROOM, 3) == (4, [Member("ann", 2), Member("ben", 1), Member("dan", 1)])
+        assert [member.user for member in (await node.store.members(ROOM, 10))[1]] == ["ann", "ben", "dan", "eve"]
 
-    async def test_info_is_that_of_the_newest_connection(self, store: PresenceStore) -> None:
-        await store.join(ROOM, "ann", "c-1", b'{"n":1}')
-        await store.join(ROOM, "ann", "c-2", b'{"n":2}')
-        assert await store.members(ROOM, 1) == (1, [Member("ann", 2, b'{"n":2}')])
-        await store.leave(ROOM, "ann", "c-2")
-        assert await store.members(ROOM, 1) == (1, [Member("ann", 1, b'{"n":1}')])
+    async def test_any_name_of_a_user_comes_back_as_it_is(self, node: Node) -> None:
+        users = sorted(["a b", "{ann}", "ann:ben", "*", "é", "\U0001f30a", "0", "%s"])
+        for user in users:
+            assert await node.joins(ROOM, user, "c-1")
+        assert [member.user for member in (await node.store.members(ROOM, 10))[1]] == users
+        assert list(await node.store.renew([Entry(ROOM, user, "c-1") for user in users])) == []
+        for user in users:
+            assert await node.leaves(ROOM, user, "c-1")
+        assert await node.store.count(ROOM) == 0
 
-    async def test_an_empty_channel_has_nobody(self, store: PresenceStore) -> None:
-        assert await store.count(ROOM) == 0
-        count, members = await store.members(ROOM, 10)
+    async def test_info_is_that_of_the_newest_connection(self, node: Node) -> None:
+        await node.join(ROOM, "ann", "c-1", b'{"n":1}')
+        await node.join(ROOM, "ann", "c-2", b'{"n":2}')
+        assert await node.store.members(ROOM, 1) == (1, [Member("ann", 2, b'{"n":2}')])
+        await node.leave(ROOM, "ann", "c-2")
+        assert await node.store.members(ROOM, 1) == (1, [Member("ann", 1, b'{"n":1}')])
+
+    async def test_an_empty_channel_has_nobody(self, node: Node) -> None:
+        assert await node.store.count(ROOM) == 0
+        count, members = await node.store.members(ROOM, 10)
         assert (count, list(members)) == (0, [])
 
-    async def test_channels_and_tenants_are_apart(self, store: PresenceStore) -> None:
+    async def test_channels_and_tenants_are_apart(self, stage: Stage) -> None:
+        node = stage.one
         for channel in (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
-            assert await store.join(channel, "ann", "c-1", None)
-        assert await store.leave(ROOM, "ann", "c-1")
-        assert [await store.count(key) for key in (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT)] == [0, 1, 1]
+            assert await node.joins(channel, "ann", "c-1")
+        assert await node.leaves(ROOM, "ann", "c-1")
+        rooms = (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT)
+        assert [await node.store.count(key) for key in rooms] == [0, 1, 1]
+        assert [one.channel for one in await stage.told()] == [*rooms, ROOM]
+
+    async def test_many_join_in_one_call(self, stage: Stage) -> None:
+        entrances = [entrance(room, user, "c-1") for room in (ROOM, OTHER_ROOM) for user in ("ann", "ben", "ann")]
+        changes = await stage.one.store.join_all(entrances)
+        assert [tuple(change) for change in changes] == [(True, 1, True), (True, 2, True), (False, 2, False)] * 2
+        assert await stage.story() == [(JOINED, "ann"), (JOINED, "ben")]
+        assert list(await stage.one.store.join_all([])) == []
+
+    async def test_renewing_finds_what_is_not_there(self, stage: Stage) -> None:
+        node = stage.one
+        await node.join(ROOM, "ann", "c-1")
+        await node.join(ROOM, "ann", "c-2")
+        await node.join(OTHER_ROOM, "ben", "c-3")
+        there = [Entry(ROOM, "ann", "c-1"), Entry(OTHER_ROOM, "ben", "c-3"), Entry(ROOM, "ann", "c-2")]
+        missing = [
+            Entry(ROOM, "ann", "c-9"),
+            Entry(ROOM, "ben", "c-3"),
+            Entry(SAME_ROOM_OF_ANOTHER_TENANT, "ann", "c-1"),
+        ]
+        assert list(await node.store.renew(there)) == []
+        assert sorted(await node.store.renew([missing[0], *there, *missing[1:]])) == sorted(missing)
+        assert list(await node.store.renew([])) == []
+        assert await stage.story() == [(JOINED, "ann")]
+
+    async def test_what_has_not_expired_is_not_swept(self, stage: Stage) -> None:
+        node = stage.one
+        await node.join(ROOM, "ann", "c-1")
+        assert await node.sweep(ROOM, OTHER_ROOM) == []
+        assert await node.sweep() == []
+        assert await node.store.count(ROOM) == 1
+        assert await stage.story() == [(JOINED, "ann")]
 
     @given(steps=STEPS)
-    @settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None)
+    @_UNHURRIED
     async def test_exactly_one_join_is_reported_between_two_leaves(
         self, steps: list[tuple[bool, ChannelKey, str, str]]
     ) -> None:
-        store = await self.open()
-        there: defaultdict[tuple[ChannelKey, str], set[str]] = defaultdict(set)
-        for joins, channel, user, connection in steps:
-            connections = there[channel, user]
-            if joins:
-                first = not connections
-                connections.add(connection)
-                assert await store.join(channel, user, connection, None) is first
-            else:
-                last = connections == {connection}
-                connections.discard(connection)
-                assert await store.leave(channel, user, connection) is last
-            for key in (ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
-                expected = [Member(name, len(there[key, name])) for name in ("ann", "ben") if there[key, name]]
-                assert await store.members(key, 10) == (len(expected), expected)
-                assert await store.count(key) == len(expected)
+        async with self.opened() as stage:
+            node = stage.one
+            there: defaultdict[tuple[ChannelKey, str], set[str]] = defaultdict(set)
+            story: list[tuple[ChannelKey, str, str]] = []
+            for joins, channel, user, connection in steps:
+                connections = there[channel, user]
+                if joins:
+                    first = not connections
+                    connections.add(connection)
+                    assert await node.joins(channel, user, connection) is first
+                    story += [(channel, JOINED, user)] * first
+                else:
+                    last = connections == {connection}
+                    connections.discard(connection)
+                    assert await node.leaves(channel, user, connection) is last
+                    story += [(channel, LEFT, user)] * last
+                for key in (ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
+                    expected = [Member(name, len(there[key, name])) for name in ("ann", "ben") if there[key, name]]
+                    assert await node.store.members(key, 10) == (len(expected), expected)
+                    assert await node.store.count(key) == len(expected)
+            assert [(one.channel, one.type, one.sender) for one in await stage.told()] == story
+
+
+class SharedPresenceSuite(PresenceSuite):
+    """What the nodes of one store owe each other."""
+
+    @abstractmethod
+    async def lose_data(self, stage: Stage) -> None:
+        """The store comes back empty."""
+
+    async def test_a_user_on_two_nodes_is_one(self, stage: Stage) -> None:
+        assert await stage.one.joins(ROOM, "ann", "c-1")
+        assert not await stage.two.joins(ROOM, "ann", "c-2")
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2)])
+        assert not await stage.one.leaves(ROOM, "ann", "c-1")
+        assert await stage.two.leaves(ROOM, "ann", "c-2")
+        assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
+
+    @given(steps=HASTE)
+    @_UNHURRIED
+    async def test_what_is_told_of_a_user_alternates_however_nodes_hurry(
+        self, steps: list[tuple[int, bool, str]]
+    ) -> None:
+        async with self.opened() as stage:
+            nodes = (stage.one, stage.two)
+            changes = await asyncio.gather(
+                *(
+                    # Each node has connections of its own.
+                    (nodes[which].join if joins else nodes[which].leave)(ROOM, "ann", f"{connection}-{which}")
+                    for which, joins, connection in steps
+                )
+            )
+            kinds = [kind for kind, _ in await stage.story()]
+            assert kinds == [(JOINED, LEFT)[index % 2] for index in range(len(kinds))]
+            assert len(kinds) == sum(change.told for change in changes)
+            assert await stage.one.store.count(ROOM) == len(kinds) % 2
+
+    async def test_lost_data_is_told_of_by_renewing_and_comes_back(self, stage: Stage) -> None:
+        entrances = [entrance(ROOM, "ann", "c-1"), entrance(ROOM, "ben", "c-2"), entrance(OTHER_ROOM, "ann", "c-1")]
+        await stage.one.store.join_all(entrances)
+        await stage.two.join(ROOM, "ann", "c-3")
+        await stage.told()
+        await self.lose_data(stage)
+        held = [one.entry for one in entrances]
+        assert sorted(await stage.one.store.renew(held)) == sorted(held)
+        assert [change.changed for change in await stage.one.store.join_all(entrances)] == [True, True, True]
+        assert list(await stage.one.store.renew(held)) == []
+        assert list(await stage.two.store.renew([Entry(ROOM, "ann", "c-3")])) == [Entry(ROOM, "ann", "c-3")]
+        assert not await stage.two.joins(ROOM, "ann", "c-3")
+        # Told again, for those who have looked in between; of those who stayed nobody is told to have left.
+        assert await stage.story() == [(JOINED, "ann"), (JOINED, "ben")]
+
+
+class TimedPresenceSuite(Staged):
+    """What comes with time. Entries last `TTL`."""
+
+    @abstractmethod
+    async def advance(self, seconds: float) -> None:
+        """Lets time pass for the store."""
+
+    async def test_an_entry_that_is_not_renewed_goes_with_the_next_sweep(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1")
+        await self.advance(TTL - 1)
+        assert await stage.two.sweep(ROOM) == []
+        await self.advance(1.1)
+        assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
+        assert await stage.two.store.count(ROOM) == 0
+        assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
+        assert list(await stage.one.store.renew([Entry(ROOM, "ann", "c-1")])) == [Entry(ROOM, "ann", "c-1")]
+
+    async def test_renewing_puts_it_off(self, stage: Stage) -> None:
+        for _ in range(5):
+            await stage.one.join(ROOM, "ann", "c-1")
+            await self.advance(TTL / 2)
+            assert list(await stage.one.store.renew([Entry(ROOM, "ann", "c-1")])) == []
+        await self.advance(TTL - 1)
+        assert await stage.two.sweep(ROOM) == []
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)])
+
+    async def test_a_connection_that_has_expired_does_not_count_and_its_user_stays_by_another(
+        self, stage: Stage
+    ) -> None:
+        await stage.two.join(ROOM, "ann", "c-2", b'{"n":2}')
+        await stage.one.join(ROOM, "ann", "c-1", b'{"n":1}')
+        await self.advance(TTL / 2)
+        await stage.two.store.renew([Entry(ROOM, "ann", "c-2")])
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2, b'{"n":1}')])
+        await self.advance(TTL / 2 + 1)
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":2}')])
+        assert await stage.two.sweep(ROOM) == []
+        assert await stage.two.leave(ROOM, "ann", "c-2") == (True, 0, True)
+        assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
+
+    async def test_whoever_is_back_before_the_sweep_never_went(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1")
+        await self.advance(TTL + 1)
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)]), "nobody was told otherwise"
+        assert not await stage.two.joins(ROOM, "ann", "c-2")
+        assert await stage.two.sweep(ROOM) == []
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)])
+        assert await stage.story() == [(JOINED, "ann")]
+
+    async def test_an_entry_that_has_expired_can_be_renewed_before_the_sweep(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1")
+        await self.advance(TTL + 1)
+        assert list(await stage.one.store.renew([Entry(ROOM, "ann", "c-1")])) == []
+        assert await stage.two.sweep(ROOM) == []
+        assert await stage.story() == [(JOINED, "ann")]
+
+    async def test_two_that_sweep_at_once_tell_once(self, stage: Stage) -> None:
+        for number in range(MOST_TOLD):
+            await stage.one.join(ROOM, f"u-{number}", "c-1")
+            await stage.one.join(ROOM, f"u-{number}", "c-2")
+        await stage.told()
+        await self.advance(TTL + 1)
+        swept = await asyncio.gather(*(node.sweep(ROOM, OTHER_ROOM) for node in (stage.one, stage.two) * 3))
+        assert sum(map(len, swept)) == MOST_TOLD
+        assert sorted(await stage.story()) == [(LEFT, f"u-{number}") for number in range(MOST_TOLD)]
+
+    async def test_a_sweeper_that_dies_is_followed_by_another(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1")
+        await self.advance(TTL + 1)
+
+        def dies(channel: ChannelKey, user: str) -> Publication:
+            raise RuntimeError("killed")
+
+        with pytest.raises(RuntimeError, match="killed"):
+            await stage.one.store.sweep([ROOM], dies)
+        assert await stage.two.sweep(ROOM) == [], "one node works at a time"
+        await self.advance(TTL / 6)
+        assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
+
+    async def test_a_sweep_of_a_large_channel_tells_nobody_but_the_caller(self, stage: Stage) -> None:
+        for number in range(MOST_TOLD + 2):
+            await stage.one.join(ROOM, f"u-{number}", "c-1")
+        await stage.told()
+        await self.advance(TTL + 1)
+        changes = [change for _, change in await stage.two.sweep(ROOM)]
+        assert [change.told for change in changes] == [False] + [True] * (MOST_TOLD + 1)
+        assert len(await stage.story()) == MOST_TOLD + 1
+
+    async def test_nothing_stays_for_ever(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1", b"{}")
+        await self.advance(2 * TTL + 1)
+        assert await stage.one.store.count(ROOM) == 0
+        assert await stage.one.store.members(ROOM, 10) == (0, [])

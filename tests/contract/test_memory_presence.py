@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
 from service.adapters.memory.presence import MemoryPresence
-from service.core.presence import PresenceStore
-from tests.contract.presence_suite import ROOM, PresenceSuite
+from service.core.event import Publication
+from tests.contract.presence_suite import MOST_TOLD, ROOM, Node, PresenceSuite, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStage(Stage):
+    events: list[Publication] = field(default_factory=list)
+
+    async def told(self) -> list[Publication]:
+        told = list(self.events)
+        self.events.clear()
+        return told
 
 
 class TestMemoryPresence(PresenceSuite):
-    async def open(self) -> PresenceStore:
-        return MemoryPresence()
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Stage]:
+        events: list[Publication] = []
+        node = Node(MemoryPresence(events.append, MOST_TOLD))
+        yield MemoryStage(node, node, events)
 
 
 async def test_nothing_is_kept_of_those_who_left() -> None:
-    store = MemoryPresence()
+    store = MemoryPresence(lambda event: None, MOST_TOLD)
+    node = Node(store)
     for n in range(100):
-        await store.join(ROOM, f"u-{n}", "c-1", None)
+        await node.join(ROOM, f"u-{n}", "c-1", None)
     for n in range(100):
-        await store.leave(ROOM, f"u-{n}", "c-1")
-        await store.leave(ROOM, f"nobody-{n}", "c-1")
+        await node.leave(ROOM, f"u-{n}", "c-1")
+        await node.leave(ROOM, f"nobody-{n}", "c-1")
     assert store._channels == {}

@@ -8,12 +8,15 @@ from service.adapters.memory.tickets import MemoryTickets
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
 from tests.clock import FakeClock
-from tests.contract.tickets_suite import TTL, TicketsSuite
+from tests.contract.tickets_suite import TTL, TimedTicketsSuite
 
 
-class TestMemoryTickets(TicketsSuite):
+class TestMemoryTickets(TimedTicketsSuite):
     async def open(self, clock: FakeClock) -> TicketStore:
         return MemoryTickets(clock, most=100)
+
+    async def advance(self, clock: FakeClock, seconds: float) -> None:
+        clock.advance(seconds)
 
 
 async def test_nobodys_ticket_is_pushed_out() -> None:

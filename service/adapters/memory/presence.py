@@ -3,42 +3,62 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from service.core.channel import ChannelKey
-from service.core.presence import Member
+from service.core.event import Publication
+from service.core.presence import Change, Entrance, Entry, Farewell, Member
 
 
 class MemoryPresence:
-    """Keeps the port's guarantee within one process. Bounded by what it is told: connections × subscriptions."""
+    """Keeps the port's guarantee within one process. Bounded by what it is told: connections × subscriptions.
 
-    __slots__ = ("_channels",)
+    `tell` delivers an event without giving way to the event loop. Nothing expires: no other process could fall silent.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_channels", "_most_told", "_tell")
+
+    def __init__(self, tell: Callable[[Publication], None], most_told: int) -> None:
         # channel → user → connection → info, the newest connection last
         self._channels: dict[ChannelKey, dict[str, dict[str, bytes | None]]] = {}
+        self._tell = tell
+        self._most_told = most_told
 
-    async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> bool:
+    async def join(self, entrance: Entrance) -> Change:
         """As the port says."""
+        (channel, user, connection), info, joined = entrance
         users = self._channels.setdefault(channel, {})
         connections = users.setdefault(user, {})
         first = not connections
         connections.setdefault(connection, info)
-        return first
+        return self._changed(len(users), joined) if first else Change(False, len(users), False)
 
-    async def leave(self, channel: ChannelKey, user: str, connection: str) -> bool:
+    async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
         """As the port says."""
+        return [await self.join(entrance) for entrance in entrances]
+
+    async def leave(self, entry: Entry, left: Publication) -> Change:
+        """As the port says."""
+        channel, user, connection = entry
         users = self._channels.get(channel, {})
         connections = users.get(user, {})
         if connection not in connections:
-            return False
+            return Change(False, len(users), False)
         del connections[connection]
         if connections:
-            return False
+            return Change(False, len(users), False)
         del users[user]
         if not users:
             del self._channels[channel]
-        return True
+        return self._changed(len(users), left)
+
+    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """As the port says."""
+        return [entry for entry in entries if not self._holds(entry)]
+
+    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+        """As the port says."""
+        return ()
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
         """As the port says."""
@@ -48,6 +68,15 @@ class MemoryPresence:
     async def count(self, channel: ChannelKey) -> int:
         """As the port says."""
         return len(self._channels.get(channel, {}))
+
+    def _holds(self, entry: Entry) -> bool:
+        return entry.connection in self._channels.get(entry.channel, {}).get(entry.user, {})
+
+    def _changed(self, users: int, event: Publication) -> Change:
+        told = users <= self._most_told
+        if told:
+            self._tell(event)
+        return Change(True, users, told)
 
 
 def _member(user: str, connections: dict[str, bytes | None]) -> Member:

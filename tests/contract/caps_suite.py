@@ -1,0 +1,139 @@
+"""What every CapStore owes (service/core/caps.py), as tests. A subclass says how to open one.
+
+`SharedCapsSuite` adds what two nodes owe each other, `TimedCapsSuite` what comes with time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.core.caps import LEASE, CapStore, Claim, Holder
+
+ACME, ANN = Holder("acme"), Holder("acme", "ann")
+CAP = 5
+COMINGS = st.lists(st.tuples(st.integers(0, 1), st.booleans()), max_size=30)
+"""Which node, and whether a connection comes or goes."""
+
+
+class Nodes(NamedTuple):
+    """Two nodes of one store, empty; of a store that has only one node it is twice the same."""
+
+    one: CapStore
+    two: CapStore
+
+
+class Staged(ABC):
+    """How a suite gets its store."""
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[Nodes]:
+        """An empty store."""
+
+    @pytest.fixture
+    async def nodes(self) -> AsyncIterator[Nodes]:
+        async with self.opened() as nodes:
+            yield nodes
+
+
+class CapsSuite(Staged):
+    """Subclassed once per implementation."""
+
+    async def test_claims_are_added_up_by_holder(self, nodes: Nodes) -> None:
+        store = nodes.one
+        assert list(await store.claim([Claim(ACME, 1, CAP), Claim(ANN, 1, CAP)])) == [1, 1]
+        assert list(await store.claim([Claim(ACME, 2, CAP), Claim(Holder("acme", "ben"), 1, CAP)])) == [2, 1]
+        assert list(await store.claim([Claim(Holder("other"), 1), Claim(Holder("other", "ann"), 1)])) == [1, 1]
+
+    async def test_a_claim_takes_the_place_of_the_one_before(self, nodes: Nodes) -> None:
+        for held in (1, 2, 2, 1, 0, 4):
+            assert list(await nodes.one.claim([Claim(ANN, held)])) == [held]
+
+    async def test_more_than_the_cap_is_counted_and_not_entered(self, nodes: Nodes) -> None:
+        assert list(await nodes.one.claim([Claim(ANN, CAP, CAP)])) == [CAP]
+        assert list(await nodes.one.claim([Claim(ANN, CAP + 1, CAP)])) == [CAP + 1]
+        assert list(await nodes.one.claim([Claim(ANN, CAP, CAP)])) == [CAP]
+
+    async def test_nothing_claimed_is_nothing(self, nodes: Nodes) -> None:
+        assert list(await nodes.one.claim([])) == []
+
+
+class SharedCapsSuite(CapsSuite):
+    """What the nodes of one store owe each other."""
+
+    async def test_the_cap_is_over_all_nodes(self, nodes: Nodes) -> None:
+        assert list(await nodes.one.claim([Claim(ANN, 3, CAP)])) == [3]
+        assert list(await nodes.two.claim([Claim(ANN, 2, CAP)])) == [5]
+        assert list(await nodes.two.claim([Claim(ANN, 3, CAP)])) == [6]
+        assert list(await nodes.one.claim([Claim(ANN, 4, CAP)])) == [6]
+        assert list(await nodes.two.claim([Claim(ANN, 1)])) == [4]
+        assert list(await nodes.one.claim([Claim(ANN, 4, CAP)])) == [5]
+        assert list(await nodes.one.claim([Claim(ANN, 0)])) == [1]
+        assert list(await nodes.two.claim([Claim(ANN, CAP, CAP)])) == [CAP]
+
+    async def test_no_user_passes_for_somebody_else(self, nodes: Nodes) -> None:
+        holders = [
+            ACME,
+            ANN,
+            Holder("acme", ""),
+            Holder("acme", "ann}"),
+            Holder("acme", "{ann}"),
+            Holder("acme", "a:b"),
+        ]
+        assert list(await nodes.one.claim([Claim(holder, 1) for holder in holders])) == [1] * len(holders)
+        assert list(await nodes.two.claim([Claim(holder, 1) for holder in holders])) == [2] * len(holders)
+
+    @given(steps=COMINGS)
+    @settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
+    async def test_however_nodes_hurry_the_cap_holds(self, steps: list[tuple[int, bool]]) -> None:
+        async with self.opened() as nodes:
+            held = [0, 0]
+
+            async def step(which: int, comes: bool) -> None:
+                if comes:
+                    held[which] += 1
+                    [total] = await nodes[which].claim([Claim(ANN, held[which], CAP)])
+                    entered.append(total <= CAP)
+                    if total > CAP:
+                        held[which] -= 1
+                elif held[which]:
+                    held[which] -= 1
+                await nodes[which].claim([Claim(ANN, held[which])])
+
+            entered: list[bool] = []
+            await asyncio.gather(*(step(which, comes) for which, comes in steps))
+            comings = sum(comes for _, comes in steps)
+            assert len(entered) == comings
+            assert all(entered) or comings > CAP
+            assert sum(held) <= CAP
+            # What was claimed last is what stays, in whatever order it arrived.
+            assert list(await nodes.one.claim([Claim(ANN, held[0])])) == [sum(held)]
+            assert list(await nodes.two.claim([Claim(ANN, held[1])])) == [sum(held)]
+
+
+class TimedCapsSuite(Staged):
+    """What comes with time."""
+
+    @abstractmethod
+    async def advance(self, seconds: float) -> None:
+        """Lets time pass for the store."""
+
+    async def test_the_connections_of_a_node_that_has_fallen_silent_stop_counting(self, nodes: Nodes) -> None:
+        await nodes.one.claim([Claim(ACME, 3), Claim(ANN, 3)])
+        await self.advance(LEASE - 1)
+        assert list(await nodes.two.claim([Claim(ACME, 1), Claim(ANN, 1)])) == [4, 4]
+        await self.advance(2)
+        assert list(await nodes.two.claim([Claim(ACME, 1), Claim(ANN, 1)])) == [1, 1]
+
+    async def test_a_claim_made_again_counts_on(self, nodes: Nodes) -> None:
+        for _ in range(4):
+            await nodes.one.claim([Claim(ANN, 3)])
+            await self.advance(LEASE / 2)
+        assert list(await nodes.two.claim([Claim(ANN, 1)])) == [4]

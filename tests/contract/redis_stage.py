@@ -1,0 +1,27 @@
+"""Clients of a real Redis or Valkey for the contract suites, each test under a prefix of its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from service.adapters.redis.address import parse
+from service.adapters.redis.client import RedisClient
+from service.adapters.redis.config import RedisConfig
+
+
+def new_prefix() -> str:
+    """Keys that no other test uses."""
+    return f"t{secrets.token_hex(6)}"
+
+
+@asynccontextmanager
+async def client_of(url: str, prefix: str, **options: Any) -> AsyncIterator[RedisClient]:
+    """One node's client; options as for `RedisConfig`."""
+    client = RedisClient(RedisConfig(parse(url), prefix=prefix, **options))
+    try:
+        yield client
+    finally:
+        await client.close()

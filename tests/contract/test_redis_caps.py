@@ -1,0 +1,68 @@
+"""The CapStore at Redis: the port's contract, on Redis and on Valkey, and with Valkey's clock moved on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_asyncio
+
+from service.adapters.redis.caps import RedisCaps
+from service.core.caps import LEASE, Claim
+from tests.contract.caps_suite import ACME, ANN, Nodes, SharedCapsSuite, TimedCapsSuite
+from tests.contract.redis_stage import client_of, new_prefix
+from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
+
+
+@asynccontextmanager
+async def two_nodes(server: RedisServer) -> AsyncIterator[Nodes]:
+    prefix = new_prefix()
+    async with client_of(server.url, prefix) as one, client_of(server.url, prefix) as two:
+        yield Nodes(RedisCaps(one), RedisCaps(two))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+class TestRedisCaps(SharedCapsSuite):
+    flavour: Flavour
+
+    @pytest.fixture(autouse=True)
+    def _flavour(self, flavour: Flavour) -> None:
+        self.flavour = flavour
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Nodes]:
+        async with two_nodes(await shared_redis(self.flavour)) as nodes:
+            yield nodes
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def timed_server() -> AsyncIterator[RedisServer]:
+    async with RedisServer("valkey", movable_clock=True) as running:
+        yield running
+
+
+class TestRedisCapsInTime(TimedCapsSuite):
+    server: RedisServer
+
+    @pytest.fixture(autouse=True)
+    def _at(self, timed_server: RedisServer) -> None:
+        self.server = timed_server
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Nodes]:
+        async with two_nodes(self.server) as nodes:
+            yield nodes
+
+    async def advance(self, seconds: float) -> None:
+        await self.server.advance(seconds)
+
+
+async def test_nothing_stays_for_ever() -> None:
+    server, prefix = await shared_redis(), new_prefix()
+    async with client_of(server.url, prefix) as client:
+        await RedisCaps(client).claim([Claim(ACME, 1), Claim(ANN, 1)])
+        keys = await server.keys(f"{prefix}:*")
+        assert len(keys) == 2
+        for key in keys:
+            assert 0 < await server.command("PTTL", key) <= LEASE * 1000
