@@ -27,6 +27,8 @@ START = 20.0
 """Seconds from the start of the process to its listening."""
 LOOK = 0.1
 """Seconds between two looks at another process, which has no event to wait for."""
+WIDE = 400
+"""Characters of a line of a log that are shown."""
 GAUGES = ("connections", "pending_connections", "subscriptions", "channels", "outbox_messages", "outbox_bytes")
 """What must be 0 when nobody is there."""
 _PLENTY = {"PER_SECOND": "1000000", "BURST": "1000000"}
@@ -160,7 +162,7 @@ class Node:
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log."""
-        return "\n".join(json.dumps(dict(entry.fields)) for entry in list(self.log)[-lines:])
+        return "\n".join(json.dumps(dict(entry.fields))[:WIDE] for entry in list(self.log)[-lines:])
 
     async def metrics(self) -> dict[str, float]:
         """What the ops listener exports: name{labels} → value, without the prefix; empty if it does not answer."""

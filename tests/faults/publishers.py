@@ -240,7 +240,7 @@ class Desk:
         channels: Sequence[str],
         ports: Sequence[int],
         rate: float,
-        each: float = 20.0,
+        each: float = 5.0,
     ) -> None:
         self.log = Log()
         count = max(len(tenants) * 2, round(rate / each))
