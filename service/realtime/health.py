@@ -36,7 +36,8 @@ class BrokerHealth:
         self._timer: Timer | None = None
 
     def start(self) -> None:
-        """Begins to look."""
+        """Begins to look at a broker that has just started."""
+        self._metrics.broker_up.set(1)
         self._timer = self._clock.call_later(INTERVAL, self._spawn)
 
     def close(self) -> None:

@@ -101,8 +101,10 @@ class Repair:
             self.begin(room, "jump")
 
     def suspect(self, room: Room, mark: Mark) -> None:
-        """Looks again soon whether a room has come as far as its stream was."""
-        if room not in self._suspected:
+        """Looks again soon whether a room has come as far as its stream was; of another epoch nothing can be on its way."""
+        if room.sequence is not None and room.sequence.mark.epoch != mark.epoch:
+            self.begin(room, "check")
+        elif room not in self._suspected:
             self._suspected[room] = self._clock.call_later(GRACE, partial(self._look_again, room, mark))
 
     def _look_again(self, room: Room, mark: Mark) -> None:

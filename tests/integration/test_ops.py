@@ -93,6 +93,8 @@ async def test_a_node_whose_broker_blinks_stays_ready_and_says_so() -> None:
 async def test_how_long_the_broker_has_been_away_is_known_without_anybody_asking() -> None:
     broker, clock = Sick(), FakeClock()
     async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
+        clock.advance(INTERVAL)
+        await eventually(lambda: server.service.metrics.broker_up._value.get() == 1)
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
         clock.advance(INTERVAL)
         await eventually(lambda: server.service.metrics.broker_up._value.get() == 0)

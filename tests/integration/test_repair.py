@@ -1,0 +1,369 @@
+"""Gaps between the broker and a node: closed from the stream without the clients' noticing, or announced."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from service.adapters.memory.broker import MemoryBroker
+from service.core.broker import EventSink, Snapshot
+from service.core.channel import ChannelKey
+from service.core.event import Event
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+from service.realtime.repair import GRACE, RETRY
+from tests.clock import FakeClock
+from tests.harness import Client, Running, eventually, serving
+
+ROOM = ChannelKey("default", "room:1")
+BOARD = ChannelKey("default", "board:1")
+CHECK = 10.0
+
+
+class Lossy(MemoryBroker):
+    """The in-memory broker behind a bad network: what it delivers can be lost, held up, or come twice."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock, idempotency_window=300, idempotency_entries=1000, channels=100, max_bytes=10_000_000)
+        self.losing = False
+        self.doubling = False
+        self.held: list[Event] | None = None
+        """What is held up; None while everything passes."""
+        self.away: ServiceError | None = None
+        self.gate: asyncio.Event | None = None
+        """Snapshots wait for it, after they are read."""
+        self.reads = 0
+
+    async def start(self, sink: EventSink) -> None:
+        self._far = sink
+        await super().start(self)
+
+    def deliver(self, event: Event) -> None:
+        if event.channel.tenant == "" or not (self.losing or self.held is not None):
+            for _ in range(1 + self.doubling):
+                self._far.deliver(event)
+        elif self.held is not None:
+            self.held.append(event)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        self._far.interrupted(channels)
+
+    def let_go(self) -> None:
+        held, self.held = self.held or [], None
+        for event in held:
+            self._far.deliver(event)
+
+    def begin_epoch(self, channel: ChannelKey, epoch: str) -> None:
+        """As a store does that may have lost what it had accepted."""
+        stored = self._channels.find(channel)
+        assert stored is not None
+        stored.epoch = epoch
+
+    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+        if channel.tenant == "":
+            return await super().snapshot(channel, since, max_events, max_bytes)
+        self.reads += 1
+        if self.away is not None:
+            raise self.away
+        snapshot = await super().snapshot(channel, since, max_events, max_bytes)
+        if self.gate is not None:
+            await self.gate.wait()
+        return snapshot
+
+
+class Stage:
+    """A service on a lossy broker whose clock the test moves."""
+
+    def __init__(self, server: Running, broker: Lossy, clock: FakeClock) -> None:
+        self.server = server
+        self.broker = broker
+        self.clock = clock
+        self._sent = 0
+
+    async def publish(self, count: int = 1) -> None:
+        """Publishes m-1, m-2, … in the room."""
+        for _ in range(count):
+            self._sent += 1
+            event = {"type": "chat.message", "id": f"m-{self._sent}", "data": {"text": str(self._sent)}}
+            assert (await self.server.publish("room:1", event))["offset"]
+        self.clock.advance(0)
+
+    async def lose(self, count: int) -> None:
+        self.broker.losing = True
+        await self.publish(count)
+        self.broker.losing = False
+
+    async def offsets(self, client: Client, count: int) -> list[int]:
+        """The next events' offsets."""
+        found = []
+        for _ in range(count):
+            await self.turn()
+            message = await client.receive()
+            while message["type"] == "presence.joined":
+                message = await client.receive()
+            assert message["type"] == "chat.message", message
+            found.append(message["offset"])
+        return found
+
+    async def turn(self) -> None:
+        """Lets what is due now happen: a flush is."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+            self.clock.advance(0)
+
+    async def count(self, name: str, **labels: str) -> float:
+        return await self.server.metric(name, **labels)
+
+    @asynccontextmanager
+    async def client(self, user: str, channel: str = "room:1") -> AsyncIterator[Client]:
+        async with self.server.client(user, grants=["room:*", "board:*"]) as client:
+            await client.subscribe(channel)
+            while client.received:
+                await client.receive()
+            yield client
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    clock = FakeClock(time.time())
+    broker = Lossy(clock)
+    async with serving(broker=broker, clock=clock, repair={"check": CHECK}) as server:
+        yield Stage(server, broker, clock)
+
+
+async def test_what_is_missing_comes_before_what_shows_that_it_is(stage: Stage) -> None:
+    async with stage.client("ann") as ann, stage.client("ben") as ben:
+        await stage.publish()
+        await stage.lose(3)
+        await stage.publish()
+        assert await stage.offsets(ann, 5) == await stage.offsets(ben, 5) == [1, 2, 3, 4, 5]
+        await ann.silence()
+        assert await stage.count("gaps_total", cause="jump") == 1
+        assert await stage.count("repairs_total", outcome="repaired") == 1
+        assert await stage.count("repaired_events_total") == 4
+    await stage.server.at_rest()
+
+
+async def test_an_interruption_is_repaired_without_waiting_for_another_event(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.lose(2)
+        stage.broker.interrupted()
+        await eventually(lambda: bool(stage.broker.reads))
+        assert await stage.offsets(ann, 2) == [1, 2]
+        assert await stage.count("gaps_total", cause="interruption") == 1
+
+
+async def test_an_interruption_that_lost_nothing_reads_no_stream(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [1]
+        reads = stage.broker.reads
+        stage.broker.interrupted([ROOM])
+        await stage.turn()
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [2]
+        assert stage.broker.reads == reads
+        assert await stage.count("interruptions_total") == 1
+
+
+async def test_a_loss_that_nobody_tells_of_is_found_by_the_check(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.lose(1)
+        stage.clock.advance(CHECK)
+        await stage.turn()
+        await ann.silence()
+        stage.clock.advance(GRACE)
+        assert await stage.offsets(ann, 1) == [1]
+        assert await stage.count("gaps_total", cause="check") == 1
+
+
+async def test_an_event_on_its_way_is_no_gap_to_the_check(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        stage.broker.held = []
+        await stage.publish()
+        stage.clock.advance(CHECK)
+        await stage.turn()
+        stage.broker.let_go()
+        stage.clock.advance(GRACE)
+        assert await stage.offsets(ann, 1) == [1]
+        assert await stage.count("gaps_total", cause="check") == 0
+
+
+async def test_an_event_that_comes_twice_is_delivered_once(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        stage.broker.doubling = True
+        await stage.publish(3)
+        assert await stage.offsets(ann, 3) == [1, 2, 3]
+        await ann.silence()
+        assert await stage.count("repeats_total") == 3
+
+
+async def test_what_comes_while_the_stream_is_read_comes_after_it(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.lose(1)
+        stage.broker.gate = asyncio.Event()
+        await stage.publish(1)
+        await eventually(lambda: bool(stage.broker.reads))
+        await stage.publish(2)
+        await stage.lose(1)  # a second gap, behind the first
+        await stage.publish(1)
+        await ann.silence()
+        stage.broker.gate.set()
+        assert await stage.offsets(ann, 6) == [1, 2, 3, 4, 5, 6]
+        await ann.silence()
+
+
+async def test_a_broker_that_is_away_is_asked_again(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        stage.broker.away = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")
+        await stage.lose(1)
+        reads = stage.broker.reads
+        await stage.publish()
+        await eventually(lambda: stage.broker.reads > reads)
+        await ann.silence()
+        stage.broker.away = None
+        await stage.turn()
+        stage.clock.advance(RETRY)
+        assert await stage.offsets(ann, 2) == [1, 2]
+        assert await stage.count("repair_failures_total") == 1
+
+
+async def test_a_new_epoch_is_told_in_place_and_the_subscription_goes_on(stage: Stage) -> None:
+    async with stage.client("ann") as ann, stage.client("ben") as ben:
+        await stage.publish(2)
+        assert await stage.offsets(ann, 2) == await stage.offsets(ben, 2) == [1, 2]
+        stage.broker.begin_epoch(ROOM, "second")
+        await stage.publish()
+        for client in (ann, ben):
+            await stage.turn()
+            told = await client.until("subscribed", id=None, epoch="second", offset=3, last="m-3", recovered=False)
+            assert (told["events"], told["state"]) == ([], [])
+            assert "presence" not in told
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == await stage.offsets(ben, 1) == [4]
+        assert await stage.count("epoch_changes_total") == 1
+        assert await stage.count("repairs_total", outcome="announced") == 1
+        reply = await ben.ask("unsubscribe", channel="room:1")
+        assert reply["type"] == "unsubscribed"
+        since = {"epoch": "second", "offset": 3, "id": "m-3"}
+        assert (await ben.subscribe("room:1", since=since))["recovered"] is True
+
+
+async def test_who_joins_in_the_new_epoch_is_not_told_of_it_twice(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.publish(2)
+        assert await stage.offsets(ann, 2) == [1, 2]
+        stage.broker.begin_epoch(ROOM, "second")
+        async with stage.server.client("ben") as ben:
+            assert (await ben.subscribe("room:1"))["epoch"] == "second"
+            while ben.received:
+                await ben.expect("presence.joined")
+            await stage.publish()
+            await ann.until("subscribed", epoch="second", recovered=False)
+            await stage.publish()
+            assert await stage.offsets(ben, 2) == [3, 4]
+            assert [(await ann.until("chat.message"))["offset"] for _ in range(2)] == [3, 4]
+
+
+async def test_more_than_the_stream_keeps_is_announced(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [1]
+        await stage.lose(60)
+        await stage.publish()
+        await stage.turn()
+        await ann.expect("subscribed", id=None, offset=62, recovered=False)
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [63]
+
+
+async def test_a_lost_change_of_state_is_repaired_with_the_newest_values(stage: Stage) -> None:
+    async def price(symbol: str, value: float) -> None:
+        event = {"type": "ticker.price", "data": {"symbol": symbol, "price": value}}
+        await stage.server.publish("board:1", event)
+
+    async with stage.client("ann", "board:1") as ann:
+        await price("A", 1)
+        stage.clock.advance(1)
+        await ann.expect("ticker.price", rev=1)
+        stage.broker.losing = True
+        await price("A", 2)
+        await price("B", 1)
+        await price("A", 3)
+        stage.broker.losing = False
+        await price("B", 2)
+        got: list[dict[str, Any]] = []
+        for _ in range(2):
+            await stage.turn()
+            stage.clock.advance(1)
+            got.append(await ann.expect("ticker.price"))
+        assert [(event["key"], event["rev"], event["data"]["price"]) for event in got] == [("A", 4, 3), ("B", 5, 2)]
+
+
+async def test_a_channel_without_history_has_nothing_to_lose(stage: Stage) -> None:
+    async with stage.client("ann", "board:1") as ann:
+        event = {"type": "ticker.price", "data": {"symbol": "A", "price": 1}}
+        await stage.server.publish("board:1", event)
+        stage.clock.advance(1)
+        await ann.expect("ticker.price")
+        stage.broker.begin_epoch(BOARD, "second")
+        await stage.server.publish("board:1", event)
+        await stage.turn()
+        told = await ann.expect("subscribed", id=None, epoch="second")
+        assert "recovered" not in told
+        assert [value["rev"] for value in told["state"]] == [2]
+
+
+async def test_a_snapshot_ahead_of_its_room_brings_nothing_twice(stage: Stage) -> None:
+    """The reply to a subscribe may overtake the messages that are on their way to the node."""
+    async with stage.client("ann") as ann:
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [1]
+        stage.broker.held = []
+        await stage.publish(2)
+        async with stage.server.client("ben") as ben:
+            assert (await ben.subscribe("room:1"))["offset"] == 3
+            stage.broker.let_go()
+            await stage.publish()
+            assert [(await ann.until("chat.message"))["offset"] for _ in range(3)] == [2, 3, 4]
+            assert (await ben.until("chat.message"))["offset"] == 4
+            await ben.silence()
+            assert await stage.count("gaps_total", cause="check") == 0
+
+
+async def test_the_first_snapshot_says_where_the_order_begins(stage: Stage) -> None:
+    await stage.publish(3)
+    stage.broker.gate = asyncio.Event()
+    async with stage.server.client("ann") as ann:
+        await ann.send(type="subscribe", id="s", channel="room:1")
+        await eventually(lambda: bool(stage.broker.reads))
+        await stage.publish()
+        await stage.lose(1)
+        await stage.publish()
+        stage.broker.gate.set()
+        await stage.turn()
+        await ann.until("subscribed", offset=3)
+        assert [(await ann.until("chat.message"))["offset"] for _ in range(3)] == [4, 5, 6]
+
+
+async def test_nobody_waits_for_a_room_that_all_have_left(stage: Stage) -> None:
+    stage.broker.away = None
+    async with stage.client("ann") as ann:
+        await stage.lose(1)
+        stage.broker.away = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")
+        reads = stage.broker.reads
+        await stage.publish()
+        await eventually(lambda: stage.broker.reads > reads)
+        assert (await ann.ask("unsubscribe", channel="room:1"))["type"] == "unsubscribed"
+        stage.clock.advance(RETRY)
+        await stage.turn()
+        assert stage.broker.reads == reads + 1
+        stage.broker.away = None
+        assert (await ann.subscribe("room:1"))["offset"] == 2
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [3]
