@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh run    .venv with the service
 #   scripts/setup.sh dev    .venv with the service and the tools
-#   scripts/setup.sh test   all of dev, the JavaScript client's packages, a browser
+#   scripts/setup.sh test   all of dev, the JavaScript client's packages, a browser, Redis, a clock that can be moved
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
 set -euo pipefail
@@ -126,6 +126,29 @@ install_browser() {
     apt_install chromium || die "the browser tests need Chromium or Chrome (Debian: apt-get install chromium)"
 }
 
+# apt_install_idle PACKAGE: without its service being started, now or at boot; a policy that is there already is kept.
+apt_install_idle() (
+    command -v apt-get >/dev/null || return 1
+    policy=/usr/sbin/policy-rc.d
+    if ! [ -e $policy ]; then
+        trap 'as_root rm -f $policy' EXIT
+        as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy" || return 1
+    fi
+    apt_install "$1" || return 1
+    ! [ -d /run/systemd/system ] || as_root systemctl --quiet disable "$1" >&2 || true
+)
+
+# The tests start servers of their own. Valkey and NATS come with the tools, as Python packages.
+install_stores() {
+    command -v redis-server >/dev/null || apt_install_idle redis-server ||
+        die "the tests with Redis need redis-server (Debian: apt-get install redis-server)"
+    local library
+    for library in /usr/lib/*/faketime/libfaketime.so.1 /usr/lib/faketime/libfaketime.so.1; do
+        ! [ -e "$library" ] || return 0
+    done
+    apt_install faketime || die "the tests that move a store's clock need libfaketime (Debian: apt-get install faketime)"
+}
+
 case ${1:-} in
     run) install_run ;;
     dev) install_dev ;;
@@ -133,6 +156,7 @@ case ${1:-} in
         install_dev
         install_javascript
         install_browser
+        install_stores
         ;;
     *) die "usage: scripts/setup.sh run | dev | test" ;;
 esac
