@@ -373,6 +373,8 @@ class RedisBroker:
                     reply = await attempt(server, link)
                 except LinkLost as error:
                     reason: Exception = error
+                    # The line learns of it in a later turn of the loop, which we must not keep to ourselves until then.
+                    await asyncio.sleep(0)
                 except ReplyError as error:
                     await self._mend(server, link, script, error)
                     reason = error
