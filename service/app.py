@@ -35,7 +35,6 @@ from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.caps import CapStore
 from service.core.clock import Clock
-from service.core.event import Publication
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.errors import ServiceError
@@ -162,10 +161,10 @@ def _stores(settings: Settings, clock: Clock, broker: Broker) -> Stores:
     most_told = settings.presence.members
     if settings.broker.url.startswith("redis"):
         client = RedisClient(redis_config(settings))
-        presence = RedisPresence(client, ttl=settings.presence.ttl, most_told=most_told)
-        return presence, RedisTickets(client), RedisCaps(client), client.close
-    tell: Callable[[Publication], None] = broker.tell  # type: ignore[attr-defined]  # of every broker without Redis
-    return MemoryPresence(tell, most_told), MemoryTickets(clock, settings.limits.tracked), MemoryCaps(), _nothing
+        shared = RedisPresence(client, ttl=settings.presence.ttl, most_told=most_told)
+        return shared, RedisTickets(client), RedisCaps(client), client.close
+    presence = MemoryPresence(broker.publish, most_told)
+    return presence, MemoryTickets(clock, settings.limits.tracked), MemoryCaps(), _nothing
 
 
 async def _nothing() -> None:

@@ -132,6 +132,7 @@ class Node:
             most_members=bounds.presence_members,
             ttl=bounds.presence_ttl,
         )
+        self.relay.on_interrupted = self.presence.rebuild
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self._greeting: set[asyncio.Timeout] = set()

@@ -92,6 +92,8 @@ class Presence:
         self._closed = False
         self._draining = False
         self._renewed = -inf
+        self._in_doubt = False
+        """Whether the store may have lost entries, or be away."""
         self._heard = -inf
         """When the store was last known to be there."""
         self._returned = -inf
@@ -132,11 +134,12 @@ class Presence:
         self._draining = True
 
     def rebuild(self) -> None:
-        """Looks at once whether the store has kept this node's entries, as after an interruption."""
-        self._renewed = -inf
-        if self._upkeep is not None:  # else it is at work, and finds out when it next looks
+        """Looks at once whether the store has kept this node's entries, as after an interruption; not more than once in
+        `RETRY` seconds."""
+        self._in_doubt = True
+        if self._upkeep is not None:  # else it is at work, and looks again right after
             self._upkeep.cancel()
-            self._look_again(0.0)
+            self._look_again(self._renewed + RETRY - self._clock.monotonic())
 
     async def view(self, channel: ChannelKey) -> PresenceView:
         """Who is in the channel; above the settable size only how many."""
@@ -191,17 +194,17 @@ class Presence:
     # --- upkeep ----------------------------------------------------------------------------------------------------------
 
     def _look_again(self, delay: float) -> None:
-        self._upkeep = None
         if not self._closed:
-            self._upkeep = self._clock.call_later(
-                delay, partial(self._spawn, "presence upkeep", self._look_after, None)
-            )
+            self._upkeep = self._clock.call_later(max(0.0, delay), self._begin_to_look)
 
-    async def _look_after(self, _: None) -> None:
+    def _begin_to_look(self) -> None:
         self._upkeep = None
-        delay = RETRY
+        self._supervisor.spawn("presence upkeep", self._look_after())
+
+    async def _look_after(self) -> None:
         try:
-            if self._clock.monotonic() - self._renewed >= self._ttl / 3:
+            if self._in_doubt or self._clock.monotonic() - self._renewed >= self._ttl / 3:
+                self._in_doubt = False
                 await self._renew()
             if self._calm_for() >= self._ttl / 3:
                 for entry in [
@@ -210,22 +213,25 @@ class Presence:
                     self._go(entry)
             if self._calm_for() >= self._ttl:
                 await self._sweep()
-            delay = self._ttl / 6 if self._renewed > -inf else 0.0
         except ServiceError as error:
-            self._renewed = -inf
+            self._in_doubt = True
             _log.warning("presence not renewed", code=error.code.code, entries=len(self._stays))
         finally:
-            self._look_again(min(delay, self._ttl / 6))
+            self._look_again(min(RETRY, self._ttl / 6) if self._in_doubt else self._ttl / 6)
 
     async def _renew(self) -> None:
         now = self._renewed = self._clock.monotonic()
         missing: list[Entry] = []
         for entries in _sliced([entry for entry, stay in self._stays.items() if stay.entered]) or [[]]:
             missing += await self._store.renew(entries)
+        missing = [
+            entry for entry in missing if entry in self._stays and entry not in self._going
+        ]  # not those just left
         if missing or self._has_been_deaf():
             self._returned = self._clock.monotonic()
         self._heard = now
         if missing:
+            self._metrics.presence_reentered.inc(len(missing))
             _log.info("presence entered again", entries=len(missing))
             for entries in _sliced(missing):
                 await self._enter_again(entries)

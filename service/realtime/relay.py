@@ -64,6 +64,8 @@ class Relay:
         self._limits = outbox
         self._metrics = metrics
         self._taps: dict[ChannelKey, EventSink] = {}
+        self.on_interrupted: Callable[[], None] | None = None
+        """Called when the broker may have been away: the stores beside it may have been too."""
         self._repair = Repair(hub, broker, clock, supervisor, metrics, repair, self._push)
 
     def tap(self, channel: ChannelKey, sink: EventSink) -> None:
@@ -100,6 +102,8 @@ class Relay:
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """See EventSink: every channel concerned is compared with its stream, and read where they differ."""
         self._repair.doubt(channels)
+        if self.on_interrupted is not None:
+            self.on_interrupted()
         for channel, tap in self._taps.items():
             if channels is None or channel in channels:
                 tap.interrupted(channels)

@@ -130,6 +130,9 @@ class Metrics:
         self.repeats = self._counter("repeats", "Events delivered to this node again, and dropped.")
         self.presence_events = self._counter("presence_events", "Presence events told to channels, by kind.", "kind")
         _start(self.presence_events, ("joined", "left", "count"))
+        self.presence_reentered = self._counter(
+            "presence_reentered", "Entries of this node in presence that the store had lost, and that were made again."
+        )
 
         self.rate_limited = self._counter("rate_limited", "Messages and upgrades above a rate, by its scope.", "scope")
         _start(self.rate_limited, ("connection", "user", "ip", "tenant", "connect"))

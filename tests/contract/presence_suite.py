@@ -265,22 +265,6 @@ class PresenceSuite(Staged):
                     assert await node.store.count(key) == len(expected)
             assert [(one.channel, one.type, one.sender) for one in await stage.told()] == story
 
-
-class SharedPresenceSuite(PresenceSuite):
-    """What the nodes of one store owe each other."""
-
-    @abstractmethod
-    async def lose_data(self, stage: Stage) -> None:
-        """The store comes back empty."""
-
-    async def test_a_user_on_two_nodes_is_one(self, stage: Stage) -> None:
-        assert await stage.one.joins(ROOM, "ann", "c-1")
-        assert not await stage.two.joins(ROOM, "ann", "c-2")
-        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2)])
-        assert not await stage.one.leaves(ROOM, "ann", "c-1")
-        assert await stage.two.leaves(ROOM, "ann", "c-2")
-        assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
-
     @given(steps=HASTE)
     @_UNHURRIED
     async def test_what_is_told_of_a_user_alternates_however_nodes_hurry(
@@ -299,6 +283,22 @@ class SharedPresenceSuite(PresenceSuite):
             assert kinds == [(JOINED, LEFT)[index % 2] for index in range(len(kinds))]
             assert len(kinds) == sum(change.told for change in changes)
             assert await stage.one.store.count(ROOM) == len(kinds) % 2
+
+
+class SharedPresenceSuite(PresenceSuite):
+    """What the nodes of one store owe each other."""
+
+    @abstractmethod
+    async def lose_data(self, stage: Stage) -> None:
+        """The store comes back empty."""
+
+    async def test_a_user_on_two_nodes_is_one(self, stage: Stage) -> None:
+        assert await stage.one.joins(ROOM, "ann", "c-1")
+        assert not await stage.two.joins(ROOM, "ann", "c-2")
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2)])
+        assert not await stage.one.leaves(ROOM, "ann", "c-1")
+        assert await stage.two.leaves(ROOM, "ann", "c-2")
+        assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
 
     async def test_lost_data_is_told_of_by_renewing_and_comes_back(self, stage: Stage) -> None:
         entrances = [entrance(ROOM, "ann", "c-1"), entrance(ROOM, "ben", "c-2"), entrance(OTHER_ROOM, "ann", "c-1")]

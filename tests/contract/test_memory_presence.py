@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.adapters.memory.presence import MemoryPresence
 from service.core.event import Publication
+from service.errors import ErrorCode, ServiceError
 from tests.contract.presence_suite import MOST_TOLD, ROOM, Node, PresenceSuite, Stage
 
 
@@ -25,12 +27,19 @@ class TestMemoryPresence(PresenceSuite):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Stage]:
         events: list[Publication] = []
-        node = Node(MemoryPresence(events.append, MOST_TOLD))
+
+        async def publish(event: Publication) -> None:
+            await asyncio.sleep(0)  # as a broker that is somewhere else
+            events.append(event)
+
+        node = Node(MemoryPresence(publish, MOST_TOLD))
         yield MemoryStage(node, node, events)
 
 
 async def test_nothing_is_kept_of_those_who_left() -> None:
-    store = MemoryPresence(lambda event: None, MOST_TOLD)
+    async def publish(event: Publication) -> None: ...
+
+    store = MemoryPresence(publish, MOST_TOLD)
     node = Node(store)
     for n in range(100):
         await node.join(ROOM, f"u-{n}", "c-1", None)
@@ -38,3 +47,14 @@ async def test_nothing_is_kept_of_those_who_left() -> None:
         await node.leave(ROOM, f"u-{n}", "c-1")
         await node.leave(ROOM, f"nobody-{n}", "c-1")
     assert store._channels == {}
+    assert not store._locks
+
+
+async def test_what_cannot_be_told_has_happened_all_the_same() -> None:
+    async def publish(event: Publication) -> None:
+        raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
+
+    node = Node(MemoryPresence(publish, MOST_TOLD))
+    assert await node.join(ROOM, "ann", "c-1") == (True, 1, False)
+    assert await node.store.count(ROOM) == 1
+    assert await node.leave(ROOM, "ann", "c-1") == (True, 0, False)

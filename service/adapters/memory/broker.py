@@ -94,7 +94,8 @@ class MemoryBroker:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
         sink = self._started()
         if publication.delivery is Delivery.EPHEMERAL:
-            self.tell(publication)
+            channel = self._channels.find(publication.channel)
+            _deliver(sink, channel, accepted(publication))
             return Receipt(publication.id, epoch="")
         now = self._clock.monotonic()
         if earlier := self._receipts.find(publication, now):
@@ -105,11 +106,6 @@ class MemoryBroker:
         self._receipts.add(publication, receipt, now)
         _deliver(sink, channel, event)
         return receipt
-
-    def tell(self, publication: Publication) -> None:
-        """Delivers an ephemeral event at once; does nothing when there is no sink."""
-        if self._sink is not None:
-            _deliver(self._sink, self._channels.find(publication.channel), accepted(publication))
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """As the port says."""

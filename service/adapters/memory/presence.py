@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from weakref import WeakValueDictionary
+
+import structlog
 
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 from service.core.presence import Change, Entrance, Entry, Farewell, Member
+from service.errors import ServiceError
+
+_log = structlog.get_logger("presence")
 
 
 class MemoryPresence:
     """Keeps the port's guarantee within one process. Bounded by what it is told: connections × subscriptions.
 
-    `tell` delivers an event without giving way to the event loop. Nothing expires: no other process could fall silent.
+    `publish` is the broker's. Nothing expires: no other process could fall silent.
     """
 
-    __slots__ = ("_channels", "_most_told", "_tell")
+    __slots__ = ("_channels", "_locks", "_most_told", "_publish")
 
-    def __init__(self, tell: Callable[[Publication], None], most_told: int) -> None:
+    def __init__(self, publish: Callable[[Publication], Awaitable[object]], most_told: int) -> None:
         # channel → user → connection → info, the newest connection last
         self._channels: dict[ChannelKey, dict[str, dict[str, bytes | None]]] = {}
-        self._tell = tell
+        # Held across a change and its telling, so that a channel is told in the order of its changes.
+        self._locks: WeakValueDictionary[ChannelKey, asyncio.Lock] = WeakValueDictionary()
+        self._publish = publish
         self._most_told = most_told
 
     async def join(self, entrance: Entrance) -> Change:
         """As the port says."""
         (channel, user, connection), info, joined = entrance
-        users = self._channels.setdefault(channel, {})
-        connections = users.setdefault(user, {})
-        first = not connections
-        connections.setdefault(connection, info)
-        return self._changed(len(users), joined) if first else Change(False, len(users), False)
+        async with self._lock(channel):
+            users = self._channels.setdefault(channel, {})
+            connections = users.setdefault(user, {})
+            first = not connections
+            connections.setdefault(connection, info)
+            return await self._changed(len(users), joined) if first else Change(False, len(users), False)
 
     async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
         """As the port says."""
@@ -40,17 +50,18 @@ class MemoryPresence:
     async def leave(self, entry: Entry, left: Publication) -> Change:
         """As the port says."""
         channel, user, connection = entry
-        users = self._channels.get(channel, {})
-        connections = users.get(user, {})
-        if connection not in connections:
-            return Change(False, len(users), False)
-        del connections[connection]
-        if connections:
-            return Change(False, len(users), False)
-        del users[user]
-        if not users:
-            del self._channels[channel]
-        return self._changed(len(users), left)
+        async with self._lock(channel):
+            users = self._channels.get(channel, {})
+            connections = users.get(user, {})
+            if connection not in connections:
+                return Change(False, len(users), False)
+            del connections[connection]
+            if connections:
+                return Change(False, len(users), False)
+            del users[user]
+            if not users:
+                del self._channels[channel]
+            return await self._changed(len(users), left)
 
     async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """As the port says."""
@@ -72,11 +83,18 @@ class MemoryPresence:
     def _holds(self, entry: Entry) -> bool:
         return entry.connection in self._channels.get(entry.channel, {}).get(entry.user, {})
 
-    def _changed(self, users: int, event: Publication) -> Change:
-        told = users <= self._most_told
-        if told:
-            self._tell(event)
-        return Change(True, users, told)
+    def _lock(self, channel: ChannelKey) -> asyncio.Lock:
+        return self._locks.setdefault(channel, asyncio.Lock())
+
+    async def _changed(self, users: int, event: Publication) -> Change:
+        if users > self._most_told:
+            return Change(True, users, False)
+        try:
+            await self._publish(event)
+        except ServiceError as error:  # the broker is away, and the change has happened: the caller tells the number
+            _log.warning("presence not told", kind=event.type, code=error.code.code)
+            return Change(True, users, False)
+        return Change(True, users, True)
 
 
 def _member(user: str, connections: dict[str, bytes | None]) -> Member:

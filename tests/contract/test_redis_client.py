@@ -1,0 +1,222 @@
+"""The client for what is not hot: every way of standing a Redis up, and what becomes of a call when it is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.adapters.redis.address import parse
+from service.adapters.redis.caps import RedisCaps
+from service.adapters.redis.client import BATCH, CONNECTIONS, Call, RedisClient
+from service.adapters.redis.config import RedisConfig
+from service.adapters.redis.presence import RedisPresence
+from service.adapters.redis.scripts import Script
+from service.adapters.redis.tickets import RedisTickets
+from service.core.caps import Claim, Holder
+from service.core.channel import ChannelKey
+from service.core.presence import Entry
+from service.errors import ErrorCode, ServiceError
+from tests.contract.presence_suite import Node, entrance, farewell
+from tests.contract.redis_stage import client_of, new_prefix
+from tests.stores import FLAVOURS, Certificates, Cluster, Flavour, RedisServer, Sentinels, shared_redis
+
+SECRET = "canary-password"
+QUICK = 0.3
+
+
+def script(text: str) -> Script:
+    return Script(text, hashlib.sha1(text.encode()).hexdigest())
+
+
+ECHO = script("return {KEYS[1], ARGV[1]}")
+
+
+async def refusal(client: RedisClient) -> ServiceError:
+    """What a call raises now."""
+    with pytest.raises(ServiceError) as refused:
+        await client.run(ECHO, ["k"], ["x"])
+    assert refused.value.code is ErrorCode.BROKER_UNAVAILABLE
+    assert refused.value.retryable
+    return refused.value
+
+
+async def uses_everything(client: RedisClient) -> None:
+    """One round of all that is kept through a client, in more channels than a shard has."""
+    rooms = [ChannelKey("acme", f"room:{number}") for number in range(2 * BATCH)]
+    node = Node(RedisPresence(client, ttl=30, most_told=10))
+    changes = await node.store.join_all([entrance(room, "ann", "c-1") for room in rooms])
+    assert [tuple(change) for change in changes] == [(True, 1, True)] * len(rooms)
+    assert list(await node.store.renew([Entry(room, "ann", "c-1") for room in rooms])) == []
+    assert list(await node.store.sweep(rooms, farewell)) == []
+    assert await node.leave(rooms[0], "ann", "c-1") == (True, 0, True)
+    assert await node.store.members(rooms[0], 1) == (0, [])
+
+    tickets = RedisTickets(client)
+    ticket = await tickets.issue("token", 30)
+    assert [await tickets.redeem(ticket), await tickets.redeem(ticket)] == ["token", None]
+
+    holders = [Holder("acme"), *(Holder("acme", f"u-{number}") for number in range(50))]
+    assert list(await RedisCaps(client).claim([Claim(holder, 1) for holder in holders])) == [1] * 51
+    assert list(await RedisCaps(client).claim([Claim(holder, 1) for holder in holders])) == [2] * 51
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+async def test_a_cluster(flavour: Flavour) -> None:
+    async with Cluster(flavour) as cluster, client_of(cluster.url, new_prefix()) as client:
+        assert client.publish == "SPUBLISH"
+        await uses_everything(client)
+
+
+async def test_a_cluster_whose_shard_fails_over() -> None:
+    async with Cluster() as cluster, client_of(cluster.url, new_prefix(), timeout=2.0) as client:
+        node, room = Node(RedisPresence(client, ttl=30, most_told=10)), ChannelKey("acme", "room:1")
+        await node.join(room, "ann", "c-1")
+        await cluster.failover(client.keys.channel(room, "presence-users"))
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await node.join(room, "ben", "c-2")
+                except ServiceError:
+                    continue
+                break
+        assert await node.store.count(room) >= 1
+
+
+async def test_sentinels_and_a_failover() -> None:
+    async with Sentinels() as sentinels, client_of(sentinels.url, new_prefix(), timeout=2.0) as client:
+        await uses_everything(client)
+        await sentinels.failover()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await RedisCaps(client).claim([Claim(Holder("acme"), 1, None)])
+                except ServiceError:
+                    continue
+                break
+
+
+async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.TempPathFactory) -> None:
+    certificates = Certificates(tmp_path_factory.mktemp("certificates"))
+    async with RedisServer(tls=certificates, client_certificates=True) as server:
+        files = {
+            "ca": certificates.ca,
+            "certificate": certificates.client_certificate,
+            "private_key": certificates.client_key,
+        }
+        async with client_of(server.url, new_prefix(), **files) as client:
+            await uses_everything(client)
+        async with client_of(server.url, new_prefix(), ca=certificates.ca, timeout=QUICK * 5) as client:
+            await refusal(client)
+        async with client_of(server.url, new_prefix(), timeout=QUICK * 5) as client:
+            assert "reached" in (await refusal(client)).message
+
+
+async def test_a_user_with_few_rights_and_one_with_the_wrong_password() -> None:
+    prefix = new_prefix()
+    rule = f"on >{SECRET} ~{prefix}:* &{prefix}:* -@all +@connection +@read +@write +@scripting +@pubsub +time"
+    async with RedisServer(password="for-nobody-else", users={"app": rule}) as server:
+        async with client_of(server.url, prefix, user="app", password=SECRET) as client:
+            await uses_everything(client)
+            with pytest.raises(ServiceError) as refused:
+                await client.command("SET", "elsewhere", "x")
+            assert refused.value.code is ErrorCode.BROKER_UNAVAILABLE
+            assert "refused" in refused.value.message
+        async with client_of(server.url, prefix, user="app", password=f"{SECRET}-not") as client:
+            assert SECRET not in str(await refusal(client))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+async def test_scripts_that_were_flushed_are_known_again(flavour: Flavour) -> None:
+    async with RedisServer(flavour) as server, client_of(server.url, new_prefix()) as client:
+        for _ in range(2):
+            assert await client.run(ECHO, ["k"], ["x"]) == [b"k", b"x"]
+            await server.command("SCRIPT", "FLUSH")
+        calls = [Call([f"k{number}"], [number]) for number in range(3 * BATCH + 1)]
+        expected = [[b"k%d" % number, b"%d" % number] for number in range(len(calls))]
+        assert await client.run_all(ECHO, calls) == expected
+        await server.command("SCRIPT", "FLUSH")
+        assert await client.run_all(ECHO, calls) == expected
+
+
+async def test_one_fault_in_many_calls_is_a_refusal_and_quotes_nothing() -> None:
+    words = Call(["k"], ["canary-payload"])
+    async with client_of((await shared_redis()).url, new_prefix()) as client:
+        faulty = script("return redis.error_reply('ERR ' .. ARGV[1])")
+        for call in (client.run_all(faulty, [words]), client.run(faulty, *words)):
+            with pytest.raises(ServiceError) as refused:
+                await call
+            assert "canary" not in str(refused.value)
+
+
+async def test_a_server_that_stalls_costs_no_more_than_the_timeout_and_mixes_no_answers_up() -> None:
+    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK) as client:
+        await client.check()
+        server.stop_()
+        try:
+            began = asyncio.get_running_loop().time()
+            errors = await asyncio.gather(*(refusal(client) for _ in range(3 * CONNECTIONS)))
+            assert asyncio.get_running_loop().time() - began < QUICK + 1.0
+            assert "answer" in errors[0].message
+        finally:
+            server.cont()
+        await answers(client)
+        found = await asyncio.gather(*(client.run(ECHO, [f"k{n}"], [n]) for n in range(3 * CONNECTIONS)))
+        assert found == [[b"k%d" % n, b"%d" % n] for n in range(3 * CONNECTIONS)]
+
+
+async def test_calls_that_were_cancelled_mix_no_answers_up() -> None:
+    async with client_of((await shared_redis()).url, new_prefix()) as client:
+        for turns in range(8):
+            calls = [asyncio.create_task(client.run(ECHO, ["k"], [f"old {n}"])) for n in range(CONNECTIONS)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            found = await asyncio.gather(*(client.run(ECHO, ["k"], [n]) for n in range(CONNECTIONS)))
+            assert found == [[b"k", b"%d" % n] for n in range(CONNECTIONS)]
+
+
+async def test_a_server_that_is_gone_and_comes_back() -> None:
+    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK * 5) as client:
+        await asyncio.gather(*(client.check() for _ in range(CONNECTIONS)))
+        await server.restart()
+        await uses_everything(client)
+        server.kill()
+        assert "reached" in (await refusal(client)).message
+        await server.restart()
+        await answers(client)
+        await uses_everything(client)
+
+
+async def answers(client: RedisClient) -> None:
+    """Waits until calls succeed."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await client.check()
+            except ServiceError:
+                continue
+            return
+
+
+@asynccontextmanager
+async def unreachable() -> AsyncIterator[RedisClient]:
+    async with RedisServer() as server:
+        url = server.url
+    client = RedisClient(RedisConfig(parse(url), user="app", password=SECRET, timeout=QUICK))
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def test_where_nobody_listens() -> None:
+    async with unreachable() as client:
+        error = await refusal(client)
+        assert SECRET not in str(error)
+        assert "reached" in error.message

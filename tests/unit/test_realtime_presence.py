@@ -1,0 +1,293 @@
+"""Presence of one node over a store that can be away and can lose what it has: nobody who stays is told to have left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.presence import MemoryPresence
+from service.core.channel import ChannelKey
+from service.core.event import Publication
+from service.core.presence import Change, Entrance, Entry, Farewell
+from service.errors import ErrorCode, ServiceError
+from service.realtime.presence import JOINED, LEFT, RETRY, Presence
+from service.realtime.supervisor import Supervisor
+from service.telemetry.metrics import Metrics
+from tests.clock import FakeClock
+from tests.contract.presence_suite import event
+
+ROOM = ChannelKey("acme", "room:1")
+DEBOUNCE, TTL = 5.0, 30.0
+
+
+class Store(MemoryPresence):
+    """As in memory, but it can be away, can lose everything, can answer late, and says when it swept."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(self._tell, most_told=10)
+        self.clock = clock
+        self.events: list[tuple[str, str | None]] = []
+        self.away = False
+        self.sweeps: list[float] = []
+        self.renewed: list[Entry] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def _tell(self, event: Publication) -> None:
+        self.events.append((event.type, event.sender))
+
+    def story(self) -> list[tuple[str, str | None]]:
+        events = list(self.events)
+        self.events.clear()
+        return events
+
+    def lose(self) -> None:
+        self._channels.clear()
+
+    def _there(self) -> None:
+        if self.away:
+            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
+
+    async def join(self, entrance: Entrance) -> Change:
+        self._there()
+        return await super().join(entrance)
+
+    async def leave(self, entry: Entry, left: Publication) -> Change:
+        self._there()
+        await self.gate.wait()
+        return await super().leave(entry, left)
+
+    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        self._there()
+        self.renewed = list(entries)
+        return await super().renew(entries)
+
+    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+        self._there()
+        assert list(channels) == [ROOM]
+        self.sweeps.append(self.clock.monotonic())
+        return ()
+
+
+class Stage:
+    """One node, its time and its store."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = Store(self.clock)
+        self.metrics = Metrics()
+        self.supervisor = Supervisor(self.metrics)
+        broker = MemoryBroker(self.clock, idempotency_window=1, idempotency_entries=1, channels=1, max_bytes=10_000)
+        self.presence = Presence(
+            self.store,
+            broker,
+            self.clock,
+            self.supervisor,
+            self.metrics,
+            lambda: [ROOM],
+            debounce=DEBOUNCE,
+            most_members=10,
+            ttl=TTL,
+        )
+        self.presence.start()
+
+    async def join(self, *users: str) -> None:
+        for user in users:
+            await self.presence.join(ROOM, user, f"c-{user}", None)
+
+    def leave(self, user: str) -> None:
+        self.presence.leave(ROOM, user, f"c-{user}")
+
+    async def pass_time(self, seconds: float) -> None:
+        """Half a second at a time, as what one moment starts has ended before the next."""
+        for _ in range(round(seconds * 2)):
+            self.clock.advance(0.5)
+            await self.rest()
+
+    async def rest(self) -> None:
+        """Waits until nothing is under way."""
+        while self.supervisor._tasks:
+            await asyncio.wait(self.supervisor._tasks)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.presence.close()
+    await stage.supervisor.close()
+    assert stage.clock.pending == 0
+    assert stage.metrics.tasks_died._metrics == {}
+
+
+async def test_a_leave_is_told_after_the_debounce_and_not_when_they_come_back(stage: Stage) -> None:
+    await stage.join("ann", "ben")
+    stage.leave("ann")
+    stage.leave("ben")
+    await stage.pass_time(DEBOUNCE - 0.5)
+    await stage.join("ben")
+    assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ben")]
+    await stage.pass_time(1)
+    assert stage.store.story() == [(LEFT, "ann")]
+    await stage.pass_time(2 * TTL)
+    assert stage.store.story() == []
+
+
+async def test_entries_are_renewed_until_they_have_left(stage: Stage) -> None:
+    await stage.join("ann", "ben")
+    stage.leave("ben")
+    await stage.pass_time(TTL / 3)
+    assert stage.store.renewed == [Entry(ROOM, "ann", "c-ann")]
+    assert stage.store.story()[-1] == (LEFT, "ben")
+
+
+async def test_a_leave_that_the_store_did_not_take_is_made_up_for(stage: Stage) -> None:
+    await stage.join("ann")
+    stage.leave("ann")
+    stage.store.away = True
+    await stage.pass_time(DEBOUNCE + 1)
+    assert await stage.store.count(ROOM) == 1
+    stage.store.away = False
+    await stage.pass_time(RETRY + TTL / 6)
+    assert stage.store.story() == [(JOINED, "ann"), (LEFT, "ann")]
+
+
+async def test_what_the_store_lost_is_entered_again_at_once(stage: Stage) -> None:
+    await stage.join("ann", "ben")
+    await stage.pass_time(1)
+    stage.store.lose()
+    stage.presence.rebuild()
+    await stage.pass_time(RETRY)
+    assert await stage.store.count(ROOM) == 2
+    assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ben")] * 2
+    assert stage.metrics.presence_reentered._value.get() == 2
+
+
+async def test_what_the_store_lost_while_it_was_away_is_entered_again_on_its_return(stage: Stage) -> None:
+    await stage.join("ann")
+    stage.store.away = True
+    await stage.pass_time(60)
+    stage.store.lose()
+    stage.store.away = False
+    await stage.pass_time(RETRY)
+    assert stage.store.story() == [(JOINED, "ann")] * 2
+
+
+async def test_being_asked_again_and_again_it_looks_once_a_second(stage: Stage) -> None:
+    await stage.join("ann")
+    looks = 0
+    for _ in range(40):
+        stage.store.renewed = []
+        stage.presence.rebuild()
+        await stage.pass_time(0.5)
+        looks += bool(stage.store.renewed)
+    assert 15 <= looks <= 21
+
+
+async def test_nobody_is_swept_in_the_first_time_after_an_outage(stage: Stage) -> None:
+    await stage.pass_time(20)
+    assert len(stage.store.sweeps) == 4
+    stage.store.away = True
+    await stage.pass_time(TTL / 2 + 1)
+    stage.store.away = False
+    back = stage.clock.monotonic()
+    del stage.store.sweeps[:]
+    await stage.pass_time(2 * TTL)
+    assert back + TTL <= stage.store.sweeps[0] <= back + TTL + TTL / 6 + RETRY
+
+
+async def test_nobody_is_swept_by_a_node_that_was_stopped(stage: Stage) -> None:
+    """Its own entries have expired then."""
+    await stage.pass_time(20)
+    del stage.store.sweeps[:]
+    stage.clock.advance(2 * TTL)  # what fell due meanwhile happens after it
+    await stage.rest()
+    assert stage.store.sweeps == []
+
+
+async def test_a_blip_stops_no_sweep(stage: Stage) -> None:
+    await stage.pass_time(20)
+    stage.store.away = True
+    await stage.pass_time(TTL / 6)
+    stage.store.away = False
+    del stage.store.sweeps[:]
+    await stage.pass_time(TTL / 3)
+    assert stage.store.sweeps
+
+
+async def test_after_data_were_lost_a_leave_waits_until_other_nodes_have_entered_theirs_again(stage: Stage) -> None:
+    await stage.join("ann")
+    await stage.pass_time(1)
+    stage.store.lose()
+    stage.presence.rebuild()
+    await stage.pass_time(RETRY)
+    stage.leave("ann")
+    await stage.pass_time(DEBOUNCE + 1)
+    # She has another connection, on a node that is slower.
+    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ann", "elsewhere"), None, event(JOINED, ROOM, "ann")))
+    await stage.pass_time(TTL)
+    assert stage.store.story() == [(JOINED, "ann")] * 2
+    assert (await stage.store.members(ROOM, 1))[1][0].connections == 1
+
+
+async def test_a_leave_while_entries_are_renewed_is_no_loss(stage: Stage) -> None:
+    await stage.join("ann", "ben")
+    stage.leave("ben")
+    await stage.pass_time(DEBOUNCE - 0.5)
+    stage.store.gate.clear()
+    stage.clock.advance(0.5)  # ben's leave is on its way
+    await asyncio.sleep(0)
+    await MemoryPresence.leave(stage.store, Entry(ROOM, "ben", "c-ben"), _left("ben"))  # and has arrived
+    stage.clock.advance(TTL / 3)
+    await asyncio.sleep(0)
+    stage.store.gate.set()
+    await stage.rest()
+    assert stage.metrics.presence_reentered._value.get() == 0
+    assert stage.store.sweeps
+
+
+def _left(user: str) -> Publication:
+    return event(LEFT, ROOM, user)
+
+
+async def test_who_comes_back_while_the_leave_is_on_its_way_stays(stage: Stage) -> None:
+    await stage.join("ann")
+    stage.leave("ann")
+    stage.store.gate.clear()
+    stage.clock.advance(DEBOUNCE)
+    await asyncio.sleep(0)
+    back = asyncio.create_task(stage.presence.join(ROOM, "ann", "c-ann", None))
+    await asyncio.sleep(0)
+    stage.store.gate.set()
+    await back
+    assert await stage.store.count(ROOM) == 1
+    assert stage.store.story() == [(JOINED, "ann"), (LEFT, "ann"), (JOINED, "ann")]
+    await stage.pass_time(TTL)
+    assert stage.store.renewed == [Entry(ROOM, "ann", "c-ann")]
+
+
+async def test_a_join_that_failed_is_neither_renewed_nor_forgotten(stage: Stage) -> None:
+    stage.store.away = True
+    with pytest.raises(ServiceError):
+        await stage.join("ann")
+    stage.leave("ann")
+    stage.store.away = False
+    # It may have happened all the same.
+    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ann", "c-ann"), None, _left("ann")))
+    stage.store.story()
+    await stage.pass_time(DEBOUNCE)
+    assert stage.store.story() == [(LEFT, "ann")]
+    assert stage.metrics.presence_reentered._value.get() == 0
+
+
+async def test_whoever_leaves_in_a_drain_is_left_to_expire(stage: Stage) -> None:
+    await stage.join("ann", "ben", "eve")
+    stage.leave("eve")
+    stage.presence.drain()
+    stage.leave("ann")
+    await stage.pass_time(TTL)
+    assert stage.store.renewed == [Entry(ROOM, "ben", "c-ben")]
+    assert stage.store.story()[3:] == [(LEFT, "eve")], "who left before it has left"
