@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
-from service.core.event import Publication
+from service.core.event import Event, Publication
 from service.core.position import Position
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving, token
 from tests.wire import Wire, connect
@@ -47,12 +47,15 @@ class Hesitant:
     """A broker that keeps the port's guarantee and takes its time, as one across a network does.
 
     What the memory broker does at one moment is here done at once and answered later, or done later: between the two
-    anything else may happen.
+    anything else may happen. What it delivers may be late, or be lost until it says that it was interrupted.
     """
 
     def __init__(self) -> None:
         self.before = 0
         self.after = 0
+        self.losing = False
+        self._late_events: list[Event] | None = None
+        self._sink: EventSink | None = None
         self._broker = MemoryBroker(
             SystemClock(), idempotency_window=300, idempotency_entries=10_000, channels=100, max_bytes=10_000_000
         )
@@ -66,7 +69,38 @@ class Hesitant:
         return answer
 
     async def start(self, sink: EventSink) -> None:
-        await self._broker.start(sink)
+        self._sink = sink
+        await self._broker.start(self)
+
+    def deliver(self, event: Event) -> None:
+        assert self._sink is not None
+        if event.channel.tenant and self.losing:
+            return
+        if self._late_events is not None:
+            self._late_events.append(event)
+        else:
+            self._sink.deliver(event)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        assert self._sink is not None
+        self._sink.interrupted(channels)
+
+    def mend(self) -> None:
+        """Delivers again, and says so."""
+        self.losing = False
+        self.hurry()
+        self.interrupted()
+
+    def dawdle(self) -> None:
+        """Holds up what it delivers."""
+        if self._late_events is None:
+            self._late_events = []
+
+    def hurry(self) -> None:
+        """Delivers what it has held up, in order."""
+        late, self._late_events = self._late_events or [], None
+        for event in late:
+            self.deliver(event)
 
     async def close(self) -> None:
         await self._broker.close()
@@ -215,6 +249,8 @@ class Person:
         self.resumed = 0
         self.gaps = 0
         """Times the service said recovered:false."""
+        self.announced = 0
+        """Those of them that it said in place."""
         self.slow = 0
         self.faults: list[Exception] = []
         self._token = token(user, grants=["room:*"], tenant=tenant)
@@ -351,6 +387,9 @@ class Person:
 
     def _subscribed(self, message: dict[str, Any]) -> None:
         place = self.places[message["channel"]]
+        if message["id"] is None:
+            self._started_anew(place, message)
+            return
         assert message["id"] == place.request
         self.stream(message["channel"]).met(message["epoch"])
         missed = [(event["offset"], event["id"], event["data"]) for event in message["events"]]
@@ -375,6 +414,19 @@ class Person:
         place.epoch, place.last = message["epoch"], message.get("last")
         place.moods = {event["key"]: (event["rev"], event["data"]) for event in message["state"]}
         place.request, place.live = None, True
+
+    def _started_anew(self, place: Place, message: dict[str, Any]) -> None:
+        """More was lost on the way to the node than the stream still has: all are told, but not those who lack nothing."""
+        assert message["recovered"] is False
+        if not place.live:
+            return  # it is leaving
+        top = message["offset"]
+        assert max(place.position, 1) <= top - KEPT, f"a false alarm from {place.position} to {top}"
+        self.gaps += 1
+        self.announced += 1
+        place.logs.append(Log(top))
+        place.position, place.last = top, message["last"]
+        place.moods = {event["key"]: (event["rev"], event["data"]) for event in message["state"]}
 
     def _resumed(self, place: Place, message: dict[str, Any]) -> None:
         """Recovered if the stream still had the event at the position, and only then: neither false alarm nor silence."""
@@ -466,7 +518,12 @@ class PromiseMachine(RuleBasedStateMachine):
         try:
             self.runner.run(self._settle())
             self._check_all()
-            for outcome in ("resumed", "gaps", "slow"):  # for --hypothesis-show-statistics: whether all of it occurs
+            for outcome in (
+                "resumed",
+                "gaps",
+                "announced",
+                "slow",
+            ):  # for --hypothesis-show-statistics: whether all of it occurs
                 if any(getattr(person, outcome) for person in self.people):
                     tally(outcome)
         finally:
@@ -493,6 +550,26 @@ class PromiseMachine(RuleBasedStateMachine):
     @rule(before=hesitations, after=hesitations)
     def the_broker_takes_its_time(self, before: int, after: int) -> None:
         self.broker.before, self.broker.after = before, after
+
+    @rule(losing=st.booleans(), turns=turns)
+    def deliveries_are_lost_for_a_while(self, losing: bool, turns: int) -> None:
+        async def change() -> None:
+            if losing:
+                self.broker.losing = True
+            elif self.broker.losing:
+                self.broker.mend()
+
+        self.run(turns, change())
+
+    @rule(late=st.booleans(), turns=turns)
+    def deliveries_are_late_for_a_while(self, late: bool, turns: int) -> None:
+        async def change() -> None:
+            if late:
+                self.broker.dawdle()
+            else:
+                self.broker.hurry()
+
+        self.run(turns, change())
 
     @rule(who=people, ready=st.booleans(), again=st.sampled_from([(), CHANNELS[:1], CHANNELS]), turns=turns)
     def come(self, who: int, ready: bool, again: Sequence[str], turns: int) -> None:
@@ -725,6 +802,7 @@ class PromiseMachine(RuleBasedStateMachine):
     async def _settle(self) -> None:
         """Everybody comes back, resumes, and repeats what was not acknowledged, until nothing is missing."""
         self.broker.before = self.broker.after = 0
+        self.broker.mend()
         async with asyncio.timeout(DEADLINE * 4):
             await asyncio.gather(*self.posts)
             self.posts.clear()
