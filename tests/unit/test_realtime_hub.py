@@ -9,6 +9,7 @@ import pytest
 
 from service.contract.model import ChannelSpec
 from service.core.access import SubscribeRule
+from service.core.broker import Snapshot
 from service.core.channel import ChannelKey, ChannelPattern
 from service.core.event import Delivery
 from service.core.position import Position
