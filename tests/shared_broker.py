@@ -5,11 +5,16 @@ Another broker can stand in its place where a test takes `Bus` as a parameter.
 
 from __future__ import annotations
 
+import secrets
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from msgspec import structs
+
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.store import Entry
 from service.core.broker import Broker, ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
@@ -42,6 +47,9 @@ class Bus(Protocol):
 
     async def lose_everything(self) -> None:
         """The store starts anew without anything in it; every sink is told."""
+
+    async def fail_over(self, lost: int = 0) -> None:
+        """Another replica takes over, without the newest `lost` durable events of each channel; every sink is told."""
 
     async def close(self) -> None:
         """Lets everything go."""
@@ -98,9 +106,30 @@ class SharedBroker:
         for line in tuple(self.lines):
             line.tell()
 
+    async def fail_over(self, lost: int = 0) -> None:
+        """As Bus says."""
+        epoch = secrets.token_hex(8)
+        for channel in self.store._channels._channels.values():
+            events = list(channel.tail(10_000))
+            kept = events[: len(events) - lost]
+            channel.epoch = epoch
+            channel.offset -= len(events) - len(kept)
+            channel.last_id = kept[-1].id if kept else None
+            channel._stream = deque(Entry(entry.accepted, _in(epoch, entry.event)) for entry in channel._stream)
+            for _ in events[len(kept) :]:
+                channel._stream.pop()
+            for place, entry in channel._state.items():
+                channel._state[place] = Entry(entry.accepted, _in(epoch, entry.event))
+        for line in tuple(self.lines):
+            line.tell()
+
     async def close(self) -> None:
         """As Bus says."""
         await self.store.close()
+
+
+def _in(epoch: str, event: Event) -> Event:
+    return structs.replace(event, epoch=epoch)
 
 
 class SharedLine:

@@ -173,6 +173,8 @@ async def test_it_tries_again_until_the_broker_answers() -> None:
 async def test_a_store_that_started_anew_is_read_and_told_of() -> None:
     async with world() as made:
         await made.publish()
+        await made.publish(Delivery.LATEST, "k", b"6")
+        await made.publish(Delivery.LATEST, "k", b"7")
         made.line.cut()
         await made.publish()
         await made.lose_everything()
@@ -183,6 +185,26 @@ async def test_a_store_that_started_anew_is_read_and_told_of() -> None:
         assert made.follower.durable == [made.published[0], made.published[2]]
         assert made.follower.state == {"k": b"8"}
         assert made.follower.restarts == 1
+
+
+async def test_what_another_replica_still_has_is_not_taken_again() -> None:
+    async with world(lambda made: made.publish()) as made:
+        await made.publish()
+        await made.publish()
+        made.line.cut()
+        await made.publish()
+        await made.bus.fail_over(lost=2)  # the one that was not delivered here, and the one before it
+        made.line.mend()
+        await made.settle()
+        assert made.follower.durable == made.published[1:3]
+        assert made.follower.restarts == 1
+        await made.publish()
+        made.line.cut()
+        await made.publish()
+        await made.bus.fail_over()
+        made.line.mend()
+        await made.settle()
+        assert made.follower.durable == [*made.published[1:3], *made.published[4:]]
 
 
 async def test_a_mark_that_is_ahead_is_a_reason_to_read_and_others_are_not() -> None:
@@ -222,7 +244,9 @@ async def test_a_start_that_fails_says_so() -> None:
 
 
 STEPS = st.lists(
-    st.sampled_from(["durable", "durable", "latest", "ephemeral", "cut", "hear", "mend", "away", "back", "turn"]),
+    st.sampled_from(
+        ["durable", "durable", "latest", "ephemeral", "cut", "hear", "mend", "away", "back", "anew", "turn"]
+    ),
     max_size=40,
 )
 
@@ -256,10 +280,11 @@ async def _walk(steps: list[str], data: st.DataObject) -> None:
                 line.go_away()
             elif step == "back":
                 line.come_back()
+            elif step == "anew":
+                await made.bus.fail_over()
             else:
                 await asyncio.sleep(0)
         line.come_back()
         await made.settle()
         assert made.follower.durable == made.published
         assert made.follower.state == made.values
-        assert made.follower.restarts == 0
