@@ -114,7 +114,7 @@ class Cluster(Group):
         bounds = [_SLOTS * number // _MASTERS for number in range(_MASTERS + 1)]
         for node, (first, end) in zip(masters, pairwise(bounds), strict=True):
             await node.command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-        # Each with each: gossip would do it from one, and take up to ten seconds.
+        # Each with each: gossip would do it from one, a second later.
         for node, other in combinations(self.nodes, 2):
             await node.command("CLUSTER", "MEET", HOST, other.port, other.bus)
         await until(self._all_met, "the nodes of the Cluster know each other")

@@ -58,11 +58,14 @@ def free_port() -> int:
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str, *, within: float = START) -> None:
     """Asks another process again and again until it `holds`; it has no way to tell us by itself."""
+    deadline = asyncio.timeout(within)
     try:
-        async with asyncio.timeout(within):
+        async with deadline:
             while not await holds():  # noqa: ASYNC110  # no event reaches us from a process that does not know of us
                 await asyncio.sleep(0.01)
     except TimeoutError:
+        if not deadline.expired():
+            raise
         raise ServerFailedError(f"{what}: not within {within:g} s") from None
 
 
@@ -169,13 +172,14 @@ class Server(ABC):
 
     def stop_(self) -> None:
         """SIGSTOP. It runs no instruction more when this returns; its connections stay open, the kernel takes new ones."""
+        assert self.running, f"{self.name} is not running"
         self.process.send_signal(signal.SIGSTOP)
         self._stopped = True
         # Leaves the state where it is (WNOWAIT): to be reaped is the process object's.
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def cont(self) -> None:
-        """SIGCONT."""
+        """SIGCONT. It goes on where it was."""
         self.process.send_signal(signal.SIGCONT)
         self._stopped = False
 

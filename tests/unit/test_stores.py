@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import ssl
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import hiredis
 import nats
 import pytest
 
+from tests.harness import eventually
 from tests.stores import (
     FLAVOURS,
     Certificates,
@@ -23,9 +26,22 @@ from tests.stores import (
     RedisServer,
     Sentinels,
     ServerFailedError,
+    process,
     shared_redis,
 )
-from tests.stores.process import program
+from tests.stores.process import free_port, program
+
+ENDLESS = """
+import asyncio
+from tests.stores import RedisServer
+
+async def main():
+    async with RedisServer() as server:
+        print(server.process.pid, server.folder, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 
 both = pytest.mark.parametrize("flavour", FLAVOURS)
 
@@ -132,6 +148,28 @@ async def test_tls_is_checked_both_ways(tmp_path: Path) -> None:
 async def test_a_server_that_cannot_start_shows_what_it_said() -> None:
     with pytest.raises(ServerFailedError, match="Bad directive"):
         await RedisServer(config={"no-such-setting": 1}).start()
+
+
+async def test_a_port_that_was_taken_meanwhile_is_left_to_whoever_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RedisServer() as first:
+        ports = [free_port(), first.port]
+        monkeypatch.setattr(process, "free_port", ports.pop)
+        async with RedisServer() as second:
+            assert not ports
+            assert second.port != first.port
+            assert await second.command("PING") == await first.command("PING") == "PONG"
+
+
+async def test_a_killed_test_run_leaves_no_server() -> None:
+    run = await asyncio.create_subprocess_exec(sys.executable, "-c", ENDLESS, stdout=asyncio.subprocess.PIPE)
+    assert run.stdout is not None
+    async with asyncio.timeout(20):
+        pid, folder = (await run.stdout.readline()).decode().split()
+        assert alive(int(pid))
+        run.kill()
+        await run.wait()
+    shutil.rmtree(folder)
+    await eventually(lambda: not alive(int(pid)))
 
 
 def test_a_missing_program_is_named_with_what_installs_it() -> None:
