@@ -1,0 +1,191 @@
+"""Two nodes on one Redis: who is there, who may still come in, and a ticket's one use are the same on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+
+from service.app import Service, running
+from service.contract.load import load
+from tests.contract.redis_stage import new_prefix
+from tests.harness import CONTRACT, Client, Running, eventually, settings, token
+from tests.integration.test_presence import members
+from tests.stores import FLAVOURS, RedisServer, shared_redis
+
+TTL = 3.0
+"""Seconds that presence lasts here, so that a test need not wait for half a minute."""
+
+
+class Nodes(NamedTuple):
+    """Two services."""
+
+    one: Running
+    two: Running
+
+
+@asynccontextmanager
+async def two_nodes(server: RedisServer, **groups: Any) -> AsyncIterator[Nodes]:
+    shared = {"broker": {"url": server.url, "prefix": new_prefix(), "timeout": 2.0}, "presence": {"ttl": TTL}}
+    async with AsyncExitStack() as stack:
+        for name, group in groups.items():
+            shared[name] = {**shared.get(name, {}), **group}
+        one, two = [await stack.enter_async_context(node(**shared)) for _ in range(2)]
+        yield Nodes(one, two)
+
+
+@asynccontextmanager
+async def node(**groups: Any) -> AsyncIterator[Running]:
+    service = Service(settings(**groups), load(CONTRACT))
+    async with running(service) as (port, ops_port), aiohttp.ClientSession() as http:
+        yield Running(service, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", http)
+
+
+@pytest.fixture(params=FLAVOURS)
+async def nodes(request: pytest.FixtureRequest) -> AsyncIterator[Nodes]:
+    async with two_nodes(await shared_redis(request.param), deadlines={"presence_leave": 0.05}) as nodes:
+        yield nodes
+
+
+async def die(node: Running) -> None:
+    """What a SIGKILL leaves behind: sockets that are gone, and a store that has not been told."""
+    presence, caps = node.service.node.presence, node.service.node.caps
+    presence.drain()
+    presence.close()
+    caps.close()
+    for connection in node.service.node.roster:
+        connection.socket.abort()
+    await eventually(lambda: not len(node.service.node.roster))
+
+
+async def test_a_user_on_two_nodes_is_told_of_once(nodes: Nodes) -> None:
+    async with nodes.one.client("ann") as ann, nodes.two.client("eve") as eve:
+        await ann.subscribe("room:1")
+        await eve.subscribe("room:1")
+        await ann.until("presence.joined", **{"from": "eve"})
+        first, second = await Client.open(nodes.one, "ben", info={"name": "Ben"}), await Client.open(nodes.two, "ben")
+        await first.subscribe("room:1")
+        assert members(await second.subscribe("room:1")) == {"ann": 1, "ben": 2, "eve": 1}
+        for client in (ann, eve):
+            joined = await client.until("presence.joined", **{"from": "ben"})
+            assert joined["data"] == {"user": "ben", "info": {"name": "Ben"}}
+        await first.close()
+        await second.close()
+        for client in (ann, eve):
+            assert (await client.receive())["type"] == "presence.left"
+            await client.silence()
+        assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "eve": 1}
+
+
+async def test_the_users_of_a_node_that_died_are_told_as_gone_and_who_came_back_is_not(nodes: Nodes) -> None:
+    async with nodes.two.client("ann") as ann:
+        await ann.subscribe("room:1")
+        theirs = [await Client.open(nodes.one, user) for user in ("ben", "eve")]
+        for client, user in zip(theirs, ("ben", "eve"), strict=True):
+            await client.subscribe("room:1")
+            await ann.until("presence.joined", **{"from": user})
+        died = asyncio.get_running_loop().time()
+        await die(nodes.one)
+        for client in theirs:
+            await client.close()
+        async with nodes.two.client("eve") as eve:
+            await eve.subscribe("room:1")
+            left = await ann.until("presence.left")
+            assert left["from"] == "ben"
+            assert asyncio.get_running_loop().time() - died < TTL * 7 / 6 + 1
+            await ann.silence()
+            assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "eve": 1}
+
+
+async def test_whoever_moves_to_another_node_in_a_drain_flaps_nobody() -> None:
+    async with two_nodes(await shared_redis()) as nodes, nodes.two.client("ann") as ann:
+        await ann.subscribe("room:1")
+        ben = await Client.open(nodes.one, "ben")
+        await ben.subscribe("room:1")
+        await ann.until("presence.joined")
+        await nodes.one.service.node.drain()
+        await ben.close()
+        async with nodes.two.client("ben") as ben:
+            await ben.subscribe("room:1")
+            done = asyncio.Event()
+            nodes.two.service.clock.call_later(TTL * 7 / 6 + 0.5, done.set)
+            await done.wait()  # what is awaited is that nothing happens
+            await ann.silence()
+            assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "ben": 1}
+
+
+async def test_presence_is_there_again_after_redis_lost_everything() -> None:
+    async with (
+        RedisServer() as server,
+        two_nodes(server) as nodes,
+        nodes.one.client("ann") as ann,
+        nodes.two.client("ben") as ben,
+    ):
+        await ann.subscribe("room:1")
+        await ben.subscribe("room:1")
+        await ann.until("presence.joined", **{"from": "ben"})
+        await server.restart()
+        async with asyncio.timeout(10):
+            while True:
+                reply = await ann.ask("presence", channel="room:1")
+                if reply["type"] == "presence" and members(reply) == {"ann": 1, "ben": 1}:
+                    break
+                await asyncio.sleep(0.1)  # no event tells when both nodes are through
+        assert "presence.left" not in [message["type"] for message in (*ann.received, *ben.received)]
+
+
+async def refused(node: Running, user: str) -> str:
+    async with node.http.get(f"{node.url}/ws", headers={"Authorization": f"Bearer {token(user)}"}) as response:
+        body = await response.json(content_type=None)
+        return str(body["details"]["scope"]) if response.status == 429 else str(body["code"])
+
+
+async def until_refused(node: Running, user: str, reason: str) -> None:
+    async with asyncio.timeout(10):
+        while await refused(node, user) != reason:  # noqa: ASYNC110  # no event tells what a node has told Redis
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("cap", ["connections_per_user", "connections_per_tenant"])
+async def test_a_cap_holds_over_both_nodes_and_whoever_leaves_makes_room(cap: str) -> None:
+    async with two_nodes(await shared_redis(), limits={cap: 2}) as nodes:
+        async with nodes.one.client("ann") as first, nodes.two.client("ann"):
+            for node in nodes:
+                assert await refused(node, "ann") == cap
+            assert await refused(nodes.one, "ben") == ("upgrade_required" if cap == "connections_per_user" else cap)
+            await first.close()
+            await until_refused(nodes.two, "ann", "upgrade_required")
+        for node in nodes:
+            await node.at_rest()
+
+
+async def test_when_redis_is_gone_connections_come_in_by_each_nodes_own_caps() -> None:
+    async with (
+        RedisServer() as server,
+        two_nodes(server, limits={"connections_per_user": 1}) as nodes,
+        nodes.one.client("ann"),
+    ):
+        assert await refused(nodes.two, "ann") == "connections_per_user"
+        server.kill()
+        async with nodes.two.client("ann"):
+            assert await nodes.two.metric("caps_unshared_total") >= 1
+            assert await refused(nodes.two, "ann") == "connections_per_user"
+        await server.restart()
+        await until_refused(nodes.two, "ann", "connections_per_user")
+
+
+async def test_a_ticket_of_one_node_is_good_on_the_other_once(nodes: Nodes) -> None:
+    headers = {"Authorization": f"Bearer {token('ann')}"}
+    async with nodes.one.http.post(f"{nodes.one.url}/tickets", headers=headers) as response:
+        ticket = (await response.json())["ticket"]
+    client = await Client.open(nodes.two, hello=False, query=f"?ticket={ticket}")
+    assert client.welcome["user"] == "ann"
+    await client.close()
+    for node in nodes:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as again:
+            await Client.open(node, hello=False, query=f"?ticket={ticket}")
+        assert again.value.status == 401

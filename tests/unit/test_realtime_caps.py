@@ -1,0 +1,173 @@
+"""Caps over all nodes: kept while the store answers, this node's own while it does not, and nobody counted for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from service.core.caps import Claim, Holder
+from service.core.identity import Identity, anonymous
+from service.core.limits import Limits
+from service.errors import ErrorCode, ServiceError
+from service.realtime.admission import Admission, Seat
+from service.realtime.caps import GATHERING, RENEWAL, RETRY, Caps
+from service.realtime.supervisor import Supervisor
+from service.telemetry.metrics import Metrics
+from tests.clock import FakeClock
+
+ANN, BEN = Identity("acme", "ann"), Identity("acme", "ben")
+OF_ACME, OF_ANN, OF_BEN = Holder("acme"), Holder("acme", "ann"), Holder("acme", "ben")
+
+
+class Store:
+    """What other nodes hold stands here; what this one claimed last too."""
+
+    def __init__(self) -> None:
+        self.elsewhere: dict[Holder, int] = {}
+        self.claimed: dict[Holder, int] = {}
+        self.calls = 0
+        self.away = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def claim(self, claims: Sequence[Claim]) -> Sequence[int]:
+        self.calls += 1
+        if self.away:
+            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
+        await self.gate.wait()
+        totals = []
+        for claim in claims:
+            total = self.elsewhere.get(claim.holder, 0) + claim.held
+            totals.append(total)
+            if claim.most is None or total <= claim.most:
+                self.claimed[claim.holder] = claim.held
+        return totals
+
+
+class Stage:
+    """One node's admission over a store, and its time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.clock, self.store, self.metrics = FakeClock(), Store(), Metrics()
+        self.supervisor = Supervisor(self.metrics)
+        self.caps = Caps(self.store, limits, self.clock, self.supervisor, self.metrics)
+        self.admission = Admission(limits, self.caps, self.clock, self.metrics)
+        self.caps.start()
+
+    async def enter(self, identity: Identity) -> Seat:
+        seat = self.admission.take_seat("192.0.2.1")
+        try:
+            await seat.identify(identity)
+        except BaseException:
+            seat.release()
+            raise
+        return seat
+
+    async def refused(self, identity: Identity) -> str:
+        with pytest.raises(ServiceError) as refusal:
+            await self.enter(identity)
+        assert refusal.value.code is ErrorCode.TOO_MANY_CONNECTIONS
+        return str(refusal.value.details["scope"])
+
+    async def pass_time(self, seconds: float) -> None:
+        for _ in range(round(seconds * 10)):
+            self.clock.advance(0.1)
+            while self.supervisor._tasks:
+                await asyncio.wait(self.supervisor._tasks)
+
+    @property
+    def unshared(self) -> float:
+        return float(self.metrics.caps_unshared._value.get())
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage(Limits(connections_per_tenant=5, connections_per_user=3))
+    yield stage
+    stage.caps.close()
+    await stage.supervisor.close()
+    assert stage.clock.pending == 0
+
+
+async def test_a_cap_is_reached_by_all_nodes_together(stage: Stage) -> None:
+    stage.store.elsewhere = {OF_ACME: 3, OF_ANN: 2}
+    await stage.enter(ANN)
+    assert await stage.refused(ANN) == "connections_per_user"
+    await stage.enter(BEN)
+    assert await stage.refused(BEN) == "connections_per_tenant"
+    assert await stage.refused(anonymous("acme")) == "connections_per_tenant"
+    await stage.pass_time(2 * GATHERING)
+    assert stage.store.claimed == {OF_ACME: 2, OF_ANN: 1, OF_BEN: 1}
+
+
+async def test_whoever_is_refused_leaves_no_trace(stage: Stage) -> None:
+    stage.store.elsewhere = {OF_ANN: 3}
+    assert await stage.refused(ANN) == "connections_per_user"
+    assert stage.store.claimed == {OF_ACME: 1}, "the tenant had room for it"
+    await stage.pass_time(2 * GATHERING)
+    assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
+    assert stage.caps.held == {}
+
+
+async def test_this_nodes_own_count_needs_no_question(stage: Stage) -> None:
+    for _ in range(3):
+        await stage.enter(ANN)
+    calls = stage.store.calls
+    assert await stage.refused(ANN) == "connections_per_user"
+    assert stage.store.calls == calls
+
+
+async def test_a_crowd_that_leaves_is_told_of_in_one_call(stage: Stage) -> None:
+    seats = [await stage.enter(identity) for identity in (ANN, ANN, BEN)]
+    calls = stage.store.calls
+    for seat in seats:
+        seat.release()
+        seat.release()
+    await stage.pass_time(2 * GATHERING)
+    assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0, OF_BEN: 0}
+    assert stage.store.calls == calls + 1
+
+
+async def test_what_is_held_is_claimed_again_and_again(stage: Stage) -> None:
+    await stage.enter(ANN)
+    for _ in range(3):
+        stage.store.claimed.clear()
+        await stage.pass_time(RENEWAL + 0.2)
+        assert stage.store.claimed == {OF_ACME: 1, OF_ANN: 1}
+
+
+async def test_without_the_store_this_nodes_own_caps_hold(stage: Stage) -> None:
+    stage.store.elsewhere = {OF_ANN: 3}
+    stage.store.away = True
+    for _ in range(3):
+        await stage.enter(ANN)
+    assert await stage.refused(ANN) == "connections_per_user"
+    assert stage.unshared == 3
+    assert stage.store.calls == 1, "one waits for the store to fail, not everybody"
+
+
+async def test_on_its_return_the_store_learns_all_and_is_asked_again(stage: Stage) -> None:
+    stage.store.away = True
+    seats = [await stage.enter(identity) for identity in (ANN, ANN, BEN)]
+    await stage.pass_time(3 * RENEWAL)
+    seats[-1].release()
+    stage.store.away = False
+    await stage.pass_time(RETRY + 2 * GATHERING)
+    assert stage.store.claimed == {OF_ACME: 2, OF_ANN: 2}
+    stage.store.elsewhere = {OF_ANN: 1}
+    assert await stage.refused(ANN) == "connections_per_user"
+    assert stage.unshared == 3
+
+
+async def test_a_connection_that_ends_while_the_store_is_asked_is_given_back(stage: Stage) -> None:
+    stage.store.gate.clear()
+    entering = asyncio.create_task(stage.enter(ANN))
+    await asyncio.sleep(0)
+    entering.cancel()
+    await asyncio.gather(entering, return_exceptions=True)
+    stage.store.gate.set()
+    await stage.pass_time(2 * GATHERING)
+    assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
+    assert stage.caps.held == {}
