@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ WATCH_SECONDS = 3.0
 WAIT_SECONDS = 0.1
 """Before a server that is loading, failing over or resharding is asked again."""
 LIST_CHUNK = 200
+MEASURED = 8
+"""One call in so many is timed: the histogram costs a tenth of a publish."""
 
 _log = structlog.get_logger("redis")
 
@@ -81,6 +83,10 @@ class RedisBroker:
         self._closed = False
         self._dead: str | None = None
         self._pending = 0
+        self._calls = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._position_ttl = _ms(config.position_ttl)
+        self._window = _ms(config.idempotency_window)
         self._channels: dict[bytes, ChannelKey] = {}
         self._servers: dict[Place | None, Server] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -97,6 +103,7 @@ class RedisBroker:
             where = self._where = Servers(self._config)
         except OSError as error:
             raise _unavailable(f"the TLS files cannot be used: {error.strerror or error}") from error
+        self._loop = asyncio.get_running_loop()
         self._publish = "SPUBLISH" if where.is_cluster else "PUBLISH"
         self._sink = sink
         self._metrics.broker_queue.set_function(lambda: self._pending)
@@ -176,7 +183,7 @@ class RedisBroker:
             wire.encode(publication),
             publication.retention.entries,
             _ms(publication.retention.ttl),
-            _ms(self._config.idempotency_window),
+            self._window,
             self._publish,
             names.events,
             "" if durable else f"{publication.type}\n{publication.key or ''}",
@@ -319,46 +326,42 @@ class RedisBroker:
     async def _run(self, script: Script, names: Names, keys: tuple[str, ...], *arguments: Argument) -> Any:
         """Runs a script on a channel, again after whatever may pass, until `config.timeout` is over."""
 
-        async def attempt(server: Server, link: Link) -> Any:
-            confirmed = loop.time() - link.confirmed < FRESH
-            return await link.call(
+        def command(link: Link) -> tuple[Argument, ...]:
+            return (
                 "EVALSHA",
                 script.sha,
                 4 + len(keys),
                 *names.keys,
                 *keys,
                 link.generation,
-                "1" if confirmed else "0",
+                "1" if self._loop.time() - link.confirmed < FRESH else "0",
                 f"{self._random.getrandbits(64):016x}",
-                position_ttl,
+                self._position_ttl,
                 *arguments,
             )
 
-        loop = asyncio.get_running_loop()
-        position_ttl = _ms(self._config.position_ttl)
-        return await self._call(names.tag, attempt, script)
+        return await self._call(names.tag, command, script)
 
     async def _plain(self, key: str, *command: Argument) -> Any:
-        async def attempt(server: Server, link: Link) -> Any:
-            return await link.call(*command)
-
-        return await self._call(key, attempt, None)
+        return await self._call(key, lambda _: command)
 
     async def _pass_on(self, names: Names, message: bytes) -> None:
-        async def attempt(server: Server, link: Link) -> Any:
-            try:
-                return await link.call(self._publish, names.events, message)
-            except LinkLost as error:
-                raise _unavailable("the connection to Redis was lost; the event may not have been delivered") from error
+        await self._call(names.tag, lambda _: (self._publish, names.events, message), repeats=False)
 
-        await self._call(names.tag, attempt, None)
-
-    async def _call(self, tag: str, attempt: Callable[[Server, Link], Awaitable[Any]], script: Script | None) -> Any:
+    async def _call(
+        self,
+        tag: str,
+        command: Callable[[Link], tuple[Argument, ...]],
+        script: Script | None = None,
+        *,
+        repeats: bool = True,
+    ) -> Any:
+        """`command` makes what is sent on a link. `repeats`: it may be sent again after it may have been carried out."""
         self._started()
         if self._pending >= self._config.queue:
             self._metrics.limit_hits.labels(limit="broker_queue").inc()
             raise _unavailable(f"{self._pending} calls wait for Redis already (broker.queue)")
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         began = loop.time()
         deadline = began + self._config.timeout
         self._pending += 1
@@ -370,8 +373,10 @@ class RedisBroker:
                 except TimeoutError as error:
                     raise _unavailable(f"Redis: {server.commands.reason}") from error
                 try:
-                    reply = await attempt(server, link)
+                    reply = await link.call(*command(link))
                 except LinkLost as error:
+                    if not repeats:
+                        raise _unavailable("the connection to Redis was lost; the event may be lost too") from error
                     reason: Exception = error
                     # The line learns of it in a later turn of the loop, which we must not keep to ourselves until then.
                     await asyncio.sleep(0)
@@ -381,7 +386,9 @@ class RedisBroker:
                 except TimeoutError as error:
                     raise _unavailable("Redis did not reply in time") from error
                 else:
-                    self._metrics.broker_seconds.observe(loop.time() - began)
+                    self._calls += 1
+                    if self._calls % MEASURED == 0:
+                        self._metrics.broker_seconds.observe(loop.time() - began)
                     return reply
                 if loop.time() >= deadline:
                     raise _unavailable(f"Redis: {_word(reason)}") from reason

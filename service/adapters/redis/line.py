@@ -11,7 +11,7 @@ import structlog
 
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost, ReplyError
-from service.adapters.redis.topology import NoServer, Place, Servers
+from service.adapters.redis.topology import NoServer, Place, Servers, is_refusal, said
 
 FIRST_PAUSE = 0.05
 MOST_PAUSE = 1.0
@@ -42,12 +42,14 @@ class Line:
         self._on_up = on_up
         self._on_lost = on_lost
         self._on_push = on_push
-        self._up = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._retired = False
         self.link: Link | None = None
-        """The link while it is open."""
+        """The link while it is open; None from the very moment at which it is lost."""
         self.place: Place | None = None
         """Where it leads."""
-        self.down_since: float | None = asyncio.get_running_loop().time()
+        self.down_since: float | None = self._loop.time()
         """Loop time at which it was lost; None while it is open."""
         self.reason = "not connected yet"
         """Why it is not open."""
@@ -57,7 +59,6 @@ class Line:
     async def keep(self) -> None:
         """Opens the link, again and again. Runs until it is cancelled."""
         pause = FIRST_PAUSE
-        loop = asyncio.get_running_loop()
         while True:
             link = Link(
                 ping=self._config.ping,
@@ -69,44 +70,63 @@ class Line:
                 place = await self._locate()
                 await self._servers.open(place, link)
                 await self._on_up(link)
+                if not link.is_open:
+                    raise LinkLost(link.fault or "the connection was lost")
             except (NoServer, LinkLost, ReplyError, TimeoutError) as error:
                 link.abort()
-                self._note(str(error) or "the server does not answer")
+                self._note(error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
                 pause = min(2 * pause, MOST_PAUSE)
                 continue
             except BaseException:
                 link.abort()
                 raise
-            self.link, self.place, self.down_since, self.refused = link, place, None, False
-            self._up.set()
+            self.link, self.place, self.down_since, self.refused, self.reason = link, place, None, False, ""
+            link.on_lost = self._dropped
+            self._changed.set()
             _log.info("connected", line=self._name, host=place[0], port=place[1])
             pause = FIRST_PAUSE
             try:
                 await link.lost.wait()
             finally:
                 link.abort()
-                self.link, self.down_since = None, loop.time()
-                self._up.clear()
-            self._note(link.fault or "the connection was lost")
+                self._dropped()
+            self._note(LinkLost(link.fault or "the connection was lost"))
             self._on_lost()
 
-    def _note(self, reason: str) -> None:
+    def _dropped(self) -> None:
+        if self.link is not None:
+            self.link, self.down_since = None, self._loop.time()
+            self._changed.clear()
+
+    def _note(self, error: Exception) -> None:
+        reason = str(error) if isinstance(error, NoServer) else said(error)
         if reason != self.reason:
             _log.warning("not connected", line=self._name, reason=reason)
         self.reason = reason
-        self.refused = any(word in reason for word in ("WRONGPASS", "NOAUTH", "NOPERM", "invalid password"))
+        self.refused = is_refusal(error)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it has been lost for longer than a call may take: whoever comes now should not wait in vain."""
+        return self.down_since is not None and self._loop.time() - self.down_since > self._config.timeout
 
     async def up(self, deadline: float) -> Link:
-        """The link, as soon as it is open. Raises TimeoutError at the deadline (loop time), or at once if it has been lost
-        for longer than a call may take: whoever comes then should not wait in vain."""
-        loop = asyncio.get_running_loop()
+        """The link, as soon as it is open. Raises TimeoutError at the deadline (loop time), or at once if it `is_hopeless`;
+        LinkLost when it is not wanted any more."""
         while self.link is None:
-            if self.down_since is not None and loop.time() - self.down_since > self._config.timeout:
+            if self._retired:
+                raise LinkLost("the server is no longer one of ours")
+            if self.is_hopeless:
                 raise TimeoutError(self.reason)
             async with asyncio.timeout_at(deadline):
-                await self._up.wait()
+                await self._changed.wait()
         return self.link
+
+    def retire(self) -> None:
+        """Nobody waits for it any more."""
+        self._retired = True
+        self._changed.set()
 
     def hang_up(self) -> None:
         """Drops the link, so that the next one leads to wherever `locate` says now."""

@@ -4,6 +4,7 @@ and replies are matched in order."""
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -43,18 +44,20 @@ class Link(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        # With the time of the tick before it was sent. None for what nobody waits for.
+        # With the time at which it was sent. None for what nobody waits for.
         self._expected: deque[tuple[asyncio.Future[Any] | None, float]] = deque()
         self._heard = self._ticked = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self.lost = asyncio.Event()
         """Set at the end."""
+        self.on_lost: Callable[[], None] | None = None
+        """Called at the end, before anybody who waits for a reply learns of it."""
+        self.on_refusal: Callable[[str], bool] | None = None
+        """Gets errors that may answer what was told, not asked; gives whether that settles it."""
         self.generation = ""
         """Which life of the server this is; see channel.lua."""
-        self.confirmed = 0.0
-        """When (loop time) the server was asked for it."""
         self.fault: str | None = None
-        """What the server said when it refused something that nobody waits for."""
+        """What the server said when it refused something that nobody waits for, or why TLS ended."""
 
     @property
     def waiting(self) -> int:
@@ -80,10 +83,14 @@ class Link(asyncio.Protocol):
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
+        if isinstance(exc, ssl.SSLError):  # with TLS 1.3 a certificate is refused only after the handshake
+            self.fault = f"TLS: {exc.reason or type(exc).__name__}"
+        if self.on_lost is not None:
+            self.on_lost()
         expected, self._expected = self._expected, deque()
         for future, _ in expected:
             if future is not None and not future.done():
-                future.set_exception(LinkLost("the connection to Redis was lost"))
+                future.set_exception(LinkLost(self.fault or "the connection to Redis was lost"))
         self.lost.set()
 
     def data_received(self, data: bytes) -> None:
@@ -96,8 +103,10 @@ class Link(asyncio.Protocol):
                 if self._on_push is not None and type(reply) is list and self._is_push(reply):
                     self._on_push(reply)
                     continue
+                if self.on_refusal is not None and isinstance(reply, ReplyError) and self.on_refusal(str(reply)):
+                    continue
                 future, _ = self._expected.popleft() if self._expected else (None, 0.0)
-                if future is None and isinstance(reply, ReplyError):
+                if future is None and isinstance(reply, ReplyError) and not _answers_ping(reply):
                     self.fault = str(reply)
                     self.abort()
                     return
@@ -108,6 +117,7 @@ class Link(asyncio.Protocol):
                 else:
                     future.set_result(reply)
         except hiredis.ProtocolError:
+            self.fault = "what answers there does not speak Redis' protocol"
             self.abort()
 
     @staticmethod
@@ -121,9 +131,9 @@ class Link(asyncio.Protocol):
         """Sends a command; the future gets its reply, or raises ReplyError or LinkLost. A cancelled one keeps its turn."""
         future = self._loop.create_future()
         if self._transport is None:
-            future.set_exception(LinkLost("the connection to Redis is closed"))
+            future.set_exception(LinkLost(self.fault or "the connection to Redis is closed"))
             return future
-        self._expected.append((future, self._ticked))
+        self._expected.append((future, self._loop.time()))
         self._send(arguments)
         return future
 
@@ -149,13 +159,16 @@ class Link(asyncio.Protocol):
 
     def _tick(self) -> None:
         now = self._loop.time()
-        if now - self._ticked > 2 * self._ping:
-            self._heard = now  # it was this process that stood still: what came meanwhile has not been read yet
+        stalled = now - self._ticked > 2 * self._ping
         self._ticked = now
+        if stalled:
+            self._heard = now  # it was this process that stood still: what came meanwhile may not have been read yet
+        else:
+            self._fail_overdue(now)
         if now - self._heard >= self._silence:
+            self.fault = "the server does not answer"
             self.abort()
             return
-        self._fail_overdue(now)
         if self._transport is not None:
             self._expected.append((None, now))
             self._send(("PING",))
@@ -168,3 +181,8 @@ class Link(asyncio.Protocol):
                 return
             if future is not None and not future.done():
                 future.set_exception(TimeoutError("Redis did not reply in time"))
+
+
+def _answers_ping(error: hiredis.ReplyError) -> bool:
+    """Whether it is the answer of a server that cannot save its data: it is well otherwise, and subscriptions work."""
+    return str(error).startswith("MISCONF")

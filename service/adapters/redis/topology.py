@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import ssl
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.crc import key_slot
-from redis.exceptions import RedisError
 
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import RedisConfig
@@ -18,9 +16,18 @@ from service.adapters.redis.link import Link, LinkLost, ReplyError
 
 Place = tuple[str, int]
 
+ASK_SECONDS = 1.0
+"""That one server of a Cluster has to tell the slots, before the next is asked."""
+HINT_SECONDS = 10.0
+"""For which a redirection holds against servers that have not heard of it."""
+
 
 class NoServer(ConnectionError):  # noqa: N818  # as LinkLost
-    """Nobody could say, or reach, which server to talk to."""
+    """Nobody could say, or reach, which server to talk to. `refused` if another try will not change that."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class Servers:
@@ -31,7 +38,10 @@ class Servers:
         self._address = config.address
         self._tls = config.ssl_context()
         self._slots: list[tuple[int, int, Place]] = []
+        self._hints: dict[int, tuple[Place, float]] = {}
         self._refreshing: asyncio.Task[None] | None = None
+        self.version = 0
+        """Rises with every change of who owns what."""
 
     @property
     def is_cluster(self) -> bool:
@@ -41,7 +51,9 @@ class Servers:
     @property
     def places(self) -> frozenset[Place]:
         """The masters of the Cluster, as last heard of."""
-        return frozenset(place for _, _, place in self._slots)
+        return frozenset(
+            (*(place for _, _, place in self._slots), *(place for place, _ in self._hints.values()))  #
+        )
 
     async def place(self) -> Place:
         """The one server, or the master that the Sentinels name. Raises NoServer."""
@@ -50,21 +62,33 @@ class Servers:
     def owner(self, name: str) -> Place:
         """The Cluster's server for a key, as last heard of. Raises NoServer."""
         slot = key_slot(name.encode())
+        if slot in self._hints:
+            return self._hints[slot][0]
         for low, high, place in self._slots:
             if low <= slot <= high:
                 return place
         raise NoServer(f"no server of the Redis Cluster has slot {slot}")
 
+    def redirected(self, error: str, asked: Place | None) -> None:
+        """Takes in a redirection: `MOVED slot host:port`."""
+        _, slot, where = error.split(" ")[:3]
+        host, _, port = where.rpartition(":")
+        place = (host or (asked[0] if asked else ""), int(port))
+        if self._hints.get(int(slot), (None, 0.0))[0] != place:
+            self.version += 1
+        self._hints[int(slot)] = (place, asyncio.get_running_loop().time())
+
     async def refresh(self) -> None:
         """Asks the Cluster anew; whoever asks meanwhile shares the answer. Raises NoServer."""
         if self._refreshing is None:
             self._refreshing = asyncio.get_running_loop().create_task(self._ask_cluster(), name="cluster slots")
-        task = self._refreshing
-        try:
-            await asyncio.shield(task)
-        finally:
-            if task.done() and self._refreshing is task:
-                self._refreshing = None
+            self._refreshing.add_done_callback(self._refreshed)
+        await asyncio.shield(self._refreshing)
+
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._refreshing = None
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it; nobody may be left who does
 
     async def close(self) -> None:
         """Lets go of what is under way."""
@@ -75,97 +99,121 @@ class Servers:
     async def open(self, place: Place, link: Link) -> None:
         """Connects a link to a server, logs in and makes sure that it is a master. Raises NoServer with the reason."""
         config = self._config
-        host, port = place
         try:
             async with asyncio.timeout(config.silence):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: link, host, port, ssl=self._tls, server_hostname=host if self._tls else None
-                )
-                if config.password is not None:
-                    await link.call("AUTH", config.user or "default", config.password)
+                await self._connect(place, link, config.user, config.password)
                 if config.address.database:
                     await link.call("SELECT", config.address.database)
                 with suppress(ReplyError):  # not every ACL allows it, and it only helps whoever looks at CLIENT LIST
                     await link.call("CLIENT", "SETNAME", config.prefix)
                 await learn_generation(link)
-        except (OSError, TimeoutError, ReplyError) as error:
+        except (OSError, ValueError, TimeoutError, ReplyError) as error:
             link.abort()
-            raise NoServer(_reason(place, error)) from error
+            raise _no_server(place, error) from error
         except asyncio.CancelledError:
             link.abort()
             raise
 
-    async def _master(self) -> Place:
-        config = self._config
-        sentinels = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
-            list(config.address.hosts),
-            sentinel_kwargs={
-                "username": config.sentinel_user,
-                "password": config.sentinel_password,
-                "socket_timeout": config.silence,
-                "socket_connect_timeout": config.silence,
-                **config.redis_py(),
-            },
+    async def _connect(self, place: Place, link: Link, user: str | None, password: str | None) -> None:
+        host, port = place
+        await asyncio.get_running_loop().create_connection(
+            lambda: link, host, port, ssl=self._tls, server_hostname=host if self._tls else None
         )
+        if password is not None:
+            await link.call("AUTH", user or "default", password)
+
+    async def _ask(self, place: Place, user: str | None, password: str | None, within: float, *words: str) -> Any:
+        """One question on a connection of its own. Raises NoServer."""
+        config = self._config
+        link = Link(ping=config.ping, silence=config.silence, timeout=config.timeout)
         try:
-            async with asyncio.timeout(config.silence):
-                host, port = await sentinels.discover_master(config.address.master)
-        except (MasterNotFoundError, RedisError, OSError, TimeoutError) as error:
-            raise NoServer(f"no Sentinel names a master of {config.address.master!r}") from error
+            async with asyncio.timeout(within):
+                await self._connect(place, link, user, password)
+                return await link.call(*words)
+        except (OSError, ValueError, TimeoutError, ReplyError) as error:
+            raise _no_server(place, error) from error
         finally:
-            await asyncio.gather(*(one.aclose() for one in sentinels.sentinels), return_exceptions=True)
-        return str(host), int(port)
+            link.abort()
+
+    # --- Sentinel -----------------------------------------------------------------------------------------------------
+
+    async def _master(self) -> Place:
+        """The master that most Sentinels name: one that was cut off may name an old one."""
+        hosts = self._address.hosts
+        asked = [asyncio.ensure_future(self._named_by(place)) for place in hosts]
+        named: Counter[Place] = Counter()
+        trouble: list[NoServer] = []
+        try:
+            for answer in asyncio.as_completed(asked):
+                try:
+                    named[await answer] += 1
+                except NoServer as error:
+                    trouble.append(error)
+                if named and 2 * named.most_common(1)[0][1] > len(hosts):
+                    break
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        if not named:
+            reasons = "; ".join(dict.fromkeys(map(str, trouble)))
+            raise NoServer(
+                f"no Sentinel names a master of {self._address.master!r}: {reasons}",
+                refused=all(error.refused for error in trouble),
+            )
+        return named.most_common(1)[0][0]
+
+    async def _named_by(self, sentinel: Place) -> Place:
+        config = self._config
+        words = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
+        answer = await self._ask(sentinel, config.sentinel_user, config.sentinel_password, config.silence, *words)
+        if answer is None:
+            raise NoServer(f"{_named(sentinel)} knows no master of that name", refused=True)
+        host, port = answer
+        return host.decode(), int(port)
+
+    # --- Cluster ------------------------------------------------------------------------------------------------------
 
     async def _ask_cluster(self) -> None:
-        known = list(dict.fromkeys((*(place for _, _, place in self._slots), *self._address.hosts)))
-        for place in known:
-            try:
-                self._slots = await self._slots_from(place)
-            except NoServer:
-                continue
-            if self._slots:
-                return
-        raise NoServer("no server of the Redis Cluster tells its slots")
-
-    async def _slots_from(self, place: Place) -> list[tuple[int, int, Place]]:
         config = self._config
-        client = Redis(
-            host=place[0],
-            port=place[1],
-            username=config.user,
-            password=config.password,
-            socket_timeout=config.silence,
-            socket_connect_timeout=config.silence,
-            **config.redis_py(),
+        known = list(dict.fromkeys((*(place for _, _, place in self._slots), *self._address.hosts)))
+        trouble: list[NoServer] = []
+        for place in known:
+            within = min(ASK_SECONDS, config.silence)
+            try:
+                answer = await self._ask(place, config.user, config.password, within, "CLUSTER", "SLOTS")
+            except NoServer as error:
+                trouble.append(error)
+                continue
+            slots = sorted((low, high, (master[0].decode() or place[0], master[1])) for low, high, master, *_ in answer)
+            if slots:
+                self._take(slots)
+                return
+            trouble.append(NoServer(f"{_named(place)} knows no slots"))
+        raise NoServer(
+            "; ".join(dict.fromkeys(map(str, trouble))),
+            refused=bool(trouble) and all(error.refused for error in trouble),
         )
-        try:
-            async with asyncio.timeout(config.silence):
-                answer: Sequence[Any] = await client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]  # as above
-        except (RedisError, OSError, TimeoutError) as error:
-            raise NoServer(_reason(place, error)) from error
-        finally:
-            await client.aclose()
-        return _read_slots(answer, place)
+
+    def _take(self, slots: list[tuple[int, int, Place]]) -> None:
+        old = asyncio.get_running_loop().time() - HINT_SECONDS
+        masters = {place for _, _, place in slots}
+        hints = {slot: hint for slot, hint in self._hints.items() if hint[1] > old and hint[0] in masters}
+        if (slots, hints.keys()) != (self._slots, self._hints.keys()):
+            self.version += 1
+        self._slots, self._hints = slots, {}
+        self._hints = {slot: hint for slot, hint in hints.items() if not _has(slots, slot, hint[0])}
 
 
-def _read_slots(answer: Any, asked: Place) -> list[tuple[int, int, Place]]:
-    if isinstance(answer, dict):  # redis-py's own reading: {(low, high): {"primary": (host, port, …), …}}
-        found = [(low, high, one["primary"][0], one["primary"][1]) for (low, high), one in answer.items()]
-    else:
-        found = [(entry[0], entry[1], entry[2][0], entry[2][1]) for entry in answer]
-    return [(int(low), int(high), (_text(host) or asked[0], int(port))) for low, high, host, port in found]
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _has(slots: list[tuple[int, int, Place]], slot: int, owner: Place) -> bool:
+    return any(low <= slot <= high and place == owner for low, high, place in slots)
 
 
 async def learn_generation(link: Link) -> None:
-    """Asks the server who it is. Raises NoServer if it is a replica."""
+    """Asks the server who it is. Raises NoServer if it is a replica. channel.lua tells the generation in the same way."""
     info = _fields(await link.call("INFO", "server") + b"\n" + await link.call("INFO", "replication"))
     if info.get("role") != "master":
-        raise NoServer("the server is a replica")
-    link.confirmed = asyncio.get_running_loop().time()
+        raise NoServer("it is a replica; broker.url must lead to the master")
     link.generation = f"{info.get('run_id', '')[:20]}{info.get('master_replid', '')[:20]}"
 
 
@@ -174,15 +222,56 @@ def _fields(text: bytes) -> dict[str, str]:
     return {name: value.strip() for name, separator, value in pairs if separator}
 
 
-def _reason(place: Place, error: BaseException) -> str:
-    """A sentence without anything that the server was told."""
-    where = f"{place[0]} port {place[1]}"
-    if isinstance(error, NoServer):
-        return f"{where}: {error}"
-    if isinstance(error, ReplyError):
-        return f"{where} refuses: {str(error).partition(' ')[0]}"
-    if isinstance(error, TimeoutError):
-        return f"{where} does not answer"
+# --- reasons ----------------------------------------------------------------------------------------------------------
+
+_REFUSALS = {
+    "WRONGPASS": "refuses the user or the password (broker.user, broker.password)",
+    "NOAUTH": "wants a password (broker.password)",
+    "NOPERM": "does not let the user do what is needed; docs/guarantees.md names the ACL rules",
+}
+_WORDED = {
+    "without any password configured": "has no password, but broker.password is set",
+    "DB index is out of range": "has no database of that number",
+}
+
+
+def said(error: BaseException) -> str:
+    """What a server said or did, without anything that it was told."""
     if isinstance(error, LinkLost):
-        return f"{where} closed the connection"
-    return f"{where} cannot be reached: {getattr(error, 'strerror', None) or type(error).__name__}"
+        word, text = "", str(error)
+    elif isinstance(error, ReplyError):
+        word, text = str(error).partition(" ")[0], str(error)
+    elif isinstance(error, TimeoutError):
+        return "does not answer"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that is not trusted (broker.ca): {error.verify_message}"
+    elif isinstance(error, ssl.SSLError):
+        return f"fails TLS: {error.reason or type(error).__name__}"
+    else:
+        return f"cannot be reached: {getattr(error, 'strerror', None) or type(error).__name__}"
+    for part, sentence in _WORDED.items():
+        if part in text:
+            return sentence
+    return _REFUSALS.get(word or text.partition(" ")[0], f"refuses: {word}" if word else text)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether another try will not change it."""
+    if isinstance(error, NoServer):
+        return error.refused
+    if isinstance(error, ssl.SSLError):
+        return True
+    text = str(error)
+    if isinstance(error, LinkLost) and text.startswith("TLS: "):
+        return True
+    return text.partition(" ")[0] in _REFUSALS or any(part in text for part in _WORDED)
+
+
+def _named(place: Place) -> str:
+    return f"{place[0]} port {place[1]}"
+
+
+def _no_server(place: Place, error: BaseException) -> NoServer:
+    if isinstance(error, NoServer):
+        return NoServer(f"{_named(place)}: {error}", refused=error.refused)
+    return NoServer(f"{_named(place)} {said(error)}", refused=is_refusal(error))
