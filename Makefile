@@ -19,7 +19,7 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 	$(BIN)/python -m pytest
 
 test-quick: ## run the Python tests that need no browser and little time
-	@scripts/setup.sh dev
+	@scripts/setup.sh quick
 	$(BIN)/python -m pytest -q -m "not browser and not load"
 
 check: ## check format, lint, types, import directions, generated files and locks

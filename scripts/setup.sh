@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh run    .venv with the service
 #   scripts/setup.sh dev    .venv with the service and the tools
+#   scripts/setup.sh quick  all of dev, the stores that the tests start
 #   scripts/setup.sh test   all of dev, the JavaScript client's packages, a browser, Redis, a clock that can be moved
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
@@ -158,5 +159,9 @@ case ${1:-} in
         install_browser
         install_stores
         ;;
-    *) die "usage: scripts/setup.sh run | dev | test" ;;
+    quick)
+        install_dev
+        install_stores
+        ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test" ;;
 esac
