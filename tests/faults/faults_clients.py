@@ -26,10 +26,18 @@ class Witness:
         self.frames: list[bytes] = []
         self.wire: Wire | None = None
 
-    async def come(self, node: Node, tenant: str, user: str, *channels: str, receive_buffer: int | None = None) -> Wire:
+    async def come(
+        self,
+        node: Node,
+        tenant: str,
+        user: str,
+        *channels: str,
+        bearer: str | None = None,
+        receive_buffer: int | None = None,
+    ) -> Wire:
         """Connects and subscribes."""
         self.wire = await connect(
-            node.port, self.frames.append, bearer=token(user, tenant), receive_buffer=receive_buffer
+            node.port, self.frames.append, bearer=bearer or token(user, tenant), receive_buffer=receive_buffer
         )
         self.wire.send({"type": "ready"})
         for channel in channels:
@@ -106,11 +114,11 @@ async def a_reader_stops(arena: Arena) -> None:
             before = await node.metrics()
             wire.read(False)
             started = monotonic()
-            await flood(node, "hall:flood", events=150, size=1500)
+            await stage.flood(node, "red", "hall:flood", events=150, size=1500)
 
             async def closed() -> bool:
                 metrics = await node.metrics()
-                return total(metrics, "slow_consumers") > total(before, "slow_consumers") and not node.holds(mine)
+                return total(metrics, "slow_consumers") > total(before, "slow_consumers") and mine not in node.peers()
 
             arena.report.recovered(await seconds_until(closed, started, STALL + 2 * GRACE), within=STALL + GRACE)
             grown = node.rss() - rss
@@ -128,16 +136,6 @@ def local_port(wire: Wire) -> int:
     return port
 
 
-async def flood(node: Node, channel: str, *, events: int, size: int) -> None:
-    """Publishes many large events in a channel that nobody else follows."""
-    for start in range(0, events, 50):
-        batch = [
-            {"type": "talk.line", "id": f"flood-{start + step}", "data": {"pad": "x" * size}} for step in range(50)
-        ]
-        status, body = await node.api("red", "POST", f"channels/{channel}/events", batch)
-        assert status == 200, body
-
-
 @scenario("half-open")
 async def a_client_dies_without_a_word(arena: Arena) -> None:
     """No FIN, no RST, no pong: the descriptor is free within 45 s."""
@@ -149,7 +147,7 @@ async def a_client_dies_without_a_word(arena: Arena) -> None:
             wire.read(False)
 
             async def freed() -> bool:
-                return not node.holds(mine)
+                return mine not in node.peers()
 
             arena.report.recovered(await seconds_until(freed, started, HALF_OPEN + 10), within=HALF_OPEN)
             arena.report.tell("one client answered nothing any more")

@@ -25,6 +25,8 @@ CONTRACT = Path(__file__).parent / "contract.yaml"
 CHECKOUT = Path(__file__).parents[2]
 START = 20.0
 """Seconds from the start of the process to its listening."""
+ATTEMPTS = 5
+"""Pairs of ports that are tried at a first start."""
 LOOK = 0.1
 """Seconds between two looks at another process, which has no event to wait for."""
 WIDE = 400
@@ -32,6 +34,7 @@ WIDE = 400
 GAUGES = ("connections", "pending_connections", "subscriptions", "channels", "outbox_messages", "outbox_bytes")
 """What must be 0 when nobody is there."""
 _PLENTY = {"PER_SECOND": "1000000", "BURST": "1000000"}
+_LISTENING = "0A"
 _BUCKET = re.compile(r'loop_lag_seconds_bucket\{le="([^"]+)"\}')
 
 
@@ -86,7 +89,17 @@ class Node:
     _listening: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
-        """Runs it; returns once it listens."""
+        """Runs it; returns once it listens. The first time it looks for other ports if somebody else has taken its own."""
+        for _ in range(ATTEMPTS):
+            fresh = self.process is None
+            if await self._start():
+                return
+            if not fresh or not any("already in use" in str(entry.fields.get("reason")) for entry in self.log):
+                break
+            self.process, self.port, self.ops_port = None, free_port(), free_port()
+        raise AssertionError(f"{self.name} did not listen; its log:\n{self.tail()}")
+
+    async def _start(self) -> bool:
         self._listening.clear()
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service", "serve"),
@@ -97,13 +110,11 @@ class Node:
         )
         assert self.process.stdout is not None
         self._reader = asyncio.create_task(self._follow(self.process.stdout))
-        if self.http is None:
-            self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3))
+        await self.forget_us()
         listening = asyncio.create_task(self._listening.wait())
         await asyncio.wait((listening, self._reader), timeout=START, return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
-        if not self._listening.is_set():
-            raise AssertionError(f"{self.name} did not listen; its log:\n" + self.tail())
+        return self._listening.is_set()
 
     async def _follow(self, output: asyncio.StreamReader) -> None:
         async for raw in output:
@@ -199,13 +210,20 @@ class Node:
         """Open files, as the kernel counts them."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208  # only counted
 
-    def holds(self, peer: int) -> bool:
-        """Whether it has a descriptor for a connection from this port."""
+    def peers(self) -> set[int]:
+        """The ports at the other ends of the public listener's connections that it has a descriptor for."""
+        peers = set()
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            _, local, remote, *_, inode = line.split()[:10]
-            if (int(local.split(":")[1], 16), int(remote.split(":")[1], 16)) == (self.port, peer) and inode != "0":
-                return True
-        return False
+            _, local, remote, state, *_, inode = line.split()[:10]
+            if int(local.split(":")[1], 16) == self.port and inode != "0" and state != _LISTENING:
+                peers.add(int(remote.split(":")[1], 16))
+        return peers
+
+    async def forget_us(self) -> None:
+        """Closes the connections that were kept for looking at it."""
+        if self.http is not None:
+            await self.http.close()
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3))
 
     def rss(self) -> int:
         """Resident memory in KiB."""

@@ -12,7 +12,7 @@ from typing import Self
 import aiohttp
 
 from tests.faults.apart import CrowdApart
-from tests.faults.books import Key
+from tests.faults.books import Ack, Key, line
 from tests.faults.crowd import Crowd
 from tests.faults.node import GAUGES, LOOK, Node
 from tests.faults.oracle import judge
@@ -27,8 +27,11 @@ SETTLE = 40.0
 """Seconds after the last publish in which every client must come to the top of its channels."""
 REST = 15.0
 """Seconds in which a node must have forgotten its clients."""
-SPARE_FDS = 12
-"""Open files more than before that mean nothing: links to the store are made anew, and idle HTTP connections live on."""
+BATCH, FLOOD = 400, 9_000
+"""Events of a flood that are published in one request, and the number of its publisher."""
+SPARE_FDS = 40
+"""Open files more than before that mean nothing: the pool of links to the store grows with use. Connections of clients, of which
+there must be none, are counted apart."""
 
 
 class Stage:
@@ -69,7 +72,7 @@ class Stage:
         try:
             for node in self.nodes:
                 self._stack.push_async_callback(node.close)
-                await node.start()
+            await asyncio.gather(*(node.start() for node in self.nodes))
             await self._open_fronts()
             self._fds = {node.name: node.fds() for node in self.nodes}
             self.crowd = (CrowdApart if self._apart else Crowd)(
@@ -146,6 +149,25 @@ class Stage:
             return None
         return await self.caught_up(since, within)
 
+    async def flood(self, node: Node, tenant: str, channel: str, *, events: int, size: int) -> None:
+        """Publishes many large events at once, as a publisher of its own; the oracle judges them too."""
+        for start in range(0, events, BATCH):
+            moment = monotonic()
+            numbers = [line(FLOOD, start + step) for step in range(min(BATCH, events - start))]
+            batch = [
+                {
+                    "type": "talk.line",
+                    "id": f"flood-{number}",
+                    "data": {"t": tenant, "c": channel, "line": number, "at": moment, "pad": "x" * size},
+                }
+                for number in numbers
+            ]
+            status, body = await node.api(tenant, "POST", f"channels/{channel}/events", batch)
+            assert status == 200, body
+            for number, result in zip(numbers, body["results"], strict=True):
+                key = Key(tenant, channel)
+                self.log.accepted(Ack(key, number, result["epoch"], result["offset"], moment, monotonic()))
+
     async def noticed(self, node: Node, since: float, within: float) -> float | None:
         """Waits until the node shows, in its log, metrics or readiness, that the store is not there."""
 
@@ -209,15 +231,16 @@ class Stage:
 
     async def _at_rest(self, node: Node) -> None:
         left: dict[str, float] = {}
+        await node.forget_us()
 
         async def forgotten() -> bool:
             nonlocal left
             metrics = await node.metrics()
             left = {name: metrics.get(name, -1.0) for name in GAUGES if metrics.get(name) != 0.0}
-            return not left and node.fds() <= self._fds.get(node.name, 10_000) + SPARE_FDS
+            return not left and not node.peers() and node.fds() <= self._fds[node.name] + SPARE_FDS
 
         if await seconds_until(forgotten, monotonic(), REST) is None:
-            fds = f"{node.fds()} open files, {self._fds.get(node.name)} before"
+            fds = f"{node.fds()} open files, {self._fds[node.name]} before, {len(node.peers())} of them connections"
             self.report.expect(False, f"{node.name} did not come back to rest: {left}, {fds}")
         deaths = await node.deaths()
         self.report.expect(deaths == 0, f"{node.name}: {deaths:g} supervised tasks died")
