@@ -1,4 +1,4 @@
-"""The CapStore port: how many connections all nodes together have, of a tenant or of a user."""
+"""The CapStore port: how many connections all nodes together have, of a tenant or of a user, and which are the oldest."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ class Claim(NamedTuple):
     """The cap; None enters the claim however many there are."""
 
 
+class Step(NamedTuple):
+    """What one node says of a user's connections."""
+
+    holder: Holder
+    most: int
+    """The cap."""
+    came: Sequence[str] = ()
+    """Connections that are new, the newest last."""
+    stay: Sequence[str] = ()
+    """Connections that are still there."""
+    went: Sequence[str] = ()
+    """Connections that are gone."""
+
+
 class CapStore(Protocol):
     """Adds up the claims of all nodes. It belongs to one node, and knows it from the others."""
 
@@ -35,4 +49,10 @@ class CapStore(Protocol):
         then hold more than its cap. Returns for each how many connections all nodes would hold with it, entered or not.
 
         Of claims made at the same time the one that was made last stays. Raises ServiceError(BROKER_UNAVAILABLE).
+        """
+
+    async def line_up(self, steps: Sequence[Step]) -> Sequence[Sequence[str]]:
+        """Keeps users' connections to all nodes in the order in which they came. Returns for each step the oldest above the
+        cap: they have lost their places, and are for the caller to end. A place is kept for `LEASE` seconds after the node
+        spoke of it last. Raises ServiceError(BROKER_UNAVAILABLE).
         """

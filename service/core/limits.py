@@ -46,8 +46,7 @@ class Limits:
     connections_per_user: Count = 32
     """Connections of one user to all nodes together."""
     on_user_cap: Literal["refuse", "replace"] = "refuse"
-    """What happens to one connection more: it is refused, or it replaces the user's oldest to the same node (closed with
-    4409); with `replace` the cap is each node's own."""
+    """What happens to one connection more: it is refused, or it replaces the user's oldest (closed with 4409)."""
     connections_per_ip: Count = 1_000
     """Per IPv4 address or IPv6 /64."""
     pending: Count = 2_000

@@ -29,6 +29,7 @@ from service.realtime.connection import Connection
 from service.realtime.control import Control
 from service.realtime.health import BrokerHealth
 from service.realtime.hub import Hub
+from service.realtime.lines import Lines
 from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
 from service.realtime.publisher import Publisher
@@ -44,6 +45,8 @@ SWEEP_INTERVAL = 1.0
 
 DRAIN_RATE = 200.0
 """Connections closed a second in a shutdown, unless the window is too short for that."""
+
+REPLACED = "replaced by a newer session"
 
 _log = structlog.get_logger("node")
 
@@ -135,6 +138,7 @@ class Node:
         self.relay.on_interrupted = self.presence.rebuild
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
+        self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
         self._greeting: set[asyncio.Timeout] = set()
         self._sweeper: Timer | None = None
 
@@ -145,6 +149,7 @@ class Node:
             self.relay.start()
             self.presence.start()
             self.caps.start()
+            self.lines.start()
             self.health.start()
             await self.control.start()
         except BaseException:
@@ -159,6 +164,7 @@ class Node:
         self.health.close()
         await self.control.close()
         self.caps.close()
+        self.lines.close()
         self.presence.close()
         self.relay.close()
         await self.supervisor.close()
@@ -247,11 +253,16 @@ class Node:
         if limits.on_user_cap != "replace" or identity.is_anonymous:
             return
         for oldest in self.roster.of_user(identity.tenant, identity.user)[: -limits.connections_per_user]:
-            oldest.close(CloseCode.REPLACED, "replaced by a newer session")
+            oldest.close(CloseCode.REPLACED, REPLACED)
             self.retire(oldest)
+        self.lines.come(identity, newest.id)
+
+    async def _replace(self, connections: Sequence[str]) -> None:
+        await self.control.close_connections(connections, CloseCode.REPLACED, REPLACED)
 
     def retire(self, connection: Connection) -> None:
         """Gives a connection's place back."""
+        self.lines.go(connection.session.identity, connection.id)
         self.roster.remove(connection)
         connection.seat.release()
 

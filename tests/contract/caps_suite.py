@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.core.caps import LEASE, CapStore, Claim, Holder
+from service.core.caps import LEASE, CapStore, Claim, Holder, Step
 
 ACME, ANN = Holder("acme"), Holder("acme", "ann")
 CAP = 5
@@ -43,6 +43,11 @@ class Staged(ABC):
             yield nodes
 
 
+async def line_up(store: CapStore, step: Step) -> list[str]:
+    [oldest] = await store.line_up([step])
+    return list(oldest)
+
+
 class CapsSuite(Staged):
     """Subclassed once per implementation."""
 
@@ -63,6 +68,11 @@ class CapsSuite(Staged):
 
     async def test_nothing_claimed_is_nothing(self, nodes: Nodes) -> None:
         assert list(await nodes.one.claim([])) == []
+
+    async def test_in_a_line_below_the_cap_nobody_falls_out(self, nodes: Nodes) -> None:
+        steps = [Step(ANN, 2, came=["a"]), Step(ANN, 2, came=["b"]), Step(ANN, 2, stay=["a", "b"])]
+        assert [list(oldest) for oldest in await nodes.one.line_up(steps)] == [[], [], []]
+        assert list(await nodes.one.line_up([])) == []
 
 
 class SharedCapsSuite(CapsSuite):
@@ -89,6 +99,32 @@ class SharedCapsSuite(CapsSuite):
         ]
         assert list(await nodes.one.claim([Claim(holder, 1) for holder in holders])) == [1] * len(holders)
         assert list(await nodes.two.claim([Claim(holder, 1) for holder in holders])) == [2] * len(holders)
+
+    async def test_the_oldest_falls_out_wherever_it_is(self, nodes: Nodes) -> None:
+        assert await line_up(nodes.one, Step(ANN, 2, came=["a"])) == []
+        assert await line_up(nodes.two, Step(ANN, 2, came=["b"])) == []
+        assert await line_up(nodes.one, Step(Holder("acme", "ben"), 2, came=["x", "y"])) == []
+        assert await line_up(nodes.two, Step(ANN, 2, came=["c"])) == ["a"]
+        assert await line_up(nodes.one, Step(ANN, 2, stay=["a"])) == [], "it does not come back by being there"
+        assert await line_up(nodes.one, Step(ANN, 2, came=["d", "e"])) == ["b", "c"]
+
+    async def test_whoever_goes_makes_room(self, nodes: Nodes) -> None:
+        await line_up(nodes.one, Step(ANN, 2, came=["a", "b"]))
+        assert await line_up(nodes.one, Step(ANN, 2, came=["c"], went=["b", "never there"])) == []
+        assert await line_up(nodes.two, Step(ANN, 2, came=["d"])) == ["a"]
+
+    async def test_coming_again_changes_nothing(self, nodes: Nodes) -> None:
+        for _ in range(2):
+            await line_up(nodes.one, Step(ANN, 2, came=["a", "b"]))
+        assert await line_up(nodes.two, Step(ANN, 2, came=["c"])) == ["a"]
+
+    async def test_of_a_crowd_on_all_nodes_as_many_stay_as_may(self, nodes: Nodes) -> None:
+        names = [f"c-{number}" for number in range(30)]
+        fallen = await asyncio.gather(
+            *(line_up(nodes[number % 2], Step(ANN, CAP, came=[name])) for number, name in enumerate(names))
+        )
+        out = [name for some in fallen for name in some]
+        assert len(set(out)) == len(out) == len(names) - CAP
 
     @given(steps=COMINGS)
     @settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
@@ -137,3 +173,17 @@ class TimedCapsSuite(Staged):
             await nodes.one.claim([Claim(ANN, 3)])
             await self.advance(LEASE / 2)
         assert list(await nodes.two.claim([Claim(ANN, 1)])) == [4]
+
+    async def test_the_places_of_a_node_that_has_fallen_silent_are_free(self, nodes: Nodes) -> None:
+        await line_up(nodes.one, Step(ANN, 2, came=["a", "b"]))
+        await self.advance(LEASE / 2)
+        await line_up(nodes.one, Step(ANN, 2, stay=["b"]))
+        await self.advance(LEASE / 2 + 1)
+        assert await line_up(nodes.two, Step(ANN, 2, came=["c"])) == []
+        assert await line_up(nodes.two, Step(ANN, 2, came=["d"])) == ["b"]
+
+    async def test_a_line_that_was_lost_is_made_anew_by_those_who_stay(self, nodes: Nodes) -> None:
+        await line_up(nodes.one, Step(ANN, 2, came=["a", "b"]))
+        await self.advance(LEASE + 1)
+        assert await line_up(nodes.one, Step(ANN, 2, stay=["a", "b"])) == []
+        assert await line_up(nodes.two, Step(ANN, 2, came=["c"])) == ["a"]

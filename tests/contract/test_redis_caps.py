@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from service.adapters.redis.caps import RedisCaps
-from service.core.caps import LEASE, Claim
+from service.core.caps import LEASE, Claim, Step
 from tests.contract.caps_suite import ACME, ANN, Nodes, SharedCapsSuite, TimedCapsSuite
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
@@ -62,7 +62,8 @@ async def test_nothing_stays_for_ever() -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with client_of(server.url, prefix) as client:
         await RedisCaps(client).claim([Claim(ACME, 1), Claim(ANN, 1)])
+        await RedisCaps(client).line_up([Step(ANN, 1, came=["c"])])
         keys = await server.keys(f"{prefix}:*")
-        assert len(keys) == 2
+        assert len(keys) == 4
         for key in keys:
             assert 0 < await server.command("PTTL", key) <= LEASE * 1000

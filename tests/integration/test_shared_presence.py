@@ -30,7 +30,10 @@ class Nodes(NamedTuple):
 
 @asynccontextmanager
 async def two_nodes(server: RedisServer, **groups: Any) -> AsyncIterator[Nodes]:
-    shared = {"broker": {"url": server.url, "prefix": new_prefix(), "timeout": 2.0}, "presence": {"ttl": TTL}}
+    shared: dict[str, Any] = {
+        "broker": {"url": server.url, "prefix": new_prefix(), "timeout": 2.0},
+        "presence": {"ttl": TTL},
+    }
     async with AsyncExitStack() as stack:
         for name, group in groups.items():
             shared[name] = {**shared.get(name, {}), **group}
@@ -159,6 +162,21 @@ async def test_a_cap_holds_over_both_nodes_and_whoever_leaves_makes_room(cap: st
             assert await refused(nodes.one, "ben") == ("upgrade_required" if cap == "connections_per_user" else cap)
             await first.close()
             await until_refused(nodes.two, "ann", "upgrade_required")
+        for node in nodes:
+            await node.at_rest()
+
+
+async def test_a_newer_session_on_one_node_ends_the_oldest_on_the_other() -> None:
+    limits = {"connections_per_user": 2, "on_user_cap": "replace"}
+    async with two_nodes(await shared_redis(), limits=limits) as nodes:
+        clients = []
+        for node in (nodes.one, nodes.two, nodes.two, nodes.one):
+            clients.append(await Client.open(node))
+            if len(clients) > 2:
+                assert await clients.pop(0).closed() == 4409
+        for client in clients:
+            await client.silence()
+            await client.close()
         for node in nodes:
             await node.at_rest()
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from service.core.caps import Claim, Holder
+from service.core.caps import Claim, Holder, Step
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits
 from service.errors import ErrorCode, ServiceError
@@ -44,6 +44,9 @@ class Store:
             if claim.most is None or total <= claim.most:
                 self.claimed[claim.holder] = claim.held
         return totals
+
+    async def line_up(self, steps: Sequence[Step]) -> Sequence[Sequence[str]]:
+        raise AssertionError("nobody is replaced here")
 
 
 class Stage:

@@ -1,0 +1,118 @@
+"""Which connections a node names to the store as come, still there and gone, and which ones it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from service.core.caps import Claim, Holder, Step
+from service.core.identity import Identity, anonymous
+from service.core.limits import Limits
+from service.errors import ErrorCode, ServiceError
+from service.realtime.caps import GATHERING, RENEWAL
+from service.realtime.lines import Lines
+from service.realtime.supervisor import Supervisor
+from service.telemetry.metrics import Metrics
+from tests.clock import FakeClock
+
+ANN = Identity("acme", "ann")
+OF_ANN = Holder("acme", "ann")
+
+
+class Store:
+    """Notes what it is told, and finds too many when a test says so."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[list[str], list[str], list[str]]] = []
+        self.oldest: list[str] = []
+        self.away = False
+
+    async def claim(self, claims: Sequence[Claim]) -> Sequence[int]:
+        raise AssertionError("nothing is counted here")
+
+    async def line_up(self, steps: Sequence[Step]) -> Sequence[Sequence[str]]:
+        if self.away:
+            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
+        for step in steps:
+            assert (step.holder, step.most) == (OF_ANN, 2)
+            self.said.append((list(step.came), list(step.stay), list(step.went)))
+        oldest, self.oldest = self.oldest, []
+        return [oldest] + [[]] * (len(steps) - 1)
+
+
+class Stage:
+    def __init__(self, limits: Limits) -> None:
+        self.clock, self.store, self.ended = FakeClock(), Store(), list[str]()
+        self.supervisor = Supervisor(Metrics())
+        self.lines = Lines(self.store, limits, self.clock, self.supervisor, self.end)
+        self.lines.start()
+
+    async def end(self, connections: Sequence[str]) -> None:
+        self.ended += connections
+
+    async def pass_time(self, seconds: float) -> list[tuple[list[str], list[str], list[str]]]:
+        """What was said meanwhile: came, stay, went."""
+        self.clock.advance(seconds)
+        while self.supervisor._tasks:
+            await asyncio.wait(self.supervisor._tasks)
+        said = list(self.store.said)
+        self.store.said.clear()
+        return said
+
+    async def close(self) -> None:
+        self.lines.close()
+        await self.supervisor.close()
+        assert self.clock.pending == 0
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage(Limits(connections_per_user=2, on_user_cap="replace"))
+    yield stage
+    await stage.close()
+
+
+async def test_who_comes_and_goes_is_said_once_and_who_stays_now_and_then(stage: Stage) -> None:
+    stage.lines.come(ANN, "a")
+    stage.lines.come(ANN, "b")
+    stage.lines.come(anonymous("acme"), "x")
+    assert await stage.pass_time(GATHERING) == [(["a", "b"], [], [])]
+    stage.lines.come(ANN, "c")
+    stage.lines.go(ANN, "a")
+    stage.lines.go(ANN, "a")
+    assert await stage.pass_time(GATHERING) == [(["c"], [], ["a"])]
+    assert await stage.pass_time(RENEWAL) == [([], ["b", "c"], [])]
+    stage.lines.go(ANN, "b")
+    stage.lines.go(ANN, "c")
+    assert await stage.pass_time(GATHERING) == [([], [], ["b", "c"])]
+    assert await stage.pass_time(2 * RENEWAL) == []
+
+
+async def test_those_that_are_too_many_are_ended(stage: Stage) -> None:
+    stage.store.oldest = ["elsewhere"]
+    stage.lines.come(ANN, "a")
+    await stage.pass_time(GATHERING)
+    assert stage.ended == ["elsewhere"]
+
+
+async def test_what_could_not_be_said_is_said_with_the_next_renewal(stage: Stage) -> None:
+    stage.store.away = True
+    stage.lines.come(ANN, "a")
+    stage.lines.come(ANN, "b")
+    assert await stage.pass_time(GATHERING) == []
+    stage.lines.go(ANN, "b")
+    assert await stage.pass_time(GATHERING) == []
+    stage.store.away = False
+    assert await stage.pass_time(RENEWAL) == [(["a"], [], [])]
+    assert await stage.pass_time(RENEWAL) == [([], ["a"], [])]
+
+
+async def test_where_more_are_refused_there_are_no_lines() -> None:
+    stage = Stage(Limits(connections_per_user=2))
+    stage.lines.come(ANN, "a")
+    stage.lines.go(ANN, "a")
+    assert await stage.pass_time(2 * RENEWAL) == []
+    assert stage.clock.pending == 0
+    await stage.close()
