@@ -33,12 +33,14 @@ def parse(url: str) -> Address:
 
     Raises ValueError with a sentence that repeats nothing of the address: it may hold a password.
     """
-    parts = urlsplit(url)
+    parts = urlsplit(url.replace("[", "%5B").replace("]", "%5D"))  # several hosts in brackets are too much for it
     scheme, _, kind = parts.scheme.partition("+")
     try:
-        topology = Topology(kind or "standalone")
+        topology = Topology(kind) if kind else Topology.STANDALONE
     except ValueError:
-        raise ValueError(f"{parts.scheme}:// is not one of redis://, redis+sentinel://, redis+cluster://") from None
+        topology = None
+    if topology is None or scheme not in ("redis", "rediss") or kind == "standalone":
+        raise ValueError("is none of redis://, redis+sentinel://, redis+cluster:// (or rediss…, for TLS)")
     if "@" in parts.netloc:
         raise ValueError("holds a user or password; they belong into broker.user and broker.password")
     if parts.query or parts.fragment:
@@ -59,10 +61,14 @@ def parse(url: str) -> Address:
 
 
 def _host(place: str, default: int) -> tuple[str, int]:
+    place = place.replace("%5B", "[").replace("%5D", "]")
     host, separator, port = place.rpartition(":") if not place.endswith("]") else (place, "", "")
     if not separator:
         host, port = place, str(default)
-    host = host.removeprefix("[").removesuffix("]")
+    bare = host.removeprefix("[").removesuffix("]")
+    if (":" in bare) == (bare == host):  # IPv6 stands in brackets, and nothing else does
+        raise ValueError("names a server that is not host:port; IPv6 as in [::1]:6379")
+    host = bare
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ValueError("names a server that is not host:port")
     return host, int(port)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from service.adapters.redis.line import Line
 from service.adapters.redis.link import Argument, Link, LinkLost, ReplyError
 from service.adapters.redis.scripts import HISTORY, LISTED, MARK, PUBLISH, SNAPSHOT, Script
 from service.adapters.redis.subscriber import Subscriber
-from service.adapters.redis.topology import NoServer, Place, Servers, learn_generation
+from service.adapters.redis.topology import NoServer, Place, Servers, learn_generation, said
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
@@ -29,10 +30,11 @@ from service.core.position import Position, missed
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 
-FRESH = 2.0
-"""Seconds for which an answered question about the server's generation counts as just asked."""
 WATCH_SECONDS = 3.0
-"""Between two looks at where the servers are; a change is noticed sooner when a connection breaks over it."""
+"""Between two looks at where the servers are, and whether they are who they were; a change is noticed sooner when a
+connection breaks over it."""
+HURRY_SECONDS = 0.5
+"""The same while a server of a Cluster is lost: somebody takes its place soon."""
 WAIT_SECONDS = 0.1
 """Before a server that is loading, failing over or resharding is asked again."""
 LIST_CHUNK = 200
@@ -62,8 +64,14 @@ class Server:
         """In a Cluster: which."""
         self.commands = commands
         self.subscriber = subscriber
-        self.learning: asyncio.Future[None] | None = None
+        self.loading: dict[str, asyncio.Future[None]] = {}
+        """Scripts that are being loaded, by their SHA."""
         self.tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def lines(self) -> tuple[Line, Line]:
+        """Both."""
+        return self.commands, self.subscriber.line
 
 
 class RedisBroker:
@@ -90,6 +98,12 @@ class RedisBroker:
         self._channels: dict[bytes, ChannelKey] = {}
         self._servers: dict[Place | None, Server] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._homeless: dict[bytes, None] = {}
+        """Names whose server does not want them any more, until they are subscribed elsewhere."""
+        self._rehoming: asyncio.Task[None] | None = None
+        self._unsettled = False
+        self._homed = -1
+        """The version of the slots by which all names are where they belong."""
         self._where: Servers | None = None
         self._publish = "PUBLISH"
 
@@ -102,7 +116,9 @@ class RedisBroker:
         try:
             where = self._where = Servers(self._config)
         except OSError as error:
-            raise _unavailable(f"the TLS files cannot be used: {error.strerror or error}") from error
+            raise _unavailable(
+                f"broker.ca, broker.certificate or broker.private_key cannot be used: {error.strerror or error}"
+            ) from error
         self._loop = asyncio.get_running_loop()
         self._publish = "SPUBLISH" if where.is_cluster else "PUBLISH"
         self._sink = sink
@@ -121,7 +137,7 @@ class RedisBroker:
         if where.is_cluster:
             await self._first_slots(where, deadline)
         servers = [self._server(where, place) for place in where.places or (None,)]
-        lines = [line for server in servers for line in (server.commands, server.subscriber.line)]
+        lines = [line for server in servers for line in server.lines]
         while any(line.link is None for line in lines):
             line = next(line for line in lines if line.link is None)
             if line.refused or loop.time() > deadline:
@@ -133,7 +149,7 @@ class RedisBroker:
             try:
                 await where.refresh()
             except NoServer as error:
-                if asyncio.get_running_loop().time() > deadline:
+                if error.refused or asyncio.get_running_loop().time() > deadline:
                     raise _unavailable(f"Redis: {error}") from error
                 await asyncio.sleep(WAIT_SECONDS)
 
@@ -144,6 +160,10 @@ class RedisBroker:
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
+        for server in self._servers.values():
+            server.subscriber.end(_unavailable("the broker is closed"))
+            for line in server.lines:
+                line.retire()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._where is not None:
             await self._where.close()
@@ -156,7 +176,7 @@ class RedisBroker:
         if self._dead is not None:
             raise _unavailable(f"the task {self._dead!r} has died")
         for server in self._servers.values():
-            for line in (server.commands, server.subscriber.line):
+            for line in server.lines:
                 if line.link is None:
                     raise _unavailable(f"Redis: {line.reason}")
 
@@ -188,7 +208,7 @@ class RedisBroker:
             names.events,
             "" if durable else f"{publication.type}\n{publication.key or ''}",
         )
-        if fresh:
+        if fresh or place == 1:  # a repeat of the first, too: it may have been accepted and not entered
             await self._enter(publication.channel)
         return Receipt(
             publication.id,
@@ -201,20 +221,22 @@ class RedisBroker:
     async def subscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
         self._started()
-        name = self._names(channel).events
-        if name in self._channels:
-            return
-        server = self._server_of(self._names(channel).tag)
-        self._channels[name] = channel
+        names = self._names(channel)
+        self._channels[names.events] = channel
         try:
-            await server.subscriber.subscribe(name)
+            await self._server_of(names.tag).subscriber.subscribe(names.events)
+            await self._enter(channel)
         except TimeoutError as error:
-            self._channels.pop(name, None)
             raise _unavailable("Redis did not confirm the subscription in time") from error
-        except BaseException:
+        finally:
+            self._let_go(names.events)
+
+    def _let_go(self, name: bytes) -> None:
+        """Forgets a channel that nobody's `subscribe` has returned for or waits for."""
+        for server in self._servers.values():
+            server.subscriber.let_go(name)
+        if not any(name in server.subscriber for server in self._servers.values()):
             self._channels.pop(name, None)
-            raise
-        await self._enter(channel)
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
@@ -237,11 +259,12 @@ class RedisBroker:
         )
         if fresh:
             await self._enter(channel)
-        top = _position(epoch, offset, id_)
-        values = _state(channel, state, top.epoch)
+        with _readable():
+            top = _position(epoch, offset, id_)
+            values = _state(channel, state, top.epoch)
+            entries = [_entry(channel, entry, top.epoch) for entry in kept or ()]
         if since is None:
             return Snapshot(top, values, (), None, rev)
-        entries = [_entry(channel, entry, top.epoch) for entry in kept] if kept is not None else []
         found = missed(since, top, entries) if kept is not None or since.offset == top.offset else None
         if found is None or sum(len(event.data) for event in found) > max_bytes:
             return Snapshot(top, values, (), recovered=False, rev=rev)
@@ -273,8 +296,9 @@ class RedisBroker:
         )
         if fresh:
             await self._enter(channel)
-        top = _position(epoch, offset, id_)
-        return Page(top, [_entry(channel, entry, top.epoch) for entry in entries], bool(more))
+        with _readable():
+            top = _position(epoch, offset, id_)
+            return Page(top, [_entry(channel, entry, top.epoch) for entry in entries], bool(more))
 
     async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
         """As the port says. Reads the tenant's index, and drops from it what has expired."""
@@ -334,7 +358,6 @@ class RedisBroker:
                 *names.keys,
                 *keys,
                 link.generation,
-                "1" if self._loop.time() - link.confirmed < FRESH else "0",
                 f"{self._random.getrandbits(64):016x}",
                 self._position_ttl,
                 *arguments,
@@ -361,54 +384,66 @@ class RedisBroker:
         if self._pending >= self._config.queue:
             self._metrics.limit_hits.labels(limit="broker_queue").inc()
             raise _unavailable(f"{self._pending} calls wait for Redis already (broker.queue)")
-        loop = self._loop
-        began = loop.time()
-        deadline = began + self._config.timeout
+        began = self._loop.time()
         self._pending += 1
         try:
-            while True:
-                server = self._server_of(tag)
-                try:
-                    link = server.commands.link or await server.commands.up(deadline)
-                except TimeoutError as error:
-                    raise _unavailable(f"Redis: {server.commands.reason}") from error
+            server = self._server_of(tag)
+            link, error = server.commands.link, None
+            if link is not None:
+                # What goes well at once needs no deadline of its own: links look after theirs.
                 try:
                     reply = await link.call(*command(link))
-                except LinkLost as error:
-                    if not repeats:
-                        raise _unavailable("the connection to Redis was lost; the event may be lost too") from error
-                    reason: Exception = error
-                    # The line learns of it in a later turn of the loop, which we must not keep to ourselves until then.
-                    await asyncio.sleep(0)
-                except ReplyError as error:
-                    await self._mend(server, link, script, error)
-                    reason = error
-                except TimeoutError as error:
-                    raise _unavailable("Redis did not reply in time") from error
+                except (LinkLost, ReplyError) as problem:
+                    error = problem
                 else:
                     self._calls += 1
                     if self._calls % MEASURED == 0:
-                        self._metrics.broker_seconds.observe(loop.time() - began)
+                        self._metrics.broker_seconds.observe(self._loop.time() - began)
                     return reply
-                if loop.time() >= deadline:
-                    raise _unavailable(f"Redis: {_word(reason)}") from reason
+            trial = _Trial(tag, command, script, repeats, began + self._config.timeout)
+            return await self._persist(trial, server, link, error)
+        except TimeoutError as late:
+            raise _unavailable("Redis did not reply in time") from late
         finally:
             self._pending -= 1
+
+    async def _persist(self, trial: _Trial, server: Server, link: Link | None, error: Exception | None) -> Any:
+        """Tries again after whatever may pass, until the deadline."""
+        try:
+            async with asyncio.timeout_at(trial.deadline):
+                while True:
+                    if isinstance(error, LinkLost) and not trial.repeats:
+                        raise _unavailable("the connection to Redis was lost; the event may be lost too") from error
+                    if link is not None and isinstance(error, ReplyError):
+                        await self._mend(server, link, trial.script, error)
+                    await asyncio.sleep(0)  # whatever goes wrong at once, others get their turn
+                    self._started()
+                    server = self._server_of(trial.tag)
+                    try:
+                        link = server.commands.link or await server.commands.up(trial.deadline)
+                    except LinkLost:  # another server has its channels now
+                        link = error = None
+                        continue
+                    try:
+                        return await link.call(*trial.command(link))
+                    except (LinkLost, ReplyError) as another:
+                        error = another
+        except TimeoutError as late:
+            reason = server.commands.reason or (said(error) if error else "") or "it does not reply in time"
+            raise _unavailable(f"Redis: {reason}") from late
 
     async def _mend(self, server: Server, link: Link, script: Script | None, error: ReplyError) -> None:
         """Does what an error asks for before the next try. Raises ServiceError for one that another try will not change."""
         word = _word(error)
         if word == "NOSCRIPT" and script is not None:
-            try:
-                await link.call("SCRIPT", "LOAD", script.text)
-            except LinkLost:
-                return
+            await self._load(server, link, script)
         elif word == "STALE":
-            await self._learn(server, link)
-        elif word == "MOVED":
-            await self._refresh()
+            link.generation = str(error).partition(" ")[2]
+        elif word == "MOVED" and self._where is not None and self._where.is_cluster:
+            self._where.redirected(str(error), server.place)
+            self._rehome_soon()
         elif word == "READONLY":
-            server.commands.hang_up()  # it has become a replica; whoever is master now is asked for
+            link.abort()  # it has become a replica; whoever is master now is asked for
             await asyncio.sleep(WAIT_SECONDS)
         elif word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK", "BUSY"):
             await asyncio.sleep(WAIT_SECONDS)
@@ -418,19 +453,23 @@ class RedisBroker:
                 _log.error("Redis refused a call", reply=word)
             raise _unavailable(f"Redis refuses: {_EXPECTED.get(word, word)}") from error
 
-    async def _learn(self, server: Server, link: Link) -> None:
-        """Asks the server for its generation, once for all who want to know."""
-        if server.learning is None:
-            learning = server.learning = asyncio.get_running_loop().create_future()
-            try:
-                await learn_generation(link)
-            except (LinkLost, NoServer, ReplyError, TimeoutError):
-                link.abort()
-            finally:
-                server.learning = None
-                learning.set_result(None)
-        else:
-            await asyncio.shield(server.learning)
+    async def _load(self, server: Server, link: Link, script: Script) -> None:
+        """Makes a script known that the server has forgotten, once for all who miss it."""
+        if (loading := server.loading.get(script.sha)) is not None:
+            await asyncio.shield(loading)
+            return
+        loading = server.loading[script.sha] = asyncio.get_running_loop().create_future()
+        try:
+            await link.call("SCRIPT", "LOAD", script.text)
+        except LinkLost:
+            return
+        except ReplyError as error:
+            raise _unavailable(
+                f"Redis refuses to load a script: {_EXPECTED.get(_word(error), _word(error))}"
+            ) from error
+        finally:
+            del server.loading[script.sha]
+            loading.set_result(None)
 
     # --- servers ------------------------------------------------------------------------------------------------------
 
@@ -463,7 +502,7 @@ class RedisBroker:
             on_message=self._deliver,
             on_interrupted=self._interrupted,
             on_lost=lambda: self._lost("messages"),
-            on_dismissed=self._dismissed,
+            on_dismissed=lambda name, redirection: self._dismissed(place, name, redirection),
         )
         server = self._servers[place] = Server(place, commands, subscriber)
         server.tasks = [
@@ -483,21 +522,28 @@ class RedisBroker:
         except NoServer as error:
             raise _unavailable(f"Redis: {error}") from error
 
-    async def _refresh(self) -> None:
-        """Asks the Cluster who owns what; channels whose owner is another one now are subscribed there."""
+    def _rehome_soon(self) -> None:
+        self._unsettled = True
+        if self._rehoming is None or self._rehoming.done():
+            self._rehoming = self._spawn("redis slots", self._find_homes())
+
+    async def _find_homes(self) -> None:
+        """Asks the Cluster who owns what, and again for as long as it sends us elsewhere."""
         where = self._where
-        if where is None:
-            return
-        before = where.places
-        try:
-            await where.refresh()
-        except NoServer as error:
-            _log.warning("slots unknown", reason=str(error))
-        if where.places == before:
+        while where is not None and self._unsettled:
+            self._unsettled = False
+            try:
+                await where.refresh()
+            except NoServer as error:
+                _log.warning("slots unknown", reason=str(error))
+            self._rehome(where)
             await asyncio.sleep(WAIT_SECONDS)
-        self._rehome(where)
 
     def _rehome(self, where: Servers) -> None:
+        """Channels whose owner is another one now are subscribed there."""
+        if where.version == self._homed and not self._homeless:
+            return
+        self._homed = where.version
         for server in list(self._servers.values()):
             moving: dict[Server, list[bytes]] = {}
             for name in server.subscriber.names:
@@ -508,28 +554,56 @@ class RedisBroker:
                 if owner is not server:
                     moving.setdefault(owner, []).append(name)
             for owner, names in moving.items():
-                self._spawn("redis move", owner.subscriber.adopt(server.subscriber.release(names)))
+                owner.subscriber.adopt(server.subscriber.release(names))
+        for name in list(self._homeless):
+            self._settle(where, name)
+        for server in list(self._servers.values()):
             if server.place not in where.places and not len(server.subscriber):
                 self._servers.pop(server.place)
+                for line in server.lines:
+                    line.retire()
                 for task in server.tasks:
                     task.cancel()
+
+    def _settle(self, where: Servers, name: bytes) -> None:
+        """Asks for a name again that was given up: when its slot has come back, or has moved without our noticing."""
+        try:
+            owner = self._server(where, where.owner(name.decode()))
+        except NoServer:
+            return
+        del self._homeless[name]
+        owner.subscriber.ask_again(name)
 
     async def _watch(self, where: Servers) -> None:
         """Notices servers that have changed their parts without a connection breaking over it."""
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            lost = where.is_cluster and any(line.link is None for one in self._servers.values() for line in one.lines)
+            await asyncio.sleep(HURRY_SECONDS if lost else WATCH_SECONDS)
             try:
                 if where.is_cluster:
                     await where.refresh()
                     self._rehome(where)
                 else:
-                    place = await where.place()
-                    for line in (self._servers[None].commands, self._servers[None].subscriber.line):
-                        if line.link is not None and line.place != place:
-                            _log.info("the master is another server now", line=line.place, master=place)
-                            line.hang_up()
+                    self._follow(await where.place())
             except NoServer as error:
                 _log.warning("servers unknown", reason=str(error))
+            await asyncio.gather(*(self._look(where, server) for server in self._servers.values()))
+
+    def _follow(self, master: Place) -> None:
+        for line in self._servers[None].lines:
+            if line.link is not None and line.place != master:
+                _log.info("the master is another server now", line=line.place, master=master)
+                line.hang_up()
+
+    async def _look(self, where: Servers, server: Server) -> None:
+        """Whether a server is still the master that it was, in the same life."""
+        link = server.commands.link
+        if link is None:
+            return
+        try:
+            await learn_generation(link, cluster=where.is_cluster)
+        except (LinkLost, NoServer, ReplyError, TimeoutError):
+            link.abort()
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
 
@@ -551,14 +625,18 @@ class RedisBroker:
             if channels:
                 self._sink.interrupted(channels)
 
-    def _dismissed(self, name: bytes) -> None:
-        """The server gave a subscription up: its slot has moved."""
-        self._spawn("redis refresh", self._refresh())
+    def _dismissed(self, place: Place | None, name: bytes, redirection: str | None) -> None:
+        """The server gave a subscription up, or never took it: its slot has moved."""
+        if self._where is not None and self._where.is_cluster:
+            if redirection is not None:
+                self._where.redirected(redirection, place)
+            self._homeless[name] = None
+            self._rehome_soon()
 
     def _lost(self, line: str) -> None:
         self._metrics.broker_reconnects.labels(line=line).inc()
         if self._where is not None and self._where.is_cluster:
-            self._spawn("redis refresh", self._refresh())
+            self._rehome_soon()
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -586,7 +664,18 @@ _EXPECTED = {
     "MISCONF": "it cannot write its snapshot to disk (stop-writes-on-bgsave-error)",
     "NOPERM": "the user may not do that; docs/guarantees.md names the ACL rules",
     "NOAUTH": "it wants a password (broker.password)",
+    "MOVED": "it belongs to a Redis Cluster; broker.url must begin with redis+cluster://",
 }
+
+
+class _Trial(NamedTuple):
+    """A call that is tried again."""
+
+    tag: str
+    command: Callable[[Link], tuple[Argument, ...]]
+    script: Script | None
+    repeats: bool
+    deadline: float
 
 
 def _namer(prefix: str) -> Callable[[ChannelKey], Names]:
@@ -610,13 +699,20 @@ def _ms(seconds: float) -> int:
 
 def _word(error: BaseException) -> str:
     """The first word of what Redis said: the rest may quote what it was told."""
-    if isinstance(error, LinkLost):
-        return str(error)
     return str(error).partition(" ")[0]
 
 
 def _unavailable(message: str) -> ServiceError:
     return ServiceError(ErrorCode.BROKER_UNAVAILABLE, message)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError) as error:  # msgspec's errors are ValueErrors
+        _log.error("stored events not understood", kind=type(error).__name__)
+        raise _unavailable("what Redis holds of the channel was not written by this version") from error
 
 
 def _position(epoch: bytes, offset: int, id_: bytes) -> Position:

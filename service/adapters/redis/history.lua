@@ -1,5 +1,5 @@
 -- Reads a page of a stream.
--- ARGV: 5 after and 6 before (offsets, or ""), 7 limit
+-- ARGV: 4 after and 5 before (offsets, or ""), 6 limit
 -- Returns {epoch, offset, id, events, "1" if there are more, "1" if the channel is new}
 
 local channel, stale = open(true)
@@ -7,7 +7,7 @@ if stale then return stale end
 expire_stream(channel.t)
 
 local first = channel.o - redis.call('XLEN', KEYS[2]) + 1
-local after, before, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local after, before, limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local low = after and math.max(first, after + 1) or first
 local high = before and math.min(channel.o, before - 1) or channel.o
 local size = math.max(0, high - low + 1)

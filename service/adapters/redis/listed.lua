@@ -1,10 +1,10 @@
 -- Tells whether a channel has subscribers, history or state, without making it.
--- ARGV: 5 NUMSUB or SHARDNUMSUB, 6 where it is published
+-- ARGV: 4 NUMSUB or SHARDNUMSUB, 5 where it is published
 -- Returns {"1" if it is to be listed, "1" if it is known at all, epoch, offset, id}
 
 local channel, stale = open(false)
 if stale then return stale end
-local subscribers = redis.call('PUBSUB', ARGV[5], ARGV[6])[2]
+local subscribers = redis.call('PUBSUB', ARGV[4], ARGV[5])[2]
 if not channel then
   local there = subscribers > 0 and 1 or 0
   return {there, there, '', 0, ''}

@@ -1,35 +1,33 @@
 -- Accepts an event once: receipt, offset or rev, stream or state, delivery.
 -- KEYS: 5 receipt
--- ARGV: 5 "d" or "l", 6 id, 7 body, 8 entries kept, 9 ttl (ms), 10 idempotency window (ms), 11 PUBLISH or SPUBLISH,
---       12 where to, 13 type\nkey (latest)
+-- ARGV: 4 "d" or "l", 5 id, 6 body, 7 entries kept, 8 ttl (ms), 9 idempotency window (ms), 10 PUBLISH or SPUBLISH,
+--       11 where to, 12 type\nkey (latest)
 -- Returns {"1" if it was accepted before, epoch, offset or rev, "1" if the channel is new}
 
 local receipt = redis.call('GET', KEYS[5])
-if receipt then
-  local epoch, place = string.match(receipt, '^(%S+) (%d+)$')
-  return {1, epoch, tonumber(place), 0}
-end
+local before, at = string.match(receipt or '', '^(%S+) (%d+)$')
+if before then return {1, before, tonumber(at), 0} end
 local channel, stale = open(true)
 if stale then return stale end
 
-local entries, ttl = tonumber(ARGV[8]), tonumber(ARGV[9])
+-- A step that can fail (a key of another type, an ID that is not above the last) comes before those that count it.
+local entries, ttl = tonumber(ARGV[7]), tonumber(ARGV[8])
 local place
-if ARGV[5] == 'd' then
+if ARGV[4] == 'd' then
   place = channel.o + 1
-  redis.call('HSET', KEYS[1], 'o', place, 'i', ARGV[6], 't', ttl)
   if entries > 0 then
-    redis.call('XADD', KEYS[2], 'MAXLEN', entries, string.format('%d-%d', place, now), 'b', ARGV[7])
+    redis.call('XADD', KEYS[2], 'MAXLEN', entries, string.format('%d-%d', place, now), 'b', ARGV[6])
     redis.call('PEXPIRE', KEYS[2], ttl)
     if place % 16 == 0 then expire_stream(ttl) end
   else
     redis.call('DEL', KEYS[2])
   end
+  redis.call('HSET', KEYS[1], 'o', place, 'i', ARGV[5], 't', ttl)
 else
   place = channel.r + 1
-  redis.call('HSET', KEYS[1], 'r', place, 'u', ttl)
   if entries > 0 then
-    redis.call('HSET', KEYS[3], ARGV[13], string.format('%d %d\n', place, now) .. ARGV[7])
-    redis.call('ZADD', KEYS[4], place, ARGV[13])
+    redis.call('ZADD', KEYS[4], place, ARGV[12])
+    redis.call('HSET', KEYS[3], ARGV[12], string.format('%d %d\n', place, now) .. ARGV[6])
     for _ = entries + 1, redis.call('ZCARD', KEYS[4]) do
       redis.call('HDEL', KEYS[3], redis.call('ZPOPMIN', KEYS[4])[1])
     end
@@ -37,8 +35,9 @@ else
     redis.call('PEXPIRE', KEYS[4], ttl)
     if place % 16 == 0 then expire_state(ttl) end
   end
+  redis.call('HSET', KEYS[1], 'r', place, 'u', ttl)
 end
-redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[4]), ttl, tonumber(ARGV[10])))
-redis.call('SET', KEYS[5], channel.e .. ' ' .. place, 'PX', ARGV[10])
-redis.call(ARGV[11], ARGV[12], ARGV[5] .. channel.e .. ' ' .. place .. '\n' .. ARGV[7])
+redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[3]), ttl, tonumber(ARGV[9])))
+redis.call('SET', KEYS[5], channel.e .. ' ' .. place, 'PX', ARGV[9])
+redis.call(ARGV[10], ARGV[11], ARGV[4] .. channel.e .. ' ' .. place .. '\n' .. ARGV[6])
 return {0, channel.e, place, channel.fresh}

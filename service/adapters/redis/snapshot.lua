@@ -1,5 +1,5 @@
 -- Reads a channel as of one moment.
--- ARGV: 5 epoch and 6 offset of the position to resume from (or ""), 7 events and 8 bytes that may be read
+-- ARGV: 4 epoch and 5 offset of the position to resume from (or ""), 6 events and 7 bytes that may be read
 -- Returns {epoch, offset, id, rev, {type\nkey, value, …}, events from that offset on or nil, "1" if the channel is new}
 
 local channel, stale = open(true)
@@ -8,8 +8,8 @@ expire_stream(channel.t)
 expire_state(channel.u)
 
 local events = nil
-local since = tonumber(ARGV[6])
-if ARGV[5] == channel.e and since < channel.o and channel.o - since <= tonumber(ARGV[7]) then
+local since = tonumber(ARGV[5])
+if ARGV[4] == channel.e and since < channel.o and channel.o - since <= tonumber(ARGV[6]) then
   events = {}
   local bytes, from = 0, since
   while events and from <= channel.o do
@@ -19,7 +19,7 @@ if ARGV[5] == channel.e and since < channel.o and channel.o - since <= tonumber(
       events[#events + 1] = entry
     end
     -- A body is longer than its data; what that comes to is for the caller to judge.
-    if bytes > tonumber(ARGV[8]) + 512 * #events then events = nil end
+    if bytes > tonumber(ARGV[7]) + 512 * #events then events = nil end
     if #some < 100 then break end
     from = string.match(some[#some][1], '^(%d+)') + 1
   end

@@ -51,9 +51,7 @@ class Servers:
     @property
     def places(self) -> frozenset[Place]:
         """The masters of the Cluster, as last heard of."""
-        return frozenset(
-            (*(place for _, _, place in self._slots), *(place for place, _ in self._hints.values()))  #
-        )
+        return frozenset((*(place for _, _, place in self._slots), *(place for place, _ in self._hints.values())))
 
     async def place(self) -> Place:
         """The one server, or the master that the Sentinels name. Raises NoServer."""
@@ -106,7 +104,7 @@ class Servers:
                     await link.call("SELECT", config.address.database)
                 with suppress(ReplyError):  # not every ACL allows it, and it only helps whoever looks at CLIENT LIST
                     await link.call("CLIENT", "SETNAME", config.prefix)
-                await learn_generation(link)
+                await learn_generation(link, cluster=self.is_cluster)
         except (OSError, ValueError, TimeoutError, ReplyError) as error:
             link.abort()
             raise _no_server(place, error) from error
@@ -185,9 +183,8 @@ class Servers:
             except NoServer as error:
                 trouble.append(error)
                 continue
-            slots = sorted((low, high, (master[0].decode() or place[0], master[1])) for low, high, master, *_ in answer)
-            if slots:
-                self._take(slots)
+            if answer:
+                self._take(sorted((low, high, _place(master, place)) for low, high, master, *_ in answer))
                 return
             trouble.append(NoServer(f"{_named(place)} knows no slots"))
         raise NoServer(
@@ -198,22 +195,27 @@ class Servers:
     def _take(self, slots: list[tuple[int, int, Place]]) -> None:
         old = asyncio.get_running_loop().time() - HINT_SECONDS
         masters = {place for _, _, place in slots}
-        hints = {slot: hint for slot, hint in self._hints.items() if hint[1] > old and hint[0] in masters}
-        if (slots, hints.keys()) != (self._slots, self._hints.keys()):
-            self.version += 1
-        self._slots, self._hints = slots, {}
-        self._hints = {slot: hint for slot, hint in hints.items() if not _has(slots, slot, hint[0])}
+        before = (self._slots, self._hints)
+        self._slots = slots
+        # What a redirection told may be newer than what this server knows.
+        self._hints = {slot: hint for slot, hint in self._hints.items() if hint[1] > old and hint[0] in masters}
+        self.version += before != (self._slots, self._hints)
 
 
-def _has(slots: list[tuple[int, int, Place]], slot: int, owner: Place) -> bool:
-    return any(low <= slot <= high and place == owner for low, high, place in slots)
+def _place(node: list[Any], asked: Place) -> Place:
+    return ((node[0] or b"").decode() or asked[0], node[1])  # without a host: the one that was asked
 
 
-async def learn_generation(link: Link) -> None:
+async def learn_generation(link: Link, *, cluster: bool) -> None:
     """Asks the server who it is. Raises NoServer if it is a replica. channel.lua tells the generation in the same way."""
-    info = _fields(await link.call("INFO", "server") + b"\n" + await link.call("INFO", "replication"))
-    if info.get("role") != "master":
-        raise NoServer("it is a replica; broker.url must lead to the master")
+    info = _fields(await link.call("INFO", "server", "replication"))
+    if info.get("role", "master") != "master":
+        raise NoServer("is a replica, and nobody else is named as the master")
+    mode = info.get("redis_mode") or info.get("server_mode")
+    if mode == "sentinel":
+        raise NoServer("is a Sentinel; broker.url must begin with redis+sentinel://", refused=True)
+    if mode == "cluster" and not cluster:
+        raise NoServer("belongs to a Redis Cluster; broker.url must begin with redis+cluster://", refused=True)
     link.generation = f"{info.get('run_id', '')[:20]}{info.get('master_replid', '')[:20]}"
 
 
@@ -232,6 +234,7 @@ _REFUSALS = {
 _WORDED = {
     "without any password configured": "has no password, but broker.password is set",
     "DB index is out of range": "has no database of that number",
+    "cluster support disabled": "belongs to no Redis Cluster, but broker.url begins with redis+cluster://",
 }
 
 
@@ -273,5 +276,5 @@ def _named(place: Place) -> str:
 
 def _no_server(place: Place, error: BaseException) -> NoServer:
     if isinstance(error, NoServer):
-        return NoServer(f"{_named(place)}: {error}", refused=error.refused)
+        return NoServer(f"{_named(place)} {error}", refused=error.refused)
     return NoServer(f"{_named(place)} {said(error)}", refused=is_refusal(error))
