@@ -131,11 +131,12 @@ class Node:
             self.supervisor,
             metrics,
             self._channels_with_presence,
+            self.relay.deliver,
             debounce=bounds.deadlines.presence_leave,
             most_members=bounds.presence_members,
             ttl=bounds.presence_ttl,
         )
-        self.relay.on_interrupted = self.presence.rebuild
+        self.relay.presence = self.presence
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)

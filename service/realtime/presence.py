@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ from msgspec import Raw
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer, milliseconds
-from service.core.event import Delivery, Publication
+from service.core.event import Delivery, Event, Publication
 from service.core.presence import Change, Entrance, Entry, PresenceStore
 from service.errors import ServiceError
 from service.protocol.messages import PresenceMember, PresenceView
@@ -60,6 +60,9 @@ class Presence:
     In a store that nodes share entries expire after `ttl` seconds. This node renews its own at a third of that, enters again
     what a store has lost, and sweeps the channels that it carries at a sixth of it, so that the users of a node that was
     killed are told as gone. `carried` gives those channels.
+
+    What is told of presence is in no stream. So after an interruption this node compares who was told to be there with who
+    is, and tells its own subscribers of the difference (`deliver`).
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Presence:
         supervisor: Supervisor,
         metrics: Metrics,
         carried: Callable[[], Iterable[ChannelKey]],
+        deliver: Callable[[Event], None],
         *,
         debounce: float,
         most_members: int,
@@ -81,12 +85,19 @@ class Presence:
         self._supervisor = supervisor
         self._metrics = metrics
         self._carried = carried
+        self._deliver = deliver
         self._debounce = debounce
         self._most_members = most_members
         self._ttl = ttl
         self._stays: dict[Entry, _Stay] = {}
         self._going: dict[Entry, asyncio.Task[None]] = {}
         """Leaves that the store has been asked for and has not answered yet."""
+        self._known: dict[ChannelKey, set[str]] = {}
+        """Whom this node's subscribers believe to be in the channels that it carries."""
+        self._unheard: set[ChannelKey] = set()
+        """Channels of which something may not have been heard."""
+        self._comparing: tuple[ChannelKey, set[str]] | None = None
+        """The channel that is being compared, and of whom was heard meanwhile."""
         self._counting: dict[ChannelKey, Timer] = {}
         self._upkeep: Timer | None = None
         self._closed = False
@@ -133,9 +144,20 @@ class Presence:
         """From here on those who leave are left to expire in the store: until then they have come back to another node."""
         self._draining = True
 
-    def rebuild(self) -> None:
-        """Looks at once whether the store has kept this node's entries, as after an interruption; not more than once in
+    def heard(self, event: Event) -> None:
+        """Notes who is told to come or go."""
+        user = event.key
+        if user is None or event.type not in (JOINED, LEFT):
+            return
+        known = self._known.setdefault(event.channel, set())
+        (known.add if event.type == JOINED else known.discard)(user)
+        if self._comparing is not None and self._comparing[0] == event.channel:
+            self._comparing[1].add(user)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
+        """Something may not have been heard, and the store may have lost entries: looks at once, but not more than once in
         `RETRY` seconds."""
+        self._unheard.update(self._carried() if channels is None else channels)
         self._in_doubt = True
         if self._upkeep is not None:  # else it is at work, and looks again right after
             self._upkeep.cancel()
@@ -147,6 +169,7 @@ class Presence:
         if count > self._most_members:  # sorting thousands of names for each of thousands who join would be for nothing
             return PresenceView(count=count)
         count, members = await self._store.members(channel, self._most_members)
+        self._known.setdefault(channel, set()).update(member.user for member in members)
         return PresenceView(
             count=count,
             members=[
@@ -211,6 +234,7 @@ class Presence:
                     entry for entry, stay in self._stays.items() if stay.overdue and entry not in self._going
                 ]:
                     self._go(entry)
+                await self._catch_up()
             if self._calm_for() >= self._ttl:
                 await self._sweep()
         except ServiceError as error:
@@ -243,6 +267,30 @@ class Presence:
         changes = await self._store.join_all([self._entrance(entry, info) for entry, info in there])
         for (entry, _), change in zip(there, changes, strict=True):
             self._note(JOINED, entry.channel, change)
+
+    async def _catch_up(self) -> None:
+        carried = set(self._carried())
+        self._known = {channel: users for channel, users in self._known.items() if channel in carried}
+        for channel in tuple(self._unheard):
+            if channel in self._known:
+                await self._compare(channel)
+            self._unheard.discard(channel)
+
+    async def _compare(self, channel: ChannelKey) -> None:
+        before = set(self._known[channel])
+        self._comparing = (channel, set())
+        try:
+            if await self._store.count(channel) > self._most_members:  # the next change tells how many they are
+                return
+            _, members = await self._store.members(channel, self._most_members)
+            there = {member.user: member.info for member in members}
+            heard = self._comparing[1]
+        finally:
+            self._comparing = None
+        for user in before - there.keys() - heard:
+            self._deliver(_unstored(self._farewell(channel, user)))
+        for user in there.keys() - before - heard:
+            self._deliver(_unstored(self._entrance(Entry(channel, user, ""), there[user]).joined))
 
     async def _sweep(self) -> None:
         for channels in _sliced(list(self._carried())):
@@ -312,6 +360,19 @@ class Presence:
 
     def _spawn(self, name: str, work: Callable[[_T], Coroutine[Any, Any, None]], argument: _T) -> None:
         self._supervisor.spawn(name, work(argument))
+
+
+def _unstored(publication: Publication) -> Event:
+    return Event(
+        channel=publication.channel,
+        type=publication.type,
+        id=publication.id,
+        delivery=publication.delivery,
+        data=publication.data,
+        sender=publication.sender,
+        at=publication.at,
+        key=publication.key,
+    )
 
 
 def _sliced(items: Sequence[_T]) -> list[list[_T]]:

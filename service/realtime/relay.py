@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -44,6 +44,16 @@ class Joined:
     after: list[Frame]
 
 
+class PresenceEar(Protocol):
+    """Presence, as far as it listens: what is told of it is in no stream that could be read after a gap."""
+
+    def heard(self, event: Event) -> None:
+        """Takes note of an event without offset that goes out in a channel with presence."""
+
+    def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
+        """See EventSink."""
+
+
 class Relay:
     """The broker's sink on this node."""
 
@@ -64,8 +74,7 @@ class Relay:
         self._limits = outbox
         self._metrics = metrics
         self._taps: dict[ChannelKey, EventSink] = {}
-        self.on_interrupted: Callable[[], None] | None = None
-        """Called when the broker may have been away: the stores beside it may have been too."""
+        self.presence: PresenceEar | None = None
         self._repair = Repair(hub, broker, clock, supervisor, metrics, repair, self._push)
 
     def tap(self, channel: ChannelKey, sink: EventSink) -> None:
@@ -102,14 +111,16 @@ class Relay:
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """See EventSink: every channel concerned is compared with its stream, and read where they differ."""
         self._repair.doubt(channels)
-        if self.on_interrupted is not None:
-            self.on_interrupted()
+        if self.presence is not None:
+            self.presence.interrupted(channels)
         for channel, tap in self._taps.items():
             if channels is None or channel in channels:
                 tap.interrupted(channels)
 
     def _push(self, room: Room, event: Event) -> None:
         """Encodes an event once and hands it to its room."""
+        if event.offset is None and room.spec.presence and self.presence is not None:
+            self.presence.heard(event)
         spec = room.spec.events.get(event.type)
         room.push(event_frame(event, self._clock.monotonic()), spec.window if spec is not None else 0.0)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
 from service.core.channel import ChannelKey
-from service.core.event import Publication
+from service.core.event import Event, Publication
 from service.core.presence import Change, Entrance, Entry, Farewell
 from service.errors import ErrorCode, ServiceError
 from service.realtime.presence import JOINED, LEFT, RETRY, Presence
@@ -79,6 +80,7 @@ class Stage:
         self.clock = FakeClock()
         self.store = Store(self.clock)
         self.metrics = Metrics()
+        self.delivered: list[tuple[str, str | None]] = []
         self.supervisor = Supervisor(self.metrics)
         broker = MemoryBroker(self.clock, idempotency_window=1, idempotency_entries=1, channels=1, max_bytes=10_000)
         self.presence = Presence(
@@ -88,11 +90,23 @@ class Stage:
             self.supervisor,
             self.metrics,
             lambda: [ROOM],
+            self.deliver,
             debounce=DEBOUNCE,
             most_members=10,
             ttl=TTL,
         )
         self.presence.start()
+
+    def deliver(self, event: Event) -> None:
+        """The relay: all that goes out passes presence's ear."""
+        self.presence.heard(event)
+        self.delivered.append((event.type, event.key))
+
+    def hear(self) -> None:
+        """The broker brings what has been told."""
+        for kind, user in self.store.story():
+            told = event(kind, ROOM, str(user))
+            self.presence.heard(Event(told.channel, told.type, told.id, told.delivery, told.data, user, 0, key=user))
 
     async def join(self, *users: str) -> None:
         for user in users:
@@ -159,7 +173,7 @@ async def test_what_the_store_lost_is_entered_again_at_once(stage: Stage) -> Non
     await stage.join("ann", "ben")
     await stage.pass_time(1)
     stage.store.lose()
-    stage.presence.rebuild()
+    stage.presence.interrupted(None)
     await stage.pass_time(RETRY)
     assert await stage.store.count(ROOM) == 2
     assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ben")] * 2
@@ -181,7 +195,7 @@ async def test_being_asked_again_and_again_it_looks_once_a_second(stage: Stage) 
     looks = 0
     for _ in range(40):
         stage.store.renewed = []
-        stage.presence.rebuild()
+        stage.presence.interrupted(None)
         await stage.pass_time(0.5)
         looks += bool(stage.store.renewed)
     assert 15 <= looks <= 21
@@ -222,7 +236,7 @@ async def test_after_data_were_lost_a_leave_waits_until_other_nodes_have_entered
     await stage.join("ann")
     await stage.pass_time(1)
     stage.store.lose()
-    stage.presence.rebuild()
+    stage.presence.interrupted(None)
     await stage.pass_time(RETRY)
     stage.leave("ann")
     await stage.pass_time(DEBOUNCE + 1)
@@ -291,3 +305,55 @@ async def test_whoever_leaves_in_a_drain_is_left_to_expire(stage: Stage) -> None
     await stage.pass_time(TTL)
     assert stage.store.renewed == [Entry(ROOM, "ben", "c-ben")]
     assert stage.store.story()[3:] == [(LEFT, "eve")], "who left before it has left"
+
+
+async def test_what_was_not_heard_in_an_interruption_is_told_afterwards(stage: Stage) -> None:
+    await stage.join("ann", "ben")
+    await stage.presence.view(ROOM)
+    stage.hear()
+    await stage.join("eve")
+    stage.leave("ben")
+    await stage.pass_time(DEBOUNCE)
+    assert stage.store.story() == [(JOINED, "eve"), (LEFT, "ben")], "which nobody here has heard"
+    stage.presence.interrupted([ROOM])
+    await stage.pass_time(RETRY)
+    assert sorted(stage.delivered) == [(JOINED, "eve"), (LEFT, "ben")]
+    del stage.delivered[:]
+    stage.presence.interrupted([ROOM])
+    await stage.pass_time(RETRY)
+    assert stage.delivered == [], "they know by now"
+
+
+async def test_nobody_is_missed_before_other_nodes_have_entered_theirs_again(stage: Stage) -> None:
+    await stage.join("ann")
+    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ben", "elsewhere"), None, event(JOINED, ROOM, "ben")))
+    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "eve", "killed"), None, event(JOINED, ROOM, "eve")))
+    stage.hear()
+    stage.store.lose()
+    stage.presence.interrupted(None)
+    await stage.pass_time(RETRY)
+    stage.hear()
+    assert stage.delivered == []
+    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ben", "elsewhere"), None, event(JOINED, ROOM, "ben")))
+    stage.hear()
+    await stage.pass_time(TTL / 3 + TTL / 6)
+    assert stage.delivered == [(LEFT, "eve")]
+
+
+async def test_who_comes_while_it_is_compared_is_not_told_to_have_left(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.join("ann")
+    stage.hear()
+    members = stage.store.members
+
+    async def slowly(channel: ChannelKey, limit: int) -> Any:
+        found = await members(channel, limit)
+        await stage.join("ben")
+        stage.hear()
+        return found
+
+    monkeypatch.setattr(Store, "members", staticmethod(slowly))
+    stage.presence.interrupted([ROOM])
+    await stage.pass_time(RETRY)
+    assert stage.delivered == []
