@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,12 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(BIN)/python -m pytest -q -m "not browser and not load"
+	$(BIN)/python -m pytest -q -m "not browser and not load and not faults"
+
+test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
+	@scripts/setup.sh quick
+	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(FLAVOUR),--store $(FLAVOUR)) $(if $(SOAK),--soak $(SOAK))
 
 check: ## check format, lint, types, import directions, generated files and locks
 	@scripts/setup.sh dev

@@ -1,4 +1,4 @@
-"""What holds for every test: it ends its asyncio tasks. Load tests come last, when nothing else is left behind."""
+"""What holds for every test: it ends its asyncio tasks. Fault and load tests come last, when nothing else is left behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import pytest_asyncio
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the tests marked `load` to the end, each group in its own order."""
-    items.sort(key=lambda item: item.get_closest_marker("load") is not None)
+    """Moves the tests marked `faults`, then those marked `load`, to the end, each group in its own order."""
+    last = ("faults", "load")
+    items.sort(
+        key=lambda item: max(
+            (last.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in last), default=0
+        )
+    )
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.faults.lossy import LossyFront
 from tests.faults.node import Node, total
-from tests.faults.scenario import Arena, scenario
+from tests.faults.scenario import ANY, Arena, scenario
 from tests.faults.stage import Stage, seconds_until
 from tests.faults.tokens import TENANTS, token
 from tests.wire import Refused, Wire, connect
@@ -59,7 +59,7 @@ class Witness:
             self.wire.abort()
 
 
-@scenario("calm", quick=True)
+@scenario("calm", on=ANY)
 async def nothing_happens(arena: Arena) -> None:
     """The measure of all others: traffic and no fault. Clients and publishers see no trouble at all."""
     async with arena.broker() as broker, arena.stage(broker) as stage:
@@ -78,7 +78,7 @@ async def undisturbed(stage: Stage, since: float) -> None:
     stage.report.expect(not troubles, f"publishers saw {troubles[:5]}")
 
 
-@scenario("lost-reply", quick=True)
+@scenario("lost-reply", quick=True, on=ANY)
 async def replies_are_lost(arena: Arena) -> None:
     """The reply to every tenth publish is lost; the same id again gives the same offset, and nobody gets the event twice."""
     async with arena.broker() as broker, arena.stage(broker, broker) as stage:
@@ -103,7 +103,7 @@ async def replies_are_lost(arena: Arena) -> None:
                 await front.close()
 
 
-@scenario("reader-stops")
+@scenario("reader-stops", on=ANY)
 async def a_reader_stops(arena: Arena) -> None:
     """Closed after outbox.stall and a grace; what it took is bounded, and the others notice nothing."""
     async with arena.broker() as broker, arena.stage(broker) as stage:
@@ -136,7 +136,7 @@ def local_port(wire: Wire) -> int:
     return port
 
 
-@scenario("half-open")
+@scenario("half-open", on=ANY)
 async def a_client_dies_without_a_word(arena: Arena) -> None:
     """No FIN, no RST, no pong: the descriptor is free within 45 s."""
     async with arena.broker() as broker, arena.stage(broker) as stage:
@@ -155,7 +155,7 @@ async def a_client_dies_without_a_word(arena: Arena) -> None:
             witness.leave()
 
 
-@scenario("cross-tenant", quick=True)
+@scenario("cross-tenant", quick=True, on=ANY)
 async def neighbours_try_each_others_doors(arena: Arena) -> None:
     """Same channels, same users, same ids, the neighbour's positions and keys: nothing is seen, changed or told."""
     async with arena.broker() as broker, arena.stage(broker, broker) as stage:

@@ -8,7 +8,7 @@ from time import monotonic
 
 from tests.faults.faults_clients import undisturbed
 from tests.faults.faults_redis import AGAIN, NOTICE, repaired, stays_up
-from tests.faults.scenario import Arena, scenario
+from tests.faults.scenario import ANY, Arena, scenario
 from tests.faults.stage import Stage
 from tests.proxy import Proxy
 from tests.stores.redis_server import RedisServer
@@ -106,7 +106,7 @@ async def redis_cuts_a_slow_node_off(arena: Arena) -> None:
         await undisturbed(stage, 0.0)
 
 
-@scenario("clients-cut", quick=True)
+@scenario("clients-cut", on=ANY)
 async def clients_lose_their_network(arena: Arena) -> None:
     """Everyone on one node is reset, several times: they come back, there or on the other node, and have missed nothing."""
     report, times = arena.report, 2 if arena.quick else 6

@@ -97,7 +97,7 @@ async def killed_with_everysec(arena: Arena) -> None:
     await _killed(arena, "everysec")
 
 
-@scenario("redis-kill-always", quick=True)
+@scenario("redis-kill-always")
 async def killed_with_always(arena: Arena) -> None:
     """kill -9 with appendfsync always: every acknowledged event is still in its stream."""
     await _killed(arena, "always")
@@ -188,7 +188,7 @@ async def thrown_out(arena: Arena) -> None:
         await undisturbed(stage, 0.0)
 
 
-@scenario("script-flush", quick=True)
+@scenario("script-flush")
 async def scripts_flushed(arena: Arena) -> None:
     """SCRIPT FLUSH: nobody notices."""
     await _harmless(arena, lambda server: server.command("SCRIPT", "FLUSH"), "SCRIPT FLUSH")

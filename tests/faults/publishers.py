@@ -48,20 +48,19 @@ class Log:
         """Every try that failed, and how."""
         self.refused: list[str] = []
         """Events that were refused for good; there must be none."""
-        self.trying: dict[int, float] = {}
-        """Publishers that wait for an acknowledgement, and since when."""
+        self._over: set[str] = set()
+        """Epochs that others have followed."""
 
     def accepted(self, ack: Ack) -> None:
         """Takes an acknowledgement."""
         self.acks.append(ack)
-        if ack.epoch:
-            epoch, offset = self.newest.get(ack.key, ("", 0))
-            if epoch != ack.epoch or offset < ack.offset:
-                self.newest[ack.key] = (ack.epoch, ack.offset)
-
-    def acked_since(self, moment: float) -> set[int]:
-        """Publishers that have sent something after the moment and were acknowledged."""
-        return {ack.line // 1_000_000 for ack in self.acks if ack.sent > moment}
+        if not ack.epoch or ack.duplicate or ack.epoch in self._over:
+            return  # it may tell of a time long gone
+        epoch, offset = self.newest.get(ack.key, (ack.epoch, 0))
+        if epoch != ack.epoch:
+            self._over.add(epoch)
+            offset = 0
+        self.newest[ack.key] = (ack.epoch, max(offset, ack.offset))
 
     def slowest(self, since: float = 0.0) -> float:
         """Seconds from the first try to the acknowledgement, at worst."""
@@ -124,24 +123,20 @@ class Publisher:
         number = line(self.number, self.sent)
         self.sent += 1
         sent, tries = monotonic(), 0
-        self.log.trying[self.number] = sent
         data = {"t": self.tenant, "c": channel, "line": number, "at": sent, "who": f"p{self.number}"}
         event: dict[str, object] = {"type": "talk.line", "id": f"l-{number}", "data": data}
-        try:
-            while True:
-                tries += 1
-                try:
-                    reply = await self._try(channel, event)
-                except (Failed, Refused, aiohttp.ClientError, OSError, TimeoutError) as error:
-                    what = str(error) if isinstance(error, Failed | Refused) else type(error).__name__
-                    self.log.troubles.append(Trouble(monotonic(), what, self.number))
-                    if not what.startswith("error "):  # the node did not answer: the next one may
-                        self._home += 1
-                    await asyncio.sleep(self._random.uniform(PAUSE, min(PAUSE_MOST, PAUSE * 2**tries)))
-                else:
-                    return self._answered(reply, Key(self.tenant, channel), number, sent, tries)
-        finally:
-            self.log.trying.pop(self.number, None)
+        while True:
+            tries += 1
+            try:
+                reply = await self._try(channel, event)
+            except (Failed, Refused, aiohttp.ClientError, OSError, TimeoutError) as error:
+                what = str(error) if isinstance(error, Failed | Refused) else type(error).__name__
+                self.log.troubles.append(Trouble(monotonic(), what, self.number))
+                if not what.startswith("error "):  # the node did not answer: the next one may
+                    self._home += 1
+                await asyncio.sleep(self._random.uniform(PAUSE, min(PAUSE_MOST, PAUSE * 2**tries)))
+            else:
+                return self._answered(reply, Key(self.tenant, channel), number, sent, tries)
 
     def _answered(self, reply: Reply, key: Key, number: int, sent: float, tries: int) -> Ack | None:
         if reply.code:
@@ -276,3 +271,5 @@ class Desk:
             for result in results:
                 if isinstance(result, Exception):
                     raise result
+        for publisher in self.publishers:  # those that were asked by hand
+            await publisher.close()

@@ -13,15 +13,15 @@ from typing import Any, Literal, TypeAlias
 
 from tests.faults.report import Report
 from tests.faults.stage import Stage
+from tests.stores.nats_server import NatsServer
 from tests.stores.process import MissingProgramError
 from tests.stores.redis_server import Flavour, RedisServer
 
-Store: TypeAlias = Flavour | Literal["memory"]
-"""What carries the scenarios that any broker can carry."""
-
-
-class Skipped(Exception):  # noqa: N818  # no error
-    """The scenario cannot run here; the message says why."""
+Store: TypeAlias = Flavour | Literal["memory", "nats"]
+REDIS: tuple[Store, ...] = ("redis", "valkey")
+ANY: tuple[Store, ...] = (*REDIS, "nats", "memory")
+STORES = ANY
+"""Every store, in the order of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,7 @@ class Arena:
     @property
     def flavour(self) -> Flavour:
         """The program that Redis stores are made of."""
-        if self.store == "memory":
-            raise Skipped("needs Redis")
+        assert self.store == "redis" or self.store == "valkey", f"a scenario for Redis was played on {self.store}"
         return self.store
 
     @asynccontextmanager
@@ -65,6 +64,9 @@ class Arena:
         """The address of any broker."""
         if self.store == "memory":
             yield "memory://"
+        elif self.store == "nats":
+            async with NatsServer() as nats:
+                yield nats.url
         else:
             async with RedisServer(self.store) as server:
                 yield server.url
@@ -89,6 +91,8 @@ class Scenario:
     play: Play
     quick: bool
     """Whether the quick form has it."""
+    stores: tuple[Store, ...]
+    """What it can be played on."""
     topology: str
     """How the store is built, for the table; empty: one server."""
 
@@ -96,12 +100,14 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(name: str, *, quick: bool = False, topology: str = "") -> Callable[[Play], Play]:
+def scenario(
+    name: str, *, quick: bool = False, on: tuple[Store, ...] = REDIS, topology: str = ""
+) -> Callable[[Play], Play]:
     """Registers a scenario. Its docstring says what must hold."""
 
     def register(play: Play) -> Play:
         assert name not in SCENARIOS, name
-        SCENARIOS[name] = Scenario(name, play, quick, topology)
+        SCENARIOS[name] = Scenario(name, play, quick, on, topology)
         return play
 
     return register
@@ -116,7 +122,7 @@ async def run(scenario_: Scenario, seed: int, store: Store, *, quick: bool) -> R
     started = monotonic()
     try:
         await scenario_.play(Arena(report, random, store, quick))
-    except (Skipped, MissingProgramError) as reason:
+    except MissingProgramError as reason:
         report.skipped = str(reason)
     except Exception as error:
         report.failures.append(f"{type(error).__name__}: {error}")
