@@ -105,11 +105,13 @@ class Service:
         await self.node.drain()
 
     async def _life(self, app: web.Application) -> AsyncIterator[None]:
-        await self.node.start()
-        yield
-        await self.node.close()
-        await self._close_stores()
-        await self.fetch.close()
+        try:
+            await self.node.start()
+            yield
+            await self.node.close()
+        finally:
+            await self._close_stores()
+            await self.fetch.close()
 
 
 def build_app(settings: Settings, contract: Contract, **overrides: object) -> web.Application:

@@ -141,6 +141,28 @@ async def test_presence_is_there_again_after_redis_lost_everything() -> None:
         assert "presence.left" not in [message["type"] for message in (*ann.received, *ben.received)]
 
 
+async def test_who_comes_and_goes_while_a_node_is_deaf_is_told_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        RedisServer() as server,
+        two_nodes(server, deadlines={"presence_leave": 0.05}) as nodes,
+        nodes.one.client("ann") as ann,
+        nodes.two.client("ben") as ben,
+        nodes.two.client("eve") as eve,
+    ):
+        await ann.subscribe("room:1")
+        await ben.subscribe("room:1")
+        await ann.until("presence.joined", **{"from": "ben"})
+        with monkeypatch.context() as deafened:
+            deafened.setattr(nodes.one.service.node.relay, "deliver", lambda event: None)
+            await eve.subscribe("room:1")
+            await ben.ask("unsubscribe", channel="room:1")
+            await eve.until("presence.left", **{"from": "ben"})
+            await ann.silence()
+        await server.command("CLIENT", "KILL", "TYPE", "pubsub")
+        story = sorted([(message["type"], message["from"]) for message in [await ann.receive(), await ann.receive()]])
+        assert story == [("presence.joined", "eve"), ("presence.left", "ben")]
+
+
 async def refused(node: Running, user: str) -> str:
     async with node.http.get(f"{node.url}/ws", headers={"Authorization": f"Bearer {token(user)}"}) as response:
         body = await response.json(content_type=None)
