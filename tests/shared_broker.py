@@ -1,7 +1,4 @@
-"""A broker that several services in one process share, each through a front of its own whose line can fail.
-
-Another broker can stand in its place where a test takes `Bus` as a parameter.
-"""
+"""Brokers that several services in one process share, each through a line of its own that can fail."""
 
 from __future__ import annotations
 
@@ -15,41 +12,126 @@ from msgspec import structs
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.store import Entry
+from service.adapters.redis.address import parse
+from service.adapters.redis.broker import RedisBroker
+from service.adapters.redis.config import RedisConfig
 from service.core.broker import Broker, ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event, Publication
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
+from service.telemetry.metrics import Metrics
+from tests.stores import Flavour, RedisServer, shared_redis
 
 
-class Line(Broker, Protocol):
-    """One node's way to the shared broker."""
+class Line:
+    """One node's way to the shared broker: a Broker that passes everything on, unless a test breaks it."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._sink: EventSink | None = None
+        self._away = False
+        self.deaf = False
+        """Whether deliveries are lost."""
+
+    # --- faults -------------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
         """Deliveries are lost from now on; calls go through."""
+        self.deaf = True
+
+    def hear_again(self) -> None:
+        """Deliveries come again, and nobody has noticed that there were none."""
+        self.deaf = self._away
 
     def mend(self) -> None:
         """Deliveries come again, and the sink is told of the interruption."""
+        self.deaf = self._away
+        self.interrupted()
 
     def go_away(self) -> None:
         """Every call fails and deliveries are lost, from now on."""
+        self._away = self.deaf = True
 
     def come_back(self) -> None:
         """The end of that; the sink is told."""
+        self._away = False
+        self.mend()
+
+    def _reached(self) -> Broker:
+        if self._away:
+            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the line is down")
+        return self._broker
+
+    # --- the sink of the broker behind it -----------------------------------------------------------------------------
+
+    def deliver(self, event: Event) -> None:
+        """See EventSink."""
+        if self._sink is not None and not self.deaf:
+            self._sink.deliver(event)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        """See EventSink."""
+        if self._sink is not None and not self.deaf:
+            self._sink.interrupted(channels)
+
+    # --- the port -----------------------------------------------------------------------------------------------------
+
+    async def start(self, sink: EventSink) -> None:
+        """As the port says."""
+        self._sink = sink
+        await self._reached().start(self)
+
+    async def close(self) -> None:
+        """As the port says."""
+        self._sink = None
+        await self._broker.close()
+
+    async def check(self) -> None:
+        """As the port says."""
+        await self._reached().check()
+
+    async def publish(self, publication: Publication) -> Receipt:
+        """As the port says."""
+        return await self._reached().publish(publication)
+
+    async def subscribe(self, channel: ChannelKey) -> None:
+        """As the port says."""
+        await self._reached().subscribe(channel)
+
+    async def unsubscribe(self, channel: ChannelKey) -> None:
+        """As the port says."""
+        await self._reached().unsubscribe(channel)
+
+    async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
+        """As the port says."""
+        return await self._reached().snapshot(channel, since, max_events, max_bytes)
+
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+        """As the port says."""
+        return await self._reached().marks(channels)
+
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+        """As the port says."""
+        return await self._reached().history(channel, after, before, limit)
+
+    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+        """As the port says."""
+        return await self._reached().channels(tenant, prefix, limit)
 
 
 class Bus(Protocol):
     """What nodes share."""
+
+    async def start(self) -> None:
+        """Comes first."""
 
     def line(self) -> Line:
         """The broker for one more node."""
 
     async def lose_everything(self) -> None:
         """The store starts anew without anything in it; every sink is told."""
-
-    async def fail_over(self, lost: int = 0) -> None:
-        """Another replica takes over, without the newest `lost` durable events of each channel; every sink is told."""
 
     async def close(self) -> None:
         """Lets everything go."""
@@ -60,39 +142,33 @@ class SharedBroker:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self.lines: list[SharedLine] = []
+        self.fronts: list[_Front] = []
         self.store = self._store()
-        self._started = False
 
     def _store(self) -> MemoryBroker:
         return MemoryBroker(
             self._clock, idempotency_window=300, idempotency_entries=100_000, channels=100_000, max_bytes=500_000_000
         )
 
-    def line(self) -> SharedLine:
+    async def start(self) -> None:
         """As Bus says."""
-        line = SharedLine(self)
-        self.lines.append(line)
-        return line
+        await self.store.start(self)
 
-    async def started(self) -> MemoryBroker:
-        """The store, started."""
-        if not self._started:
-            self._started = True
-            await self.store.start(self)
-        return self.store
+    def line(self) -> Line:
+        """As Bus says."""
+        return Line(_Front(self))
 
     def deliver(self, event: Event) -> None:
-        """EventSink of the store: hands an event to every line that has subscribed."""
-        for line in tuple(self.lines):
-            line.take(event)
+        """EventSink of the store: hands an event to every node that has subscribed."""
+        for front in tuple(self.fronts):
+            front.take(event)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """EventSink of the store, which never says this."""
 
     async def unsubscribed(self, channel: ChannelKey) -> None:
-        """Stops the store's delivery of a channel that no line carries any more."""
-        if not any(channel in line.carried for line in self.lines):
+        """Stops the store's delivery of a channel that no node carries any more."""
+        if not any(channel in front.carried for front in self.fronts):
             await self.store.unsubscribe(channel)
 
     async def lose_everything(self) -> None:
@@ -100,14 +176,14 @@ class SharedBroker:
         await self.store.close()
         self.store = self._store()
         await self.store.start(self)
-        for line in self.lines:
-            for channel in line.carried:
+        for front in self.fronts:
+            for channel in front.carried:
                 await self.store.subscribe(channel)
-        for line in tuple(self.lines):
-            line.tell()
+        for front in tuple(self.fronts):
+            front.tell()
 
     async def fail_over(self, lost: int = 0) -> None:
-        """As Bus says."""
+        """Another replica takes over, without the newest `lost` durable events of each channel; every sink is told."""
         epoch = secrets.token_hex(8)
         for channel in self.store._channels._channels.values():
             events = list(channel.tail(10_000))
@@ -120,8 +196,8 @@ class SharedBroker:
                 channel._stream.pop()
             for place, entry in channel._state.items():
                 channel._state[place] = Entry(entry.accepted, _in(epoch, entry.event))
-        for line in tuple(self.lines):
-            line.tell()
+        for front in tuple(self.fronts):
+            front.tell()
 
     async def close(self) -> None:
         """As Bus says."""
@@ -132,107 +208,101 @@ def _in(epoch: str, event: Event) -> Event:
     return structs.replace(event, epoch=epoch)
 
 
-class SharedLine:
-    """A Line to a SharedBroker."""
+class _Front:
+    """The broker of one node, in front of the store that all share."""
 
     def __init__(self, bus: SharedBroker) -> None:
         self._bus = bus
         self._sink: EventSink | None = None
-        self._deaf = self._away = False
         self.carried: set[ChannelKey] = set()
-        self.lost = 0
-        """Events that were not delivered because of a fault."""
-        self.reads = 0
-        """Snapshots and pages that were asked for."""
 
-    # --- faults -------------------------------------------------------------------------------------------------------
-
-    def cut(self) -> None:
-        """As Line says."""
-        self._deaf = True
-
-    def mend(self) -> None:
-        """As Line says."""
-        self._deaf = False
-        self.tell()
-
-    def go_away(self) -> None:
-        """As Line says."""
-        self._away = self._deaf = True
-
-    def come_back(self) -> None:
-        """As Line says."""
-        self._away = False
-        self.mend()
-
-    def tell(self) -> None:
-        """Tells the sink that events may be missing."""
-        if self._sink is not None and not self._deaf:
-            self._sink.interrupted()
+    @property
+    def _store(self) -> MemoryBroker:
+        if self._sink is None:
+            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "not started, or closed")
+        return self._bus.store
 
     def take(self, event: Event) -> None:
-        """For SharedBroker alone."""
-        if self._sink is None or event.channel not in self.carried:
-            return
-        if self._deaf:
-            self.lost += 1
-        else:
+        """Delivers what the node has subscribed to."""
+        if self._sink is not None and event.channel in self.carried:
             self._sink.deliver(event)
 
-    async def _store(self) -> MemoryBroker:
-        if self._away or self._sink is None:
-            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the line is down")
-        return await self._bus.started()
-
-    # --- the port -----------------------------------------------------------------------------------------------------
+    def tell(self) -> None:
+        """Says that events may be missing."""
+        if self._sink is not None:
+            self._sink.interrupted()
 
     async def start(self, sink: EventSink) -> None:
-        """As the port says."""
         self._sink = sink
-        await self._store()
+        self._bus.fronts.append(self)
 
     async def close(self) -> None:
-        """As the port says."""
+        if self._sink is None:
+            return
         self._sink = None
-        channels, self.carried = self.carried, set()
-        if self in self._bus.lines:
-            self._bus.lines.remove(self)
-        for channel in channels:
+        self._bus.fronts.remove(self)
+        for channel in self.carried:
             await self._bus.unsubscribed(channel)
 
     async def check(self) -> None:
-        """As the port says."""
-        await (await self._store()).check()
+        await self._store.check()
 
     async def publish(self, publication: Publication) -> Receipt:
-        """As the port says."""
-        return await (await self._store()).publish(publication)
+        return await self._store.publish(publication)
 
     async def subscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
-        await (await self._store()).subscribe(channel)
+        await self._store.subscribe(channel)
         self.carried.add(channel)
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
-        await self._store()
         self.carried.discard(channel)
         await self._bus.unsubscribed(channel)
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """As the port says."""
-        self.reads += 1
-        return await (await self._store()).snapshot(channel, since, max_events, max_bytes)
+        return await self._store.snapshot(channel, since, max_events, max_bytes)
 
     async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
-        """As the port says."""
-        return await (await self._store()).marks(channels)
+        return await self._store.marks(channels)
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
-        """As the port says."""
-        self.reads += 1
-        return await (await self._store()).history(channel, after, before, limit)
+        return await self._store.history(channel, after, before, limit)
 
     async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """As the port says."""
-        return await (await self._store()).channels(tenant, prefix, limit)
+        return await self._store.channels(tenant, prefix, limit)
+
+
+class RedisBus:
+    """A Bus at a real Redis or Valkey, under a prefix of its own."""
+
+    def __init__(self, flavour: Flavour) -> None:
+        self._flavour = flavour
+        self._prefix = f"bus{secrets.token_hex(4)}"
+        self._lines: list[Line] = []
+        self._server: RedisServer | None = None
+
+    @property
+    def server(self) -> RedisServer:
+        """The server, once started."""
+        assert self._server is not None
+        return self._server
+
+    async def start(self) -> None:
+        """As Bus says."""
+        self._server = await shared_redis(self._flavour)
+
+    def line(self) -> Line:
+        """As Bus says."""
+        line = Line(RedisBroker(RedisConfig(parse(self.server.url), prefix=self._prefix), Metrics()))
+        self._lines.append(line)
+        return line
+
+    async def lose_everything(self) -> None:
+        """As Bus says; the other tests' keys stay."""
+        keys = await self.server.keys(f"{self._prefix}:*")
+        if keys:
+            await self.server.command("DEL", *keys)
+        for line in self._lines:
+            line.interrupted()
+
+    async def close(self) -> None:
+        """As Bus says."""

@@ -20,7 +20,7 @@ from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.harness import eventually
-from tests.shared_broker import SharedBroker, SharedLine
+from tests.shared_broker import Line, SharedBroker
 
 CHANNEL = ChannelKey("", "control")
 KEPT = 10
@@ -29,7 +29,7 @@ KEPT = 10
 class Follower:
     """Notes what it is given."""
 
-    def __init__(self, line: SharedLine, clock: FakeClock) -> None:
+    def __init__(self, line: Line, clock: FakeClock) -> None:
         self.metrics = Metrics()
         self.supervisor = Supervisor(self.metrics)
         self.line = line
@@ -108,6 +108,7 @@ class World:
 @asynccontextmanager
 async def world(*before: Callable[[World], Any]) -> AsyncIterator[World]:
     made = World()
+    await made.bus.start()
     follower = made.follower
     await made.other.start(follower.following)  # it follows no channel: this sink gets nothing
     await follower.line.start(follower.following)
@@ -146,7 +147,7 @@ async def test_what_was_missed_is_read_in_order_before_what_is_newer() -> None:
         made.line.cut()
         await made.publish()
         await made.publish()
-        made.line._deaf = False
+        made.line.hear_again()
         await made.publish()
         await made.settle()
         assert made.follower.durable == made.published
@@ -265,7 +266,7 @@ async def _walk(steps: list[str], data: st.DataObject) -> None:
             if step in ("durable", "latest", "ephemeral"):
                 key = data.draw(st.sampled_from("ab")) if step == "latest" else None
                 await made.publish(Delivery(step), key, str(made.serial).encode())
-                missed += step == "durable" and line._deaf
+                missed += step == "durable" and line.deaf
                 if missed >= KEPT - 1:  # what the stream has dropped cannot be read
                     line.come_back()
                     await made.settle()
@@ -273,7 +274,7 @@ async def _walk(steps: list[str], data: st.DataObject) -> None:
             elif step == "cut":
                 line.cut()
             elif step == "hear":  # a line that does not know that it was down
-                line._deaf = line._away
+                line.hear_again()
             elif step == "mend":
                 line.mend()
             elif step == "away":
