@@ -28,7 +28,7 @@ async def linked(arena: Arena, **options: object) -> AsyncIterator[tuple[RedisSe
             await link.close()
 
 
-@scenario("link-black-hole", quick=True)
+@scenario("black-hole", quick=True)
 async def a_link_swallows_everything(arena: Arena) -> None:
     """No FIN, no RST, no answer on one node's link: noticed within 5 s; the other node goes on; all is well when it is back."""
     report, seconds = arena.report, 5.0 if arena.quick else 15.0
