@@ -45,7 +45,7 @@ def test_no_label_can_hold_a_channel_user_or_tenant(metrics: Metrics) -> None:
     } | {label for collector in vars(metrics).values() for label in getattr(collector, "_labelnames", ())}
     assert labels <= {
         "credentials", "reason", "code", "type", "delivery", "outcome", "scope", "limit", "kind",
-        "route", "method", "status", "task", "generation", "le", "version", "python",
+        "route", "method", "status", "task", "generation", "le", "version", "python", "cause", "line", "reply",
     }  # fmt: skip
 
 
