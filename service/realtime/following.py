@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 import structlog
 
+from service.core.backoff import Backoff
 from service.core.broker import Broker, Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event
 from service.core.sequence import Sequence, Verdict
 from service.errors import ServiceError
+from service.realtime.pause import pause
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 
@@ -22,8 +23,8 @@ MOST_BYTES = 16_777_216
 """Bytes of missed events in one reading; commands are small."""
 RETRY = 0.1
 MOST_RETRY = 1.0
-"""Seconds between two tries while the broker is away: from RETRY, doubled, with jitter, up to MOST_RETRY. Must stay below the
-2 s within which a revocation is everywhere."""
+"""Seconds between two tries while the broker is away: the first, and the longest. Must stay below the 2 s within
+which a revocation is everywhere."""
 
 _log = structlog.get_logger("control")
 
@@ -112,17 +113,16 @@ class Following:
 
     async def resync(self) -> None:
         """Reads until nothing is missing; tries again while the broker is away. Harmless when nothing is."""
-        delay = RETRY
+        backoff = Backoff(RETRY, MOST_RETRY)
         while self._behind:
             self._behind = False
             try:
                 await self._read()
-                delay = RETRY
+                backoff.reset()
             except ServiceError as error:
                 self._behind = True
                 _log.warning("reading waits for the broker", channel=self.channel.name, code=error.code.code)
-                await self._pause(delay * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
-                delay = min(2 * delay, MOST_RETRY)
+                await pause(self._clock, backoff.next())
 
     async def _read(self) -> None:
         sequence = self._sequence
@@ -161,11 +161,3 @@ class Following:
             self._take(event)
         except Exception:  # one event that is not understood must not keep the others from being taken
             _log.exception("control event failed", channel=self.channel.name, type=event.type)
-
-    async def _pause(self, seconds: float) -> None:
-        over = asyncio.Event()
-        timer = self._clock.call_later(seconds, over.set)
-        try:
-            await over.wait()
-        finally:
-            timer.cancel()

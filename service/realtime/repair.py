@@ -7,13 +7,13 @@ Clients of this node notice nothing of a gap that can be closed. One that can't 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Collection
 from functools import partial
 from itertools import islice
 
 import structlog
 
+from service.core.backoff import Backoff
 from service.core.broker import Broker, Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
@@ -23,6 +23,7 @@ from service.core.sequence import Verdict
 from service.errors import ServiceError
 from service.realtime.frame import restart_frame
 from service.realtime.hub import Hub, Room
+from service.realtime.pause import pause
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 
@@ -36,7 +37,7 @@ GRACE = 0.1
 """Seconds for events on their way to arrive, before a position behind the stream's counts as a gap."""
 RETRY = 0.1
 MOST_RETRY = 2.0
-"""Seconds between two tries while the broker is away: from RETRY, doubled, with jitter, up to MOST_RETRY."""
+"""Seconds between two tries while the broker is away: the first, and the longest."""
 
 _log = structlog.get_logger("repair")
 
@@ -135,7 +136,7 @@ class Repair:
 
     async def _read(self, room: Room, waiting: list[Event]) -> Snapshot | None:
         """What the stream holds after the room's position; None if nobody is interested any more."""
-        delay = RETRY
+        backoff = Backoff(RETRY, MOST_RETRY)
         while room.waiting is waiting and room.sequence is not None and room.is_listening:
             waiting.clear()  # they were published before the stream is read, so that will show them, or they are lost
             try:
@@ -145,8 +146,7 @@ class Repair:
             except ServiceError as error:
                 self._metrics.repair_failures.inc()
                 _log.warning("repair waits for the broker", code=error.code.code)
-                await self._pause(delay * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
-                delay = min(2 * delay, MOST_RETRY)
+                await pause(self._clock, backoff.next())
                 continue
             return snapshot if room.waiting is waiting and room.is_listening else None
         return None
@@ -179,7 +179,7 @@ class Repair:
         self._wake.set()
 
     async def _check(self) -> None:
-        delay = RETRY
+        backoff = Backoff(RETRY, MOST_RETRY)
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -189,14 +189,14 @@ class Repair:
                     await self._compare_doubted()
                 else:
                     await self._compare(list(self._hub.keys()), self.suspect)
-                delay, pause = RETRY, self._limits.check
+                backoff.reset()
+                wait = self._limits.check
             except ServiceError as error:
                 _log.warning("position check waits for the broker", code=error.code.code)
-                delay = min(2 * delay, MOST_RETRY)
-                pause = delay * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+                wait = backoff.next()
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._clock.call_later(pause, self._wake.set)
+            self._timer = self._clock.call_later(wait, self._wake.set)
 
     async def _compare_doubted(self) -> None:
         while self._doubted:
@@ -212,14 +212,6 @@ class Repair:
                 room = self._hub.get(channel)
                 if room is not None and _is_behind(room, mark):
                     found(room, mark)
-
-    async def _pause(self, seconds: float) -> None:
-        over = asyncio.Event()
-        timer = self._clock.call_later(seconds, over.set)
-        try:
-            await over.wait()
-        finally:
-            timer.cancel()
 
 
 def _is_behind(room: Room, mark: Mark) -> bool:

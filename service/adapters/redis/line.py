@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import structlog
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost, ReplyError
 from service.adapters.redis.topology import NoServer, Place, Servers, is_refusal, said
+from service.core.backoff import Backoff
 
 FIRST_PAUSE = 0.05
 MOST_PAUSE = 1.0
@@ -58,7 +58,7 @@ class Line:
 
     async def keep(self) -> None:
         """Opens the link, again and again. Runs until it is cancelled."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, MOST_PAUSE)
         while True:
             link = Link(
                 ping=self._config.ping,
@@ -75,8 +75,7 @@ class Line:
             except (NoServer, LinkLost, ReplyError, TimeoutError) as error:
                 link.abort()
                 self._note(error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load, guards nothing
-                pause = min(2 * pause, MOST_PAUSE)
+                await asyncio.sleep(backoff.next())
                 continue
             except BaseException:
                 link.abort()
@@ -85,7 +84,7 @@ class Line:
             link.on_lost = self._dropped
             self._changed.set()
             _log.info("connected", line=self._name, host=place[0], port=place[1])
-            pause = FIRST_PAUSE
+            backoff.reset()
             try:
                 await link.lost.wait()
             finally:
