@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Collection
 from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule
 
 from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
 from service.core.broker import Broker
+from service.core.channel import ChannelKey
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
+from tests.contract import broker_machine
+from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
 from tests.contract.broker_suite import WINDOW, BrokerSuite
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 
 _prefixes = (f"suite-{number}" for number in count())
 
 
-def redis_broker(url: str, prefix: str) -> RedisBroker:
-    config = RedisConfig(parse(url), prefix=prefix, idempotency_window=WINDOW)
+def new_prefix() -> str:
+    """Keys that no other test uses."""
+    return next(_prefixes)
+
+
+def redis_broker(url: str, prefix: str, **settings: Any) -> RedisBroker:
+    config = RedisConfig(parse(url), prefix=prefix, **{"idempotency_window": WINDOW, **settings})
     return RedisBroker(config, Metrics())
 
 
@@ -53,7 +65,7 @@ class RedisSuite(BrokerSuite):
         return await shared_redis(self.flavour)
 
     async def open(self, clock: FakeClock) -> Broker:
-        return redis_broker((await self.server()).url, next(_prefixes))
+        return redis_broker((await self.server()).url, new_prefix())
 
     async def settled(self, broker: Broker) -> None:
         assert isinstance(broker, RedisBroker)
@@ -79,3 +91,29 @@ class TestValkey(RedisSuite):
 
 
 assert {"redis", "valkey"} == set(FLAVOURS)
+
+
+class ValkeyMachine(BrokerMachine):
+    """The model of the port against a real server, whose clock moves with the model's."""
+
+    async def open(self, clock: FakeClock) -> Broker:
+        self.server = await movable_valkey()
+        return redis_broker(self.server.url, new_prefix(), idempotency_window=broker_machine.WINDOW)
+
+    @rule(seconds=st.sampled_from([1, 5, 29, 30, 31, 99, 100]))
+    def let_time_pass(self, seconds: int) -> None:
+        super().let_time_pass(seconds)
+        self.run(self.server.advance(seconds))
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        raise AssertionError("nothing interrupts here")
+
+    @invariant()
+    def the_sink_got_what_it_should_in_order(self) -> None:
+        assert isinstance(self.broker, RedisBroker)
+        self.run(settled(self.broker))
+        super().the_sink_got_what_it_should_in_order()
+
+
+TestValkeyAsModelled = ValkeyMachine.TestCase
+TestValkeyAsModelled.settings = settings(MACHINE_SETTINGS, max_examples=15, stateful_step_count=40)

@@ -222,14 +222,20 @@ class RedisBroker:
         """As the port says."""
         self._started()
         names = self._names(channel)
+        new = names.events not in self._channels
         self._channels[names.events] = channel
         try:
             await self._server_of(names.tag).subscriber.subscribe(names.events)
-            await self._enter(channel)
         except TimeoutError as error:
             raise _unavailable("Redis did not confirm the subscription in time") from error
         finally:
             self._let_go(names.events)
+        try:
+            await self._enter(channel)
+        except BaseException:
+            if new:
+                self._drop(names.events)
+            raise
 
     def _let_go(self, name: bytes) -> None:
         """Forgets a channel that nobody's `subscribe` has returned for or waits for."""
@@ -241,7 +247,9 @@ class RedisBroker:
     async def unsubscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
         self._started()
-        name = self._names(channel).events
+        self._drop(self._names(channel).events)
+
+    def _drop(self, name: bytes) -> None:
         self._channels.pop(name, None)
         for server in self._servers.values():
             server.subscriber.unsubscribe(name)
@@ -699,6 +707,8 @@ def _ms(seconds: float) -> int:
 
 def _word(error: BaseException) -> str:
     """The first word of what Redis said: the rest may quote what it was told."""
+    if "user executing the script" in str(error):
+        return "NOPERM"  # said of what a script does
     return str(error).partition(" ")[0]
 
 

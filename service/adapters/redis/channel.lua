@@ -28,9 +28,10 @@ local function open(create)
     epoch = ARGV[2]
   end
   if not meta[1] then
+    -- First what a full server refuses: after any other write it lets a script finish.
+    redis.call('HSET', KEYS[1], 'e', epoch, 'o', 0, 'r', 0, 'g', ARGV[1])
     -- What a meta that was lost left behind cannot be continued.
     redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
-    redis.call('HSET', KEYS[1], 'e', epoch, 'o', 0, 'r', 0, 'g', ARGV[1])
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
     return {e = epoch, o = 0, i = '', r = 0, t = 0, u = 0, fresh = 1}
   end

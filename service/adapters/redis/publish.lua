@@ -19,10 +19,9 @@ if ARGV[4] == 'd' then
     redis.call('XADD', KEYS[2], 'MAXLEN', entries, string.format('%d-%d', place, now), 'b', ARGV[6])
     redis.call('PEXPIRE', KEYS[2], ttl)
     if place % 16 == 0 then expire_stream(ttl) end
-  else
-    redis.call('DEL', KEYS[2])
   end
   redis.call('HSET', KEYS[1], 'o', place, 'i', ARGV[5], 't', ttl)
+  if entries <= 0 then redis.call('DEL', KEYS[2]) end
 else
   place = channel.r + 1
   if entries > 0 then

@@ -27,6 +27,8 @@ class Wish:
     """Whether any server ever has: then a time without is an interruption."""
     held: bool = False
     """Whether a `subscribe` has returned."""
+    callers: int = 0
+    """Calls of `subscribe` that have not returned."""
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
 
@@ -94,18 +96,20 @@ class Subscriber:
         if not wish.confirmed:
             confirmed = self._loop.create_future()
             wish.waiting.append(confirmed)
+            wish.callers += 1
             try:
                 async with asyncio.timeout_at(deadline):
                     await confirmed
             finally:
+                wish.callers -= 1
                 if confirmed in wish.waiting:  # whichever server's the wish is by now
                     wish.waiting.remove(confirmed)
         wish.held = True
 
     def let_go(self, name: bytes) -> None:
-        """Unsubscribes, unless somebody else's `subscribe` has returned or waits."""
+        """Unsubscribes, unless somebody's `subscribe` has returned or will."""
         wish = self._wanted.get(name)
-        if wish is not None and not wish.held and not wish.waiting:
+        if wish is not None and not wish.held and not wish.callers:
             self.unsubscribe(name)
 
     def unsubscribe(self, name: bytes) -> None:

@@ -232,7 +232,6 @@ _REFUSALS = {
     "NOPERM": "does not let the user do what is needed; docs/guarantees.md names the ACL rules",
 }
 _WORDED = {
-    "without any password configured": "has no password, but broker.password is set",
     "DB index is out of range": "has no database of that number",
     "cluster support disabled": "belongs to no Redis Cluster, but broker.url begins with redis+cluster://",
 }

@@ -1,0 +1,701 @@
+"""The Broker on Redis while Redis fails: what is accepted, what is told, and that it heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.adapters.redis.broker import RedisBroker
+from service.core.broker import Receipt
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Publication, Retention
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, RecordingSink
+from tests.contract.test_redis_broker import new_prefix, redis_broker, settled
+from tests.stores import Certificates, RedisServer, shared_redis
+from tests.stores.process import free_port, until
+
+KEEP = Retention(entries=2_000, ttl=60.0)
+FAST: dict[str, Any] = {"timeout": 1.5, "ping": 0.2, "silence": 0.6, "start": 2.0}
+"""Bounds that let a test see them."""
+
+
+def durable(id: str, channel: ChannelKey = ROOM) -> Publication:
+    return Publication(channel, "chat.message", id, Delivery.DURABLE, b"{}", "ann", 0, retention=KEEP)
+
+
+def latest(id: str, key: str, channel: ChannelKey = ROOM) -> Publication:
+    return Publication(channel, "ticker.price", id, Delivery.LATEST, b"1", None, 0, key, KEEP)
+
+
+class Sink(RecordingSink):
+    """Lets a test wait for what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+
+    def interrupted(self, channels: Any = None) -> None:
+        super().interrupted(channels)
+        self.told.set()
+
+    async def was_interrupted(self, within: float = 10.0) -> None:
+        async with asyncio.timeout(within):
+            await self.told.wait()
+        self.told.clear()
+
+
+@asynccontextmanager
+async def running(url: str, prefix: str | None = None, **settings: Any) -> AsyncIterator[tuple[RedisBroker, Sink]]:
+    broker, sink = redis_broker(url, prefix or new_prefix(), **settings), Sink()
+    await broker.start(sink)
+    try:
+        yield broker, sink
+    finally:
+        await broker.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RedisServer]:
+    async with RedisServer() as alone:
+        yield alone
+
+
+async def insist(broker: RedisBroker, publication: Publication, within: float = 20.0) -> Receipt:
+    """Publishes as a client would: again while it is refused."""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                return await broker.publish(publication)
+            except ServiceError as error:
+                if error.code is not ErrorCode.BROKER_UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.02)
+
+
+async def well(broker: RedisBroker, within: float = 10.0) -> None:
+    async def fit() -> bool:
+        with suppress(ServiceError):
+            await broker.check()
+            return True
+        return False
+
+    await until(fit, "the broker is well again", within=within)
+
+
+async def refused(call: Awaitable[object]) -> ServiceError:
+    with pytest.raises(ServiceError) as error:
+        await call
+    assert error.value.code is ErrorCode.BROKER_UNAVAILABLE
+    return error.value
+
+
+async def stream(broker: RedisBroker, channel: ChannelKey = ROOM) -> list[str]:
+    page = await broker.history(channel, None, None, 5_000)
+    assert [event.offset for event in page.events] == list(range(1, len(page.events) + 1))
+    assert page.top.offset == len(page.events)
+    return [event.id for event in page.events]
+
+
+def dense(receipts: Sequence[Receipt]) -> None:
+    assert sorted(receipt.offset or 0 for receipt in receipts) == list(range(1, len(receipts) + 1))
+    assert len({receipt.epoch for receipt in receipts}) == 1
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+async def test_scripts_that_were_flushed_are_loaded_again_under_load(server: RedisServer) -> None:
+    async with running(server.url) as (broker, _):
+        receipts: list[Receipt] = []
+        for burst in range(5):
+            await server.command("SCRIPT", "FLUSH")
+            receipts += await asyncio.gather(*(broker.publish(durable(f"m-{burst}-{n}")) for n in range(100)))
+        dense(receipts)
+        assert not any(receipt.duplicate for receipt in receipts)
+        # Not once for each call that missed it.
+        stats = await server.info("commandstats")
+        assert int(stats["cmdstat_script|load"].split("calls=")[1].split(",")[0]) < 20
+
+
+async def test_each_publish_in_flight_is_accepted_once_when_its_connection_is_killed(server: RedisServer) -> None:
+    async with running(server.url) as (broker, _):
+        for burst in range(10):
+            begun = [asyncio.ensure_future(broker.publish(durable(f"m-{burst}-{n}"))) for n in range(200)]
+            await asyncio.sleep(random.uniform(0, 0.004))  # somewhere in the middle of them
+            await server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            began = time.monotonic()
+            receipts = await asyncio.gather(*begun)
+            assert time.monotonic() - began < 2
+            for n, receipt in enumerate(receipts):
+                again = await broker.publish(durable(f"m-{burst}-{n}"))
+                assert (again.duplicate, again.offset, again.epoch) == (True, receipt.offset, receipt.epoch)
+        ids = await stream(broker)
+        assert len(ids) == len(set(ids)) == 2_000
+
+
+async def test_calls_that_lose_their_connection_leave_the_loop_to_others(server: RedisServer) -> None:
+    """They learn of it before anybody else; asking the same dead connection again would give nobody a turn."""
+    async with running(server.url) as (broker, _):
+        await server.command("CLIENT", "PAUSE", "300", "ALL")
+        begun = [asyncio.ensure_future(broker.publish(durable(f"m-{n}"))) for n in range(50)]
+        longest, before = 0.0, time.monotonic()
+        link = broker._servers[None].commands.link
+        assert link is not None
+        link.abort()
+        while not all(call.done() for call in begun):
+            await asyncio.sleep(0)
+            now = time.monotonic()
+            longest, before = max(longest, now - before), now
+        assert longest < 0.2
+        dense([call.result() for call in begun])
+
+
+async def test_too_many_calls_are_refused_at_once(server: RedisServer) -> None:
+    async with running(server.url, queue=50, **FAST) as (broker, _):
+        await server.command("CLIENT", "PAUSE", "700", "WRITE")
+        waiting = [asyncio.ensure_future(broker.publish(durable(f"m-{n}"))) for n in range(50)]
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        error = await refused(broker.publish(durable("one too many")))
+        assert time.monotonic() - began < 0.1
+        assert "broker.queue" in error.message
+        dense(await asyncio.gather(*waiting))
+        assert (await broker.publish(durable("one too many"))).offset == 51
+
+
+async def test_a_paused_server_fails_calls_in_time_and_is_well_afterwards(server: RedisServer) -> None:
+    async with running(server.url, **FAST) as (broker, sink):
+        await broker.subscribe(ROOM)
+        await server.command("CLIENT", "PAUSE", "3000", "ALL")
+        began = time.monotonic()
+        errors = await asyncio.gather(*(refused(broker.publish(durable(f"m-{n}"))) for n in range(20)))
+        assert time.monotonic() - began < FAST["timeout"] + 1
+        assert all(error.retryable for error in errors)
+        await sink.was_interrupted()
+        await well(broker)
+        for n in range(20):
+            await insist(broker, durable(f"m-{n}"))
+        assert len(await stream(broker)) == 20
+
+
+async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) -> None:
+    async with running(server.url, **FAST) as (broker, sink):
+        await broker.subscribe(ROOM)
+        first = await broker.publish(durable("m-1"))
+        server.stop_()
+        began = time.monotonic()
+        slow = asyncio.ensure_future(refused(broker.publish(durable("m-2"))))
+        noticed = None
+        while noticed is None:
+            try:
+                await broker.check()
+            except ServiceError as error:
+                noticed = error.message
+            await asyncio.sleep(0.02)
+        assert "answer" in noticed
+        assert time.monotonic() - began < FAST["silence"] + 2 * FAST["ping"] + 0.3
+        await slow
+        assert time.monotonic() - began < FAST["timeout"] + 1
+        await asyncio.sleep(max(0.0, began + FAST["timeout"] + FAST["silence"] + 0.5 - time.monotonic()))
+        began = time.monotonic()
+        for call in (
+            broker.publish(durable("m-3")),
+            broker.subscribe(OTHER_ROOM),
+            broker.snapshot(ROOM, None, MANY, MUCH),
+            broker.marks([ROOM]),
+        ):
+            await refused(call)
+        assert time.monotonic() - began < 0.1
+        server.cont()
+        await sink.was_interrupted()
+        await well(broker)
+        # It may have waited in the server's buffers, and been accepted before we were subscribed again.
+        again = await insist(broker, durable("m-2"))
+        assert (again.offset, again.epoch) == (2, first.epoch)
+        assert (await broker.publish(durable("m-3"))).offset == 3
+        await settled(broker)
+        assert sink.ids()[-1] == "m-3"
+        assert await server.command("PUBSUB", "CHANNELS") == [broker._names(ROOM).events.decode()]
+
+
+# --- deliveries -------------------------------------------------------------------------------------------------------
+
+
+async def test_killed_subscriptions_come_back_and_tell(server: RedisServer) -> None:
+    async with running(server.url) as (broker, sink), running(server.url) as (other, _):
+        del other
+        channels = [ChannelKey("acme", f"room:{n}") for n in range(700)]  # more than go into one SUBSCRIBE
+        await asyncio.gather(*(broker.subscribe(channel) for channel in channels))
+        assert not sink.interruptions
+        before = await broker.snapshot(channels[0], None, MANY, MUCH)
+        publishing = asyncio.ensure_future(_publish_all(broker, channels[0], 200))
+        assert await server.command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
+        await sink.was_interrupted()
+        await publishing
+        told = [channel for some in sink.interruptions for channel in some or ()]
+        assert sorted(told) == sorted(channels)
+        assert len(await server.command("PUBSUB", "CHANNELS")) == 700
+        snapshot = await broker.snapshot(channels[0], before.top, MANY, MUCH)
+        assert snapshot.recovered
+        assert [event.id for event in snapshot.missed] == [f"m-{n}" for n in range(200)]
+        await broker.publish(durable("after", channels[0]))
+        await settled(broker)
+        assert sink.events[-1].id == "after"
+
+
+async def _publish_all(broker: RedisBroker, channel: ChannelKey, count: int) -> None:
+    for n in range(count):
+        await broker.publish(durable(f"m-{n}", channel))
+
+
+async def test_what_is_read_after_an_interruption_joins_what_is_delivered_next(server: RedisServer) -> None:
+    async with running(server.url) as (broker, sink):
+        await broker.subscribe(ROOM)
+        publishing = asyncio.ensure_future(_publish_all(broker, ROOM, 600))
+        seen: dict[int, str] = {}
+        for _ in range(5):
+            await asyncio.sleep(0.03)
+            sink.events.clear()
+            await server.command("CLIENT", "KILL", "TYPE", "pubsub")
+            await sink.was_interrupted()
+            snapshot = await broker.history(ROOM, None, None, 2_000)
+            seen = {event.offset or 0: event.id for event in snapshot.events}
+        await publishing
+        await settled(broker)
+        seen |= {event.offset or 0: event.id for event in sink.events}
+        assert seen == {n + 1: f"m-{n}" for n in range(600)}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"d",
+        b"d\n",
+        b"dx y\n\x90",
+        b"l\xff 1\n",
+        b"e",
+        b"e\xc1",
+        b"x1 2\n",
+        b"d" + b"9" * 5_000 + b"\n",
+        b"d1 1\n\x96\xa0",
+    ],
+)
+async def test_garbage_on_our_channels_is_skipped(message: bytes) -> None:
+    server = await shared_redis()
+    async with running(server.url) as (broker, sink):
+        await broker.subscribe(ROOM)
+        assert await server.command("PUBLISH", broker._names(ROOM).events, message) == 1
+        await broker.publish(durable("m-1"))
+        await settled(broker)
+        assert sink.ids() == ["m-1"]
+        assert not sink.interruptions
+
+
+async def test_storms_of_subscriptions_and_kills_leave_exactly_what_is_wanted(server: RedisServer) -> None:
+    chance = random.Random(7)
+    channels = [ChannelKey("acme", f"room:{n}") for n in range(12)]
+    wanted: dict[ChannelKey, bool] = dict.fromkeys(channels, False)
+    async with running(server.url, timeout=5.0) as (broker, sink):
+
+        async def visitor(channel: ChannelKey) -> None:
+            for _ in range(60):
+                if chance.random() < 0.6:
+                    call = asyncio.ensure_future(broker.subscribe(channel))
+                    for _ in range(chance.randrange(4)):
+                        await asyncio.sleep(0)
+                    if chance.random() < 0.5 and call.cancel():
+                        await asyncio.gather(call, return_exceptions=True)
+                        continue
+                    await call
+                    wanted[channel] = True
+                else:
+                    await broker.unsubscribe(channel)
+                    wanted[channel] = False
+
+        async def killer() -> None:
+            while True:
+                await asyncio.sleep(0.02)
+                await server.command("CLIENT", "KILL", "TYPE", "pubsub")
+
+        killing = asyncio.ensure_future(killer())
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(visitor, channels))
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
+        await well(broker)
+        await settled(broker)
+        expected = sorted(broker._names(channel).events.decode() for channel, is_wanted in wanted.items() if is_wanted)
+        assert sorted(await server.command("PUBSUB", "CHANNELS")) == expected
+        sink.events.clear()
+        for channel in channels:
+            await broker.publish(durable("last", channel))
+        await settled(broker)
+        assert sorted(event.channel for event in sink.events) == sorted(one for one in channels if wanted[one])
+        assert not any(wish.waiting for wish in broker._servers[None].subscriber._wanted.values())
+
+
+async def test_subscribing_again_while_the_first_is_cancelled_loses_nothing(server: RedisServer) -> None:
+    async with running(server.url) as (broker, sink):
+        for turn in range(100):
+            first = asyncio.ensure_future(broker.subscribe(ROOM))
+            for _ in range(turn % 7):
+                await asyncio.sleep(0)
+            second = asyncio.ensure_future(broker.subscribe(ROOM))
+            await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await second
+            await broker.publish(durable(f"m-{turn}"))
+            await settled(broker)
+            assert sink.ids()[-1:] == [f"m-{turn}"]
+            await broker.unsubscribe(ROOM)
+        assert len(sink.ids()) == 100
+
+
+async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: RedisServer) -> None:
+    chance = random.Random(11)
+    async with running(server.url) as (broker, _):
+        for burst in range(20):
+            calls: list[tuple[int, asyncio.Task[Any]]] = []
+            for n in range(60):
+                channel = ChannelKey("acme", f"room:{n}")
+                work: Sequence[Callable[[], Any]] = (
+                    lambda c=channel, b=burst: broker.publish(durable(f"m-{b}", c)),  # type: ignore[misc]  # bound early
+                    lambda c=channel: broker.snapshot(c, None, MANY, MUCH),  # type: ignore[misc]  # the same
+                    lambda c=channel: broker.marks([c]),  # type: ignore[misc]  # the same
+                )
+                calls.append((n % 3, asyncio.ensure_future(work[n % 3]())))
+            for _ in range(chance.randrange(6)):
+                await asyncio.sleep(0)
+            for _, call in calls:
+                if chance.random() < 0.5:
+                    call.cancel()
+            results = await asyncio.gather(*(call for _, call in calls), return_exceptions=True)
+            for (kind, _), result in zip(calls, results, strict=True):
+                if not isinstance(result, asyncio.CancelledError):
+                    assert type(result).__name__ == ("Receipt", "Snapshot", "list")[kind], result
+        assert broker._pending == 0
+        for n in range(0, 60, 3):
+            channel = ChannelKey("acme", f"room:{n}")
+            ids = await stream(broker, channel)
+            assert len(ids) == len(set(ids))
+
+
+async def test_closing_with_calls_in_flight_leaves_nothing(server: RedisServer) -> None:
+    async with running(server.url) as (broker, _):
+        await server.command("CLIENT", "PAUSE", "1000", "ALL")
+        calls: list[Awaitable[object]] = [broker.publish(durable(f"m-{n}")) for n in range(20)]
+        calls += [broker.subscribe(ROOM), broker.snapshot(ROOM, None, MANY, MUCH), broker.marks([ROOM, OTHER_ROOM])]
+        begun = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0.05)
+        await broker.close()
+        async with asyncio.timeout(1):
+            for error in await asyncio.gather(*begun, return_exceptions=True):
+                assert isinstance(error, ServiceError)
+                assert "closed" in error.message
+
+
+async def test_closing_while_the_server_is_away_releases_those_who_wait(server: RedisServer) -> None:
+    async with running(server.url) as (broker, _):
+        server.kill()
+        begun = [asyncio.ensure_future(call) for call in (broker.publish(durable("m-1")), broker.subscribe(ROOM))]
+        await asyncio.sleep(0.1)
+        await broker.close()
+        async with asyncio.timeout(1):
+            errors = await asyncio.gather(*begun, return_exceptions=True)
+        assert all(isinstance(error, ServiceError) and "closed" in error.message for error in errors)
+
+
+# --- epochs -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_restart_begins_one_epoch_and_goes_on_from_what_is_left() -> None:
+    async with (
+        RedisServer(persistence="always") as server,
+        running(server.url, prefix := new_prefix()) as (one, sink),
+        running(server.url, prefix) as (two, _),
+    ):
+        await one.subscribe(ROOM)
+        await one.publish(durable("m-1"))
+        before = await two.publish(durable("m-2"))
+        value = await two.publish(latest("v-1", "k"))
+        server.kill()
+        await server.restart()
+        await sink.was_interrupted()
+        # The same id at the same offset does not make it the same stream: what came after may be gone.
+        snapshot = await one.snapshot(ROOM, Position(before.epoch, 2, "m-2"), MANY, MUCH)
+        assert snapshot.recovered is False
+        assert (snapshot.top.offset, snapshot.rev) == (2, value.rev)
+        assert snapshot.top.epoch != before.epoch
+        receipts = await asyncio.gather(
+            *(insist(broker, durable(f"n-{n}-{of}")) for of, broker in enumerate((one, two)) for n in range(50))
+        )
+        assert {receipt.epoch for receipt in receipts} == {snapshot.top.epoch}
+        assert sorted(receipt.offset or 0 for receipt in receipts) == list(range(3, 103))
+        assert (await one.publish(durable("m-2"))).duplicate
+
+
+async def test_a_restart_without_its_data_makes_all_new(server: RedisServer) -> None:
+    async with running(server.url) as (broker, sink):
+        await broker.subscribe(ROOM)
+        before = [await broker.publish(durable(f"m-{n}")) for n in range(3)]
+        server.kill()
+        await server.restart()
+        await sink.was_interrupted()
+        snapshot = await broker.snapshot(ROOM, Position(before[2].epoch, 3, "m-2"), MANY, MUCH)
+        assert (snapshot.recovered, snapshot.top.offset) == (False, 0)
+        after = await insist(broker, durable("m-0"))
+        assert (after.offset, after.duplicate, after.epoch == before[0].epoch) == (1, False, False)
+
+
+async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: RedisServer) -> None:
+    """The server changes its role and back, and no connection breaks over it."""
+    async with RedisServer() as master:
+        prefix = new_prefix()
+        epochs: list[str] = []
+        async with running(server.url, prefix) as (old, _):
+            for _ in range(4):
+                await server.command("REPLICAOF", "127.0.0.1", str(master.port))
+                await server.command("REPLICAOF", "NO", "ONE")
+                async with running(server.url, prefix) as (new, _):
+                    # All brokers begin in the same moment; the old one has never been told.
+                    receipts = await asyncio.gather(
+                        *(
+                            broker.publish(durable(f"m-{len(epochs)}-{n}-{broker is old}"))
+                            for n in range(100)
+                            for broker in (old, new)
+                        )
+                    )
+                    [epoch] = {receipt.epoch for receipt in receipts}
+                    assert epoch not in epochs
+                    epochs.append(epoch)
+                    assert (await old.marks([ROOM]))[0].epoch == epoch
+        assert len(epochs) == 4
+
+
+async def test_a_changed_role_is_noticed_without_a_publish(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.adapters.redis.broker.WATCH_SECONDS", 0.05)
+    async with RedisServer() as master, running(server.url) as (broker, _):
+        before = await broker.publish(durable("m-1"))
+        link = broker._servers[None].commands.link
+        assert link is not None
+        generation = link.generation
+        for reader in (server,):
+            # As if it had been promoted again with what it has: same data, another role.
+            await reader.command("REPLICAOF", "127.0.0.1", str(master.port))
+            await reader.command("REPLICAOF", "NO", "ONE")
+
+        async def learned() -> bool:
+            current = broker._servers[None].commands.link
+            return current is not None and current.generation != generation
+
+        await until(learned, "the broker learns the generation", within=5)
+        assert (await broker.snapshot(ROOM, Position(before.epoch, 1, "m-1"), MANY, MUCH)).recovered is False
+
+
+async def test_a_demoted_server_is_left_alone_until_it_is_master_again(server: RedisServer) -> None:
+    async with RedisServer() as master, running(server.url, **FAST) as (broker, _):
+        await broker.publish(durable("m-1"))
+        await server.command("REPLICAOF", "127.0.0.1", str(master.port))
+        error = await refused(broker.publish(durable("m-2")))
+        assert "replica" in error.message
+        await refused(broker.check())
+        await server.command("REPLICAOF", "NO", "ONE")
+        assert (await insist(broker, durable("m-2"))).offset is not None
+        await well(broker)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_server_refuses_and_keeps_nothing_by_halves(server: RedisServer) -> None:
+    async with running(server.url) as (broker, sink):
+        await broker.subscribe(ROOM)
+        await broker.publish(durable("m-1"))
+        await server.command("CONFIG", "SET", "maxmemory", "1")
+        keys = await server.keys()
+        for publication in (durable("m-2"), latest("v-1", "k"), durable("m-3", OTHER_ROOM)):
+            assert "maxmemory" in (await refused(broker.publish(publication))).message
+        assert await server.keys() == keys
+        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).top.offset == 1
+        await server.command("CONFIG", "SET", "maxmemory", "128mb")
+        assert (await broker.publish(durable("m-2"))).offset == 2
+        assert (await broker.publish(latest("v-1", "k"))).rev == 1
+        await settled(broker)
+        assert sink.ids() == ["m-1", "m-2", "v-1"]
+        assert not sink.interruptions
+
+
+async def test_a_right_that_is_missing_is_named_as_such(server: RedisServer) -> None:
+    for rules in ("+@all -xadd", "+@all -evalsha", "resetkeys +@all", "resetchannels +@all"):
+        await server.command("ACL", "SETUSER", "some", "reset", "on", ">secret", "~*", "&*", *rules.split())
+        async with running(server.url, user="some", password="secret") as (broker, _):
+            assert "ACL rules" in (await refused(broker.publish(durable("m-1")))).message
+
+
+async def test_too_few_replicas_refuse(server: RedisServer) -> None:
+    async with running(server.url) as (broker, _):
+        await broker.publish(durable("m-1"))
+        await server.command("CONFIG", "SET", "min-replicas-to-write", "1")
+        assert "min-replicas-to-write" in (await refused(broker.publish(durable("m-2")))).message
+        await server.command("CONFIG", "SET", "min-replicas-to-write", "0")
+        assert (await broker.publish(durable("m-2"))).offset == 2
+
+
+async def test_a_server_that_cannot_save_still_delivers(server: RedisServer) -> None:
+    """It answers even PING with an error."""
+    async with running(server.url, **FAST) as (broker, sink):
+        await broker.subscribe(ROOM)
+        await broker.publish(durable("m-1"))
+        await server.command("CONFIG", "SET", "save", "3600 1")
+        (server.folder / "dump.rdb").mkdir()
+        await server.command("BGSAVE")
+
+        async def failed() -> bool:
+            return (await server.info("persistence"))["rdb_last_bgsave_status"] == "err"
+
+        await until(failed, "the save fails")
+        assert "disk" in (await refused(broker.publish(durable("m-2")))).message
+        await asyncio.sleep(3 * FAST["ping"])  # pings and their answers
+        await broker.check()
+        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).top.offset == 1
+        assert not sink.interruptions
+
+
+@pytest.mark.parametrize("part", ["meta", "stream", "state", "order"])
+async def test_a_key_of_another_type_refuses_and_moves_nothing(part: str) -> None:
+    server, prefix = await shared_redis(), new_prefix()
+    async with running(server.url, prefix) as (broker, sink):
+        await broker.subscribe(ROOM)
+        await broker.publish(durable("m-1"))
+        await broker.publish(latest("v-1", "k"))
+        before = await broker.marks([ROOM])
+        key = f"{prefix}:{{acme:room:1}}:{part}"
+        await server.command("RENAME", key, f"{key}-kept")
+        await server.command("SET", key, "not ours")
+        publication = durable("m-2") if part in ("meta", "stream") else latest("v-2", "k")
+        for _ in range(3):
+            await refused(broker.publish(publication))
+        await server.command("RENAME", f"{key}-kept", key)
+        assert await broker.marks([ROOM]) == before
+        receipt = await broker.publish(publication)
+        assert (receipt.offset or receipt.rev, receipt.duplicate) == (2, False)
+        await settled(broker)
+        assert sink.ids() == ["m-1", "v-1", publication.id]
+
+
+async def test_a_lost_position_begins_anew_and_drops_what_cannot_be_continued() -> None:
+    server, prefix = await shared_redis(), new_prefix()
+    async with running(server.url, prefix) as (broker, _):
+        before = [await broker.publish(durable(f"m-{n}")) for n in range(5)]
+        await broker.publish(latest("v-1", "k"))
+        assert await server.command("DEL", f"{prefix}:{{acme:room:1}}:meta") == 1
+        snapshot = await broker.snapshot(ROOM, Position(before[4].epoch, 5, "m-4"), MANY, MUCH)
+        assert (snapshot.recovered, snapshot.top.offset, snapshot.rev, list(snapshot.state)) == (False, 0, 0, [])
+        after = await broker.publish(durable("new"))
+        assert (after.offset, after.epoch == before[0].epoch) == (1, False)
+        assert await stream(broker) == ["new"]
+
+
+async def test_stored_garbage_is_refused_with_a_sentence() -> None:
+    server, prefix = await shared_redis(), new_prefix()
+    async with running(server.url, prefix) as (broker, _):
+        await broker.publish(durable("m-1"))
+        await broker.publish(latest("v-1", "k"))
+        await server.command("DEL", f"{prefix}:{{acme:room:1}}:stream")
+        await server.command(
+            "XADD", f"{prefix}:{{acme:room:1}}:stream", f"1-{time.time_ns() // 1_000_000}", "b", "\x00"
+        )
+        assert "not written by this version" in (await refused(broker.history(ROOM, None, None, 10))).message
+        await server.command("HSET", f"{prefix}:{{acme:room:1}}:state", "x", "y")
+        assert "not written by this version" in (await refused(broker.snapshot(ROOM, None, MANY, MUCH))).message
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+async def fails_to_start(url: str, within: float, **settings: Any) -> str:
+    broker = redis_broker(url, new_prefix(), **{**FAST, "start": 10.0, **settings})
+    began = time.monotonic()
+    error = await refused(broker.start(RecordingSink()))
+    assert time.monotonic() - began < within
+    return error.message
+
+
+async def test_refusals_end_a_start_quickly_with_a_sentence(tmp_path: Path) -> None:
+    users = {"nothing": "on >secret -@all", "no-scripts": "on >secret ~* &* +@all -script"}
+    async with RedisServer(password="secret", users=users) as server:
+        for settings, sentence in (
+            ({}, "broker.password"),
+            ({"password": "canary"}, "broker.password"),
+            ({"user": "nobody", "password": "canary"}, "broker.user"),
+            ({"user": "nothing", "password": "secret"}, "docs/guarantees.md"),
+            ({"user": "no-scripts", "password": "secret"}, "docs/guarantees.md"),
+        ):
+            message = await fails_to_start(server.url, 1.0, **settings)
+            assert sentence in message
+            assert "canary" not in message
+        assert "database" in await fails_to_start(f"{server.url}/99", 1.0, password="secret")
+        cluster = server.url.replace("redis:", "redis+cluster:")
+        assert "no Redis Cluster" in await fails_to_start(cluster, 1.0, password="secret")
+        assert "broker.password" in await fails_to_start(cluster, 1.0, password="canary")
+        sentinel = f"{server.url.replace('redis:', 'redis+sentinel:')}/main"
+        assert "no Sentinel names a master" in await fails_to_start(sentinel, 1.0, sentinel_password="canary")
+    missing = tmp_path / "missing.pem"
+    assert "broker.ca" in await fails_to_start("rediss://127.0.0.1:1", 1.0, ca=missing)
+
+
+async def test_tls_that_does_not_fit_ends_a_start_quickly_with_a_sentence(tmp_path: Path) -> None:
+    for folder in ("ours", "strangers"):
+        (tmp_path / folder).mkdir()
+    files, strangers = Certificates(tmp_path / "ours"), Certificates(tmp_path / "strangers")
+    async with RedisServer(tls=files, client_certificates=True) as server:
+        shown: dict[str, Any] = {"certificate": files.client_certificate, "private_key": files.client_key}
+        assert "broker.ca" in await fails_to_start(server.url, 1.0, ca=strangers.ca, **shown)
+        assert "TLS" in await fails_to_start(server.url, 1.0, ca=files.ca)
+        # What speaks without TLS says nothing to those who do, and the other way round.
+        plain = (await shared_redis()).url.replace("redis:", "rediss:")
+        assert "does not answer" in await fails_to_start(plain, 3.0, start=0.8)
+        await fails_to_start(server.url.replace("rediss:", "redis:"), 3.0, start=0.3)
+        async with running(server.url, ca=files.ca, **shown) as (broker, _):
+            await broker.check()
+
+
+async def test_servers_that_cannot_be_reached_are_waited_for(server: RedisServer) -> None:
+    message = await fails_to_start(f"redis://127.0.0.1:{free_port()}", 1.5, start=0.5)
+    assert "cannot be reached" in message
+    for kind, path in (("cluster", ""), ("sentinel", "/main")):
+        message = await fails_to_start(f"redis+{kind}://127.0.0.1:{free_port()}{path}", 1.5, start=0.5)
+        assert "cannot be reached" in message
+    async with RedisServer(config={"replicaof": f"127.0.0.1 {server.port}"}) as replica:
+        assert "replica" in await fails_to_start(replica.url, 1.5, start=0.5)
+        broker = redis_broker(replica.url, new_prefix(), start=10.0)
+        starting = asyncio.ensure_future(broker.start(RecordingSink()))
+        await asyncio.sleep(0.1)
+        assert not starting.done()
+        await replica.command("REPLICAOF", "NO", "ONE")
+        await starting
+        await broker.close()
+
+
+async def test_a_start_may_be_cancelled(server: RedisServer) -> None:
+    server.stop_()
+    broker = redis_broker(server.url, new_prefix())
+    starting = asyncio.ensure_future(broker.start(RecordingSink()))
+    await asyncio.sleep(0.1)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    server.cont()

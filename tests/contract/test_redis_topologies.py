@@ -1,0 +1,431 @@
+"""The Broker on Redis with Sentinels, as a Cluster, and behind TLS with an ACL user: the port's contract, and what each does
+when a server goes."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import hiredis
+import pytest
+from redis.crc import key_slot
+
+from service.adapters.redis.broker import RedisBroker
+from service.core.broker import Broker, Receipt
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Publication, Retention
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+from tests.clock import FakeClock
+from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, BrokerSuite, RecordingSink
+from tests.contract.test_redis_broker import new_prefix, redis_broker, settled
+from tests.stores import Certificates, Cluster, ClusterNode, RedisServer, Sentinels
+
+G = TypeVar("G", Cluster, Sentinels, RedisServer)
+
+USER, PASSWORD = "tidewire", "secret"
+RULES = (
+    "~suite-*:* &suite-*:* -@all +ping +info +select +client|setname +script|load +evalsha"
+    " +subscribe +unsubscribe +publish +pubsub|numsub"
+    " +time +get +set +del +pexpire +hget +hmget +hset +hdel +hgetall +hlen"
+    " +xadd +xlen +xrange +xtrim +zadd +zcard +zpopmin +zrange +zrangebylex +zrem"
+)
+"""docs/guarantees.md says the same, of `~tidewire:* &tidewire:*`."""
+CLUSTER_RULES = "+cluster|slots +ssubscribe +sunsubscribe +spublish +pubsub|shardnumsub"
+
+USERS = {"default": "off", USER: f"on >{PASSWORD} {RULES}"}
+
+_lasting: dict[str, Cluster | Sentinels | RedisServer] = {}
+
+
+async def lasting(name: str, made: G) -> G:
+    """One for all tests of this module."""
+    if name not in _lasting:
+        atexit.register(made.end)
+        await made.start()
+        _lasting[name] = made
+    found = _lasting[name]
+    assert isinstance(found, type(made))
+    return found
+
+
+class RemoteSuite(BrokerSuite):
+    async def advance(self, clock: FakeClock, seconds: float) -> None:
+        pytest.skip("the clock of Debian's Redis cannot be moved; the same scripts run on a Valkey whose can")
+
+    async def settled(self, broker: Broker) -> None:
+        assert isinstance(broker, RedisBroker)
+        await settled(broker)
+
+
+async def the_cluster() -> Cluster:
+    return await lasting("cluster", Cluster())
+
+
+async def the_sentinels() -> Sentinels:
+    return await lasting("sentinels", Sentinels(sentinel_password="sentinels-own", password="servers-own"))
+
+
+class TestCluster(RemoteSuite):
+    async def open(self, clock: FakeClock) -> Broker:
+        cluster = await the_cluster()
+        for node in cluster.nodes:
+            await node.command("ACL", "SETUSER", USER, "on", f">{PASSWORD}", *RULES.split(), *CLUSTER_RULES.split())
+        return redis_broker(cluster.url, new_prefix(), user=USER, password=PASSWORD)
+
+
+class TestSentinel(RemoteSuite):
+    async def open(self, clock: FakeClock) -> Broker:
+        url = (await the_sentinels()).url
+        return redis_broker(url, new_prefix(), password="servers-own", sentinel_password="sentinels-own")
+
+
+_certificates: list[Certificates] = []
+
+
+def certificates() -> Certificates:
+    if not _certificates:
+        folder = TemporaryDirectory()
+        atexit.register(folder.cleanup)
+        _certificates.append(Certificates(Path(folder.name)))
+    return _certificates[0]
+
+
+class TestTlsWithFewestRights(RemoteSuite):
+    """Client certificates, no default user, and a user with no right more than it needs."""
+
+    async def open(self, clock: FakeClock) -> Broker:
+        files = certificates()
+        server = await lasting("tls", RedisServer(tls=files, client_certificates=True, users=USERS))
+        return redis_broker(
+            server.url,
+            new_prefix(),
+            user=USER,
+            password=PASSWORD,
+            ca=files.ca,
+            certificate=files.client_certificate,
+            private_key=files.client_key,
+        )
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+BOUNDS = {"timeout": 2.0, "ping": 0.3, "silence": 1.0}
+
+
+class Sink(RecordingSink):
+    """Puts together what a relay would: what was delivered, and after an interruption what can be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        super().interrupted(channels)
+        self.told.set()
+
+    async def was_interrupted(self, within: float) -> None:
+        async with asyncio.timeout(within):
+            await self.told.wait()
+        self.told.clear()
+
+
+@asynccontextmanager
+async def running(url: str, **settings: Any) -> AsyncIterator[tuple[RedisBroker, Sink]]:
+    broker, sink = redis_broker(url, new_prefix(), **{**BOUNDS, **settings}), Sink()
+    await broker.start(sink)
+    try:
+        yield broker, sink
+    finally:
+        await broker.close()
+
+
+def message(id: str, channel: ChannelKey) -> Publication:
+    return Publication(
+        channel, "chat.message", id, Delivery.DURABLE, b"{}", "ann", 0, retention=Retention(10_000, 60.0)
+    )
+
+
+class Publishing:
+    """Publishes on a channel until told to stop, each event again until it is accepted."""
+
+    def __init__(self, broker: RedisBroker, channel: ChannelKey) -> None:
+        self._broker = broker
+        self._channel = channel
+        self._ended = False
+        self.accepted: list[Receipt] = []
+        self.longest = 0.0
+        """Seconds that the slowest event took until it was accepted."""
+        self.task = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        while not self._ended:
+            began = time.monotonic()
+            while True:
+                try:
+                    self.accepted.append(await self._broker.publish(message(f"m-{len(self.accepted)}", self._channel)))
+                    break
+                except ServiceError as error:
+                    if error.code is not ErrorCode.BROKER_UNAVAILABLE or not error.retryable:
+                        raise
+                    await asyncio.sleep(0.02)
+            self.longest = max(self.longest, time.monotonic() - began)
+            await asyncio.sleep(0.002)
+
+    async def more(self, count: int = 5, within: float = 25.0) -> None:
+        """Waits until so many more were accepted."""
+        goal = len(self.accepted) + count
+        async with asyncio.timeout(within):
+            while len(self.accepted) < goal:  # noqa: ASYNC110  # the task looks after itself
+                await asyncio.sleep(0.01)
+
+    async def end(self) -> list[str]:
+        self._ended = True
+        await self.task
+        return [receipt.id for receipt in self.accepted]
+
+
+async def events(broker: RedisBroker, channel: ChannelKey) -> list[str]:
+    return [event.id for event in (await broker.history(channel, None, None, 20_000)).events]
+
+
+async def delivers(broker: RedisBroker, sink: Sink, channel: ChannelKey, id: str) -> None:
+    """An event that is published now arrives."""
+    await broker.publish(message(id, channel))
+    async with asyncio.timeout(5):
+        while id not in sink.ids(channel):  # noqa: ASYNC110  # the sink is told, not waited on
+            await asyncio.sleep(0.01)
+
+
+# Sentinel
+
+
+async def test_a_planned_failover_is_gone_through() -> None:
+    async with Sentinels() as sentinels, running(sentinels.url) as (broker, sink):
+        await broker.subscribe(ROOM)
+        publishing = Publishing(broker, ROOM)
+        await publishing.more()
+        epoch = publishing.accepted[-1].epoch
+        old = await sentinels.master()
+        new = await sentinels.failover()
+        await sink.was_interrupted(15)
+        await publishing.more()
+        await publishing.end()
+        assert publishing.longest < 10
+        assert publishing.accepted[-1].epoch != epoch
+        assert [line.place for line in broker._servers[None].lines] == [new.address] * 2
+        assert new is not old
+        await delivers(broker, sink, ROOM, "after")
+
+
+async def test_a_killed_master_is_replaced() -> None:
+    async with Sentinels() as sentinels, running(sentinels.url) as (broker, sink):
+        await broker.subscribe(ROOM)
+        publishing = Publishing(broker, ROOM)
+        await publishing.more()
+        before = await sentinels.master()
+        top = publishing.accepted[-1]
+        # One Sentinel that says nothing must not keep us from hearing the others.
+        sentinels.sentinels[0].stop_()
+        before.kill()
+        await publishing.more(within=20)
+        await sink.was_interrupted(5)
+        await publishing.end()
+        snapshot = await broker.snapshot(ROOM, Position(top.epoch, top.offset or 0, top.id), MANY, MUCH)
+        assert snapshot.recovered is False
+        assert publishing.longest < 20
+        await delivers(broker, sink, ROOM, "after")
+        sentinels.sentinels[0].cont()
+
+
+async def test_the_master_is_the_one_that_most_sentinels_name() -> None:
+    """One that was cut off from the others may name an old master for as long as it likes."""
+    async with Sentinels() as sentinels:
+        master = await sentinels.master()
+        [replica] = await sentinels.replicas()
+        astray = sentinels.sentinels[0]
+        await astray.command("SENTINEL", "REMOVE", sentinels.name)
+        await astray.command("SENTINEL", "MONITOR", sentinels.name, "127.0.0.1", replica.port, 2)
+        async with running(sentinels.url, start=5.0) as (broker, _):
+            assert broker._servers[None].commands.place == master.address
+            await broker.check()
+
+
+# Cluster
+
+
+async def test_one_address_of_the_cluster_is_enough() -> None:
+    cluster = await the_cluster()
+    host, port = cluster.nodes[4].address
+    async with running(f"redis+cluster://{host}:{port}") as (broker, sink):
+        for n in range(20):  # on all three masters
+            channel = ChannelKey("acme", f"room:{n}")
+            await broker.subscribe(channel)
+            await delivers(broker, sink, channel, "m")
+        assert len(broker._servers) == 3
+        assert len(await broker.channels("acme", "", 100)) == 20
+
+
+async def move(cluster: Cluster, slot: int, source: ClusterNode, target: ClusterNode) -> None:
+    """As `redis-cli --cluster reshard` does it."""
+    source_id, target_id = await source.id(), await target.id()
+    await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+    await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+    await asyncio.sleep(0.1)  # let publishing meet the slot between two owners
+    while keys := await source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+        await source.command(
+            "MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "AUTH2", "tests", "only-for-tests", "KEYS", *keys
+        )
+    for node in (target, source, *cluster.nodes):
+        with suppress(hiredis.ReplyError):  # replicas are told by their masters
+            await node.command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+
+async def test_a_slot_that_moves_takes_its_channels_along() -> None:
+    cluster = await the_cluster()
+    async with running(cluster.url) as (broker, sink), running(cluster.url) as (_, _):
+        quiet = ChannelKey("acme", "room:quiet")
+        channel = ChannelKey("acme", "room:moving")
+        for one in (channel, quiet):
+            await broker.subscribe(one)
+        tag = broker._names(channel).tag
+        slot = key_slot(tag.encode())
+        publishing = Publishing(broker, channel)
+        await publishing.more(20)
+        source = await cluster.master_of(tag)
+        there = [node for node in cluster.nodes[:3] if node is not source]
+        for n, target in enumerate((there[0], there[1], source)):
+            owner = await cluster.master_of(tag)
+            await move(cluster, slot, owner, target)
+            await sink.was_interrupted(5)
+            await publishing.more(20)
+            await delivers(broker, sink, channel, f"after-{n}")
+            subscribed = [
+                broker._names(channel).events.decode() in await node.command("PUBSUB", "SHARDCHANNELS")
+                for node in cluster.nodes[:3]
+            ]
+            assert subscribed == [node is target for node in cluster.nodes[:3]]
+        ids = await publishing.end()
+        assert publishing.longest < 3
+        assert [id for id in await events(broker, channel) if id.startswith("m-")] == ids
+        told = {channel for some in sink.interruptions for channel in some or ()}
+        assert told == {channel}
+
+
+async def test_a_new_subscription_finds_a_slot_that_moved_unnoticed() -> None:
+    cluster = await the_cluster()
+    async with running(cluster.url) as (broker, sink):
+        stays, moves = ChannelKey("acme", "room:stays"), ChannelKey("acme", "room:moves")
+        await broker.subscribe(stays)
+        tag = broker._names(moves).tag
+        source = await cluster.master_of(tag)
+        target = next(node for node in cluster.nodes[:3] if node is not source)
+        slot = key_slot(tag.encode())
+        assert slot != key_slot(broker._names(stays).tag.encode())
+        await move(cluster, slot, source, target)
+        await asyncio.gather(*(broker.subscribe(moves) for _ in range(3)))
+        await delivers(broker, sink, moves, "m")
+        assert not sink.interruptions
+        await move(cluster, slot, target, source)
+
+
+async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
+    cluster = await the_cluster()
+    async with running(cluster.url) as (broker, sink):
+        await broker.subscribe(ROOM)
+        tag = broker._names(ROOM).tag
+        publishing = Publishing(broker, ROOM)
+        await publishing.more()
+        new = await cluster.failover(tag)
+        await sink.was_interrupted(10)
+        await publishing.more()
+        ids = await publishing.end()
+        assert publishing.longest < 5
+        assert await events(broker, ROOM) == ids
+        assert broker._server_of(tag).place == new.address
+        await delivers(broker, sink, ROOM, "after")
+        await cluster.settled()
+        await cluster.failover(tag)
+
+
+async def test_a_killed_master_of_a_shard_is_replaced() -> None:
+    async with Cluster() as cluster, running(cluster.url) as (broker, sink):
+        tag = broker._names(ROOM).tag
+        owner = broker._server_of(tag)
+        channels = [ChannelKey("acme", f"room:{n}") for n in range(100)]
+        elsewhere = next(one for one in channels if broker._server_of(broker._names(one).tag) is not owner)
+        await broker.subscribe(ROOM)
+        await broker.subscribe(elsewhere)
+        publishing, untouched = Publishing(broker, ROOM), Publishing(broker, elsewhere)
+        await publishing.more()
+        (await cluster.master_of(tag)).kill()
+        await publishing.more(within=20)
+        await sink.was_interrupted(5)
+        await publishing.end()
+        await untouched.end()
+        assert publishing.longest < 20
+        # The rest of the Cluster refuses too, until the failover is over (cluster-require-full-coverage).
+        assert await events(broker, elsewhere) == [receipt.id for receipt in untouched.accepted]
+        await delivers(broker, sink, ROOM, "after")
+        told = {channel for some in sink.interruptions for channel in some or ()}
+        assert told == {ROOM}
+        async with asyncio.timeout(5):
+            while True:
+                with suppress(ServiceError):
+                    await broker.check()
+                    break
+                await asyncio.sleep(0.02)
+
+
+# Rights
+
+
+async def test_every_right_of_the_list_is_needed() -> None:
+    """Takes each away in turn: something of the whole is refused."""
+    files = certificates()
+    server = await lasting("tls", RedisServer(tls=files, client_certificates=True, users=USERS))
+    shown = {"ca": files.ca, "certificate": files.client_certificate, "private_key": files.client_key}
+    # Not tried: the first is missed with time only, the next is for a database, the last for CLIENT LIST.
+    untried = {"+ping", "+select", "+client|setname"}
+    for right in (right for right in RULES.split() if right.startswith("+") and right not in untried):
+        await server.command("ACL", "SETUSER", "less", "reset", "on", f">{PASSWORD}", *RULES.split())
+        await server.command("ACL", "SETUSER", "less", right.replace("+", "-"))
+        broker = redis_broker(server.url, new_prefix(), user="less", password=PASSWORD, timeout=0.5, **shown)
+        assert not await everything(broker, server), f"{right} is not needed"
+
+
+async def everything(broker: RedisBroker, server: RedisServer) -> bool:
+    """Uses all of it once; whether no part was refused."""
+    keep = Retention(1, 0.001)
+    try:
+        await broker.start(Sink())
+        await broker.subscribe(ROOM)
+        for n in range(32):
+            await broker.publish(Publication(ROOM, "t", f"d-{n}", Delivery.DURABLE, b"1", None, 0, retention=keep))
+            for key in "ab":
+                await broker.publish(Publication(ROOM, "t", f"{key}-{n}", Delivery.LATEST, b"1", None, 0, key, keep))
+        await broker.publish(Publication(ROOM, "t", "e", Delivery.EPHEMERAL, b"1", None, 0))
+        await broker.snapshot(ROOM, None, MANY, MUCH)
+        stream = broker._names(OTHER_ROOM).keys[1]
+        await broker.publish(message("d-1", OTHER_ROOM))
+        await server.command("DEL", stream)
+        await server.command("XADD", stream, "1-1", "b", "expired long ago")
+        await broker.publish(message("d-2", OTHER_ROOM))
+        await broker.history(OTHER_ROOM, None, None, 10)
+        await broker.history(ROOM, None, None, 10)
+        await broker.marks([ROOM])
+        await broker.channels("acme", "", 10)
+        await broker.unsubscribe(ROOM)
+        await settled(broker)
+        await broker.publish(Publication(ROOM, "t", "e", Delivery.EPHEMERAL, b"1", None, 0))
+    except (ServiceError, hiredis.ReplyError):
+        return False
+    finally:
+        await broker.close()
+    return True
