@@ -65,7 +65,7 @@ def _host(place: str, default: int) -> tuple[str, int]:
     host, separator, port = place.rpartition(":") if not place.endswith("]") else (place, "", "")
     if not separator:
         host, port = place, str(default)
-    bare = host.removeprefix("[").removesuffix("]")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if (":" in bare) == (bare == host):  # IPv6 stands in brackets, and nothing else does
         raise ValueError("names a server that is not host:port; IPv6 as in [::1]:6379")
     host = bare
