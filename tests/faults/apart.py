@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tests.faults.books import CrowdBooks, Diary, Key
+from tests.faults.books import CrowdBooks, Diary, Key, Top
 from tests.faults.crowd import Crowd
 
 CHECKOUT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ class Order(msgspec.Struct):
 
     do: str
     seconds: float = 0.0
-    at: list[tuple[Key, str, int]] = []
+    at: list[tuple[Key, Top]] = []
 
 
 class Cast(msgspec.Struct):
@@ -74,13 +74,13 @@ class CrowdApart:
         """As Crowd's."""
         return await self._ask(Order("joined"), int)
 
-    async def below(self, newest: dict[Key, tuple[str, int]]) -> int:
+    async def below(self, newest: dict[Key, Top]) -> int:
         """As Crowd's."""
-        return await self._ask(Order("below", at=_flat(newest)), int)
+        return await self._ask(Order("below", at=list(newest.items())), int)
 
-    async def behind(self, tops: dict[Key, tuple[str, int]]) -> int:
+    async def behind(self, tops: dict[Key, Top]) -> int:
         """As Crowd's."""
-        return await self._ask(Order("behind", at=_flat(tops)), int)
+        return await self._ask(Order("behind", at=list(tops.items())), int)
 
     async def diaries(self) -> list[Diary]:
         """As Crowd's."""
@@ -121,10 +121,6 @@ class CrowdApart:
         return msgspec.msgpack.decode(answer, type=kind)
 
 
-def _flat(positions: dict[Key, tuple[str, int]]) -> list[tuple[Key, str, int]]:
-    return [(key, epoch, offset) for key, (epoch, offset) in positions.items()]
-
-
 def _framed(message: Any) -> bytes:
     payload = msgspec.msgpack.encode(message)
     return _SIZE.pack(len(payload)) + payload
@@ -158,7 +154,7 @@ async def _serve() -> None:
 
 
 async def _obey(crowd: Crowd, order: Order) -> Any:
-    at = {key: (epoch, offset) for key, epoch, offset in order.at}
+    at = dict(order.at)
     match order.do:
         case "come":
             await crowd.come(order.seconds)

@@ -49,6 +49,14 @@ class Ack(Struct, frozen=True):
     duplicate: bool = False
 
 
+class Top(Struct, frozen=True):
+    """Where a channel had come to at a moment."""
+
+    epoch: str
+    offset: int
+    at: float = 0.0
+
+
 class Told(Enum):
     """What a client knew of the events between two stretches."""
 

@@ -9,7 +9,7 @@ from time import monotonic
 
 import msgspec
 
-from tests.faults.books import CrowdBooks, Diary, Key, Stretch, Told, Trouble
+from tests.faults.books import CrowdBooks, Diary, Key, Stretch, Told, Top, Trouble
 from tests.faults.tokens import token
 from tests.wire import Refused, Wire, connect
 
@@ -73,6 +73,14 @@ class Follow:
         if self.stretch is None:
             return None
         return {"epoch": self.epoch, "offset": self.offset, **({"id": self.last} if self.last is not None else {})}
+
+    def is_below(self, top: Top | None) -> bool:
+        """Whether something is lacking up to there. Another epoch lacks nothing if it was told of later than that."""
+        if top is None:
+            return False
+        if self.epoch == top.epoch:
+            return self.offset < top.offset
+        return self.stretch is None or self.stretch.at < top.at
 
     def start(self, message: Message, now: float) -> list[Message]:
         """Takes `subscribed`; returns the events to apply before its position holds."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from time import monotonic
 
-from tests.faults.books import CrowdBooks, Diary, Key
+from tests.faults.books import CrowdBooks, Diary, Key, Top
 from tests.faults.client import Client, Follow
 
 WAVE = 50
@@ -59,24 +59,17 @@ class Crowd:
         """Clients that are in all their channels now."""
         return sum(client.is_joined for client in self.clients)
 
-    async def behind(self, tops: dict[Key, tuple[str, int]]) -> int:
-        """Clients and channels that have not come to these (epoch, offset)."""
+    async def behind(self, tops: dict[Key, Top]) -> int:
+        """Clients and channels that have not come to exactly these places."""
         return sum(
-            not follow.joined
-            or (follow.epoch, follow.offset) != tops.get(follow.diary.key, (follow.epoch, follow.offset))
+            not follow.joined or (top is not None and (follow.epoch, follow.offset) != (top.epoch, top.offset))
             for follow in self._follows()
+            for top in (tops.get(follow.diary.key),)
         )
 
-    async def below(self, newest: dict[Key, tuple[str, int]]) -> int:
-        """Clients and channels that lack something up to these (epoch, offset); another epoch than that counts as lacking."""
-        return sum(
-            not follow.joined
-            or (
-                follow.diary.key in newest
-                and (follow.epoch != newest[follow.diary.key][0] or follow.offset < newest[follow.diary.key][1])
-            )
-            for follow in self._follows()
-        )
+    async def below(self, newest: dict[Key, Top]) -> int:
+        """Clients and channels that lack something up to these places."""
+        return sum(not follow.joined or follow.is_below(newest.get(follow.diary.key)) for follow in self._follows())
 
     async def diaries(self) -> list[Diary]:
         """What everyone has applied."""

@@ -60,8 +60,12 @@ async def a_replica_that_lags_takes_over(arena: Arena) -> None:
             client.come_back()
         report.recovered(await stage.caught_up(moment, 2 * AGAIN), within=AGAIN)
         (one, old), new = next(iter(before.items())), stage.log.newest
-        report.tell(f"position {old[1]} became {new[one][1]}, {len(away)} clients away and {24 - len(away)} there")
-        report.expect(all(new[key][0] != was[0] for key, was in before.items()), "an epoch went on after the failover")
+        report.tell(
+            f"position {old.offset} became {new[one].offset}, {len(away)} clients away and {24 - len(away)} there"
+        )
+        report.expect(
+            all(new[key].epoch != was.epoch for key, was in before.items()), "an epoch went on after the failover"
+        )
         books = await stage.crowd.seen()
         report.expect(books.resumed == resumed, f"{books.resumed - resumed} clients were told recovered:true")
         told = books.seen("recovered false", moment)

@@ -72,6 +72,12 @@ class Entry:
     event: str
     fields: Mapping[str, Any]
 
+    def text(self) -> str:
+        """To be shown: of a traceback the end, which says what it was."""
+        fields = dict(self.fields)
+        trace = str(fields.pop("exception", ""))
+        return json.dumps(fields)[:WIDE] + ("\n    " + trace[-3 * WIDE :].replace("\n", "\n    ") if trace else "")
+
 
 @dataclass
 class Node:
@@ -173,7 +179,7 @@ class Node:
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log."""
-        return "\n".join(json.dumps(dict(entry.fields))[:WIDE] for entry in list(self.log)[-lines:])
+        return "\n".join(entry.text() for entry in list(self.log)[-lines:])
 
     async def metrics(self) -> dict[str, float]:
         """What the ops listener exports: name{labels} → value, without the prefix; empty if it does not answer."""

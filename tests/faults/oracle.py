@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from tests.faults.books import Ack, Diary, Key, Sighting, Stretch, Told, publisher_of, sightings
+from tests.faults.books import Ack, Diary, Key, Sighting, Stretch, Told, Top, publisher_of, sightings
 
 EXAMPLES = 12
 """Findings that are told in words; the rest is counted."""
@@ -57,7 +57,7 @@ class _Channel:
         """Those of which nobody can say in which epoch they were accepted."""
 
 
-def judge(acks: Sequence[Ack], diaries: Sequence[Diary], tops: dict[Key, tuple[str, int]] | None = None) -> Counts:
+def judge(acks: Sequence[Ack], diaries: Sequence[Diary], tops: dict[Key, Top] | None = None) -> Counts:
     """Compares. `tops`: where each channel ended, which every client must have come to."""
     counts = Counts()
     channels = _channels(acks, diaries)
@@ -184,9 +184,9 @@ def _jump(stretches: Sequence[Stretch], into: int) -> _Fate:
     return {Told.FRESH: _Fate.BEFORE, Told.LOST: _Fate.ANNOUNCED, Told.KEPT: _Fate.LOST}[stretches[into].told]
 
 
-def _arrival(diary: Diary, top: tuple[str, int], counts: Counts) -> None:
+def _arrival(diary: Diary, top: Top, counts: Counts) -> None:
     last = diary.stretches[-1] if diary.stretches else None
-    if last is None or (last.epoch, last.top) != top:
+    if last is None or (last.epoch, last.top) != (top.epoch, top.offset):
         counts.behind += 1
         at = f"{last.epoch[:6]}:{last.top}" if last is not None else "nowhere"
-        counts.note(f"client {diary.client} ended at {at} of {diary.key}, which is at {top[0][:6]}:{top[1]}")
+        counts.note(f"client {diary.client} ended at {at} of {diary.key}, which is at {top.epoch[:6]}:{top.offset}")

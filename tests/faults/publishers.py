@@ -11,7 +11,7 @@ from time import monotonic
 import aiohttp
 import msgspec
 
-from tests.faults.books import Ack, Key, Trouble, line
+from tests.faults.books import Ack, Key, Top, Trouble, line
 from tests.faults.tokens import API_KEYS, token
 from tests.wire import Refused, Wire, connect
 
@@ -42,7 +42,7 @@ class Log:
 
     def __init__(self) -> None:
         self.acks: list[Ack] = []
-        self.newest: dict[Key, tuple[str, int]] = {}
+        self.newest: dict[Key, Top] = {}
         """The highest acknowledged position of each channel whose acknowledgements tell the epoch."""
         self.troubles: list[Trouble] = []
         """Every try that failed, and how."""
@@ -56,11 +56,11 @@ class Log:
         self.acks.append(ack)
         if not ack.epoch or ack.duplicate or ack.epoch in self._over:
             return  # it may tell of a time long gone
-        epoch, offset = self.newest.get(ack.key, (ack.epoch, 0))
-        if epoch != ack.epoch:
-            self._over.add(epoch)
-            offset = 0
-        self.newest[ack.key] = (ack.epoch, max(offset, ack.offset))
+        newest = self.newest.get(ack.key)
+        if newest is not None and newest.epoch != ack.epoch:
+            self._over.add(newest.epoch)
+        if newest is None or newest.epoch != ack.epoch or newest.offset < ack.offset:
+            self.newest[ack.key] = Top(ack.epoch, ack.offset, ack.at)
 
     def slowest(self, since: float = 0.0) -> float:
         """Seconds from the first try to the acknowledgement, at worst."""

@@ -12,7 +12,7 @@ from typing import Self
 import aiohttp
 
 from tests.faults.apart import CrowdApart
-from tests.faults.books import Ack, Key, line
+from tests.faults.books import Ack, Key, Top, line
 from tests.faults.crowd import Crowd
 from tests.faults.node import GAUGES, LOOK, Node
 from tests.faults.oracle import judge
@@ -206,12 +206,12 @@ class Stage:
             if node.is_running:
                 await self._at_rest(node)
 
-    async def _arrived(self, tops: dict[Key, tuple[str, int]]) -> bool:
+    async def _arrived(self, tops: dict[Key, Top]) -> bool:
         return await self.crowd.behind(tops) == 0
 
-    async def _tops(self) -> dict[Key, tuple[str, int]]:
+    async def _tops(self) -> dict[Key, Top]:
         """Where every channel ends, as a node that is there tells it."""
-        tops: dict[Key, tuple[str, int]] = {}
+        tops: dict[Key, Top] = {}
 
         async def read() -> bool:
             node = next(node for node in self.nodes if node.is_running)
@@ -220,7 +220,7 @@ class Stage:
                     status, body = await node.api(key.tenant, "GET", f"channels/{key.channel}/history?limit=1")
                     if status != 200:
                         return False
-                    tops[key] = (body["epoch"], body["offset"])
+                    tops[key] = Top(body["epoch"], body["offset"])
             except (aiohttp.ClientError, OSError, TimeoutError):
                 return False
             return True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.faults.books import Ack, Diary, Key, Stretch, Told, line
+from tests.faults.books import Ack, Diary, Key, Stretch, Told, Top, line
 from tests.faults.oracle import Counts, judge
 
 HALL = Key("red", "hall:1")
@@ -35,7 +35,7 @@ def story(
 ) -> Counts:
     """The judgement of one client."""
     diary = Diary(7, HALL, list(stretches), foreign)
-    return judge(published, [diary], {HALL: tops} if tops is not None else None)
+    return judge(published, [diary], {HALL: Top(*tops)} if tops is not None else None)
 
 
 def figures(counts: Counts) -> tuple[int, ...]:
