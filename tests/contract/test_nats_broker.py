@@ -3,73 +3,468 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import json
 import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
 
+import nats
 import pytest
+from hypothesis import settings
 
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
-from service.core.broker import Broker
+from service.adapters.nats.records import SEGMENT
+from service.core.broker import Broker, Receipt
+from service.core.channel import ChannelKey
+from service.core.event import Retention
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
-from tests.contract.broker_suite import WINDOW, BrokerSuite
-from tests.stores.process import HOST, MissingProgramError, Server
+from tests.contract import broker_machine
+from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
+from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, WINDOW, BrokerSuite, Publisher, RecordingSink
+from tests.stores import Certificates, NatsServer
+
+_prefixes = (f"suite-{number}" for number in count())
+NOTICED = 5.0
+"""Seconds within which a server that says nothing any more is given up."""
 
 
-class NatsServer(Server):
-    """A nats-server with JetStream."""
+class ListeningSink(RecordingSink):
+    """A sink that can be waited for."""
 
     def __init__(self) -> None:
-        super().__init__("nats")
+        super().__init__()
+        self._heard = asyncio.Event()
 
-    def _prepare(self) -> None:
-        pass
+    def deliver(self, event: Any) -> None:
+        super().deliver(event)
+        self._heard.set()
 
-    def _command_line(self) -> list[str]:
-        found = shutil.which("nats-server", path=str(Path(sys.executable).parent))
-        if found is None:
-            raise MissingProgramError("these tests need nats-server: run scripts/setup.sh dev")
-        return [found, "-a", HOST, "-p", str(self.port), "-js", "-sd", str(self.folder / "data")]
+    def interrupted(self, channels: Any = None) -> None:
+        super().interrupted(channels)
+        self._heard.set()
 
-    async def _answers(self) -> bool:
-        try:
-            _, writer = await asyncio.open_connection(*self.address)
-        except OSError:
-            return False
-        writer.close()
-        await writer.wait_closed()
-        return "Server is ready" in self.log
-
-    @property
-    def url(self) -> str:
-        return f"nats://{HOST}:{self.port}"
+    async def until(self, holds: Callable[[], bool], within: float = 20.0) -> None:
+        async with asyncio.timeout(within):
+            while not holds():
+                self._heard.clear()
+                await self._heard.wait()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServer]:
+@pytest.fixture(scope="module", autouse=True)
+def shared() -> Iterator[NatsServer]:
+    """One for all tests that do it no harm."""
     server = NatsServer()
     asyncio.run(server.start())
+    NatsMachine.server = server
     yield server
     server.end()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[NatsServer]:
+    """One of the test's own, to be killed."""
+    async with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 def config(server: NatsServer, **changes: object) -> NatsConfig:
     """For a broker with a stream of its own, unless told otherwise."""
     given: dict[str, object] = {
         "servers": (server.url,),
-        "prefix": f"test-{secrets.token_hex(4)}",
+        "prefix": next(_prefixes),
         "idempotency_window": WINDOW,
+        "start": 5.0,
     }
     return NatsConfig(**(given | changes))  # type: ignore[arg-type]  # spelled as changes
 
 
+@asynccontextmanager
+async def running(config: NatsConfig, clock: FakeClock) -> AsyncIterator[tuple[NatsBroker, ListeningSink]]:
+    broker, sink = NatsBroker(config, clock, Metrics()), ListeningSink()
+    await broker.start(sink)
+    try:
+        yield broker, sink
+    finally:
+        await broker.close()
+
+
+async def subjects(server: NatsServer, prefix: str) -> dict[str, int]:
+    """What the stream holds, asked for by a client that is not ours."""
+    witness = await nats.connect(server.url)
+    try:
+        question = json.dumps({"subjects_filter": ">"}).encode()
+        answer = await witness.request(f"$JS.API.STREAM.INFO.{prefix}", question, timeout=5)
+        held: dict[str, int] = json.loads(answer.data)["state"]["subjects"]
+        return held
+    finally:
+        await witness.close()
+
+
+async def until_available(call: Callable[[], Awaitable[object]], within: float = 20.0) -> None:
+    """Repeats a call as a client does that was told to try again."""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                await call()
+            except ServiceError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+def refused(error: pytest.ExceptionInfo[ServiceError]) -> str:
+    assert error.value.code is ErrorCode.BROKER_UNAVAILABLE
+    return error.value.message
+
+
 class TestNatsBroker(BrokerSuite):
     @pytest.fixture(autouse=True)
-    def _server(self, server: NatsServer) -> None:
-        self.server = server
+    def _server(self, shared: NatsServer) -> None:
+        self.server = shared
 
     async def open(self, clock: FakeClock) -> Broker:
-        return NatsBroker(config(self.server), clock)
+        return NatsBroker(config(self.server), clock, Metrics())
+
+
+class NatsMachine(BrokerMachine):
+    """Every example has a stream of its own."""
+
+    server: NatsServer
+
+    async def open(self, clock: FakeClock) -> Broker:
+        return NatsBroker(config(self.server, idempotency_window=broker_machine.WINDOW), clock, Metrics())
+
+
+TestMachine = NatsMachine.TestCase
+TestMachine.settings = settings(MACHINE_SETTINGS, max_examples=20, stateful_step_count=50)
+
+
+# --- many nodes -------------------------------------------------------------------------------------------------------
+
+
+async def test_two_nodes_publish_into_one_channel_at_once(shared: NatsServer, clock: FakeClock) -> None:
+    each = 60
+    where = config(shared)
+    async with running(where, clock) as (one, heard_by_one), running(where, clock) as (two, heard_by_two):
+        for broker in (one, two):
+            await broker.subscribe(ROOM)
+        publishers = [Publisher(one, clock), Publisher(two, clock)]
+        keep = Retention(entries=MANY, ttl=TTL)
+        receipts: list[Receipt] = await asyncio.gather(
+            *(
+                publisher.durable(id=f"{node}-{n}", retention=keep)
+                for n in range(each)
+                for node, publisher in enumerate(publishers)
+            )
+        )
+        assert sorted(receipt.offset or 0 for receipt in receipts) == list(range(1, 2 * each + 1))
+        assert not any(receipt.duplicate for receipt in receipts)
+        assert len({receipt.epoch for receipt in receipts}) == 1
+        kept = (await two.history(ROOM, None, None, MANY)).events
+        assert {event.id: event.offset for event in kept} == {receipt.id: receipt.offset for receipt in receipts}
+        for sink in (heard_by_one, heard_by_two):
+            await sink.until(lambda sink=sink: len(sink.events) == 2 * each)  # type: ignore[misc]  # bound early
+            assert [event.id for event in sink.events] == [event.id for event in kept]
+            assert sink.interruptions == []
+
+
+async def test_one_id_published_at_two_nodes_at_once_is_kept_once(shared: NatsServer, clock: FakeClock) -> None:
+    where = config(shared)
+    async with running(where, clock) as (one, _), running(where, clock) as (two, _):
+        publishers = [Publisher(one, clock), Publisher(two, clock)]
+        for n in range(10):
+            receipts = await asyncio.gather(
+                *(publisher.durable(id=f"same-{n}") for publisher in publishers * 3),
+                *(publisher.latest("k", id=f"value-{n}") for publisher in publishers * 2),
+            )
+            assert sum(not receipt.duplicate for receipt in receipts) == 2
+            assert {receipt.offset for receipt in receipts} == {n + 1, None}
+            assert {receipt.rev for receipt in receipts} == {n + 1, None}
+
+
+async def test_many_channels_are_published_into_at_once(shared: NatsServer, clock: FakeClock) -> None:
+    where = config(shared)
+    rooms = [ChannelKey("acme", f"room:{n}") for n in range(40)]
+    async with running(where, clock) as (one, _), running(where, clock) as (two, _):
+        publishers = [Publisher(one, clock), Publisher(two, clock)]
+        receipts = await asyncio.gather(
+            *(
+                publisher.durable(room, id=f"{node}-{n}")
+                for n in range(3)
+                for room in rooms
+                for node, publisher in enumerate(publishers)
+            )
+        )
+        assert len(receipts) == 6 * len(rooms)
+        assert [mark.offset for mark in await one.marks(rooms)] == [6] * len(rooms)
+        assert len(await two.channels("acme", "room:", MANY)) == len(rooms)
+
+
+async def test_values_of_one_key_published_at_once_leave_the_last(shared: NatsServer, clock: FakeClock) -> None:
+    async with running(config(shared), clock) as (broker, sink):
+        await broker.subscribe(ROOM)
+        publish = Publisher(broker, clock)
+        receipts = await asyncio.gather(*(publish.latest("k") for _ in range(30)))
+        assert [receipt.rev for receipt in receipts] == list(range(1, 31))
+        assert [event.rev for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [30]
+        assert [event.rev for event in sink.events] == list(range(1, 31))
+
+
+# --- names and what is kept -------------------------------------------------------------------------------------------
+
+
+async def test_names_that_mean_something_to_nats_stay_apart(shared: NatsServer, clock: FakeClock) -> None:
+    keys = [ChannelKey(*names) for names in (("a.b", "c"), ("a", "b.c"), ("a", "b:c"), ("a", "b%2Ec"), ("a%2Eb", "c"))]
+    async with running(config(shared), clock) as (broker, sink):
+        publish = Publisher(broker, clock)
+        for n, key in enumerate(keys):
+            await broker.subscribe(key)
+            assert (await publish.durable(key, id=f"only-{n}")).offset == 1
+            await publish.latest("a.*.>", key)
+            await publish.ephemeral(key)
+        assert [event.channel for event in sink.events] == [key for key in keys for _ in range(3)]
+        assert [info.name for info in await broker.channels("a", "", MANY)] == sorted(["b.c", "b:c", "b%2Ec"])
+
+
+async def test_the_stream_lets_go_of_what_no_longer_counts(shared: NatsServer, clock: FakeClock) -> None:
+    where = config(shared)
+    async with running(where, clock) as (broker, _):
+        publish = Publisher(broker, clock)
+        for n in range(10 * SEGMENT):
+            await publish.durable()
+            await publish.latest(f"k-{n}")
+        await broker.check()  # NATS has dealt with what was asked for before
+        held = await subjects(shared, where.prefix)
+        most = KEEP.entries + SEGMENT
+        assert sum(number for subject, number in held.items() if ".d." in subject) <= most
+        assert sum(number for subject, number in held.items() if ".l." in subject) <= most
+        assert sum(number for subject, number in held.items() if f"{where.prefix}.h." in subject) == 1
+        assert len((await broker.history(ROOM, None, None, MANY)).events) == KEEP.entries
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+async def test_after_a_kill_it_is_told_and_nothing_is_missing(server: NatsServer, clock: FakeClock) -> None:
+    async with running(config(server), clock) as (broker, sink):
+        publish = Publisher(broker, clock)
+        await broker.subscribe(ROOM)
+        first = await publish.durable()
+        await publish.latest("k")
+        server.kill()
+        with pytest.raises(ServiceError) as gone:
+            await publish.durable(id="in between")
+        refused(gone)
+        await server.restart()
+        await sink.until(lambda: sink.interruptions == [None])
+        again = await publish.durable(id="in between")
+        assert (again.epoch, again.offset) == (first.epoch, 2), "NATS keeps what it accepted when it is killed"
+        snapshot = await broker.snapshot(ROOM, Position(first.epoch, 1, "m-1"), MANY, MUCH)
+        assert ([event.id for event in snapshot.missed], snapshot.recovered) == (["in between"], True)
+        assert [event.id for event in snapshot.state] == ["m-2"]
+        assert sink.ids() == ["m-1", "m-2", "in between"], "the subscription is in force again"
+
+
+async def test_events_published_while_this_node_was_away_are_in_the_stream(
+    server: NatsServer, clock: FakeClock
+) -> None:
+    """Whatever the loss of the connection, what the sink is told leads to all that was published."""
+    where = config(server)
+    async with running(where, clock) as (one, sink), running(where, clock) as (two, _):
+        await one.subscribe(ROOM)
+        publish = Publisher(two, clock)
+        keep = Retention(entries=MANY, ttl=TTL)
+        start = await publish.durable(id="n-0", retention=keep)
+        for n in range(1, 31):
+            if n % 10 == 0:
+                await server.restart()
+            await until_available(lambda n=n: publish.durable(id=f"n-{n}", retention=keep))  # type: ignore[misc]
+        await sink.until(lambda: len(sink.interruptions) >= 1)
+        missed = (await one.snapshot(ROOM, Position(start.epoch, 1, "n-0"), MANY, MUCH)).missed
+        assert [event.id for event in missed] == [f"n-{n}" for n in range(1, 31)]
+        assert [event.offset for event in missed] == list(range(2, 32))
+        heard = [event.offset or 0 for event in sink.events]
+        assert heard == sorted(set(heard))
+
+
+async def test_a_stalled_server_is_noticed_and_calls_fail_in_time(server: NatsServer, clock: FakeClock) -> None:
+    async with running(config(server, timeout=1.0, queue=3), clock) as (broker, sink):
+        publish = Publisher(broker, clock)
+        await broker.subscribe(ROOM)
+        await publish.durable()
+        server.stop_()
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            calls = [tasks.create_task(_refusal(publish.durable)) for _ in range(4)]
+        messages = [call.result() for call in calls]
+        assert time.monotonic() - began < 2.0
+        assert messages == ["NATS has not answered within 1 s"] * 3 + ["3 calls wait for NATS already"]
+        async with asyncio.timeout(NOTICED):
+            while await _refusal(broker.check) != "there is no connection to NATS":
+                pass
+        assert time.monotonic() - began < NOTICED
+        server.cont()
+        await sink.until(lambda: sink.interruptions == [None])
+        assert (await publish.durable(id="m-2")).offset == 2
+        await broker.check()
+
+
+async def _refusal(call: Callable[[], Awaitable[object]]) -> str:
+    with pytest.raises(ServiceError) as error:
+        await call()
+    return refused(error)
+
+
+async def test_calls_fail_at_once_while_there_is_no_connection(server: NatsServer, clock: FakeClock) -> None:
+    async with running(config(server), clock) as (broker, _):
+        server.kill()
+        publish = Publisher(broker, clock)
+        await _refusal(broker.check)
+        began = time.monotonic()
+        for call in (publish.durable, publish.ephemeral, lambda: broker.marks([ROOM]), broker.check):
+            assert await _refusal(call) == "there is no connection to NATS"
+        assert time.monotonic() - began < 0.5
+
+
+async def test_a_server_that_has_lost_what_it_accepted_begins_a_new_epoch(server: NatsServer, clock: FakeClock) -> None:
+    """As after a loss of power, with NATS writing to the disk every two minutes."""
+    async with running(config(server), clock) as (broker, sink):
+        publish = Publisher(broker, clock)
+        await broker.subscribe(ROOM)
+        first = await publish.durable()
+        server.kill()
+        files, copy = server.folder / "jetstream", server.folder / "copy"
+        shutil.copytree(files, copy)
+        await server.restart()
+        await sink.until(lambda: len(sink.interruptions) == 1)
+        for _ in range(3):
+            await publish.durable()
+        server.kill()
+        shutil.rmtree(files)
+        shutil.move(copy, files)
+        await server.restart()
+        await sink.until(lambda: len(sink.interruptions) == 2)
+        snapshot = await broker.snapshot(ROOM, Position(first.epoch, 4, "m-4"), MANY, MUCH)
+        assert snapshot.recovered is False
+        assert snapshot.top.offset == 1
+        assert snapshot.top.epoch != first.epoch
+        after = await publish.durable()
+        assert (after.offset, after.epoch) == (2, snapshot.top.epoch)
+
+
+async def test_a_deleted_stream_is_made_again_and_begins_new_epochs(server: NatsServer, clock: FakeClock) -> None:
+    where = config(server)
+    async with running(where, clock) as (broker, _):
+        publish = Publisher(broker, clock)
+        first = await publish.durable()
+        witness = await nats.connect(server.url)
+        await witness.jetstream().delete_stream(where.prefix)
+        await witness.close()
+        assert "JetStream does not answer" in await _refusal(publish.durable)
+        await broker.check()
+        again = await publish.durable()
+        assert again.offset == 1
+        assert again.epoch != first.epoch
+
+
+# --- who is let in ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_start_waits_for_a_server_that_is_not_there_yet(server: NatsServer, clock: FakeClock) -> None:
+    server.kill()
+    broker = NatsBroker(config(server, start=20.0), clock, Metrics())
+    async with asyncio.TaskGroup() as tasks:
+        start = tasks.create_task(broker.start(ListeningSink()))
+        await asyncio.sleep(0)
+        assert not start.done()
+        await server.restart()
+    await broker.check()
+    await broker.close()
+
+
+async def test_a_start_without_a_server_ends(server: NatsServer, clock: FakeClock) -> None:
+    server.kill()
+    broker = NatsBroker(config(server, start=0.2), clock, Metrics())
+    message = await _refusal(lambda: broker.start(ListeningSink()))
+    assert message.startswith("NATS cannot be reached: ")
+    await broker.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "NATS says: Authorization Violation"),
+        ({"user": "tidewire", "password": "wrong"}, "NATS says: Authorization Violation"),
+    ],
+)
+async def test_who_is_not_let_in_is_told_at_once(clock: FakeClock, changes: dict[str, object], message: str) -> None:
+    async with NatsServer(user="tidewire", password="right") as server:
+        began = time.monotonic()
+        broker = NatsBroker(config(server, start=20.0, **changes), clock, Metrics())
+        assert await _refusal(lambda: broker.start(ListeningSink())) == message
+        assert time.monotonic() - began < 5
+        await broker.close()
+        async with running(config(server, user="tidewire", password="right"), clock) as (good, _):
+            await good.check()
+
+
+async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.TempPathFactory, clock: FakeClock) -> None:
+    certificates = Certificates(tmp_path_factory.mktemp("certificates"))
+    async with NatsServer(tls=certificates, client_certificates=True) as server:
+        shown = {
+            "ca": certificates.ca,
+            "certificate": certificates.client_certificate,
+            "private_key": certificates.client_key,
+        }
+        async with running(config(server, **shown), clock) as (broker, sink):
+            await broker.subscribe(ROOM)
+            publish = Publisher(broker, clock)
+            await publish.durable(data=b'"' + b"x" * 60_000 + b'"')
+            assert sink.ids() == ["m-1"]
+            await server.restart()
+            await sink.until(lambda: sink.interruptions == [None])
+            assert (await publish.durable()).offset == 2
+        plain = NatsBroker(config(server, servers=(server.url.replace("tls", "nats"),)), clock, Metrics())
+        assert "write tls:// in broker.url" in await _refusal(lambda: plain.start(ListeningSink()))
+        strange = NatsBroker(config(server, start=0.1), clock, Metrics())
+        assert "NATS cannot be reached" in await _refusal(lambda: strange.start(ListeningSink()))
+        for broker in (plain, strange):
+            await broker.close()
+
+
+async def test_a_stream_that_is_not_fit_is_named(shared: NatsServer, clock: FakeClock) -> None:
+    where = config(shared)
+    witness = await nats.connect(shared.url)
+    await witness.jetstream().add_stream(name=where.prefix, subjects=[f"{where.prefix}.e.>"])
+    await witness.close()
+    broker = NatsBroker(where, clock, Metrics())
+    message = await _refusal(lambda: broker.start(ListeningSink()))
+    assert message.startswith(f"the stream {where.prefix} is not made for this service: see ")
+    assert "allow_atomic" in message
+    assert "republish" in message
+    await broker.close()
+
+
+async def test_a_subscription_that_nats_does_not_permit_is_refused(clock: FakeClock) -> None:
+    rules = """authorization { users: [{ user: "tidewire", password: "right",
+      permissions: { publish: ">", subscribe: { allow: ["_INBOX.>", "*.live.acme.>"] } } }] }"""
+    async with (
+        NatsServer(config=rules) as server,
+        running(config(server, user="tidewire", password="right"), clock) as (broker, sink),
+    ):
+        await broker.subscribe(ROOM)
+        assert "does not permit" in await _refusal(lambda: broker.subscribe(ChannelKey("other", "room:1")))
+        await Publisher(broker, clock).durable()
+        assert sink.ids() == ["m-1"]

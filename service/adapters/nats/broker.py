@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain
 from typing import NamedTuple
 
 from service.adapters.nats.config import NatsConfig, Subjects, text
-from service.adapters.nats.link import Link, jitter, unavailable
+from service.adapters.nats.link import Link, Unfit, jitter, unavailable
 from service.adapters.nats.records import (
     SEGMENT,
     Entry,
@@ -40,13 +40,21 @@ from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position, missed
 from service.errors import ServiceError
+from service.telemetry.metrics import Metrics
 
-MOST_IN_BATCH = 100
-"""Publications kept together; NATS takes at most 1 000 messages in a batch, and each of these is two."""
+MOST_IN_BATCH = 300
+"""Publications kept together; NATS takes at most 1 000 messages in a batch, and each of these is two, or three with a head."""
+BYTES_IN_BATCH = 4_194_304
+BATCHES_AT_ONCE = 8
+"""Of one node; NATS takes at most 50 of one stream at a time."""
+HEADS_AT_ONCE = 200
+"""Read together to list channels."""
 HEADS_REMEMBERED = 10_000
 """Channels whose head this node remembers after publishing; for others a publish reads it first."""
 TRIES = 5
 """Readings of a channel that changes under them, or by a replica that is behind, before what was read has to do."""
+WAIT = 0.2
+"""Seconds at most between two tries to start."""
 PAUSE = 0.01
 """Seconds between two of those, and at most between two tries to publish against other nodes."""
 
@@ -67,30 +75,31 @@ class Read(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A publication that waits for its turn."""
+    """A publication that waits to be kept."""
 
     publication: Publication
     retention: Retention
-    receipt: Receipt | None = None
-    gone: bool = False
-    """Whether its publisher does not wait any more."""
+    done: asyncio.Future[Receipt]
 
+    def succeed(self, receipt: Receipt) -> None:
+        """Nobody may be waiting any more."""
+        if not self.done.done():
+            self.done.set_result(receipt)
 
-@dataclass(slots=True, eq=False)
-class Turn:
-    """The publications of one channel on this node: whoever has the lock takes all that wait along."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    queue: deque[Waiting] = field(default_factory=deque)
+    def fail(self, error: Exception) -> None:
+        """The same."""
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class NatsBroker:
     """Keeps the port's guarantee as docs/guarantees.md says for NATS. Nothing here outlives `broker.timeout`; when more than
     `broker.queue` calls wait, or while there is no connection, calls fail at once."""
 
-    def __init__(self, config: NatsConfig, clock: Clock) -> None:
+    def __init__(self, config: NatsConfig, clock: Clock, metrics: Metrics) -> None:
         self._config = config
         self._clock = clock
+        self._metrics = metrics
         self._subjects = Subjects(config.prefix)
         self._link = Link(config, self._restored)
         prefix = config.prefix
@@ -99,46 +108,53 @@ class NatsBroker:
         self._state = "not started yet"
         self._calls = 0
         self._subscriptions: dict[ChannelKey, int] = {}
-        self._turns: dict[ChannelKey, Turn] = {}
+        self._queue: deque[Waiting] = deque()
+        self._writer: asyncio.Task[None] | None = None
         self._heads: OrderedDict[ChannelKey, Known] = OrderedDict()
         self._seen: dict[ChannelKey, Mark] = {}
         """How far each subscribed channel had come when something was last heard of it."""
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
-    @property
-    def reconnects(self) -> int:
-        """Connections made after the first, for metrics."""
-        return self._link.reconnects
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for NATS, for metrics."""
-        return self._calls
-
     async def start(self, sink: EventSink) -> None:
-        """As the port says."""
+        """As the port says; waits `config.start` seconds for servers that cannot be reached."""
         if self._state != "not started yet":
             raise unavailable("the broker has been started before")
         self._state = "starting"
+        deadline = asyncio.get_running_loop().time() + self._config.start
         try:
-            async with asyncio.timeout(self._config.timeout):
-                await self._link.start()
-                await self.stream.ensure()
-        except TimeoutError:
-            await self._link.close()
-            raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
+            await self._until(deadline, self._link.start)
+            await self._until(deadline, self.stream.ensure)
         except BaseException:
             await self._link.close()
             raise
         self._sink = sink
         self._state = "started"
+        self._metrics.broker_queue.set_function(lambda: self._calls)
+        self._metrics.broker_subscriptions.set_function(lambda: len(self._subscriptions))
+
+    async def _until(self, deadline: float, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeats a step that fails, unless waiting does not help or the deadline has passed."""
+        while True:
+            try:
+                async with asyncio.timeout(self._config.timeout):
+                    return await step()
+            except Unfit:
+                raise
+            except (ServiceError, TimeoutError) as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    if isinstance(error, ServiceError):
+                        raise
+                    raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
+            await asyncio.sleep(jitter(WAIT))
 
     async def close(self) -> None:
         """As the port says."""
         self._state = "closed"
         self._sink = None
         await self._link.close()
+        if self._writer is not None:
+            await self._writer  # which fails all that wait, as there is no connection
         self._subscriptions.clear()
         self._seen.clear()
 
@@ -149,6 +165,7 @@ class NatsBroker:
 
     async def _restored(self) -> None:
         """After each reconnect: what was heard and known before may be outdated, and some may have been missed."""
+        self._metrics.broker_reconnects.labels(line="messages").inc()
         await self.stream.ensure()
         for channel, known in self._heads.items():
             self._note(channel, known.head)
@@ -167,8 +184,11 @@ class NatsBroker:
         if not self._link.usable:
             raise unavailable("there is no connection to NATS")
         if self._calls >= self._config.queue:
+            self._metrics.limit_hits.labels(limit="broker_queue").inc()
             raise unavailable(f"{self._config.queue} calls wait for NATS already")
         self._calls += 1
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with asyncio.timeout(self._config.timeout):
                 yield self._sink
@@ -176,6 +196,7 @@ class NatsBroker:
             raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
         finally:
             self._calls -= 1
+            self._metrics.broker_seconds.observe(loop.time() - began)
 
     # --- publishing -----------------------------------------------------------------------------------------------------
 
@@ -189,55 +210,118 @@ class NatsBroker:
                 return Receipt(publication.id, epoch="")
             if publication.retention is None:
                 raise ValueError(f"a {publication.delivery.value} publication needs a retention")
-            return await self._in_turn(Waiting(publication, publication.retention))
+            waiting = Waiting(publication, publication.retention, asyncio.get_running_loop().create_future())
+            self._queue.append(waiting)
+            if self._writer is None or self._writer.done():
+                self._writer = asyncio.create_task(self._write(), name="nats publish")
+            return await waiting.done
 
-    async def _in_turn(self, waiting: Waiting) -> Receipt:
-        channel = waiting.publication.channel
-        turn = self._turns.setdefault(channel, Turn())
-        turn.queue.append(waiting)
-        try:
-            async with turn.lock:
-                while waiting.receipt is None:
-                    await self._take_turn(channel, turn)
-            return waiting.receipt
-        finally:
-            waiting.gone = True
-            if waiting in turn.queue:
-                turn.queue.remove(waiting)
-            if not turn.queue and not turn.lock.locked() and self._turns.get(channel) is turn:
-                del self._turns[channel]
-
-    async def _take_turn(self, channel: ChannelKey, turn: Turn) -> None:
-        """Publishes what waits, in order; what fails goes on waiting, for the turn of its own publisher."""
-        batch = _without_repeats(turn.queue)
-        for _ in batch:
-            turn.queue.popleft()
-        try:
-            await self._append(channel, batch)
-        finally:
-            turn.queue.extendleft(one for one in reversed(batch) if one.receipt is None and not one.gone)
-
-    async def _append(self, channel: ChannelKey, batch: Sequence[Waiting]) -> None:
-        """Gives each of the batch its receipt. Tries until nobody else has come in between."""
-        known = self._heads.get(channel) or await self._known(channel)
-        expired: dict[str, int] = {}
-        while todo := [one for one in batch if one.receipt is None]:
-            now = milliseconds(self._clock)
-            head, receipts, writes = self._writes(known.head, todo, expired, now)
-            writes.append(self._head(channel, head, after=known.sequence))
+    async def _write(self) -> None:
+        """Keeps what waits, as much of it together as goes into a batch: to NATS a batch costs much more than a message."""
+        while self._queue:
+            batch = self._next_batch()
             try:
-                sequence = await self.stream.write(writes)
-            except Conflict:
-                self._heads.pop(channel, None)
-                known, outcomes = await asyncio.gather(self._known(channel), self._outcomes(todo, expired))
-                for one, outcome in zip(todo, outcomes, strict=True):
-                    one.receipt = outcome
-                await asyncio.sleep(jitter(PAUSE) if known.sequence else 0)
+                async with asyncio.timeout(self._config.timeout):
+                    await self._keep(batch)
+            except Exception as error:  # whoever waits for it gets it
+                for one in batch:
+                    one.fail(error)
+
+    def _next_batch(self) -> Sequence[Waiting]:
+        """The first of the queue, in order within each channel. What NATS does not take twice in a batch, or whose second
+        depends on what becomes of the first, waits for the next one, and what follows in its channel with it."""
+        batch: list[Waiting] = []
+        left: list[Waiting] = []
+        claimed: set[str] = set()
+        behind: set[ChannelKey] = set()
+        size = 0
+        while self._queue and len(batch) < MOST_IN_BATCH and len(left) < MOST_IN_BATCH and size < BYTES_IN_BATCH:
+            one = self._queue.popleft()
+            channel = one.publication.channel
+            claims = self._claims(one.publication)
+            if one.done.done():  # its publisher does not wait any more
                 continue
-            self._remember(channel, Known(sequence, head))
-            self._trim(channel, known.head, head)
-            for one, receipt in zip(todo, receipts, strict=True):
-                one.receipt = receipt
+            if channel in behind or not claimed.isdisjoint(claims):
+                behind.add(channel)
+                left.append(one)
+                continue
+            claimed.update(claims)
+            batch.append(one)
+            size += len(one.publication.data)
+        self._queue.extendleft(reversed(left))
+        return batch
+
+    def _claims(self, publication: Publication) -> Sequence[str]:
+        """The subjects that a batch may hold once."""
+        if publication.delivery is Delivery.DURABLE:
+            return (self._id_of(publication),)
+        value = self._subjects.value(publication.channel, publication.type, publication.key)
+        return self._id_of(publication), value
+
+    async def _keep(self, batch: Sequence[Waiting]) -> None:
+        """All at once, if no other node publishes into one of the channels meanwhile; else each channel by itself."""
+        channels: dict[ChannelKey, list[Waiting]] = {}
+        for one in batch:
+            channels.setdefault(one.publication.channel, []).append(one)
+        if len(channels) > 1:
+            # What NATS refuses for one channel's sake is no reason to refuse the others'.
+            with suppress(Conflict, ServiceError):
+                await self._commit(channels, {})
+                return
+        gate = asyncio.Semaphore(BATCHES_AT_ONCE)
+
+        async def one_channel(channel: ChannelKey, waiting: Sequence[Waiting]) -> None:
+            async with gate:
+                try:
+                    await self._insist(channel, waiting)
+                except ServiceError as error:
+                    for one in waiting:
+                        one.fail(error)
+
+        await asyncio.gather(*(one_channel(*item) for item in channels.items()))
+
+    async def _insist(self, channel: ChannelKey, batch: Sequence[Waiting]) -> None:
+        """Tries until nobody else has come in between, and finds out which of the batch have been published before."""
+        expired: dict[str, int] = {}
+        while todo := [one for one in batch if not one.done.done()]:
+            try:
+                await self._commit({channel: todo}, expired)
+            except Conflict:
+                for one, receipt in zip(todo, await self._outcomes(todo, expired), strict=True):
+                    if receipt is not None:
+                        one.succeed(receipt)
+                await asyncio.sleep(jitter(PAUSE))
+
+    async def _commit(self, channels: Mapping[ChannelKey, Sequence[Waiting]], expired: dict[str, int]) -> None:
+        """Keeps all or nothing.
+
+        Raises Conflict.
+        """
+        now = milliseconds(self._clock)
+        remembered = {channel: self._heads[channel] for channel in channels if channel in self._heads}
+        unknown = [channel for channel in channels if channel not in remembered]
+        read = zip(unknown, await asyncio.gather(*map(self._known, unknown)), strict=True)
+        heads_before = remembered | dict(read)
+        writes: list[Write] = []
+        receipts: list[Receipt] = []
+        heads: list[tuple[ChannelKey, Head, Head, int]] = []
+        for channel, batch in channels.items():
+            known = heads_before[channel]
+            head, given, made = self._writes(known.head, batch, expired, now)
+            receipts += given
+            writes += [*made, self._head(channel, head, after=known.sequence)]
+            heads.append((channel, known.head, head, len(writes)))
+        try:
+            last = await self.stream.write(writes)
+        except Conflict:
+            for channel in channels:
+                self._heads.pop(channel, None)
+            raise
+        for channel, before, head, place in heads:
+            self._remember(channel, Known(last - len(writes) + place, head))
+            self._trim(channel, before, head)
+        for one, receipt in zip(chain.from_iterable(channels.values()), receipts, strict=True):
+            one.succeed(receipt)
 
     def _writes(
         self, head: Head, batch: Sequence[Waiting], expired: dict[str, int], now: int
@@ -370,6 +454,7 @@ class NatsBroker:
         try:
             heard = decode(message.payload, Entry)
         except ServiceError:
+            self._metrics.broker_errors.labels(reply="message").inc()
             sink.interrupted([channel])  # whatever it was, the stream knows what should have come
             return
         if heard.delivery is not Delivery.EPHEMERAL and self._is_repeated(channel, heard):
@@ -497,7 +582,7 @@ class NatsBroker:
             wanted = sorted(name for name in names if name.startswith(prefix))
             found: list[ChannelInfo] = []
             while wanted and len(found) < limit:
-                part, wanted = wanted[:MOST_IN_BATCH], wanted[MOST_IN_BATCH:]
+                part, wanted = wanted[:HEADS_AT_ONCE], wanted[HEADS_AT_ONCE:]
                 kept = await self.stream.several([names[name] for name in part])
                 heads = {name: decode(kept[names[name]].data, Head) for name in part if names[name] in kept}
                 found.extend(
@@ -508,19 +593,6 @@ class NatsBroker:
     def _in_use(self, tenant: str, name: str, head: Head) -> bool:
         now = milliseconds(self._clock)
         return ChannelKey(tenant, name) in self._subscriptions or head.has_history(now) or head.has_state(now)
-
-
-def _without_repeats(queue: Iterable[Waiting]) -> Sequence[Waiting]:
-    """The first of the queue, up to one whose id is among them already: it has to wait for what becomes of that."""
-    batch: list[Waiting] = []
-    ids: set[tuple[str | None, str]] = set()
-    for one in islice(queue, MOST_IN_BATCH):
-        id = (one.publication.sender, one.publication.id)
-        if id in ids:
-            break
-        ids.add(id)
-        batch.append(one)
-    return batch
 
 
 def _passes(before: int, after: int, entries: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from service.core.channel import ChannelKey
@@ -18,8 +19,9 @@ class NatsConfig:
     """Each nats://host:port, or tls://host:port."""
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-    tls: ssl.SSLContext | None = None
-    """None: plain TCP."""
+    ca: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
     prefix: str = "tidewire"
     timeout: float = 5.0
     queue: int = 10_000
@@ -27,6 +29,17 @@ class NatsConfig:
     silence: float = 3.0
     position_ttl: float = 604_800.0
     idempotency_window: float = 300.0
+    start: float = 30.0
+    """Seconds that a start waits for servers that cannot be reached."""
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """None for plain TCP. Raises OSError (ssl.SSLError is one) for files that are no use."""
+        if not self.servers[0].startswith("tls://"):
+            return None
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.private_key)
+        return context
 
 
 class Subjects:
@@ -85,7 +98,7 @@ class Subjects:
 
 def token(text: str) -> str:
     """Any text as one token: a dot would end it, and `*`, `>` and white space mean something else to NATS."""
-    return quote(text, safe=":@~=+").replace(".", "%2E")
+    return quote(text, safe=":@~=+").replace(".", "%2E") or "%"  # NATS knows no empty token; no other text becomes this
 
 
 def text(token: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -36,6 +37,13 @@ _log = structlog.get_logger("nats")
 def unavailable(reason: str) -> ServiceError:
     """The port's one refusal."""
     return ServiceError(ErrorCode.BROKER_UNAVAILABLE, reason)
+
+
+class Unfit(ServiceError):  # noqa: N818  # reads as what the servers are  # noqa: N818  # reads as what it is
+    """The same, and waiting does not help: somebody has to change something."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ErrorCode.BROKER_UNAVAILABLE, reason)
 
 
 def jitter(seconds: float) -> float:
@@ -80,6 +88,7 @@ class Link:
         self._restored = restored
         self._task: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._tls: ssl.SSLContext | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._out: list[bytes] = []
         self._subscriptions: dict[int, tuple[str, Handler]] = {}
@@ -94,15 +103,17 @@ class Link:
         """What the server says of itself."""
         self.usable = False
         """Whether calls go out."""
-        self.reconnects = 0
-        """Connections made after the first."""
 
     async def start(self) -> None:
-        """Connects to the first server that lets us in.
+        """Connects to the first server that lets us in; may be repeated until it has.
 
-        Raises ServiceError if none does; a second `start` is a fault.
+        Raises ServiceError if none does.
         """
         self._loop = asyncio.get_running_loop()
+        try:
+            self._tls = self._config.ssl_context()
+        except OSError as error:
+            raise Unfit(f"the TLS files cannot be used: {error.strerror or error}") from error
         self._subscriptions[0] = (f"{self._inbox}.*", self._answered)
         reader, parser = await self._connect_any()
         self.usable = True
@@ -197,8 +208,8 @@ class Link:
     # --- connecting -----------------------------------------------------------------------------------------------------
 
     async def _connect_any(self) -> tuple[asyncio.StreamReader, wire.Parser]:
-        servers = random.sample(self._config.servers, len(self._config.servers))
-        for server in servers:
+        found: ServiceError = unavailable("there is no NATS server")
+        for server in random.sample(self._config.servers, len(self._config.servers)):
             try:
                 async with asyncio.timeout(self._config.silence):
                     return await self._connect(server)
@@ -207,7 +218,8 @@ class Link:
                 reason = error.message if isinstance(error, ServiceError) else str(error) or type(error).__name__
                 place = urlsplit(server)
                 _log.warning("cannot connect", host=place.hostname, port=place.port, reason=reason)
-        raise unavailable("no NATS server lets this node in; the log says of each why")
+                found = error if isinstance(error, ServiceError) else unavailable(f"NATS cannot be reached: {reason}")
+        raise found
 
     async def _connect(self, server: str) -> tuple[asyncio.StreamReader, wire.Parser]:
         place = urlsplit(server)
@@ -218,10 +230,10 @@ class Link:
             for said in parser.feed(await reader.readuntil(wire.CRLF)):
                 if isinstance(said, wire.Info):
                     self.info = said.fields
-            if self._config.tls is not None:
-                await writer.start_tls(self._config.tls, server_hostname=place.hostname)
+            if self._tls is not None:
+                await writer.start_tls(self._tls, server_hostname=place.hostname)
             elif self.info.get("tls_required"):
-                raise unavailable("this NATS server wants TLS: write tls:// in broker.url")
+                raise Unfit("this NATS server wants TLS: write tls:// in broker.url")
             writer.write(self._greeting())
             self._writer = writer
             await self._welcome(reader, parser)
@@ -237,7 +249,7 @@ class Link:
         options: dict[str, Any] = {
             "verbose": False,
             "pedantic": False,
-            "tls_required": config.tls is not None,
+            "tls_required": self._tls is not None,
             "name": config.prefix,
             "lang": "python",
             "version": "1",
@@ -259,7 +271,7 @@ class Link:
             welcome = False
             for said in parser.feed(data):
                 if isinstance(said, wire.Complaint) and not _about_permissions(said.text):
-                    raise unavailable(f"NATS says: {said.text}")
+                    raise Unfit(f"NATS says: {said.text}")
                 if isinstance(said, wire.Pong):
                     welcome = True
                 else:
@@ -279,7 +291,6 @@ class Link:
             self._lost(reason)
             _log.warning("connection lost", reason=reason)
             reader, parser = await self._connect_again()
-            self.reconnects += 1
             _log.info("connected again")
             self._restoring = asyncio.create_task(self._restore(), name="nats restore")
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from service.adapters.nats import wire
-from service.adapters.nats.link import Link, unavailable
+from service.adapters.nats.link import Link, Unfit, unavailable
 from service.adapters.nats.wire import Message
 
 OLDEST_SERVER = (2, 12)
@@ -74,7 +74,7 @@ class Stream:
         """Makes the stream if it is not there. One that is there stays as its operators made it, if it is fit."""
         version = str(self._link.info.get("version", "0"))
         if _numbers(version) < OLDEST_SERVER:
-            raise unavailable(f"NATS is version {version[:32]}; 2.12 or newer is needed")
+            raise Unfit(f"NATS is version {version[:32]}; 2.12 or newer is needed")
         answer = await self._api("STREAM.INFO")
         if _code(answer) == NO_STREAM:
             answer = await self._api("STREAM.CREATE", self._wanted())
@@ -86,7 +86,7 @@ class Stream:
         if (answer["config"].get("republish") or {}) != self._wanted()["republish"]:
             unfit.append("republish")
         if unfit:
-            raise unavailable(f"the stream {self.name} is not made for this service: see {', '.join(unfit)}")
+            raise Unfit(f"the stream {self.name} is not made for this service: see {', '.join(unfit)}")
 
     def _wanted(self) -> dict[str, Any]:
         source, destination = self._republish
@@ -226,7 +226,7 @@ def _check(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer, if it is no refusal."""
     if error := answer.get("error"):
         if _code(answer) in NO_JETSTREAM:
-            raise unavailable("NATS runs without JetStream: start it with -js, or enable it for this account")
+            raise Unfit("NATS runs without JetStream: start it with -js, or enable it for this account")
         raise unavailable(f"JetStream says: {error.get('description', 'no reason')}")
     return answer
 
