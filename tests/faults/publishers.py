@@ -20,6 +20,9 @@ PATIENCE = 8.0
 PAUSE, PAUSE_MOST = 0.05, 0.5
 """Seconds between two tries."""
 
+LATE = 0.5
+"""Seconds of delay that a publisher makes up for; what a fault held up for longer is not sent in a burst."""
+
 
 class Reply(msgspec.Struct):
     """An answer of the HTTP API or an `ack` or `error` of the WebSocket."""
@@ -110,7 +113,7 @@ class Publisher:
                         await self._stopped.wait()
                         break
                 await self.publish(self.channels[(self.number + self.sent) % len(self.channels)])
-                due = max(due + 1 / self._rate, monotonic())  # what a fault held up is not sent in a burst
+                due = max(due + 1 / self._rate, monotonic() - LATE)
         finally:
             await self.close()
 
