@@ -125,7 +125,8 @@ class RedisClient:
             raise _unavailable(f"Redis refused a call ({_kind(error)})") from error
         except (TimeoutError, RedisTimeoutError) as error:
             raise _unavailable(f"Redis did not answer within {self._timeout:g} s") from error
-        except (RedisError, RedisClusterException, OSError) as error:
+        except (RedisError, RedisClusterException, OSError, RuntimeError) as error:
+            # RuntimeError is uvloop's word for writing to a connection that has just been reset.
             raise _unavailable(f"Redis cannot be reached ({type(error).__name__})") from error
 
 
