@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ async def test_scripts_that_were_flushed_are_loaded_again_under_load(server: Red
 
 async def test_each_publish_in_flight_is_accepted_once_when_its_connection_is_killed(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
-        for burst in range(10):
+        for burst in range(5):
             begun = [asyncio.ensure_future(broker.publish(durable(f"m-{burst}-{n}"))) for n in range(200)]
             await asyncio.sleep(random.uniform(0, 0.004))  # somewhere in the middle of them
             await server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -139,7 +140,7 @@ async def test_each_publish_in_flight_is_accepted_once_when_its_connection_is_ki
                 again = await broker.publish(durable(f"m-{burst}-{n}"))
                 assert (again.duplicate, again.offset, again.epoch) == (True, receipt.offset, receipt.epoch)
         ids = await stream(broker)
-        assert len(ids) == len(set(ids)) == 2_000
+        assert len(ids) == len(set(ids)) == 1_000
 
 
 async def test_calls_that_lose_their_connection_leave_the_loop_to_others(server: RedisServer) -> None:
@@ -175,7 +176,7 @@ async def test_too_many_calls_are_refused_at_once(server: RedisServer) -> None:
 async def test_a_paused_server_fails_calls_in_time_and_is_well_afterwards(server: RedisServer) -> None:
     async with running(server.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
-        await server.command("CLIENT", "PAUSE", "3000", "ALL")
+        await server.command("CLIENT", "PAUSE", "2000", "ALL")
         began = time.monotonic()
         errors = await asyncio.gather(*(refused(broker.publish(durable(f"m-{n}"))) for n in range(20)))
         assert time.monotonic() - began < FAST["timeout"] + 1
@@ -308,7 +309,7 @@ async def test_storms_of_subscriptions_and_kills_leave_exactly_what_is_wanted(se
     async with running(server.url, timeout=5.0) as (broker, sink):
 
         async def visitor(channel: ChannelKey) -> None:
-            for _ in range(60):
+            for _ in range(40):
                 if chance.random() < 0.6:
                     call = asyncio.ensure_future(broker.subscribe(channel))
                     for _ in range(chance.randrange(4)):
@@ -365,7 +366,7 @@ async def test_subscribing_again_while_the_first_is_cancelled_loses_nothing(serv
 async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: RedisServer) -> None:
     chance = random.Random(11)
     async with running(server.url) as (broker, _):
-        for burst in range(20):
+        for burst in range(10):
             calls: list[tuple[int, asyncio.Task[Any]]] = []
             for n in range(60):
                 channel = ChannelKey("acme", f"room:{n}")
@@ -458,44 +459,45 @@ async def test_a_restart_without_its_data_makes_all_new(server: RedisServer) -> 
         assert (after.offset, after.duplicate, after.epoch == before[0].epoch) == (1, False, False)
 
 
-async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: RedisServer) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["one knows", "who knows comes later"])
+async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: RedisServer, told: bool) -> None:
     """The server changes its role and back, and no connection breaks over it."""
-    async with RedisServer() as master:
-        prefix = new_prefix()
-        epochs: list[str] = []
-        async with running(server.url, prefix) as (old, _):
-            for _ in range(4):
-                await server.command("REPLICAOF", "127.0.0.1", str(master.port))
-                await server.command("REPLICAOF", "NO", "ONE")
-                async with running(server.url, prefix) as (new, _):
-                    # All brokers begin in the same moment; the old one has never been told.
-                    receipts = await asyncio.gather(
-                        *(
-                            broker.publish(durable(f"m-{len(epochs)}-{n}-{broker is old}"))
-                            for n in range(100)
-                            for broker in (old, new)
-                        )
-                    )
-                    [epoch] = {receipt.epoch for receipt in receipts}
-                    assert epoch not in epochs
-                    epochs.append(epoch)
-                    assert (await old.marks([ROOM]))[0].epoch == epoch
-        assert len(epochs) == 4
+    prefix = new_prefix()
+    epochs: list[str] = []
+    async with running(server.url, prefix) as (old, _):
+        for turn in range(4):
+            await old.publish(durable(f"m-{turn}"))
+            await server.command("REPLICAOF", "127.0.0.1", "1")  # nobody is there, so its data stays
+            await server.command("REPLICAOF", "NO", "ONE")
+            async with running(server.url, prefix) as (new, _):
+                if told:
+                    await new.publish(durable(f"n-{turn}"))
+                calls = [
+                    broker.publish(durable(f"m-{turn}-{n}-{broker is old}"))
+                    for n in range(100)
+                    for broker in (old, new)
+                ]
+                receipts = sorted(await asyncio.gather(*calls), key=lambda receipt: receipt.offset or 0)
+                found = [epoch for epoch, _ in groupby(receipt.epoch for receipt in receipts)]
+                # Until the first who knows comes, nobody can tell; from then on there is one epoch.
+                assert len(found) == 1 if told else 1 <= len(found) <= 2
+                assert (await old.marks([ROOM]))[0].epoch == found[-1]
+                epochs.append(found[-1])
+        assert len(await stream(old)) == 4 * (201 + told)
+    assert len(set(epochs)) == 4
 
 
 async def test_a_changed_role_is_noticed_without_a_publish(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.adapters.redis.broker.WATCH_SECONDS", 0.05)
-    async with RedisServer() as master, running(server.url) as (broker, _):
+    async with running(server.url) as (broker, _):
         before = await broker.publish(durable("m-1"))
         link = broker._servers[None].commands.link
         assert link is not None
         generation = link.generation
-        for reader in (server,):
-            # As if it had been promoted again with what it has: same data, another role.
-            await reader.command("REPLICAOF", "127.0.0.1", str(master.port))
-            await reader.command("REPLICAOF", "NO", "ONE")
+        await server.command("REPLICAOF", "127.0.0.1", "1")
+        await server.command("REPLICAOF", "NO", "ONE")
 
         async def learned() -> bool:
             current = broker._servers[None].commands.link

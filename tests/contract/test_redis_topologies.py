@@ -402,7 +402,7 @@ async def test_every_right_of_the_list_is_needed() -> None:
 
 async def everything(broker: RedisBroker, server: RedisServer) -> bool:
     """Uses all of it once; whether no part was refused."""
-    keep = Retention(1, 0.001)
+    keep = Retention(1, 60.0)
     try:
         await broker.start(Sink())
         await broker.subscribe(ROOM)
@@ -412,8 +412,12 @@ async def everything(broker: RedisBroker, server: RedisServer) -> bool:
                 await broker.publish(Publication(ROOM, "t", f"{key}-{n}", Delivery.LATEST, b"1", None, 0, key, keep))
         await broker.publish(Publication(ROOM, "t", "e", Delivery.EPHEMERAL, b"1", None, 0))
         await broker.snapshot(ROOM, None, MANY, MUCH)
-        stream = broker._names(OTHER_ROOM).keys[1]
+        _, stream, state, order = broker._names(OTHER_ROOM).keys
         await broker.publish(message("d-1", OTHER_ROOM))
+        await broker.publish(Publication(OTHER_ROOM, "t", "l", Delivery.LATEST, b"1", None, 0, "k", keep))
+        await server.command("HSET", state, "old", "0 1\nexpired long ago")
+        await server.command("ZADD", order, 0, "old")
+        await broker.snapshot(OTHER_ROOM, None, MANY, MUCH)
         await server.command("DEL", stream)
         await server.command("XADD", stream, "1-1", "b", "expired long ago")
         await broker.publish(message("d-2", OTHER_ROOM))

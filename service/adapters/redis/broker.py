@@ -222,7 +222,7 @@ class RedisBroker:
         """As the port says."""
         self._started()
         names = self._names(channel)
-        new = names.events not in self._channels
+        await self._enter(channel)  # first, so that what fails leaves no subscription
         self._channels[names.events] = channel
         try:
             await self._server_of(names.tag).subscriber.subscribe(names.events)
@@ -230,12 +230,6 @@ class RedisBroker:
             raise _unavailable("Redis did not confirm the subscription in time") from error
         finally:
             self._let_go(names.events)
-        try:
-            await self._enter(channel)
-        except BaseException:
-            if new:
-                self._drop(names.events)
-            raise
 
     def _let_go(self, name: bytes) -> None:
         """Forgets a channel that nobody's `subscribe` has returned for or waits for."""
@@ -247,9 +241,7 @@ class RedisBroker:
     async def unsubscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
         self._started()
-        self._drop(self._names(channel).events)
-
-    def _drop(self, name: bytes) -> None:
+        name = self._names(channel).events
         self._channels.pop(name, None)
         for server in self._servers.values():
             server.subscriber.unsubscribe(name)
