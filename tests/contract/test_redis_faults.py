@@ -21,7 +21,7 @@ from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, RecordingSink
 from tests.contract.test_redis_broker import new_prefix, redis_broker, settled
-from tests.stores import Certificates, RedisServer, shared_redis
+from tests.stores import FLAVOURS, Certificates, Flavour, RedisServer, shared_redis
 from tests.stores.process import free_port, until
 
 KEEP = Retention(entries=2_000, ttl=60.0)
@@ -540,11 +540,13 @@ async def test_a_full_server_refuses_and_keeps_nothing_by_halves(server: RedisSe
         assert not sink.interruptions
 
 
-async def test_a_right_that_is_missing_is_named_as_such(server: RedisServer) -> None:
-    for rules in ("+@all -xadd", "+@all -evalsha", "resetkeys +@all", "resetchannels +@all"):
-        await server.command("ACL", "SETUSER", "some", "reset", "on", ">secret", "~*", "&*", *rules.split())
-        async with running(server.url, user="some", password="secret") as (broker, _):
-            assert "ACL rules" in (await refused(broker.publish(durable("m-1")))).message
+@pytest.mark.parametrize("flavour", FLAVOURS)
+async def test_a_right_that_is_missing_is_named_as_such(flavour: Flavour) -> None:
+    async with RedisServer(flavour) as server:
+        for rules in ("+@all -xadd", "+@all -evalsha", "resetkeys +@all", "resetchannels +@all"):
+            await server.command("ACL", "SETUSER", "some", "reset", "on", ">secret", "~*", "&*", *rules.split())
+            async with running(server.url, user="some", password="secret") as (broker, _):
+                assert "ACL rules" in (await refused(broker.publish(durable("m-1")))).message
 
 
 async def test_too_few_replicas_refuse(server: RedisServer) -> None:

@@ -65,7 +65,11 @@ class RemoteSuite(BrokerSuite):
 
 
 async def the_cluster() -> Cluster:
-    return await lasting("cluster", Cluster())
+    new = "cluster" not in _lasting
+    cluster = await lasting("cluster", Cluster())
+    for node in cluster.nodes if new else ():
+        await node.command("ACL", "SETUSER", USER, *f"on >{PASSWORD} {RULES} {CLUSTER_RULES}".split())
+    return cluster
 
 
 async def the_sentinels() -> Sentinels:
@@ -75,8 +79,6 @@ async def the_sentinels() -> Sentinels:
 class TestCluster(RemoteSuite):
     async def open(self, clock: FakeClock) -> Broker:
         cluster = await the_cluster()
-        for node in cluster.nodes:
-            await node.command("ACL", "SETUSER", USER, "on", f">{PASSWORD}", *RULES.split(), *CLUSTER_RULES.split())
         return redis_broker(cluster.url, new_prefix(), user=USER, password=PASSWORD)
 
 

@@ -699,8 +699,8 @@ def _ms(seconds: float) -> int:
 
 def _word(error: BaseException) -> str:
     """The first word of what Redis said: the rest may quote what it was told."""
-    if "user executing the script" in str(error):
-        return "NOPERM"  # said of what a script does
+    if "user executing the script" in str(error) or "ACL failure in script" in str(error):
+        return "NOPERM"  # as Redis and Valkey say it of what a script does
     return str(error).partition(" ")[0]
 
 
