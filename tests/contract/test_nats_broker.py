@@ -7,16 +7,12 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from itertools import count
-from typing import Any
 
 import nats
 import pytest
 from hypothesis import settings
 
 from service.adapters.nats.broker import NatsBroker
-from service.adapters.nats.config import NatsConfig
 from service.adapters.nats.records import SEGMENT
 from service.core.broker import Broker, Receipt
 from service.core.channel import ChannelKey
@@ -27,34 +23,12 @@ from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
-from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, WINDOW, BrokerSuite, Publisher, RecordingSink
+from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, BrokerSuite, Publisher
+from tests.contract.nats_stage import ListeningSink, config, running
 from tests.stores import Certificates, NatsServer
 
-_prefixes = (f"suite-{number}" for number in count())
 NOTICED = 5.0
 """Seconds within which a server that says nothing any more is given up."""
-
-
-class ListeningSink(RecordingSink):
-    """A sink that can be waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._heard = asyncio.Event()
-
-    def deliver(self, event: Any) -> None:
-        super().deliver(event)
-        self._heard.set()
-
-    def interrupted(self, channels: Any = None) -> None:
-        super().interrupted(channels)
-        self._heard.set()
-
-    async def until(self, holds: Callable[[], bool], within: float = 20.0) -> None:
-        async with asyncio.timeout(within):
-            while not holds():
-                self._heard.clear()
-                await self._heard.wait()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,27 +51,6 @@ async def server() -> AsyncIterator[NatsServer]:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-def config(server: NatsServer, **changes: object) -> NatsConfig:
-    """For a broker with a stream of its own, unless told otherwise."""
-    given: dict[str, object] = {
-        "servers": (server.url,),
-        "prefix": next(_prefixes),
-        "idempotency_window": WINDOW,
-        "start": 5.0,
-    }
-    return NatsConfig(**(given | changes))  # type: ignore[arg-type]  # spelled as changes
-
-
-@asynccontextmanager
-async def running(config: NatsConfig, clock: FakeClock) -> AsyncIterator[tuple[NatsBroker, ListeningSink]]:
-    broker, sink = NatsBroker(config, clock, Metrics()), ListeningSink()
-    await broker.start(sink)
-    try:
-        yield broker, sink
-    finally:
-        await broker.close()
 
 
 async def subjects(server: NatsServer, prefix: str) -> dict[str, int]:

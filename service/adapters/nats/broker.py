@@ -17,7 +17,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from service.adapters.nats.config import NatsConfig, Subjects, text
-from service.adapters.nats.link import Link, Unfit, jitter, unavailable
+from service.adapters.nats.link import Link, Unfit, unavailable
 from service.adapters.nats.records import (
     SEGMENT,
     Entry,
@@ -34,12 +34,13 @@ from service.adapters.nats.records import (
 )
 from service.adapters.nats.stream import Conflict, Stream, Write
 from service.adapters.nats.wire import Message, publish
+from service.core.backoff import Backoff
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position, missed
-from service.errors import ServiceError
+from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 
 MOST_IN_BATCH = 300
@@ -53,10 +54,12 @@ HEADS_REMEMBERED = 10_000
 """Channels whose head this node remembers after publishing; for others a publish reads it first."""
 TRIES = 5
 """Readings of a channel that changes under them, or by a replica that is behind, before what was read has to do."""
-WAIT = 0.2
-"""Seconds at most between two tries to start."""
-PAUSE = 0.01
-"""Seconds between two of those, and at most between two tries to publish against other nodes."""
+ENVELOPE = 1_024
+"""Bytes that a message may take beside its data."""
+WAITS = (0.05, 1.0)
+"""Between two tries to start, see `Backoff`."""
+PAUSES = (0.005, 0.1)
+"""Between two readings, and between two tries to publish against other nodes."""
 
 
 class Known(NamedTuple):
@@ -100,10 +103,10 @@ class NatsBroker:
         self._config = config
         self._clock = clock
         self._metrics = metrics
-        self._subjects = Subjects(config.prefix)
+        self.subjects = Subjects(config.prefix)
         self._link = Link(config, self._restored)
         prefix = config.prefix
-        self.stream = Stream(self._link, prefix, self._subjects.kept, (f"{prefix}.e.>", f"{prefix}.live.>"))
+        self.stream = Stream(self._link, prefix, self.subjects.kept, (f"{prefix}.e.>", f"{prefix}.live.>"))
         self._sink: EventSink | None = None
         self._state = "not started yet"
         self._calls = 0
@@ -113,6 +116,11 @@ class NatsBroker:
         self._heads: OrderedDict[ChannelKey, Known] = OrderedDict()
         self._seen: dict[ChannelKey, Mark] = {}
         """How far each subscribed channel had come when something was last heard of it."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Of one message's data."""
+        return int(self._link.info.get("max_payload", 1_048_576)) - ENVELOPE
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
@@ -135,6 +143,7 @@ class NatsBroker:
 
     async def _until(self, deadline: float, step: Callable[[], Awaitable[None]]) -> None:
         """Repeats a step that fails, unless waiting does not help or the deadline has passed."""
+        backoff = Backoff(*WAITS)
         while True:
             try:
                 async with asyncio.timeout(self._config.timeout):
@@ -146,7 +155,7 @@ class NatsBroker:
                     if isinstance(error, ServiceError):
                         raise
                     raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
-            await asyncio.sleep(jitter(WAIT))
+            await asyncio.sleep(backoff.next())
 
     async def close(self) -> None:
         """As the port says."""
@@ -203,9 +212,11 @@ class NatsBroker:
     async def publish(self, publication: Publication) -> Receipt:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
         async with self.call():
+            if len(publication.data) > self.most_bytes:
+                raise ServiceError(ErrorCode.TOO_BIG, "NATS takes no event of this size; see its max_payload")
             if publication.delivery is Delivery.EPHEMERAL:
                 data = encode(entry(publication, milliseconds(self._clock)))
-                self._link.send(publish(self._subjects.ephemeral(publication.channel), data))
+                self._link.send(publish(self.subjects.ephemeral(publication.channel), data))
                 await self._link.settle()
                 return Receipt(publication.id, epoch="")
             if publication.retention is None:
@@ -255,7 +266,7 @@ class NatsBroker:
         """The subjects that a batch may hold once."""
         if publication.delivery is Delivery.DURABLE:
             return (self._id_of(publication),)
-        value = self._subjects.value(publication.channel, publication.type, publication.key)
+        value = self.subjects.value(publication.channel, publication.type, publication.key)
         return self._id_of(publication), value
 
     async def _keep(self, batch: Sequence[Waiting]) -> None:
@@ -283,6 +294,7 @@ class NatsBroker:
     async def _insist(self, channel: ChannelKey, batch: Sequence[Waiting]) -> None:
         """Tries until nobody else has come in between, and finds out which of the batch have been published before."""
         expired: dict[str, int] = {}
+        backoff = Backoff(*PAUSES)
         while todo := [one for one in batch if not one.done.done()]:
             try:
                 await self._commit({channel: todo}, expired)
@@ -290,7 +302,7 @@ class NatsBroker:
                 for one, receipt in zip(todo, await self._outcomes(todo, expired), strict=True):
                     if receipt is not None:
                         one.succeed(receipt)
-                await asyncio.sleep(jitter(PAUSE))
+                await asyncio.sleep(backoff.next())
 
     async def _commit(self, channels: Mapping[ChannelKey, Sequence[Waiting]], expired: dict[str, int]) -> None:
         """Keeps all or nothing.
@@ -341,16 +353,16 @@ class NatsBroker:
     def _event(self, what: Entry, publication: Publication, retention: Retention) -> Write:
         channel = publication.channel
         if what.offset is not None:
-            return Write(self._subjects.durable(channel, what.offset // SEGMENT), encode(what), retention.ttl)
-        subject = self._subjects.value(channel, publication.type, publication.key)
+            return Write(self.subjects.durable(channel, what.offset // SEGMENT), encode(what), retention.ttl)
+        subject = self.subjects.value(channel, publication.type, publication.key)
         return Write(subject, encode(what), retention.ttl, only=True)
 
     def _head(self, channel: ChannelKey, head: Head, after: int) -> Write:
         ttl = max(self._config.position_ttl, head.ttl, head.state_ttl)
-        return Write(self._subjects.head(channel), encode(head), ttl, only=True, after=after)
+        return Write(self.subjects.head(channel), encode(head), ttl, only=True, after=after)
 
     def _id_of(self, publication: Publication) -> str:
-        return self._subjects.id(publication.channel, publication.sender, publication.id)
+        return self.subjects.id(publication.channel, publication.sender, publication.id)
 
     async def _outcomes(self, batch: Sequence[Waiting], expired: dict[str, int]) -> Sequence[Receipt | None]:
         """What became of each publication earlier; notes the ids that are there although their window is over."""
@@ -372,9 +384,9 @@ class NatsBroker:
     def _trim(self, channel: ChannelKey, before: Head, after: Head) -> None:
         """Now and then lets go of what the retention no longer covers; what is left until then does not count."""
         if _passes(before.offset, after.offset, after.entries):
-            self.stream.trim(self._subjects.durable(channel), after.entries)
+            self.stream.trim(self.subjects.durable(channel), after.entries)
         if _passes(before.rev, after.rev, after.state_entries):
-            self.stream.trim(self._subjects.state(channel), after.state_entries)
+            self.stream.trim(self.subjects.state(channel), after.state_entries)
 
     # --- heads ----------------------------------------------------------------------------------------------------------
 
@@ -383,7 +395,7 @@ class NatsBroker:
         seen = self._seen.get(
             channel
         )  # before asking: what is heard while the answer is on its way may be newer than it
-        kept = await self.stream.last(self._subjects.head(channel))
+        kept = await self.stream.last(self.subjects.head(channel))
         if kept is None:
             return Known(0, new_head())
         head = decode(kept.data, Head)
@@ -423,7 +435,7 @@ class NatsBroker:
             if channel in self._subscriptions:
                 await self._link.settle()
                 return
-            subject = self._subjects.live(channel)
+            subject = self.subjects.live(channel)
             self._subscriptions[channel] = self._link.subscribe(subject, partial(self._hear, channel))
             try:
                 await self._link.settle()
@@ -489,16 +501,17 @@ class NatsBroker:
 
     async def _read(self, channel: ChannelKey) -> Read:
         """The head, and the values up to it."""
+        backoff = Backoff(*PAUSES)
         for remaining in reversed(range(TRIES)):
             head = await self._open(channel)
             if not head.rev:
                 return Read(head, ())
-            state = [decode(one.data, Entry) for one in await self.stream.all_of([self._subjects.state(channel)])]
+            state = [decode(one.data, Entry) for one in await self.stream.all_of([self.subjects.state(channel)])]
             newest = max((one.rev or 0 for one in state), default=0)
             now = milliseconds(self._clock)
             if newest == head.rev or not head.has_state(now) or (newest > head.rev and not remaining):
                 return Read(head, values(head, state, now))
-            await asyncio.sleep(jitter(PAUSE))
+            await asyncio.sleep(backoff.next())
         raise unavailable("JetStream's replicas are too far behind")
 
     async def _missed(
@@ -524,20 +537,21 @@ class NatsBroker:
 
     async def _entries(self, channel: ChannelKey, head: Head, low: int, high: int) -> Sequence[Entry]:
         """Those from `low` to `high` that still count, without a hole before the newest."""
-        subjects = [self._subjects.durable(channel, segment) for segment in segments(low, high)]
+        subjects = [self.subjects.durable(channel, segment) for segment in segments(low, high)]
+        backoff = Backoff(*PAUSES)
         for remaining in reversed(range(TRIES)):
             kept = [decode(one.data, Entry) for one in await self.stream.all_of(subjects)]
             found = unbroken(head, (one for one in kept if _within(one, low, high)), milliseconds(self._clock))
             # What is not there has expired, or the replica that answered has not got it yet.
             if len(found) == high - low + 1 or not self.stream.replicated or not remaining:
                 return found
-            await asyncio.sleep(jitter(PAUSE))
+            await asyncio.sleep(backoff.next())
         return ()
 
     async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
         """As the port says."""
         async with self.call():
-            subjects = list(map(self._subjects.head, channels))
+            subjects = list(map(self.subjects.head, channels))
             kept = await self.stream.several(subjects)
         found = (decode(kept[subject].data, Head) if subject in kept else None for subject in subjects)
         return [Mark("", 0, 0) if head is None else Mark(head.epoch, head.offset, head.rev) for head in found]
@@ -577,7 +591,7 @@ class NatsBroker:
     async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
         """As the port says, but of channels without history and state only those that have subscribers on this node."""
         async with self.call():
-            subjects = await self.stream.names(self._subjects.heads(tenant))
+            subjects = await self.stream.names(self.subjects.heads(tenant))
             names = {text(subject.rpartition(".")[2]): subject for subject in subjects}
             wanted = sorted(name for name in names if name.startswith(prefix))
             found: list[ChannelInfo] = []

@@ -65,7 +65,7 @@ class Subjects:
 
     def value(self, channel: ChannelKey, type: str, key: str | None) -> str:
         """The newest event of a type and key."""
-        return f"{self.prefix}.e.{_tokens(channel)}.l.{_digest(type, key)}"
+        return f"{self.prefix}.e.{_tokens(channel)}.l.{digest(type, key)}"
 
     def state(self, channel: ChannelKey) -> str:
         """Every `value` of a channel."""
@@ -81,11 +81,19 @@ class Subjects:
 
     def id(self, channel: ChannelKey, sender: str | None, id: str) -> str:
         """What became of a publication."""
-        return f"{self.prefix}.i.{_tokens(channel)}.{_digest(id, sender)}"
+        return f"{self.prefix}.i.{_tokens(channel)}.{digest(id, sender)}"
 
     def apart(self, kind: str, *names: str) -> str:
         """Something that is no channel's."""
         return ".".join((self.prefix, "x", kind, *map(token, names)))
+
+    def present(self, channel: ChannelKey) -> str:
+        """Who is in a channel."""
+        return f"{self.prefix}.x.present.{_tokens(channel)}"
+
+    def told(self, channel: ChannelKey) -> str:
+        """Ephemeral events that are told together with a change of what nodes share."""
+        return f"{self.prefix}.e.{_tokens(channel)}.p"
 
     def live(self, channel: ChannelKey) -> str:
         """Whatever happens in a channel."""
@@ -110,7 +118,7 @@ def _tokens(channel: ChannelKey) -> str:
     return f"{token(channel.tenant)}.{token(channel.name)}"
 
 
-def _digest(first: str, second: str | None) -> str:
+def digest(first: str, second: str | None = None) -> str:
     """A token of fixed length for two texts of any; None and the empty text differ, and so do two splits of one text."""
     parts = (first.encode(), b"" if second is None else b"=" + second.encode())
     return hashlib.blake2b(len(parts[0]).to_bytes(4) + parts[0] + parts[1], digest_size=16).hexdigest()

@@ -21,12 +21,13 @@ import structlog
 from service.adapters.nats import wire
 from service.adapters.nats.config import NatsConfig
 from service.adapters.nats.wire import Message
+from service.core.backoff import Backoff
 from service.errors import ErrorCode, ServiceError
 
 READ_BYTES = 262_144
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
-"""Between two tries to connect: from the first to the longest, doubled each time, of which a random part is taken."""
+"""Between two tries to connect, see `Backoff`."""
 
 Handler = Callable[[Message], None]
 """Takes one message on the event loop; must not raise."""
@@ -44,11 +45,6 @@ class Unfit(ServiceError):  # noqa: N818  # reads as what the servers are  # noq
 
     def __init__(self, reason: str) -> None:
         super().__init__(ErrorCode.BROKER_UNAVAILABLE, reason)
-
-
-def jitter(seconds: float) -> float:
-    """Up to so many seconds, so that nodes do not try again all at the same moment."""
-    return random.uniform(seconds / 2, seconds)  # noqa: S311  # nothing secret
 
 
 class _Call:
@@ -306,16 +302,15 @@ class Link:
         return "NATS closed the connection"
 
     async def _connect_again(self) -> tuple[asyncio.StreamReader, wire.Parser]:
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
-            await asyncio.sleep(jitter(pause))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            await asyncio.sleep(backoff.next())
             with suppress(ServiceError):  # it has been logged for each server
                 return await self._connect_any()
 
     async def _restore(self) -> None:
         """Calls `restored` until it succeeds; ends with the connection."""
-        writer, pause = self._writer, FIRST_PAUSE
+        writer, backoff = self._writer, Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while self._writer is writer and writer is not None:
             try:
                 async with asyncio.timeout(self._config.timeout):
@@ -323,8 +318,7 @@ class Link:
             except Exception as error:
                 if not isinstance(error, ServiceError | TimeoutError):
                     _log.error("cannot go on after connecting again", exc_info=error)
-                await asyncio.sleep(jitter(pause))
-                pause = min(pause * 2, LONGEST_PAUSE)
+                await asyncio.sleep(backoff.next())
             else:
                 self.usable = self._writer is writer
                 return

@@ -1,0 +1,222 @@
+"""The PresenceStore that all nodes share at a NATS."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from service.adapters.nats.documents import Documents, Draft, each
+from service.core.channel import ChannelKey
+from service.core.clock import Clock, milliseconds
+from service.core.event import Publication
+from service.core.presence import Change, Entrance, Entry, Farewell, Member
+
+KEPT = 2
+"""How many times the ttl everything of a channel stays when no node speaks of it. More than one: entries that have expired
+while NATS could not be reached come back without a word."""
+MOST_TOLD_AT_ONCE = 500
+"""Events told with one change; NATS takes at most 1 000 messages in a batch."""
+
+
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """One connection of a user."""
+
+    expiry: int
+    info: bytes | None
+
+
+class Roster(msgspec.Struct, array_like=True):
+    """Who is in a channel: users, and their connections in the order in which they came."""
+
+    users: dict[str, dict[str, Place]] = msgspec.field(default_factory=dict)
+    spoken: int = 0
+    """When a node last added or renewed an entry."""
+
+
+class Work(NamedTuple):
+    """Some entrances of one call into one channel, and their places in the call."""
+
+    channel: ChannelKey
+    entrances: Sequence[tuple[int, Entrance]]
+
+
+class NatsPresence:
+    """Keeps the port's guarantee by one document a channel, whose change and its telling are one batch. Time is the nodes'.
+
+    A change writes the whole channel's document anew, which NATS takes up to its `max_payload`: some thousand users.
+    """
+
+    def __init__(self, documents: Documents, clock: Clock, *, ttl: float, most_told: int) -> None:
+        self._documents = documents
+        self._clock = clock
+        self._ttl = int(ttl * 1000)
+        self._most_told = most_told
+
+    async def join(self, entrance: Entrance) -> Change:
+        """As the port says."""
+        [change] = await self.join_all([entrance])
+        return change
+
+    async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
+        """As the port says."""
+        channels: dict[ChannelKey, list[tuple[int, Entrance]]] = {}
+        for numbered in enumerate(entrances):
+            channels.setdefault(numbered[1].entry.channel, []).append(numbered)
+        changes: dict[int, Change] = {}
+        for found in await each(self._join, [Work(*item) for item in channels.items()]):
+            changes |= found
+        return [changes[number] for number in range(len(entrances))]
+
+    async def _join(self, work: Work) -> dict[int, Change]:
+        changes: dict[int, Change] = {}
+        for start in range(0, len(work.entrances), MOST_TOLD_AT_ONCE):
+            part = work.entrances[start : start + MOST_TOLD_AT_ONCE]
+            changes |= await self._change(work.channel, partial(self._enter, entrances=part))
+        return changes
+
+    def _enter(
+        self, roster: Roster, now: int, entrances: Sequence[tuple[int, Entrance]]
+    ) -> tuple[Sequence[Publication] | None, dict[int, Change]]:
+        told: list[Publication] = []
+        changes: dict[int, Change] = {}
+        for number, ((_, user, connection), info, joined) in entrances:
+            is_first = user not in roster.users
+            places = roster.users.setdefault(user, {})
+            known = places.get(connection)
+            places[connection] = Place(now + self._ttl, info if known is None else known.info)
+            changes[number] = self._changed(is_first, roster, joined, told)
+        roster.spoken = now
+        return told, changes
+
+    async def leave(self, entry: Entry, left: Publication) -> Change:
+        """As the port says."""
+
+        def strike_out(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, Change]:
+            places = roster.users.get(entry.user, {})
+            if places.pop(entry.connection, None) is None:
+                return None, Change(False, len(roster.users), False)
+            told: list[Publication] = []
+            if not places:
+                del roster.users[entry.user]
+            return told, self._changed(not places, roster, left, told)
+
+        return await self._change(entry.channel, strike_out)
+
+    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """As the port says."""
+        if not entries:
+            await self._documents.check()
+        channels: dict[ChannelKey, list[Entry]] = {}
+        for entry in entries:
+            channels.setdefault(entry.channel, []).append(entry)
+
+        async def one(item: tuple[ChannelKey, list[Entry]]) -> Sequence[Entry]:
+            return await self._change(item[0], lambda roster, now: self._renew(roster, now, item[1]))
+
+        return [entry for missing in await each(one, channels.items()) for entry in missing]
+
+    def _renew(
+        self, roster: Roster, now: int, entries: Sequence[Entry]
+    ) -> tuple[Sequence[Publication] | None, Sequence[Entry]]:
+        missing = []
+        for entry in entries:
+            places = roster.users.get(entry.user, {})
+            place = places.get(entry.connection)
+            if place is None:
+                missing.append(entry)
+            else:
+                places[entry.connection] = Place(now + self._ttl, place.info)
+        if len(missing) == len(entries):
+            return None, missing
+        roster.spoken = now
+        return (), missing
+
+    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+        """As the port says."""
+        subjects = {self._documents.subjects.present(channel): channel for channel in channels}
+        if not subjects:
+            return ()
+        found = await self._documents.read_all(list(subjects))
+        now = milliseconds(self._clock)
+        expired = [subjects[subject] for subject, data in found.items() if _has_expired(self._read(data, now), now)]
+
+        async def one(channel: ChannelKey) -> Sequence[tuple[ChannelKey, Change]]:
+            return await self._change(channel, lambda roster, now: self._expire(channel, roster, now, farewell))
+
+        return [change for changes in await each(one, expired) for change in changes]
+
+    def _expire(
+        self, channel: ChannelKey, roster: Roster, now: int, farewell: Farewell
+    ) -> tuple[Sequence[Publication] | None, Sequence[tuple[ChannelKey, Change]]]:
+        if not _has_expired(roster, now):
+            return None, ()
+        told: list[Publication] = []
+        changes: list[tuple[ChannelKey, Change]] = []
+        for user, places in list(roster.users.items()):
+            if len(changes) == MOST_TOLD_AT_ONCE:
+                break
+            for connection, place in list(places.items()):
+                if place.expiry <= now:
+                    del places[connection]
+            if not places:
+                del roster.users[user]
+                changes.append((channel, self._changed(True, roster, farewell(channel, user), told)))
+        return told, changes
+
+    async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
+        """As the port says."""
+        roster, now = await self._roster(channel)
+        names = heapq.nsmallest(limit, roster.users)
+        return len(roster.users), [_member(name, roster.users[name], now) for name in names]
+
+    async def count(self, channel: ChannelKey) -> int:
+        """As the port says."""
+        return len((await self._roster(channel))[0].users)
+
+    async def _roster(self, channel: ChannelKey) -> tuple[Roster, int]:
+        data = await self._documents.read(self._documents.subjects.present(channel))
+        now = milliseconds(self._clock)
+        return self._read(data, now), now
+
+    async def _change(
+        self, channel: ChannelKey, work: Callable[[Roster, int], tuple[Sequence[Publication] | None, T]]
+    ) -> T:
+        """Does the work on the channel's roster. What it returns beside is to be told; None leaves everything as it is."""
+
+        def draft(data: bytes | None) -> tuple[Draft, T]:
+            now = milliseconds(self._clock)
+            roster = self._read(data, now)
+            told, result = work(roster, now)
+            if told is None:
+                return Draft(None), result
+            return Draft(msgspec.msgpack.encode(roster), KEPT * self._ttl / 1000, told), result
+
+        return await self._documents.change(self._documents.subjects.present(channel), draft)
+
+    def _read(self, data: bytes | None, now: int) -> Roster:
+        roster = Roster() if data is None else msgspec.msgpack.decode(data, type=Roster)
+        return roster if now < roster.spoken + KEPT * self._ttl else Roster()
+
+    def _changed(self, changed: bool, roster: Roster, event: Publication, told: list[Publication]) -> Change:
+        users = len(roster.users)
+        tells = changed and users <= self._most_told
+        if tells:
+            told.append(event)
+        return Change(changed, users, tells)
+
+
+def _has_expired(roster: Roster, now: int) -> bool:
+    return any(place.expiry <= now for places in roster.users.values() for place in places.values())
+
+
+def _member(user: str, places: dict[str, Place], now: int) -> Member:
+    # Nobody has been told that a user has gone before the sweep: until then the last connection counts.
+    alive = [place for place in places.values() if now < place.expiry] or list(places.values())[-1:]
+    return Member(user, len(alive), alive[-1].info)

@@ -1,0 +1,199 @@
+"""What nodes share beside the broker at a NATS: presence, tickets and caps, each by its port's contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import nats
+import pytest
+
+from service.adapters.nats.caps import NatsCaps
+from service.adapters.nats.config import NatsConfig
+from service.adapters.nats.documents import Documents
+from service.adapters.nats.presence import NatsPresence
+from service.adapters.nats.tickets import NatsTickets
+from service.core.channel import ChannelKey
+from service.core.event import Publication
+from service.core.presence import Entry
+from service.core.tickets import TicketStore
+from service.errors import ErrorCode, ServiceError
+from tests.clock import FakeClock
+from tests.contract.caps_suite import Nodes, SharedCapsSuite, TimedCapsSuite
+from tests.contract.nats_stage import ListeningSink, config, running
+from tests.contract.presence_suite import (
+    LEFT,
+    MOST_TOLD,
+    OTHER_ROOM,
+    ROOM,
+    SAME_ROOM_OF_ANOTHER_TENANT,
+    Node,
+    SharedPresenceSuite,
+    Stage,
+    TimedPresenceSuite,
+    farewell,
+)
+from tests.contract.presence_suite import TTL as PRESENCE_TTL
+from tests.contract.tickets_suite import TTL, TimedTicketsSuite
+from tests.stores import NatsServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    """One for all tests; each has a stream of its own."""
+    server = NatsServer()
+    asyncio.run(server.start())
+    yield server
+    server.end()
+
+
+# --- tickets ----------------------------------------------------------------------------------------------------------
+
+
+class TestNatsTickets(TimedTicketsSuite):
+    documents: Documents
+
+    @pytest.fixture(autouse=True)
+    async def _documents(self, server: NatsServer, clock: FakeClock) -> AsyncIterator[None]:
+        async with running(config(server), clock) as (broker, _):
+            self.documents = Documents(broker)
+            yield
+
+    async def open(self, clock: FakeClock) -> TicketStore:
+        return NatsTickets(self.documents, clock)
+
+
+async def test_of_two_nodes_one_redeems(server: NatsServer) -> None:
+    clock, where = FakeClock(), config(server)
+    async with running(where, clock) as (one, _), running(where, clock) as (two, _):
+        stores = [NatsTickets(Documents(broker), clock) for broker in (one, two)]
+        ticket = await stores[0].issue("token", TTL)
+        assert await stores[1].peek(ticket) == "token"
+        redeemed = await asyncio.gather(*(store.redeem(ticket) for store in stores * 5))
+        assert sorted(map(str, redeemed)) == ["None"] * 9 + ["token"]
+
+
+async def test_no_ticket_is_had_without_nats(server: NatsServer) -> None:
+    async with running(config(server), FakeClock()) as (broker, _):
+        pass
+    with pytest.raises(ServiceError) as away:
+        await NatsTickets(Documents(broker), FakeClock()).issue("token", TTL)
+    assert away.value.code is ErrorCode.BROKER_UNAVAILABLE
+
+
+# --- caps -------------------------------------------------------------------------------------------------------------
+
+
+class NatsCapsStage:
+    server: NatsServer
+    clock: FakeClock
+
+    @pytest.fixture(autouse=True)
+    def _at(self, server: NatsServer) -> None:
+        self.server, self.clock = server, FakeClock()
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Nodes]:
+        where = config(self.server)
+        async with running(where, self.clock) as (one, _), running(where, self.clock) as (two, _):
+            yield Nodes(*(NatsCaps(Documents(broker), self.clock) for broker in (one, two)))
+
+
+class TestNatsCaps(NatsCapsStage, SharedCapsSuite):
+    pass
+
+
+class TestNatsCapsInTime(NatsCapsStage, TimedCapsSuite):
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+# --- presence ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NatsStage(Stage):
+    documents: Documents
+    sink: ListeningSink
+    config: NatsConfig
+
+    async def told(self) -> list[Publication]:
+        # What was told before this answer was asked for has come before it, as both take the same connection.
+        await self.documents.check()
+        events, self.sink.events = self.sink.events, []
+        return [
+            Publication(
+                event.channel, event.type, event.id, event.delivery, event.data, event.sender, event.at, event.key
+            )
+            for event in events
+        ]
+
+
+class NatsPresenceStage:
+    server: NatsServer
+    clock: FakeClock
+
+    @pytest.fixture(autouse=True)
+    def _at(self, server: NatsServer) -> None:
+        self.server, self.clock = server, FakeClock()
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Stage]:
+        where = config(self.server)
+        async with running(where, self.clock) as (one, sink), running(where, self.clock) as (two, _):
+            for channel in (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
+                await one.subscribe(channel)
+            documents = [Documents(broker) for broker in (one, two)]
+            nodes = [Node(NatsPresence(each, self.clock, ttl=PRESENCE_TTL, most_told=MOST_TOLD)) for each in documents]
+            yield NatsStage(nodes[0], nodes[1], documents[0], sink, where)
+
+
+class TestNatsPresence(NatsPresenceStage, SharedPresenceSuite):
+    async def lose_data(self, stage: Stage) -> None:
+        assert isinstance(stage, NatsStage)
+        witness = await nats.connect(self.server.url)
+        await witness.jetstream().purge_stream(stage.config.prefix)
+        await witness.close()
+
+
+class TestNatsPresenceInTime(NatsPresenceStage, TimedPresenceSuite):
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    async def test_a_sweeper_that_dies_is_followed_by_another(self, stage: Stage) -> None:
+        """At once: it holds nothing that would keep others from sweeping, as of two changes NATS refuses one."""
+        await stage.one.join(ROOM, "ann", "c-1")
+        await self.advance(PRESENCE_TTL + 1)
+
+        def dies(channel: ChannelKey, user: str) -> Publication:
+            raise RuntimeError("killed")
+
+        with pytest.raises(RuntimeError, match="killed"):
+            await stage.one.store.sweep([ROOM], dies)
+        assert await stage.two.store.sweep([ROOM], farewell) == [(ROOM, (True, 0, True))]
+        assert (await stage.story())[-1] == (LEFT, "ann")
+
+
+async def test_a_channel_with_more_users_than_a_message_holds_refuses_the_next(clock_at: FakeClock) -> None:
+    """NATS would close the connection of a node that sends more than it takes."""
+    async with (
+        NatsServer(config="max_payload: 8192") as small,
+        running(config(small), clock_at) as (broker, _),
+    ):
+        node = Node(NatsPresence(Documents(broker), clock_at, ttl=PRESENCE_TTL, most_told=MOST_TOLD))
+
+        async def crowd() -> None:
+            for number in range(1_000):
+                await node.join(ROOM, f"u-{number}", f"c-{number}", b'{"name":"somebody with a name"}')
+
+        with pytest.raises(ServiceError, match="too large for NATS"):
+            await crowd()
+        await broker.check()
+        assert await node.store.renew([Entry(ROOM, "u-0", "c-0")]) == []
+
+
+@pytest.fixture
+def clock_at() -> FakeClock:
+    return FakeClock()
