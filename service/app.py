@@ -22,6 +22,13 @@ from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.caps import MemoryCaps
 from service.adapters.memory.presence import MemoryPresence
 from service.adapters.memory.tickets import MemoryTickets
+from service.adapters.nats import address as nats_address
+from service.adapters.nats.broker import NatsBroker
+from service.adapters.nats.caps import NatsCaps
+from service.adapters.nats.config import NatsConfig
+from service.adapters.nats.documents import Documents
+from service.adapters.nats.presence import NatsPresence
+from service.adapters.nats.tickets import NatsTickets
 from service.adapters.redis import address as redis_address
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.caps import RedisCaps
@@ -142,6 +149,8 @@ def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
     broker = settings.broker
     if broker.url.startswith("redis"):
         return RedisBroker(redis_config(settings), metrics)
+    if broker.url != "memory://":
+        return NatsBroker(nats_config(settings), clock, metrics)
     memory = MemoryBroker(
         clock,
         idempotency_window=broker.idempotency_window,
@@ -165,6 +174,10 @@ def _stores(settings: Settings, clock: Clock, broker: Broker) -> Stores:
         client = RedisClient(redis_config(settings))
         shared = RedisPresence(client, ttl=settings.presence.ttl, most_told=most_told)
         return shared, RedisTickets(client), RedisCaps(client), client.close
+    if isinstance(broker, NatsBroker):
+        documents = Documents(broker)
+        there = NatsPresence(documents, clock, ttl=settings.presence.ttl, most_told=most_told)
+        return there, NatsTickets(documents, clock), NatsCaps(documents, clock), _nothing
     presence = MemoryPresence(broker.publish, most_told)
     return presence, MemoryTickets(clock, settings.limits.tracked), MemoryCaps(), _nothing
 
@@ -182,6 +195,27 @@ def redis_config(settings: Settings) -> RedisConfig:
         password=_revealed(broker.password),
         sentinel_user=broker.sentinel_user,
         sentinel_password=_revealed(broker.sentinel_password),
+        ca=broker.ca,
+        certificate=broker.certificate,
+        private_key=broker.private_key,
+        prefix=broker.prefix,
+        timeout=broker.timeout,
+        queue=broker.queue,
+        ping=broker.ping,
+        silence=broker.silence,
+        position_ttl=broker.position_ttl,
+        idempotency_window=broker.idempotency_window,
+        start=broker.unready_after,
+    )
+
+
+def nats_config(settings: Settings) -> NatsConfig:
+    """What the settings say to the NATS adapters."""
+    broker = settings.broker
+    return NatsConfig(
+        servers=nats_address.parse(broker.url),
+        user=broker.user,
+        password=_revealed(broker.password),
         ca=broker.ca,
         certificate=broker.certificate,
         private_key=broker.private_key,
