@@ -92,6 +92,8 @@ class Parser:
                 if line[:4] in (b"MSG ", b"HMSG"):
                     words = line.split()
                     size = int(words[-1])
+                    if size < 0:
+                        raise Broken("a message of less than nothing")
                     if len(buffer) < start + size + 2:
                         break
                     at = start + size + 2
