@@ -126,7 +126,7 @@ class BrokerSuite(ABC):
         """Lets time pass for the broker."""
         clock.advance(seconds)
 
-    async def settled(self, broker: Broker) -> None:
+    async def settled(self, broker: Broker) -> None:  # noqa: B027  # what most brokers have to do: nothing
         """Returns when everything accepted so far has reached the sink; at once where accepting is delivering."""
 
     @pytest.fixture
