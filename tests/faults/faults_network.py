@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from time import monotonic
 
 from tests.faults.faults_clients import undisturbed
-from tests.faults.faults_redis import AGAIN, NOTICE, repaired, stays_up
+from tests.faults.faults_redis import AGAIN, NOTICE, stays_up
 from tests.faults.scenario import ANY, Arena, scenario
 from tests.faults.stage import Stage
 from tests.proxy import Proxy
@@ -40,7 +40,9 @@ async def a_link_swallows_everything(arena: Arena) -> None:
         link.heal()
         back = monotonic()
         report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
-        report.tell(f"one node's link swallowed everything for {back - moment:.1f} s")
+        events = await stage.repaired()
+        report.expect(events > 0, "the other node's events did not fall into a gap: the scenario tested nothing")
+        report.tell(f"one node's link swallowed everything for {back - moment:.1f} s, {events:g} events repaired")
         await stays_up(stage, moment)
 
 
@@ -55,7 +57,9 @@ async def a_link_is_cut(arena: Arena) -> None:
         await stage.calm(max(0.0, away - (monotonic() - moment)))
         link.heal()
         report.recovered(await stage.healed(monotonic(), 2 * AGAIN), within=AGAIN)
-        report.tell(f"one node's link was cut for {away:.1f} s")
+        events = await stage.repaired()
+        report.expect(events > 0, "the other node's events did not fall into a gap: the scenario tested nothing")
+        report.tell(f"one node's link was cut for {away:.1f} s, {events:g} events repaired")
         await stays_up(stage, moment)
 
 
@@ -100,7 +104,7 @@ async def redis_cuts_a_slow_node_off(arena: Arena) -> None:
         back = monotonic()
         report.expect(cuts > 0, "Redis cut nobody off: the scenario tested nothing")
         report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
-        events = await repaired(stage)
+        events = await stage.repaired()
         report.expect(events > 0, "no event was read from a stream")
         report.tell(f"{cuts} connections cut off by Redis, {events:g} events repaired")
         await undisturbed(stage, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from itertools import count
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ import aiohttp
 from tests.faults.apart import CrowdApart
 from tests.faults.books import Ack, Key, Top, line
 from tests.faults.crowd import Crowd
-from tests.faults.node import GAUGES, LOOK, Node
+from tests.faults.node import GAUGES, LOOK, Node, total
 from tests.faults.oracle import judge
 from tests.faults.publishers import Desk
 from tests.faults.report import Report
@@ -64,6 +65,7 @@ class Stage:
         self._use_fronts, self._apart, self._traffic = fronts, apart, traffic
         self._clients, self._rate, self._each = clients, rate, each
         self._fds: dict[str, int] = {}
+        self._flooded = count()
         self._stack = AsyncExitStack()
 
     crowd: Crowd | CrowdApart
@@ -153,7 +155,7 @@ class Stage:
         """Publishes many large events at once, as a publisher of its own; the oracle judges them too."""
         for start in range(0, events, BATCH):
             moment = monotonic()
-            numbers = [line(FLOOD, start + step) for step in range(min(BATCH, events - start))]
+            numbers = [line(FLOOD, next(self._flooded)) for _ in range(min(BATCH, events - start))]
             batch = [
                 {
                     "type": "talk.line",
@@ -167,6 +169,11 @@ class Stage:
             for number, result in zip(numbers, body["results"], strict=True):
                 key = Key(tenant, channel)
                 self.log.accepted(Ack(key, number, result["epoch"], result["offset"], moment, monotonic()))
+
+    async def repaired(self) -> float:
+        """Events that the nodes have read from streams to close gaps. A scenario that makes gaps wants some, or it tests
+        nothing."""
+        return sum([total(await node.metrics(), "repaired_events") for node in self.nodes])
 
     async def noticed(self, node: Node, since: float, within: float) -> float | None:
         """Waits until the node shows, in its log, metrics or readiness, that the store is not there."""
