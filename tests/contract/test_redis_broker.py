@@ -15,6 +15,7 @@ from hypothesis.stateful import invariant, rule
 from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
+from service.adapters.redis.shard import Shard
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.telemetry.metrics import Metrics
@@ -37,10 +38,16 @@ def redis_broker(url: str, prefix: str, **settings: Any) -> RedisBroker:
     return RedisBroker(config, Metrics())
 
 
+def only(broker: RedisBroker) -> Shard:
+    """What a broker talks to that has one server, or one master."""
+    [shard] = broker.shards
+    return shard
+
+
 async def settled(broker: RedisBroker) -> None:
     """Replies come after what was published before, so an answer from each subscription's server says that all is here."""
-    for server in broker._servers.values():
-        link = server.subscriber.line.link
+    for shard in broker.shards:
+        link = shard.subscriber.line.link
         assert link is not None
         await link.call("PING")
 

@@ -20,7 +20,7 @@ from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, RecordingSink
-from tests.contract.test_redis_broker import new_prefix, redis_broker, settled
+from tests.contract.test_redis_broker import new_prefix, only, redis_broker, settled
 from tests.stores import FLAVOURS, Certificates, Flavour, RedisServer, shared_redis
 from tests.stores.process import free_port, until
 
@@ -149,7 +149,7 @@ async def test_calls_that_lose_their_connection_leave_the_loop_to_others(server:
         await server.command("CLIENT", "PAUSE", "300", "ALL")
         begun = [asyncio.ensure_future(broker.publish(durable(f"m-{n}"))) for n in range(50)]
         longest, before = 0.0, time.monotonic()
-        link = broker._servers[None].commands.link
+        link = only(broker).commands.link
         assert link is not None
         link.abort()
         while not all(call.done() for call in begun):
@@ -225,7 +225,7 @@ async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) 
         assert (await broker.publish(durable("m-3"))).offset == 3
         await settled(broker)
         assert sink.ids()[-1] == "m-3"
-        assert await server.command("PUBSUB", "CHANNELS") == [broker._names(ROOM).events.decode()]
+        assert await server.command("PUBSUB", "CHANNELS") == [broker.names(ROOM).events.decode()]
 
 
 # --- deliveries -------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ async def test_garbage_on_our_channels_is_skipped(message: bytes) -> None:
     server = await shared_redis()
     async with running(server.url) as (broker, sink):
         await broker.subscribe(ROOM)
-        assert await server.command("PUBLISH", broker._names(ROOM).events, message) == 1
+        assert await server.command("PUBLISH", broker.names(ROOM).events, message) == 1
         await broker.publish(durable("m-1"))
         await settled(broker)
         assert sink.ids() == ["m-1"]
@@ -335,14 +335,14 @@ async def test_storms_of_subscriptions_and_kills_leave_exactly_what_is_wanted(se
         await asyncio.gather(killing, return_exceptions=True)
         await well(broker)
         await settled(broker)
-        expected = sorted(broker._names(channel).events.decode() for channel, is_wanted in wanted.items() if is_wanted)
+        expected = sorted(broker.names(channel).events.decode() for channel, is_wanted in wanted.items() if is_wanted)
         assert sorted(await server.command("PUBSUB", "CHANNELS")) == expected
         sink.events.clear()
         for channel in channels:
             await broker.publish(durable("last", channel))
         await settled(broker)
         assert sorted(event.channel for event in sink.events) == sorted(one for one in channels if wanted[one])
-        assert not any(wish.waiting for wish in broker._servers[None].subscriber._wanted.values())
+        assert not any(shard.subscriber.waiting for shard in broker.shards)
 
 
 async def test_subscribing_again_while_the_first_is_cancelled_loses_nothing(server: RedisServer) -> None:
@@ -385,7 +385,7 @@ async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: 
             for (kind, _), result in zip(calls, results, strict=True):
                 if not isinstance(result, asyncio.CancelledError):
                     assert type(result).__name__ == ("Receipt", "Snapshot", "list")[kind], result
-        assert broker._pending == 0
+        assert broker.calls.waiting == 0
         for n in range(0, 60, 3):
             channel = ChannelKey("acme", f"room:{n}")
             ids = await stream(broker, channel)
@@ -490,17 +490,17 @@ async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: Redi
 async def test_a_changed_role_is_noticed_without_a_publish(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.adapters.redis.broker.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("service.adapters.redis.shards.WATCH_SECONDS", 0.05)
     async with running(server.url) as (broker, _):
         before = await broker.publish(durable("m-1"))
-        link = broker._servers[None].commands.link
+        link = only(broker).commands.link
         assert link is not None
         generation = link.generation
         await server.command("REPLICAOF", "127.0.0.1", "1")
         await server.command("REPLICAOF", "NO", "ONE")
 
         async def learned() -> bool:
-            current = broker._servers[None].commands.link
+            current = only(broker).commands.link
             return current is not None and current.generation != generation
 
         await until(learned, "the broker learns the generation", within=5)

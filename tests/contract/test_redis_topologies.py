@@ -24,7 +24,7 @@ from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.clock import FakeClock
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, BrokerSuite, RecordingSink
-from tests.contract.test_redis_broker import new_prefix, redis_broker, settled
+from tests.contract.test_redis_broker import new_prefix, only, redis_broker, settled
 from tests.stores import Certificates, Cluster, ClusterNode, RedisServer, Sentinels
 
 G = TypeVar("G", Cluster, Sentinels, RedisServer)
@@ -221,7 +221,7 @@ async def test_a_planned_failover_is_gone_through() -> None:
         await publishing.end()
         assert publishing.longest < 10
         assert publishing.accepted[-1].epoch != epoch
-        assert [line.place for line in broker._servers[None].lines] == [new.address] * 2
+        assert [line.place for line in only(broker).lines] == [new.address] * 2
         assert new is not old
         await delivers(broker, sink, ROOM, "after")
 
@@ -255,7 +255,7 @@ async def test_the_master_is_the_one_that_most_sentinels_name() -> None:
         await astray.command("SENTINEL", "REMOVE", sentinels.name)
         await astray.command("SENTINEL", "MONITOR", sentinels.name, "127.0.0.1", replica.port, 2)
         async with running(sentinels.url, start=5.0) as (broker, _):
-            assert broker._servers[None].commands.place == master.address
+            assert only(broker).commands.place == master.address
             await broker.check()
 
 
@@ -270,7 +270,7 @@ async def test_one_address_of_the_cluster_is_enough() -> None:
             channel = ChannelKey("acme", f"room:{n}")
             await broker.subscribe(channel)
             await delivers(broker, sink, channel, "m")
-        assert len(broker._servers) == 3
+        assert len([*broker.shards]) == 3
         assert len(await broker.channels("acme", "", 100)) == 20
 
 
@@ -296,7 +296,7 @@ async def test_a_slot_that_moves_takes_its_channels_along() -> None:
         channel = ChannelKey("acme", "room:moving")
         for one in (channel, quiet):
             await broker.subscribe(one)
-        tag = broker._names(channel).tag
+        tag = broker.names(channel).tag
         slot = key_slot(tag.encode())
         publishing = Publishing(broker, channel)
         await publishing.more(20)
@@ -309,7 +309,7 @@ async def test_a_slot_that_moves_takes_its_channels_along() -> None:
             await publishing.more(20)
             await delivers(broker, sink, channel, f"after-{n}")
             subscribed = [
-                broker._names(channel).events.decode() in await node.command("PUBSUB", "SHARDCHANNELS")
+                broker.names(channel).events.decode() in await node.command("PUBSUB", "SHARDCHANNELS")
                 for node in cluster.nodes[:3]
             ]
             assert subscribed == [node is target for node in cluster.nodes[:3]]
@@ -325,11 +325,11 @@ async def test_a_new_subscription_finds_a_slot_that_moved_unnoticed() -> None:
     async with running(cluster.url) as (broker, sink):
         stays, moves = ChannelKey("acme", "room:stays"), ChannelKey("acme", "room:moves")
         await broker.subscribe(stays)
-        tag = broker._names(moves).tag
+        tag = broker.names(moves).tag
         source = await cluster.master_of(tag)
         target = next(node for node in cluster.nodes[:3] if node is not source)
         slot = key_slot(tag.encode())
-        assert slot != key_slot(broker._names(stays).tag.encode())
+        assert slot != key_slot(broker.names(stays).tag.encode())
         await move(cluster, slot, source, target)
         await asyncio.gather(*(broker.subscribe(moves) for _ in range(3)))
         await delivers(broker, sink, moves, "m")
@@ -341,7 +341,7 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
     cluster = await the_cluster()
     async with running(cluster.url) as (broker, sink):
         await broker.subscribe(ROOM)
-        tag = broker._names(ROOM).tag
+        tag = broker.names(ROOM).tag
         publishing = Publishing(broker, ROOM)
         await publishing.more()
         new = await cluster.failover(tag)
@@ -350,7 +350,7 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
         ids = await publishing.end()
         assert publishing.longest < 5
         assert await events(broker, ROOM) == ids
-        assert broker._server_of(tag).place == new.address
+        assert broker.shards.of(tag).place == new.address
         await delivers(broker, sink, ROOM, "after")
         await cluster.settled()
         await cluster.failover(tag)
@@ -358,10 +358,10 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
 
 async def test_a_killed_master_of_a_shard_is_replaced() -> None:
     async with Cluster() as cluster, running(cluster.url) as (broker, sink):
-        tag = broker._names(ROOM).tag
-        owner = broker._server_of(tag)
+        tag = broker.names(ROOM).tag
+        owner = broker.shards.of(tag)
         channels = [ChannelKey("acme", f"room:{n}") for n in range(100)]
-        elsewhere = next(one for one in channels if broker._server_of(broker._names(one).tag) is not owner)
+        elsewhere = next(one for one in channels if broker.shards.of(broker.names(one).tag) is not owner)
         await broker.subscribe(ROOM)
         await broker.subscribe(elsewhere)
         publishing, untouched = Publishing(broker, ROOM), Publishing(broker, elsewhere)
@@ -414,7 +414,7 @@ async def everything(broker: RedisBroker, server: RedisServer) -> bool:
                 await broker.publish(Publication(ROOM, "t", f"{key}-{n}", Delivery.LATEST, b"1", None, 0, key, keep))
         await broker.publish(Publication(ROOM, "t", "e", Delivery.EPHEMERAL, b"1", None, 0))
         await broker.snapshot(ROOM, None, MANY, MUCH)
-        _, stream, state, order = broker._names(OTHER_ROOM).keys
+        _, stream, state, order = broker.names(OTHER_ROOM).keys
         await broker.publish(message("d-1", OTHER_ROOM))
         await broker.publish(Publication(OTHER_ROOM, "t", "l", Delivery.LATEST, b"1", None, 0, "k", keep))
         await server.command("HSET", state, "old", "0 1\nexpired long ago")

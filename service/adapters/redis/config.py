@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.adapters.redis.address import Address
 from service.core.channel import ChannelKey
@@ -66,3 +68,37 @@ class Keys:
     def tagged(self, kind: str, tag: str) -> str:
         """Something that is no channel's: `prefix:kind:{tag}`."""
         return f"{self._prefix}:{kind}:{{{tag}}}"
+
+
+class Names(NamedTuple):
+    """A channel's names at Redis."""
+
+    tag: str
+    """Any key of it, for finding its slot."""
+    keys: tuple[str, str, str, str]
+    receipt: str
+    """What a receipt's key begins with."""
+    events: bytes
+    """Where it is published."""
+
+
+def namer(prefix: str) -> Callable[[ChannelKey], Names]:
+    """What gives a channel's names, and remembers those of many channels."""
+    keys = Keys(prefix)
+
+    @lru_cache(maxsize=20_000)
+    def names(channel: ChannelKey) -> Names:
+        meta = keys.channel(channel, "meta")
+        return Names(
+            meta,
+            (meta, keys.channel(channel, "stream"), keys.channel(channel, "state"), keys.channel(channel, "order")),
+            keys.channel(channel, "id:"),
+            keys.channel(channel, "events").encode(),
+        )
+
+    return names
+
+
+def milliseconds(seconds: float) -> int:
+    """As Redis wants a duration: a whole number of them, and one at least."""
+    return max(1, round(seconds * 1000))

@@ -28,3 +28,5 @@ SNAPSHOT = load("channel", "snapshot")
 HISTORY = load("channel", "history")
 MARK = load("channel", "mark")
 LISTED = load("channel", "listed")
+CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, MARK, LISTED)
+"""What the broker runs; all begin with channel.lua."""

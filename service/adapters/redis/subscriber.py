@@ -84,6 +84,11 @@ class Subscriber:
         """What is wanted."""
         return list(self._wanted)
 
+    @property
+    def waiting(self) -> int:
+        """Calls of `subscribe` that wait for a confirmation."""
+        return sum(len(wish.waiting) for wish in self._wanted.values())
+
     async def subscribe(self, name: bytes) -> None:
         """Returns when the server has confirmed. Raises TimeoutError; whoever gets an exception calls `let_go`."""
         deadline = self._loop.time() + self._config.timeout

@@ -36,12 +36,16 @@ class Servers:
     def __init__(self, config: RedisConfig) -> None:
         self._config = config
         self._address = config.address
-        self._tls = config.ssl_context()
+        self._tls: ssl.SSLContext | None  # without a value, so that nobody connects without TLS by mistake
         self._slots: list[tuple[int, int, Place]] = []
         self._hints: dict[int, tuple[Place, float]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self.version = 0
         """Rises with every change of who owns what."""
+
+    def read_certificates(self) -> None:
+        """Before the first connection. Raises OSError for files that are no use."""
+        self._tls = self._config.ssl_context()
 
     @property
     def is_cluster(self) -> bool:

@@ -1,0 +1,190 @@
+"""Calls of the broker: each is tried again after whatever may pass, within a deadline, and only so many wait at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import structlog
+
+from service.adapters.redis.config import Names, RedisConfig, milliseconds
+from service.adapters.redis.link import Argument, Link, LinkLost, ReplyError
+from service.adapters.redis.scripts import Script
+from service.adapters.redis.shard import Shard
+from service.adapters.redis.shards import Shards, unavailable
+from service.adapters.redis.topology import said
+from service.telemetry.metrics import Metrics
+
+WAIT_SECONDS = 0.1
+"""Before a server that is loading, failing over or resharding is asked again."""
+MEASURED = 8
+"""One call in so many is timed: the histogram costs a tenth of a publish."""
+
+_EXPECTED = {
+    "OOM": "it is out of memory (maxmemory)",
+    "NOREPLICAS": "too few replicas are there (min-replicas-to-write)",
+    "MISCONF": "it cannot write its snapshot to disk (stop-writes-on-bgsave-error)",
+    "NOPERM": "the user may not do that; docs/guarantees.md names the ACL rules",
+    "NOAUTH": "it wants a password (broker.password)",
+    "MOVED": "it belongs to a Redis Cluster; broker.url must begin with redis+cluster://",
+}
+
+_log = structlog.get_logger("redis")
+
+
+class _Trial(NamedTuple):
+    """A call that is tried again."""
+
+    key: str
+    command: Callable[[Link], tuple[Argument, ...]]
+    script: Script | None
+    repeats: bool
+    deadline: float
+
+
+class Calls:
+    """Every method raises ServiceError(BROKER_UNAVAILABLE) if Redis can't, after `config.timeout` seconds at most."""
+
+    def __init__(self, config: RedisConfig, metrics: Metrics, shards: Shards) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._shards = shards
+        self._random = random.Random()  # noqa: S311  # epochs must differ; nothing is guarded by them
+        self._position_ttl = milliseconds(config.position_ttl)
+        self._count = 0
+        self.waiting = 0
+        """Those that have not returned."""
+
+    async def run(self, script: Script, names: Names, keys: tuple[str, ...], *arguments: Argument) -> Any:
+        """Runs a script on a channel, and again if its connection breaks; channel.lua tells what every script gets."""
+
+        def command(link: Link) -> tuple[Argument, ...]:
+            return (
+                "EVALSHA",
+                script.sha,
+                4 + len(keys),
+                *names.keys,
+                *keys,
+                link.generation,
+                f"{self._random.getrandbits(64):016x}",
+                self._position_ttl,
+                *arguments,
+            )
+
+        return await self._call(names.tag, command, script)
+
+    async def plain(self, key: str, *command: Argument) -> Any:
+        """Sends a command where a key lives, and again if its connection breaks."""
+        return await self._call(key, lambda _: command)
+
+    async def once(self, key: str, *command: Argument) -> Any:
+        """The same, but not again after it may have been carried out."""
+        return await self._call(key, lambda _: command, repeats=False)
+
+    async def _call(
+        self,
+        key: str,
+        command: Callable[[Link], tuple[Argument, ...]],
+        script: Script | None = None,
+        *,
+        repeats: bool = True,
+    ) -> Any:
+        """`command` makes what is sent on a link. `repeats`: it may be sent again after it may have been carried out."""
+        self._shards.require_open()
+        if self.waiting >= self._config.queue:
+            self._metrics.limit_hits.labels(limit="broker_queue").inc()
+            raise unavailable(f"{self.waiting} calls wait for Redis already (broker.queue)")
+        now = asyncio.get_running_loop().time
+        began = now()
+        self.waiting += 1
+        try:
+            shard = self._shards.of(key)
+            link, error = shard.commands.link, None
+            if link is not None:
+                # What goes well at once needs no deadline of its own: links look after theirs.
+                try:
+                    reply = await link.call(*command(link))
+                except (LinkLost, ReplyError) as problem:
+                    error = problem
+                else:
+                    self._count += 1
+                    if self._count % MEASURED == 0:
+                        self._metrics.broker_seconds.observe(now() - began)
+                    return reply
+            trial = _Trial(key, command, script, repeats, began + self._config.timeout)
+            return await self._persist(trial, shard, link, error)
+        except TimeoutError as late:
+            raise unavailable("Redis did not reply in time") from late
+        finally:
+            self.waiting -= 1
+
+    async def _persist(self, trial: _Trial, shard: Shard, link: Link | None, error: Exception | None) -> Any:
+        """Tries again after whatever may pass, until the deadline."""
+        try:
+            async with asyncio.timeout_at(trial.deadline):
+                while True:
+                    if isinstance(error, LinkLost) and not trial.repeats:
+                        raise unavailable("the connection to Redis was lost; the event may be lost too") from error
+                    if link is not None and isinstance(error, ReplyError):
+                        await self._mend(shard, link, trial.script, error)
+                    await asyncio.sleep(0)  # whatever goes wrong at once, others get their turn
+                    self._shards.require_open()
+                    shard = self._shards.of(trial.key)
+                    try:
+                        link = shard.commands.link or await shard.commands.up(trial.deadline)
+                    except LinkLost:  # another server has its channels now
+                        link = error = None
+                        continue
+                    try:
+                        return await link.call(*trial.command(link))
+                    except (LinkLost, ReplyError) as another:
+                        error = another
+        except TimeoutError as late:
+            reason = shard.commands.reason or (said(error) if error else "") or "it does not reply in time"
+            raise unavailable(f"Redis: {reason}") from late
+
+    async def _mend(self, shard: Shard, link: Link, script: Script | None, error: ReplyError) -> None:
+        """Does what an error asks for before the next try. Raises ServiceError for one that another try will not change."""
+        word = _word(error)
+        if word == "NOSCRIPT" and script is not None:
+            await _load(shard, link, script)
+        elif word == "STALE":
+            link.generation = str(error).partition(" ")[2]
+        elif word == "MOVED" and self._shards.is_cluster:
+            self._shards.redirected(str(error), shard)
+        elif word == "READONLY":
+            link.abort()  # it has become a replica; whoever is master now is asked for
+            await asyncio.sleep(WAIT_SECONDS)
+        elif word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK", "BUSY"):
+            await asyncio.sleep(WAIT_SECONDS)
+        else:
+            self._metrics.broker_errors.labels(reply=word if word in _EXPECTED else "other").inc()
+            if word not in _EXPECTED:
+                _log.error("Redis refused a call", reply=word)
+            raise unavailable(f"Redis refuses: {_EXPECTED.get(word, word)}") from error
+
+
+async def _load(shard: Shard, link: Link, script: Script) -> None:
+    """Makes a script known that the server has forgotten, once for all who miss it."""
+    if (loading := shard.loading.get(script.sha)) is not None:
+        await asyncio.shield(loading)
+        return
+    loading = shard.loading[script.sha] = asyncio.get_running_loop().create_future()
+    try:
+        await link.call("SCRIPT", "LOAD", script.text)
+    except LinkLost:
+        return
+    except ReplyError as error:
+        raise unavailable(f"Redis refuses to load a script: {_EXPECTED.get(_word(error), _word(error))}") from error
+    finally:
+        del shard.loading[script.sha]
+        loading.set_result(None)
+
+
+def _word(error: BaseException) -> str:
+    """The first word of what Redis said: the rest may quote what it was told."""
+    if "user executing the script" in str(error) or "ACL failure in script" in str(error):
+        return "NOPERM"  # as Redis and Valkey say it of what a script does
+    return str(error).partition(" ")[0]

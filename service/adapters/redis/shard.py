@@ -1,0 +1,102 @@
+"""One server as this node sees it: a line for calls, and one for messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+import structlog
+
+from service.adapters.redis.config import RedisConfig
+from service.adapters.redis.line import Line
+from service.adapters.redis.link import Link, LinkLost, ReplyError
+from service.adapters.redis.scripts import CHANNEL_SCRIPTS
+from service.adapters.redis.subscriber import Subscriber
+from service.adapters.redis.tasks import Tasks
+from service.adapters.redis.topology import NoServer, Place, Servers, learn_generation
+
+_log = structlog.get_logger("redis")
+
+
+class Shard:
+    """The server at a place, or the only one, wherever that is, with its lines kept open.
+
+    `on_message`, `on_interrupted`, `on_dismissed`: see Subscriber; `on_lost(line)` when a line has lost its link.
+    """
+
+    def __init__(
+        self,
+        place: Place | None,
+        servers: Servers,
+        config: RedisConfig,
+        tasks: Tasks,
+        *,
+        on_message: Callable[[bytes, bytes], None],
+        on_interrupted: Callable[[Collection[bytes]], None],
+        on_dismissed: Callable[[bytes, str | None], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.place = place
+        """In a Cluster: which."""
+        self._servers = servers
+        self.commands = Line(
+            "commands",
+            servers,
+            config,
+            locate=self._locate,
+            on_up=_prepare,
+            on_lost=lambda: on_lost("commands"),
+        )
+        self.subscriber = Subscriber(
+            servers,
+            config,
+            locate=self._locate,
+            on_message=on_message,
+            on_interrupted=on_interrupted,
+            on_lost=lambda: on_lost("messages"),
+            on_dismissed=on_dismissed,
+        )
+        self.lines = (self.commands, self.subscriber.line)
+        """Both."""
+        self.loading: dict[str, asyncio.Future[None]] = {}
+        """Scripts that are being loaded, by their SHA."""
+        self._tasks = (
+            tasks.spawn("redis commands", self.commands.keep()),
+            tasks.spawn("redis messages", self.subscriber.line.keep()),
+        )
+
+    async def _locate(self) -> Place:
+        return await self._servers.place() if self.place is None else self.place
+
+    def follow(self, master: Place) -> None:
+        """Goes to the master, if that is another server than the one that the lines lead to."""
+        for line in self.lines:
+            if line.link is not None and line.place != master:
+                _log.info("the master is another server now", line=line.place, master=master)
+                line.hang_up()
+
+    async def look(self) -> None:
+        """Whether the server is still the master that it was, in the same life: hangs up if it is none."""
+        link = self.commands.link
+        if link is None:
+            return
+        try:
+            await learn_generation(link, cluster=self._servers.is_cluster)
+        except (LinkLost, NoServer, ReplyError, TimeoutError):
+            link.abort()
+
+    def retire(self) -> None:
+        """Nobody waits for its lines any more."""
+        for line in self.lines:
+            line.retire()
+
+    def drop(self) -> None:
+        """Ends its lines: the server is no longer one of ours."""
+        self.retire()
+        for task in self._tasks:
+            task.cancel()
+
+
+async def _prepare(link: Link) -> None:
+    for script in CHANNEL_SCRIPTS:
+        await link.call("SCRIPT", "LOAD", script.text)
