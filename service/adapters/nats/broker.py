@@ -22,6 +22,7 @@ from service.adapters.nats.records import (
     SEGMENT,
     Entry,
     Head,
+    Heard,
     Outcome,
     advance,
     decode,
@@ -32,7 +33,7 @@ from service.adapters.nats.records import (
     unbroken,
     values,
 )
-from service.adapters.nats.stream import Conflict, Stream, Write
+from service.adapters.nats.stream import Conflict, Kept, Stream, Write
 from service.adapters.nats.wire import Message, publish
 from service.core.backoff import Backoff
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
@@ -114,8 +115,10 @@ class NatsBroker:
         self._queue: deque[Waiting] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._heads: OrderedDict[ChannelKey, Known] = OrderedDict()
-        self._seen: dict[ChannelKey, Mark] = {}
-        """How far each subscribed channel had come when something was last heard of it."""
+        self._heard: dict[ChannelKey, Heard] = {}
+        """How far each subscribed channel has come, as far as this node knows."""
+        self._doubted: set[ChannelKey] = set()
+        """Subscribed channels of which NATS has lost something. Nothing is delivered of them until they have a new epoch."""
 
     @property
     def most_bytes(self) -> int:
@@ -165,7 +168,8 @@ class NatsBroker:
         if self._writer is not None:
             await self._writer  # which fails all that wait, as there is no connection
         self._subscriptions.clear()
-        self._seen.clear()
+        self._heard.clear()
+        self._doubted.clear()
 
     async def check(self) -> None:
         """As the port says. Makes the stream anew if somebody has deleted it."""
@@ -177,7 +181,8 @@ class NatsBroker:
         self._metrics.broker_reconnects.labels(line="messages").inc()
         await self.stream.ensure()
         for channel, known in self._heads.items():
-            self._note(channel, known.head)
+            if self._heard.get(channel, known.head).epoch == known.head.epoch:
+                self._note(channel, known.head)
         self._heads.clear()
         if self._sink is not None:
             self._sink.interrupted(None)
@@ -392,16 +397,17 @@ class NatsBroker:
 
     async def _known(self, channel: ChannelKey) -> Known:
         """The channel's head, from the stream; a new one if there is none, or NATS has lost something it had accepted."""
-        seen = self._seen.get(
-            channel
-        )  # before asking: what is heard while the answer is on its way may be newer than it
+        # Before asking: what is heard while the answer is on its way may be newer than it.
+        heard, doubted = self._heard.get(channel), channel in self._doubted
         kept = await self.stream.last(self.subjects.head(channel))
         if kept is None:
             return Known(0, new_head())
-        head = decode(kept.data, Head)
-        if seen is not None and seen.epoch == head.epoch and (head.offset < seen.offset or head.rev < seen.rev):
-            return await self._write_head(channel, head.in_new_epoch(), after=kept.sequence)
-        return Known(kept.sequence, head)
+        known = Known(kept.sequence, decode(kept.data, Head))
+        if heard is not None and _is_over(known.head, heard, doubted):
+            known = await self._write_head(channel, known.head.in_new_epoch(), after=kept.sequence)
+        if heard is not None and known.head.epoch != heard.epoch:
+            self._note(channel, known.head)
+        return known
 
     async def _open(self, channel: ChannelKey) -> Head:
         """The same, and from now on it is there."""
@@ -424,8 +430,17 @@ class NatsBroker:
 
     def _note(self, channel: ChannelKey, head: Head) -> None:
         """Notes how far a subscribed channel has come: if its head is found before that, NATS has lost something."""
-        if channel in self._subscriptions:
-            self._seen[channel] = Mark(head.epoch, head.offset, head.rev)
+        if channel not in self._subscriptions:
+            return
+        heard, read = self._heard.get(channel), head.heard
+        if heard is None or heard.epoch != read.epoch:
+            self._doubted.discard(channel)
+        else:
+            if heard.offset > read.offset:
+                read = read._replace(offset=heard.offset, id=heard.id)
+            if heard.rev > read.rev:
+                read = read._replace(rev=heard.rev, state_id=heard.state_id)
+        self._heard[channel] = read
 
     # --- hearing --------------------------------------------------------------------------------------------------------
 
@@ -442,7 +457,7 @@ class NatsBroker:
                 self._link.check_permitted(subject)
                 # In a cluster our server may know of the subscription before the stream's does. It tells it on the way that
                 # this question takes too, so when the answer is here the stream's server knows.
-                await self._open(channel)
+                self._note(channel, await self._open(channel))
             except BaseException:
                 self._forget(channel)
                 raise
@@ -455,7 +470,8 @@ class NatsBroker:
 
     def _forget(self, channel: ChannelKey) -> None:
         sid = self._subscriptions.pop(channel, None)
-        self._seen.pop(channel, None)
+        self._heard.pop(channel, None)
+        self._doubted.discard(channel)
         if sid is not None:
             self._link.unsubscribe(sid)
 
@@ -469,20 +485,30 @@ class NatsBroker:
             self._metrics.broker_errors.labels(reply="message").inc()
             sink.interrupted([channel])  # whatever it was, the stream knows what should have come
             return
-        if heard.delivery is not Delivery.EPHEMERAL and self._is_repeated(channel, heard):
+        if heard.delivery is not Delivery.EPHEMERAL and not self._fits(channel, heard):
+            self._doubted.add(channel)
             sink.interrupted([channel])
             return
         sink.deliver(heard.event(channel))
 
-    def _is_repeated(self, channel: ChannelKey, heard: Entry) -> bool:
-        """Whether this offset or rev was given before, so that NATS must have lost what had it; else notes it."""
-        seen = self._seen.get(channel)
-        if seen is None or seen.epoch != heard.epoch:
-            seen = Mark(heard.epoch, 0, 0)
-        if (heard.offset or seen.offset + 1) <= seen.offset or (heard.rev or seen.rev + 1) <= seen.rev:
-            return True
-        self._seen[channel] = Mark(heard.epoch, heard.offset or seen.offset, heard.rev or seen.rev)
-        return False
+    def _fits(self, channel: ChannelKey, entry: Entry) -> bool:
+        """Notes an event; False if another one had its offset or rev before, so that NATS must have lost that."""
+        heard = self._heard.get(channel)
+        if heard is None or heard.epoch != entry.epoch:
+            self._doubted.discard(channel)
+            heard = Heard(entry.epoch)
+        if channel in self._doubted:
+            return False
+        if entry.offset is not None:
+            if entry.offset < heard.offset or (entry.offset == heard.offset and entry.id != heard.id):
+                return False
+            heard = heard._replace(offset=entry.offset, id=entry.id)
+        elif entry.rev is not None:
+            if entry.rev < heard.rev or (entry.rev == heard.rev and entry.id != heard.state_id):
+                return False
+            heard = heard._replace(rev=entry.rev, state_id=entry.id)
+        self._heard[channel] = heard
+        return True
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
@@ -549,12 +575,23 @@ class NatsBroker:
         return ()
 
     async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
-        """As the port says."""
+        """As the port says. A channel of which NATS has lost something begins its new epoch here."""
+        gate = asyncio.Semaphore(HEADS_AT_ONCE)
+
+        async def mark(channel: ChannelKey, heard: Heard | None, kept: Kept | None) -> Mark:
+            if kept is None:
+                return Mark("", 0, 0)
+            head = decode(kept.data, Head)
+            if heard is not None and _is_over(head, heard, channel in self._doubted):
+                async with gate:  # a replica that is behind may have answered: the leader decides
+                    head = (await self._known(channel)).head
+            return Mark(head.epoch, head.offset, head.rev)
+
         async with self.call():
+            heard = [self._heard.get(channel) for channel in channels]  # before asking, see `_known`
             subjects = list(map(self.subjects.head, channels))
-            kept = await self.stream.several(subjects)
-        found = (decode(kept[subject].data, Head) if subject in kept else None for subject in subjects)
-        return [Mark("", 0, 0) if head is None else Mark(head.epoch, head.offset, head.rev) for head in found]
+            found = await self.stream.several(subjects)
+            return await asyncio.gather(*map(mark, channels, heard, map(found.get, subjects)))
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """As the port says."""
@@ -607,6 +644,11 @@ class NatsBroker:
     def _in_use(self, tenant: str, name: str, head: Head) -> bool:
         now = milliseconds(self._clock)
         return ChannelKey(tenant, name) in self._subscriptions or head.has_history(now) or head.has_state(now)
+
+
+def _is_over(head: Head, heard: Heard, doubted: bool) -> bool:
+    """Whether the head's epoch has to end, for what this node has heard of it."""
+    return head.lacks(heard) or (doubted and head.epoch == heard.epoch)
 
 
 def _passes(before: int, after: int, entries: int) -> bool:

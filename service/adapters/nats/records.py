@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,16 @@ from service.core.position import Position
 
 SEGMENT = 16
 """Durable events with one subject: a page is read by whole segments, and NATS keeps an index entry for each."""
+
+
+class Heard(NamedTuple):
+    """How far a node knows that a channel had come."""
+
+    epoch: str
+    offset: int = 0
+    id: str | None = None
+    rev: int = 0
+    state_id: str | None = None
 
 
 class Head(Struct, frozen=True, array_like=True):
@@ -39,6 +49,22 @@ class Head(Struct, frozen=True, array_like=True):
     state_ttl: float = 0.0
     state_at: int = 0
     """When the value at `rev` was accepted, in milliseconds."""
+    state_id: str | None = None
+    """Of the value at `rev`."""
+
+    @property
+    def heard(self) -> Heard:
+        """What somebody knows who has read this."""
+        return Heard(self.epoch, self.offset, self.id, self.rev, self.state_id)
+
+    def lacks(self, heard: Heard) -> bool:
+        """Whether NATS has lost what this node knows of the epoch; maybe others have gone on from what was left."""
+        return self.epoch == heard.epoch and (
+            self.offset < heard.offset
+            or self.rev < heard.rev
+            or (self.offset == heard.offset and self.id != heard.id)
+            or (self.rev == heard.rev and self.state_id != heard.state_id)
+        )
 
     @property
     def top(self) -> Position:
@@ -145,7 +171,12 @@ def advance(head: Head, publication: Publication, retention: Retention, now: int
         )
         return after, entry(publication, now, head.epoch, offset=after.offset, total=after.total)
     after = msgspec.structs.replace(
-        head, rev=head.rev + 1, state_entries=retention.entries, state_ttl=retention.ttl, state_at=now
+        head,
+        rev=head.rev + 1,
+        state_entries=retention.entries,
+        state_ttl=retention.ttl,
+        state_at=now,
+        state_id=publication.id,
     )
     return after, entry(publication, now, head.epoch, rev=after.rev)
 

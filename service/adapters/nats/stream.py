@@ -1,6 +1,6 @@
 """The JetStream stream that holds everything, and what is asked of it.
 
-Needs NATS 2.12: batches that are kept as a whole or not at all, and messages with a time to live of their own.
+Needs NATS 2.12.1: batches that are kept as a whole or not at all, and messages with a time to live of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from service.adapters.nats import wire
 from service.adapters.nats.link import Link, Unfit, unavailable
 from service.adapters.nats.wire import Message
 
-OLDEST_SERVER = (2, 12)
+OLDEST_SERVER = (2, 12, 1)
+"""2.12.0 refuses what a batch expects of subjects that have no message yet."""
 WRONG_LAST_SEQUENCE = 10_071
 NO_MESSAGE = 10_037
 NO_STREAM = 10_059
@@ -74,7 +75,7 @@ class Stream:
         """Makes the stream if it is not there. One that is there stays as its operators made it, if it is fit."""
         version = str(self._link.info.get("version", "0"))
         if _numbers(version) < OLDEST_SERVER:
-            raise Unfit(f"NATS is version {version[:32]}; 2.12 or newer is needed")
+            raise Unfit(f"NATS is version {version[:32]}; 2.12.1 or newer is needed")
         answer = await self._api("STREAM.INFO")
         if _code(answer) == NO_STREAM:
             answer = await self._api("STREAM.CREATE", self._wanted())

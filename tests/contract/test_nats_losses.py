@@ -1,0 +1,229 @@
+"""The Broker over a NATS that has lost what it had accepted, as after a loss of power: no subscriber takes the new for the old.
+
+What a node heard is all that shows it. So each test says who heard what, and what has happened by the time that the node asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from service.adapters.nats.broker import NatsBroker
+from service.adapters.nats.config import NatsConfig
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+from service.telemetry.metrics import Metrics
+from tests.clock import FakeClock
+from tests.contract.broker_suite import MANY, MUCH, ROOM, Publisher
+from tests.contract.nats_stage import ListeningSink, config, running
+from tests.stores import NatsServer
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[NatsServer]:
+    async with NatsServer() as server:
+        yield server
+
+
+class Backup:
+    """A server's files as they were at some moment."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._files = server.folder / "jetstream"
+        self._copy = server.folder / "copy"
+        shutil.copytree(self._files, self._copy)
+
+    def restore(self, files: Path | None = None) -> None:
+        """Puts them in place of a dead server's, this one's or another's."""
+        files = files or self._files
+        shutil.rmtree(files)
+        shutil.copytree(self._copy, files)
+
+
+async def publish_all(broker: NatsBroker, clock: FakeClock, *ids: str) -> None:
+    for id in ids:
+        await Publisher(broker, clock).durable(id=id)
+
+
+async def back_up_after_one(server: NatsServer, where: NatsConfig, clock: FakeClock) -> Backup:
+    """The files with one event of ROOM in them."""
+    async with running(where, clock) as (broker, _):
+        await publish_all(broker, clock, "m-1")
+    server.kill()
+    backup = Backup(server)
+    await server.restart()
+    return backup
+
+
+@asynccontextmanager
+async def subscriber(where: NatsConfig, clock: FakeClock) -> AsyncIterator[tuple[NatsBroker, ListeningSink]]:
+    async with running(where, clock) as (broker, sink):
+        await broker.subscribe(ROOM)
+        yield broker, sink
+
+
+async def test_a_position_behind_what_was_heard_begins_an_epoch(server: NatsServer, clock: FakeClock) -> None:
+    where = config(server)
+    backup = await back_up_after_one(server, where, clock)
+    async with subscriber(where, clock) as (broker, sink):
+        await publish_all(broker, clock, "m-2", "m-3")
+        old = sink.events[0].epoch
+        server.kill()
+        backup.restore()
+        await server.restart()
+        await sink.until(lambda: sink.interruptions == [None])
+        [mark] = await broker.marks([ROOM])
+        assert (mark.epoch != old, mark.offset) == (True, 1)
+        assert [mark] == list(await broker.marks([ROOM])), "once"
+        assert (await broker.snapshot(ROOM, Position(old, 3, "m-3"), MANY, MUCH)).recovered is False
+
+
+async def test_a_subscriber_who_has_only_read_notices_it_too(server: NatsServer, clock: FakeClock) -> None:
+    where = config(server)
+    backup = await back_up_after_one(server, where, clock)
+    async with running(where, clock) as (publisher, _):
+        await publish_all(publisher, clock, "m-2", "m-3")
+    async with subscriber(where, clock) as (broker, sink):
+        [before] = await broker.marks([ROOM])
+        server.kill()
+        backup.restore()
+        await server.restart()
+        await sink.until(lambda: sink.interruptions == [None])
+        [after] = await broker.marks([ROOM])
+        assert sink.events == []
+        assert (before.offset, after.offset, after.epoch != before.epoch) == (3, 1, True)
+
+
+async def test_another_event_at_the_last_offset_heard_begins_an_epoch(server: NatsServer, clock: FakeClock) -> None:
+    """Others have published as many events as were lost before this node could ask: only the id differs."""
+    where = config(server)
+    backup = await back_up_after_one(server, where, clock)
+    async with subscriber(where, clock) as (broker, sink), NatsServer() as elsewhere:
+        await publish_all(broker, clock, "m-2", "m-3")
+        old = sink.events[0].epoch
+        server.kill()
+        elsewhere.kill()
+        backup.restore(elsewhere.folder / "jetstream")
+        await elsewhere.restart()
+        async with running(config(elsewhere, prefix=where.prefix), clock) as (other, _):
+            await publish_all(other, clock, "n-2", "n-3")
+        elsewhere.kill()
+        shutil.rmtree(server.folder / "jetstream")
+        shutil.copytree(elsewhere.folder / "jetstream", server.folder / "jetstream")
+        await server.restart()
+        await sink.until(lambda: sink.interruptions == [None])
+        [mark] = await broker.marks([ROOM])
+        assert (mark.epoch != old, mark.offset) == (True, 3)
+
+
+async def test_an_offset_that_is_given_again_is_not_delivered_as_the_next(server: NatsServer, clock: FakeClock) -> None:
+    """The publisher knows of no loss and goes on in the old epoch: nothing of that reaches a sink that would take it for more
+    of what it had, not even once its offsets are ahead again."""
+    where = config(server)
+    backup = await back_up_after_one(server, where, clock)
+    async with subscriber(where, clock) as (broker, sink):
+        await publish_all(broker, clock, "m-2", "m-3")
+        old = sink.events[0].epoch
+        server.kill()
+        backup.restore()
+        await server.restart()
+        async with running(where, clock) as (other, _):
+            await sink.until(lambda: sink.interruptions == [None])
+            await publish_all(other, clock, "n-2", "n-3", "n-4")
+            await sink.until(lambda: [ROOM] in sink.interruptions)
+            await broker.check()  # what was published has been heard
+            assert sink.ids() == ["m-2", "m-3"]
+            [mark] = await broker.marks([ROOM])
+            assert (mark.epoch != old, mark.offset) == (True, 4)
+            await publish_all(other, clock, "n-5")
+            await sink.until(lambda: sink.ids() == ["m-2", "m-3", "n-5"])
+            assert (sink.events[-1].epoch, sink.events[-1].offset) == (mark.epoch, 5)
+
+
+async def test_a_value_that_is_lost_begins_an_epoch(server: NatsServer, clock: FakeClock) -> None:
+    where = config(server)
+    backup = await back_up_after_one(server, where, clock)
+    async with subscriber(where, clock) as (broker, sink):
+        await Publisher(broker, clock).latest("k")
+        old = sink.events[0].epoch
+        server.kill()
+        backup.restore()
+        await server.restart()
+        await sink.until(lambda: sink.interruptions == [None])
+        [mark] = await broker.marks([ROOM])
+        assert (mark.epoch != old, mark.offset, mark.rev) == (True, 1, 0)
+
+
+async def test_a_restart_without_a_loss_is_no_new_epoch(server: NatsServer, clock: FakeClock) -> None:
+    where = config(server)
+    async with subscriber(where, clock) as (broker, sink):
+        await publish_all(broker, clock, "m-1")
+        await Publisher(broker, clock).latest("k")
+        before = await broker.marks([ROOM])
+        await server.restart()
+        await sink.until(lambda: sink.interruptions == [None])
+        assert await broker.marks([ROOM]) == before
+
+
+# --- servers that are not what is needed ------------------------------------------------------------------------------
+
+
+async def refusal(where: NatsConfig) -> str:
+    """What a start says that is refused."""
+    broker = NatsBroker(where, FakeClock(), Metrics())
+    with pytest.raises(ServiceError) as error:
+        await broker.start(ListeningSink())
+    await broker.close()
+    assert error.value.code is ErrorCode.BROKER_UNAVAILABLE
+    return error.value.message
+
+
+async def test_a_server_without_jetstream_is_named_as_such() -> None:
+    async with PlainServer() as server:
+        message = await refusal(config(server, start=0.2, timeout=1.0))
+    assert message == "JetStream does not answer: it is not enabled, has no leader or is still starting"
+
+
+class PlainServer(NatsServer):
+    """NATS without JetStream."""
+
+    def _prepare(self) -> None:
+        lines = {"host": "127.0.0.1", "port": self.port, "server_name": self._identity}
+        (self.folder / "server.conf").write_text("\n".join(f"{name}: {json.dumps(it)}" for name, it in lines.items()))
+
+    async def _answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_connection(*self.address)
+        except OSError:
+            return False
+        try:
+            return self._identity.encode() in await reader.readline()
+        finally:
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize("version", ["2.10.26", "2.11.0", "2.12.0"])
+async def test_a_server_that_is_too_old_is_named_with_what_is_needed(version: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO " + json.dumps({"version": version, "max_payload": 1_048_576}).encode() + b"\r\n")
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    old = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with old:
+        port = old.sockets[0].getsockname()[1]
+        message = await refusal(NatsConfig((f"nats://127.0.0.1:{port}",), start=20.0))
+    assert message == f"NATS is version {version}; 2.12.1 or newer is needed"
