@@ -152,7 +152,9 @@ class Metrics:
         )
 
         self.broker_seconds = self._histogram(
-            "broker_seconds", "Time of a call of the broker with every try that it took, of one call in eight.", _LATENCY
+            "broker_seconds",
+            "Time of a call of the broker with every try that it took, of one call in eight.",
+            _LATENCY,
         )
         self.broker_queue = self._gauge("broker_queue", "Calls that wait for the broker.")
         self.broker_subscriptions = self._gauge(
