@@ -6,7 +6,6 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import msgspec
@@ -156,12 +155,13 @@ async def test_a_redis_between_the_nodes_costs_little(tmp_path: Path) -> None:
         for _ in range(ROUNDS):
             for name, (server, crowd) in crowds.items():
                 rounds[name].append(await measure(server, crowd))
-    ratios = [through[0] / without[0] for through, without in zip(rounds["redis"], rounds["memory"], strict=True)]
-    walls = [through[1] / without[1] for through, without in zip(rounds["redis"], rounds["memory"], strict=True)]
+    # The best round of each: others on this machine only take away.
+    through, without = (max(cpu for cpu, _ in rounds[name]) for name in ("redis", "memory"))
     print(
-        f"\nrooms {ROOMS} × {EACH}, deliveries a CPU second:",
+        f"\nrooms {ROOMS} × {EACH}, deliveries a CPU second of the node:",
         {name: [round(cpu) for cpu, _ in found] for name, found in rounds.items()},
-        f"ratio={median(ratios):.2f} {[round(ratio, 2) for ratio in ratios]}",
-        f"a second: {[round(ratio, 2) for ratio in walls]}",
+        "deliveries a second:",
+        {name: [round(wall) for _, wall in found] for name, found in rounds.items()},
+        f"ratio={through / without:.2f}",
     )
-    assert median(ratios) >= FLOOR, ratios
+    assert through / without >= FLOOR, rounds

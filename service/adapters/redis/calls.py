@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import structlog
@@ -57,7 +57,7 @@ class Calls:
         self.waiting = 0
         """Those that have not returned."""
 
-    async def run(self, script: Script, names: Names, keys: tuple[str, ...], *arguments: Argument) -> Any:
+    def run(self, script: Script, names: Names, keys: tuple[str, ...], *arguments: Argument) -> Awaitable[Any]:
         """Runs a script on a channel, and again if its connection breaks; channel.lua tells what every script gets."""
 
         def command(link: Link) -> tuple[Argument, ...]:
@@ -73,15 +73,15 @@ class Calls:
                 *arguments,
             )
 
-        return await self._call(names.tag, command, script)
+        return self._call(names.tag, command, script)
 
-    async def plain(self, key: str, *command: Argument) -> Any:
+    def plain(self, key: str, *command: Argument) -> Awaitable[Any]:
         """Sends a command where a key lives, and again if its connection breaks."""
-        return await self._call(key, lambda _: command)
+        return self._call(key, lambda _: command)
 
-    async def once(self, key: str, *command: Argument) -> Any:
+    def once(self, key: str, *command: Argument) -> Awaitable[Any]:
         """The same, but not again after it may have been carried out."""
-        return await self._call(key, lambda _: command, repeats=False)
+        return self._call(key, lambda _: command, repeats=False)
 
     async def _call(
         self,
