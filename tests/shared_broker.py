@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+import nats
 from msgspec import structs
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.store import Entry
+from service.adapters.nats.broker import NatsBroker
+from service.adapters.nats.config import NatsConfig
 from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
@@ -22,7 +25,10 @@ from service.core.event import Event, Publication
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
-from tests.stores import Flavour, RedisServer, shared_redis
+from tests.stores import Flavour, NatsServer, RedisServer, shared_redis
+
+PREFIX = "bus"
+"""At a NATS that is one bus's own; the stream is named so."""
 
 
 class Line:
@@ -306,3 +312,33 @@ class RedisBus:
 
     async def close(self) -> None:
         """As Bus says."""
+
+
+class NatsBus:
+    """A Bus at a real NATS of its own."""
+
+    def __init__(self) -> None:
+        self._server = NatsServer()
+        self._lines: list[Line] = []
+
+    async def start(self) -> None:
+        """As Bus says."""
+        await self._server.start()
+
+    def line(self) -> Line:
+        """As Bus says."""
+        line = Line(NatsBroker(NatsConfig((self._server.url,), prefix=PREFIX), SystemClock(), Metrics()))
+        self._lines.append(line)
+        return line
+
+    async def lose_everything(self) -> None:
+        """As Bus says."""
+        client = await nats.connect(self._server.url)
+        await client.jetstream().purge_stream(PREFIX)
+        await client.close()
+        for line in self._lines:
+            line.interrupted()
+
+    async def close(self) -> None:
+        """As Bus says."""
+        self._server.end()

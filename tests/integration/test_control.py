@@ -26,12 +26,12 @@ from service.realtime.control_messages import COMMANDS, CONTROL, NODES, REVOCATI
 from service.telemetry import log
 from tests.harness import DEADLINE, Client, Running, eventually, serving, token
 from tests.integration.api_client import ask, get, post
-from tests.shared_broker import Bus, Line, RedisBus, SharedBroker
+from tests.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
 
 SOON = 2.0
 """Seconds within which every node has done what one was asked."""
 
-BUSES: dict[str, Callable[[], Bus]] = {"memory": SharedBroker, "redis": partial(RedisBus, "redis")}
+BUSES: dict[str, Callable[[], Bus]] = {"memory": SharedBroker, "redis": partial(RedisBus, "redis"), "nats": NatsBus}
 
 
 @dataclass(frozen=True, slots=True)
