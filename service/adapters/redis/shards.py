@@ -88,6 +88,7 @@ class Shards:
         deadline = loop.time() + self._config.start
         if self.is_cluster:
             await self._first_slots(deadline)
+            self.require_open()
         shards = [self._shard(place) for place in self._where.places or (None,)]
         lines = [line for shard in shards for line in shard.lines]
         while any(line.link is None for line in lines):
