@@ -29,6 +29,8 @@ class Order(msgspec.Struct):
 
     do: str
     seconds: float = 0.0
+    port: int = 0
+    count: int = 0
     at: list[tuple[Key, Top]] = []
 
 
@@ -41,6 +43,7 @@ class Cast(msgspec.Struct):
     channels: list[str]
     ports: list[int]
     each: int
+    homes: list[int]
 
 
 class CrowdApart:
@@ -54,8 +57,9 @@ class CrowdApart:
         channels: Sequence[str],
         ports: Sequence[int],
         each: int = 1,
+        homes: Sequence[int] = (),
     ) -> None:
-        self._cast = Cast(seed, clients, list(tenants), list(channels), list(ports), each)
+        self._cast = Cast(seed, clients, list(tenants), list(channels), list(ports), each, list(homes))
         self._process: asyncio.subprocess.Process | None = None
 
     async def come(self, within: float) -> None:
@@ -73,6 +77,14 @@ class CrowdApart:
     async def joined(self) -> int:
         """As Crowd's."""
         return await self._ask(Order("joined"), int)
+
+    async def joined_at(self, port: int) -> int:
+        """As Crowd's."""
+        return await self._ask(Order("joined_at", port=port), int)
+
+    async def doom(self, port: int, count: int) -> list[str]:
+        """As Crowd's."""
+        return await self._ask(Order("doom", port=port, count=count), list[str])
 
     async def below(self, newest: dict[Key, Top]) -> int:
         """As Crowd's."""
@@ -139,7 +151,7 @@ async def _serve() -> None:
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
     cast = msgspec.msgpack.decode(await _read(orders), type=Cast)
-    crowd = Crowd(cast.seed, cast.clients, cast.tenants, cast.channels, cast.ports, cast.each)
+    crowd = Crowd(cast.seed, cast.clients, cast.tenants, cast.channels, cast.ports, cast.each, cast.homes)
     _answer(True)
     try:
         while True:
@@ -161,6 +173,10 @@ async def _obey(crowd: Crowd, order: Order) -> Any:
             return True
         case "joined":
             return await crowd.joined()
+        case "joined_at":
+            return await crowd.joined_at(order.port)
+        case "doom":
+            return await crowd.doom(order.port, order.count)
         case "below":
             return await crowd.below(at)
         case "behind":

@@ -123,6 +123,8 @@ class CrowdBooks(Struct):
     """Times that `recovered: true` came."""
     pushed: int = 0
     """`subscribed` that came in place, unasked."""
+    told: int = 0
+    """Times that `reconnect` came."""
     troubles: list[Trouble] = field(default_factory=list)
     presence: dict[str, int] = {}
 

@@ -253,6 +253,7 @@ class Client:
                 self._unsubscribed(message)
             elif message.type == "reconnect":
                 self._told = message.after
+                self._books.told += 1
             elif message.type.startswith("presence.") and message.data is not None:
                 told = f"{message.type} {message.data.user}"
                 self._books.presence[told] = self._books.presence.get(told, 0) + 1

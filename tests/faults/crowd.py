@@ -17,7 +17,8 @@ LOOK = 1.0
 
 
 class Crowd:
-    """Clients spread evenly over tenants, channels and nodes. `ports` may be changed while it runs."""
+    """Clients spread evenly over tenants and channels, and over nodes unless `homes` says otherwise: the nodes that clients
+    begin at, in turn. `ports` may be changed while it runs."""
 
     def __init__(
         self,
@@ -27,7 +28,9 @@ class Crowd:
         channels: Sequence[str],
         ports: Sequence[int],
         each: int = 1,
+        homes: Sequence[int] = (),
     ) -> None:
+        homes = homes or range(len(ports))
         self.books = CrowdBooks()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -36,9 +39,9 @@ class Crowd:
                 number,
                 tenants[number % len(tenants)],
                 # Tenants, nodes and channels each step at their own pace, so that all meet all.
-                [channels[(number // (len(tenants) * len(ports)) + step) % len(channels)] for step in range(each)],
+                [channels[(number // (len(tenants) * len(homes)) + step) % len(channels)] for step in range(each)],
                 ports,
-                number // len(tenants) % len(ports),
+                homes[number // len(tenants) % len(homes)],
                 self.books,
                 Random(f"{seed} {number}"),
                 self._spawn,
@@ -58,6 +61,18 @@ class Crowd:
     async def joined(self) -> int:
         """Clients that are in all their channels now."""
         return sum(client.is_joined for client in self.clients)
+
+    async def joined_at(self, port: int) -> int:
+        """Of those, the ones on one node."""
+        return sum(client.is_joined and client.port == port for client in self.clients)
+
+    async def doom(self, port: int, count: int) -> list[str]:
+        """So many of those on a node will not come back when it dies, and are no longer counted; their users."""
+        doomed = self.on(port)[:count]
+        for client in doomed:
+            client.leaving = True
+        self.clients = [client for client in self.clients if client not in doomed]
+        return [client.user for client in doomed]
 
     async def behind(self, tops: dict[Key, Top]) -> int:
         """Clients and channels that have not come to exactly these places."""

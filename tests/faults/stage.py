@@ -50,11 +50,13 @@ class Stage:
         room: bool = False,
         fronts: bool = False,
         apart: bool = False,
+        homes: Sequence[int] = (),
         traffic: bool = True,
         settings: dict[str, str] | None = None,
     ) -> None:
         """`brokers`: one address a node. `room`: channels with presence. `fronts`: a proxy before each node.
-        `apart`: the clients in a process of their own. `traffic`: publishers begin by themselves."""
+        `apart`: the clients in a process of their own. `homes`: the nodes that clients begin at, in turn; all evenly if
+        empty. `traffic`: publishers begin by themselves."""
         self.report = report
         self.seed = report.seed
         self.channels = [f"{'room' if room else 'hall'}:{number}" for number in range(channels)]
@@ -63,7 +65,7 @@ class Stage:
         self.ports: list[int] = []
         """Where clients and publishers connect; shared with them."""
         self._use_fronts, self._apart, self._traffic = fronts, apart, traffic
-        self._clients, self._rate, self._each = clients, rate, each
+        self._clients, self._rate, self._each, self._homes = clients, rate, each, homes
         self._fds: dict[str, int] = {}
         self._flooded = count()
         self._stack = AsyncExitStack()
@@ -78,7 +80,7 @@ class Stage:
             await self._open_fronts()
             self._fds = {node.name: node.fds() for node in self.nodes}
             self.crowd = (CrowdApart if self._apart else Crowd)(
-                self.seed, self._clients, TENANTS, self.channels, self.ports, self._each
+                self.seed, self._clients, TENANTS, self.channels, self.ports, self._each, self._homes
             )
             self._stack.push_async_callback(self.crowd.leave)
             self.desk = Desk(self.seed, TENANTS, self.channels, self.ports, self._rate)
