@@ -69,6 +69,12 @@ class Caps:
             if timer is not None:
                 timer.cancel()
 
+    def rebuild(self) -> None:
+        """Claims everything anew, soon: the store may have lost it."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            self._renew_after(GATHERING)
+
     def take(self, identity: Identity) -> None:
         """Counts a connection here. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap."""
         for holder in holders(identity):

@@ -137,6 +137,7 @@ class Node:
             ttl=bounds.presence_ttl,
         )
         self.relay.presence = self.presence
+        self.relay.on_interrupted = self.caps.rebuild
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)

@@ -75,6 +75,8 @@ class Relay:
         self._metrics = metrics
         self._taps: dict[ChannelKey, EventSink] = {}
         self.presence: PresenceEar | None = None
+        self.on_interrupted: Callable[[], None] | None = None
+        """Called when the broker was away: what other stores keep beside it may be gone too."""
         self._repair = Repair(hub, broker, clock, supervisor, metrics, repair, self._push)
 
     def tap(self, channel: ChannelKey, sink: EventSink) -> None:
@@ -113,6 +115,8 @@ class Relay:
         self._repair.doubt(channels)
         if self.presence is not None:
             self.presence.interrupted(channels)
+        if self.on_interrupted is not None:
+            self.on_interrupted()
         for channel, tap in self._taps.items():
             if channels is None or channel in channels:
                 tap.interrupted(channels)
