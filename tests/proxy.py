@@ -95,6 +95,12 @@ class Proxy:
         """Connections of clients and to the target that are open."""
         return sum(end.transport is not None for link in self._links for end in (link.client, link.target))
 
+    @property
+    def ports(self) -> set[int]:
+        """Our ends of the connections to the target, as it sees them."""
+        ends = (link.target.transport for link in self._links)
+        return {end.get_extra_info("sockname")[1] for end in ends if end is not None}
+
     async def close(self) -> None:
         """Ends everything."""
         if self._server is not None:

@@ -39,7 +39,11 @@ async def killed(arena: Arena) -> None:
     """kill -9 of a node with 2 000 clients: 99 % of them are back within 15 s, resumed; those who died with it vanish from
     presence within 35 s."""
     report = arena.report
-    many = {} if arena.quick else {"clients": LOST * 4 // 3, "homes": (0, 0, 0, 1), "channels": 40, "apart": True}
+    many = (
+        {}
+        if arena.quick
+        else {"clients": LOST * 4 // 3, "homes": (0, 0, 0, 1), "channels": 40, "rate": 40, "apart": True}
+    )
     async with RedisServer(arena.flavour) as server, arena.stage(server.url, server.url, room=True, **many) as stage:
         await stage.calm(arena.size.calm)
         victim, other = stage.nodes
@@ -90,7 +94,7 @@ async def drained(arena: Arena) -> None:
     """SIGTERM with 5 000 clients: every one is told and closed with 1012, the node exits with 0 within 25 s, all resume on the
     other node, nothing is lost."""
     report = arena.report
-    many = {"clients": MOVED * 5 // 4, "homes": (0, 0, 0, 0, 1), "channels": 50, "rate": 60, "apart": True}
+    many = {"clients": MOVED * 5 // 4, "homes": (0, 0, 0, 0, 1), "channels": 50, "rate": 40, "apart": True}
     async with (
         RedisServer(arena.flavour) as server,
         arena.stage(server.url, server.url, **({} if arena.quick else many)) as stage,
