@@ -81,7 +81,12 @@ class ErrorCode(Enum):
     DEADLINE = ("deadline", 408, True, "Something that had to happen in time did not.")
     OVERLOADED = ("overloaded", 503, True, "The node is over one of its budgets.")
     DRAINING = ("draining", 503, True, "The node is going away; another one takes new connections.")
-    BROKER_UNAVAILABLE = ("broker_unavailable", 503, True, "The broker does not answer; nothing was accepted.")
+    BROKER_UNAVAILABLE = (
+        "broker_unavailable",
+        503,
+        True,
+        "The broker does not answer. Whether it has accepted this is unknown: try again, with the same id.",
+    )
     NOT_FOUND = ("not_found", 404, False, "No such resource.")
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, False, "The resource does not know this method; see Allow.")
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415, False, "Bodies are application/json.")

@@ -207,7 +207,7 @@ class Tail:
 
     def _joined(self, message: Message) -> None:
         if message.get("recovered") is False:
-            _note("events are missing here: the service could not resume from the position")
+            _note("events are missing here: the stream has started anew, or no longer reaches back to the position")
         for event in [*message["events"], *message["state"]]:
             self._show(event)
         self.position = Position(message["epoch"], message["offset"], message.get("last"))

@@ -134,15 +134,15 @@ class Control:
     # --- to all nodes -------------------------------------------------------------------------------------------------
 
     async def disconnect(self, tenant: str, user: str, reason: str) -> Tally:
-        """Closes all of the user's connections with 4403. Raises ServiceError; then nothing was done."""
+        """Closes all of the user's connections with 4403. ServiceError: it may still be done; ask again."""
         return await self._command(Disconnect(asker=self.me, tenant=tenant, user=user, reason=reason))
 
     async def unsubscribe(self, tenant: str, user: str, channel: str) -> Tally:
-        """Ends all of the user's subscriptions to the channel. Raises ServiceError; then nothing was done."""
+        """Ends all of the user's subscriptions to the channel. ServiceError: it may still be done; ask again."""
         return await self._command(Unsubscribe(asker=self.me, tenant=tenant, user=user, channel=channel))
 
     async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> Tally:
-        """Closes these connections, wherever they are. Raises ServiceError; then nothing was done."""
+        """Closes these connections, wherever they are. ServiceError: it may still be done; ask again."""
         return await self._command(Close(asker=self.me, connections=list(ids), code=code.name, reason=reason))
 
     async def subscribers(self, tenant: str, channels: Sequence[str]) -> Tally:

@@ -42,9 +42,11 @@ class Publisher:
     ) -> Receipt:
         """Checks the event against the contract and gives it to the broker; an event without id gets one.
 
-        Raises ServiceError as `Gate.admit` and `Broker.publish` do; nothing was accepted then.
+        Raises ServiceError as `Gate.admit` and `Broker.publish` do: after the gate's nothing was accepted, after the broker's
+        it may have been, and may be repeated with the same id.
         """
         started = self._clock.monotonic()
+        delivery = "unknown"
         try:
             publication = self._gate.admit(
                 identity,
@@ -57,11 +59,12 @@ class Publisher:
                 at=milliseconds(self._clock),
                 subscribed=subscribed,
             )
+            delivery = publication.delivery.value
             receipt = await self._broker.publish(publication)
         except ServiceError:
-            self._metrics.publishes.labels(delivery="unknown", outcome="refused").inc()
+            self._metrics.publishes.labels(delivery=delivery, outcome="refused").inc()
             raise
         outcome = "duplicate" if receipt.duplicate else "accepted"
-        self._metrics.publishes.labels(delivery=publication.delivery.value, outcome=outcome).inc()
+        self._metrics.publishes.labels(delivery=delivery, outcome=outcome).inc()
         self._metrics.publish_seconds.observe(max(0.0, self._clock.monotonic() - started))
         return receipt

@@ -137,6 +137,7 @@ async def disconnect(call: Call, query: NoQuery) -> Disconnected:
     user = call.user()
     body = await call.body()
     reason = _reason(decode(body, _disconnect).reason if body else "")
+    call.note("disconnect", user=user)
     tally = await call.node.control.disconnect(call.identity.tenant, user, reason or "disconnected by the backend")
     return Disconnected(connections=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
 
@@ -146,6 +147,7 @@ async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
     user = call.user()
     channel = decode(await call.body(), _unsubscribe).channel
     call.node.gate.authorise(call.identity, channel, Right.SUBSCRIBE)
+    call.note("unsubscribe", user=user, channel=channel)
     tally = await call.node.control.unsubscribe(call.identity.tenant, user, channel)
     return Unsubscribed(subscriptions=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
 
@@ -159,6 +161,7 @@ async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:
     before = asked.before if asked.before is not UNSET else now
     if before > now + MAX_AHEAD:  # it would refuse tokens that are yet to be issued
         raise ServiceError(ErrorCode.INVALID_MESSAGE, "before is in the future", path="$.before")
+    call.note("revoke", user=user)
     revocation = await call.node.revocations.revoke_user(call.identity.tenant, user, before, _reason(asked.reason))
     return UserRevoked(before=revocation.before or 0.0, until=revocation.until)
 
@@ -166,6 +169,7 @@ async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:
 async def revoke_token(call: Call, query: NoQuery) -> TokenRevoked:
     """Refuses one token from now on, and closes with 4401 what came in with it."""
     asked = decode(await call.body(), _revoke_token)
+    call.note("revoke token")
     revocation = await call.node.revocations.revoke_token(call.identity.tenant, asked.jti, _reason(asked.reason))
     return TokenRevoked(until=revocation.until)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+import structlog
 from aiohttp import hdrs, web
 from msgspec import Struct
 
@@ -29,6 +30,8 @@ MAX_BODY = 1_048_576
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
+_log = structlog.get_logger("api")
+
 _BEARER = re.compile(r"bearer +(?P<key>\S+) *", re.IGNORECASE)
 # msgspec's own exceptions, and what it lets through: see protocol/codec.py.
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -36,8 +39,8 @@ _T = TypeVar("_T")
 _Q = TypeVar("_Q", bound=Struct)
 
 
-def authenticate(request: web.Request, keys: Iterable[ApiKey]) -> Identity:
-    """Whom the request's API key speaks for. Raises ServiceError(INVALID_API_KEY).
+def authenticate(request: web.Request, keys: Iterable[ApiKey]) -> ApiKey:
+    """The request's API key. Raises ServiceError(INVALID_API_KEY).
 
     Every key is compared, in constant time and as a digest: the time taken tells neither which one matched, nor how much
     of one, nor how long they are.
@@ -47,7 +50,7 @@ def authenticate(request: web.Request, keys: Iterable[ApiKey]) -> Identity:
     matching = [key for key in keys if hmac.compare_digest(_digest(key.key), given)]
     if not matching or not found:
         raise ServiceError(ErrorCode.INVALID_API_KEY, "send a valid API key as Authorization: Bearer <key>")
-    return backend(matching[0].tenant)
+    return matching[0]
 
 
 def _digest(key: str) -> bytes:
@@ -61,11 +64,18 @@ class Call:
     request: web.Request
     node: Node
     identity: Identity
+    key: str
+    """The API key's name."""
 
     @classmethod
     def of(cls, request: web.Request) -> Call:
         """Raises ServiceError(INVALID_API_KEY)."""
-        return cls(request, request.app[NODE], authenticate(request, request.app[EDGE].api_keys))
+        key = authenticate(request, request.app[EDGE].api_keys)
+        return cls(request, request.app[NODE], backend(key.tenant), key.name)
+
+    def note(self, command: str, **concerned: str) -> None:
+        """Writes down who has asked for something that ends connections."""
+        _log.info("backend command", command=command, by=self.key, tenant=self.identity.tenant, **concerned)
 
     def key_of(self, channel: str) -> ChannelKey:
         """The channel, in the caller's tenant."""

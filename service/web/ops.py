@@ -24,7 +24,7 @@ def build_ops(node: Node, metrics: Metrics, listening: Callable[[], bool]) -> we
         metrics.ready.set(False)
         refusals = _refusals(node, listening)
         fault = await node.health.fault()
-        if fault is not None and node.health.is_worn_out:
+        if fault is not None and (refusals or node.health.is_worn_out):
             refusals.append(fault)
         metrics.ready.set(not refusals)
         if refusals:
@@ -43,12 +43,12 @@ def build_ops(node: Node, metrics: Metrics, listening: Callable[[], bool]) -> we
 
 def _refusals(node: Node, listening: Callable[[], bool]) -> list[ServiceError]:
     refusals = []
-    if not listening():
-        refusals.append(ServiceError(ErrorCode.OVERLOADED, "the public listener is not open"))
     try:
         node.check_ready()
     except ServiceError as error:
         refusals.append(error)
+    if not listening():
+        refusals.append(ServiceError(ErrorCode.OVERLOADED, "the public listener is not open"))
     return refusals
 
 

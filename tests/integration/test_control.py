@@ -24,7 +24,7 @@ from service.protocol.close import CloseCode
 from service.realtime import control
 from service.realtime.control_messages import COMMANDS, CONTROL, NODES, REVOCATIONS, Disconnect, encode
 from service.telemetry import log
-from tests.harness import DEADLINE, Client, Running, eventually, serving, token
+from tests.harness import API_KEY, DEADLINE, Client, Running, eventually, serving, token
 from tests.integration.api_client import ask, get, post
 from tests.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
 
@@ -593,3 +593,14 @@ def _captured() -> Any:
 
 def away() -> ServiceError:
     return ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")
+
+
+async def test_who_ends_connections_is_written_down(capsys: pytest.CaptureFixture[str]) -> None:
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    async with serving() as server:
+        for path, body in (("users/hal/disconnect", {"reason": "bye"}), ("tokens/revoke", {"jti": "t-1"})):
+            async with server.http.post(f"{server.url}/api/v1/{path}", json=body, headers=headers) as response:
+                assert response.status == 200
+    logged = capsys.readouterr().out
+    for part in ("disconnect", "by=tests", "user=hal", "revoke token"):
+        assert part in logged, logged

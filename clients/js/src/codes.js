@@ -55,7 +55,7 @@ export const ERROR_CODES = Object.freeze({
   deadline: Object.freeze({status: 408, retryable: true, meaning: "Something that had to happen in time did not."}),
   overloaded: Object.freeze({status: 503, retryable: true, meaning: "The node is over one of its budgets."}),
   draining: Object.freeze({status: 503, retryable: true, meaning: "The node is going away; another one takes new connections."}),
-  broker_unavailable: Object.freeze({status: 503, retryable: true, meaning: "The broker does not answer; nothing was accepted."}),
+  broker_unavailable: Object.freeze({status: 503, retryable: true, meaning: "The broker does not answer. Whether it has accepted this is unknown: try again, with the same id."}),
   not_found: Object.freeze({status: 404, retryable: false, meaning: "No such resource."}),
   method_not_allowed: Object.freeze({status: 405, retryable: false, meaning: "The resource does not know this method; see Allow."}),
   unsupported_media_type: Object.freeze({status: 415, retryable: false, meaning: "Bodies are application/json."}),

@@ -39,7 +39,7 @@ class RedisBroker:
 
     def __init__(self, config: RedisConfig, metrics: Metrics) -> None:
         self._metrics = metrics
-        self.names = namer(config.prefix)
+        self.names = namer(config.prefix, config.address.database)
         self.shards = Shards(config, metrics, on_message=self._deliver, on_interrupted=self._interrupted)
         self.calls = Calls(config, metrics, self.shards)
         self._index = Keys(config.prefix)

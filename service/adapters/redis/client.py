@@ -46,7 +46,7 @@ class RedisClient:
     """Every method raises ServiceError(BROKER_UNAVAILABLE) if Redis can't, after `config.timeout` seconds at most."""
 
     def __init__(self, config: RedisConfig) -> None:
-        self.keys = Keys(config.prefix)
+        self.keys = Keys(config.prefix, config.address.database)
         cluster = config.address.topology is Topology.CLUSTER
         self.publish = "SPUBLISH" if cluster else "PUBLISH"
         """The command by which a script tells the nodes of an event."""

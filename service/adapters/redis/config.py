@@ -56,14 +56,20 @@ class Keys:
     """Names at Redis. Everything of a channel has the same hash tag, so a Cluster keeps it on one shard and a script may
     touch it all. Neither tenants nor channel names can hold a brace or, for tenants, a colon."""
 
-    __slots__ = ("_prefix",)
+    __slots__ = ("_events", "_prefix")
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, database: int = 0) -> None:
         self._prefix = prefix
+        # Pub/Sub knows no databases: without this, services on two of them would hear each other.
+        self._events = f"events:{database}" if database else "events"
 
     def channel(self, channel: ChannelKey, part: str) -> str:
         """A part of a channel: `prefix:{tenant:name}:part`."""
         return f"{self._prefix}:{{{channel.tenant}:{channel.name}}}:{part}"
+
+    def events(self, channel: ChannelKey) -> str:
+        """Where a channel's events are published."""
+        return self.channel(channel, self._events)
 
     def tagged(self, kind: str, tag: str) -> str:
         """Something that is no channel's: `prefix:kind:{tag}`."""
@@ -82,9 +88,9 @@ class Names(NamedTuple):
     """Where it is published."""
 
 
-def namer(prefix: str) -> Callable[[ChannelKey], Names]:
+def namer(prefix: str, database: int) -> Callable[[ChannelKey], Names]:
     """What gives a channel's names, and remembers those of many channels."""
-    keys = Keys(prefix)
+    keys = Keys(prefix, database)
 
     @lru_cache(maxsize=20_000)
     def names(channel: ChannelKey) -> Names:
@@ -93,7 +99,7 @@ def namer(prefix: str) -> Callable[[ChannelKey], Names]:
             meta,
             (meta, keys.channel(channel, "stream"), keys.channel(channel, "state"), keys.channel(channel, "order")),
             keys.channel(channel, "id:"),
-            keys.channel(channel, "events").encode(),
+            keys.events(channel).encode(),
         )
 
     return names

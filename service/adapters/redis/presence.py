@@ -87,7 +87,7 @@ class RedisPresence:
     def _joining(self, entrance: Entrance) -> Call:
         (channel, user, connection), info, joined = entrance
         return Call(
-            (*self._keys(channel), self._client.keys.channel(channel, "events")),
+            (*self._keys(channel), self._client.keys.events(channel)),
             (
                 user,
                 connection,
@@ -103,7 +103,7 @@ class RedisPresence:
     def _leaving(self, entry: Entry, left: Publication, *, expired: bool) -> Call:
         channel, user, connection = entry
         return Call(
-            (*self._keys(channel), self._client.keys.channel(channel, "events")),
+            (*self._keys(channel), self._client.keys.events(channel)),
             (user, connection, int(expired), self._most_told, self._client.publish, wire.ephemeral(left)),
         )
 
