@@ -72,7 +72,8 @@ def _known_broker(url: str) -> str:
         nats_address.parse(url)
     elif url != "memory://":
         raise ValueError(
-            "is none of memory://, redis://…, rediss://…, nats://…, tls://…; docs/guarantees.md tells which to take"
+            "is none of memory://, redis://… (for Valkey too), redis+sentinel://…, redis+cluster://…, rediss… for TLS, "
+            "nats://…, tls://…; docs/guarantees.md tells which to take"
         )
     return url
 

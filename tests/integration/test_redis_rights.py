@@ -12,7 +12,7 @@ from tests.harness import API_KEY, Client, serving, token
 from tests.stores import FLAVOURS, Flavour, RedisServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text(encoding="utf-8")
-[RULE] = re.findall(r"```\nACL SETUSER tidewire on >PASSWORD (.*?)```", PAGE, re.DOTALL)
+[RULE] = re.findall(r"```\nACL SETUSER tidewire reset on >PASSWORD (.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

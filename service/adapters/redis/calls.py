@@ -19,6 +19,8 @@ from service.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 0.1
 """Before a server that is loading, failing over or resharding is asked again."""
+REPEAT_SECONDS = 60.0
+"""Before the same refusal is logged again."""
 MEASURED = 8
 """One call in so many is timed: the histogram costs a tenth of a publish."""
 
@@ -54,6 +56,8 @@ class Calls:
         self._random = random.Random()  # noqa: S311  # epochs must differ; nothing is guarded by them
         self._position_ttl = milliseconds(config.position_ttl)
         self._count = 0
+        self._told: dict[str, float] = {}
+        """When each kind of refusal was logged last."""
         self.waiting = 0
         """Those that have not returned."""
 
@@ -161,9 +165,15 @@ class Calls:
             await asyncio.sleep(WAIT_SECONDS)
         else:
             self._metrics.broker_errors.labels(reply=word if word in _EXPECTED else "other").inc()
-            if word not in _EXPECTED:
-                _log.error("Redis refused a call", reply=word)
+            self._tell(word)
             raise unavailable(f"Redis refuses: {_EXPECTED.get(word, word)}") from error
+
+    def _tell(self, word: str) -> None:
+        """Logs a refusal, but not each of thousands: readiness does not turn for them, as subscribers can be served."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told.get(word, -REPEAT_SECONDS) >= REPEAT_SECONDS:
+            self._told[word] = now
+            _log.error("Redis refuses calls", reply=word, meaning=_EXPECTED.get(word, "unexpected"))
 
 
 async def _load(shard: Shard, link: Link, script: Script) -> None:

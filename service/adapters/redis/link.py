@@ -117,7 +117,7 @@ class Link(asyncio.Protocol):
                 else:
                     future.set_result(reply)
         except hiredis.ProtocolError:
-            self.fault = "what answers there does not speak Redis' protocol"
+            self.fault = "something answers there that does not speak Redis' protocol"
             self.abort()
 
     @staticmethod
