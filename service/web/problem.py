@@ -84,6 +84,8 @@ def middleware() -> Middleware:
             if answer.status < HTTPStatus.BAD_REQUEST:
                 raise
             return _translated(answer)
+        except ConnectionResetError:
+            raise  # the client has gone: nobody is left to answer, and there is nothing to complain about
         except Exception:
             incident = secrets.token_hex(8)
             _log.exception("request failed", incident=incident, method=request.method)

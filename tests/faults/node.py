@@ -23,6 +23,8 @@ from tests.stores.process import free_port
 
 CONTRACT = Path(__file__).parent / "contract.yaml"
 CHECKOUT = Path(__file__).parents[2]
+REPLY = 10.0
+"""Seconds that one request may take, on a machine where others work too."""
 START = 20.0
 """Seconds from the start of the process to its listening."""
 ATTEMPTS = 5
@@ -229,7 +231,7 @@ class Node:
         """Closes the connections that were kept for looking at it."""
         if self.http is not None:
             await self.http.close()
-        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3))
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REPLY))
 
     def rss(self) -> int:
         """Resident memory in KiB."""
