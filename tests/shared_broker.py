@@ -114,7 +114,7 @@ class Line:
         """As the port says."""
         return await self._reached().snapshot(channel, since, max_events, max_bytes)
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
         """As the port says."""
         return await self._reached().marks(channels)
 
@@ -267,7 +267,7 @@ class _Front:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         return await self._store.snapshot(channel, since, max_events, max_bytes)
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
         return await self._store.marks(channels)
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:

@@ -127,8 +127,9 @@ class Broker(Protocol):
         More than `max_events` events or `max_bytes` bytes of missed data count as not recovered.
         """
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
-        """How far each of the channels has come, in their order; makes none that is not there."""
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
+        """How far each of the channels has come, in their order; makes none that is not there. None for one that cannot be
+        read just now while others can."""
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """Reads a page: the first `limit` events with an offset above `after`, or else the last `limit` below `before`, or

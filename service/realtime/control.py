@@ -214,7 +214,8 @@ class Control:
             followed = (self._requests, self._revocations.following)
             marks = await self._broker.marks([following.channel for following in followed])
             for following, mark in zip(followed, marks, strict=True):
-                following.compare(mark)
+                if mark is not None:
+                    following.compare(mark)
             await self._tell()
         except ServiceError as error:
             _log.warning("the other nodes cannot be told of this one", code=error.code.code)

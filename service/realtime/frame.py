@@ -124,6 +124,11 @@ class Floor:
         """How far the subscriber has come."""
         return self._mark
 
+    def reach(self, frame: Frame) -> None:
+        """Takes note of a frame that has passed."""
+        epoch, offset, rev = self._mark
+        self._mark = Mark(epoch, max(offset, frame.offset or 0), max(rev, frame.rev or 0))
+
     def passes(self, frame: Frame) -> bool:
         """Whether the frame is news to the subscriber. Frames must be asked about in the order of the room."""
         epoch, offset, rev = self._mark

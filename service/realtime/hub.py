@@ -144,6 +144,17 @@ class Room:
             size.inc(members * len(frame.payload))
             self.metrics.fanout.observe(members)
 
+    async def written(self, most: float) -> None:
+        """Waits until every live member has written what it has been given, or `most` seconds: nobody waits for the slow."""
+        self.flush()
+        members = [asyncio.ensure_future(member.drained()) for member in (*self.live, *self.catching_up)]
+        try:
+            if members:
+                await asyncio.wait(members, timeout=most)
+        finally:
+            for member in members:
+                member.cancel()
+
     def begin(self, connection: Connection, subscription: Subscription) -> None:
         """Opens the buffer in which live events wait behind the snapshot."""
         if not self.is_listening:  # nobody has minded the order so far
@@ -151,6 +162,26 @@ class Room:
         self.flush()
         subscription.phase = Phase.JOINING
         self.joining[connection] = []
+
+    def continues(self, connection: Connection, snapshot: Snapshot) -> bool:
+        """Whether what has come for a joining connection follows on its snapshot, without a hole."""
+        self.flush()
+        floor = Floor(snapshot.mark)
+        for frame in self.joining[connection]:
+            before = floor.mark.offset
+            if floor.passes(frame) and not frame.restarts and frame.offset is not None:
+                if frame.offset != before + 1:
+                    return False
+                floor.reach(frame)
+            elif frame.rev is not None and not frame.restarts and floor.passes(frame):
+                floor.reach(frame)
+        sequence = self.sequence
+        if sequence is None:
+            return True
+        mark, reached = sequence.mark, floor.mark
+        if mark.epoch != reached.epoch:
+            return self.waiting is not None  # a repair is under way that will tell everyone of the new epoch
+        return mark.offset <= reached.offset and mark.rev <= reached.rev
 
     def go_live(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
         """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""

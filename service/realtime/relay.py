@@ -136,16 +136,18 @@ class Relay:
                 if room.dropped:
                     continue
                 room.occupants[connection] = subscription
+                self._metrics.subscriptions.inc()
                 try:
                     if not room.carried:
                         await self._broker.subscribe(room.key)
                         room.carried = True
                 except BaseException:
-                    room.remove(connection)
+                    if connection in room.occupants:  # else it has left meanwhile
+                        room.remove(connection)
+                        self._metrics.subscriptions.dec()
                     self._drop_if_empty(room)
                     raise
                 break
-        self._metrics.subscriptions.inc()
 
     async def hold(self, subscription: Subscription) -> None:
         """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
@@ -163,16 +165,20 @@ class Relay:
         room.begin(connection, subscription)
         try:
             presence = await view() if view is not None else None
-            snapshot = await self._broker.snapshot(
-                subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
-            )
+            while True:
+                snapshot = await self._broker.snapshot(
+                    subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
+                )
+                if connection not in room.joining:
+                    return None
+                self._settle(room, snapshot)
+                if room.continues(connection, snapshot):
+                    break
+                # Another's newer snapshot came first, and the room began behind events that this one lacks: read again.
         except BaseException:
             room.joining.pop(connection, None)
             subscription.phase = Phase.HELD
             raise
-        if connection not in room.joining:
-            return None
-        self._settle(room, snapshot)
         recovered = snapshot.recovered if room.spec.history is not None else None
         return Joined(snapshot, presence, recovered, room.go_live(connection, subscription, snapshot))
 

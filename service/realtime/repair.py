@@ -7,7 +7,7 @@ Clients of this node notice nothing of a gap that can be closed. One that can't 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
@@ -21,7 +21,7 @@ from service.core.event import Event
 from service.core.limits import RepairLimits
 from service.core.sequence import Verdict
 from service.errors import ServiceError
-from service.realtime.frame import restart_frame
+from service.realtime.frame import MAX_BURST_BYTES, restart_frame
 from service.realtime.hub import Hub, Room
 from service.realtime.pause import pause
 from service.realtime.supervisor import Supervisor
@@ -31,6 +31,8 @@ MOST_HELD = 1_000
 """Events of one channel that wait while its stream is read; with more, the stream is read once more."""
 MOST_READS = 64
 """Streams read at a time, so that thousands of doubtful channels do not crowd out everything else."""
+PORTION = 100
+"""Missed events delivered at a time, of MAX_BURST_BYTES at most: all at once would not fit into anyone's outbox."""
 SLICE = 500
 """Channels whose positions are asked for in one call."""
 GRACE = 0.1
@@ -125,11 +127,9 @@ class Repair:
 
     async def _repair(self, room: Room, waiting: list[Event]) -> None:
         try:
-            async with self._reads:
-                while (snapshot := await self._read(room, waiting)) is not None:
-                    self._apply(room, snapshot)
-                    if self._let_through(room, waiting):
-                        return
+            while (snapshot := await self._read(room, waiting)) is not None:
+                if await self._apply(room, snapshot, waiting) and self._let_through(room, waiting):
+                    return
         finally:
             if room.waiting is waiting:  # else nobody listened for a while, and the order begins anew
                 room.waiting = None
@@ -138,11 +138,12 @@ class Repair:
         """What the stream holds after the room's position; None if nobody is interested any more."""
         backoff = Backoff(RETRY, MOST_RETRY)
         while room.waiting is waiting and room.sequence is not None and room.is_listening:
-            waiting.clear()  # they were published before the stream is read, so that will show them, or they are lost
             try:
-                snapshot = await self._broker.snapshot(
-                    room.key, room.sequence.position, self._limits.events, self._limits.bytes
-                )
+                async with self._reads:
+                    waiting.clear()  # they were published before the stream is read, so that will show them, or they are lost
+                    snapshot = await self._broker.snapshot(
+                        room.key, room.sequence.position, self._limits.events, self._limits.bytes
+                    )
             except ServiceError as error:
                 self._metrics.repair_failures.inc()
                 _log.warning("repair waits for the broker", code=error.code.code)
@@ -151,24 +152,34 @@ class Repair:
             return snapshot if room.waiting is waiting and room.is_listening else None
         return None
 
-    def _apply(self, room: Room, snapshot: Snapshot) -> None:
+    async def _apply(self, room: Room, snapshot: Snapshot, waiting: list[Event]) -> bool:
+        """False if nobody was interested any more before all was delivered."""
         sequence = room.sequence
         if sequence is None:
-            return
+            return False
         before = sequence.mark
-        if snapshot.recovered:
-            missed = [*snapshot.missed, *(event for event in snapshot.state if (event.rev or 0) > before.rev)]
-            for event in missed:
-                self._push(room, event)
-            self._metrics.repairs.labels(outcome="repaired").inc()
-            self._metrics.repaired_events.inc(len(missed))
-        else:
-            lost = room.spec.history is not None  # without history there are no durable events to lose
-            room.push(restart_frame(room.key, snapshot, lost=lost), 0.0)
-            self._metrics.repairs.labels(outcome="announced").inc()
         if snapshot.top.epoch != before.epoch:
             self._metrics.epoch_changes.inc()
+        if not snapshot.recovered:
+            lost = room.spec.history is not None  # without history there are no durable events to lose
+            room.push(restart_frame(room.key, snapshot, lost=lost), 0.0)
+            sequence.jump(snapshot)
+            self._metrics.repairs.labels(outcome="announced").inc()
+            return True
+        for portion in _portions(snapshot.missed):
+            for event in portion:
+                sequence.take(event)
+                self._push(room, event)
+            await room.written(MOST_RETRY)
+            if room.waiting is not waiting or room.sequence is not sequence:
+                return False
+        news = [event for event in snapshot.state if (event.rev or 0) > before.rev]
+        for event in news:
+            self._push(room, event)
         sequence.jump(snapshot)
+        self._metrics.repairs.labels(outcome="repaired").inc()
+        self._metrics.repaired_events.inc(len(snapshot.missed) + len(news))
+        return True
 
     # --- many rooms ---------------------------------------------------------------------------------------------------
 
@@ -210,8 +221,21 @@ class Repair:
             some = channels[start : start + SLICE]
             for channel, mark in zip(some, await self._broker.marks(some), strict=True):
                 room = self._hub.get(channel)
-                if room is not None and _is_behind(room, mark):
+                if room is not None and mark is not None and _is_behind(room, mark):
                     found(room, mark)
+
+
+def _portions(events: Sequence[Event]) -> Iterator[list[Event]]:
+    portion: list[Event] = []
+    size = 0
+    for event in events:
+        if portion and (len(portion) >= PORTION or size + len(event.data) > MAX_BURST_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(event)
+        size += len(event.data)
+    if portion:
+        yield portion
 
 
 def _is_behind(room: Room, mark: Mark) -> bool:

@@ -481,7 +481,9 @@ async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: Redi
                 found = [epoch for epoch, _ in groupby(receipt.epoch for receipt in receipts)]
                 # Until the first who knows comes, nobody can tell; from then on there is one epoch.
                 assert len(found) == 1 if told else 1 <= len(found) <= 2
-                assert (await old.marks([ROOM]))[0].epoch == found[-1]
+                [mark] = await old.marks([ROOM])
+                assert mark is not None
+                assert mark.epoch == found[-1]
                 epochs.append(found[-1])
         assert len(await stream(old)) == 4 * (201 + told)
     assert len(set(epochs)) == 4

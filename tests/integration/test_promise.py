@@ -120,7 +120,7 @@ class Hesitant:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         return await self._late(lambda: self._broker.snapshot(channel, since, max_events, max_bytes))
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
         return await self._late(lambda: self._broker.marks(channels))
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:

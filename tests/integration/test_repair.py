@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import EventSink, Snapshot
+from service.core.broker import EventSink, Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.position import Position
@@ -38,6 +38,7 @@ class Lossy(MemoryBroker):
         self.gate: asyncio.Event | None = None
         """Snapshots wait for it, after they are read."""
         self.reads = 0
+        self.unreadable: ChannelKey | None = None
 
     async def start(self, sink: EventSink) -> None:
         self._far = sink
@@ -63,6 +64,10 @@ class Lossy(MemoryBroker):
         stored = self._channels.find(channel)
         assert stored is not None
         stored.epoch = epoch
+
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
+        marks = await super().marks(channels)
+        return [None if channel == self.unreadable else mark for channel, mark in zip(channels, marks, strict=True)]
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         if channel.tenant == "":
@@ -367,3 +372,47 @@ async def test_nobody_waits_for_a_room_that_all_have_left(stage: Stage) -> None:
         assert (await ann.subscribe("room:1"))["offset"] == 2
         await stage.publish()
         assert await stage.offsets(ann, 1) == [3]
+
+
+async def test_a_snapshot_that_the_room_has_gone_past_is_read_again(stage: Stage) -> None:
+    """Of two who join a quiet channel the first may be answered last, with a snapshot from before an event."""
+    async with stage.server.client("ann") as ann, stage.server.client("ben") as ben:
+        gate = stage.broker.gate = asyncio.Event()
+        await ann.send(type="subscribe", id="s", channel="room:1")
+        await eventually(lambda: stage.broker.reads == 1)
+        stage.broker.gate = None
+        await stage.publish()
+        assert (await ben.subscribe("room:1"))["offset"] == 1
+        gate.set()
+        assert (await ann.until("subscribed", id="s"))["offset"] == 1
+        await stage.publish()
+        assert (await ann.until("chat.message"))["offset"] == 2
+        assert (await ben.until("chat.message"))["offset"] == 2
+
+
+async def test_a_repair_larger_than_an_outbox_makes_nobody_too_slow(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        stage.broker.losing = True
+        for _ in range(40):
+            await stage.server.publish("room:1", {"type": "chat.message", "data": {"text": "x" * 20_000}})
+        stage.broker.losing = False
+        await stage.publish()
+        assert await stage.offsets(ann, 41) == list(range(1, 42))
+        assert await stage.count("slow_consumers_total") == 0
+
+
+async def test_a_channel_that_cannot_be_read_keeps_no_other_from_being_repaired(stage: Stage) -> None:
+    async with stage.client("ann") as ann, stage.server.client("ben") as ben:
+        await ben.subscribe("room:bad")
+        stage.broker.unreadable = ChannelKey("default", "room:bad")
+        stage.broker.losing = True
+        await stage.server.publish("room:bad", {"type": "chat.message", "data": {"text": "x"}})
+        await stage.publish()
+        stage.broker.losing = False
+        stage.broker.interrupted()
+        assert await stage.offsets(ann, 1) == [1]
+        stage.broker.unreadable = None
+        stage.clock.advance(CHECK)
+        await stage.turn()
+        stage.clock.advance(GRACE)
+        assert (await ben.until("chat.message"))["offset"] == 1

@@ -126,7 +126,7 @@ class MemoryBroker:
             return Snapshot(stored.top, stored.state(), (), recovered=False, rev=stored.rev)
         return Snapshot(stored.top, stored.state(), found, recovered=True, rev=stored.rev)
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
         """As the port says."""
         self._started()
         found = map(self._channels.find, channels)

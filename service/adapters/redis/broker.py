@@ -153,18 +153,16 @@ class RedisBroker:
             return Snapshot(top, values, (), recovered=False, rev=rev)
         return Snapshot(top, values, found, recovered=True, rev=rev)
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
         """As the port says: one pipeline."""
         self.shards.require_open()
         answers = await asyncio.gather(
             *(self.calls.run(MARK, self.names(channel), ()) for channel in channels), return_exceptions=True
         )
-        marks = []
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            epoch, offset, rev = answer
-            marks.append(Mark(epoch.decode(), offset, rev))
+        marks = [_mark(answer) for answer in answers]
+        failed = next((answer for answer in answers if isinstance(answer, BaseException)), None)
+        if failed is not None and not any(marks):
+            raise failed
         return marks
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
@@ -256,6 +254,17 @@ def _readable() -> Iterator[None]:
     except (ValueError, LookupError) as error:  # msgspec's errors are ValueErrors
         _log.error("stored events not understood", kind=type(error).__name__)
         raise unavailable("what Redis holds of the channel was not written by this version") from error
+
+
+def _mark(answer: Any) -> Mark | None:
+    if isinstance(answer, BaseException):
+        return None
+    try:
+        epoch, offset, rev = answer
+        return Mark(epoch.decode(), offset, rev)
+    except (ValueError, TypeError):  # a hand at redis-cli, or another version
+        _log.error("stored position not understood")
+        return None
 
 
 def _position(epoch: bytes, offset: int, id_: bytes) -> Position:

@@ -13,8 +13,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function stale()
   local info = redis.call('INFO', 'server', 'replication')
-  local process, role = string.match(info, 'run_id:(%w+)'), string.match(info, 'master_replid:(%w+)')
-  local true_one = string.sub(process, 1, 20) .. string.sub(role, 1, 20)
+  local true_one = string.sub(string.match(info, 'run_id:(%w+)'), 1, 20)
+  -- A master that was a replica before remembers whose: only then its replication id tells its lives apart. The id of one
+  -- that never was changes when the first replica comes, too, and nothing is lost by that.
+  if not string.match(info, 'master_replid2:0+%s') then
+    true_one = true_one .. string.sub(string.match(info, 'master_replid:(%w+)'), 1, 20)
+  end
   return true_one ~= ARGV[1] and redis.error_reply('STALE ' .. true_one)
 end
 

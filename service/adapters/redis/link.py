@@ -14,6 +14,8 @@ import hiredis
 Argument = str | bytes | int | float
 ReplyError = hiredis.ReplyError
 
+PORTION = 100
+"""Messages handed over in one turn of the loop."""
 _NOTHING = object()
 """What the parser gives when there is no whole reply yet."""
 
@@ -43,6 +45,8 @@ class Link(asyncio.Protocol):
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
+        self._busy = False
+        """Whether there is more to hand over in the next turn; nothing is read until then."""
         self._out: list[bytes] = []
         # With the time at which it was sent. None for what nobody waits for.
         self._expected: deque[tuple[asyncio.Future[Any] | None, float]] = deque()
@@ -96,12 +100,24 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self._heard = self._loop.time()
-        reader = self._reader
-        reader.feed(data)
+        self._reader.feed(data)
+        if not self._busy:
+            self._take()
+
+    def _take(self) -> None:
+        """Hands over what has come: of messages a portion in each turn of the loop, or a burst of them would be more than
+        any subscriber's outbox holds before its writer has had a turn."""
+        reader, portion = self._reader, PORTION
+        self._set_busy(False)
         try:
             while (reply := reader.gets()) is not _NOTHING:
                 if self._on_push is not None and type(reply) is list and self._is_push(reply):
                     self._on_push(reply)
+                    portion -= 1
+                    if not portion:
+                        self._set_busy(True)
+                        self._loop.call_soon(self._take)
+                        return
                     continue
                 if self.on_refusal is not None and isinstance(reply, ReplyError) and self.on_refusal(str(reply)):
                     continue
@@ -119,6 +135,12 @@ class Link(asyncio.Protocol):
         except hiredis.ProtocolError:
             self.fault = "something answers there that does not speak Redis' protocol"
             self.abort()
+
+    def _set_busy(self, busy: bool) -> None:
+        if busy != self._busy:
+            self._busy = busy
+            if self._transport is not None:
+                (self._transport.pause_reading if busy else self._transport.resume_reading)()
 
     @staticmethod
     def _is_push(reply: list[Any]) -> bool:

@@ -220,7 +220,8 @@ async def learn_generation(link: Link, *, cluster: bool) -> None:
         raise NoServer("is a Sentinel; broker.url must begin with redis+sentinel://", refused=True)
     if mode == "cluster" and not cluster:
         raise NoServer("belongs to a Redis Cluster; broker.url must begin with redis+cluster://", refused=True)
-    link.generation = f"{info.get('run_id', '')[:20]}{info.get('master_replid', '')[:20]}"
+    was_replica = info.get("master_replid2", "0").strip("0") != ""
+    link.generation = info.get("run_id", "")[:20] + (info.get("master_replid", "")[:20] if was_replica else "")
 
 
 def _fields(text: bytes) -> dict[str, str]:
