@@ -133,7 +133,7 @@ class Broker(Protocol):
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """Reads a page: the first `limit` events with an offset above `after`, or else the last `limit` below `before`, or
-        else the last `limit`. With both given: the first `limit` of those between."""
+        else the last `limit`. With both given: the first `limit` of those between. Of megabytes it may give fewer, and `more`."""
 
     async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
         """The tenant's channels that have subscribers, history or state, by name, from `prefix`; at most `limit`."""

@@ -18,11 +18,12 @@ from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.shard import Shard
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
+from service.core.event import Retention
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
-from tests.contract.broker_suite import WINDOW, BrokerSuite
+from tests.contract.broker_suite import ROOM, WINDOW, BrokerSuite, Publisher, RecordingSink
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 
 _prefixes = (f"suite-{number}" for number in count())
@@ -124,3 +125,23 @@ class ValkeyMachine(BrokerMachine):
 
 TestValkeyAsModelled = ValkeyMachine.TestCase
 TestValkeyAsModelled.settings = settings(MACHINE_SETTINGS, max_examples=15, stateful_step_count=40)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+async def test_a_page_of_megabytes_ends_early_and_says_so(flavour: Flavour) -> None:
+    broker = redis_broker((await shared_redis(flavour)).url, next(_prefixes))
+    await broker.start(RecordingSink())
+    publish = Publisher(broker, FakeClock())
+    for _ in range(200):
+        await publish.durable(data=b'"' + b"x" * 60_000 + b'"', retention=Retention(entries=200, ttl=60.0))
+    newest = await broker.history(ROOM, None, None, 200)
+    offsets = [event.offset for event in newest.events]
+    assert newest.more
+    assert 50 <= len(offsets) < 200
+    assert offsets == list(range(201 - len(offsets), 201))
+    oldest = await broker.history(ROOM, 0, None, 200)
+    assert oldest.more
+    assert [event.offset for event in oldest.events] == list(range(1, len(oldest.events) + 1))
+    rest = await broker.history(ROOM, oldest.events[-1].offset, None, 200)
+    assert rest.events[0].offset == len(oldest.events) + 1
+    await broker.close()

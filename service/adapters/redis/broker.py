@@ -26,6 +26,8 @@ from service.core.position import Position, missed
 from service.telemetry.metrics import Metrics
 
 LIST_CHUNK = 200
+PAGE_BYTES = 4_194_304
+"""After which a page ends early: it is cut to less anyway where it is sent."""
 
 _log = structlog.get_logger("redis")
 
@@ -174,6 +176,7 @@ class RedisBroker:
             "" if after is None else after,
             "" if before is None else before,
             limit,
+            PAGE_BYTES,
         )
         if fresh:
             await self._enter(channel)

@@ -1,5 +1,5 @@
 -- Reads a page of a stream.
--- ARGV: 4 after and 5 before (offsets, or ""), 6 limit
+-- ARGV: 4 after and 5 before (offsets, or ""), 6 limit, 7 bytes after which it ends early
 -- Returns {epoch, offset, id, events, "1" if there are more, "1" if the channel is new}
 
 local channel, stale = open(true)
@@ -12,6 +12,18 @@ local low = after and math.max(first, after + 1) or first
 local high = before and math.min(channel.o, before - 1) or channel.o
 local size = math.max(0, high - low + 1)
 if after then high = math.min(high, low + limit - 1) else low = math.max(low, high - limit + 1) end
+-- In pieces, and no more than the bytes: Redis does nothing else meanwhile. A page that looks back begins at its end.
+local pieces, bytes, most = {}, 0, tonumber(ARGV[7])
+while low <= high and bytes < most do
+  local from, to = low, high
+  if after then to = math.min(high, low + 49) else from = math.max(low, high - 49) end
+  local piece = redis.call('XRANGE', KEYS[2], from .. '-0', to .. '-18446744073709551615')
+  for _, entry in ipairs(piece) do bytes = bytes + #entry[2][2] end
+  if after then pieces[#pieces + 1], low = piece, to + 1 else table.insert(pieces, 1, piece) high = from - 1 end
+end
 local events = {}
-if low <= high then events = redis.call('XRANGE', KEYS[2], low .. '-0', high .. '-18446744073709551615') end
+for _, piece in ipairs(pieces) do
+  for _, entry in ipairs(piece) do events[#events + 1] = entry end
+end
+if low <= high then size = limit + 1 end
 return {channel.e, channel.o, channel.i, events, size > limit and 1 or 0, channel.fresh}
