@@ -167,10 +167,11 @@ async def _refuse(
 
 
 def error_message(error: ServiceError, request: str | None) -> messages.Error:
-    """The `error` that tells a client of a refusal."""
+    """The `error` that tells a client of a refusal. Where the broker is and what it says is not for clients."""
+    is_broker = error.code is ErrorCode.BROKER_UNAVAILABLE
     return messages.Error(
         code=error.code.code,
-        message=error.message,
+        message=error.code.meaning if is_broker else error.message,
         retryable=error.retryable,
         details=dict(error.details),
         id=request,

@@ -56,6 +56,8 @@ async def _turn_away(node: Node, socket: Socket, end: CloseConnection) -> None:
 
 async def _join_named(node: Node, connection: Connection, channels: Iterable[str]) -> None:
     for channel in channels:
+        if connection.is_closing:
+            return
         try:
             await node.subscriptions.subscribe(connection, channel, None, None)
         except ServiceError as error:

@@ -23,9 +23,12 @@ from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Sna
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.core.position import Position, missed
+from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
 LIST_CHUNK = 200
+ENTER_SECONDS = 1.0
+"""For entering a channel into its tenant's index."""
 PAGE_BYTES = 4_194_304
 """After which a page ends early: it is cut to less anyway where it is sent."""
 
@@ -116,7 +119,8 @@ class RedisBroker:
         """As the port says."""
         self.shards.require_open()
         name = self.names(channel).events
-        await self._enter(channel)  # first, so that what fails leaves no subscription
+        await self._enter(channel)
+        self.shards.require_open()  # it may have been closed meanwhile
         self._channels[name] = channel
         try:
             await self.shards.subscribe(name)
@@ -206,10 +210,19 @@ class RedisBroker:
     # --- listing ------------------------------------------------------------------------------------------------------
 
     async def _enter(self, channel: ChannelKey) -> None:
-        """Enters a channel into its tenant's index, which lives in a slot of its own and so not in the script."""
-        if channel.tenant:
-            key = self._index.tagged("channels", channel.tenant)
-            await self.calls.plain(key, "ZADD", key, 0, channel.name)
+        """Enters a channel into its tenant's index, which lives in a slot of its own and so not in the script.
+
+        If it cannot be done the channel works and is not listed until somebody subscribes again: the index's shard may be
+        another one than the channel's, and must not take it down with it.
+        """
+        if not channel.tenant:
+            return
+        key = self._index.tagged("channels", channel.tenant)
+        try:
+            async with asyncio.timeout(ENTER_SECONDS):
+                await self.calls.plain(key, "ZADD", key, 0, channel.name)
+        except (ServiceError, TimeoutError):
+            self._metrics.broker_errors.labels(reply="index").inc()
 
     async def _index_page(self, tenant: str, low: str) -> list[str]:
         key = self._index.tagged("channels", tenant)

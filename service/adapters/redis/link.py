@@ -14,7 +14,7 @@ import hiredis
 Argument = str | bytes | int | float
 ReplyError = hiredis.ReplyError
 
-PORTION = 100
+PORTION = 400
 """Messages handed over in one turn of the loop."""
 _NOTHING = object()
 """What the parser gives when there is no whole reply yet."""
