@@ -169,12 +169,11 @@ class Room:
         floor = Floor(snapshot.mark)
         for frame in self.joining[connection]:
             before = floor.mark.offset
-            if floor.passes(frame) and not frame.restarts and frame.offset is not None:
-                if frame.offset != before + 1:
-                    return False
-                floor.reach(frame)
-            elif frame.rev is not None and not frame.restarts and floor.passes(frame):
-                floor.reach(frame)
+            if not floor.passes(frame) or frame.restarts:
+                continue
+            if frame.offset is not None and frame.offset != before + 1:
+                return False
+            floor.reach(frame)
         sequence = self.sequence
         if sequence is None:
             return True
