@@ -9,6 +9,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from typing import Any
 
 import structlog
 import uvloop
@@ -191,43 +192,35 @@ def redis_config(settings: Settings) -> RedisConfig:
     broker = settings.broker
     return RedisConfig(
         address=redis_address.parse(broker.url),
-        user=broker.user,
-        password=_revealed(broker.password),
         sentinel_user=broker.sentinel_user,
         sentinel_password=_revealed(broker.sentinel_password),
-        ca=broker.ca,
-        certificate=broker.certificate,
-        private_key=broker.private_key,
-        prefix=broker.prefix,
-        timeout=broker.timeout,
-        queue=broker.queue,
-        ping=broker.ping,
-        silence=broker.silence,
-        position_ttl=broker.position_ttl,
-        idempotency_window=broker.idempotency_window,
-        start=broker.unready_after,
+        **_store(settings),
     )
 
 
 def nats_config(settings: Settings) -> NatsConfig:
     """What the settings say to the NATS adapters."""
+    return NatsConfig(servers=nats_address.parse(settings.broker.url), **_store(settings))
+
+
+def _store(settings: Settings) -> dict[str, Any]:
+    """The fields of StoreConfig."""
     broker = settings.broker
-    return NatsConfig(
-        servers=nats_address.parse(broker.url),
-        user=broker.user,
-        password=_revealed(broker.password),
-        ca=broker.ca,
-        certificate=broker.certificate,
-        private_key=broker.private_key,
-        prefix=broker.prefix,
-        timeout=broker.timeout,
-        queue=broker.queue,
-        ping=broker.ping,
-        silence=broker.silence,
-        position_ttl=broker.position_ttl,
-        idempotency_window=broker.idempotency_window,
-        start=broker.unready_after,
-    )
+    return {
+        "user": broker.user,
+        "password": _revealed(broker.password),
+        "ca": broker.ca,
+        "certificate": broker.certificate,
+        "private_key": broker.private_key,
+        "prefix": broker.prefix,
+        "timeout": broker.timeout,
+        "queue": broker.queue,
+        "ping": broker.ping,
+        "silence": broker.silence,
+        "position_ttl": broker.position_ttl,
+        "idempotency_window": broker.idempotency_window,
+        "start": broker.unready_after,
+    }
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import ssl
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+from service.adapters.store_config import StoreConfig
 from service.core.channel import ChannelKey
 
 
 @dataclass(frozen=True, slots=True)
-class NatsConfig:
-    """See the settings of the same names (docs/settings.md)."""
+class NatsConfig(StoreConfig):
+    """Where the servers are."""
 
     servers: tuple[str, ...]
     """Each nats://host:port, or tls://host:port."""
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ca: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
-    prefix: str = "tidewire"
-    timeout: float = 5.0
-    queue: int = 10_000
-    ping: float = 1.0
-    silence: float = 3.0
-    position_ttl: float = 604_800.0
-    idempotency_window: float = 300.0
-    start: float = 30.0
-    """Seconds that a start waits for servers that cannot be reached."""
 
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """None for plain TCP. Raises OSError (ssl.SSLError is one) for files that are no use."""
-        if not self.servers[0].startswith("tls://"):
-            return None
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.private_key)
-        return context
+    @property
+    def is_tls(self) -> bool:
+        """As the addresses say."""
+        return self.servers[0].startswith("tls://")
 
 
 class Subjects:

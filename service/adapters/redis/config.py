@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.adapters.redis.address import Address
+from service.adapters.store_config import StoreConfig
 from service.core.channel import ChannelKey
 
 
 @dataclass(frozen=True, slots=True)
-class RedisConfig:
-    """See the settings of the same names (docs/settings.md)."""
+class RedisConfig(StoreConfig):
+    """Where the servers are, and who we are to the Sentinels."""
 
     address: Address
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
     sentinel_user: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
-    ca: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
-    prefix: str = "tidewire"
-    timeout: float = 5.0
-    queue: int = 10_000
-    ping: float = 1.0
-    silence: float = 3.0
-    position_ttl: float = 604_800.0
-    idempotency_window: float = 300.0
-    start: float = 30.0
-    """Seconds that a start waits for servers that cannot be reached."""
 
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """For own connections; None for plain TCP. Raises OSError (ssl.SSLError is one) for files that are no use."""
-        if not self.address.tls:
-            return None
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.private_key)
-        return context
+    @property
+    def is_tls(self) -> bool:
+        """As the address says."""
+        return self.address.tls
 
     def redis_py(self) -> dict[str, Any]:
-        """The same for connections of redis-py."""
-        if not self.address.tls:
+        """What `ssl_context` says, for connections of redis-py."""
+        if not self.is_tls:
             return {}
         files = {"ssl_ca_certs": self.ca, "ssl_certfile": self.certificate, "ssl_keyfile": self.private_key}
         return {"ssl": True, "ssl_check_hostname": True, **{name: str(file) for name, file in files.items() if file}}
