@@ -279,7 +279,8 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         if public.server is not None:
             service.deadline.start(public.server)
         with _named("host and port", settings.host, settings.port):
-            await web.TCPSite(public, settings.host, settings.port, backlog=BACKLOG).start()
+            shared = settings.workers > 1 or None  # the other workers listen on the same port
+            await web.TCPSite(public, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared).start()
         gc_watch.install()
         loop_lag.start()
         service.listening = True

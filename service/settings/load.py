@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from service.contract.document import Document, Fault, Faults, Place, nearest, read
 from service.core.limits import Limits
-from service.settings.model import PREFIX, Setting, Settings, every_setting
+from service.settings.model import MOST_PORT, PREFIX, Setting, Settings, every_setting
 
 CONFIG = "TIDEWIRE_CONFIG"
 """Names the settings file."""
@@ -144,8 +144,31 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
             yield ("api", "keys", index, "name"), "stands twice; the log could not tell which is meant"
         if [other.key for other in keys].count(key.key) > 1:
             yield ("api", "keys", index, "key"), "stands twice; it could not tell its tenant"
-    if found.port == found.ops_port != 0 and found.host == found.ops_host:
+    yield from _contradicting_ports(found)
+    if found.workers > 1 and found.broker.url == "memory://":
+        yield (
+            ("broker", "url"),
+            f"{found.workers} workers need a broker that they share, and memory:// is one process's own: start a Redis or Valkey "
+            "on this machine and set broker.url (TIDEWIRE_BROKER__URL) to redis://127.0.0.1:6379, or leave workers at 1",
+        )
+
+
+def _contradicting_ports(found: Settings) -> Iterator[tuple[Place, str]]:
+    if not found.ops_port:
+        return  # every listener takes a free one
+    last = found.ops_port + found.workers - 1
+    if found.port == found.ops_port and found.host == found.ops_host:
         yield ("ops_port",), "is the same as port; the two listeners need one each"
+    elif found.ops_port < found.port <= last and found.host == found.ops_host:
+        yield (
+            ("ops_port",),
+            f"the {found.workers} workers take ops ports {found.ops_port} to {last}, and port is among them",
+        )
+    if last > MOST_PORT:
+        yield (
+            ("ops_port",),
+            f"the {found.workers} workers would take ops ports up to {last}; there are none above {MOST_PORT}",
+        )
 
 
 # --- the environment -------------------------------------------------------------------------------------------------

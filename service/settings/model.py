@@ -25,6 +25,9 @@ PREFIX = "TIDEWIRE_"
 MIN_SECRET_BYTES = 32
 """RFC 7518 §3.2: an HS256 key is at least as long as its hash."""
 MIN_KEY = 24
+MOST_PORT = 65_535
+MOST_WORKERS = 256
+"""More than any machine has use for; a slip of the finger must not fork a thousand processes."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80")
@@ -82,7 +85,7 @@ Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Key = Annotated[SecretStr, AfterValidator(_good_key)]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
+Port = Annotated[int, Field(ge=0, le=MOST_PORT)]
 Origins = Annotated[tuple[str, ...], AfterValidator(_good_origins)]
 HttpsUrl = Annotated[str, AfterValidator(_https)]
 BrokerUrl = Annotated[str, AfterValidator(_known_broker)]
@@ -245,7 +248,10 @@ class Settings(BaseSettings):
     ops_host: Name = "127.0.0.1"
     """Address of the listener for health and metrics."""
     ops_port: Port = 9090
-    """Port of the listener for health and metrics."""
+    """Port of the listener for health and metrics; 0 takes a free one."""
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    """Processes that serve the public port, each a node; above 1 they need a broker that they share, and Linux. Worker i,
+    counted from 0, serves `ops_port` + i."""
     contract: Path | None = None
     """The contract file. In the settings file it is relative to that file."""
     origins: Origins = ()

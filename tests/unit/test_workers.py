@@ -1,0 +1,88 @@
+"""Settings of several workers: what contradicts them is told before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import SettingsFaults, load_settings
+
+GOOD = {
+    "TIDEWIRE_AUTH__SECRET": "a secret for tests, long enough for HS256",
+    "TIDEWIRE_CONTRACT": "contract.yaml",
+    "TIDEWIRE_BROKER__URL": "redis://127.0.0.1:6379",
+    "TIDEWIRE_WORKERS": "4",
+}
+
+
+def faults(**changes: str) -> list[str]:
+    """What is wrong with the good settings so changed; an empty value sets nothing."""
+    try:
+        load_settings(None, GOOD | {f"TIDEWIRE_{name}": value for name, value in changes.items()})
+    except SettingsFaults as found:
+        return [str(fault) for fault in found.faults]
+    return []
+
+
+def test_one_process_is_the_default() -> None:
+    assert load_settings(None, GOOD | {"TIDEWIRE_WORKERS": ""}).workers == 1
+    assert load_settings(None, GOOD).workers == 4
+
+
+def test_the_settings_file_may_say_it(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("workers: 3\n")
+    assert load_settings(file, GOOD | {"TIDEWIRE_WORKERS": ""}).workers == 3
+    assert load_settings(file, GOOD).workers == 4, "the environment wins"
+    file.write_text("port: 80\nworkers: 0\n")
+    with pytest.raises(SettingsFaults, match=r"settings\.yaml:2: workers: should be greater than or equal to 1"):
+        load_settings(file, GOOD | {"TIDEWIRE_WORKERS": ""})
+
+
+def test_memory_is_refused_with_what_to_do() -> None:
+    [fault] = faults(BROKER__URL="")
+    assert fault == (
+        "settings: 4 workers need a broker that they share, and memory:// is one process's own: start a Redis or Valkey on this "
+        "machine and set broker.url (TIDEWIRE_BROKER__URL) to redis://127.0.0.1:6379, or leave workers at 1"
+    )
+    [fault] = faults(BROKER__URL="memory://")
+    assert fault.startswith("TIDEWIRE_BROKER__URL: 4 workers need")
+    assert faults(BROKER__URL="", WORKERS="1") == []
+
+
+def test_a_broker_that_is_no_broker_is_told_once() -> None:
+    [fault] = faults(BROKER__URL="kafka://h")
+    assert "is none of memory://" in fault
+
+
+@pytest.mark.parametrize(
+    ("ports", "fault"),
+    [
+        ({"PORT": "9092"}, "TIDEWIRE_OPS_PORT: the 4 workers take ops ports 9090 to 9093, and port is among them"),
+        ({"PORT": "9090"}, "TIDEWIRE_OPS_PORT: is the same as port; the two listeners need one each"),
+        (
+            {"OPS_PORT": "65533"},
+            "TIDEWIRE_OPS_PORT: the 4 workers would take ops ports up to 65536; there are none above",
+        ),
+        ({"WORKERS": "1000"}, "TIDEWIRE_WORKERS: workers: should be less than or equal to 256"),
+        ({"WORKERS": "many"}, "TIDEWIRE_WORKERS: workers: should be a valid integer"),
+    ],
+)
+def test_ports_that_workers_cannot_have(ports: dict[str, str], fault: str) -> None:
+    [found] = faults(**{"OPS_PORT": "9090", **ports})
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    "ports",
+    [
+        {"PORT": "9094"},
+        {"PORT": "9089"},
+        {"PORT": "9092", "HOST": "127.0.0.2"},
+        {"OPS_PORT": "65532"},
+        {"OPS_PORT": "0"},
+    ],
+)
+def test_ports_that_they_can_have(ports: dict[str, str]) -> None:
+    assert faults(**{"OPS_PORT": "9090", **ports}) == []
