@@ -303,6 +303,7 @@ static void check(struct job *job, const char *path) {
         if (!uses(&job->message, 't')) die("%s: there is no message with %%t in it", path);
     }
     if (job->workload == RATE && job->rate == 0) die("%s: there is no rate", path);
+    if (job->workload == FANOUT) job->active = 1;
     if (job->active == 0) job->active = job->workload == RATE ? 1 : job->connections - job->slow;
     if (job->slow && job->workload != FANOUT && job->workload != RATE && job->workload != IDLE)
         die("%s: slow is for fanout, rate and idle", path);
@@ -323,7 +324,7 @@ void job_read(struct job *job, const char *path) {
     static char root[] = "/";
     *job = (struct job){
         .host = "127.0.0.1", .connections = 1, .rooms = 1, .sources = 1, .outstanding = 1, .slow_buffer = 4096,
-        .timeout = 30, .seconds = 2, .patience = 5, .path = compiled(&reader, root, 1, ""),
+        .timeout = 30, .seconds = 2, .patience = 5,
     };
     while ((line = strsep(&rest, "\n")) != NULL) {
         reader.line++;
@@ -336,5 +337,6 @@ void job_read(struct job *job, const char *path) {
         if (!read_bytes(&reader, job, line)) read_figure(&reader, job, line);
     }
     free(seen.at);
+    if (job->path.count == 0) job->path = compiled(&reader, root, 1, "");
     check(job, path);
 }
