@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service.adapters.nats import address as nats_address
 from service.adapters.redis import address as redis_address
-from service.core.limits import Bytes, Count, Deadlines, Limits, OutboxLimits, RepairLimits, Seconds
+from service.core.limits import Bytes, Compression, Count, Deadlines, Limits, OutboxLimits, RepairLimits, Seconds
 
 PREFIX = "TIDEWIRE_"
 MIN_SECRET_BYTES = 32
@@ -270,6 +270,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     outbox: OutboxLimits = OutboxLimits()
     repair: RepairLimits = RepairLimits()
+    compression: Compression = Compression()
     deadlines: Deadlines = Deadlines()
     presence: Presence = Presence()
     log: Log = Log()
