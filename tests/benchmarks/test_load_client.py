@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import socket
 import zlib
 from collections import Counter
@@ -17,6 +18,7 @@ from tests.benchmarks.peer import (
     CONTINUATION,
     DEADLINE,
     PING,
+    PONG,
     TEXT,
     Caller,
     Peer,
@@ -30,7 +32,11 @@ from tests.benchmarks.peer import (
     started,
     to_all,
 )
+from tests.harness import token
+from tests.load.server import serving
+from tests.load.test_rooms import settings
 
+KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
 STAMP = re.compile(rb'"t":(1\d{15})')
 
 
@@ -138,6 +144,25 @@ async def test_connecting_and_a_storm_bring_everybody_in(tmp_path: Path) -> None
             assert report["connect_seconds"] == report["seconds"]
 
 
+async def test_the_limit_server_takes_frames_wherever_tcp_cuts_them() -> None:
+    text, mask = b"0123456789" * 20, b"\x01\x80\xff\x10"
+    masked = bytes(octet ^ mask[n % 4] for n, octet in enumerate(text))
+    head = f"GET /?room=7 HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {KEY}\r\n\r\n".encode()
+    whole = b"\x81\xfe" + len(text).to_bytes(2, "big") + mask + masked
+    async with limit() as port, asyncio.timeout(DEADLINE):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        caller = Caller(reader, writer, "", [])
+        await caller.pieces(head[:50], head[50:])
+        assert (await reader.readuntil(b"\r\n\r\n")).endswith(f"Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n".encode())
+        for border in range(1, len(whole)):
+            await caller.pieces(whole[:border], whole[border:])
+            assert await reader.readexactly(len(frame(text))) == frame(text)
+        caller.raw(b"\x89\x82" + mask + bytes((ord("h") ^ 1, ord("i") ^ 0x80)) + b"\x88\x80" + mask)
+        assert await reader.read() == frame(b"hi", PONG) + frame(b"", CLOSE)
+        writer.close()
+        await writer.wait_closed()
+
+
 # --- frames -----------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +224,7 @@ async def test_an_event_is_found_wherever_its_message_is_fragmented(tmp_path: Pa
         job = job_file(tmp_path, peer.port, ("workload", "rooms"), ("turns", 61), ("payload", 60))
         report = await load(job, peer)
     assert report["deliveries"] == report["frames_in"] == report["pings"] == 61
-    assert report["lost"] == 0
+    assert report["lost"] == report["duplicated"] == 0
 
 
 async def test_many_events_in_one_frame_count_each(tmp_path: Path) -> None:
@@ -367,6 +392,29 @@ async def test_latency_counts_from_the_time_at_which_an_event_was_due(tmp_path: 
     assert report["published"] == report["deliveries"] == 30
     assert report["latency_us"]["max"] >= 290_000
     assert report["latency_us"]["mean"] >= 145_000
+
+
+async def test_events_that_were_due_while_the_client_stood_still_are_late(tmp_path: Path) -> None:
+    """A client that counts from when it got round to sending would call them quick."""
+    fifth = asyncio.Event()
+
+    async def count(peer: Peer, caller: Caller, text: bytes) -> None:
+        if len(caller.texts) == 5:
+            fifth.set()
+        await to_all(peer, caller, text)
+
+    async with Peer(on_text=count).running() as peer:
+        job = job_file(tmp_path, peer.port, ("workload", "rate"), ("rate", 100), ("seconds", 0.6))
+        async with started(job) as process, asyncio.timeout(DEADLINE):
+            await fifth.wait()
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.3)  # the fault
+            process.send_signal(signal.SIGCONT)
+            out, _ = await process.communicate()
+    report = json.loads(out)
+    assert report["published"] == report["deliveries"] == 60
+    assert report["latency_us"]["max"] >= 250_000
+    assert report["latency_us"]["mean"] >= 0.25 * 12 * 250_000 / 60  # some 25 events, half of that on average
 
 
 async def test_a_connection_that_ends_in_the_phase_is_counted_and_not_awaited(tmp_path: Path) -> None:
@@ -737,3 +785,47 @@ async def test_an_unknown_escape_is_refused(tmp_path: Path) -> None:
     job.write_text("marker \\q\n")
     expected = f"{job}:1: marker: an unknown escape: a backslash is written \\\\\n"
     assert await finished(job) == (1, "", expected)
+
+
+# --- against the service itself ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokens") / "tokens"
+    path.write_text("".join(f"{token(f'user-{number}')}\n" for number in range(40)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("lines", "published", "each"),
+    [
+        ([("workload", "rooms"), ("connections", 40), ("rooms", 4), ("turns", 10)], 400, 10),
+        ([("workload", "echo"), ("connections", 20), ("rooms", 20), ("turns", 10), ("echo_expect", '"ack"')], 200, 1),
+        ([("workload", "rate"), ("connections", 40), ("rate", 200), ("seconds", 0.5)], 100, 40),
+    ],
+    ids=["rooms", "echo", "rate"],
+)
+async def test_it_speaks_with_the_service(
+    tmp_path: Path, tokens: Path, lines: list[tuple[str, object]], published: int, each: int
+) -> None:
+    async with serving(tmp_path, settings({})) as server:
+        job = job_file(
+            tmp_path,
+            server.port,
+            ("path", "/ws"),
+            ("header", "Authorization: Bearer %v"),
+            ("values", tokens),
+            ("subprotocol", "tidewire.v1"),
+            ("open", '[{"type":"ready"},{"type":"subscribe","id":"s","channel":"room:%r"}]'),
+            ("joined_expect", '"subscribed"'),
+            ("marker", '"text":"'),
+            ("message", '{"type":"talk.line","channel":"room:%r","id":"%i","data":{"text":"%t%p"}}'),
+            ("padding", 100),
+            *lines,
+        )
+        report = await load(job)
+    assert report["published"] == published
+    assert report["deliveries"] == report["expected"] == published * each
+    assert report["lost"] == report["duplicated"] == report["strayed"] == 0
+    assert report["frames_in"] >= report["deliveries"] / 40
