@@ -74,6 +74,19 @@ static void turn_over(struct connection *connection) {
 /* When event n of `rate` is due. */
 static uint64_t due(uint64_t n) { return load.phase.began + (uint64_t)((double)n * 1e6 / load.job.rate); }
 
+/* Sets the timer to the next event, or off. Each time anew and absolutely: an interval that is rounded drifts away from `due`. */
+static void set_timer(bool on) {
+    enum { LEAST = 50 }; /* µs between two expirations; at higher rates several events are then due at once */
+    struct itimerspec set = {0};
+    if (on) {
+        uint64_t time = due(work.scheduled);
+        if (load.job.rate * LEAST > 1e6 && time < load.now + LEAST) time = load.now + LEAST;
+        time -= EPOCH;
+        set.it_value = (struct timespec){(time_t)(time / 1000000), (long)(time % 1000000 * 1000)};
+    }
+    timerfd_settime(work.timer, TFD_TIMER_ABSTIME, &set, NULL);
+}
+
 void workload_timer(void) {
     uint64_t expirations;
     if (read(work.timer, &expirations, sizeof expirations) < 0) return; /* a stale event of a timer set anew */
@@ -88,15 +101,7 @@ void workload_timer(void) {
         load.now = clock_us();
     }
     connections_flush();
-}
-
-static void set_timer(bool on) {
-    uint64_t nanoseconds = on ? (uint64_t)(1e9 / load.job.rate) : 0;
-    if (on && nanoseconds < 50000) nanoseconds = 50000; /* several are then due at once */
-    struct timespec each = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
-    struct timespec soon = {0, on ? 1 : 0};
-    struct itimerspec set = {.it_interval = each, .it_value = soon};
-    timerfd_settime(work.timer, 0, &set, NULL);
+    if (work.publishing) set_timer(true);
 }
 
 /* --- deliveries --- */
