@@ -90,18 +90,13 @@ static void set_timer(bool on) {
 void workload_timer(void) {
     uint64_t expirations;
     if (read(work.timer, &expirations, sizeof expirations) < 0) return; /* a stale event of a timer set anew */
-    while (work.publishing && due(work.scheduled) <= load.now) {
-        uint64_t intended = due(work.scheduled);
-        if (intended >= work.until) {
-            work.publishing = false;
-            break;
-        }
+    for (uint64_t intended; (intended = due(work.scheduled)) <= load.now && intended < work.until;) {
         const struct connection *connection = &load.connections[work.scheduled++ % load.job.active];
         if (connection->state == JOINED) publish(connection, stamp_from(intended));
         load.now = clock_us();
     }
     connections_flush();
-    if (work.publishing) set_timer(true);
+    set_timer(due(work.scheduled) < work.until);
 }
 
 /* --- deliveries --- */
@@ -274,7 +269,8 @@ static void start(void) {
 static bool is_over(void) {
     if (load.job.workload == CONNECT || load.job.workload == STORM) return load.joined + load.phase.closed == load.job.connections;
     if (load.job.workload == IDLE || load.job.workload == RATE) {
-        if (load.now >= work.until) work.publishing = false;
+        bool due_yet = load.job.workload == RATE && due(work.scheduled) < work.until; /* even if it is late by now */
+        if (load.now >= work.until && !due_yet) work.publishing = false;
     } else if (load.job.turns && work.busy == 0) {
         work.publishing = false;
     } else {
@@ -290,13 +286,14 @@ void workload_phase(double seconds) {
     book_clear(load.now);
     count_members();
     work.busy = work.scheduled = 0;
-    work.publishing = true;
+    work.publishing = load.job.workload != CONNECT && load.job.workload != STORM; /* those end by nothing but their last */
     load.phase.began = load.phase.ended = load.now;
     work.until = load.now + (uint64_t)(seconds * 1e6);
     load.phase.cpu = cpu_seconds();
     start();
     for (uint64_t next_look = load.now + LOOK; !is_over();) {
-        uint64_t until = work.publishing && load.job.turns == 0 && work.until < next_look ? work.until : next_look;
+        bool ends_before = work.publishing && load.job.turns == 0 && work.until > load.now && work.until < next_look;
+        uint64_t until = ends_before ? work.until : next_look;
         poll_once(until);
         if (load.now < next_look) continue;
         next_look = load.now + LOOK;
