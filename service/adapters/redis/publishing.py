@@ -51,22 +51,23 @@ class Form:
         receipt = (id_ if sender is None else f"{id_} {sender}").encode()  # an id holds no space
         id_bytes = id_.encode()
         body = wire.encode(publication)
-        end = b"\r\n" if self._is_durable else b"\r\n" + _packed(f"{publication.type}\n{publication.key or ''}")
-        return b"".join(
-            (
-                self._head,
-                _length(len(key) + len(receipt)),
-                key,
-                receipt,
-                self._middle,
-                _length(len(id_bytes)),
-                id_bytes,
-                b"\r\n",
-                _length(len(body)),
-                body,
-                end,
-            )
+        parts: tuple[bytes, ...] = (
+            self._head,
+            _length(len(key) + len(receipt)),
+            key,
+            receipt,
+            self._middle,
+            _length(len(id_bytes)),
+            id_bytes,
+            b"\r\n",
+            _length(len(body)),
+            body,
+            b"\r\n",
         )
+        if not self._is_durable:
+            slot = f"{publication.type}\n{publication.key or ''}".encode()
+            parts = (*parts, _length(len(slot)), slot, b"\r\n")
+        return b"".join(parts)
 
 
 class Forms:
