@@ -160,7 +160,7 @@ def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
         clock,
         idempotency_window=broker.idempotency_window,
         idempotency_entries=broker.idempotency_entries,
-        channels=broker.channels + OWN_CHANNELS,
+        channels=broker.channels + OWN_CHANNELS + len({key.tenant for key in settings.api_keys_all()}),
         max_bytes=broker.bytes,
     )
     metrics.broker_channels.set_function(lambda: memory.stats().channels)
@@ -244,6 +244,7 @@ def _bounds(settings: Settings) -> Bounds:
         anonymous_tenant=settings.auth.anonymous_tenant if settings.auth.anonymous else None,
         revocation_ttl=settings.auth.revocation_ttl,
         revocations=settings.auth.revocations,
+        revocations_total=settings.auth.revocations_total,
     )
 
 

@@ -133,8 +133,8 @@ class Bus(Protocol):
     async def start(self) -> None:
         """Comes first."""
 
-    def line(self) -> Line:
-        """The broker for one more node."""
+    def line(self, clock: Clock | None = None) -> Line:
+        """The broker for one more node. `clock`: the node's, where the store goes by it."""
 
     async def lose_everything(self) -> None:
         """The store starts anew without anything in it; every sink is told."""
@@ -160,7 +160,7 @@ class SharedBroker:
         """As Bus says."""
         await self.store.start(self)
 
-    def line(self) -> Line:
+    def line(self, clock: Clock | None = None) -> Line:
         """As Bus says."""
         return Line(_Front(self))
 
@@ -296,7 +296,7 @@ class RedisBus:
         """As Bus says."""
         self._server = await shared_redis(self._flavour)
 
-    def line(self) -> Line:
+    def line(self, clock: Clock | None = None) -> Line:
         """As Bus says."""
         line = Line(RedisBroker(RedisConfig(parse(self.server.url), prefix=self._prefix), Metrics()))
         self._lines.append(line)
@@ -325,9 +325,9 @@ class NatsBus:
         """As Bus says."""
         await self._server.start()
 
-    def line(self) -> Line:
+    def line(self, clock: Clock | None = None) -> Line:
         """As Bus says."""
-        line = Line(NatsBroker(NatsConfig((self._server.url,), prefix=PREFIX), SystemClock(), Metrics()))
+        line = Line(NatsBroker(NatsConfig((self._server.url,), prefix=PREFIX), clock or SystemClock(), Metrics()))
         self._lines.append(line)
         return line
 

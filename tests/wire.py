@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 ABNORMAL = 1006
@@ -15,6 +17,18 @@ ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 OnText = Callable[[bytes], None]
 OnGone = Callable[[int], None]
+
+T = TypeVar("T")
+
+
+def reader(kind: type[T]) -> Callable[[bytes], Sequence[T]]:
+    """What makes messages of a frame: one, or a batch."""
+    one, batch = msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]  # known at run time
+
+    def read(frame: bytes) -> Sequence[T]:
+        return batch.decode(frame) if frame[:1] == b"[" else (one.decode(frame),)
+
+    return read
 
 
 class Refused(Exception):  # noqa: N818  # an answer, not an error of the client

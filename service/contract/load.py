@@ -74,7 +74,7 @@ class _Reader:
             return None
         subscribe = self._rule(SubscribeRule, fields, "subscribe", place)
         self._owner(subscribe is SubscribeRule.OWNER, pattern, (*place, "subscribe"))
-        presence = self._boolean(fields, "presence", place)
+        presence = self._boolean(fields, "presence", place) or False
         history = self._retention(fields, "history", place, "events", None)
         state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
         events = self._events(fields, place, pattern)
@@ -105,7 +105,7 @@ class _Reader:
     ) -> EventSpec | None:
         if reason := _bad_type(type_):
             self._fault(place, reason)
-        fields = self._mapping(value, place, ("publish", "delivery", "schema", "key", "window"))
+        fields = self._mapping(value, place, ("publish", "delivery", "schema", "key", "window", "compress"))
         if fields is None:
             return None
         publish = self._rule(PublishRule, fields, "publish", place)
@@ -115,10 +115,11 @@ class _Reader:
             self._fault((*place, "delivery"), f"{type_} is durable, but its channel has no history to keep it in")
         key = self._key(fields, place, delivery)
         window = self._window(fields, place)
+        compress = self._boolean(fields, "compress", place)
         check = self._check(fields, place)
         if publish is None or delivery is None:
             return None
-        return EventSpec(type_, publish, delivery, check, key, window)
+        return EventSpec(type_, publish, delivery, check, key, window, compress)
 
     def _check(self, fields: Mapping[str, Any], place: Place) -> Draft202012Validator | None:
         return self._schemas.compile(self._document, (*place, "schema")) if "schema" in fields else None
@@ -172,11 +173,11 @@ class _Reader:
             self._fault(at, "ttl is from 1s to 366d")
         return ttl
 
-    def _boolean(self, fields: Mapping[str, Any], name: str, place: Place) -> bool:
-        value = fields.get(name, False)
-        if not isinstance(value, bool):
+    def _boolean(self, fields: Mapping[str, Any], name: str, place: Place) -> bool | None:
+        value = fields.get(name)
+        if name in fields and not isinstance(value, bool):
             self._fault((*place, name), f"{name} is true or false")
-            return False
+            return None
         return value
 
     def _rule(self, kind: type[_Rule], fields: Mapping[str, Any], name: str, place: Place) -> _Rule | None:

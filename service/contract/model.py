@@ -35,6 +35,9 @@ class EventSpec:
     """Where `data` holds the key; only with LATEST, and always then."""
     window: float = 0.0
     """Seconds that the service may wait to join several of them into one frame."""
+    compress: bool | None = None
+    """Whether they are sent compressed where that is enabled; None: by their size. With False, neither is a frame that holds
+    one of them among others."""
 
 
 @dataclass(frozen=True, slots=True)

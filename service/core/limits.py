@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 Bytes = Annotated[int, Ge(1024)]
 Count = Annotated[int, Ge(1)]
@@ -102,6 +102,24 @@ class RepairLimits:
     """Missed events of one channel that a node reads; more are announced as lost to its subscribers."""
     bytes: Bytes = 16_777_216
     """Bytes of those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """Which messages are sent compressed, to clients that offer permessage-deflate."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    enabled: bool = False
+    """Compresses what is sent to clients that offer it, and reads what they compress. Leave it off where a message can hold a
+    secret beside text that somebody else chose (docs/adr/0015-compression.md)."""
+    min_bytes: Annotated[int, Ge(0)] = 256
+    """Bytes from which on a message is compressed, unless the contract says `compress` for its type; small ones gain little."""
+    level: Annotated[int, Ge(1), Le(9)] = 5
+    """From 1 (fast) to 9 (small)."""
+
+    def wanted(self, asked: bool | None, size: int) -> bool:
+        """Whether to compress a message of `size` bytes, given what the contract asks for its type (None: nothing)."""
+        return self.enabled and (size >= self.min_bytes if asked is None else asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ BEAT = 5.0
 """Seconds between two times that a node tells of itself; must stay well below NODE_STATE.ttl."""
 PATIENCE = 1.0
 """Seconds to wait for the other nodes' answers."""
+MARKS = 200
+"""Channels that the broker is asked for together."""
 
 _log = structlog.get_logger("control")
 
@@ -103,7 +105,7 @@ class Control:
     @property
     def taps(self) -> Collection[Following | _Inbox]:
         """What the relay must hand this node's own channels to."""
-        return (self._requests, self._nodes, self._revocations.following, self._inbox)
+        return (self._requests, self._nodes, self._inbox)
 
     @property
     def others(self) -> Mapping[str, NodeState]:
@@ -211,11 +213,13 @@ class Control:
 
     async def _check_and_tell(self) -> None:
         try:
-            followed = (self._requests, self._revocations.following)
-            marks = await self._broker.marks([following.channel for following in followed])
-            for following, mark in zip(followed, marks, strict=True):
-                if mark is not None:
-                    following.compare(mark)
+            followed = (self._requests, *self._revocations.followings)
+            for start in range(0, len(followed), MARKS):
+                some = followed[start : start + MARKS]
+                marks = await self._broker.marks([following.channel for following in some])
+                for following, mark in zip(some, marks, strict=True):
+                    if mark is not None:
+                        following.compare(mark)
             await self._tell()
         except ServiceError as error:
             _log.warning("the other nodes cannot be told of this one", code=error.code.code)

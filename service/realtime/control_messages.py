@@ -19,10 +19,12 @@ CONTROL = ChannelKey(OWN_TENANT, "control")
 """Commands (durable, so that a node reads what it has missed) and questions (ephemeral)."""
 NODES = ChannelKey(OWN_TENANT, "nodes")
 """What each node tells of itself: latest, by the node's id."""
-REVOCATIONS = ChannelKey(OWN_TENANT, "revocations")
-"""Tokens that are good no more: latest, by subject."""
+REVOKING_TENANTS = ChannelKey(OWN_TENANT, "revoking")
+"""Tenants of whom tokens are good no more: latest, by tenant. Which tokens, stands in `revocations_of` each."""
 OWN_CHANNELS = 4
-"""These three and the node's inbox: what a node takes of a broker that bounds its channels."""
+"""These three and the node's inbox: what a node takes of a broker that bounds its channels, beside one a tenant that revokes."""
+MOST_TENANTS = 100_000
+"""Entries of REVOKING_TENANTS. Only holders of API keys revoke, so there are no more than the settings name."""
 
 COMMANDS = Retention(entries=1_000, ttl=600.0)
 """How far back a node can read the commands that it has missed."""
@@ -33,6 +35,11 @@ NODE_STATE = Retention(entries=10_000, ttl=15.0)
 def inbox(node: str) -> ChannelKey:
     """Where a node gets its answers, so that not every node hears each of them."""
     return ChannelKey(OWN_TENANT, f"node:{node}")
+
+
+def revocations_of(tenant: str) -> ChannelKey:
+    """Tokens of a tenant that are good no more: latest, by subject. A channel each, as the broker bounds each by itself."""
+    return ChannelKey(OWN_TENANT, f"revocations:{tenant}")
 
 
 class Request(Struct, frozen=True, kw_only=True):

@@ -81,9 +81,11 @@ class Bounds:
     anonymous_tenant: str | None = None
     """The tenant of connections without credentials; None if they are refused."""
     revocation_ttl: float = 86_400.0
-    """Seconds that a revocation is kept."""
+    """Seconds that a revocation lasts."""
     revocations: int = 10_000
-    """Revocations that are kept."""
+    """Revocations that are kept of a tenant."""
+    revocations_total: int = 100_000
+    """Of all tenants together."""
 
 
 class Node:
@@ -122,8 +124,10 @@ class Node:
             ports.clock,
             self.supervisor,
             metrics,
+            tap=self.relay.tap,
             ttl=bounds.revocation_ttl,
             most=bounds.revocations,
+            total=bounds.revocations_total,
         )
         self.authenticator = RevocationGuard(ports.authenticator, self.revocations)
         self.control = Control(self, self.revocations, ports.broker, ports.clock, self.supervisor, metrics)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import random
-
-import structlog
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from service.core.authenticator import Authenticator
-from service.core.broker import Broker, Snapshot
-from service.core.clock import Clock, Timer, milliseconds
-from service.core.event import Delivery, Event, Publication, Retention
+from service.core.broker import Broker, EventSink
+from service.core.channel import ChannelKey
+from service.core.clock import Clock, Timer
 from service.core.identity import Identity
-from service.core.revocation import Revocation, RevocationTable, Subject, Target
+from service.core.revocation import Revocation, RevocationTable, Target
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.realtime.connection import Connection
-from service.realtime.control_messages import REVOCATIONS, decode_revocation, encode
 from service.realtime.following import Following
+from service.realtime.revocation_lists import PUT_BACK_AT_ONCE, Keeping, Parts, RevocationList, RevokingTenants
 from service.realtime.roster import Roster
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
@@ -26,14 +24,24 @@ from service.telemetry.metrics import Metrics
 REASON = "the token has been revoked"
 LOOK = 0.05
 """Seconds from a revocation to the look at who is connected: one look serves all that come together."""
-
-_log = structlog.get_logger("revocations")
+AHEAD = 300.0
+"""Seconds by which a revocation's `before` may be ahead; must not stay below MAX_AHEAD of web/api.py."""
+READ_AT_ONCE = 50
+"""Tenants whose revocations a node that starts reads at the same time."""
 
 
 class Revocations:
     """What has been revoked, on all nodes. A node that starts reads it before it lets anybody in.
 
-    The broker's state is the common copy. If the broker has lost it, the nodes put back what they hold.
+    The broker's state is the common copy, a channel for each tenant. If the broker has lost it, the nodes put back what they
+    hold. Bounds: see RevocationTable.
+
+    A revocation lasts `ttl` from when it was made, and longer by as much as its `before` is ahead. A node holds it for so long
+    from when it heard of it, as its monotonic clock counts; how long ago it was made nobody can tell who does not trust a
+    wall clock, so one that was read from the broker lasts up to three times as long. Wall clocks that are wrong or jump, the
+    node's own or another's, make no node forget a revocation too early, nor overlook one that it is told of. One that is
+    behind makes it hold on to some for longer (see Held.is_over). What the broker keeps goes by the broker's clock, with
+    NATS by the nodes' too: if that is wrong by less than `ttl`, a node that starts finds all that are in force.
     """
 
     def __init__(
@@ -44,29 +52,43 @@ class Revocations:
         supervisor: Supervisor,
         metrics: Metrics,
         *,
+        tap: Callable[[ChannelKey, EventSink], None],
         ttl: float,
         most: int,
+        total: int,
     ) -> None:
-        """`ttl`: seconds that a revocation is kept; no token may live longer. `most`: how many are kept."""
+        """`tap`: has a channel delivered (see Relay.tap). `ttl`: seconds that a revocation lasts; no token may live longer.
+        `most`: how many are kept of a tenant; `total`: of all together on this node."""
         self._roster = roster
-        self._broker = broker
         self._clock = clock
         self._supervisor = supervisor
         self._metrics = metrics
-        self._retention = Retention(most, ttl)
-        self._table = RevocationTable(most)
-        self._missing: dict[Subject, tuple[Revocation, int]] = {}
-        """What the broker has lost and nobody has put back yet, and the rev of what stands in its place."""
-        self._putting_back: asyncio.Task[None] | None = None
+        self._tap = tap
+        self._ttl = ttl
+        self._table = RevocationTable(most, total)
+        self._parts = Parts(broker, clock, supervisor, metrics)
+        self._keeping = Keeping(most, ttl + AHEAD)
+        self._tenants = RevokingTenants(self._parts, self._keeping, self._table, self._list_of)
+        self._lists: dict[str, RevocationList] = {}
+        self._unread: list[RevocationList] | None = []
+        """The tenants that a starting node has been told of and has not read; None once it has started."""
+        self._gate = asyncio.Semaphore(PUT_BACK_AT_ONCE)
         self._timer: Timer | None = None
-        self.following = Following(
-            REVOCATIONS, broker, clock, supervisor, metrics, self._take, restarted=self._find_missing
-        )
+        tap(self._tenants.following.channel, self._tenants.following)
         metrics.revocations.set_function(lambda: len(self._table))
+
+    @property
+    def followings(self) -> Sequence[Following]:
+        """Of the channels that this node must not fall behind in."""
+        return (self._tenants.following, *(one.following for one in self._lists.values()))
 
     async def start(self) -> None:
         """Reads the table. Raises ServiceError."""
-        await self.following.start()
+        await self._tenants.following.start()
+        while self._unread:  # more of them may be told of while some are read
+            some, self._unread = self._unread[:READ_AT_ONCE], self._unread[READ_AT_ONCE:]
+            await _all_of([one.following.start() for one in some])
+        self._unread = None
 
     def close(self) -> None:
         """Lets the timer go."""
@@ -74,25 +96,42 @@ class Revocations:
             self._timer.cancel()
             self._timer = None
 
+    def _list_of(self, tenant: str) -> RevocationList:
+        """The tenant's, which is followed from now on."""
+        found = self._lists.get(tenant)
+        if found is not None:
+            return found
+        made = self._lists[tenant] = RevocationList(
+            tenant, self._parts, self._keeping, self._table, self._add, self._tenants.tell, self._gate
+        )
+        self._tap(made.following.channel, made.following)
+        if self._unread is None:
+            self._supervisor.spawn("revocations followed", made.begin())
+        else:
+            self._unread.append(made)
+        return made
+
     # --- revoking -----------------------------------------------------------------------------------------------------
 
     async def revoke_user(self, tenant: str, user: str, before: float, reason: str) -> Revocation:
-        """Revokes every token of the user that was issued before a moment, or says not when. Raises ServiceError; then
-        nothing was done. An earlier revocation that goes further stays in force, and is what is returned."""
-        return await self._revoke(Revocation(Target.USER, tenant, user, self._until(), before, reason))
+        """Revokes every token of the user that was issued before a moment, at most AHEAD from now, or says not when. An
+        earlier revocation that goes further stays in force, and is what is returned. ServiceError: it may still be done; ask
+        again."""
+        now = self._clock.wall()
+        return await self._revoke(Target.USER, tenant, user, now, self._ttl + max(0.0, before - now), before, reason)
 
     async def revoke_token(self, tenant: str, token_id: str, reason: str) -> Revocation:
-        """Revokes one token by its id. Raises ServiceError; then nothing was done."""
-        return await self._revoke(Revocation(Target.TOKEN, tenant, token_id, self._until(), None, reason))
+        """Revokes one token by its id. ServiceError: it may still be done; ask again."""
+        return await self._revoke(Target.TOKEN, tenant, token_id, self._clock.wall(), self._ttl, None, reason)
 
-    def _until(self) -> float:
-        return self._clock.wall() + self._retention.ttl
-
-    async def _revoke(self, revocation: Revocation) -> Revocation:
+    async def _revoke(
+        self, target: Target, tenant: str, name: str, now: float, life: float, before: float | None, reason: str
+    ) -> Revocation:
+        revocation = Revocation(target, tenant, name, now + life, life, before, reason)
         known = self._table.get(revocation.subject)
         if known is not None:
             revocation = revocation.joined(known)
-        await self._publish(revocation, rev=0)
+        await self._list_of(tenant).publish(revocation)
         self._add(revocation)
         return revocation
 
@@ -111,11 +150,13 @@ class Revocations:
 
     def tend(self) -> None:
         """Called now and then: drops what no living token can meet any more, and goes on with what could not be put back."""
-        self._table.forget(self._clock.wall())
-        self._put_back_soon()
+        self._table.forget(self._clock.monotonic(), self._clock.wall())
+        self._tenants.tend()
+        for one in self._lists.values():
+            one.tend()
 
     def _add(self, revocation: Revocation) -> None:
-        if not self._table.add(revocation):
+        if not self._table.add(revocation, self._clock.monotonic()):
             self._metrics.limit_hits.labels(limit="revocations").inc()
         if self._timer is None:
             self._timer = self._clock.call_later(LOOK, self._look)
@@ -125,69 +166,12 @@ class Revocations:
         for connection in self._roster:
             self.look_at(connection)
 
-    # --- keeping the table the same everywhere ------------------------------------------------------------------------
 
-    def _take(self, event: Event) -> None:
-        revocation = _decode(event)
-        if revocation.until <= self._clock.wall():
-            return
-        known = self._table.get(revocation.subject)
-        if known is not None and not revocation.covers(known):
-            # Two nodes have revoked at the same moment, and the narrower one has replaced the wider one at the broker.
-            self._missing[known.subject] = (known.joined(revocation), event.rev or 0)
-            self._put_back_soon()
-        else:
-            self._missing.pop(revocation.subject, None)
-        self._add(revocation)
-
-    def _find_missing(self, snapshot: Snapshot) -> None:
-        """Called when the broker has started anew; what it still had has been taken."""
-        kept = {revocation.subject: revocation for revocation in map(_decode, snapshot.state)}
-        missing = [
-            revocation
-            for revocation in self._table
-            if (found := kept.get(revocation.subject)) is None or not found.covers(revocation)
-        ]
-        random.shuffle(missing)  # each node in another order, so that it finds much of it done by others
-        self._missing = {revocation.subject: (revocation, 0) for revocation in missing}
-        self._put_back_soon()
-
-    def _put_back_soon(self) -> None:
-        if self._missing and (self._putting_back is None or self._putting_back.done()):
-            self._putting_back = self._supervisor.spawn("revocations put back", self._put_back())
-
-    async def _put_back(self) -> None:
-        _log.warning("the broker has lost revocations; they are put back", count=len(self._missing))
-        while self._missing:
-            subject, (revocation, rev) = next(iter(self._missing.items()))
-            try:
-                await self._publish(revocation, rev)
-            except ServiceError as error:  # `tend` comes again
-                _log.warning("revocations not put back", left=len(self._missing), code=error.code.code)
-                return
-            self._missing.pop(subject, None)
-
-    async def _publish(self, revocation: Revocation, rev: int) -> None:
-        """`rev`: of what it corrects. All nodes that put back the same thing use the same id, so it is done once."""
-        epoch = self.following.epoch
-        name = repr((*revocation.subject, revocation.before, revocation.until, epoch, rev))
-        await self._broker.publish(
-            Publication(
-                channel=REVOCATIONS,
-                type=f"revocation.{revocation.target.value}",
-                id=hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32],
-                delivery=Delivery.LATEST,
-                data=encode(revocation),
-                sender=None,
-                at=milliseconds(self._clock),
-                key=f"{revocation.tenant}/{revocation.name}",
-                retention=self._retention,
-            )
-        )
-
-
-def _decode(event: Event) -> Revocation:
-    return decode_revocation(event.data)
+async def _all_of(starts: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Raises the first error once all have come to an end, so that none is left running."""
+    for result in await asyncio.gather(*starts, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 class RevocationGuard:

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service.adapters.nats import address as nats_address
 from service.adapters.redis import address as redis_address
-from service.core.limits import Bytes, Count, Deadlines, Limits, OutboxLimits, RepairLimits, Seconds
+from service.core.limits import Bytes, Compression, Count, Deadlines, Limits, OutboxLimits, RepairLimits, Seconds
 
 PREFIX = "TIDEWIRE_"
 MIN_SECRET_BYTES = 32
@@ -146,9 +146,14 @@ class Auth(BaseModel):
     cookie: Name | None = None
     """Name of a cookie that may carry the token; needs `origins`."""
     revocation_ttl: Seconds = 86_400.0
-    """Seconds that a revocation is kept: at least the life of the longest-lived token, which would be good again after it."""
+    """Seconds that a revocation lasts: at least the life of the longest-lived token and its issuer's leeway; a token that
+    lives longer would be good again."""
     revocations: Count = 10_000
-    """Revoked users and tokens that are kept; the oldest is forgotten first, and `limit_hits` counts it."""
+    """Revoked users and tokens that are kept of each tenant; with more, the tenant's oldest is forgotten, and `limit_hits`
+    counts it."""
+    revocations_total: Count = 100_000
+    """The same of all tenants together, in each node's memory; with more, the oldest of the tenant that has the most is
+    forgotten, so a tenant with no more than an equal share loses none to others."""
 
 
 class Api(BaseModel):
@@ -265,6 +270,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     outbox: OutboxLimits = OutboxLimits()
     repair: RepairLimits = RepairLimits()
+    compression: Compression = Compression()
     deadlines: Deadlines = Deadlines()
     presence: Presence = Presence()
     log: Log = Log()

@@ -8,14 +8,13 @@ import os
 import resource
 import struct
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from tests.faults.books import CrowdBooks, Diary, Key, Top
-from tests.faults.crowd import Crowd
+from tests.faults.crowd import Cast, Crowd
 
 CHECKOUT = Path(__file__).parents[2]
 ANSWER = 90.0
@@ -25,7 +24,7 @@ _SIZE = struct.Struct(">I")
 
 
 class Order(msgspec.Struct):
-    """A request: a method of Crowd, and its argument."""
+    """A request: a method of Crowd, and its argument. Before the first one comes the Cast."""
 
     do: str
     seconds: float = 0.0
@@ -34,32 +33,11 @@ class Order(msgspec.Struct):
     at: list[tuple[Key, Top]] = []
 
 
-class Cast(msgspec.Struct):
-    """The first request: who the clients are."""
-
-    seed: int
-    clients: int
-    tenants: list[str]
-    channels: list[str]
-    ports: list[int]
-    each: int
-    homes: list[int]
-
-
 class CrowdApart:
     """The same questions as to a `Crowd`, answered by another process."""
 
-    def __init__(
-        self,
-        seed: int,
-        clients: int,
-        tenants: Sequence[str],
-        channels: Sequence[str],
-        ports: Sequence[int],
-        each: int = 1,
-        homes: Sequence[int] = (),
-    ) -> None:
-        self._cast = Cast(seed, clients, list(tenants), list(channels), list(ports), each, list(homes))
+    def __init__(self, cast: Cast) -> None:
+        self._cast = cast
         self._process: asyncio.subprocess.Process | None = None
 
     async def come(self, within: float) -> None:
@@ -150,8 +128,7 @@ async def _serve() -> None:
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
-    cast = msgspec.msgpack.decode(await _read(orders), type=Cast)
-    crowd = Crowd(cast.seed, cast.clients, cast.tenants, cast.channels, cast.ports, cast.each, cast.homes)
+    crowd = Crowd(msgspec.msgpack.decode(await _read(orders), type=Cast))
     _answer(True)
     try:
         while True:

@@ -11,7 +11,7 @@ import msgspec
 
 from tests.faults.books import CrowdBooks, Diary, Key, Stretch, Told, Top, Trouble
 from tests.faults.tokens import token
-from tests.wire import Refused, Wire, connect
+from tests.wire import Refused, Wire, connect, reader
 
 CONNECT = 10.0
 """Seconds that a connection may take to open; the protocol leaves it to the client."""
@@ -49,8 +49,7 @@ class Message(msgspec.Struct):
     after: float = 0.0
 
 
-_one = msgspec.json.Decoder(Message)
-_batch = msgspec.json.Decoder(list[Message])
+_read = reader(Message)
 
 
 class Follow:
@@ -242,7 +241,7 @@ class Client:
     def _text(self, frame: bytes) -> None:
         self.heard = now = monotonic()
         self._pinged = False
-        for message in _batch.decode(frame) if frame[:1] == b"[" else (_one.decode(frame),):
+        for message in _read(frame):
             if message.offset is not None and message.type == "talk.line":
                 self._durable(message, now)
             elif message.type == "subscribed":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from random import Random
 from time import monotonic
+
+import msgspec
 
 from tests.faults.books import CrowdBooks, Diary, Key, Top
 from tests.faults.client import Client, Follow
@@ -16,21 +18,27 @@ LOOK = 1.0
 """Seconds between two looks for connections that have fallen silent."""
 
 
-class Crowd:
-    """Clients spread evenly over tenants and channels, and over nodes unless `homes` says otherwise: the nodes that clients
-    begin at, in turn. `ports` may be changed while it runs."""
+class Cast(msgspec.Struct):
+    """Who the clients are: spread evenly over tenants and channels, and over nodes unless `homes` says otherwise."""
 
-    def __init__(
-        self,
-        seed: int,
-        clients: int,
-        tenants: Sequence[str],
-        channels: Sequence[str],
-        ports: Sequence[int],
-        each: int = 1,
-        homes: Sequence[int] = (),
-    ) -> None:
-        homes = homes or range(len(ports))
+    seed: int
+    clients: int
+    tenants: list[str]
+    channels: list[str]
+    ports: list[int]
+    """Of the nodes; may be changed while the clients run, where they are in this process."""
+    each: int = 1
+    """Channels that a client is in."""
+    homes: list[int] = []
+    """The nodes that clients begin at, in turn; empty for all."""
+
+
+class Crowd:
+    """The clients of a cast."""
+
+    def __init__(self, cast: Cast) -> None:
+        tenants, channels = cast.tenants, cast.channels
+        homes = cast.homes or range(len(cast.ports))
         self.books = CrowdBooks()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -39,14 +47,14 @@ class Crowd:
                 number,
                 tenants[number % len(tenants)],
                 # Tenants, nodes and channels each step at their own pace, so that all meet all.
-                [channels[(number // (len(tenants) * len(homes)) + step) % len(channels)] for step in range(each)],
-                ports,
+                [channels[(number // (len(tenants) * len(homes)) + step) % len(channels)] for step in range(cast.each)],
+                cast.ports,
                 homes[number // len(tenants) % len(homes)],
                 self.books,
-                Random(f"{seed} {number}"),
+                Random(f"{cast.seed} {number}"),
                 self._spawn,
             )
-            for number in range(clients)
+            for number in range(cast.clients)
         ]
 
     async def come(self, within: float) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from tests.faults.books import Ack, Key, Top, Trouble, line
 from tests.faults.tokens import API_KEYS, token
-from tests.wire import Refused, Wire, connect
+from tests.wire import Refused, Wire, connect, reader
 
 PATIENCE = 8.0
 """Seconds that a publisher waits for an answer; above broker.timeout, so that the service's own answer comes first."""
@@ -37,7 +37,7 @@ class Reply(msgspec.Struct):
 
 
 _reply = msgspec.json.Decoder(Reply)
-_batch = msgspec.json.Decoder(list[Reply])
+_read = reader(Reply)
 
 
 class Log:
@@ -210,7 +210,7 @@ class WsPublisher(Publisher):
         return reply
 
     def _text(self, frame: bytes) -> None:
-        for reply in _batch.decode(frame) if frame[:1] == b"[" else (_reply.decode(frame),):
+        for reply in _read(frame):
             waiting = self._waiting
             if reply.type in ("ack", "error") and reply.id == self._id and waiting is not None and not waiting.done():
                 waiting.set_result(reply)

@@ -14,7 +14,7 @@ import aiohttp
 
 from tests.faults.apart import CrowdApart
 from tests.faults.books import Ack, Key, Top, line
-from tests.faults.crowd import Crowd
+from tests.faults.crowd import Cast, Crowd
 from tests.faults.node import GAUGES, LOOK, Node, total
 from tests.faults.oracle import judge
 from tests.faults.publishers import Desk
@@ -79,9 +79,10 @@ class Stage:
             await asyncio.gather(*(node.start() for node in self.nodes))
             await self._open_fronts()
             self._fds = {node.name: node.fds() for node in self.nodes}
-            self.crowd = (CrowdApart if self._apart else Crowd)(
-                self.seed, self._clients, TENANTS, self.channels, self.ports, self._each, self._homes
+            cast = Cast(
+                self.seed, self._clients, list(TENANTS), self.channels, self.ports, self._each, list(self._homes)
             )
+            self.crowd = CrowdApart(cast) if self._apart else Crowd(cast)
             self._stack.push_async_callback(self.crowd.leave)
             self.desk = Desk(self.seed, TENANTS, self.channels, self.ports, self._rate)
             self._stack.push_async_callback(self.desk.stop, 0.0)

@@ -7,97 +7,32 @@ import io
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 import structlog
 
-from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
-from service.errors import ErrorCode, ServiceError
+from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from service.realtime import control
-from service.realtime.control_messages import COMMANDS, CONTROL, NODES, REVOCATIONS, Disconnect, encode
+from service.realtime.control_messages import (
+    COMMANDS,
+    CONTROL,
+    NODES,
+    Disconnect,
+    encode,
+    revocations_of,
+)
 from service.telemetry import log
-from tests.harness import API_KEY, DEADLINE, Client, Running, eventually, serving, token
+from tests.harness import API_KEY, Running, eventually, serving, token
 from tests.integration.api_client import ask, get, post
-from tests.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
+from tests.integration.cluster import SOON, away, cluster, ends, old, refused
+from tests.shared_broker import Bus, SharedBroker
 
-SOON = 2.0
-"""Seconds within which every node has done what one was asked."""
-
-BUSES: dict[str, Callable[[], Bus]] = {"memory": SharedBroker, "redis": partial(RedisBus, "redis"), "nats": NatsBus}
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One node of a cluster."""
-
-    server: Running
-    line: Line
-
-    @property
-    def commands(self) -> Any:
-        """How often a kind of command was carried out here."""
-        counter = self.server.service.metrics.control_commands
-        return lambda kind: counter.labels(kind=kind)._value.get()
-
-
-class Cluster:
-    """Nodes that share a bus."""
-
-    def __init__(self, bus: Bus, stack: AsyncExitStack) -> None:
-        self.bus = bus
-        self._stack = stack
-        self.members: list[Member] = []
-
-    async def join(self, **groups: Any) -> Member:
-        """Starts one more node, and waits until all know of it."""
-        line = self.bus.line()
-        server = await self._stack.enter_async_context(serving(broker=line, **groups))
-        member = Member(server, line)
-        self.members.append(member)
-        wanted = len(self.members) - 1
-        await eventually(lambda: all(len(one.server.service.node.control.others) >= wanted for one in self.members))
-        return member
-
-
-@pytest.fixture(params=BUSES)
-def make_bus(request: pytest.FixtureRequest) -> Callable[[], Bus]:
-    return BUSES[request.param]
-
-
-@asynccontextmanager
-async def cluster(make_bus: Callable[[], Bus], nodes: int = 2, **groups: Any) -> AsyncIterator[Cluster]:
-    bus = make_bus()
-    async with AsyncExitStack() as stack:
-        await bus.start()
-        stack.push_async_callback(bus.close)
-        made = Cluster(bus, stack)
-        for _ in range(nodes):
-            await made.join(**groups)
-        yield made
-
-
-async def refused(server: Running, offered: str) -> None:
-    """Fails the test if the token still opens a connection."""
-    with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
-        await Client.open(server, hello=False, headers={"Authorization": f"Bearer {offered}"})
-
-
-def ends(*clients: Client) -> asyncio.Future[list[int]]:
-    """The close codes, awaited from now on: aiohttp's client forgets the code that it has not read when the line goes."""
-    return asyncio.gather(*(client.closed() for client in clients))
-
-
-def old(user: str = "ann", **claims: Any) -> str:
-    return token(user, iat=int(time.time()) - 60, **claims)
-
+REVOCATIONS = revocations_of("default")
 
 # --- commands ------------------------------------------------------------------------------------------------------------
 
@@ -363,142 +298,6 @@ def _command(id: str, data: bytes) -> Publication:
     return Publication(CONTROL, "control.command", id, Delivery.DURABLE, data, None, 0, retention=COMMANDS)
 
 
-# --- revocations ---------------------------------------------------------------------------------------------------------
-
-
-async def test_a_revocation_reaches_every_node(make_bus: Callable[[], Bus]) -> None:
-    async with cluster(make_bus) as nodes:
-        first, second = (member.server for member in nodes.members)
-        offered = old()
-        async with (
-            first.client(token_=offered) as here,
-            second.client(token_=offered) as there,
-            second.client("ben", jti="t") as ben,
-            second.client("eve") as eve,
-        ):
-            codes = ends(here, there, ben)
-            await post(first, "/users/ann/revoke", None)
-            await post(first, "/tokens/revoke", {"jti": "t"})
-            async with asyncio.timeout(SOON):
-                assert await codes == [4401] * 3
-            await eve.silence()
-        await refused(first, offered)
-        await refused(second, offered)
-        await refused(second, token("ben", jti="t"))
-        async with second.client(token_=token(iat=int(time.time()) + 3)) as again:
-            await again.silence()
-        assert (await first.metric("revocations"), await second.metric("revocations")) == (2, 2)
-
-
-async def test_a_node_that_comes_later_knows_what_was_revoked(make_bus: Callable[[], Bus]) -> None:
-    async with cluster(make_bus, 1) as nodes:
-        await post(nodes.members[0].server, "/users/ann/revoke", None)
-        late = await nodes.join()
-        await refused(late.server, old())
-
-
-async def test_a_revocation_that_was_not_delivered_is_read_after_the_interruption(make_bus: Callable[[], Bus]) -> None:
-    async with cluster(make_bus) as nodes:
-        first, second = nodes.members
-        async with second.server.client(token_=old()) as ann:
-            second.line.cut()
-            await post(first.server, "/users/ann/revoke", {"reason": "stolen"})
-            await ann.silence()
-            second.line.mend()
-            async with asyncio.timeout(SOON):
-                assert await ann.closed() == 4401
-
-
-def slow(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a publish take its time, so that nodes do the same at the same moment."""
-    publish = line.publish
-
-    async def later(publication: Publication) -> Any:
-        await asyncio.sleep(0.005)
-        return await publish(publication)
-
-    monkeypatch.setattr(line, "publish", later)
-
-
-async def test_revocations_that_the_broker_lost_are_put_back_once(
-    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with cluster(make_bus, 3) as nodes:
-        for number in range(20):
-            await post(nodes.members[number % 3].server, "/tokens/revoke", {"jti": f"t{number}"})
-        for member in nodes.members:
-            slow(member.line, monkeypatch)
-        await nodes.bus.lose_everything()
-
-        line = nodes.members[0].line
-
-        async def kept() -> int:
-            return len((await line.snapshot(REVOCATIONS, None, 0, 0)).state)
-
-        async with asyncio.timeout(DEADLINE):
-            while await kept() < 20:  # noqa: ASYNC110  # nobody tells of the last one
-                await asyncio.sleep(0.01)
-        await eventually(lambda: all(not one.server.service.node.revocations._missing for one in nodes.members))
-        assert (await line.snapshot(REVOCATIONS, None, 0, 0)).rev == 20, "not once a node"
-        late = await nodes.join()
-        await refused(late.server, token(jti="t7"))
-
-
-async def test_what_could_not_be_put_back_is_put_back_later(
-    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with cluster(make_bus, 1) as nodes:
-        (member,) = nodes.members
-        revocations = member.server.service.node.revocations
-        await post(member.server, "/tokens/revoke", {"jti": "t"})
-        publish = member.line.publish
-
-        async def fails(publication: Publication) -> Any:
-            if publication.channel == REVOCATIONS:
-                raise away()
-            return await publish(publication)
-
-        monkeypatch.setattr(member.line, "publish", fails)
-        await nodes.bus.lose_everything()
-        await eventually(lambda: revocations._putting_back is not None and revocations._putting_back.done())
-        assert revocations._missing
-        monkeypatch.undo()
-        revocations.tend()
-        await eventually(lambda: not revocations._missing)
-        assert (await member.line.snapshot(REVOCATIONS, None, 0, 0)).rev == 1
-
-
-async def test_the_wider_of_two_revocations_at_the_same_moment_stays(make_bus: Callable[[], Bus]) -> None:
-    """Each node looks at what it knows before it publishes; when neither knows of the other, the later one may be narrower."""
-    async with cluster(make_bus) as nodes:
-        first, second = nodes.members
-        now = time.time()
-        second.line.cut()
-        await post(first.server, "/users/ann/revoke", {"before": now})
-        second.line.hear_again()
-        await post(second.server, "/users/ann/revoke", {"before": now - 3600})
-        await eventually(lambda: not first.server.service.node.revocations._missing)
-        late = await nodes.join()
-        for member in nodes.members:
-            await refused(member.server, old())
-        assert await late.server.metric("revocations") == 1
-
-
-async def test_a_revocation_is_forgotten_when_its_time_is_over(make_bus: Callable[[], Bus]) -> None:
-    async with cluster(make_bus, auth={"revocation_ttl": 0.2}) as nodes:
-        await post(nodes.members[0].server, "/users/ann/revoke", None)
-        for member in nodes.members:
-            revocations = member.server.service.node.revocations
-
-            def forgotten(revocations: Any = revocations) -> bool:
-                revocations.tend()
-                return len(revocations._table) == 0
-
-            await eventually(forgotten)
-            async with member.server.client(token_=old()) as ann:
-                await ann.silence()
-
-
 # --- one node, and the start --------------------------------------------------------------------------------------------
 
 
@@ -530,24 +329,6 @@ async def test_a_node_that_cannot_read_what_was_revoked_does_not_start(
         async with serving(broker=line):
             pytest.fail("it has started")
     await bus.close()
-
-
-async def test_what_comes_while_a_node_reads_at_its_start_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with cluster(SharedBroker, 1) as nodes:
-        line = nodes.bus.line()
-        snapshot, revoked = line.snapshot, asyncio.Event()
-
-        async def meanwhile(channel: ChannelKey, *arguments: Any) -> Any:
-            found = await snapshot(channel, *arguments)
-            if channel == REVOCATIONS and not revoked.is_set():
-                revoked.set()
-                await post(nodes.members[0].server, "/users/ann/revoke", None)
-            return found
-
-        monkeypatch.setattr(line, "snapshot", meanwhile)
-        async with serving(broker=line) as server:
-            await eventually(lambda: len(server.service.node.revocations._table) == 1)
-            await refused(server, old())
 
 
 # --- secrecy ---------------------------------------------------------------------------------------------------------------
@@ -589,10 +370,6 @@ def _captured() -> Any:
             root.removeHandler(handler)
         root.setLevel(level)
         structlog.reset_defaults()
-
-
-def away() -> ServiceError:
-    return ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")
 
 
 async def test_who_ends_connections_is_written_down(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,14 @@ def test_a_good_contract_means_what_it_says() -> None:
     }  # fmt: skip
 
 
+def test_compress_is_as_asked_or_left_to_the_size(tmp_path: Path) -> None:
+    events = [f"      a.{name}: {{publish: server, delivery: ephemeral{text}}}\n" for name, text in
+              [("yes", ", compress: true"), ("no", ", compress: false"), ("unset", "")]]  # fmt: skip
+    (tmp_path / "contract.yaml").write_text("channels:\n  a:\n    subscribe: everyone\n    events:\n" + "".join(events))
+    found = load(tmp_path / "contract.yaml").resolve("a").spec.events
+    assert {type_: spec.compress for type_, spec in found.items()} == {"a.yes": True, "a.no": False, "a.unset": None}
+
+
 def test_the_most_specific_pattern_wins() -> None:
     contract = load(CONTRACTS / "good.yaml")
 
@@ -138,6 +146,10 @@ def test_five_faults_are_all_told_with_their_lines() -> None:
         ("{publish: server, delivery: ephemeral, window: 100}", "'100' is not a duration"),
         ("{publish: server, delivery: ephemeral, window: -1s}", "'-1s' is not a duration"),
         ("{publish: server, delivery: ephemeral, window: true}", "'True' is not a duration"),
+        ("{publish: server, delivery: ephemeral, compress: yes}", "compress is true or false"),
+        ("{publish: server, delivery: ephemeral, compress: 1}", "compress is true or false"),
+        ("{publish: server, delivery: ephemeral, compress: null}", "compress is true or false"),
+        ("{publish: server, delivery: ephemeral, compres: true}", "unknown key 'compres'; did you mean 'compress'?"),
         ("{publish: server, delivery: ephemeral, windw: 1s}", "unknown key 'windw'; did you mean 'window'?"),
         ("{publish: server, delivery: ephemeral, x: 1}", "unknown key 'x'; known here: publish, delivery, schema"),
         ("[]", "chat.message is a mapping"),
@@ -173,6 +185,7 @@ def test_a_fault_in_an_event(tmp_path: Path, event: str, reason: str) -> None:
     [
         ("presence: 1", "presence is true or false"),
         ("presence: yes", "presence is true or false"),
+        ("presence: null", "presence is true or false"),
         ("presense: true", "unknown key 'presense'; did you mean 'presence'?"),
         ("history: true", "history is a mapping"),
         ("history: {ttl: 1h}", "history lacks events"),
@@ -333,7 +346,8 @@ def test_half_a_surrogate_pair_is_a_fault(tmp_path: Path) -> None:
 @settings(deadline=None)  # files are written, on machines that may be busy
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
     st.sampled_from(["channels", "room:{room}", "a", "events", "a.b", "subscribe", "publish", "delivery", "history", "state",
-                     "schema", "$ref", "type", "properties", "key", "window", "ttl", "keys"]) | st.text(), inner)))  # fmt: skip
+                     "schema", "$ref", "type", "properties", "key", "window", "compress", "ttl",
+                     "keys"]) | st.text(), inner)))  # fmt: skip
 def test_any_content_is_a_contract_or_faults(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("any") / "contract.yaml"
     path.write_text(yaml.safe_dump(value, allow_unicode=True))

@@ -1,13 +1,14 @@
-"""Token buckets."""
+"""Token buckets, and what is compressed."""
 
 from __future__ import annotations
 
 from math import inf
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core.limits import KeyedBuckets, Rate, TokenBucket
+from service.core.limits import Compression, KeyedBuckets, Rate, TokenBucket
 
 NEGLIGIBLE = 1e-6
 """What floating point may add up to."""
@@ -91,3 +92,21 @@ def test_never_more_than_so_many_are_remembered_and_the_longest_idle_is_forgotte
         remembered = [*remembered, key][-most:]
         assert (buckets.take(key, 0.0) > 0.0) is known  # a forgotten key starts with a full bucket
         assert len(buckets) == len(remembered)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "wanted"),
+    [
+        (None, 255, False),
+        (None, 256, True),
+        (True, 0, True),
+        (True, 255, True),
+        (False, 256, False),
+        (False, 1 << 20, False),
+    ],
+)
+def test_what_is_compressed_is_what_the_contract_asks_for_or_is_large_enough(
+    asked: bool | None, size: int, wanted: bool
+) -> None:
+    assert Compression(enabled=True).wanted(asked, size) is wanted
+    assert Compression(enabled=False).wanted(asked, size) is False

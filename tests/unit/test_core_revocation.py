@@ -15,18 +15,22 @@ ANN = Identity("acme", "ann", issued_at=100.0, token_id="t")
 
 
 def of_user(before: float, until: float = 1000.0, user: str = "ann", tenant: str = "acme") -> Revocation:
-    return Revocation(Target.USER, tenant, user, until, before)
+    return Revocation(Target.USER, tenant, user, until, 100.0, before)
 
 
-def of_token(id: str, until: float = 1000.0, tenant: str = "acme") -> Revocation:
-    return Revocation(Target.TOKEN, tenant, id, until)
+def of_token(id: str, until: float = 1000.0, tenant: str = "acme", life: float = 100.0) -> Revocation:
+    return Revocation(Target.TOKEN, tenant, id, until, life)
 
 
-def table(*revocations: Revocation, most: int = 10) -> RevocationTable:
-    made = RevocationTable(most)
+def table(*revocations: Revocation, most: int = 10, total: int = 100) -> RevocationTable:
+    made = RevocationTable(most, total)
     for revocation in revocations:
-        made.add(revocation)
+        made.add(revocation, 0.0)
     return made
+
+
+def names(known: RevocationTable, tenant: str = "acme") -> list[str]:
+    return [entry.name for entry in known.of(tenant)]
 
 
 @pytest.mark.parametrize(
@@ -63,17 +67,134 @@ def test_what_has_been_revoked_stays_so() -> None:
     assert len(known) == 1
 
 
-def test_the_one_that_has_been_there_longest_is_forgotten_first() -> None:
+# --- bounds ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_one_that_a_tenant_has_had_longest_is_forgotten_first() -> None:
     known = table(of_token("a"), of_token("b"), most=2)
-    assert known.add(of_token("a"))  # a second time: it goes to the end
-    assert not known.add(of_token("c"))
-    assert [entry.name for entry in known] == ["a", "c"]
+    assert known.add(of_token("a", 2000.0), 0.0)  # there is more of it: it goes to the end
+    assert not known.add(of_token("c"), 0.0)
+    assert names(known) == ["a", "c"]
 
 
-def test_what_no_living_token_can_meet_is_dropped() -> None:
-    known = table(of_token("a", 10.0), of_token("b", 20.0))
-    known.forget(10.0)
-    assert [entry.name for entry in known] == ["b"]
+def test_to_hear_the_same_again_changes_nothing() -> None:
+    known = table(of_token("a"), of_token("b"), most=2)
+    assert known.add(of_token("a"), 50.0)
+    assert names(known) == ["a", "b"]
+    known.forget(100.0, 5000.0)
+    assert names(known) == []
+
+
+def test_a_tenant_that_revokes_a_lot_pushes_out_its_own() -> None:
+    known = table(of_token("kept", tenant="other"), most=3)
+    assert [known.add(of_token(str(number)), 0.0) for number in range(5)] == [True, True, True, False, False]
+    assert (names(known), names(known, "other")) == (["2", "3", "4"], ["kept"])
+
+
+def test_when_all_is_full_the_tenant_with_the_most_gives_way() -> None:
+    known = table(*(of_token(str(number)) for number in range(4)), of_token("x", tenant="other"), total=5)
+    assert not known.add(of_token("y", tenant="other"), 0.0)
+    assert (names(known), names(known, "other")) == (["1", "2", "3"], ["x", "y"])
+    assert not known.add(of_token("4"), 0.0)
+    assert (names(known), names(known, "other")) == (["2", "3", "4"], ["x", "y"])
+
+
+TENANTS = ("a", "b", "c", "d")
+ADDED = st.lists(st.tuples(st.sampled_from((*TENANTS, "a", "a", "a")), st.integers(0, 12)), max_size=120)
+
+
+@given(ADDED, st.integers(1, 8), st.integers(1, 20))
+def test_no_tenant_can_push_out_anothers(added: list[tuple[str, int]], most: int, total: int) -> None:
+    known = table(most=most, total=total)
+    model: dict[str, list[str]] = {tenant: [] for tenant in TENANTS}
+    for time, (tenant, number) in enumerate(added):
+        before = {one: names(known, one) for one in TENANTS}
+        kept = known.add(of_token(str(number), tenant=tenant), float(time))
+        after = {one: names(known, one) for one in TENANTS}
+        if str(number) not in model[tenant]:
+            model[tenant].append(str(number))
+        gone = [(one, name) for one in TENANTS for name in model[one] if name not in after[one]]
+        assert len(gone) == (not kept)
+        sharing = [one for one in TENANTS if before[one] or one == tenant]
+        for one, name in gone:
+            assert name == model[one].pop(0), "the oldest of whoever gives way"
+            if one != tenant:
+                assert len(before[one]) > total // len(sharing), "a fair share is safe"
+                assert len(before[one]) >= len(after[tenant])
+        assert after == model
+        assert str(number) in after[tenant], "what was added last is in force"
+        assert all(len(held) <= most for held in after.values())
+        assert len(known) == sum(map(len, after.values())) <= total
+        assert set(known.tenants) == {one for one in TENANTS if after[one]}
+
+
+@given(ADDED, st.integers(1, 8), st.data())
+def test_a_tenant_keeps_its_newest_whatever_others_do(
+    added: list[tuple[str, int]], most: int, data: st.DataObject
+) -> None:
+    """As long as there is room for all, each tenant holds exactly what it would hold if it were alone."""
+    known, alone = table(most=most, total=most * len(TENANTS)), {one: table(most=most) for one in TENANTS}
+    for tenant, number in added:
+        for each in (known, alone[tenant]):
+            each.add(of_token(str(number), tenant=tenant), 0.0)
+        assert {one: names(known, one) for one in TENANTS} == {one: names(alone[one], one) for one in TENANTS}
+
+
+# --- time -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("monotonic", "wall", "held"),
+    [
+        (109.0, 1001.0, True),  # its time is not over
+        (109.0, 90_000.0, True),  # the wall clock is a day ahead
+        (110.0, 1000.0, False),
+        (110.0, 90_000.0, False),
+        (110.0, 999.0, True),  # the wall clock is behind: tokens that have expired are still taken here
+        (209.0, 999.0, True),
+        (210.0, 999.0, False),  # … but not for ever: until may be what is wrong
+    ],
+)
+def test_when_it_is_forgotten(monotonic: float, wall: float, held: bool) -> None:
+    known = table()
+    known.add(of_token("a", until=1000.0, life=100.0), 10.0)
+    known.forget(monotonic, wall)
+    assert (names(known) == ["a"], len(known)) == (held, int(held))
+
+
+def test_one_that_stays_holds_up_no_other() -> None:
+    known = table(of_token("a", until=5000.0), of_token("b", until=900.0), of_token("c", tenant="other"))
+    known.forget(100.0, 1000.0)
+    assert (names(known), names(known, "other")) == (["a"], [])
+
+
+def test_more_of_it_makes_it_last_longer() -> None:
+    known = table(of_user(200.0, 1000.0), of_token("t", 1000.0))
+    known.add(of_user(200.0, 1050.0), 50.0)
+    known.forget(149.0, 2000.0)
+    assert names(known) == ["ann"]
+    known.forget(150.0, 2000.0)
+    assert len(known) == 0
+
+
+CLOCKS = st.lists(st.tuples(st.floats(0, 30), st.floats(-100_000, 100_000)), max_size=30)
+
+
+@given(CLOCKS, st.floats(-100_000, 100_000))
+def test_no_wall_clock_makes_it_forget_too_early_or_never(steps: list[tuple[float, float]], until: float) -> None:
+    known = table()
+    known.add(of_token("a", until, life=100.0), 0.0)
+    now = 0.0
+    for passed, wall in steps:
+        now += passed
+        known.forget(now, wall)
+        if now < 100.0:
+            assert len(known) == 1
+        if now >= 200.0:
+            assert len(known) == 0
+
+
+# --- joining --------------------------------------------------------------------------------------------------------------
 
 
 REVOCATIONS = st.builds(
@@ -81,6 +202,7 @@ REVOCATIONS = st.builds(
     st.just(Target.USER),
     st.just("acme"),
     st.just("ann"),
+    st.floats(0, 1000),
     st.floats(0, 1000),
     st.none() | st.floats(0, 1000),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.core.limits import Limits, Rate
+from service.core.limits import Compression, Limits, Rate
 from service.settings import Settings, SettingsFaults, load_settings
 
 SECRET = "a secret of at least thirty-two bytes, all of it toy"
@@ -50,6 +50,7 @@ def test_defaults_are_safe() -> None:
     assert settings.proxy.hops == 0
     assert settings.api_keys_all() == ()
     assert settings.limits == Limits()
+    assert not settings.compression.enabled
 
 
 def test_settings_are_frozen() -> None:
@@ -86,6 +87,12 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert (settings.limits.batch, settings.limits.subscriptions) == (7, 3)
     assert settings.limits.user_rate == Rate(per_second=4, burst=9)
     assert settings.limits.ip_rate == Rate(per_second=Limits().ip_rate.per_second, burst=5)
+
+
+def test_compression_from_either_source(tmp_path: Path) -> None:
+    environ = {"TIDEWIRE_COMPRESSION__ENABLED": "true", "TIDEWIRE_COMPRESSION__LEVEL": "9"}
+    found = load(environ, "compression: {min_bytes: 0, level: 1}", tmp_path).compression
+    assert found == Compression(enabled=True, min_bytes=0, level=9)
 
 
 def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
@@ -287,6 +294,9 @@ def test_a_production_start_says_what_to_set() -> None:
         ({"TIDEWIRE_AUTH__SECRET_FILE": "/nowhere"}, "TIDEWIRE_AUTH__SECRET_FILE", "only one of them"),
         ({"TIDEWIRE_API__KEY_FILE": "/nowhere"}, "TIDEWIRE_API__KEY_FILE", "/nowhere cannot be read: No such file"),
         ({"TIDEWIRE_PORT_FILE": "/nowhere"}, "TIDEWIRE_PORT_FILE", "there is no such setting"),
+        ({"TIDEWIRE_COMPRESSION__LEVEL": "0"}, "TIDEWIRE_COMPRESSION__LEVEL", "greater than or equal to 1"),
+        ({"TIDEWIRE_COMPRESSION__LEVEL": "10"}, "TIDEWIRE_COMPRESSION__LEVEL", "less than or equal to 9"),
+        ({"TIDEWIRE_COMPRESSION__MIN_BYTES": "-1"}, "TIDEWIRE_COMPRESSION__MIN_BYTES", "greater than or equal to 0"),
         ({"TIDEWIRE_AUTH": "{}"}, "TIDEWIRE_AUTH", "there is no such setting"),
     ],
 )
@@ -339,6 +349,7 @@ def test_two_keys_are_told_apart() -> None:
         ("port: [\n", 2, "is not YAML"),
         ("port: 1\nport: 2\n", 2, "stands here a second time"),
         ("host: a\nlimits: 3\n", 2, "limits: should be"),
+        ("host: a\ncompression:\n  levl: 3\n", 3, "'compression.levl'; did you mean 'level'?"),
         ("host: a\nlimits: {user_rate: 3}\n", 2, "limits.user_rate: should be"),
         ("origins: https://a.example\n", 1, "origins: should be a valid tuple"),
     ],

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service import app
+from service.__main__ import main
+from service.cli import workers
+from service.contract.document import Faults
+from service.contract.load import load
 from service.settings import SettingsFaults, load_settings
 
 GOOD = {
     "TIDEWIRE_AUTH__SECRET": "a secret for tests, long enough for HS256",
-    "TIDEWIRE_CONTRACT": "contract.yaml",
+    "TIDEWIRE_CONTRACT": str(Path(__file__).parent / "contracts/good.yaml"),
     "TIDEWIRE_BROKER__URL": "redis://127.0.0.1:6379",
     "TIDEWIRE_WORKERS": "4",
 }
@@ -86,3 +93,55 @@ def test_ports_that_workers_cannot_have(ports: dict[str, str], fault: str) -> No
 )
 def test_ports_that_they_can_have(ports: dict[str, str]) -> None:
     assert faults(**{"OPS_PORT": "9090", **ports}) == []
+
+
+# --- the command line ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many workers were asked for, by each start; 0 where the service was run in this very process."""
+    starts: list[int] = []
+
+    def one(*_: Any) -> int:
+        starts.append(0)
+        return 0
+
+    def several(settings: Any, _: Any) -> int:
+        starts.append(settings.workers)
+        return 0
+
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(app, "serve", one)
+    monkeypatch.setattr(workers, "serve", several)
+    return starts
+
+
+def test_the_command_line_wins_over_the_environment(started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [main(["serve"]), main(["serve", "--workers", "2"]), main(["serve", "--workers", "1"])] == [0, 0, 0]
+    monkeypatch.delenv("TIDEWIRE_WORKERS")
+    assert main(["serve"]) == 0
+    assert started == [4, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--workers", "0"], "--workers: workers: should be greater than or equal to 1"),
+        (["--workers", "two"], "--workers: workers: should be a valid integer, unable to parse string as an integer"),
+        (["--demo"], "workers: the demo runs in one process; leave it at 1"),
+    ],
+)
+def test_faults_go_by_the_name_that_was_given(
+    arguments: list[str], fault: str, started: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *arguments]) == 1
+    assert capsys.readouterr().err.splitlines() == [fault]
+    assert started == []
+
+
+def test_other_systems_are_told_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(Faults, match="workers: only Linux spreads connections over several; leave it at 1"):
+        workers.serve(load_settings(None, GOOD), load(Path(GOOD["TIDEWIRE_CONTRACT"])))

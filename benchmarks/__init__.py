@@ -1,0 +1,1 @@
+"""Measures Tidewire beside its peers on one machine; `python -m benchmarks` runs it."""

@@ -1,0 +1,66 @@
+"""Compiles the C programs of `c/`: the load client and the limit server. `python -m benchmarks.build` does so by hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "c"
+OUTPUT = Path(__file__).parents[1] / "build" / "bench"
+PROGRAMS = {
+    "load": ("load", "connection", "workload", "http", "book", "job", "frame", "accept", "histogram"),
+    "limit": ("limit", "job", "frame", "accept"),
+}
+LIBRARIES = {"load": ("-lz", "-lm"), "limit": ("-lm",)}
+FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Werror")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+
+
+class BuildError(Exception):
+    """A program could not be compiled; says why."""
+
+
+def build(*, sanitize: bool = False) -> Path:
+    """Compiles what is older than its sources; returns the folder of `load` and `limit`.
+
+    With `sanitize` they watch their own memory and undefined behaviour, are slower, and stand in a folder of their own.
+    Raises BuildError.
+    """
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        raise BuildError("there is no gcc on the PATH: install gcc and zlib1g-dev")
+    folder = OUTPUT / "sanitized" if sanitize else OUTPUT
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = max(path.stat().st_mtime for path in (*SOURCES.glob("*.[ch]"), Path(__file__)))
+    for name in PROGRAMS:
+        program = folder / name
+        if not program.exists() or program.stat().st_mtime < newest:
+            _compile(compiler, name, program, SANITIZE if sanitize else ())
+    return folder
+
+
+def _compile(compiler: str, name: str, program: Path, extra: tuple[str, ...]) -> None:
+    sources = [str(SOURCES / f"{part}.c") for part in PROGRAMS[name]]
+    unfinished = program.with_name(f"{name}.{os.getpid()}")  # another process may build, or run it, at this moment
+    command = [compiler, *FLAGS, *extra, "-o", str(unfinished), *sources, *LIBRARIES[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"{name} does not compile (it needs gcc and zlib1g-dev):\n{done.stderr}")
+    unfinished.replace(program)
+
+
+def main() -> int:
+    """Compiles; 1 with the compiler's words on stderr if that fails."""
+    try:
+        print(build())
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

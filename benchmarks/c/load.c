@@ -1,0 +1,227 @@
+/* load: many WebSocket connections to one server, from one thread. JOB.md says what it can do and what it reports. */
+#include "load.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+struct load load;
+
+enum { BUNCH = 512 };
+static const uint64_t EPOCH = 1000000000000000; /* makes every time 16 digits long */
+static const uint32_t WATCHED = 1 << 26;        /* a bit that epoll has no use for: the file is known there */
+
+static struct {
+    bool ended;      /* stdin */
+    unsigned passed; /* lines read and not used */
+    uint32_t interest;
+} gate;
+
+uint64_t clock_us(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return EPOCH + (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+void progress(const char *format, ...) {
+    va_list values;
+    if (!load.progress) return;
+    va_start(values, format);
+    vfprintf(stderr, format, values);
+    va_end(values);
+    fputc('\n', stderr);
+}
+
+/* --- the loop --- */
+
+void watch(int fd, enum kind kind, uint32_t number, uint32_t *interest, uint32_t wanted) {
+    wanted |= WATCHED;
+    if (*interest == wanted) return;
+    struct epoll_event event = {.events = wanted & ~WATCHED, .data.u64 = (uint64_t)kind << 32 | number};
+    if (epoll_ctl(load.epoll, *interest ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &event) < 0) die("epoll: %s", strerror(errno));
+    *interest = wanted;
+}
+
+static void read_gate(void) {
+    char bytes[256];
+    ssize_t got = read(STDIN_FILENO, bytes, sizeof bytes);
+    if (got < 0 && errno == EINTR) return;
+    if (got <= 0) {
+        if (gate.interest) epoll_ctl(load.epoll, EPOLL_CTL_DEL, STDIN_FILENO, NULL);
+        gate.ended = true;
+        return;
+    }
+    for (ssize_t n = 0; n < got; n++) gate.passed += bytes[n] == '\n';
+}
+
+static void handle(const struct epoll_event *event) {
+    uint32_t number = (uint32_t)event->data.u64;
+    switch ((enum kind)(event->data.u64 >> 32)) {
+    case CONNECTION: connection_handle(&load.connections[number], event->events); break;
+    case HTTP:
+        http_handle(number, event->events);
+        connections_flush();
+        break;
+    case TIMER: workload_timer(); break;
+    case GATE: read_gate(); break;
+    }
+}
+
+/* Waits for something, at most until then, and does what there is to do. */
+void poll_once(uint64_t until) {
+    struct epoll_event events[BUNCH];
+    uint64_t now = clock_us();
+    int timeout = until > now ? (int)((until - now + 999) / 1000) : 0;
+    int count = epoll_wait(load.epoll, events, BUNCH, timeout);
+    if (count < 0 && errno != EINTR) die("epoll: %s", strerror(errno));
+    load.now = clock_us();
+    for (int n = 0; n < count; n++) handle(&events[n]);
+}
+
+static void poll_for(uint64_t microseconds) {
+    for (uint64_t until = clock_us() + microseconds; clock_us() < until;) poll_once(until);
+}
+
+/* --- the gate --- */
+
+static void gate_open(void) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)GATE << 32};
+    if (epoll_ctl(load.epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event) == 0) gate.interest = 1;
+    else if (errno != EPERM) gate.ended = true; /* EPERM: a file, always ready. Otherwise it is closed */
+}
+
+/* Says the word, and serves the connections until a line comes. */
+static void gate_wait(const char *word) {
+    if (!load.job.gate) return;
+    fprintf(stderr, "%s\n", word);
+    while (gate.passed == 0 && !gate.ended) {
+        if (gate.interest) poll_once(clock_us() + 1000000);
+        else read_gate();
+    }
+    if (gate.passed) gate.passed--;
+}
+
+/* --- the phases --- */
+
+static void open_all(void) {
+    uint64_t began = clock_us();
+    progress("opening %" PRIu64 " connections", load.job.connections);
+    connections_open_more();
+    connections_flush();
+    while (load.joined < load.job.connections) {
+        poll_once(clock_us() + 100000);
+        connections_check_deadline();
+    }
+    progress("all have joined in %.3f s", (double)(clock_us() - began) / 1e6);
+}
+
+static void stop_slow(void) {
+    for (uint64_t number = load.job.connections - load.job.slow; number < load.job.connections; number++)
+        connection_update(&load.connections[number]);
+}
+
+/* Lets the slow ones read what there is for them. */
+static void drain_slow(void) {
+    enum { QUIET = 300000, LONGEST = 2000000 }; /* µs */
+    uint64_t end = clock_us() + LONGEST, before = (uint64_t)-1;
+    if (load.job.slow == 0) return;
+    stop_slow(); /* which ends it, now that it is over */
+    while (clock_us() < end && before != load.phase.bytes_in) {
+        before = load.phase.bytes_in;
+        poll_for(QUIET);
+    }
+}
+
+static double total_cpu(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+static void report(const struct phase *phase, double connect_seconds) {
+    double seconds = (double)(phase->ended - phase->began) / 1e6;
+    bool connecting = load.job.workload == CONNECT || load.job.workload == STORM;
+    printf("{\"workload\": \"%s\", \"connections\": %" PRIu64 ", \"published\": %" PRIu64 ", \"expected\": %" PRIu64,
+           load.job.workload_name, load.job.connections, phase->published, phase->expected);
+    printf(", \"deliveries\": %" PRIu64 ", \"lost\": %" PRIu64 ", \"duplicated\": %" PRIu64 ", \"strayed\": %" PRIu64, phase->deliveries,
+           phase->expected - phase->deliveries, phase->duplicated, phase->strayed);
+    printf(", \"seconds\": %.6f, \"deliveries_per_second\": %.1f, \"latency_us\": ", seconds,
+           seconds > 0 ? (double)phase->deliveries / seconds : 0);
+    histogram_print(connecting ? &load.connecting : &load.latency, stdout);
+    printf(", \"connect_seconds\": %.6f, \"connect_us\": ", connecting ? seconds : connect_seconds);
+    histogram_print(&load.connecting, stdout);
+    printf(", \"frames_in\": %" PRIu64 ", \"compressed_in\": %" PRIu64 ", \"bytes_in\": %" PRIu64 ", \"bytes_out\": %" PRIu64
+           ", \"pings\": %" PRIu64,
+           phase->frames_in, phase->compressed_in, phase->bytes_in, phase->bytes_out, phase->pings);
+    printf(", \"cpu_seconds\": %.6f, \"cpu_seconds_total\": %.6f", phase->cpu, total_cpu());
+    printf(", \"errors\": {\"closed\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"timeouts\": %" PRIu64 "}", phase->closed, phase->refused,
+           phase->timeouts);
+    printf(", \"slow\": {\"connections\": %" PRIu64 ", \"deliveries\": %" PRIu64 ", \"closed\": %u}}\n", load.job.slow, load.slow_deliveries,
+           load.slow_closed);
+}
+
+static void allow_files(void) {
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    if (load.job.connections + 64 > files.rlim_cur)
+        die("%" PRIu64 " connections are too many: this process may have %llu files open", load.job.connections,
+            (unsigned long long)files.rlim_cur);
+}
+
+static void check_arrived(const struct phase *phase) {
+    if (phase->expected == 0 || phase->deliveries) return;
+    const char *refusal = http_first_refusal();
+    die("of %" PRIu64 " events that were published none has arrived%s%s", phase->published,
+        *refusal ? "; the first publication was answered with " : "", refusal);
+}
+
+int main(int count, char **words) {
+    const char *path = count == 2 ? words[1] : count == 3 ? words[2] : NULL;
+    load.progress = count == 3 && strcmp(words[1], "--progress") == 0;
+    if (path == NULL || (count == 3 && !load.progress)) {
+        fprintf(stderr, "usage: %s [--progress] JOB\n", words[0]);
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    setvbuf(stderr, NULL, _IOLBF, 0);
+    job_read(&load.job, path);
+    allow_files();
+    load.epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (load.epoll < 0) die("epoll: %s", strerror(errno));
+    if (load.job.gate) gate_open();
+    connections_begin();
+    workload_begin();
+    if (load.job.http_publish.count) http_begin();
+
+    uint64_t began = clock_us();
+    if (load.job.workload != CONNECT) open_all();
+    double connect_seconds = (double)(clock_us() - began) / 1e6;
+    stop_slow();
+    if (load.job.warmup > 0 && load.job.workload <= ECHO) {
+        progress("warming up");
+        workload_phase(load.job.warmup);
+        check_arrived(&load.phase);
+    }
+    gate_wait("ready");
+    progress("measuring");
+    load.measuring = true;
+    workload_phase(load.job.seconds);
+    struct phase phase = load.phase;
+    load.over = true;
+    progress("measured");
+    gate_wait("done");
+    drain_slow();
+    check_arrived(&phase);
+    report(&phase, connect_seconds);
+    return 0;
+}

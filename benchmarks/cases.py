@@ -1,0 +1,214 @@
+"""What is measured: the workloads by name, and the figures of each. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["fanout", "rate", "rooms", "echo", "connect", "storm", "idle"]
+Event: TypeAlias = Literal["plain", "durable", "checked"]
+"""`plain` is kept nowhere, as with peers that keep nothing; `durable` is; `checked` has a schema."""
+Unit: TypeAlias = Literal["delivery", "connection", "connection-second"]
+
+PING = 25.0
+"""Seconds between two pings of a server, where the workload does not say otherwise."""
+SOURCES = 10
+"""Addresses that connections come from: 15 000 from a single one are more ports than some kernels give."""
+TALK = (
+    "The parcel left the depot in Ghent at 07:42 and should be with you before noon; the driver rings twice. "
+    "If nobody is in, he leaves it with the neighbour at number 12, whom you named when you ordered. "
+    "You can still move the delivery to another day in your account, or answer here and I will do it for you. "
+)
+"""What compresses as what people write does; a row of x does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that a peer is put through."""
+
+    name: str
+    kind: Kind
+    connections: int
+    rooms: int = 1
+    seconds: float = 2.0
+    """Of the measured phase; 0 where the work ends by itself."""
+    outstanding: int = 1
+    rate: float = 0.0
+    """Events a second, all in all; for `rate`."""
+    active: int = 0
+    """Connections that publish; 0: as many as the kind has by itself."""
+    slow: int = 0
+    """Connections that stop reading, beside the others."""
+    bytes: int = 128
+    """Size of an event's data. What a protocol puts around it comes on top: that is its own cost."""
+    talk: bool = False
+    """The data is text as people write it, not padding."""
+    event: Event = "plain"
+    deflate: bool = False
+    ping: float = PING
+
+    def at_most(self, connections: int) -> Case:
+        """The same with fewer connections; what depends on them shrinks alike."""
+        if self.connections <= connections:
+            return self
+        share = connections / self.connections
+        return replace(
+            self,
+            connections=connections,
+            rooms=max(1, round(self.rooms * share)),
+            active=max(1, round(self.active * share)) if self.active else 0,
+        )
+
+    @property
+    def everyone(self) -> int:
+        """Connections, the slow ones too."""
+        return self.connections + self.slow
+
+    def data(self) -> str:
+        """The data of an event, in JSON, as a template of the job file: `%t` is its timestamp."""
+        if not self.talk:
+            return '{"t":%t,"p":"%p"}'
+        room = self.bytes - _AROUND
+        return '{"t":%t,"p":"' + (TALK * (room // len(TALK) + 1))[:room] + '"}'
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The part of the job file that no peer has a say in."""
+        lines: list[tuple[str, object]] = [
+            ("workload", self.kind),
+            ("connections", self.everyone),
+            ("rooms", self.rooms),
+            ("sources", SOURCES),
+            ("timeout", 60),
+            ("gate", "yes"),
+        ]
+        if self.kind not in ("connect", "storm"):
+            lines.append(("seconds", f"{self.seconds:g}"))
+        if self.kind in ("fanout", "rate", "rooms", "echo"):
+            lines += [("warmup", f"{min(0.3, self.seconds / 4):g}"), ("marker", '"t":')]
+            lines.append(("padding", 0 if self.talk else max(0, self.bytes - _AROUND)))
+        if self.kind == "fanout":
+            lines.append(("outstanding", self.outstanding))
+        if self.kind == "rate":
+            lines.append(("rate", f"{self.rate:g}"))
+        if self.active:
+            lines.append(("active", self.active))
+        if self.slow:
+            lines.append(("slow", self.slow))
+        if self.deflate:
+            lines.append(("deflate", "yes"))
+        return [(key, str(value)) for key, value in lines]
+
+
+_AROUND = len('{"t":,"p":""}') + 16
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Cases that are looked at together, and who is put through them."""
+
+    name: str
+    title: str
+    """What it is, for a table."""
+    unit: Unit
+    """What its processor time is divided by."""
+    cases: tuple[Case, ...]
+    peers: tuple[str, ...] = field(default=())
+    """Empty: all."""
+
+
+def _fan_out(name: str, **figures: object) -> Case:
+    return replace(Case(name, "fanout", 1_000), **figures)  # type: ignore[arg-type]  # names are checked by `replace`
+
+
+_TIDEWIRE = ("tidewire",)
+_BESIDE_C = ("limit", "tidewire")
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload("fanout1", "1 000 members, one event under way", "delivery", (_fan_out("fanout1"),)),
+        Workload("fanout16", "1 000 members, 16 events under way", "delivery", (_fan_out("fanout16", outstanding=16),)),
+        Workload(
+            "rate500",
+            "1 000 members, 500 events a second",
+            "delivery",
+            (Case("rate500", "rate", 1_000, rate=500, seconds=5.0),),
+        ),
+        Workload("rooms", "100 rooms of 10, all publish", "delivery", (Case("rooms", "rooms", 1_000, rooms=100),)),
+        Workload(
+            "rooms_redis",
+            "the same with durable events, through Redis and without",
+            "delivery",
+            (Case("rooms_redis", "rooms", 1_000, rooms=100, event="durable"),),
+            ("tidewire", "tidewire-redis"),
+        ),
+        Workload("echo", "100 connections, each to itself", "delivery", (Case("echo", "echo", 100, rooms=100),)),
+        Workload(
+            "idle",
+            "10 000 idle connections, a ping every 5 s",
+            "connection-second",
+            # As long as the pings are apart: each connection is pinged once, whenever it came.
+            (Case("idle", "idle", 10_000, rooms=1_000, seconds=5.0, ping=5.0),),
+        ),
+        Workload(
+            "connect",
+            "2 000 connections come",
+            "connection",
+            (Case("connect", "connect", 2_000, rooms=200, seconds=0),),
+        ),
+        Workload(
+            "storm", "2 000 come back at once", "connection", (Case("storm", "storm", 2_000, rooms=200, seconds=0),)
+        ),
+        Workload(
+            "compressed",
+            "fan-out of 1 KB of text, with permessage-deflate and without",
+            "delivery",
+            tuple(_fan_out(name, bytes=1_024, talk=True, deflate=name == "deflate") for name in ("plain", "deflate")),
+            ("tidewire", "ws"),
+        ),
+        Workload(
+            "validated",
+            "echo with a JSON Schema for the data and without",
+            "delivery",
+            tuple(
+                Case(name, "echo", 100, rooms=100, event="checked" if name == "checked" else "plain")
+                for name in ("unchecked", "checked")
+            ),
+            _TIDEWIRE,
+        ),
+        Workload(
+            "active15k",
+            "15 000 connections in rooms of 10, a tenth publishes",
+            "delivery",
+            (Case("active15k", "rate", 15_000, rooms=1_500, active=1_500, rate=1_500, seconds=3.0),),
+            _BESIDE_C,
+        ),
+        Workload(
+            "slow",
+            "1 000 members, 200 events of 1 KB a second, with a reader that stops and without",
+            "delivery",
+            tuple(
+                Case(name, "rate", 1_000, rate=200, bytes=1_024, event="durable", seconds=3.0, slow=int(name == "with"))
+                for name in ("without", "with")
+            ),
+            _TIDEWIRE,
+        ),
+    )
+}
+
+QUICK = ("fanout1", "fanout16", "rate500", "rooms", "echo", "connect", "idle")
+"""What `make bench-quick` and `--compare` measure."""
+
+
+def quick(workload: Workload) -> Workload:
+    """The same in little time: what it says about a change, not about a place in a table."""
+    shrunk = {"idle": 2_000, "connect": 1_000}
+    seconds = {"rate500": 2.0, "idle": 1.5}
+    cases = tuple(
+        replace(
+            case.at_most(shrunk.get(workload.name, case.connections)),
+            seconds=seconds.get(workload.name, min(case.seconds, 1.5)),
+        )
+        for case in workload.cases
+    )
+    return replace(workload, cases=cases)

@@ -1,0 +1,155 @@
+"""The arithmetic: from samples to medians, pairs and targets. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.cases import Unit
+
+
+@dataclass(slots=True)
+class Sample:
+    """One measurement, as it was made."""
+
+    workload: str
+    case: str
+    peer: str
+    round: int
+    connections: int
+    cpu: float = 0.0
+    """Seconds of processor time of the server in the measured phase."""
+    rss_alone: int = 0
+    """Bytes of the server before the first connection."""
+    rss: int = 0
+    """Bytes of the server with all connections, at the end of the phase."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What the load client says (`c/JOB.md`)."""
+    failure: str | None = None
+    """Why there are no figures."""
+    took: float = 0.0
+    """Seconds, all in all."""
+
+    @property
+    def lost(self) -> int:
+        """Deliveries that did not come."""
+        return int(self.report.get("lost", 0))
+
+    def units(self, unit: Unit) -> float:
+        """What its processor time is divided by."""
+        if unit == "delivery":
+            return float(self.report.get("deliveries", 0))
+        if unit == "connection":
+            return float(self.connections)
+        return self.connections * float(self.report.get("seconds", 0.0))
+
+    def cost(self, unit: Unit) -> float | None:
+        """Microseconds of the server's processor time for one; None where nothing was measured."""
+        units = self.units(unit)
+        if self.failure is not None or units <= 0:
+            return None
+        return self.cpu * 1e6 / units
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure over the rounds."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread | None:
+        """None of no values."""
+        found = sorted(values)
+        return cls(statistics.median(found), found[0], found[-1], len(found)) if found else None
+
+    def json(self) -> dict[str, float]:
+        """With as many digits as mean something."""
+        return {
+            "median": digits(self.median),
+            "low": digits(self.low),
+            "high": digits(self.high),
+            "rounds": self.rounds,
+        }
+
+
+def digits(value: float) -> float:
+    """Four of them."""
+    return float(f"{value:.4g}")
+
+
+class Figures:
+    """All samples of a run, asked for what they say."""
+
+    def __init__(self, samples: Sequence[Sample], units: Mapping[str, Unit]) -> None:
+        self.samples = samples
+        self._units = units
+
+    def of(self, workload: str, peer: str, case: str | None = None) -> list[Sample]:
+        """Of one peer in one case (the workload's only one, if none is named), by round."""
+        found = [s for s in self.samples if (s.workload, s.peer) == (workload, peer) and s.case == (case or workload)]
+        return sorted(found, key=lambda sample: sample.round)
+
+    def cost(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
+        """Microseconds a unit."""
+        return Spread.of(self._costs(workload, peer, case).values())
+
+    def ratio(
+        self, workload: str, peer: str, other: str, case: str | None = None, other_case: str | None = None
+    ) -> Spread | None:
+        """How many times cheaper `peer` is than `other`: the other's cost ÷ the peer's, each in the same round."""
+        ours, theirs = self._costs(workload, peer, case), self._costs(workload, other, other_case or case)
+        return Spread.of(theirs[r] / ours[r] for r in ours.keys() & theirs.keys() if ours[r] > 0)
+
+    def extra(self, workload: str, peer: str, case: str, over: str) -> Spread | None:
+        """Microseconds that a unit costs more in `case` than in the case `over`, in the same round each."""
+        more, less = self._costs(workload, peer, case), self._costs(workload, peer, over)
+        return Spread.of(more[r] - less[r] for r in more.keys() & less.keys())
+
+    def latency(self, workload: str, peer: str, percentile: str, case: str | None = None) -> Spread | None:
+        """Microseconds; `percentile` as the load client names it."""
+        return self._each(workload, peer, case, lambda sample: sample.report["latency_us"][percentile])
+
+    def throughput(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
+        """Deliveries a second of wall time."""
+        return self._each(workload, peer, case, lambda sample: sample.report["deliveries_per_second"])
+
+    def joined(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
+        """Events in one frame."""
+        return self._each(
+            workload,
+            peer,
+            case,
+            lambda sample: (
+                sample.report["deliveries"] / sample.report["frames_in"] if sample.report["frames_in"] else 0
+            ),
+        )
+
+    def memory(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
+        """Bytes a connection: what the server has grown by with all of them."""
+        return self._each(workload, peer, case, lambda sample: (sample.rss - sample.rss_alone) / sample.connections)
+
+    def seconds(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
+        """Of wall time, of the measured phase."""
+        return self._each(workload, peer, case, lambda sample: sample.report["seconds"])
+
+    def lost(self, workload: str, peer: str, case: str | None = None) -> int:
+        """Deliveries that did not come, over all rounds."""
+        return sum(sample.lost for sample in self.of(workload, peer, case))
+
+    def failures(self, workload: str, peer: str, case: str | None = None) -> list[str]:
+        """Why rounds have no figures, each reason once."""
+        return list(dict.fromkeys(s.failure for s in self.of(workload, peer, case) if s.failure is not None))
+
+    def _costs(self, workload: str, peer: str, case: str | None) -> dict[int, float]:
+        unit = self._units[workload]
+        costs = ((sample.round, sample.cost(unit)) for sample in self.of(workload, peer, case))
+        return {number: cost for number, cost in costs if cost is not None}
+
+    def _each(self, workload: str, peer: str, case: str | None, figure: Callable[[Sample], float]) -> Spread | None:
+        return Spread.of(figure(s) for s in self.of(workload, peer, case) if s.failure is None)

@@ -1,0 +1,66 @@
+"""One measurement: a fresh server, its clients, and what the kernel counted for it between two moments at rest."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import load
+from benchmarks.build import build
+from benchmarks.cases import Case, Workload
+from benchmarks.figures import Sample
+from benchmarks.peers import Peer
+from benchmarks.peers.peer import TOOLS
+from benchmarks.processes import HOST, Cores, FailedError, Usage, free_port
+
+
+@dataclass(slots=True)
+class Stage:
+    """Where measurements are made: on which cores, and in which folder their files are kept for a look afterwards."""
+
+    cores: Cores
+    folder: Path = TOOLS / "run"
+
+    async def measure(self, workload: Workload, case: Case, peer: Peer, round_: int) -> Sample:
+        """Puts the peer through the case. A server or client that fails makes a sample that says why."""
+        folder = self.folder / f"{workload.name}-{case.name}-{peer.name.replace('/', '_')}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        began = time.monotonic()
+        sample = Sample(workload.name, case.name, peer.name, round_, case.everyone)
+        try:
+            await self._measured(case, peer, folder, sample)
+        except FailedError as error:
+            sample.failure = str(error)
+        sample.took = round(time.monotonic() - began, 2)
+        return sample
+
+    async def _measured(self, case: Case, peer: Peer, folder: Path, sample: Sample) -> None:
+        port = free_port()
+        job = folder / "job"
+        job.write_text(load.render(self._job(case, peer, port, folder)))
+        started = await peer.start(case, port, folder, self.cores)
+        try:
+            alone = started.usage()
+            looks: list[Usage] = []
+            look: Callable[[], None] = lambda: looks.append(started.usage())  # noqa: E731  # said twice below
+            report = await load.run(
+                build() / "load", job, core=self.cores.client, seconds=case.seconds, begins=look, ends=look
+            )
+        finally:
+            await started.end()
+        before, after = looks
+        sample.report = report
+        sample.cpu = round(after.cpu - before.cpu, 3)
+        sample.rss_alone, sample.rss = alone.rss, after.rss
+
+    def _job(self, case: Case, peer: Peer, port: int, folder: Path) -> list[tuple[str, str]]:
+        lines = [("host", HOST), ("port", str(port)), *case.lines(), *peer.dialogue(case)]
+        if values := list(peer.values(case)):
+            file = folder / "values"
+            file.write_text("\n".join(values) + "\n")
+            lines.append(("values", str(file)))
+        return lines

@@ -1,0 +1,167 @@
+"""Packages that only a benchmark needs: pinned, by name, into build/bench, never into the project's environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.peers.peer import TOOLS, UnavailableError
+
+_INSTALL = 600.0
+"""Seconds that an installer may take."""
+
+
+def _run(what: str, line: Sequence[str | Path], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """Runs a program to its end. Raises UnavailableError with the last line that it wrote."""
+    try:
+        done = subprocess.run(
+            [*map(str, line)],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UnavailableError(f"{what}: the program {line[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"{what}: it took more than {_INSTALL:g} s") from None
+    if done.returncode:
+        lines = [part.strip() for part in (done.stderr + "\n" + done.stdout).splitlines() if part.strip()]
+        raise UnavailableError(f"{what} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+class NodePackages:
+    """The folder `node/` of this package: one package.json and lock for all peers on Node.js."""
+
+    _source = Path(__file__).parent / "node"
+    folder = TOOLS / "node"
+
+    def missing(self) -> str | None:
+        """Why the packages cannot be used, or None."""
+        if shutil.which("node") is None or shutil.which("npm") is None:
+            return "needs Node.js and npm (Debian: apt-get install npm)"
+        if not self._current():
+            return "its npm packages are not installed"
+        return None
+
+    def install(self) -> None:
+        """`npm ci` of the lock, if it is not there already. Raises UnavailableError."""
+        if self._current():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(self._source / name, self.folder / name)
+        flags = ("--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+        _run("npm ci", ["npm", "ci", *flags], cwd=self.folder)
+        self._stamp.write_text(self._wanted())
+
+    def version(self, package: str) -> str:
+        """Of the package, and of Node.js."""
+        read = f"process.stdout.write(require('{package}/package.json').version + ', Node.js ' + process.version)"
+        return f"{package} " + _run("node", ["node", "-e", read], cwd=self.folder)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Where programs outside of the folder find the packages."""
+        return {"NODE_PATH": str(self.folder / "node_modules"), "NODE_ENV": "production"}
+
+    @property
+    def _stamp(self) -> Path:
+        return self.folder / "node_modules" / ".benchmarks.stamp"
+
+    def _wanted(self) -> str:
+        return hashlib.sha256((self._source / "package-lock.json").read_bytes()).hexdigest()
+
+    def _current(self) -> bool:
+        return self._stamp.is_file() and self._stamp.read_text() == self._wanted()
+
+
+class PythonPackages:
+    """A virtual environment of its own, with exactly the packages named; of wheels only, unless there are none."""
+
+    def __init__(self, name: str, *pins: str, wheels: bool = True) -> None:
+        self._folder = TOOLS / "python" / name
+        self._pins = pins
+        self._wheels = wheels
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self._folder / "bin" / "python"
+
+    def missing(self) -> str | None:
+        """Why it cannot be used, or None."""
+        return None if self._current() else f"its Python packages are not installed ({', '.join(self._pins)})"
+
+    def install(self) -> None:
+        """Makes it with pip, if it is not there already. Raises UnavailableError."""
+        if self._current():
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+        _run("a virtual environment", [sys.executable, "-m", "venv", "--without-pip", self._folder])
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            self.python,
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        only = ["--only-binary", ":all:"] if self._wheels else []
+        _run("pip install", [*pip, *only, *self._pins])
+        self._stamp.write_text(self._wanted())
+
+    def version(self, package: str) -> str:
+        """Of the package, and of Python."""
+        read = (
+            "import platform; from importlib.metadata import version; "
+            f"print(version({package!r}), platform.python_version(), sep=', Python ')"
+        )
+        return f"{package} " + _run("python", [self.python, "-c", read]).strip()
+
+    @property
+    def _stamp(self) -> Path:
+        return self._folder / "benchmarks.stamp"
+
+    def _wanted(self) -> str:
+        return "\n".join((sys.version, *self._pins))
+
+    def _current(self) -> bool:
+        return self._stamp.is_file() and self._stamp.read_text() == self._wanted()
+
+
+def apt_install(*packages: str) -> None:
+    """Debian packages, where we may install some; their services are not started. Raises UnavailableError."""
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise UnavailableError(
+            f"needs {' and '.join(packages)}; as root on Debian: apt-get install {' '.join(packages)}"
+        )
+    env = {"DEBIAN_FRONTEND": "noninteractive"}
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        _run("apt-get update", ["apt-get", "update", "-qq"], env=env)
+        _run("apt-get install", ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], env=env)
+    finally:
+        if ours:
+            policy.unlink()
+
+
+def go_install(module: str, version: str) -> None:
+    """A program of a Go module into `TOOLS / "bin"`. Raises UnavailableError."""
+    if shutil.which("go") is None:
+        raise UnavailableError(f"needs the program {module}, or Go to build it")
+    _run(f"go install {module}@{version}", ["go", "install", f"{module}@{version}"], env={"GOBIN": str(TOOLS / "bin")})

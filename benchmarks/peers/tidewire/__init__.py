@@ -1,0 +1,135 @@
+"""The service, started as a user starts it: `python -m service serve`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jwt
+import yaml
+
+from benchmarks.cases import Case
+from benchmarks.peers.packages import apt_install
+from benchmarks.peers.peer import CHECKOUT, Command, Peer, Started
+from benchmarks.processes import HOST, Cores, free_port
+
+CONTRACT = Path(__file__).parent / "contract.yaml"
+_SECRET = "only for benchmarks, and long enough for HS256"
+_TTL = 7_200
+"""Seconds that the tokens are good for: longer than any run."""
+_PLENTY = {"per_second": 1_000_000, "burst": 1_000_000}
+_MANY = 20_000
+
+
+def tokens(secret: str, users: int) -> Iterable[str]:
+    """One for each of so many users."""
+    expires = int(time.time()) + _TTL
+    for number in range(users):
+        claims = {"iss": "tidewire", "aud": "tidewire", "sub": f"user-{number}", "exp": expires}
+        yield jwt.encode(claims, secret, algorithm="HS256")
+
+
+class Tidewire(Peer):
+    """As it is in a checkout, with the broker in its own memory."""
+
+    name = "tidewire"
+    title = "Tidewire"
+
+    def __init__(self, checkout: Path = CHECKOUT) -> None:
+        self._checkout = checkout
+
+    def version(self) -> str:
+        """The commit, and Python and aiohttp under it."""
+        git = ["git", "-C", str(self._checkout), "describe", "--always", "--dirty", "--exclude", "*"]
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
+        commit = done.stdout.strip() or "of no commit"
+        python = ".".join(map(str, sys.version_info[:3]))
+        return f"{commit}, Python {python}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}"
+
+    def settings(self, case: Case, port: int) -> dict[str, Any]:
+        """Its settings file: the defaults, but for what stops one machine from coming with thousands of connections."""
+        rates = ("connection_rate", "user_rate", "ip_rate", "tenant_rate", "connect_rate_per_ip")
+        counts = ("connections", "connections_per_ip", "pending")
+        return {
+            "host": HOST,
+            "port": port,
+            "ops_port": free_port(),
+            "contract": str(CONTRACT),
+            "auth": {"secret": _SECRET},
+            "limits": {**dict.fromkeys(rates, _PLENTY), **dict.fromkeys(counts, _MANY)},
+            "deadlines": {"heartbeat": case.ping},
+            "log": {"level": "warning", "format": "json"},
+            **({"compression": {"enabled": True}} if case.deflate else {}),
+        }
+
+    def command(self, case: Case, port: int, folder: Path) -> Command:
+        """The checkout is the working directory: that is where `-m` looks first."""
+        return self._serve(self.settings(case, port), folder)
+
+    def _serve(self, settings: dict[str, Any], folder: Path) -> Command:
+        file = folder / "tidewire.yaml"
+        file.write_text(yaml.safe_dump(settings))
+        return Command((sys.executable, "-m", "service", "serve", "--config", file), cwd=self._checkout)
+
+    def values(self, case: Case) -> Iterable[str]:
+        """Tokens: every connection is another user."""
+        return tokens(_SECRET, case.everyone)
+
+    def dialogue(self, case: Case) -> list[tuple[str, str]]:
+        """Token and channel with the upgrade, `ready` after `welcome`; as a client library does it."""
+        # Without an id nobody is waiting for an ack: what a publisher does that can lose an ephemeral event.
+        waits = case.kind == "echo" or case.event == "durable"
+        named = '"id":"%i",' if waits else ""
+        return [
+            ("path", "/ws?channels=room:%r"),
+            ("subprotocol", "tidewire.v1"),
+            ("header", "Authorization: Bearer %v"),
+            ("open_expect", '"type":"welcome"'),
+            ("open", '{"type":"ready"}'),
+            ("joined_expect", '"type":"subscribed"'),
+            ("message", f'{{"type":"bench.{case.event}","channel":"room:%r",{named}"data":{case.data()}}}'),
+            *([("echo_expect", '"type":"ack"')] if case.kind == "echo" else []),
+        ]
+
+
+class TidewireThroughRedis(Tidewire):
+    """The same with a Redis between it and other nodes, here on the client's core."""
+
+    name = "tidewire-redis"
+    title = "Tidewire with Redis"
+
+    def available(self) -> str | None:
+        """Needs the server program."""
+        return None if shutil.which("redis-server") else "needs redis-server (Debian: apt-get install redis-server)"
+
+    def install(self) -> None:
+        """The system's Redis."""
+        if self.available() is not None:
+            apt_install("redis-server")
+
+    def version(self) -> str:
+        """Of both."""
+        done = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=False)
+        number = next((word[2:] for word in done.stdout.split() if word.startswith("v=")), "unknown")
+        return f"{super().version()}, Redis {number}"
+
+    async def start(self, case: Case, port: int, folder: Path, cores: Cores) -> Started:
+        """Redis first: the service waits for it."""
+        beside = folder / "redis"
+        beside.mkdir()
+        redis_port = free_port()
+        flags = ("--bind", HOST, "--port", str(redis_port), "--dir", str(beside), "--save", "", "--appendonly", "no")
+        redis = await self.run(Command(("redis-server", *flags)), redis_port, beside, cores.client)
+        try:
+            settings = self.settings(case, port) | {"broker": {"url": f"redis://{HOST}:{redis_port}"}}
+            node = await self.run(self._serve(settings, folder), port, folder, cores.server)
+        except BaseException:
+            await redis.end()
+            raise
+        return Started(port, node, (redis,))

@@ -1,0 +1,415 @@
+"""What one node revokes, no node takes any more: whatever happens to their lines, to the store and to clocks, and however much
+others revoke."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.adapters.clock import SystemClock
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Publication, Retention
+from service.core.revocation import Revocation, Target
+from service.realtime import control
+from service.realtime.control_messages import REVOKING_TENANTS, encode, revocations_of
+from service.realtime.revocation_lists import Keeping
+from service.realtime.revocations import AHEAD
+from service.web.api import MAX_AHEAD
+from tests.harness import DEADLINE, OTHER_API_KEY, Running, eventually, serving, token
+from tests.integration.api_client import post
+from tests.integration.cluster import BUSES, SOON, away, cluster, ends, old, refused
+from tests.shared_broker import Bus, Line, SharedBroker
+
+REVOCATIONS = revocations_of("default")
+
+
+def held(server: Running) -> list[Revocation]:
+    """What the node knows to be revoked, each tenant's oldest first."""
+    table = server.service.node.revocations._table
+    return [one for tenant in table.tenants for one in table.of(tenant)]
+
+
+def names(server: Running) -> set[str]:
+    return {one.name for one in held(server)}
+
+
+def newest(server: Running) -> str:
+    """The default tenant's."""
+    return [one.name for one in server.service.node.revocations._table.of("default")][-1]
+
+
+async def test_a_revocation_reaches_every_node(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus) as nodes:
+        first, second = (member.server for member in nodes.members)
+        offered = old()
+        async with (
+            first.client(token_=offered) as here,
+            second.client(token_=offered) as there,
+            second.client("ben", jti="t") as ben,
+            second.client("eve") as eve,
+        ):
+            codes = ends(here, there, ben)
+            await post(first, "/users/ann/revoke", None)
+            await post(first, "/tokens/revoke", {"jti": "t"})
+            async with asyncio.timeout(SOON):
+                assert await codes == [4401] * 3
+            await eve.silence()
+        await refused(first, offered)
+        await refused(second, offered)
+        await refused(second, token("ben", jti="t"))
+        async with second.client(token_=token(iat=int(time.time()) + 3)) as again:
+            await again.silence()
+        assert (await first.metric("revocations"), await second.metric("revocations")) == (2, 2)
+
+
+async def test_a_node_that_comes_later_knows_what_was_revoked(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, 1) as nodes:
+        await post(nodes.members[0].server, "/users/ann/revoke", None)
+        late = await nodes.join()
+        await refused(late.server, old())
+
+
+async def test_a_revocation_that_was_not_delivered_is_read_after_the_interruption(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus) as nodes:
+        first, second = nodes.members
+        async with second.server.client(token_=old()) as ann:
+            second.line.cut()
+            await post(first.server, "/users/ann/revoke", {"reason": "stolen"})
+            await ann.silence()
+            second.line.mend()
+            async with asyncio.timeout(SOON):
+                assert await ann.closed() == 4401
+
+
+def slow(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a publish take its time, so that nodes do the same at the same moment."""
+    publish = line.publish
+
+    async def later(publication: Publication) -> Any:
+        await asyncio.sleep(0.005)
+        return await publish(publication)
+
+    monkeypatch.setattr(line, "publish", later)
+
+
+async def test_revocations_that_the_broker_lost_are_put_back_once(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(make_bus, 3) as nodes:
+        for number in range(20):
+            await post(nodes.members[number % 3].server, "/tokens/revoke", {"jti": f"t{number}"})
+        for member in nodes.members:
+            slow(member.line, monkeypatch)
+        await nodes.bus.lose_everything()
+
+        line = nodes.members[0].line
+
+        async def kept() -> int:
+            return len((await line.snapshot(REVOCATIONS, None, 0, 0)).state)
+
+        async with asyncio.timeout(DEADLINE):
+            while await kept() < 20:  # noqa: ASYNC110  # nobody tells of the last one
+                await asyncio.sleep(0.01)
+        await eventually(lambda: all(not one.revoked.missing for one in nodes.members))
+        assert (await line.snapshot(REVOCATIONS, None, 0, 0)).rev == 20, "not once a node"
+        late = await nodes.join()
+        await refused(late.server, token(jti="t7"))
+
+
+async def test_what_could_not_be_put_back_is_put_back_later(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(make_bus, 1) as nodes:
+        (member,) = nodes.members
+        await post(member.server, "/tokens/revoke", {"jti": "t"})
+        publish = member.line.publish
+
+        async def fails(publication: Publication) -> Any:
+            if publication.channel == REVOCATIONS:
+                raise away()
+            return await publish(publication)
+
+        monkeypatch.setattr(member.line, "publish", fails)
+        await nodes.bus.lose_everything()
+        await eventually(lambda: member.revoked._putting_back is not None and member.revoked._putting_back.done())
+        assert member.revoked.missing
+        monkeypatch.undo()
+        member.server.service.node.revocations.tend()
+        await eventually(lambda: not member.revoked.missing)
+        assert (await member.line.snapshot(REVOCATIONS, None, 0, 0)).rev == 1
+
+
+async def test_the_wider_of_two_revocations_at_the_same_moment_stays(make_bus: Callable[[], Bus]) -> None:
+    """Each node looks at what it knows before it publishes; when neither knows of the other, the later one may be narrower."""
+    async with cluster(make_bus) as nodes:
+        first, second = nodes.members
+        now = time.time()
+        second.line.cut()
+        await post(first.server, "/users/ann/revoke", {"before": now})
+        second.line.hear_again()
+        await post(second.server, "/users/ann/revoke", {"before": now - 3600})
+        await eventually(lambda: not first.revoked.missing)
+        late = await nodes.join()
+        for member in nodes.members:
+            await refused(member.server, old())
+        assert await late.server.metric("revocations") == 1
+
+
+async def test_a_revocation_is_forgotten_when_its_time_is_over(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, auth={"revocation_ttl": 0.2}) as nodes:
+        await post(nodes.members[0].server, "/users/ann/revoke", None)
+        for member in nodes.members:
+            revocations = member.server.service.node.revocations
+
+            def forgotten(revocations: Any = revocations) -> bool:
+                revocations.tend()
+                return len(revocations._table) == 0
+
+            await eventually(forgotten)
+            async with member.server.client(token_=old()) as ann:
+                await ann.silence()
+
+
+@pytest.mark.parametrize("read", [REVOKING_TENANTS, REVOCATIONS], ids=["tenants", "revocations"])
+async def test_what_comes_while_a_node_reads_at_its_start_is_not_lost(
+    read: ChannelKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(SharedBroker, 1) as nodes:
+        first = nodes.members[0].server
+        if read == REVOCATIONS:  # else nobody would read it
+            await post(first, "/tokens/revoke", {"jti": "t"})
+        line = nodes.bus.line()
+        snapshot, revoked = line.snapshot, asyncio.Event()
+
+        async def meanwhile(channel: ChannelKey, *arguments: Any) -> Any:
+            found = await snapshot(channel, *arguments)
+            if channel == read and not revoked.is_set():
+                revoked.set()
+                await post(first, "/users/ann/revoke", None)
+            return found
+
+        monkeypatch.setattr(line, "snapshot", meanwhile)
+        async with serving(broker=line) as server:
+            await eventually(lambda: any(one.name == "ann" for one in held(server)))
+            await refused(server, old())
+
+
+async def test_a_tenant_that_could_not_be_read_is_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(SharedBroker) as nodes:
+        first, second = nodes.members
+        subscribe, tried = second.line.subscribe, asyncio.Event()
+
+        async def fails_once(channel: ChannelKey) -> None:
+            if channel == REVOCATIONS and not tried.is_set():
+                tried.set()
+                raise away()
+            await subscribe(channel)
+
+        monkeypatch.setattr(second.line, "subscribe", fails_once)
+        await post(first.server, "/tokens/revoke", {"jti": "t"})
+        await eventually(lambda: len(held(second.server)) == 1)
+        assert tried.is_set()
+
+
+async def test_a_tenant_that_the_broker_lost_is_told_again(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a node that comes later would not look for its revocations."""
+    async with cluster(make_bus) as nodes:
+        first, second = nodes.members
+        await post(first.server, "/tokens/revoke", {"jti": "t"})
+        await eventually(lambda: len(held(second.server)) == 1)
+        publish, down = first.line.publish, True
+
+        async def fails(publication: Publication) -> Any:
+            if publication.channel == REVOKING_TENANTS and down:
+                raise away()
+            return await publish(publication)
+
+        monkeypatch.setattr(first.line, "publish", fails)
+        second.line.cut()  # the only one that could tell of it is the one that cannot
+        await nodes.bus.lose_everything()
+        tenants = first.server.service.node.revocations._tenants
+        await eventually(lambda: tenants._telling is not None and tenants._telling.done())
+        down = False
+        first.server.service.node.revocations.tend()
+        await eventually(lambda: not tenants._lost and not first.revoked.missing)
+        told = await first.line.snapshot(REVOKING_TENANTS, None, 0, 0)
+        assert [event.key for event in told.state] == ["default"]
+        second.line.mend()
+        late = await nodes.join()
+        await refused(late.server, token(jti="t"))
+
+
+# --- tenants -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_tenant_that_revokes_a_lot_pushes_out_nothing_of_anothers(make_bus: Callable[[], Bus]) -> None:
+    """Not in the memory of the nodes that hear of it, nor in what a node reads that comes later."""
+    async with cluster(make_bus, auth={"revocations": 3}) as nodes:
+        first, second = nodes.members
+        await post(first.server, "/tokens/revoke", {"jti": "kept"}, key=OTHER_API_KEY)
+        for number in range(10):
+            await post(nodes.members[number % 2].server, "/tokens/revoke", {"jti": f"t{number}"})
+        await eventually(lambda: newest(first.server) == newest(second.server) == "t9")
+        late = await nodes.join(auth={"revocations": 3})
+        for member in nodes.members:
+            assert names(member.server) == {"t7", "t8", "t9", "kept"}
+            await refused(member.server, token(jti="kept", tenant="other"))
+            await refused(member.server, token(jti="t9"))
+            async with member.server.client(jti="t0") as again:
+                await again.silence()
+        for member in (first, second):
+            assert await member.server.metric("limit_hits_total", limit="revocations") == 7
+        assert await late.server.metric("limit_hits_total", limit="revocations") == 0
+
+
+async def test_when_all_is_full_the_tenant_with_the_most_gives_way(make_bus: Callable[[], Bus]) -> None:
+    auth = {"revocations": 4, "revocations_total": 5}
+    async with cluster(make_bus, auth=auth) as nodes:
+        first, second = nodes.members
+        for number in range(4):
+            await post(first.server, "/tokens/revoke", {"jti": f"t{number}"})
+        for number in range(2):
+            await post(second.server, "/tokens/revoke", {"jti": f"o{number}"}, key=OTHER_API_KEY)
+        kept = {"t1", "t2", "t3", "o0", "o1"}
+        await eventually(lambda: names(first.server) == names(second.server) == kept, lambda: names(first.server))
+        await nodes.join(auth=auth)
+        for member in nodes.members:
+            assert names(member.server) == kept
+            assert await member.server.metric("limit_hits_total", limit="revocations") == 1
+            await refused(member.server, token(jti="o0", tenant="other"))
+
+
+async def test_a_revocation_under_another_tenants_name_is_not_taken(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus) as nodes:
+        first, second = nodes.members
+        await post(first.server, "/tokens/revoke", {"jti": "t"})
+        forged = Revocation(Target.TOKEN, "other", "u", time.time() + 60, 60.0)
+        await first.line.publish(
+            Publication(
+                REVOCATIONS, "revocation.token", "f", Delivery.LATEST, encode(forged), None, 0, "u", Retention(10, 60)
+            )
+        )
+        await post(first.server, "/tokens/revoke", {"jti": "v"})
+        await eventually(lambda: newest(second.server) == "v")
+        assert names(second.server) == {"t", "v"}
+        await nodes.bus.lose_everything()
+        await eventually(lambda: not second.revoked.missing)
+
+
+# --- clocks --------------------------------------------------------------------------------------------------------------
+
+
+class WrongClock(SystemClock):
+    """A node's clock whose wall time is wrong by so many seconds."""
+
+    def __init__(self, ahead: float = 0.0) -> None:
+        self.ahead = ahead
+
+    def wall(self) -> float:
+        return super().wall() + self.ahead
+
+
+HOUR = 3600.0
+LASTS = {"revocation_ttl": 2 * HOUR}
+
+
+async def test_a_clock_that_was_ahead_has_forgotten_nothing(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what the node knew when its clock jumped, nor what it heard until the clock was set right."""
+    monkeypatch.setattr(control, "BEAT", 0.1)
+    clock = WrongClock()
+    async with cluster(make_bus, 1, auth=LASTS) as nodes:
+        first = nodes.members[0].server
+        wrong = (await nodes.join(clock, auth=LASTS)).server
+        await post(first, "/tokens/revoke", {"jti": "before"})
+        await eventually(lambda: names(wrong) == {"before"})
+        clock.ahead = 5 * HOUR
+        await post(first, "/tokens/revoke", {"jti": "meanwhile"})
+        await post(wrong, "/tokens/revoke", {"jti": "here"})
+        await eventually(lambda: names(wrong) == names(first) == {"before", "meanwhile", "here"})
+        wrong.service.node.revocations.tend()
+        clock.ahead = 0.0
+        for server in (first, wrong):
+            for name in ("before", "meanwhile", "here"):
+                await refused(server, token(jti=name))
+            async with server.client(jti="other") as spared:
+                await spared.silence()
+
+
+@pytest.mark.parametrize("ahead", [3 * HOUR, -5 * HOUR], ids=["ahead", "behind"])
+async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
+    make_bus: Callable[[], Bus], ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "BEAT", 0.1)  # with NATS it does not find the others in the state
+    async with cluster(make_bus, 1, auth=LASTS) as nodes:
+        await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
+        clock = WrongClock(ahead)
+        wrong = (await nodes.join(clock, auth=LASTS)).server
+        wrong.service.node.revocations.tend()
+        clock.ahead = 0.0
+        await refused(wrong, token(jti="t"))
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+async def test_where_the_store_has_a_clock_a_node_s_may_be_wrong_by_any_amount(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "BEAT", 0.1)
+    async with cluster(BUSES[store], 1, auth=LASTS) as nodes:
+        await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
+        clock = WrongClock(1000 * HOUR)
+        wrong = (await nodes.join(clock, auth=LASTS)).server
+        wrong.service.node.revocations.tend()
+        clock.ahead = 0.0
+        await refused(wrong, token(jti="t"))
+
+
+async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their clocks its time is over when it comes."""
+    monkeypatch.setattr(control, "BEAT", 0.1)
+    async with cluster(make_bus, 1, auth=LASTS) as nodes:
+        first = nodes.members[0].server
+        slow = (await nodes.join(WrongClock(-2.5 * HOUR), auth=LASTS)).server
+        answer = await post(slow, "/tokens/revoke", {"jti": "t"})
+        assert answer["until"] < time.time()
+        await eventually(lambda: names(first) == {"t"})
+        late = (await nodes.join(auth=LASTS)).server
+        for server in (first, late):
+            server.service.node.revocations.tend()
+            await refused(server, token(jti="t"))
+
+
+async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "BEAT", 0.1)
+    async with cluster(make_bus, 0) as nodes:
+        clock = WrongClock()
+        wrong = await nodes.join(clock, auth=LASTS)
+        await post(wrong.server, "/tokens/revoke", {"jti": "t"})
+        clock.ahead = 3 * HOUR
+        wrong.server.service.node.revocations.tend()
+        await nodes.bus.lose_everything()
+        await eventually(lambda: wrong.revoked.following.epoch != "" and not wrong.revoked.missing)
+        late = (await nodes.join(auth=LASTS)).server
+        await eventually(lambda: names(late) == {"t"})
+        await refused(late, token(jti="t"))
+
+
+# --- what the parts must agree on -----------------------------------------------------------------------------------------
+
+
+def test_the_broker_keeps_the_longest_revocation_long_enough() -> None:
+    assert MAX_AHEAD <= AHEAD
+    keeping = Keeping(most=7, life=100.0)
+    assert keeping.revocations == Retention(7, 200.0)
+    assert keeping.tenants.ttl >= keeping.again + keeping.revocations.ttl
