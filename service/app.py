@@ -284,9 +284,11 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
             await web.TCPSite(private, settings.ops_host, settings.ops_port).start()
         await public.setup()
-        assert public.server is not None  # setup has made it
-        door = Door(service.upgrades, public.server, service.clock)
-        service.deadline.start(public.server, door)
+        server = public.server
+        if server is None:
+            raise RuntimeError("AppRunner.setup has made no server")
+        door = Door(service.upgrades, server, service.clock)
+        service.deadline.start(server, door)
         with _named("host and port", settings.host, settings.port):
             shared = settings.workers > 1 or None  # the other workers listen on the same port
             listener = await loop.create_server(door, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared)

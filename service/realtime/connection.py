@@ -141,10 +141,8 @@ class Connection:
                 self._clear()
                 self.write(self._wire(replies) + wire)
             return True
-        for frame in burst.frames:
-            if not self._outbox.put(frame):
-                return False
-        return True
+        put = self._outbox.put
+        return all(put(frame) for frame in burst.frames)
 
     def send(self, frames: list[Frame]) -> bool:
         """As `deliver`, for frames of this connection alone."""
@@ -174,7 +172,7 @@ class Connection:
             if len(self._replies) < MOST_REPLIES:
                 self._replies.append(payload)
                 return
-        self._queue().put(Frame(payload, kind))
+        self._queue().put(_reply(payload, kind))
         self._pump()
 
     def flush(self) -> None:
@@ -200,7 +198,7 @@ class Connection:
             outbox = self._outbox = Outbox(shared.limits, shared.budget, shared.metrics)
             replies, self._replies = self._replies, None
             for payload in replies or ():
-                outbox.put(Frame(payload, "reply"))
+                outbox.put(_reply(payload, "reply"))
         return outbox
 
     def _pump(self) -> None:
@@ -300,3 +298,8 @@ class Connection:
             self._outbox = None
         if self._drained is not None:
             self._drained.set()
+
+
+def _reply(payload: bytes, kind: str) -> Frame:
+    # Never compressed: a snapshot joins what several people wrote, whatever the contract says of one event's type.
+    return Frame(payload, kind, compress=False)

@@ -127,7 +127,15 @@ def restart_frame(channel: ChannelKey, snapshot: Snapshot, *, lost: bool) -> Fra
     )
     mark = snapshot.mark
     return Frame(
-        messages.encode(message), "subscribed", None, None, mark.offset, mark.rev, epoch=mark.epoch, restarts=True
+        messages.encode(message),
+        "subscribed",
+        None,
+        None,
+        mark.offset,
+        mark.rev,
+        epoch=mark.epoch,
+        restarts=True,
+        compress=False,
     )
 
 

@@ -37,16 +37,18 @@ class Arrival:
     """Named in the address, authorised already."""
 
 
-async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connection, Iterator[str | Raw]]:
-    """Returns the connection, welcomed, and what the client sent in the same frame after `hello`. Until then `socket.ear`
-    is an Arriving.
+async def greet(
+    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
+) -> tuple[Connection, Iterator[str | Raw]]:
+    """Returns the connection, welcomed, and what the client sent in the same frame after `hello`. `arriving` is
+    the socket's ear until then.
 
     Raises CloseConnection, after telling the client why.
     """
     identity, credentials = arrival.identity, arrival.credentials
     rest: Iterator[str | Raw] = iter(())
     if identity is None:
-        identity, rest = await _hello(node, socket)
+        identity, rest = await _hello(node, socket, arriving)
         credentials = "anonymous" if identity.is_anonymous else "hello"
         try:
             await arrival.seat.identify(identity)
@@ -93,8 +95,8 @@ def _check_open(node: Node, socket: Socket) -> None:
         raise _refuse(node, socket, error, CloseCode.RESTART) from error
 
 
-async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[str | Raw]]:
-    frame = await _first_frame(node, socket)
+async def _hello(node: Node, socket: Socket, arriving: Arriving) -> tuple[Identity, Iterator[str | Raw]]:
+    frame = await _first_frame(node, socket, arriving)
     message: str | Raw | None = None
     try:
         rest = iter(take_apart(node, frame))
@@ -128,14 +130,12 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
     return parts
 
 
-async def _first_frame(node: Node, socket: Socket) -> str:
-    ear = socket.ear
-    assert isinstance(ear, Arriving)
+async def _first_frame(node: Node, socket: Socket, arriving: Arriving) -> str:
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as patience:
             with node.greeting(patience):
-                frame = await ear.first()
+                frame = await arriving.first()
     except TimeoutError as late:
         _check_open(node, socket)  # a drain cuts the wait short
         node.metrics.limit_hits.labels(limit="hello_deadline").inc()

@@ -32,13 +32,11 @@ _CODES = frozenset(str(code.code) for code in CloseCode)
 _log = structlog.get_logger("serving")
 
 
-async def serve(node: Node, socket: Socket, arrival: Arrival) -> None:
-    """Takes a socket in, whose `ear` is an Arriving; returns when it is served, or turned away. What it took is freed when
-    the socket is lost."""
-    arriving = socket.ear
-    assert isinstance(arriving, Arriving)
+async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival) -> None:
+    """Takes a socket in, whose ear is `arriving` so far; returns when it is served, or turned away. What it took is freed
+    when the socket is lost."""
     try:
-        connection, rest = await greet(node, socket, arrival)
+        connection, rest = await greet(node, socket, arriving, arrival)
     except CloseConnection as end:
         arrival.seat.release()
         _count_close(node, end.code.code)

@@ -43,7 +43,7 @@ class Socket(Protocol):
         """Ends that."""
 
     def ping(self) -> None:
-        """Asks the peer for a sign of life; not if it `is_paused`, as it would not get it."""
+        """Asks the peer for a sign of life."""
 
     def close(self, code: int, reason: str) -> None:
         """Says goodbye; what comes from the peer after is dropped. Cuts it if it has not answered after

@@ -92,7 +92,7 @@ class Sweep:
             socket.abort()
             return
         connection.ping_due = now + self._half
-        connection.is_asked = not connection.is_asked and not socket.is_paused
+        connection.is_asked = not connection.is_asked
         if connection.is_asked:
             socket.heard = False
             socket.ping()

@@ -1,6 +1,6 @@
 """The first protocol of every accepted connection: upgrades to WebSockets go one way, everything else goes to aiohttp.
 
-An upgrade that comes whole and first on its connection, as nearly all do, is answered here, at a fraction of the cost of
+An upgrade that is the first request of its connection, as nearly all are, is answered here, at a fraction of the cost of
 aiohttp's routing. Any other finds the same checks behind aiohttp's route (upgrade.py).
 """
 
@@ -23,6 +23,7 @@ MOST_HEAD = 16_384
 """Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
 MOST_EARLY = 65_536
 """Bytes that may come before the upgrade has been answered, though RFC 6455 §4.1 has clients wait."""
+_START = b"GET /ws"
 
 
 class Door:
@@ -33,7 +34,7 @@ class Door:
         self.server = server
         self.clock = clock
         self.waiting: dict[Front, float] = {}
-        """Connections that have sent nothing yet, and since when."""
+        """Connections that have not sent a whole request yet, and since when."""
 
     def __call__(self) -> Front:
         """The protocol of a connection."""
@@ -41,9 +42,9 @@ class Door:
 
 
 class Front(asyncio.Protocol):
-    """Lives until the connection's first bytes have come, or as long as an upgrade is being checked."""
+    """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
 
-    __slots__ = ("_door", "_early", "_peer", "transport")
+    __slots__ = ("_data", "_door", "_is_checked", "transport")
 
     ssl_context = None
     """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
@@ -51,8 +52,9 @@ class Front(asyncio.Protocol):
     def __init__(self, door: Door) -> None:
         self._door = door
         self.transport: asyncio.Transport | None = None
-        self._early: bytes | None = None
-        """What has come while the upgrade is being checked; None before."""
+        self._data = b""
+        """The part of a request that has come; then what comes while it is being checked."""
+        self._is_checked = False
 
     @property
     def peername(self) -> object:
@@ -78,17 +80,21 @@ class Front(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._early is not None:
-            self._early += data
-            if len(self._early) > MOST_EARLY and self.transport is not None:
+        if self._is_checked:
+            self._data += data
+            if len(self._data) > MOST_EARLY and self.transport is not None:
                 self.transport.abort()
             return
+        self._data = data = self._data + data if self._data else data
+        end = _end_of_head(data)
+        if end < 0:
+            return
         self._door.waiting.pop(self, None)
-        message = _upgrade(self, data)
+        message = _upgrade(self, data[:end]) if end else None
         if message is None:
             self._hand_over(data)
             return
-        self._early = b""
+        self._is_checked, self._data = True, data[end:]
         request = web.BaseRequest(
             message,
             EMPTY_PAYLOAD,
@@ -113,7 +119,7 @@ class Front(asyncio.Protocol):
 
     def take_early(self) -> bytes:
         """What the client has sent behind its request."""
-        early, self._early = self._early or b"", b""
+        early, self._data = self._data, b""
         return early
 
     def answer(self, response: web.Response) -> None:
@@ -130,18 +136,26 @@ class Front(asyncio.Protocol):
         transport.close()
 
 
-def _upgrade(front: Front, data: bytes) -> RawRequestMessage | None:
-    """The request in `data`, if that is a whole request to become a WebSocket and nothing else."""
-    if not data.startswith(b"GET /ws") or data[7:8] not in b"? " or not data.endswith(b"\r\n\r\n"):
-        return None
-    if len(data) > MOST_HEAD:
-        return None
+def _end_of_head(data: bytes) -> int:
+    """Where the head of a request to become a WebSocket ends; -1 if more must come to tell, 0 if it is another request."""
+    if not data.startswith(_START):
+        return -1 if _START.startswith(data) else 0
+    if len(data) > len(_START) and data[len(_START)] not in b"? ":
+        return 0
+    end = data.find(b"\r\n\r\n", 0, MOST_HEAD)
+    if end >= 0:
+        return end + 4
+    return -1 if len(data) < MOST_HEAD else 0
+
+
+def _upgrade(front: Front, head: bytes) -> RawRequestMessage | None:
+    """The request with this head, if it is one to become a WebSocket, without a body."""
     parser = HttpRequestParser(cast("web.RequestHandler", front), asyncio.get_running_loop(), 2**16)
     try:
-        messages, upgraded, tail = parser.feed_data(data)
+        messages, upgraded, _ = parser.feed_data(head)
     except HttpProcessingError:
         return None  # aiohttp's server meets the same fault and says so
-    if len(messages) != 1 or not upgraded or tail:
+    if len(messages) != 1 or not upgraded:
         return None
     message: RawRequestMessage = messages[0][0]
     return message if message.headers.get(hdrs.UPGRADE, "").lower() == "websocket" else None

@@ -16,6 +16,7 @@ from service.protocol.deflate import Agreement, negotiate
 from service.protocol.framing import accept_key
 from service.protocol.messages import SUBPROTOCOL
 from service.realtime.admission import Seat, network_of
+from service.realtime.arriving import Arriving
 from service.realtime.handshake import Arrival
 from service.realtime.node import Node
 from service.realtime.serving import serve
@@ -102,12 +103,13 @@ class Upgrades:
             admitted.arrival.seat.release()
             return TakenOver()
         websocket = WebSocket(self._terms, transport, admitted.window_bits)
+        websocket.ear = arriving = Arriving(websocket)
         transport.set_protocol(websocket)
         websocket.connection_made(transport)
         websocket.write(admitted.head)
         if early:
             websocket.data_received(early)
-        await serve(self._node, websocket, admitted.arrival)
+        await serve(self._node, websocket, arriving, admitted.arrival)
         return TakenOver()
 
     async def _admit(self, request: web.BaseRequest) -> _Admitted:

@@ -15,7 +15,6 @@ from service.core.clock import Clock, Timer
 from service.core.limits import TokenBucket
 from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
-from service.realtime.arriving import Arriving
 from service.realtime.node import Bounds
 from service.realtime.socket import Ear
 from service.telemetry.metrics import Metrics
@@ -58,6 +57,9 @@ class WebSocket(asyncio.Protocol):
         "write",
     )
 
+    ear: Ear
+    """To be set before anything else is called."""
+
     def __init__(self, terms: Terms, transport: asyncio.Transport, window_bits: int = 0) -> None:
         self._terms = terms
         self._transport = transport
@@ -65,7 +67,6 @@ class WebSocket(asyncio.Protocol):
         self.window_bits = window_bits
         self.heard = True
         self.is_paused = False
-        self.ear: Ear = Arriving(self)
         self._state = _State.OPEN
         self._reader: FrameReader | None = None
         """Only while part of a frame or of a message has come."""
@@ -97,15 +98,16 @@ class WebSocket(asyncio.Protocol):
                         self.ear.received(text)
                     return
                 self._reader = FrameReader(most, inflates=bool(self.window_bits))
-            for opcode, payload in self._reader.feed(data):
+            reader = self._reader
+            for opcode, payload in reader.feed(data):
                 if opcode in (TEXT, BINARY):
                     if self._state is _State.OPEN:
                         self.ear.received(payload)
                 else:
                     self._take_control(opcode, cast(bytes, payload))
-                if self._reader is None:  # that was the end
+                if self._reader is not reader:  # that was the end
                     return
-            if self._reader.is_idle:
+            if reader.is_idle:
                 self._reader = None
         except Fault as fault:
             self._fail(fault)
@@ -189,7 +191,7 @@ class WebSocket(asyncio.Protocol):
 
     def ping(self) -> None:
         """See Socket."""
-        if self._state is _State.OPEN and not self.is_paused:
+        if self._state is _State.OPEN:
             self.write(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:
