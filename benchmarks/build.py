@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "c"
@@ -40,6 +41,17 @@ def build(*, sanitize: bool = False) -> Path:
         if not program.exists() or program.stat().st_mtime < newest:
             _compile(compiler, name, program, SANITIZE if sanitize else ())
     return folder
+
+
+def can_sanitize() -> bool:
+    """Whether this compiler has the sanitizers' libraries."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        command = [compiler, *SANITIZE, "-x", "c", "-o", f"{folder}/program", "-"]
+        done = subprocess.run(command, input=b"int main(void) { return 0; }", capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _compile(compiler: str, name: str, program: Path, extra: tuple[str, ...]) -> None:

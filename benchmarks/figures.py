@@ -68,6 +68,10 @@ class Spread:
         found = sorted(values)
         return cls(statistics.median(found), found[0], found[-1], len(found)) if found else None
 
+    def over(self, unit: float) -> Spread:
+        """The same, counted in another unit."""
+        return Spread(self.median / unit, self.low / unit, self.high / unit, self.rounds)
+
     def json(self) -> dict[str, float]:
         """With as many digits as mean something."""
         return {
@@ -147,8 +151,7 @@ class Figures:
         return list(dict.fromkeys(s.failure for s in self.of(workload, peer, case) if s.failure is not None))
 
     def _costs(self, workload: str, peer: str, case: str | None) -> dict[int, float]:
-        unit = self._units[workload]
-        costs = ((sample.round, sample.cost(unit)) for sample in self.of(workload, peer, case))
+        costs = ((sample.round, sample.cost(self._units[workload])) for sample in self.of(workload, peer, case))
         return {number: cost for number, cost in costs if cost is not None}
 
     def _each(self, workload: str, peer: str, case: str | None, figure: Callable[[Sample], float]) -> Spread | None:

@@ -178,7 +178,7 @@ class Program:
             await self.process.wait()
 
     def _failed(self, what: str) -> FailedError:
-        written = self.log.read_text(errors="replace")[-1_500:].strip()
+        written = self.log.read_text(errors="replace")[-800:].strip()
         return FailedError(f"{self.name} {what}" + (f"; it wrote last:\n{written}" if written else ""))
 
 

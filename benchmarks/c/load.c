@@ -16,7 +16,6 @@
 struct load load;
 
 enum { BUNCH = 512 };
-static const uint64_t EPOCH = 1000000000000000; /* makes every time 16 digits long */
 static const uint32_t WATCHED = 1 << 26;        /* a bit that epoll has no use for: the file is known there */
 
 static struct {

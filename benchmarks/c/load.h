@@ -9,6 +9,8 @@
 #include "histogram.h"
 #include "job.h"
 
+static const uint64_t EPOCH = 1000000000000000; /* µs, added to CLOCK_MONOTONIC: makes every time 16 digits long */
+
 enum state { CLOSED, CONNECTING, UPGRADING, OPENING, JOINED };
 enum kind { CONNECTION, HTTP, GATE, TIMER }; /* of a file in epoll */
 

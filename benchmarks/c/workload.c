@@ -74,29 +74,29 @@ static void turn_over(struct connection *connection) {
 /* When event n of `rate` is due. */
 static uint64_t due(uint64_t n) { return load.phase.began + (uint64_t)((double)n * 1e6 / load.job.rate); }
 
+/* Sets the timer to the next event, or off. Each time anew and absolutely: an interval that is rounded drifts away from `due`. */
+static void set_timer(bool on) {
+    enum { LEAST = 50 }; /* µs between two expirations; at higher rates several events are then due at once */
+    struct itimerspec set = {0};
+    if (on) {
+        uint64_t time = due(work.scheduled);
+        if (load.job.rate * LEAST > 1e6 && time < load.now + LEAST) time = load.now + LEAST;
+        time -= EPOCH;
+        set.it_value = (struct timespec){(time_t)(time / 1000000), (long)(time % 1000000 * 1000)};
+    }
+    timerfd_settime(work.timer, TFD_TIMER_ABSTIME, &set, NULL);
+}
+
 void workload_timer(void) {
     uint64_t expirations;
     if (read(work.timer, &expirations, sizeof expirations) < 0) return; /* a stale event of a timer set anew */
-    while (work.publishing && due(work.scheduled) <= load.now) {
-        uint64_t intended = due(work.scheduled);
-        if (intended >= work.until) {
-            work.publishing = false;
-            break;
-        }
+    for (uint64_t intended; (intended = due(work.scheduled)) <= load.now && intended < work.until;) {
         const struct connection *connection = &load.connections[work.scheduled++ % load.job.active];
         if (connection->state == JOINED) publish(connection, stamp_from(intended));
         load.now = clock_us();
     }
     connections_flush();
-}
-
-static void set_timer(bool on) {
-    uint64_t nanoseconds = on ? (uint64_t)(1e9 / load.job.rate) : 0;
-    if (on && nanoseconds < 50000) nanoseconds = 50000; /* several are then due at once */
-    struct timespec each = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
-    struct timespec soon = {0, on ? 1 : 0};
-    struct itimerspec set = {.it_interval = each, .it_value = soon};
-    timerfd_settime(work.timer, 0, &set, NULL);
+    set_timer(due(work.scheduled) < work.until);
 }
 
 /* --- deliveries --- */
@@ -269,7 +269,8 @@ static void start(void) {
 static bool is_over(void) {
     if (load.job.workload == CONNECT || load.job.workload == STORM) return load.joined + load.phase.closed == load.job.connections;
     if (load.job.workload == IDLE || load.job.workload == RATE) {
-        if (load.now >= work.until) work.publishing = false;
+        bool due_yet = load.job.workload == RATE && due(work.scheduled) < work.until; /* even if it is late by now */
+        if (load.now >= work.until && !due_yet) work.publishing = false;
     } else if (load.job.turns && work.busy == 0) {
         work.publishing = false;
     } else {
@@ -285,13 +286,14 @@ void workload_phase(double seconds) {
     book_clear(load.now);
     count_members();
     work.busy = work.scheduled = 0;
-    work.publishing = true;
+    work.publishing = load.job.workload != CONNECT && load.job.workload != STORM; /* those end by nothing but their last */
     load.phase.began = load.phase.ended = load.now;
     work.until = load.now + (uint64_t)(seconds * 1e6);
     load.phase.cpu = cpu_seconds();
     start();
     for (uint64_t next_look = load.now + LOOK; !is_over();) {
-        uint64_t until = work.publishing && load.job.turns == 0 && work.until < next_look ? work.until : next_look;
+        bool ends_before = work.publishing && load.job.turns == 0 && work.until > load.now && work.until < next_look;
+        uint64_t until = ends_before ? work.until : next_look;
         poll_once(until);
         if (load.now < next_look) continue;
         next_look = load.now + LOOK;

@@ -108,30 +108,21 @@ def _held(host: str, port: int) -> Iterator[int]:
     Raises OSError if another program listens there.
     """
     with ExitStack() as stack:
-        infos = dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
-        for family, kind, protocol, _, address in infos:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
             if port:
                 # Another service of the same user that shares the port as we do would be let in, and get half of our clients.
-                _bound(family, kind, protocol, (address[0], port, *address[2:]), shared=False).close()
-            mine = stack.enter_context(_bound(family, kind, protocol, (address[0], port, *address[2:]), shared=True))
-            port = mine.getsockname()[1]
+                _bound(family, (address[0], port, *address[2:]), shared=False).close()
+            port = stack.enter_context(_bound(family, (address[0], port, *address[2:]), shared=True)).getsockname()[1]
         yield port
 
 
-def _bound(
-    family: socket.AddressFamily,
-    kind: socket.SocketKind,
-    protocol: int,
-    address: tuple[str | int, ...],
-    *,
-    shared: bool,
-) -> socket.socket:
+def _bound(family: socket.AddressFamily, address: tuple[str | int | bytes, ...], *, shared: bool) -> socket.socket:
     """A socket with the options that the workers' listeners have."""
-    bound = socket.socket(family, kind, protocol)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind(address)

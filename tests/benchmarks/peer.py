@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.build import build
+from benchmarks.build import build, can_sanitize
 
 CONTINUATION, TEXT, CLOSE, PING, PONG = 0, 1, 8, 9, 10
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -221,10 +222,16 @@ def job_file(directory: Path, port: int, *lines: tuple[str, object]) -> Path:
     return path
 
 
+@functools.cache
+def programs(sanitize: bool) -> Path:
+    """The folder of the compiled programs: such that watch themselves if that is wanted and the compiler can."""
+    return build(sanitize=sanitize and can_sanitize())
+
+
 @asynccontextmanager
 async def started(job: Path, *, sanitize: bool = True) -> AsyncIterator[asyncio.subprocess.Process]:
     """The load client at this job, all of its streams in the test's hands."""
-    folder = await asyncio.to_thread(build, sanitize=sanitize)
+    folder = await asyncio.to_thread(programs, sanitize)
     process = await asyncio.create_subprocess_exec(
         str(folder / "load"),
         str(job),
@@ -261,7 +268,7 @@ async def load(job: Path, peer: Peer | None = None, *, sanitize: bool = True) ->
 @asynccontextmanager
 async def limit() -> AsyncIterator[int]:
     """The limit server, watching itself; its port."""
-    folder = await asyncio.to_thread(build, sanitize=True)
+    folder = await asyncio.to_thread(programs, True)
     process = await asyncio.create_subprocess_exec(
         str(folder / "limit"),
         "0",

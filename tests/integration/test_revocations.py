@@ -19,7 +19,7 @@ from service.realtime.control_messages import REVOKING_TENANTS, encode, revocati
 from service.realtime.revocation_lists import Keeping
 from service.realtime.revocations import AHEAD
 from service.web.api import MAX_AHEAD
-from tests.harness import DEADLINE, OTHER_API_KEY, Running, eventually, serving, token
+from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, eventually, serving, token
 from tests.integration.api_client import post
 from tests.integration.cluster import BUSES, SOON, away, cluster, ends, old, refused
 from tests.shared_broker import Bus, Line, SharedBroker
@@ -83,6 +83,21 @@ async def test_a_revocation_that_was_not_delivered_is_read_after_the_interruptio
             second.line.mend()
             async with asyncio.timeout(SOON):
                 assert await ann.closed() == 4401
+
+
+async def test_one_that_nobody_noticed_is_found_at_the_next_beat(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the channel of a tenant that the node follows already."""
+    monkeypatch.setattr(control, "BEAT", 0.1)
+    async with cluster(make_bus) as nodes:
+        first, second = nodes.members
+        await post(first.server, "/tokens/revoke", {"jti": "t"})
+        await eventually(lambda: names(second.server) == {"t"})
+        await eventually(lambda: second.revoked.following.epoch != "")
+        second.line.cut()  # calls still go through, and nobody tells of an interruption
+        await post(first.server, "/tokens/revoke", {"jti": "u"})
+        await eventually(lambda: names(second.server) == {"t", "u"})
 
 
 def slow(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +315,28 @@ async def test_a_revocation_under_another_tenants_name_is_not_taken(make_bus: Ca
         assert names(second.server) == {"t", "v"}
         await nodes.bus.lose_everything()
         await eventually(lambda: not second.revoked.missing)
+
+
+async def test_what_cannot_be_read_keeps_nothing_from_being_put_back() -> None:
+    bus = SharedBroker()
+    async with cluster(lambda: bus, 1) as nodes:
+        (member,) = nodes.members
+        await post(member.server, "/tokens/revoke", {"jti": "t"})
+        bad = Publication(REVOCATIONS, "r", "b", Delivery.LATEST, b"no JSON", None, 0, "k", Retention(1, 60))
+        await member.line.publish(bad)  # in place of the other
+        await bus.fail_over()
+        await eventually(lambda: not member.revoked.following._behind and not member.revoked.missing)
+        (stands,) = (await member.line.snapshot(REVOCATIONS, None, 0, 0)).state[-1:]
+        assert stands.key == "t"
+        assert not [name for name in await member.server.metrics() if "task_deaths_total{" in name]
+
+
+async def test_revoking_takes_no_channel_from_the_in_memory_brokers_bound() -> None:
+    async with serving(broker_settings={"channels": 1}) as server, server.client() as ann:
+        await ann.subscribe("room:1")
+        for key in (API_KEY, OTHER_API_KEY):
+            await post(server, "/tokens/revoke", {"jti": "t"}, key=key)
+        assert (await ann.ask("subscribe", channel="room:2"))["code"] == "broker_unavailable"
 
 
 # --- clocks --------------------------------------------------------------------------------------------------------------

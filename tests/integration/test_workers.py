@@ -106,11 +106,13 @@ class Command:
         return status
 
     async def end(self) -> None:
-        """Kills what is left of it."""
+        """Kills what is left of it, also workers whose parent has gone."""
         if self._process is None:
             return
-        for pid in [*children(self.pid), self.pid] if self.process.returncode is None else []:
-            with suppress(ProcessLookupError):
+        if self.process.returncode is None:
+            self.process.kill()
+        for pid in {entry["pid"] for entry in self.log if "pid" in entry}:
+            if is_alive(pid) and self.arguments[0] in command_line(pid):
                 os.kill(pid, signal.SIGKILL)
         await self.ended()
 
@@ -137,6 +139,11 @@ def children(pid: int) -> list[int]:
 
 def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def command_line(pid: int) -> list[str]:
+    """The words that it was started with: a number may be another process's by now."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 def is_alive(pid: int) -> bool:
@@ -374,9 +381,11 @@ async def test_a_worker_that_drains_takes_no_new_connection_and_is_replaced() ->
         victim = 2
         port, pid = there.serving()[0]["port"], there.pids[victim]
         os.kill(pid, signal.SIGTERM)
-        await seen(lambda: listeners(port) == WORKERS - 1, lambda: listeners(port))
-        status, body = await there.ops(victim, "readyz")
-        assert (status, json.loads(body)["reasons"][0]["code"]) == (503, "draining")
+        async with asyncio.timeout(SOON):
+            while (told := await there.ops(victim, "readyz"))[0] == 200:
+                pass
+        assert listeners(port) == WORKERS - 1, "at the very moment at which it is not ready any more"
+        assert json.loads(told[1])["reasons"][0]["code"] == "draining"
         clients = [await there.connect(f"f{number}") for number in range(CROWD)]
         assert len(clients) == CROWD
         assert there.run.told("a worker has ended") == []

@@ -1,0 +1,114 @@
+"""Two revisions of Tidewire in one run: how a change to the hot path is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Workload
+from benchmarks.figures import Figures, Spread, digits
+from benchmarks.peers.peer import CHECKOUT, TOOLS
+from benchmarks.peers.tidewire import Tidewire
+
+AFTER, BEFORE = "tidewire", "before"
+NOTICEABLE = 0.02
+"""A smaller change of the median is none, whatever the rounds say."""
+
+
+class Before(Tidewire):
+    """Another revision, with the Python and the libraries of this one."""
+
+    name = BEFORE
+    title = "Tidewire before"
+
+
+class UnknownRevisionError(Exception):
+    """Git does not know the revision; the text says what it said."""
+
+
+@contextmanager
+def checked_out(revision: str) -> Iterator[Path]:
+    """A worktree of that revision below build/, removed afterwards. Raises UnknownRevisionError."""
+    commit = _git("rev-parse", "--verify", "--short", f"{revision}^{{commit}}").strip()
+    folder = TOOLS / "compare" / commit
+    _git("worktree", "prune")
+    if not folder.exists():
+        _git("worktree", "add", "--detach", "--quiet", str(folder), commit)
+    try:
+        yield folder
+    finally:
+        _git("worktree", "remove", "--force", str(folder))
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnknownRevisionError(f"git {words[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def verdict(gain: Spread) -> str:
+    """What a ratio before ÷ after says: only when all rounds agree is it a change."""
+    if gain.rounds < 2:
+        return "one round says nothing"
+    if gain.low > 1 and gain.median >= 1 + NOTICEABLE:
+        return "cheaper"
+    if gain.high < 1 and gain.median <= 1 - NOTICEABLE:
+        return "dearer"
+    return "no difference"
+
+
+def compared(figures: Figures, workloads: Sequence[Workload]) -> list[dict[str, Any]]:
+    """For each workload and case: how much cheaper it has become, and what else has changed."""
+    found = []
+    for workload in workloads:
+        for case in workload.cases:
+            at: dict[str, Any] = {"workload": workload.name, "case": case.name}
+            gain = figures.ratio(workload.name, AFTER, BEFORE, case.name)
+            if gain is None:
+                failures = [f for peer in (AFTER, BEFORE) for f in figures.failures(workload.name, peer, case.name)]
+                found.append(at | {"verdict": "not measured", "failures": failures})
+                continue
+            at |= {"before_over_after": gain.json(), "verdict": verdict(gain)}
+            for name, peer in (("before", BEFORE), ("after", AFTER)):
+                cost = figures.cost(workload.name, peer, case.name)
+                at[f"cost_us_{name}"] = None if cost is None else digits(cost.median)
+                if workload.unit == "connection-second":
+                    memory = figures.memory(workload.name, peer, case.name)
+                    at[f"bytes_per_connection_{name}"] = None if memory is None else digits(memory.median)
+                if workload.unit == "delivery":
+                    p99 = figures.latency(workload.name, peer, "p99", case.name)
+                    at[f"p99_us_{name}"] = None if p99 is None else digits(p99.median)
+            at["lost"] = {peer: figures.lost(workload.name, peer, case.name) for peer in (BEFORE, AFTER)}
+            found.append(at)
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """For a terminal."""
+    rows = ["before ÷ after of the processor time (above 1: cheaper now)", ""]
+    for one in found:
+        name = one["workload"] if one["case"] == one["workload"] else f"{one['workload']}, {one['case']}"
+        gain = one.get("before_over_after")
+        if gain is None:
+            rows.append(f"{name:22} not measured: {'; '.join(one['failures'])}")
+            continue
+        spread = f"{gain['median']:.3f}  ({gain['low']:.3f} to {gain['high']:.3f}, {gain['rounds']} rounds)"
+        cost = f"{one['cost_us_before']} → {one['cost_us_after']} µs"
+        memory = "bytes_per_connection_before" in one
+        more = (
+            f", {one['bytes_per_connection_before']:.0f} → {one['bytes_per_connection_after']:.0f} B" if memory else ""
+        )
+        lost = f", LOST {one['lost']}" if any(one["lost"].values()) else ""
+        rows.append(f"{name:22} {spread}  {cost}{more}  {one['verdict']}{lost}")
+    return "\n".join(rows)
+
+
+def write(found: Sequence[dict[str, Any]], versions: dict[str, str], samples: list[dict[str, Any]], file: Path) -> None:
+    """For a program."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"versions": versions, "compared": list(found), "samples": samples}, indent=1) + "\n")

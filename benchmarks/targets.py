@@ -1,0 +1,111 @@
+"""What Tidewire is to reach, and what is asked of a run to tell. Ratios are of one run and paired; none is an absolute time
+of this machine but those that a user feels (p99) and pays (memory, a connection)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from benchmarks.figures import Figures, Spread
+
+State: TypeAlias = Literal["goal met", "floor met", "missed", "not measured"]
+Figure: TypeAlias = Callable[[Figures], Spread | None]
+
+KIB = 1_024
+_US = "tidewire"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One line of the table."""
+
+    title: str
+    floor: float
+    goal: float
+    figure: Figure
+    workload: str
+    unit: str = "×"
+    less_is_better: bool = False
+
+    def state(self, figures: Figures) -> tuple[State, Spread | None, str]:
+        """How it stands: the median counts. With a word on why, where that is needed."""
+        found = self.figure(figures)
+        if found is None:
+            return "not measured", None, ""
+        if lost := self._lost(figures):
+            return "missed", found, f"{lost} deliveries lost"
+        if self._reaches(found.median, self.goal):
+            return "goal met", found, ""
+        return ("floor met" if self._reaches(found.median, self.floor) else "missed"), found, ""
+
+    def _reaches(self, value: float, limit: float) -> bool:
+        return value <= limit if self.less_is_better else value >= limit
+
+    def _lost(self, figures: Figures) -> int:
+        """Of Tidewire: work that was not done costs nothing."""
+        return sum(s.lost for s in figures.samples if s.workload == self.workload and s.peer.startswith(_US))
+
+
+def _against(workload: str, peer: str) -> Figure:
+    return lambda figures: figures.ratio(workload, _US, peer)
+
+
+def _in(unit: float, spread: Spread | None) -> Spread | None:
+    return None if spread is None else spread.over(unit)
+
+
+TARGETS = (
+    Target("fan-out, one under way, against C", 0.70, 0.85, _against("fanout1", "limit"), "fanout1"),
+    Target("… against Node ws", 1.15, 1.4, _against("fanout1", "ws"), "fanout1"),
+    Target("… against Socket.IO", 1.6, 1.8, _against("fanout1", "socketio"), "fanout1"),
+    Target("… against Nchan", 1.1, 1.2, _against("fanout1", "nchan"), "fanout1"),
+    Target("… against Centrifugo", 1.0, 1.3, _against("fanout1", "centrifugo"), "fanout1"),
+    Target("fan-out, 16 under way, against C", 8, 10, _against("fanout16", "limit"), "fanout16"),
+    Target("… against Node ws", 10, 15, _against("fanout16", "ws"), "fanout16"),
+    Target("… against uWebSockets", 0.9, 1.1, _against("fanout16", "uws"), "fanout16"),
+    Target(
+        "500 000 deliveries/s on one core, p99",
+        25,
+        15,
+        lambda figures: _in(1_000, figures.latency("rate500", _US, "p99")),
+        "rate500",
+        "ms",
+        less_is_better=True,
+    ),
+    Target("rooms, all publish, against C", 0.65, 0.8, _against("rooms", "limit"), "rooms"),
+    Target(
+        "… through Redis, against without",
+        0.9,
+        1.0,
+        lambda figures: figures.ratio("rooms_redis", "tidewire-redis", _US),
+        "rooms_redis",
+    ),
+    Target(
+        "RSS an idle authenticated connection with one subscription",
+        5,
+        3,
+        lambda figures: _in(KIB, figures.memory("idle", _US)),
+        "idle",
+        "KiB",
+        less_is_better=True,
+    ),
+    Target("processor time a connection", 120, 80, lambda figures: figures.cost("connect", _US), "connect", "µs", True),
+    Target(
+        "compressed broadcast against plain",
+        0.9,
+        1.0,
+        lambda figures: figures.ratio("compressed", _US, _US, "deflate", "plain"),
+        "compressed",
+    ),
+    Target(
+        "schema-validated publish, extra",
+        3,
+        1.5,
+        lambda figures: figures.extra("validated", _US, "checked", "unchecked"),
+        "validated",
+        "µs",
+        less_is_better=True,
+    ),
+)
+"""In the order of the report."""
