@@ -6,7 +6,9 @@ taking turns with the others, so that the loop is never held for long and no sma
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from service.core.clock import Clock
@@ -34,10 +36,12 @@ class Peer(Protocol):
 class Turn:
     """Runs at most once in a turn of the loop, behind what the turn has read."""
 
-    __slots__ = ("_clock", "_is_due", "_peers", "_rooms")
+    __slots__ = ("_clock", "_is_due", "_peers", "_rooms", "_soon")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._clock = clock
+        self._soon = soon or _soon
+        """Has something called in the next turn of the loop."""
         self._rooms: deque[Room] = deque()
         self._peers: list[Peer] = []
         self._is_due = False
@@ -47,14 +51,14 @@ class Turn:
         self._rooms.append(room)
         if not self._is_due:
             self._is_due = True
-            self._clock.call_later(0.0, self._run)
+            self._soon(self._run)
 
     def flush_later(self, peer: Peer) -> None:
         """Has the peer flush at the end of this turn."""
         self._peers.append(peer)
         if not self._is_due:
             self._is_due = True
-            self._clock.call_later(0.0, self._run)
+            self._soon(self._run)
 
     def _run(self) -> None:
         rooms = self._rooms
@@ -71,4 +75,8 @@ class Turn:
             peer.flush()
         self._is_due = bool(rooms or self._peers)
         if self._is_due:
-            self._clock.call_later(0.0, self._run)
+            self._soon(self._run)
+
+
+def _soon(callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(callback)

@@ -68,7 +68,11 @@ def clock() -> FakeClock:
 @pytest.fixture
 def room(clock: FakeClock) -> Room:
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    return Hub(Ways(clock, Metrics(), Turn(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    return Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+
+
+def turn_of(clock: FakeClock) -> Turn:
+    return Turn(clock, lambda callback: clock.call_later(0.0, callback))
 
 
 def enter(room: Room, member: Member) -> Member:
@@ -180,7 +184,7 @@ def crowd(room: Room, size: int) -> list[Member]:
 
 
 def test_a_huge_room_goes_out_in_slices_and_a_small_one_does_not_wait_for_it(clock: FakeClock) -> None:
-    hub = Hub(Ways(clock, Metrics(), Turn(clock), Press(Compression()), most_batch=100))
+    hub = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100))
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     huge, small = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
     many, one = crowd(huge, 5 * SLICE), enter(small, Member())
@@ -205,7 +209,7 @@ class Stepper(FakeClock):
 def test_fan_outs_give_the_loop_back_after_their_budget() -> None:
     clock = Stepper()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(Ways(clock, Metrics(), Turn(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    room = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
     members = crowd(room, 5 * SLICE)
     for member in members:
         member.meanwhile = lambda: clock.advance(BUDGET / SLICE / 1.5)
@@ -223,7 +227,7 @@ def halfway(monkeypatch: pytest.MonkeyPatch) -> tuple[Room, list[Member]]:
     monkeypatch.setattr("service.realtime.turn.BUDGET", -1.0)  # one slice a turn
     clock = Stepper()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(Ways(clock, Metrics(), Turn(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    room = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
     members = crowd(room, 2 * SLICE)
     room.push(frame("1"), 0.0)
     clock.step()
