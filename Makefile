@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,15 @@ test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,�
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(FLAVOUR),--store $(FLAVOUR)) $(if $(SOAK),--soak $(SOAK))
+
+bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
+	@scripts/setup.sh quick
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers $(PEERS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(COMPARE),--compare $(COMPARE))
+
+bench-quick: ## measure beside a bare C loop only (1 min); a line of JSON for each workload; ONLY=workload,…
+	@scripts/setup.sh quick
+	@$(BIN)/python -m benchmarks --quick $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 check: ## check format, lint, types, import directions, generated files and locks
 	@scripts/setup.sh dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -47,8 +48,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         unknown = set(_names(getattr(asked, option))) - set(known)
         if unknown:
             parser.error(f"--{option}: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    if asked.rounds < 1 or (asked.seconds is not None and asked.seconds <= 0) or (asked.connections or 1) < 1:
-        parser.error("--rounds, --seconds and --connections are at least 1, more than 0 and at least 1")
+    for option in ("rounds", "seconds", "connections", "minutes"):
+        if (figure := getattr(asked, option)) is not None and figure <= 0:
+            parser.error(f"--{option}: {figure:g} is not more than 0")
     return asked
 
 
@@ -157,6 +159,8 @@ def _judged(samples: Sequence[Sample]) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code."""
     asked = arguments(words)
+    # Whoever ends us ends what we have started, as with an interrupt.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return asyncio.run(compared(asked) if asked.compare is not None else measured(asked))
     except (BuildError, compare.UnknownRevisionError) as error:
@@ -164,6 +168,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

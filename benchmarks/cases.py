@@ -59,6 +59,10 @@ class Case:
             active=max(1, round(self.active * share)) if self.active else 0,
         )
 
+    def label(self, workload: str) -> str:
+        """What people call it: the workload's name alone, if it is the only case."""
+        return workload if self.name == workload else f"{workload} {self.name}"
+
     @property
     def everyone(self) -> int:
         """Connections, the slow ones too."""
@@ -178,7 +182,7 @@ WORKLOADS: dict[str, Workload] = {
             "echo with a JSON Schema for the data and without",
             "delivery",
             tuple(
-                Case(name, "echo", 100, rooms=100, event="checked" if name == "checked" else "plain")
+                Case(name, "echo", 100, rooms=100, seconds=3.0, event="checked" if name == "checked" else "plain")
                 for name in ("unchecked", "checked")
             ),
             _TIDEWIRE,

@@ -67,7 +67,7 @@ def compared(figures: Figures, workloads: Sequence[Workload]) -> list[dict[str, 
     found = []
     for workload in workloads:
         for case in workload.cases:
-            at: dict[str, Any] = {"workload": workload.name, "case": case.name}
+            at: dict[str, Any] = {"workload": workload.name, "case": case.name, "label": case.label(workload.name)}
             gain = figures.ratio(workload.name, AFTER, BEFORE, case.name)
             if gain is None:
                 failures = [f for peer in (AFTER, BEFORE) for f in figures.failures(workload.name, peer, case.name)]
@@ -92,7 +92,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     """For a terminal."""
     rows = ["before ÷ after of the processor time (above 1: cheaper now)", ""]
     for one in found:
-        name = one["workload"] if one["case"] == one["workload"] else f"{one['workload']}, {one['case']}"
+        name = one["label"]
         gain = one.get("before_over_after")
         if gain is None:
             rows.append(f"{name:22} not measured: {'; '.join(one['failures'])}")

@@ -146,6 +146,10 @@ class Figures:
         """Deliveries that did not come, over all rounds."""
         return sum(sample.lost for sample in self.of(workload, peer, case))
 
+    def slow_closed(self, workload: str, peer: str, case: str | None = None) -> int:
+        """Connections that had stopped reading and that the server closed, over all rounds."""
+        return sum(s.report["slow"]["closed"] for s in self.of(workload, peer, case) if s.failure is None)
+
     def failures(self, workload: str, peer: str, case: str | None = None) -> list[str]:
         """Why rounds have no figures, each reason once."""
         return list(dict.fromkeys(s.failure for s in self.of(workload, peer, case) if s.failure is not None))

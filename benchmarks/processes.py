@@ -82,25 +82,34 @@ class Usage:
 
 def usage(pid: int) -> Usage:
     """As the kernel counts it, in steps of 10 ms and 4 KiB. Raises ProcessLookupError when there is no such process."""
-    parents: dict[int, int] = {}
-    figures: dict[int, Usage] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            # The name may hold anything, brackets too; the fields behind it may not.
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended while we looked
-        number = int(entry.name)
-        parents[number] = int(fields[1])
-        figures[number] = Usage(sum(map(int, fields[11:15])) / TICKS, int(fields[21]) * PAGE)
+    processes = _processes()
+    parents = {number: int(fields[1]) for number, fields in processes.items()}
+    figures = {
+        number: Usage(sum(map(int, fields[11:15])) / TICKS, int(fields[21]) * PAGE)
+        for number, fields in processes.items()
+    }
     if pid not in figures:
         raise ProcessLookupError(f"no process {pid}")
     family = {pid}
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
     return Usage(sum(figures[member].cpu for member in family), sum(figures[member].rss for member in family))
+
+
+def _processes() -> dict[int, list[str]]:
+    """Every process with the fields of its `stat` from the state on (proc(5))."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            # One that ended while we looked is none. A name may hold anything, brackets too; the fields behind it may not.
+            with suppress(OSError):
+                found[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
+    return found
+
+
+def _members(group: int) -> list[int]:
+    """Of a process group, those that have not ended: one that waits to be reaped has."""
+    return [pid for pid, fields in _processes().items() if int(fields[2]) == group and fields[0] not in "ZX"]
 
 
 @dataclass(slots=True)
@@ -176,6 +185,10 @@ class Program:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
+        for _ in range(round(END / _POLL)):
+            if not _members(self.process.pid):
+                return
+            await asyncio.sleep(_POLL)
 
     def _failed(self, what: str) -> FailedError:
         written = self.log.read_text(errors="replace")[-800:].strip()

@@ -68,6 +68,8 @@ def summary(results: Results, workload: Workload, case: Case, peer: str) -> dict
         found["bytes_per_connection"] = figures.memory(*at)
     written: dict[str, Any] = {key: spread.json() for key, spread in found.items() if spread is not None}
     written["lost"] = figures.lost(*at)
+    if case.slow:
+        written["slow_closed"] = figures.slow_closed(*at)
     if failures := figures.failures(*at):
         written["failures"] = failures
     return written
@@ -121,8 +123,7 @@ def lines(results: Results) -> list[str]:
             found = summary(results, workload, case, _OURS[0])
             medians = {key: value["median"] if isinstance(value, dict) else value for key, value in found.items()}
             rounds = found["cost_us"]["rounds"] if "cost_us" in found else 0
-            name = workload.name if case.name == workload.name else f"{workload.name}.{case.name}"
-            written.append(json.dumps({"workload": name, **medians, "rounds": rounds}))
+            written.append(json.dumps({"workload": case.label(workload.name), **medians, "rounds": rounds}))
     return written
 
 
@@ -247,7 +248,8 @@ def _workload_table(results: Results, workload: Workload) -> str:
             found = summary(results, workload, case, peer)
             label = results.titles[peer] + ("" if len(workload.cases) == 1 else f", {case.name}")
             cells = [_cell(found.get(key), by) for key, _, by in columns]
-            notes = [f"{found['lost']:,} lost"] if found["lost"] else []
+            notes = [f"{found['lost']} lost"] if found["lost"] else []
+            notes += [f"{found['slow_closed']} slow readers closed"] if case.slow else []
             notes += [_one_line(failure) for failure in found.get("failures", [])]
             rows.append((label, *cells, "; ".join(notes)))
     return _table(("", *(title for _, title, _ in columns), ""), rows)

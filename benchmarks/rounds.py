@@ -70,7 +70,9 @@ class Rounds:
     async def _everyone(self, workload: Workload, round_: int) -> None:
         for peer, number in self.plan.order(workload, round_):
             case = workload.cases[number]
-            self.progress.begins(f"round {round_ + 1}/{self.plan.rounds} · {workload.name} {case.name} · {peer.title}")
+            self.progress.begins(f"round {round_ + 1}/{self.plan.rounds} · {case.label(workload.name)} · {peer.title}")
             sample = await self.stage.measure(workload, case, peer, round_)
             self.samples.append(sample)
-            self.progress.ends(None if sample.failure is None else f"{peer.title}, {case.name}: {sample.failure}")
+            self.progress.ends(
+                None if sample.failure is None else f"{peer.title}, {case.label(workload.name)}: {sample.failure}"
+            )

@@ -9,13 +9,12 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include "accept.h"
 #include "frame.h"
 #include "load.h"
 
-enum { READ_SPACE = 256 << 10, MESSAGE_LIMIT = 64 << 20, HEAD_OF_UPGRADE_LIMIT = 64 << 10 };
+enum { READ_SPACE = 256 << 10, HEAD_OF_UPGRADE_LIMIT = 64 << 10 };
 
 static struct {
     struct buffer input; /* bytes of the connection that is being read */
@@ -54,8 +53,7 @@ static void discard(struct connection *connection) {
     free(connection->held.at);
     free(connection->out.at);
     free(connection->message.at);
-    if (connection->inflater) inflateEnd(connection->inflater);
-    free(connection->inflater);
+    inflate_end(connection);
     *connection = (struct connection){
         .fd = -1, .number = connection->number, .room = connection->room, .slow = connection->slow, .dirty = connection->dirty,
         .stamp = connection->stamp,
@@ -102,8 +100,8 @@ void connection_update(struct connection *connection) {
 static void flush(struct connection *connection) {
     if (connection->state == CLOSED || connection->state == CONNECTING) return;
     while (connection->sent < connection->out.size) {
-        ssize_t sent =
-            send(connection->fd, connection->out.at + connection->sent, connection->out.size - connection->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        size_t left = connection->out.size - connection->sent;
+        ssize_t sent = send(connection->fd, connection->out.at + connection->sent, left, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno == EINTR) continue;
         if (sent < 0 && errno == EAGAIN) break;
         if (sent < 0) {
@@ -264,7 +262,8 @@ static void check_deflate(struct connection *connection, const char *head) {
         if (found) refuse(connection, "the server chose an extension that was not offered");
         return;
     }
-    if (found == NULL || memmem(found, size, "permessage-deflate", 18) == NULL) refuse(connection, "the server did not accept permessage-deflate");
+    if (found == NULL || memmem(found, size, "permessage-deflate", 18) == NULL)
+        refuse(connection, "the server did not accept permessage-deflate");
     connection->takeover = memmem(found, size, "server_no_context_takeover", 26) == NULL;
 }
 
@@ -331,59 +330,6 @@ static size_t take_upgrade(struct connection *connection, const char *bytes, siz
     send_steps(connection);
     joined_if_so(connection);
     return head_size + 2;
-}
-
-/* --- compressed messages, RFC 7692 --- */
-
-static z_stream *new_inflater(void) {
-    z_stream *stream = calloc(1, sizeof *stream);
-    if (stream == NULL || inflateInit2(stream, -15) != Z_OK) die("there is no memory to inflate");
-    return stream;
-}
-
-static void inflate_into(struct connection *connection, z_stream *stream, const char *payload, size_t size, struct buffer *text) {
-    static const char tail[4] = {0, 0, (char)0xff, (char)0xff}; /* what the sender has left out, section 7.2.2 */
-    const char *parts[] = {payload, tail};
-    size_t sizes[] = {size, sizeof tail};
-    for (int n = 0; n < 2; n++) {
-        stream->next_in = (Bytef *)(uintptr_t)parts[n]; /* zlib writes nothing there, it lacks the const */
-        stream->avail_in = (uInt)sizes[n];
-        int result;
-        do {
-            stream->next_out = (Bytef *)buffer_grow(text, 4096);
-            stream->avail_out = (uInt)(text->space - text->size);
-            result = inflate(stream, Z_SYNC_FLUSH);
-            text->size = (size_t)((char *)stream->next_out - text->at);
-            if (text->size > MESSAGE_LIMIT) refuse(connection, "a compressed message has no end");
-        } while (result == Z_OK && (stream->avail_in || stream->avail_out == 0));
-        if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END) refuse(connection, "a compressed message cannot be inflated");
-    }
-}
-
-/* The text of a compressed message. Those without context that go to many are the same bytes: a few are remembered. */
-static const struct buffer *inflated(struct connection *connection, const char *payload, size_t size) {
-    enum { REMEMBERED = 16 };
-    static struct { struct buffer payload, text; } known[REMEMBERED];
-    static unsigned latest;
-    static z_stream *stream;
-    static struct buffer text;
-    if (connection->takeover) {
-        if (connection->inflater == NULL) connection->inflater = new_inflater();
-        text.size = 0;
-        inflate_into(connection, connection->inflater, payload, size, &text);
-        return &text;
-    }
-    for (unsigned back = 0; back < REMEMBERED; back++) {
-        unsigned n = (latest - back) % REMEMBERED;
-        if (known[n].payload.size == size && size && memcmp(known[n].payload.at, payload, size) == 0) return &known[n].text;
-    }
-    if (stream == NULL) stream = new_inflater();
-    latest = (latest + 1) % REMEMBERED;
-    known[latest].payload.size = known[latest].text.size = 0;
-    buffer_add(&known[latest].payload, payload, size);
-    inflateReset(stream);
-    inflate_into(connection, stream, payload, size, &known[latest].text);
-    return &known[latest].text;
 }
 
 /* --- frames --- */

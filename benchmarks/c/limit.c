@@ -110,7 +110,8 @@ static bool upgrade(struct member *member, const char *head, size_t size) {
     member->upgraded = true;
     join(member);
     int answer_size = snprintf(answer, sizeof answer,
-                               "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+                               "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                               "Sec-WebSocket-Accept: %s\r\n\r\n",
                                accept);
     give(member, (const uint8_t *)answer, (size_t)answer_size);
     return true;

@@ -11,6 +11,7 @@
 
 static const uint64_t EPOCH = 1000000000000000; /* µs, added to CLOCK_MONOTONIC: makes every time 16 digits long */
 
+enum { MESSAGE_LIMIT = 64 << 20 }; /* bytes */
 enum state { CLOSED, CONNECTING, UPGRADING, OPENING, JOINED };
 enum kind { CONNECTION, HTTP, GATE, TIMER }; /* of a file in epoll */
 
@@ -70,6 +71,11 @@ void connection_handle(struct connection *connection, uint32_t events);
 void connection_send_text(struct connection *connection, const char *text, size_t size);
 void connection_update(struct connection *connection); /* slow ones stop reading, and read again when all is over */
 void connections_flush(void); /* sends what has been queued since the last time */
+
+/* --- inflate.c --- */
+/* The text of a compressed message; it holds until the next one. */
+const struct buffer *inflated(struct connection *connection, const char *payload, size_t size);
+void inflate_end(struct connection *connection);
 
 /* --- http.c --- */
 void http_begin(void);

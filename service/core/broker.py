@@ -17,14 +17,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a publication."""
+class Receipt(Struct, frozen=True, gc=False):
+    """What became of a publication. A struct, as one is made for each."""
 
     id: str
     epoch: str
@@ -113,6 +114,9 @@ class Broker(Protocol):
         then delivers it to every node that has subscribed. Ephemeral events are delivered and forgotten, their ids too.
 
         The newest publication's retention holds for the whole stream (DURABLE) or state (LATEST).
+
+        The coroutine may be begun (`send(None)`) outside of any task, and finished inside one. Cancelled or closed at any
+        time, it leaves nothing behind but perhaps the event.
         """
 
     async def subscribe(self, channel: ChannelKey) -> None:

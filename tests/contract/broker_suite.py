@@ -6,10 +6,12 @@ class TestMyBroker(BrokerSuite):
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Generator
 from functools import partial
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -110,6 +112,55 @@ class Publisher:
         )
 
 
+class Begun:
+    """A coroutine whose first step is made outside of any task, for a task to go on with: what it waits for is passed on."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Receipt]) -> None:
+        self._coroutine = coroutine
+        self._began: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        assert asyncio.current_task() is None
+        self._step = partial(self._coroutine.send, None)
+        try:
+            self._waits_for = self._step()
+        except BaseException as ended:  # what the caller is to get
+            self._step = partial(_again, ended)
+            self._waits_for = None
+        self._began.set_result(None)
+
+    async def begun(self) -> None:
+        """Returns when the first step is made."""
+        await self._began
+
+    def close(self) -> None:
+        """Lets it go."""
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, None, Receipt]:
+        yield from self._began
+        while True:
+            try:
+                yield self._waits_for
+            except BaseException as error:  # the task is cancelled
+                self._step = partial(self._coroutine.throw, error)
+            try:
+                self._waits_for = self._step()
+            except StopIteration as end:
+                receipt: Receipt = end.value
+                return receipt
+            self._step = partial(self._coroutine.send, None)
+
+
+async def _finish(call: Begun) -> Receipt:
+    return await call
+
+
+def _again(ended: BaseException) -> Any:
+    raise ended
+
+
 def ids(events: object) -> list[str]:
     assert isinstance(events, list | tuple)
     return [event.id for event in events]
@@ -184,6 +235,39 @@ class BrokerSuite(ABC):
             await broker.start(RecordingSink())
 
     # --- publish ------------------------------------------------------------------------------------------------------
+
+    async def test_a_publish_can_be_begun_outside_of_a_task(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        calls = [Begun(publish.durable()), Begun(publish.latest("k")), Begun(publish.ephemeral())]
+        async with asyncio.timeout(10):
+            durable, latest, ephemeral = [await call for call in calls]
+        assert (durable.offset, latest.rev, ephemeral.epoch) == (1, 1, "")
+        await self.settled(broker)
+        assert sorted(sink.ids()) == ["m-1", "m-2", "m-3"]
+
+    async def test_a_publish_that_was_begun_outside_of_a_task_can_be_let_go(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        makers = (publish.durable, partial(publish.latest, "k"), publish.ephemeral)
+        dropped, cancelled = ([Begun(make()) for make in makers] for _ in range(2))
+        for call in (*dropped, *cancelled):
+            await call.begun()
+        for call in dropped:
+            call.close()
+        tasks = [asyncio.create_task(_finish(call)) for call in cancelled]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            last = await publish.durable(id="last")
+        await self.settled(broker)
+        offsets = [event.offset for event in sink.events if event.offset is not None]
+        assert offsets == list(range(1, (last.offset or 0) + 1))
+        assert sink.ids()[-1] == "last"
 
     async def test_offsets_of_durable_events_are_dense_from_one(self, publish: Publisher) -> None:
         receipts = [await publish.durable() for _ in range(25)]  # more than are kept

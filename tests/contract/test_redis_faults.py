@@ -19,7 +19,7 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, RecordingSink
+from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, Begun, RecordingSink
 from tests.contract.test_redis_broker import new_prefix, only, redis_broker, settled
 from tests.stores import FLAVOURS, Certificates, Flavour, RedisServer, shared_redis
 from tests.stores.process import free_port, until
@@ -158,6 +158,31 @@ async def test_calls_that_lose_their_connection_leave_the_loop_to_others(server:
             longest, before = max(longest, now - before), now
         assert longest < 0.2
         dense([call.result() for call in begun])
+
+
+@pytest.mark.parametrize("returns", [True, False], ids=["and it returns", "for good"])
+async def test_a_publish_begun_outside_of_a_task_while_the_server_is_away(server: RedisServer, returns: bool) -> None:
+    async with running(server.url, timeout=5.0 if returns else 0.3) as (broker, _):
+        server.kill()
+        await until(lambda: gone(broker), "the link is lost")
+        ephemeral = Publication(ROOM, "chat.typing", "e-1", Delivery.EPHEMERAL, b"{}", None, 0)
+        messages = (durable("m-1"), latest("v-1", "k"), ephemeral, durable("m-2"))
+        calls = [Begun(broker.publish(message)) for message in messages]
+        for call in calls:
+            await call.begun()
+        calls.pop().close()
+        assert broker.calls.waiting == len(calls)
+        if returns:
+            await server.restart()
+            assert [(await call).id for call in calls] == ["m-1", "v-1", "e-1"]
+        else:
+            for call in calls:
+                await refused(call)
+        assert broker.calls.waiting == 0
+
+
+async def gone(broker: RedisBroker) -> bool:
+    return only(broker).commands.link is None
 
 
 async def test_too_many_calls_are_refused_at_once(server: RedisServer) -> None:

@@ -33,7 +33,7 @@ USER, PASSWORD = "tidewire", "secret"
 RULES = (
     "~suite-*:* &suite-*:* -@all +ping +info +select +client|setname +script|load +evalsha"
     " +subscribe +unsubscribe +publish +pubsub|numsub"
-    " +time +get +set +del +pexpire +hget +hmget +hset +hdel +hgetall +hlen"
+    " +time +get +mget +set +del +pexpire +hget +hset +hdel +hgetall +hlen"
     " +xadd +xlen +xrange +xtrim +zadd +zcard +zpopmin +zrange +zrangebylex +zrem"
 )
 """docs/guarantees.md says the same, of `~tidewire:* &tidewire:*`."""

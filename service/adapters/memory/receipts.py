@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from service.core.broker import Receipt
 from service.core.channel import ChannelKey

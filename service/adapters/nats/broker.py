@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from service.adapters.nats.config import NatsConfig, Subjects, text
 from service.adapters.nats.link import Link, Unfit, unavailable
@@ -43,6 +43,8 @@ from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position, missed
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
+
+T = TypeVar("T")
 
 MOST_IN_BATCH = 300
 """Publications kept together; NATS takes at most 1 000 messages in a batch, and each of these is two, or three with a head."""
@@ -193,6 +195,13 @@ class NatsBroker:
 
         Raises ServiceError, also in place of TimeoutError.
         """
+        with self._counted() as sink, self._bounded():
+            async with asyncio.timeout(self._config.timeout):
+                yield sink
+
+    @contextmanager
+    def _counted(self) -> Iterator[EventSink]:
+        """Bounds calls in number, and measures them."""
         if self._sink is None:
             raise unavailable(f"the broker is {self._state}")
         if not self._link.usable:
@@ -204,25 +213,39 @@ class NatsBroker:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(self._config.timeout):
-                yield self._sink
-        except TimeoutError:
-            raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
+            yield self._sink
         finally:
             self._calls -= 1
             self._metrics.broker_seconds.observe(loop.time() - began)
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
+
+    async def _in_time(self, future: asyncio.Future[T]) -> T:
+        """Bounds a wait in time where there may be no task, which asyncio.timeout needs."""
+        timer = asyncio.get_running_loop().call_later(self._config.timeout, _expire, future)
+        try:
+            with self._bounded():
+                return await future
+        finally:
+            timer.cancel()
+            future.cancel()  # without effect on one that is done; else nobody will look at it any more
 
     # --- publishing -----------------------------------------------------------------------------------------------------
 
     async def publish(self, publication: Publication) -> Receipt:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
-        async with self.call():
+        with self._counted():
             if len(publication.data) > self.most_bytes:
                 raise ServiceError(ErrorCode.TOO_BIG, "NATS takes no event of this size; see its max_payload")
             if publication.delivery is Delivery.EPHEMERAL:
                 data = encode(entry(publication, milliseconds(self._clock)))
                 self._link.send(publish(self.subjects.ephemeral(publication.channel), data))
-                await self._link.settle()
+                await self._in_time(self._link.settle())
                 return Receipt(publication.id, epoch="")
             if publication.retention is None:
                 raise ValueError(f"a {publication.delivery.value} publication needs a retention")
@@ -230,7 +253,7 @@ class NatsBroker:
             self._queue.append(waiting)
             if self._writer is None or self._writer.done():
                 self._writer = asyncio.create_task(self._write(), name="nats publish")
-            return await waiting.done
+            return await self._in_time(waiting.done)
 
     async def _write(self) -> None:
         """Keeps what waits, as much of it together as goes into a batch: to NATS a batch costs much more than a message."""
@@ -644,6 +667,11 @@ class NatsBroker:
     def _in_use(self, tenant: str, name: str, head: Head) -> bool:
         now = milliseconds(self._clock)
         return ChannelKey(tenant, name) in self._subscriptions or head.has_history(now) or head.has_state(now)
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
 
 
 def _is_over(head: Head, heard: Heard, doubted: bool) -> bool:

@@ -171,15 +171,15 @@ class Link:
         """Asks something whose answer is of no interest. Raises as `send`."""
         self.send(wire.publish(subject, payload, f"{self._inbox}.0"))
 
-    async def settle(self) -> None:
-        """Returns when the server has dealt with everything sent before.
+    def settle(self) -> asyncio.Future[None]:
+        """Done when the server has dealt with everything sent before.
 
-        Raises ServiceError when there is no connection, or it ends before.
+        Raises ServiceError when there is no connection; the future does so when it ends before.
         """
         pong: asyncio.Future[None] = self._loop.create_future()
         self.send(wire.PING)
         self._pongs.append(pong)
-        await pong
+        return pong
 
     def subscribe(self, subject: str, handler: Handler) -> int:
         """Asks for a subject's messages; once `settle` has returned the server passes them on, unless `check_permitted`

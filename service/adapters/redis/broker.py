@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import structlog
 
 from service.adapters.redis import wire
 from service.adapters.redis.calls import Calls
-from service.adapters.redis.config import Keys, RedisConfig, milliseconds, namer
+from service.adapters.redis.config import Keys, RedisConfig, namer
+from service.adapters.redis.link import pack
+from service.adapters.redis.publishing import Forms
 from service.adapters.redis.scripts import HISTORY, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
@@ -31,6 +34,8 @@ ENTER_SECONDS = 1.0
 """For entering a channel into its tenant's index."""
 PAGE_BYTES = 4_194_304
 """After which a page ends early: it is cut to less anyway where it is sent."""
+
+_DURABLE, _EPHEMERAL = Delivery.DURABLE, Delivery.EPHEMERAL  # members of an Enum are slow to look up
 
 _log = structlog.get_logger("redis")
 
@@ -48,8 +53,14 @@ class RedisBroker:
         self.shards = Shards(config, metrics, on_message=self._deliver, on_interrupted=self._interrupted)
         self.calls = Calls(config, metrics, self.shards)
         self._index = Keys(config.prefix)
-        self._window = milliseconds(config.idempotency_window)
         self._publish = "SPUBLISH" if self.shards.is_cluster else "PUBLISH"
+        self._forms = Forms(
+            self.names,
+            seed=self.calls.seed,
+            position_ttl=self.calls.position_ttl,
+            idempotency_window=config.idempotency_window,
+            publish=self._publish,
+        )
         self._sink: EventSink | None = None
         self._channels: dict[bytes, ChannelKey] = {}
 
@@ -81,39 +92,21 @@ class RedisBroker:
 
     async def publish(self, publication: Publication) -> Receipt:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
-        names = self.names(publication.channel)
-        if publication.delivery is Delivery.EPHEMERAL:
-            await self.calls.once(names.tag, self._publish, names.events, wire.ephemeral(publication))
-            return Receipt(publication.id, epoch="")
-        if publication.retention is None:
-            raise ValueError(f"a {publication.delivery.value} publication needs a retention")
-        durable = publication.delivery is Delivery.DURABLE
-        receipt_key = f"{names.receipt}{publication.id}"
-        if publication.sender is not None:  # an id holds no space
-            receipt_key = f"{receipt_key} {publication.sender}"
-        duplicate, epoch, place, fresh = await self.calls.run(
-            PUBLISH,
-            names,
-            (receipt_key,),
-            "d" if durable else "l",
-            publication.id,
-            wire.encode(publication),
-            publication.retention.entries,
-            milliseconds(publication.retention.ttl),
-            self._window,
-            self._publish,
-            names.events,
-            "" if durable else f"{publication.type}\n{publication.key or ''}",
-        )
-        if fresh or place == 1:  # a repeat of the first, too: it may have been accepted and not entered
+        if publication.delivery is _EPHEMERAL:
+            names = self.names(publication.channel)
+            message = pack((self._publish, names.events, wire.ephemeral(publication)))
+            await self.calls.call(names.tag, lambda _: message, repeats=False)
+            return Receipt(publication.id, "")
+        form = self._forms.of(publication)
+        reply = await self.calls.call(form.tag, partial(form.fill_in, publication), PUBLISH)
+        duplicate = type(reply) is list
+        epoch, _, at = (reply[0] if duplicate else reply).decode().partition(" ")
+        place = int(at)
+        if place == 1:  # of a repeat, too: the first may have been accepted and not entered
             await self._enter(publication.channel)
-        return Receipt(
-            publication.id,
-            epoch.decode(),
-            offset=place if durable else None,
-            rev=None if durable else place,
-            duplicate=bool(duplicate),
-        )
+        if publication.delivery is _DURABLE:
+            return Receipt(publication.id, epoch, place, None, duplicate)
+        return Receipt(publication.id, epoch, None, place, duplicate)
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
@@ -140,7 +133,6 @@ class RedisBroker:
         epoch, offset, id_, rev, state, kept, fresh = await self.calls.run(
             SNAPSHOT,
             self.names(channel),
-            (),
             since.epoch if since is not None else "",
             since.offset if since is not None else "",
             max_events,
@@ -163,7 +155,7 @@ class RedisBroker:
         """As the port says: one pipeline."""
         self.shards.require_open()
         answers = await asyncio.gather(
-            *(self.calls.run(MARK, self.names(channel), ()) for channel in channels), return_exceptions=True
+            *(self.calls.run(MARK, self.names(channel)) for channel in channels), return_exceptions=True
         )
         marks = [_mark(answer) for answer in answers]
         failed = next((answer for answer in answers if isinstance(answer, BaseException)), None)
@@ -176,7 +168,6 @@ class RedisBroker:
         epoch, offset, id_, entries, more, fresh = await self.calls.run(
             HISTORY,
             self.names(channel),
-            (),
             "" if after is None else after,
             "" if before is None else before,
             limit,
@@ -232,7 +223,7 @@ class RedisBroker:
     async def _listed(self, channel: ChannelKey) -> ChannelInfo | None:
         names = self.names(channel)
         counted = "SHARDNUMSUB" if self._publish == "SPUBLISH" else "NUMSUB"
-        listed, known, epoch, offset, id_ = await self.calls.run(LISTED, names, (), counted, names.events)
+        listed, known, epoch, offset, id_ = await self.calls.run(LISTED, names, counted, names.events)
         if not known:
             key = self._index.tagged("channels", channel.tenant)
             await self.calls.plain(key, "ZREM", key, channel.name)

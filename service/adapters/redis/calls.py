@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from service.adapters.redis.config import Names, RedisConfig, milliseconds
-from service.adapters.redis.link import Argument, Link, LinkLost, ReplyError
+from service.adapters.redis.link import Argument, Link, LinkLost, ReplyError, pack
 from service.adapters.redis.scripts import Script
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.shards import Shards, unavailable
@@ -40,7 +40,7 @@ class _Trial(NamedTuple):
     """A call that is tried again."""
 
     key: str
-    command: Callable[[Link], tuple[Argument, ...]]
+    command: Callable[[Link], bytes]
     script: Script | None
     repeats: bool
     deadline: float
@@ -53,69 +53,57 @@ class Calls:
         self._config = config
         self._metrics = metrics
         self._shards = shards
-        self._random = random.Random()  # noqa: S311  # epochs must differ; nothing is guarded by them
-        self._position_ttl = milliseconds(config.position_ttl)
+        self.position_ttl = milliseconds(max(config.position_ttl, config.idempotency_window))
+        """For how long a position is kept: as long as it takes to forget an event, or longer."""
+        # Epochs must differ; nothing is guarded by them.
+        self.seed = f"{random.getrandbits(32):08x}"
+        """What epochs begin with that are begun for this node; channel.lua."""
         self._count = 0
         self._told: dict[str, float] = {}
         """When each kind of refusal was logged last."""
         self.waiting = 0
         """Those that have not returned."""
 
-    def run(self, script: Script, names: Names, keys: tuple[str, ...], *arguments: Argument) -> Awaitable[Any]:
+    def run(self, script: Script, names: Names, *arguments: Argument) -> Awaitable[Any]:
         """Runs a script on a channel, and again if its connection breaks; channel.lua tells what every script gets."""
 
-        def command(link: Link) -> tuple[Argument, ...]:
-            return (
-                "EVALSHA",
-                script.sha,
-                4 + len(keys),
-                *names.keys,
-                *keys,
-                link.generation,
-                f"{self._random.getrandbits(64):016x}",
-                self._position_ttl,
-                *arguments,
-            )
+        def command(link: Link) -> bytes:
+            keys, always = names.keys, (link.generation, self.seed, self.position_ttl)
+            return pack(("EVALSHA", script.sha, len(keys), *keys, *always, *arguments))
 
-        return self._call(names.tag, command, script)
+        return self.call(names.tag, command, script)
 
     def plain(self, key: str, *command: Argument) -> Awaitable[Any]:
         """Sends a command where a key lives, and again if its connection breaks."""
-        return self._call(key, lambda _: command)
+        return self.call(key, lambda _: pack(command))
 
-    def once(self, key: str, *command: Argument) -> Awaitable[Any]:
-        """The same, but not again after it may have been carried out."""
-        return self._call(key, lambda _: command, repeats=False)
-
-    async def _call(
-        self,
-        key: str,
-        command: Callable[[Link], tuple[Argument, ...]],
-        script: Script | None = None,
-        *,
-        repeats: bool = True,
+    async def call(
+        self, key: str, command: Callable[[Link], bytes], script: Script | None = None, *, repeats: bool = True
     ) -> Any:
-        """`command` makes what is sent on a link. `repeats`: it may be sent again after it may have been carried out."""
-        self._shards.require_open()
+        """Sends what `command` packs for a link. `repeats`: it may be sent again after it may have been carried out."""
+        shard = self._shards.of(key)
         if self.waiting >= self._config.queue:
             self._metrics.limit_hits.labels(limit="broker_queue").inc()
             raise unavailable(f"{self.waiting} calls wait for Redis already (broker.queue)")
-        now = asyncio.get_running_loop().time
-        began = now()
         self.waiting += 1
         try:
-            shard = self._shards.of(key)
-            link, error = shard.commands.link, None
-            if link is not None:
+            if (link := shard.commands.link) is None:
+                began, error = asyncio.get_running_loop().time(), None
+            else:
                 # What goes well at once needs no deadline of its own: links look after theirs.
+                future = link.send(command(link))
+                began = link.turn
                 try:
-                    reply = await link.call(*command(link))
+                    reply = await future
                 except (LinkLost, ReplyError) as problem:
                     error = problem
+                except GeneratorExit:  # it was begun by hand, and is let go: nobody will look at what becomes of it
+                    future.cancel()
+                    raise
                 else:
                     self._count += 1
                     if self._count % MEASURED == 0:
-                        self._metrics.broker_seconds.observe(now() - began)
+                        self._metrics.broker_seconds.observe(asyncio.get_running_loop().time() - began)
                     return reply
             trial = _Trial(key, command, script, repeats, began + self._config.timeout)
             return await self._persist(trial, shard, link, error)
@@ -126,6 +114,7 @@ class Calls:
 
     async def _persist(self, trial: _Trial, shard: Shard, link: Link | None, error: Exception | None) -> Any:
         """Tries again after whatever may pass, until the deadline."""
+        await _next_turn()  # whoever begins a call outside of a task is in one from here on, and so may use timeouts
         try:
             async with asyncio.timeout_at(trial.deadline):
                 while True:
@@ -133,18 +122,17 @@ class Calls:
                         raise unavailable("the connection to Redis was lost; the event may be lost too") from error
                     if link is not None and isinstance(error, ReplyError):
                         await self._mend(shard, link, trial.script, error)
-                    await asyncio.sleep(0)  # whatever goes wrong at once, others get their turn
-                    self._shards.require_open()
                     shard = self._shards.of(trial.key)
                     try:
                         link = shard.commands.link or await shard.commands.up(trial.deadline)
                     except LinkLost:  # another server has its channels now
                         link = error = None
-                        continue
-                    try:
-                        return await link.call(*trial.command(link))
-                    except (LinkLost, ReplyError) as another:
-                        error = another
+                    else:
+                        try:
+                            return await link.send(trial.command(link))
+                        except (LinkLost, ReplyError) as another:
+                            error = another
+                    await asyncio.sleep(0)  # whatever goes wrong at once, others get their turn
         except TimeoutError as late:
             reason = shard.commands.reason or (said(error) if error else "") or "it does not reply in time"
             raise unavailable(f"Redis: {reason}") from late
@@ -174,6 +162,19 @@ class Calls:
         if now - self._told.get(word, -REPEAT_SECONDS) >= REPEAT_SECONDS:
             self._told[word] = now
             _log.error("Redis refuses calls", reply=word, meaning=_EXPECTED.get(word, "unexpected"))
+
+
+async def _next_turn() -> None:
+    """As asyncio.sleep(0), but on a future: what passes on that a coroutine waits for has something to pass on."""
+    loop = asyncio.get_running_loop()
+    turn = loop.create_future()
+    loop.call_soon(_done, turn)
+    await turn
+
+
+def _done(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
 
 
 async def _load(shard: Shard, link: Link, script: Script) -> None:

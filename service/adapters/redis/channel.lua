@@ -1,8 +1,10 @@
 -- Begins every script on a channel: where its stream stands, and whether this is still the store that wrote it.
 --
--- KEYS: meta (hash), stream, state (hash: type\nkey -> "rev ms\nbody"), state order (sorted set by rev)
--- ARGV: 1 generation of the server as the caller knows it, 2 an epoch to begin with, 3 milliseconds that a position is kept
--- meta: e epoch, o offset, i id at the offset, r rev, g generation, t ttl of the stream, u ttl of the state (milliseconds)
+-- KEYS: meta (string), stream, state (hash: type\nkey -> "rev ms\nbody"), state order (sorted set by rev)
+-- ARGV: 1 generation of the server as the caller knows it, 2 what an epoch begins with that is begun for this caller,
+--       3 milliseconds that a position is kept
+-- meta, in MessagePack: e epoch, o offset, r rev, g generation, t ttl of the stream, u ttl of the state, x and y when each of
+--       the two had its expiry set (all four in milliseconds), i id at the offset. A hash, or text, costs thrice as much.
 --
 -- The generation changes whenever the server may have lost what it had accepted: another process, or another role. Asking the
 -- server for it costs more than all the rest, so we ask only before something is begun in its name. A caller whose knowledge
@@ -22,35 +24,51 @@ local function stale()
   return true_one ~= ARGV[1] and redis.error_reply('STALE ' .. true_one)
 end
 
-local function open(create)
-  local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'i', 'r', 'g', 't', 'u')
-  if not meta[1] and not create then return nil end
-  local epoch = meta[1]
-  if meta[5] ~= ARGV[1] then
+local function written(channel)
+  return cmsgpack.pack(channel.e, channel.o, channel.r, ARGV[1], channel.t, channel.u, channel.x, channel.y, channel.i)
+end
+
+local function not_ours()
+  return redis.error_reply('WRONGTYPE the position was not written by this version')
+end
+
+-- The channel that a meta tells of; without one a new channel, or nil.
+local function open(meta, create)
+  if not meta and not create then return nil end
+  local e, o, r, g, t, u, x, y, i
+  if meta then
+    e, o, r, g, t, u, x, y, i = cmsgpack.unpack(meta)
+    if type(e) ~= 'string' or type(i) ~= 'string' then return nil, not_ours() end
+  end
+  local began = g ~= ARGV[1]
+  if began then
     local refusal = stale()
     if refusal then return nil, refusal end
-    epoch = ARGV[2]
+    -- The time makes it another one than any that this caller has begun before.
+    e = string.format('%s%x', ARGV[2], time[1] * 1000000 + time[2])
   end
-  if not meta[1] then
-    -- First what a full server refuses: after any other write it lets a script finish.
-    redis.call('HSET', KEYS[1], 'e', epoch, 'o', 0, 'r', 0, 'g', ARGV[1])
+  local channel = {
+    e = e, o = o or 0, r = r or 0, t = t or 0, u = u or 0, x = x or 0, y = y or 0, i = i or '', fresh = meta and 0 or 1,
+  }
+  -- First what a full server refuses: after any other write it lets a script finish.
+  if not meta then
+    if not redis.call('SET', KEYS[1], written(channel), 'NX', 'PX', ARGV[3]) then
+      return nil, not_ours()
+    end
     -- What a meta that was lost left behind cannot be continued.
     redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
-    return {e = epoch, o = 0, i = '', r = 0, t = 0, u = 0, fresh = 1}
+  elseif began then
+    redis.call('SET', KEYS[1], written(channel), 'KEEPTTL')
   end
-  if epoch ~= meta[1] then redis.call('HSET', KEYS[1], 'e', epoch, 'g', ARGV[1]) end
-  return {
-    e = epoch, o = tonumber(meta[2]), i = meta[3] or '', r = tonumber(meta[4]),
-    t = tonumber(meta[6] or 0), u = tonumber(meta[7] or 0), fresh = 0,
-  }
+  return channel
 end
 
 -- Drops the events that are older than the stream's ttl. Their IDs are <offset>-<milliseconds>.
 local function expire_stream(ttl)
   if ttl <= 0 then return end
+  local count = 1 -- mostly the oldest one lives
   while true do
-    local some = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 64)
+    local some = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', count)
     local live = nil
     for _, entry in ipairs(some) do
       local accepted = tonumber(string.match(entry[1], '-(%d+)$'))
@@ -61,8 +79,9 @@ local function expire_stream(ttl)
       return
     end
     if #some == 0 then return end
-    if #some < 64 then redis.call('DEL', KEYS[2]) return end
+    if #some < count then redis.call('DEL', KEYS[2]) return end
     redis.call('XTRIM', KEYS[2], 'MINID', string.match(some[#some][1], '^(%d+)') + 1)
+    count = 64
   end
 end
 

@@ -2,7 +2,7 @@
 -- ARGV: 4 after and 5 before (offsets, or ""), 6 limit, 7 bytes after which it ends early
 -- Returns {epoch, offset, id, events, "1" if there are more, "1" if the channel is new}
 
-local channel, stale = open(true)
+local channel, stale = open(redis.call('GET', KEYS[1]), true)
 if stale then return stale end
 expire_stream(channel.t)
 

@@ -20,6 +20,15 @@ _NOTHING = object()
 """What the parser gives when there is no whole reply yet."""
 
 
+def pack(command: tuple[Argument, ...]) -> bytes:
+    """A command as it travels. Raises ValueError for text that UTF-8 cannot say."""
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes tuples of exactly one
+    return packed
+
+
+_PING = pack(("PING",))
+
+
 class LinkLost(ConnectionError):  # noqa: N818  # says what happened, as asyncio's own do
     """The connection ended before the reply came: whether the call was carried out is unknown."""
 
@@ -48,10 +57,12 @@ class Link(asyncio.Protocol):
         self._busy = False
         """Whether there is more to hand over in the next turn; nothing is read until then."""
         self._out: list[bytes] = []
-        # With the time at which it was sent. None for what nobody waits for.
+        # With the time of the turn in which it was sent. None for what nobody waits for.
         self._expected: deque[tuple[asyncio.Future[Any] | None, float]] = deque()
         self._heard = self._ticked = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self.turn = self._heard
+        """Loop time of the turn in which something was sent last: what was sent in it need not ask for the time again."""
         self.lost = asyncio.Event()
         """Set at the end."""
         self.on_lost: Callable[[], None] | None = None
@@ -107,34 +118,42 @@ class Link(asyncio.Protocol):
     def _take(self) -> None:
         """Hands over what has come: of messages a portion in each turn of the loop, or a burst of them would be more than
         any subscriber's outbox holds before its writer has had a turn."""
-        reader, portion = self._reader, PORTION
+        gets, expected, on_push, portion = self._reader.gets, self._expected, self._on_push, PORTION
         self._set_busy(False)
         try:
-            while (reply := reader.gets()) is not _NOTHING:
-                if self._on_push is not None and type(reply) is list and self._is_push(reply):
-                    self._on_push(reply)
+            while (reply := gets()) is not _NOTHING:
+                if isinstance(reply, ReplyError):
+                    if not self._failed(reply):
+                        return
+                # The answer to PING is a list too, on a connection with subscriptions; it answers a call.
+                elif on_push is not None and type(reply) is list and reply and reply[0] != b"pong":
+                    on_push(reply)
                     portion -= 1
                     if not portion:
                         self._set_busy(True)
                         self._loop.call_soon(self._take)
                         return
-                    continue
-                if self.on_refusal is not None and isinstance(reply, ReplyError) and self.on_refusal(str(reply)):
-                    continue
-                future, _ = self._expected.popleft() if self._expected else (None, 0.0)
-                if future is None and isinstance(reply, ReplyError) and not _answers_ping(reply):
-                    self.fault = str(reply)
-                    self.abort()
-                    return
-                if future is None or future.done():
-                    continue
-                if isinstance(reply, ReplyError):
-                    future.set_exception(reply)
-                else:
-                    future.set_result(reply)
+                elif expected:
+                    future = expected.popleft()[0]
+                    if future is not None and not future.done():
+                        future.set_result(reply)
         except hiredis.ProtocolError:
             self.fault = "something answers there that does not speak Redis' protocol"
             self.abort()
+
+    def _failed(self, error: ReplyError) -> bool:
+        """Gives an error to whoever waits for it; False if nobody does and the link ends for it."""
+        if self.on_refusal is not None and self.on_refusal(str(error)):
+            return True
+        future = self._expected.popleft()[0] if self._expected else None
+        if future is not None:
+            if not future.done():
+                future.set_exception(error)
+        elif not _answers_ping(error):
+            self.fault = str(error)
+            self.abort()
+            return False
+        return True
 
     def _set_busy(self, busy: bool) -> None:
         if busy != self._busy:
@@ -142,32 +161,32 @@ class Link(asyncio.Protocol):
             if self._transport is not None:
                 (self._transport.pause_reading if busy else self._transport.resume_reading)()
 
-    @staticmethod
-    def _is_push(reply: list[Any]) -> bool:
-        # The answer to PING has this form too, on a connection with subscriptions; it answers a call.
-        return bool(reply) and reply[0] != b"pong"
-
     # --- the caller's side --------------------------------------------------------------------------------------------
 
     def call(self, *arguments: Argument) -> asyncio.Future[Any]:
         """Sends a command; the future gets its reply, or raises ReplyError or LinkLost. A cancelled one keeps its turn."""
+        return self.send(pack(arguments))
+
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
+        """The same with a command as `pack` makes it."""
         future = self._loop.create_future()
         if self._transport is None:
             future.set_exception(LinkLost(self.fault or "the connection to Redis is closed"))
             return future
-        self._expected.append((future, self._loop.time()))
-        self._send(arguments)
+        self._send(packed)
+        self._expected.append((future, self.turn))
         return future
 
     def tell(self, *arguments: Argument) -> None:
         """Sends a command whose answer comes as a push: subscribing and unsubscribing."""
         if self._transport is not None:
-            self._send(arguments)
+            self._send(pack(arguments))
 
-    def _send(self, arguments: tuple[Argument, ...]) -> None:
+    def _send(self, packed: bytes) -> None:
         if not self._out:
+            self.turn = self._loop.time()
             self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub takes tuples of exactly one
+        self._out.append(packed)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
@@ -192,8 +211,8 @@ class Link(asyncio.Protocol):
             self.abort()
             return
         if self._transport is not None:
+            self._send(_PING)
             self._expected.append((None, now))
-            self._send(("PING",))
         self._timer = self._loop.call_later(self._ping, self._tick)
 
     def _fail_overdue(self, now: float) -> None:

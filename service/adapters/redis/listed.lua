@@ -2,7 +2,7 @@
 -- ARGV: 4 NUMSUB or SHARDNUMSUB, 5 where it is published
 -- Returns {"1" if it is to be listed, "1" if it is known at all, epoch, offset, id}
 
-local channel, stale = open(false)
+local channel, stale = open(redis.call('GET', KEYS[1]), false)
 if stale then return stale end
 local subscribers = redis.call('PUBSUB', ARGV[4], ARGV[5])[2]
 if not channel then

@@ -1,42 +1,57 @@
 -- Accepts an event once: receipt, offset or rev, stream or state, delivery.
 -- KEYS: 5 receipt
--- ARGV: 4 "d" or "l", 5 id, 6 body, 7 entries kept, 8 ttl (ms), 9 idempotency window (ms), 10 PUBLISH or SPUBLISH,
---       11 where to, 12 type\nkey (latest)
--- Returns {"1" if it was accepted before, epoch, offset or rev, "1" if the channel is new}
+-- ARGV: 4 "d" or "l", 5 entries kept, 6 ttl (ms), 7 idempotency window (ms), no more than 3, 8 PUBLISH or SPUBLISH,
+--       9 where to, 10 id, 11 body, 12 type\nkey (latest)
+-- Returns the receipt, "epoch place"; in a list if the event was accepted before. A channel that is new is at place 1.
 
-local receipt = redis.call('GET', KEYS[5])
-local before, at = string.match(receipt or '', '^(%S+) (%d+)$')
-if before then return {1, before, tonumber(at), 0} end
-local channel, stale = open(true)
+-- An expiry is set again when this many milliseconds have passed, and so much later: to Redis it costs as much as the event.
+local SLACK = 10000
+
+local known = redis.call('MGET', KEYS[1], KEYS[5])
+if known[2] and string.match(known[2], '^%S+ %d+$') then return {known[2]} end
+local channel, stale = open(known[1], true)
 if stale then return stale end
 
--- A step that can fail (a key of another type, an ID that is not above the last) comes before those that count it.
-local entries, ttl = tonumber(ARGV[7]), tonumber(ARGV[8])
+local ttl = tonumber(ARGV[6])
+-- No longer than the ttl, or a stream that readers have dropped could begin again without an expiry.
+local slack = ttl < SLACK and ttl or SLACK
 local place
+
+-- A step that can fail (a key of another type, an ID that is not above the last) comes before those that count it.
 if ARGV[4] == 'd' then
   place = channel.o + 1
-  if entries > 0 then
-    redis.call('XADD', KEYS[2], 'MAXLEN', entries, string.format('%d-%d', place, now), 'b', ARGV[6])
-    redis.call('PEXPIRE', KEYS[2], ttl)
+  if ARGV[5] ~= '0' then
+    redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], string.format('%d-%d', place, now), 'b', ARGV[11])
+    if ttl ~= channel.t or now < channel.x or now >= channel.x + slack then
+      redis.call('PEXPIRE', KEYS[2], ttl + slack)
+      channel.x = now
+    end
     if place % 16 == 0 then expire_stream(ttl) end
+  else
+    channel.x = 0
   end
-  redis.call('HSET', KEYS[1], 'o', place, 'i', ARGV[5], 't', ttl)
-  if entries <= 0 then redis.call('DEL', KEYS[2]) end
+  channel.o, channel.i, channel.t = place, ARGV[10], ttl
 else
   place = channel.r + 1
-  if entries > 0 then
+  if ARGV[5] ~= '0' then
     redis.call('ZADD', KEYS[4], place, ARGV[12])
-    redis.call('HSET', KEYS[3], ARGV[12], string.format('%d %d\n', place, now) .. ARGV[6])
-    for _ = entries + 1, redis.call('ZCARD', KEYS[4]) do
+    redis.call('HSET', KEYS[3], ARGV[12], string.format('%d %d\n', place, now) .. ARGV[11])
+    for _ = ARGV[5] + 1, redis.call('ZCARD', KEYS[4]) do
       redis.call('HDEL', KEYS[3], redis.call('ZPOPMIN', KEYS[4])[1])
     end
-    redis.call('PEXPIRE', KEYS[3], ttl)
-    redis.call('PEXPIRE', KEYS[4], ttl)
+    if ttl ~= channel.u or now < channel.y or now >= channel.y + slack then
+      redis.call('PEXPIRE', KEYS[3], ttl + slack)
+      redis.call('PEXPIRE', KEYS[4], ttl + slack)
+      channel.y = now
+    end
     if place % 16 == 0 then expire_state(ttl) end
   end
-  redis.call('HSET', KEYS[1], 'r', place, 'u', ttl)
+  channel.r, channel.u = place, ttl
 end
-redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[3]), ttl, tonumber(ARGV[9])))
-redis.call('SET', KEYS[5], channel.e .. ' ' .. place, 'PX', ARGV[9])
-redis.call(ARGV[10], ARGV[11], ARGV[4] .. channel.e .. ' ' .. place .. '\n' .. ARGV[6])
-return {0, channel.e, place, channel.fresh}
+local receipt = string.format('%s %d', channel.e, place)
+local kept = string.format('%d', math.max(ARGV[3], channel.t, channel.u))
+redis.call('SET', KEYS[1], written(channel), 'PX', kept)
+if ARGV[4] == 'd' and ARGV[5] == '0' then redis.call('DEL', KEYS[2]) end
+redis.call('SET', KEYS[5], receipt, 'PX', ARGV[7])
+redis.call(ARGV[8], ARGV[9], ARGV[4] .. receipt .. '\n' .. ARGV[11])
+return receipt

@@ -137,10 +137,11 @@ class Shards:
     # --- which one ----------------------------------------------------------------------------------------------------
 
     def of(self, key: str) -> Shard:
-        """Where a key lives, as last heard of. Raises ServiceError."""
+        """Where a key lives, as last heard of. Raises ServiceError, as `require_open` too."""
+        if self._shut is not None:
+            raise unavailable(self._shut)
         if (only := self._shards.get(None)) is not None:
             return only
-        self.require_open()
         try:
             return self._shard(self._where.owner(key))
         except NoServer as error:

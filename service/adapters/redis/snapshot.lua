@@ -2,7 +2,7 @@
 -- ARGV: 4 epoch and 5 offset of the position to resume from (or ""), 6 events and 7 bytes that may be read
 -- Returns {epoch, offset, id, rev, {type\nkey, value, …}, events from that offset on or nil, "1" if the channel is new}
 
-local channel, stale = open(true)
+local channel, stale = open(redis.call('GET', KEYS[1]), true)
 if stale then return stale end
 expire_stream(channel.t)
 expire_state(channel.u)

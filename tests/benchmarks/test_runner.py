@@ -1,0 +1,609 @@
+"""The runner of the benchmarks: its arithmetic, its order, what it writes, and one small run of all of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from benchmarks import report
+from benchmarks.__main__ import arguments, main, obtained, workloads
+from benchmarks.cases import QUICK, WORKLOADS, Case, Workload, quick
+from benchmarks.chart import Bar, chart
+from benchmarks.compare import AFTER, BEFORE, UnknownRevisionError, checked_out, compared, table, verdict
+from benchmarks.figures import Figures, Sample, Spread
+from benchmarks.load import render
+from benchmarks.measuring import Stage
+from benchmarks.peers import Command, Peer, UnavailableError, everyone
+from benchmarks.processes import Cores, FailedError, Program, free_port
+from benchmarks.progress import Progress
+from benchmarks.rounds import Plan, Rounds
+from benchmarks.targets import TARGETS, Target
+
+CHECKOUT = Path(__file__).parents[2]
+CORES = Cores.of_this_machine()
+DEADLINE = 60.0
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def delivered(
+    peer: str, round_: int, cpu: float, workload: str = "fanout1", case: str | None = None, **more: Any
+) -> Sample:
+    """A sample of a million deliveries, so that processor seconds are microseconds a delivery."""
+    told = {
+        "deliveries": 1_000_000,
+        "frames_in": 250_000,
+        "lost": 0,
+        "seconds": 2.0,
+        "deliveries_per_second": 500_000.0,
+        "latency_us": {"p50": 4_000, "p99": 9_000},
+        "slow": {"connections": 0, "deliveries": 0, "closed": 0},
+    } | more
+    return Sample(workload, case or workload, peer, round_, 1_000, cpu=cpu, report=told)
+
+
+def figures(*samples: Sample) -> Figures:
+    return Figures(samples, {name: workload.unit for name, workload in WORKLOADS.items()})
+
+
+class Named(Peer):
+    """One that is never started."""
+
+    def __init__(self, name: str, reason: str | None = None, cure: str | None = None) -> None:
+        self.name = name  # type: ignore[misc]  # a class variable in earnest; here one class stands for several
+        self.title = name.title()  # type: ignore[misc]  # the same
+        self._reason, self._cure = reason, cure
+
+    def available(self) -> str | None:
+        return self._reason
+
+    def install(self) -> None:
+        if self._cure is not None:
+            raise UnavailableError(self._cure)
+        self._reason = None
+
+    def version(self) -> str:
+        return "1"
+
+    def command(self, case: Case, port: int, folder: Path) -> Command:
+        raise AssertionError("it is never started")
+
+    def dialogue(self, case: Case) -> list[tuple[str, str]]:
+        raise AssertionError("it is never started")
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def test_a_cost_is_processor_time_for_one_unit() -> None:
+    assert delivered("ws", 0, 2.5).cost("delivery") == 2.5
+    assert Sample("connect", "connect", "ws", 0, 2_000, cpu=0.5, report={"seconds": 1.0}).cost("connection") == 250
+    assert Sample("idle", "idle", "ws", 0, 1_000, cpu=0.5, report={"seconds": 5.0}).cost("connection-second") == 100
+
+
+def test_a_sample_without_figures_has_no_cost() -> None:
+    assert replace(delivered("ws", 0, 2.5), failure="it ended").cost("delivery") is None
+    assert delivered("ws", 0, 2.5, deliveries=0).cost("delivery") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "spread"),
+    [
+        ([3.0], Spread(3.0, 3.0, 3.0, 1)),
+        ([5.0, 1.0], Spread(3.0, 1.0, 5.0, 2)),
+        ([9.0, 1.0, 2.0], Spread(2.0, 1.0, 9.0, 3)),
+        ([], None),
+    ],
+)
+def test_a_spread_is_the_median_between_the_extremes(values: list[float], spread: Spread | None) -> None:
+    assert Spread.of(values) == spread
+
+
+def test_ratios_are_of_pairs_in_the_same_round() -> None:
+    # The machine is three times slower in round 1, for both; round 2 has only one of them, round 3 a failure.
+    found = figures(
+        delivered("limit", 0, 1.0),
+        delivered("tidewire", 0, 2.0),
+        delivered("tidewire", 1, 5.0),
+        delivered("limit", 1, 3.0),
+        delivered("tidewire", 2, 100.0),
+        delivered("limit", 3, 100.0),
+        replace(delivered("tidewire", 3, 1.0), failure="it ended"),
+    ).ratio("fanout1", "tidewire", "limit")
+    assert found is not None
+    assert (found.low, found.high, found.rounds) == (0.5, 0.6, 2)
+    assert found.median == pytest.approx(0.55)
+
+
+def test_ratios_between_cases_of_one_peer() -> None:
+    samples = [
+        delivered("tidewire", round_, cpu * factor, "compressed", case)
+        for round_, factor in enumerate((1.0, 4.0))
+        for case, cpu in (("plain", 1.0), ("deflate", 1.25))
+    ]
+    found = figures(*samples).ratio("compressed", "tidewire", "tidewire", "deflate", "plain")
+    assert found == Spread(0.8, 0.8, 0.8, 2)
+
+
+def test_what_a_case_costs_more_is_paired_too() -> None:
+    samples = [
+        delivered("tidewire", round_, cpu, "validated", case)
+        for round_, (unchecked, checked) in enumerate(((20.0, 22.0), (60.0, 61.0), (20.0, 25.0)))
+        for case, cpu in (("unchecked", unchecked), ("checked", checked))
+    ]
+    assert figures(*samples).extra("validated", "tidewire", "checked", "unchecked") == Spread(2.0, 1.0, 5.0, 3)
+
+
+def test_memory_is_what_has_been_added_for_each() -> None:
+    idle = Sample("idle", "idle", "tidewire", 0, 1_000, rss_alone=50_000_000, rss=54_096_000, report={"seconds": 1.0})
+    assert figures(idle).memory("idle", "tidewire") == Spread(4_096, 4_096, 4_096, 1)
+
+
+def test_events_a_frame() -> None:
+    assert figures(delivered("tidewire", 0, 1.0)).joined("fanout1", "tidewire") == Spread(4, 4, 4, 1)
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+def target(title: str) -> Target:
+    return next(target for target in TARGETS if target.title == title)
+
+
+AGAINST_C = "fan-out, one under way, against C"
+
+
+@pytest.mark.parametrize(
+    ("cost", "state"), [(1.0, "goal met"), (1.17, "goal met"), (1.2, "floor met"), (1.42, "floor met"), (1.5, "missed")]
+)
+def test_a_ratio_meets_its_goal_or_its_floor_or_neither(cost: float, state: str) -> None:
+    found = figures(delivered("limit", 0, 1.0), delivered("tidewire", 0, cost))
+    assert target(AGAINST_C).state(found)[0] == state
+
+
+@pytest.mark.parametrize(("p99", "state"), [(9_000, "goal met"), (15_001, "floor met"), (25_001, "missed")])
+def test_of_some_figures_less_is_better(p99: int, state: str) -> None:
+    sample = delivered("tidewire", 0, 1.0, "rate500", latency_us={"p50": 1, "p99": p99})
+    assert target("500 000 deliveries/s on one core, p99").state(figures(sample))[0] == state
+
+
+def test_work_that_was_lost_meets_no_target() -> None:
+    found = figures(delivered("limit", 0, 1.0), delivered("tidewire", 0, 0.5, lost=7))
+    state, spread, why = target(AGAINST_C).state(found)
+    assert (state, why) == ("missed", "7 deliveries lost")
+    assert spread is not None
+
+
+def test_what_others_lose_is_theirs() -> None:
+    found = figures(delivered("limit", 0, 1.0, lost=7), delivered("tidewire", 0, 1.0))
+    assert target(AGAINST_C).state(found)[0] == "goal met"
+
+
+def test_without_figures_a_target_is_not_measured() -> None:
+    assert {target.state(figures())[0] for target in TARGETS} == {"not measured"}
+
+
+def test_each_target_asks_for_a_workload_and_is_ordered() -> None:
+    for one in TARGETS:
+        assert one.workload in WORKLOADS
+        assert (one.goal < one.floor) is one.less_is_better, one.title
+
+
+# --- what a run consists of -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if name not in ("idle", "connect", "storm")])
+def test_the_data_of_an_event_has_its_size(name: str) -> None:
+    for case in WORKLOADS[name].cases:
+        padding = int(dict(case.lines())["padding"])
+        data = case.data().replace("%t", "1" * 16).replace("%p", "x" * padding)
+        assert len(data) == case.bytes
+        assert set(json.loads(data)) == {"t", "p"}
+
+
+def test_fewer_connections_keep_their_proportions() -> None:
+    case = WORKLOADS["active15k"].cases[0].at_most(150)
+    assert (case.connections, case.rooms, case.active) == (150, 15, 15)
+    assert WORKLOADS["echo"].cases[0].at_most(10_000).connections == 100
+
+
+def test_every_peer_publishes_what_the_client_can_find() -> None:
+    for peer in everyone().values():
+        for workload in WORKLOADS.values():
+            for case in workload.cases:
+                lines = dict(peer.dialogue(case))
+                assert case.data() in lines["message"], peer.name
+                assert "%r" in "".join(value for key, value in peer.dialogue(case) if key != "message"), peer.name
+
+
+def test_a_job_file_is_escaped_but_for_the_tab_of_an_answer() -> None:
+    written = render([("message", 'a\\"b\n'), ("answer", "2\t3\t\\"), ("host", "127.0.0.1")])
+    assert written == 'message a\\\\"b\\n\nanswer 2\t3\\t\\\\\nhost 127.0.0.1\n'
+
+
+def test_a_plan_leaves_out_who_takes_part_only_where_named() -> None:
+    peers = [Named("limit"), Named("tidewire"), Named("tidewire-redis")]
+    plan = Plan([WORKLOADS["fanout1"], WORKLOADS["rooms_redis"]], peers, 1, 1.0)
+    assert [peer.name for peer in plan.taking_part(WORKLOADS["fanout1"])] == ["limit", "tidewire"]
+    assert [peer.name for peer in plan.taking_part(WORKLOADS["rooms_redis"])] == ["tidewire", "tidewire-redis"]
+    assert plan.steps == 4
+
+
+class Watched(Stage):
+    """Measures nothing, and takes `minutes` of a clock for it."""
+
+    def __init__(self, minutes: float) -> None:
+        super().__init__(CORES)
+        self.minutes, self.now = minutes, 0.0
+        self.done: list[tuple[str, str, str, int]] = []
+
+    async def measure(self, workload: Workload, case: Case, peer: Peer, round_: int) -> Sample:
+        self.now += self.minutes * 60
+        self.done.append((workload.name, case.name, peer.name, round_))
+        return delivered(peer.name, round_, 1.0, workload.name, case.name)
+
+
+async def watched(minutes: float, budget: float, rounds: int = 3) -> list[tuple[str, str, str, int]]:
+    stage = Watched(minutes)
+    plan = Plan([WORKLOADS["fanout1"], WORKLOADS["compressed"]], [Named("tidewire"), Named("ws")], rounds, budget)
+    await Rounds(plan, stage, Progress(io.StringIO(), plan.steps), clock=lambda: stage.now).run()
+    return stage.done
+
+
+async def test_everybody_is_measured_in_each_round_and_backwards_in_every_other() -> None:
+    there = [
+        ("fanout1", "fanout1", "tidewire"),
+        ("fanout1", "fanout1", "ws"),
+        ("compressed", "plain", "tidewire"),
+        ("compressed", "deflate", "tidewire"),
+        ("compressed", "plain", "ws"),
+        ("compressed", "deflate", "ws"),
+    ]
+    back = [*there[:2][::-1], *there[2:][::-1]]
+    assert await watched(0, 1) == [(*step, 0) for step in there] + [(*s, 1) for s in back] + [(*s, 2) for s in there]
+
+
+async def test_the_first_round_is_whole_and_nothing_is_begun_that_would_not_end_in_time() -> None:
+    assert len(await watched(1, 0.5)) == 6  # of itself too long
+    assert len(await watched(1, 7.9)) == 6  # the next workload takes two minutes
+    assert len(await watched(1, 8.0)) == 8  # and the one after it four
+    assert len(await watched(1, 100)) == 18
+
+
+def test_a_quick_run_is_smaller_and_long_enough_for_the_clock() -> None:
+    for name in QUICK:
+        for case in quick(WORKLOADS[name]).cases:
+            assert case.seconds == 0 or 1.5 <= case.seconds <= 2.0
+            assert case.connections <= 2_000
+
+
+def test_what_is_asked_for_is_what_is_measured() -> None:
+    asked = arguments(["--only", "rooms,fanout1", "--seconds", "0.5", "--connections", "50"])
+    assert [(w.name, w.cases[0].seconds, w.cases[0].connections) for w in workloads(asked)] == [
+        ("fanout1", 0.5, 50),
+        ("rooms", 0.5, 50),
+    ]
+    assert [w.name for w in workloads(arguments(["--quick"]))] == [name for name in WORKLOADS if name in QUICK]
+    assert [w.name for w in workloads(arguments([]))] == list(WORKLOADS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--only", "fanout2"], ["--peers", "limit,nobody"], ["--rounds", "0"], ["--seconds", "0"], ["--connections", "0"]],
+)
+def test_what_cannot_be_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments(words)
+    assert words[0] in capsys.readouterr().err
+
+
+def test_who_is_not_to_be_had_is_left_out_with_the_reason() -> None:
+    peers = [Named("there"), Named("curable", "not yet"), Named("gone", "not yet", "no such package")]
+    said = io.StringIO()
+    found, missing = obtained(peers, Progress(said, 0), install=True)
+    assert ([peer.name for peer in found], missing) == (["there", "curable"], {"Gone": "no such package"})
+    assert "not available: Gone: no such package" in said.getvalue()
+
+
+def test_nothing_is_installed_unasked() -> None:
+    found, missing = obtained([Named("curable", "not yet")], Progress(io.StringIO(), 0), install=False)
+    assert (found, missing) == ([], {"Curable": "not yet"})
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def results(*samples: Sample, names: tuple[str, ...] = ("fanout1",)) -> report.Results:
+    machine = {"date": "2026-11-23", "cores": 2, "processor": "P|Q", "kernel": "6", "load_average": 0.1}
+    titles = {"limit": "bare C loop", "tidewire": "Tidewire", "ws": "Node ws"}
+    versions = {"limit": "1", "tidewire": "2", "ws": "3"}
+    return report.Results(
+        machine, titles, versions, {"Centrifugo": "no Go"}, [WORKLOADS[name] for name in names], samples
+    )
+
+
+SAMPLES = (
+    delivered("limit", 0, 1.0),
+    delivered("tidewire", 0, 1.25),
+    delivered("limit", 1, 1.0),
+    delivered("tidewire", 1, 1.0),
+    replace(delivered("ws", 0, 0.0), failure="it\nended"),
+)
+
+
+def test_the_report_shows_targets_figures_failures_and_who_was_not_there() -> None:
+    written = report.markdown(results(*SAMPLES))
+    assert "| fan-out, one under way, against C | ≥ 0.7 × | ≥ 0.85 × | 0.9 (0.8–1) | goal met |" in written
+    assert "| … against Centrifugo | ≥ 1 × | ≥ 1.3 × | – | not measured |" in written
+    assert "| Tidewire | 0.9 (0.8–1) | 1.12 (1–1.25) | 500 000 | 4 | 9 | 4 |  |" in written
+    assert "| Node ws |  |  |  |  |  |  | it ended |" in written
+    assert "- Centrifugo: no Go" in written
+    assert "rooms" not in written.split("## Who")[0].split("## fanout1")[0]  # no target of what was not part of the run
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
+    tables: list[list[str]] = [[]]
+    for line in report.markdown(results(*SAMPLES)).splitlines():
+        if line.startswith("|"):
+            tables[-1].append(line)
+        elif tables[-1]:
+            tables.append([])
+    for rows in filter(None, tables):
+        assert len({row.replace("\\|", "").count("|") for row in rows}) == 1, rows
+
+
+def test_a_quick_line_holds_what_the_change_is_judged_by() -> None:
+    (line,) = report.lines(results(*SAMPLES))
+    assert json.loads(line) == {
+        "workload": "fanout1",
+        "cost_us": 1.125,
+        "ratio_to_limit": 0.9,
+        "deliveries_per_second": 500_000.0,
+        "p50_us": 4_000,
+        "p99_us": 9_000,
+        "events_per_frame": 4,
+        "lost": 0,
+        "rounds": 2,
+    }
+
+
+def test_results_hold_every_sample() -> None:
+    document = json.loads(json.dumps(report.document(results(*SAMPLES))))
+    assert [(sample["peer"], sample["cpu"]) for sample in document["samples"]] == [(s.peer, s.cpu) for s in SAMPLES]
+    assert document["workloads"]["fanout1"]["cases"]["fanout1"]["peers"]["tidewire"]["ratio_to_limit"]["low"] == 0.8
+    assert document["targets"][0]["state"] == "goal met"
+
+
+def test_a_chart_is_well_formed_and_its_bars_are_to_scale() -> None:
+    bars = [Bar('a <b> & "c"', Spread(2, 1, 4, 3)), Bar("ours", Spread(1, 1, 1, 3), ours=True)]
+    root = ET.fromstring(chart("more & <better>", bars))
+    assert root.tag == f"{SVG}svg"
+    first, second = root.findall(f"{SVG}rect")
+    assert float(first.attrib["width"]) == pytest.approx(2 * float(second.attrib["width"]), abs=0.2)
+    assert [rect.attrib["class"] for rect in (first, second)] == ["bar", "bar ours"]
+    texts = [text.text for text in root.findall(f"{SVG}text")]
+    assert texts == ["more & <better>", 'a <b> & "c"', "2", "ours", "1"]
+    whisker = root.findall(f"{SVG}line")[0]
+    right = float(whisker.attrib["x2"])
+    assert right < float(root.attrib["width"])
+    assert right > float(first.attrib["x"]) + float(first.attrib["width"])
+
+
+def test_a_chart_of_nothing_is_one_too() -> None:
+    assert ET.fromstring(chart("nobody came", [])).tag == f"{SVG}svg"
+
+
+def test_there_is_a_chart_for_each_workload() -> None:
+    idle = Sample("idle", "idle", "tidewire", 0, 1_000, rss=2_048_000, report={"seconds": 1.0})
+    drawn = report.charts(results(*SAMPLES, idle, names=("fanout1", "idle")))
+    assert set(drawn) == {"fanout1", "idle"}
+    assert "Tidewire" in drawn["fanout1"]
+    assert "Node ws" not in drawn["fanout1"]  # it has no figures
+    assert [text.text for text in ET.fromstring(drawn["idle"]).findall(f"{SVG}text")][1:] == ["Tidewire", "2"]
+
+
+def test_progress_tells_what_is_left() -> None:
+    now = iter((0.0, 30.0, 60.0))
+    said = io.StringIO()
+    progress = Progress(said, 7, clock=lambda: next(now))
+    progress.begins("one")
+    progress.ends()
+    progress.begins("two")
+    progress.ends("it ended")
+    progress.begins("three")
+    assert said.getvalue().splitlines() == [
+        "[1/7] one",
+        "[2/7] two · 3 min left",
+        "failed: it ended",
+        "[3/7] three · 2 min left",
+    ]
+
+
+# --- two revisions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (Spread(1.10, 1.05, 1.15, 3), "cheaper"),
+        (Spread(1.10, 0.99, 1.15, 3), "no difference"),
+        (Spread(1.01, 1.005, 1.02, 3), "no difference"),
+        (Spread(0.90, 0.85, 0.99, 3), "dearer"),
+        (Spread(0.90, 0.85, 1.01, 3), "no difference"),
+        (Spread(2.00, 2.00, 2.00, 1), "one round says nothing"),
+    ],
+)
+def test_only_when_all_rounds_agree_a_change_is_one(gain: Spread, said: str) -> None:
+    assert verdict(gain) == said
+
+
+def test_a_comparison_is_before_over_after() -> None:
+    samples = [
+        delivered(peer, round_, cpu * factor)
+        for round_, factor in enumerate((1.0, 3.0))
+        for peer, cpu in ((BEFORE, 2.0), (AFTER, 1.0))
+    ]
+    (found,) = compared(figures(*samples), [WORKLOADS["fanout1"]])
+    assert found["before_over_after"]["median"] == 2
+    assert (found["cost_us_before"], found["cost_us_after"], found["verdict"]) == (4.0, 2.0, "cheaper")
+    assert "2.000" in table([found])
+
+
+def test_what_could_not_be_compared_says_why() -> None:
+    failed = replace(delivered(BEFORE, 0, 1.0), failure="unknown setting")
+    (found,) = compared(figures(failed, delivered(AFTER, 0, 1.0)), [WORKLOADS["fanout1"]])
+    assert found["verdict"] == "not measured"
+    assert "unknown setting" in table([found])
+
+
+def test_an_unknown_revision_is_refused() -> None:
+    with pytest.raises(UnknownRevisionError, match="git rev-parse"), checked_out("no-such-revision"):
+        raise AssertionError("there is nothing to check out")
+
+
+# --- real processes ---------------------------------------------------------------------------------------------------
+
+
+BURN = 0.35
+CHILD = f"import time\nwhile time.process_time() < {BURN}: pass\nprint('burnt', flush=True)\ntime.sleep(100)"
+PARENT = """
+import socket, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], stdout=subprocess.PIPE, text=True)
+assert child.stdout.readline() == "burnt\\n"
+print(child.pid, flush=True)
+socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()
+time.sleep(100)
+"""
+
+
+async def test_a_program_is_counted_with_its_children_and_ended_with_them(tmp_path: Path) -> None:
+    port = free_port()
+    line = (sys.executable, "-c", PARENT, str(port), CHILD)
+    program = await Program.start("a parent", line, core=CORES.server, log=tmp_path / "log")
+    try:
+        await program.listening(port)
+        child = int((tmp_path / "log").read_text())
+        assert program.usage().cpu >= _cpu(program.process.pid) + BURN - 0.02
+        assert program.usage().rss > 2 * 4_000_000  # two interpreters
+    finally:
+        await program.end()
+    assert not _lives(child)
+    with pytest.raises(FailedError, match="a parent ended"):
+        program.usage()
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of one process alone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _lives(pid: int) -> bool:
+    """Not yet reaped by its new parent is dead all the same."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+async def test_a_server_that_ends_at_once_is_told_with_its_words(tmp_path: Path) -> None:
+    line = (sys.executable, "-c", "import sys; sys.exit('no such setting')")
+    program = await Program.start("a server", line, core=CORES.server, log=tmp_path / "log")
+    try:
+        with pytest.raises(FailedError, match=r"(?s)a server ended with 1 before it listened.*no such setting"):
+            await program.listening(free_port())
+    finally:
+        await program.end()
+
+
+async def test_a_server_that_refuses_the_client_makes_a_sample_that_says_so(tmp_path: Path) -> None:
+    limit = everyone()["limit"]
+    case = replace(WORKLOADS["compressed"].cases[1].at_most(5), seconds=0.1)
+    assert case.deflate  # which the loop in C does not speak
+    sample = await Stage(CORES, tmp_path).measure(WORKLOADS["compressed"], case, limit, 0)
+    assert sample.failure is not None
+    assert "permessage-deflate" in sample.failure
+
+
+@pytest.fixture
+def _cores_again() -> Iterator[None]:
+    """A run moves its children, never us."""
+    before = os.sched_getaffinity(0)
+    yield
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.usefixtures("_cores_again")
+def test_a_quick_run_measures_tidewire_beside_c(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--quick", "--only", "fanout1,idle,connect", "--connections", "30", "--seconds", "0.2", "--rounds", "2"]
+    code = main([*words, "--output", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    fan_out, idle, connect = (json.loads(line) for line in out.splitlines())
+    assert [one["workload"] for one in (fan_out, idle, connect)] == ["fanout1", "idle", "connect"]
+    assert fan_out["lost"] == 0
+    assert fan_out["deliveries_per_second"] > 0
+    assert 0 < fan_out["p50_us"] <= fan_out["p99_us"]
+    assert connect["cost_us"] > 0
+    document = json.loads((tmp_path / "quick" / "results.json").read_text())
+    samples = document["samples"]
+    assert {(s["peer"], s["round"]) for s in samples} == {(p, r) for p in ("limit", "tidewire") for r in (0, 1)}
+    for sample in samples:
+        assert sample["failure"] is None
+        assert sample["rss"] >= sample["rss_alone"] > 0
+        if sample["workload"] == "fanout1":
+            assert sample["report"]["deliveries"] == sample["report"]["published"] * 30
+    assert ET.parse(tmp_path / "quick" / "connect.svg").getroot().tag == f"{SVG}svg"
+    assert _with_words_of(tmp_path) == []
+
+
+def test_who_ends_a_run_ends_all_that_it_started(tmp_path: Path) -> None:
+    words = ("--quick", "--only", "idle", "--peers", "tidewire", "--connections", "5", "--seconds", "50")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *words, "--output", str(tmp_path)],
+        cwd=CHECKOUT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            _until(lambda: any("job" in words for words in _with_words_of(tmp_path / "run")), process)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 130
+        finally:
+            process.kill()
+    assert _with_words_of(tmp_path) == []
+
+
+def _until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Looks until it holds; there is no event to wait for in another process's children."""
+    deadline = time.monotonic() + DEADLINE
+    while not holds():
+        assert process.poll() is None, cast("Any", process.stderr).read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _with_words_of(folder: Path) -> list[str]:
+    """Command lines of other processes that name a file in that folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if f"{folder}/" in words and " -m benchmarks" not in words:
+                found.append(words)
+    return found
