@@ -55,6 +55,8 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.runtime import GcWatch, LoopLag
 from service.web import api, header_deadline, ops, problem, upgrade
 from service.web.edge import EDGE, NODE, ApiKey, Edge
+from service.web.front import Door
+from service.web.listener import bound_buffers
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
@@ -93,6 +95,7 @@ class Service:
         self.node = Node(Gate(contract), ports, _bounds(settings), self.metrics)
         self.deadline = header_deadline.HeaderDeadline(settings.deadlines, self.clock, self.metrics)
         self.listening = False
+        self.upgrades = upgrade.Upgrades(self.node, _edge(settings), compresses=settings.compression.enabled)
         self.public = self._public(extra_routes)
         self.ops = ops.build_ops(self.node, self.metrics, lambda: self.listening)
 
@@ -102,6 +105,7 @@ class Service:
         )
         app[NODE] = self.node
         app[EDGE] = _edge(self.settings)
+        app[upgrade.UPGRADES] = self.upgrades
         app.add_routes(upgrade.routes())
         app.add_routes(api.routes())
         app.add_routes(extra_routes)
@@ -231,6 +235,7 @@ def _bounds(settings: Settings) -> Bounds:
     return Bounds(
         limits=settings.limits,
         outbox=settings.outbox,
+        compression=settings.compression,
         repair=settings.repair,
         deadlines=settings.deadlines,
         unready_after=settings.broker.unready_after,
@@ -271,24 +276,32 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
     private = web.AppRunner(
         service.ops, access_log=None, lingering_time=settings.outbox.close_grace, logger=problem.server_log()
     )
-    gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, loop)
+    listener: asyncio.Server | None = None
     try:
         await private.setup()
         with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
             await web.TCPSite(private, settings.ops_host, settings.ops_port).start()
         await public.setup()
-        if public.server is not None:
-            service.deadline.start(public.server)
+        server = public.server
+        if server is None:
+            raise RuntimeError("AppRunner.setup has made no server")
+        door = Door(service.upgrades, server, service.clock)
+        service.deadline.start(server, door)
         with _named("host and port", settings.host, settings.port):
             shared = settings.workers > 1 or None  # the other workers listen on the same port
-            await web.TCPSite(public, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared).start()
+            listener = await loop.create_server(door, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared)
+        bound_buffers(listener.sockets, service.node.bounds)
         gc_watch.install()
         loop_lag.start()
         service.listening = True
-        yield public.addresses[0][1], private.addresses[0][1]
+        yield listener.sockets[0].getsockname()[1], private.addresses[0][1]
     finally:
         service.node.admission.draining = True  # readiness turns before anything closes
         service.listening = False
+        if listener is not None:
+            listener.close()
         await public.cleanup()
         service.deadline.stop()
         loop_lag.stop()

@@ -151,7 +151,6 @@ class Admission:
     def is_abusive(self, connection: Connection) -> bool:
         """Notes a message above the rate; True once there were too many lately."""
         now = self._clock.monotonic()
-        recent = [at for at in connection.violations if at > now - VIOLATION_WINDOW]
-        recent.append(now)
+        recent = (*(at for at in connection.violations if at > now - VIOLATION_WINDOW), now)
         connection.violations = recent
         return len(recent) > self._limits.rate_violations

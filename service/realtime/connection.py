@@ -1,21 +1,28 @@
-"""A connection: a live Socket, its Session and its Outbox."""
+"""A connection: a live Socket, its Session, and what waits for it: its Outbox."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from service.core.clock import Clock, Timer
-from service.core.limits import OutboxLimits, Rate, TokenBucket
+from service.core.limits import OutboxLimits, TokenBucket
 from service.core.session import Session
-from service.protocol import messages
+from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage
-from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, join
+from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, Press, join
 from service.realtime.outbox import Budget, Outbox
 from service.realtime.socket import Socket
+from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
+
+SMALL_REPLY = 4096
+"""Bytes of a reply that may wait for the end of the turn, to share a write with others."""
+MOST_REPLIES = 64
+"""Of those, at most."""
 
 
 class Seat(Protocol):
@@ -29,174 +36,270 @@ class Seat(Protocol):
         """Gives it back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all connections of a node share."""
+
+    limits: OutboxLimits
+    budget: Budget
+    most_batch: int
+    """Messages in one frame."""
+    press: Press
+    turn: Turn
+    clock: Clock
+    metrics: Metrics
+
+
 class Connection:
     """An authenticated connection. Only the handshake makes one, so nothing unauthenticated can reach a command."""
 
+    __slots__ = (
+        "_drained",
+        "_is_over",
+        "_outbox",
+        "_parting",
+        "_replies",
+        "_shared",
+        "bucket",
+        "closing",
+        "id",
+        "is_asked",
+        "is_clear",
+        "is_told_of_expiry",
+        "on_close",
+        "paused_since",
+        "ping_due",
+        "seat",
+        "session",
+        "socket",
+        "violations",
+        "window_bits",
+        "write",
+    )
+
     def __init__(
-        self,
-        id: str,
-        socket: Socket,
-        session: Session,
-        seat: Seat,
-        *,
-        limits: OutboxLimits,
-        rate: Rate,
-        budget: Budget,
-        most_batch: int,
-        clock: Clock,
-        metrics: Metrics,
+        self, id: str, socket: Socket, session: Session, seat: Seat, bucket: TokenBucket, shared: Surroundings
     ) -> None:
         self.id = id
         self.socket = socket
+        self.write = socket.write
+        """The socket's, for those who have seen that the connection `is_clear`."""
+        self.window_bits = socket.window_bits
         self.session = session
         self.seat = seat
-        self.timers: list[Timer] = []
-        """What is due at this token's expiry."""
-        self.writer: asyncio.Task[None] | None = None
-        self.goodbye: asyncio.Task[None] | None = None
-        """Set once this side closes; done when the peer has been told or cut."""
-        self.outbox = Outbox(limits, budget, metrics)
-        self.bucket = TokenBucket(rate, clock.monotonic())
-        self.violations: list[float] = []
+        self.bucket = bucket
+        self.violations: tuple[float, ...] = ()
         """When it sent above a rate, lately."""
         self.closing: tuple[CloseCode, str] | None = None
         self.on_close: Callable[[Connection, CloseCode, str], None] | None = None
-        """Called once, when this side decides to close: leaves the hub and says goodbye."""
-        self.writing_since: float | None = None
-        """Since when the current write waits for the peer; None between writes."""
-        self._most_batch = most_batch
-        self._clock = clock
-        self._metrics = metrics
-        self._burst: Burst | None = None
-        self._measured = False
-        self._stopped = False
-        self._wake = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._drained.set()
+        """Called once, when this side decides to close: leaves the hub."""
+        self.is_clear = True
+        """Whether what is written goes out at once, behind nothing else."""
+        self.paused_since: float | None = None
+        """Since when a write waits for the peer."""
+        self.ping_due = 0.0
+        """Monotonic time of the next ping, or of the end if that is not answered."""
+        self.is_asked = False
+        """Whether a ping waits for its answer."""
+        self.is_told_of_expiry = False
+        """Whether `expiring` has been sent for the present token."""
+        self._shared = shared
+        self._replies: list[bytes] | None = None
+        """Small ones of this turn."""
+        self._outbox: Outbox | None = None
+        """Only while the peer does not keep up."""
+        self._parting: Timer | None = None
+        self._drained: asyncio.Event | None = None
+        self._is_over = False
 
     @property
     def is_closing(self) -> bool:
         """Whether this side has decided to close."""
         return self.closing is not None
 
-    def deliver(self, burst: Burst, *, measured: bool = False) -> bool:
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for the peer to read."""
+        return len(self._outbox) if self._outbox is not None else 0
+
+    # --- what goes out ------------------------------------------------------------------------------------------------
+
+    def deliver(self, burst: Burst) -> bool:
         """Takes a burst. Never blocks; False if the peer is too slow for a frame that may not be dropped.
 
-        A peer that keeps up gets the bytes that were joined for all; one that does not gets the frames by their classes.
+        A peer that keeps up gets the bytes that were made for all; one that does not gets the frames by their classes.
+        Hubs write to a connection that `is_clear` themselves.
         """
-        if self.closing is not None:
+        if self.closing is not None or self._is_over:
             return True
-        if self._burst is None and self.writing_since is None and not self.outbox:
-            self._burst = burst
-            self._measured = measured
-            self._drained.clear()
-            self._wake.set()
+        if self._outbox is None:
+            replies, self._replies = self._replies, None
+            wire = burst.wire(self.window_bits)
+            if replies is None:
+                self.write(wire)
+            else:
+                self._clear()
+                self.write(self._wire(replies) + wire)
             return True
-        for frame in burst.frames:
-            if not self.outbox.put(frame):
-                return False
-        self._stir()
-        return True
+        put = self._outbox.put
+        return all(put(frame) for frame in burst.frames)
 
     def send(self, frames: list[Frame]) -> bool:
         """As `deliver`, for frames of this connection alone."""
-        if self.closing is None:
+        if frames and self.closing is None and not self._is_over:
+            outbox = self._queue()
             for frame in frames:
-                if not self.outbox.put(frame):
+                if not outbox.put(frame):
                     return False
-            self._stir()
+            self._pump()
         return True
 
     def reply(self, message: ServerMessage) -> None:
         """Sends a system message; it is never dropped."""
-        if self.closing is None:
-            payload = messages.encode(message)
-            kind = message.__struct_config__.tag
-            sent, size = self._metrics.out(str(kind))
-            sent.inc()
-            size.inc(len(payload))
-            self.outbox.put(Frame(payload, str(kind)))
-            self._stir()
+        if self.closing is not None or self._is_over:
+            return
+        payload = messages.encode(message)
+        kind = str(message.__struct_config__.tag)
+        sent, size = self._shared.metrics.out(kind)
+        sent.inc()
+        size.inc(len(payload))
+        if self._outbox is None and len(payload) <= SMALL_REPLY:
+            if self._replies is None:
+                self._replies = [payload]
+                self.is_clear = False
+                self._shared.turn.flush_later(self)
+                return
+            if len(self._replies) < MOST_REPLIES:
+                self._replies.append(payload)
+                return
+        self._queue().put(_reply(payload, kind))
+        self._pump()
 
-    def _stir(self) -> None:
-        if self.outbox:
-            self._drained.clear()
-            self._wake.set()
+    def flush(self) -> None:
+        """Writes the replies of this turn, if they have not gone out with an event."""
+        replies, self._replies = self._replies, None
+        if replies is not None and self.closing is None and not self._is_over:
+            self._clear()
+            self.write(self._wire(replies))
+
+    def _wire(self, replies: list[bytes]) -> bytes:
+        most = self._shared.most_batch
+        if len(replies) <= most:
+            return framing.frame(framing.TEXT, join(replies))
+        parts = (replies[start : start + most] for start in range(0, len(replies), most))
+        return b"".join(framing.frame(framing.TEXT, join(part)) for part in parts)
+
+    def _queue(self) -> Outbox:
+        """The outbox, with the replies of this turn at its head: nothing overtakes what came before it."""
+        outbox = self._outbox
+        if outbox is None:
+            self.is_clear = False
+            shared = self._shared
+            outbox = self._outbox = Outbox(shared.limits, shared.budget, shared.metrics)
+            replies, self._replies = self._replies, None
+            for payload in replies or ():
+                outbox.put(_reply(payload, "reply"))
+        return outbox
+
+    def _pump(self) -> None:
+        """Writes what the peer takes."""
+        outbox, shared = self._outbox, self._shared
+        if outbox is None:
+            return
+        while not self.socket.is_paused and (frames := outbox.take(MAX_BURST_BYTES, shared.most_batch)):
+            if frames[0].delivery is not None:
+                shared.metrics.delivery_seconds.observe(max(0.0, shared.clock.monotonic() - frames[0].accepted))
+            self.write(shared.press.wire(frames, self.window_bits))
+        if not outbox and not self.socket.is_paused:
+            self._outbox = None
+            self._clear()
+        elif self._drained is not None and not outbox.is_full:
+            self._drained.set()
+
+    def _clear(self) -> None:
+        self.is_clear = self.closing is None and not self.socket.is_paused
+        if self._drained is not None:
+            self._drained.set()
+
+    def paused(self) -> None:
+        """The peer does not take what it was sent; see Ear."""
+        self.paused_since = self._shared.clock.monotonic()
+        if self.closing is None and not self._is_over:
+            self._queue()
+
+    def resumed(self) -> None:
+        """It has taken everything; see Ear."""
+        self.paused_since = None
+        self._pump()
+        if self.closing is not None and self._outbox is None:
+            self._part()
+
+    async def drained(self) -> None:
+        """Waits until everything has been written."""
+        while self._outbox is not None and self.closing is None and not self._is_over:
+            await self._wait()
 
     async def room_to_reply(self) -> None:
         """Waits while the peer has not read its replies: whoever does not read is not served further. Never waits for a
         peer that is gone."""
-        while self.outbox.is_full and self.closing is None and not self._stopped:
-            self._drained.clear()
-            await self._drained.wait()
+        while self._outbox is not None and self._outbox.is_full and self.closing is None and not self._is_over:
+            await self._wait()
 
-    async def drained(self) -> None:
-        """Waits until everything queued has been written."""
+    async def _wait(self) -> None:
+        if self._drained is None:
+            self._drained = asyncio.Event()
+        self._drained.clear()
         await self._drained.wait()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `room_to_reply` would not wait."""
+        return self._outbox is None or not self._outbox.is_full
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
     def close(self, code: CloseCode, reason: str) -> None:
-        """Begins the end: no delivery from here on. Only the first call counts. `reason` goes to the client."""
-        if self.closing is None:
-            self.closing = (code, reason)
-            if self.on_close is not None:
-                self.on_close(self, code, reason)
+        """Begins the end: no delivery from here on. Only the first call counts. `reason` goes to the client.
 
-    async def write(self) -> None:
-        """Writes what is queued, for as long as the connection lives; ends when the peer is gone."""
-        try:
-            await self._write()
-        finally:
-            self.stop_writing()  # nobody must wait for a queue that nothing empties any more
+        What is queued explains the close, so it goes first, for `outbox.close_grace` at most; a slow reader would not read it.
+        """
+        if self.closing is not None:
+            return
+        self.flush()
+        self.closing = (code, reason)
+        self.is_clear = False
+        if self._drained is not None:
+            self._drained.set()
+        if self.on_close is not None:
+            self.on_close(self, code, reason)
+        if self._is_over:
+            return
+        if self._outbox is None or code is CloseCode.SLOW_CONSUMER:
+            self._part()
+        else:
+            self._parting = self._shared.clock.call_later(self._shared.limits.close_grace, self._part)
 
-    async def _write(self) -> None:
-        while not self._stopped:
-            payload, accepted = self._next()
-            if payload is None:
-                self._drained.set()
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            self.writing_since = self._clock.monotonic()
-            try:
-                await self.socket.send(payload)
-            except ConnectionError:
-                self.socket.abort()
-                return
-            except BaseException:
-                self.socket.abort()  # without a writer the connection is dead: let the reader notice
-                raise
-            finally:
-                self.writing_since = None
-            if accepted is not None:
-                self._metrics.delivery_seconds.observe(max(0.0, self._clock.monotonic() - accepted))
-
-    def _next(self) -> tuple[bytes | None, float | None]:
-        burst = self._burst
-        if burst is not None:
-            self._burst = None
-            return burst.payload, burst.frames[0].accepted if self._measured else None
-        frames = self.outbox.take(MAX_BURST_BYTES, self._most_batch)
-        if not frames:
-            return None, None
-        if frames[0].delivery is None:
-            return join(frames), None
-        return join(frames), frames[0].accepted
-
-    def stop_writing(self) -> None:
-        """Lets the writer finish the write it is in, and no other."""
-        self._stopped = True
-        self._wake.set()
-        self._drained.set()
+    def _part(self) -> None:
+        if self._parting is not None:
+            self._parting.cancel()
+            self._parting = None
+        if self.closing is not None:
+            self.socket.close(self.closing[0].code, self.closing[1])
 
     def forget(self) -> None:
-        """Ends the writer and frees the queue and the timers; the connection is over, and what comes late goes nowhere."""
-        if self.closing is None:
-            self.closing = (CloseCode.ABNORMAL, "")
-        if self.writer is not None:
-            self.writer.cancel()
-        for timer in self.timers:
-            timer.cancel()
-        self.timers.clear()
-        self._burst = None
-        self.outbox.clear()
-        self._drained.set()
+        """Frees the queue; the connection is over, and what comes late goes nowhere."""
+        self._is_over = True
+        self.is_clear = False
+        self._replies = None
+        if self._parting is not None:
+            self._parting.cancel()
+        if self._outbox is not None:
+            self._outbox.clear()
+            self._outbox = None
+        if self._drained is not None:
+            self._drained.set()
+
+
+def _reply(payload: bytes, kind: str) -> Frame:
+    # Never compressed: a snapshot joins what several people wrote, whatever the contract says of one event's type.
+    return Frame(payload, kind, compress=False)

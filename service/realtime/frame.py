@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Raw
 
 from service.core.broker import Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
+from service.core.limits import Compression
 from service.protocol import messages
+from service.protocol.deflate import Deflater
+from service.protocol.framing import RSV1, TEXT
+from service.protocol.framing import frame as framed
 
 MAX_BURST_BYTES = 65_536
 """Bytes joined into one message, at most (one frame alone may be larger): a client must not wait for megabytes."""
@@ -18,7 +22,19 @@ MAX_BURST_BYTES = 65_536
 class Frame:
     """One message, encoded. `delivery` is None for replies, which belong to one connection and are never dropped."""
 
-    __slots__ = ("accepted", "delivery", "epoch", "key", "offset", "ordered", "payload", "restarts", "rev", "type")
+    __slots__ = (
+        "accepted",
+        "compress",
+        "delivery",
+        "epoch",
+        "key",
+        "offset",
+        "ordered",
+        "payload",
+        "restarts",
+        "rev",
+        "type",
+    )
 
     def __init__(
         self,
@@ -33,6 +49,7 @@ class Frame:
         epoch: str = "",
         ordered: bool = False,
         restarts: bool = False,
+        compress: bool | None = None,
     ) -> None:
         self.payload = payload
         self.type = type
@@ -47,6 +64,8 @@ class Frame:
         """Of offset and rev."""
         self.restarts = restarts
         """Whether it tells that the stream goes on from (epoch, offset, rev), whatever came before."""
+        self.compress = compress
+        """What the contract says to compressing it; None: that its size decides."""
         self.accepted = accepted
         """Monotonic seconds at which this node got the event; for the latency metric."""
 
@@ -68,7 +87,7 @@ def encode_event(event: Event) -> bytes:
     )
 
 
-def event_frame(event: Event, now: float) -> Frame:
+def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame:
     """Encodes an event. One with a key is replaceable in queues, whatever its class: presence changes are, too.
 
     Those have no `rev`: the order alone tells whether a user joined or left last, so a second join must not take the place of
@@ -87,6 +106,7 @@ def event_frame(event: Event, now: float) -> Frame:
         now,
         epoch=event.epoch,
         ordered=ordered,
+        compress=compress,
     )
 
 
@@ -107,7 +127,15 @@ def restart_frame(channel: ChannelKey, snapshot: Snapshot, *, lost: bool) -> Fra
     )
     mark = snapshot.mark
     return Frame(
-        messages.encode(message), "subscribed", None, None, mark.offset, mark.rev, epoch=mark.epoch, restarts=True
+        messages.encode(message),
+        "subscribed",
+        None,
+        None,
+        mark.offset,
+        mark.rev,
+        epoch=mark.epoch,
+        restarts=True,
+        compress=False,
     )
 
 
@@ -144,31 +172,76 @@ class Floor:
         return True
 
 
+class Press:
+    """Makes WebSocket frames of messages: deflated for whoever takes that, where it is worth it."""
+
+    __slots__ = ("_compression", "_deflater")
+
+    def __init__(self, compression: Compression) -> None:
+        self._deflater = Deflater(compression.level) if compression.enabled else None
+        self._compression = compression
+
+    def wire(self, frames: Sequence[Frame], window_bits: int) -> bytes:
+        """The frames as one message, for a peer that takes deflated frames of this window (0: takes none)."""
+        return self.plain(join(frames)) if not window_bits else self.deflated(frames, join(frames), window_bits)
+
+    @staticmethod
+    def plain(payload: bytes) -> bytes:
+        """As it is."""
+        return framed(TEXT, payload)
+
+    def deflated(self, frames: Sequence[Frame], payload: bytes, window_bits: int) -> bytes:
+        """Deflated, unless it is too small or the contract says of an event in it that it must not be."""
+        deflater = self._deflater
+        asked = {frame.compress for frame in frames}
+        wanted = False not in asked and self._compression.wanted(True if True in asked else None, len(payload))
+        if deflater is None or not wanted:
+            return framed(TEXT, payload)
+        return framed(TEXT, deflater.deflate(payload, window_bits), RSV1)
+
+
 class Burst:
-    """Frames of one channel that go out together, joined once for all members."""
+    """Frames of one channel that go out together: joined once for all members, and deflated once for each window."""
 
-    __slots__ = ("frames", "payload")
+    __slots__ = ("_deflated", "_press", "frames", "payload", "plain")
 
-    def __init__(self, frames: tuple[Frame, ...]) -> None:
+    def __init__(self, frames: tuple[Frame, ...], press: Press) -> None:
         self.frames = frames
         self.payload = join(frames)
+        """The message."""
+        self.plain = press.plain(self.payload)
+        """The message as a WebSocket frame."""
+        self._press = press
+        self._deflated: dict[int, bytes] | None = None
+
+    def wire(self, window_bits: int) -> bytes:
+        """The message as a WebSocket frame for a peer that takes deflated frames of this window (0: takes none)."""
+        if not window_bits:
+            return self.plain
+        made = self._deflated
+        if made is None:
+            made = self._deflated = {}
+        wire = made.get(window_bits)
+        if wire is None:
+            wire = made[window_bits] = self._press.deflated(self.frames, self.payload, window_bits)
+        return wire
 
 
-def join(frames: Iterable[Frame]) -> bytes:
-    """One message holding all: a lone frame as it is, several as a batch."""
-    payloads = [frame.payload for frame in frames]
+def join(messages: Iterable[Frame] | Iterable[bytes]) -> bytes:
+    """One message holding all: a lone one as it is, several as a batch."""
+    payloads = [message.payload if isinstance(message, Frame) else message for message in messages]
     return payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
 
 
-def bursts(frames: Iterable[Frame], most: int) -> Iterator[Burst]:
+def bursts(frames: Iterable[Frame], most: int, press: Press) -> Iterator[Burst]:
     """Cuts frames into bursts of at most `most` frames and MAX_BURST_BYTES."""
     part: list[Frame] = []
     size = 0
     for frame in frames:
         if part and (len(part) >= most or size + len(frame.payload) > MAX_BURST_BYTES):
-            yield Burst(tuple(part))
+            yield Burst(tuple(part), press)
             part, size = [], 0
         part.append(frame)
         size += len(frame.payload)
     if part:
-        yield Burst(tuple(part))
+        yield Burst(tuple(part), press)

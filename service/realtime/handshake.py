@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from msgspec import Raw
 
 from service.core.identity import Identity, anonymous
+from service.core.limits import TokenBucket
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
-from service.protocol import messages
+from service.protocol import framing, messages
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of, split
 from service.protocol.messages import Hello, Limits, Welcome
-from service.realtime import expiry
 from service.realtime.admission import Seat
+from service.realtime.arriving import Arriving
 from service.realtime.connection import Connection
 from service.realtime.node import Node
 from service.realtime.publisher import new_id
@@ -36,23 +37,26 @@ class Arrival:
     """Named in the address, authorised already."""
 
 
-async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connection, Iterator[str | Raw]]:
-    """Returns the connection, welcomed, and what the client sent in the same frame after `hello`.
+async def greet(
+    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
+) -> tuple[Connection, Iterator[str | Raw]]:
+    """Returns the connection, welcomed, and what the client sent in the same frame after `hello`. `arriving` is
+    the socket's ear until then.
 
     Raises CloseConnection, after telling the client why.
     """
     identity, credentials = arrival.identity, arrival.credentials
     rest: Iterator[str | Raw] = iter(())
     if identity is None:
-        identity, rest = await _hello(node, socket)
+        identity, rest = await _hello(node, socket, arriving)
         credentials = "anonymous" if identity.is_anonymous else "hello"
         try:
             await arrival.seat.identify(identity)
         except ServiceError as error:
-            raise await _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
-    await _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody
+            raise _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
+    _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody
     connection = _connection(node, socket, arrival, identity)
-    left = expiry.seconds_left(node, connection)
+    left = node.sweep.seconds_left(connection)
     connection.reply(
         Welcome(
             connection=connection.id,
@@ -67,19 +71,10 @@ async def greet(node: Node, socket: Socket, arrival: Arrival) -> tuple[Connectio
 
 
 def _connection(node: Node, socket: Socket, arrival: Arrival, identity: Identity) -> Connection:
-    bounds = node.bounds
-    return Connection(
-        new_id(),
-        socket,
-        Session(identity, bounds.limits.subscriptions),
-        arrival.seat,
-        limits=bounds.outbox,
-        rate=bounds.limits.connection_rate,
-        budget=node.budget,
-        most_batch=bounds.limits.batch,
-        clock=node.clock,
-        metrics=node.metrics,
-    )
+    limits = node.bounds.limits
+    session = Session(identity, limits.subscriptions)
+    bucket = TokenBucket(limits.connection_rate, node.clock.monotonic())
+    return Connection(new_id(), socket, session, arrival.seat, bucket, node.surroundings)
 
 
 def _limits(node: Node) -> Limits:
@@ -93,15 +88,15 @@ def _limits(node: Node) -> Limits:
     )
 
 
-async def _check_open(node: Node, socket: Socket) -> None:
+def _check_open(node: Node, socket: Socket) -> None:
     try:
         node.admission.check_open()
     except ServiceError as error:
-        raise await _refuse(node, socket, error, CloseCode.RESTART) from error
+        raise _refuse(node, socket, error, CloseCode.RESTART) from error
 
 
-async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[str | Raw]]:
-    frame = await _first_frame(node, socket)
+async def _hello(node: Node, socket: Socket, arriving: Arriving) -> tuple[Identity, Iterator[str | Raw]]:
+    frame = await _first_frame(node, socket, arriving)
     message: str | Raw | None = None
     try:
         rest = iter(take_apart(node, frame))
@@ -111,7 +106,7 @@ async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[str | R
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "the first message must be hello", path="$.type")
     except ServiceError as error:
         request = None if message is None else id_of(message)
-        raise await _refuse(node, socket, error, CloseCode.BAD_REQUEST, request) from error
+        raise _refuse(node, socket, error, CloseCode.BAD_REQUEST, request) from error
     try:
         if command.token is not None:
             return await node.authenticator.authenticate(command.token), rest
@@ -120,7 +115,7 @@ async def _hello(node: Node, socket: Socket) -> tuple[Identity, Iterator[str | R
         return anonymous(node.bounds.anonymous_tenant), rest
     except ServiceError as error:
         close = CloseCode.OVERLOAD if error.retryable else CloseCode.UNAUTHORIZED
-        raise await _refuse(node, socket, error, close) from error
+        raise _refuse(node, socket, error, close) from error
 
 
 def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
@@ -135,34 +130,30 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
     return parts
 
 
-async def _first_frame(node: Node, socket: Socket) -> str:
+async def _first_frame(node: Node, socket: Socket, arriving: Arriving) -> str:
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as patience:
             with node.greeting(patience):
-                frame = await socket.receive()
+                frame = await arriving.first()
     except TimeoutError as late:
-        await _check_open(node, socket)  # a drain cuts the wait short
+        _check_open(node, socket)  # a drain cuts the wait short
         node.metrics.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
-        raise await _refuse(node, socket, error, CloseCode.DEADLINE) from late
+        raise _refuse(node, socket, error, CloseCode.DEADLINE) from late
     if frame is None:
         raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
     if isinstance(frame, bytes):
         error = ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
-        raise await _refuse(node, socket, error, CloseCode.BAD_REQUEST)
+        raise _refuse(node, socket, error, CloseCode.BAD_REQUEST)
     return frame
 
 
-async def _refuse(
+def _refuse(
     node: Node, socket: Socket, error: ServiceError, close: CloseCode, request: str | None = None
 ) -> CloseConnection:
     node.metrics.errors.labels(code=error.code.code).inc()
-    try:
-        async with asyncio.timeout(node.bounds.outbox.close_grace):
-            await socket.send(messages.encode(error_message(error, request)))
-    except (TimeoutError, ConnectionError):
-        pass  # it will not read why; the close code says enough
+    socket.write(framing.frame(framing.TEXT, messages.encode(error_message(error, request))))
     return CloseConnection(close, error.message)
 
 

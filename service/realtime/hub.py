@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -15,27 +18,51 @@ from service.core.event import Event
 from service.core.sequence import Sequence
 from service.core.session import Phase, Subscription
 from service.protocol.close import CloseCode
-from service.realtime.frame import Floor, Frame, bursts
+from service.realtime.frame import Burst, Floor, Frame, Press, bursts
+from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from service.realtime.connection import Connection
 
 
+_NOW, _NEVER = float("-inf"), float("inf")
+"""When a room's frames are due, if not at some time."""
+
+
+class _Round:
+    """A burst on its way to the members there were when it was cut."""
+
+    __slots__ = ("burst", "gone", "members", "next")
+
+    def __init__(self, burst: Burst, members: tuple[Connection, ...]) -> None:
+        self.burst = burst
+        self.members = members
+        self.next = 0
+        """The member whose turn it is."""
+        self.gone: set[Connection] | None = None
+        """Those who have left since."""
+
+
 class Room:
-    """One channel on this node: its members, and the frames waiting for the next flush.
+    """One channel on this node: its members, and the frames waiting to go out.
 
     `lock` is held across the first join and the last leave, and is the only lock in the realtime core.
     """
 
     __slots__ = (
         "_clock",
+        "_cut_at",
         "_due",
-        "_flushed",
+        "_is_queued",
         "_most",
         "_pending",
+        "_press",
+        "_quiet",
+        "_rounds",
         "_serial",
         "_timer",
+        "_turn",
         "carried",
         "catching_up",
         "dropped",
@@ -50,10 +77,10 @@ class Room:
         "waiting",
     )
 
-    def __init__(self, key: ChannelKey, spec: ChannelSpec, clock: Clock, metrics: Metrics, most: int) -> None:
+    def __init__(self, key: ChannelKey, spec: ChannelSpec, ways: Ways) -> None:
         self.key = key
         self.spec = spec
-        self.metrics = metrics
+        self.metrics = ways.metrics
         self.lock = asyncio.Lock()
         self.occupants: dict[Connection, Subscription] = {}
         """Everyone who has joined, held ones too."""
@@ -71,13 +98,19 @@ class Room:
         """Whether the broker delivers this channel."""
         self.dropped = False
         """Whether the hub has forgotten this room; whoever waited for its lock must start again."""
-        self._clock = clock
-        self._most = most
+        self._clock = ways.clock
+        self._turn = ways.turn
+        self._press = ways.press
+        self._most = ways.most_batch
         self._pending: dict[int | tuple[str, str, str], Frame] = {}
         self._serial = count()
-        self._flushed = float("-inf")
-        self._due = float("inf")
+        self._cut_at = _NOW
+        self._due = _NEVER
         self._timer: Timer | None = None
+        self._rounds: deque[_Round] = deque()
+        self._is_queued = False
+        """Whether the turn will ask this room to write."""
+        self._quiet: asyncio.Event | None = None
 
     @property
     def is_listening(self) -> bool:
@@ -85,35 +118,57 @@ class Room:
         return bool(self.live or self.joining or self.catching_up)
 
     def push(self, frame: Frame, window: float) -> None:
-        """Takes a frame; it goes out within `window` seconds of the last flush, at once after a longer silence.
+        """Takes a frame; it goes out within `window` seconds of the last one, at once after a longer silence.
 
         A frame with a shorter window takes along all that wait before it: order within a channel holds across types.
         """
         if frame.ordered and frame.key is not None:
             self._pending.pop(frame.key, None)
         self._pending[frame.key if frame.key is not None else next(self._serial)] = frame
+        if not window:
+            self._due = _NOW
+            self._queue()
+            return
         now = self._clock.monotonic()
-        due = max(now, self._flushed + window) if window > 0 else now
-        if due < self._due:
+        due = self._cut_at + window
+        if due <= now:
+            self._due = _NOW
+            self._queue()
+        elif due < self._due:
             if self._timer is not None:
                 self._timer.cancel()
             self._due = due
-            self._timer = self._clock.call_later(due - now, self.flush)
+            self._timer = self._clock.call_later(due - now, self._window_over)
 
-    def flush(self) -> None:
-        """Sends what waits to every live member, and keeps it for those who are joining."""
+    def _queue(self) -> None:
+        if not self._is_queued:
+            self._is_queued = True
+            self._turn.fan_out_later(self)
+
+    def _window_over(self) -> None:
+        self._timer = None
+        self._due = _NOW
+        self._queue()
+
+    def cut(self) -> None:
+        """Draws a line: what waits is for those who are members now, and kept for those who are joining; what comes later
+        is not mixed with it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._due = float("inf")
+        self._due = _NEVER
         if not self._pending:
             return
         frames, self._pending = self._pending, {}
-        self._flushed = self._clock.monotonic()
+        self._cut_at = self._clock.monotonic()
         for waiting in self.joining.values():
             waiting.extend(frames.values())
         caught_up = self._catch_up(frames.values()) if self.catching_up else ()
-        self._fan_out(frames)
+        if self.live:
+            self._count(frames)
+            members = tuple(self.live)
+            self._rounds.extend(_Round(burst, members) for burst in bursts(frames.values(), self._most, self._press))
+            self._queue()
         for connection in caught_up:
             self.live[connection], _ = self.catching_up.pop(connection)
 
@@ -126,16 +181,6 @@ class Room:
                 caught_up.append(connection)
         return caught_up
 
-    def _fan_out(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
-        if not self.live:
-            return
-        self._count(frames)
-        last = next(reversed(self.live))
-        for burst in bursts(frames.values(), self._most):
-            slow = [member for member in self.live if not member.deliver(burst, measured=member is last)]
-            for connection in slow:  # at once: it must not get the next burst, with a hole before it
-                connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
-
     def _count(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
         members = len(self.live)
         for frame in frames.values():
@@ -144,28 +189,69 @@ class Room:
             size.inc(members * len(frame.payload))
             self.metrics.fanout.observe(members)
 
+    def fan_out(self, most: int) -> bool:
+        """See turn.Room."""
+        if not self._rounds and self._due == _NOW:
+            self.cut()
+        while self._rounds and most > 0:
+            most -= self._write(most)
+        if self._rounds or self._due == _NOW:
+            return True
+        self._is_queued = False
+        if self._quiet is not None:
+            self._quiet.set()
+        return False
+
+    def _write(self, most: int) -> int:
+        """Gives the round's burst to its next members; returns to how many."""
+        now = self._rounds[0]
+        burst, gone = now.burst, now.gone
+        end = now.next + most
+        members = now.members if end >= len(now.members) and not now.next else now.members[now.next : end]
+        now.next = end
+        plain = burst.plain
+        slow: list[Connection] | None = None
+        for member in members:
+            if gone is not None and member in gone:
+                continue
+            if member.is_clear:
+                member.write(plain if not member.window_bits else burst.wire(member.window_bits))
+            elif not member.deliver(burst):
+                slow = slow or []
+                slow.append(member)
+        if end >= len(now.members):
+            self._rounds.popleft()
+            took = self._clock.monotonic() - burst.frames[0].accepted
+            self.metrics.delivery_seconds.observe(max(0.0, took))
+        if slow is not None:
+            for member in slow:  # at once: it must not get the next burst, with a hole before it
+                member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+        return len(members) or 1
+
     async def written(self, most: float) -> None:
         """Waits until every live member has written what it has been given, or `most` seconds: nobody waits for the slow."""
-        self.flush()
-        members = [asyncio.ensure_future(member.drained()) for member in (*self.live, *self.catching_up)]
-        try:
-            if members:
-                await asyncio.wait(members, timeout=most)
-        finally:
-            for member in members:
-                member.cancel()
+        self.cut()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                while self._rounds:
+                    if self._quiet is None:
+                        self._quiet = asyncio.Event()
+                    self._quiet.clear()
+                    await self._quiet.wait()
+                for member in (*self.live, *self.catching_up):
+                    await member.drained()
 
     def begin(self, connection: Connection, subscription: Subscription) -> None:
         """Opens the buffer in which live events wait behind the snapshot."""
         if not self.is_listening:  # nobody has minded the order so far
             self.sequence, self.waiting = None, []
-        self.flush()
+        self.cut()
         subscription.phase = Phase.JOINING
         self.joining[connection] = []
 
     def continues(self, connection: Connection, snapshot: Snapshot) -> bool:
         """Whether what has come for a joining connection follows on its snapshot, without a hole."""
-        self.flush()
+        self.cut()
         floor = Floor(snapshot.mark)
         for frame in self.joining[connection]:
             before = floor.mark.offset
@@ -184,7 +270,7 @@ class Room:
 
     def go_live(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
         """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""
-        self.flush()
+        self.cut()
         floor = Floor(snapshot.mark)
         waiting = [frame for frame in self.joining.pop(connection) if floor.passes(frame)]
         subscription.phase = Phase.LIVE
@@ -199,6 +285,10 @@ class Room:
         self.live.pop(connection, None)
         self.joining.pop(connection, None)
         self.catching_up.pop(connection, None)
+        for under_way in self._rounds:
+            if under_way.gone is None:
+                under_way.gone = set()
+            under_way.gone.add(connection)
 
     def remove(self, connection: Connection) -> None:
         """Takes a connection out; harmless if it is not in."""
@@ -209,18 +299,31 @@ class Room:
         """Marks the room as forgotten and lets its timer go."""
         self.dropped = True
         self._pending.clear()
+        self._rounds.clear()
+        self._due = _NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What all rooms share."""
+
+    clock: Clock
+    metrics: Metrics
+    turn: Turn
+    press: Press
+    most_batch: int
+    """Messages in one frame."""
+
+
 class Hub:
     """All rooms of this node."""
 
-    def __init__(self, clock: Clock, metrics: Metrics, most_batch: int) -> None:
-        self._clock = clock
-        self._metrics = metrics
-        self._most_batch = most_batch
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
+        self._metrics = ways.metrics
         self._rooms: dict[ChannelKey, Room] = {}
 
     def get(self, key: ChannelKey) -> Room | None:
@@ -231,7 +334,7 @@ class Hub:
         """The channel's room, made if there is none."""
         room = self._rooms.get(key)
         if room is None:
-            room = self._rooms[key] = Room(key, spec, self._clock, self._metrics, self._most_batch)
+            room = self._rooms[key] = Room(key, spec, self._ways)
             self._metrics.channels.inc()
         return room
 

@@ -16,8 +16,8 @@ from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.caps import CapStore
 from service.core.channel import ChannelKey
-from service.core.clock import Clock, Timer
-from service.core.limits import Deadlines, Limits, OutboxLimits, RepairLimits
+from service.core.clock import Clock
+from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, RepairLimits
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
@@ -25,10 +25,11 @@ from service.protocol.close import CloseCode
 from service.protocol.messages import Reconnect, Unsubscribed
 from service.realtime.admission import Admission
 from service.realtime.caps import Caps
-from service.realtime.connection import Connection
+from service.realtime.connection import Connection, Surroundings
 from service.realtime.control import Control
+from service.realtime.frame import Press
 from service.realtime.health import BrokerHealth
-from service.realtime.hub import Hub
+from service.realtime.hub import Hub, Ways
 from service.realtime.lines import Lines
 from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
@@ -38,10 +39,9 @@ from service.realtime.revocations import RevocationGuard, Revocations
 from service.realtime.roster import Roster
 from service.realtime.subscriptions import Subscriptions
 from service.realtime.supervisor import Supervisor
+from service.realtime.sweep import Sweep
+from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
-
-SWEEP_INTERVAL = 1.0
-"""Seconds between two looks for stalled writes; must stay below outbox.stall."""
 
 DRAIN_RATE = 200.0
 """Connections closed a second in a shutdown, unless the window is too short for that."""
@@ -69,6 +69,7 @@ class Bounds:
 
     limits: Limits = field(default_factory=Limits)
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    compression: Compression = field(default_factory=Compression)
     repair: RepairLimits = field(default_factory=RepairLimits)
     deadlines: Deadlines = field(default_factory=Deadlines)
     unready_after: float = 30.0
@@ -102,7 +103,12 @@ class Node:
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
         self.admission = Admission(bounds.limits, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
-        self.hub = Hub(ports.clock, metrics, bounds.limits.batch)
+        self.sweep = Sweep(self.roster, bounds.deadlines, bounds.outbox, ports.clock, metrics)
+        press, turn, most_batch = Press(bounds.compression), Turn(ports.clock), bounds.limits.batch
+        self.surroundings = Surroundings(
+            bounds.outbox, self.budget, most_batch, press, turn, clock=ports.clock, metrics=metrics
+        )
+        self.hub = Hub(Ways(ports.clock, metrics, turn, press, most_batch))
         self.relay = Relay(
             self.hub,
             ports.broker,
@@ -146,7 +152,6 @@ class Node:
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
         self._greeting: set[asyncio.Timeout] = set()
-        self._sweeper: Timer | None = None
 
     async def start(self) -> None:
         """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had; then nothing is left running."""
@@ -161,12 +166,11 @@ class Node:
         except BaseException:
             await self.close()
             raise
-        self._sweeper = self.clock.call_later(SWEEP_INTERVAL, self._sweep)
+        self.sweep.start()
 
     async def close(self) -> None:
         """Ends whatever is left, then the broker. Call `drain` first."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        self.sweep.close()
         self.health.close()
         await self.control.close()
         self.caps.close()
@@ -194,27 +198,11 @@ class Node:
             self._greeting.discard(patience)
 
     def closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
-        """Called when this side decides to end a connection: no delivery from here on, then goodbye."""
+        """Called when this side decides to end a connection: no delivery from here on."""
         if code is CloseCode.SLOW_CONSUMER:
             self.metrics.slow_consumers.inc()
         for subscription in connection.session.subscriptions.values():
             self.relay.detach(connection, subscription)
-        connection.goodbye = self.supervisor.spawn("goodbye", self._goodbye(connection, code, reason))
-
-    async def _goodbye(self, connection: Connection, code: CloseCode, reason: str) -> None:
-        grace = self.bounds.outbox.close_grace
-        if code is not CloseCode.SLOW_CONSUMER:  # what is queued explains the close; a slow reader would not read it
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await connection.drained()
-        # The writer may be waiting for the peer. Cancelling it would cancel the wait that aiohttp shares among all who write
-        # to a connection, the close below among them; so it is only told to stop.
-        connection.stop_writing()
-        try:
-            async with asyncio.timeout(grace):
-                await connection.socket.close(code.code, reason)
-        except (TimeoutError, ConnectionError):
-            connection.socket.abort()
 
     @property
     def connections(self) -> int:
@@ -306,12 +294,3 @@ class Node:
 
     def _channels_with_presence(self) -> Iterator[ChannelKey]:
         return (room.key for room in self.hub.rooms() if room.carried and room.spec.presence)
-
-    def _sweep(self) -> None:
-        self._sweeper = self.clock.call_later(SWEEP_INTERVAL, self._sweep)
-        too_long_ago = self.clock.monotonic() - self.bounds.outbox.stall
-        for connection in self.roster:
-            since = connection.writing_since
-            if since is not None and since <= too_long_ago and not connection.is_closing:
-                self.metrics.limit_hits.labels(limit="stall").inc()
-                connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")

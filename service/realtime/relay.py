@@ -126,7 +126,10 @@ class Relay:
         if event.offset is None and room.spec.presence and self.presence is not None:
             self.presence.heard(event)
         spec = room.spec.events.get(event.type)
-        room.push(event_frame(event, self._clock.monotonic()), spec.window if spec is not None else 0.0)
+        if spec is None:  # one of the service's own
+            room.push(event_frame(event, self._clock.monotonic()), 0.0)
+        else:
+            room.push(event_frame(event, self._clock.monotonic(), spec.compress), spec.window)
 
     async def join(self, connection: Connection, subscription: Subscription, spec: ChannelSpec) -> None:
         """Adds the connection to the channel's room; the first one makes the broker deliver. Rolled back on failure."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator
+from typing import Any
 
 import structlog
 from msgspec import Raw
@@ -12,115 +13,211 @@ from msgspec import Raw
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of
-from service.protocol.messages import Publish
-from service.realtime import expiry
+from service.protocol.messages import Ping, Publish
+from service.realtime.arriving import Arriving
 from service.realtime.commands import HANDLERS
 from service.realtime.connection import Connection
+from service.realtime.eager import begin, in_a_task
 from service.realtime.handshake import Arrival, error_message, greet, take_apart
 from service.realtime.node import Node
 from service.realtime.socket import Socket
 
-_log = structlog.get_logger("serving")
+MOST_WAITING = 32
+"""Messages that may wait behind a command that is being carried out; then nothing more is read from the peer."""
+
+_PROMPT = (Publish, Ping)
+"""Commands that may be begun outside of a task (see eager.py)."""
 _CODES = frozenset(str(code.code) for code in CloseCode)
 
+_log = structlog.get_logger("serving")
 
-async def serve(node: Node, socket: Socket, arrival: Arrival) -> None:
-    """Carries a socket until either side ends it. Frees everything it took."""
+
+async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival) -> None:
+    """Takes a socket in, whose ear is `arriving` so far; returns when it is served, or turned away. What it took is freed
+    when the socket is lost."""
     try:
-        connection, rest = await greet(node, socket, arrival)
+        connection, rest = await greet(node, socket, arriving, arrival)
     except CloseConnection as end:
-        await _turn_away(node, socket, end)
+        arrival.seat.release()
+        _count_close(node, end.code.code)
+        socket.close(end.code.code, end.reason[:100])
         return
+    except BaseException:
+        arrival.seat.release()
+        socket.abort()
+        raise
+    serving = Serving(node, connection)
     connection.on_close = node.closing
-    connection.writer = node.supervisor.spawn("writer", connection.write())
     node.roster.add(connection)
     node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
     node.make_room_after(connection)
-    expiry.arm(node, connection)
-    try:
-        await _join_named(node, connection, arrival.channels)
-        await _handle(node, connection, rest)
-        await _read(node, connection)
-    finally:
-        await _end(node, connection)
+    node.sweep.welcome(connection)
+    await serving.open(arriving, arrival.channels, rest)
 
 
-async def _turn_away(node: Node, socket: Socket, end: CloseConnection) -> None:
-    _count_close(node, end.code.code)
-    try:
-        async with asyncio.timeout(node.bounds.outbox.close_grace):
-            await socket.close(end.code.code, end.reason[:100])
-    except (TimeoutError, ConnectionError):
-        socket.abort()
+class Serving:
+    """The ear of an authenticated connection: one command at a time, in their order."""
 
+    __slots__ = ("_connection", "_is_busy", "_is_lost", "_is_reading", "_node", "_waiting")
 
-async def _join_named(node: Node, connection: Connection, channels: Iterable[str]) -> None:
-    for channel in channels:
-        if connection.is_closing:
+    def __init__(self, node: Node, connection: Connection) -> None:
+        self._node = node
+        self._connection = connection
+        self._waiting: deque[str | bytes] | None = None
+        self._is_busy = False
+        """Whether a command waits for something."""
+        self._is_reading = True
+        self._is_lost = False
+
+    async def open(self, arriving: Arriving, channels: Iterable[str], rest: Iterator[str | Raw]) -> None:
+        """Takes over: first the channels of the address, then what came with `hello`, then what has come since."""
+        connection = self._connection
+        self._is_busy = True
+        connection.socket.ear = self
+        self._waiting = arriving.waiting
+        if connection.socket.is_paused:
+            connection.paused()
+        if arriving.is_over:
+            self._is_lost = True
+        self._set_reading(reading=True)
+        await self._work(self._first(channels, rest))
+
+    async def _first(self, channels: Iterable[str], rest: Iterator[str | Raw]) -> None:
+        node, connection = self._node, self._connection
+        for channel in channels:
+            if self._is_over:
+                return
+            try:
+                await node.subscriptions.subscribe(connection, channel, None, None)
+            except ServiceError as error:
+                _refuse(node, connection, error, None)
+        await self._handle(rest, prompt=False)
+
+    # --- what the socket tells ----------------------------------------------------------------------------------------
+
+    def received(self, message: str | bytes) -> None:
+        """See Ear."""
+        if self._is_busy:
+            if self._waiting is None:
+                self._waiting = deque()
+            self._waiting.append(message)
+            if len(self._waiting) >= MOST_WAITING:
+                self._set_reading(reading=False)
             return
+        if self._connection.closing is not None:
+            return
+        self._is_busy = True
+        rest = begin(self._work(self._handle_frame(message, prompt=True)))
+        if rest is not None:
+            self._node.supervisor.spawn("command", rest)
+
+    def paused(self) -> None:
+        """See Ear."""
+        self._connection.paused()
+
+    def resumed(self) -> None:
+        """See Ear."""
+        self._connection.resumed()
+
+    def lost(self) -> None:
+        """See Ear."""
+        self._is_lost = True
+        self._connection.forget()
+        if not self._is_busy:
+            self._is_busy = True
+            self._node.supervisor.spawn("end", self._end())
+
+    # --- the work -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_lost or self._connection.closing is not None
+
+    def _set_reading(self, *, reading: bool) -> None:
+        if reading != self._is_reading:
+            self._is_reading = reading
+            socket = self._connection.socket
+            (socket.resume_reading if reading else socket.pause_reading)()
+
+    async def _work(self, first: Coroutine[Any, Any, None]) -> None:
+        """Does the first thing, then what has come meanwhile; ends the connection if that was lost meanwhile."""
+        await first
+        while self._waiting and not self._is_over:
+            await self._handle_frame(self._waiting.popleft(), prompt=False)
+            if len(self._waiting) < MOST_WAITING // 2:
+                self._set_reading(reading=True)
+        self._waiting = None
+        if self._is_lost:
+            await in_a_task()
+            await self._end()
+        else:
+            self._is_busy = False
+            self._set_reading(reading=True)
+
+    async def _handle_frame(self, frame: str | bytes, *, prompt: bool) -> None:
+        fault: ServiceError | None = None
+        parts: Iterable[str | Raw] = ("",)
         try:
-            await node.subscriptions.subscribe(connection, channel, None, None)
+            if isinstance(frame, bytes):
+                raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
+            parts = take_apart(self._node, frame)
         except ServiceError as error:
-            _refuse(node, connection, error, None)
+            fault = error
+        await self._handle(parts, fault, prompt=prompt)
 
+    async def _handle(self, parts: Iterable[str | Raw], fault: ServiceError | None = None, *, prompt: bool) -> None:
+        """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal.
 
-async def _read(node: Node, connection: Connection) -> None:
-    while not connection.is_closing:
-        frame = await connection.socket.receive()
-        if frame is None:
-            return
-        await _handle_frame(node, connection, frame)
+        Every reply must find room before the next message is looked at: a small batch can ask for megabytes with each of its
+        messages. `prompt`: there is no task yet.
+        """
+        node, connection = self._node, self._connection
+        for message in parts:
+            if self._is_over:
+                return
+            try:
+                node.admission.check_rate(connection)
+                if fault is not None:
+                    raise fault
+                prompt = await self._command(message, prompt=prompt)
+            except ServiceError as error:
+                _refuse(node, connection, error, id_of(message))
+            except CloseConnection as end:
+                connection.close(end.code, end.reason)
+            except Exception:
+                incident = secrets.token_hex(8)
+                _log.exception("command failed", incident=incident, connection=connection.id)
+                internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
+                _refuse(node, connection, internal, id_of(message))
+            if not connection.has_room:
+                await connection.room_to_reply()
 
-
-async def _handle_frame(node: Node, connection: Connection, frame: str | bytes) -> None:
-    try:
-        if isinstance(frame, bytes):
-            raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
-        parts = take_apart(node, frame)
-    except ServiceError as fault:
-        await _handle(node, connection, ("",), fault)
-    else:
-        await _handle(node, connection, parts)
-
-
-async def _handle(
-    node: Node, connection: Connection, parts: Iterable[str | Raw], fault: ServiceError | None = None
-) -> None:
-    """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal.
-
-    Every reply must find room before the next message is looked at: a small batch can ask for megabytes with each of its
-    messages.
-    """
-    for message in parts:
-        if connection.is_closing:
-            return
+    async def _command(self, message: str | Raw, *, prompt: bool) -> bool:
+        """Gives whether there is still no task."""
+        node = self._node
         try:
-            node.admission.check_rate(connection)
-            if fault is not None:
-                raise fault
-            await _command(node, connection, message)
-        except ServiceError as error:
-            _refuse(node, connection, error, id_of(message))
-        except CloseConnection as end:
-            connection.close(end.code, end.reason)
-        except Exception:
-            incident = secrets.token_hex(8)
-            _log.exception("command failed", incident=incident, connection=connection.id)
-            internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
-            _refuse(node, connection, internal, id_of(message))
-        await connection.room_to_reply()
+            command = decode(message)
+        except ServiceError:
+            _count_in(node, "invalid", message)
+            raise
+        kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
+        _count_in(node, kind, message)
+        if prompt and not isinstance(command, _PROMPT):
+            await in_a_task()
+            prompt = False
+        await HANDLERS[type(command)](node, self._connection, command)
+        return prompt
 
-
-async def _command(node: Node, connection: Connection, message: str | Raw) -> None:
-    size = len(bytes(message)) if isinstance(message, Raw) else len(message.encode())
-    try:
-        command = decode(message)
-    except ServiceError:
-        _count_in(node, "invalid", size)
-        raise
-    kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
-    _count_in(node, kind, size)
-    await HANDLERS[type(command)](node, connection, command)
+    async def _end(self) -> None:
+        node, connection = self._node, self._connection
+        code = connection.closing[0].code if connection.closing is not None else connection.socket.close_code
+        try:
+            for channel in list(connection.session.subscriptions):
+                await _leave(node, connection, channel)
+        finally:
+            connection.forget()
+            node.retire(connection)
+            _count_close(node, code)
 
 
 def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
@@ -128,19 +225,6 @@ def _refuse(node: Node, connection: Connection, error: ServiceError, request: st
     connection.reply(error_message(error, request))
     if error.code is ErrorCode.RATE_LIMITED and node.admission.is_abusive(connection):
         connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
-
-
-async def _end(node: Node, connection: Connection) -> None:
-    code = connection.closing[0].code if connection.closing is not None else connection.socket.close_code
-    try:
-        for channel in list(connection.session.subscriptions):
-            await _leave(node, connection, channel)
-        if connection.goodbye is not None:  # it needs the queue and the writer, and is bounded in time
-            await asyncio.wait([connection.goodbye])
-    finally:
-        connection.forget()
-        node.retire(connection)
-        _count_close(node, code)
 
 
 async def _leave(node: Node, connection: Connection, channel: str) -> None:
@@ -156,7 +240,13 @@ def _count_close(node: Node, code: int) -> None:
     node.metrics.closes.labels(code=label if label in _CODES else "other").inc()
 
 
-def _count_in(node: Node, kind: str, size: int) -> None:
+def _count_in(node: Node, kind: str, message: str | Raw) -> None:
     count, received = node.metrics.in_(kind)
     count.inc()
-    received.inc(size)
+    received.inc(_size(message))
+
+
+def _size(message: str | Raw) -> int:
+    if isinstance(message, Raw):
+        return memoryview(message).nbytes
+    return len(message) if message.isascii() else len(message.encode())

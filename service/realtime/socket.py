@@ -1,28 +1,57 @@
-"""What an edge hands to the realtime core: a transport's two ends."""
+"""What an edge hands to the realtime core, a transport's two ends, and what it tells the core."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+
+class Ear(Protocol):
+    """Whom a socket tells. Called on the event loop; never raises."""
+
+    def received(self, message: str | bytes) -> None:
+        """A message came: text, or bytes for a binary one."""
+
+    def paused(self) -> None:
+        """The peer does not take what it was sent: what is written from here on waits in this process."""
+
+    def resumed(self) -> None:
+        """It has taken everything."""
+
+    def lost(self) -> None:
+        """The connection is over. Comes once, last."""
 
 
 class Socket(Protocol):
     """A message transport. The realtime core knows no more of it than this."""
 
-    async def receive(self) -> str | bytes | None:
-        """The next message: text, or bytes for a binary one, or None once the peer is gone (then for ever)."""
+    write: Callable[[bytes], None]
+    """Sends WebSocket frames (protocol/framing.py), as many as there are in the bytes. Never blocks and never raises;
+    whoever writes although `is_paused` makes this process keep it."""
+    is_paused: bool
+    """Whether something that was written has not gone out yet."""
+    heard: bool
+    """Set whenever the peer sends anything; whoever wants to know clears it first."""
+    window_bits: int
+    """Of the deflated frames that the peer takes; 0 if it takes none."""
+    ear: Ear
 
-    async def send(self, payload: bytes) -> None:
-        """Sends one text message; waits while the peer's unread bytes are over the transport's limit.
+    def pause_reading(self) -> None:
+        """Nothing more is received until `resume_reading`, but what has been read already."""
 
-        Raises ConnectionError if the peer is gone.
-        """
+    def resume_reading(self) -> None:
+        """Ends that."""
 
-    async def close(self, code: int, reason: str) -> None:
-        """Says goodbye and waits for the peer's answer, without a deadline of its own."""
+    def ping(self) -> None:
+        """Asks the peer for a sign of life."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Says goodbye; what comes from the peer after is dropped. Cuts it if it has not answered after
+        `outbox.close_grace`. Only the first call counts."""
 
     def abort(self) -> None:
         """Cuts the connection at once and frees its buffers."""
 
     @property
     def close_code(self) -> int:
-        """The code with which the peer ended the connection; 1006 if it did so without one."""
+        """The code with which it ended, whoever said it first; 1006 if nobody has."""

@@ -14,7 +14,7 @@ from service.web.edge import Edge
 _BEARER = "bearer "
 
 
-def client_ip(request: web.Request, hops: int) -> str:
+def client_ip(request: web.BaseRequest, hops: int) -> str:
     """The client's address: the peer's, or with `hops` trusted proxies the entry that the outermost of them appended.
 
     With fewer entries than hops someone came around the proxies, so the peer itself is the client.
@@ -37,7 +37,7 @@ def _address(entry: str) -> str | None:
     return None
 
 
-def check_origin(request: web.Request, edge: Edge) -> None:
+def check_origin(request: web.BaseRequest, edge: Edge) -> None:
     """Raises ServiceError(ORIGIN_REFUSED) if the request comes from a page that may not use this service.
 
     A request without Origin is no cross-site request of a browser; credentials from a cookie are checked further.
@@ -47,7 +47,7 @@ def check_origin(request: web.Request, edge: Edge) -> None:
         raise ServiceError(ErrorCode.ORIGIN_REFUSED, "this Origin is not in the allow-list (setting origins)")
 
 
-def _allowed(origin: str, request: web.Request, edge: Edge) -> bool:
+def _allowed(origin: str, request: web.BaseRequest, edge: Edge) -> bool:
     if edge.origins:
         return origin in edge.origins or "*" in edge.origins
     try:
@@ -56,7 +56,7 @@ def _allowed(origin: str, request: web.Request, edge: Edge) -> bool:
         return False
 
 
-def credentials(request: web.Request, edge: Edge) -> Credentials:
+def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
     """What the request carries: a bearer token, else a ticket, else a cookie.
 
     Raises ServiceError(UNAUTHENTICATED) for an Authorization header of another scheme.
@@ -73,7 +73,7 @@ def credentials(request: web.Request, edge: Edge) -> Credentials:
     return Credentials()
 
 
-def _cookie_counts(request: web.Request, edge: Edge) -> bool:
+def _cookie_counts(request: web.BaseRequest, edge: Edge) -> bool:
     """Browsers send cookies with every site's requests, so only an allowed page's count.
 
     A same-origin GET carries no Origin; the browser then vouches for it in Sec-Fetch-Site, which pages cannot set.
@@ -85,7 +85,7 @@ def _cookie_counts(request: web.Request, edge: Edge) -> bool:
     return own and request.headers.get("Sec-Fetch-Site") == "same-origin"
 
 
-def allow_cross_origin(request: web.Request, response: web.StreamResponse, edge: Edge) -> None:
+def allow_cross_origin(request: web.BaseRequest, response: web.StreamResponse, edge: Edge) -> None:
     """Lets the page that asked read the answer, refusals too: they tell it whether to retry, and hold no secret."""
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None:
@@ -97,7 +97,7 @@ def allow_cross_origin(request: web.Request, response: web.StreamResponse, edge:
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
 
 
-def preflight(request: web.Request, methods: str) -> web.Response:
+def preflight(request: web.BaseRequest, methods: str) -> web.Response:
     """Answers a browser's question whether it may ask with an Authorization header."""
     return web.Response(
         status=204,

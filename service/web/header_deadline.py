@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.core.clock import Clock, Timer
 from service.core.limits import Deadlines
 from service.telemetry.metrics import Metrics
+from service.web.front import Door
 
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks. The first one starts the clock of a new connection, so it is cut at most twice this much after
@@ -25,6 +28,7 @@ class HeaderDeadline:
         self._idle: dict[web.RequestHandler, tuple[float, float]] = {}
         self._busy: set[web.RequestHandler] = set()
         self._server: web.Server | None = None
+        self._door: Door | None = None
         self._timer: Timer | None = None
 
     def middleware(self) -> Middleware:
@@ -42,9 +46,10 @@ class HeaderDeadline:
 
         return note
 
-    def start(self, server: web.Server) -> None:
-        """Begins to watch."""
+    def start(self, server: web.Server, door: Door) -> None:
+        """Begins to watch the server's connections, and those that have sent nothing yet."""
         self._server = server
+        self._door = door
         self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
 
     def stop(self) -> None:
@@ -61,5 +66,11 @@ class HeaderDeadline:
                 continue
             since, allowed = self._idle[protocol] = before.get(protocol, (now, self._first))
             if now - since >= allowed and protocol.transport is not None:
-                self._metrics.limit_hits.labels(limit="header_deadline").inc()
-                protocol.transport.abort()
+                self._cut(protocol.transport)
+        for front, since in list(self._door.waiting.items()) if self._door is not None else ():
+            if now - since >= self._first and front.transport is not None:
+                self._cut(front.transport)
+
+    def _cut(self, transport: asyncio.Transport) -> None:
+        self._metrics.limit_hits.labels(limit="header_deadline").inc()
+        transport.abort()

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
-from service.protocol.close import CloseCode
+from service.protocol.deflate import Agreement, negotiate
+from service.protocol.framing import accept_key
 from service.protocol.messages import SUBPROTOCOL
 from service.realtime.admission import Seat, network_of
+from service.realtime.arriving import Arriving
 from service.realtime.handshake import Arrival
 from service.realtime.node import Node
 from service.realtime.serving import serve
 from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, preflight
 from service.web.edge import EDGE, NODE, Edge
-from service.web.problem import problem
-from service.web.websocket import WebSocket
+from service.web.problem import middleware, problem
+from service.web.websocket import Terms, WebSocket
+
+if TYPE_CHECKING:
+    from service.web.front import Front
+
+_KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
+"""16 bytes as base64."""
+_HEAD = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\nSec-WebSocket-Protocol: %b%b\r\n\r\n"
+)
 
 
 def routes() -> list[web.RouteDef]:
@@ -36,49 +52,147 @@ class _Found:
     credentials: str
 
 
-async def _ws(request: web.Request) -> web.StreamResponse:
-    node, edge = request.app[NODE], request.app[EDGE]
-    seat: Seat | None = None
-    try:
-        network = _check_arrival(request, node, edge)
-        seat = node.admission.take_seat(network)  # counted before anything is awaited, so that no crowd slips through
-        arrival = await _check(request, node, edge, seat)
-        if not _is_upgrade(request):
-            raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
-        websocket = WebSocket(node.bounds, node.clock, node.metrics)
-        websocket.check(request)
-        await _use_ticket(request, node, arrival)
-        return await _carry(request, node, websocket, arrival)
-    except ServiceError as error:
-        if error.code is not ErrorCode.UPGRADE_REQUIRED:
-            node.metrics.refusals.labels(reason=error.code.code).inc()
-        response = problem(error)
-        if error.code is ErrorCode.INVALID_REQUEST:
-            response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"  # RFC 6455 §4.4
-        allow_cross_origin(request, response, edge)
-        return response
-    finally:
-        if seat is not None:
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    arrival: Arrival
+    head: bytes
+    """The response."""
+    window_bits: int
+
+
+class Upgrades:
+    """Decides about upgrades and carries them out, wherever their request was read."""
+
+    def __init__(self, node: Node, edge: Edge, *, compresses: bool) -> None:
+        self._node = node
+        self._edge = edge
+        self._terms = Terms(node.bounds, node.clock, node.metrics)
+        self._compresses = compresses
+        self._problems = middleware()
+
+    def begin(self, request: web.BaseRequest, front: Front) -> None:
+        """Answers an upgrade that has come by itself, and takes its connection over."""
+        self._node.supervisor.spawn("arrival", self._arrive(request, front))
+
+    async def _arrive(self, request: web.BaseRequest, front: Front) -> None:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self.answer(request, lambda: (front.transport, front.take_early()))
+
+        # All that is asked of a request there is in its base class; what a route knows besides is not.
+        response = await self._problems(cast(web.Request, request), handle)
+        if isinstance(response, web.Response):
+            front.answer(response)
+
+    async def answer(
+        self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]]
+    ) -> web.StreamResponse:
+        """A refusal, or `TakenOver` once the WebSocket is served. `take` gives the transport, and what came behind the
+        request."""
+        try:
+            admitted = await self._admit(request)
+        except ServiceError as error:
+            if error.code is not ErrorCode.UPGRADE_REQUIRED:
+                self._node.metrics.refusals.labels(reason=error.code.code).inc()
+            response = problem(error)
+            if error.code is ErrorCode.INVALID_REQUEST:
+                response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"  # RFC 6455 §4.4
+            allow_cross_origin(request, response, self._edge)
+            return response
+        transport, early = take()
+        if transport is None or transport.is_closing():
+            admitted.arrival.seat.release()
+            return TakenOver()
+        websocket = WebSocket(self._terms, transport, admitted.window_bits)
+        websocket.ear = arriving = Arriving(websocket)
+        transport.set_protocol(websocket)
+        websocket.connection_made(transport)
+        websocket.write(admitted.head)
+        if early:
+            websocket.data_received(early)
+        await serve(self._node, websocket, arriving, admitted.arrival)
+        return TakenOver()
+
+    async def _admit(self, request: web.BaseRequest) -> _Admitted:
+        """Raises ServiceError; then nothing is taken. UPGRADE_REQUIRED if an upgrade would have succeeded."""
+        node, edge = self._node, self._edge
+        seat = node.admission.take_seat(_check_arrival(request, node, edge))
+        # It is counted before anything is awaited, so that no crowd slips through.
+        try:
+            arrival = await _check(request, node, edge, seat)
+            if not _is_upgrade(request):
+                raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
+            key = _check_handshake(request)
+            agreement = self._agree(request)
+            await _use_ticket(request, node, arrival)
+        except BaseException:
             seat.release()
+            raise
+        return _Admitted(arrival, _head(key, agreement), agreement.window_bits if agreement is not None else 0)
+
+    def _agree(self, request: web.BaseRequest) -> Agreement | None:
+        if not self._compresses:
+            return None
+        offers = request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, [])
+        return negotiate(", ".join(offers)) if offers else None
 
 
-async def _use_ticket(request: web.Request, node: Node, arrival: Arrival) -> None:
+class TakenOver(web.StreamResponse):
+    """The response to a request whose connection is a WebSocket now: it has been given already."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Writes nothing."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Writes nothing."""
+
+
+UPGRADES = web.AppKey("upgrades", Upgrades)
+
+
+async def _ws(request: web.Request) -> web.StreamResponse:
+    """An upgrade that is not the first request of its connection (proxies keep theirs), or comes in pieces; and the plain
+    GET that tells a client why an upgrade fails."""
+
+    def take() -> tuple[asyncio.Transport | None, bytes]:
+        protocol, transport = request.protocol, request.transport
+        protocol.transport = None  # else it would close it now
+        protocol.connection_lost(None)
+        return transport, b""
+
+    return await request.app[UPGRADES].answer(request, take)
+
+
+def _check_handshake(request: web.BaseRequest) -> bytes:
+    """Sec-WebSocket-Key. Raises ServiceError(INVALID_REQUEST) if the request is no handshake as RFC 6455 §4.2.1 has it."""
+    headers = request.headers
+    key = headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
+    connection = [part.strip().lower() for value in headers.getall(hdrs.CONNECTION, []) for part in value.split(",")]
+    if (
+        "upgrade" not in connection
+        or request.version < HttpVersion11
+        or headers.get(hdrs.SEC_WEBSOCKET_VERSION) != "13"
+        or _KEY.fullmatch(key) is None
+    ):
+        raise ServiceError(
+            ErrorCode.INVALID_REQUEST,
+            "this is no WebSocket handshake: it needs HTTP/1.1, Connection: Upgrade, Sec-WebSocket-Version: 13, "
+            "and a Sec-WebSocket-Key of 16 bytes as base64",
+        )
+    return key.encode()
+
+
+def _head(key: bytes, agreement: Agreement | None) -> bytes:
+    extensions = b"" if agreement is None else b"\r\nSec-WebSocket-Extensions: " + agreement.response
+    return _HEAD % (accept_key(key), SUBPROTOCOL.encode(), extensions)
+
+
+async def _use_ticket(request: web.BaseRequest, node: Node, arrival: Arrival) -> None:
     """Comes last: a ticket that pays for a refusal would leave the client without the means to ask for the reason."""
     if arrival.credentials == "ticket" and await node.tickets.redeem(request.query["ticket"]) is None:
         raise _no_such_ticket()  # another upgrade was faster
 
 
-async def _carry(request: web.Request, node: Node, websocket: WebSocket, arrival: Arrival) -> web.StreamResponse:
-    await websocket.open(request)
-    try:
-        await serve(node, websocket, arrival)
-    finally:
-        if websocket.close_code == CloseCode.ABNORMAL.code or not websocket.response.closed:
-            websocket.abort()  # a peer that vanished would keep its socket and buffers
-    return websocket.response
-
-
-def _check_arrival(request: web.Request, node: Node, edge: Edge) -> str:
+def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
     node.admission.check_open()
     if node.budget.used >= node.budget.limit:
         node.metrics.limit_hits.labels(limit="outbox_node").inc()
@@ -89,7 +203,7 @@ def _check_arrival(request: web.Request, node: Node, edge: Edge) -> str:
     return network
 
 
-async def _check(request: web.Request, node: Node, edge: Edge, seat: Seat) -> Arrival:
+async def _check(request: web.BaseRequest, node: Node, edge: Edge, seat: Seat) -> Arrival:
     _check_version(request)
     check_origin(request, edge)
     found = await _identify(request, node, edge)
@@ -99,11 +213,11 @@ async def _check(request: web.Request, node: Node, edge: Edge, seat: Seat) -> Ar
     return Arrival(seat, found.identity, found.credentials, channels)
 
 
-def _is_upgrade(request: web.Request) -> bool:
+def _is_upgrade(request: web.BaseRequest) -> bool:
     return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
 
 
-def _check_version(request: web.Request) -> None:
+def _check_version(request: web.BaseRequest) -> None:
     offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
     if offered is None and not _is_upgrade(request):
         return  # a browser cannot send it on a plain request
@@ -115,7 +229,7 @@ def _no_such_ticket() -> ServiceError:
     return ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")
 
 
-async def _identify(request: web.Request, node: Node, edge: Edge) -> _Found:
+async def _identify(request: web.BaseRequest, node: Node, edge: Edge) -> _Found:
     given = credentials(request, edge)
     if given.ticket is not None:
         token = await node.tickets.peek(given.ticket)
@@ -128,7 +242,7 @@ async def _identify(request: web.Request, node: Node, edge: Edge) -> _Found:
     return _Found(None, "hello")
 
 
-def _check_channels(request: web.Request, node: Node, identity: Identity | None) -> tuple[str, ...]:
+def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> tuple[str, ...]:
     given = ",".join(request.query.getall("channels", []))
     named = tuple(dict.fromkeys(name for name in given.split(",") if name))
     if not named:

@@ -1,140 +1,229 @@
-"""The Socket of the realtime core, on aiohttp's WebSocket."""
+"""The Socket of the realtime core: one connection after its upgrade, as RFC 6455 has it, on asyncio's transport.
+
+Ours and not aiohttp's, for speed, memory and rigour: docs/adr/0016-own-transport.md.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import cast
 
-from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
-
-from service.core.clock import Clock
+from service.core.clock import Clock, Timer
 from service.core.limits import TokenBucket
-from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
-from service.protocol.messages import SUBPROTOCOL
+from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
 from service.realtime.node import Bounds
+from service.realtime.socket import Ear
 from service.telemetry.metrics import Metrics
+from service.web.frames import Fault, FrameReader, TooBig, closing, whole_text
 
-_NO_CODE = CloseCode.ABNORMAL.code
+
+class _State(IntEnum):
+    OPEN = 0
+    CLOSING = 1
+    """This side has said goodbye and waits for the peer's."""
+    OVER = 2
+    """Nothing is understood or sent any more; TCP's end is awaited."""
 
 
-class WebSocket:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all WebSockets of a service share."""
+
+    bounds: Bounds
+    clock: Clock
+    metrics: Metrics
+
+
+class WebSocket(asyncio.Protocol):
     """Implements realtime.socket.Socket. Answers pings itself; a flood of control frames, above the rate of messages, ends it."""
 
-    def __init__(self, bounds: Bounds, clock: Clock, metrics: Metrics) -> None:
-        self.response = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,),
-            heartbeat=bounds.deadlines.heartbeat,
-            max_msg_size=bounds.limits.message_bytes + 1,  # aiohttp refuses a message of exactly its maximum
-            compress=False,  # negotiated per connection it costs 195 KB each
-            autoping=False,
-            writer_limit=0,  # each write waits until the kernel has taken all: what waits, waits in the outbox
-        )
-        self._bounds = bounds
-        self._clock = clock
-        self._metrics = metrics
-        self._control = TokenBucket(bounds.limits.connection_rate, clock.monotonic())
-        self._ended_with: int | None = None
-        """The code with which this side ended it, on its own account."""
-        self._request: web.Request | None = None
+    __slots__ = (
+        "_close_code",
+        "_control",
+        "_limit",
+        "_pong",
+        "_reader",
+        "_state",
+        "_terms",
+        "_transport",
+        "ear",
+        "heard",
+        "is_paused",
+        "window_bits",
+        "write",
+    )
 
-    def check(self, request: web.Request) -> None:
-        """Raises ServiceError(INVALID_REQUEST) if the request is no handshake as RFC 6455 has it."""
-        try:
-            ready = self.response.can_prepare(request).ok
-        except ValueError:  # a key that is no ASCII
-            ready = False
-        if not ready:
-            raise ServiceError(
-                ErrorCode.INVALID_REQUEST,
-                "this is no WebSocket handshake: it needs Connection: Upgrade, Sec-WebSocket-Version: 13, "
-                "and a Sec-WebSocket-Key of 16 bytes as base64",
-            )
+    ear: Ear
+    """To be set before anything else is called."""
 
-    async def open(self, request: web.Request) -> None:
-        """Answers an upgrade that has passed `check`."""
-        self._request = request
-        await self.response.prepare(request)
-        transport = request.transport
-        if transport is None:
+    def __init__(self, terms: Terms, transport: asyncio.Transport, window_bits: int = 0) -> None:
+        self._terms = terms
+        self._transport = transport
+        self.write: Callable[[bytes], None] = transport.write
+        self.window_bits = window_bits
+        self.heard = True
+        self.is_paused = False
+        self._state = _State.OPEN
+        self._reader: FrameReader | None = None
+        """Only while part of a frame or of a message has come."""
+        self._control: TokenBucket | None = None
+        self._pong: bytes | None = None
+        """The payload of the last ping, which could not be answered yet."""
+        self._limit: Timer | None = None
+        """Cuts the connection if its end takes too long."""
+        self._close_code = CloseCode.ABNORMAL.code
+
+    # --- asyncio's side -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol. Called by hand, as the connection was there before."""
+        # Each write is tried at once, and `is_paused` means that the kernel has not taken all: what waits, waits in the outbox.
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self.heard = True
+        if self._state is _State.OVER:
             return
-        transport.set_write_buffer_limits(high=0)
-        raw = transport.get_extra_info("socket")
-        if raw is not None:
-            _bound_kernel_buffers(raw, self._bounds)
-
-    async def receive(self) -> str | bytes | None:
-        """See Socket."""
-        while True:
-            message = await self.response.receive()
-            if message.type is WSMsgType.TEXT:
-                text: str = message.data
-                return text
-            if message.type is WSMsgType.BINARY:
-                binary: bytes = message.data
-                return binary
-            if message.type not in (WSMsgType.PING, WSMsgType.PONG):
-                self._note_end(message)
-                return None
-            if self._control.take(self._clock.monotonic()):
-                await self._end_flood()
-                return None
-            if message.type is WSMsgType.PING and not await self._pong(message.data):
-                return None
-
-    async def _pong(self, data: bytes) -> bool:
+        most = self._terms.bounds.limits.message_bytes
         try:
-            async with asyncio.timeout(self._bounds.outbox.stall):
-                await self.response.pong(data)
-        except ConnectionError:
-            return False
-        except TimeoutError:
-            self._metrics.limit_hits.labels(limit="stall").inc()
-            self.abort()
-            return False
-        return True
+            if self._reader is None:
+                text = whole_text(data, most)
+                if text is not None:
+                    if self._state is _State.OPEN:
+                        self.ear.received(text)
+                    return
+                self._reader = FrameReader(most, inflates=bool(self.window_bits))
+            reader = self._reader
+            for opcode, payload in reader.feed(data):
+                if opcode in (TEXT, BINARY):
+                    if self._state is _State.OPEN:
+                        self.ear.received(payload)
+                else:
+                    self._take_control(opcode, cast(bytes, payload))
+                if self._reader is not reader:  # that was the end
+                    return
+            if reader.is_idle:
+                self._reader = None
+        except Fault as fault:
+            self._fail(fault)
 
-    async def _end_flood(self) -> None:
-        self._metrics.rate_limited.labels(scope="connection").inc()
-        self._ended_with = CloseCode.RATE_LIMITED.code
-        try:
-            async with asyncio.timeout(self._bounds.outbox.close_grace):
-                await self.close(self._ended_with, "too many control frames")
-        except (TimeoutError, ConnectionError):
-            self.abort()
+    def eof_received(self) -> None:
+        """See asyncio.Protocol. The transport closes itself."""
 
-    def _note_end(self, last: WSMessage) -> None:
-        cause = last.data if last.type is WSMsgType.ERROR else self.response.exception()
-        if isinstance(cause, WebSocketError):  # aiohttp has closed with the code of this, and forgotten it
-            self._ended_with = cause.code
-            if cause.code == WSCloseCode.MESSAGE_TOO_BIG:
-                self._metrics.limit_hits.labels(limit="message_bytes").inc()
-        elif isinstance(cause, TimeoutError):
-            self._metrics.limit_hits.labels(limit="heartbeat").inc()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        if self._limit is not None:
+            self._limit.cancel()
+        self._finish()
 
-    async def send(self, payload: bytes) -> None:
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self.is_paused = True
+        self.ear.paused()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self.is_paused = False
+        pong, self._pong = self._pong, None
+        if pong is not None and self._state is _State.OPEN:
+            self.write(frame(PONG, pong))
+        if not self.is_paused:
+            self.ear.resumed()
+
+    # --- frames that are no messages ----------------------------------------------------------------------------------
+
+    def _take_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == CLOSE:
+            self._take_close(payload)
+        elif self._state is _State.OPEN:
+            if self._is_flood():
+                self._terms.metrics.rate_limited.labels(scope="connection").inc()
+                self.close(CloseCode.RATE_LIMITED.code, "too many control frames")
+            elif opcode == PING and self.is_paused:
+                self._pong = payload  # RFC 6455 §5.5.3: the most recent one is answered
+            elif opcode == PING:
+                self.write(frame(PONG, payload))
+
+    def _is_flood(self) -> bool:
+        clock = self._terms.clock
+        if self._control is None:
+            self._control = TokenBucket(self._terms.bounds.limits.connection_rate, clock.monotonic())
+        return self._control.take(clock.monotonic()) > 0
+
+    def _take_close(self, payload: bytes) -> None:
+        code, _ = closing(payload)
+        if self._state is _State.OPEN:
+            self._close_code = CloseCode.NORMAL.code if code is None else code
+            self.write(close_frame(code))
+        self._finish()
+        self._end_within_grace()
+        self._transport.close()
+
+    def _fail(self, fault: Fault) -> None:
+        """RFC 6455 §7.1.7. What the peer still sends is dropped until it hangs up: bytes that nobody has read would make the
+        kernel reset the connection, and the close frame would be lost with it."""
+        if isinstance(fault, TooBig):
+            self._terms.metrics.limit_hits.labels(limit="message_bytes").inc()
+        if self._state is _State.OPEN:
+            self._close_code = fault.code
+            self.write(close_frame(fault.code, fault.reason))
+        self._finish()
+        self._end_within_grace()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    # --- the core's side ----------------------------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
         """See Socket."""
-        await self.response.send_frame(payload, WSMsgType.TEXT)
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
-    async def close(self, code: int, reason: str) -> None:
+    def resume_reading(self) -> None:
         """See Socket."""
-        await self.response.close(code=code, message=reason.encode()[:123])
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def ping(self) -> None:
+        """See Socket."""
+        if self._state is _State.OPEN:
+            self.write(PING_FRAME)
+
+    def close(self, code: int, reason: str) -> None:
+        """See Socket."""
+        if self._state is not _State.OPEN:
+            return
+        self._state = _State.CLOSING
+        self._close_code = code
+        self.write(close_frame(code, reason))
+        self._end_within_grace()
+        self.resume_reading()  # or the peer's answer would never be heard
 
     def abort(self) -> None:
         """See Socket."""
-        if self._request is not None and self._request.transport is not None:
-            self._request.transport.abort()
+        self._transport.abort()
 
     @property
     def close_code(self) -> int:
         """See Socket."""
-        return self._ended_with or self.response.close_code or _NO_CODE
+        return self._close_code
+
+    def _end_within_grace(self) -> None:
+        if self._limit is None:
+            self._limit = self._terms.clock.call_later(self._terms.bounds.outbox.close_grace, self._transport.abort)
+
+    def _finish(self) -> None:
+        if self._state is not _State.OVER:
+            self._state = _State.OVER
+            self._reader = None
+            self.write = _nowhere
+            self.ear.lost()
 
 
-def _bound_kernel_buffers(raw: socket.socket, bounds: Bounds) -> None:
-    """What waits in the kernel no delivery class can reach, and what a vanished peer never acknowledges must not stay."""
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.outbox.send_buffer)
-    if sys.platform == "linux" and raw.family in (socket.AF_INET, socket.AF_INET6):
-        patience = round((bounds.deadlines.heartbeat + bounds.outbox.stall) * 1000)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+def _nowhere(data: bytes) -> None:
+    """Where writes go that come too late."""

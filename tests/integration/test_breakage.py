@@ -56,7 +56,7 @@ async def test_a_peer_that_vanishes_while_its_replies_wait_leaves_nothing() -> N
         wire, connection = await deaf(server)
         for number in range(5):
             wire.send({**PAGE, "id": f"h{number}"})
-        await eventually(lambda: connection.writing_since is not None)
+        await eventually(lambda: connection.paused_since is not None)
         wire.abort()
         await server.at_rest()
 
@@ -67,7 +67,7 @@ async def test_one_batch_gets_no_more_replies_queued_than_single_messages() -> N
         await fill(server)
         wire, connection = await deaf(server)
         wire.send(*({**PAGE, "id": f"h{number}"} for number in range(90)))
-        await eventually(lambda: connection.writing_since is not None)
+        await eventually(lambda: connection.paused_since is not None)
         await asyncio.sleep(0)
         assert server.service.node.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
         assert await server.metric("messages_in_total", type="history") <= 3
@@ -96,7 +96,7 @@ async def test_ready_does_not_queue_the_snapshots_of_all_channels_at_once() -> N
         await eventually(lambda: len(connection.session.subscriptions) == len(channels))
         wire.read(False)
         wire.send({"type": "ready"})
-        await eventually(lambda: connection.writing_since is not None)
+        await eventually(lambda: connection.paused_since is not None)
         assert server.service.node.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
         wire.abort()
         await server.at_rest()
@@ -283,7 +283,7 @@ async def test_what_comes_for_a_connection_that_is_over_is_not_counted_as_waitin
         (connection,) = await _of_user(server, "ann")
     await server.at_rest()
     connection.reply(Pong(id="late"))
-    assert (len(connection.outbox), server.service.node.budget.used) == (0, 0)
+    assert (connection.waiting, server.service.node.budget.used) == (0, 0)
 
 
 # --- the demo's pages ----------------------------------------------------------------------------------------------------

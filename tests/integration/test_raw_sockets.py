@@ -31,17 +31,6 @@ def open_fds() -> int:
     return sum(1 for _ in FDS.iterdir())
 
 
-async def test_known_deviation_from_rfc_6455_5_1_an_unmasked_frame_is_accepted(server: Running) -> None:
-    """§5.1: a server MUST close a connection on an unmasked frame. aiohttp 3.14 takes it, and offers no way to look.
-
-    Masking keeps proxies from taking a page's bytes for a request; nothing in this service relies on it. When this test
-    fails, aiohttp has learnt it: expect close 1002 here then.
-    """
-    async with upgraded(server) as raw:
-        raw.write(frame(TEXT, b'{"type":"ping","id":"k"}', masked=False))
-        assert await raw.message() == {"type": "pong", "id": "k"}
-
-
 async def test_a_conversation_in_segments_of_one_byte(server: Running) -> None:
     async with connected(server) as raw:
         fields = HANDSHAKE | {"Host": "x", "Authorization": f"Bearer {token()}"}
@@ -71,6 +60,8 @@ async def test_a_conversation_in_segments_of_one_byte(server: Running) -> None:
 
 
 GARBAGE = {
+    "a frame without a mask": (frame(TEXT, b'{"type":"ping","id":"k"}', masked=False), 1002),
+    "a ping without a mask": (frame(PING, masked=False), 1002),
     "a continuation of nothing": (frame(CONTINUATION, b"x"), 1002),
     "a new message within a message": (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
     "a binary message within a text": (frame(TEXT, b"x", fin=False) + frame(BINARY, b"y", fin=False), 1002),
@@ -175,20 +166,20 @@ async def test_what_comes_behind_a_close_is_not_read(server: Running) -> None:
 HEARTBEAT = 0.3
 
 
-@pytest.mark.parametrize("user", ["ann", None], ids=["welcomed", "before hello"])
-async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed(user: str | None) -> None:
+async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None:
     async with serving(deadlines={"heartbeat": HEARTBEAT}) as server, server.client("bystander") as bystander:
         fds = open_fds()
         async with AsyncExitStack() as stack:
             started = time.monotonic()
-            crowd = [await stack.enter_async_context(upgraded(server, user)) for _ in range(5)]
+            crowd = [await stack.enter_async_context(upgraded(server)) for _ in range(5)]
             for raw in crowd:
                 assert await raw.receive() == (PING, b"")
             async with asyncio.timeout(HEARTBEAT * 1.5 + 1):
                 while open_fds() != fds + len(crowd):
                     await bystander.silence()  # aiohttp's client answers pings only while it reads
                     await asyncio.sleep(0.02)
-            assert time.monotonic() - started >= HEARTBEAT * 1.5 - 0.05, "not before it could have answered"
+            # The first ping comes after half the time at the earliest, so that those who came together are not asked together.
+            assert time.monotonic() - started >= HEARTBEAT - 0.05, "not before it could have answered"
             # Each of these clients still has its own end open: what is free is the service's.
             await bystander.silence()
             assert await server.metric("limit_hits_total", limit="heartbeat") == len(crowd)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from service.protocol.close import CloseCode, CloseConnection
+from service.realtime.arriving import Arriving
 from service.realtime.handshake import Arrival, greet
-from tests.harness import Client, eventually, serving
+from service.realtime.socket import Ear
+from tests.harness import DEADLINE, Client, eventually, serving
 
 
 async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
@@ -46,39 +49,44 @@ async def test_who_has_not_said_hello_is_told_too() -> None:
         await server.at_rest()
 
 
-class Deaf:
-    """A socket whose peer says nothing and reads nothing."""
+class Silent:
+    """A socket whose peer says nothing."""
 
     close_code = 1006
+    is_paused = False
+    heard = False
+    window_bits = 0
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
-        self.reads = asyncio.Event()
+        self.arriving = Arriving(self)
+        self.ear: Ear = self.arriving
+        self.written: list[bytes] = []
+        self.write: Callable[[bytes], None] = self.written.append
 
-    async def receive(self) -> str | bytes | None:
-        await asyncio.Event().wait()
-        return None
+    def pause_reading(self) -> None: ...
 
-    async def send(self, payload: bytes) -> None:
-        self.told.set()
-        await self.reads.wait()
+    def resume_reading(self) -> None: ...
 
-    async def close(self, code: int, reason: str) -> None: ...
+    def ping(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None: ...
 
     def abort(self) -> None: ...
 
 
 async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
-        node, socket = server.service.node, Deaf()
+        node, socket = server.service.node, Silent()
         seat = node.admission.take_seat("127.0.0.1")
-        greeting = asyncio.create_task(greet(node, socket, Arrival(seat)))
-        await socket.told.wait()
+        greeting = asyncio.create_task(greet(node, socket, socket.arriving, Arrival(seat)))
+        async with asyncio.timeout(DEADLINE):
+            while not any(patience.expired() for patience in node._greeting):  # noqa: ASYNC110  # it is one turn of the loop
+                await asyncio.sleep(0)
         await node.drain()
-        socket.reads.set()
         with pytest.raises(CloseConnection) as end:
             await greeting
-        assert end.value.code is CloseCode.DEADLINE
+        assert end.value.code is CloseCode.RESTART
+        assert b'"draining"' in socket.written[0]
         seat.release()
 
 

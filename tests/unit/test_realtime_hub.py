@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -12,12 +13,14 @@ from service.core.access import SubscribeRule
 from service.core.broker import Snapshot
 from service.core.channel import ChannelKey, ChannelPattern
 from service.core.event import Delivery
+from service.core.limits import Compression
 from service.core.position import Position
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connection import Connection
-from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame
-from service.realtime.hub import Hub, Room
+from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, Press
+from service.realtime.hub import Hub, Room, Ways
+from service.realtime.turn import BUDGET, SLICE, Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -27,15 +30,18 @@ KEY = ChannelKey("t", "room:1")
 class Member:
     """Stands for a connection and writes down what it is given."""
 
+    is_clear = False
+    window_bits = 0
+
     def __init__(self, *, keeps_up: bool = True) -> None:
         self.keeps_up = keeps_up
         self.bursts: list[Any] = []
-        self.measured = 0
         self.closed: list[CloseCode] = []
         self.room: Room | None = None
+        self.meanwhile: Callable[[], None] = lambda: None
 
-    def deliver(self, burst: Burst, *, measured: bool) -> bool:
-        self.measured += measured
+    def deliver(self, burst: Burst) -> bool:
+        self.meanwhile()
         self.bursts.append(json.loads(burst.payload))
         return self.keeps_up
 
@@ -43,6 +49,15 @@ class Member:
         self.closed.append(code)
         if self.room is not None:
             self.room.remove(cast("Connection", self))
+
+
+class ClearMember(Member):
+    """One that has nothing waiting: rooms write to it themselves."""
+
+    is_clear = True
+
+    def write(self, wire: bytes) -> None:
+        self.bursts.append(json.loads(wire[2:]))
 
 
 @pytest.fixture
@@ -53,7 +68,11 @@ def clock() -> FakeClock:
 @pytest.fixture
 def room(clock: FakeClock) -> Room:
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    return Hub(clock, Metrics(), most_batch=100).open(KEY, spec)
+    return Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+
+
+def turn_of(clock: FakeClock) -> Turn:
+    return Turn(clock, lambda callback: clock.call_later(0.0, callback))
 
 
 def enter(room: Room, member: Member) -> Member:
@@ -142,11 +161,129 @@ def test_who_is_too_slow_for_a_burst_gets_none_after_it(room: Room, clock: FakeC
     assert (len(slow.bursts), slow.closed) == (1, [CloseCode.SLOW_CONSUMER])
 
 
-def test_the_latency_of_each_fan_out_is_measured_once_at_its_last_member(room: Room, clock: FakeClock) -> None:
-    members = [enter(room, Member()) for _ in range(3)]
+def test_the_latency_of_each_fan_out_is_measured_once(room: Room, clock: FakeClock) -> None:
+    for _ in range(3):
+        enter(room, Member())
     room.push(frame("1"), 0.0)
     clock.advance(0)
-    assert [member.measured for member in members] == [0, 0, 1]
+    assert room.metrics.registry.get_sample_value("tidewire_publish_to_write_seconds_count") == 1
+
+
+def test_who_keeps_up_is_written_to_without_a_detour(room: Room, clock: FakeClock) -> None:
+    member = enter(room, ClearMember())
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert member.bursts == ["1"]
+
+
+# --- many members: in slices, in turn with other rooms ---------------------------------------------------------------------
+
+
+def crowd(room: Room, size: int) -> list[Member]:
+    return [enter(room, Member()) for _ in range(size)]
+
+
+def test_a_huge_room_goes_out_in_slices_and_a_small_one_does_not_wait_for_it(clock: FakeClock) -> None:
+    hub = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100))
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    huge, small = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
+    many, one = crowd(huge, 5 * SLICE), enter(small, Member())
+    served_before: list[int] = []
+    one.meanwhile = lambda: served_before.append(sum(bool(member.bursts) for member in many))
+    huge.push(frame("1"), 0.0)
+    small.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert served_before == [SLICE]
+    assert all(member.bursts == ["1"] for member in many)
+
+
+class Stepper(FakeClock):
+    """A clock whose immediate callbacks are run one at a time, as turns of a loop are."""
+
+    def step(self) -> None:
+        due = [timer for timer in sorted(self._timers) if not timer.cancelled]
+        due[0].cancelled = True
+        due[0].callback()
+
+
+def test_fan_outs_give_the_loop_back_after_their_budget() -> None:
+    clock = Stepper()
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    room = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    members = crowd(room, 5 * SLICE)
+    for member in members:
+        member.meanwhile = lambda: clock.advance(BUDGET / SLICE / 1.5)
+    room.push(frame("1"), 0.0)
+    served = []
+    while any(not timer.cancelled for timer in clock._timers):
+        clock.step()
+        served.append(sum(bool(member.bursts) for member in members))
+    assert served == [2 * SLICE, 4 * SLICE, 5 * SLICE], "two slices a turn"
+
+
+@pytest.fixture
+def halfway(monkeypatch: pytest.MonkeyPatch) -> tuple[Room, list[Member]]:
+    """A room whose first slice has gone out."""
+    monkeypatch.setattr("service.realtime.turn.BUDGET", -1.0)  # one slice a turn
+    clock = Stepper()
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    room = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    members = crowd(room, 2 * SLICE)
+    room.push(frame("1"), 0.0)
+    clock.step()
+    assert [len(member.bursts) for member in members] == [1] * SLICE + [0] * SLICE
+    return room, members
+
+
+def steps(room: Room) -> None:
+    clock = room._clock
+    assert isinstance(clock, Stepper)
+    while any(not timer.cancelled for timer in clock._timers):
+        clock.step()
+
+
+def test_what_comes_during_a_fan_out_goes_out_behind_it(halfway: tuple[Room, list[Member]]) -> None:
+    room, members = halfway
+    for name in ("2", "3"):
+        room.push(frame(name), 0.0)
+    steps(room)
+    assert all(member.bursts == ["1", ["2", "3"]] for member in members)
+
+
+def test_who_leaves_during_a_fan_out_gets_no_more_of_it(halfway: tuple[Room, list[Member]]) -> None:
+    room, members = halfway
+    room.remove(cast("Connection", members[-1]))
+    steps(room)
+    assert [member.bursts for member in members[-2:]] == [["1"], []]
+
+
+def test_who_leaves_and_comes_back_during_a_fan_out_gets_nothing_twice(halfway: tuple[Room, list[Member]]) -> None:
+    """Its new snapshot holds what is still on its way to the others."""
+    room, members = halfway
+    back, connection = members[-1], cast("Connection", members[-1])
+    room.remove(connection)
+    subscription = Subscription(KEY, None)
+    room.begin(connection, subscription)
+    assert room.go_live(connection, subscription, Snapshot(Position("e", 1), (), (), None)) == []
+    room.push(frame("2"), 0.0)
+    steps(room)
+    assert back.bursts == ["2"]
+    assert members[0].bursts == ["1", "2"]
+
+
+def test_who_joins_during_a_fan_out_gets_what_was_cut_after_it(halfway: tuple[Room, list[Member]]) -> None:
+    room, members = halfway
+    room.push(frame("2"), 0.0)
+    new, subscription = Member(), Subscription(KEY, None)
+    connection = cast("Connection", new)
+    room.begin(connection, subscription)
+    room.push(frame("3"), 0.0)
+    waiting = room.go_live(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    assert [json.loads(item.payload) for item in waiting] == ["3"]
+    room.push(frame("4"), 0.0)
+    steps(room)
+    assert new.bursts == ["4"]
+    assert all(member.bursts == ["1", "2", "3", "4"] for member in members)
 
 
 def test_who_joins_gets_behind_the_snapshot_what_came_meanwhile(room: Room, clock: FakeClock) -> None:
@@ -155,10 +292,12 @@ def test_who_joins_gets_behind_the_snapshot_what_came_meanwhile(room: Room, cloc
     connection = cast("Connection", new)
     room.push(frame("before"), 0.1)
     room.begin(connection, subscription)
+    clock.advance(0)
     assert old.bursts == ["before"], "what came before belongs to the snapshot"
     room.push(frame("meanwhile"), 0.1)
     waiting = room.go_live(connection, subscription, Snapshot(Position("e", 0), (), (), None))
     assert [json.loads(item.payload) for item in waiting] == ["meanwhile"]
+    clock.advance(0)
     assert old.bursts == ["before", "meanwhile"]
     room.push(frame("after"), 0.0)
     clock.advance(0)

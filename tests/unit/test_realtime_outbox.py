@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
-from service.core.limits import OutboxLimits
-from service.realtime.frame import MAX_BURST_BYTES, Frame, bursts, event_frame, join
+from service.core.limits import Compression, OutboxLimits
+from service.realtime.frame import MAX_BURST_BYTES, Frame, Press, bursts, event_frame, join
 from service.realtime.outbox import Budget, Outbox
 from service.telemetry.metrics import Metrics
 
@@ -153,7 +153,7 @@ def test_accounts_are_exact_and_no_accepted_durable_frame_is_lost(steps: list[Fr
 @pytest.mark.parametrize("count", [1, 2, 250])
 def test_bursts_join_all_frames_in_order_within_the_bounds(count: int) -> None:
     frames = [durable(f'"{index}"') for index in range(count)]
-    parts = list(bursts(frames, 100))
+    parts = list(bursts(frames, 100, Press(Compression())))
     assert [frame for part in parts for frame in part.frames] == frames
     assert all(len(part.frames) <= 100 for part in parts)
     assert parts[0].payload == (b'"0"' if count == 1 else b"[" + b",".join(f.payload for f in parts[0].frames) + b"]")
@@ -161,7 +161,7 @@ def test_bursts_join_all_frames_in_order_within_the_bounds(count: int) -> None:
 
 def test_a_burst_stays_below_its_bytes() -> None:
     frames = [Frame(b"x" * (MAX_BURST_BYTES // 2), "a.b", Delivery.DURABLE) for _ in range(3)]
-    assert [len(part.frames) for part in bursts(frames, 100)] == [2, 1]
+    assert [len(part.frames) for part in bursts(frames, 100, Press(Compression()))] == [2, 1]
 
 
 def test_joining_one_frame_copies_nothing() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from service.core.identity import Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Ack, Refresh, Unsubscribed
-from service.realtime import expiry
 from service.realtime.connection import Connection
 from service.realtime.node import Node
 
@@ -17,7 +16,7 @@ async def handle(node: Node, connection: Connection, command: Refresh) -> None:
     if (new.tenant, new.user) != (old.tenant, old.user):
         raise ServiceError(ErrorCode.FORBIDDEN, "the new token must be of the same tenant and user", path="$.token")
     connection.session.identity = new
-    expiry.arm(node, connection)
+    connection.is_told_of_expiry = False
     for channel in list(connection.session.subscriptions):
         try:
             node.gate.authorise(new, channel, Right.SUBSCRIBE)

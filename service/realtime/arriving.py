@@ -1,0 +1,53 @@
+"""The ear of a socket that nobody has vouched for yet, or whose connection is being set up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from service.realtime.socket import Socket
+
+MOST_WAITING = 16
+"""Messages that may come before the first has been answered; then nothing more is read."""
+
+
+class Arriving:
+    """Keeps what comes, until somebody takes it."""
+
+    __slots__ = ("_come", "is_over", "socket", "waiting")
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+        self.waiting: deque[str | bytes] = deque()
+        self.is_over = False
+        """Whether the socket is lost."""
+        self._come: asyncio.Future[None] | None = None
+
+    async def first(self) -> str | bytes | None:
+        """The first message; None if the socket is lost before."""
+        if not self.waiting and not self.is_over:
+            self._come = asyncio.get_running_loop().create_future()
+            await self._come
+        return self.waiting.popleft() if self.waiting else None
+
+    def received(self, message: str | bytes) -> None:
+        """See Ear."""
+        self.waiting.append(message)
+        if len(self.waiting) == MOST_WAITING:
+            self.socket.pause_reading()
+        self._tell()
+
+    def paused(self) -> None:
+        """See Ear."""
+
+    def resumed(self) -> None:
+        """See Ear."""
+
+    def lost(self) -> None:
+        """See Ear."""
+        self.is_over = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._come is not None and not self._come.done():
+            self._come.set_result(None)

@@ -1,0 +1,105 @@
+"""What is looked after for every connection: its heartbeat, writes that stall, and the end of its token.
+
+One timer for all: a timer a connection would cost more memory than everything else that an idle connection has.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+
+from service.core.clock import Clock, Timer
+from service.core.limits import Deadlines, OutboxLimits
+from service.protocol.close import CloseCode
+from service.protocol.messages import Expiring
+from service.realtime.connection import Connection
+from service.realtime.roster import Roster
+from service.telemetry.metrics import Metrics
+
+INTERVAL = 0.5
+"""Seconds between two looks: how late anything here may be. Must stay below outbox.stall."""
+SLICE = 500
+"""Connections looked at in one turn of the loop: all of them may be due for a ping."""
+
+
+class Sweep:
+    """Looks at every connection of the roster, again and again."""
+
+    def __init__(
+        self, roster: Roster, deadlines: Deadlines, outbox: OutboxLimits, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._roster = roster
+        self._deadlines = deadlines
+        self._half = deadlines.heartbeat / 2
+        """Seconds from a ping to its answer, and from that to the next ping."""
+        self._interval = min(INTERVAL, deadlines.heartbeat / 8)
+        self._stall = outbox.stall
+        self._clock = clock
+        self._metrics = metrics
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Begins."""
+        self._timer = self._clock.call_later(self._interval, self._begin)
+
+    def close(self) -> None:
+        """Ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def welcome(self, connection: Connection) -> None:
+        """Sets the time of a connection's first ping: not the same for all who have come back together."""
+        spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+        connection.ping_due = self._clock.monotonic() + self._deadlines.heartbeat * spread
+
+    def seconds_left(self, connection: Connection) -> float | None:
+        """Seconds until the session's token expires; None if it never does."""
+        expires_at = connection.session.identity.expires_at
+        return None if expires_at is None else expires_at - self._clock.wall()
+
+    def _begin(self) -> None:
+        self._go_on(iter(self._roster))
+
+    def _go_on(self, connections: Iterator[Connection]) -> None:
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        looked = 0
+        for connection in islice(connections, SLICE):
+            looked += 1
+            if connection.closing is None:
+                self._look(connection, now, wall)
+        if looked == SLICE:
+            self._timer = self._clock.call_later(0.0, lambda: self._go_on(connections))
+        else:
+            self._timer = self._clock.call_later(self._interval, self._begin)
+
+    def _look(self, connection: Connection, now: float, wall: float) -> None:
+        since = connection.paused_since
+        if since is not None and since <= now - self._stall:
+            self._metrics.limit_hits.labels(limit="stall").inc()
+            connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")
+            return
+        if now >= connection.ping_due:
+            self._beat(connection, now)
+        expires_at = connection.session.identity.expires_at
+        if expires_at is not None and wall >= expires_at - self._deadlines.expiry_notice:
+            self._expire(connection, expires_at - wall)
+
+    def _beat(self, connection: Connection, now: float) -> None:
+        socket = connection.socket
+        if connection.is_asked and not socket.heard:
+            self._metrics.limit_hits.labels(limit="heartbeat").inc()
+            socket.abort()
+            return
+        connection.ping_due = now + self._half
+        connection.is_asked = not connection.is_asked
+        if connection.is_asked:
+            socket.heard = False
+            socket.ping()
+
+    def _expire(self, connection: Connection, left: float) -> None:
+        if left <= -self._deadlines.expiry_grace:
+            connection.close(CloseCode.UNAUTHORIZED, "the token has expired")
+        elif not connection.is_told_of_expiry:
+            connection.is_told_of_expiry = True
+            connection.reply(Expiring(seconds=max(0, round(left))))

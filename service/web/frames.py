@@ -1,0 +1,191 @@
+"""Reading WebSocket frames as a server must (RFC 6455 §5, RFC 7692 §6). No I/O.
+
+A reader exists only while a connection has part of a frame or of a message: what comes whole is read by `whole_text`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+# The one part of it that must not be Python: bytes against a mask of four. In a private module, hence pinned, and held by
+# tests/unit/test_web_frames.py.
+from aiohttp._websocket.helpers import websocket_mask
+
+from service.protocol import deflate
+from service.protocol.close import CloseCode
+from service.protocol.framing import BINARY, CLOSE, CONTINUATION, FIN, MASK, MAX_CONTROL, PING, PONG, RSV1, TEXT
+
+MAX_FRAGMENTS = 1024
+"""Frames of one message, at most. Empty ones add no bytes, so that the bound on bytes alone would never end them."""
+
+Received = tuple[int, "str | bytes"]
+"""An opcode, and its payload: text of a TEXT message, bytes of every other."""
+
+
+class Fault(Exception):  # noqa: N818  # a client's fault, not ours
+    """The client has broken the protocol: the connection must be failed with this code (RFC 6455 §7.1.7)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class TooBig(Fault):
+    """A message above the bound."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(CloseCode.TOO_BIG.code, f"a message has at most {most} bytes")
+
+
+def whole_text(data: bytes, most: int) -> str | None:
+    """The text of `data` if that is exactly one masked, unfragmented, plain text frame, as nearly all are; else None.
+
+    Raises Fault(1007) if it is no UTF-8.
+    """
+    size = len(data)
+    if size < 6 or data[0] != FIN | TEXT:
+        return None
+    said = data[1]
+    if size == said - MASK + 6 and said - MASK < 126:
+        start = 6
+    elif said == MASK | 126 and size == (data[2] << 8 | data[3]) + 8:
+        start = 8
+    else:
+        return None
+    if size - start > most:
+        return None
+    payload = bytearray(data[start:])
+    websocket_mask(data[start - 4 : start], payload)
+    return _text(payload)
+
+
+class FrameReader:
+    """Takes bytes as they come, gives whole messages and control frames.
+
+    `most`: bytes of a message, also after inflating. `inflates`: whether the client may deflate.
+    """
+
+    __slots__ = ("_buffer", "_deflated", "_fragments", "_inflates", "_message", "_most", "_opcode")
+
+    def __init__(self, most: int, *, inflates: bool) -> None:
+        self._most = most
+        self._inflates = inflates
+        self._buffer = bytearray()
+        self._opcode: int | None = None
+        """Of the message whose fragments are coming."""
+        self._message = bytearray()
+        self._fragments = 0
+        self._deflated = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has begun that has not ended."""
+        return not self._buffer and self._opcode is None
+
+    def feed(self, data: bytes) -> Iterator[Received]:
+        """Takes bytes; gives, in order, what is whole now. Raises Fault; nothing that comes after can be understood then."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        try:
+            while (found := self._frame(buffer, start)) is not None:
+                first, payload, start = found
+                if first & 0x08:
+                    yield first & 0x0F, bytes(payload)
+                else:
+                    message = self._add(first, payload)
+                    if message is not None:
+                        yield message
+        finally:
+            del buffer[:start]
+
+    def _frame(self, buffer: bytearray, start: int) -> tuple[int, bytearray, int] | None:
+        """The frame at `start`: its first byte, its payload and its end; None if it is not whole. Refuses it by its head."""
+        left = len(buffer) - start
+        if left < 2:
+            return None
+        first, second = buffer[start], buffer[start + 1]
+        size = second & 0x7F
+        self._check(first, second, size)
+        head = start + 2
+        if size == 126:
+            if left < 4:
+                return None
+            size = int.from_bytes(buffer[head : head + 2], "big")
+            head += 2
+        elif size == 127:
+            if left < 10:
+                return None
+            size = int.from_bytes(buffer[head : head + 8], "big")
+            head += 8
+        if not first & 0x08 and len(self._message) + size > self._most:
+            raise TooBig(self._most)
+        end = head + 4 + size
+        if len(buffer) < end:
+            return None
+        payload = buffer[head + 4 : end]
+        websocket_mask(bytes(buffer[head : head + 4]), payload)
+        return first, payload, end
+
+    def _check(self, first: int, second: int, size: int) -> None:
+        opcode = first & 0x0F
+        if not second & MASK:
+            raise _broken("a client masks its frames (RFC 6455 section 5.1)")
+        if opcode & 0x08:
+            if opcode not in (CLOSE, PING, PONG):
+                raise _broken(f"there is no opcode {opcode}")
+            if not first & FIN or size > MAX_CONTROL or first & 0x70:
+                raise _broken("a control frame is not fragmented, has at most 125 bytes and no reserved bit")
+            return
+        if opcode not in (CONTINUATION, TEXT, BINARY):
+            raise _broken(f"there is no opcode {opcode}")
+        if first & 0x30 or (first & RSV1 and not (self._inflates and opcode != CONTINUATION)):
+            raise _broken("a reserved bit is set that nothing was agreed on")
+        if (opcode == CONTINUATION) != (self._opcode is not None):
+            raise _broken("a message begins with its opcode, and goes on with continuations alone")
+
+    def _add(self, first: int, payload: bytearray) -> Received | None:
+        if self._opcode is None:
+            self._opcode, self._deflated, self._fragments = first & 0x0F, bool(first & RSV1), 0
+            self._message = payload
+        else:
+            self._message += payload
+        self._fragments += 1
+        if not first & FIN:
+            if self._fragments >= MAX_FRAGMENTS:
+                raise TooBig(self._most)
+            return None
+        opcode, message = self._opcode, self._message
+        self._opcode, self._message = None, bytearray()
+        whole = self._inflated(message) if self._deflated else message
+        return (opcode, _text(whole)) if opcode == TEXT else (opcode, bytes(whole))
+
+    def _inflated(self, message: bytearray) -> bytes:
+        try:
+            return deflate.inflate(bytes(message), self._most)
+        except deflate.TooBig:
+            raise TooBig(self._most) from None
+        except deflate.Corrupt:
+            raise Fault(CloseCode.INVALID_UTF8.code, "the message is not deflated as RFC 7692 has it") from None
+
+
+def closing(payload: bytes) -> tuple[int | None, str]:
+    """Code and reason of a close frame; None where it has none. Raises Fault if it is not as RFC 6455 §5.5.1 and §7.4 have it."""
+    if not payload:
+        return None, ""
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) < 2 or not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1005, 1006):
+        raise _broken("a close frame has a code that may be sent, or nothing")
+    return code, _text(payload[2:])
+
+
+def _text(payload: bytes | bytearray) -> str:
+    try:
+        return str(payload, "utf-8")
+    except UnicodeDecodeError:
+        raise Fault(CloseCode.INVALID_UTF8.code, "text is UTF-8") from None
+
+
+def _broken(reason: str) -> Fault:
+    return Fault(CloseCode.PROTOCOL_VIOLATION.code, reason)

@@ -1,0 +1,161 @@
+"""The first protocol of every accepted connection: upgrades to WebSockets go one way, everything else goes to aiohttp.
+
+An upgrade that is the first request of its connection, as nearly all are, is answered here, at a fraction of the cost of
+aiohttp's routing. Any other finds the same checks behind aiohttp's route (upgrade.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from service.core.clock import Clock
+
+if TYPE_CHECKING:
+    from service.web.upgrade import Upgrades
+
+MOST_HEAD = 16_384
+"""Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
+MOST_EARLY = 65_536
+"""Bytes that may come before the upgrade has been answered, though RFC 6455 §4.1 has clients wait."""
+_START = b"GET /ws"
+
+
+class Door:
+    """What all fronts share, and which of them wait for a request."""
+
+    def __init__(self, upgrades: Upgrades, server: Callable[[], asyncio.Protocol], clock: Clock) -> None:
+        self.upgrades = upgrades
+        self.server = server
+        self.clock = clock
+        self.waiting: dict[Front, float] = {}
+        """Connections that have not sent a whole request yet, and since when."""
+
+    def __call__(self) -> Front:
+        """The protocol of a connection."""
+        return Front(self)
+
+
+class Front(asyncio.Protocol):
+    """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
+
+    __slots__ = ("_data", "_door", "_is_checked", "transport")
+
+    ssl_context = None
+    """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.transport: asyncio.Transport | None = None
+        self._data = b""
+        """The part of a request that has come; then what comes while it is being checked."""
+        self._is_checked = False
+
+    @property
+    def peername(self) -> object:
+        """Who has connected."""
+        return None if self.transport is None else self.transport.get_extra_info("peername")
+
+    @property
+    def sockname(self) -> object:
+        """Where to."""
+        return None if self.transport is None else self.transport.get_extra_info("sockname")
+
+    # --- asyncio's side -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = cast(asyncio.Transport, transport)  # told, not asked: uvloop's are no subclasses of asyncio's
+        self._door.waiting[self] = self._door.clock.monotonic()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._door.waiting.pop(self, None)
+        self.transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._is_checked:
+            self._data += data
+            if len(self._data) > MOST_EARLY and self.transport is not None:
+                self.transport.abort()
+            return
+        self._data = data = self._data + data if self._data else data
+        end = _end_of_head(data)
+        if end < 0:
+            return
+        self._door.waiting.pop(self, None)
+        message = _upgrade(self, data[:end]) if end else None
+        if message is None:
+            self._hand_over(data)
+            return
+        self._is_checked, self._data = True, data[end:]
+        request = web.BaseRequest(
+            message,
+            EMPTY_PAYLOAD,
+            cast("web.RequestHandler", self),
+            None,  # type: ignore[arg-type]  # what writes responses: this request gets none of aiohttp's
+            None,  # type: ignore[arg-type]  # the task that a response would be cancelled with
+            asyncio.get_running_loop(),
+        )
+        self._door.upgrades.begin(request, self)
+
+    def _hand_over(self, data: bytes) -> None:
+        transport = self.transport
+        if transport is None:
+            return
+        handler = self._door.server()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+        handler.data_received(data)
+        self.transport = None
+
+    # --- what becomes of it -------------------------------------------------------------------------------------------
+
+    def take_early(self) -> bytes:
+        """What the client has sent behind its request."""
+        early, self._data = self._data, b""
+        return early
+
+    def answer(self, response: web.Response) -> None:
+        """Sends a response and ends the connection."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        body = response.body if isinstance(response.body, bytes) else b""
+        response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
+        response.headers[hdrs.CONNECTION] = "close"
+        lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+        lines += [f"{name}: {value}" for name, value in response.headers.items()]
+        transport.write("\r\n".join((*lines, "", "")).encode() + body)
+        transport.close()
+
+
+def _end_of_head(data: bytes) -> int:
+    """Where the head of a request to become a WebSocket ends; -1 if more must come to tell, 0 if it is another request."""
+    if not data.startswith(_START):
+        return -1 if _START.startswith(data) else 0
+    if len(data) > len(_START) and data[len(_START)] not in b"? ":
+        return 0
+    end = data.find(b"\r\n\r\n", 0, MOST_HEAD)
+    if end >= 0:
+        return end + 4
+    return -1 if len(data) < MOST_HEAD else 0
+
+
+def _upgrade(front: Front, head: bytes) -> RawRequestMessage | None:
+    """The request with this head, if it is one to become a WebSocket, without a body."""
+    parser = HttpRequestParser(cast("web.RequestHandler", front), asyncio.get_running_loop(), 2**16)
+    try:
+        messages, upgraded, _ = parser.feed_data(head)
+    except HttpProcessingError:
+        return None  # aiohttp's server meets the same fault and says so
+    if len(messages) != 1 or not upgraded:
+        return None
+    message: RawRequestMessage = messages[0][0]
+    return message if message.headers.get(hdrs.UPGRADE, "").lower() == "websocket" else None
