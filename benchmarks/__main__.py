@@ -17,6 +17,7 @@ from benchmarks.figures import Figures, Sample
 from benchmarks.measuring import Stage
 from benchmarks.peers import Peer, UnavailableError, everyone
 from benchmarks.peers.peer import TOOLS
+from benchmarks.peers.tidewire import Tidewire
 from benchmarks.processes import Cores
 from benchmarks.progress import Progress
 from benchmarks.rounds import WHERE_NAMED, Plan, Rounds
@@ -24,6 +25,10 @@ from benchmarks.rounds import WHERE_NAMED, Plan, Rounds
 _BESIDE_C = ("limit", "tidewire")
 _MINUTES = {"full": 18.5, "quick": 0.9, "compare": 10.0}
 """A full run ends within 20 minutes, a quick one within one: what is begun is not broken off."""
+
+
+class ChangedError(Exception):
+    """What was measured has become something else meanwhile."""
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -144,10 +149,17 @@ async def _run(
     if not cores.apart:
         progress.says("there is one core: server and client share it, and latencies mean little")
     build()
+    tidewire = Tidewire()
+    before = tidewire.fingerprint()
     try:
-        return await Rounds(plan, Stage(cores, asked.output / "run"), progress).run()
+        samples = await Rounds(plan, Stage(cores, asked.output / "run"), progress).run()
     finally:
         progress.over()
+    if tidewire.fingerprint() != before:
+        raise ChangedError(
+            "files of service/ were changed during the run: its rounds are not of one and the same; run it again"
+        )
+    return samples
 
 
 def _judged(samples: Sequence[Sample]) -> int:
@@ -163,7 +175,7 @@ def main(words: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return asyncio.run(compared(asked) if asked.compare is not None else measured(asked))
-    except (BuildError, compare.UnknownRevisionError) as error:
+    except (BuildError, ChangedError, compare.UnknownRevisionError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

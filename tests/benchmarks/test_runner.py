@@ -26,6 +26,7 @@ from benchmarks.figures import Figures, Sample, Spread
 from benchmarks.load import render
 from benchmarks.measuring import Stage
 from benchmarks.peers import Command, Peer, UnavailableError, everyone
+from benchmarks.peers.tidewire import Tidewire
 from benchmarks.processes import Cores, FailedError, Program, free_port
 from benchmarks.progress import Progress
 from benchmarks.rounds import Plan, Rounds
@@ -465,6 +466,28 @@ def test_what_could_not_be_compared_says_why() -> None:
     (found,) = compared(figures(failed, delivered(AFTER, 0, 1.0)), [WORKLOADS["fanout1"]])
     assert found["verdict"] == "not measured"
     assert "unknown setting" in table([found])
+
+
+def test_a_checkout_that_changes_is_another(tmp_path: Path) -> None:
+    source = tmp_path / "service" / "web" / "a.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("one")
+    before = Tidewire(tmp_path).fingerprint()
+    (source.parent / "a.pyc").write_text("made by running it")
+    assert Tidewire(tmp_path).fingerprint() == before
+    source.write_text("two")
+    assert Tidewire(tmp_path).fingerprint() != before
+
+
+def test_a_run_in_which_the_checkout_changes_is_void(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fingerprints = iter(("one", "two"))
+    monkeypatch.setattr(Tidewire, "fingerprint", lambda _: next(fingerprints))
+    words = ["--only", "connect", "--peers", "limit", "--connections", "3", "--rounds", "1", "--output", str(tmp_path)]
+    assert main(words) == 1
+    assert "were changed during the run" in capsys.readouterr().err
+    assert not (tmp_path / "report.md").exists()
 
 
 def test_an_unknown_revision_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ _TTL = 7_200
 """Seconds that the tokens are good for: longer than any run."""
 _PLENTY = {"per_second": 1_000_000, "burst": 1_000_000}
 _MANY = 20_000
+_SOURCES = frozenset({".py", ".lua"})
 
 
 def tokens(secret: str, users: int) -> Iterable[str]:
@@ -51,6 +53,14 @@ class Tidewire(Peer):
         commit = done.stdout.strip() or "of no commit"
         python = ".".join(map(str, sys.version_info[:3]))
         return f"{commit}, Python {python}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}"
+
+    def fingerprint(self) -> str:
+        """Another one whenever a file of the service is another: what was measured is one thing only if it stays."""
+        digest = hashlib.sha256()
+        for file in sorted((self._checkout / "service").rglob("*")):
+            if file.suffix in _SOURCES:
+                digest.update(f"{file}\0".encode() + file.read_bytes())
+        return digest.hexdigest()
 
     def settings(self, case: Case, port: int) -> dict[str, Any]:
         """Its settings file: the defaults, but for what stops one machine from coming with thousands of connections."""
