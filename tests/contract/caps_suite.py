@@ -131,6 +131,7 @@ class SharedCapsSuite(CapsSuite):
     async def test_however_nodes_hurry_the_cap_holds(self, steps: list[tuple[int, bool]]) -> None:
         async with self.opened() as nodes:
             held = [0, 0]
+            inside = [0, 0]  # of those: let in, so that they can go
 
             async def step(which: int, comes: bool) -> None:
                 if comes:
@@ -139,8 +140,11 @@ class SharedCapsSuite(CapsSuite):
                     entered.append(total <= CAP)
                     if total > CAP:
                         held[which] -= 1
-                elif held[which]:
+                    else:
+                        inside[which] += 1
+                elif inside[which]:
                     held[which] -= 1
+                    inside[which] -= 1
                 await nodes[which].claim([Claim(ANN, held[which])])
 
             entered: list[bool] = []
