@@ -222,10 +222,8 @@ class WebSocket(asyncio.Protocol):
             self._state = _State.OVER
             self._reader = None
             self.write = _nowhere
-            ear, self.ear = (
-                self.ear,
-                _DEAF,
-            )  # no circle: what was this connection's is freed at once, not by the collector
+            # No circle is left: what was this connection's is freed at once, and not by the garbage collector.
+            ear, self.ear = self.ear, _DEAF
             ear.lost()
 
 
