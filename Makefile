@@ -2,10 +2,10 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## start the service with its demo (installs what it needs first)
 	@scripts/setup.sh run
@@ -20,12 +20,16 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(BIN)/python -m pytest -q -m "not browser and not load and not faults"
+	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn"
 
 test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(FLAVOUR),--store $(FLAVOUR)) $(if $(SOAK),--soak $(SOAK))
+
+test-autobahn: ## play every Autobahn case on both event loops (long); ONLY=case,… LOOP=asyncio|uvloop
+	@scripts/setup.sh quick
+	$(BIN)/python -m tests.autobahn $(if $(ONLY),--only '$(ONLY)') $(if $(LOOP),--loop $(LOOP))
 
 bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick

@@ -16,7 +16,10 @@ from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, FIN, MASK, MAX_CONTROL, PING, PONG, RSV1, TEXT
 
 MAX_FRAGMENTS = 1024
-"""Frames of one message, at most. Empty ones add no bytes, so that the bound on bytes alone would never end them."""
+"""Frames of one message, at most, where its bound in bytes would not need more for fragments of FRAGMENT bytes. Empty ones add
+no bytes, so that the bound on bytes alone would never end them."""
+FRAGMENT = 64
+"""Bytes; the size from which on a message may be cut into fragments, however large messages may be."""
 
 Received = tuple[int, "str | bytes"]
 """An opcode, and its payload: text of a TEXT message, bytes of every other."""
@@ -34,8 +37,8 @@ class Fault(Exception):  # noqa: N818  # a client's fault, not ours
 class TooBig(Fault):
     """A message above the bound."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(CloseCode.TOO_BIG.code, f"a message has at most {most} bytes")
+    def __init__(self, most: int, of: str = "bytes") -> None:
+        super().__init__(CloseCode.TOO_BIG.code, f"a message has at most {most} {of}")
 
 
 def whole_text(data: bytes, most: int) -> str | None:
@@ -49,7 +52,7 @@ def whole_text(data: bytes, most: int) -> str | None:
     said = data[1]
     if size == said - MASK + 6 and said - MASK < 126:
         start = 6
-    elif said == MASK | 126 and size == (data[2] << 8 | data[3]) + 8:
+    elif said == MASK | 126 and size == (data[2] << 8 | data[3]) + 8 and size >= 126 + 8:
         start = 8
     else:
         return None
@@ -114,11 +117,13 @@ class FrameReader:
                 return None
             size = int.from_bytes(buffer[head : head + 2], "big")
             head += 2
+            _check_minimal(size, 126)
         elif size == 127:
             if left < 10:
                 return None
             size = int.from_bytes(buffer[head : head + 8], "big")
             head += 8
+            _check_minimal(size, 1 << 16)
         if not first & 0x08 and len(self._message) + size > self._most:
             raise TooBig(self._most)
         end = head + 4 + size
@@ -153,8 +158,8 @@ class FrameReader:
             self._message += payload
         self._fragments += 1
         if not first & FIN:
-            if self._fragments >= MAX_FRAGMENTS:
-                raise TooBig(self._most)
+            if self._fragments >= (most := max(MAX_FRAGMENTS, self._most // FRAGMENT)):
+                raise TooBig(most, "frames")
             return None
         opcode, message = self._opcode, self._message
         self._opcode, self._message = None, bytearray()
@@ -178,6 +183,11 @@ def closing(payload: bytes) -> tuple[int | None, str]:
     if len(payload) < 2 or not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1005, 1006):
         raise _broken("a close frame has a code that may be sent, or nothing")
     return code, _text(payload[2:])
+
+
+def _check_minimal(size: int, least: int) -> None:
+    if size < least:
+        raise _broken("a length is said in as few bytes as it takes (RFC 6455 section 5.2)")
 
 
 def _text(payload: bytes | bytearray) -> str:
