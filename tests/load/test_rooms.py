@@ -155,7 +155,7 @@ async def test_a_redis_between_the_nodes_costs_little(tmp_path: Path) -> None:
         for number in range(ROUNDS):
             for name in ("memory", "redis") if number % 2 else ("redis", "memory"):
                 rounds[name].append(await measure(*crowds[name]))
-    # The machine has its faster and slower moments: each round is compared with its neighbour, not with the best of another minute.
+    # The machine has its faster and slower moments: a round is compared with its neighbour, not with the best of all.
     pairs = zip(rounds["redis"], rounds["memory"], strict=True)
     ratios = sorted(through / without for (through, _), (without, _) in pairs)
     ratio = ratios[ROUNDS // 2]
