@@ -50,6 +50,7 @@ class Stage:
             report = await load.run(
                 build() / "load", job, core=self.cores.client, seconds=case.seconds, begins=look, ends=look
             )
+            sample.vitals = peer.vitals(folder)
         finally:
             await started.end()
         before, after = looks
