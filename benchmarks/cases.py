@@ -65,7 +65,7 @@ class Case:
 
     def neighbour(self) -> Case:
         """The room beside."""
-        return Case("beside", "fanout", self.beside, seconds=self.seconds + COMES_AND_GOES)
+        return Case("huge", "fanout", self.beside, seconds=self.seconds + COMES_AND_GOES)
 
     def label(self, workload: str) -> str:
         """What people call it: the workload's name alone, if it is the only case."""
