@@ -124,7 +124,7 @@ class FrameReader:
             size = int.from_bytes(buffer[head : head + 8], "big")
             head += 8
             _check_minimal(size, 1 << 16)
-        if not first & 0x08 and len(self._message) + size > self._most:
+        if not first & 0x08 and len(self._message) + size > self._most_sent(first):
             raise TooBig(self._most)
         end = head + 4 + size
         if len(buffer) < end:
@@ -132,6 +132,11 @@ class FrameReader:
         payload = buffer[head + 4 : end]
         websocket_mask(bytes(buffer[head : head + 4]), payload)
         return first, payload, end
+
+    def _most_sent(self, first: int) -> int:
+        """Bytes of the message with this frame, as it is sent: deflating makes what cannot be made smaller a little larger."""
+        deflated = self._deflated if first & 0x0F == CONTINUATION else first & RSV1
+        return self._most + self._most // 8 + 64 if deflated else self._most
 
     def _check(self, first: int, second: int, size: int) -> None:
         opcode = first & 0x0F
