@@ -112,7 +112,8 @@ class Front(asyncio.Protocol):
         handler = self._door.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
-        handler.data_received(data)
+        if data:
+            handler.data_received(data)
         self.transport = None
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
@@ -123,17 +124,16 @@ class Front(asyncio.Protocol):
         return early
 
     def answer(self, response: web.Response) -> None:
-        """Sends a response and ends the connection."""
+        """Sends a response; the connection's further requests are aiohttp's."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
         body = response.body if isinstance(response.body, bytes) else b""
         response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
-        response.headers[hdrs.CONNECTION] = "close"
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        transport.close()
+        self._hand_over(self.take_early())
 
 
 def _end_of_head(data: bytes) -> int:
