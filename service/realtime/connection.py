@@ -280,11 +280,18 @@ class Connection:
             self._parting = self._shared.clock.call_later(self._shared.limits.close_grace, self._part)
 
     def _part(self) -> None:
+        """Says goodbye. What is still queued is not sent any more: nothing may follow a close frame (RFC 6455 §5.5.1)."""
         if self._parting is not None:
             self._parting.cancel()
             self._parting = None
+        self._drop()
         if self.closing is not None:
             self.socket.close(self.closing[0].code, self.closing[1])
+
+    def _drop(self) -> None:
+        outbox, self._outbox = self._outbox, None
+        if outbox is not None:
+            outbox.clear()
 
     def forget(self) -> None:
         """Frees the queue; the connection is over, and what comes late goes nowhere."""
@@ -293,9 +300,7 @@ class Connection:
         self._replies = None
         if self._parting is not None:
             self._parting.cancel()
-        if self._outbox is not None:
-            self._outbox.clear()
-            self._outbox = None
+        self._drop()
         if self._drained is not None:
             self._drained.set()
 

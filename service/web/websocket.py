@@ -148,8 +148,9 @@ class WebSocket(asyncio.Protocol):
                 self._is_asked = False
             elif self._is_flood():
                 self._terms.metrics.rate_limited.labels(scope="connection").inc()
-                self.close(CloseCode.RATE_LIMITED.code, "too many control frames")
-            elif opcode == PING and self.is_paused:
+                # A fault, not a close: the core, which knows of no close, would go on writing behind it.
+                raise Fault(CloseCode.RATE_LIMITED.code, "too many control frames")
+            if opcode == PING and self.is_paused:
                 self._pong = payload  # RFC 6455 §5.5.3: the most recent one is answered
             elif opcode == PING:
                 self.write(frame(PONG, payload))
@@ -179,6 +180,7 @@ class WebSocket(asyncio.Protocol):
             self.write(close_frame(fault.code, fault.reason))
         self._finish()
         self._end_within_grace()
+        self.resume_reading()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 
