@@ -177,7 +177,7 @@ class TestControlFrames:
         assert stage.wire.written[-1] == close_frame(4429, "too many control frames")
         assert stage.ear.told == ["(lost)"], "else the core would go on writing"
         assert stage.socket.close_code == 4429
-        assert stage.metrics.rate_limited.labels(scope="connection")._value.get() == 1
+        assert stage.metrics.rate_limited.labels(scope="connection").value == 1
         before = len(stage.wire.written)
         stage.socket.write(b"late")
         stage.socket.ping()
@@ -231,7 +231,7 @@ class TestTheEnd:
         stage.hear(sent(TEXT, b"x" * 1025))
         assert stage.wire.written == [close_frame(1009, "a message has at most 1024 bytes")]
         assert stage.wire.did == ["pause", "resume", "eof"]
-        assert stage.metrics.limit_hits.labels(limit="message_bytes")._value.get() == 1
+        assert stage.metrics.limit_hits.labels(limit="message_bytes").value == 1
         stage.hear(sent(TEXT, b"behind"), b"\xff" * 100)
         assert stage.ear.told == ["(lost)"]
         stage.socket.connection_lost(None)
