@@ -145,7 +145,8 @@ def _end_of_head(data: bytes) -> int:
     end = data.find(b"\r\n\r\n", 0, MOST_HEAD)
     if end >= 0:
         return end + 4
-    return -1 if len(data) < MOST_HEAD else 0
+    # What ends its lines with LF alone would never end here; aiohttp has its own opinion of it.
+    return -1 if len(data) < MOST_HEAD and b"\n\n" not in data else 0
 
 
 def _upgrade(front: Front, head: bytes) -> RawRequestMessage | None:

@@ -26,6 +26,8 @@ from service.web.problem import middleware, problem
 from service.web.websocket import Terms, WebSocket
 
 if TYPE_CHECKING:
+    from aiohttp.http import WebSocketReader
+
     from service.web.front import Front
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
@@ -155,22 +157,41 @@ async def _ws(request: web.Request) -> web.StreamResponse:
 
     def take() -> tuple[asyncio.Transport | None, bytes]:
         protocol, transport = request.protocol, request.transport
+        behind = _Behind()
+        protocol.set_parser(cast("WebSocketReader", behind))
         protocol.transport = None  # else it would close it now
         protocol.connection_lost(None)
-        return transport, b""
+        return transport, bytes(behind.data)
 
     return await request.app[UPGRADES].answer(request, take)
+
+
+class _Behind:
+    """Stands for aiohttp's reader of WebSocket frames: is given what has come behind the request."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Takes it."""
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The end is the WebSocket's to see."""
 
 
 def _check_handshake(request: web.BaseRequest) -> bytes:
     """Sec-WebSocket-Key. Raises ServiceError(INVALID_REQUEST) if the request is no handshake as RFC 6455 §4.2.1 has it."""
     headers = request.headers
-    key = headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
+    key = ",".join(
+        headers.getall(hdrs.SEC_WEBSOCKET_KEY, [])
+    )  # twice is once too often (§11.3.1), as is the version (§11.3.5)
     connection = [part.strip().lower() for value in headers.getall(hdrs.CONNECTION, []) for part in value.split(",")]
     if (
         "upgrade" not in connection
         or request.version < HttpVersion11
-        or headers.get(hdrs.SEC_WEBSOCKET_VERSION) != "13"
+        or headers.getall(hdrs.SEC_WEBSOCKET_VERSION, []) != ["13"]
         or _KEY.fullmatch(key) is None
     ):
         raise ServiceError(
