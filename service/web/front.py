@@ -33,6 +33,7 @@ class Door:
         self.upgrades = upgrades
         self.server = server
         self.clock = clock
+        self.loop = asyncio.get_running_loop()
         self.waiting: dict[Front, float] = {}
         """Connections that have not sent a whole request yet, and since when."""
 
@@ -90,7 +91,7 @@ class Front(asyncio.Protocol):
         if end < 0:
             return
         self._door.waiting.pop(self, None)
-        message = _upgrade(self, data[:end]) if end else None
+        message = _upgrade(self, self._door.loop, data[:end]) if end else None
         if message is None:
             self._hand_over(data)
             return
@@ -101,7 +102,7 @@ class Front(asyncio.Protocol):
             cast("web.RequestHandler", self),
             None,  # type: ignore[arg-type]  # what writes responses: this request gets none of aiohttp's
             None,  # type: ignore[arg-type]  # the task that a response would be cancelled with
-            asyncio.get_running_loop(),
+            self._door.loop,
         )
         self._door.upgrades.begin(request, self)
 
@@ -149,9 +150,9 @@ def _end_of_head(data: bytes) -> int:
     return -1 if len(data) < MOST_HEAD and b"\n\n" not in data else 0
 
 
-def _upgrade(front: Front, head: bytes) -> RawRequestMessage | None:
+def _upgrade(front: Front, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
     """The request with this head, if it is one to become a WebSocket, without a body."""
-    parser = HttpRequestParser(cast("web.RequestHandler", front), asyncio.get_running_loop(), 2**16)
+    parser = HttpRequestParser(cast("web.RequestHandler", front), loop, 2**16)
     try:
         messages, upgraded, _ = parser.feed_data(head)
     except HttpProcessingError:
