@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -22,7 +22,7 @@ from service.realtime.node import Node
 from service.realtime.serving import serve
 from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, preflight
 from service.web.edge import EDGE, NODE, Edge
-from service.web.problem import middleware, problem
+from service.web.problem import fault, problem
 from service.web.websocket import Terms, WebSocket
 
 if TYPE_CHECKING:
@@ -70,26 +70,23 @@ class Upgrades:
         self._edge = edge
         self._terms = Terms(node.bounds, node.clock, node.metrics)
         self._compresses = compresses
-        self._problems = middleware()
 
     def begin(self, request: web.BaseRequest, front: Front) -> None:
         """Answers an upgrade that has come by itself, and takes its connection over."""
         self._node.supervisor.spawn("arrival", self._arrive(request, front))
 
     async def _arrive(self, request: web.BaseRequest, front: Front) -> None:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return await self.answer(request, lambda: (front.transport, front.take_early()))
-
-        # All that is asked of a request there is in its base class; what a route knows besides is not.
-        response = await self._problems(cast(web.Request, request), handle)
-        if isinstance(response, web.Response):
+        try:
+            response = await self.answer(request, lambda: (front.transport, front.take_early()))
+        except Exception:
+            response = fault(request)
+        if response is not None:
             front.answer(response)
 
     async def answer(
         self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]]
-    ) -> web.StreamResponse:
-        """A refusal, or `TakenOver` once the WebSocket is served. `take` gives the transport, and what came behind the
-        request."""
+    ) -> web.Response | None:
+        """A refusal, or None once the WebSocket is served. `take` gives the transport, and what came behind the request."""
         try:
             admitted = await self._admit(request)
         except ServiceError as error:
@@ -103,7 +100,7 @@ class Upgrades:
         transport, early = take()
         if transport is None or transport.is_closing():
             admitted.arrival.seat.release()
-            return TakenOver()
+            return None
         websocket = WebSocket(self._terms, transport, admitted.window_bits)
         websocket.ear = arriving = Arriving(websocket)
         transport.set_protocol(websocket)
@@ -112,7 +109,7 @@ class Upgrades:
         if early:
             websocket.data_received(early)
         await serve(self._node, websocket, arriving, admitted.arrival)
-        return TakenOver()
+        return None
 
     async def _admit(self, request: web.BaseRequest) -> _Admitted:
         """Raises ServiceError; then nothing is taken. UPGRADE_REQUIRED if an upgrade would have succeeded."""
@@ -163,7 +160,7 @@ async def _ws(request: web.Request) -> web.StreamResponse:
         protocol.connection_lost(None)
         return transport, bytes(behind.data)
 
-    return await request.app[UPGRADES].answer(request, take)
+    return await request.app[UPGRADES].answer(request, take) or TakenOver()
 
 
 class _Behind:
