@@ -260,6 +260,11 @@ def test_a_message_of_exactly_the_bound_is_taken_and_none_of_a_byte_more(opcode:
     assert (fault.code, fault.reason) == (1009, f"a message has at most {size} bytes")
 
 
+def test_each_message_has_the_whole_bound() -> None:
+    whole, halves = sent(TEXT, b"x" * 200), sent(TEXT, b"x" * 100, fin=False) + sent(CONTINUATION, b"x" * 100)
+    assert read(new(200), [whole + halves + whole + halves]) == [(TEXT, "x" * 200)] * 4
+
+
 @pytest.mark.parametrize("level", [0, 1, 9])
 def test_what_deflating_makes_larger_may_be_as_large_as_the_rest(level: int) -> None:
     size = len(INCOMPRESSIBLE)
