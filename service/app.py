@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 import signal
@@ -52,7 +51,7 @@ from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
 from service.telemetry import log
 from service.telemetry.metrics import Metrics
-from service.telemetry.runtime import GcWatch, LoopLag
+from service.telemetry.runtime import GcWatch, LoopLag, settle_gc
 from service.web import api, header_deadline, ops, problem, upgrade
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
@@ -335,8 +334,7 @@ async def _serve(service: Service, companion: Companion | None) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running(service) as (port, ops_port):
-            gc.collect()
-            gc.freeze()  # what lives now lives for ever; collections need not look at it
+            settle_gc()
             _log.info("serving", host=service.settings.host, port=port, ops_port=ops_port, pid=os.getpid())
             async with companion(port) if companion is not None else nullcontext():
                 await stop.wait()

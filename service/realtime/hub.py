@@ -209,13 +209,16 @@ class Room:
         end = now.next + most
         members = now.members if end >= len(now.members) and not now.next else now.members[now.next : end]
         now.next = end
-        plain = burst.plain
+        wire, bits = burst.plain, 0
         slow: list[Connection] | None = None
         for member in members:
             if gone is not None and member in gone:
                 continue
             if member.is_clear:
-                member.write(plain if not member.window_bits else burst.wire(member.window_bits))
+                if member.window_bits != bits:
+                    bits = member.window_bits
+                    wire = burst.wire(bits)
+                member.write(wire)
             elif not member.deliver(burst):
                 slow = slow or []
                 slow.append(member)

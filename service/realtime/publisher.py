@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import secrets
+from typing import NamedTuple
 
 from msgspec import Raw
 
 from service.contract.gate import Gate
 from service.core.broker import Broker, Receipt
 from service.core.clock import Clock, milliseconds
+from service.core.event import Delivery
 from service.core.identity import Identity
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
+from service.telemetry.tally import Tally
 
 
 def new_id() -> str:
     """An id for something nobody has named: 96 random bits."""
     return secrets.token_urlsafe(12)
+
+
+class _Outcomes(NamedTuple):
+    """The counters of publishes of one delivery class."""
+
+    accepted: Tally
+    duplicate: Tally
+    refused: Tally
+
+    @classmethod
+    def of(cls, metrics: Metrics, delivery: str) -> _Outcomes:
+        return cls(*(metrics.publishes.labels(delivery, outcome) for outcome in cls._fields))
 
 
 class Publisher:
@@ -27,6 +42,9 @@ class Publisher:
         self._broker = broker
         self._clock = clock
         self._metrics = metrics
+        self._unknown = metrics.publishes.labels("unknown", "refused")
+        """What the gate has refused."""
+        self._outcomes = {delivery: _Outcomes.of(metrics, delivery.value) for delivery in Delivery}
 
     async def publish(
         self,
@@ -46,7 +64,7 @@ class Publisher:
         it may have been, and may be repeated with the same id.
         """
         started = self._clock.monotonic()
-        delivery = "unknown"
+        refused = self._unknown
         try:
             publication = self._gate.admit(
                 identity,
@@ -59,12 +77,12 @@ class Publisher:
                 at=milliseconds(self._clock),
                 subscribed=subscribed,
             )
-            delivery = publication.delivery.value
+            outcomes = self._outcomes[publication.delivery]
+            refused = outcomes.refused
             receipt = await self._broker.publish(publication)
         except ServiceError:
-            self._metrics.publishes.labels(delivery=delivery, outcome="refused").inc()
+            refused.inc()
             raise
-        outcome = "duplicate" if receipt.duplicate else "accepted"
-        self._metrics.publishes.labels(delivery=delivery, outcome=outcome).inc()
+        (outcomes.duplicate if receipt.duplicate else outcomes.accepted).inc()
         self._metrics.publish_seconds.observe(max(0.0, self._clock.monotonic() - started))
         return receipt

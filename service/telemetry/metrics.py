@@ -27,6 +27,8 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 
+from service.telemetry.tally import Level, Spread, Tallies, Tally
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """Of what `Metrics.render` gives."""
 
@@ -60,7 +62,7 @@ _LIMITS = (
 )
 _FDS = Path("/proc/self/fd")
 
-Traffic = tuple[Counter, Counter]
+Traffic = tuple[Tally, Tally]
 """The counters of messages and of bytes of one event type."""
 
 
@@ -84,10 +86,10 @@ class Metrics:
         self.refusals = self._counter("upgrade_refusals", "Upgrades refused, by error code.", "reason")
         self.closes = self._counter("closes", "Connections closed, by close code.", "code")
 
-        self.messages_in = self._counter("messages_in", "Messages received from clients, by type.", "type")
-        self.messages_out = self._counter("messages_out", "Messages written to clients, by type.", "type")
-        self.bytes_in = self._counter("bytes_in", "Bytes of the messages received from clients, by type.", "type")
-        self.bytes_out = self._counter("bytes_out", "Bytes of the messages written to clients, by type.", "type")
+        self.messages_in = self._tallies("messages_in", "Messages received from clients, by type.", "type")
+        self.messages_out = self._tallies("messages_out", "Messages written to clients, by type.", "type")
+        self.bytes_in = self._tallies("bytes_in", "Bytes of the messages received from clients, by type.", "type")
+        self.bytes_out = self._tallies("bytes_out", "Bytes of the messages written to clients, by type.", "type")
         self.errors = self._counter("errors", "Refusals sent to clients, by error code.", "code")
 
         self.dropped = self._counter("outbox_dropped", "Events that an outbox dropped, by delivery class.", "delivery")
@@ -96,19 +98,19 @@ class Metrics:
         self.slow_consumers = self._counter(
             "slow_consumers", "Connections closed because they did not read fast enough."
         )
-        self.outbox_messages = self._gauge("outbox_messages", "Messages waiting in all outboxes of this node.")
-        self.outbox_bytes = self._gauge("outbox_bytes", "Bytes waiting in all outboxes of this node.")
+        self.outbox_messages = self._level("outbox_messages", "Messages waiting in all outboxes of this node.")
+        self.outbox_bytes = self._level("outbox_bytes", "Bytes waiting in all outboxes of this node.")
 
-        self.publishes = self._counter("publishes", "Publishes, by delivery class and outcome.", "delivery", "outcome")
+        self.publishes = self._tallies("publishes", "Publishes, by delivery class and outcome.", "delivery", "outcome")
         for delivery in _DELIVERIES:
             _start(self.publishes, ("accepted", "duplicate", "refused"), delivery)
-        self.publish_seconds = self._histogram(
+        self.publish_seconds = self._spread(
             "publish_seconds", "Time of one publish through the contract's gate and the broker.", _LATENCY
         )
-        self.delivery_seconds = self._histogram(
+        self.delivery_seconds = self._spread(
             "publish_to_write_seconds", "Time from accepting an event to writing it to a subscriber.", _LATENCY
         )
-        self.fanout = self._histogram("fanout_members", "Connections that one event was delivered to.", _MEMBERS)
+        self.fanout = self._spread("fanout_members", "Connections that one event was delivered to.", _MEMBERS)
 
         self.subscriptions = self._gauge("subscriptions", "Subscriptions of all connections of this node.")
         self.channels = self._gauge("channels", "Channels with a subscriber on this node.")
@@ -215,7 +217,7 @@ class Metrics:
         """All metrics in Prometheus' text format."""
         return generate_latest(_WithoutCreated(self.registry))
 
-    def _traffic(self, cache: dict[str, Traffic], type_: str, messages: Counter, size: Counter) -> Traffic:
+    def _traffic(self, cache: dict[str, Traffic], type_: str, messages: Tallies, size: Tallies) -> Traffic:
         label = self.event_type(type_)  # the cache is keyed by labels, so what clients make up does not fill it
         if label not in cache:
             cache[label] = (messages.labels(label), size.labels(label))
@@ -226,6 +228,15 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"tidewire_{name}", text, registry=self.registry)
+
+    def _tallies(self, name: str, text: str, *labels: str) -> Tallies:
+        return Tallies(f"tidewire_{name}", text, labels, self.registry)
+
+    def _level(self, name: str, text: str) -> Level:
+        return Level(f"tidewire_{name}", text, self.registry)
+
+    def _spread(self, name: str, text: str, buckets: tuple[float, ...]) -> Spread:
+        return Spread(f"tidewire_{name}", text, buckets, self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"tidewire_{name}", text, labels, buckets=buckets, registry=self.registry)
@@ -243,7 +254,7 @@ class _WithoutCreated:
             yield metric
 
 
-def _start(counter: Counter, values: Iterable[str], *before: str) -> None:
+def _start(counter: Counter | Tallies, values: Iterable[str], *before: str) -> None:
     for value in values:
         counter.labels(*before, value)
 

@@ -16,6 +16,21 @@ LAG_WINDOW = 60
 """Measurements that `loop_lag_max` looks back on: 15 s, the usual scrape interval."""
 
 
+GC_THRESHOLDS = (10_000, 20, 50)
+"""Allocations beyond deallocations before the youngest generation is collected, and its collections before the next ones are.
+
+Python's own (700, 10, 10) look at young objects for every few hundred messages, and find none: what a message or a connection
+leaves behind is freed by its last reference (tests/integration/test_shutdown.py holds connections to that).
+"""
+
+
+def settle_gc() -> None:
+    """To be called once all is set up: what lives now lives for ever, and collections need not look at it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 class GcWatch:
     """Observes how long each garbage collection stops the process."""
 

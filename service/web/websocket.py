@@ -222,7 +222,28 @@ class WebSocket(asyncio.Protocol):
             self._state = _State.OVER
             self._reader = None
             self.write = _nowhere
-            self.ear.lost()
+            # No circle is left: what was this connection's is freed at once, and not by the garbage collector.
+            ear, self.ear = self.ear, _DEAF
+            ear.lost()
+
+
+class _Deaf:
+    """The ear of a socket that is over."""
+
+    def received(self, message: str | bytes) -> None:
+        """See Ear."""
+
+    def paused(self) -> None:
+        """See Ear."""
+
+    def resumed(self) -> None:
+        """See Ear."""
+
+    def lost(self) -> None:
+        """See Ear."""
+
+
+_DEAF = _Deaf()
 
 
 def _nowhere(data: bytes) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 import pytest
 
+from service.core.session import Session
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.arriving import Arriving
+from service.realtime.connection import Connection
 from service.realtime.handshake import Arrival, greet
+from service.realtime.serving import Serving
 from service.realtime.socket import Ear
+from service.web.websocket import WebSocket
 from tests.harness import DEADLINE, Client, eventually, serving
 
 
@@ -102,6 +107,30 @@ async def test_nothing_is_left_when_everyone_has_gone() -> None:
         for gauge in ("connections", "pending_connections", "subscriptions", "channels", "outbox_bytes"):
             assert metrics[f"tidewire_{gauge}"] == 0, gauge
         assert not list(node.hub.rooms())
+
+
+async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector() -> None:
+    """Its collections would have to look at every connection there is, and stop everybody meanwhile."""
+    kinds = (Connection, Serving, Session, WebSocket)
+
+    def left() -> list[object]:
+        return [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
+
+    async with serving() as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for user in ("ann", "ben"):
+                async with server.client(user) as client:
+                    await client.subscribe("room:1")
+                    assert len(left()) == len(kinds)
+            closed = await Client.open(server, "cid")
+            await server.service.node.disconnect("default", "cid", "enough")
+            assert await closed.closed() == 4403
+            await server.at_rest()
+            await eventually(lambda: not left(), left)
+        finally:
+            gc.enable()
 
 
 async def test_the_backend_can_disconnect_a_user() -> None:

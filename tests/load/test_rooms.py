@@ -20,8 +20,8 @@ from tests.wire import Wire, connect
 pytestmark = pytest.mark.load
 
 ROOMS, EACH = 100, 10
-ROUNDS = 3
-TURNS = 15
+ROUNDS = 7
+TURNS = 10
 """Messages that everyone sends in one round, the next when the last one has come back."""
 TEXT = "x" * 100
 FLOOR = 0.8
@@ -152,16 +152,18 @@ async def test_a_redis_between_the_nodes_costs_little(tmp_path: Path) -> None:
             stack.callback(crowd.leave)
             await crowd.come(server.port)
             crowds[name] = (server, crowd)
-        for _ in range(ROUNDS):
-            for name, (server, crowd) in crowds.items():
-                rounds[name].append(await measure(server, crowd))
-    # The best round of each: others on this machine only take away.
-    through, without = (max(cpu for cpu, _ in rounds[name]) for name in ("redis", "memory"))
+        for number in range(ROUNDS):
+            for name in ("memory", "redis") if number % 2 else ("redis", "memory"):
+                rounds[name].append(await measure(*crowds[name]))
+    # The machine has its faster and slower moments: a round is compared with its neighbour, not with the best of all.
+    pairs = zip(rounds["redis"], rounds["memory"], strict=True)
+    ratios = sorted(through / without for (through, _), (without, _) in pairs)
+    ratio = ratios[ROUNDS // 2]
     print(
         f"\nrooms {ROOMS} × {EACH}, deliveries a CPU second of the node:",
         {name: [round(cpu) for cpu, _ in found] for name, found in rounds.items()},
         "deliveries a second:",
         {name: [round(wall) for _, wall in found] for name, found in rounds.items()},
-        f"ratio={through / without:.2f}",
+        f"ratio={ratio:.2f} of {[round(one, 2) for one in ratios]}",
     )
-    assert through / without >= FLOOR, rounds
+    assert ratio >= FLOOR, rounds

@@ -143,8 +143,8 @@ def test_accounts_are_exact_and_no_accepted_durable_frame_is_lost(steps: list[Fr
         elif outbox.put(frame) and frame.delivery is Delivery.DURABLE:
             owed.append(frame)
     waiting = outbox.bytes
-    assert budget.used == waiting == metrics.outbox_bytes._value.get()
-    assert metrics.outbox_messages._value.get() == len(outbox)
+    assert budget.used == waiting == metrics.outbox_bytes.value
+    assert metrics.outbox_messages.value == len(outbox)
     got += outbox.take(10**9, 10**9)
     assert [frame for frame in got if frame.delivery is Delivery.DURABLE] == owed
     assert (outbox.bytes, budget.used, len(outbox)) == (0, 0, 0)
