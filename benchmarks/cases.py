@@ -12,6 +12,8 @@ Unit: TypeAlias = Literal["delivery", "connection", "connection-second"]
 
 PING = 25.0
 """Seconds between two pings of a server, where the workload does not say otherwise."""
+COMES_AND_GOES = 30.0
+"""Seconds that what is beside lasts longer than what is measured, if it is not ended before."""
 SOURCES = 10
 """Addresses that connections come from: 15 000 from a single one are more ports than some kernels give."""
 TALK = (
@@ -39,6 +41,8 @@ class Case:
     """Connections that publish; 0: as many as the kind has by itself."""
     slow: int = 0
     """Connections that stop reading, beside the others."""
+    beside: int = 0
+    """Members of a room, served to another client at the same time, in which there is always an event under way."""
     bytes: int = 128
     """Size of an event's data. What a protocol puts around it comes on top: that is its own cost."""
     talk: bool = False
@@ -58,6 +62,10 @@ class Case:
             rooms=max(1, round(self.rooms * share)),
             active=max(1, round(self.active * share)) if self.active else 0,
         )
+
+    def neighbour(self) -> Case:
+        """The room beside."""
+        return Case("huge", "fanout", self.beside, seconds=self.seconds + COMES_AND_GOES)
 
     def label(self, workload: str) -> str:
         """What people call it: the workload's name alone, if it is the only case."""
@@ -193,6 +201,16 @@ WORKLOADS: dict[str, Workload] = {
             "delivery",
             (Case("active15k", "rate", 15_000, rooms=1_500, active=1_500, rate=1_500, seconds=3.0),),
             _BESIDE_C,
+        ),
+        Workload(
+            "fair",
+            "100 members in rooms of 10, 50 events a second, beside a room of 4 000 that never rests and alone",
+            "delivery",
+            tuple(
+                Case(name, "rate", 100, rooms=10, active=10, rate=50, seconds=3.0, beside=4_000 * (name == "beside"))
+                for name in ("alone", "beside")
+            ),
+            _TIDEWIRE,
         ),
         Workload(
             "slow",

@@ -27,6 +27,8 @@ class Sample:
     """Bytes of the server with all connections, at the end of the phase."""
     report: dict[str, Any] = field(default_factory=dict)
     """What the load client says (`c/JOB.md`)."""
+    vitals: dict[str, float] = field(default_factory=dict)
+    """What the server says of itself, in seconds: the longest stall of its loop, the longest pause of its collector."""
     failure: str | None = None
     """Why there are no figures."""
     took: float = 0.0

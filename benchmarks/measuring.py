@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +42,17 @@ class Stage:
 
     async def _measured(self, case: Case, peer: Peer, folder: Path, sample: Sample) -> None:
         port = free_port()
-        job = folder / "job"
-        job.write_text(load.render(self._job(case, peer, port, folder)))
+        job = self._job(case, peer, port, folder)
         started = await peer.start(case, port, folder, self.cores)
         try:
             alone = started.usage()
             looks: list[Usage] = []
             look: Callable[[], None] = lambda: looks.append(started.usage())  # noqa: E731  # said twice below
-            report = await load.run(
-                build() / "load", job, core=self.cores.client, seconds=case.seconds, begins=look, ends=look
-            )
+            async with self._beside(case, peer, port, folder):
+                report = await load.run(
+                    build() / "load", job, core=self.cores.client, seconds=case.seconds, begins=look, ends=look
+                )
+            sample.vitals = peer.vitals(folder)
         finally:
             await started.end()
         before, after = looks
@@ -57,10 +60,47 @@ class Stage:
         sample.cpu = round(after.cpu - before.cpu, 3)
         sample.rss_alone, sample.rss = alone.rss, after.rss
 
-    def _job(self, case: Case, peer: Peer, port: int, folder: Path) -> list[tuple[str, str]]:
-        lines = [("host", HOST), ("port", str(port)), *case.lines(), *peer.dialogue(case)]
+    @asynccontextmanager
+    async def _beside(self, case: Case, peer: Peer, port: int, folder: Path) -> AsyncIterator[None]:
+        """Keeps the case's other room busy, if it has one."""
+        if not case.beside:
+            yield
+            return
+        neighbour, busy = case.neighbour(), asyncio.Event()
+        job = self._job(neighbour, peer, port, folder, room=neighbour.name)
+        other = asyncio.create_task(
+            load.run(
+                build() / "load",
+                job,
+                core=self.cores.client,
+                seconds=neighbour.seconds,
+                begins=busy.set,
+                ends=lambda: None,
+            )
+        )
+        begun = asyncio.create_task(busy.wait())
+        try:
+            await asyncio.wait((other, begun), return_when=asyncio.FIRST_COMPLETED)
+            if other.done():
+                other.result()  # it says why
+                raise FailedError("the room beside was over before it began")
+            yield
+            if other.done():
+                other.result()
+                raise FailedError("the room beside was over too early")
+        finally:
+            begun.cancel()
+            other.cancel()
+            await asyncio.gather(other, begun, return_exceptions=True)
+
+    @staticmethod
+    def _job(case: Case, peer: Peer, port: int, folder: Path, room: str = "%r") -> Path:
+        lines = [("host", HOST), ("port", str(port)), *case.lines()]
+        lines += [(key, value.replace("%r", room)) for key, value in peer.dialogue(case)]
         if values := list(peer.values(case)):
-            file = folder / "values"
+            file = folder / f"values-{case.name}"
             file.write_text("\n".join(values) + "\n")
             lines.append(("values", str(file)))
-        return lines
+        job = folder / f"job-{case.name}"
+        job.write_text(load.render(lines))
+        return job

@@ -249,9 +249,22 @@ def _workload_table(results: Results, workload: Workload) -> str:
             cells = [_cell(found.get(key), by) for key, _, by in columns]
             notes = [f"{found['lost']} lost"] if found["lost"] else []
             notes += [f"{found['slow_closed']} slow readers closed"] if case.slow else []
+            notes += _vitals(results, workload, case, peer)
             notes += [_one_line(failure) for failure in found.get("failures", [])]
             rows.append((label, *cells, "; ".join(notes)))
     return _table(("", *(title for _, title, _ in columns), ""), rows)
+
+
+def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list[str]:
+    """Of the round in which it was worst."""
+    mine = [s for s in results.samples if (s.workload, s.case, s.peer) == (workload.name, case.name, peer) and s.vitals]
+    if not mine or not case.active:
+        return []
+    stall, pause = (max(sample.vitals[name] for sample in mine) * 1_000 for name in ("stall", "pause"))
+    memory = max((sample.rss - sample.rss_alone) / sample.connections for sample in mine) / KIB
+    return [
+        f"longest stall {_number(stall)} ms, longest collection ≤ {_number(pause)} ms, {_number(memory)} KiB a connection"
+    ]
 
 
 def _measured(results: Results, workload: Workload) -> list[str]:

@@ -3,8 +3,8 @@
 #
 #   scripts/setup.sh run    .venv with the service
 #   scripts/setup.sh dev    .venv with the service and the tools
-#   scripts/setup.sh quick  all of dev, the stores that the tests start
-#   scripts/setup.sh test   all of dev, the JavaScript client's packages, a browser, Redis, a clock that can be moved
+#   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler for the load client
+#   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
 set -euo pipefail
@@ -150,6 +150,15 @@ install_stores() {
     apt_install faketime || die "the tests that move a store's clock need libfaketime (Debian: apt-get install faketime)"
 }
 
+# The load client of the benchmarks is C.
+install_compiler() {
+    command -v gcc >/dev/null || apt_install gcc || die "the load client needs gcc (Debian: apt-get install gcc libc6-dev)"
+    echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || apt_install libc6-dev ||
+        die "the load client needs the C library's headers (Debian: apt-get install libc6-dev)"
+    echo '#include <zlib.h>' | gcc -E - >/dev/null 2>&1 || apt_install zlib1g-dev ||
+        die "the load client needs zlib's headers (Debian: apt-get install zlib1g-dev)"
+}
+
 case ${1:-} in
     run) install_run ;;
     dev) install_dev ;;
@@ -158,10 +167,12 @@ case ${1:-} in
         install_javascript
         install_browser
         install_stores
+        install_compiler
         ;;
     quick)
         install_dev
         install_stores
+        install_compiler
         ;;
     *) die "usage: scripts/setup.sh run | dev | quick | test" ;;
 esac

@@ -88,7 +88,7 @@ class Service:
             presence=presence,
             tickets=tickets,
             caps=caps,
-            authenticator=authenticator or JwtAuthenticator(_issuers(settings), self.clock, self.fetch),
+            authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
         )
         self.node = Node(Gate(contract), ports, _bounds(settings), self.metrics)
@@ -128,6 +128,11 @@ class Service:
 def build_app(settings: Settings, contract: Contract, **overrides: object) -> web.Application:
     """The public application, ready for any aiohttp runner. Overrides as for `Service`."""
     return Service(settings, contract, **overrides).public  # type: ignore[arg-type]  # passed through by name
+
+
+def _authenticator(settings: Settings, clock: Clock, fetch: HttpFetch, metrics: Metrics) -> Authenticator:
+    remember = settings.auth.verified_tokens
+    return JwtAuthenticator(_issuers(settings), clock, fetch, remember=remember, metrics=metrics)
 
 
 def _issuers(settings: Settings) -> list[Issuer]:

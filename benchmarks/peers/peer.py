@@ -79,6 +79,10 @@ class Peer(ABC):
         """A value for each connection, `%v` of the job file; none if there is nothing of the kind."""
         return ()
 
+    def vitals(self, folder: Path) -> dict[str, float]:
+        """What it says of itself after the measured phase, in seconds, by name; nothing if it says nothing."""
+        return {}
+
     async def start(self, case: Case, port: int, folder: Path, cores: Cores) -> Started:
         """Starts it and waits until it accepts connections. Raises FailedError."""
         return Started(port, await self.run(self.command(case, port, folder), port, folder, cores.server))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import jwt
 import structlog
+from jwt.algorithms import HMACAlgorithm
 
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
@@ -18,7 +21,6 @@ from service.errors import ErrorCode, ServiceError
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets a document; bounds its time and size itself; any exception means that it could not be had."""
-Key = str | jwt.PyJWK
 
 MAX_DOCUMENT = 262_144
 FILE_LOOK = 1.0
@@ -31,6 +33,53 @@ RETRY = 5.0
 """The same as long as there are none."""
 
 _log = structlog.get_logger("jwks")
+
+
+class Key(Protocol):
+    """What the signatures of one algorithm are checked with."""
+
+    thumbprint: bytes | None
+    """The same for the same key wherever it is read from, another for every other; None if checking is so cheap that no
+    result need be remembered."""
+
+    def verify(self, signed: bytes, signature: bytes) -> bool:
+        """Whether the signature is this key's for these bytes."""
+
+
+class PublicKey:
+    """A public key of a JWKS, made ready once: reading it costs more than checking a signature with it."""
+
+    __slots__ = ("_algorithm", "key", "thumbprint")
+
+    def __init__(self, members: Mapping[str, str], algorithm: Algorithm) -> None:
+        """Raises ValueError or jwt.PyJWTError if the members are no key, or one that is too weak."""
+        read = jwt.PyJWK(dict(members), algorithm)
+        if fault := read.Algorithm.check_key_length(read.key):
+            raise ValueError(fault)
+        self._algorithm = read.Algorithm
+        self.key = read.key
+        self.thumbprint: bytes | None = hashlib.sha256(
+            json.dumps(members, sort_keys=True, separators=(",", ":")).encode()  # as RFC 7638 has it
+        ).digest()
+
+    def verify(self, signed: bytes, signature: bytes) -> bool:
+        """See Key."""
+        return bool(self._algorithm.verify(signed, self.key, signature))
+
+
+class SharedKey:
+    """The secret of an HS256 issuer."""
+
+    __slots__ = ("_secret", "thumbprint")
+
+    def __init__(self, secret: str) -> None:
+        """Raises jwt.InvalidKeyError for a public key or a certificate: everybody has those."""
+        self._secret = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+        self.thumbprint: bytes | None = None
+
+    def verify(self, signed: bytes, signature: bytes) -> bool:
+        """See Key."""
+        return hmac.compare_digest(hmac.digest(self._secret, signed, "sha256"), signature)
 
 
 class KeySource(Protocol):
@@ -47,13 +96,13 @@ class KeySource(Protocol):
 class KeySet:
     """The usable keys of one JWKS document."""
 
-    named: Mapping[str, jwt.PyJWK]
-    nameless: tuple[jwt.PyJWK, ...]
+    named: Mapping[str, PublicKey]
+    nameless: tuple[PublicKey, ...]
 
     def __len__(self) -> int:
         return len(self.named) + len(self.nameless)
 
-    def find(self, kid: str | None) -> jwt.PyJWK | None:
+    def find(self, kid: str | None) -> PublicKey | None:
         """See KeySource. Guessing among several keys would only hide a misconfigured issuer."""
         if kid is not None:
             return self.named.get(kid)
@@ -85,8 +134,8 @@ def parse_keys(document: bytes, algorithm: Algorithm) -> KeySet:
     entries = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ValueError('the JWKS is not an object with a list "keys"')  # noqa: TRY004  # one kind of failure
-    named: dict[str, jwt.PyJWK] = {}
-    nameless: list[jwt.PyJWK] = []
+    named: dict[str, PublicKey] = {}
+    nameless: list[PublicKey] = []
     for entry in entries:
         key = _key(entry, algorithm)
         if key is None:
@@ -99,7 +148,7 @@ def parse_keys(document: bytes, algorithm: Algorithm) -> KeySet:
     return KeySet(named, tuple(nameless))
 
 
-def _key(entry: Any, algorithm: Algorithm) -> jwt.PyJWK | None:
+def _key(entry: Any, algorithm: Algorithm) -> PublicKey | None:
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         return None
     if entry.get("alg", algorithm) not in _NAMES.get(algorithm, frozenset({algorithm})):
@@ -111,23 +160,23 @@ def _key(entry: Any, algorithm: Algorithm) -> jwt.PyJWK | None:
     if any(not isinstance(entry.get(name), str) or value not in (None, entry[name]) for name, value in wanted.items()):
         return None
     try:
-        key = jwt.PyJWK({name: entry[name] for name in wanted}, algorithm)
+        return PublicKey({name: entry[name] for name in wanted}, algorithm)
     except (jwt.PyJWTError, ValueError):
         return None
-    return None if key.Algorithm.check_key_length(key.key) else key
 
 
 class SecretKey:
     """The secret shared with an HS256 issuer."""
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_key",)
 
     def __init__(self, secret: str) -> None:
-        self._secret = secret
+        """Raises jwt.InvalidKeyError as SharedKey does."""
+        self._key = SharedKey(secret)
 
     async def find(self, kid: str | None) -> Key:
         """See KeySource. There is one key, whatever a token calls it."""
-        return self._secret
+        return self._key
 
 
 class FileKeys:

@@ -2,26 +2,36 @@
 
 What a token says about how to check it is never believed: the algorithm is the issuer's, the key is the issuer's, `jku`, `jwk`
 and `x5u` are not read, `crit` refuses the token. Only `iss` is read before the signature is checked, to choose the issuer, and
-`kid`, to choose among that issuer's keys. Every token is checked anew; nothing is remembered.
+`kid`, to choose among that issuer's keys. Every token's claims are checked anew; of a signature that was right it may be
+remembered that it was (signatures.py).
+
+The compact form is taken apart here and not by PyJWT, for speed; a test holds this to refuse all that PyJWT does. The keys and
+the signatures are PyJWT's matter. docs/adr/0018-tokens.md tells why.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from binascii import a2b_base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from sys import intern
+from typing import Any, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import jwt
+import msgspec
 
-from service.adapters.jwks import Algorithm, Fetch, FileKeys, Key, KeySource, SecretKey, UrlKeys
+from service.adapters.jwks import Algorithm, Fetch, FileKeys, KeySource, SecretKey, SharedKey, UrlKeys
+from service.adapters.signatures import Signatures
 from service.core.clock import Clock
 from service.core.identity import Identity, parse_grants
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import MAX_TOKEN
+from service.telemetry.metrics import Metrics
 
 MIN_SECRET_BYTES = 32
 """RFC 7518 §3.2: an HS256 key is at least as long as its hash."""
@@ -33,9 +43,20 @@ MAX_TIME = 253_402_300_799
 """The end of the year 9999: a later time is a fault or an attempt at a token that never expires."""
 
 REQUIRED = ("exp", "aud", "iss", "sub")
+MAX_SHARED_HEADER = 256
+"""Bytes up to which a header is remembered as it was read: an issuer's tokens all have the same one, or a few."""
 _TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-"""Three non-empty segments: no unsigned token, no JWE, no padding, no second spelling of the same token."""
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_CHARACTERS = _ALPHABET + b"."
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_ENDINGS = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
+"""What the last character can be, by the length modulo 4: bits that stand for nothing are 0 (RFC 4648 §3.5), so that there is
+no second spelling of the same token."""
+_NUMBERS = (int, float)
+_PADDING = (b"", b"", b"==", b"=")
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,8 @@ def _faults(issuer: Issuer) -> Iterator[str]:
         yield f"{issuer.algorithm} needs {' or '.join(wanted)}, and only that; given: {', '.join(given) or 'nothing'}"
     if issuer.secret is not None and len(issuer.secret.encode()) < MIN_SECRET_BYTES:
         yield f"secret is shorter than {MIN_SECRET_BYTES} bytes"
+    if issuer.secret is not None and _is_public(issuer.secret):
+        yield "secret is a public key or a certificate: everybody who has it could sign"
     if issuer.jwks_url is not None and not _is_https(issuer.jwks_url):
         yield "jwks_url is not an https:// address (without a user): whoever can change the keys on their way can be anybody"
     if not _TENANT.fullmatch(issuer.default_tenant):
@@ -92,12 +115,30 @@ def _is_https(url: str) -> bool:
     return parts.scheme == "https" and bool(parts.hostname) and parts.username is None
 
 
+def _is_public(secret: str) -> bool:
+    try:
+        SharedKey(secret)
+    except jwt.InvalidKeyError:
+        return True
+    return False
+
+
 class JwtAuthenticator:
     """Keeps the port's promise for the given issuers."""
 
-    def __init__(self, issuers: Sequence[Issuer], clock: Clock, fetch: Fetch) -> None:
-        """Raises ValueError if two issuers have the same name."""
+    def __init__(
+        self,
+        issuers: Sequence[Issuer],
+        clock: Clock,
+        fetch: Fetch,
+        *,
+        remember: int = 0,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`remember`: tokens whose signatures need not be checked again. Raises ValueError if two issuers have the same
+        name."""
         self._clock = clock
+        self._signatures = Signatures(remember, metrics or Metrics())
         self._issuers: dict[str, tuple[Issuer, KeySource]] = {}
         for issuer in issuers:
             if issuer.issuer in self._issuers:
@@ -106,18 +147,22 @@ class JwtAuthenticator:
 
     async def authenticate(self, token: str) -> Identity:
         """As the port says."""
-        header, claims = _unverified(token)
+        parts = _take_apart(token)
+        claims = parts.claims
         name = claims.get("iss")
-        if not isinstance(name, str) or name not in self._issuers:
+        found = self._issuers.get(name) if isinstance(name, str) else None
+        if found is None:
             raise _refused("it is not from an issuer known here")
-        issuer, source = self._issuers[name]
-        kid = _kid(header, issuer)
-        key = await source.find(kid)
+        issuer, source = found
+        _check_header(parts.header, issuer)
+        key = await source.find(parts.header.kid)
         if key is None:
             raise _refused("the issuer has no key by which to check it")
-        verified = _verified(token, key, issuer)
-        expires_at = self._in_time(verified, issuer.leeway)
-        return _identity(verified, issuer, expires_at)
+        if not self._signatures.is_right(key, parts.signed, parts.signature, parts.token):
+            raise _refused("its signature is wrong")
+        _check_claims(claims, issuer)
+        expires_at = self._in_time(claims, issuer.leeway)
+        return _identity(claims, issuer, expires_at)
 
     def _in_time(self, claims: Mapping[str, Any], leeway: float) -> float:
         # PyJWT would ask the operating system for the time and take "1", true and 1.9 for a moment: this is done here.
@@ -140,61 +185,86 @@ def _source(issuer: Issuer, clock: Clock, fetch: Fetch) -> KeySource:
     return UrlKeys(issuer.jwks_url, issuer.algorithm, clock, fetch)
 
 
-def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+class _Header(NamedTuple):
+    """What is looked at of a header."""
+
+    algorithm: Any
+    kid: str | None
+    is_extended: bool
+    """Whether it has members that change what the rest means."""
+
+
+class _Parts(NamedTuple):
+    """A token in its parts, as yet unverified."""
+
+    header: _Header
+    claims: Mapping[str, Any]
+    token: bytes
+    signed: bytes
+    signature: bytes
+
+
+def _take_apart(token: str) -> _Parts:
     if len(token) > MAX_TOKEN:
         raise _refused(f"it is longer than {MAX_TOKEN} characters")
-    if not _COMPACT.fullmatch(token):
+    whole = token.encode() if token.isascii() else b""
+    segments = whole.split(b".")
+    # Three, none of them empty: no unsigned token, no JWE, no padding.
+    if len(segments) != 3 or not all(segments) or whole.translate(None, _CHARACTERS):
         raise _refused("it is not three segments of base64url")
+    header, payload, signature = segments
+    signed = whole[: -1 - len(signature)]
+    read = _shared_header if len(header) <= MAX_SHARED_HEADER else _header
     try:
-        parts = jwt.decode_complete(token, options={"verify_signature": False})
-    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        return _Parts(read(header), _decode(_bytes(payload)), whole, signed, _bytes(signature))
+    except _UNREADABLE as error:
         raise _refused("its header or payload cannot be read") from error
-    return parts["header"], parts["payload"]
 
 
-def _kid(header: Mapping[str, Any], issuer: Issuer) -> str | None:
-    if header.get("alg") != issuer.algorithm:
-        raise _refused(f"its issuer signs with {issuer.algorithm}")
-    if "crit" in header or "b64" in header:
-        raise _refused("it has header extensions that this service does not know")
+def _bytes(segment: bytes) -> bytes:
+    """Raises ValueError if it is not base64url as an encoder writes it (RFC 7515 §2). The alphabet has been checked."""
+    over = len(segment) & 3
+    if segment[-1] not in _ENDINGS[over]:
+        raise ValueError("not base64url")
+    return a2b_base64(segment.translate(_STANDARD) + _PADDING[over])
+
+
+def _header(segment: bytes) -> _Header:
+    """Raises one of _UNREADABLE, or ServiceError."""
+    header = _decode(_bytes(segment))
     kid = header.get("kid")
-    if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID):
+    # A kid that is null is not the same as none, which lets a lone key be meant.
+    if "kid" in header and not (isinstance(kid, str) and len(kid) <= MAX_KID):
         raise _refused(f"its kid is not a text of at most {MAX_KID} characters")
-    return kid
+    return _Header(header.get("alg"), kid, "crit" in header or "b64" in header)
 
 
-def _verified(token: str, key: Key, issuer: Issuer) -> Mapping[str, Any]:
-    try:
-        claims: Mapping[str, Any] = jwt.decode(
-            token,
-            key,
-            algorithms=[issuer.algorithm],
-            audience=issuer.audience,
-            issuer=issuer.issuer,
-            options={
-                "require": list(REQUIRED),
-                "verify_exp": False,  # these three: see _in_time
-                "verify_nbf": False,
-                "verify_iat": False,
-                "verify_sub": False,  # see _identity
-                "verify_jti": False,  # the same
-                "enforce_minimum_key_length": True,
-            },
-        )
-    except jwt.MissingRequiredClaimError as error:
-        raise _refused(f"it has no {error.claim!r}") from error
-    except jwt.InvalidAudienceError as error:
-        raise _refused("it is for another audience") from error
-    except jwt.InvalidSignatureError as error:
-        raise _refused("its signature is wrong") from error
-    except (jwt.PyJWTError, ValueError) as error:  # PyJWT's sentences can quote the token: they stay behind
-        raise _refused("it cannot be verified") from error
-    return claims
+_shared_header = lru_cache(maxsize=256)(_header)
+
+
+def _check_header(header: _Header, issuer: Issuer) -> None:
+    if header.algorithm != issuer.algorithm:
+        raise _refused(f"its issuer signs with {issuer.algorithm}")
+    if header.is_extended:
+        raise _refused("it has header extensions that this service does not know")
+
+
+def _check_claims(claims: Mapping[str, Any], issuer: Issuer) -> None:
+    for claim in REQUIRED:
+        if claims.get(claim) is None:
+            raise _refused(f"it has no {claim!r}")
+    audience = claims["aud"]
+    if audience == issuer.audience:
+        return
+    if not isinstance(audience, list) or not all(isinstance(one, str) for one in audience):
+        raise _refused("it is for another audience")
+    if issuer.audience not in audience:
+        raise _refused("it is for another audience")
 
 
 def _moment(claims: Mapping[str, Any], claim: str) -> float:
     value = claims[claim]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_TIME:
+    if type(value) not in _NUMBERS or not 0 <= value <= MAX_TIME:  # no bool, which is an int
         raise _refused(f"its {claim!r} is not a time in seconds since 1970")
     return float(value)
 
@@ -213,7 +283,7 @@ def _identity(claims: Mapping[str, Any], issuer: Issuer, expires_at: float) -> I
     except ValueError as error:
         raise _refused(str(error)) from error
     return Identity(
-        tenant,
+        intern(tenant),
         user,
         grants,
         expires_at,
@@ -239,8 +309,8 @@ def _info(value: Any, claim: str) -> bytes | None:
     if not isinstance(value, dict):
         raise _refused(f"its {claim!r} is not an object")
     try:
-        info = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (ValueError, RecursionError) as error:  # NaN, or half a surrogate pair
+        info = _encode(value).encode()
+    except (ValueError, RecursionError) as error:
         raise _refused(f"its {claim!r} cannot be written as JSON") from error
     if len(info) > MAX_INFO:
         raise _refused(f"its {claim!r} is larger than {MAX_INFO} bytes")

@@ -8,7 +8,8 @@ from typing import Any
 
 
 def begin(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
-    """Runs the work up to where it first waits. None if it is done; else the rest, which must be awaited in a task.
+    """Runs the work up to where it first waits. None if it is done; else the rest, of which a task must be made (it
+    cannot be awaited). Raises what the work raises until then.
 
     Until then there is no current task, so what needs one (asyncio.timeout) must not come before `in_a_task`.
     Python 3.12 has this as eager tasks; 3.11 has not.
@@ -17,7 +18,11 @@ def begin(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
         awaited = work.send(None)
     except StopIteration:
         return None
-    return _rest(work, awaited)
+    rest = _rest(work, awaited)
+    rest.send(
+        None
+    )  # to where it can be told: what is thrown into a coroutine that has not begun never reaches its body
+    return rest
 
 
 @types.coroutine
@@ -26,10 +31,18 @@ def in_a_task() -> Generator[None, None, None]:
     yield
 
 
+async def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> None:
+    await _pass_on(work, awaited)  # from Python 3.12 on, asyncio makes no task of a generator
+
+
 @types.coroutine
-def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+def _pass_on(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
     # What the work waits for is passed to the task, and what the task says to that to the work.
     try:
+        try:
+            yield  # begin
+        except BaseException as error:  # cancelled before the task's first step
+            awaited = work.throw(error)
         while True:
             try:
                 said = yield awaited

@@ -83,6 +83,12 @@ class Metrics:
             "connects", "Connections authenticated, by the kind of credentials.", "credentials"
         )
         _start(self.connects, ("bearer", "ticket", "cookie", "hello", "anonymous"))
+        self.token_signatures = self._counter(
+            "token_signatures",
+            "Tokens signed with a private key, by whether the signature was checked or remembered to be right.",
+            "outcome",
+        )
+        _start(self.token_signatures, ("checked", "remembered"))
         self.refusals = self._counter("upgrade_refusals", "Upgrades refused, by error code.", "reason")
         self.closes = self._counter("closes", "Connections closed, by close code.", "code")
 

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from service.core.identity import ALL_RIGHTS, Credentials, Grant, Identity, Right, anonymous, backend, parse_grants
+from service.core.identity import (
+    ALL_RIGHTS,
+    MOST_SHARED,
+    Credentials,
+    Grant,
+    Identity,
+    Right,
+    anonymous,
+    backend,
+    parse_grants,
+)
 
 
 def test_no_claim_is_no_grant() -> None:
@@ -85,3 +95,33 @@ def test_the_anonymous_and_the_backend() -> None:
 
 def test_credentials_do_not_show() -> None:
     assert "secret" not in repr(Credentials(token="secret-1", ticket="secret-2"))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        ["room:*", "log:**"],
+        [{"channel": "room:*", "rights": ["history"]}, "log:**"],
+        ["a"] * MOST_SHARED,
+    ],
+)
+def test_equal_claims_share_their_grants(claim: list[Any]) -> None:
+    assert parse_grants(claim) is parse_grants([*claim])
+
+
+def test_equal_patterns_share_a_grant() -> None:
+    [_, ann], [_, bob] = parse_grants(["inbox:ann", "room:*"]), parse_grants(["inbox:bob", "room:*"])
+    assert ann is bob
+
+
+def test_a_claim_that_is_not_understood_is_refused_every_time() -> None:
+    assert parse_grants(["1"]) == (Grant("1"),)
+    for wrong in ([1], [True], ["1", 1.0], [""]):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="grant"):
+                parse_grants(wrong)
+
+
+def test_long_claims_are_read_alike() -> None:
+    claim = [f"room:{number}" for number in range(MOST_SHARED + 1)]
+    assert parse_grants(claim) == tuple(map(Grant, claim))

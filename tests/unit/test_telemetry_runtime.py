@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from service.telemetry.metrics import Metrics
-from service.telemetry.runtime import LAG_WINDOW, GcWatch, LoopLag
+from service.telemetry.runtime import GC_THRESHOLDS, LAG_WINDOW, GcWatch, LoopLag, settle_gc
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:
@@ -127,3 +127,19 @@ async def test_it_runs_on_a_real_loop_without_a_task() -> None:
         await measured.wait()
     lag.stop()
     assert sample(metrics, "tidewire_loop_lag_seconds_count") >= 1
+
+
+def test_the_collection_before_anybody_is_served_is_no_pause(watch: tuple[Metrics, GcWatch]) -> None:
+    metrics, _ = watch
+    before = sample(metrics, "tidewire_gc_pause_seconds_count", generation="2")
+    thresholds = gc.get_threshold()
+    try:
+        settle_gc()
+        assert gc.get_threshold() == GC_THRESHOLDS
+        assert gc.get_freeze_count() > 1_000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert sample(metrics, "tidewire_gc_pause_seconds_count", generation="2") == before
+    gc.collect(2)
+    assert sample(metrics, "tidewire_gc_pause_seconds_count", generation="2") == before + 1, "and observing goes on"

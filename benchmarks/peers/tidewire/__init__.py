@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import jwt
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.cases import Case
 from benchmarks.peers.packages import apt_install
@@ -35,6 +37,21 @@ def tokens(secret: str, users: int) -> Iterable[str]:
     for number in range(users):
         claims = {"iss": "tidewire", "aud": "tidewire", "sub": f"user-{number}", "exp": expires}
         yield jwt.encode(claims, secret, algorithm="HS256")
+
+
+def _vitals(metrics: str) -> dict[str, float]:
+    stall, pause = 0.0, 0.0
+    before: dict[str, float] = {}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if sample.name == "tidewire_loop_lag_max_seconds":
+                stall = sample.value
+            elif sample.name == "tidewire_gc_pause_seconds_bucket":  # they come with rising bounds
+                generation = sample.labels["generation"]
+                if sample.value > before.get(generation, 0.0):
+                    pause = max(pause, float(sample.labels["le"]))
+                before[generation] = sample.value
+    return {"stall": stall, "pause": pause}
 
 
 class Tidewire(Peer):
@@ -86,6 +103,12 @@ class Tidewire(Peer):
         file = folder / "tidewire.yaml"
         file.write_text(yaml.safe_dump(settings))
         return Command((sys.executable, "-m", "service", "serve", "--config", file), cwd=self._checkout)
+
+    def vitals(self, folder: Path) -> dict[str, float]:
+        """From its metrics: the event loop's greatest lag in the last 15 s, and the bucket of the longest collection."""
+        port = yaml.safe_load((folder / "tidewire.yaml").read_text())["ops_port"]
+        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as response:
+            return _vitals(response.read().decode())
 
     def values(self, case: Case) -> Iterable[str]:
         """Tokens: every connection is another user."""
