@@ -138,12 +138,19 @@ class Serving:
             (socket.resume_reading if reading else socket.pause_reading)()
 
     async def _work(self, first: Coroutine[Any, Any, None]) -> None:
-        """Does the first thing, then what has come meanwhile; ends the connection if that was lost meanwhile."""
-        await first
-        while self._waiting and not self._is_over:
-            await self._handle_frame(self._waiting.popleft(), prompt=False)
-            if len(self._waiting) < MOST_WAITING // 2:
-                self._set_reading(reading=True)
+        """Does the first thing, then what has come meanwhile; ends the connection if that was lost meanwhile.
+
+        A fault of ours ends the connection: one that is neither served nor freed would be the worst of all.
+        """
+        try:
+            await first
+            while self._waiting and not self._is_over:
+                await self._handle_frame(self._waiting.popleft(), prompt=False)
+                if len(self._waiting) < MOST_WAITING // 2:
+                    self._set_reading(reading=True)
+        except Exception:
+            _log.exception("serving failed", connection=self._connection.id)
+            self._connection.fail()
         self._waiting = None
         if self._is_lost:
             await in_a_task()
