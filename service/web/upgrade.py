@@ -76,10 +76,14 @@ class Upgrades:
 
     async def _arrive(self, request: web.BaseRequest, front: Front) -> None:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self.answer(request, lambda: (front.transport, front.take_early()))
+            return await self.answer(request, front.give)
 
-        # All that is asked of a request there is in its base class; what a route knows besides is not.
-        response = await self._problems(cast(web.Request, request), handle)
+        try:
+            # All that is asked of a request there is in its base class; what a route knows besides is not.
+            response = await self._problems(cast(web.Request, request), handle)
+        except BaseException:  # the service ends, and there is nobody to answer
+            front.abort()
+            raise
         if isinstance(response, web.Response):
             front.answer(response)
 

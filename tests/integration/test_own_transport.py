@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
 from msgspec import Raw as Part
 
 from service.core.channel import ChannelKey
+from service.core.identity import Identity
 from service.protocol.close import CloseCode
 from service.realtime.handshake import take_apart
 from service.realtime.node import Node
-from tests.harness import Running, eventually, serving, token
+from tests.harness import DEADLINE, Running, eventually, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, text, upgraded
 
 BIG = "x" * 20_000
@@ -79,3 +81,32 @@ async def test_a_fault_of_ours_ends_the_connection_and_frees_its_place(
             raw.write(text(type="ping", id="boom"))
             assert await raw.close_code() == 1011
         await server.at_rest()
+
+
+class Undecided:
+    """An authenticator that never comes to an end."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def authenticate(self, token: str) -> Identity:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_shutdown_ends_connections_that_have_not_been_answered() -> None:
+    undecided = Undecided()
+    async with AsyncExitStack() as clients:
+        async with serving(authenticator=undecided, deadlines={"shutdown": 0.1}) as server:
+            silent, asking = [await clients.enter_async_context(connected(server)) for _ in range(2)]
+            fields = HANDSHAKE | {"Host": "x", "Authorization": "Bearer x"}
+            lines = [f"{name}: {value}" for name, value in fields.items()]
+            asking.write("\r\n".join(["GET /ws HTTP/1.1", *lines, "", ""]).encode())
+            async with asyncio.timeout(DEADLINE):
+                await undecided.asked.wait()
+            admission = server.service.node.admission
+            assert admission._total == 1
+        assert admission._total == 0, "the seat is given back"
+        await silent.gone()
+        await asking.gone()
