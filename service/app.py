@@ -283,6 +283,7 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
     loop = asyncio.get_running_loop()
     gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, loop)
     listener: asyncio.Server | None = None
+    door: Door | None = None
     try:
         await private.setup()
         with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
@@ -307,6 +308,8 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         if listener is not None:
             listener.close()
         await public.cleanup()
+        if door is not None:
+            door.close()
         service.deadline.stop()
         loop_lag.stop()
         gc_watch.uninstall()

@@ -9,12 +9,14 @@ from service.realtime.socket import Socket
 
 MOST_WAITING = 16
 """Messages that may come before the first has been answered; then nothing more is read."""
+MOST_CHARACTERS = 65_536
+"""Of all of them, however few: nobody has vouched for whoever sends them."""
 
 
 class Arriving:
     """Keeps what comes, until somebody takes it."""
 
-    __slots__ = ("_come", "is_over", "socket", "waiting")
+    __slots__ = ("_come", "_size", "is_over", "socket", "waiting")
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
@@ -22,6 +24,7 @@ class Arriving:
         self.is_over = False
         """Whether the socket is lost."""
         self._come: asyncio.Future[None] | None = None
+        self._size = 0
 
     async def first(self) -> str | bytes | None:
         """The first message; None if the socket is lost before."""
@@ -33,7 +36,8 @@ class Arriving:
     def received(self, message: str | bytes) -> None:
         """See Ear."""
         self.waiting.append(message)
-        if len(self.waiting) == MOST_WAITING:
+        self._size += len(message)
+        if len(self.waiting) >= MOST_WAITING or self._size >= MOST_CHARACTERS:
             self.socket.pause_reading()
         self._tell()
 

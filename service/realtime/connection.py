@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
+
 from service.core.clock import Clock, Timer
 from service.core.limits import OutboxLimits, TokenBucket
 from service.core.session import Session
@@ -18,6 +20,8 @@ from service.realtime.outbox import Budget, Outbox
 from service.realtime.socket import Socket
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
+
+_log = structlog.get_logger("connection")
 
 SMALL_REPLY = 4096
 """Bytes of a reply that may wait for the end of the turn, to share a write with others."""
@@ -284,7 +288,7 @@ class Connection:
         if self._parting is not None:
             self._parting.cancel()
             self._parting = None
-        self._drop()
+        self._drop()  # RFC 6455 §5.5.1: nothing comes behind the goodbye, also when the peer begins to read again
         if self.closing is not None:
             self.socket.close(self.closing[0].code, self.closing[1])
 
@@ -292,6 +296,15 @@ class Connection:
         outbox, self._outbox = self._outbox, None
         if outbox is not None:
             outbox.clear()
+
+    def fail(self) -> None:
+        """Ends it, after a fault of ours: something that it was owed may be lost, and it resumes on another connection."""
+        self._replies = None
+        try:
+            self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
+        except Exception:
+            _log.exception("no goodbye was possible", connection=self.id)
+            self.socket.abort()
 
     def forget(self) -> None:
         """Frees the queue; the connection is over, and what comes late goes nowhere."""

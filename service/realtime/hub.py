@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
+import structlog
+
 from service.contract.model import ChannelSpec
 from service.core.broker import Snapshot
 from service.core.channel import ChannelKey
@@ -25,6 +27,8 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from service.realtime.connection import Connection
 
+
+_log = structlog.get_logger("hub")
 
 _NOW, _NEVER = float("-inf"), float("inf")
 """When a room's frames are due, if not at some time."""
@@ -202,6 +206,15 @@ class Room:
             self._quiet.set()
         return False
 
+    def fail(self) -> None:
+        """See turn.Room. Something was lost on its way to the members: they are ended, so that they come back and resume."""
+        self._forget()
+        self._is_queued = False
+        if self._quiet is not None:
+            self._quiet.set()
+        for member in (*self.live, *self.joining, *self.catching_up):
+            member.fail()
+
     def _write(self, most: int) -> int:
         """Gives the round's burst to its next members; returns to how many."""
         now = self._rounds[0]
@@ -214,14 +227,18 @@ class Room:
         for member in members:
             if gone is not None and member in gone:
                 continue
-            if member.is_clear:
-                if member.window_bits != bits:
-                    bits = member.window_bits
-                    wire = burst.wire(bits)
-                member.write(wire)
-            elif not member.deliver(burst):
-                slow = slow or []
-                slow.append(member)
+            try:  # costs nothing as long as nothing is raised
+                if member.is_clear:
+                    if member.window_bits != bits:
+                        wire = burst.wire(member.window_bits)
+                        bits = member.window_bits
+                    member.write(wire)
+                elif not member.deliver(burst):
+                    slow = slow or []
+                    slow.append(member)
+            except Exception:
+                _log.exception("a delivery failed")
+                member.fail()  # it alone: it has a hole now
         if end >= len(now.members):
             self._rounds.popleft()
             took = self._clock.monotonic() - burst.frames[0].accepted
@@ -301,6 +318,9 @@ class Room:
     def discard(self) -> None:
         """Marks the room as forgotten and lets its timer go."""
         self.dropped = True
+        self._forget()
+
+    def _forget(self) -> None:
         self._pending.clear()
         self._rounds.clear()
         self._due = _NEVER

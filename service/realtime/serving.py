@@ -58,7 +58,7 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
 class Serving:
     """The ear of an authenticated connection: one command at a time, in their order."""
 
-    __slots__ = ("_connection", "_is_busy", "_is_lost", "_is_reading", "_node", "_waiting")
+    __slots__ = ("_connection", "_is_busy", "_is_lost", "_node", "_waiting")
 
     def __init__(self, node: Node, connection: Connection) -> None:
         self._node = node
@@ -66,7 +66,6 @@ class Serving:
         self._waiting: deque[str | bytes] | None = None
         self._is_busy = False
         """Whether a command waits for something."""
-        self._is_reading = True
         self._is_lost = False
 
     async def open(self, arriving: Arriving, channels: Iterable[str], rest: Iterator[str | Raw]) -> None:
@@ -134,18 +133,24 @@ class Serving:
         return self._is_lost or self._connection.closing is not None
 
     def _set_reading(self, *, reading: bool) -> None:
-        if reading != self._is_reading:
-            self._is_reading = reading
-            socket = self._connection.socket
+        socket = self._connection.socket
+        if reading is socket.is_held:
             (socket.resume_reading if reading else socket.pause_reading)()
 
     async def _work(self, first: Coroutine[Any, Any, None]) -> None:
-        """Does the first thing, then what has come meanwhile; ends the connection if that was lost meanwhile."""
-        await first
-        while self._waiting and not self._is_over:
-            await self._handle_frame(self._waiting.popleft(), prompt=False)
-            if len(self._waiting) < MOST_WAITING // 2:
-                self._set_reading(reading=True)
+        """Does the first thing, then what has come meanwhile; ends the connection if that was lost meanwhile.
+
+        A fault of ours ends the connection: one that is neither served nor freed would be the worst of all.
+        """
+        try:
+            await first
+            while self._waiting and not self._is_over:
+                await self._handle_frame(self._waiting.popleft(), prompt=False)
+                if len(self._waiting) < MOST_WAITING // 2:
+                    self._set_reading(reading=True)
+        except Exception:
+            _log.exception("serving failed", connection=self._connection.id)
+            self._connection.fail()
         self._waiting = None
         if self._is_lost:
             await in_a_task()

@@ -32,15 +32,17 @@ class Socket(Protocol):
     """Whether something that was written has not gone out yet."""
     heard: bool
     """Set whenever the peer sends anything; whoever wants to know clears it first."""
+    is_held: bool
+    """Whether reading is paused: what the peer says meanwhile, nobody hears."""
     window_bits: int
     """Of the deflated frames that the peer takes; 0 if it takes none."""
     ear: Ear
 
     def pause_reading(self) -> None:
-        """Nothing more is received until `resume_reading`, but what has been read already."""
+        """Nothing more is received until `resume_reading`."""
 
     def resume_reading(self) -> None:
-        """Ends that."""
+        """Ends that; what comes then comes later, never before this returns. Harmless if reading is not paused."""
 
     def ping(self) -> None:
         """Asks the peer for a sign of life."""

@@ -19,6 +19,9 @@ from service.telemetry.metrics import Metrics
 
 INTERVAL = 0.5
 """Seconds between two looks: how late anything here may be. Must stay below outbox.stall."""
+LATE = 1.0
+"""Seconds by which a look may be late before the loop, or the whole machine, must have stood still: then answers of peers may
+have come that nobody has read yet (uvloop looks at its timers before it reads)."""
 SLICE = 500
 """Connections looked at in one turn of the loop: all of them may be due for a ping."""
 
@@ -38,9 +41,16 @@ class Sweep:
         self._clock = clock
         self._metrics = metrics
         self._timer: Timer | None = None
+        self._due = 0.0
+        """When the next look should be."""
+        self._was_late = False
 
     def start(self) -> None:
         """Begins."""
+        self._wait()
+
+    def _wait(self) -> None:
+        self._due = self._clock.monotonic() + self._interval
         self._timer = self._clock.call_later(self._interval, self._begin)
 
     def close(self) -> None:
@@ -59,6 +69,8 @@ class Sweep:
         return None if expires_at is None else expires_at - self._clock.wall()
 
     def _begin(self) -> None:
+        # Not twice in a row: a loop that is always late must still cut the dead.
+        self._was_late = not self._was_late and self._clock.monotonic() > self._due + LATE
         self._go_on(iter(self._roster))
 
     def _go_on(self, connections: Iterator[Connection]) -> None:
@@ -71,11 +83,11 @@ class Sweep:
         if looked == SLICE:
             self._timer = self._clock.call_later(0.0, lambda: self._go_on(connections))
         else:
-            self._timer = self._clock.call_later(self._interval, self._begin)
+            self._wait()
 
     def _look(self, connection: Connection, now: float, wall: float) -> None:
         since = connection.paused_since
-        if since is not None and since <= now - self._stall:
+        if since is not None and since <= now - self._stall and not self._was_late:
             self._metrics.limit_hits.labels(limit="stall").inc()
             connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")
             return
@@ -88,6 +100,8 @@ class Sweep:
     def _beat(self, connection: Connection, now: float) -> None:
         socket = connection.socket
         if connection.is_asked and not socket.heard:
+            if socket.is_held or self._was_late:
+                return  # it may have answered long ago: the next look tells
             self._metrics.limit_hits.labels(limit="heartbeat").inc()
             socket.abort()
             return

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
+
 from service.core.clock import Clock
 
 SLICE = 100
@@ -19,11 +21,17 @@ BUDGET = 0.004
 """Seconds of one turn of the loop that fan-outs may take; what is left goes on in the next."""
 
 
+_log = structlog.get_logger("turn")
+
+
 class Room(Protocol):
     """Something that writes to many."""
 
     def fan_out(self, most: int) -> bool:
         """Writes to at most so many; gives whether more is left to be written now."""
+
+    def fail(self) -> None:
+        """Called when `fan_out` has raised. It is asked again only after `fan_out_later`."""
 
 
 class Peer(Protocol):
@@ -32,9 +40,13 @@ class Peer(Protocol):
     def flush(self) -> None:
         """Writes them."""
 
+    def fail(self) -> None:
+        """Called when `flush` has raised."""
+
 
 class Turn:
-    """Runs at most once in a turn of the loop, behind what the turn has read."""
+    """Runs at most once in a turn of the loop, behind what the turn has read. A fault in one room or peer is logged, and
+    the others do not notice."""
 
     __slots__ = ("_clock", "_is_due", "_peers", "_rooms", "_soon")
 
@@ -71,13 +83,21 @@ class Turn:
             end = self._clock.monotonic() + BUDGET
             while rooms:
                 room = rooms.popleft()
-                if room.fan_out(SLICE):
-                    rooms.append(room)
+                try:
+                    if room.fan_out(SLICE):
+                        rooms.append(room)
+                except Exception:
+                    _log.exception("a fan-out failed")
+                    room.fail()
                 if self._clock.monotonic() >= end:
                     break
         peers, self._peers = self._peers, []
         for peer in peers:
-            peer.flush()
+            try:
+                peer.flush()
+            except Exception:
+                _log.exception("a flush failed")
+                peer.fail()
         self._is_due = bool(rooms or self._peers)
         if self._is_due:
             self._soon(self._run)

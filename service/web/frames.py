@@ -69,7 +69,7 @@ class FrameReader:
     `most`: bytes of a message, also after inflating. `inflates`: whether the client may deflate.
     """
 
-    __slots__ = ("_buffer", "_deflated", "_fragments", "_inflates", "_message", "_most", "_opcode")
+    __slots__ = ("_buffer", "_deflated", "_fragments", "_inflates", "_message", "_most", "_opcode", "is_deaf")
 
     def __init__(self, most: int, *, inflates: bool) -> None:
         self._most = most
@@ -80,6 +80,8 @@ class FrameReader:
         self._message = bytearray()
         self._fragments = 0
         self._deflated = False
+        self.is_deaf = False
+        """Whether messages are passed over, neither put together nor inflated: control frames alone count."""
 
     @property
     def is_idle(self) -> bool:
@@ -87,7 +89,10 @@ class FrameReader:
         return not self._buffer and self._opcode is None
 
     def feed(self, data: bytes) -> Iterator[Received]:
-        """Takes bytes; gives, in order, what is whole now. Raises Fault; nothing that comes after can be understood then."""
+        """Takes bytes; gives, in order, what is whole now. Raises Fault; nothing that comes after can be understood then.
+
+        Whoever stops asking leaves the rest as it came, neither unmasked nor inflated: the next call goes on with it.
+        """
         buffer = self._buffer
         buffer += data
         start = 0
@@ -156,6 +161,10 @@ class FrameReader:
             raise _broken("a message begins with its opcode, and goes on with continuations alone")
 
     def _add(self, first: int, payload: bytearray) -> Received | None:
+        if self.is_deaf:
+            self._opcode = None if first & FIN else self._opcode or first & 0x0F
+            self._message = bytearray()
+            return None
         if self._opcode is None:
             self._opcode, self._deflated, self._fragments = first & 0x0F, bool(first & RSV1), 0
             self._message = payload

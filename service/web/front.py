@@ -41,6 +41,11 @@ class Door:
         """The protocol of a connection."""
         return Front(self)
 
+    def close(self) -> None:
+        """Cuts those that still wait: nobody is left to serve them."""
+        for front in list(self.waiting):
+            front.abort()
+
 
 class Front(asyncio.Protocol):
     """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
@@ -119,10 +124,16 @@ class Front(asyncio.Protocol):
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
-    def take_early(self) -> bytes:
-        """What the client has sent behind its request."""
+    def give(self) -> tuple[asyncio.Transport | None, bytes]:
+        """The connection, which is another's from here on (None if it is lost), and what has come behind the request."""
+        transport, self.transport = self.transport, None
         early, self._data = self._data, b""
-        return early
+        return transport, early
+
+    def abort(self) -> None:
+        """Cuts the connection, if it has not been taken over."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def answer(self, response: web.Response) -> None:
         """Sends a response; the connection's further requests are aiohttp's."""
@@ -134,7 +145,8 @@ class Front(asyncio.Protocol):
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        self._hand_over(self.take_early())
+        early, self._data = self._data, b""
+        self._hand_over(early)
 
 
 def _end_of_head(data: bytes) -> int:

@@ -77,9 +77,12 @@ class Upgrades:
 
     async def _arrive(self, request: web.BaseRequest, front: Front) -> None:
         try:
-            response = await self.answer(request, lambda: (front.transport, front.take_early()))
+            response = await self.answer(request, front.give)
         except Exception:
             response = fault(request)
+        except BaseException:  # the service ends, and there is nobody to answer
+            front.abort()
+            raise
         if response is not None:
             front.answer(response)
 

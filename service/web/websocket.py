@@ -53,6 +53,7 @@ class WebSocket(asyncio.Protocol):
         "_transport",
         "ear",
         "heard",
+        "is_held",
         "is_paused",
         "window_bits",
         "write",
@@ -67,10 +68,11 @@ class WebSocket(asyncio.Protocol):
         self.write: Callable[[bytes], None] = transport.write
         self.window_bits = window_bits
         self.heard = True
+        self.is_held = False
         self.is_paused = False
         self._state = _State.OPEN
         self._reader: FrameReader | None = None
-        """Only while part of a frame or of a message has come."""
+        """Only while part of a frame or of a message has come, or what has come is held back."""
         self._control: TokenBucket | None = None
         self._is_asked = False
         """Whether a pong is owed."""
@@ -101,19 +103,40 @@ class WebSocket(asyncio.Protocol):
                         self.ear.received(text)
                     return
                 self._reader = FrameReader(most, inflates=bool(self.window_bits))
-            reader = self._reader
-            for opcode, payload in reader.feed(data):
-                if opcode in (TEXT, BINARY):
-                    if self._state is _State.OPEN:
-                        self.ear.received(payload)
-                else:
-                    self._take_control(opcode, cast(bytes, payload))
-                if self._reader is not reader:  # that was the end
-                    return
-            if reader.is_idle:
-                self._reader = None
+                self._reader.is_deaf = self._state is not _State.OPEN
+            self._read(self._reader, data)
         except Fault as fault:
             self._fail(fault)
+
+    def _read(self, reader: FrameReader, data: bytes) -> None:
+        """Takes frame by frame, for as long as nobody holds them back: one read from the kernel can hold thousands, and
+        deflated ones come to a thousand times their size."""
+        for opcode, payload in reader.feed(data):
+            if opcode in (TEXT, BINARY):
+                if self._state is _State.OPEN:
+                    self.ear.received(payload)
+            else:
+                self._take_control(opcode, cast(bytes, payload))
+            if self._reader is not reader or self.is_held:  # that was the end, or enough for now
+                return
+        if reader.is_idle:
+            self._reader = None
+
+    def _read_on(self) -> None:
+        """Takes what was held back, then what the kernel has."""
+        reader = self._reader
+        if self.is_held or self._state is _State.OVER:
+            return
+        try:
+            if reader is not None:
+                self._read(reader, b"")
+        except Fault as fault:
+            self._fail(fault)
+        self._take_more()
+
+    def _take_more(self) -> None:
+        if not self.is_held and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol. The transport closes itself."""
@@ -188,13 +211,20 @@ class WebSocket(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """See Socket."""
+        self.is_held = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """See Socket."""
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        if not self.is_held:
+            return
+        self.is_held = False
+        self.heard = True  # what it has said meanwhile, nobody has listened to
+        if self._reader is not None:  # not from here: whoever resumes is not ready for a message yet
+            asyncio.get_running_loop().call_soon(self._read_on)
+        else:
+            self._take_more()
 
     def ping(self) -> None:
         """See Socket."""
@@ -210,6 +240,8 @@ class WebSocket(asyncio.Protocol):
         self._close_code = code
         self.write(close_frame(code, reason))
         self._end_within_grace()
+        if self._reader is not None:
+            self._reader.is_deaf = True
         self.resume_reading()  # or the peer's answer would never be heard
 
     def abort(self) -> None:

@@ -60,6 +60,7 @@ class Silent:
     close_code = 1006
     is_paused = False
     heard = False
+    is_held = False
     window_bits = 0
 
     def __init__(self) -> None:

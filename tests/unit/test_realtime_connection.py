@@ -36,6 +36,7 @@ class PeerSocket:
     """A Socket whose peer reads as much as the test says, and pauses within a write, as transports do."""
 
     is_paused = False
+    is_held = False
     heard = True
     close_code = 1006
     ear: Ear

@@ -50,6 +50,9 @@ class Member:
         if self.room is not None:
             self.room.remove(cast("Connection", self))
 
+    def fail(self) -> None:
+        self.close(CloseCode.INTERNAL, "")
+
 
 class ClearMember(Member):
     """One that has nothing waiting: rooms write to it themselves."""
@@ -58,6 +61,23 @@ class ClearMember(Member):
 
     def write(self, wire: bytes) -> None:
         self.bursts.append(json.loads(wire[2:]))
+
+
+class BrokenMember(ClearMember):
+    """One whose transport raises, against its promise."""
+
+    def write(self, wire: bytes) -> None:
+        raise RuntimeError("unable to perform operation; the handler is closed")
+
+
+class BrokenPress(Press):
+    """Stands for whatever may go wrong before a round has members."""
+
+    @staticmethod
+    def plain(payload: bytes) -> bytes:
+        if b"poison" in payload:
+            raise MemoryError
+        return Press.plain(payload)
 
 
 @pytest.fixture
@@ -319,3 +339,58 @@ def test_a_large_flush_is_cut_into_bursts(room: Room, clock: FakeClock) -> None:
     clock.advance(0)
     assert [len(burst) for burst in member.bursts] == [100, 100, 50]
     assert [name for burst in member.bursts for name in burst] == [str(number) for number in range(250)]
+
+
+def test_a_member_that_cannot_be_written_to_is_ended_alone(room: Room, clock: FakeClock) -> None:
+    before, broken, after = enter(room, ClearMember()), enter(room, BrokenMember()), enter(room, ClearMember())
+    broken.room = room
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert broken.closed == [CloseCode.INTERNAL]
+    assert before.bursts == after.bursts == ["1", "2"]
+
+
+def test_a_room_that_fails_ends_its_members_and_no_other_room_notices(clock: FakeClock) -> None:
+    hub = Hub(Ways(clock, Metrics(), turn_of(clock), BrokenPress(Compression()), most_batch=100))
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    failing, other = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
+    member, witness = enter(failing, ClearMember()), enter(other, ClearMember())
+    failing.push(Frame(b'"poison"', "a.b", Delivery.DURABLE), 0.0)
+    other.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert (member.bursts, member.closed) == ([], [CloseCode.INTERNAL])
+    assert witness.bursts == ["1"]
+    newcomer = enter(failing, ClearMember())
+    for room in (failing, other):
+        room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert (newcomer.bursts, witness.bursts) == (["2"], ["1", "2"]), "rooms and loop go on"
+
+
+def test_a_peer_that_cannot_be_flushed_costs_no_other_its_replies(clock: FakeClock) -> None:
+    class Peer:
+        flushed = failed = False
+
+        def __init__(self, *, breaks: bool) -> None:
+            self.breaks = breaks
+
+        def flush(self) -> None:
+            if self.breaks:
+                raise RuntimeError("a bug")
+            self.flushed = True
+
+        def fail(self) -> None:
+            self.failed = True
+
+    turn = turn_of(clock)
+    broken, whole, later = Peer(breaks=True), Peer(breaks=False), Peer(breaks=False)
+    turn.flush_later(broken)
+    turn.flush_later(whole)
+    clock.advance(0)
+    turn.flush_later(later)
+    clock.advance(0)
+    assert broken.failed
+    assert whole.flushed
+    assert later.flushed

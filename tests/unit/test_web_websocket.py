@@ -208,10 +208,11 @@ class TestTheEnd:
         assert stage.wire.did == ["close"]
 
     def test_this_side_s_close_waits_for_the_answer_and_reads_no_messages_meanwhile(self, stage: Stage) -> None:
+        stage.socket.pause_reading()
         stage.socket.close(1012, "restart")
         stage.socket.close(1001, "only the first counts")
         assert stage.wire.written == [close_frame(1012, "restart")]
-        assert stage.wire.did == ["resume"], "or the answer would never be heard"
+        assert stage.wire.did == ["pause", "resume"], "or the answer would never be heard"
         stage.hear(sent(TEXT, b"whole"), sent(TEXT, b"a", fin=False), sent(PING), sent(CONTINUATION, b"b"))
         assert stage.ear.told == []
         stage.hear(sent(CLOSE, (1000).to_bytes(2, "big")))
