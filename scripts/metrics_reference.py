@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
 from service.telemetry.metrics import Metrics
+from service.telemetry.tally import Level, Spread, Tallies
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 BEGIN, END = "<!-- generated: metrics -->\n", "<!-- /generated -->"
@@ -16,13 +18,18 @@ _SUFFIX = {"counter": "_total", "info": "_info"}
 
 def table() -> str:
     """One row a metric, by name."""
-    metrics = [value for value in vars(Metrics()).values() if isinstance(value, MetricWrapperBase)]
-    rows = sorted(
-        f"| `{metric._name}{_SUFFIX.get(metric._type or '', '')}` | {metric._type} | "
-        f"{', '.join(f'`{label}`' for label in metric._labelnames)} | {metric._documentation} |"
-        for metric in metrics
-    )
+    rows = []
+    for metric in vars(Metrics()).values():
+        if isinstance(metric, MetricWrapperBase):
+            rows.append(_row(metric._name, metric._type or "", metric._labelnames, metric._documentation))
+        elif isinstance(metric, Tallies | Level | Spread):
+            rows.append(_row(metric.name, metric.kind, metric.label_names, metric.text))
+    rows.sort()
     return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _row(name: str, kind: str, labels: Sequence[str], text: str) -> str:
+    return f"| `{name}{_SUFFIX.get(kind, '')}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |"
 
 
 def page_with_table(text: str) -> str:

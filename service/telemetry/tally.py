@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import (
@@ -34,10 +35,12 @@ class Tally:
 class Tallies:
     """A counter by labels: a collector for a registry. Of the names no two may be the same in a registry."""
 
+    kind: ClassVar = "counter"
+
     def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
-        self._name = name
-        self._text = text
-        self._labels = tuple(labels)
+        self.name = name
+        self.text = text
+        self.label_names = tuple(labels)
         self.children: dict[tuple[str, ...], Tally] = {}
         """What there is, by the values of its labels."""
         registry.register(self)
@@ -46,9 +49,9 @@ class Tallies:
         """The number with these labels, given in their order or by name; made if there is none. Where it is needed for every
         message it is kept."""
         if named:
-            values = tuple(named.pop(label) for label in self._labels)
-        if named or len(values) != len(self._labels):
-            raise ValueError(f"{self._name} has the labels {', '.join(self._labels)}")
+            values = tuple(named.pop(label) for label in self.label_names)
+        if named or len(values) != len(self.label_names):
+            raise ValueError(f"{self.name} has the labels {', '.join(self.label_names)}")
         child = self.children.get(values)
         if child is None:
             child = self.children[values] = Tally()
@@ -56,7 +59,7 @@ class Tallies:
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
-        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        family = CounterMetricFamily(self.name, self.text, labels=self.label_names)
         for values, child in self.children.items():
             family.add_metric(values, child.value)
         yield family
@@ -65,12 +68,15 @@ class Tallies:
 class Level(Tally):
     """A gauge without labels: a collector for a registry."""
 
-    __slots__ = ("_name", "_text")
+    __slots__ = ("name", "text")
+
+    kind: ClassVar = "gauge"
+    label_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
         super().__init__()
-        self._name = name
-        self._text = text
+        self.name = name
+        self.text = text
         registry.register(self)
 
     def dec(self, amount: float = 1.0) -> None:
@@ -79,17 +85,20 @@ class Level(Tally):
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
-        yield GaugeMetricFamily(self._name, self._text, self.value)
+        yield GaugeMetricFamily(self.name, self.text, self.value)
 
 
 class Spread:
     """A histogram without labels: a collector for a registry. `buckets` are upper bounds, rising."""
 
-    __slots__ = ("_bounds", "_counts", "_name", "_sum", "_text")
+    __slots__ = ("_bounds", "_counts", "_sum", "name", "text")
+
+    kind: ClassVar = "histogram"
+    label_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, text: str, buckets: Iterable[float], registry: CollectorRegistry) -> None:
-        self._name = name
-        self._text = text
+        self.name = name
+        self.text = text
         self._bounds = tuple(buckets)
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
@@ -106,4 +115,4 @@ class Spread:
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             so_far += count
             buckets.append((bound, float(so_far)))
-        yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
+        yield HistogramMetricFamily(self.name, self.text, buckets=buckets, sum_value=self._sum)

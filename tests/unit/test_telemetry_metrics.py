@@ -42,7 +42,11 @@ def test_every_metric_has_the_prefix_a_help_text_and_a_name_that_fits_its_type(m
 def test_no_label_can_hold_a_channel_user_or_tenant(metrics: Metrics) -> None:
     labels = {
         name for collector in metrics.registry.collect() for sample in collector.samples for name in sample.labels
-    } | {label for collector in vars(metrics).values() for label in getattr(collector, "_labelnames", ())}
+    } | {
+        label
+        for collector in vars(metrics).values()
+        for label in (*getattr(collector, "_labelnames", ()), *getattr(collector, "label_names", ()))
+    }
     assert labels <= {
         "credentials", "reason", "code", "type", "delivery", "outcome", "scope", "limit", "kind",
         "route", "method", "status", "task", "generation", "le", "version", "python", "cause", "line", "reply",
