@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
-
-if TYPE_CHECKING:
-    from service.web.upgrade import Upgrades
+from service.web.upgrade import Upgrades
 
 MOST_HEAD = 16_384
 """Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -27,8 +27,6 @@ from service.web.websocket import Terms, WebSocket
 
 if TYPE_CHECKING:
     from aiohttp.http import WebSocketReader
-
-    from service.web.front import Front
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes as base64."""
@@ -62,6 +60,19 @@ class _Admitted:
     window_bits: int
 
 
+class Fresh(Protocol):
+    """A connection that has sent its first request, which is still to be answered."""
+
+    def give(self) -> tuple[asyncio.Transport | None, bytes]:
+        """The connection, which is another's from here on (None if it is lost), and what has come behind the request."""
+
+    def abort(self) -> None:
+        """Cuts the connection, if it has not been taken over."""
+
+    def answer(self, response: web.Response) -> None:
+        """Sends a response; the connection's further requests are somebody else's."""
+
+
 class Upgrades:
     """Decides about upgrades and carries them out, wherever their request was read."""
 
@@ -71,20 +82,20 @@ class Upgrades:
         self._terms = Terms(node.bounds, node.clock, node.metrics)
         self._compresses = compresses
 
-    def begin(self, request: web.BaseRequest, front: Front) -> None:
+    def begin(self, request: web.BaseRequest, fresh: Fresh) -> None:
         """Answers an upgrade that has come by itself, and takes its connection over."""
-        self._node.supervisor.spawn("arrival", self._arrive(request, front))
+        self._node.supervisor.spawn("arrival", self._arrive(request, fresh))
 
-    async def _arrive(self, request: web.BaseRequest, front: Front) -> None:
+    async def _arrive(self, request: web.BaseRequest, fresh: Fresh) -> None:
         try:
-            response = await self.answer(request, front.give)
+            response = await self.answer(request, fresh.give)
         except Exception:
             response = fault(request)
         except BaseException:  # the service ends, and there is nobody to answer
-            front.abort()
+            fresh.abort()
             raise
         if response is not None:
-            front.answer(response)
+            fresh.answer(response)
 
     async def answer(
         self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]]
