@@ -27,7 +27,7 @@ test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,�
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(FLAVOUR),--store $(FLAVOUR)) $(if $(SOAK),--soak $(SOAK))
 
-test-autobahn: ## play every Autobahn case on both event loops (long); ONLY=case,… LOOP=asyncio|uvloop
+test-autobahn: ## play every Autobahn case on both event loops (20 min); ONLY=case,… LOOP=asyncio|uvloop
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.autobahn $(if $(ONLY),--only '$(ONLY)') $(if $(LOOP),--loop $(LOOP))
 

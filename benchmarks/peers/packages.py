@@ -165,3 +165,11 @@ def go_install(module: str, version: str) -> None:
     if shutil.which("go") is None:
         raise UnavailableError(f"needs the program {module}, or Go to build it")
     _run(f"go install {module}@{version}", ["go", "install", f"{module}@{version}"], env={"GOBIN": str(TOOLS / "bin")})
+
+
+def go_build(folder: Path, program: Path) -> None:
+    """A program of our own, with the modules that its go.sum pins, into a file. Raises UnavailableError."""
+    if shutil.which("go") is None:
+        raise UnavailableError(f"needs Go to build {program.name}")
+    line: list[str | Path] = ["go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-o", program, "."]
+    _run(f"go build of {program.name}", line, cwd=folder, env={"GOWORK": "off"})

@@ -53,8 +53,8 @@ class Peer(ABC):
     """A server in the configuration that its own documentation recommends for production: no compression, no logs."""
 
     name: ClassVar[str]
-    title: ClassVar[str]
-    """For tables."""
+    title: str
+    """For tables; asked for once it is available."""
 
     def available(self) -> str | None:
         """None if it can be started now; else why not, in one line. Installs nothing."""

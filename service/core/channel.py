@@ -28,6 +28,12 @@ class ChannelKey(NamedTuple):
     name: str
 
 
+@lru_cache(maxsize=4096)
+def channel_key(tenant: str, name: str) -> ChannelKey:
+    """The key; nearly always the same object for the same channel, as each of its subscribers keeps it."""
+    return ChannelKey(tenant, name)
+
+
 def check_name(name: str) -> str:
     """Returns the name if it is a channel name: segments of letters, digits and ``_.@~=+-``, joined by ``:``.
 

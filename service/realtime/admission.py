@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import Counter
+from functools import lru_cache
 
 from service.core.clock import Clock
 from service.core.identity import Identity
@@ -18,6 +19,7 @@ VIOLATION_WINDOW = 10.0
 """Seconds within which `limits.rate_violations` messages above a rate end a connection."""
 
 
+@lru_cache(maxsize=4096)  # behind a proxy, or in a storm, the same ones come again and again
 def network_of(address: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 that an IPv6 subscriber controls."""
     try:

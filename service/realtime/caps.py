@@ -77,11 +77,12 @@ class Caps:
 
     def take(self, identity: Identity) -> None:
         """Counts a connection here. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap."""
-        for holder in holders(identity):
+        concerned = holders(identity)
+        for holder in concerned:
             most = self._most(holder)
             if most is not None and self.held[holder] >= most:
                 raise self._full(holder)
-        for holder in holders(identity):
+        for holder in concerned:
             self.held[holder] += 1
 
     async def confirm(self, identity: Identity) -> None:

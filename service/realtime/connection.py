@@ -284,17 +284,18 @@ class Connection:
             self._parting = self._shared.clock.call_later(self._shared.limits.close_grace, self._part)
 
     def _part(self) -> None:
+        """Says goodbye. What is still queued is not sent any more: nothing may follow a close frame (RFC 6455 §5.5.1)."""
         if self._parting is not None:
             self._parting.cancel()
             self._parting = None
+        self._drop()  # RFC 6455 §5.5.1: nothing comes behind the goodbye, also when the peer begins to read again
         if self.closing is not None:
-            self._drop()  # RFC 6455 §5.5.1: nothing comes behind the goodbye, also when the peer begins to read again
             self.socket.close(self.closing[0].code, self.closing[1])
 
     def _drop(self) -> None:
-        if self._outbox is not None:
-            self._outbox.clear()
-            self._outbox = None
+        outbox, self._outbox = self._outbox, None
+        if outbox is not None:
+            outbox.clear()
 
     def fail(self) -> None:
         """Ends it, after a fault of ours: something that it was owed may be lost, and it resumes on another connection."""

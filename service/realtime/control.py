@@ -185,7 +185,7 @@ class Control:
     async def _act(self, request: Command | CountSubscribers) -> list[int]:
         if isinstance(request, CountSubscribers):
             return self._count(request)
-        self._metrics.control_commands.labels(kind=request.__struct_config__.tag).inc()
+        self._metrics.control_commands.labels(kind=str(request.__struct_config__.tag)).inc()
         if isinstance(request, Disconnect):
             return [await self._here.disconnect(request.tenant, request.user, request.reason)]
         if isinstance(request, Unsubscribe):

@@ -66,7 +66,7 @@ async def greet(
             expires_in=None if left is None else max(0, int(left)),
         )
     )
-    node.metrics.connects.labels(credentials=credentials).inc()
+    node.metrics.connects.labels(credentials).inc()
     return connection, rest
 
 

@@ -15,7 +15,8 @@ class Roster:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._by_id: dict[str, Connection] = {}
-        self._by_user: dict[tuple[str, str], dict[str, Connection]] = {}
+        self._by_user: dict[tuple[str, str], Connection | dict[str, Connection]] = {}
+        """Most users have one connection: a dictionary of its own would cost each more than the connection's session."""
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -23,7 +24,12 @@ class Roster:
         """Enters a connection."""
         identity = connection.session.identity
         self._by_id[connection.id] = connection
-        self._by_user.setdefault((identity.tenant, identity.user), {})[connection.id] = connection
+        user = (identity.tenant, identity.user)
+        there = self._by_user.setdefault(user, connection)
+        if isinstance(there, dict):
+            there[connection.id] = connection
+        elif there is not connection:
+            self._by_user[user] = {there.id: there, connection.id: connection}
         self._metrics.connections.inc()
         self._empty.clear()
 
@@ -33,10 +39,12 @@ class Roster:
             return
         self._metrics.connections.dec()
         identity = connection.session.identity
-        of_user = self._by_user.get((identity.tenant, identity.user), {})
-        of_user.pop(connection.id, None)
-        if not of_user:
-            self._by_user.pop((identity.tenant, identity.user), None)
+        user = (identity.tenant, identity.user)
+        there = self._by_user.get(user)
+        if isinstance(there, dict):
+            there.pop(connection.id, None)
+        if not there or there is connection:
+            self._by_user.pop(user, None)
         if not self._by_id:
             self._empty.set()
 
@@ -50,7 +58,10 @@ class Roster:
 
     def of_user(self, tenant: str, user: str) -> tuple[Connection, ...]:
         """The user's connections here, oldest first."""
-        return tuple(self._by_user.get((tenant, user), {}).values())
+        there = self._by_user.get((tenant, user))
+        if there is None:
+            return ()
+        return tuple(there.values()) if isinstance(there, dict) else (there,)
 
     def __len__(self) -> int:
         return len(self._by_id)

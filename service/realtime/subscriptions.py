@@ -7,7 +7,7 @@ from functools import partial
 from msgspec import Raw
 
 from service.contract.gate import Gate
-from service.core.channel import ChannelKey
+from service.core.channel import channel_key
 from service.core.identity import Right
 from service.core.position import Position
 from service.core.session import Subscription
@@ -29,6 +29,7 @@ class Subscriptions:
         self._relay = relay
         self._presence = presence
         self._metrics = metrics
+        self._fresh = metrics.resumes.labels(outcome="fresh")
 
     async def subscribe(
         self, connection: Connection, channel: str, request: str | None, since: Position | None
@@ -42,10 +43,9 @@ class Subscriptions:
             if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
                 self._metrics.limit_hits.labels(limit="subscriptions").inc()
             raise
-        subscription = Subscription(
-            ChannelKey(session.identity.tenant, channel), request, since, since is not None, spec.presence
-        )
-        session.subscriptions[channel] = subscription
+        key = channel_key(session.identity.tenant, channel)
+        subscription = Subscription(key, request, since, since is not None, spec.presence)
+        session.subscriptions[key.name] = subscription
         try:
             await self._relay.join(connection, subscription, spec)
             if not session.ready:
@@ -90,7 +90,7 @@ class Subscriptions:
 
     def _count(self, subscription: Subscription, joined: Joined) -> None:
         if not subscription.resuming:
-            self._metrics.resumes.labels(outcome="fresh").inc()
+            self._fresh.inc()
             return
         self._metrics.resumes.labels(outcome="gap" if joined.recovered is False else "recovered").inc()
         self._metrics.resumed_events.inc(len(joined.snapshot.missed))

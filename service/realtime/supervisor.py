@@ -18,6 +18,7 @@ class Supervisor:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._vital: set[asyncio.Task[Any]] = set()
         self.failed: str | None = None
@@ -25,7 +26,9 @@ class Supervisor:
 
     def spawn(self, name: str, work: Coroutine[Any, Any, Any], *, vital: bool = False) -> asyncio.Task[Any]:
         """Runs the work. `vital`: it must not end before `close`."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        if self._loop is None:  # asked for once: on Python 3.11 it is a system call
+            self._loop = asyncio.get_running_loop()
+        task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
         if vital:
             self._vital.add(task)

@@ -52,11 +52,16 @@ class Turn:
 
     def __init__(self, clock: Clock, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._clock = clock
-        self._soon = soon or _soon
+        self._soon = soon or self._learn
         """Has something called in the next turn of the loop."""
         self._rooms: deque[Room] = deque()
         self._peers: list[Peer] = []
         self._is_due = False
+
+    def _learn(self, callback: Callable[[], None]) -> object:
+        # Asking for the running loop is a system call on Python 3.11, so it is asked for once.
+        self._soon = asyncio.get_running_loop().call_soon
+        return self._soon(callback)
 
     def fan_out_later(self, room: Room) -> None:
         """Has the room write at the end of this turn. It must not ask again before it has been asked to write the last."""
@@ -96,7 +101,3 @@ class Turn:
         self._is_due = bool(rooms or self._peers)
         if self._is_due:
             self._soon(self._run)
-
-
-def _soon(callback: Callable[[], None]) -> None:
-    asyncio.get_running_loop().call_soon(callback)

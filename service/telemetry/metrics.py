@@ -77,28 +77,28 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._event_types = frozenset(event_types)
 
-        self.connections = self._gauge("connections", "Connections that are authenticated.")
-        self.pending = self._gauge("pending_connections", "Connections that have not said hello yet.")
-        self.connects = self._counter(
+        self.connections = self._level("connections", "Connections that are authenticated.")
+        self.pending = self._level("pending_connections", "Connections that have not said hello yet.")
+        self.connects = self._tallies(
             "connects", "Connections authenticated, by the kind of credentials.", "credentials"
         )
         _start(self.connects, ("bearer", "ticket", "cookie", "hello", "anonymous"))
-        self.token_signatures = self._counter(
+        self.token_signatures = self._tallies(
             "token_signatures",
             "Tokens signed with a private key, by whether the signature was checked or remembered to be right.",
             "outcome",
         )
         _start(self.token_signatures, ("checked", "remembered"))
-        self.refusals = self._counter("upgrade_refusals", "Upgrades refused, by error code.", "reason")
-        self.closes = self._counter("closes", "Connections closed, by close code.", "code")
+        self.refusals = self._tallies("upgrade_refusals", "Upgrades refused, by error code.", "reason")
+        self.closes = self._tallies("closes", "Connections closed, by close code.", "code")
 
         self.messages_in = self._tallies("messages_in", "Messages received from clients, by type.", "type")
         self.messages_out = self._tallies("messages_out", "Messages written to clients, by type.", "type")
         self.bytes_in = self._tallies("bytes_in", "Bytes of the messages received from clients, by type.", "type")
         self.bytes_out = self._tallies("bytes_out", "Bytes of the messages written to clients, by type.", "type")
-        self.errors = self._counter("errors", "Refusals sent to clients, by error code.", "code")
+        self.errors = self._tallies("errors", "Refusals sent to clients, by error code.", "code")
 
-        self.dropped = self._counter("outbox_dropped", "Events that an outbox dropped, by delivery class.", "delivery")
+        self.dropped = self._tallies("outbox_dropped", "Events that an outbox dropped, by delivery class.", "delivery")
         _start(self.dropped, _DELIVERIES)
         self.replaced = self._counter("outbox_replaced", "Latest events that a newer value replaced in an outbox.")
         self.slow_consumers = self._counter(
@@ -118,17 +118,17 @@ class Metrics:
         )
         self.fanout = self._spread("fanout_members", "Connections that one event was delivered to.", _MEMBERS)
 
-        self.subscriptions = self._gauge("subscriptions", "Subscriptions of all connections of this node.")
-        self.channels = self._gauge("channels", "Channels with a subscriber on this node.")
-        self.resumes = self._counter("resumes", "Subscribes, by what came of the position they gave.", "outcome")
+        self.subscriptions = self._level("subscriptions", "Subscriptions of all connections of this node.")
+        self.channels = self._level("channels", "Channels with a subscriber on this node.")
+        self.resumes = self._tallies("resumes", "Subscribes, by what came of the position they gave.", "outcome")
         _start(self.resumes, ("recovered", "gap", "fresh"))
         self.resumed_events = self._counter("resumed_events", "Missed events replayed to resuming clients.")
         self.interruptions = self._counter(
             "interruptions", "Times that the broker told of events that may not have been delivered to this node."
         )
-        self.gaps = self._counter("gaps", "Gaps found between this node and a stream, by how.", "cause")
+        self.gaps = self._tallies("gaps", "Gaps found between this node and a stream, by how.", "cause")
         _start(self.gaps, ("jump", "interruption", "check"))
-        self.repairs = self._counter("repairs", "Gaps closed from the stream, or announced to subscribers.", "outcome")
+        self.repairs = self._tallies("repairs", "Gaps closed from the stream, or announced to subscribers.", "outcome")
         _start(self.repairs, ("repaired", "announced"))
         self.repaired_events = self._counter("repaired_events", "Events read from streams to close gaps.")
         self.repair_failures = self._counter(
@@ -136,15 +136,15 @@ class Metrics:
         )
         self.epoch_changes = self._counter("epoch_changes", "Streams found to have started anew.")
         self.repeats = self._counter("repeats", "Events delivered to this node again, and dropped.")
-        self.presence_events = self._counter("presence_events", "Presence events told to channels, by kind.", "kind")
+        self.presence_events = self._tallies("presence_events", "Presence events told to channels, by kind.", "kind")
         _start(self.presence_events, ("joined", "left", "count"))
         self.presence_reentered = self._counter(
             "presence_reentered", "Entries of this node in presence that the store had lost, and that were made again."
         )
 
-        self.rate_limited = self._counter("rate_limited", "Messages and upgrades above a rate, by its scope.", "scope")
+        self.rate_limited = self._tallies("rate_limited", "Messages and upgrades above a rate, by its scope.", "scope")
         _start(self.rate_limited, ("connection", "user", "ip", "tenant", "connect"))
-        self.limit_hits = self._counter(
+        self.limit_hits = self._tallies(
             "limit_hits", "Times that a bound or deadline was reached, by its name.", "limit"
         )
         _start(self.limit_hits, _LIMITS)
@@ -152,7 +152,7 @@ class Metrics:
             "caps_unshared", "Connections let in by the caps of this node alone, because the shared store was away."
         )
 
-        self.api_requests = self._counter(
+        self.api_requests = self._tallies(
             "api_requests", "HTTP requests, by route template, method and status.", "route", "method", "status"
         )
         self.api_seconds = self._histogram(
@@ -168,11 +168,11 @@ class Metrics:
         self.broker_subscriptions = self._gauge(
             "broker_subscriptions", "Channels that the broker delivers to this node."
         )
-        self.broker_reconnects = self._counter(
+        self.broker_reconnects = self._tallies(
             "broker_reconnects", "Connections to the broker that were lost, by what they are for.", "line"
         )
         _start(self.broker_reconnects, ("commands", "messages"))
-        self.broker_errors = self._counter("broker_errors", "Calls that the broker refused, by its answer.", "reply")
+        self.broker_errors = self._tallies("broker_errors", "Calls that the broker refused, by its answer.", "reply")
         self.broker_up = self._gauge("broker_up", "1 while the broker answers, else 0.")
         self.broker_channels = self._gauge("broker_channels", "Channels that the in-memory broker keeps.")
         self.broker_events = self._gauge("broker_events", "Events that the in-memory broker keeps.")
@@ -180,7 +180,7 @@ class Metrics:
 
         self.nodes = self._gauge("nodes", "Nodes that share the broker and are alive, this one too.")
         self.revocations = self._gauge("revocations", "Revoked users and tokens that this node knows of.")
-        self.control_commands = self._counter(
+        self.control_commands = self._tallies(
             "control_commands", "Commands to all nodes that this one has carried out, by kind.", "kind"
         )
         _start(self.control_commands, ("disconnect", "unsubscribe", "close"))
@@ -189,7 +189,7 @@ class Metrics:
         )
 
         self.ready = self._gauge("ready", "1 while this node takes new connections, else 0.")
-        self.tasks_died = self._counter(
+        self.tasks_died = self._tallies(
             "supervised_task_deaths", "Supervised tasks that ended unasked, by task.", "task"
         )
         self.loop_lag = self._histogram("loop_lag_seconds", "How late the event loop calls back.", _LAG)
@@ -229,8 +229,8 @@ class Metrics:
             cache[label] = (messages.labels(label), size.labels(label))
         return cache[label]
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"tidewire_{name}", text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"tidewire_{name}", text, registry=self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"tidewire_{name}", text, registry=self.registry)
@@ -260,7 +260,7 @@ class _WithoutCreated:
             yield metric
 
 
-def _start(counter: Counter | Tallies, values: Iterable[str], *before: str) -> None:
+def _start(counter: Tallies, values: Iterable[str], *before: str) -> None:
     for value in values:
         counter.labels(*before, value)
 

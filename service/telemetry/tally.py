@@ -38,22 +38,26 @@ class Tallies:
         self._name = name
         self._text = text
         self._labels = tuple(labels)
-        self._children: dict[tuple[str, ...], Tally] = {}
+        self.children: dict[tuple[str, ...], Tally] = {}
+        """What there is, by the values of its labels."""
         registry.register(self)
 
-    def labels(self, *values: str) -> Tally:
-        """The number with these labels, made if there is none. Keep it: that is what makes it cheap."""
-        if len(values) != len(self._labels):
+    def labels(self, *values: str, **named: str) -> Tally:
+        """The number with these labels, given in their order or by name; made if there is none. Where it is needed for every
+        message it is kept."""
+        if named:
+            values = tuple(named.pop(label) for label in self._labels)
+        if named or len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {', '.join(self._labels)}")
-        child = self._children.get(values)
+        child = self.children.get(values)
         if child is None:
-            child = self._children[values] = Tally()
+            child = self.children[values] = Tally()
         return child
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, child in self._children.items():
+        for values, child in self.children.items():
             family.add_metric(values, child.value)
         yield family
 
@@ -68,6 +72,10 @@ class Level(Tally):
         self._name = name
         self._text = text
         registry.register(self)
+
+    def dec(self, amount: float = 1.0) -> None:
+        """Takes away."""
+        self.value -= amount
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""

@@ -33,6 +33,7 @@ class Door:
         self.upgrades = upgrades
         self.server = server
         self.clock = clock
+        self.loop = asyncio.get_running_loop()
         self.waiting: dict[Front, float] = {}
         """Connections that have not sent a whole request yet, and since when."""
 
@@ -95,7 +96,7 @@ class Front(asyncio.Protocol):
         if end < 0:
             return
         self._door.waiting.pop(self, None)
-        message = _upgrade(self, data[:end]) if end else None
+        message = _upgrade(self, self._door.loop, data[:end]) if end else None
         if message is None:
             self._hand_over(data)
             return
@@ -106,7 +107,7 @@ class Front(asyncio.Protocol):
             cast("web.RequestHandler", self),
             None,  # type: ignore[arg-type]  # what writes responses: this request gets none of aiohttp's
             None,  # type: ignore[arg-type]  # the task that a response would be cancelled with
-            asyncio.get_running_loop(),
+            self._door.loop,
         )
         self._door.upgrades.begin(request, self)
 
@@ -117,7 +118,8 @@ class Front(asyncio.Protocol):
         handler = self._door.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
-        handler.data_received(data)
+        if data:
+            handler.data_received(data)
         self.transport = None
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
@@ -134,17 +136,17 @@ class Front(asyncio.Protocol):
             self.transport.abort()
 
     def answer(self, response: web.Response) -> None:
-        """Sends a response and ends the connection."""
+        """Sends a response; the connection's further requests are aiohttp's."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
         body = response.body if isinstance(response.body, bytes) else b""
         response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
-        response.headers[hdrs.CONNECTION] = "close"
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        transport.close()
+        early, self._data = self._data, b""
+        self._hand_over(early)
 
 
 def _end_of_head(data: bytes) -> int:
@@ -156,12 +158,13 @@ def _end_of_head(data: bytes) -> int:
     end = data.find(b"\r\n\r\n", 0, MOST_HEAD)
     if end >= 0:
         return end + 4
-    return -1 if len(data) < MOST_HEAD else 0
+    # What ends its lines with LF alone would never end here; aiohttp has its own opinion of it.
+    return -1 if len(data) < MOST_HEAD and b"\n\n" not in data else 0
 
 
-def _upgrade(front: Front, head: bytes) -> RawRequestMessage | None:
+def _upgrade(front: Front, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
     """The request with this head, if it is one to become a WebSocket, without a body."""
-    parser = HttpRequestParser(cast("web.RequestHandler", front), asyncio.get_running_loop(), 2**16)
+    parser = HttpRequestParser(cast("web.RequestHandler", front), loop, 2**16)
     try:
         messages, upgraded, _ = parser.feed_data(head)
     except HttpProcessingError:

@@ -87,11 +87,16 @@ def middleware() -> Middleware:
         except ConnectionResetError:
             raise  # the client has gone: nobody is left to answer, and there is nothing to complain about
         except Exception:
-            incident = secrets.token_hex(8)
-            _log.exception("request failed", incident=incident, method=request.method)
-            return problem(ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident))
+            return fault(request)
 
     return problems
+
+
+def fault(request: web.BaseRequest) -> web.Response:
+    """The response for the exception that is being handled, a fault of this service: logged, with the id that the client gets."""
+    incident = secrets.token_hex(8)
+    _log.exception("request failed", incident=incident, method=request.method)
+    return problem(ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident))
 
 
 def _translated(answer: web.HTTPException) -> web.Response:

@@ -22,10 +22,12 @@ from service.realtime.node import Node
 from service.realtime.serving import serve
 from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, preflight
 from service.web.edge import EDGE, NODE, Edge
-from service.web.problem import middleware, problem
+from service.web.problem import fault, problem
 from service.web.websocket import Terms, WebSocket
 
 if TYPE_CHECKING:
+    from aiohttp.http import WebSocketReader
+
     from service.web.front import Front
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
@@ -68,30 +70,26 @@ class Upgrades:
         self._edge = edge
         self._terms = Terms(node.bounds, node.clock, node.metrics)
         self._compresses = compresses
-        self._problems = middleware()
 
     def begin(self, request: web.BaseRequest, front: Front) -> None:
         """Answers an upgrade that has come by itself, and takes its connection over."""
         self._node.supervisor.spawn("arrival", self._arrive(request, front))
 
     async def _arrive(self, request: web.BaseRequest, front: Front) -> None:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return await self.answer(request, front.give)
-
         try:
-            # All that is asked of a request there is in its base class; what a route knows besides is not.
-            response = await self._problems(cast(web.Request, request), handle)
+            response = await self.answer(request, front.give)
+        except Exception:
+            response = fault(request)
         except BaseException:  # the service ends, and there is nobody to answer
             front.abort()
             raise
-        if isinstance(response, web.Response):
+        if response is not None:
             front.answer(response)
 
     async def answer(
         self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]]
-    ) -> web.StreamResponse:
-        """A refusal, or `TakenOver` once the WebSocket is served. `take` gives the transport, and what came behind the
-        request."""
+    ) -> web.Response | None:
+        """A refusal, or None once the WebSocket is served. `take` gives the transport, and what came behind the request."""
         try:
             admitted = await self._admit(request)
         except ServiceError as error:
@@ -105,7 +103,7 @@ class Upgrades:
         transport, early = take()
         if transport is None or transport.is_closing():
             admitted.arrival.seat.release()
-            return TakenOver()
+            return None
         websocket = WebSocket(self._terms, transport, admitted.window_bits)
         websocket.ear = arriving = Arriving(websocket)
         transport.set_protocol(websocket)
@@ -114,7 +112,7 @@ class Upgrades:
         if early:
             websocket.data_received(early)
         await serve(self._node, websocket, arriving, admitted.arrival)
-        return TakenOver()
+        return None
 
     async def _admit(self, request: web.BaseRequest) -> _Admitted:
         """Raises ServiceError; then nothing is taken. UPGRADE_REQUIRED if an upgrade would have succeeded."""
@@ -159,22 +157,41 @@ async def _ws(request: web.Request) -> web.StreamResponse:
 
     def take() -> tuple[asyncio.Transport | None, bytes]:
         protocol, transport = request.protocol, request.transport
+        behind = _Behind()
+        protocol.set_parser(cast("WebSocketReader", behind))
         protocol.transport = None  # else it would close it now
         protocol.connection_lost(None)
-        return transport, b""
+        return transport, bytes(behind.data)
 
-    return await request.app[UPGRADES].answer(request, take)
+    return await request.app[UPGRADES].answer(request, take) or TakenOver()
+
+
+class _Behind:
+    """Stands for aiohttp's reader of WebSocket frames: is given what has come behind the request."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Takes it."""
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The end is the WebSocket's to see."""
 
 
 def _check_handshake(request: web.BaseRequest) -> bytes:
     """Sec-WebSocket-Key. Raises ServiceError(INVALID_REQUEST) if the request is no handshake as RFC 6455 §4.2.1 has it."""
     headers = request.headers
-    key = headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
+    key = ",".join(
+        headers.getall(hdrs.SEC_WEBSOCKET_KEY, [])
+    )  # twice is once too often (§11.3.1), as is the version (§11.3.5)
     connection = [part.strip().lower() for value in headers.getall(hdrs.CONNECTION, []) for part in value.split(",")]
     if (
         "upgrade" not in connection
         or request.version < HttpVersion11
-        or headers.get(hdrs.SEC_WEBSOCKET_VERSION) != "13"
+        or headers.getall(hdrs.SEC_WEBSOCKET_VERSION, []) != ["13"]
         or _KEY.fullmatch(key) is None
     ):
         raise ServiceError(

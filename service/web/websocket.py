@@ -44,6 +44,7 @@ class WebSocket(asyncio.Protocol):
     __slots__ = (
         "_close_code",
         "_control",
+        "_is_asked",
         "_limit",
         "_pong",
         "_reader",
@@ -73,6 +74,8 @@ class WebSocket(asyncio.Protocol):
         self._reader: FrameReader | None = None
         """Only while part of a frame or of a message has come, or what has come is held back."""
         self._control: TokenBucket | None = None
+        self._is_asked = False
+        """Whether a pong is owed."""
         self._pong: bytes | None = None
         """The payload of the last ping, which could not be answered yet."""
         self._limit: Timer | None = None
@@ -164,10 +167,13 @@ class WebSocket(asyncio.Protocol):
         if opcode == CLOSE:
             self._take_close(payload)
         elif self._state is _State.OPEN:
-            if self._is_flood():
+            if opcode == PONG and self._is_asked:
+                self._is_asked = False
+            elif self._is_flood():
                 self._terms.metrics.rate_limited.labels(scope="connection").inc()
-                self.close(CloseCode.RATE_LIMITED.code, "too many control frames")
-            elif opcode == PING and self.is_paused:
+                # A fault, not a close: the core, which knows of no close, would go on writing behind it.
+                raise Fault(CloseCode.RATE_LIMITED.code, "too many control frames")
+            if opcode == PING and self.is_paused:
                 self._pong = payload  # RFC 6455 §5.5.3: the most recent one is answered
             elif opcode == PING:
                 self.write(frame(PONG, payload))
@@ -223,6 +229,7 @@ class WebSocket(asyncio.Protocol):
     def ping(self) -> None:
         """See Socket."""
         if self._state is _State.OPEN:
+            self._is_asked = True
             self.write(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:

@@ -25,7 +25,7 @@ from benchmarks.compare import AFTER, BEFORE, UnknownRevisionError, checked_out,
 from benchmarks.figures import Figures, Sample, Spread
 from benchmarks.load import render
 from benchmarks.measuring import Stage
-from benchmarks.peers import Command, Peer, UnavailableError, everyone
+from benchmarks.peers import Command, Peer, UnavailableError, centrifugo, everyone
 from benchmarks.peers.tidewire import Tidewire
 from benchmarks.processes import Cores, FailedError, Program, free_port
 from benchmarks.progress import Progress
@@ -63,7 +63,7 @@ class Named(Peer):
 
     def __init__(self, name: str, reason: str | None = None, cure: str | None = None) -> None:
         self.name = name  # type: ignore[misc]  # a class variable in earnest; here one class stands for several
-        self.title = name.title()  # type: ignore[misc]  # the same
+        self.title = name.title()
         self._reason, self._cure = reason, cure
 
     def available(self) -> str | None:
@@ -320,6 +320,58 @@ def test_who_is_not_to_be_had_is_left_out_with_the_reason() -> None:
 def test_nothing_is_installed_unasked() -> None:
     found, missing = obtained([Named("curable", "not yet")], Progress(io.StringIO(), 0), install=False)
     assert (found, missing) == ([], {"Curable": "not yet"})
+
+
+def centrifugo_without_go(tools: Path, monkeypatch: pytest.MonkeyPatch, builds: Callable[[Path], None]) -> Peer:
+    """Centrifugo's peer where nothing is installed, Go gets no Centrifugo, and `builds` is what it makes of the engine."""
+
+    def absent(module: str, version: str) -> None:
+        raise UnavailableError(f"{module}@{version}: no such version")
+
+    monkeypatch.setattr(centrifugo, "TOOLS", tools)
+    monkeypatch.setattr(centrifugo, "go_install", absent)
+    monkeypatch.setattr(centrifugo, "go_build", lambda folder, program: builds(program))
+    monkeypatch.setenv("PATH", str(tools))
+    return centrifugo.Centrifugo()
+
+
+def program(path: Path, says: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\necho "{says} $*"\n')
+    path.chmod(0o755)
+
+
+def test_where_centrifugo_is_not_to_be_had_its_engine_is_measured_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = centrifugo_without_go(tmp_path, monkeypatch, lambda path: program(path, "engine"))
+    found, missing = obtained([peer], Progress(io.StringIO(), 0), install=True)
+    assert (found, missing) == ([peer], {})
+    assert peer.title == "Centrifuge (Centrifugo's engine)"
+    assert peer.version() == "engine -version, under a server of ours: Centrifugo itself is not installed"
+    command = peer.command(WORKLOADS["idle"].cases[0], 4000, tmp_path)
+    assert list(command.line)[1:] == ["-port", "4000", "-ping", "5s", "-pong", "4s"]
+    assert command.env["GOMAXPROCS"] == "1"
+
+
+def test_centrifugo_goes_before_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    centrifugo_without_go(tmp_path, monkeypatch, lambda path: program(path, "engine")).install()
+    program(tmp_path / "bin" / "centrifugo", "itself")
+    peer = centrifugo.Centrifugo()
+    assert (peer.title, peer.version()) == ("Centrifugo", "itself version")
+    assert "--config" in peer.command(WORKLOADS["idle"].cases[0], 4000, tmp_path).line
+
+
+def test_with_neither_centrifugo_nor_its_engine_both_reasons_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path) -> None:
+        raise UnavailableError("needs Go")
+
+    peer = centrifugo_without_go(tmp_path, monkeypatch, fails)
+    assert peer.title == "Centrifugo"
+    _, missing = obtained([peer], Progress(io.StringIO(), 0), install=True)
+    assert missing["Centrifugo"].endswith("no such version; its engine: needs Go")
 
 
 # --- what is written --------------------------------------------------------------------------------------------------

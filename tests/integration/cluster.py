@@ -36,7 +36,7 @@ class Member:
     def commands(self) -> Any:
         """How often a kind of command was carried out here."""
         counter = self.server.service.metrics.control_commands
-        return lambda kind: counter.labels(kind=kind)._value.get()
+        return lambda kind: counter.labels(kind=kind).value
 
     @property
     def revoked(self) -> RevocationList:

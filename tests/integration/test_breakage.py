@@ -157,7 +157,9 @@ async def test_nobody_can_fill_the_log_with_requests_that_are_none(
                 await reader.read()
     finally:
         writer.transport.abort()
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    # The loop's debug mode remarks on every step that took long, which on a busy machine any may.
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name != "asyncio"]
+    assert told == []
 
 
 async def test_an_encoding_named_in_a_second_header_is_refused_too(server: Running) -> None:

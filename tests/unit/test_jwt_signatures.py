@@ -49,7 +49,7 @@ class Desk:
     def counts(self) -> tuple[float, ...]:
         """Signatures checked and remembered."""
         counter = self.metrics.token_signatures
-        return counter.labels(outcome="checked")._value.get(), counter.labels(outcome="remembered")._value.get()
+        return counter.labels(outcome="checked").value, counter.labels(outcome="remembered").value
 
 
 async def _no_fetch(url: str) -> bytes:

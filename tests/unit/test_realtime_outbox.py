@@ -43,7 +43,7 @@ def test_ephemeral_frames_go_first_and_oldest_first() -> None:
     for frame in (ephemeral("e1"), durable("d1"), ephemeral("e2"), durable("d2"), durable("d3"), durable("d4")):
         assert outbox.put(frame)
     assert contents(outbox) == [b"d1", b"d2", b"d3", b"d4"]
-    assert metrics.dropped.labels(delivery="ephemeral")._value.get() == 2
+    assert metrics.dropped.labels(delivery="ephemeral").value == 2
 
 
 def test_an_ephemeral_frame_that_does_not_fit_is_dropped_itself() -> None:

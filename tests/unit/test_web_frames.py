@@ -151,7 +151,7 @@ def segments(draw: st.DrawFn, wire: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("inflates", [False, True], ids=["plain", "deflating"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_messages_are_the_same_however_they_are_cut(inflates: bool, data: st.DataObject) -> None:
     said = data.draw(conversations(inflates=inflates))
@@ -161,7 +161,7 @@ def test_messages_are_the_same_however_they_are_cut(inflates: bool, data: st.Dat
     assert reader.is_idle
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_reader_is_idle_exactly_between_messages(data: st.DataObject) -> None:
     """So that it can be dropped, as WebSocket does, and the next one knows nothing of what it has read."""
@@ -176,7 +176,7 @@ def test_a_reader_is_idle_exactly_between_messages(data: st.DataObject) -> None:
     assert ends
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=200), st.builds(bytes.__add__, st.sampled_from([b"\x81\xfe", b"\x81\x85"]), st.binary())
@@ -206,7 +206,7 @@ def nearly_frames(draw: st.DrawFn) -> bytes:
     return bytes(wire[:end]) + b"\x00" * (end - len(wire))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(nearly_frames(), st.sampled_from([100, MOST]))
 def test_the_shortcut_says_what_the_reader_says(wire: bytes, most: int) -> None:
     text = outcome(lambda: whole_text(wire, most))
@@ -229,7 +229,7 @@ def test_the_shortcut_takes_every_plain_text_up_to_64_kib(size: int) -> None:
         assert whole_text(wire, size - 1) is None, "the reader says that it is too large"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=100), masks)
 def test_aiohttp_s_mask_is_what_the_rfc_has(payload: bytes, mask: bytes) -> None:
     """§5.3. It is in a private module: here is what we rely on."""
@@ -258,6 +258,11 @@ def test_a_message_of_exactly_the_bound_is_taken_and_none_of_a_byte_more(opcode:
     assert read(new(size, inflates=True), [sent(opcode, deflated(fits), rsv=RSV1)]) == means
     fault = fault_of(new(size, inflates=True), sent(opcode, deflated(more), rsv=RSV1))
     assert (fault.code, fault.reason) == (1009, f"a message has at most {size} bytes")
+
+
+def test_each_message_has_the_whole_bound() -> None:
+    whole, halves = sent(TEXT, b"x" * 200), sent(TEXT, b"x" * 100, fin=False) + sent(CONTINUATION, b"x" * 100)
+    assert read(new(200), [whole + halves + whole + halves]) == [(TEXT, "x" * 200)] * 4
 
 
 @pytest.mark.parametrize("level", [0, 1, 9])

@@ -1,163 +1,259 @@
-"""The WebSocket by itself: what is held back stays as it came, and what comes behind a goodbye costs nothing."""
+"""The WebSocket between asyncio's transport and its ear: what it answers itself, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import zlib
+from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from service.protocol import deflate
-from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
-from service.realtime.arriving import MOST_CHARACTERS, MOST_WAITING, Arriving
+from service.core.limits import Limits, OutboxLimits, Rate
+from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.websocket import Terms, WebSocket
 from tests.clock import FakeClock
-from tests.integration.raw import frame
+from tests.integration.raw import frame as sent
+
+GRACE = 1.0
+BURST = 20
+BOUNDS = Bounds(
+    limits=Limits(message_bytes=1024, connection_rate=Rate(per_second=1, burst=BURST)),
+    outbox=OutboxLimits(close_grace=GRACE),
+)
 
 
-class Pipe:
-    """Stands for a transport, and writes down what is asked of it."""
+class Wire:
+    """A transport, whose peer takes as many writes as the test says."""
 
     def __init__(self) -> None:
-        self.written = b""
-        self.reads = True
-        self.is_aborted = False
+        self.socket: WebSocket | None = None
+        self.written: list[bytes] = []
+        self.takes: int | None = None
+        self.did: list[str] = []
 
     def write(self, data: bytes) -> None:
-        self.written += data
+        assert "abort" not in self.did
+        self.written.append(data)
+        if self.takes is not None:
+            self.takes -= 1
+            if self.takes == 0:
+                assert self.socket is not None
+                self.socket.pause_writing()
 
-    def pause_reading(self) -> None:
-        self.reads = False
+    def drains(self) -> None:
+        self.takes = None
+        assert self.socket is not None
+        self.socket.resume_writing()
 
-    def resume_reading(self) -> None:
-        self.reads = True
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0, "paused means that the kernel has not taken all"
 
     def is_closing(self) -> bool:
-        return False
+        return "close" in self.did or "abort" in self.did
 
     def can_write_eof(self) -> bool:
-        return False
+        return True
+
+    def write_eof(self) -> None:
+        self.did.append("eof")
 
     def close(self) -> None:
-        self.is_aborted = True
+        self.did.append("close")
 
     def abort(self) -> None:
-        self.is_aborted = True
+        self.did.append("abort")
+
+    def pause_reading(self) -> None:
+        self.did.append("pause")
+
+    def resume_reading(self) -> None:
+        self.did.append("resume")
 
 
-class Keeper:
-    """An ear that wants three messages at a time."""
+@dataclass
+class Heard:
+    """An Ear that remembers."""
 
-    def __init__(self, socket: WebSocket) -> None:
-        self.socket = socket
-        self.got: list[str | bytes] = []
-        self.is_lost = False
+    told: list[str | bytes] = field(default_factory=list)
 
     def received(self, message: str | bytes) -> None:
-        self.got.append(message)
-        if len(self.got) % 3 == 0:
-            self.socket.pause_reading()
+        self.told.append(message)
 
-    def paused(self) -> None: ...
+    def paused(self) -> None:
+        self.told.append("(paused)")
 
-    def resumed(self) -> None: ...
+    def resumed(self) -> None:
+        self.told.append("(resumed)")
 
     def lost(self) -> None:
-        self.is_lost = True
+        self.told.append("(lost)")
 
 
-def open_socket(*, window_bits: int = 0) -> tuple[WebSocket, Pipe]:
-    pipe = Pipe()
-    return WebSocket(Terms(Bounds(), FakeClock(), Metrics()), cast(asyncio.Transport, pipe), window_bits), pipe
+class Stage:
+    """A WebSocket, and both its ends."""
+
+    def __init__(self, bounds: Bounds = BOUNDS) -> None:
+        self.clock = FakeClock()
+        self.metrics = Metrics()
+        self.wire = Wire()
+        transport = cast(asyncio.Transport, self.wire)
+        self.socket = self.wire.socket = WebSocket(Terms(bounds, self.clock, self.metrics), transport)
+        self.ear = self.socket.ear = Heard()
+        self.socket.connection_made(transport)
+
+    def hear(self, *data: bytes) -> None:
+        for part in data:
+            self.socket.data_received(part)
 
 
-def bomb(size: int = 65_000) -> bytes:
-    """A frame of some eighty bytes that is a message of `size`."""
-    press = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return frame(TEXT, (press.compress(b"x" * size) + press.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
 
 
-@pytest.mark.parametrize("size", [1, 7, 10_000])
-async def test_what_is_held_back_comes_later_all_of_it_and_in_order(size: int) -> None:
-    socket, pipe = open_socket()
-    socket.ear = keeper = Keeper(socket)
-    names = [str(number) for number in range(10)]
-    data = b"".join(frame(TEXT, name.encode()) for name in names) + frame(CLOSE, b"\x03\xe8")
-    for start in range(0, len(data), size):
-        async with asyncio.timeout(5):
-            while not pipe.reads:
-                assert len(keeper.got) % 3 == 0, "nothing comes while reading is paused"
-                before = len(keeper.got)
-                socket.resume_reading()
-                assert len(keeper.got) == before, "nor before whoever resumes is done"
-                await asyncio.sleep(0)
-        socket.data_received(data[start : start + size])
-    async with asyncio.timeout(5):
-        while not keeper.is_lost:
-            socket.resume_reading()
-            await asyncio.sleep(0)
-    assert keeper.got == names
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_message_and_every_ping_is_taken_however_they_come(data: st.DataObject) -> None:
+    """The shortcut and the reader take turns; nothing is lost between them."""
+    stage = Stage(Bounds(limits=Limits(connection_rate=Rate(per_second=1e9, burst=10**9))))
+    wire = b""
+    told: list[str | bytes] = []
+    answered: list[bytes] = []
+    for number in range(data.draw(st.integers(0, 6))):
+        text, name = f"{number} é", str(number).encode()
+        match data.draw(st.sampled_from(["whole", "binary", "ping", "pong", "in fragments"])):
+            case "whole":
+                wire += sent(TEXT, text.encode())
+                told.append(text)
+            case "binary":
+                wire += sent(BINARY, name)
+                told.append(name)
+            case "ping":
+                wire += sent(PING, name)
+                answered.append(frame(PONG, name))
+            case "pong":
+                wire += sent(PONG, name)
+            case _:
+                wire += (
+                    sent(TEXT, text.encode()[:3], fin=False) + sent(PING, name) + sent(CONTINUATION, text.encode()[3:])
+                )
+                answered.append(frame(PONG, name))
+                told.append(text)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
+    stage.hear(*(wire[start:end] for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True) if end > start))
+    assert stage.ear.told == told
+    assert stage.wire.written == answered
+    assert stage.socket.heard
 
 
-async def test_reading_goes_on_only_when_all_that_was_held_back_has_been_taken() -> None:
-    socket, pipe = open_socket()
-    socket.ear = keeper = Keeper(socket)
-    socket.data_received(b"".join(frame(TEXT, b"x") for _ in range(9)))
-    assert (len(keeper.got), pipe.reads) == (3, False)
-    for taken in (6, 9):
-        socket.resume_reading()
-        await asyncio.sleep(0)
-        assert (len(keeper.got), pipe.reads) == (taken, False)
-    socket.resume_reading()
-    await asyncio.sleep(0)
-    assert pipe.reads
+class TestControlFrames:
+    def test_the_latest_ping_is_answered_once_the_peer_reads(self, stage: Stage) -> None:
+        stage.wire.takes = 1
+        stage.hear(sent(PING, b"1"), sent(PING, b"2"), sent(PING, b"3"))
+        assert stage.wire.written == [frame(PONG, b"1")]
+        stage.wire.drains()
+        assert stage.wire.written == [frame(PONG, b"1"), frame(PONG, b"3")], "RFC 6455 §5.5.3"
+        assert stage.ear.told == ["(paused)", "(resumed)"]
+
+    def test_whom_its_pong_pauses_again_is_not_told_that_it_goes_on(self, stage: Stage) -> None:
+        stage.wire.takes = 1
+        stage.hear(sent(PING, b"1"), sent(PING, b"2"))
+        stage.wire.takes = 1
+        stage.socket.resume_writing()
+        assert stage.ear.told == ["(paused)", "(paused)"]
+        assert stage.socket.is_paused
+        stage.wire.drains()
+        assert stage.ear.told == ["(paused)", "(paused)", "(resumed)"]
+
+    @pytest.mark.parametrize("opcode", [PING, PONG])
+    def test_a_flood_ends_the_connection_and_nothing_is_sent_behind_the_close(self, stage: Stage, opcode: int) -> None:
+        stage.hear(*[sent(opcode)] * BURST)
+        assert stage.ear.told == []
+        stage.hear(sent(opcode) + sent(TEXT, b"behind"))
+        assert stage.wire.written[-1] == close_frame(4429, "too many control frames")
+        assert stage.ear.told == ["(lost)"], "else the core would go on writing"
+        assert stage.socket.close_code == 4429
+        assert stage.metrics.rate_limited.labels(scope="connection").value == 1
+        before = len(stage.wire.written)
+        stage.socket.write(b"late")
+        stage.socket.ping()
+        stage.hear(sent(opcode))
+        assert len(stage.wire.written) == before
+
+    def test_they_may_come_at_the_rate_for_ever(self, stage: Stage) -> None:
+        for _ in range(5 * BURST):
+            stage.hear(sent(PING))
+            stage.clock.advance(1)
+        assert stage.wire.written == [frame(PONG, b"")] * 5 * BURST
 
 
-async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_they_are_sent() -> None:
-    socket, pipe = open_socket(window_bits=15)
-    socket.ear = arriving = Arriving(socket)
-    socket.data_received(frame(TEXT, b"x") * MOST_WAITING * 10)
-    assert len(arriving.waiting) == MOST_WAITING
-    socket, pipe = open_socket(window_bits=15)
-    socket.ear = arriving = Arriving(socket)
-    socket.data_received(bomb() * 1000)
-    assert sum(map(len, arriving.waiting)) <= MOST_CHARACTERS + 65_536
-    assert not pipe.reads
-
-
-async def test_what_comes_behind_our_goodbye_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
-    socket, _ = open_socket(window_bits=15)
-    socket.ear = keeper = Keeper(socket)
-    inflated = 0
-
-    def inflate(data: bytes, most: int) -> bytes:
-        nonlocal inflated
-        inflated += 1
-        return b""
-
-    monkeypatch.setattr(deflate, "inflate", inflate)
-    socket.data_received(bomb() * 6)
-    assert inflated == len(keeper.got) == 3
-    socket.close(1011, "enough")
-    await asyncio.sleep(0)
-    socket.data_received(bomb()[:10])
-    socket.data_received(
-        bomb()[10:] + frame(BINARY, b"x", fin=False) + frame(PING) + frame(CONTINUATION, b"y") + bomb()
+class TestTheEnd:
+    @pytest.mark.parametrize(
+        ("payload", "answer", "code"),
+        [
+            (b"", close_frame(None), 1000),
+            ((1001).to_bytes(2, "big") + b"bye", close_frame(1001), 1001),
+            ((4000).to_bytes(2, "big"), close_frame(4000), 4000),
+        ],
     )
-    assert inflated == len(keeper.got) == 3
-    socket.data_received(frame(CLOSE, b"\x03\xe8"))
-    assert keeper.is_lost, "the peer's goodbye is heard"
+    def test_a_close_is_answered_with_its_code(self, stage: Stage, payload: bytes, answer: bytes, code: int) -> None:
+        stage.hear(sent(CLOSE, payload) + sent(TEXT, b"behind") + sent(PING))
+        assert stage.wire.written == [answer]
+        assert stage.ear.told == ["(lost)"]
+        assert stage.socket.close_code == code
+        assert stage.wire.did == ["close"]
 
+    def test_this_side_s_close_waits_for_the_answer_and_reads_no_messages_meanwhile(self, stage: Stage) -> None:
+        stage.socket.pause_reading()
+        stage.socket.close(1012, "restart")
+        stage.socket.close(1001, "only the first counts")
+        assert stage.wire.written == [close_frame(1012, "restart")]
+        assert stage.wire.did == ["pause", "resume"], "or the answer would never be heard"
+        stage.hear(sent(TEXT, b"whole"), sent(TEXT, b"a", fin=False), sent(PING), sent(CONTINUATION, b"b"))
+        assert stage.ear.told == []
+        stage.hear(sent(CLOSE, (1000).to_bytes(2, "big")))
+        assert stage.wire.written == [close_frame(1012, "restart")]
+        assert (stage.ear.told, stage.socket.close_code) == (["(lost)"], 1012)
+        assert stage.wire.did[-1] == "close"
 
-async def test_who_breaks_the_protocol_while_held_back_is_read_on_until_it_hangs_up() -> None:
-    socket, pipe = open_socket()
-    socket.ear = Keeper(socket)
-    socket.data_received(frame(TEXT, b"x") * 3 + frame(3))
-    assert not pipe.reads
-    socket.resume_reading()
-    await asyncio.sleep(0)
-    assert socket.close_code == 1002
-    assert pipe.reads
+    def test_a_fault_while_closing_sends_no_second_close(self, stage: Stage) -> None:
+        stage.socket.close(1012, "restart")
+        stage.hear(sent(TEXT, b"x", masked=False))
+        assert stage.wire.written == [close_frame(1012, "restart")]
+        assert (stage.ear.told, stage.socket.close_code) == (["(lost)"], 1012)
+
+    def test_a_fault_says_why_and_reads_on_until_the_peer_hangs_up(self, stage: Stage) -> None:
+        """Bytes that nobody has read would make the kernel reset the connection, and the close frame be lost."""
+        stage.socket.pause_reading()  # the core does, when much waits
+        stage.hear(sent(TEXT, b"x" * 1025))
+        assert stage.wire.written == [close_frame(1009, "a message has at most 1024 bytes")]
+        assert stage.wire.did == ["pause", "resume", "eof"]
+        assert stage.metrics.limit_hits.labels(limit="message_bytes").value == 1
+        stage.hear(sent(TEXT, b"behind"), b"\xff" * 100)
+        assert stage.ear.told == ["(lost)"]
+        stage.socket.connection_lost(None)
+        assert stage.ear.told == ["(lost)"], "once"
+        assert stage.clock.pending == 0
+
+    @pytest.mark.parametrize("how", ["close", "its close", "fault"])
+    def test_who_does_not_hang_up_is_cut_after_the_grace(self, stage: Stage, how: str) -> None:
+        if how == "close":
+            stage.socket.close(1012, "restart")
+        else:
+            stage.hear(sent(CLOSE) if how == "its close" else sent(3))
+        stage.clock.advance(GRACE * 0.9)
+        assert "abort" not in stage.wire.did
+        stage.clock.advance(GRACE * 0.2)
+        assert stage.wire.did[-1] == "abort"
+        stage.socket.connection_lost(None)
+        assert stage.ear.told == ["(lost)"]
+        assert stage.clock.pending == 0
+
+    def test_a_connection_that_breaks_is_lost_without_a_code(self, stage: Stage) -> None:
+        stage.hear(sent(TEXT, b"half")[:5])
+        stage.socket.connection_lost(ConnectionResetError())
+        assert (stage.ear.told, stage.socket.close_code, stage.wire.written) == (["(lost)"], 1006, [])

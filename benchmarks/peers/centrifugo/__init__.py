@@ -1,7 +1,9 @@
-"""Centrifugo, with its JSON protocol, its memory engine and no history."""
+"""Centrifugo, with its JSON protocol, its memory engine and no history; or its engine alone, the library Centrifuge, under a
+small server of ours (`server/`), where Centrifugo is not to be had. Tables name the one that it was."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -9,43 +11,60 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.cases import Case
-from benchmarks.peers.packages import go_install
-from benchmarks.peers.peer import TOOLS, Command, Peer
+from benchmarks.peers.packages import go_build, go_install
+from benchmarks.peers.peer import TOOLS, Command, Peer, UnavailableError
 from benchmarks.peers.tidewire import tokens
 
 _MODULE, _VERSION = "github.com/centrifugal/centrifugo/v6", "v6.9.1"
-_SECRET = "only for benchmarks"
+_SECRET = "only for benchmarks, and long enough for HS256"
+_SERVER = Path(__file__).parent / "server"
+_SOURCES = ("go.mod", "go.sum", "main.go")
 
 
 class Centrifugo(Peer):
     """Clients authenticate with a token, as Tidewire's do, and publish to the channel that they have joined."""
 
     name = "centrifugo"
-    title = "Centrifugo"
+
+    def __init__(self) -> None:
+        self._look()
 
     def available(self) -> str | None:
-        """Needs the program, on the path or built by `install`."""
-        return None if self._program() else "the program centrifugo is not installed"
+        """Needs a program: Centrifugo on the path, or either built by `install`."""
+        return None if self._centrifugo or self._engine else "the program centrifugo is not installed"
 
     def install(self) -> None:
-        """Builds it with Go, where no package has put it on the path."""
-        if self._program() is None:
+        """Builds Centrifugo with Go, or a server on its engine if that fails. Raises UnavailableError: neither can be had."""
+        if self.available() is None:
+            return
+        try:
             go_install(_MODULE, _VERSION)
+        except UnavailableError as centrifugo:
+            try:
+                go_build(_SERVER, _built())
+            except UnavailableError as engine:
+                raise UnavailableError(f"{centrifugo}; its engine: {engine}") from None
+        self._look()
 
     def version(self) -> str:
-        """As it says itself."""
-        done = subprocess.run([str(self._program()), "version"], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+        """As it says itself; of the engine, that it is not all of Centrifugo."""
+        if self._centrifugo:
+            return _said(self._centrifugo, "version")
+        return f"{_said(self._engine, '-version')}, under a server of ours: Centrifugo itself is not installed"
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """Go takes as many threads as it may use cores: one."""
+        """Go takes as many threads as it may use cores: one. What is not said here stays at Centrifugo's defaults."""
+        ping, pong = f"{case.ping:g}s", f"{min(8.0, case.ping * 0.8):g}s"
+        if not self._centrifugo:
+            flags = ("-port", str(port), "-ping", ping, "-pong", pong)
+            return Command((str(self._engine), *flags), {"GOMAXPROCS": "1", "TOKEN_SECRET": _SECRET})
         config = {
             "http_server": {"address": "127.0.0.1", "port": port},
             "log": {"level": "none"},
             "client": {
                 "token": {"hmac_secret_key": _SECRET},
-                "ping_interval": f"{case.ping:g}s",
-                "pong_timeout": f"{min(8.0, case.ping * 0.8):g}s",
+                "ping_interval": ping,
+                "pong_timeout": pong,
                 "channel_limit": 128,
             },
             "channel": {
@@ -54,7 +73,7 @@ class Centrifugo(Peer):
         }
         file = folder / "centrifugo.json"
         file.write_text(json.dumps(config))
-        return Command((str(self._program()), "--config", file), {"GOMAXPROCS": "1"})
+        return Command((self._centrifugo, "--config", file), {"GOMAXPROCS": "1"})
 
     def values(self, case: Case) -> Iterable[str]:
         """Tokens: every connection is another user."""
@@ -72,6 +91,20 @@ class Centrifugo(Peer):
             ("message", f'{{"id":%i,"publish":{{"channel":"room%r","data":{case.data()}}}}}'),
         ]
 
-    def _program(self) -> str | None:
-        built = TOOLS / "bin" / "centrifugo"
-        return str(built) if built.exists() else shutil.which("centrifugo")
+    def _look(self) -> None:
+        """Which of the two there is; Centrifugo, if both are."""
+        installed, built = TOOLS / "bin" / "centrifugo", _built()
+        self._centrifugo = str(installed) if installed.exists() else shutil.which("centrifugo")
+        self._engine = built if built.exists() else None
+        self.title = "Centrifuge (Centrifugo's engine)" if self._engine and not self._centrifugo else "Centrifugo"
+
+
+def _built() -> Path:
+    """Where the server on the engine is, once it is built: of other sources, elsewhere."""
+    sources = b"".join((_SERVER / name).read_bytes() for name in _SOURCES)
+    return TOOLS / "bin" / f"centrifuge-{hashlib.sha256(sources).hexdigest()[:12]}"
+
+
+def _said(program: str | Path | None, word: str) -> str:
+    done = subprocess.run([str(program), word], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

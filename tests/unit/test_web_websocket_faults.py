@@ -1,0 +1,163 @@
+"""The WebSocket by itself: what is held back stays as it came, and what comes behind a goodbye costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import cast
+
+import pytest
+
+from service.protocol import deflate
+from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
+from service.realtime.arriving import MOST_CHARACTERS, MOST_WAITING, Arriving
+from service.realtime.node import Bounds
+from service.telemetry.metrics import Metrics
+from service.web.websocket import Terms, WebSocket
+from tests.clock import FakeClock
+from tests.integration.raw import frame
+
+
+class Pipe:
+    """Stands for a transport, and writes down what is asked of it."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.reads = True
+        self.is_aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.is_aborted = True
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+class Keeper:
+    """An ear that wants three messages at a time."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self.socket = socket
+        self.got: list[str | bytes] = []
+        self.is_lost = False
+
+    def received(self, message: str | bytes) -> None:
+        self.got.append(message)
+        if len(self.got) % 3 == 0:
+            self.socket.pause_reading()
+
+    def paused(self) -> None: ...
+
+    def resumed(self) -> None: ...
+
+    def lost(self) -> None:
+        self.is_lost = True
+
+
+def open_socket(*, window_bits: int = 0) -> tuple[WebSocket, Pipe]:
+    pipe = Pipe()
+    return WebSocket(Terms(Bounds(), FakeClock(), Metrics()), cast(asyncio.Transport, pipe), window_bits), pipe
+
+
+def bomb(size: int = 65_000) -> bytes:
+    """A frame of some eighty bytes that is a message of `size`."""
+    press = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return frame(TEXT, (press.compress(b"x" * size) + press.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_what_is_held_back_comes_later_all_of_it_and_in_order(size: int) -> None:
+    socket, pipe = open_socket()
+    socket.ear = keeper = Keeper(socket)
+    names = [str(number) for number in range(10)]
+    data = b"".join(frame(TEXT, name.encode()) for name in names) + frame(CLOSE, b"\x03\xe8")
+    for start in range(0, len(data), size):
+        async with asyncio.timeout(5):
+            while not pipe.reads:
+                assert len(keeper.got) % 3 == 0, "nothing comes while reading is paused"
+                before = len(keeper.got)
+                socket.resume_reading()
+                assert len(keeper.got) == before, "nor before whoever resumes is done"
+                await asyncio.sleep(0)
+        socket.data_received(data[start : start + size])
+    async with asyncio.timeout(5):
+        while not keeper.is_lost:
+            socket.resume_reading()
+            await asyncio.sleep(0)
+    assert keeper.got == names
+
+
+async def test_reading_goes_on_only_when_all_that_was_held_back_has_been_taken() -> None:
+    socket, pipe = open_socket()
+    socket.ear = keeper = Keeper(socket)
+    socket.data_received(b"".join(frame(TEXT, b"x") for _ in range(9)))
+    assert (len(keeper.got), pipe.reads) == (3, False)
+    for taken in (6, 9):
+        socket.resume_reading()
+        await asyncio.sleep(0)
+        assert (len(keeper.got), pipe.reads) == (taken, False)
+    socket.resume_reading()
+    await asyncio.sleep(0)
+    assert pipe.reads
+
+
+async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_they_are_sent() -> None:
+    socket, pipe = open_socket(window_bits=15)
+    socket.ear = arriving = Arriving(socket)
+    socket.data_received(frame(TEXT, b"x") * MOST_WAITING * 10)
+    assert len(arriving.waiting) == MOST_WAITING
+    socket, pipe = open_socket(window_bits=15)
+    socket.ear = arriving = Arriving(socket)
+    socket.data_received(bomb() * 1000)
+    assert sum(map(len, arriving.waiting)) <= MOST_CHARACTERS + 65_536
+    assert not pipe.reads
+
+
+async def test_what_comes_behind_our_goodbye_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    socket, _ = open_socket(window_bits=15)
+    socket.ear = keeper = Keeper(socket)
+    inflated = 0
+
+    def inflate(data: bytes, most: int) -> bytes:
+        nonlocal inflated
+        inflated += 1
+        return b""
+
+    monkeypatch.setattr(deflate, "inflate", inflate)
+    socket.data_received(bomb() * 6)
+    assert inflated == len(keeper.got) == 3
+    socket.close(1011, "enough")
+    await asyncio.sleep(0)
+    socket.data_received(bomb()[:10])
+    socket.data_received(
+        bomb()[10:] + frame(BINARY, b"x", fin=False) + frame(PING) + frame(CONTINUATION, b"y") + bomb()
+    )
+    assert inflated == len(keeper.got) == 3
+    socket.data_received(frame(CLOSE, b"\x03\xe8"))
+    assert keeper.is_lost, "the peer's goodbye is heard"
+
+
+async def test_who_breaks_the_protocol_while_held_back_is_read_on_until_it_hangs_up() -> None:
+    socket, pipe = open_socket()
+    socket.ear = Keeper(socket)
+    socket.data_received(frame(TEXT, b"x") * 3 + frame(3))
+    assert not pipe.reads
+    socket.resume_reading()
+    await asyncio.sleep(0)
+    assert socket.close_code == 1002
+    assert pipe.reads
