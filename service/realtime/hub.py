@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise, takewhile
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,7 +20,7 @@ from service.core.event import Event
 from service.core.sequence import Sequence
 from service.core.session import Phase, Subscription
 from service.protocol.close import CloseCode
-from service.realtime.frame import Burst, Floor, Frame, Press, bursts
+from service.realtime.frame import MAX_BURST_BYTES, Burst, Floor, Frame, Press, bursts
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 
@@ -37,11 +37,13 @@ _NOW, _NEVER = float("-inf"), float("inf")
 class _Round:
     """A burst on its way to the members there were when it was cut."""
 
-    __slots__ = ("burst", "gone", "members", "next")
+    __slots__ = ("burst", "gone", "is_merged", "members", "next")
 
-    def __init__(self, burst: Burst, members: tuple[Connection, ...]) -> None:
+    def __init__(self, burst: Burst, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
         self.burst = burst
         self.members = members
+        self.is_merged = is_merged
+        """Whether it holds what came in several; see Room._merge."""
         self.next = 0
         """The member whose turn it is."""
         self.gone: set[Connection] | None = None
@@ -217,6 +219,8 @@ class Room:
 
     def _write(self, most: int) -> int:
         """Gives the round's burst to its next members; returns to how many."""
+        if len(self._rounds) > 1 and not self._rounds[0].next:
+            self._merge()
         now = self._rounds[0]
         burst, gone = now.burst, now.gone
         end = now.next + most
@@ -247,6 +251,40 @@ class Room:
             for member in slow:  # at once: it must not get the next burst, with a hole before it
                 member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
         return len(members) or 1
+
+    def _merge(self) -> None:
+        """Makes one round of those that have not begun and fit in one message, and small ones for who came in between.
+
+        Every join draws a line. Were each of them a write to every member, a room with much traffic would fall further and
+        further behind while thousands come back to it.
+        """
+        rounds = self._rounds
+        frames, size, last = list[Frame](), 0, 0
+        for waiting in rounds:
+            size += len(waiting.burst.payload)
+            if waiting.is_merged or size > MAX_BURST_BYTES or len(frames) + len(waiting.burst.frames) > self._most:
+                break
+            frames += waiting.burst.frames
+            last += 1
+        if last < 2:
+            return
+        merged = [rounds.popleft() for _ in range(last)]
+        first = merged[0]
+        known = set(first.members).difference(first.gone or ())
+        parts = [(0, tuple(member for member in first.members if member in known))]
+        at = 0
+        for before, after in pairwise(merged):
+            at += len(before.burst.frames)
+            # Whoever was in the round before and has not left is in this one too, and newcomers are at its end.
+            newcomers = list(takewhile(lambda member: member not in known, reversed(after.members)))
+            newcomers = [member for member in reversed(newcomers) if after.gone is None or member not in after.gone]
+            if newcomers:
+                known.update(newcomers)
+                parts.append((at, tuple(newcomers)))
+        rounds.extendleft(
+            _Round(Burst(tuple(frames[start:]), self._press), members, is_merged=True)
+            for start, members in reversed(parts)
+        )
 
     async def written(self, most: float) -> None:
         """Waits until every live member has written what it has been given, or `most` seconds: nobody waits for the slow."""

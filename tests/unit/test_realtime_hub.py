@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.contract.model import ChannelSpec
 from service.core.access import SubscribeRule
@@ -99,6 +101,10 @@ def enter(room: Room, member: Member) -> Member:
     connection = cast("Connection", member)
     room.occupants[connection] = room.live[connection] = Subscription(KEY, None)
     return member
+
+
+def flat(bursts: list[Any]) -> list[str]:
+    return [name for burst in bursts for name in (burst if isinstance(burst, list) else [burst])]
 
 
 def frame(name: str, key: str | None = None) -> Frame:
@@ -303,7 +309,7 @@ def test_who_joins_during_a_fan_out_gets_what_was_cut_after_it(halfway: tuple[Ro
     room.push(frame("4"), 0.0)
     steps(room)
     assert new.bursts == ["4"]
-    assert all(member.bursts == ["1", "2", "3", "4"] for member in members)
+    assert all(flat(member.bursts) == ["1", "2", "3", "4"] for member in members)
 
 
 def test_who_joins_gets_behind_the_snapshot_what_came_meanwhile(room: Room, clock: FakeClock) -> None:
@@ -394,3 +400,77 @@ def test_a_peer_that_cannot_be_flushed_costs_no_other_its_replies(clock: FakeClo
     assert broken.failed
     assert whole.flushed
     assert later.flushed
+
+
+def test_a_crowd_that_joins_does_not_make_a_write_of_every_event(halfway: tuple[Room, list[Member]]) -> None:
+    """Each join draws a line between what came before it and after it."""
+    room, members = halfway
+    newcomers = [Member() for _ in range(50)]
+    for number, newcomer in enumerate(newcomers):
+        room.push(frame(f"before {number}"), 0.0)
+        room.cut()
+        enter(room, newcomer)
+    room.push(frame("last"), 0.0)
+    steps(room)
+    before = [f"before {number}" for number in range(50)]
+    assert all(member.bursts == ["1", before, "last"] for member in members), "in one write"
+    for number, newcomer in enumerate(newcomers):
+        assert flat(newcomer.bursts) == [*before[number + 1 :], "last"], "neither more nor less, in order"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["push", "cut", "come", "go", "step"]), st.integers(0, 7)), min_size=20, max_size=120
+    ),
+    st.integers(1, 4),
+)
+def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
+    doings: list[tuple[str, int]], most_batch: int
+) -> None:
+    clock = FakeClock()
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    turn = Turn(clock, lambda callback: None)  # the test asks for each slice itself
+    room = Hub(Ways(clock, Metrics(), turn, Press(Compression()), most_batch)).open(KEY, spec)
+    members = [Member() for _ in range(8)]
+    inside: set[int] = set()
+    owed: dict[int, list[list[str]]] = {number: [] for number in range(8)}
+    waiting: list[str] = []
+    serial = 0
+
+    def cut() -> None:
+        room.cut()
+        for number in inside:
+            owed[number][-1].extend(waiting)
+        waiting.clear()
+
+    for doing, number in doings:
+        if doing == "push":
+            serial += 1
+            waiting.append(str(serial))
+            room.push(frame(str(serial)), 0.0)
+        elif doing == "cut":
+            cut()
+        elif doing == "come" and number not in inside:
+            cut()
+            enter(room, members[number])
+            inside.add(number)
+            owed[number].append([])
+        elif doing == "go" and number in inside:
+            room.remove(cast("Connection", members[number]))
+            inside.discard(number)
+        elif doing == "step" and room._rounds:
+            room._write(3)
+    cut()
+    while room._rounds:
+        room._write(3)
+    for number, member in enumerate(members):
+        got = flat(member.bursts)
+        stays = owed[number]
+        for at, stay in enumerate(stays):  # of each stay a beginning; of one that lasts, all
+            lasts = number in inside and at == len(stays) - 1
+            length = 0
+            while length < len(stay) and length < len(got) and got[length] == stay[length]:
+                length += 1
+            assert not lasts or length == len(stay)
+            got = got[length:]
+        assert not got
