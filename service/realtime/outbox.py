@@ -74,6 +74,8 @@ class Outbox:
             if frame.delivery is Delivery.EPHEMERAL:
                 self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
+            full = self._budget.used + len(frame.payload) > self._budget.limit
+            self._metrics.limit_hits.labels(limit="outbox_node" if full else "outbox").inc()
             return False
         if frame.key is not None:
             self._add(frame.key, frame)

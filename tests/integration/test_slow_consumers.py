@@ -76,6 +76,7 @@ async def test_a_durable_event_too_many_ends_the_slow_one_and_it_resumes() -> No
             await gone(server, "ben")
         metrics = await server.metrics()
         assert metrics["tidewire_slow_consumers_total"] == 1
+        assert metrics['tidewire_limit_hits_total{limit="outbox"}'] == 1
         assert metrics['tidewire_closes_total{code="4450"}'] == 1
         assert metrics["tidewire_outbox_bytes"] == 0
         async with server.client("ben") as ben:
@@ -121,6 +122,7 @@ async def test_the_budget_of_the_node_bounds_all_outboxes_together() -> None:
             await gone(server, "ben")
             await gone(server, "cat")
         assert server.service.node.budget.used == 0
+        assert await server.metric("limit_hits_total", limit="outbox_node") >= 1
 
 
 async def test_a_full_node_refuses_upgrades() -> None:
