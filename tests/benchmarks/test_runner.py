@@ -621,7 +621,7 @@ def _cores_again() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_cores_again")
 def test_a_quick_run_measures_tidewire_beside_c(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--quick", "--only", "fanout1,idle,connect", "--connections", "30", "--seconds", "0.2", "--rounds", "2"]
+    words = ["--quick", "--only", "fanout1,idle,connect", "--connections", "400", "--seconds", "0.2", "--rounds", "2"]
     code = main([*words, "--output", str(tmp_path)])
     out, err = capsys.readouterr()
     assert code == 0, err
