@@ -109,7 +109,7 @@ async def test_whoever_moves_to_another_node_in_a_drain_flaps_nobody() -> None:
         await ann.subscribe("room:1")
         ben = await Client.open(nodes.one, "ben")
         await ben.subscribe("room:1")
-        await ann.until("presence.joined")
+        await ann.until("presence.joined", **{"from": "ben"})
         await nodes.one.service.node.drain()
         await ben.close()
         async with nodes.two.client("ben") as ben:
