@@ -179,12 +179,12 @@ class Connection:
         self._queue().put(_reply(payload, kind))
         self._pump()
 
-    def flush(self) -> None:
-        """Writes the replies of this turn, if they have not gone out with an event."""
+    def flush(self, head: bytes = b"") -> None:
+        """Writes the replies of this turn, if they have not gone out with an event; behind `head`."""
         replies, self._replies = self._replies, None
         if replies is not None and self.closing is None and not self._is_over:
             self._clear()
-            self.write(self._wire(replies))
+            self.write(head + self._wire(replies))
 
     def _wire(self, replies: list[bytes]) -> bytes:
         most = self._shared.most_batch

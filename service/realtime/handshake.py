@@ -38,10 +38,10 @@ class Arrival:
 
 
 async def greet(
-    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
+    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival, head: bytes = b""
 ) -> tuple[Connection, Iterator[str | Raw]]:
     """Returns the connection, welcomed, and what the client sent in the same frame after `hello`. `arriving` is
-    the socket's ear until then.
+    the socket's ear until then. `head` is what must be sent before the welcome, of an arrival with an identity.
 
     Raises CloseConnection, after telling the client why.
     """
@@ -54,6 +54,8 @@ async def greet(
             await arrival.seat.identify(identity)
         except ServiceError as error:
             raise _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
+    if head and node.admission.draining:
+        socket.write(head)
     _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody
     connection = _connection(node, socket, arrival, identity)
     left = node.sweep.seconds_left(connection)
@@ -66,6 +68,8 @@ async def greet(
             expires_in=None if left is None else max(0, int(left)),
         )
     )
+    if head:
+        connection.flush(head)
     node.metrics.connects.labels(credentials).inc()
     return connection, rest
 

@@ -32,11 +32,11 @@ _CODES = frozenset(str(code.code) for code in CloseCode)
 _log = structlog.get_logger("serving")
 
 
-async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival) -> None:
+async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival, head: bytes = b"") -> None:
     """Takes a socket in, whose ear is `arriving` so far; returns when it is served, or turned away. What it took is freed
-    when the socket is lost."""
+    when the socket is lost. `head`: what is still to be sent before anything else."""
     try:
-        connection, rest = await greet(node, socket, arriving, arrival)
+        connection, rest = await greet(node, socket, arriving, arrival, head)
     except CloseConnection as end:
         arrival.seat.release()
         _count_close(node, end.code.code)

@@ -67,8 +67,8 @@ class Front(asyncio.Protocol):
 
     @property
     def sockname(self) -> object:
-        """Where to."""
-        return None if self.transport is None else self.transport.get_extra_info("sockname")
+        """Where to; nobody here asks a request, and the kernel would have to be asked for it."""
+        return None
 
     # --- asyncio's side -----------------------------------------------------------------------------------------------
 

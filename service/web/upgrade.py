@@ -119,10 +119,15 @@ class Upgrades:
         websocket.ear = arriving = Arriving(websocket)
         transport.set_protocol(websocket)
         websocket.connection_made(transport)
-        websocket.write(admitted.head)
+        head = admitted.head
+        if (
+            admitted.arrival.identity is None or early
+        ):  # else it shares a write with the welcome: one that wakes a client is dear
+            websocket.write(head)
+            head = b""
         if early:
             websocket.data_received(early)
-        await serve(self._node, websocket, arriving, admitted.arrival)
+        await serve(self._node, websocket, arriving, admitted.arrival, head)
         return None
 
     async def _admit(self, request: web.BaseRequest) -> _Admitted:
