@@ -10,6 +10,7 @@ import socket
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,17 @@ from tests.benchmarks.peer import (
     to_all,
 )
 from tests.harness import token
-from tests.load.server import serving
-from tests.load.test_rooms import settings
+from tests.load.server import CONFIG, PLENTY, serving
 
 KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
 STAMP = re.compile(rb'"t":(1\d{15})')
+
+
+def _settings() -> dict[str, Any]:
+    limits = CONFIG["limits"]
+    assert isinstance(limits, dict)
+    rates = dict.fromkeys(("connection_rate", "user_rate", "tenant_rate"), PLENTY)
+    return {**CONFIG, "contract": str(Path(__file__).parent / "rooms.yaml"), "limits": {**limits, **rates}}
 
 
 @pytest.fixture(autouse=True)
@@ -814,7 +821,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_it_speaks_with_the_service(
     tmp_path: Path, tokens: Path, lines: list[tuple[str, object]], published: int, each: int
 ) -> None:
-    async with serving(tmp_path, settings({})) as server:
+    async with serving(tmp_path, _settings()) as server:
         job = job_file(
             tmp_path,
             server.port,
