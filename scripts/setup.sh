@@ -39,35 +39,68 @@ apt_install() {
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
-        if new_enough "$candidate"; then
-            command -v "$candidate"
-            return
-        fi
+# candidates: every Python of the machine that may be used, one a line, in the order in which PATH and usage name them.
+candidates() {
+    local name path
+    for name in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
+        type -aP "$name" | while read -r path; do
+            ! new_enough "$path" </dev/null || printf '%s\n' "$path"
+        done
     done
-    die "needs Python 3.11 or newer (tried: ${PYTHON:-python3 and python3.11 to python3.14}); install it or set PYTHON"
+}
+
+# pythons: the candidates in the order in which to try them. How they were built makes them differ by half in speed.
+pythons() {
+    local all
+    all=$(candidates)
+    [ -n "$all" ] ||
+        die "needs Python 3.11 or newer (tried: ${PYTHON:-python3 and python3.11 to python3.14}); install it or set PYTHON"
+    "$(head -n 1 <<<"$all")" scripts/choose_python.py <<<"$all" || printf '%s\n' "$all"
+}
+
+# can_pip PYTHON: whether its pip can install for another Python.
+can_pip() { "$1" -m pip --python "$1" --version >/dev/null 2>&1 </dev/null; }
+
+# venv_by PYTHON: makes the environment; fails where this Python cannot.
+venv_by() {
+    say "making $venv with $1"
+    rm -rf $venv
+    if "$1" -c 'import ensurepip' 2>/dev/null; then
+        "$1" -m venv $venv
+    elif can_pip "$1" && "$1" -m venv --without-pip $venv; then
+        say "this Python has no ensurepip (Debian: python3-venv); its own pip installs into $venv"
+    else
+        say "$1 has neither ensurepip nor pip >= 22.3"
+        return 1
+    fi
 }
 
 make_venv() {
     if [ -x $venv/bin/python ] && new_enough $venv/bin/python; then
         return
     fi
-    local python
-    python=$(find_python)
-    say "making $venv with $python"
-    rm -rf $venv
-    if "$python" -c 'import ensurepip' 2>/dev/null; then
-        "$python" -m venv $venv
-    elif "$python" -m pip --python "$python" --version >/dev/null 2>&1 && "$python" -m venv --without-pip $venv; then
-        say "this Python has no ensurepip (Debian: python3-venv); its own pip installs into $venv"
-    elif apt_install python3-venv && "$python" -m venv $venv; then
-        :
-    else
+    local all python
+    all=$(pythons)
+    while read -r python <&3; do
+        ! venv_by "$python" || return 0
+    done 3<<<"$all"
+    python=$(head -n 1 <<<"$all")
+    if ! apt_install python3-venv || ! "$python" -m venv $venv; then
         rm -rf $venv
         die "cannot make a virtual environment: install python3-venv (Debian: apt-get install python3-venv) or pip >= 22.3"
     fi
+}
+
+# outer_pip: a Python whose pip installs into an environment that has none; by choice the one that made it.
+outer_pip() {
+    local python
+    while read -r python; do
+        if can_pip "$python"; then
+            printf '%s\n' "$python"
+            return
+        fi
+    done <<<"$(sed -n 's/^executable = //p' $venv/pyvenv.cfg && candidates)"
+    die "no Python here has pip >= 22.3 to fill $venv with"
 }
 
 # pip ARGUMENT...: the environment's own, or the system's pointed at it.
@@ -75,7 +108,9 @@ pip() {
     if $venv/bin/python -c 'import pip' 2>/dev/null; then
         $venv/bin/python -m pip --disable-pip-version-check "$@"
     else
-        "$(find_python)" -m pip --disable-pip-version-check --python $venv/bin/python "$@"
+        local python
+        python=$(outer_pip)
+        "$python" -m pip --disable-pip-version-check --python $venv/bin/python "$@"
     fi
 }
 

@@ -1,0 +1,80 @@
+"""scripts/choose_python.py: which of a machine's Pythons the environment is made with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts/choose_python.py"
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Makes a program that answers as an interpreter of this speed would."""
+
+    def make(name: str, seconds: str, version: str = "3.11", real: str | None = None) -> Path:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\nprintf '%s\\n' '{real or path}' '{version}' '{seconds}'\n")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def order(*paths: Path | str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        input="\n".join(map(str, paths)), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return [Path(line).name for line in done.stdout.splitlines()]
+
+
+def test_a_much_faster_build_comes_first_and_the_others_keep_their_order(make: Make) -> None:
+    assert order(make("a", "0.0020"), make("b", "0.0019"), make("c", "0.0010")) == ["c", "a", "b"]
+
+
+def test_of_builds_that_are_alike_the_first_is_kept(make: Make) -> None:
+    assert order(make("a", "0.0012"), make("b", "0.0010"), make("c", "0.0011")) == ["a", "b", "c"]
+
+
+def test_the_version_that_comes_first_is_kept(make: Make) -> None:
+    slow, other, fast = make("a", "0.002"), make("b", "0.0001", "3.13"), make("c", "0.001")
+    assert order(slow, other) == ["a", "b"]
+    assert order(slow, other, fast) == ["c", "a", "b"]
+
+
+def test_one_program_under_several_names_is_one(make: Make) -> None:
+    assert order(make("a", "0.002"), make("b", "0.001", real="/b"), make("c", "0.001", real="/b")) == ["b", "a"]
+
+
+def test_what_does_not_answer_is_passed_over(make: Make, tmp_path: Path) -> None:
+    nonsense = make("nonsense", "fast")
+    assert order("/bin/false", tmp_path / "missing", nonsense, make("a", "0.002")) == ["a"]
+
+
+def test_every_round_counts(tmp_path: Path, make: Make) -> None:
+    """A moment in which the machine is busy with something else decides nothing."""
+    once = make("a", "0.001")
+    flag = tmp_path / "flag"
+    body = once.read_text().partition("\n")[2]
+    once.write_text(
+        f"#!/bin/sh\nif mkdir '{flag}' 2>/dev/null; then printf '%s\\n' '{once}' 3.11 0.009; exit; fi\n{body}"
+    )
+    assert order(once, make("b", "0.001")) == ["a", "b"]
+
+
+def test_a_real_interpreter_times_itself() -> None:
+    assert order(sys.executable) == [Path(sys.executable).name]
+    done = subprocess.run(
+        [sys.executable, "-I", str(SCRIPT), "--measure"], capture_output=True, text=True, timeout=60, check=True
+    )
+    real, version, seconds = done.stdout.splitlines()
+    assert (Path(real), version) == (Path(sys.executable).resolve(), "{}.{}".format(*sys.version_info[:2]))
+    assert float(seconds) > 0
