@@ -41,9 +41,10 @@ new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev
 
 # candidates: every Python of the machine that may be used, one a line, in the order in which PATH and usage name them.
 candidates() {
-    local name path
+    local name path which=-aP
+    [ -z "${PYTHON:-}" ] || which=-P
     for name in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
-        type -aP "$name" | while read -r path; do
+        type $which "$name" | while read -r path; do
             ! new_enough "$path" </dev/null || printf '%s\n' "$path"
         done
     done
