@@ -21,13 +21,17 @@ from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
 from service.settings import Settings
+from tests.clock import FakeClock
 
 SECRET = "a secret for tests, long enough for HS256"
 API_KEY = "an-api-key-for-tests-0123456789"
 OTHER_API_KEY = "another-api-key-for-tests-0123456"
 CONTRACT = Path(__file__).parent / "contract.yaml"
-DEADLINE = 5.0
-"""Seconds that any one thing in a test may take."""
+DEADLINE = 20.0
+"""Seconds that any one thing in a test may take: some hundred times what it takes when the machine is not busy."""
+
+BIT = 0.25
+"""Seconds by which `passes` moves time. Divides the intervals at which the service looks at its connections."""
 
 
 def token(user: str = "ann", *, grants: list[Any] | None = None, ttl: float = 3600, **claims: Any) -> str:
@@ -94,6 +98,12 @@ class Running:
         wanted = ",".join(f'{label}="{value}"' for label, value in labels.items())
         return (await self.metrics()).get(f"tidewire_{name}{{{wanted}}}" if wanted else f"tidewire_{name}", 0.0)
 
+    def hello_is_late(self) -> None:
+        """Ends the time of everybody who has connected and has yet to say hello, as if the deadline had come."""
+        now = asyncio.get_running_loop().time()
+        for patience in self.service.node._greeting:
+            patience.reschedule(now)
+
     async def at_rest(self) -> None:
         """Waits until nobody is connected; then everything that counts or keeps something for a connection is back at zero."""
         node = self.service.node
@@ -134,6 +144,14 @@ async def eventually(
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"it did not come within {within:g} s; last seen: {seen()}") from None
+
+
+async def passes(clock: FakeClock, seconds: float) -> None:
+    """Moves a service's time as it goes in life: bit by bit, with turns of the loop in between."""
+    for _ in range(round(seconds / BIT)):
+        clock.advance(BIT)
+        for _ in range(3):
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager

@@ -124,7 +124,7 @@ async def test_who_is_reading_a_large_reply_is_not_too_slow_for_the_next_event()
 async def test_hello_during_a_drain_is_told_to_come_back_elsewhere() -> None:
     """It was welcomed, told nothing, and kept the shutdown waiting for the whole of its deadline."""
     async with (
-        serving(deadlines={"shutdown": DEADLINE * 4}) as server,
+        serving(deadlines={"shutdown": DEADLINE * 2}) as server,
         server.client("ann"),
         server.client(hello=False) as late,
     ):

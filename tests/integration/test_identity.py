@@ -12,7 +12,7 @@ from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
 from tests.clock import FakeClock
 from tests.harness import API_KEY, Client, Running, serving, token
-from tests.integration.raw import ask, bearer, new_ticket, upgraded
+from tests.integration.raw import PING, PONG, ask, bearer, frame, new_ticket, upgraded
 
 BAD_TOKENS = {
     "nonsense": "nonsense",
@@ -278,10 +278,18 @@ class TestHello:
             assert await server.metric("limit_hits_total", limit="hello_deadline") == 1
 
     async def test_pings_do_not_put_the_deadline_off(self) -> None:
-        async with serving(deadlines={"hello": 0.3, "heartbeat": 0.1}) as server:
-            client = await Client.open(server, hello=False)  # aiohttp's client answers the pings while it reads
-            await client.expect("error", code="deadline")
-            assert await client.closed() == 4408
+        free = {"per_second": 1e6, "burst": 1_000_000}
+        async with serving(deadlines={"hello": 0.3}, limits={"connection_rate": free}) as server:
+            async with upgraded(server, None) as raw:
+                opcode, payload, pongs = PONG, b"", 0
+                while opcode == PONG:
+                    raw.write(frame(PING))
+                    opcode, payload = await raw.receive()
+                    pongs += opcode == PONG
+                assert json.loads(payload)["code"] == "deadline"
+                assert await raw.close_code() == 4408
+                assert pongs > 0
+            await server.at_rest()
 
     async def test_without_a_token_needs_the_setting(self, server: Running) -> None:
         client = await Client.open(server, hello=False)

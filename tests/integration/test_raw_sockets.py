@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Running, eventually, serving, token
+from tests.clock import FakeClock
+from tests.harness import Running, eventually, passes, serving, token
 from tests.integration.raw import (
     BINARY,
     CLOSE,
@@ -163,24 +164,36 @@ async def test_what_comes_behind_a_close_is_not_read(server: Running) -> None:
         await ben.silence()
 
 
-HEARTBEAT = 0.3
+HEARTBEAT = 4.0
+STEP = HEARTBEAT / 8
+"""Time moves from one look at all connections to the next, and only when a test says so."""
 
 
 async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None:
-    async with serving(deadlines={"heartbeat": HEARTBEAT}) as server, server.client("bystander") as bystander:
+    clock = FakeClock(time.time())
+    async with (
+        serving(clock=clock, deadlines={"heartbeat": HEARTBEAT}) as server,
+        server.client("bystander") as bystander,
+    ):
         fds = open_fds()
+
+        async def step() -> None:
+            clock.advance(STEP)
+            await bystander.silence()  # aiohttp's client answers a ping while it reads
+            await bystander.silence()  # what it has answered comes before this, and is read with it
+
         async with AsyncExitStack() as stack:
-            started = time.monotonic()
             crowd = [await stack.enter_async_context(upgraded(server)) for _ in range(5)]
+            for _ in range(7):
+                await step()
+            # The first ping comes after half the time at the earliest, so that those who came together are not asked together.
+            assert open_fds() == fds + 2 * len(crowd), "not before it could have answered"
+            for _ in range(7):
+                await step()
+            await eventually(lambda: open_fds() == fds + len(crowd), open_fds)
+            # Each of these clients still has its own end open: what is free is the service's.
             for raw in crowd:
                 assert await raw.receive() == (PING, b"")
-            async with asyncio.timeout(HEARTBEAT * 1.5 + 1):
-                while open_fds() != fds + len(crowd):
-                    await bystander.silence()  # aiohttp's client answers pings only while it reads
-                    await asyncio.sleep(0.02)
-            # The first ping comes after half the time at the earliest, so that those who came together are not asked together.
-            assert time.monotonic() - started >= HEARTBEAT - 0.05, "not before it could have answered"
-            # Each of these clients still has its own end open: what is free is the service's.
             await bystander.silence()
             assert await server.metric("limit_hits_total", limit="heartbeat") == len(crowd)
             assert await server.metric("closes_total", code="1006") == len(crowd)
@@ -189,18 +202,29 @@ async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None
 
 
 async def test_who_answers_pings_stays() -> None:
-    async with serving(deadlines={"heartbeat": HEARTBEAT}) as server, upgraded(server) as raw:
-        for _ in range(4):
-            assert await raw.receive() == (PING, b"")
-            raw.write(frame(PONG))
+    clock = FakeClock(time.time())
+    async with serving(clock=clock, deadlines={"heartbeat": HEARTBEAT}) as server, upgraded(server) as raw:
+        (connection,) = server.service.node.roster
+        pings = 0
+        for _ in range(4 * 8 + 4):
+            clock.advance(STEP)
+            if connection.is_asked and not connection.socket.heard:
+                assert await raw.receive() == (PING, b"")
+                raw.write(frame(PONG))
+                await eventually(lambda: connection.socket.heard)
+                pings += 1
+        assert pings >= 4
         raw.write(text(type="ping", id="k"))
         assert await raw.message() == {"type": "pong", "id": "k"}
 
 
 async def test_who_neither_reads_nor_answers_is_cut_too() -> None:
     """What it has not read hides the pings, and keeps a polite close from ever being done."""
+    clock = FakeClock(time.time())
     async with serving(
-        deadlines={"heartbeat": HEARTBEAT}, outbox={"stall": 30, "send_buffer": 4096, "bytes": 1 << 20}
+        clock=clock,
+        deadlines={"heartbeat": HEARTBEAT},
+        outbox={"stall": 30, "send_buffer": 4096, "bytes": 1 << 20},
     ) as server:
         event = {"type": "chat.message", "data": {"text": "x" * 50_000}}
         await server.publish("room:1", event)
@@ -213,16 +237,23 @@ async def test_who_neither_reads_nor_answers_is_cut_too() -> None:
             raw.writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio's transport of a socket has it
             for _ in range(10):
                 await server.publish("room:1", event)
-            await eventually(lambda: open_fds() <= fds + 1, open_fds, within=HEARTBEAT * 1.5 + 2)
+            await passes(clock, 7 * STEP)
+            assert open_fds() > fds + 1, "not before it could have answered"
+            await passes(clock, 7 * STEP)
+            await eventually(lambda: open_fds() <= fds + 1, open_fds)
             assert await server.metric("limit_hits_total", limit="heartbeat") == 1
             assert await server.metric("slow_consumers_total") == 0
         await server.at_rest()
 
 
 async def test_who_pings_and_does_not_read_the_pongs_is_cut() -> None:
-    free = {"per_second": 1e6, "burst": 1_000_000}
+    free = {"per_second": 1e6, "burst": 1_000_000_000}
+    clock = FakeClock(time.time())
     async with serving(
-        limits={"connection_rate": free}, outbox={"stall": 0.5, "send_buffer": 4096}, deadlines={"heartbeat": 60}
+        clock=clock,
+        limits={"connection_rate": free},
+        outbox={"stall": 5, "send_buffer": 4096},
+        deadlines={"heartbeat": 3600},
     ) as server:
         fds = open_fds()
         async with connected(server, receive_buffer=4096) as raw:
@@ -231,14 +262,13 @@ async def test_who_pings_and_does_not_read_the_pongs_is_cut() -> None:
             raw.writer.transport.pause_reading()  # type: ignore[attr-defined]  # as above
             flood = frame(PING, b"x" * 125) * 1000
 
-            async def ping() -> None:
-                while open_fds() > fds + 1:
-                    if not raw.writer.transport.is_closing() and raw.writer.transport.get_write_buffer_size() < len(
-                        flood
-                    ):
-                        raw.write(flood)
-                    await asyncio.sleep(0.01)
+            def is_cut() -> bool:
+                end = raw.writer.transport
+                if not end.is_closing() and end.get_write_buffer_size() < len(flood):
+                    raw.write(flood)
+                clock.advance(0.05)
+                return open_fds() <= fds + 1
 
-            await asyncio.wait_for(ping(), 10)
+            await eventually(is_cut, open_fds)
         await server.at_rest()
         assert await server.metric("limit_hits_total", limit="stall") == 1
