@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from msgspec import Raw
 
+from service.core.eager import in_a_task
 from service.core.identity import Identity, anonymous
 from service.core.limits import TokenBucket
 from service.core.session import Session
@@ -135,6 +136,7 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
 
 
 async def _first_frame(node: Node, socket: Socket, arriving: Arriving) -> str:
+    await in_a_task()  # for the timeout
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as patience:

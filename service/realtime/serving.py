@@ -10,14 +10,14 @@ from typing import Any
 import structlog
 from msgspec import Raw
 
+from service.core.eager import begin
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of
-from service.protocol.messages import Ping, Publish
+from service.protocol.messages import Publish
 from service.realtime.arriving import Arriving
 from service.realtime.commands import HANDLERS
 from service.realtime.connection import Connection
-from service.realtime.eager import begin, in_a_task
 from service.realtime.handshake import Arrival, error_message, greet, take_apart
 from service.realtime.node import Node
 from service.realtime.socket import Socket
@@ -25,8 +25,6 @@ from service.realtime.socket import Socket
 MOST_WAITING = 32
 """Messages that may wait behind a command that is being carried out; then nothing more is read from the peer."""
 
-_PROMPT = (Publish, Ping)
-"""Commands that may be begun outside of a task (see eager.py)."""
 _CODES = frozenset(str(code.code) for code in CloseCode)
 
 _log = structlog.get_logger("serving")
@@ -90,7 +88,7 @@ class Serving:
                 await node.subscriptions.subscribe(connection, channel, None, None)
             except ServiceError as error:
                 _refuse(node, connection, error, None)
-        await self._handle(rest, prompt=False)
+        await self._handle(rest)
 
     # --- what the socket tells ----------------------------------------------------------------------------------------
 
@@ -106,7 +104,7 @@ class Serving:
         if self._connection.closing is not None:
             return
         self._is_busy = True
-        rest = begin(self._work(self._handle_frame(message, prompt=True)))
+        rest = begin(self._work(self._handle_frame(message)))
         if rest is not None:
             self._node.supervisor.spawn("command", rest)
 
@@ -145,7 +143,7 @@ class Serving:
         try:
             await first
             while self._waiting and not self._is_over:
-                await self._handle_frame(self._waiting.popleft(), prompt=False)
+                await self._handle_frame(self._waiting.popleft())
                 if len(self._waiting) < MOST_WAITING // 2:
                     self._set_reading(reading=True)
         except Exception:
@@ -153,13 +151,12 @@ class Serving:
             self._connection.fail()
         self._waiting = None
         if self._is_lost:
-            await in_a_task()
             await self._end()
         else:
             self._is_busy = False
             self._set_reading(reading=True)
 
-    async def _handle_frame(self, frame: str | bytes, *, prompt: bool) -> None:
+    async def _handle_frame(self, frame: str | bytes) -> None:
         fault: ServiceError | None = None
         parts: Iterable[str | Raw] = ("",)
         try:
@@ -168,13 +165,13 @@ class Serving:
             parts = take_apart(self._node, frame)
         except ServiceError as error:
             fault = error
-        await self._handle(parts, fault, prompt=prompt)
+        await self._handle(parts, fault)
 
-    async def _handle(self, parts: Iterable[str | Raw], fault: ServiceError | None = None, *, prompt: bool) -> None:
+    async def _handle(self, parts: Iterable[str | Raw], fault: ServiceError | None = None) -> None:
         """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal.
 
         Every reply must find room before the next message is looked at: a small batch can ask for megabytes with each of its
-        messages. `prompt`: there is no task yet.
+        messages.
         """
         node, connection = self._node, self._connection
         for message in parts:
@@ -184,7 +181,7 @@ class Serving:
                 node.admission.check_rate(connection)
                 if fault is not None:
                     raise fault
-                prompt = await self._command(message, prompt=prompt)
+                await self._command(message)
             except ServiceError as error:
                 _refuse(node, connection, error, id_of(message))
             except CloseConnection as end:
@@ -197,8 +194,7 @@ class Serving:
             if not connection.has_room:
                 await connection.room_to_reply()
 
-    async def _command(self, message: str | Raw, *, prompt: bool) -> bool:
-        """Gives whether there is still no task."""
+    async def _command(self, message: str | Raw) -> None:
         node = self._node
         try:
             command = decode(message)
@@ -207,11 +203,7 @@ class Serving:
             raise
         kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
         _count_in(node, kind, message)
-        if prompt and not isinstance(command, _PROMPT):
-            await in_a_task()
-            prompt = False
         await HANDLERS[type(command)](node, self._connection, command)
-        return prompt
 
     async def _end(self) -> None:
         node, connection = self._node, self._connection

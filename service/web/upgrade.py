@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
+from service.core.eager import begin
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
@@ -84,7 +85,9 @@ class Upgrades:
 
     def begin(self, request: web.BaseRequest, fresh: Fresh) -> None:
         """Answers an upgrade that has come by itself, and takes its connection over."""
-        self._node.supervisor.spawn("arrival", self._arrive(request, fresh))
+        rest = begin(self._arrive(request, fresh))
+        if rest is not None:
+            self._node.supervisor.spawn("arrival", rest)
 
     async def _arrive(self, request: web.BaseRequest, fresh: Fresh) -> None:
         try:

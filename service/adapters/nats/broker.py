@@ -35,6 +35,7 @@ from service.adapters.nats.records import (
 )
 from service.adapters.nats.stream import Conflict, Kept, Stream, Write
 from service.adapters.nats.wire import Message, publish
+from service.adapters.tasks import need_task
 from service.core.backoff import Backoff
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
@@ -195,6 +196,7 @@ class NatsBroker:
 
         Raises ServiceError, also in place of TimeoutError.
         """
+        await need_task()
         with self._counted() as sink, self._bounded():
             async with asyncio.timeout(self._config.timeout):
                 yield sink

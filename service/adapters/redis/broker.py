@@ -22,6 +22,7 @@ from service.adapters.redis.link import pack
 from service.adapters.redis.publishing import Forms
 from service.adapters.redis.scripts import HISTORY, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
+from service.adapters.tasks import need_task
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
@@ -209,6 +210,7 @@ class RedisBroker:
         if not channel.tenant:
             return
         key = self._index.tagged("channels", channel.tenant)
+        await need_task()
         try:
             async with asyncio.timeout(ENTER_SECONDS):
                 await self.calls.plain(key, "ZADD", key, 0, channel.name)

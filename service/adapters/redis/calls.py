@@ -15,6 +15,7 @@ from service.adapters.redis.scripts import Script
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.topology import said
+from service.adapters.tasks import need_task
 from service.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 0.1
@@ -114,7 +115,7 @@ class Calls:
 
     async def _persist(self, trial: _Trial, shard: Shard, link: Link | None, error: Exception | None) -> Any:
         """Tries again after whatever may pass, until the deadline."""
-        await _next_turn()  # whoever begins a call outside of a task is in one from here on, and so may use timeouts
+        await need_task()
         try:
             async with asyncio.timeout_at(trial.deadline):
                 while True:
@@ -162,19 +163,6 @@ class Calls:
         if now - self._told.get(word, -REPEAT_SECONDS) >= REPEAT_SECONDS:
             self._told[word] = now
             _log.error("Redis refuses calls", reply=word, meaning=_EXPECTED.get(word, "unexpected"))
-
-
-async def _next_turn() -> None:
-    """As asyncio.sleep(0), but on a future: what passes on that a coroutine waits for has something to pass on."""
-    loop = asyncio.get_running_loop()
-    turn = loop.create_future()
-    loop.call_soon(_done, turn)
-    await turn
-
-
-def _done(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_result(None)
 
 
 async def _load(shard: Shard, link: Link, script: Script) -> None:

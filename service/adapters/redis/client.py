@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import Keys, RedisConfig
 from service.adapters.redis.scripts import Script
+from service.adapters.tasks import need_task
 from service.errors import ErrorCode, ServiceError
 
 CONNECTIONS = 16
@@ -118,6 +119,7 @@ class RedisClient:
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
+        await need_task()
         try:
             async with asyncio.timeout(self._timeout), self._places:
                 yield

@@ -12,6 +12,7 @@ from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.line import Line
 from service.adapters.redis.link import Link, LinkLost
 from service.adapters.redis.topology import Place, Servers
+from service.adapters.tasks import need_task
 
 CHUNK = 500
 """Names in one SUBSCRIBE; a Cluster takes one, as each may be in a slot of its own."""
@@ -103,6 +104,7 @@ class Subscriber:
             wish.waiting.append(confirmed)
             wish.callers += 1
             try:
+                await need_task()
                 async with asyncio.timeout_at(deadline):
                     await confirmed
             finally:

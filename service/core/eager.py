@@ -1,4 +1,4 @@
-"""Coroutines that are begun at once, and become a task only if they have to wait: most commands never do."""
+"""Coroutines that are begun at once, and become a task only if they have to wait: most arrivals and commands never do."""
 
 from __future__ import annotations
 

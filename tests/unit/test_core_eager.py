@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.realtime.eager import begin, in_a_task
+from service.core.eager import begin, in_a_task
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 
