@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -52,6 +52,13 @@ class ChannelSpec:
     """What is kept of durable events; None if there is no history."""
     state: Retention = DEFAULT_STATE
     """What is kept of latest events."""
+    has_state: bool = field(init=False)
+    """Whether there are any latest events."""
+
+    def __post_init__(self) -> None:
+        """Finds out what is asked for with every join."""
+        has_state = any(event.delivery is Delivery.LATEST for event in self.events.values())
+        object.__setattr__(self, "has_state", has_state)
 
     def retention(self, delivery: Delivery) -> Retention | None:
         """What is kept of events of this class."""

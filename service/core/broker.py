@@ -56,8 +56,7 @@ class Page:
     """Whether the stream holds further events in the direction asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A channel as it is at one moment."""
 
     top: Position
@@ -98,7 +97,14 @@ class EventSink(Protocol):
 
 
 class Broker(Protocol):
-    """See the module's docstring for the guarantee. Every method raises ServiceError(BROKER_UNAVAILABLE) if it can't."""
+    """See the module's docstring for the guarantee. Every method raises ServiceError(BROKER_UNAVAILABLE) if it can't.
+
+    The coroutines may be begun (`send(None)`) outside of any task, and finished inside one.
+    """
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether an event that is accepted has reached the sink by then: the sink knows all that the broker would say."""
 
     async def start(self, sink: EventSink) -> None:
         """Makes the broker usable and names the sink. Called once, first."""
@@ -115,8 +121,7 @@ class Broker(Protocol):
 
         The newest publication's retention holds for the whole stream (DURABLE) or state (LATEST).
 
-        The coroutine may be begun (`send(None)`) outside of any task, and finished inside one. Cancelled or closed at any
-        time, it leaves nothing behind but perhaps the event.
+        Cancelled or closed at any time, it leaves nothing behind but perhaps the event.
         """
 
     async def subscribe(self, channel: ChannelKey) -> None:

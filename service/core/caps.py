@@ -42,7 +42,14 @@ class Step(NamedTuple):
 
 
 class CapStore(Protocol):
-    """Adds up the claims of all nodes. It belongs to one node, and knows it from the others."""
+    """Adds up the claims of all nodes. It belongs to one node, and knows it from the others.
+
+    Its coroutines may be begun outside of any task, as the Broker's.
+    """
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there can be other nodes; else what a node counts itself is all there is to add up."""
 
     async def claim(self, claims: Sequence[Claim]) -> Sequence[int]:
         """Enters each claim in the place of this node's last one for the holder, for `LEASE` seconds, unless all nodes would

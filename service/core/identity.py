@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 from service.core.channel import grant_regex
 
@@ -35,8 +37,7 @@ class Grant:
         return right in self.rights and grant_regex(self.pattern).fullmatch(channel) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True, gc=False):
     """An authenticated party; made only by an Authenticator, by `anonymous` or by `backend`."""
 
     tenant: str
@@ -51,8 +52,12 @@ class Identity:
     """Holds an API key: may publish every declared event of its tenant."""
     issued_at: float | None = None
     """Seconds since the Unix epoch; None if the credentials do not say."""
-    token_id: str | None = field(default=None, repr=False)
+    token_id: str | None = None
     """By which this one token can be revoked."""
+
+    def __repr__(self) -> str:
+        """Without what only the token's owner has to know."""
+        return f"Identity(tenant={self.tenant!r}, user={self.user!r})"
 
     @property
     def is_anonymous(self) -> bool:
@@ -130,10 +135,13 @@ def _grant(entry: Any, index: int) -> Grant:
     return Grant(entry["channel"], rights)
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True, gc=False):
     """What an upgrade or request carried, before anyone has checked it."""
 
-    token: str | None = field(default=None, repr=False)
-    ticket: str | None = field(default=None, repr=False)
+    token: str | None = None
+    ticket: str | None = None
     from_cookie: bool = False
+
+    def __repr__(self) -> str:
+        """Without the secrets."""
+        return f"Credentials(from_cookie={self.from_cookie})"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from service.core.event import Event
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True, gc=False):
     """A place in a stream: the epoch, the offset, and the id of the event at that offset (None at offset 0).
 
     All three are needed: after a failover to a lagging replica and as many new publishes, epoch and offset match again

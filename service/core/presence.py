@@ -64,6 +64,7 @@ class PresenceStore(Protocol):
     - An entry that its node does not renew expires, and goes with the next `sweep` by anybody.
 
     Every method raises ServiceError(BROKER_UNAVAILABLE) if the store can't; then it may have happened, and may be repeated.
+    Its coroutines may be begun outside of any task, as the Broker's.
     """
 
     async def join(self, entrance: Entrance) -> Change:

@@ -138,12 +138,13 @@ class RevocationTable:
 
     def get(self, subject: Subject) -> Revocation | None:
         """What is known of a subject."""
-        held = self._tenants.get(subject.tenant, {}).get(subject)
+        of_tenant = self._tenants.get(subject.tenant)
+        held = None if of_tenant is None else of_tenant.get(subject)
         return None if held is None else held.revocation
 
     def find(self, identity: Identity) -> Revocation | None:
         """Why the token behind an identity is good no more; None if it is, or if there is none behind it."""
-        if not identity.user:
+        if not identity.user or identity.tenant not in self._tenants:
             return None
         of_user = self.get(Subject(Target.USER, identity.tenant, identity.user))
         if of_user is not None and of_user.concerns(identity.issued_at):

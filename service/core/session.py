@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct, field
 
 from service.core.channel import ChannelKey
 from service.core.identity import Identity
@@ -22,8 +23,7 @@ class Phase(Enum):
     """`subscribed` has been sent; events follow."""
 
 
-@dataclass(slots=True, eq=False)
-class Subscription:
+class Subscription(Struct, eq=False):
     """One channel of one session."""
 
     channel: ChannelKey
@@ -38,8 +38,7 @@ class Subscription:
     phase: Phase = Phase.HELD
 
 
-@dataclass(slots=True, eq=False)
-class Session:
+class Session(Struct, eq=False):
     """Belongs to one connection, and changes only by that connection's commands and the backend's."""
 
     identity: Identity

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class TicketStore(Protocol):
-    """A ticket is redeemed at most once, on any node."""
+    """A ticket is redeemed at most once, on any node. Its coroutines may be begun outside of any task, as the Broker's."""
 
     async def issue(self, token: str, ttl: float) -> str:
         """Keeps a (verified) token for `ttl` seconds and returns its ticket: 256 random bits, URL-safe."""

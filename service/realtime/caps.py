@@ -88,6 +88,8 @@ class Caps:
     async def confirm(self, identity: Identity) -> None:
         """Counts a connection that was taken on all nodes. Raises ServiceError(TOO_MANY_CONNECTIONS); it must be given back
         then as ever."""
+        if not self._store.is_shared:
+            return
         if self._away:
             self._metrics.caps_unshared.inc()
             return

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from service.core.eager import in_a_task
 from service.core.identity import Identity, anonymous
@@ -25,8 +24,7 @@ from service.realtime.publisher import new_id
 from service.realtime.socket import Socket
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Struct, frozen=True):
     """What the upgrade has found out. It has passed every check that needs no WebSocket."""
 
     seat: Seat

@@ -299,6 +299,20 @@ class Room:
                 for member in (*self.live, *self.catching_up):
                     await member.drained()
 
+    def standing(self) -> Snapshot | None:
+        """The channel as this node knows it, without asking the broker: where the next event follows on. None if it does not
+        know, or if there is more to tell of the channel than its position."""
+        sequence = self.sequence
+        if sequence is None or self.waiting is not None or self.spec.has_state or not self.is_listening:
+            return None
+        return Snapshot(sequence.position, (), (), None, sequence.mark.rev)
+
+    def admit(self, connection: Connection, subscription: Subscription) -> None:
+        """From here on the connection gets what comes after `standing`."""
+        self.cut()
+        subscription.phase = Phase.LIVE
+        self.live[connection] = subscription
+
     def begin(self, connection: Connection, subscription: Subscription) -> None:
         """Opens the buffer in which live events wait behind the snapshot."""
         if not self.is_listening:  # nobody has minded the order so far

@@ -6,10 +6,10 @@ Lock order: a room's lock is the only lock, taken by `join` and `leave`; nothing
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
+from msgspec import Struct
 
 from service.contract.model import ChannelSpec
 from service.core.broker import Broker, EventSink, Snapshot
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("relay")
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True):
     """A subscription that is live: what to tell the client first, then what to send after it."""
 
     snapshot: Snapshot
@@ -155,7 +154,8 @@ class Relay:
     async def hold(self, subscription: Subscription) -> None:
         """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
         if subscription.since is None:
-            snapshot = await self._broker.snapshot(subscription.channel, None, 0, 0)
+            room = self._hub.get(subscription.channel)
+            snapshot = self._standing(room) or await self._broker.snapshot(subscription.channel, None, 0, 0)
             subscription.since = snapshot.top
 
     async def go_live(
@@ -165,6 +165,11 @@ class Relay:
         room = self._hub.get(subscription.channel)
         if room is None or connection not in room.occupants:
             return None
+        if view is None and not subscription.resuming:
+            standing = self._standing(room)
+            if standing is not None and subscription.since in (None, standing.top):
+                room.admit(connection, subscription)
+                return Joined(standing, None, None, [])
         room.begin(connection, subscription)
         try:
             presence = await view() if view is not None else None
@@ -184,6 +189,10 @@ class Relay:
             raise
         recovered = snapshot.recovered if room.spec.history is not None else None
         return Joined(snapshot, presence, recovered, room.go_live(connection, subscription, snapshot))
+
+    def _standing(self, room: Room | None) -> Snapshot | None:
+        """For those who only need to know where they come in: whoever asks to resume is told what the stream says."""
+        return room.standing() if room is not None and self._broker.is_prompt else None
 
     def _settle(self, room: Room, snapshot: Snapshot) -> None:
         """The first snapshot of a room says where its order begins; one that is ahead of it may mean that it has a gap."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from aiohttp import HttpVersion11, hdrs, web
+from msgspec import Struct
 
 from service.core.eager import begin
 from service.core.identity import Identity, Right
@@ -47,14 +47,12 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     identity: Identity | None
     credentials: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Admitted:
+class _Admitted(Struct, frozen=True):
     arrival: Arrival
     head: bytes
     """The response."""

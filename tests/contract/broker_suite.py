@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from itertools import count
-from typing import Any
 
 import pytest
 
@@ -22,6 +21,7 @@ from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.clock import FakeClock
+from tests.contract.begun import Begun, finish
 
 ROOM = ChannelKey("acme", "room:1")
 OTHER_ROOM = ChannelKey("acme", "room:2")
@@ -112,55 +112,6 @@ class Publisher:
         )
 
 
-class Begun:
-    """A coroutine whose first step is made outside of any task, for a task to go on with: what it waits for is passed on."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Receipt]) -> None:
-        self._coroutine = coroutine
-        self._began: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_soon(self._begin)
-
-    def _begin(self) -> None:
-        assert asyncio.current_task() is None
-        self._step = partial(self._coroutine.send, None)
-        try:
-            self._waits_for = self._step()
-        except BaseException as ended:  # what the caller is to get
-            self._step = partial(_again, ended)
-            self._waits_for = None
-        self._began.set_result(None)
-
-    async def begun(self) -> None:
-        """Returns when the first step is made."""
-        await self._began
-
-    def close(self) -> None:
-        """Lets it go."""
-        self._coroutine.close()
-
-    def __await__(self) -> Generator[Any, None, Receipt]:
-        yield from self._began
-        while True:
-            try:
-                yield self._waits_for
-            except BaseException as error:  # the task is cancelled
-                self._step = partial(self._coroutine.throw, error)
-            try:
-                self._waits_for = self._step()
-            except StopIteration as end:
-                receipt: Receipt = end.value
-                return receipt
-            self._step = partial(self._coroutine.send, None)
-
-
-async def _finish(call: Begun) -> Receipt:
-    return await call
-
-
-def _again(ended: BaseException) -> Any:
-    raise ended
-
-
 def ids(events: object) -> list[str]:
     assert isinstance(events, list | tuple)
     return [event.id for event in events]
@@ -247,6 +198,31 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert sorted(sink.ids()) == ["m-1", "m-2", "m-3"]
 
+    async def test_everything_else_can_be_begun_outside_of_a_task(self, broker: Broker, publish: Publisher) -> None:
+        async with asyncio.timeout(10):
+            await Begun(broker.subscribe(ROOM))
+            first = await publish.durable()
+            await publish.durable()
+            since = Position(first.epoch, 1, first.id)
+            assert ids((await Begun(broker.snapshot(ROOM, since, 10, 1000))).missed) == ["m-2"]
+            assert ids((await Begun(broker.history(ROOM, None, None, 1))).events) == ["m-2"]
+            [mark] = await Begun(broker.marks([ROOM]))
+            assert mark is not None
+            assert mark.offset == 2
+            assert [info.name for info in await Begun(broker.channels(ROOM.tenant, "", 10))] == [ROOM.name]
+            await Begun(broker.check())
+            await Begun(broker.unsubscribe(ROOM))
+
+    async def test_who_is_prompt_has_delivered_what_it_has_accepted(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
+        await broker.subscribe(ROOM)
+        for make in (publish.durable, partial(publish.latest, "k"), publish.ephemeral):
+            receipt = await make()
+            if not broker.is_prompt:
+                await self.settled(broker)
+            assert receipt.id in sink.ids()
+
     async def test_a_publish_that_was_begun_outside_of_a_task_can_be_let_go(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
@@ -257,7 +233,7 @@ class BrokerSuite(ABC):
             await call.begun()
         for call in dropped:
             call.close()
-        tasks = [asyncio.create_task(_finish(call)) for call in cancelled]
+        tasks = [asyncio.create_task(finish(call)) for call in cancelled]
         await asyncio.sleep(0)
         for task in tasks:
             task.cancel()

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.core.caps import LEASE, CapStore, Claim, Holder, Step
+from tests.contract.begun import Begun
 
 ACME, ANN = Holder("acme"), Holder("acme", "ann")
 CAP = 5
@@ -56,6 +57,11 @@ class CapsSuite(Staged):
         assert list(await store.claim([Claim(ACME, 1, CAP), Claim(ANN, 1, CAP)])) == [1, 1]
         assert list(await store.claim([Claim(ACME, 2, CAP), Claim(Holder("acme", "ben"), 1, CAP)])) == [2, 1]
         assert list(await store.claim([Claim(Holder("other"), 1), Claim(Holder("other", "ann"), 1)])) == [1, 1]
+
+    async def test_calls_can_be_begun_outside_of_a_task(self, nodes: Nodes) -> None:
+        async with asyncio.timeout(10):
+            assert list(await Begun(nodes.one.claim([Claim(ACME, 1, CAP)]))) == [1]
+            assert [list(oldest) for oldest in await Begun(nodes.one.line_up([Step(ANN, 1, came=["c-1"])]))] == [[]]
 
     async def test_a_claim_takes_the_place_of_the_one_before(self, nodes: Nodes) -> None:
         for held in (1, 2, 2, 1, 0, 4):

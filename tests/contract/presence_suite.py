@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication
 from service.core.presence import Change, Entrance, Entry, Member, PresenceStore
+from tests.contract.begun import Begun
 
 ROOM = ChannelKey("acme", "room:1")
 OTHER_ROOM = ChannelKey("acme", "room:2")
@@ -128,6 +129,13 @@ class PresenceSuite(Staged):
         assert await node.leave(ROOM, "ann", "c-1") == (False, 1, False)
         assert await node.leave(ROOM, "ann", "c-2") == (True, 0, True)
         assert await node.join(ROOM, "ann", "c-3") == (True, 1, True)
+
+    async def test_calls_can_be_begun_outside_of_a_task(self, node: Node) -> None:
+        async with asyncio.timeout(10):
+            assert await Begun(node.join(ROOM, "ann", "c-1")) == (True, 1, True)
+            assert await Begun(node.store.members(ROOM, 10)) == (1, [Member("ann", 1)])
+            assert await Begun(node.store.count(ROOM)) == 1
+            assert await Begun(node.leave(ROOM, "ann", "c-1")) == (True, 0, True)
 
     async def test_a_change_is_told_to_the_channel_and_nothing_else_is(self, stage: Stage) -> None:
         node = stage.one

@@ -19,7 +19,8 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, Begun, RecordingSink
+from tests.contract.begun import Begun
+from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, RecordingSink
 from tests.contract.test_redis_broker import new_prefix, only, redis_broker, settled
 from tests.stores import FLAVOURS, Certificates, Flavour, RedisServer, shared_redis
 from tests.stores.process import free_port, until

@@ -11,6 +11,7 @@ import pytest
 
 from service.core.tickets import TicketStore
 from tests.clock import FakeClock
+from tests.contract.begun import Begun
 
 TTL = 30.0
 
@@ -34,6 +35,12 @@ class TicketsSuite(ABC):
         tickets = {token: await store.issue(token, TTL) for token in ("token a", "token b")}
         for token, ticket in tickets.items():
             assert await store.redeem(ticket) == token
+
+    async def test_calls_can_be_begun_outside_of_a_task(self, store: TicketStore) -> None:
+        async with asyncio.timeout(10):
+            ticket = await Begun(store.issue("token", TTL))
+            assert await Begun(store.peek(ticket)) == "token"
+            assert await Begun(store.redeem(ticket)) == "token"
 
     async def test_a_ticket_is_256_random_bits_and_fit_for_an_address(self, store: TicketStore) -> None:
         tickets = [await store.issue("token", TTL) for _ in range(50)]

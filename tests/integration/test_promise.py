@@ -50,6 +50,8 @@ class Hesitant:
     anything else may happen. What it delivers may be late, or be lost until it says that it was interrupted.
     """
 
+    is_prompt = False
+
     def __init__(self) -> None:
         self.before = 0
         self.after = 0

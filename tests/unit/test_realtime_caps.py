@@ -24,6 +24,8 @@ OF_ACME, OF_ANN, OF_BEN = Holder("acme"), Holder("acme", "ann"), Holder("acme", 
 class Store:
     """What other nodes hold stands here; what this one claimed last too."""
 
+    is_shared = True
+
     def __init__(self) -> None:
         self.elsewhere: dict[Holder, int] = {}
         self.claimed: dict[Holder, int] = {}

@@ -24,6 +24,8 @@ OF_ANN = Holder("acme", "ann")
 class Store:
     """Notes what it is told, and finds too many when a test says so."""
 
+    is_shared = True
+
     def __init__(self) -> None:
         self.said: list[tuple[list[str], list[str], list[str]]] = []
         self.oldest: list[str] = []

@@ -48,6 +48,8 @@ class MemoryBroker:
     BROKER_UNAVAILABLE; that is no reason to fail `check`, as everything that needs no more room still works.
     """
 
+    is_prompt = True
+
     def __init__(
         self,
         clock: Clock,

@@ -11,6 +11,7 @@ class MemoryCaps:
     """Keeps nothing: there is no other node, so what this one claims is all there is, and it knows its own connections."""
 
     __slots__ = ()
+    is_shared = False
 
     async def claim(self, claims: Sequence[Claim]) -> Sequence[int]:
         """As the port says."""

@@ -103,6 +103,8 @@ class NatsBroker:
     """Keeps the port's guarantee as docs/guarantees.md says for NATS. Nothing here outlives `broker.timeout`; when more than
     `broker.queue` calls wait, or while there is no connection, calls fail at once."""
 
+    is_prompt = False
+
     def __init__(self, config: NatsConfig, clock: Clock, metrics: Metrics) -> None:
         self._config = config
         self._clock = clock

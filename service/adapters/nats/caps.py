@@ -32,6 +32,8 @@ Line = dict[str, int]
 class NatsCaps:
     """Two documents a holder. Time is the nodes' own."""
 
+    is_shared = True
+
     def __init__(self, documents: Documents, clock: Clock) -> None:
         self._documents = documents
         self._clock = clock

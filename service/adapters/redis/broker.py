@@ -48,6 +48,8 @@ class RedisBroker:
     have none, so they are not.
     """
 
+    is_prompt = False
+
     def __init__(self, config: RedisConfig, metrics: Metrics) -> None:
         self._metrics = metrics
         self.names = namer(config.prefix, config.address.database)

@@ -17,6 +17,8 @@ _LINE = scripts.load("caps_line")
 class RedisCaps:
     """One hash a holder, node → what it holds, and one sorted set of a user's connections. Time is that of Redis."""
 
+    is_shared = True
+
     def __init__(self, client: RedisClient, lease: float = LEASE) -> None:
         self._client = client
         self._lease = int(lease * 1000)
