@@ -14,7 +14,7 @@ from service.core.limits import OutboxLimits, TokenBucket
 from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
-from service.protocol.messages import ServerMessage
+from service.protocol.messages import ServerMessage, Welcome
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, Press, join
 from service.realtime.outbox import Budget, Outbox
 from service.realtime.socket import Socket
@@ -158,15 +158,25 @@ class Connection:
             self._pump()
         return True
 
+    def greet(self, welcome: Welcome, head: bytes) -> None:
+        """Sends the first message of all, in one write with the response `head`, if that is still to be sent."""
+        if head:
+            self.write(head + framing.frame(framing.TEXT, self._encode(welcome)))
+        else:
+            self.reply(welcome)
+
+    def _encode(self, message: ServerMessage) -> bytes:
+        payload = messages.encode(message)
+        sent, size = self._shared.metrics.out(str(message.__struct_config__.tag))
+        sent.inc()
+        size.inc(len(payload))
+        return payload
+
     def reply(self, message: ServerMessage) -> None:
         """Sends a system message; it is never dropped."""
         if self.closing is not None or self._is_over:
             return
-        payload = messages.encode(message)
-        kind = str(message.__struct_config__.tag)
-        sent, size = self._shared.metrics.out(kind)
-        sent.inc()
-        size.inc(len(payload))
+        payload = self._encode(message)
         if self._outbox is None and len(payload) <= SMALL_REPLY:
             if self._replies is None:
                 self._replies = [payload]
@@ -176,15 +186,15 @@ class Connection:
             if len(self._replies) < MOST_REPLIES:
                 self._replies.append(payload)
                 return
-        self._queue().put(_reply(payload, kind))
+        self._queue().put(_reply(payload, str(message.__struct_config__.tag)))
         self._pump()
 
-    def flush(self, head: bytes = b"") -> None:
-        """Writes the replies of this turn, if they have not gone out with an event; behind `head`."""
+    def flush(self) -> None:
+        """Writes the replies of this turn, if they have not gone out with an event."""
         replies, self._replies = self._replies, None
         if replies is not None and self.closing is None and not self._is_over:
             self._clear()
-            self.write(head + self._wire(replies))
+            self.write(self._wire(replies))
 
     def _wire(self, replies: list[bytes]) -> bytes:
         most = self._shared.most_batch
@@ -246,7 +256,7 @@ class Connection:
     async def room_to_reply(self) -> None:
         """Waits while the peer has not read its replies: whoever does not read is not served further. Never waits for a
         peer that is gone."""
-        while self._outbox is not None and self._outbox.is_full and self.closing is None and not self._is_over:
+        while not self.has_room and self.closing is None and not self._is_over:
             await self._wait()
 
     async def _wait(self) -> None:
@@ -288,7 +298,7 @@ class Connection:
         if self._parting is not None:
             self._parting.cancel()
             self._parting = None
-        self._drop()  # RFC 6455 §5.5.1: nothing comes behind the goodbye, also when the peer begins to read again
+        self._drop()
         if self.closing is not None:
             self.socket.close(self.closing[0].code, self.closing[1])
 

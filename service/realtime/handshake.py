@@ -15,7 +15,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of, split
-from service.protocol.messages import Hello, Limits, Welcome
+from service.protocol.messages import Hello, Welcome
 from service.realtime.admission import Seat
 from service.realtime.arriving import Arriving
 from service.realtime.connection import Connection
@@ -58,17 +58,14 @@ async def greet(
     _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody
     connection = _connection(node, socket, arrival, identity)
     left = node.sweep.seconds_left(connection)
-    connection.reply(
-        Welcome(
-            connection=connection.id,
-            user=identity.user,
-            heartbeat=node.bounds.deadlines.heartbeat,
-            limits=_limits(node),
-            expires_in=None if left is None else max(0, int(left)),
-        )
+    welcome = Welcome(
+        connection=connection.id,
+        user=identity.user,
+        heartbeat=node.bounds.deadlines.heartbeat,
+        limits=node.told_limits,
+        expires_in=None if left is None else max(0, int(left)),
     )
-    if head:
-        connection.flush(head)
+    connection.greet(welcome, head)
     node.metrics.connects.labels(credentials).inc()
     return connection, rest
 
@@ -78,17 +75,6 @@ def _connection(node: Node, socket: Socket, arrival: Arrival, identity: Identity
     session = Session(identity, limits.subscriptions)
     bucket = TokenBucket(limits.connection_rate, node.clock.monotonic())
     return Connection(new_id(), socket, session, arrival.seat, bucket, node.surroundings)
-
-
-def _limits(node: Node) -> Limits:
-    limits = node.bounds.limits
-    return Limits(
-        message=limits.message_bytes,
-        batch=limits.batch,
-        subscriptions=limits.subscriptions,
-        rate=limits.connection_rate.per_second,
-        burst=limits.connection_rate.burst,
-    )
 
 
 def _check_open(node: Node, socket: Socket) -> None:

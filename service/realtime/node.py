@@ -21,6 +21,7 @@ from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Re
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
+from service.protocol import messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import Reconnect, Unsubscribed
 from service.realtime.admission import Admission
@@ -95,6 +96,8 @@ class Node:
         self.gate = gate
         self.bounds = bounds
         self.metrics = metrics
+        self.told_limits = _told(bounds.limits)
+        """What every client is told in `welcome`."""
         self.broker = ports.broker
         self.tickets = ports.tickets
         self.clock = ports.clock
@@ -294,3 +297,13 @@ class Node:
 
     def _channels_with_presence(self) -> Iterator[ChannelKey]:
         return (room.key for room in self.hub.rooms() if room.carried and room.spec.presence)
+
+
+def _told(limits: Limits) -> messages.Limits:
+    return messages.Limits(
+        message=limits.message_bytes,
+        batch=limits.batch,
+        subscriptions=limits.subscriptions,
+        rate=limits.connection_rate.per_second,
+        burst=limits.connection_rate.burst,
+    )

@@ -134,6 +134,10 @@ class Relay:
         """Adds the connection to the channel's room; the first one makes the broker deliver. Rolled back on failure."""
         while True:
             room = self._hub.open(subscription.channel, spec)
+            if room.carried and not room.lock.locked():  # nobody is coming first or leaving last
+                room.occupants[connection] = subscription
+                self._metrics.subscriptions.inc()
+                return
             async with room.lock:
                 if room.dropped:
                     continue

@@ -15,7 +15,7 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessa
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
-from service.web.upgrade import Upgrades
+from service.web.upgrade import Upgrades, is_upgrade
 
 MOST_HEAD = 16_384
 """Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
@@ -143,8 +143,7 @@ class Front(asyncio.Protocol):
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        early, self._data = self._data, b""
-        self._hand_over(early)
+        self._hand_over(self._data)
 
 
 def _end_of_head(data: bytes) -> int:
@@ -170,4 +169,4 @@ def _upgrade(front: Front, loop: asyncio.AbstractEventLoop, head: bytes) -> RawR
     if len(messages) != 1 or not upgraded:
         return None
     message: RawRequestMessage = messages[0][0]
-    return message if message.headers.get(hdrs.UPGRADE, "").lower() == "websocket" else None
+    return message if is_upgrade(message.headers) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -121,9 +121,8 @@ class Upgrades:
         transport.set_protocol(websocket)
         websocket.connection_made(transport)
         head = admitted.head
-        if (
-            admitted.arrival.identity is None or early
-        ):  # else it shares a write with the welcome: one that wakes a client is dear
+        # Else the head shares a write with the welcome: one that wakes a client is dear.
+        if admitted.arrival.identity is None or early:
             websocket.write(head)
             head = b""
         if early:
@@ -138,7 +137,7 @@ class Upgrades:
         # It is counted before anything is awaited, so that no crowd slips through.
         try:
             arrival = await _check(request, node, edge, seat)
-            if not _is_upgrade(request):
+            if not is_upgrade(request.headers):
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
             key = _check_handshake(request)
             agreement = self._agree(request)
@@ -169,7 +168,7 @@ UPGRADES = web.AppKey("upgrades", Upgrades)
 
 
 async def _ws(request: web.Request) -> web.StreamResponse:
-    """An upgrade that is not the first request of its connection (proxies keep theirs), or comes in pieces; and the plain
+    """An upgrade that is not the first request of its connection (proxies keep theirs), or has a very large head; and the plain
     GET that tells a client why an upgrade fails."""
 
     def take() -> tuple[asyncio.Transport | None, bytes]:
@@ -251,15 +250,16 @@ async def _check(request: web.BaseRequest, node: Node, edge: Edge, seat: Seat) -
     return Arrival(seat, found.identity, found.credentials, channels)
 
 
-def _is_upgrade(request: web.BaseRequest) -> bool:
-    return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+def is_upgrade(headers: Mapping[str, str]) -> bool:
+    """Whether a request with these fields is one to become a WebSocket."""
+    return headers.get(hdrs.UPGRADE, "").lower() == "websocket"
 
 
 def _check_version(request: web.BaseRequest) -> None:
     offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
-    if offered is None and not _is_upgrade(request):
+    if offered is None and not is_upgrade(request.headers):
         return  # a browser cannot send it on a plain request
-    if SUBPROTOCOL not in [part.strip() for part in (offered or "").split(",")]:
+    if offered != SUBPROTOCOL and SUBPROTOCOL not in [part.strip() for part in (offered or "").split(",")]:
         raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
 
 
