@@ -7,6 +7,7 @@ aiohttp's routing. Any other finds the same checks behind aiohttp's route (upgra
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -21,11 +22,14 @@ MOST_HEAD = 16_384
 """Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
 MOST_EARLY = 65_536
 """Bytes that may come before the upgrade has been answered, though RFC 6455 §4.1 has clients wait."""
+MOST_IN_TURN = 32
+"""Upgrades that are looked at in one turn of the loop. A turn reads from a thousand connections; when so many come at once,
+those that are served already would wait for all of them."""
 _START = b"GET /ws"
 
 
 class Door:
-    """What all fronts share, and which of them wait for a request."""
+    """What all fronts share, which of them wait for a request, and whose turn it is."""
 
     def __init__(self, upgrades: Upgrades, server: Callable[[], asyncio.Protocol], clock: Clock) -> None:
         self.upgrades = upgrades
@@ -34,6 +38,9 @@ class Door:
         self.loop = asyncio.get_running_loop()
         self.waiting: dict[Front, float] = {}
         """Connections that have not sent a whole request yet, and since when."""
+        self._queue: deque[Front] = deque()
+        self._looked_at = 0
+        """Upgrades of this turn."""
 
     def __call__(self) -> Front:
         """The protocol of a connection."""
@@ -41,14 +48,32 @@ class Door:
 
     def close(self) -> None:
         """Cuts those that still wait: nobody is left to serve them."""
-        for front in list(self.waiting):
+        for front in (*self.waiting, *self._queue):
             front.abort()
+        self._queue.clear()
+
+    def take(self, front: Front) -> None:
+        """Has an upgrade looked at, now or in one of the next turns."""
+        if not self._looked_at:
+            self.loop.call_soon(self._next_turn)
+        if self._looked_at < MOST_IN_TURN:
+            self._looked_at += 1
+            front.look()
+        else:
+            self._queue.append(front)
+
+    def _next_turn(self) -> None:
+        self._looked_at = min(len(self._queue), MOST_IN_TURN)
+        if self._looked_at:
+            self.loop.call_soon(self._next_turn)
+            for _ in range(self._looked_at):
+                self._queue.popleft().look()
 
 
 class Front(asyncio.Protocol):
     """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
 
-    __slots__ = ("_data", "_door", "_is_checked", "transport")
+    __slots__ = ("_data", "_door", "_is_whole", "transport")
 
     ssl_context = None
     """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
@@ -57,8 +82,9 @@ class Front(asyncio.Protocol):
         self._door = door
         self.transport: asyncio.Transport | None = None
         self._data = b""
-        """The part of a request that has come; then what comes while it is being checked."""
-        self._is_checked = False
+        """What has come: part of a request, then what is behind it while it waits and is checked."""
+        self._is_whole = False
+        """Whether there is an upgrade."""
 
     @property
     def peername(self) -> object:
@@ -84,7 +110,7 @@ class Front(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._is_checked:
+        if self._is_whole:
             self._data += data
             if len(self._data) > MOST_EARLY and self.transport is not None:
                 self.transport.abort()
@@ -94,11 +120,23 @@ class Front(asyncio.Protocol):
         if end < 0:
             return
         self._door.waiting.pop(self, None)
-        message = _upgrade(self, self._door.loop, data[:end]) if end else None
-        if message is None:
-            self._hand_over(data)
+        if end:
+            self._is_whole = True
+            self._door.take(self)
+        else:
+            self._hand_over()
+
+    def look(self) -> None:
+        """Begins an upgrade. To be called once, when the whole request is there."""
+        if self.transport is None:
             return
-        self._is_checked, self._data = True, data[end:]
+        data = self._data
+        end = _end_of_head(data)
+        message = _upgrade(self, self._door.loop, data[:end])
+        if message is None:
+            self._hand_over()
+            return
+        self._data = data[end:]
         request = web.BaseRequest(
             message,
             EMPTY_PAYLOAD,
@@ -109,8 +147,8 @@ class Front(asyncio.Protocol):
         )
         self._door.upgrades.begin(request, self)
 
-    def _hand_over(self, data: bytes) -> None:
-        transport = self.transport
+    def _hand_over(self) -> None:
+        transport, data = self.transport, self._data
         if transport is None:
             return
         handler = self._door.server()
@@ -143,7 +181,7 @@ class Front(asyncio.Protocol):
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        self._hand_over(self._data)
+        self._hand_over()
 
 
 def _end_of_head(data: bytes) -> int:

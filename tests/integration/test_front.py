@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from service.core.identity import Identity
-from service.web.front import MOST_EARLY, MOST_HEAD, Door
+from service.web.front import MOST_EARLY, MOST_HEAD, MOST_IN_TURN, Door
 from service.web.header_deadline import SWEEP_INTERVAL
+from service.web.upgrade import Fresh
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, passes, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text
@@ -361,3 +364,63 @@ async def test_a_head_that_does_not_end_is_aiohttp_s_to_refuse(server: Running) 
         raw.write(b"GET /ws HTTP/1.1\r\nX-Long: " + b"x" * MOST_HEAD)
         assert (await raw.answer()).status == 400
     await nobody_waits(server)
+
+
+# --- when many come -----------------------------------------------------------------------------------------------------------
+
+
+def crowded() -> AbstractAsyncContextManager[Running]:
+    return serving(limits={"connections_per_user": 1_000})
+
+
+async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() -> None:
+    async with crowded() as server, AsyncExitStack() as stack:
+        door = server.service.deadline._door
+        assert isinstance(door, Door)
+        begin, come, turns, now = door.upgrades.begin, list[int](), list[int](), 0
+
+        def noted(request: web.BaseRequest, fresh: Fresh) -> None:
+            come.append(now)
+            begin(request, fresh)
+
+        def next_turn() -> None:
+            nonlocal now
+            now += 1
+            turns.append(len(come))
+            if len(come) < count - 1:
+                loop.call_soon(next_turn)
+
+        loop = asyncio.get_running_loop()
+        count = 3 * MOST_IN_TURN + 5
+        crowd = [await stack.enter_async_context(connected(server)) for _ in range(count)]
+        await eventually(lambda: len(door.waiting) == count, lambda: door.waiting)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(door.upgrades, "begin", noted)
+            loop.call_soon(next_turn)
+            for front in list(door.waiting):  # as if the kernel had told of all of them at once
+                front.data_received(request())
+            assert len(come) == MOST_IN_TURN, "the first are not kept waiting"
+            gone = door._queue[-1]
+            gone.abort()
+            await eventually(lambda: len(come) == count - 1 and gone.transport is None, lambda: come)
+        assert max(Counter(come).values()) <= MOST_IN_TURN
+        assert len(turns) >= count // MOST_IN_TURN
+        await crowd.pop().gone()
+        for raw in crowd:
+            await welcomed(raw)
+        await nobody_waits(server)
+
+
+async def test_those_in_the_queue_are_cut_with_the_door() -> None:
+    async with crowded() as server, AsyncExitStack() as stack:
+        door = server.service.deadline._door
+        assert isinstance(door, Door)
+        crowd = [await stack.enter_async_context(connected(server)) for _ in range(MOST_IN_TURN + 3)]
+        await eventually(lambda: len(door.waiting) == len(crowd), lambda: door.waiting)
+        for front in list(door.waiting):
+            front.data_received(request())
+        queued = list(door._queue)
+        assert len(queued) == 3
+        door.close()
+        await eventually(lambda: all(front.transport is None for front in queued))
+        assert await server.metric("connections") == MOST_IN_TURN
