@@ -23,6 +23,7 @@ from benchmarks.progress import Progress
 from benchmarks.rounds import WHERE_NAMED, Plan, Rounds
 
 _BESIDE_C = ("limit", "tidewire")
+_ROUNDS = {"full": 6, "quick": 3, "compare": 3}
 _MINUTES = {"full": 18.5, "quick": 0.9, "compare": 10.0}
 """A full run ends within 20 minutes, a quick one within one: what is begun is not broken off."""
 
@@ -38,7 +39,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compare", metavar="REVISION", help="this checkout against another revision of it")
     parser.add_argument("--only", metavar="NAMES", help=f"workloads: {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", metavar="NAMES", help=f"peers: {', '.join(everyone())}")
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (%(default)s)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="how often what a target asks about is measured, if there is time "
+        f"({', '.join(f'{kind}: {rounds}' for kind, rounds in _ROUNDS.items())}); other peers once, unless --peers names them",
+    )
     parser.add_argument(
         "--seconds", type=float, help="of a measured phase; below 1.5 the 10 ms of the kernel's clock show"
     )
@@ -130,7 +136,7 @@ async def measured(asked: argparse.Namespace) -> int:
 
 async def compared(asked: argparse.Namespace) -> int:
     """Measures another revision beside this one."""
-    chosen = [replace(workload, peers=(compare.BEFORE, compare.AFTER)) for workload in workloads(asked)]
+    chosen = [compare.between(workload) for workload in workloads(asked)]
     with compare.checked_out(asked.compare) as folder:
         peers = [compare.Before(folder), everyone()[compare.AFTER]]
         versions = {peer.name: peer.version() for peer in peers}
@@ -144,8 +150,15 @@ async def compared(asked: argparse.Namespace) -> int:
 async def _run(
     asked: argparse.Namespace, kind: str, chosen: Sequence[Workload], peers: Sequence[Peer], cores: Cores
 ) -> list[Sample]:
-    plan = Plan(chosen, peers, asked.rounds, _MINUTES[kind] if asked.minutes is None else asked.minutes)
-    progress = Progress(sys.stderr, plan.steps * plan.rounds)
+    # Whoever names peers wants to know about these.
+    plan = Plan(
+        chosen,
+        peers,
+        _ROUNDS[kind] if asked.rounds is None else asked.rounds,
+        _MINUTES[kind] if asked.minutes is None else asked.minutes,
+        sparing=kind == "full" and not asked.peers,
+    )
+    progress = Progress(sys.stderr, plan.steps)
     if not cores.apart:
         progress.says("there is one core: server and client share it, and latencies mean little")
     build()

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["fanout", "rate", "rooms", "echo", "connect", "storm", "idle"]
-Event: TypeAlias = Literal["plain", "durable", "checked"]
-"""`plain` is kept nowhere, as with peers that keep nothing; `durable` is; `checked` has a schema."""
+Event: TypeAlias = Literal["plain", "windowed", "durable", "checked"]
+"""`plain` is kept nowhere, as with peers that keep nothing; `windowed` is plain and joined for 5 ms; `durable` is kept;
+`checked` has a schema."""
 Unit: TypeAlias = Literal["delivery", "connection", "connection-second"]
 
 PING = 25.0
@@ -50,6 +51,8 @@ class Case:
     event: Event = "plain"
     deflate: bool = False
     ping: float = PING
+    peers: tuple[str, ...] = ()
+    """Who is put through it, of the workload's peers; empty: all of them."""
 
     def at_most(self, connections: int) -> Case:
         """The same with fewer connections; what depends on them shrinks alike."""
@@ -126,6 +129,10 @@ class Workload:
     cases: tuple[Case, ...]
     peers: tuple[str, ...] = field(default=())
     """Empty: all."""
+    often: tuple[str, ...] = ("limit", "tidewire")
+    """Whom a full run measures in each round: those whose ratios a target asks for. The others once, to be in the table."""
+    rounds: int | None = None
+    """A full run measures it in no more rounds than these; None: in all."""
 
 
 def _fan_out(name: str, **figures: object) -> Case:
@@ -136,18 +143,36 @@ _TIDEWIRE = ("tidewire",)
 _BESIDE_C = ("limit", "tidewire")
 _KEEP_UP = ("limit", "tidewire", "uws", "ws", "socketio", "nchan", "centrifugo")
 """Those for which the others' collapse would not be all there is to see."""
+_FEW = 3
+"""Rounds of what has no target, or one that it meets with room."""
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        Workload("fanout1", "1 000 members, one event under way", "delivery", (_fan_out("fanout1"),)),
-        Workload("fanout16", "1 000 members, 16 events under way", "delivery", (_fan_out("fanout16", outstanding=16),)),
+        Workload(
+            "fanout1",
+            "1 000 members, one event under way",
+            "delivery",
+            (_fan_out("fanout1"),),
+            often=("limit", "tidewire", "ws", "socketio", "nchan", "centrifugo"),
+        ),
+        Workload(
+            "fanout16",
+            "1 000 members, 16 events under way",
+            "delivery",
+            (_fan_out("fanout16", outstanding=16),),
+            often=("limit", "tidewire", "uws", "ws"),
+        ),
         Workload(
             "rate500",
-            "1 000 members, 500 events a second",
+            "1 000 members, 500 events a second; Tidewire with a window of 5 ms too",
             "delivery",
-            (Case("rate500", "rate", 1_000, rate=500, seconds=5.0),),
+            (
+                Case("rate500", "rate", 1_000, rate=500, seconds=5.0),
+                Case("window", "rate", 1_000, rate=500, seconds=5.0, event="windowed", peers=_TIDEWIRE),
+            ),
             _KEEP_UP,
+            often=_TIDEWIRE,
         ),
         Workload("rooms", "100 rooms of 10, all publish", "delivery", (Case("rooms", "rooms", 1_000, rooms=100),)),
         Workload(
@@ -156,20 +181,30 @@ WORKLOADS: dict[str, Workload] = {
             "delivery",
             (Case("rooms_redis", "rooms", 1_000, rooms=100, event="durable"),),
             ("tidewire", "tidewire-redis"),
+            often=("tidewire", "tidewire-redis"),
         ),
-        Workload("echo", "100 connections, each to itself", "delivery", (Case("echo", "echo", 100, rooms=100),)),
+        Workload(
+            "echo",
+            "100 connections, each to itself",
+            "delivery",
+            (Case("echo", "echo", 100, rooms=100),),
+            rounds=_FEW,
+        ),
         Workload(
             "idle",
             "10 000 idle connections, a ping every 5 s",
             "connection-second",
             # As long as the pings are apart: each connection is pinged once, whenever it came.
             (Case("idle", "idle", 10_000, rooms=1_000, seconds=5.0, ping=5.0),),
+            often=_TIDEWIRE,
+            rounds=_FEW,
         ),
         Workload(
             "connect",
             "2 000 connections come",
             "connection",
             (Case("connect", "connect", 2_000, rooms=200, seconds=0),),
+            often=("limit", "tidewire", "ws"),
         ),
         Workload(
             "storm",
@@ -177,6 +212,7 @@ WORKLOADS: dict[str, Workload] = {
             "connection",
             (Case("storm", "storm", 2_000, rooms=200, seconds=0),),
             _KEEP_UP,
+            rounds=_FEW,
         ),
         Workload(
             "compressed",
@@ -184,6 +220,7 @@ WORKLOADS: dict[str, Workload] = {
             "delivery",
             tuple(_fan_out(name, bytes=1_024, talk=True, deflate=name == "deflate") for name in ("plain", "deflate")),
             ("tidewire", "ws"),
+            often=_TIDEWIRE,
         ),
         Workload(
             "validated",
@@ -201,6 +238,7 @@ WORKLOADS: dict[str, Workload] = {
             "delivery",
             (Case("active15k", "rate", 15_000, rooms=1_500, active=1_500, rate=1_500, seconds=3.0),),
             _BESIDE_C,
+            rounds=_FEW,
         ),
         Workload(
             "fair",
@@ -211,6 +249,7 @@ WORKLOADS: dict[str, Workload] = {
                 for name in ("alone", "beside")
             ),
             _TIDEWIRE,
+            rounds=_FEW,
         ),
         Workload(
             "slow",
@@ -221,6 +260,7 @@ WORKLOADS: dict[str, Workload] = {
                 for name in ("without", "with")
             ),
             _TIDEWIRE,
+            rounds=_FEW,
         ),
     )
 }

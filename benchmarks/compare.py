@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def _git(*words: str) -> str:
     if done.returncode:
         raise UnknownRevisionError(f"git {words[0]}: {done.stderr.strip()}")
     return done.stdout
+
+
+def between(workload: Workload) -> Workload:
+    """The same for the two revisions."""
+    cases = tuple(replace(case, peers=()) for case in workload.cases)
+    return replace(workload, cases=cases, peers=(BEFORE, AFTER))
 
 
 def verdict(gain: Spread) -> str:

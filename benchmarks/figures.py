@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.cases import Unit
 
@@ -27,8 +28,8 @@ class Sample:
     """Bytes of the server with all connections, at the end of the phase."""
     report: dict[str, Any] = field(default_factory=dict)
     """What the load client says (`c/JOB.md`)."""
-    vitals: dict[str, float] = field(default_factory=dict)
-    """What the server says of itself, in seconds: the longest stall of its loop, the longest pause of its collector."""
+    vitals: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """What the server says of itself, `before` the measured phase and `during` it, as `longest` does. If any are `active`."""
     failure: str | None = None
     """Why there are no figures."""
     took: float = 0.0
@@ -82,6 +83,23 @@ class Spread:
             "high": digits(self.high),
             "rounds": self.rounds,
         }
+
+
+Counts: TypeAlias = Mapping[str, Mapping[float, float]]
+"""By name of what is watched: how often it has lasted at most so many seconds, since the server started."""
+
+
+def longest(earlier: Counts, later: Counts) -> dict[str, float | None]:
+    """By name: a bound in seconds that nothing between the two looks has exceeded; 0 if there was nothing, None if no bound is
+    great enough."""
+    found: dict[str, float | None] = {}
+    for name, counts in later.items():
+        # Counts include those of all lower bounds: what has lasted longer than a bound is what the last count has more.
+        since = {bound: count - earlier.get(name, {}).get(bound, 0.0) for bound, count in sorted(counts.items())}
+        every = max(since.values(), default=0.0)
+        bound = next((bound for bound, count in since.items() if count == every), 0.0) if every else 0.0
+        found[name] = None if math.isinf(bound) else bound
+    return found
 
 
 def digits(value: float) -> float:
@@ -143,6 +161,10 @@ class Figures:
     def seconds(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
         """Of wall time, of the measured phase."""
         return self._each(workload, peer, case, lambda sample: sample.report["seconds"])
+
+    def share(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
+        """Per cent of a core that it took in the measured phase."""
+        return self._each(workload, peer, case, lambda sample: 100 * sample.cpu / sample.report["seconds"])
 
     def lost(self, workload: str, peer: str, case: str | None = None) -> int:
         """Deliveries that did not come, over all rounds."""

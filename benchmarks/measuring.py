@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import load
 from benchmarks.build import build
 from benchmarks.cases import Case, Workload
-from benchmarks.figures import Sample
+from benchmarks.figures import Counts, Sample, longest
 from benchmarks.peers import Peer
 from benchmarks.peers.peer import TOOLS
 from benchmarks.processes import HOST, Cores, FailedError, Usage, free_port
@@ -45,18 +45,31 @@ class Stage:
         job = self._job(case, peer, port, folder)
         started = await peer.start(case, port, folder, self.cores)
         try:
-            alone = started.usage()
             looks: list[Usage] = []
-            look: Callable[[], None] = lambda: looks.append(started.usage())  # noqa: E731  # said twice below
+            said: list[Counts] = []
+
+            # To tell of itself costs the server something: never between the two looks at what it takes.
+            def begins() -> None:
+                if case.active:
+                    said.append(peer.vitals(folder))
+                looks.append(started.usage())
+
+            def ends() -> None:
+                looks.append(started.usage())
+                if case.active:
+                    said.append(peer.vitals(folder))
+
+            begins()
             async with self._beside(case, peer, port, folder):
-                report = await load.run(
-                    build() / "load", job, core=self.cores.client, seconds=case.seconds, begins=look, ends=look
+                sample.report = await load.run(
+                    build() / "load", job, core=self.cores.client, seconds=case.seconds, begins=begins, ends=ends
                 )
-            sample.vitals = peer.vitals(folder)
         finally:
             await started.end()
-        before, after = looks
-        sample.report = report
+        alone, before, after = looks
+        if said:
+            at_start, at_begin, at_end = said
+            sample.vitals = {"before": longest(at_start, at_begin), "during": longest(at_begin, at_end)}
         sample.cpu = round(after.cpu - before.cpu, 3)
         sample.rss_alone, sample.rss = alone.rss, after.rss
 

@@ -61,6 +61,8 @@ def summary(results: Results, workload: Workload, case: Case, peer: str) -> dict
             "p99_us": figures.latency(workload.name, peer, "p99", case.name),
             "events_per_frame": figures.joined(*at),
         }
+        if case.kind == "rate":  # the others take all they can get
+            found["core_percent"] = figures.share(*at)
     elif workload.unit == "connection":
         found["seconds"] = figures.seconds(*at)
     else:
@@ -102,7 +104,7 @@ def document(results: Results) -> dict[str, Any]:
                     case.name: {
                         "figures": asdict(case),
                         "peers": {
-                            peer: summary(results, workload, case, peer) for peer in _measured(results, workload)
+                            peer: summary(results, workload, case, peer) for peer in _measured(results, workload, case)
                         },
                     }
                     for case in workload.cases
@@ -145,11 +147,10 @@ def charts(results: Results) -> dict[str, str]:
     for workload in results.workloads:
         bars = []
         for case in workload.cases:
-            for peer in _measured(results, workload):
+            for peer in _measured(results, workload, case):
                 value, _ = _headline(figures, workload, case.name, peer)
-                label = results.titles[peer] + ("" if len(workload.cases) == 1 else f", {case.name}")
                 if value is not None:
-                    bars.append(Bar(label, value, peer in _OURS))
+                    bars.append(Bar(_label(results, workload, case, peer), value, peer in _OURS))
         _, what = _headline(figures, workload, workload.cases[0].name, "")
         drawn[workload.name] = chart(f"{workload.title}: {what}", bars)
     return drawn
@@ -173,12 +174,12 @@ def markdown(results: Results) -> str:
     parts = [
         "# Benchmark\n",
         f"{machine['date']} · {machine['cores']} × {machine['processor']} · Linux {machine['kernel']} · "
-        f"load average before it {machine['load_average']}\n",
+        f"Python {machine['python']} · load average before it {machine['load_average']}\n",
         "Ratio: processor time of a bare C loop with one `send()` a delivery, divided by the server's, in the same round. "
         "More is better; above 1 is possible, because several events can go in one write. "
         "Figures are medians over the rounds, in brackets the lowest and the highest.\n",
         "## Targets\n",
-        _table(("target", "floor", "goal", "measured", ""), _target_rows(results)),
+        _table(("target", "floor", "goal", "measured", "rounds", ""), _target_rows(results)),
     ]
     for workload in results.workloads:
         parts += [
@@ -214,6 +215,7 @@ def _target_rows(results: Results) -> Sequence[Sequence[str]]:
                 f"{sign} {target.floor:g} {target.unit}",
                 f"{sign} {target.goal:g} {target.unit}",
                 _spread(spread),
+                "" if spread is None else str(spread.rounds),
                 f"{state}: {why}" if why else state,
             )
         )
@@ -239,20 +241,22 @@ _COLUMNS = {
 
 def _workload_table(results: Results, workload: Workload) -> str:
     columns = _COLUMNS[workload.unit]
-    if workload.unit == "delivery" and LIMIT not in _measured(results, workload):
+    if any(case.kind == "rate" for case in workload.cases):
+        columns = (*columns, ("core_percent", "% of a core", 1))
+    if workload.unit == "delivery" and LIMIT not in _measured(results, workload, workload.cases[0]):
         columns = columns[1:]
     rows = []
     for case in workload.cases:
-        for peer in _measured(results, workload):
+        for peer in _measured(results, workload, case):
             found = summary(results, workload, case, peer)
-            label = results.titles[peer] + ("" if len(workload.cases) == 1 else f", {case.name}")
             cells = [_cell(found.get(key), by) for key, _, by in columns]
+            cells += [str(found["cost_us"]["rounds"]) if "cost_us" in found else ""]
             notes = [f"{found['lost']} lost"] if found["lost"] else []
             notes += [f"{found['slow_closed']} slow readers closed"] if case.slow else []
             notes += _vitals(results, workload, case, peer)
             notes += [_one_line(failure) for failure in found.get("failures", [])]
-            rows.append((label, *cells, "; ".join(notes)))
-    return _table(("", *(title for _, title, _ in columns), ""), rows)
+            rows.append((_label(results, workload, case, peer), *cells, "; ".join(notes)))
+    return _table(("", *(title for _, title, _ in columns), "rounds", ""), rows)
 
 
 def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list[str]:
@@ -260,16 +264,29 @@ def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list
     mine = [s for s in results.samples if (s.workload, s.case, s.peer) == (workload.name, case.name, peer) and s.vitals]
     if not mine or not case.active:
         return []
-    stall, pause = (max(sample.vitals[name] for sample in mine) * 1_000 for name in ("stall", "pause"))
     memory = max((sample.rss - sample.rss_alone) / sample.connections for sample in mine) / KIB
-    return [
-        f"longest stall {_number(stall)} ms, longest collection ≤ {_number(pause)} ms, {_number(memory)} KiB a connection"
+    told = [
+        f"{what} {_longest(mine, 'during', name)} (while connecting {_longest(mine, 'before', name)})"
+        for name, what in (("stall", "longest stall"), ("pause", "longest collection"))
     ]
+    return [", ".join((*told, f"{_number(memory)} KiB a connection"))]
 
 
-def _measured(results: Results, workload: Workload) -> list[str]:
-    present = {sample.peer for sample in results.samples if sample.workload == workload.name}
+def _longest(samples: Sequence[Sample], when: str, name: str) -> str:
+    bounds = [sample.vitals[when][name] for sample in samples]
+    known = [bound for bound in bounds if bound is not None]
+    if len(known) < len(bounds):
+        return "beyond measure"
+    return f"≤ {_number(max(known) * 1_000)} ms" if any(known) else "none"
+
+
+def _measured(results: Results, workload: Workload, case: Case) -> list[str]:
+    present = {s.peer for s in results.samples if (s.workload, s.case) == (workload.name, case.name)}
     return [name for name in results.titles if name in present]
+
+
+def _label(results: Results, workload: Workload, case: Case, peer: str) -> str:
+    return results.titles[peer] + ("" if case.name == workload.name else f", {case.name}")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

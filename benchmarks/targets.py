@@ -27,6 +27,8 @@ class Target:
     workload: str
     unit: str = "×"
     less_is_better: bool = False
+    case: str | None = None
+    """Whose losses count; None: those of all cases."""
 
     def state(self, figures: Figures) -> tuple[State, Spread | None, str]:
         """How it stands: the median counts. With a word on why, where that is needed."""
@@ -44,7 +46,11 @@ class Target:
 
     def _lost(self, figures: Figures) -> int:
         """Of Tidewire: work that was not done costs nothing."""
-        return sum(s.lost for s in figures.samples if s.workload == self.workload and s.peer.startswith(_US))
+        return sum(
+            sample.lost
+            for sample in figures.samples
+            if sample.workload == self.workload and sample.peer.startswith(_US) and self.case in (None, sample.case)
+        )
 
 
 def _against(workload: str, peer: str) -> Figure:
@@ -65,13 +71,24 @@ TARGETS = (
     Target("… against Node ws", 10, 15, _against("fanout16", "ws"), "fanout16"),
     Target("… against uWebSockets", 0.9, 1.1, _against("fanout16", "uws"), "fanout16"),
     Target(
-        "500 000 deliveries/s on one core, p99",
+        "500 000 deliveries/s on one core, with a window of 5 ms, p99",
+        25,
+        15,
+        lambda figures: _in(1_000, figures.latency("rate500", _US, "p99", "window")),
+        "rate500",
+        "ms",
+        less_is_better=True,
+        case="window",
+    ),
+    Target(
+        "… without a window, p99",
         25,
         15,
         lambda figures: _in(1_000, figures.latency("rate500", _US, "p99")),
         "rate500",
         "ms",
         less_is_better=True,
+        case="rate500",
     ),
     Target("rooms, all publish, against C", 0.65, 0.8, _against("rooms", "limit"), "rooms"),
     Target(
@@ -91,6 +108,8 @@ TARGETS = (
         less_is_better=True,
     ),
     Target("processor time a connection", 120, 80, lambda figures: figures.cost("connect", _US), "connect", "µs", True),
+    # What Node ws took where the two figures above come from (182 µs), divided by them: machines differ, this less.
+    Target("… against Node ws", 1.5, 2.2, _against("connect", "ws"), "connect"),
     Target(
         "compressed broadcast against plain",
         0.9,

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from benchmarks.peers.peer import TOOLS, UnavailableError
+from benchmarks.peers.peer import TOOLS, Peer, UnavailableError
 
 _INSTALL = 600.0
 """Seconds that an installer may take."""
@@ -38,14 +40,51 @@ def _run(what: str, line: Sequence[str | Path], cwd: Path | None = None, env: di
     return done.stdout
 
 
-class NodePackages:
+class Packages(ABC):
+    """What a peer needs that a package manager knows."""
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """Why it cannot be used, or None."""
+
+    @abstractmethod
+    def install(self) -> None:
+        """Installs it, if it is not there already. Raises UnavailableError."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Of the package that is measured, and of what runs it."""
+
+
+class Packaged(Peer):
+    """A peer that is a program of ours on packages of others."""
+
+    packages: ClassVar[Packages]
+
+    def available(self) -> str | None:
+        """Needs its packages."""
+        return self.packages.missing()
+
+    def install(self) -> None:
+        """With their package manager, into a place of their own."""
+        self.packages.install()
+
+    def version(self) -> str:
+        """Of the package and of its interpreter."""
+        return self.packages.version()
+
+
+class NodePackages(Packages):
     """The folder `node/` of this package: one package.json and lock for all peers on Node.js."""
 
     _source = Path(__file__).parent / "node"
     folder = TOOLS / "node"
 
+    def __init__(self, measured: str) -> None:
+        self._measured = measured
+
     def missing(self) -> str | None:
-        """Why the packages cannot be used, or None."""
+        """Node.js, npm, or the packages."""
         if shutil.which("node") is None or shutil.which("npm") is None:
             return "needs Node.js and npm (Debian: apt-get install npm)"
         if not self._current():
@@ -63,8 +102,9 @@ class NodePackages:
         _run("npm ci", ["npm", "ci", *flags], cwd=self.folder)
         self._stamp.write_text(self._wanted())
 
-    def version(self, package: str) -> str:
+    def version(self) -> str:
         """Of the package, and of Node.js."""
+        package = self._measured
         read = f"process.stdout.write(require('{package}/package.json').version + ', Node.js ' + process.version)"
         return f"{package} " + _run("node", ["node", "-e", read], cwd=self.folder)
 
@@ -84,10 +124,12 @@ class NodePackages:
         return self._stamp.is_file() and self._stamp.read_text() == self._wanted()
 
 
-class PythonPackages:
-    """A virtual environment of its own, with exactly the packages named; of wheels only, unless there are none."""
+class PythonPackages(Packages):
+    """A virtual environment of its own, with exactly the packages named, the one that is measured first; of wheels only, unless
+    there are none."""
 
     def __init__(self, name: str, *pins: str, wheels: bool = True) -> None:
+        self._measured = pins[0].partition("==")[0]
         self._folder = TOOLS / "python" / name
         self._pins = pins
         self._wheels = wheels
@@ -98,7 +140,7 @@ class PythonPackages:
         return self._folder / "bin" / "python"
 
     def missing(self) -> str | None:
-        """Why it cannot be used, or None."""
+        """The packages: Python is there."""
         return None if self._current() else f"its Python packages are not installed ({', '.join(self._pins)})"
 
     def install(self) -> None:
@@ -121,8 +163,9 @@ class PythonPackages:
         _run("pip install", [*pip, *only, *self._pins])
         self._stamp.write_text(self._wanted())
 
-    def version(self, package: str) -> str:
+    def version(self) -> str:
         """Of the package, and of Python."""
+        package = self._measured
         read = (
             "import platform; from importlib.metadata import version; "
             f"print(version({package!r}), platform.python_version(), sep=', Python ')"

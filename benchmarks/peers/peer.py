@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.cases import Case
+from benchmarks.figures import Counts
 from benchmarks.processes import Cores, Program, Usage
 
 CHECKOUT = Path(__file__).parents[2]
@@ -79,8 +80,8 @@ class Peer(ABC):
         """A value for each connection, `%v` of the job file; none if there is nothing of the kind."""
         return ()
 
-    def vitals(self, folder: Path) -> dict[str, float]:
-        """What it says of itself after the measured phase, in seconds, by name; nothing if it says nothing."""
+    def vitals(self, folder: Path) -> Counts:
+        """What it says of itself at this moment; nothing if it says nothing."""
         return {}
 
     async def start(self, case: Case, port: int, folder: Path, cores: Cores) -> Started:

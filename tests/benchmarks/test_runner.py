@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -17,16 +19,16 @@ from typing import Any, cast
 
 import pytest
 
-from benchmarks import report
+from benchmarks import machine, report
 from benchmarks.__main__ import arguments, main, obtained, workloads
 from benchmarks.cases import QUICK, WORKLOADS, Case, Workload, quick
 from benchmarks.chart import Bar, chart
-from benchmarks.compare import AFTER, BEFORE, UnknownRevisionError, checked_out, compared, table, verdict
-from benchmarks.figures import Figures, Sample, Spread
+from benchmarks.compare import AFTER, BEFORE, UnknownRevisionError, between, checked_out, compared, table, verdict
+from benchmarks.figures import Counts, Figures, Sample, Spread, longest
 from benchmarks.load import render
 from benchmarks.measuring import Stage
 from benchmarks.peers import Command, Peer, UnavailableError, centrifugo, everyone
-from benchmarks.peers.tidewire import Tidewire
+from benchmarks.peers.tidewire import Tidewire, counts
 from benchmarks.processes import Cores, FailedError, Program, free_port
 from benchmarks.progress import Progress
 from benchmarks.rounds import Plan, Rounds
@@ -173,10 +175,22 @@ def test_a_ratio_meets_its_goal_or_its_floor_or_neither(cost: float, state: str)
     assert target(AGAINST_C).state(found)[0] == state
 
 
+WINDOWED = "500 000 deliveries/s on one core, with a window of 5 ms, p99"
+AT_ONCE = "… without a window, p99"
+
+
 @pytest.mark.parametrize(("p99", "state"), [(9_000, "goal met"), (15_001, "floor met"), (25_001, "missed")])
 def test_of_some_figures_less_is_better(p99: int, state: str) -> None:
-    sample = delivered("tidewire", 0, 1.0, "rate500", latency_us={"p50": 1, "p99": p99})
-    assert target("500 000 deliveries/s on one core, p99").state(figures(sample))[0] == state
+    sample = delivered("tidewire", 0, 1.0, "rate500", "window", latency_us={"p50": 1, "p99": p99})
+    assert target(WINDOWED).state(figures(sample))[0] == state
+
+
+def test_what_one_case_loses_is_not_held_against_another() -> None:
+    found = figures(
+        delivered("tidewire", 0, 1.0, "rate500", lost=7), delivered("tidewire", 0, 1.0, "rate500", "window")
+    )
+    assert target(WINDOWED).state(found)[0] == "goal met"
+    assert target(AT_ONCE).state(found)[::2] == ("missed", "7 deliveries lost")
 
 
 def test_work_that_was_lost_meets_no_target() -> None:
@@ -198,7 +212,21 @@ def test_without_figures_a_target_is_not_measured() -> None:
 def test_each_target_asks_for_a_workload_and_is_ordered() -> None:
     for one in TARGETS:
         assert one.workload in WORKLOADS
+        assert one.case in (None, *(case.name for case in WORKLOADS[one.workload].cases))
         assert (one.goal < one.floor) is one.less_is_better, one.title
+
+
+@pytest.mark.parametrize("round_", [0, 1, 2])
+def test_what_a_target_asks_about_is_measured_in_each_round(round_: int) -> None:
+    plan = Plan(list(WORKLOADS.values()), [Named(name) for name in everyone()], 3, 1.0, sparing=True)
+    samples = [
+        replace(
+            delivered(peer.name, round_, 1.0, workload.name, case.name), rss=2_048 if workload.name == "idle" else 0
+        )
+        for workload in plan.workloads
+        for peer, case in plan.order(workload, round_)
+    ]
+    assert [one.title for one in TARGETS if one.state(figures(*samples))[0] == "not measured"] == []
 
 
 # --- what a run consists of -------------------------------------------------------------------------------------------
@@ -255,9 +283,12 @@ class Watched(Stage):
         return delivered(peer.name, round_, 1.0, workload.name, case.name)
 
 
-async def watched(minutes: float, budget: float, rounds: int = 3) -> list[tuple[str, str, str, int]]:
+async def watched(
+    minutes: float, budget: float, rounds: int = 3, *, sparing: bool = False
+) -> list[tuple[str, str, str, int]]:
     stage = Watched(minutes)
-    plan = Plan([WORKLOADS["fanout1"], WORKLOADS["compressed"]], [Named("tidewire"), Named("ws")], rounds, budget)
+    peers = [Named("tidewire"), Named("ws")]
+    plan = Plan([WORKLOADS["fanout1"], WORKLOADS["compressed"]], peers, rounds, budget, sparing=sparing)
     await Rounds(plan, stage, Progress(io.StringIO(), plan.steps), clock=lambda: stage.now).run()
     return stage.done
 
@@ -280,6 +311,31 @@ async def test_the_first_round_is_whole_and_nothing_is_begun_that_would_not_end_
     assert len(await watched(1, 7.9)) == 6  # the next workload takes two minutes
     assert len(await watched(1, 8.0)) == 8  # and the one after it four
     assert len(await watched(1, 100)) == 18
+
+
+async def test_a_sparing_run_measures_others_once_and_counts_only_what_is_left() -> None:
+    first = await watched(1, 0.5, sparing=True)
+    assert len(first) == 6
+    second = [
+        ("fanout1", "fanout1", "ws", 1),
+        ("fanout1", "fanout1", "tidewire", 1),
+        ("compressed", "deflate", "tidewire", 1),
+        ("compressed", "plain", "tidewire", 1),  # Node's compression is in no target
+    ]
+    assert await watched(1, 10, rounds=2, sparing=True) == first + second
+
+
+def test_a_sparing_run_repeats_a_workload_only_as_often_as_it_asks_for() -> None:
+    plan = Plan([WORKLOADS["slow"]], [Named("tidewire")], 9, 1.0, sparing=True)
+    assert [len(plan.order(WORKLOADS["slow"], round_)) for round_ in range(5)] == [2, 2, 2, 0, 0]
+    assert plan.steps == 6
+    assert replace(plan, sparing=False).steps == 18
+
+
+def test_only_tidewire_has_a_window() -> None:
+    plan = Plan([WORKLOADS["rate500"]], [Named("tidewire"), Named("ws")], 1, 1.0)
+    order = [(peer.name, case.name) for peer, case in plan.order(WORKLOADS["rate500"], 0)]
+    assert order == [("tidewire", "rate500"), ("tidewire", "window"), ("ws", "rate500")]
 
 
 def test_a_quick_run_is_smaller_and_long_enough_for_the_clock() -> None:
@@ -378,11 +434,11 @@ def test_with_neither_centrifugo_nor_its_engine_both_reasons_are_given(
 
 
 def results(*samples: Sample, names: tuple[str, ...] = ("fanout1",)) -> report.Results:
-    machine = {"date": "2026-11-23", "cores": 2, "processor": "P|Q", "kernel": "6", "load_average": 0.1}
+    facts = {"date": "2026-11-23", "cores": 2, "processor": "P|Q", "kernel": "6", "python": "3", "load_average": 0.1}
     titles = {"limit": "bare C loop", "tidewire": "Tidewire", "ws": "Node ws"}
     versions = {"limit": "1", "tidewire": "2", "ws": "3"}
     return report.Results(
-        machine, titles, versions, {"Centrifugo": "no Go"}, [WORKLOADS[name] for name in names], samples
+        facts, titles, versions, {"Centrifugo": "no Go"}, [WORKLOADS[name] for name in names], samples
     )
 
 
@@ -397,12 +453,82 @@ SAMPLES = (
 
 def test_the_report_shows_targets_figures_failures_and_who_was_not_there() -> None:
     written = report.markdown(results(*SAMPLES))
-    assert "| fan-out, one under way, against C | ≥ 0.7 × | ≥ 0.85 × | 0.9 (0.8–1) | goal met |" in written
-    assert "| … against Centrifugo | ≥ 1 × | ≥ 1.3 × | – | not measured |" in written
-    assert "| Tidewire | 0.9 (0.8–1) | 1.12 (1–1.25) | 500 000 | 4 | 9 | 4 |  |" in written
-    assert "| Node ws |  |  |  |  |  |  | it ended |" in written
+    assert "| fan-out, one under way, against C | ≥ 0.7 × | ≥ 0.85 × | 0.9 (0.8–1) | 2 | goal met |" in written
+    assert "| … against Centrifugo | ≥ 1 × | ≥ 1.3 × | – |  | not measured |" in written
+    assert "| Tidewire | 0.9 (0.8–1) | 1.12 (1–1.25) | 500 000 | 4 | 9 | 4 | 2 |  |" in written
+    assert "| Node ws |  |  |  |  |  |  |  | it ended |" in written
     assert "- Centrifugo: no Go" in written
     assert "rooms" not in written.split("## Who")[0].split("## fanout1")[0]  # no target of what was not part of the run
+
+
+def test_at_a_fixed_rate_the_share_of_a_core_is_shown_of_each_case_apart() -> None:
+    samples = (
+        delivered("limit", 0, 2.0, "rate500"),
+        delivered("tidewire", 0, 1.98, "rate500"),
+        delivered("tidewire", 0, 1.2, "rate500", "window"),
+    )
+    written = report.markdown(results(*samples, names=("rate500",)))
+    assert "| p99 ms | events a frame | % of a core | rounds |  |" in written
+    assert "| Tidewire | 1.01 | 1.98 | 500 000 | 4 | 9 | 4 | 99 | 1 |  |" in written
+    assert "| Tidewire, window |  | 1.2 | 500 000 | 4 | 9 | 4 | 60 | 1 |  |" in written
+    assert "bare C loop, window" not in written
+
+
+METRICS = """
+# TYPE tidewire_loop_lag_seconds histogram
+tidewire_loop_lag_seconds_bucket{{le="0.01"}} {lag[0]}
+tidewire_loop_lag_seconds_bucket{{le="0.25"}} {lag[1]}
+tidewire_loop_lag_seconds_bucket{{le="+Inf"}} {lag[2]}
+# TYPE tidewire_gc_pause_seconds histogram
+tidewire_gc_pause_seconds_bucket{{generation="0",le="0.0001"}} {young}
+tidewire_gc_pause_seconds_bucket{{generation="0",le="0.05"}} {young}
+tidewire_gc_pause_seconds_bucket{{generation="0",le="+Inf"}} {young}
+tidewire_gc_pause_seconds_bucket{{generation="2",le="0.0001"}} 0
+tidewire_gc_pause_seconds_bucket{{generation="2",le="0.05"}} {full}
+tidewire_gc_pause_seconds_bucket{{generation="2",le="+Inf"}} {full}
+"""
+
+
+def exported(lag: tuple[int, int, int], young: int, full: int) -> Counts:
+    return counts(METRICS.format(lag=lag, young=young, full=full))
+
+
+def test_what_was_longest_is_told_of_each_phase_apart() -> None:
+    start, begin, end = exported((1, 1, 1), 0, 0), exported((8, 9, 9), 3, 1), exported((20, 21, 21), 5, 1)
+    assert longest(start, begin) == {"stall": 0.25, "pause": 0.05}
+    assert longest(begin, end) == {"stall": 0.01, "pause": 0.0001}
+    assert longest(end, end) == {"stall": 0.0, "pause": 0.0}
+    assert longest(end, exported((20, 21, 22), 5, 1)) == {"stall": None, "pause": 0.0}
+
+
+def test_the_report_tells_the_longest_stall_while_running_and_while_connecting() -> None:
+    def said(stall: float | None) -> Sample:
+        vitals: dict[str, dict[str, float | None]] = {
+            "before": {"stall": stall, "pause": 0.05},
+            "during": {"stall": 0.01, "pause": 0.0},
+        }
+        return replace(delivered("tidewire", 0, 1.0, "active15k"), vitals=vitals, rss=1_024_000)
+
+    written = report.markdown(results(said(0.25), names=("active15k",)))
+    assert (
+        "longest stall ≤ 10 ms (while connecting ≤ 250 ms), longest collection none (while connecting ≤ 50 ms)"
+        in written
+    )
+    assert "stall ≤ 10 ms (while connecting beyond measure)" in report.markdown(
+        results(said(None), names=("active15k",))
+    )
+
+
+def test_the_report_says_how_the_interpreter_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    configured = {"CONFIG_ARGS": "'--enable-shared' '--enable-optimizations'"}
+    monkeypatch.setattr(sysconfig, "get_config_var", configured.get)
+    assert machine.python().endswith(", configured with --enable-optimizations)")
+    configured.clear()
+    assert machine.python().endswith(", configured without --enable-optimizations)")
+    assert machine.python().startswith(platform.python_version())
+    assert f"Python {machine.facts(CORES)['python']}" in report.markdown(
+        replace(results(*SAMPLES), machine=machine.facts(CORES))
+    )
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
@@ -511,6 +637,14 @@ def test_a_comparison_is_before_over_after() -> None:
     assert found["before_over_after"]["median"] == 2
     assert (found["cost_us_before"], found["cost_us_after"], found["verdict"]) == (4.0, 2.0, "cheaper")
     assert "2.000" in table([found])
+
+
+def test_both_revisions_are_put_through_every_case() -> None:
+    workload = between(WORKLOADS["rate500"])
+    order = Plan([workload], [Named(BEFORE), Named(AFTER)], 1, 1.0).order(workload, 0)
+    assert [(peer.name, case.name) for peer, case in order] == [
+        (name, case) for name in (BEFORE, AFTER) for case in ("rate500", "window")
+    ]
 
 
 def test_what_could_not_be_compared_says_why() -> None:

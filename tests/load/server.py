@@ -66,11 +66,6 @@ class Server:
         rss = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return Usage(int(rss.split()[1]), len(os.listdir(f"/proc/{self.process.pid}/fd")))  # noqa: PTH208  # only counted
 
-    def cpu_seconds(self) -> float:
-        """Processor time since its start, the kernel's on its behalf too."""
-        after_name = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
-
     async def metrics(self) -> dict[str, float]:
         """What the ops listener exports: name{labels} → value."""
         url = f"http://127.0.0.1:{self.ops_port}/metrics"

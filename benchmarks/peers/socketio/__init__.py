@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.cases import Case
-from benchmarks.peers.packages import NodePackages
-from benchmarks.peers.peer import Command, Peer
-
-_PACKAGES = NodePackages()
+from benchmarks.peers.packages import NodePackages, Packaged
+from benchmarks.peers.peer import Command
 
 
 def dialogue(case: Case) -> list[tuple[str, str]]:
@@ -23,28 +21,17 @@ def dialogue(case: Case) -> list[tuple[str, str]]:
     ]
 
 
-class SocketIO(Peer):
+class SocketIO(Packaged):
     """Its own rooms and its default adapter."""
 
     name = "socketio"
     title = "Socket.IO"
-
-    def available(self) -> str | None:
-        """Needs its packages."""
-        return _PACKAGES.missing()
-
-    def install(self) -> None:
-        """With npm."""
-        _PACKAGES.install()
-
-    def version(self) -> str:
-        """Of the package and of Node.js."""
-        return _PACKAGES.version("socket.io")
+    packages = NodePackages("socket.io")
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
         """Its pings are text frames, which the client answers."""
         env = {"PORT": str(port), "PING": f"{case.ping:g}"}
-        return Command(("node", Path(__file__).parent / "server.js"), {**_PACKAGES.env, **env})
+        return Command(("node", Path(__file__).parent / "server.js"), {**self.packages.env, **env})
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
         """An event named `event`."""

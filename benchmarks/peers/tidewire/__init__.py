@@ -17,7 +17,9 @@ import jwt
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks import machine
 from benchmarks.cases import Case
+from benchmarks.figures import Counts
 from benchmarks.peers.packages import apt_install
 from benchmarks.peers.peer import CHECKOUT, Command, Peer, Started
 from benchmarks.processes import HOST, Cores, free_port
@@ -39,19 +41,16 @@ def tokens(secret: str, users: int) -> Iterable[str]:
         yield jwt.encode(claims, secret, algorithm="HS256")
 
 
-def _vitals(metrics: str) -> dict[str, float]:
-    stall, pause = 0.0, 0.0
-    before: dict[str, float] = {}
+def counts(metrics: str) -> Counts:
+    """What the text of its metrics says about stalls of the loop and pauses of the collector."""
+    names = {"tidewire_loop_lag_seconds_bucket": "stall", "tidewire_gc_pause_seconds_bucket": "pause"}
+    found: dict[str, dict[float, float]] = {name: {} for name in names.values()}
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
-            if sample.name == "tidewire_loop_lag_max_seconds":
-                stall = sample.value
-            elif sample.name == "tidewire_gc_pause_seconds_bucket":  # they come with rising bounds
-                generation = sample.labels["generation"]
-                if sample.value > before.get(generation, 0.0):
-                    pause = max(pause, float(sample.labels["le"]))
-                before[generation] = sample.value
-    return {"stall": stall, "pause": pause}
+            if name := names.get(sample.name):
+                bound = float(sample.labels["le"])
+                found[name][bound] = found[name].get(bound, 0.0) + sample.value  # of all generations
+    return found
 
 
 class Tidewire(Peer):
@@ -68,8 +67,7 @@ class Tidewire(Peer):
         git = ["git", "-C", str(self._checkout), "describe", "--always", "--dirty", "--exclude", "*"]
         done = subprocess.run(git, capture_output=True, text=True, check=False)
         commit = done.stdout.strip() or "of no commit"
-        python = ".".join(map(str, sys.version_info[:3]))
-        return f"{commit}, Python {python}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}"
+        return f"{commit}, Python {machine.python()}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}"
 
     def fingerprint(self) -> str:
         """Another one whenever a file of the service is another: what was measured is one thing only if it stays."""
@@ -104,11 +102,11 @@ class Tidewire(Peer):
         file.write_text(yaml.safe_dump(settings))
         return Command((sys.executable, "-m", "service", "serve", "--config", file), cwd=self._checkout)
 
-    def vitals(self, folder: Path) -> dict[str, float]:
-        """From its metrics: the event loop's greatest lag in the last 15 s, and the bucket of the longest collection."""
+    def vitals(self, folder: Path) -> Counts:
+        """From its metrics: how late its event loop was, each quarter of a second, and how long its collections took."""
         port = yaml.safe_load((folder / "tidewire.yaml").read_text())["ops_port"]
         with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as response:
-            return _vitals(response.read().decode())
+            return counts(response.read().decode())
 
     def values(self, case: Case) -> Iterable[str]:
         """Tokens: every connection is another user."""

@@ -5,34 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.cases import Case
-from benchmarks.peers.packages import PythonPackages
-from benchmarks.peers.peer import Command, Peer
-
-_PACKAGES = PythonPackages("uws", "socketify==0.0.31", "cffi==2.1.1", "setuptools==80.9.0", wheels=False)
+from benchmarks.peers.packages import Packaged, PythonPackages
+from benchmarks.peers.peer import Command
 
 
-class UWebSockets(Peer):
+class UWebSockets(Packaged):
     """Fans out by its own topics, in C++; Python sees each message once."""
 
     name = "uws"
     title = "uWebSockets"
-
-    def available(self) -> str | None:
-        """Needs its packages."""
-        return _PACKAGES.missing()
-
-    def install(self) -> None:
-        """With pip, into an environment of its own."""
-        _PACKAGES.install()
-
-    def version(self) -> str:
-        """Of the binding and of Python."""
-        return _PACKAGES.version("socketify")
+    packages = PythonPackages("uws", "socketify==0.0.31", "cffi==2.1.1", "setuptools==80.9.0", wheels=False)
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
         """It pings as its idle timeout asks for, at 8 s and more; the argument is that timeout."""
         idle = max(8, round(case.ping) * 2)
-        return Command((_PACKAGES.python, Path(__file__).parent / "server.py", str(port), str(idle)))
+        return Command((self.packages.python, Path(__file__).parent / "server.py", str(port), str(idle)))
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
         """What is sent is what is delivered."""
