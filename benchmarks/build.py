@@ -12,7 +12,10 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "c"
 OUTPUT = Path(__file__).parents[1] / "build" / "bench"
 PROGRAMS = {
-    "load": ("load", "connection", "inflate", "workload", "http", "book", "job", "frame", "accept", "histogram"),
+    "load": (
+        *("load", "workload", "connection", "http", "inflate", "loop", "shared"),
+        *("book", "job", "frame", "accept", "histogram"),
+    ),
     "limit": ("limit", "job", "frame", "accept"),
 }
 LIBRARIES = {"load": ("-lz", "-lm"), "limit": ("-lm",)}

@@ -1,4 +1,6 @@
 #define _GNU_SOURCE
+#include "connection.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -12,7 +14,8 @@
 
 #include "accept.h"
 #include "frame.h"
-#include "load.h"
+#include "inflate.h"
+#include "loop.h"
 
 enum { READ_SPACE = 256 << 10, HEAD_OF_UPGRADE_LIMIT = 64 << 10 };
 
@@ -25,25 +28,9 @@ static struct {
     uint32_t *dirty; /* connections with something new to send */
     size_t dirty_count, dirty_space;
     uint32_t mask;
+    text_taker *on_text;
+    end_taker *on_end;
 } shared;
-
-void connections_begin(void) {
-    shared.server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)load.job.port)};
-    if (inet_pton(AF_INET, load.job.host, &shared.server.sin_addr) != 1) die("host: %s is no IPv4 address", load.job.host);
-    shared.loopback = (ntohl(shared.server.sin_addr.s_addr) >> 24) == 127;
-    load.connections = calloc(load.job.connections, sizeof *load.connections);
-    if (load.connections == NULL) die("there is no memory for the connections");
-    accept_new_key(shared.key);
-    accept_of_key(shared.key, KEY_SIZE, shared.accept);
-    shared.mask = 0x9E3779B9;
-    for (uint32_t number = 0; number < load.job.connections; number++) {
-        struct connection *connection = &load.connections[number];
-        connection->fd = -1;
-        connection->number = number;
-        connection->room = number % (uint32_t)load.job.rooms;
-        connection->slow = number >= load.job.connections - load.job.slow;
-    }
-}
 
 /* --- ends --- */
 
@@ -77,7 +64,7 @@ static void ended(struct connection *connection, const char *why) {
     else if (!load.over) {
         load.phase.closed++;
         progress("connection %u ended: %s", connection->number, why);
-        workload_gone(connection);
+        shared.on_end(connection);
     }
 }
 
@@ -346,7 +333,7 @@ static void take_message(struct connection *connection, const char *text, size_t
     for (const struct answer *answer = load.job.answers.at; answer < load.job.answers.at + load.job.answers.count; answer++)
         if (size >= answer->question_size && memcmp(text, answer->question, answer->question_size) == 0)
             connection_send_text(connection, answer->text, answer->text_size);
-    if (connection->state == JOINED) workload_text(connection, text, size);
+    if (connection->state == JOINED) shared.on_text(connection, text, size);
     else opening_text(connection, text, size);
 }
 
@@ -432,7 +419,8 @@ static void take_bytes(struct connection *connection) {
     if (connection->state != CLOSED) buffer_add(held, input->at + used, size - used);
 }
 
-void connection_handle(struct connection *connection, uint32_t events) {
+static void handle(uint32_t number, uint32_t events) {
+    struct connection *connection = &load.connections[number];
     if (connection->state == CLOSED) return; /* by an earlier event of the same bunch */
     if (connection->state == CONNECTING) {
         connected(connection);
@@ -441,4 +429,25 @@ void connection_handle(struct connection *connection, uint32_t events) {
     }
     if (events & EPOLLOUT) flush(connection);
     connections_flush();
+}
+
+void connections_begin(text_taker *on_text, end_taker *on_end) {
+    shared.on_text = on_text;
+    shared.on_end = on_end;
+    loop_handle(CONNECTION, handle);
+    shared.server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)load.job.port)};
+    if (inet_pton(AF_INET, load.job.host, &shared.server.sin_addr) != 1) die("host: %s is no IPv4 address", load.job.host);
+    shared.loopback = (ntohl(shared.server.sin_addr.s_addr) >> 24) == 127;
+    load.connections = calloc(load.job.connections, sizeof *load.connections);
+    if (load.connections == NULL) die("there is no memory for the connections");
+    accept_new_key(shared.key);
+    accept_of_key(shared.key, KEY_SIZE, shared.accept);
+    shared.mask = 0x9E3779B9;
+    for (uint32_t number = 0; number < load.job.connections; number++) {
+        struct connection *connection = &load.connections[number];
+        connection->fd = -1;
+        connection->number = number;
+        connection->room = number % (uint32_t)load.job.rooms;
+        connection->slow = number >= load.job.connections - load.job.slow;
+    }
 }

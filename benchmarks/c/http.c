@@ -1,4 +1,6 @@
 #define _GNU_SOURCE
+#include "http.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "load.h"
+#include "loop.h"
 
 /* A connection for publications; one request at a time. */
 struct line {
@@ -36,15 +38,6 @@ static struct {
 } http;
 
 const char *http_first_refusal(void) { return http.refusal; }
-
-void http_begin(void) {
-    http.end = &http.oldest;
-    http.server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)load.job.http_port)};
-    if (inet_pton(AF_INET, load.job.http_host, &http.server.sin_addr) != 1) die("http_host: %s is no IPv4 address", load.job.http_host);
-    http.lines = calloc(load.job.http_connections, sizeof *http.lines);
-    if (http.lines == NULL) die("there is no memory for the connections");
-    for (uint64_t n = 0; n < load.job.http_connections; n++) http.lines[n].fd = -1;
-}
 
 static void set_interest(struct line *line) {
     uint32_t wanted = EPOLLIN | (line->sent < line->out.size ? EPOLLOUT : 0);
@@ -146,7 +139,7 @@ static bool is_whole(const char *bytes, size_t size, bool *last) {
     return whole;
 }
 
-void http_handle(uint32_t number, uint32_t events) {
+static void handle(uint32_t number, uint32_t events) {
     struct line *line = &http.lines[number];
     if (line->fd < 0) return;
     if (events & EPOLLOUT) line_flush(line);
@@ -172,4 +165,14 @@ void http_handle(uint32_t number, uint32_t events) {
     line->in.size = 0;
     if (last) line_close(line);
     line_next(line);
+}
+
+void http_begin(void) {
+    http.end = &http.oldest;
+    http.server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)load.job.http_port)};
+    if (inet_pton(AF_INET, load.job.http_host, &http.server.sin_addr) != 1) die("http_host: %s is no IPv4 address", load.job.http_host);
+    http.lines = calloc(load.job.http_connections, sizeof *http.lines);
+    if (http.lines == NULL) die("there is no memory for the connections");
+    for (uint64_t n = 0; n < load.job.http_connections; n++) http.lines[n].fd = -1;
+    loop_handle(HTTP, handle);
 }

@@ -1,9 +1,8 @@
-/* Compressed messages, RFC 7692. */
+#include "inflate.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
-
-#include "load.h"
 
 static z_stream *new_inflater(void) {
     z_stream *stream = calloc(1, sizeof *stream);

@@ -1,22 +1,19 @@
 /* load: many WebSocket connections to one server, from one thread. JOB.md says what it can do and what it reports. */
-#include "load.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
-struct load load;
-
-enum { BUNCH = 512 };
-static const uint32_t WATCHED = 1 << 26;        /* a bit that epoll has no use for: the file is known there */
+#include "connection.h"
+#include "http.h"
+#include "loop.h"
+#include "shared.h"
+#include "workload.h"
 
 static struct {
     bool ended;      /* stdin */
@@ -24,76 +21,28 @@ static struct {
     uint32_t interest;
 } gate;
 
-uint64_t clock_us(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return EPOCH + (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-void progress(const char *format, ...) {
-    va_list values;
-    if (!load.progress) return;
-    va_start(values, format);
-    vfprintf(stderr, format, values);
-    va_end(values);
-    fputc('\n', stderr);
-}
-
-/* --- the loop --- */
-
-void watch(int fd, enum kind kind, uint32_t number, uint32_t *interest, uint32_t wanted) {
-    wanted |= WATCHED;
-    if (*interest == wanted) return;
-    struct epoll_event event = {.events = wanted & ~WATCHED, .data.u64 = (uint64_t)kind << 32 | number};
-    if (epoll_ctl(load.epoll, *interest ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &event) < 0) die("epoll: %s", strerror(errno));
-    *interest = wanted;
-}
+/* --- the gate --- */
 
 static void read_gate(void) {
     char bytes[256];
     ssize_t got = read(STDIN_FILENO, bytes, sizeof bytes);
     if (got < 0 && errno == EINTR) return;
     if (got <= 0) {
-        if (gate.interest) epoll_ctl(load.epoll, EPOLL_CTL_DEL, STDIN_FILENO, NULL);
+        if (gate.interest) unwatch(STDIN_FILENO);
         gate.ended = true;
         return;
     }
     for (ssize_t n = 0; n < got; n++) gate.passed += bytes[n] == '\n';
 }
 
-static void handle(const struct epoll_event *event) {
-    uint32_t number = (uint32_t)event->data.u64;
-    switch ((enum kind)(event->data.u64 >> 32)) {
-    case CONNECTION: connection_handle(&load.connections[number], event->events); break;
-    case HTTP:
-        http_handle(number, event->events);
-        connections_flush();
-        break;
-    case TIMER: workload_timer(); break;
-    case GATE: read_gate(); break;
-    }
+static void gate_came(uint32_t number, uint32_t events) {
+    (void)number, (void)events; /* there is one, and an error is read */
+    read_gate();
 }
-
-/* Waits for something, at most until then, and does what there is to do. */
-void poll_once(uint64_t until) {
-    struct epoll_event events[BUNCH];
-    uint64_t now = clock_us();
-    int timeout = until > now ? (int)((until - now + 999) / 1000) : 0;
-    int count = epoll_wait(load.epoll, events, BUNCH, timeout);
-    if (count < 0 && errno != EINTR) die("epoll: %s", strerror(errno));
-    load.now = clock_us();
-    for (int n = 0; n < count; n++) handle(&events[n]);
-}
-
-static void poll_for(uint64_t microseconds) {
-    for (uint64_t until = clock_us() + microseconds; clock_us() < until;) poll_once(until);
-}
-
-/* --- the gate --- */
 
 static void gate_open(void) {
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)GATE << 32};
-    if (epoll_ctl(load.epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event) == 0) gate.interest = 1;
+    loop_handle(GATE, gate_came);
+    if (try_watch(STDIN_FILENO, GATE, EPOLLIN)) gate.interest = 1;
     else if (errno != EPERM) gate.ended = true; /* EPERM: a file, always ready. Otherwise it is closed */
 }
 
@@ -120,6 +69,10 @@ static void open_all(void) {
         connections_check_deadline();
     }
     progress("all have joined in %.3f s", (double)(clock_us() - began) / 1e6);
+}
+
+static void poll_for(uint64_t microseconds) {
+    for (uint64_t until = clock_us() + microseconds; clock_us() < until;) poll_once(until);
 }
 
 static void stop_slow(void) {
@@ -195,12 +148,9 @@ int main(int count, char **words) {
     setvbuf(stderr, NULL, _IOLBF, 0);
     job_read(&load.job, path);
     allow_files();
-    load.epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (load.epoll < 0) die("epoll: %s", strerror(errno));
+    loop_begin();
     if (load.job.gate) gate_open();
-    connections_begin();
     workload_begin();
-    if (load.job.http_publish.count) http_begin();
 
     uint64_t began = clock_us();
     if (load.job.workload != CONNECT) open_all();

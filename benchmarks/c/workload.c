@@ -1,4 +1,6 @@
 #define _GNU_SOURCE
+#include "workload.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -6,7 +8,9 @@
 #include <unistd.h>
 
 #include "book.h"
-#include "load.h"
+#include "connection.h"
+#include "http.h"
+#include "loop.h"
 
 enum { STAMP_DIGITS = 16 };
 static const uint64_t LOOK = 20000; /* µs between two looks for events to give up */
@@ -87,7 +91,8 @@ static void set_timer(bool on) {
     timerfd_settime(work.timer, TFD_TIMER_ABSTIME, &set, NULL);
 }
 
-void workload_timer(void) {
+static void timer(uint32_t number, uint32_t events) {
+    (void)number, (void)events; /* there is one, and it can only have expired */
     uint64_t expirations;
     if (read(work.timer, &expirations, sizeof expirations) < 0) return; /* a stale event of a timer set anew */
     for (uint64_t intended; (intended = due(work.scheduled)) <= load.now && intended < work.until;) {
@@ -160,7 +165,7 @@ static bool stamp_at(const char *at, uint64_t *stamp) {
     return true;
 }
 
-void workload_text(struct connection *connection, const char *text, size_t size) {
+static void take_text(struct connection *connection, const char *text, size_t size) {
     const char *at = text, *end = text + size;
     uint64_t stamp;
     if (load.job.echo_expect_size && connection->stamp && !connection->acknowledged &&
@@ -191,7 +196,7 @@ static void give_up_old(void) {
     connections_flush();
 }
 
-void workload_gone(struct connection *connection) {
+static void take_end(struct connection *connection) {
     load.members[connection->room]--;
     load.alive--;
     if (load.alive == 0) die("the server has ended all connections");
@@ -214,10 +219,13 @@ void workload_gone(struct connection *connection) {
 
 void workload_begin(void) {
     struct timespec now;
+    connections_begin(take_text, take_end);
+    if (load.job.http_publish.count) http_begin();
     clock_gettime(CLOCK_REALTIME, &now);
     work.first_id = ((uint64_t)now.tv_sec * 100000 + (uint64_t)now.tv_nsec / 10000) % 3000000000;
     work.timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     uint32_t interest = 0;
+    loop_handle(TIMER, timer);
     watch(work.timer, TIMER, 0, &interest, 1);
     load.members = calloc(load.job.rooms, sizeof *load.members);
     if (load.members == NULL) die("there is no memory for the rooms");

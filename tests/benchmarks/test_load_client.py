@@ -9,11 +9,13 @@ import signal
 import socket
 import zlib
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.build import SOURCES
 from tests.benchmarks.peer import (
     CLOSE,
     CONTINUATION,
@@ -841,3 +843,14 @@ async def test_it_speaks_with_the_service(
     assert report["deliveries"] == report["expected"] == published * each
     assert report["lost"] == report["duplicated"] == report["strayed"] == 0
     assert report["frames_in"] >= report["deliveries"] / 40
+
+
+def test_the_parts_of_the_client_know_each_other_in_one_direction() -> None:
+    """A part is its .c and its .h; `graphlib` raises where includes go in a circle."""
+    knows: dict[str, set[str]] = {}
+    for file in sorted(SOURCES.glob("*.[ch]")):
+        included = re.findall(r'^#include "(\w+)\.h"$', file.read_text(), re.MULTILINE)
+        knows.setdefault(file.stem, set()).update(name for name in included if name != file.stem)
+    order = list(TopologicalSorter(knows).static_order())
+    below = {"job", "histogram", "shared", "loop", "inflate", "connection", "http", "workload"}
+    assert below <= set(order[: order.index("load")])

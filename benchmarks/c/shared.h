@@ -1,6 +1,9 @@
-/* What the parts of `load` share: one thread, one epoll, one job. */
-#ifndef LOAD_H
-#define LOAD_H
+/* What the parts of `load` share: one thread, one job, its connections and its counters.
+
+Who knows whom: load > workload > connection, http > loop, inflate > shared > job, histogram. What has to go the other way is
+a function that the upper part has given to the lower one. */
+#ifndef SHARED_H
+#define SHARED_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,7 +16,6 @@ static const uint64_t EPOCH = 1000000000000000; /* µs, added to CLOCK_MONOTONIC
 
 enum { MESSAGE_LIMIT = 64 << 20 }; /* bytes */
 enum state { CLOSED, CONNECTING, UPGRADING, OPENING, JOINED };
-enum kind { CONNECTION, HTTP, GATE, TIMER }; /* of a file in epoll */
 
 struct connection {
     int fd;
@@ -51,43 +53,11 @@ struct load {
     struct phase phase;
     struct histogram latency, connecting;
     bool measuring, over, progress; /* over: after the measured phase */
-    int epoll;
 };
 
 extern struct load load;
 
-/* --- load.c --- */
 uint64_t clock_us(void);
-void watch(int fd, enum kind kind, uint32_t number, uint32_t *interest, uint32_t wanted);
-void poll_once(uint64_t until);
 void progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-/* --- connection.c --- */
-void connections_begin(void);
-void connections_open_more(void); /* as many at a time as the job allows */
-void connections_check_deadline(void);
-void connection_cut(struct connection *connection);
-void connection_handle(struct connection *connection, uint32_t events);
-void connection_send_text(struct connection *connection, const char *text, size_t size);
-void connection_update(struct connection *connection); /* slow ones stop reading, and read again when all is over */
-void connections_flush(void); /* sends what has been queued since the last time */
-
-/* --- inflate.c --- */
-/* The text of a compressed message; it holds until the next one. */
-const struct buffer *inflated(struct connection *connection, const char *payload, size_t size);
-void inflate_end(struct connection *connection);
-
-/* --- http.c --- */
-void http_begin(void);
-void http_submit(const struct filling *filling, const char *body, size_t size);
-void http_handle(uint32_t number, uint32_t events);
-const char *http_first_refusal(void); /* "" if there was none */
-
-/* --- workload.c --- */
-void workload_begin(void);
-void workload_phase(double seconds);
-void workload_text(struct connection *connection, const char *text, size_t size); /* of one that has joined */
-void workload_gone(struct connection *connection);
-void workload_timer(void);
 
 #endif
