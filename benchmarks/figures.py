@@ -164,7 +164,9 @@ class Figures:
 
     def share(self, workload: str, peer: str, case: str | None = None) -> Spread | None:
         """Per cent of a core that it took in the measured phase."""
-        return self._each(workload, peer, case, lambda sample: 100 * sample.cpu / sample.report["seconds"])
+        return self._each(
+            workload, peer, case, lambda sample: 100 * sample.cpu / (sample.report["seconds"] or math.inf)
+        )
 
     def lost(self, workload: str, peer: str, case: str | None = None) -> int:
         """Deliveries that did not come, over all rounds."""

@@ -61,12 +61,13 @@ class Stage:
 
             begins()
             async with self._beside(case, peer, port, folder):
-                sample.report = await load.run(
+                report = await load.run(
                     build() / "load", job, core=self.cores.client, seconds=case.seconds, begins=begins, ends=ends
                 )
         finally:
             await started.end()
         alone, before, after = looks
+        sample.report = report
         if said:
             at_start, at_begin, at_end = said
             sample.vitals = {"before": longest(at_start, at_begin), "during": longest(at_begin, at_end)}

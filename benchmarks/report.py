@@ -250,7 +250,7 @@ def _workload_table(results: Results, workload: Workload) -> str:
         for peer in _measured(results, workload, case):
             found = summary(results, workload, case, peer)
             cells = [_cell(found.get(key), by) for key, _, by in columns]
-            cells += [str(found["cost_us"]["rounds"]) if "cost_us" in found else ""]
+            cells += [_rounds(found)]
             notes = [f"{found['lost']} lost"] if found["lost"] else []
             notes += [f"{found['slow_closed']} slow readers closed"] if case.slow else []
             notes += _vitals(results, workload, case, peer)
@@ -270,6 +270,14 @@ def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list
         for name, what in (("stall", "longest stall"), ("pause", "longest collection"))
     ]
     return [", ".join((*told, f"{_number(memory)} KiB a connection"))]
+
+
+def _rounds(found: Mapping[str, Any]) -> str:
+    """Of the row. A ratio has fewer, where C was measured less often."""
+    counted = [found[key]["rounds"] for key in ("cost_us", "ratio_to_limit") if key in found]
+    if len(set(counted)) == 2:
+        return f"{counted[0]}, ratio {counted[1]}"
+    return str(counted[0]) if counted else ""
 
 
 def _longest(samples: Sequence[Sample], when: str, name: str) -> str:

@@ -81,7 +81,7 @@ class Peer(ABC):
         return ()
 
     def vitals(self, folder: Path) -> Counts:
-        """What it says of itself at this moment; nothing if it says nothing."""
+        """What it says of itself at this moment; nothing if it says nothing. Raises FailedError if it does not answer."""
         return {}
 
     async def start(self, case: Case, port: int, folder: Path, cores: Cores) -> Started:

@@ -474,6 +474,11 @@ def test_at_a_fixed_rate_the_share_of_a_core_is_shown_of_each_case_apart() -> No
     assert "bare C loop, window" not in written
 
 
+def test_a_row_says_when_its_ratio_is_of_fewer_rounds() -> None:
+    written = report.markdown(results(*SAMPLES, delivered("tidewire", 2, 1.0)))
+    assert "| Tidewire | 0.9 (0.8–1) | 1 (1–1.25) | 500 000 | 4 | 9 | 4 | 3, ratio 2 |  |" in written
+
+
 METRICS = """
 # TYPE tidewire_loop_lag_seconds histogram
 tidewire_loop_lag_seconds_bucket{{le="0.01"}} {lag[0]}
@@ -743,6 +748,32 @@ async def test_a_server_that_refuses_the_client_makes_a_sample_that_says_so(tmp_
     sample = await Stage(CORES, tmp_path).measure(WORKLOADS["compressed"], case, limit, 0)
     assert sample.failure is not None
     assert "permessage-deflate" in sample.failure
+
+
+async def test_where_connections_are_active_the_service_tells_of_itself_before_and_during(tmp_path: Path) -> None:
+    workload = WORKLOADS["active15k"]
+    case = replace(workload.cases[0].at_most(100), seconds=1.2)
+    sample = await Stage(CORES, tmp_path).measure(workload, case, everyone()["tidewire"], 0)
+    assert sample.failure is None
+    for phase in ("before", "during"):
+        assert set(sample.vitals[phase]) == {"stall", "pause"}
+        assert sample.vitals[phase]["stall"] != 0, (
+            phase
+        )  # it is looked at each quarter of a second, and never on the dot
+
+
+def test_a_service_that_does_not_answer_for_its_metrics_fails(tmp_path: Path) -> None:
+    tidewire = Tidewire()
+    tidewire.command(WORKLOADS["active15k"].cases[0], free_port(), tmp_path)
+    with pytest.raises(FailedError, match="Tidewire does not answer for its metrics"):
+        tidewire.vitals(tmp_path)
+
+
+async def test_what_a_service_would_tell_is_not_asked_where_nobody_looks(tmp_path: Path) -> None:
+    workload = WORKLOADS["fanout1"]
+    case = replace(workload.cases[0].at_most(5), seconds=0.1)
+    sample = await Stage(CORES, tmp_path).measure(workload, case, everyone()["tidewire"], 0)
+    assert (sample.failure, sample.vitals) == (None, {})
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from benchmarks.cases import Case
 from benchmarks.figures import Counts
 from benchmarks.peers.packages import apt_install
 from benchmarks.peers.peer import CHECKOUT, Command, Peer, Started
-from benchmarks.processes import HOST, Cores, free_port
+from benchmarks.processes import HOST, Cores, FailedError, free_port
 
 CONTRACT = Path(__file__).parent / "contract.yaml"
 _SECRET = "only for benchmarks, and long enough for HS256"
@@ -105,8 +105,11 @@ class Tidewire(Peer):
     def vitals(self, folder: Path) -> Counts:
         """From its metrics: how late its event loop was, each quarter of a second, and how long its collections took."""
         port = yaml.safe_load((folder / "tidewire.yaml").read_text())["ops_port"]
-        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as response:
-            return counts(response.read().decode())
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as response:
+                return counts(response.read().decode())
+        except OSError as error:
+            raise FailedError(f"{self.title} does not answer for its metrics: {error}") from None
 
     def values(self, case: Case) -> Iterable[str]:
         """Tokens: every connection is another user."""
