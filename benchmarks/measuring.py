@@ -68,7 +68,7 @@ class Stage:
             await started.end()
         alone, before, after = looks
         sample.report = report
-        if said:
+        if any(said):  # others say nothing
             at_start, at_begin, at_end = said
             sample.vitals = {"before": longest(at_start, at_begin), "during": longest(at_begin, at_end)}
         sample.cpu = round(after.cpu - before.cpu, 3)

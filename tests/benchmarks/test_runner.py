@@ -769,11 +769,13 @@ def test_a_service_that_does_not_answer_for_its_metrics_fails(tmp_path: Path) ->
         tidewire.vitals(tmp_path)
 
 
-async def test_what_a_service_would_tell_is_not_asked_where_nobody_looks(tmp_path: Path) -> None:
-    workload = WORKLOADS["fanout1"]
-    case = replace(workload.cases[0].at_most(5), seconds=0.1)
-    sample = await Stage(CORES, tmp_path).measure(workload, case, everyone()["tidewire"], 0)
+@pytest.mark.parametrize(("peer", "name"), [("tidewire", "fanout1"), ("limit", "active15k")])
+async def test_who_says_nothing_and_who_is_not_asked_has_no_vitals(peer: str, name: str, tmp_path: Path) -> None:
+    workload = WORKLOADS[name]
+    case = replace(workload.cases[0].at_most(5), seconds=0.1, rate=100 if name == "active15k" else 0)
+    sample = await Stage(CORES, tmp_path).measure(workload, case, everyone()[peer], 0)
     assert (sample.failure, sample.vitals) == (None, {})
+    assert f"| {everyone()[peer].title} |" in report.markdown(results(sample, names=(name,)))
 
 
 @pytest.fixture
