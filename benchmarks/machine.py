@@ -35,6 +35,6 @@ def python() -> str:
     the configure flag that asks for it is recorded, but Debian's optimised build does without that flag.
     """
     flags = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
-    optimised = "" if "--enable-optimizations" in flags else "out"
+    asked = "" if "--enable-optimizations" in flags else " not on record"
     build = ", ".join((sys.version.partition("(")[2].partition(")")[0], platform.python_compiler()))
-    return f"{platform.python_version()} ({build}, configured with{optimised} --enable-optimizations)"
+    return f"{platform.python_version()} ({build}, --enable-optimizations{asked})"
