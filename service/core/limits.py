@@ -171,6 +171,10 @@ class TokenBucket:
             return inf
         return (cost - tokens) / self._rate.per_second
 
+    def is_full(self, now: float) -> bool:
+        """Whether it is as good as a new one."""
+        return self._tokens + (now - self._updated) * self._rate.per_second >= self._rate.burst
+
 
 class KeyedBuckets:
     """A bucket per key, for at most `most` keys: the one idle longest is forgotten first, so memory is bounded."""
@@ -192,6 +196,14 @@ class KeyedBuckets:
         else:
             self._buckets.move_to_end(key)
         return bucket.take(now, cost)
+
+    def forget_full(self, now: float, most: int) -> None:
+        """Lets go of those that have not been used for so long that they are full again: at most so many."""
+        for _ in range(most):
+            key = next(iter(self._buckets), None)
+            if key is None or not self._buckets[key].is_full(now):
+                return
+            del self._buckets[key]
 
     def __len__(self) -> int:
         return len(self._buckets)

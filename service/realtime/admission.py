@@ -19,6 +19,10 @@ VIOLATION_WINDOW = 10.0
 """Seconds within which `limits.rate_violations` messages above a rate end a connection."""
 
 
+SLICE = 1_000
+"""Buckets that are forgotten at a time."""
+
+
 @lru_cache(maxsize=4096)  # behind a proxy, or in a storm, the same ones come again and again
 def network_of(address: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 that an IPv6 subscriber controls."""
@@ -149,6 +153,11 @@ class Admission:
                 scope=scope,
                 retry_after=round(wait, 3),
             )
+
+    def tidy(self, now: float) -> None:
+        """Forgets users and addresses that have been quiet: of most who are connected there is nothing to remember."""
+        for buckets in (self._connects, self._users, self._ips):
+            buckets.forget_full(now, SLICE)
 
     def is_abusive(self, connection: Connection) -> bool:
         """Notes a message above the rate; True once there were too many lately."""

@@ -106,7 +106,7 @@ class Node:
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
         self.admission = Admission(bounds.limits, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
-        self.sweep = Sweep(self.roster, bounds.deadlines, bounds.outbox, ports.clock, metrics)
+        self.sweep = Sweep(self.roster, bounds.deadlines, bounds.outbox, ports.clock, metrics, tidy=self.admission.tidy)
         press, turn, most_batch = Press(bounds.compression), Turn(ports.clock), bounds.limits.batch
         self.surroundings = Surroundings(
             bounds.outbox, self.budget, most_batch, press, turn, clock=ports.clock, metrics=metrics
@@ -154,6 +154,8 @@ class Node:
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
+        self.on_closing = self._closing
+        """Called when this side decides to end a connection; one object for all of them."""
         self._greeting: set[asyncio.Timeout] = set()
 
     async def start(self) -> None:
@@ -200,8 +202,8 @@ class Node:
         finally:
             self._greeting.discard(patience)
 
-    def closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
-        """Called when this side decides to end a connection: no delivery from here on."""
+    def _closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
+        # No delivery from here on.
         if code is CloseCode.SLOW_CONSUMER:
             self.metrics.slow_consumers.inc()
         for subscription in connection.session.subscriptions.values():

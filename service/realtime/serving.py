@@ -45,7 +45,7 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
         socket.abort()
         raise
     serving = Serving(node, connection)
-    connection.on_close = node.closing
+    connection.on_close = node.on_closing
     node.roster.add(connection)
     node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
     node.make_room_after(connection)

@@ -69,6 +69,7 @@ class Subscriptions:
         joined = await self._relay.go_live(connection, subscription, view)
         if joined is None:
             return
+        subscription.since = None  # it is live: where it began is nobody's concern any more
         self._count(subscription, joined)
         snapshot = joined.snapshot
         held_without_gap = not subscription.resuming and joined.recovered is True and not snapshot.missed

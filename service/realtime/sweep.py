@@ -6,7 +6,7 @@ One timer for all: a timer a connection would cost more memory than everything e
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from service.core.clock import Clock, Timer
@@ -30,9 +30,17 @@ class Sweep:
     """Looks at every connection of the roster, again and again."""
 
     def __init__(
-        self, roster: Roster, deadlines: Deadlines, outbox: OutboxLimits, clock: Clock, metrics: Metrics
+        self,
+        roster: Roster,
+        deadlines: Deadlines,
+        outbox: OutboxLimits,
+        clock: Clock,
+        metrics: Metrics,
+        tidy: Callable[[float], None],
     ) -> None:
+        """`tidy` is called with the monotonic time at every look."""
         self._roster = roster
+        self._tidy = tidy
         self._deadlines = deadlines
         self._half = deadlines.heartbeat / 2
         """Seconds from a ping to its answer, and from that to the next ping."""
@@ -70,7 +78,9 @@ class Sweep:
 
     def _begin(self) -> None:
         # Not twice in a row: a loop that is always late must still cut the dead.
-        self._was_late = not self._was_late and self._clock.monotonic() > self._due + LATE
+        now = self._clock.monotonic()
+        self._was_late = not self._was_late and now > self._due + LATE
+        self._tidy(now)
         self._go_on(iter(self._roster))
 
     def _go_on(self, connections: Iterator[Connection]) -> None:

@@ -251,12 +251,24 @@ async def test_the_rate_of_an_address_follows_the_client_behind_the_proxy() -> N
 
 async def test_addresses_that_are_remembered_are_bounded() -> None:
     """Each client makes up an address; the service remembers the rates of the last few, and counts none that has left."""
-    async with serving(limits={"tracked": 10}, proxy={"hops": 1}) as server:
+    limits = {
+        "tracked": 10,
+        "connect_rate_per_ip": {"per_second": 0.001, "burst": 2},
+    }  # so slow that none is full again
+    async with serving(limits=limits, proxy={"hops": 1}) as server:
         for number in range(50):
             headers: dict[str, str | None] = {"X-Forwarded-For": f"2001:db8:0:{number:x}::1"}
             await ask(server, "/ws", bearer() | headers, upgrade=False)
         assert len(server.service.node.admission._connects) == 10
         await server.at_rest()
+
+
+async def test_an_address_that_has_been_quiet_is_forgotten() -> None:
+    limits = {"connect_rate_per_ip": {"per_second": 100, "burst": 2}}
+    async with serving(limits=limits) as server:
+        await ask(server, "/ws", bearer(), upgrade=False)
+        connects = server.service.node.admission._connects
+        await eventually(lambda: not len(connects), lambda: len(connects))
 
 
 async def test_tickets_are_bounded() -> None:

@@ -94,6 +94,23 @@ def test_never_more_than_so_many_are_remembered_and_the_longest_idle_is_forgotte
         assert len(buckets) == len(remembered)
 
 
+def test_full_buckets_are_forgotten_and_nobody_gains_by_it() -> None:
+    buckets = KeyedBuckets(Rate(per_second=1, burst=2), most=10)
+    for key in "abc":
+        buckets.take(key, 0.0)
+    buckets.take("b", 0.0)
+    buckets.forget_full(0.5, most=10)
+    assert len(buckets) == 3
+    buckets.forget_full(1.0, most=1)
+    assert len(buckets) == 2
+    buckets.forget_full(1.0, most=10)
+    assert len(buckets) == 1, "c is full; b, which comes behind it, is not"
+    assert buckets.take("b", 1.0) == 0.0
+    assert buckets.take("b", 1.0) == 1.0
+    buckets.forget_full(3.0, most=10)
+    assert len(buckets) == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "size", "wanted"),
     [

@@ -70,7 +70,7 @@ def line(clock: FakeClock) -> Line:
     )
     roster = Roster(metrics)
     roster.add(connection)
-    sweep = Sweep(roster, Deadlines(heartbeat=HEARTBEAT), OutboxLimits(), clock, metrics)
+    sweep = Sweep(roster, Deadlines(heartbeat=HEARTBEAT), OutboxLimits(), clock, metrics, tidy=lambda now: None)
     sweep.start()
     sweep.welcome(connection)
     while not line.pings:
