@@ -45,7 +45,7 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/mypy scripts
+	$(BIN)/mypy scripts hatch_build.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_codes.py --check
 	$(BIN)/python scripts/settings_reference.py --check
@@ -71,5 +71,5 @@ upgrade: ## write requirements/*.lock with the newest versions
 
 clean: ## remove everything that can be made again
 	rm -rf .venv build dist clients/js/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
-		.hypothesis .coverage .tidewire
+		.hypothesis .coverage .tidewire service/web/_native.*
 	find service tests scripts demo -name __pycache__ -type d -prune -exec rm -rf {} +

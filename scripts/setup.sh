@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes this checkout able to run. Safe to repeat: what is up to date is left alone.
 #
-#   scripts/setup.sh run    .venv with the service
+#   scripts/setup.sh run    .venv with the service; its native sender too, if there is a C compiler
 #   scripts/setup.sh dev    .venv with the service and the tools
-#   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler for the load client
+#   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
 #   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
@@ -118,12 +118,27 @@ pip() {
 # fingerprint FILE...: of their content and of the interpreter.
 fingerprint() { { $venv/bin/python -VV && cat "$@"; } | sha256sum | cut -d' ' -f1; }
 
+# can_compile: whether the native sender is built; hatch_build.py tries the same compilers.
+can_compile() {
+    local name
+    for name in ${CC:-} cc gcc clang; do
+        ! echo '#include <sys/socket.h>' | "$name" -E - >/dev/null 2>&1 || return 0
+    done
+    return 1
+}
+
+# wanted LOCK: what stands for an environment with what LOCK names and this checkout's package. A compiler may come later.
+wanted() {
+    fingerprint requirements/build.lock "$1" pyproject.toml hatch_build.py service/web/native.c
+    ! can_compile || echo native
+}
+
 is_current() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
 
 # install_python LOCK STAMP: what LOCK names, by hash and as wheels only, so that no package runs code while it installs.
 install_python() {
     local lock=$1 stamp=$venv/$2 wanted
-    wanted=$(fingerprint requirements/build.lock "$lock" pyproject.toml)
+    wanted=$(wanted "$lock")
     is_current "$stamp" "$wanted" && return
     say "installing $lock"
     rm -f $venv/tidewire-*.stamp
@@ -135,7 +150,7 @@ install_python() {
 install_run() {
     make_venv
     # An environment with the tools holds all that running needs.
-    is_current $venv/tidewire-dev.stamp "$(fingerprint requirements/build.lock requirements/dev.lock pyproject.toml)" ||
+    is_current $venv/tidewire-dev.stamp "$(wanted requirements/dev.lock)" ||
         install_python requirements/run.lock tidewire-run.stamp
 }
 
@@ -186,9 +201,10 @@ install_stores() {
     apt_install faketime || die "the tests that move a store's clock need libfaketime (Debian: apt-get install faketime)"
 }
 
-# The load client of the benchmarks is C.
+# The native sender and the load client of the benchmarks are C. Before Python's part, which builds the sender.
 install_compiler() {
-    command -v gcc >/dev/null || apt_install gcc || die "the load client needs gcc (Debian: apt-get install gcc libc6-dev)"
+    command -v gcc >/dev/null || apt_install gcc ||
+        die "the native sender's tests and the load client need gcc (Debian: apt-get install gcc libc6-dev)"
     echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || apt_install libc6-dev ||
         die "the load client needs the C library's headers (Debian: apt-get install libc6-dev)"
     echo '#include <zlib.h>' | gcc -E - >/dev/null 2>&1 || apt_install zlib1g-dev ||
@@ -199,16 +215,16 @@ case ${1:-} in
     run) install_run ;;
     dev) install_dev ;;
     test)
+        install_compiler
         install_dev
         install_javascript
         install_browser
         install_stores
-        install_compiler
         ;;
     quick)
+        install_compiler
         install_dev
         install_stores
-        install_compiler
         ;;
     *) die "usage: scripts/setup.sh run | dev | quick | test" ;;
 esac

@@ -52,7 +52,7 @@ from service.settings import Settings
 from service.telemetry import log
 from service.telemetry.metrics import Metrics
 from service.telemetry.runtime import GcWatch, LoopLag, settle_gc
-from service.web import api, header_deadline, ops, problem, upgrade
+from service.web import api, header_deadline, native, ops, problem, upgrade
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
 from service.web.listener import bound_buffers
@@ -83,6 +83,9 @@ class Service:
         self.fetch = HttpFetch()
         self.broker = broker or _broker(settings, self.clock, self.metrics)
         presence, tickets, caps, self._close_stores = _stores(settings, self.clock, self.broker)
+        sender = native.load() if settings.native_send == "auto" else None
+        self.native_send = "on" if sender is not None else "off" if settings.native_send == "off" else "not built"
+        """Whether rooms are written to in C; for the log."""
         ports = Ports(
             broker=self.broker,
             presence=presence,
@@ -90,6 +93,7 @@ class Service:
             caps=caps,
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
+            sender=sender,
         )
         self.node = Node(Gate(contract), ports, _bounds(settings), self.metrics)
         self.deadline = header_deadline.HeaderDeadline(settings.deadlines, self.clock, self.metrics)
@@ -343,7 +347,14 @@ async def _serve(service: Service, companion: Companion | None) -> int:
     try:
         async with running(service) as (port, ops_port):
             settle_gc()
-            _log.info("serving", host=service.settings.host, port=port, ops_port=ops_port, pid=os.getpid())
+            _log.info(
+                "serving",
+                host=service.settings.host,
+                port=port,
+                ops_port=ops_port,
+                pid=os.getpid(),
+                native_send=service.native_send,
+            )
             async with companion(port) if companion is not None else nullcontext():
                 await stop.wait()
             _log.info("draining", connections=len(service.node.roster))

@@ -54,7 +54,14 @@ class Surroundings:
     metrics: Metrics
 
 
-class Connection:
+class _Reach:
+    """What a fan-out reads of every member. A base class, because its slots come first: they lie side by side in memory, and
+    between two deliveries the kernel has emptied the processor's caches."""
+
+    __slots__ = ("fd", "is_clear", "window_bits", "write")
+
+
+class Connection(_Reach):
     """An authenticated connection. Only the handshake makes one, so nothing unauthenticated can reach a command."""
 
     __slots__ = (
@@ -68,7 +75,6 @@ class Connection:
         "closing",
         "id",
         "is_asked",
-        "is_clear",
         "is_told_of_expiry",
         "on_close",
         "paused_since",
@@ -77,8 +83,6 @@ class Connection:
         "session",
         "socket",
         "violations",
-        "window_bits",
-        "write",
     )
 
     def __init__(
@@ -88,6 +92,8 @@ class Connection:
         self.socket = socket
         self.write = socket.write
         """The socket's, for those who have seen that the connection `is_clear`."""
+        self.fd = socket.fd
+        """The socket's, for a Sender, under the same condition; -1 once the connection is over."""
         self.window_bits = socket.window_bits
         self.session = session
         self.seat = seat
@@ -188,6 +194,12 @@ class Connection:
                 return
         self._queue().put(_reply(payload, str(message.__struct_config__.tag)))
         self._pump()
+
+    def complete(self, part: bytes) -> None:
+        """Writes what a Sender could not of a frame. If that fails, the transport has ended, and the descriptor is of no use."""
+        self.write(part)
+        if self.is_clear:  # else the rest waits, and the peer is slow
+            self.fd = self.socket.fd
 
     def flush(self) -> None:
         """Writes the replies of this turn, if they have not gone out with an event."""
@@ -320,6 +332,7 @@ class Connection:
         """Frees the queue; the connection is over, and what comes late goes nowhere."""
         self._is_over = True
         self.is_clear = False
+        self.fd = -1
         self._replies = None
         if self._parting is not None:
             self._parting.cancel()

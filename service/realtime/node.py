@@ -38,6 +38,7 @@ from service.realtime.publisher import Publisher
 from service.realtime.relay import Relay
 from service.realtime.revocations import RevocationGuard, Revocations
 from service.realtime.roster import Roster
+from service.realtime.socket import Sender
 from service.realtime.subscriptions import Subscriptions
 from service.realtime.supervisor import Supervisor
 from service.realtime.sweep import Sweep
@@ -62,6 +63,8 @@ class Ports:
     caps: CapStore
     authenticator: Authenticator
     clock: Clock
+    sender: Sender | None = None
+    """None: every delivery is a call of its socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Node:
         self.surroundings = Surroundings(
             bounds.outbox, self.budget, most_batch, press, turn, clock=ports.clock, metrics=metrics
         )
-        self.hub = Hub(Ways(ports.clock, metrics, turn, press, most_batch))
+        self.hub = Hub(Ways(ports.clock, metrics, turn, press, most_batch, ports.sender))
         self.relay = Relay(
             self.hub,
             ports.broker,

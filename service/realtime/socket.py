@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -55,5 +55,19 @@ class Socket(Protocol):
         """Cuts the connection at once and frees its buffers."""
 
     @property
+    def fd(self) -> int:
+        """The descriptor that a Sender may write frames to; -1 if there is none, or something else must go there before.
+        Once got, it is good for as long as nothing waits to be written and the ear has not been told that all is `lost`:
+        after that the number may be another connection's."""
+
+    @property
     def close_code(self) -> int:
         """The code with which it ended, whoever said it first; 1006 if nobody has."""
+
+
+class Sender(Protocol):
+    """Writes one frame to many sockets at once."""
+
+    def __call__(self, fds: list[int], frame: bytes) -> Sequence[tuple[int, int]]:
+        """Gives the frame to each descriptor. Never blocks. Returns the index of each that did not take all of it, and how many
+        bytes it took, 0 if it has failed: the rest is for the socket's `write`, which finds out why."""

@@ -116,6 +116,12 @@ class Metrics:
         self.delivery_seconds = self._spread(
             "publish_to_write_seconds", "Time from accepting an event to writing it to a subscriber.", _LATENCY
         )
+        self.native_sends = self._tallies(
+            "native_sends",
+            "Frames written to members by the native sender, by whether the kernel took all of it at once.",
+            "outcome",
+        )
+        self.sent_natively = (self.native_sends.labels("whole"), self.native_sends.labels("short"))
         self.fanout = self._spread("fanout_members", "Connections that one event was delivered to.", _MEMBERS)
 
         self.subscriptions = self._level("subscriptions", "Subscriptions of all connections of this node.")

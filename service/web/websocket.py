@@ -249,6 +249,17 @@ class WebSocket(asyncio.Protocol):
         self._transport.abort()
 
     @property
+    def fd(self) -> int:
+        """See Socket. Also -1 on TLS, and while bytes wait that asyncio does not tell of: those of a response before this."""
+        transport = self._transport
+        if self._state is not _State.OPEN or transport.is_closing() or transport.get_write_buffer_size():
+            return -1
+        if transport.get_extra_info("sslcontext") is not None:
+            return -1
+        socket = transport.get_extra_info("socket")
+        return -1 if socket is None else cast(int, socket.fileno())
+
+    @property
     def close_code(self) -> int:
         """See Socket."""
         return self._close_code

@@ -62,6 +62,7 @@ class Silent:
     heard = False
     is_held = False
     window_bits = 0
+    fd = -1
 
     def __init__(self) -> None:
         self.arriving = Arriving(self)

@@ -38,6 +38,7 @@ class PeerSocket:
     is_paused = False
     is_held = False
     heard = True
+    fd = -1
     close_code = 1006
     ear: Ear
 

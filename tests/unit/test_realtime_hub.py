@@ -34,6 +34,7 @@ class Member:
 
     is_clear = False
     window_bits = 0
+    fd = -1
 
     def __init__(self, *, keeps_up: bool = True) -> None:
         self.keeps_up = keeps_up

@@ -32,6 +32,7 @@ class Line:
     is_paused = False
     is_held = False
     window_bits = 0
+    fd = -1
 
     def __init__(self) -> None:
         self.heard = True
