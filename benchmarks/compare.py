@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +40,9 @@ def checked_out(revision: str) -> Iterator[Path]:
     _git("worktree", "prune")
     if not folder.exists():
         _git("worktree", "add", "--detach", "--quiet", str(folder), commit)
+    if (folder / "hatch_build.py").exists():  # its native sender, which no install makes there
+        build = "import hatch_build, pathlib, sys; sys.exit(hatch_build.build(pathlib.Path.cwd()))"
+        subprocess.run([sys.executable, "-c", build], cwd=folder, check=True)
     try:
         yield folder
     finally:

@@ -659,3 +659,36 @@ def test_since_when_it_is_paused_is_told(stage: Stage) -> None:
     assert stage.paused_since() == stage.clock.monotonic() - 3
     stage.socket.reads()
     assert stage.paused_since() is None
+
+
+class TestDescriptor:
+    """What a Sender may write to: as long as nothing waits, and never when the connection is over."""
+
+    @pytest.fixture
+    def stage(self) -> Stage:
+        made = Stage()
+        made.socket.fd = 7
+        made.connection.fd = made.socket.fd
+        return made
+
+    def test_the_rest_of_a_frame_goes_out_by_the_transport(self, stage: Stage) -> None:
+        stage.connection.complete(b"rest")
+        assert stage.socket.writes == [b"rest"]
+        assert stage.connection.is_clear
+        assert stage.connection.fd == 7
+
+    def test_what_waits_then_waits_before_all_else(self, stage: Stage) -> None:
+        stage.socket.takes = 1
+        stage.connection.complete(b"rest")
+        assert not stage.connection.is_clear
+
+    def test_a_transport_that_has_ended_meanwhile_gets_nothing_past_it(self, stage: Stage) -> None:
+        """The kernel's error ended it, and the rest of the frame is lost: nothing may come behind that hole."""
+        stage.socket.fd = -1
+        stage.connection.complete(b"rest")
+        assert stage.connection.fd == -1
+
+    def test_none_when_it_is_over(self, stage: Stage) -> None:
+        stage.connection.forget()
+        assert stage.connection.fd == -1
+        assert not stage.connection.is_clear

@@ -26,6 +26,13 @@ BOUNDS = Bounds(
 )
 
 
+class Descriptor:
+    """Stands for what asyncio gives for a transport's socket."""
+
+    def fileno(self) -> int:
+        return 7
+
+
 class Wire:
     """A transport, whose peer takes as many writes as the test says."""
 
@@ -34,6 +41,8 @@ class Wire:
         self.written: list[bytes] = []
         self.takes: int | None = None
         self.did: list[str] = []
+        self.waiting = 0
+        self.extra: dict[str, object] = {"socket": Descriptor()}
 
     def write(self, data: bytes) -> None:
         assert "abort" not in self.did
@@ -51,6 +60,12 @@ class Wire:
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         assert high == 0, "paused means that the kernel has not taken all"
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def get_extra_info(self, name: str) -> object:
+        return self.extra.get(name)
 
     def is_closing(self) -> bool:
         return "close" in self.did or "abort" in self.did
@@ -257,3 +272,36 @@ class TestTheEnd:
         stage.hear(sent(TEXT, b"half")[:5])
         stage.socket.connection_lost(ConnectionResetError())
         assert (stage.ear.told, stage.socket.close_code, stage.wire.written) == (["(lost)"], 1006, [])
+
+
+class TestDescriptor:
+    """Frames may be written to it past the transport: only where that comes to the same."""
+
+    def test_it_is_the_socket_s(self, stage: Stage) -> None:
+        assert stage.socket.fd == 7
+
+    def test_none_while_bytes_of_the_response_before_wait(self, stage: Stage) -> None:
+        """A large response whose connection became this one: asyncio has told aiohttp that it is paused, and not us."""
+        stage.wire.waiting = 1
+        assert not stage.socket.is_paused
+        assert stage.socket.fd == -1
+
+    @pytest.mark.parametrize("extra", [{"socket": Descriptor(), "sslcontext": object()}, {}])
+    def test_none_on_tls_and_without_a_socket(self, stage: Stage, extra: dict[str, object]) -> None:
+        stage.wire.extra = extra
+        assert stage.socket.fd == -1
+
+    @pytest.mark.parametrize("end", ["close", "abort", "lost", "their close", "fault"])
+    def test_none_once_it_ends(self, stage: Stage, end: str) -> None:
+        match end:
+            case "close":
+                stage.socket.close(1000, "")
+            case "abort":
+                stage.socket.abort()
+            case "lost":
+                stage.socket.connection_lost(None)
+            case "their close":
+                stage.hear(sent(CLOSE, b"\x03\xe8"))
+            case _:
+                stage.hear(b"\xff\xff")
+        assert stage.socket.fd == -1

@@ -1,0 +1,343 @@
+"""The native sender under the whole service, over TCP, on both event loops: nobody misses or doubles a byte, nothing overtakes,
+and no descriptor's number is used once its connection is over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import socket
+import struct
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from service.core.channel import ChannelKey
+from service.realtime.connection import Connection
+from service.realtime.hub import FEW
+from service.web import native
+from service.web.native import NativeSender
+from service.web.websocket import WebSocket
+from tests.autobahn.cases import LOOPS
+from tests.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving, token
+from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, frame, text, upgraded
+
+MANY = FEW + 3
+ROOM = "room:1"
+TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
+Play = Callable[[], Coroutine[Any, Any, None]]
+
+pytestmark = [
+    pytest.mark.parametrize("loop", list(LOOPS)),
+    pytest.mark.skipif(native.load() is None and not native.LIBRARY.exists(), reason="the native sender is not built"),
+]
+
+
+def play(loop: str, script: Play) -> None:
+    with asyncio.Runner(loop_factory=LOOPS[loop], debug=loop == "asyncio") as runner:
+        runner.run(script())
+
+
+async def sent(server: Running) -> tuple[float, float]:
+    return (
+        await server.metric("native_sends_total", outcome="whole"),
+        await server.metric("native_sends_total", outcome="short"),
+    )
+
+
+async def join(raw: Raw) -> None:
+    """Enters ROOM, and reads up to the answer."""
+    raw.write(text(type="ready") + text(type="subscribe", id="s", channel=ROOM))
+    while not any(part["type"] == "subscribed" for part in await parts(raw)):
+        pass
+
+
+async def parts(raw: Raw) -> list[dict[str, Any]]:
+    message: Any = await raw.message()
+    return message if isinstance(message, list) else [message]
+
+
+async def numbers(raw: Raw, last: int) -> list[int]:
+    """What the messages that come say, up to this one."""
+    got: list[int] = []
+    while not got or got[-1] != last:
+        got += [int(part["data"]["text"].split()[0]) for part in await parts(raw) if part["type"] == "chat.message"]
+    return got
+
+
+def message(number: int, size: int = 0) -> dict[str, Any]:
+    return {"type": "chat.message", "data": {"text": f"{number} {'x' * size}"}}
+
+
+def test_every_member_gets_every_event_once_and_in_order(loop: str) -> None:
+    async def script() -> None:
+        async with AsyncExitStack() as stack, serving() as server:
+            clients = [await stack.enter_async_context(server.client(f"u{number}")) for number in range(MANY)]
+            for client in clients:
+                await client.subscribe(ROOM)
+            for number in range(30):
+                await server.publish(ROOM, message(number))
+            for client in clients:
+                for number in range(30):
+                    assert (await client.until("chat.message"))["data"]["text"] == f"{number} "
+            whole, _ = await sent(server)
+            assert whole >= 30 * MANY, "it is what wrote them"
+
+    play(loop, script)
+
+
+@pytest.mark.parametrize("why", ["off", "not built"])
+def test_without_it_all_is_the_same(loop: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "not built":
+        monkeypatch.setattr("service.app.native.load", lambda: None)
+
+    async def script() -> None:
+        async with (
+            AsyncExitStack() as stack,
+            serving(native_send="off" if why == "off" else "auto") as server,
+        ):
+            assert server.service.native_send == why
+            clients = [await stack.enter_async_context(server.client(f"u{number}")) for number in range(MANY)]
+            for client in clients:
+                await client.subscribe(ROOM)
+            await server.publish(ROOM, message(1))
+            for client in clients:
+                await client.until("chat.message")
+            assert await sent(server) == (0, 0)
+
+    play(loop, script)
+
+
+def test_replies_and_events_of_one_turn_keep_their_order(loop: str) -> None:
+    """A reply waits for the end of the turn; an event that comes in the same turn goes out behind it, not past it."""
+
+    async def script() -> None:
+        async with AsyncExitStack() as stack, serving() as server:
+            raws = [await stack.enter_async_context(upgraded(server, f"u{number}")) for number in range(MANY)]
+            for raw in raws:
+                await join(raw)
+            writer = raws[0]
+            for number in range(20):
+                writer.write(
+                    text(type="ping", id=f"before-{number}")
+                    + text(id=f"p{number}", channel=ROOM, **message(number))
+                    + text(type="ping", id=f"after-{number}")
+                )
+            got: list[str] = []
+            while not got or got[-1] != "after-19":
+                got += [part["id"] for part in await parts(writer) if part["type"] == "pong"]
+            assert got == [f"{when}-{number}" for number in range(20) for when in ("before", "after")]
+            for raw in raws[1:]:
+                assert await numbers(raw, 19) == list(range(20))
+
+    play(loop, script)
+
+
+def test_who_reads_slowly_gets_parts_and_then_the_rest(loop: str) -> None:
+    """Frames larger than the kernel takes: each is begun by the sender, and finished by the transport when there is room."""
+
+    async def script() -> None:
+        async with (
+            AsyncExitStack() as stack,
+            serving(outbox={"send_buffer": 4096, "bytes": 16 << 20}, limits={"message_bytes": 131_072}) as server,
+        ):
+            raws = [
+                await stack.enter_async_context(connected(server, receive_buffer=2048 if number % 2 else None))
+                for number in range(MANY)
+            ]
+            for number, raw in enumerate(raws):
+                await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token(f'u{number}')}"})
+                await join(raw)
+            for number in range(12):
+                await server.publish(ROOM, message(number, 50_000))
+            for got in await asyncio.gather(*(numbers(raw, 11) for raw in raws)):
+                assert got == list(range(12))
+            _, short = await sent(server)
+            assert short > 0, "no frame was cut: the test has shown nothing"
+            await server.publish(ROOM, message(12))  # whoever has caught up is clear again
+            for raw in raws:
+                assert await numbers(raw, 12) == [12]
+
+    play(loop, script)
+
+
+def test_a_peer_that_resets_costs_only_itself(loop: str) -> None:
+    async def script() -> None:
+        async with AsyncExitStack() as stack, serving() as server:
+            raws = [await stack.enter_async_context(upgraded(server, f"u{number}")) for number in range(MANY + 2)]
+            for raw in raws:
+                await join(raw)
+            for raw in (raws.pop(3), raws.pop(0)):
+                await raw.reset()
+                for number in range(5):
+                    await server.publish(ROOM, message(number))
+            for raw in raws:
+                assert await numbers(raw, 4) == list(range(5))
+                assert await numbers(raw, 4) == list(range(5))
+            await eventually(lambda: server.service.node.subscribers(ChannelKey("default", ROOM)) == MANY)
+
+    play(loop, script)
+
+
+# --- descriptors ----------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Knows which socket each connection was made with (its inode, which is nobody else's as long as the socket lives), and looks
+    on when the sender is called and when a connection ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.inodes: dict[WebSocket, int] = {}
+        self.used: set[int] = set()
+        self.reused = 0
+        self.calls = 0
+        self.ends = 0
+        self.faults: list[str] = []
+        self.server: Running | None = None
+        watch = self
+        sender = native.load()
+        assert sender is not None
+        self.sender: NativeSender = sender
+        made, lost = WebSocket.connection_made, WebSocket.connection_lost
+
+        def connection_made(end: WebSocket, transport: asyncio.BaseTransport) -> None:
+            made(end, transport)
+            watch.inodes[end] = os.fstat(end.fd).st_ino
+            watch.reused += end.fd in watch.used
+            watch.used.add(end.fd)
+
+        def connection_lost(end: WebSocket, exc: Exception | None) -> None:
+            owner = watch.owner(end)
+            if owner is not None and owner.fd >= 0 and watch.inode(owner.fd) != watch.inodes[end]:
+                watch.faults.append("the descriptor was closed before its connection was told")
+            lost(end, exc)
+            watch.ends += 1
+            if end.fd != -1 or (owner is not None and (owner.fd != -1 or owner.is_clear)):
+                watch.faults.append("a connection that is over has a descriptor")
+
+        monkeypatch.setattr(WebSocket, "connection_made", connection_made)
+        monkeypatch.setattr(WebSocket, "connection_lost", connection_lost)
+        monkeypatch.setattr("service.app.native.load", lambda: self)
+
+    def __call__(self, fds: list[int], frame: bytes) -> Sequence[tuple[int, int]]:
+        self.calls += 1
+        assert self.server is not None
+        for fd in fds:
+            owners = [connection for connection in self.server.service.node.roster if connection.fd == fd]
+            if len(owners) != 1 or self.inodes.get(owners[0].socket) != self.inode(fd):  # type: ignore[call-overload]  # all are
+                self.faults.append(f"{fd} is claimed by {len(owners)} connections, or is another's")
+        return self.sender(fds, frame)
+
+    def owner(self, end: WebSocket) -> Connection | None:
+        assert self.server is not None
+        return next((one for one in self.server.service.node.roster if one.socket is end), None)
+
+    @staticmethod
+    def inode(fd: int) -> int | None:
+        try:
+            return os.fstat(fd).st_ino
+        except OSError:
+            return None
+
+
+def _transport(client: Client) -> asyncio.Transport:
+    connection = client.ws._response.connection
+    assert connection is not None
+    assert connection.transport is not None
+    return connection.transport
+
+
+async def _reset(client: Client, connection: Connection) -> None:
+    transport = _transport(client)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+async def _eof(client: Client, connection: Connection) -> None:
+    _transport(client).write_eof()
+
+
+async def _abort(client: Client, connection: Connection) -> None:
+    connection.socket.abort()
+
+
+async def _fail(client: Client, connection: Connection) -> None:
+    connection.fail()
+
+
+async def _close(client: Client, connection: Connection) -> None:
+    await client.close()
+
+
+async def _fault(client: Client, connection: Connection) -> None:
+    """A frame that RFC 6455 forbids."""
+    _transport(client).write(frame(CLOSE, b"x"))
+
+
+ENDS = (_reset, _eof, _abort, _fail, _close, _fault)
+
+
+def test_a_number_that_comes_back_never_carries_another_s_bytes(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tenants with a room of the same name come and go, in every way, while both rooms are written to without a rest; the
+    kernel gives out the numbers of those who went to those who come."""
+    watch = Watch(monkeypatch)
+
+    async def script() -> None:
+        chance = random.Random(5)
+        async with serving() as server:
+            watch.server = server
+            clients: dict[str, list[Client]] = {tenant: [] for tenant in TENANTS}
+
+            async def come(tenant: str) -> None:
+                client = await Client.open(server, f"u{len(watch.inodes)}", tenant=tenant)
+                await client.subscribe(ROOM)
+                clients[tenant].append(client)
+
+            for tenant in TENANTS:
+                for _ in range(MANY + 2):
+                    await come(tenant)
+            stop = False
+            published = dict.fromkeys(TENANTS, 0)
+
+            async def publish(tenant: str) -> None:
+                while not stop:
+                    event = {"type": "chat.message", "data": {"text": f"canary of {tenant}"}}
+                    await server.publish(ROOM, event, TENANTS[tenant])
+                    published[tenant] += 1
+
+            async with asyncio.TaskGroup() as group:
+                for tenant in TENANTS:
+                    group.create_task(publish(tenant))
+                for number in range(36):
+                    tenant, other = chance.sample(list(TENANTS), 2)
+                    client = clients[tenant].pop(chance.randrange(len(clients[tenant])))
+                    connection = server.service.node.roster.get(client.welcome["connection"])
+                    assert connection is not None
+                    coming = group.create_task(come(other))
+                    await ENDS[number % len(ENDS)](client, connection)
+                    await coming
+                    if len(clients[tenant]) < MANY:
+                        await come(tenant)
+                    assert all("canary of " + tenant in json.dumps(got) for got in client.received if _is_event(got))
+                    await client.close()
+                stop = True
+            for tenant, those in clients.items():
+                for client in those:
+                    await client.ask("ping")
+                    events = [got for got in client.received if _is_event(got)]
+                    assert all(got["data"]["text"] == f"canary of {tenant}" for got in events)
+                    await client.close()
+            assert min(published.values()) > 10
+        assert watch.faults == []
+        assert watch.calls > 20, "the sender was hardly called: the test has shown nothing"
+        assert watch.ends >= 36
+        assert watch.reused >= 10, "no number came back: the test has shown nothing"
+
+    play(loop, script)
+
+
+def _is_event(message: dict[str, Any]) -> bool:
+    return str(message["type"]) == "chat.message"
