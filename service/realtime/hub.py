@@ -35,8 +35,8 @@ _NOW, _NEVER = float("-inf"), float("inf")
 """When a room's frames are due, if not at some time."""
 
 
-FEW = 5
-"""Members to whom a burst is written one by one: a call of the sender costs more than it saves (ADR 19)."""
+FEW = 10
+"""Members to whom a burst is written one by one: for so few a call of the sender hardly saves what it costs (ADR 19)."""
 
 
 class _Round:
@@ -267,12 +267,14 @@ class Room:
     def _send(
         self, sender: Sender, members: tuple[Connection, ...], burst: Burst, gone: Collection[Connection]
     ) -> tuple[Connection, ...]:
-        """Gives the burst to all those who have nothing waiting, at once; returns the others.
+        """Gives the burst to all those who have nothing waiting, at once, unless they are few; returns the others.
 
         Nothing else runs until every call of the sender is done, and then who got a part gets the rest before anything else can
         be written to them.
         """
         ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in gone]
+        if len(ready) <= FEW:  # where everybody publishes, most have an ack waiting
+            return members
         windows = {member.window_bits for member in ready}
         short: list[tuple[Connection, bytes]] = []
         failed: list[Connection] = []

@@ -25,7 +25,7 @@ from tests.autobahn.cases import LOOPS
 from tests.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, frame, text, upgraded
 
-MANY = FEW + 3
+MANY = FEW + 4
 ROOM = "room:1"
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 Play = Callable[[], Coroutine[Any, Any, None]]

@@ -24,7 +24,8 @@ from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
 KEY = ChannelKey("t", "room:1")
-MANY = FEW + 3
+MANY = FEW + 4
+"""Enough that they are still many without the few who cannot be written to at once."""
 
 
 class Member:
@@ -147,6 +148,18 @@ def test_who_has_something_waiting_or_no_descriptor_is_written_to_alone() -> Non
     assert stage.sent() == (MANY - 2, 0)
 
 
+def test_where_most_have_something_waiting_all_are_written_to_one_by_one() -> None:
+    stage = Stage(members())
+    for member in stage.members[FEW:]:
+        member.is_clear = False
+    wire = stage.push("1")
+    stage.clock.advance(0)
+    assert stage.wires.calls == []
+    assert [(member.got, member.calls) for member in stage.members] == [(wire, ["write"])] * FEW + [
+        (wire, ["deliver"])
+    ] * (MANY - FEW)
+
+
 def test_a_slow_one_is_closed_and_the_others_do_not_notice() -> None:
     stage = Stage(members())
     slow = stage.members[2]
@@ -191,7 +204,7 @@ def test_nothing_comes_between_the_parts_of_a_frame() -> None:
 
 def test_each_window_gets_its_own_bytes() -> None:
     press = Press(Compression(enabled=True, min_bytes=1))
-    group = [Member(100 + number, (0, 15, 12)[number % 3]) for number in range(9)]
+    group = [Member(100 + number, (0, 15, 12)[number % 3]) for number in range(3 * FEW)]
     stage = Stage(group, press)
     far = random.Random(7).randbytes(3000).hex()  # repeated from further back than the small window reaches
     frame = Frame(json.dumps(far + far).encode(), "a.b", Delivery.DURABLE)
@@ -201,7 +214,7 @@ def test_each_window_gets_its_own_bytes() -> None:
     for member in group:
         assert member.got == burst.wire(member.window_bits)
     assert len({member.got for member in group}) == 3
-    assert sorted(len(call) for call in stage.wires.calls) == [3, 3, 3]
+    assert sorted(len(call) for call in stage.wires.calls) == [FEW] * 3
 
 
 def test_a_fault_of_the_sender_ends_only_those_it_was_to_write_to() -> None:
