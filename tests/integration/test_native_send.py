@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import Any
 
 import pytest
@@ -215,6 +216,7 @@ class Watch:
                 watch.faults.append("the descriptor was closed before its connection was told")
             lost(end, exc)
             watch.ends += 1
+            del watch.inodes[end]
             if end.fd != -1 or (owner is not None and (owner.fd != -1 or owner.is_clear)):
                 watch.faults.append("a connection that is over has a descriptor")
 
@@ -286,13 +288,13 @@ def test_a_number_that_comes_back_never_carries_another_s_bytes(loop: str, monke
     watch = Watch(monkeypatch)
 
     async def script() -> None:
-        chance = random.Random(5)
+        chance, serial = random.Random(5), count()
         async with serving() as server:
             watch.server = server
             clients: dict[str, list[Client]] = {tenant: [] for tenant in TENANTS}
 
             async def come(tenant: str) -> None:
-                client = await Client.open(server, f"u{len(watch.inodes)}", tenant=tenant)
+                client = await Client.open(server, f"u{next(serial)}", tenant=tenant)
                 await client.subscribe(ROOM)
                 clients[tenant].append(client)
 
