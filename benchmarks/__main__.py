@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -165,7 +166,8 @@ async def _run(
     tidewire = Tidewire()
     before = tidewire.fingerprint()
     try:
-        samples = await Rounds(plan, Stage(cores, asked.output / "run"), progress).run()
+        with _cancelled_by(signal.SIGTERM):
+            samples = await Rounds(plan, Stage(cores, asked.output / "run"), progress).run()
     finally:
         progress.over()
     if tidewire.fingerprint() != before:
@@ -173,6 +175,33 @@ async def _run(
             "files of service/ were changed during the run: its rounds are not of one and the same; run it again"
         )
     return samples
+
+
+@contextmanager
+def _cancelled_by(number: signal.Signals) -> Iterator[None]:
+    """Lets the signal cancel this task, as asyncio does with SIGINT; raises KeyboardInterrupt then.
+
+    An exception out of a handler would come up anywhere in the loop, and take along the callback that somebody waits for.
+    """
+    loop, task, before = asyncio.get_running_loop(), asyncio.current_task(), signal.getsignal(number)
+    assert task is not None
+    came = False
+
+    def cancel() -> None:
+        nonlocal came
+        came = True
+        task.cancel()
+
+    loop.add_signal_handler(number, cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if came:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        loop.remove_signal_handler(number)
+        signal.signal(number, before)
 
 
 def _judged(samples: Sequence[Sample]) -> int:
