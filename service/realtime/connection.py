@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from service.core.clock import Clock, Timer
-from service.core.limits import OutboxLimits, TokenBucket
+from service.core.clock import Timer
+from service.core.limits import TokenBucket
 from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage, Welcome
-from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, Press, join
-from service.realtime.outbox import Budget, Outbox
+from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, join
+from service.realtime.outbox import Outbox
 from service.realtime.socket import Socket
-from service.realtime.turn import Turn
-from service.telemetry.metrics import Metrics
+from service.realtime.surroundings import Surroundings
 
 _log = structlog.get_logger("connection")
 
@@ -38,20 +36,6 @@ class Seat(Protocol):
 
     def release(self) -> None:
         """Gives it back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all connections of a node share."""
-
-    limits: OutboxLimits
-    budget: Budget
-    most_batch: int
-    """Messages in one frame."""
-    press: Press
-    turn: Turn
-    clock: Clock
-    metrics: Metrics
 
 
 class _Reach:

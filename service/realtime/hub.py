@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count, pairwise, takewhile
 from typing import TYPE_CHECKING
 
@@ -15,15 +14,14 @@ import structlog
 from service.contract.model import ChannelSpec
 from service.core.broker import Snapshot
 from service.core.channel import ChannelKey
-from service.core.clock import Clock, Timer
+from service.core.clock import Timer
 from service.core.event import Event
 from service.core.sequence import Sequence
 from service.core.session import Phase, Subscription
 from service.protocol.close import CloseCode
-from service.realtime.frame import MAX_BURST_BYTES, Burst, Floor, Frame, Press, bursts
+from service.realtime.frame import MAX_BURST_BYTES, Burst, Floor, Frame, bursts
 from service.realtime.socket import Sender
-from service.realtime.turn import Turn
-from service.telemetry.metrics import Metrics
+from service.realtime.surroundings import Ways
 
 if TYPE_CHECKING:
     from service.realtime.connection import Connection
@@ -141,14 +139,12 @@ class Room:
             self._pending.pop(frame.key, None)
         self._pending[frame.key if frame.key is not None else next(self._serial)] = frame
         if not window:
-            self._due = _NOW
-            self._queue()
+            self._write_now()
             return
         now = self._clock.monotonic()
         due = self._cut_at + window
         if due <= now:
-            self._due = _NOW
-            self._queue()
+            self._write_now()
         elif due < self._due:
             if self._timer is not None:
                 self._timer.cancel()
@@ -162,6 +158,9 @@ class Room:
 
     def _window_over(self) -> None:
         self._timer = None
+        self._write_now()
+
+    def _write_now(self) -> None:
         self._due = _NOW
         self._queue()
 
@@ -430,20 +429,6 @@ class Room:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """What all rooms share."""
-
-    clock: Clock
-    metrics: Metrics
-    turn: Turn
-    press: Press
-    most_batch: int
-    """Messages in one frame."""
-    sender: Sender | None = None
-    """Writes to many members at once, if there is one."""
 
 
 class Hub:

@@ -26,11 +26,11 @@ from service.protocol.close import CloseCode
 from service.protocol.messages import Reconnect, Unsubscribed
 from service.realtime.admission import Admission
 from service.realtime.caps import Caps
-from service.realtime.connection import Connection, Surroundings
+from service.realtime.connection import Connection
 from service.realtime.control import Control
 from service.realtime.frame import Press
 from service.realtime.health import BrokerHealth
-from service.realtime.hub import Hub, Ways
+from service.realtime.hub import Hub
 from service.realtime.lines import Lines
 from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
@@ -41,6 +41,7 @@ from service.realtime.roster import Roster
 from service.realtime.socket import Sender
 from service.realtime.subscriptions import Subscriptions
 from service.realtime.supervisor import Supervisor
+from service.realtime.surroundings import Surroundings
 from service.realtime.sweep import Sweep
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
@@ -110,11 +111,17 @@ class Node:
         self.admission = Admission(bounds.limits, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
         self.sweep = Sweep(self.roster, bounds.deadlines, bounds.outbox, ports.clock, metrics, tidy=self.admission.tidy)
-        press, turn, most_batch = Press(bounds.compression), Turn(ports.clock), bounds.limits.batch
         self.surroundings = Surroundings(
-            bounds.outbox, self.budget, most_batch, press, turn, clock=ports.clock, metrics=metrics
+            ports.clock,
+            metrics,
+            Turn(ports.clock),
+            Press(bounds.compression),
+            bounds.limits.batch,
+            ports.sender,
+            limits=bounds.outbox,
+            budget=self.budget,
         )
-        self.hub = Hub(Ways(ports.clock, metrics, turn, press, most_batch, ports.sender))
+        self.hub = Hub(self.surroundings)
         self.relay = Relay(
             self.hub,
             ports.broker,

@@ -66,13 +66,14 @@ class Turn:
     def fan_out_later(self, room: Room) -> None:
         """Has the room write at the end of this turn. It must not ask again before it has been asked to write the last."""
         self._rooms.append(room)
-        if not self._is_due:
-            self._is_due = True
-            self._soon(self._run)
+        self._run_soon()
 
     def flush_later(self, peer: Peer) -> None:
         """Has the peer flush at the end of this turn."""
         self._peers.append(peer)
+        self._run_soon()
+
+    def _run_soon(self) -> None:
         if not self._is_due:
             self._is_due = True
             self._soon(self._run)
@@ -98,6 +99,6 @@ class Turn:
             except Exception:
                 _log.exception("a flush failed")
                 peer.fail()
-        self._is_due = bool(rooms or self._peers)
-        if self._is_due:
-            self._soon(self._run)
+        self._is_due = False
+        if rooms or self._peers:
+            self._run_soon()

@@ -146,7 +146,7 @@ class Auth(BaseModel):
     cookie: Name | None = None
     """Name of a cookie that may carry the token; needs `origins`."""
     verified_tokens: Annotated[int, Field(ge=0)] = 10_000
-    """Tokens whose signatures are remembered to be right, about 300 bytes each, so that whoever comes back is let in for less;
+    """Tokens whose signatures are remembered to be right, about 150 bytes each, so that whoever comes back is let in for less;
     everything else about a token is checked every time. 0 remembers none. HS256 needs no memory: it is as cheap as looking."""
     revocation_ttl: Seconds = 86_400.0
     """Seconds that a revocation lasts: at least the life of the longest-lived token and its issuer's leeway; a token that

@@ -19,10 +19,11 @@ from service.core.limits import Compression, OutboxLimits, Rate, TokenBucket
 from service.core.session import Session
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
-from service.realtime.connection import MOST_REPLIES, SMALL_REPLY, Connection, Surroundings
+from service.realtime.connection import MOST_REPLIES, SMALL_REPLY, Connection
 from service.realtime.frame import Burst, Frame, Press
 from service.realtime.outbox import Budget
 from service.realtime.socket import Ear
+from service.realtime.surroundings import Surroundings
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -111,13 +112,13 @@ class Stage:
         self.turns: list[Callable[[], None]] = []
         self.socket = PeerSocket(self.window_bits)
         shared = Surroundings(
-            self.limits,
-            self.budget,
-            BATCH,
-            self.press,
-            Turn(self.clock, self.turns.append),
             self.clock,
             self.metrics,
+            Turn(self.clock, self.turns.append),
+            self.press,
+            BATCH,
+            limits=self.limits,
+            budget=self.budget,
         )
         self.connection = Connection(
             "c", self.socket, Session(Identity("t", "ann"), 10), Given(), TokenBucket(Rate(1, 1), 0.0), shared

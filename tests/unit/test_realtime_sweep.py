@@ -10,11 +10,12 @@ import pytest
 from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, TokenBucket
 from service.core.session import Session
-from service.realtime.connection import Connection, Surroundings
+from service.realtime.connection import Connection
 from service.realtime.frame import Press
 from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
 from service.realtime.socket import Ear
+from service.realtime.surroundings import Surroundings
 from service.realtime.sweep import LATE, Sweep
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
@@ -63,7 +64,13 @@ def line(clock: FakeClock) -> Line:
     """One that has been asked for a sign of life, and has not answered."""
     metrics, line = Metrics(), Line()
     shared = Surroundings(
-        OutboxLimits(), Budget(10**6), 100, Press(Compression()), Turn(clock, lambda call: None), clock, metrics
+        clock,
+        metrics,
+        Turn(clock, lambda call: None),
+        Press(Compression()),
+        100,
+        limits=OutboxLimits(),
+        budget=Budget(10**6),
     )
     session = Session(anonymous("t"), 10)
     connection = Connection(
