@@ -180,7 +180,7 @@ class Publishing:
             self.longest = max(self.longest, time.monotonic() - began)
             await asyncio.sleep(0.002)
 
-    async def more(self, count: int = 5, within: float = 25.0) -> None:
+    async def more(self, count: int = 5, within: float = 60.0) -> None:
         """Waits until so many more were accepted."""
         goal = len(self.accepted) + count
         async with asyncio.timeout(within):
@@ -200,7 +200,7 @@ async def events(broker: RedisBroker, channel: ChannelKey) -> list[str]:
 async def delivers(broker: RedisBroker, sink: Sink, channel: ChannelKey, id: str) -> None:
     """An event that is published now arrives."""
     await broker.publish(message(id, channel))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while id not in sink.ids(channel):  # noqa: ASYNC110  # the sink is told, not waited on
             await asyncio.sleep(0.01)
 
@@ -209,7 +209,7 @@ async def delivers_or_tells(broker: RedisBroker, sink: Sink, channel: ChannelKey
     """While a failover settles a subscription may move twice: what comes in between is told of, and the next one arrives."""
     told = len(sink.interruptions)
     await broker.publish(message("after", channel))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while "after" not in sink.ids(channel) and len(sink.interruptions) == told:  # noqa: ASYNC110  # as above
             await asyncio.sleep(0.01)
     if "after" not in sink.ids(channel):
@@ -230,7 +230,7 @@ async def test_a_planned_failover_is_gone_through() -> None:
         await sink.was_interrupted(15)
         await publishing.more()
         await publishing.end()
-        assert publishing.longest < 10
+        assert publishing.longest < 30
         assert publishing.accepted[-1].epoch != epoch
         assert [line.place for line in only(broker).lines] == [new.address] * 2
         assert new is not old
@@ -247,12 +247,12 @@ async def test_a_killed_master_is_replaced() -> None:
         # One Sentinel that says nothing must not keep us from hearing the others.
         sentinels.sentinels[0].stop_()
         before.kill()
-        await publishing.more(within=20)
+        await publishing.more()
         await sink.was_interrupted(5)
         await publishing.end()
         snapshot = await broker.snapshot(ROOM, Position(top.epoch, top.offset or 0, top.id), MANY, MUCH)
         assert snapshot.recovered is False
-        assert publishing.longest < 20
+        assert publishing.longest < 40
         await delivers(broker, sink, ROOM, "after")
         sentinels.sentinels[0].cont()
 
@@ -325,7 +325,7 @@ async def test_a_slot_that_moves_takes_its_channels_along() -> None:
             ]
             assert subscribed == [node is target for node in cluster.nodes[:3]]
         ids = await publishing.end()
-        assert publishing.longest < 3
+        assert publishing.longest < 15
         assert [id for id in await events(broker, channel) if id.startswith("m-")] == ids
         told = {channel for some in sink.interruptions for channel in some or ()}
         assert told == {channel}
@@ -359,7 +359,7 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
         await sink.was_interrupted(10)
         await publishing.more()
         ids = await publishing.end()
-        assert publishing.longest < 5
+        assert publishing.longest < 15
         assert await events(broker, ROOM) == ids
         assert broker.shards.of(tag).place == new.address
         await delivers_or_tells(broker, sink, ROOM)
@@ -378,17 +378,17 @@ async def test_a_killed_master_of_a_shard_is_replaced() -> None:
         publishing, untouched = Publishing(broker, ROOM), Publishing(broker, elsewhere)
         await publishing.more()
         (await cluster.master_of(tag)).kill()
-        await publishing.more(within=20)
+        await publishing.more()
         await sink.was_interrupted(5)
         await publishing.end()
         await untouched.end()
-        assert publishing.longest < 20
+        assert publishing.longest < 40
         # The rest of the Cluster refuses too, until the failover is over (cluster-require-full-coverage).
         assert await events(broker, elsewhere) == [receipt.id for receipt in untouched.accepted]
         await delivers(broker, sink, ROOM, "after")
         told = {channel for some in sink.interruptions for channel in some or ()}
         assert told == {ROOM}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while True:
                 with suppress(ServiceError):
                     await broker.check()

@@ -7,9 +7,18 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from tests.harness import Running, serving
+from service.realtime import control
+from service.realtime.control_messages import NODE_STATE
+from tests.harness import DEADLINE, Running, serving
 from tests.integration.cluster import BUSES
 from tests.shared_broker import Bus
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes wait for answers until they come, and no beat comes to the help of what must do without."""
+    monkeypatch.setattr(control, "PATIENCE", DEADLINE)
+    monkeypatch.setattr(control, "BEAT", NODE_STATE.ttl / 2)
 
 
 @pytest_asyncio.fixture

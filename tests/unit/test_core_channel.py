@@ -261,7 +261,7 @@ def test_no_grant_takes_long_to_match(pattern: str) -> None:
     name = ":".join(["a" * 6] * 18) if ":*" in pattern and "**" not in pattern else "a" * MAX_CHANNEL_BYTES
     began = time.process_time()
     assert grant_regex(pattern).fullmatch(name) is None
-    assert time.process_time() - began < 0.5  # backtracking through 60 stars would take longer than the universe is old
+    assert time.process_time() - began < 5  # backtracking through 60 stars would take longer than the universe is old
 
 
 @given(names)

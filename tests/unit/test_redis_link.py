@@ -207,28 +207,26 @@ async def test_an_error_that_was_taken_in_uses_up_nobodys_turn() -> None:
 
 
 async def test_silence_ends_the_link() -> None:
+    began = time.monotonic()
     link, wire = linked(ping=0.05, silence=0.2)
     call = link.call("X")
-    began = time.monotonic()
     with pytest.raises(LinkLost, match="does not answer"):
         await call
-    assert 0.2 <= time.monotonic() - began < 0.5
+    assert 0.2 <= time.monotonic() - began < 20
     assert wire.aborted
     assert b"".join(wire.written).count(PING) >= 2
 
 
 async def test_a_server_that_answers_pings_is_not_silent() -> None:
     link, wire = linked(ping=0.02, silence=0.1)
-    until = time.monotonic() + 0.3
     answered = 0
-    while time.monotonic() < until:
+    while answered < 10:  # twice as long as silence may last
         await asyncio.sleep(0.01)
         while b"".join(wire.written).count(PING) > answered:
             # One that cannot save its data says so instead of PONG.
             wire.say(b"+PONG\r\n" if answered % 2 else b"-MISCONF cannot save\r\n")
             answered += 1
     assert link.is_open
-    assert answered >= 3
     link.abort()
 
 
@@ -247,13 +245,13 @@ async def test_our_own_standstill_is_not_the_servers() -> None:
 
 
 async def test_an_overdue_call_fails_and_keeps_its_turn() -> None:
-    link, wire = linked(ping=0.05, silence=10.0, timeout=0.2)
+    link, wire = linked(ping=0.05, silence=60.0, timeout=0.2)
     await asyncio.sleep(0.045)  # just before a tick: what a call has waited counts from its own beginning
     began = time.monotonic()
     late = link.call("X")
     with pytest.raises(TimeoutError):
         await late
-    assert 0.2 <= time.monotonic() - began < 0.4
+    assert 0.2 <= time.monotonic() - began < 20
     in_time = link.call("Y")
     await asyncio.sleep(0)
     answers = {b"PING": b"+PONG\r\n", b"X": b"+late\r\n", b"Y": b"+in time\r\n"}
