@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.proxy import Proxy
+
+PATIENCE = 30_000
+"""Milliseconds that anything on a page may take to show, unless a test says otherwise."""
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = [
@@ -28,7 +31,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-START = 20.0
+START = 60.0
 """Seconds that the service may take to start."""
 
 
@@ -124,7 +127,8 @@ async def open_window(browser: Browser, url: str, user: str, *, dark: bool = Fal
         color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900}, reduced_motion="reduce"
     )
     page = await context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import product
 from pathlib import Path
 
 import aiohttp
@@ -98,7 +99,7 @@ async def test_ten_seconds_without_a_network_lose_and_repeat_nothing(demo: Demo,
     assert one.faults == two.faults == []
 
 
-async def test_what_a_backend_publishes_is_on_an_open_page_within_a_second(demo: Demo, browser: Browser) -> None:
+async def test_what_a_backend_publishes_shows_on_an_open_page(demo: Demo, browser: Browser) -> None:
     window = await open_window(browser, demo.url, "agent-1")
     await open_chat(window.page, "1")
     key = (demo.folder / ".tidewire" / "api-key").read_text()
@@ -110,7 +111,7 @@ async def test_what_a_backend_publishes_is_on_an_open_page_within_a_second(demo:
         ) as answer,
     ):
         assert answer.status == 200
-    await expect(line(window.page, "hello from the backend")).to_have_count(1, timeout=1_000)
+    await expect(line(window.page, "hello from the backend")).to_have_count(1)
     assert window.faults == []
 
 
@@ -126,24 +127,22 @@ async def test_the_board_moves_by_itself(demo: Demo, browser: Browser) -> None:
     assert window.faults == []
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 900, 1440])
-async def test_no_width_or_theme_overflows(
-    demo: Demo, browser: Browser, dark: bool, width: int, request: pytest.FixtureRequest
-) -> None:
-    window = await open_window(browser, demo.url, "agent-1", dark=dark, width=width)
-    page = window.page
-    await page.get_by_test_id("queue-item").first.click()
-    await expect(page.get_by_test_id("composer")).to_be_visible()
-    overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0
-    ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
-    red = int(ground.split("(")[1].split(",")[0])
-    assert (red < 80) if dark else (red > 200)
+async def test_no_width_or_theme_overflows(demo: Demo, browser: Browser, request: pytest.FixtureRequest) -> None:
     shots = Path(request.config.rootpath) / "build" / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
-    await page.screenshot(path=shots / f"{'dark' if dark else 'light'}-{width}.png")
-    assert window.faults == []
+    for width, dark in product((390, 900, 1440), (False, True)):
+        window = await open_window(browser, demo.url, "agent-1", dark=dark, width=width)
+        page = window.page
+        await page.get_by_test_id("queue-item").first.click()
+        await expect(page.get_by_test_id("composer")).to_be_visible()
+        overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, (width, dark)
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        red = int(ground.split("(")[1].split(",")[0])
+        assert (red < 80) if dark else (red > 200), (width, dark, ground)
+        await page.screenshot(path=shots / f"{'dark' if dark else 'light'}-{width}.png")
+        assert window.faults == []
+        await page.context.close()
 
 
 async def test_the_console_works_by_keyboard(demo: Demo, browser: Browser) -> None:

@@ -121,7 +121,7 @@ async def stopped(arena: Arena) -> None:
             server.cont()
         back = monotonic()
         lags = [lag_p99(old, await node.metrics()) for node, old in zip(stage.nodes, before, strict=True)]
-        report.expect(max(lags) <= LAG, f"the loop was {max(lags):g} s late at the 99th percentile")
+        report.expect(max(lags) <= LAG * report.patience, f"the loop was {max(lags):g} s late at the 99th percentile")
         report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
         report.tell(f"stopped for {back - moment:.1f} s, loop lag p99 ≤ {max(lags):g} s")
         await stays_up(stage, moment)
@@ -146,7 +146,7 @@ async def paused(arena: Arena) -> None:
         wrong |= {answer[:2] for answer in answers if answer[0] == 503 and answer[1] != "broker_unavailable"}
         report.expect(not wrong, f"answers were {wrong}")
         report.expect(burst - len(quick) <= queue + 10, f"only {len(quick)} of {burst} were refused at once")
-        report.expect(slow <= 2 + 1, f"an answer took {slow:.1f} s with broker.timeout 2 s")
+        report.expect(slow <= (2 + 1) * report.patience, f"an answer took {slow:.1f} s with broker.timeout 2 s")
         back = moment + 2.5
         report.recovered(await stage.healed(back, 2 * AGAIN), within=AGAIN)
         again = [await _post(stage.nodes[0].port, number) for number in range(burst)]
@@ -186,7 +186,7 @@ async def thrown_out(arena: Arena) -> None:
             slowest = max(slowest, took if took is not None else 3 * RESYNC)
         report.recovered(slowest, within=RESYNC)
         books, repaired = await stage.crowd.seen(), await stage.repaired()
-        report.expect(books.slowest <= RESYNC, f"an event took {books.slowest:.2f} s")
+        report.expect(books.slowest <= RESYNC * report.patience, f"an event took {books.slowest:.2f} s")
         report.expect(repaired > 0, "no event fell into a gap: the scenario tested nothing")
         report.tell(f"{killed} Pub/Sub connections killed, {repaired:g} events repaired, slowest {books.slowest:.2f} s")
         await undisturbed(stage, 0.0)

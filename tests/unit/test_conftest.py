@@ -7,40 +7,48 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 
+TESTS = """
+import asyncio
 
-@pytest.mark.parametrize(
-    ("body", "outcome"),
-    [
-        ("keep.append(asyncio.create_task(asyncio.Event().wait()))", 1),
-        ("task = asyncio.create_task(asyncio.Event().wait()); task.cancel()", 0),
-        ("await asyncio.create_task(asyncio.sleep(0))", 0),
-    ],
-)
-def test_a_task_left_behind_fails_its_test(tmp_path: Path, body: str, outcome: int) -> None:
+keep = []
+
+async def test_that_leaves_one_behind():
+    keep.append(asyncio.create_task(asyncio.Event().wait()))
+
+async def test_that_cancels_it():
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+
+async def test_that_waits_for_it():
+    await asyncio.create_task(asyncio.sleep(0))
+"""
+
+
+def test_a_task_left_behind_fails_its_test(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests/conftest.py", tmp_path)
-    (tmp_path / "test_it.py").write_text(f"import asyncio\nkeep = []\n\nasync def test_it():\n    {body}\n")
+    (tmp_path / "test_it.py").write_text(TESTS)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(tmp_path),
+        "-rA",
+        ".",
+    ]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-c",
-            ROOT / "pyproject.toml",
-            "--rootdir",
-            tmp_path,
-            "-p",
-            "no:cacheprovider",
-            ".",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        [*command, "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == outcome, done.stdout
-    assert ("left asyncio tasks behind" in done.stdout) == bool(outcome)
+    said = [line for line in done.stdout.splitlines() if line.startswith(("PASSED", "FAILED", "ERROR"))]
+    assert done.returncode == 1, done.stdout
+    assert [line.partition(" - ")[0] for line in said] == [
+        "PASSED test_it.py::test_that_leaves_one_behind",
+        "PASSED test_it.py::test_that_cancels_it",
+        "PASSED test_it.py::test_that_waits_for_it",
+        "ERROR test_it.py::test_that_leaves_one_behind",
+    ]
+    assert done.stdout.count("left asyncio tasks behind") >= 1
