@@ -23,9 +23,9 @@ from tests.stores.process import free_port
 
 CONTRACT = Path(__file__).parent / "contract.yaml"
 CHECKOUT = Path(__file__).parents[2]
-REPLY = 10.0
+REPLY = 30.0
 """Seconds that one request may take, on a machine where others work too."""
-START = 20.0
+START = 60.0
 """Seconds from the start of the process to its listening."""
 ATTEMPTS = 5
 """Pairs of ports that are tried at a first start."""

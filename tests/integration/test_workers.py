@@ -26,7 +26,7 @@ from tests.stores.process import HOST, free_port
 
 CHECKOUT = Path(__file__).parents[2]
 FAULTY = Path(__file__).parents[1] / "unit/contracts/five_faults.yaml"
-SOON = 20.0
+SOON = 60.0
 """Seconds that any one step of other processes may take, on a machine where others work too."""
 WORKERS = 3
 CROWD = 60

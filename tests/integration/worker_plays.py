@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -15,7 +16,13 @@ import structlog
 from service.cli.workers import Parent, Patience
 from service.telemetry import log
 
-PATIENCE = Patience(start=1.0, drain=1.0, silence=1.0, young=60.0, tries=3, first=0.01, most=0.05)
+PATIENCE = Patience(start=20.0, drain=20.0, silence=20.0, young=60.0, tries=3, first=0.01, most=0.05)
+SHORT = {
+    "never": replace(PATIENCE, start=1.0),
+    "hangs": replace(PATIENCE, silence=2.0),
+    "stays": replace(PATIENCE, drain=1.0),
+}
+"""For those that try it; what a busy machine holds up for a moment is not to be taken for them."""
 SHOW = b"."
 BETWEEN = 0.05
 """Seconds between two signs of life."""
@@ -86,4 +93,4 @@ PLAYS = {play.__name__: play for play in (dies, refuses, faulty, hangs, never, s
 
 if __name__ == "__main__":
     log.configure("info", "json")
-    sys.exit(Parent(2, PLAYS[sys.argv[1]], PATIENCE).run())
+    sys.exit(Parent(2, PLAYS[sys.argv[1]], SHORT.get(sys.argv[1], PATIENCE)).run())

@@ -16,7 +16,7 @@ ADDRESSES = tuple(f"127.0.0.{number}" for number in range(2, 10))
 """Where the clients come from: ports are counted by address."""
 WAVE = 100
 """Connections that are opened at the same time."""
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds that any one thing may take with thousands of clients on one core."""
 
 

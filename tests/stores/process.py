@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 HOST = "127.0.0.1"
-START = 20.0
+START = 60.0
 """Seconds that a server may take until it answers, on a machine that is busy."""
 _PORTS = range(15_000, 32_000)
 """Below the ports that the kernel gives to outgoing connections: one of those could sit on ours while we restart."""

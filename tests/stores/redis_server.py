@@ -20,7 +20,7 @@ Flavour: TypeAlias = Literal["redis", "valkey"]
 FLAVOURS: tuple[Flavour, ...] = ("redis", "valkey")
 """For `pytest.mark.parametrize("flavour", FLAVOURS)`."""
 Persistence: TypeAlias = Literal["everysec", "always"]
-REPLY = 5.0
+REPLY = 20.0
 """Seconds that a command of a test may take."""
 _MORE = object()
 USER, PASSWORD = "tests", "only-for-tests"

@@ -20,7 +20,7 @@ from service.cli import tail
 from service.cli.tail import Position, Stop, Tail
 from tests import harness
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 ROOT = Path(__file__).resolve().parents[2]
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
 
