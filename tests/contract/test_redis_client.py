@@ -25,7 +25,7 @@ from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, Certificates, Cluster, Flavour, RedisServer, Sentinels, shared_redis
 
 SECRET = "canary-password"
-QUICK = 0.3
+QUICK = 1.0
 
 
 def script(text: str) -> Script:
@@ -109,9 +109,9 @@ async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.Temp
         }
         async with client_of(server.url, new_prefix(), **files) as client:
             await uses_everything(client)
-        async with client_of(server.url, new_prefix(), ca=certificates.ca, timeout=QUICK * 5) as client:
+        async with client_of(server.url, new_prefix(), ca=certificates.ca, timeout=QUICK * 3) as client:
             await refusal(client)
-        async with client_of(server.url, new_prefix(), timeout=QUICK * 5) as client:
+        async with client_of(server.url, new_prefix(), timeout=QUICK * 3) as client:
             assert "reached" in (await refusal(client)).message
 
 
@@ -159,7 +159,7 @@ async def test_a_server_that_stalls_costs_no_more_than_the_timeout_and_mixes_no_
         try:
             began = asyncio.get_running_loop().time()
             errors = await asyncio.gather(*(refusal(client) for _ in range(3 * CONNECTIONS)))
-            assert asyncio.get_running_loop().time() - began < QUICK + 1.0
+            assert asyncio.get_running_loop().time() - began < QUICK * 2.5, "they did not wait in turns"
             assert "answer" in errors[0].message
         finally:
             server.cont()
@@ -182,7 +182,7 @@ async def test_calls_that_were_cancelled_mix_no_answers_up() -> None:
 
 
 async def test_a_server_that_is_gone_and_comes_back() -> None:
-    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK * 5) as client:
+    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK * 3) as client:
         await asyncio.gather(*(client.check() for _ in range(CONNECTIONS)))
         await server.restart()
         await uses_everything(client)
@@ -195,7 +195,7 @@ async def test_a_server_that_is_gone_and_comes_back() -> None:
 
 async def answers(client: RedisClient) -> None:
     """Waits until calls succeed."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await client.check()
