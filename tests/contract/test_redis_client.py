@@ -153,13 +153,13 @@ async def test_one_fault_in_many_calls_is_a_refusal_and_quotes_nothing() -> None
 
 
 async def test_a_server_that_stalls_costs_no_more_than_the_timeout_and_mixes_no_answers_up() -> None:
-    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK) as client:
+    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK * 2) as client:
         await client.check()
         server.stop_()
         try:
             began = asyncio.get_running_loop().time()
             errors = await asyncio.gather(*(refusal(client) for _ in range(3 * CONNECTIONS)))
-            assert asyncio.get_running_loop().time() - began < QUICK * 2.5, "they did not wait in turns"
+            assert asyncio.get_running_loop().time() - began < QUICK * 5, "they did not wait in turns"
             assert "answer" in errors[0].message
         finally:
             server.cont()
