@@ -121,6 +121,7 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
 
 async def _first_frame(node: Node, socket: Socket, arriving: Arriving) -> str:
     await in_a_task()  # for the timeout
+    _check_open(node, socket)  # a drain that has begun since would not find this wait
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as patience:

@@ -88,7 +88,7 @@ def _cookie_counts(request: web.BaseRequest, edge: Edge) -> bool:
 def allow_cross_origin(request: web.BaseRequest, response: web.StreamResponse, edge: Edge) -> None:
     """Lets the page that asked read the answer, refusals too: they tell it whether to retry, and hold no secret."""
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None:
+    if origin is None or not origin.isascii():  # RFC 6454 §6.2: the other is no page's, and no header's value
         return
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
     response.headers[hdrs.VARY] = hdrs.ORIGIN

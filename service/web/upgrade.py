@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
+import structlog
 from aiohttp import HttpVersion11, hdrs, web
 from msgspec import Struct
 
@@ -28,6 +29,8 @@ from service.web.websocket import Terms, WebSocket
 
 if TYPE_CHECKING:
     from aiohttp.http import WebSocketReader
+
+_log = structlog.get_logger("web")
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes as base64."""
@@ -96,7 +99,11 @@ class Upgrades:
             fresh.abort()
             raise
         if response is not None:
-            fresh.answer(response)
+            try:
+                fresh.answer(response)
+            except Exception:  # nobody else would ever end this connection: no deadline looks at it any more
+                _log.exception("no answer was possible")
+                fresh.abort()
 
     async def answer(
         self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]]

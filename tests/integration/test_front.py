@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from service.core.identity import Identity
-from service.web.front import MOST_EARLY, MOST_HEAD, MOST_IN_TURN, Door
+from service.web.front import MOST_EARLY, MOST_HEAD, MOST_IN_TURN, Door, Front
 from service.web.header_deadline import SWEEP_INTERVAL
 from service.web.upgrade import Fresh
 from tests.clock import FakeClock
@@ -205,6 +205,7 @@ REQUESTS: dict[str, tuple[int, Callable[[], bytes]]] = {
         lambda: request("GET /ws HTTP/1.1", "Authorization: Bearer x.y.z", without="Authorization"),
     ),
     "from a strange origin": (403, lambda: request("GET /ws HTTP/1.1", "Origin: https://evil.example")),
+    "from an origin that no page has": (403, lambda: request("GET /ws HTTP/1.1", "Origin: http://\xff\xfe")),
     "with a ticket that does not exist": (401, lambda: request("GET /ws?ticket=x HTTP/1.1", without="Authorization")),
 }
 """What is sent, and the status of its answer. What HTTP itself has to say is aiohttp's to judge."""
@@ -243,6 +244,26 @@ async def test_an_upgrade_is_answered_the_same_either_way(server: Running, name:
     assert by_front[0] == status
     await server.at_rest()
     await nobody_waits(server)
+
+
+@pytest.mark.parametrize("crowd", [1, MOST_IN_TURN + 3])
+async def test_who_cannot_be_answered_is_cut(server: Running, crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours, and no deadline is left that would end the connection; the others of a queue do not notice."""
+
+    def fails(front: Front, response: web.Response) -> None:
+        raise RuntimeError("a fault, for this test")
+
+    monkeypatch.setattr(Front, "answer", fails)
+    async with AsyncExitStack() as stack:
+        raws = [await stack.enter_async_context(connected(server)) for _ in range(crowd)]
+        door = server.service.deadline._door
+        assert isinstance(door, Door)
+        await eventually(lambda: len(door.waiting) == crowd, lambda: door.waiting)
+        for front in list(door.waiting):  # as if the kernel had told of all of them at once
+            front.data_received(request(without="Sec-WebSocket-Key"))
+        for raw in raws:
+            await raw.gone()
+    await server.at_rest()
 
 
 # --- while it is being checked ----------------------------------------------------------------------------------------------

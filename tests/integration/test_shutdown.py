@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
+from service.core.eager import begin
 from service.core.session import Session
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.arriving import Arriving
 from service.realtime.connection import Connection
 from service.realtime.handshake import Arrival, greet
-from service.realtime.serving import Serving
+from service.realtime.serving import Serving, serve
 from service.realtime.socket import Ear
 from service.web.websocket import WebSocket
 from tests.harness import DEADLINE, Client, eventually, serving
@@ -95,6 +96,19 @@ async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
         assert end.value.code is CloseCode.RESTART
         assert b'"draining"' in socket.written[0]
         seat.release()
+
+
+async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
+    """An arrival is begun at once and waits for `hello` in a task, a turn later: the drain comes in between."""
+    async with serving(deadlines={"hello": 3600.0}) as server:
+        node, socket = server.service.node, Silent()
+        rest = begin(serve(node, socket, socket.arriving, Arrival(node.admission.take_seat("127.0.0.1"))))
+        assert rest is not None
+        await node.drain()
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.create_task(rest)
+        assert b'"draining"' in socket.written[0]
+        await server.at_rest()
 
 
 async def test_nothing_is_left_when_everyone_has_gone() -> None:
