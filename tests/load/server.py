@@ -20,7 +20,7 @@ from tests.harness import API_KEY, SECRET
 
 CONTRACT = Path(__file__).parent / "contract.yaml"
 CHECKOUT = Path(__file__).parents[2]
-START = 20.0
+START = 60.0
 """Seconds from the start of the process to its listening."""
 POLL = 0.05
 """Seconds between two looks at another process, which has no event to wait for."""
