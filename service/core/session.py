@@ -1,4 +1,7 @@
-"""A session: who is on a connection, and what they have joined. Pure."""
+"""A session: who is on a connection, and what they have joined. Pure.
+
+The garbage collector does not look at these (`gc=False`): nothing that they hold leads back to them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Phase(Enum):
     """`subscribed` has been sent; events follow."""
 
 
-class Subscription(Struct, eq=False):
+class Subscription(Struct, eq=False, gc=False):
     """One channel of one session."""
 
     channel: ChannelKey
@@ -38,7 +41,7 @@ class Subscription(Struct, eq=False):
     phase: Phase = Phase.HELD
 
 
-class Session(Struct, eq=False):
+class Session(Struct, eq=False, gc=False):
     """Belongs to one connection, and changes only by that connection's commands and the backend's."""
 
     identity: Identity
