@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 
 from service.core.eager import begin
-from service.core.session import Session
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.arriving import Arriving
 from service.realtime.connection import Connection
@@ -127,7 +126,7 @@ async def test_nothing_is_left_when_everyone_has_gone() -> None:
 
 async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector() -> None:
     """Its collections would have to look at every connection there is, and stop everybody meanwhile."""
-    kinds = (Connection, Serving, Session, WebSocket)
+    kinds = (Connection, Serving, WebSocket)  # what holds the rest, and all that the collector looks at
 
     def left() -> list[object]:
         return [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
