@@ -154,6 +154,8 @@ class WebSocket(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
+        if self._transport.is_closing():  # were a write to fail from here now, asyncio's transport would end twice
+            return
         self.is_paused = False
         pong, self._pong = self._pong, None
         if pong is not None and self._state is _State.OPEN:

@@ -184,6 +184,17 @@ class TestControlFrames:
         stage.wire.drains()
         assert stage.ear.told == ["(paused)", "(paused)", "(resumed)"]
 
+    def test_nothing_more_is_written_for_a_peer_that_has_hung_up(self, stage: Stage) -> None:
+        """asyncio's transport tells of room while it closes; a write that failed then would have it end twice."""
+        stage.wire.takes = 1
+        stage.hear(sent(PING, b"1"), sent(PING, b"2"))
+        stage.wire.close()
+        stage.wire.drains()
+        assert stage.wire.written == [frame(PONG, b"1")]
+        assert stage.ear.told == ["(paused)"]
+        stage.socket.connection_lost(None)
+        assert stage.ear.told == ["(paused)", "(lost)"]
+
     @pytest.mark.parametrize("opcode", [PING, PONG])
     def test_a_flood_ends_the_connection_and_nothing_is_sent_behind_the_close(self, stage: Stage, opcode: int) -> None:
         stage.hear(*[sent(opcode)] * BURST)
