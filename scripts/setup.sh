@@ -118,11 +118,16 @@ pip() {
 # fingerprint FILE...: of their content and of the interpreter.
 fingerprint() { { $venv/bin/python -VV && cat "$@"; } | sha256sum | cut -d' ' -f1; }
 
-# can_compile: whether the native sender is built; hatch_build.py tries the same compilers.
+# can_compile: whether the native sender is built; hatch_build.py asks the same compiler, the first there is, and no other.
 can_compile() {
-    local name
-    for name in ${CC:-} cc gcc clang; do
-        ! echo '#include <sys/socket.h>' | "$name" -E - >/dev/null 2>&1 || return 0
+    local command
+    for command in "${CC:-}" cc gcc clang; do
+        # shellcheck disable=SC2086  # CC may hold arguments too
+        set -- $command
+        if [ $# -gt 0 ] && command -v "$1" >/dev/null; then
+            echo '#include <sys/socket.h>' | "$@" -E - >/dev/null 2>&1
+            return
+        fi
     done
     return 1
 }
