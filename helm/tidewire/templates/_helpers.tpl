@@ -1,0 +1,160 @@
+{{/* The name of objects, at most 63 characters, as in the labels of DNS; room is left for suffixes. */}}
+{{- define "tidewire.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tidewire.selector" -}}
+app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: node
+{{- end -}}
+
+{{- define "tidewire.labels" -}}
+{{ include "tidewire.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{/* metadata of an object: [root, suffix of its name, its own labels, its own annotations] */}}
+{{- define "tidewire.metadata" -}}
+{{- $root := index . 0 -}}
+name: {{ include "tidewire.fullname" $root }}{{ index . 1 }}
+namespace: {{ $root.Release.Namespace }}
+labels:
+  {{- mergeOverwrite (dict) $root.Values.commonLabels (index . 2) (include "tidewire.labels" $root | fromYaml) | toYaml | nindent 2 }}
+{{- with mergeOverwrite (dict) $root.Values.commonAnnotations (index . 3) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "tidewire.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "tidewire.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
+{{- define "tidewire.image" -}}
+{{- .Values.image.repository -}}
+{{- if .Values.image.digest -}}@{{ .Values.image.digest }}{{- else -}}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end -}}
+{{- end -}}
+
+{{/*
+A setting of the service as text; 0 and false stay what they are: [root, group, name, the service's default]. Null unsets it.
+*/}}
+{{- define "tidewire.setting" -}}
+{{- $group := index (index . 0).Values.settings (index . 1) -}}
+{{- $found := index . 3 -}}
+{{- if and (kindIs "map" $group) (hasKey $group (index . 2)) -}}
+{{- $given := index $group (index . 2) -}}
+{{- if not (kindIs "invalid" $given) }}{{ $found = $given }}{{ end -}}
+{{- end -}}
+{{- $found -}}
+{{- end -}}
+
+{{- define "tidewire.heartbeat" -}}{{ include "tidewire.setting" (list . "deadlines" "heartbeat" 25.0) }}{{- end -}}
+{{- define "tidewire.shutdown" -}}{{ include "tidewire.setting" (list . "deadlines" "shutdown" 20.0) }}{{- end -}}
+{{- define "tidewire.brokerUrl" -}}{{ include "tidewire.setting" (list . "broker" "url" "memory://") }}{{- end -}}
+
+{{/* The least time from a pod's end to SIGKILL. */}}
+{{- define "tidewire.leastGrace" -}}
+{{- add .Values.preStopSeconds (include "tidewire.shutdown" . | float64 | ceil | int) 15 -}}
+{{- end -}}
+
+{{- define "tidewire.grace" -}}
+{{- if .Values.terminationGracePeriodSeconds -}}
+{{- int .Values.terminationGracePeriodSeconds -}}
+{{- else -}}
+{{- include "tidewire.leastGrace" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How long a load balancer leaves the connections of a pod that goes: as long as the pod takes, and not less than 180 s. */}}
+{{- define "tidewire.drainSeconds" -}}
+{{- max 180 (include "tidewire.grace" . | int) -}}
+{{- end -}}
+
+{{/* The pods that there can be at the same time. */}}
+{{- define "tidewire.mostReplicas" -}}
+{{- if .Values.autoscaling.hpa.enabled -}}{{ int .Values.autoscaling.hpa.maxReplicas }}
+{{- else if .Values.autoscaling.keda.enabled -}}{{ int .Values.autoscaling.keda.maxReplicas }}
+{{- else -}}{{ int .Values.replicas }}{{- end -}}
+{{- end -}}
+
+{{- define "tidewire.connectionsTarget" -}}
+{{- $most := include "tidewire.setting" (list . "limits" "connections" 15000) | float64 -}}
+{{- max 1 (div (mul (int64 $most) (int64 .Values.autoscaling.connectionsUtilization)) 100) -}}
+{{- end -}}
+
+{{/* "true" for each of the credentials that the chart's own Secret holds. */}}
+{{- define "tidewire.generatesAuthSecret" -}}
+{{- $auth := .Values.settings.auth | default dict -}}
+{{- if and .Values.secrets.generate (not .Values.secrets.authSecret.existingSecret) (not .Values.secrets.authIssuers.existingSecret) (not $auth.issuers) (not $auth.anonymous) -}}true{{- end -}}
+{{- end -}}
+{{- define "tidewire.generatesApiKey" -}}
+{{- if and .Values.secrets.generate (not .Values.secrets.apiKey.existingSecret) (not .Values.secrets.apiKeys.existingSecret) -}}true{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the secret of HS256 tokens; empty if there is none. */}}
+{{- define "tidewire.authSecretName" -}}
+{{- if include "tidewire.generatesAuthSecret" . -}}{{ include "tidewire.fullname" . }}{{- else -}}{{ .Values.secrets.authSecret.existingSecret }}{{- end -}}
+{{- end -}}
+{{- define "tidewire.authSecretKey" -}}
+{{- if include "tidewire.generatesAuthSecret" . -}}auth-secret{{- else -}}{{ .Values.secrets.authSecret.key }}{{- end -}}
+{{- end -}}
+{{- define "tidewire.apiKeyName" -}}
+{{- if include "tidewire.generatesApiKey" . -}}{{ include "tidewire.fullname" . }}{{- else -}}{{ .Values.secrets.apiKey.existingSecret }}{{- end -}}
+{{- end -}}
+{{- define "tidewire.apiKeyKey" -}}
+{{- if include "tidewire.generatesApiKey" . -}}api-key{{- else -}}{{ .Values.secrets.apiKey.key }}{{- end -}}
+{{- end -}}
+
+{{/* Whether something in front of pods speaks for clients, so that X-Forwarded-For is believed of one hop. */}}
+{{- define "tidewire.isBehindProxy" -}}
+{{- if or .Values.ingress.enabled .Values.gateway.enabled -}}true{{- end -}}
+{{- end -}}
+
+{{/* The service's settings file. */}}
+{{- define "tidewire.settings" -}}
+{{- $own := dict "host" "0.0.0.0" "ops_host" "0.0.0.0" -}}
+{{- if include "tidewire.isBehindProxy" . }}{{ $_ := set $own "proxy" (dict "hops" 1) }}{{ end -}}
+{{- $broker := dict -}}
+{{- if or .Values.secrets.brokerCa.existingSecret .Values.secrets.brokerCa.existingConfigMap }}{{ $_ := set $broker "ca" "/etc/tidewire/secrets/broker/ca.crt" }}{{ end -}}
+{{- if .Values.secrets.brokerClient.existingSecret -}}
+{{- $_ := set $broker "certificate" "/etc/tidewire/secrets/broker/tls.crt" -}}
+{{- $_ := set $broker "private_key" "/etc/tidewire/secrets/broker/tls.key" -}}
+{{- end -}}
+{{- $fixed := dict "contract" (printf "/etc/tidewire/contract/%s" (include "tidewire.contractKey" .)) "port" 8080 "ops_port" 9090 "broker" $broker -}}
+{{- mergeOverwrite $own (deepCopy .Values.settings) $fixed | toYaml -}}
+{{- end -}}
+
+{{- define "tidewire.contractKey" -}}
+{{- ternary .Values.contract.key "contract.yaml" (ne .Values.contract.existingConfigMap "") -}}
+{{- end -}}
+
+{{/* The contract and its files as a map of keys; "/" cannot stand in a ConfigMap's key. */}}
+{{- define "tidewire.contractFiles" -}}
+contract.yaml: {{ .Values.contract.text | default (.Files.Get "files/contract.yaml") | toJson }}
+{{- range $path, $text := .Values.contract.files }}
+{{ include "tidewire.fileKey" $path }}: {{ toJson $text }}
+{{- end }}
+{{- end -}}
+{{- define "tidewire.fileKey" -}}contract-file.{{ sha256sum . | trunc 16 }}{{- end -}}
+
+{{- define "tidewire.usesStarterContract" -}}
+{{- if not (or .Values.contract.text .Values.contract.existingConfigMap) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Text or a mapping, with its templates carried out: [root, value] */}}
+{{- define "tidewire.rendered" -}}
+{{- $value := index . 1 -}}
+{{- tpl (ternary $value (toYaml $value) (kindIs "string" $value)) (index . 0) -}}
+{{- end -}}

@@ -1,0 +1,96 @@
+{{/* Values that cannot work together: each is refused with a sentence that says what to do. */}}
+{{- define "tidewire.validate" -}}
+{{- $v := .Values -}}
+{{- $settings := $v.settings | default dict -}}
+{{- $url := include "tidewire.brokerUrl" . -}}
+{{- $most := include "tidewire.mostReplicas" . | int -}}
+{{- $heartbeat := include "tidewire.heartbeat" . | float64 -}}
+
+{{- /* --- the service's settings: what the chart sets, and what must not be readable in a ConfigMap --- */ -}}
+{{- range $name, $why := dict
+  "contract" "give the contract by contract.text or contract.existingConfigMap"
+  "port" "pods always listen on 8080; service.port is the Service's"
+  "ops_port" "pods always serve health and metrics on 9090"
+  "workers" "a pod is one node, so that nodes are watched and replaced one by one; raise replicas in its stead"
+  "demo" "the demo makes development credentials; set secrets and a contract in its stead" -}}
+{{- if and (hasKey $settings $name) (not (kindIs "invalid" (index $settings $name))) }}{{ fail (printf "settings.%s is the chart's: %s" $name $why) }}{{ end -}}
+{{- end -}}
+{{- range $place, $value := dict
+  "auth.secret" "secrets.authSecret.existingSecret"
+  "api.key" "secrets.apiKey.existingSecret"
+  "api.keys" "secrets.apiKeys.existingSecret"
+  "broker.password" "secrets.brokerPassword.existingSecret"
+  "broker.sentinel_password" "secrets.sentinelPassword.existingSecret" -}}
+{{- $steps := splitList "." $place -}}
+{{- if dig (first $steps) (last $steps) "" $settings }}{{ fail (printf "settings.%s would be readable in a ConfigMap: put it into a Secret and name that in %s" $place $value) }}{{ end -}}
+{{- end -}}
+{{- range $place, $value := dict "ca" "secrets.brokerCa" "certificate" "secrets.brokerClient" "private_key" "secrets.brokerClient" -}}
+{{- if dig "broker" $place "" $settings }}{{ fail (printf "settings.broker.%s is a file in the pod: name the Secret that holds it in %s" $place $value) }}{{ end -}}
+{{- end -}}
+{{- range dig "auth" "issuers" (list) $settings -}}
+{{- if .secret }}{{ fail "settings.auth.issuers: a secret in it would be readable in a ConfigMap: put the whole list as JSON into a Secret and name that in secrets.authIssuers.existingSecret" }}{{ end -}}
+{{- end -}}
+{{- if and $v.secrets.authIssuers.existingSecret (dig "auth" "issuers" (list) $settings) }}{{ fail "secrets.authIssuers and settings.auth.issuers both list issuers, and the first would hide the second: keep one" }}{{ end -}}
+{{- if and (not (include "tidewire.authSecretName" .)) (not $v.secrets.authIssuers.existingSecret) (not (dig "auth" "issuers" (list) $settings)) (not (dig "auth" "anonymous" false $settings)) -}}
+{{- fail "nobody could get in: set secrets.generate, secrets.authSecret.existingSecret, secrets.authIssuers.existingSecret, settings.auth.issuers or settings.auth.anonymous" -}}
+{{- end -}}
+{{- if and $v.secrets.jwks.existingSecret $v.secrets.jwks.existingConfigMap }}{{ fail "secrets.jwks names a Secret and a ConfigMap; only one of them can be meant" }}{{ end -}}
+{{- if and $v.secrets.brokerCa.existingSecret $v.secrets.brokerCa.existingConfigMap }}{{ fail "secrets.brokerCa names a Secret and a ConfigMap; only one of them can be meant" }}{{ end -}}
+{{- if and $v.contract.text $v.contract.existingConfigMap }}{{ fail "contract.text and contract.existingConfigMap are both set; only one of them can be meant" }}{{ end -}}
+{{- if and $v.contract.files (not $v.contract.text) }}{{ fail "contract.files stand beside contract.text, which is empty: set it too" }}{{ end -}}
+{{- range $path, $_ := $v.contract.files -}}
+{{- if or (hasPrefix "/" $path) (regexMatch "(^|/)\\.\\.(/|$)" $path) }}{{ fail (printf "contract.files: %s is not below the contract's folder" $path) }}{{ end -}}
+{{- end -}}
+
+{{- /* --- how many --- */ -}}
+{{- if and $v.autoscaling.hpa.enabled $v.autoscaling.keda.enabled }}{{ fail "autoscaling.hpa and autoscaling.keda would both scale the same pods: enable one" }}{{ end -}}
+{{- range $name := list "hpa" "keda" -}}
+{{- $scaler := index $v.autoscaling $name -}}
+{{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}{{ fail (printf "autoscaling.%s: minReplicas (%d) is above maxReplicas (%d)" $name (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}{{ end -}}
+{{- end -}}
+{{- if and $v.autoscaling.keda.enabled (not $v.autoscaling.keda.prometheusAddress) }}{{ fail "autoscaling.keda asks Prometheus for connections: set autoscaling.keda.prometheusAddress, such as http://prometheus.monitoring:9090" }}{{ end -}}
+{{- if and (gt $most 1) (eq $url "memory://") -}}
+{{- fail (printf "%d pods need a broker that they share, and memory:// is one pod's own: set settings.broker.url to redis://…, redis+sentinel://…, redis+cluster://… or nats://…, or stay with one pod" $most) -}}
+{{- end -}}
+{{- if and (not (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable)) (not (kindIs "invalid" $v.podDisruptionBudget.minAvailable)) $v.podDisruptionBudget.enabled -}}
+{{- fail "podDisruptionBudget: maxUnavailable and minAvailable exclude each other: set one of them to null" -}}
+{{- end -}}
+{{- if and $v.podDisruptionBudget.enabled (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable) (kindIs "invalid" $v.podDisruptionBudget.minAvailable) -}}
+{{- fail "podDisruptionBudget: set maxUnavailable or minAvailable, or enabled to false" -}}
+{{- end -}}
+{{- if and (has (toString $v.strategy.maxUnavailable) (list "0" "0%")) (has (toString $v.strategy.maxSurge) (list "0" "0%")) -}}
+{{- fail "strategy: with maxUnavailable and maxSurge both 0 no pod could ever be replaced" -}}
+{{- end -}}
+
+{{- /* --- time --- */ -}}
+{{- if and $v.terminationGracePeriodSeconds (lt (int $v.terminationGracePeriodSeconds) (include "tidewire.leastGrace" . | int)) -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) would kill a pod that still drains: it takes preStopSeconds (%d), settings.deadlines.shutdown (%v) and 15, so at least %s; or leave it at 0" (int $v.terminationGracePeriodSeconds) (int $v.preStopSeconds) (include "tidewire.shutdown" .) (include "tidewire.leastGrace" .)) -}}
+{{- end -}}
+{{- $hops := dict -}}
+{{- with include "tidewire.proxyIdle" . }}{{ $_ := set $hops (printf "ingress.preset %s" $v.ingress.preset) . }}{{ end -}}
+{{- with include "tidewire.gatewayIdle" . }}{{ $_ := set $hops (printf "gateway.implementation %s" $v.gateway.implementation) . }}{{ end -}}
+{{- range $name, $idle := $v.idleTimeouts }}{{ $_ := set $hops (printf "idleTimeouts.%s" $name) $idle }}{{ end -}}
+{{- range $name, $idle := $hops -}}
+{{- if ge (mulf $heartbeat 2.0) (float64 $idle) -}}
+{{- fail (printf "settings.deadlines.heartbeat (%v s) is not below half of the idle timeout at %s (%v s): a ping that comes late would race the cut; lower the one or raise the other" $heartbeat $name $idle) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* --- proxies --- */ -}}
+{{- if and (eq $v.ingress.preset "contour") $v.ingress.enabled (not $v.ingress.hosts) }}{{ fail "ingress.preset contour makes an HTTPProxy for each host, and ingress.hosts is empty: name at least one" }}{{ end -}}
+{{- if and $v.gateway.enabled (not $v.gateway.parentRefs) (not $v.gateway.create.enabled) }}{{ fail "gateway: the route belongs to no Gateway: set gateway.parentRefs, or gateway.create.enabled" }}{{ end -}}
+{{- if and $v.gateway.create.enabled (not $v.gateway.enabled) }}{{ fail "gateway.create.enabled has no effect while gateway.enabled is false" }}{{ end -}}
+{{- if and $v.gateway.create.enabled (not $v.gateway.create.className) }}{{ fail "gateway.create: a Gateway needs its class: set gateway.create.className" }}{{ end -}}
+{{- if and $v.gateway.enabled $v.gateway.timeouts -}}
+{{- if eq $v.gateway.implementation "gke" }}{{ fail "gateway.timeouts: GKE rejects a route with timeouts: leave them empty, the preset sets timeoutSec in a GCPBackendPolicy" }}{{ end -}}
+{{- if has $v.gateway.implementation (list "traefik" "ngf") }}{{ fail (printf "gateway.timeouts: %s ignores timeouts of a route without a word: leave them empty" $v.gateway.implementation) }}{{ end -}}
+{{- end -}}
+{{- if and $v.gateway.enabled $v.stickySessions.enabled (has $v.gateway.implementation (list "" "cilium" "traefik" "ngf")) -}}
+{{- fail (printf "stickySessions: the chart knows no policy of gateway.implementation %q for them; if it carries out sessionPersistence, set gateway.sessionPersistence in its stead" $v.gateway.implementation) -}}
+{{- end -}}
+{{- if and $v.ingress.enabled $v.stickySessions.enabled (not $v.ingress.preset) }}{{ fail "stickySessions: every controller has its own words for them: set ingress.preset" }}{{ end -}}
+
+{{- /* --- monitoring --- */ -}}
+{{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled }}{{ fail "serviceMonitor and podMonitor would scrape every pod twice: enable one" }}{{ end -}}
+{{- if and $v.prometheusRule.enabled (not $v.prometheusRule.groups) (not (.Files.Glob "rules/*.yaml")) }}{{ fail "prometheusRule: this chart brings no rules of its own: put yours into prometheusRule.groups" }}{{ end -}}
+{{- end -}}

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Makes the chart's values.schema.json and the table in its README from values.yaml and the service's settings.
+
+In values.yaml a comment above a key is what the key means. A line `@schema {…}` in it adds to the type that the default shows,
+and `@settings` stands for the settings of the service, so that chart and service cannot drift. `--check` writes nothing and fails
+if a file differs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # works before the project is installed
+
+from service.settings.model import Settings  # noqa: E402  # needs the path above
+
+CHART = Path("helm/tidewire")
+_TABLE = re.compile(r"(<!-- generated: values -->\n).*?(<!-- /generated -->)", re.DOTALL)
+_KEY = re.compile(r"^(?P<indent> *)(?P<name>[A-Za-z][A-Za-z0-9]*):")
+_KEPT = frozenset(
+    ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength")
+) | frozenset(("pattern", "items", "properties", "required", "additionalProperties", "anyOf"))
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Value:
+    """One key of values.yaml."""
+
+    place: tuple[str, ...]
+    default: Any
+    meaning: str = ""
+    schema: Json = field(default_factory=dict)
+    is_settings: bool = False
+
+    @property
+    def is_group(self) -> bool:
+        """Whether its keys are described by themselves."""
+        described = self.is_settings or "additionalProperties" in self.schema
+        return isinstance(self.default, dict) and bool(self.default) and not described
+
+    @property
+    def name(self) -> str:
+        """As in `image.tag`."""
+        return ".".join(self.place)
+
+
+def read(text: str) -> Iterator[Value]:
+    """Every key that stands below a comment or in a group, in order.
+
+    Raises ValueError if a key that is no group says nothing of itself.
+    """
+    defaults = yaml.safe_load(text)
+    open_groups: list[str] = []
+    comment: list[str] = []
+    inside: int | None = None
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            comment.append(line.strip().removeprefix("#").strip())
+            continue
+        found = _KEY.match(line)
+        depth = len(found["indent"]) // 2 if found else 0
+        if found is None or (inside is not None and depth > inside):
+            comment = comment if line.strip() else []
+            continue
+        inside = None
+        open_groups[depth:] = [found["name"]]
+        value = _value(tuple(open_groups), defaults, comment)
+        comment = []
+        if not value.is_group:
+            inside = depth
+            if not value.meaning:
+                raise ValueError(f"{CHART}/values.yaml: {value.name} has no comment that says what it means")
+        yield value
+
+
+def _value(place: tuple[str, ...], defaults: Any, comment: list[str]) -> Value:
+    for name in place:
+        defaults = defaults[name]
+    value = Value(place, defaults)
+    words = []
+    for line in comment:
+        if line.startswith("@schema "):
+            value.schema = json.loads(line.removeprefix("@schema "))
+        elif line == "@settings":
+            value.is_settings = True
+        else:
+            words.append(line)
+    value.meaning = " ".join(words)
+    return value
+
+
+# --- the schema -------------------------------------------------------------------------------------------------------
+
+
+def schema(values: list[Value]) -> Json:
+    """The JSON Schema (draft 7, which every Helm 3 reads) of values.yaml; unknown keys are faults."""
+    whole = _group("Values of the chart tidewire. Made by scripts/chart_reference.py.")
+    whole = {"$schema": "http://json-schema.org/draft-07/schema#", **whole}
+    # Helm gives each chart `global`, which nothing here reads.
+    whole["properties"]["global"] = {"type": "object"}
+    for value in values:
+        holder = whole
+        for name in value.place[:-1]:
+            holder = holder["properties"][name]
+        holder["properties"][value.place[-1]] = _schema_of(value)
+    return whole
+
+
+def _group(meaning: str) -> Json:
+    return {
+        **({"description": meaning} if meaning else {}),
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {},
+    }
+
+
+def _schema_of(value: Value) -> Json:
+    if value.is_group:
+        return _group(value.meaning)
+    described = {"description": value.meaning}
+    if value.is_settings:
+        return {**settings_schema(), **described}
+    typed = _typed(value.default)
+    if value.schema.get("additionalProperties") is False and "properties" not in value.schema:
+        typed["properties"] = {name: _typed(default) for name, default in value.default.items()}
+    return {**described, **typed, **value.schema}
+
+
+def _typed(default: Any) -> Json:
+    match default:
+        case bool():
+            return {"type": "boolean"}
+        case int():
+            return {"type": "integer"}
+        case str():
+            return {"type": "string"}
+        case list():
+            return {"type": "array"}
+        case dict():
+            return {"type": "object"}
+        case None:
+            return {}
+    raise TypeError(f"a default of {type(default).__name__} has no type in a schema")
+
+
+def settings_schema() -> Json:
+    """The service's settings as they may stand in a ConfigMap.
+
+    Secrets, and what the chart sets by itself, are let through to the chart's guards, whose sentences say what to do.
+    """
+    whole = Settings.model_json_schema()
+    found: Json = _inlined(whole, whole["$defs"])
+    properties = found["properties"]
+    for name in ("contract", "port", "ops_port", "workers", "demo"):
+        properties[name] = {}
+    for group, names in {
+        "auth": ("secret",),
+        "api": ("key", "keys"),
+        "broker": ("password", "sentinel_password", "ca", "certificate", "private_key"),
+    }.items():
+        properties[group]["properties"].update({name: {} for name in names})
+    properties["auth"]["properties"]["issuers"]["items"]["properties"]["secret"] = {}
+    return found
+
+
+def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
+    """Without references, and without what only pydantic reads."""
+    if not isinstance(part, dict):
+        return [_inlined(one, definitions) for one in part] if isinstance(part, list) else part
+    if reference := part.get("$ref"):
+        return _inlined(definitions[reference.rsplit("/", 1)[1]], definitions)
+    kept = {name: value for name, value in part.items() if name in _KEPT}
+    if "properties" in kept:
+        named = {name: _inlined(value, definitions) for name, value in kept.pop("properties").items()}
+        return {**kept, "properties": named}
+    return {name: _inlined(value, definitions) for name, value in kept.items()}
+
+
+# --- the README -------------------------------------------------------------------------------------------------------
+
+
+def table(values: list[Value]) -> str:
+    """Every value as a Markdown table."""
+    rows = [
+        f"| `{value.name}` | {_shown(value.default)} | {_cell(value.meaning)} |"
+        for value in values
+        if not value.is_group
+    ]
+    return "\n".join(["| value | default | meaning |", "|---|---|---|", *rows])
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "–"
+    text = default if isinstance(default, str) and default else json.dumps(default, ensure_ascii=False)
+    return f"`{text}`".replace("|", "\\|")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(check: bool) -> int:
+    """Writes both files, or says which are out of date."""
+    values = list(read((ROOT / CHART / "values.yaml").read_text(encoding="utf-8")))
+    readme = (ROOT / CHART / "README.md").read_text(encoding="utf-8")
+    wanted = {
+        "values.schema.json": json.dumps(schema(values), indent=2, ensure_ascii=False) + "\n",
+        "README.md": _TABLE.sub(lambda marks: f"{marks[1]}{table(values)}\n{marks[2]}", readme),
+    }
+    stale = 0
+    for name, text in wanted.items():
+        file = ROOT / CHART / name
+        if file.exists() and file.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        if not check:
+            file.write_text(text, encoding="utf-8")
+        print(f"{CHART / name}: {'differs from its sources; run `make fmt`' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
