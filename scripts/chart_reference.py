@@ -180,7 +180,11 @@ def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
     if not isinstance(part, dict):
         return [_inlined(one, definitions) for one in part] if isinstance(part, list) else part
     if reference := part.get("$ref"):
-        return _inlined(definitions[reference.rsplit("/", 1)[1]], definitions)
+        name = reference.rsplit("/", 1)[1]
+        found = _inlined(definitions[name], definitions)
+        if name == "Rate":  # setting one of its parts leaves the other at its default
+            del found["required"]
+        return found
     kept = {name: value for name, value in part.items() if name in _KEPT}
     if "properties" in kept:
         named = {name: _inlined(value, definitions) for name, value in kept.pop("properties").items()}

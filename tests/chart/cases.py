@@ -10,6 +10,14 @@ STICKY_GATEWAYS = ("istio", "envoy-gateway", "gke", "aws")
 REDIS = {"broker": {"url": "redis://redis.db:6379"}}
 
 _TLS = [{"secretName": "rt-tls", "hosts": ["rt.example.com"]}]
+_CONTRACT = """\
+channels:
+  "r:{r}":
+    subscribe: everyone
+    history: {events: 10, ttl: 1h}
+    events:
+      a.b: {publish: server, delivery: durable, schema: {$ref: s/a.json}}
+"""
 _PARENTS = [{"name": "public", "namespace": "gateways"}]
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -89,7 +97,7 @@ CASES: dict[str, Values] = {
     "anonymous": {"secrets": {"generate": False}, "settings": {"auth": {"anonymous": True}}},
     "contract": {
         "contract": {
-            "text": 'channels:\n  "r:{r}":\n    subscribe: everyone\n    events:\n      a: {publish: server, schema: {$ref: s/a.json}}\n',
+            "text": _CONTRACT,
             "files": {"s/a.json": '{"type": "object"}'},
         }
     },
@@ -97,7 +105,11 @@ CASES: dict[str, Values] = {
     "hpa": {"autoscaling": {"hpa": {"enabled": True, "connections": {"enabled": True}}}, "settings": REDIS},
     "keda": {
         "autoscaling": {
-            "keda": {"enabled": True, "prometheusAddress": "http://prometheus:9090", "triggerAuthentication": "prometheus"}
+            "keda": {
+                "enabled": True,
+                "prometheusAddress": "http://prometheus:9090",
+                "triggerAuthentication": "prometheus",
+            }
         },
         "settings": REDIS,
     },
@@ -177,8 +189,26 @@ CASES: dict[str, Values] = {
 """By name."""
 
 SOME = frozenset(
-    ("defaults", "ingress nginx sticky", "ingress contour sticky", "ingress gce sticky", "gateway envoy-gateway sticky")
-    + ("gateway gke sticky", "gateway aws sticky", "gateway istio sticky", "gateway ngf", "gateway created", "every secret")
-    + ("hpa", "keda", "network policy", "service monitor", "pod monitor", "rules of one's own", "everything extra")
+    {
+        "defaults",
+        "ingress nginx sticky",
+        "ingress contour sticky",
+        "ingress gce sticky",
+        "gateway envoy-gateway sticky",
+        "gateway gke sticky",
+        "gateway aws sticky",
+        "gateway istio sticky",
+        "gateway ngf",
+        "gateway created",
+        "every secret",
+        "contract",
+        "hpa",
+        "keda",
+        "network policy",
+        "service monitor",
+        "pod monitor",
+        "rules of one's own",
+        "everything extra",
+    }
 )
 """Those of the smaller matrix: one of each kind of object."""

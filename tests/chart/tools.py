@@ -28,23 +28,22 @@ Document = dict[str, Any]
 Values = Mapping[str, Any]
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818  # not an error of the tests: often just what they want
     """Helm did not render. Says what it said."""
 
 
 class _Strict(yaml.SafeLoader):
     """Refuses what YAML itself refuses and PyYAML lets through: a key that stands twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if doubles := {name for name in names if names.count(name) > 1}:
-            raise yaml.YAMLError(f"{sorted(doubles)} twice in one mapping, {node.start_mark}")
-        return super().construct_mapping(node, deep)
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    names = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    if doubles := {name for name in names if names.count(name) > 1}:
+        raise yaml.YAMLError(f"{sorted(doubles)} twice in one mapping, {node.start_mark}")
+    return loader.construct_mapping(node, deep=True)
 
 
-_Strict.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: loader.construct_mapping(node, deep=True)
-)
+_Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,23 @@ class Helm:
     def template(self, values: Values, *, kubernetes: str = KUBERNETES[-1]) -> list[Document]:
         """The documents that the chart makes of values. Raises Refused with Helm's words."""
         text = self.run(
-            "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--kube-version", f"{kubernetes}.0", values=values
+            "template",
+            RELEASE,
+            str(CHART),
+            "--namespace",
+            NAMESPACE,
+            "--kube-version",
+            f"{kubernetes}.0",
+            values=values,
         )
         # It is this project's own output.
-        documents = yaml.load_all(text, Loader=_Strict)  # noqa: S506  # a SafeLoader
+        documents = yaml.load_all(text, Loader=_Strict)  # a SafeLoader
         return [document for document in documents if document]
 
     def run(self, *arguments: str, values: Values | None = None) -> str:
         """What Helm prints. Raises Refused with what it says if it fails."""
         given = ["--values", "-"] if values is not None else []
-        done = subprocess.run(  # noqa: PLW1510
+        done = subprocess.run(
             [self.program, *arguments, *given],
             input=yaml.safe_dump(dict(values)) if values is not None else "",
             capture_output=True,
@@ -82,11 +88,11 @@ class Helm:
 @cache
 def helms() -> dict[int, Helm]:
     """Every Helm there is, by its major version: those that `make test-chart` installs, else one on PATH."""
-    found = {}
+    found: dict[int, Helm] = {}
     for name in (TOOLS / "helm3", TOOLS / "helm4", shutil.which("helm")):
         if name is None or not Path(name).exists():
             continue
-        said = subprocess.run([name, "version", "--short"], capture_output=True, text=True, timeout=DEADLINE)  # noqa: PLW1510
+        said = subprocess.run([name, "version", "--short"], capture_output=True, text=True, timeout=DEADLINE)
         if match := re.match(r"v(\d+)\.", said.stdout):
             found.setdefault(int(match[1]), Helm(int(match[1]), Path(name)))
     return found

@@ -132,8 +132,16 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- $_ := set $broker "certificate" "/etc/tidewire/secrets/broker/tls.crt" -}}
 {{- $_ := set $broker "private_key" "/etc/tidewire/secrets/broker/tls.key" -}}
 {{- end -}}
-{{- $fixed := dict "contract" (printf "/etc/tidewire/contract/%s" (include "tidewire.contractKey" .)) "port" 8080 "ops_port" 9090 "broker" $broker -}}
+{{- $fixed := dict "contract" (include "tidewire.contractPath" .) "port" 8080 "ops_port" 9090 "broker" $broker -}}
 {{- mergeOverwrite $own (deepCopy .Values.settings) $fixed | toYaml -}}
+{{- end -}}
+
+{{/*
+Where the service finds the contract. A kubelet lays the files of a volume as links into the folder that "..data" leads to, and
+what a contract refers to must be below the contract's own folder when links are followed: so it is read where the files really are.
+*/}}
+{{- define "tidewire.contractPath" -}}
+/etc/tidewire/contract/{{ ternary "..data/" "" (or (ne .Values.contract.existingConfigMap "") (gt (len .Values.contract.files) 0)) }}{{ include "tidewire.contractKey" . }}
 {{- end -}}
 
 {{- define "tidewire.contractKey" -}}

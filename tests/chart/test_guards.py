@@ -1,0 +1,271 @@
+"""Values that cannot work are refused before anything is made, with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from tests.chart.cases import REDIS, gateway, ingress
+from tests.chart.conftest import rendered
+from tests.chart.tools import CHART, Helm, Refused, Values, of_kind
+
+pytestmark = pytest.mark.chart
+
+
+def _with_timeouts(implementation: str) -> Values:
+    route = gateway(implementation)["gateway"]
+    return {"gateway": {**route, "timeouts": {"request": "0s"}}}
+
+
+GUARDS: dict[str, tuple[Values, str]] = {
+    "two pods, one memory": (
+        {"replicas": 2},
+        "2 pods need a broker that they share, and memory:// is one pod's own: set settings.broker.url to redis://",
+    ),
+    "an autoscaler, one memory": (
+        {"autoscaling": {"hpa": {"enabled": True}}},
+        "10 pods need a broker that they share",
+    ),
+    "two autoscalers": (
+        {
+            "autoscaling": {"hpa": {"enabled": True}, "keda": {"enabled": True, "prometheusAddress": "http://p"}},
+            "settings": REDIS,
+        },
+        "would both scale the same pods: enable one",
+    ),
+    "fewer than least": (
+        {"autoscaling": {"hpa": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}, "settings": REDIS},
+        "autoscaling.hpa: minReplicas (5) is above maxReplicas (4)",
+    ),
+    "KEDA with nobody to ask": (
+        {"autoscaling": {"keda": {"enabled": True}}, "settings": REDIS},
+        "set autoscaling.keda.prometheusAddress",
+    ),
+    "a grace that kills": (
+        {"terminationGracePeriodSeconds": 149},
+        "terminationGracePeriodSeconds (149) would kill a pod that still drains: it takes preStopSeconds (15), "
+        "settings.deadlines.shutdown (120) and 15, so at least 150",
+    ),
+    "a ping that races nginx": (
+        {**ingress("nginx"), "idleTimeout": 60, "settings": {"deadlines": {"heartbeat": 30}}},
+        "settings.deadlines.heartbeat (30 s) is not below half of the idle timeout at ingress.preset nginx (60 s)",
+    ),
+    "a ping that races Traefik's own": (
+        {**ingress("traefik"), "settings": {"deadlines": {"heartbeat": 90}}},
+        "at ingress.preset traefik (180 s)",
+    ),
+    "a ping that races Envoy's own": (
+        {**gateway("istio"), "settings": {"deadlines": {"heartbeat": 150.5}}},
+        "at gateway.implementation istio (300 s)",
+    ),
+    "a ping that races a further hop": (
+        {"idleTimeouts": {"cloudflare": 100, "office": 50}},
+        "at idleTimeouts.office (50 s)",
+    ),
+    "timeouts that GKE rejects": (
+        _with_timeouts("gke"),
+        "GKE rejects a route with timeouts: leave them empty, the preset sets timeoutSec in a GCPBackendPolicy",
+    ),
+    "timeouts that Traefik ignores": (
+        _with_timeouts("traefik"),
+        "traefik ignores timeouts of a route without a word",
+    ),
+    "timeouts that NGF ignores": (
+        _with_timeouts("ngf"),
+        "ngf ignores timeouts of a route without a word",
+    ),
+    "a cookie that Cilium has not": (gateway("cilium", sticky=True), 'no policy of gateway.implementation "cilium"'),
+    "a cookie of nobody's": (
+        ingress("", sticky=True),
+        "every controller has its own words for them: set ingress.preset",
+    ),
+    "a route to nowhere": ({"gateway": {"enabled": True}}, "the route belongs to no Gateway: set gateway.parentRefs"),
+    "a Gateway without a class": (
+        {"gateway": {"enabled": True, "create": {"enabled": True}}},
+        "set gateway.create.className",
+    ),
+    "a Gateway without a route": (
+        {"gateway": {"create": {"enabled": True, "className": "x"}}},
+        "gateway.create.enabled has no effect while gateway.enabled is false",
+    ),
+    "Contour without hosts": ({"ingress": {"enabled": True, "preset": "contour"}}, "ingress.hosts is empty"),
+    "a secret in a ConfigMap": (
+        {"settings": {"auth": {"secret": "0123456789abcdef0123456789abcdef"}}},
+        "settings.auth.secret would be readable in a ConfigMap: put it into a Secret and name that in "
+        "secrets.authSecret.existingSecret",
+    ),
+    "keys in a ConfigMap": (
+        {"settings": {"api": {"keys": [{"name": "a", "tenant": "b", "key": "c"}]}}},
+        "name that in secrets.apiKeys.existingSecret",
+    ),
+    "a password in a ConfigMap": (
+        {"settings": {"broker": {"password": "x"}}},
+        "name that in secrets.brokerPassword.existingSecret",
+    ),
+    "an issuer's secret in a ConfigMap": (
+        {"settings": {"auth": {"issuers": [{"issuer": "i", "audience": "a", "algorithm": "HS256", "secret": "x"}]}}},
+        "name that in secrets.authIssuers.existingSecret",
+    ),
+    "issuers twice": (
+        {
+            "secrets": {"authIssuers": {"existingSecret": "x"}},
+            "settings": {
+                "auth": {
+                    "issuers": [{"issuer": "i", "audience": "a", "algorithm": "RS256", "jwks_url": "https://x.test/j"}]
+                }
+            },
+        },
+        "the first would hide the second: keep one",
+    ),
+    "a file that is not there": (
+        {"settings": {"broker": {"ca": "/ca.crt"}}},
+        "name the Secret that holds it in secrets.brokerCa",
+    ),
+    "workers in a pod": ({"settings": {"workers": 2}}, "settings.workers is the chart's: a pod is one node"),
+    "another port": ({"settings": {"port": 80}}, "settings.port is the chart's: pods always listen on 8080"),
+    "the demo": ({"settings": {"demo": True}}, "settings.demo is the chart's"),
+    "a contract by the way": ({"settings": {"contract": "c.yaml"}}, "settings.contract is the chart's"),
+    "nobody gets in": ({"secrets": {"generate": False}}, "nobody could get in: set secrets.generate"),
+    "two contracts": (
+        {"contract": {"text": "channels: {}", "existingConfigMap": "x"}},
+        "contract.text and contract.existingConfigMap are both set",
+    ),
+    "files of no contract": ({"contract": {"files": {"a.json": "{}"}}}, "contract.files stand beside contract.text"),
+    "files elsewhere": (
+        {"contract": {"text": "channels: {}", "files": {"../a.json": "{}"}}},
+        "../a.json is not below the contract's folder",
+    ),
+    "two JWKS": (
+        {"secrets": {"jwks": {"existingSecret": "a", "existingConfigMap": "b"}}},
+        "secrets.jwks names a Secret and a ConfigMap",
+    ),
+    "two authorities": (
+        {"secrets": {"brokerCa": {"existingSecret": "a", "existingConfigMap": "b"}}},
+        "secrets.brokerCa names a Secret and a ConfigMap",
+    ),
+    "two budgets": ({"podDisruptionBudget": {"minAvailable": 1}}, "maxUnavailable and minAvailable exclude each other"),
+    "an empty budget": (
+        {"podDisruptionBudget": {"maxUnavailable": None}},
+        "podDisruptionBudget: set maxUnavailable or minAvailable",
+    ),
+    "a rollout that stands still": (
+        {"strategy": {"maxUnavailable": "0%", "maxSurge": 0}},
+        "no pod could ever be replaced",
+    ),
+    "scraped twice": (
+        {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+        "would scrape every pod twice: enable one",
+    ),
+    "no rules": ({"prometheusRule": {"enabled": True}}, "put yours into prometheusRule.groups"),
+}
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_is_refused_with_its_sentence(helm: Helm, name: str) -> None:
+    values, sentence = GUARDS[name]
+    with pytest.raises(Refused) as refused:
+        helm.template(values)
+    assert sentence in " ".join(str(refused.value).split())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"terminationGracePeriodSeconds": 150},
+        {**ingress("nginx"), "idleTimeout": 60, "settings": {"deadlines": {"heartbeat": 29}}},
+        {"idleTimeouts": {"office": 51}},
+        {"replicas": 2, "settings": REDIS},
+        # Google's is a connection's whole life, and Contour has none: there is nothing to race.
+        {**ingress("gce"), "settings": {"deadlines": {"heartbeat": 10_000}}},
+        {**ingress("contour"), "settings": {"deadlines": {"heartbeat": 10_000}}},
+    ],
+)
+def test_what_just_works_is_let_through(helm: Helm, values: Values) -> None:
+    assert helm.template(values)
+
+
+def test_both_helms_refuse_alike(each_helm: Helm) -> None:
+    with pytest.raises(Refused, match="2 pods need a broker"):
+        each_helm.template({"replicas": 2})
+    with pytest.raises(Refused, match="additional properties 'replica' not allowed"):
+        each_helm.template({"replica": 2})
+    with pytest.raises(Refused, match="additional properties 'batches' not allowed"):
+        each_helm.template({"settings": {"limits": {"batches": 2}}})
+
+
+# --- the schema, without Helm -----------------------------------------------------------------------------------------
+
+
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+
+
+def _groups(schema: dict[str, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if schema.get("type") == "object" and schema.get("additionalProperties") is False:
+        yield place
+    for name, part in schema.get("properties", {}).items():
+        yield from _groups(part, (*place, name))
+
+
+def test_defaults_pass() -> None:
+    assert jsonschema_rs.is_valid(SCHEMA, DEFAULTS)
+
+
+@pytest.mark.parametrize("place", sorted(_groups(SCHEMA)), ids=".".join)
+def test_an_unknown_key_is_refused_in_every_group(place: tuple[str, ...]) -> None:
+    values: dict[str, Any] = {}
+    holder = values
+    for name in place:
+        holder = holder.setdefault(name, {})
+    assert jsonschema_rs.is_valid(SCHEMA, values)
+    holder["unknown-key"] = 1
+    assert not jsonschema_rs.is_valid(SCHEMA, values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicas": -1},
+        {"replicas": "3"},
+        {"ingress": {"preset": "haproxy"}},
+        {"gateway": {"implementation": "nginx"}},
+        {"image": {"digest": "sha256:abc"}},
+        {"publicPaths": ["ws"]},
+        {"publicPaths": []},
+        {"idleTimeout": 0},
+        {"settings": {"limits": {"connections": 0}}},
+        {"settings": {"limits": {"connection_rate": {"per_second": "many"}}}},
+        {"settings": {"log": {"level": "loud"}}},
+        {"settings": {"auth": {"issuers": [{"issuer": "i", "audience": "a", "algorithm": "none"}]}}},
+        {"settings": {"compression": {"level": 10}}},
+    ],
+)
+def test_a_wrong_value_is_refused(values: Values) -> None:
+    assert not jsonschema_rs.is_valid(SCHEMA, values)
+
+
+# --- what must stay what it is ----------------------------------------------------------------------------------------
+
+
+def test_zero_false_and_null_stay_what_they_are(helm: Helm) -> None:
+    budget = of_kind(rendered(helm, "disruptions: none"), "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 0
+    share = of_kind(rendered(helm, "disruptions: per cent"), "PodDisruptionBudget")["spec"]
+    assert share["minAvailable"] == "50%"
+    assert "maxUnavailable" not in share
+    assert of_kind(rendered(helm, "no pods"), "Deployment")["spec"]["replicas"] == 0
+    rollout = of_kind(rendered(helm, "rollout"), "Deployment")["spec"]
+    assert rollout["strategy"]["rollingUpdate"] == {"maxUnavailable": "25%", "maxSurge": 0}
+    assert rollout["minReadySeconds"] == 0
+    assert "lifecycle" not in rollout["template"]["spec"]["containers"][0]
+    defaults = of_kind(rendered(helm, "defaults"), "Deployment")["spec"]
+    assert defaults["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    quiet = helm.template({"settings": {"auth": {"verified_tokens": 0}, "proxy": {"hops": 0}}, **ingress("nginx")})
+    settings = yaml.safe_load(of_kind(quiet, "ConfigMap")["data"]["settings.yaml"])
+    assert settings["auth"]["verified_tokens"] == 0
+    assert settings["proxy"]["hops"] == 0

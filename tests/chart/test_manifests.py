@@ -1,0 +1,145 @@
+"""What stands in k8s/ and in the notes is what the chart makes today."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.cli.check import everything
+from tests.chart.cases import gateway, ingress
+from tests.chart.conftest import INSTALL
+from tests.chart.pod_security import breaches, pods
+from tests.chart.pod_view import lay
+from tests.chart.schemas import faults, has_schemas
+from tests.chart.test_settings import GIVEN
+from tests.chart.tools import CHART, KUBERNETES, NAMESPACE, RELEASE, ROOT, Document, Helm
+
+pytestmark = pytest.mark.chart
+
+MANIFESTS = ROOT / "k8s" / "manifests"
+LOCAL = ROOT / "k8s" / "local"
+DEADLINE = 60.0
+
+
+def _documents(file: Path) -> list[Document]:
+    return [document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document]
+
+
+def test_the_manifests_are_what_the_chart_makes(helm: Helm, tmp_path: Path) -> None:
+    fresh = tmp_path / "tidewire.yaml"
+    subprocess.run(
+        [ROOT / "scripts" / "render_manifests.sh", fresh],
+        check=True,
+        timeout=DEADLINE,
+        env={**os.environ, "PATH": f"{helm.program.parent}:{os.environ['PATH']}"},
+    )
+    told = "k8s/manifests/tidewire.yaml differs from the chart; run scripts/render_manifests.sh"
+    assert fresh.read_text(encoding="utf-8") == (MANIFESTS / "tidewire.yaml").read_text(encoding="utf-8"), told
+
+
+def test_the_manifests_hold_no_credentials_and_start_a_service(tmp_path: Path) -> None:
+    documents = _documents(MANIFESTS / "tidewire.yaml")
+    assert "Secret" not in {document["kind"] for document in documents}
+    secrets = {"tidewire-auth": GIVEN["auth"], "tidewire-api": GIVEN["api"]}
+    contract = {"tidewire-contract": {"contract.yaml": (CHART / "files/contract.yaml").read_text(encoding="utf-8")}}
+    view = lay(documents, tmp_path, {**secrets, **contract})
+    settings, _ = everything(view.config, view.environ)
+    assert settings.broker.url == "redis://redis:6379"
+
+
+@pytest.mark.parametrize("file", [MANIFESTS / "tidewire.yaml", LOCAL / "valkey.yaml"], ids=lambda file: file.name)
+def test_plain_manifests_are_good(file: Path) -> None:
+    if not has_schemas(KUBERNETES[0]):
+        pytest.skip(f"the schemas of Kubernetes are not here; {INSTALL}")
+    documents = _documents(file)
+    for kubernetes in (KUBERNETES[1], KUBERNETES[-1]):
+        told = [fault for one in documents for fault in faults({**one, **_placed(one)}, kubernetes)]
+        assert not told, kubernetes
+    for name, spec in pods(documents):
+        assert not list(breaches(spec)), name
+
+
+def _placed(document: Document) -> dict[str, Any]:
+    """Metadata as an applied object has it."""
+    return {"metadata": {"namespace": "default", **document["metadata"]}}
+
+
+def test_kustomize_takes_them() -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("there is no kubectl here")
+    done = subprocess.run(
+        ["kubectl", "kustomize", MANIFESTS], check=True, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert {d["metadata"].get("namespace") for d in yaml.safe_load_all(done.stdout)} == {"tidewire"}
+
+
+def test_the_local_cluster_leads_the_hosts_port_to_the_service(helm: Helm) -> None:
+    values = yaml.safe_load((LOCAL / "values.yaml").read_text(encoding="utf-8"))
+    [service] = [
+        d for d in helm.template(values) if d["kind"] == "Service" and not d["metadata"]["name"].endswith("-ops")
+    ]
+    cluster = yaml.safe_load((LOCAL / "kind.yaml").read_text(encoding="utf-8"))
+    assert service["spec"]["ports"][0]["nodePort"] == cluster["nodes"][0]["extraPortMappings"][0]["containerPort"]
+
+
+# --- notes ------------------------------------------------------------------------------------------------------------
+
+
+def _notes(helm: Helm, values: dict[str, Any]) -> str:
+    if helm.major < 4:
+        pytest.skip(f"only Helm 4 shows notes without a cluster; {INSTALL}")
+    said = helm.run(
+        "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", "--hide-secret", values=values
+    )
+    return " ".join(said.partition("NOTES:")[2].split())
+
+
+def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
+    notes = _notes(helm, {})
+    for sentence in (
+        "Set settings.broker.url to a Redis, Valkey or NATS, then replicas to 2 or more.",
+        "--set-file contract.text=contract.yaml",
+        "Name Secrets of your own",
+        "enable ingress or gateway, with TLS",
+        "enable networkPolicy",
+        "enable serviceMonitor or podMonitor",
+        """kubectl -n chat get secret rt-tidewire -o go-template='{{index .data "api-key" | base64decode}}'""",
+    ):
+        assert sentence in notes
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (ingress("alb"), "preStopSeconds is 15: set it to 120 or more"),
+        (gateway("aws"), "preStopSeconds is 15: set it to 120 or more"),
+        (gateway("aws"), "name rt-tidewire (LoadBalancerConfiguration) in its infrastructure.parametersRef"),
+        (ingress("traefik"), "transport.respondingTimeouts"),
+        (ingress("haproxytech"), "timeout-tunnel in the controller's ConfigMap"),
+        (ingress("nginx"), "ingress-nginx is retired"),
+        (ingress("nginx"), "X-Forwarded-For is believed of 1 hop(s)"),
+        (ingress("gce"), "ends a WebSocket after 86400 s"),
+    ],
+)
+def test_the_notes_of_a_preset_say_what_the_chart_cannot_do(helm: Helm, values: dict[str, Any], sentence: str) -> None:
+    assert sentence in _notes(helm, values)
+
+
+def test_the_notes_warn_of_nothing_that_was_done(helm: Helm) -> None:
+    assert "WARNING" not in _notes(helm, {**ingress("alb"), "preStopSeconds": 120})
+    done = {
+        **ingress("f5-nginx"),
+        "replicas": 2,
+        "settings": {"broker": {"url": "redis://r"}},
+        "contract": {"existingConfigMap": "c"},
+        "secrets": {"authSecret": {"existingSecret": "a"}, "apiKey": {"existingSecret": "b"}},
+        "networkPolicy": {"enabled": True},
+        "serviceMonitor": {"enabled": True},
+    }
+    assert "Before production: About the proxy:" in _notes(helm, done)

@@ -1,0 +1,365 @@
+"""What the objects promise: time to drain, probes, presets, who is let in, what scales."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.cases import REDIS, every_secret, gateway, ingress
+from tests.chart.conftest import rendered
+from tests.chart.tools import NAME, Document, Helm, kinds, of_kind
+
+pytestmark = pytest.mark.chart
+
+
+def _pod(documents: list[Document]) -> dict[str, Any]:
+    spec: dict[str, Any] = of_kind(documents, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def _annotations(document: Document) -> dict[str, str]:
+    found: dict[str, str] = document["metadata"].get("annotations", {})
+    return found
+
+
+# --- the pod ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "grace"),
+    [
+        ({}, 150),
+        ({"preStopSeconds": 120}, 255),
+        ({"settings": {"deadlines": {"shutdown": 20.5}}}, 51),
+        ({"preStopSeconds": 0, "settings": {"deadlines": {"shutdown": None}}}, 35),  # the service's own 20 s
+        ({"terminationGracePeriodSeconds": 600}, 600),
+    ],
+)
+def test_there_is_time_to_drain(helm: Helm, values: dict[str, Any], grace: int) -> None:
+    assert _pod(helm.template(values))["terminationGracePeriodSeconds"] == grace
+
+
+def test_the_pod_waits_before_its_end_until_proxies_have_noticed(helm: Helm) -> None:
+    hooks = [_pod(rendered(helm, "defaults", version))["containers"][0]["lifecycle"] for version in ("1.29", "1.30")]
+    assert hooks[0] == {"preStop": {"exec": {"command": ["python3", "-c", "import time; time.sleep(15)"]}}}
+    assert hooks[1] == {"preStop": {"sleep": {"seconds": 15}}}
+
+
+def test_only_the_process_itself_is_a_reason_for_a_restart(helm: Helm) -> None:
+    container = _pod(rendered(helm, "defaults"))["containers"][0]
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "ops"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "ops"}
+    assert {"name": "ops", "containerPort": 9090, "protocol": "TCP"} in container["ports"]
+
+
+@pytest.mark.parametrize("unready_after", [30, 120])
+def test_a_start_is_given_longer_than_the_service_waits_for_its_broker(helm: Helm, unready_after: int) -> None:
+    values = {"settings": {"broker": {"url": "redis://r", "unready_after": unready_after}}}
+    probe = _pod(helm.template(values))["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= unready_after + 60
+
+
+def test_a_change_of_settings_or_contract_is_a_rollout_and_nothing_else_is(helm: Helm) -> None:
+    def marks(**values: Any) -> dict[str, str]:
+        metadata = of_kind(helm.template(values), "Deployment")["spec"]["template"]["metadata"]
+        found: dict[str, str] = metadata["annotations"]
+        return found
+
+    first = marks()
+    assert marks() == first
+    assert marks(podDisruptionBudget={"enabled": False}) == first
+    assert marks(settings={"limits": {"batch": 50}}) != first
+    assert marks(contract={"text": "channels: {}"}) != first
+
+
+def test_the_version_of_the_chart_is_not_in_the_pods_labels(helm: Helm) -> None:
+    labels = of_kind(rendered(helm, "defaults"), "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert "helm.sh/chart" not in labels
+
+
+def test_services_lead_to_nodes_and_not_to_the_pods_of_tests(helm: Helm) -> None:
+    documents = rendered(helm, "defaults")
+    for suffix in ("", "-ops"):
+        selector = of_kind(documents, "Service", suffix)["spec"]["selector"]
+        assert selector.items() <= of_kind(documents, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+        assert not selector.items() <= of_kind(documents, "Pod", "-test-health")["metadata"]["labels"].items()
+
+
+def test_credentials_of_ones_own_leave_no_secret_to_the_chart(helm: Helm) -> None:
+    assert "Secret" not in kinds(helm.template(every_secret()))
+    only_tokens = helm.template({"secrets": {"authSecret": {"existingSecret": "mine"}}})
+    assert set(of_kind(only_tokens, "Secret")["data"]) == {"api-key"}
+
+
+# --- proxies ----------------------------------------------------------------------------------------------------------
+
+
+INGRESS_SAYS = {
+    "nginx": {
+        "nginx.ingress.kubernetes.io/proxy-read-timeout": "3600",
+        "nginx.ingress.kubernetes.io/proxy-send-timeout": "3600",
+        "nginx.ingress.kubernetes.io/proxy-buffering": "off",
+    },
+    "f5-nginx": {
+        "nginx.org/websocket-services": NAME,
+        "nginx.org/proxy-read-timeout": "3600s",
+        "nginx.org/proxy-send-timeout": "3600s",
+        "nginx.org/proxy-buffering": "False",
+    },
+    "traefik": {},
+    "haproxytech": {},
+    "jcmoraisjr": {
+        "haproxy-ingress.github.io/timeout-tunnel": "3600s",
+        "haproxy-ingress.github.io/timeout-server": "3600s",
+    },
+    "alb": {
+        "alb.ingress.kubernetes.io/target-type": "ip",
+        "alb.ingress.kubernetes.io/load-balancer-attributes": "idle_timeout.timeout_seconds=3600",
+        "alb.ingress.kubernetes.io/target-group-attributes": "deregistration_delay.timeout_seconds=180",
+        "alb.ingress.kubernetes.io/healthcheck-path": "/readyz",
+        "alb.ingress.kubernetes.io/healthcheck-port": "9090",
+    },
+    "agic": {
+        "appgw.ingress.kubernetes.io/request-timeout": "3600",
+        "appgw.ingress.kubernetes.io/connection-draining": "true",
+        "appgw.ingress.kubernetes.io/connection-draining-timeout": "180",
+        "appgw.ingress.kubernetes.io/health-probe-path": "/readyz",
+        "appgw.ingress.kubernetes.io/health-probe-port": "9090",
+    },
+    "gce": {},
+}
+STICKY_SAYS = {
+    "nginx": {
+        "nginx.ingress.kubernetes.io/affinity": "cookie",
+        "nginx.ingress.kubernetes.io/affinity-mode": "persistent",
+        "nginx.ingress.kubernetes.io/session-cookie-name": "tidewire-pod",
+        "nginx.ingress.kubernetes.io/session-cookie-max-age": "3600",
+    },
+    "f5-nginx": {"nginx.org/sticky-cookie-services": f"serviceName={NAME} tidewire-pod expires=3600s path=/"},
+    "jcmoraisjr": {
+        "haproxy-ingress.github.io/affinity": "cookie",
+        "haproxy-ingress.github.io/session-cookie-name": "tidewire-pod",
+    },
+    "alb": {
+        "alb.ingress.kubernetes.io/target-group-attributes": "deregistration_delay.timeout_seconds=180,"
+        "stickiness.enabled=true,stickiness.type=lb_cookie,stickiness.lb_cookie.duration_seconds=3600",
+    },
+    "agic": {"appgw.ingress.kubernetes.io/cookie-based-affinity": "true"},
+}
+SERVICE_SAYS = {
+    "haproxytech": {"haproxy.org/load-balance": "leastconn"},
+    "gce": {
+        "cloud.google.com/neg": '{"ingress":true}',
+        "cloud.google.com/backend-config": f'{{"default":"{NAME}"}}',
+    },
+}
+SERVICE_STICKY_SAYS = {
+    "traefik": {
+        "traefik.ingress.kubernetes.io/service.sticky.cookie": "true",
+        "traefik.ingress.kubernetes.io/service.sticky.cookie.name": "tidewire-pod",
+        "traefik.ingress.kubernetes.io/service.sticky.cookie.httponly": "true",
+    },
+    "haproxytech": {"haproxy.org/cookie-persistence": "tidewire-pod"},
+}
+
+
+@pytest.mark.parametrize("sticky", [False, True], ids=["plain", "sticky"])
+@pytest.mark.parametrize("preset", INGRESS_SAYS)
+def test_an_ingress_says_it_in_the_controllers_own_words(helm: Helm, preset: str, sticky: bool) -> None:
+    documents = rendered(helm, f"ingress {preset}{' sticky' if sticky else ''}")
+    wanted = INGRESS_SAYS[preset] | (STICKY_SAYS.get(preset, {}) if sticky else {})
+    assert _annotations(of_kind(documents, "Ingress")) == wanted
+    wanted = SERVICE_SAYS.get(preset, {}) | (SERVICE_STICKY_SAYS.get(preset, {}) if sticky else {})
+    assert _annotations(of_kind(documents, "Service")) == wanted
+
+
+def test_every_preset_can_be_sticky_somewhere(helm: Helm) -> None:
+    for preset in INGRESS_SAYS:
+        plain, sticky = rendered(helm, f"ingress {preset}"), rendered(helm, f"ingress {preset} sticky")
+        of_interest = [
+            [d for d in documents if d["kind"] in ("Ingress", "Service", "BackendConfig")]
+            for documents in (plain, sticky)
+        ]
+        assert of_interest[0] != of_interest[1], preset
+
+
+def test_an_ingress_leads_only_to_what_is_public(helm: Helm) -> None:
+    rules = of_kind(rendered(helm, "ingress nginx"), "Ingress")["spec"]["rules"]
+    assert [rule["host"] for rule in rules] == ["rt.example.com", "rt.example.org"]
+    for rule in rules:
+        assert [path["path"] for path in rule["http"]["paths"]] == ["/ws", "/tickets"]
+    routes = of_kind(rendered(helm, "gateway istio"), "HTTPRoute")["spec"]["rules"]
+    assert [match["path"]["value"] for match in routes[0]["matches"]] == ["/ws", "/tickets"]
+
+
+def test_annotations_of_ones_own_win(helm: Helm) -> None:
+    values = ingress("nginx")
+    mine = {"nginx.ingress.kubernetes.io/proxy-read-timeout": "7200"}
+    found = helm.template({**values, "ingress": {**values["ingress"], "annotations": mine}})
+    assert _annotations(of_kind(found, "Ingress"))["nginx.ingress.kubernetes.io/proxy-read-timeout"] == "7200"
+
+
+def test_contour_gets_a_proxy_for_each_host(helm: Helm) -> None:
+    documents = rendered(helm, "ingress contour sticky")
+    assert "Ingress" not in kinds(documents)
+    first, second = of_kind(documents, "HTTPProxy"), of_kind(documents, "HTTPProxy", "-1")
+    assert first["spec"]["virtualhost"] == {"fqdn": "rt.example.com", "tls": {"secretName": "rt-tls"}}
+    assert second["spec"]["virtualhost"] == {"fqdn": "rt.example.org"}
+    for route in first["spec"]["routes"]:
+        assert route["enableWebsockets"] is True
+        assert route["timeoutPolicy"] == {"response": "infinity", "idle": "infinity"}
+        assert route["loadBalancerPolicy"] == {"strategy": "Cookie"}
+
+
+def test_google_gets_a_day_a_connection(helm: Helm) -> None:
+    spec = of_kind(rendered(helm, "ingress gce sticky"), "BackendConfig")["spec"]
+    assert spec["timeoutSec"] == 86400
+    assert spec["sessionAffinity"] == {"affinityType": "GENERATED_COOKIE", "affinityCookieTtlSec": 3600}
+    policy = of_kind(rendered(helm, "gateway gke sticky"), "GCPBackendPolicy")["spec"]["default"]
+    assert policy["timeoutSec"] == 86400
+    assert policy["sessionAffinity"] == {"type": "GENERATED_COOKIE", "cookieTtlSec": 3600}
+
+
+@pytest.mark.parametrize("implementation", ["istio", "envoy-gateway", "cilium"])
+def test_a_route_lets_a_request_last_where_that_is_listened_to(helm: Helm, implementation: str) -> None:
+    documents = rendered(helm, f"gateway {implementation}")
+    assert of_kind(documents, "HTTPRoute")["spec"]["rules"][0]["timeouts"] == {"request": "0s"}
+    assert of_kind(documents, "Service")["spec"]["ports"][0]["appProtocol"] == "kubernetes.io/ws"
+
+
+@pytest.mark.parametrize("implementation", ["plain", "traefik", "ngf", "gke", "aws"])
+def test_and_says_nothing_where_it_is_rejected_or_ignored(helm: Helm, implementation: str) -> None:
+    documents = rendered(helm, f"gateway {implementation}")
+    assert "timeouts" not in of_kind(documents, "HTTPRoute")["spec"]["rules"][0]
+    assert "appProtocol" not in of_kind(documents, "Service")["spec"]["ports"][0]
+
+
+def test_gateways_policies(helm: Helm) -> None:
+    envoy = of_kind(rendered(helm, "gateway envoy-gateway sticky"), "BackendTrafficPolicy")["spec"]
+    assert envoy["timeout"] == {"http": {"requestTimeout": "0s", "streamIdleTimeout": "3600s"}}
+    assert envoy["loadBalancer"]["consistentHash"]["cookie"] == {"name": "tidewire-pod", "ttl": "3600s"}
+    nginx = of_kind(rendered(helm, "gateway ngf"), "ProxySettingsPolicy")["spec"]
+    assert nginx["timeout"] == {"read": "3600s", "send": "3600s"}
+    istio = of_kind(rendered(helm, "gateway istio sticky"), "DestinationRule")["spec"]["trafficPolicy"]
+    assert istio["loadBalancer"]["consistentHash"]["httpCookie"] == {"name": "tidewire-pod", "ttl": "3600s"}
+    made = rendered(helm, "gateway created")
+    parameters = of_kind(made, "Gateway")["spec"]["infrastructure"]["parametersRef"]
+    assert of_kind(made, parameters["kind"])["spec"]["loadBalancerAttributes"] == [
+        {"key": "idle_timeout.timeout_seconds", "value": "3600"}
+    ]
+    assert of_kind(made, "HTTPRoute")["spec"]["parentRefs"] == [{"name": NAME}]
+    sticky = rendered(helm, "gateway aws sticky")
+    [chosen] = of_kind(sticky, "HTTPRoute")["spec"]["rules"][0]["filters"]
+    assert of_kind(sticky, chosen["extensionRef"]["kind"])["metadata"]["name"] == chosen["extensionRef"]["name"]
+
+
+def test_session_persistence_goes_in_as_it_is(helm: Helm) -> None:
+    rule = of_kind(rendered(helm, "gateway session persistence"), "HTTPRoute")["spec"]["rules"][0]
+    assert rule["sessionPersistence"] == {"sessionName": "pod", "type": "Cookie"}
+    assert "sessionPersistence" not in of_kind(rendered(helm, "gateway istio"), "HTTPRoute")["spec"]["rules"][0]
+
+
+def test_one_forwarding_hop_is_believed_unless_said_otherwise(helm: Helm) -> None:
+    for values, hops in (
+        ({}, None),
+        (ingress("nginx"), 1),
+        (gateway("istio"), 1),
+        ({**ingress("nginx"), "settings": {"proxy": {"hops": 2}}}, 2),
+    ):
+        settings = yaml.safe_load(of_kind(helm.template(values), "ConfigMap")["data"]["settings.yaml"])
+        assert settings.get("proxy", {}).get("hops") == hops
+
+
+# --- scaling ----------------------------------------------------------------------------------------------------------
+
+
+UP_QUICKLY = {
+    "stabilizationWindowSeconds": 0,
+    "selectPolicy": "Max",
+    "policies": [
+        {"type": "Percent", "value": 100, "periodSeconds": 60},
+        {"type": "Pods", "value": 4, "periodSeconds": 60},
+    ],
+}
+DOWN_SLOWLY = {
+    "stabilizationWindowSeconds": 1800,
+    "policies": [{"type": "Pods", "value": 1, "periodSeconds": 300}],
+}
+
+
+def test_the_hpa_counts_cpu_and_connections(helm: Helm) -> None:
+    documents = rendered(helm, "hpa")
+    assert "replicas" not in of_kind(documents, "Deployment")["spec"]
+    spec = of_kind(documents, "HorizontalPodAutoscaler")["spec"]
+    assert spec["behavior"] == {"scaleUp": UP_QUICKLY, "scaleDown": DOWN_SLOWLY}
+    cpu, connections = spec["metrics"]
+    assert cpu["resource"]["target"] == {"type": "Utilization", "averageUtilization": 70}
+    assert connections["pods"]["metric"] == {"name": "tidewire_connections"}
+    assert connections["pods"]["target"] == {"type": "AverageValue", "averageValue": "10500"}
+
+
+def test_keda_never_scales_in_on_missing_data(helm: Helm) -> None:
+    documents = rendered(helm, "keda")
+    assert "replicas" not in of_kind(documents, "Deployment")["spec"]
+    spec = of_kind(documents, "ScaledObject")["spec"]
+    assert spec["fallback"] == {"failureThreshold": 3, "replicas": 2, "behavior": "currentReplicasIfHigher"}
+    prometheus = spec["triggers"][0]
+    assert prometheus["metricType"] == "AverageValue"
+    assert prometheus["metadata"]["ignoreNullValues"] == "false"
+    assert prometheus["metadata"]["threshold"] == "10500"
+    assert prometheus["metadata"]["query"] == f'sum(tidewire_connections{{namespace="chat",pod=~"{NAME}-.*"}})'
+    assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"] == DOWN_SLOWLY
+
+
+def test_connections_to_scale_by_follow_the_services_bound(helm: Helm) -> None:
+    values = {
+        "autoscaling": {"hpa": {"enabled": True, "connections": {"enabled": True}}, "connectionsUtilization": 50},
+        "settings": {**REDIS, "limits": {"connections": 1_000_001}},
+    }
+    metric = of_kind(helm.template(values), "HorizontalPodAutoscaler")["spec"]["metrics"][1]
+    assert metric["pods"]["target"]["averageValue"] == "500000"
+
+
+# --- who is let in, who scrapes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("memory://", []),
+        ("redis://redis.db", [6379]),
+        ("redis://redis.db:7000/2", [7000]),
+        ("redis+sentinel://s1,s2/main", [26379, 6379]),
+        ("rediss+sentinel://s1:27000,s2:27001/main", [27000, 27001, 6379]),
+        ("redis+cluster://r1:7000,r2:7001", [7000, 7001]),
+        ("nats://n1,n2", [4222]),
+        ("tls://n1:4333", [4333]),
+    ],
+)
+def test_pods_reach_their_broker(helm: Helm, url: str, ports: list[int]) -> None:
+    documents = helm.template({"networkPolicy": {"enabled": True}, "settings": {"broker": {"url": url}}})
+    egress = of_kind(documents, "NetworkPolicy")["spec"]["egress"]
+    found = [port["port"] for rule in egress for port in rule["ports"] if port["port"] not in (53, 443)]
+    assert sorted(found) == sorted(ports)
+
+
+def test_only_those_named_reach_the_ops_port(helm: Helm) -> None:
+    policy = of_kind(rendered(helm, "network policy, memory"), "NetworkPolicy")["spec"]
+    public, ops = policy["ingress"]
+    assert public == {"ports": [{"port": "http", "protocol": "TCP"}]}
+    assert ops == {"ports": [{"port": "ops", "protocol": "TCP"}], "from": [{"podSelector": {}}]}
+    named = of_kind(rendered(helm, "network policy"), "NetworkPolicy")["spec"]
+    assert named["ingress"][1]["from"] == [{"namespaceSelector": {}}]
+    assert named["egress"][1]["to"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
+
+
+def test_prometheus_finds_the_ops_service_and_only_that(helm: Helm) -> None:
+    documents = rendered(helm, "service monitor")
+    monitor = of_kind(documents, "ServiceMonitor")
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    services = [d for d in documents if d["kind"] == "Service" and wanted <= d["metadata"]["labels"].items()]
+    assert [service["metadata"]["name"] for service in services] == [f"{NAME}-ops"]
+    assert monitor["spec"]["endpoints"][0]["port"] == services[0]["spec"]["ports"][0]["name"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"

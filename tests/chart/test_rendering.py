@@ -1,0 +1,125 @@
+"""Every preset and every switch renders what Kubernetes takes, with Helm 3 as with Helm 4, under restricted Pod Security."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from tests.chart.cases import CASES, SOME
+from tests.chart.conftest import INSTALL, rendered
+from tests.chart.pod_security import breaches, pods
+from tests.chart.schemas import faults, has_schemas
+from tests.chart.tools import CHART, KUBERNETES, ROOT, WHOLE, Document, Helm, helms, of_kind
+
+pytestmark = pytest.mark.chart
+
+CHOSEN = [case for case in CASES if WHOLE or case in SOME]
+FIRST, *LATER = KUBERNETES
+
+
+def test_lint_has_nothing_to_say(each_helm: Helm) -> None:
+    said = each_helm.run("lint", "--strict", str(CHART))
+    assert "0 chart(s) failed" in said
+    assert not re.search(r"\[(WARNING|ERROR)\]", said)
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_both_helms_make_the_same(case: str) -> None:
+    if not {3, 4} <= set(helms()):
+        pytest.skip(f"Helm 3 or Helm 4 is missing; {INSTALL}")
+    assert _settled(rendered(helms()[3], case)) == _settled(rendered(helms()[4], case))
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_documents_are_what_kubernetes_takes(helm: Helm, case: str) -> None:
+    if not has_schemas(FIRST):
+        pytest.skip(f"the schemas of Kubernetes are not here; {INSTALL}")
+    for kubernetes in KUBERNETES if WHOLE else (FIRST, LATER[-1]):
+        documents = rendered(helm, case, FIRST if kubernetes == FIRST else LATER[-1])
+        found = {_title(document): faults(document, kubernetes) for document in documents}
+        assert not {title: told for title, told in found.items() if told}, kubernetes
+
+
+@pytest.mark.parametrize("kubernetes", LATER if WHOLE else LATER[:1])
+def test_later_kubernetes_get_the_same(helm: Helm, kubernetes: str) -> None:
+    documents = helm.template(CASES["every secret"], kubernetes=kubernetes)
+    assert documents == rendered(helm, "every secret", LATER[-1])
+
+
+@pytest.mark.parametrize("change", ["unknown key", "unknown kind", "wrong type"])
+def test_the_schemas_find_faults(helm: Helm, change: str) -> None:
+    if not has_schemas(FIRST):
+        pytest.skip(f"the schemas of Kubernetes are not here; {INSTALL}")
+    document = copy.deepcopy(of_kind(rendered(helm, "defaults"), "Deployment"))
+    match change:
+        case "unknown key":
+            document["spec"]["template"]["spec"]["containers"][0]["livenessprobe"] = {}
+        case "unknown kind":
+            document["kind"] = "Deploymint"
+        case _:
+            document["spec"]["replicas"] = "1"
+    assert faults(document, LATER[-1])
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_restricted_pod_security_holds(helm: Helm, case: str) -> None:
+    found = {name: list(breaches(spec)) for name, spec in pods(rendered(helm, case))}
+    assert found
+    assert not {name: told for name, told in found.items() if told}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("hostNetwork",), True, "hostNetwork"),
+        (("enableServiceLinks",), True, "takes the variables of Services"),
+        (("automountServiceAccountToken",), None, "mounts the account's token"),
+        (("volumes", 0), {"name": "x", "hostPath": {"path": "/"}}, "volume of type hostPath"),
+        (("securityContext", "seccompProfile"), None, "tidewire: no seccomp profile"),
+        (("containers", 0, "securityContext", "runAsUser"), 0, "tidewire: runs as user 0"),
+        (("containers", 0, "securityContext", "privileged"), True, "tidewire: privileged"),
+        (("containers", 0, "securityContext", "capabilities"), {}, "tidewire: keeps capabilities"),
+        (("containers", 0, "securityContext", "readOnlyRootFilesystem"), False, "tidewire: writes to its root"),
+        (("containers", 0, "securityContext", "allowPrivilegeEscalation"), None, "tidewire: may escalate privileges"),
+    ],
+)
+def test_the_check_of_pods_finds_breaches(helm: Helm, place: tuple[Any, ...], value: object, told: str) -> None:
+    [(_, spec)] = [pod for pod in pods(rendered(helm, "defaults")) if "test" not in pod[0]]
+    changed = copy.deepcopy(spec)
+    holder: Any = changed
+    for step in place[:-1]:
+        holder = holder[step]
+    holder[place[-1]] = value
+    assert told in list(breaches(changed))
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_every_object_is_the_releases(helm: Helm, case: str) -> None:
+    own = [d for d in rendered(helm, case) if not re.fullmatch(r"rt-(one|two)", d["metadata"]["name"])]
+    for document in own:
+        assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "rt", _title(document)
+        assert document["metadata"]["namespace"] == "chat", _title(document)
+    titles = [_title(document) for document in own]
+    assert len(titles) == len(set(titles))
+
+
+def test_the_chart_is_of_this_version() -> None:
+    [version] = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert f'appVersion: "{version}"' in (CHART / "Chart.yaml").read_text(encoding="utf-8")
+
+
+def _settled(documents: list[Document]) -> list[Document]:
+    """In one order, and without what is random."""
+    found = []
+    for document in documents:
+        if document["kind"] == "Secret":
+            document = {**document, "data": sorted(document["data"])}
+        found.append(document)
+    return sorted(found, key=_title)
+
+
+def _title(document: Document) -> str:
+    return f"{document['apiVersion']}/{document['kind']} {document['metadata']['name']}"

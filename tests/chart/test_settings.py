@@ -1,0 +1,183 @@
+"""The service itself reads what the chart writes, laid out as a kubelet does, and finds nothing wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.cli.check import everything
+from service.settings import Settings, load_settings
+from service.settings.model import Setting, every_setting
+from tests.chart.cases import CASES, SOME, every_secret
+from tests.chart.conftest import rendered
+from tests.chart.pod_view import lay
+from tests.chart.tools import CHART, WHOLE, Document, Helm, of_kind
+
+pytestmark = pytest.mark.chart
+
+SECRET = "a secret for tests, long enough for HS256"
+KEY = "an-api-key-for-tests-0123456789"
+_ISSUERS = json.dumps([{"issuer": "https://login.test/", "audience": "chat", "algorithm": "HS256", "secret": SECRET}])
+_PAGE = """\
+channels:
+  "room:{room}":
+    subscribe: grant
+    history: {events: 10, ttl: 1h}
+    events:
+      chat.message: {publish: server, delivery: durable, schema: {properties: {text: {$ref: text.json}}}}
+"""
+GIVEN = {
+    "auth": {"hs256": SECRET, "auth-secret": SECRET},
+    "issuers": {"issuers.json": _ISSUERS},
+    "jwks": {"login.json": '{"keys": []}'},
+    "api": {
+        "api-key": KEY,
+        "more.json": '[{"name": "billing", "tenant": "acme", "key": "another-key-for-tests-01234"}]',
+    },
+    "redis": {"password": "p", "sentinel": "s"},
+    "redis-ca": {"ca.crt": "-----BEGIN CERTIFICATE-----\n"},
+    "redis-client": {"tls.crt": "-----BEGIN CERTIFICATE-----\n", "tls.key": "-----BEGIN PRIVATE KEY-----\n"},
+    "contracts": {"main.yaml": _PAGE, "text.json": '{"type": "string"}'},
+}
+
+
+def accepted(documents: list[Document], root: Path) -> Settings:
+    """What the service makes of them. Raises Faults as `tidewire check` tells them."""
+    view = lay(documents, root, GIVEN)
+    settings, contract = everything(view.config, view.environ)
+    assert contract.channels
+    return settings
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if WHOLE or case in SOME])
+def test_the_service_accepts_what_is_rendered(helm: Helm, case: str, tmp_path: Path) -> None:
+    settings = accepted(rendered(helm, case), tmp_path)
+    assert (settings.host, settings.port) == ("0.0.0.0", 8080)  # inside a pod
+    assert (settings.ops_host, settings.ops_port) == ("0.0.0.0", 9090)  # inside a pod
+    asked = CASES[case]
+    is_behind = any(asked.get(name, {}).get("enabled") for name in ("ingress", "gateway"))
+    assert settings.proxy.hops == int(is_behind)
+    assert settings.deadlines.shutdown == 120
+
+
+def test_every_secret_reaches_its_setting(helm: Helm, tmp_path: Path) -> None:
+    settings = accepted(helm.template(every_secret()), tmp_path)
+    assert [issuer.issuer for issuer in settings.issuers_all()] == ["tidewire", "https://login.test/"]
+    assert [key.name for key in settings.api_keys_all()] == ["default", "billing"]
+    assert settings.broker.password is not None
+    assert settings.broker.password.get_secret_value() == "p"
+    assert settings.broker.sentinel_password is not None
+    assert settings.broker.sentinel_password.get_secret_value() == "s"
+    for file in (settings.broker.ca, settings.broker.certificate, settings.broker.private_key):
+        assert file is not None
+        assert file.read_text(encoding="utf-8").startswith("-----BEGIN")
+    assert (tmp_path / "etc/tidewire/jwks/login.json").exists()
+
+
+def test_a_file_of_keys_is_found_where_the_values_say(helm: Helm, tmp_path: Path) -> None:
+    issuer = {"issuer": "i", "audience": "a", "algorithm": "ES256", "jwks_file": "/etc/tidewire/jwks/login.json"}
+    values = {"settings": {"auth": {"issuers": [issuer]}}, "secrets": {"jwks": {"existingConfigMap": "jwks"}}}
+    view = lay(helm.template(values), tmp_path, GIVEN)
+    [found] = load_settings(view.config, view.environ).auth.issuers
+    assert found.jwks_file == tmp_path / "etc/tidewire/jwks/login.json"
+    assert found.jwks_file.exists()
+
+
+def test_generated_credentials_are_good_and_new_each_time(helm: Helm, tmp_path: Path) -> None:
+    both = [accepted(helm.template({}), tmp_path / name) for name in "ab"]
+    secrets = {settings.auth.secret.get_secret_value() for settings in both if settings.auth.secret}
+    keys = {settings.api.key.get_secret_value() for settings in both if settings.api.key}
+    assert len(secrets) == len(keys) == 2
+    assert not secrets & keys
+
+
+# --- drift ------------------------------------------------------------------------------------------------------------
+
+
+CHARTS_OWN = {"host", "port", "ops_host", "ops_port", "workers", "contract", "demo"}
+FILES = {"broker.ca", "broker.certificate", "broker.private_key"}
+SAMPLES: dict[str, Any] = {
+    "origins": ["https://app.example.com"],
+    "auth.issuers": [
+        {"issuer": "i", "audience": "a", "algorithm": "RS256", "jwks_url": "https://login.test/jwks", "leeway": 7.5}
+    ],
+    "auth.issuer": "me",
+    "auth.audience": "you",
+    "auth.anonymous_tenant": "guests",
+    "auth.cookie": "session",
+    "api.tenant": "acme",
+    "broker.url": "redis+cluster://r1:7000,r2:7000",
+    "broker.user": "u",
+    "broker.sentinel_user": "v",
+    "broker.prefix": "chat",
+    "limits.on_user_cap": "replace",
+    "log.level": "debug",
+    "log.format": "json",
+}
+
+
+def _other(setting: Setting) -> Any:
+    """A value that is not the default, and one that a careless template would spoil: large numbers, flipped switches."""
+    if setting.name in SAMPLES:
+        return SAMPLES[setting.name]
+    match setting.default:
+        case bool():
+            return not setting.default
+        case int() | float():
+            return setting.default + 1
+    raise AssertionError(f"{setting.name} has no sample: add one")
+
+
+@dataclass(frozen=True)
+class Every:
+    """Every setting that can stand in `settings`, at a value of its own."""
+
+    values: dict[str, Any]
+    wanted: dict[str, Any]
+
+
+def _every() -> Every:
+    values: dict[str, Any] = {}
+    wanted = {}
+    for setting in every_setting():
+        if setting.name in CHARTS_OWN | FILES or (setting.is_secret and setting.name != "auth.issuers"):
+            continue
+        holder = values
+        for step in setting.place[:-1]:
+            holder = holder.setdefault(step, {})
+        holder[setting.place[-1]] = wanted[setting.name] = _other(setting)
+    return Every(values, wanted)
+
+
+def test_every_setting_of_the_service_passes_through_unchanged(helm: Helm, tmp_path: Path) -> None:
+    every = _every()
+    loaded = accepted(helm.template({"settings": every.values}), tmp_path)
+    for name, wanted in every.wanted.items():
+        found: Any = loaded
+        for step in name.split("."):
+            found = getattr(found, step)
+        if name == "auth.issuers":
+            assert [issuer.leeway for issuer in found] == [7.5]
+        else:
+            assert (list(found) if isinstance(found, tuple) else found) == wanted, name
+
+
+def test_settings_that_contradict_the_contract_of_the_service_are_still_told(helm: Helm, tmp_path: Path) -> None:
+    """What the schema cannot know the pod tells at its start, and so does this check."""
+    documents = helm.template({"settings": {"broker": {"url": "redis://user:secret@redis"}}})
+    view = lay(documents, tmp_path)
+    with pytest.raises(Exception, match=r"broker\.user"):
+        load_settings(view.config, view.environ)
+
+
+def test_the_readmes_production_values_work(helm: Helm) -> None:
+    page = (CHART / "README.md").read_text(encoding="utf-8")
+    text = page.split("<!-- file: production.yaml -->\n```yaml\n")[1].split("```")[0]
+    documents = helm.template(yaml.safe_load(text))
+    assert of_kind(documents, "Deployment")["spec"]["replicas"] == 3
+    assert "Secret" not in {document["kind"] for document in documents}
