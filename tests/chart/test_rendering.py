@@ -7,12 +7,13 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.chart.cases import CASES, SOME
 from tests.chart.conftest import INSTALL, rendered
 from tests.chart.pod_security import breaches, pods
 from tests.chart.schemas import faults, has_schemas
-from tests.chart.tools import CHART, KUBERNETES, ROOT, WHOLE, Document, Helm, helms, of_kind
+from tests.chart.tools import CHART, KUBERNETES, ROOT, WHOLE, Document, Helm, helms, of_kind, read
 
 pytestmark = pytest.mark.chart
 
@@ -26,7 +27,9 @@ def test_lint_has_nothing_to_say(each_helm: Helm) -> None:
     assert not re.search(r"\[(WARNING|ERROR)\]", said)
 
 
-@pytest.mark.parametrize("case", CHOSEN)
+@pytest.mark.parametrize(
+    "case", CASES if WHOLE else ["every secret", "network policy", "gateway aws sticky", "everything extra"]
+)
 def test_both_helms_make_the_same(case: str) -> None:
     if not {3, 4} <= set(helms()):
         pytest.skip(f"Helm 3 or Helm 4 is missing; {INSTALL}")
@@ -38,7 +41,9 @@ def test_documents_are_what_kubernetes_takes(helm: Helm, case: str) -> None:
     if not has_schemas(FIRST):
         pytest.skip(f"the schemas of Kubernetes are not here; {INSTALL}")
     for kubernetes in KUBERNETES if WHOLE else (FIRST, LATER[-1]):
-        documents = rendered(helm, case, FIRST if kubernetes == FIRST else LATER[-1])
+        # Only the first gets other documents, which one case shows as well as all.
+        has_own = kubernetes == FIRST and (WHOLE or case == "defaults")
+        documents = rendered(helm, case, FIRST if has_own else LATER[-1])
         found = {_title(document): faults(document, kubernetes) for document in documents}
         assert not {title: told for title, told in found.items() if told}, kubernetes
 
@@ -104,6 +109,11 @@ def test_every_object_is_the_releases(helm: Helm, case: str) -> None:
         assert document["metadata"]["namespace"] == "chat", _title(document)
     titles = [_title(document) for document in own]
     assert len(titles) == len(set(titles))
+
+
+def test_a_key_that_stands_twice_is_noticed() -> None:
+    with pytest.raises(yaml.YAMLError, match=r"\['a'\] twice in one mapping"):
+        read("x: {a: 1, b: 2, a: 3}")
 
 
 def test_the_chart_is_of_this_version() -> None:

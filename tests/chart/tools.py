@@ -32,11 +32,11 @@ class Refused(Exception):  # noqa: N818  # not an error of the tests: often just
     """Helm did not render. Says what it said."""
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(yaml.CSafeLoader):
     """Refuses what YAML itself refuses and PyYAML lets through: a key that stands twice."""
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: yaml.CSafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     names = [loader.construct_object(key, deep=True) for key, _ in node.value]
     if doubles := {name for name in names if names.count(name) > 1}:
         raise yaml.YAMLError(f"{sorted(doubles)} twice in one mapping, {node.start_mark}")
@@ -44,6 +44,11 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read(text: str) -> list[Document]:
+    """The documents of a text. Raises yaml.YAMLError, also for a key that stands twice."""
+    return [document for document in yaml.load_all(text, Loader=_Strict) if document]  # a safe one
 
 
 @dataclass(frozen=True)
