@@ -59,12 +59,7 @@ async def cluster(held: dict[str, str]) -> AsyncIterator[str]:
         **{f"/api{'s' if '/' in group else ''}/{group}": _resources(group) for group in KINDS},
     }
     if held:
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": NAME, "namespace": NAMESPACE},
-            "data": data,
-        }
+        secret: dict[str, object] = {"apiVersion": "v1", "kind": "Secret", "metadata": _OWNED, "data": data}
         documents[f"/api/v1/namespaces/{NAMESPACE}/secrets/{NAME}"] = secret
 
     async def answer(request: web.Request) -> web.Response:

@@ -198,6 +198,11 @@ def test_both_helms_refuse_alike(each_helm: Helm) -> None:
         each_helm.template({"settings": {"limits": {"batches": 2}}})
 
 
+def test_a_kubernetes_that_is_too_old_is_refused(each_helm: Helm) -> None:
+    with pytest.raises(Refused, match=r"kubeVersion: >=1\.29\.0-0"):
+        each_helm.template({}, kubernetes="1.28")
+
+
 # --- the schema, without Helm -----------------------------------------------------------------------------------------
 
 

@@ -306,7 +306,10 @@ def test_keda_never_scales_in_on_missing_data(helm: Helm) -> None:
     assert prometheus["metricType"] == "AverageValue"
     assert prometheus["metadata"]["ignoreNullValues"] == "false"
     assert prometheus["metadata"]["threshold"] == "10500"
-    assert prometheus["metadata"]["query"] == f'sum(tidewire_connections{{namespace="chat",pod=~"{NAME}-.*"}})'
+    assert (
+        prometheus["metadata"]["query"]
+        == f'sum(tidewire_connections{{namespace="chat",pod=~"{NAME}-[a-z0-9]+-[a-z0-9]+"}})'
+    )
     assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"] == DOWN_SLOWLY
 
 
@@ -348,7 +351,12 @@ def test_only_those_named_reach_the_ops_port(helm: Helm) -> None:
     assert public == {"ports": [{"port": "http", "protocol": "TCP"}]}
     assert ops == {"ports": [{"port": "ops", "protocol": "TCP"}], "from": [{"podSelector": {}}]}
     named = of_kind(rendered(helm, "network policy"), "NetworkPolicy")["spec"]
-    assert named["ingress"][1]["from"] == [{"namespaceSelector": {}}]
+    # The pods of `helm test` need no naming.
+    tests = of_kind(rendered(helm, "network policy"), "Pod", "-test-health")["metadata"]["labels"]
+    for rule in named["ingress"][:2]:
+        first, second = rule["from"]
+        assert "namespaceSelector" in first
+        assert second["podSelector"]["matchLabels"].items() <= tests.items()
     assert named["egress"][1]["to"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
 
 
