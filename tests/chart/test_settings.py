@@ -116,6 +116,7 @@ SAMPLES: dict[str, Any] = {
     "broker.sentinel_user": "v",
     "broker.prefix": "chat",
     "limits.on_user_cap": "replace",
+    "native_send": "off",
     "log.level": "debug",
     "log.format": "json",
 }

@@ -1,4 +1,4 @@
-"""What `helm test` runs inside the cluster: `health`, `publish` or `resume`, with the image's own Python. Exits with 0 if it works.
+"""What `helm test` runs in the cluster: `health`, `publish` or `resume`, with the image's own Python. Exits with 0 if it works.
 
 Reads from the environment: PUBLIC and OPS (addresses of the Services), CHANNEL, TYPE, DATA, SECRET_FILE, ISSUER, AUDIENCE.
 """
@@ -11,7 +11,10 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import jwt
@@ -20,11 +23,12 @@ WITHIN = 30.0
 """Seconds that a test may take; that of a new pod to be ready is the Deployment's business."""
 USER = "helm-test"
 
+Message = dict[str, Any]
+
 
 def token() -> str:
     """For a user of this test, good for a minute."""
-    with open(os.environ["SECRET_FILE"], encoding="utf-8") as file:
-        secret = file.read().strip()
+    secret = Path(os.environ["SECRET_FILE"]).read_text(encoding="utf-8").strip()
     claims = {"iss": os.environ["ISSUER"], "aud": os.environ["AUDIENCE"], "sub": USER, "exp": time.time() + 60}
     return jwt.encode({**claims, "grants": [os.environ["CHANNEL"]]}, secret, "HS256")
 
@@ -34,13 +38,13 @@ class Client:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
-        self._waiting: list[dict] = []
+        self._waiting: list[Message] = []
 
     async def say(self, **message: object) -> None:
         """Sends one message."""
         await self._socket.send_json(message)
 
-    async def hear(self, kind: str, **wanted: object) -> dict:
+    async def hear(self, kind: str, **wanted: object) -> Message:
         """The next message of that kind; others before it are dropped. Fails on an error or a close."""
         while True:
             while not self._waiting:
@@ -57,7 +61,7 @@ class Client:
 
 
 @asynccontextmanager
-async def joined(session: aiohttp.ClientSession, since: dict | None = None):
+async def joined(session: aiohttp.ClientSession, since: Message | None = None) -> AsyncIterator[tuple[Client, Message]]:
     """A client that has subscribed, and the `subscribed` that it was answered."""
     async with session.ws_connect(f"{os.environ['PUBLIC']}/ws", protocols=["tidewire.v1"]) as socket:
         client = Client(socket)
