@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import NoReturn
 
 import pytest
 
 from tests.chart.cases import CASES
-from tests.chart.tools import KUBERNETES, Document, Helm, helms
+from tests.chart.tools import KUBERNETES, WHOLE, Document, Helm, helms
 
 INSTALL = "`make test-chart` or `scripts/setup.sh chart` installs it"
 NEWEST = 4
+
+
+def absent(what: str) -> NoReturn:
+    """Skips the test for what cannot be had here; fails it where the whole matrix was asked for."""
+    (pytest.fail if WHOLE else pytest.skip)(f"{what} here; {INSTALL}")
 
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
     """The newest Helm there is."""
     if not helms():
-        pytest.skip(f"there is no Helm here; {INSTALL}")
+        absent("there is no Helm")
     return helms().get(NEWEST) or helms()[max(helms())]
 
 
@@ -25,7 +31,7 @@ def helm() -> Helm:
 def each_helm(request: pytest.FixtureRequest) -> Helm:
     """Helm 3, then Helm 4."""
     if request.param not in helms():
-        pytest.skip(f"there is no Helm {request.param} here; {INSTALL}")
+        absent(f"there is no Helm {request.param}")
     return helms()[request.param]
 
 

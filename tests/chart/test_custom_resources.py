@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chart.cases import CASES, SOME
-from tests.chart.conftest import INSTALL, rendered
+from tests.chart.conftest import absent, rendered
 from tests.chart.schemas import CLOSED, TYPED
 from tests.chart.tools import WHOLE, Document, Helm
 
@@ -36,7 +36,7 @@ CHOSEN = {
 def faulty(documents: list[tuple[str, Document]], folder: Path) -> dict[str, str]:
     """What the compiler has against documents, each with a name: its words by name."""
     if shutil.which("node") is None or not COMPILER.exists():
-        pytest.skip(f"Node.js or the types of custom resources are not here; {INSTALL}")
+        absent("there is no Node.js, or no types of custom resources are")
     lines: list[str] = []
     for name, document in documents:
         package, group, kind = TYPED[document["apiVersion"]], document["apiVersion"], document["kind"]

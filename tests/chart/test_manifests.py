@@ -13,7 +13,7 @@ import yaml
 
 from service.cli.check import everything
 from tests.chart.cases import gateway, ingress
-from tests.chart.conftest import INSTALL
+from tests.chart.conftest import absent
 from tests.chart.pod_security import breaches, pods
 from tests.chart.pod_view import lay
 from tests.chart.schemas import faults, has_schemas
@@ -56,7 +56,7 @@ def test_the_manifests_hold_no_credentials_and_start_a_service(tmp_path: Path) -
 @pytest.mark.parametrize("file", [MANIFESTS / "tidewire.yaml", LOCAL / "valkey.yaml"], ids=lambda file: file.name)
 def test_plain_manifests_are_good(file: Path) -> None:
     if not has_schemas(KUBERNETES[0]):
-        pytest.skip(f"the schemas of Kubernetes are not here; {INSTALL}")
+        absent("there are no schemas of Kubernetes")
     documents = _documents(file)
     for kubernetes in (KUBERNETES[1], KUBERNETES[-1]):
         told = [fault for one in documents for fault in faults({**one, **_placed(one)}, kubernetes)]
@@ -93,7 +93,7 @@ def test_the_local_cluster_leads_the_hosts_port_to_the_service(helm: Helm) -> No
 
 def _notes(helm: Helm, values: dict[str, Any]) -> str:
     if helm.major < 4:
-        pytest.skip(f"only Helm 4 shows notes without a cluster; {INSTALL}")
+        absent("only Helm 4 shows notes without a cluster, and it is not")
     said = helm.run(
         "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", "--hide-secret", values=values
     )

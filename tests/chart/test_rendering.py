@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.chart.cases import CASES, SOME
-from tests.chart.conftest import INSTALL, rendered
+from tests.chart.conftest import absent, rendered
 from tests.chart.pod_security import breaches, pods
 from tests.chart.schemas import faults, has_schemas
 from tests.chart.tools import CHART, KUBERNETES, ROOT, WHOLE, Document, Helm, helms, of_kind, read
@@ -32,14 +32,14 @@ def test_lint_has_nothing_to_say(each_helm: Helm) -> None:
 )
 def test_both_helms_make_the_same(case: str) -> None:
     if not {3, 4} <= set(helms()):
-        pytest.skip(f"Helm 3 or Helm 4 is missing; {INSTALL}")
+        absent("there are not both Helm 3 and Helm 4")
     assert _settled(rendered(helms()[3], case)) == _settled(rendered(helms()[4], case))
 
 
 @pytest.mark.parametrize("case", CHOSEN)
 def test_documents_are_what_kubernetes_takes(helm: Helm, case: str) -> None:
     if not has_schemas(FIRST):
-        pytest.skip(f"the schemas of Kubernetes are not here; {INSTALL}")
+        absent("there are no schemas of Kubernetes")
     for kubernetes in KUBERNETES if WHOLE else (FIRST, LATER[-1]):
         # Only the first gets other documents, which one case shows as well as all.
         has_own = kubernetes == FIRST and (WHOLE or case == "defaults")
@@ -57,7 +57,7 @@ def test_later_kubernetes_get_the_same(helm: Helm, kubernetes: str) -> None:
 @pytest.mark.parametrize("change", ["unknown key", "unknown kind", "wrong type"])
 def test_the_schemas_find_faults(helm: Helm, change: str) -> None:
     if not has_schemas(FIRST):
-        pytest.skip(f"the schemas of Kubernetes are not here; {INSTALL}")
+        absent("there are no schemas of Kubernetes")
     document = copy.deepcopy(of_kind(rendered(helm, "defaults"), "Deployment"))
     match change:
         case "unknown key":

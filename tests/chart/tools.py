@@ -95,12 +95,19 @@ def helms() -> dict[int, Helm]:
     """Every Helm there is, by its major version: those that `make test-chart` installs, else one on PATH."""
     found: dict[int, Helm] = {}
     for name in (TOOLS / "helm3", TOOLS / "helm4", shutil.which("helm")):
-        if name is None or not Path(name).exists():
-            continue
-        said = subprocess.run([name, "version", "--short"], capture_output=True, text=True, timeout=DEADLINE)
-        if match := re.match(r"v(\d+)\.", said.stdout):
-            found.setdefault(int(match[1]), Helm(int(match[1]), Path(name)))
+        if name is not None and (major := _major(Path(name))):
+            found.setdefault(major, Helm(major, Path(name)))
     return found
+
+
+def _major(program: Path) -> int | None:
+    """Its version; None if it cannot be run, as on another kind of processor."""
+    try:
+        said = subprocess.run([program, "version", "--short"], capture_output=True, text=True, timeout=DEADLINE)
+    except OSError:
+        return None
+    match = re.match(r"v(\d+)\.", said.stdout)
+    return int(match[1]) if match else None
 
 
 def of_kind(documents: list[Document], kind: str, suffix: str = "") -> Document:
