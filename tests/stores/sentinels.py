@@ -195,7 +195,9 @@ class Sentinels(Group):
                 return False
             if not all(_up(entry) for entry in replicas + others):
                 return False
-        return True
+        # They may still see a master that has returned as what it was to become; it knows by itself.
+        roles = [await replica.command("ROLE") for replica in await self.replicas()]
+        return all(role[0] == "slave" and role[3] == "connected" for role in roles)
 
     def _server(self, port: int) -> RedisServer:
         for server in self.servers:
