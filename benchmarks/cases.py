@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-Kind: TypeAlias = Literal["fanout", "rate", "rooms", "echo", "connect", "storm", "idle"]
+Kind: TypeAlias = Literal["fanout", "rate", "rooms", "echo", "connect", "storm", "idle", "gate"]
 Event: TypeAlias = Literal["plain", "windowed", "durable", "checked"]
 """`plain` is kept nowhere, as with peers that keep nothing; `windowed` is plain and joined for 5 ms; `durable` is kept;
 `checked` has a schema."""
-Unit: TypeAlias = Literal["delivery", "connection", "connection-second"]
+Unit: TypeAlias = Literal["delivery", "connection", "connection-second", "publish"]
 
 PING = 25.0
 """Seconds between two pings of a server, where the workload does not say otherwise."""
@@ -224,10 +224,10 @@ WORKLOADS: dict[str, Workload] = {
         ),
         Workload(
             "validated",
-            "echo with a JSON Schema for the data and without",
-            "delivery",
+            "the contract gate alone, with a JSON Schema for the data and without",
+            "publish",
             tuple(
-                Case(name, "echo", 100, rooms=100, seconds=3.0, event="checked" if name == "checked" else "plain")
+                Case(name, "gate", 0, seconds=0, event="checked" if name == "checked" else "plain")
                 for name in ("unchecked", "checked")
             ),
             _TIDEWIRE,

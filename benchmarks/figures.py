@@ -44,6 +44,8 @@ class Sample:
         """What its processor time is divided by."""
         if unit == "delivery":
             return float(self.report.get("deliveries", 0))
+        if unit == "publish":
+            return float(self.report.get("publishes", 0))
         if unit == "connection":
             return float(self.connections)
         return self.connections * float(self.report.get("seconds", 0.0))

@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import load
+from benchmarks import gate, load
 from benchmarks.build import build
 from benchmarks.cases import Case, Workload
 from benchmarks.figures import Counts, Sample, longest
 from benchmarks.peers import Peer
-from benchmarks.peers.peer import TOOLS
+from benchmarks.peers.peer import CHECKOUT, TOOLS
+from benchmarks.peers.tidewire import CONTRACT
 from benchmarks.processes import HOST, Cores, FailedError, Usage, free_port
 
 
@@ -41,6 +42,10 @@ class Stage:
         return sample
 
     async def _measured(self, case: Case, peer: Peer, folder: Path, sample: Sample) -> None:
+        if case.kind == "gate":
+            sample.cpu = round(await gate.measure(case, CONTRACT, CHECKOUT, self.cores.server), 4)
+            sample.report = {"publishes": gate.PUBLISHES}
+            return
         port = free_port()
         job = self._job(case, peer, port, folder)
         started = await peer.start(case, port, folder, self.cores)

@@ -65,7 +65,7 @@ def summary(results: Results, workload: Workload, case: Case, peer: str) -> dict
             found["core_percent"] = figures.share(*at)
     elif workload.unit == "connection":
         found["seconds"] = figures.seconds(*at)
-    else:
+    elif workload.unit == "connection-second":
         found["bytes_per_connection"] = figures.memory(*at)
     written: dict[str, Any] = {key: spread.json() for key, spread in found.items() if spread is not None}
     written["lost"] = figures.lost(*at)
@@ -231,6 +231,7 @@ _COLUMNS = {
         ("p99_us", "p99 ms", 1_000),
         ("events_per_frame", "events a frame", 1),
     ),
+    "publish": (("cost_us", "µs CPU a publish", 1),),
     "connection": (("cost_us", "µs CPU a connection", 1), ("seconds", "all there after s", 1)),
     "connection-second": (
         ("bytes_per_connection", "KiB a connection", KIB),

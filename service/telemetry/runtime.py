@@ -19,8 +19,8 @@ LAG_WINDOW = 60
 GC_THRESHOLDS = (5_000, 2, 1_000)
 """Allocations beyond deallocations before the youngest generation is collected, and its collections before the next ones are.
 
-What a collection looks at it looks at for about half a microsecond, and nobody is served meanwhile: 15 000 objects of the two young
-generations take some milliseconds, and everything comes up for it only after 15 million allocations that stayed.
+A collection takes about half a microsecond for each object that it looks at, and nobody is served meanwhile: the 15 000 of the
+two young generations take some milliseconds, and all objects have their turn only after 15 million allocations that stayed.
 
 Python's own (700, 10, 10) look at young objects for every few hundred messages, and find none: what a message or a connection
 leaves behind is freed by its last reference (tests/integration/test_shutdown.py holds connections to that).

@@ -1,0 +1,61 @@
+"""What the contract gate costs a publish, alone and in one process: beside a network its microseconds are lost in the noise."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.cases import Case
+from benchmarks.processes import FailedError, on_core
+from service.contract.gate import Gate
+from service.contract.load import load
+from service.core.identity import Identity
+
+PUBLISHES = 100_000
+WARM = 5_000
+"""Before those that count."""
+SECONDS = 60.0
+"""That it may take."""
+
+
+async def measure(case: Case, contract: Path, checkout: Path, core: int) -> float:
+    """Seconds of processor time for PUBLISHES publishes of the case's event type, in a fresh process. Raises FailedError."""
+    command = [sys.executable, "-m", "benchmarks.gate", str(contract), f"bench.{case.event}", case.data()]
+    with on_core(core):
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    try:
+        async with asyncio.timeout(SECONDS):
+            output, words = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise FailedError(f"the gate took more than {SECONDS:g} s") from None
+    if process.returncode:
+        raise FailedError(f"the gate failed: {words.decode(errors='replace').strip()}")
+    return float(output)
+
+
+def _main(contract: str, type_: str, template: str) -> None:
+    gate = Gate(load(Path(contract)))
+    ann = Identity("default", "ann")
+    data = template.replace("%t", "1795405412189").replace("%p", "x" * 100).encode()
+
+    def publish(times: int) -> None:
+        for _ in range(times):
+            gate.admit(
+                ann, channel="room:1", type=type_, data=data, id="e", key=None, sender="ann", at=1, subscribed=True
+            )
+
+    publish(WARM)
+    began = time.process_time()
+    publish(PUBLISHES)
+    sys.stdout.write(f"{time.process_time() - began}\n")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
