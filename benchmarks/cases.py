@@ -51,6 +51,8 @@ class Case:
     event: Event = "plain"
     deflate: bool = False
     ping: float = PING
+    joins: bool = True
+    """Whether a connection subscribes where that takes more than the address; else it is there with the 101."""
     peers: tuple[str, ...] = ()
     """Who is put through it, of the workload's peers; empty: all of them."""
 
@@ -79,6 +81,11 @@ class Case:
         """Connections, the slow ones too."""
         return self.connections + self.slow
 
+    @property
+    def padding(self) -> int:
+        """Characters in place of `%p` in the data."""
+        return 0 if self.talk else max(0, self.bytes - _AROUND)
+
     def data(self) -> str:
         """The data of an event, in JSON, as a template of the job file: `%t` is its timestamp."""
         if not self.talk:
@@ -100,7 +107,7 @@ class Case:
             lines.append(("seconds", f"{self.seconds:g}"))
         if self.kind in ("fanout", "rate", "rooms", "echo"):
             lines += [("warmup", f"{min(0.3, self.seconds / 4):g}"), ("marker", '"t":')]
-            lines.append(("padding", 0 if self.talk else max(0, self.bytes - _AROUND)))
+            lines.append(("padding", self.padding))
         if self.kind == "fanout":
             lines.append(("outstanding", self.outstanding))
         if self.kind == "rate":
@@ -201,9 +208,12 @@ WORKLOADS: dict[str, Workload] = {
         ),
         Workload(
             "connect",
-            "2 000 connections come",
+            "2 000 connections come; Tidewire without subscribing too",
             "connection",
-            (Case("connect", "connect", 2_000, rooms=200, seconds=0),),
+            (
+                Case("connect", "connect", 2_000, rooms=200, seconds=0),
+                Case("upgrade", "connect", 2_000, rooms=200, seconds=0, joins=False, peers=_TIDEWIRE),
+            ),
             often=("limit", "tidewire", "ws"),
         ),
         Workload(

@@ -23,7 +23,7 @@ SECONDS = 60.0
 
 async def measure(case: Case, contract: Path, checkout: Path, core: int) -> float:
     """Seconds of processor time for PUBLISHES publishes of the case's event type, in a fresh process. Raises FailedError."""
-    command = [sys.executable, "-m", "benchmarks.gate", str(contract), f"bench.{case.event}", case.data()]
+    command = [sys.executable, "-m", "benchmarks.gate", str(contract), f"bench.{case.event}", _data(case)]
     with on_core(core):
         process = await asyncio.create_subprocess_exec(
             *command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -40,10 +40,14 @@ async def measure(case: Case, contract: Path, checkout: Path, core: int) -> floa
     return float(output)
 
 
-def _main(contract: str, type_: str, template: str) -> None:
+def _data(case: Case) -> str:
+    return case.data().replace("%t", f"{time.time_ns() // 1_000}").replace("%p", "x" * case.padding)
+
+
+def _main(contract: str, type_: str, text: str) -> None:
     gate = Gate(load(Path(contract)))
     ann = Identity("default", "ann")
-    data = template.replace("%t", "1795405412189").replace("%p", "x" * 100).encode()
+    data = text.encode()
 
     def publish(times: int) -> None:
         for _ in range(times):

@@ -120,6 +120,13 @@ class Tidewire(Peer):
         # Without an id nobody is waiting for an ack: what a publisher does that can lose an ephemeral event.
         waits = case.kind == "echo" or case.event == "durable"
         named = '"id":"%i",' if waits else ""
+        if not case.joins:
+            return [
+                ("path", "/ws"),
+                ("subprotocol", "tidewire.v1"),
+                ("header", "Authorization: Bearer %v"),
+                ("joined_expect", '"type":"welcome"'),
+            ]
         return [
             ("path", "/ws?channels=room:%r"),
             ("subprotocol", "tidewire.v1"),
