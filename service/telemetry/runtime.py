@@ -16,11 +16,11 @@ LAG_WINDOW = 60
 """Measurements that `loop_lag_max` looks back on: 15 s, the usual scrape interval."""
 
 
-GC_THRESHOLDS = (5_000, 2, 1_000)
+GC_THRESHOLDS = (15_000, 1_000, 2)
 """Allocations beyond deallocations before the youngest generation is collected, and its collections before the next ones are.
 
-A collection takes about half a microsecond for each object that it looks at, and nobody is served meanwhile: the 15 000 of the
-two young generations take some milliseconds, and all objects have their turn only after 15 million allocations that stayed.
+A collection takes about half a microsecond for each object that it looks at, and nobody is served meanwhile: 15 000 young ones
+take some milliseconds, and older ones have their turn only after 15 million allocations that stayed.
 
 Python's own (700, 10, 10) look at young objects for every few hundred messages, and find none: what a message or a connection
 leaves behind is freed by its last reference (tests/integration/test_shutdown.py holds connections to that).
