@@ -9,9 +9,8 @@ async def need_task() -> None:
     """Returns in a task. Calls may be begun outside of any (core/eager.py); what uses asyncio.timeout asks for one first."""
     if asyncio.current_task() is None:
         loop = asyncio.get_running_loop()
-        turn = (
-            loop.create_future()
-        )  # and not a bare yield: what passes on that a coroutine waits for has something to pass on
+        # A future and not a bare yield: what passes on that a coroutine waits for has something to pass on.
+        turn = loop.create_future()
         loop.call_soon(_done, turn)
         await turn
 

@@ -135,14 +135,12 @@ class Relay:
         while True:
             room = self._hub.open(subscription.channel, spec)
             if room.carried and not room.lock.locked():  # nobody is coming first or leaving last
-                room.occupants[connection] = subscription
-                self._metrics.subscriptions.inc()
+                self._enter(room, connection, subscription)
                 return
             async with room.lock:
                 if room.dropped:
                     continue
-                room.occupants[connection] = subscription
-                self._metrics.subscriptions.inc()
+                self._enter(room, connection, subscription)
                 try:
                     if not room.carried:
                         await self._broker.subscribe(room.key)
@@ -154,6 +152,10 @@ class Relay:
                     self._drop_if_empty(room)
                     raise
                 break
+
+    def _enter(self, room: Room, connection: Connection, subscription: Subscription) -> None:
+        room.occupants[connection] = subscription
+        self._metrics.subscriptions.inc()
 
     async def hold(self, subscription: Subscription) -> None:
         """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
