@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults test-autobahn test-chart bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,11 +17,12 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 		npm --prefix clients/js run --silent check && npm --prefix clients/js run --silent test; \
 	fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
-	$(BIN)/python -m pytest
+	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
+	$(BIN)/python -m pytest -m "not e2e"
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn and not chart"
+	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn and not chart and not e2e"
 
 test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
 	@scripts/setup.sh quick
@@ -35,6 +36,10 @@ test-autobahn: ## play every Autobahn case on both event loops (20 min); ONLY=ca
 test-chart: ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes 1.29 to 1.37 (installs what it needs first)
 	@scripts/setup.sh chart
 	CHART_MATRIX=whole $(BIN)/python -m pytest -m chart tests/chart
+
+test-e2e: ## test behind real proxies, set as the chart's presets set them: nginx, HAProxy, Traefik, Envoy (installs what it needs first)
+	@scripts/setup.sh e2e
+	E2E=whole $(BIN)/python -m pytest tests/e2e
 
 bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick

