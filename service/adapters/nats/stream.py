@@ -30,6 +30,8 @@ MOST_SUBJECTS = 512
 MOST_IN_PAGE = 256
 MOST_AT_ONCE = 64
 """Questions on their way together: the server drops some when too many wait."""
+PAUSES = (0.005, 0.1)
+"""Between two tries of what a replica that is behind, or another node, has been in the way of; see `Backoff`."""
 
 _NEEDED = {"allow_direct": True, "allow_msg_ttl": True, "allow_atomic": True, "allow_rollup_hdrs": True}
 

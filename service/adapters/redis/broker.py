@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from service.adapters.own_task import need_task
 from service.adapters.redis import wire
 from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import Keys, RedisConfig, namer
@@ -22,7 +23,6 @@ from service.adapters.redis.link import pack
 from service.adapters.redis.publishing import Forms
 from service.adapters.redis.scripts import HISTORY, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
-from service.adapters.tasks import need_task
 from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication

@@ -20,10 +20,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.adapters.own_task import need_task
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import Keys, RedisConfig
 from service.adapters.redis.scripts import Script
-from service.adapters.tasks import need_task
 from service.errors import ErrorCode, ServiceError
 
 CONNECTIONS = 16

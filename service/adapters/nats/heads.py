@@ -1,0 +1,159 @@
+"""How far each channel has come: as NATS keeps it, and as this node has heard it.
+
+Of the two together comes the one thing that NATS itself does not tell: that it has lost something which it had accepted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from service.adapters.nats.config import NatsConfig, Subjects
+from service.adapters.nats.records import Entry, Head, Heard, decode, encode, new_head
+from service.adapters.nats.stream import Conflict, Stream, Write
+from service.core.channel import ChannelKey
+
+REMEMBERED = 10_000
+"""Channels whose head this node remembers after publishing; for others a publish reads it first."""
+
+
+class Known(NamedTuple):
+    """A head, and the sequence of its message; 0 if there is none yet."""
+
+    sequence: int
+    head: Head
+
+
+class Heads:
+    """Every head that this node knows."""
+
+    def __init__(self, config: NatsConfig, subjects: Subjects, stream: Stream) -> None:
+        self._config = config
+        self._subjects = subjects
+        self._stream = stream
+        self._remembered: OrderedDict[ChannelKey, Known] = OrderedDict()
+        self._followed: set[ChannelKey] = set()
+        self._heard: dict[ChannelKey, Heard] = {}
+        """How far each channel that is followed has come, as far as this node knows."""
+        self._doubted: set[ChannelKey] = set()
+        """Those of which NATS has lost something. Nothing is delivered of them until they have a new epoch."""
+
+    def follow(self, channel: ChannelKey) -> None:
+        """From here on what is heard of the channel is held against what is read of it."""
+        self._followed.add(channel)
+
+    def unfollow(self, channel: ChannelKey) -> None:
+        """Until here."""
+        self._followed.discard(channel)
+        self._heard.pop(channel, None)
+        self._doubted.discard(channel)
+
+    def doubt(self, channel: ChannelKey) -> None:
+        """NATS has lost something of the channel: nothing of it fits before it has a new epoch."""
+        self._doubted.add(channel)
+
+    def heard(self, channel: ChannelKey) -> Heard | None:
+        """How far the channel has come, as far as this node has heard or read."""
+        return self._heard.get(channel)
+
+    def is_over(self, channel: ChannelKey, head: Head, heard: Heard | None) -> bool:
+        """Whether the head's epoch has to end, for what had been heard of it before it was asked for."""
+        return heard is not None and _is_over(head, heard, channel in self._doubted)
+
+    def forget(self, channel: ChannelKey) -> None:
+        """The channel's head is not what was remembered."""
+        self._remembered.pop(channel, None)
+
+    def reconnected(self) -> None:
+        """What was known before may be outdated, and still shows what must not be lost."""
+        for channel, known in self._remembered.items():
+            if self._heard.get(channel, known.head).epoch == known.head.epoch:
+                self.note(channel, known.head)
+        self._remembered.clear()
+
+    def clear(self) -> None:
+        """Forgets what was heard."""
+        self._followed.clear()
+        self._heard.clear()
+        self._doubted.clear()
+
+    async def known(self, channel: ChannelKey) -> Known:
+        """The channel's head, from the stream; a new one if there is none, or NATS has lost something it had accepted."""
+        # Before asking: what is heard while the answer is on its way may be newer than it.
+        heard, doubted = self._heard.get(channel), channel in self._doubted
+        kept = await self._stream.last(self._subjects.head(channel))
+        if kept is None:
+            return Known(0, new_head())
+        known = Known(kept.sequence, decode(kept.data, Head))
+        if heard is not None and _is_over(known.head, heard, doubted):
+            known = await self._write_head(channel, known.head.in_new_epoch(), after=kept.sequence)
+        if heard is not None and known.head.epoch != heard.epoch:
+            self.note(channel, known.head)
+        return known
+
+    async def open(self, channel: ChannelKey) -> Head:
+        """The same, and from now on it is there."""
+        known = await self.known(channel)
+        if not known.sequence:
+            known = await self._write_head(channel, known.head, after=0)
+        return known.head
+
+    async def _write_head(self, channel: ChannelKey, head: Head, after: int) -> Known:
+        try:
+            return Known(await self._stream.write([self.write(channel, head, after)]), head)
+        except Conflict:  # somebody else was first
+            return await self.known(channel)
+
+    def write(self, channel: ChannelKey, head: Head, after: int) -> Write:
+        """The message that puts a head in place of the one with the sequence `after`."""
+        ttl = max(self._config.position_ttl, head.ttl, head.state_ttl)
+        return Write(self._subjects.head(channel), encode(head), ttl, only=True, after=after)
+
+    def remembered(self, channel: ChannelKey) -> Known | None:
+        """What `remember` was told last, unless it has been forgotten since."""
+        return self._remembered.get(channel)
+
+    def remember(self, channel: ChannelKey, known: Known) -> None:
+        """Saves the next publish into the channel a question."""
+        self._remembered[channel] = known
+        self._remembered.move_to_end(channel)
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def note(self, channel: ChannelKey, head: Head) -> None:
+        """Notes how far a subscribed channel has come: if its head is found before that, NATS has lost something."""
+        if channel not in self._followed:
+            return
+        heard, read = self._heard.get(channel), head.heard
+        if heard is None or heard.epoch != read.epoch:
+            self._doubted.discard(channel)
+        else:
+            if heard.offset > read.offset:
+                read = read._replace(offset=heard.offset, id=heard.id)
+            if heard.rev > read.rev:
+                read = read._replace(rev=heard.rev, state_id=heard.state_id)
+        self._heard[channel] = read
+
+    def fits(self, channel: ChannelKey, entry: Entry) -> bool:
+        """Notes an event; False if another one had its offset or rev before, so that NATS must have lost that."""
+        heard = self._heard.get(channel)
+        if heard is None or heard.epoch != entry.epoch:
+            self._doubted.discard(channel)
+            heard = Heard(entry.epoch)
+        if channel in self._doubted:
+            return False
+        if entry.offset is not None:
+            if entry.offset < heard.offset or (entry.offset == heard.offset and entry.id != heard.id):
+                return False
+            heard = heard._replace(offset=entry.offset, id=entry.id)
+        elif entry.rev is not None:
+            if entry.rev < heard.rev or (entry.rev == heard.rev and entry.id != heard.state_id):
+                return False
+            heard = heard._replace(rev=entry.rev, state_id=entry.id)
+        self._heard[channel] = heard
+        return True
+
+
+def _is_over(head: Head, heard: Heard, doubted: bool) -> bool:
+    """Whether the head's epoch has to end, for what this node has heard of it."""
+    return head.lacks(heard) or (doubted and head.epoch == heard.epoch)
