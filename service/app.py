@@ -246,6 +246,7 @@ def _bounds(settings: Settings) -> Bounds:
         compression=settings.compression,
         repair=settings.repair,
         deadlines=settings.deadlines,
+        rollout=settings.rollout,
         unready_after=settings.broker.unready_after,
         presence_members=settings.presence.members,
         presence_ttl=settings.presence.ttl,

@@ -149,6 +149,16 @@ class Deadlines:
     """From SIGTERM to the last connection closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """How connections move between nodes: when a node goes away, and when one comes."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    drain_rate: PerSecond = 200.0
+    """Connections closed a second when this node shuts down, evenly, so that the other nodes get as many back; more where
+    three quarters of `deadlines.shutdown` are too short for that."""
+
+
 class TokenBucket:
     """Allows `rate.per_second` over time and `rate.burst` at once. `now` is seconds that never go back."""
 

@@ -33,7 +33,11 @@ class CloseCode(Enum):
     INVALID_UTF8 = (1007, Action.STOP, "A text frame was not UTF-8.")
     TOO_BIG = (1009, Action.RECONNECT, "A message was larger than limits.message; do not send it again.")
     INTERNAL = (1011, Action.RECONNECT, "A fault in the service.")
-    RESTART = (1012, Action.RECONNECT, "The node restarts; wait for the delay in the reconnect message.")
+    RESTART = (
+        1012,
+        Action.RECONNECT,
+        "The node asks the client to come back, after the delay in the reconnect message.",
+    )
     OVERLOAD = (1013, Action.RECONNECT, "The node is over a budget, or cannot check tokens right now.")
     BAD_REQUEST = (4400, Action.STOP, "The client broke this protocol: its first message was not hello.")
     UNAUTHORIZED = (4401, Action.REFRESH, "The token is invalid, expired or revoked.")

@@ -250,7 +250,7 @@ class Expiring(ServerMessage, frozen=True, rename={"seconds": "in"}, tag="expiri
 
 
 class Reconnect(ServerMessage, frozen=True, tag="reconnect", tag_field="type"):
-    """The node is about to close this connection; come back after `after` seconds."""
+    """The node is about to close this connection; come back `after` seconds after that."""
 
     after: float
     reason: str

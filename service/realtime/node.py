@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-
-import structlog
 
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
@@ -17,17 +13,19 @@ from service.core.broker import Broker
 from service.core.caps import CapStore
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
-from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, RepairLimits
+from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, RepairLimits, Rollout
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
 from service.protocol.close import CloseCode
-from service.protocol.messages import Reconnect, Unsubscribed
+from service.protocol.messages import Unsubscribed
 from service.realtime.admission import Admission
 from service.realtime.caps import Caps
 from service.realtime.connection import Connection
 from service.realtime.control import Control
+from service.realtime.departures import Departures
+from service.realtime.drain import Drain
 from service.realtime.frame import Press
 from service.realtime.health import BrokerHealth
 from service.realtime.hub import Hub
@@ -46,12 +44,7 @@ from service.realtime.sweep import Sweep
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 
-DRAIN_RATE = 200.0
-"""Connections closed a second in a shutdown, unless the window is too short for that."""
-
 REPLACED = "replaced by a newer session"
-
-_log = structlog.get_logger("node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +70,7 @@ class Bounds:
     compression: Compression = field(default_factory=Compression)
     repair: RepairLimits = field(default_factory=RepairLimits)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    rollout: Rollout = field(default_factory=Rollout)
     unready_after: float = 30.0
     """Seconds without the broker after which the node is not ready."""
     presence_members: int = 200
@@ -110,6 +104,7 @@ class Node:
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
         self.admission = Admission(bounds.limits, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
+        self.departures = Departures(ports.clock, metrics)
         self.sweep = Sweep(self.roster, bounds.deadlines, bounds.outbox, ports.clock, metrics, tidy=self.admission.tidy)
         self.surroundings = Surroundings(
             ports.clock,
@@ -167,6 +162,9 @@ class Node:
         self.on_closing = self._closing
         """Called when this side decides to end a connection; one object for all of them."""
         self._greeting: set[asyncio.Timeout] = set()
+        self._drain = Drain(self.roster, self.departures, bounds.rollout, bounds.deadlines, metrics)
+        metrics.draining.set_function(lambda: float(self.admission.draining))
+        metrics.drain_left.set_function(lambda: len(self.roster) if self.admission.draining else 0)
 
     async def start(self) -> None:
         """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had; then nothing is left running."""
@@ -186,6 +184,7 @@ class Node:
     async def close(self) -> None:
         """Ends whatever is left, then the broker. Call `drain` first."""
         self.sweep.close()
+        self.departures.close()
         self.health.close()
         await self.control.close()
         self.caps.close()
@@ -273,6 +272,7 @@ class Node:
         """Gives a connection's place back."""
         self.lines.go(connection.session.identity, connection.id)
         self.roster.remove(connection)
+        self.departures.gone(connection)
         connection.seat.release()
 
     async def drain(self) -> None:
@@ -285,27 +285,7 @@ class Node:
         for patience in self._greeting:
             if not patience.expired():  # else its task has yet to hear of it, and the time cannot be set any more
                 patience.reschedule(asyncio.get_running_loop().time())
-        connections = list(self.roster)
-        window = min(self.bounds.deadlines.shutdown / 2, len(connections) / DRAIN_RATE)
-        for connection in connections:
-            after = round(random.uniform(0.1, max(1.0, window)), 3)  # noqa: S311  # spreads load, guards nothing
-            connection.reply(Reconnect(after=after, reason="shutdown"))
-        timers = [
-            self.clock.call_later(
-                window * index / len(connections), partial(connection.close, CloseCode.RESTART, "the node restarts")
-            )
-            for index, connection in enumerate(connections)
-        ]
-        try:
-            async with asyncio.timeout(self.bounds.deadlines.shutdown):
-                await self.roster.emptied()
-        except TimeoutError:
-            _log.warning("drain timed out", left=len(self.roster))
-            for connection in self.roster:
-                connection.socket.abort()
-        finally:
-            for timer in timers:
-                timer.cancel()
+        await self._drain.run()
 
     def _channels_with_presence(self) -> Iterator[ChannelKey]:
         return (room.key for room in self.hub.rooms() if room.carried and room.spec.presence)

@@ -19,7 +19,17 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service.adapters.nats import address as nats_address
 from service.adapters.redis import address as redis_address
-from service.core.limits import Bytes, Compression, Count, Deadlines, Limits, OutboxLimits, RepairLimits, Seconds
+from service.core.limits import (
+    Bytes,
+    Compression,
+    Count,
+    Deadlines,
+    Limits,
+    OutboxLimits,
+    RepairLimits,
+    Rollout,
+    Seconds,
+)
 
 PREFIX = "TIDEWIRE_"
 MIN_SECRET_BYTES = 32
@@ -278,6 +288,7 @@ class Settings(BaseSettings):
     repair: RepairLimits = RepairLimits()
     compression: Compression = Compression()
     deadlines: Deadlines = Deadlines()
+    rollout: Rollout = Rollout()
     presence: Presence = Presence()
     log: Log = Log()
 

@@ -194,6 +194,18 @@ class Metrics:
             "control_readings", "Times that this node read what it may have missed of the other nodes' words."
         )
 
+        self.reconnects_asked = self._tallies(
+            "reconnects_asked",
+            "Clients told to come back and closed with 1012, by the reason that they were given.",
+            "reason",
+        )
+        _start(self.reconnects_asked, ("shutdown", "age", "rebalance"))
+        self.draining = self._gauge("draining", "1 while this node drains, else 0.")
+        self.drain_left = self._gauge("drain_left", "Connections that a draining node still has; else 0.")
+        self.drain_timeouts = self._counter(
+            "drain_timeouts", "Drains that did not end in time, after which connections were cut."
+        )
+
         self.ready = self._gauge("ready", "1 while this node takes new connections, else 0.")
         self.tasks_died = self._tallies(
             "supervised_task_deaths", "Supervised tasks that ended unasked, by task.", "task"

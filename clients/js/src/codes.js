@@ -13,7 +13,7 @@ export const CLOSE_CODES = Object.freeze({
   1007: Object.freeze({name: "INVALID_UTF8", action: "stop", meaning: "A text frame was not UTF-8."}),
   1009: Object.freeze({name: "TOO_BIG", action: "reconnect", meaning: "A message was larger than limits.message; do not send it again."}),
   1011: Object.freeze({name: "INTERNAL", action: "reconnect", meaning: "A fault in the service."}),
-  1012: Object.freeze({name: "RESTART", action: "reconnect", meaning: "The node restarts; wait for the delay in the reconnect message."}),
+  1012: Object.freeze({name: "RESTART", action: "reconnect", meaning: "The node asks the client to come back, after the delay in the reconnect message."}),
   1013: Object.freeze({name: "OVERLOAD", action: "reconnect", meaning: "The node is over a budget, or cannot check tokens right now."}),
   4400: Object.freeze({name: "BAD_REQUEST", action: "stop", meaning: "The client broke this protocol: its first message was not hello."}),
   4401: Object.freeze({name: "UNAUTHORIZED", action: "refresh", meaning: "The token is invalid, expired or revoked."}),

@@ -1,0 +1,60 @@
+"""The drain: how all connections of a node leave it before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from service.core.limits import Deadlines, Rollout
+from service.realtime.departures import Departures
+from service.realtime.roster import Roster
+from service.telemetry.metrics import Metrics
+
+WINDOW = 0.75
+"""The share of `deadlines.shutdown` that closes are spread over at most; the rest is for goodbyes that take their time."""
+
+_log = structlog.get_logger("drain")
+
+
+class Drain:
+    """Of one node, which lets nobody in any more when it begins."""
+
+    def __init__(
+        self, roster: Roster, departures: Departures, rollout: Rollout, deadlines: Deadlines, metrics: Metrics
+    ) -> None:
+        self._roster = roster
+        self._departures = departures
+        self._rollout = rollout
+        self._deadlines = deadlines
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Has every client told its own time to come back, and closes all evenly.
+
+        Returns when they are gone; those that are not within `deadlines.shutdown` are cut.
+        """
+        self._departures.withdraw()  # whoever would have gone later
+        self._departures.ask(self._roster, over=self._window(len(self._roster)), reason="shutdown")
+        try:
+            async with asyncio.timeout(self._deadlines.shutdown):
+                await self._roster.emptied()
+        except TimeoutError:
+            self._metrics.drain_timeouts.inc()
+            _log.warning("drain timed out", left=len(self._roster))
+            for connection in self._roster:
+                connection.socket.abort()
+
+    def _window(self, count: int) -> float:
+        """Seconds that so many closes are spread over."""
+        wanted, most = count / self._rollout.drain_rate, WINDOW * self._deadlines.shutdown
+        if wanted <= most:
+            return wanted
+        _log.warning(
+            "closing faster than rollout.drain_rate",
+            connections=count,
+            seconds=round(most, 1),
+            per_second=round(count / most, 1),
+            reason=f"at its rate they would need deadlines.shutdown to be {wanted / WINDOW:.0f} s",
+        )
+        return most

@@ -1,0 +1,230 @@
+"""Departures: who is told what and when, and how evenly the clients come back. Time is the test's."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from service.core.identity import anonymous
+from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Rollout, TokenBucket
+from service.core.session import Session
+from service.protocol.close import CloseCode
+from service.realtime.connection import Connection
+from service.realtime.departures import LATEST, NOTICE, SLICE, SOONEST, TICK, Departures
+from service.realtime.drain import Drain
+from service.realtime.frame import Press
+from service.realtime.outbox import Budget
+from service.realtime.roster import Roster
+from service.realtime.socket import Ear
+from service.realtime.surroundings import Surroundings
+from service.realtime.turn import Turn
+from service.telemetry.metrics import Metrics
+from tests.clock import FakeClock
+
+
+class Line:
+    """Stands for a socket; notes when what happened."""
+
+    ear: Ear
+    write: Callable[[bytes], None]
+    close_code = 1006
+    is_paused = False
+    is_held = False
+    heard = True
+    window_bits = 0
+    fd = -1
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.write = self._write
+        self.told: list[tuple[float, dict[str, Any]]] = []
+        self.closed: list[tuple[float, int]] = []
+
+    def _write(self, data: bytes) -> None:
+        assert not self.closed, "nothing follows a close frame"
+        self.told.append((self._clock.monotonic(), json.loads(data[data.index(b"{") :])))
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def ping(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed.append((self._clock.monotonic(), code))
+
+
+class Stage:
+    """Departures, and connections to ask."""
+
+    def __init__(self) -> None:
+        self.clock, self.metrics = FakeClock(), Metrics()
+        self.departures = Departures(self.clock, self.metrics)
+        self._shared = Surroundings(
+            self.clock,
+            self.metrics,
+            Turn(self.clock, lambda callback: self.clock.call_later(0.0, callback)),
+            Press(Compression()),
+            100,
+            limits=OutboxLimits(),
+            budget=Budget(10**6),
+        )
+        self.lines: list[Line] = []
+
+    def connections(self, count: int) -> list[Connection]:
+        return [self._connection(str(number)) for number in range(count)]
+
+    def _connection(self, id: str) -> Connection:
+        line = Line(self.clock)
+        self.lines.append(line)
+        bucket = TokenBucket(Limits().connection_rate, self.clock.monotonic())
+        return Connection(id, line, Session(anonymous("t"), 10), cast(Any, None), bucket, self._shared)
+
+    def asked(self, reason: str) -> float:
+        return self.metrics.registry.get_sample_value("tidewire_reconnects_asked_total", {"reason": reason}) or 0.0
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_each_is_told_once_with_a_delay_of_its_own_and_then_closed(stage: Stage) -> None:
+    assert stage.departures.ask(stage.connections(100), over=10.0, reason="shutdown") == 100
+    stage.clock.advance(10.0 + TICK)
+    delays = []
+    for line in stage.lines:
+        ((told, message),) = line.told
+        ((closed, code),) = line.closed
+        assert code == 1012
+        assert 0 <= closed - told <= NOTICE + TICK
+        assert message["type"] == "reconnect"
+        assert message["reason"] == "shutdown"
+        assert SOONEST <= message["after"] <= LATEST
+        delays.append(message["after"])
+    assert len(set(delays)) == 100
+    assert stage.asked("shutdown") == 100
+
+
+def test_one_by_itself_has_notice(stage: Stage) -> None:
+    stage.departures.ask(stage.connections(1), over=5.0, reason="age")
+    start = stage.clock.monotonic()
+    stage.clock.advance(6.0)
+    (line,) = stage.lines
+    assert line.told[0][0] - start == pytest.approx(5.0 - NOTICE, abs=2 * TICK)
+    assert line.closed[0][0] - start == pytest.approx(5.0, abs=2 * TICK)
+
+
+@pytest.mark.parametrize(("count", "over"), [(12_000, 60.0), (1_000, 60.0), (300, 60.0), (60, 60.0), (5_000, 15.0)])
+def test_clients_come_back_evenly(stage: Stage, count: int, over: float) -> None:
+    """Whether they heed what they are told, or come back as soon as they are closed."""
+    stage.departures.ask(stage.connections(count), over=over, reason="shutdown")
+    stage.clock.advance(over + 1.0)
+    planned = count / over
+    closed = [line.closed[0][0] for line in stage.lines]
+    heeding = [at + line.told[0][1]["after"] for at, line in zip(closed, stage.lines, strict=True)]
+    for arrivals in (closed, heeding):
+        assert max(arrivals) - min(arrivals) >= over - 1.0 - 1.0 / planned, "the whole window is used"
+        for width in (1.0, 5.0) if planned > 10 else (5.0,):  # fewer than that a second come one by one
+            peak = max(Counter(int(at / width) for at in arrivals).values())
+            assert peak <= 1.2 * planned * width + 1
+
+
+@pytest.mark.parametrize("still", [0.5, 3.0, 20.0])
+def test_after_the_loop_has_stood_still_nobody_comes_in_a_heap(stage: Stage, still: float) -> None:
+    count, over = 6_000, 60.0
+    stage.departures.ask(stage.connections(count), over=over, reason="shutdown")
+    stage.clock.advance(10.0)
+    (timer,) = [timer for timer in stage.clock._timers if not timer.cancelled]
+    timer.due += still  # a loop that stands still calls late
+    stage.clock.advance(2 * over)
+    arrivals = [line.closed[0][0] + line.told[0][1]["after"] for line in stage.lines]
+    peak = max(Counter(int(at) for at in arrivals).values())
+    assert peak <= 1.5 * count / over
+    assert max(line.closed[0][0] for line in stage.lines) <= 1000.0 + over + still + 1.0, "and it makes good for it"
+
+
+def test_who_is_asked_already_is_not_asked_again(stage: Stage) -> None:
+    connections = stage.connections(3)
+    assert stage.departures.ask(connections[:2], over=4.0, reason="rebalance") == 2
+    assert stage.departures.ask(connections, over=4.0, reason="age") == 1
+    assert [stage.departures.is_departing(one) for one in connections] == [True] * 3
+    assert len(stage.departures) == 3
+    stage.clock.advance(5.0)
+    assert [line.told[0][1]["reason"] for line in stage.lines] == ["rebalance", "rebalance", "age"]
+    assert [len(line.told) for line in stage.lines] == [1, 1, 1]
+    assert stage.departures.ask(connections, over=4.0, reason="age") == 0, "they are closing"
+
+
+def test_who_has_gone_meanwhile_is_skipped(stage: Stage) -> None:
+    connections = stage.connections(10)
+    stage.departures.ask(connections, over=20.0, reason="rebalance")
+    for one in connections[::2]:
+        one.forget()
+        stage.departures.gone(one)
+    assert len(stage.departures) == 5
+    connections[1].close(CloseCode.FORBIDDEN, "banned")
+    stage.clock.advance(21.0)
+    assert [len(line.told) for line in stage.lines] == [0, 0] + [0, 1] * 4
+    assert [[code for _, code in line.closed] for line in stage.lines] == [[], [4403]] + [[], [1012]] * 4
+    assert stage.asked("rebalance") == 4
+    for one in connections:
+        stage.departures.gone(one)
+    assert len(stage.departures) == 0
+    assert stage.clock.pending == 0, "nothing is left to wait for"
+
+
+def test_what_nobody_has_heard_of_can_be_taken_back(stage: Stage) -> None:
+    connections = stage.connections(10)
+    stage.departures.ask(connections, over=100.0, reason="rebalance")
+    stage.clock.advance(50.0 - NOTICE / 2)
+    stage.departures.withdraw()
+    stay = [one for one in connections if not stage.departures.is_departing(one)]
+    assert stay == connections[5:]
+    stage.clock.advance(200.0)
+    assert [len(line.closed) for line in stage.lines] == [1] * 5 + [0] * 5, "who has been told, goes"
+    assert stage.departures.ask(stay, over=1.0, reason="shutdown") == 5
+    stage.clock.advance(2.0)
+    assert all(line.closed for line in stage.lines)
+
+
+def test_those_who_are_left_can_be_hurried(stage: Stage) -> None:
+    count = 3 * SLICE
+    stage.departures.ask(stage.connections(count), over=100.0, reason="shutdown")
+    stage.clock.advance(10.0)
+    gone = sum(bool(line.closed) for line in stage.lines)
+    assert gone == pytest.approx(count / 10, abs=2)
+    stage.departures.hurry()
+    assert sum(bool(line.closed) for line in stage.lines) == gone + SLICE, "in slices: others want to be served"
+    stage.clock.advance(3 * TICK)
+    assert all(line.closed and line.told for line in stage.lines)
+
+
+def test_there_is_one_timer(stage: Stage) -> None:
+    for _ in range(5):
+        stage.departures.ask(stage.connections(200), over=30.0, reason="age")
+        stage.clock.advance(0.5)
+        assert stage.clock.pending == 1
+    stage.departures.close()
+    assert stage.clock.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "shutdown", "window"),
+    [(10, 200.0, 20.0, 0.05), (3_000, 200.0, 20.0, 15.0), (15_000, 200.0, 120.0, 75.0), (15_000, 100.0, 120.0, 90.0)],
+)
+def test_a_drain_keeps_its_rate_where_there_is_time(
+    stage: Stage, count: int, rate: float, shutdown: float, window: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drain = Drain(
+        Roster(stage.metrics), stage.departures, Rollout(drain_rate=rate), Deadlines(shutdown=shutdown), stage.metrics
+    )
+    assert drain._window(count) == pytest.approx(window)
+    is_hurried = count / rate > window
+    assert ("closing faster than rollout.drain_rate" in capsys.readouterr().out) is is_hurried
