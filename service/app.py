@@ -50,7 +50,7 @@ from service.realtime.control_messages import OWN_CHANNELS
 from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
 from service.telemetry import log
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag, settle_gc
 from service.web import api, header_deadline, native, ops, problem, upgrade
 from service.web.edge import EDGE, NODE, ApiKey, Edge
@@ -305,6 +305,7 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         bound_buffers(listener.sockets, service.node.bounds)
         gc_watch.install()
         loop_lag.start()
+        service.metrics.start_memory.set(resident_memory())
         service.listening = True
         yield listener.sockets[0].getsockname()[1], private.addresses[0][1]
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -60,11 +59,11 @@ class Connection(_Reach):
         "id",
         "is_asked",
         "is_told_of_expiry",
-        "on_close",
         "paused_since",
         "ping_due",
         "seat",
         "session",
+        "since",
         "socket",
         "violations",
     )
@@ -85,12 +84,12 @@ class Connection(_Reach):
         self.violations: tuple[float, ...] = ()
         """When it sent above a rate, lately."""
         self.closing: tuple[CloseCode, str] | None = None
-        self.on_close: Callable[[Connection, CloseCode, str], None] | None = None
-        """Called once, when this side decides to close: leaves the hub."""
         self.is_clear = True
         """Whether what is written goes out at once, behind nothing else."""
         self.paused_since: float | None = None
         """Since when a write waits for the peer."""
+        self.since = 0.0
+        """Monotonic time of its beginning, as coarse as the sweep's looks: all who come between two share the number."""
         self.ping_due = 0.0
         """Monotonic time of the next ping, or of the end if that is not answered."""
         self.is_asked = False
@@ -280,8 +279,7 @@ class Connection(_Reach):
         self.is_clear = False
         if self._drained is not None:
             self._drained.set()
-        if self.on_close is not None:
-            self.on_close(self, code, reason)
+        self._shared.on_close(self, code, reason)
         if self._is_over:
             return
         if self._outbox is None or code is CloseCode.SLOW_CONSUMER:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import nan
 
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
@@ -115,6 +117,7 @@ class Node:
             ports.sender,
             limits=bounds.outbox,
             budget=self.budget,
+            on_close=self._closing,
         )
         self.hub = Hub(self.surroundings)
         self.relay = Relay(
@@ -159,12 +162,14 @@ class Node:
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
-        self.on_closing = self._closing
-        """Called when this side decides to end a connection; one object for all of them."""
         self._greeting: set[asyncio.Timeout] = set()
         self._drain = Drain(self.roster, self.departures, bounds.rollout, bounds.deadlines, metrics)
         metrics.draining.set_function(lambda: float(self.admission.draining))
         metrics.drain_left.set_function(lambda: len(self.roster) if self.admission.draining else 0)
+        metrics.max_connections.set(bounds.limits.connections)
+        metrics.max_outbox_bytes.set(bounds.outbox.node_bytes)
+        for share in (0.5, 0.9, 1.0):
+            metrics.connection_age.labels(quantile=f"{share:g}").set_function(partial(self._age, share))
 
     async def start(self) -> None:
         """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had; then nothing is left running."""
@@ -210,6 +215,11 @@ class Node:
             yield
         finally:
             self._greeting.discard(patience)
+
+    def _age(self, share: float) -> float:
+        """Seconds that this share of the connections have lasted at most; NaN if there are none."""
+        began = self.roster.began(1.0 - share)
+        return nan if began is None else self.clock.monotonic() - began
 
     def _closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
         # No delivery from here on.

@@ -63,6 +63,11 @@ class Roster:
             return ()
         return tuple(there.values()) if isinstance(there, dict) else (there,)
 
+    def began(self, share: float) -> float | None:
+        """When the connection began that this share of all is older than; None if nobody is connected."""
+        there = tuple(self._by_id.values())  # in the order in which they came
+        return there[min(len(there) - 1, int(share * len(there)))].since if there else None
+
     def __len__(self) -> int:
         return len(self._by_id)
 

@@ -45,11 +45,10 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
         socket.abort()
         raise
     serving = Serving(node, connection)
-    connection.on_close = node.on_closing
+    node.sweep.welcome(connection)
     node.roster.add(connection)
     node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
     node.make_room_after(connection)
-    node.sweep.welcome(connection)
     await serving.open(arriving, arrival.channels, rest)
 
 
@@ -215,6 +214,7 @@ class Serving:
             connection.forget()
             node.retire(connection)
             _count_close(node, code)
+            node.metrics.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.since))
 
 
 def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:

@@ -94,7 +94,9 @@ class Subscriptions:
             self._fresh.inc()
             return
         self._metrics.resumes.labels(outcome="gap" if joined.recovered is False else "recovered").inc()
-        self._metrics.resumed_events.inc(len(joined.snapshot.missed))
+        missed = len(joined.snapshot.missed)
+        self._metrics.resumed_events.inc(missed)
+        self._metrics.resume_events.observe(missed)
 
     async def leave(self, connection: Connection, channel: str) -> None:
         """Leaves a channel; harmless if it was not joined."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from service.core.clock import Clock
 from service.core.limits import OutboxLimits
+from service.protocol.close import CloseCode
 from service.realtime.frame import Press
 from service.realtime.outbox import Budget
 from service.realtime.socket import Sender
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.realtime.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +39,5 @@ class Surroundings(Ways):
 
     limits: OutboxLimits
     budget: Budget
+    on_close: Callable[[Connection, CloseCode, str], None]
+    """Called once for each connection that this side decides to close: leaves the hub."""

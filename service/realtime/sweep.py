@@ -52,9 +52,14 @@ class Sweep:
         self._due = 0.0
         """When the next look should be."""
         self._was_late = False
+        self._behind = 0
+        """Connections that are behind, of those looked at in this look."""
+        self._now = clock.monotonic()
+        """Of the last look: one number that all connections that come after it share."""
 
     def start(self) -> None:
         """Begins."""
+        self._now = self._clock.monotonic()
         self._wait()
 
     def _wait(self) -> None:
@@ -67,7 +72,9 @@ class Sweep:
             self._timer.cancel()
 
     def welcome(self, connection: Connection) -> None:
-        """Sets the time of a connection's first ping: not the same for all who have come back together."""
+        """Notes when a connection began, and sets the time of its first ping: not the same for all who have come back
+        together."""
+        connection.since = self._now
         spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
         connection.ping_due = self._clock.monotonic() + self._deadlines.heartbeat * spread
 
@@ -78,7 +85,8 @@ class Sweep:
 
     def _begin(self) -> None:
         # Not twice in a row: a loop that is always late must still cut the dead.
-        now = self._clock.monotonic()
+        now = self._now = self._clock.monotonic()
+        self._behind = 0
         self._was_late = not self._was_late and now > self._due + LATE
         self._tidy(now)
         self._go_on(iter(self._roster))
@@ -93,14 +101,18 @@ class Sweep:
         if looked == SLICE:
             self._timer = self._clock.call_later(0.0, lambda: self._go_on(connections))
         else:
+            self._metrics.connections_behind.set(self._behind)
             self._wait()
 
     def _look(self, connection: Connection, now: float, wall: float) -> None:
         since = connection.paused_since
-        if since is not None and since <= now - self._stall and not self._was_late:
-            self._metrics.limit_hits.labels(limit="stall").inc()
-            connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")
-            return
+        if since is not None:
+            self._behind += 1
+            self._metrics.outbox_depth.observe(connection.waiting)
+            if since <= now - self._stall and not self._was_late:
+                self._metrics.limit_hits.labels(limit="stall").inc()
+                connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")
+                return
         if now >= connection.ping_due:
             self._beat(connection, now)
         expires_at = connection.session.identity.expires_at

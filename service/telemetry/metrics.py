@@ -38,6 +38,10 @@ OTHER: Final = "other"
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PAUSE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_PING = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 12.5)
+_LENGTH = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0)
+_EVENTS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0)
+_DEPTH = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 350.0, 500.0)
 _MEMBERS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0)
 
 _DELIVERIES = ("durable", "latest", "ephemeral")
@@ -61,6 +65,7 @@ _LIMITS = (
     "revocations",
 )
 _FDS = Path("/proc/self/fd")
+_STATM = Path("/proc/self/statm")
 
 Traffic = tuple[Tally, Tally]
 """The counters of messages and of bytes of one event type."""
@@ -78,6 +83,7 @@ class Metrics:
         self._event_types = frozenset(event_types)
 
         self.connections = self._level("connections", "Connections that are authenticated.")
+        self.max_connections = self._gauge("max_connections", "Connections that this node takes at most.")
         self.pending = self._level("pending_connections", "Connections that have not said hello yet.")
         self.connects = self._tallies(
             "connects", "Connections authenticated, by the kind of credentials.", "credentials"
@@ -91,6 +97,21 @@ class Metrics:
         _start(self.token_signatures, ("checked", "remembered"))
         self.refusals = self._tallies("upgrade_refusals", "Upgrades refused, by error code.", "reason")
         self.closes = self._tallies("closes", "Connections closed, by close code.", "code")
+        self.handshake_seconds = self._spread(
+            "handshake_seconds",
+            "Time from the whole request for an upgrade to its 101: waiting for its turn, and every check.",
+            _LATENCY,
+        )
+        self.connection_seconds = self._spread(
+            "connection_seconds", "How long connections lasted that have ended.", _LENGTH
+        )
+        self.connection_age = Gauge(
+            "tidewire_connection_age_seconds",
+            "How long the present connections have lasted: the median (0.5), nine of ten at most (0.9), the oldest (1).",
+            ("quantile",),
+            registry=self.registry,
+        )
+        self.ping_seconds = self._spread("ping_seconds", "Time from a ping to the client's answer.", _PING)
 
         self.messages_in = self._tallies("messages_in", "Messages received from clients, by type.", "type")
         self.messages_out = self._tallies("messages_out", "Messages written to clients, by type.", "type")
@@ -104,6 +125,15 @@ class Metrics:
         self.slow_consumers = self._counter(
             "slow_consumers", "Connections closed because they did not read fast enough."
         )
+        self.connections_behind = self._gauge(
+            "connections_behind", "Connections that have not taken all that they were sent."
+        )
+        self.outbox_depth = self._spread(
+            "outbox_depth_messages",
+            "Messages that wait for one connection that is behind: of each of them, at every look (twice a second).",
+            _DEPTH,
+        )
+        self.max_outbox_bytes = self._gauge("max_outbox_bytes", "Bytes that may wait in all outboxes of this node.")
         self.outbox_messages = self._level("outbox_messages", "Messages waiting in all outboxes of this node.")
         self.outbox_bytes = self._level("outbox_bytes", "Bytes waiting in all outboxes of this node.")
 
@@ -129,6 +159,9 @@ class Metrics:
         self.resumes = self._tallies("resumes", "Subscribes, by what came of the position they gave.", "outcome")
         _start(self.resumes, ("recovered", "gap", "fresh"))
         self.resumed_events = self._counter("resumed_events", "Missed events replayed to resuming clients.")
+        self.resume_events = self._spread(
+            "resume_events", "Missed events replayed to one resuming subscription.", _EVENTS
+        )
         self.interruptions = self._counter(
             "interruptions", "Times that the broker told of events that may not have been delivered to this node."
         )
@@ -168,6 +201,11 @@ class Metrics:
         self.broker_seconds = self._histogram(
             "broker_seconds",
             "Time of a call of the broker with every try that it took, of one call in eight.",
+            _LATENCY,
+        )
+        self.broker_lag = self._spread(
+            "broker_lag_seconds",
+            "Time that the broker takes to answer a ping behind the messages that are on their way to this node.",
             _LATENCY,
         )
         self.broker_queue = self._gauge("broker_queue", "Calls that wait for the broker.")
@@ -213,6 +251,9 @@ class Metrics:
         self.loop_lag = self._histogram("loop_lag_seconds", "How late the event loop calls back.", _LAG)
         self.loop_lag_max = self._gauge("loop_lag_max_seconds", "The event loop's greatest lag in the last 15 seconds.")
         self.gc_pause = self._histogram("gc_pause_seconds", "Time of one garbage collection.", _PAUSE, "generation")
+        self.start_memory = self._gauge(
+            "start_memory_bytes", "Resident memory at the moment at which it began to serve."
+        )
         self.open_fds = self._gauge("open_fds", "File descriptors in use.")
         self.open_fds.set_function(_open_fds)
         self.max_fds = self._gauge("max_fds", "File descriptors that this process may have.")
@@ -281,6 +322,14 @@ class _WithoutCreated:
 def _start(counter: Tallies, values: Iterable[str], *before: str) -> None:
     for value in values:
         counter.labels(*before, value)
+
+
+def resident_memory() -> float:
+    """Bytes of this process that are in memory; NaN where the system does not tell."""
+    try:
+        return float(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        return nan
 
 
 def _open_fds() -> float:

@@ -73,7 +73,7 @@ class Door:
 class Front(asyncio.Protocol):
     """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
 
-    __slots__ = ("_data", "_door", "_is_whole", "transport")
+    __slots__ = ("_data", "_door", "_is_whole", "asked_at", "transport")
 
     ssl_context = None
     """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
@@ -85,6 +85,8 @@ class Front(asyncio.Protocol):
         """What has come: part of a request, then what is behind it while it waits and is checked."""
         self._is_whole = False
         """Whether there is an upgrade."""
+        self.asked_at = 0.0
+        """See Fresh."""
 
     @property
     def peername(self) -> object:
@@ -122,6 +124,7 @@ class Front(asyncio.Protocol):
         self._door.waiting.pop(self, None)
         if end:
             self._is_whole = True
+            self.asked_at = self._door.clock.monotonic()
             self._door.take(self)
         else:
             self._hand_over()

@@ -65,6 +65,10 @@ class _Admitted(Struct, frozen=True):
 class Fresh(Protocol):
     """A connection that has sent its first request, which is still to be answered."""
 
+    @property
+    def asked_at(self) -> float:
+        """Monotonic time at which the whole request was there."""
+
     def give(self) -> tuple[asyncio.Transport | None, bytes]:
         """The connection, which is another's from here on (None if it is lost), and what has come behind the request."""
 
@@ -92,7 +96,7 @@ class Upgrades:
 
     async def _arrive(self, request: web.BaseRequest, fresh: Fresh) -> None:
         try:
-            response = await self.answer(request, fresh.give)
+            response = await self.answer(request, fresh.give, fresh.asked_at)
         except Exception:
             response = fault(request)
         except BaseException:  # the service ends, and there is nobody to answer
@@ -106,9 +110,10 @@ class Upgrades:
                 fresh.abort()
 
     async def answer(
-        self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]]
+        self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]], asked_at: float
     ) -> web.Response | None:
-        """A refusal, or None once the WebSocket is served. `take` gives the transport, and what came behind the request."""
+        """A refusal, or None once the WebSocket is served. `take` gives the transport, and what came behind the request, which
+        was there at `asked_at` (monotonic)."""
         try:
             admitted = await self._admit(request)
         except ServiceError as error:
@@ -132,6 +137,7 @@ class Upgrades:
         if admitted.arrival.identity is None or early:
             websocket.write(head)
             head = b""
+        self._node.metrics.handshake_seconds.observe(max(0.0, self._node.clock.monotonic() - asked_at))
         if early:
             websocket.data_received(early)
         await serve(self._node, websocket, arriving, admitted.arrival, head)
@@ -186,7 +192,7 @@ async def _ws(request: web.Request) -> web.StreamResponse:
         protocol.connection_lost(None)
         return transport, bytes(behind.data)
 
-    return await request.app[UPGRADES].answer(request, take) or TakenOver()
+    return await request.app[UPGRADES].answer(request, take, request.app[NODE].clock.monotonic()) or TakenOver()
 
 
 class _Behind:

@@ -42,9 +42,9 @@ class WebSocket(asyncio.Protocol):
     """Implements realtime.socket.Socket. Answers pings itself; a flood of control frames, above the rate of messages, ends it."""
 
     __slots__ = (
+        "_asked_at",
         "_close_code",
         "_control",
-        "_is_asked",
         "_limit",
         "_pong",
         "_reader",
@@ -74,8 +74,8 @@ class WebSocket(asyncio.Protocol):
         self._reader: FrameReader | None = None
         """Only while part of a frame or of a message has come, or what has come is held back."""
         self._control: TokenBucket | None = None
-        self._is_asked = False
-        """Whether a pong is owed."""
+        self._asked_at: float | None = None
+        """Since when a pong is owed."""
         self._pong: bytes | None = None
         """The payload of the last ping, which could not be answered yet."""
         self._limit: Timer | None = None
@@ -169,8 +169,9 @@ class WebSocket(asyncio.Protocol):
         if opcode == CLOSE:
             self._take_close(payload)
         elif self._state is _State.OPEN:
-            if opcode == PONG and self._is_asked:
-                self._is_asked = False
+            if opcode == PONG and self._asked_at is not None:
+                terms, asked_at, self._asked_at = self._terms, self._asked_at, None
+                terms.metrics.ping_seconds.observe(max(0.0, terms.clock.monotonic() - asked_at))
             elif self._is_flood():
                 self._terms.metrics.rate_limited.labels(scope="connection").inc()
                 # A fault, not a close: the core, which knows of no close, would go on writing behind it.
@@ -231,7 +232,7 @@ class WebSocket(asyncio.Protocol):
     def ping(self) -> None:
         """See Socket."""
         if self._state is _State.OPEN:
-            self._is_asked = True
+            self._asked_at = self._terms.clock.monotonic()
             self.write(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:

@@ -119,11 +119,11 @@ class Stage:
             BATCH,
             limits=self.limits,
             budget=self.budget,
+            on_close=lambda connection, code, reason: self.ends.append(code),
         )
         self.connection = Connection(
             "c", self.socket, Session(Identity("t", "ann"), 10), Given(), TokenBucket(Rate(1, 1), 0.0), shared
         )
-        self.connection.on_close = lambda connection, code, reason: self.ends.append(code)
         self.socket.ear = Listening(self.connection)
 
     def end_turn(self) -> None:

@@ -74,6 +74,7 @@ class Stage:
             100,
             limits=OutboxLimits(),
             budget=Budget(10**6),
+            on_close=lambda connection, code, reason: None,
         )
         self.lines: list[Line] = []
 

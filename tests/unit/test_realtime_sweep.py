@@ -71,6 +71,7 @@ def line(clock: FakeClock) -> Line:
         100,
         limits=OutboxLimits(),
         budget=Budget(10**6),
+        on_close=lambda connection, code, reason: None,
     )
     session = Session(anonymous("t"), 10)
     connection = Connection(

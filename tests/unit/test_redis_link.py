@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.adapters.redis.link import Link, LinkLost, ReplyError
+from tests.harness import eventually
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -55,8 +56,9 @@ def linked(
     ping: float = 60.0,
     silence: float = 180.0,
     timeout: float = 300.0,
+    on_pong: Callable[[float], None] | None = None,
 ) -> tuple[Link, Wire]:
-    link = Link(ping=ping, silence=silence, timeout=timeout, on_push=on_push)
+    link = Link(ping=ping, silence=silence, timeout=timeout, on_push=on_push, on_pong=on_pong)
     return link, Wire(link)
 
 
@@ -204,6 +206,20 @@ async def test_an_error_that_was_taken_in_uses_up_nobodys_turn() -> None:
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_ping_is_timed_until_its_answer_and_a_call_is_not() -> None:
+    took: list[float] = []
+    link, wire = linked(ping=0.02, on_pong=took.append)
+    call = link.call("GET", "a")
+    await eventually(lambda: wire.commands[-1:] == [b"PING"])
+    wire.say(b"+a\r\n")
+    assert await call == b"a"
+    assert took == []
+    asked = asyncio.get_running_loop().time()
+    wire.say(b"+PONG\r\n" * (len(wire.commands) - 1))
+    assert 0 <= took[-1] <= asked - link.turn + 0.02
+    link.abort()
 
 
 async def test_silence_ends_the_link() -> None:

@@ -210,6 +210,15 @@ class TestControlFrames:
         stage.hear(sent(opcode))
         assert len(stage.wire.written) == before
 
+    def test_an_answer_to_a_ping_is_timed_once(self, stage: Stage) -> None:
+        stage.hear(sent(PONG))
+        stage.socket.ping()
+        stage.clock.advance(0.25)
+        stage.hear(sent(PONG) + sent(PONG))
+        [family] = stage.metrics.ping_seconds.collect()
+        figures = {sample.name.rpartition("_")[2]: sample.value for sample in family.samples}
+        assert (figures["count"], figures["sum"]) == (1, 0.25), "what was not asked for is no answer"
+
     def test_they_may_come_at_the_rate_for_ever(self, stage: Stage) -> None:
         for _ in range(5 * BURST):
             stage.hear(sent(PING))

@@ -52,7 +52,7 @@ class NatsBroker:
         self._clock = clock
         self._metrics = metrics
         self.subjects = Subjects(config.prefix)
-        self._link = Link(config, self._restored)
+        self._link = Link(config, self._restored, metrics.broker_lag.observe)
         prefix = config.prefix
         self.stream = Stream(self._link, prefix, self.subjects.kept, (f"{prefix}.e.>", f"{prefix}.live.>"))
         self._sink: EventSink | None = None

@@ -75,13 +75,17 @@ class Link:
     """Subscriptions outlive a connection; calls do not: they fail at once while there is none, and with it when it ends.
 
     `restored` is awaited after each connection but the first, when every subscription is in force again; until it returns
-    `usable` stays False and only calls made by it go out. It is repeated while it raises ServiceError.
+    `usable` stays False and only calls made by it go out. It is repeated while it raises ServiceError. `on_pong` gets the
+    seconds that each ping took, behind all that the server had sent before its answer.
     """
 
-    def __init__(self, config: NatsConfig, restored: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, config: NatsConfig, restored: Callable[[], Awaitable[None]], on_pong: Callable[[float], None]
+    ) -> None:
         self._loop: asyncio.AbstractEventLoop  # from start on, before which nothing is asked of it
         self._config = config
         self._restored = restored
+        self._on_pong = on_pong
         self._task: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._tls: ssl.SSLContext | None = None
@@ -92,7 +96,8 @@ class Link:
         self._next = 1
         self._inbox = f"_INBOX.{config.prefix}.{secrets.token_hex(8)}"
         self._calls: dict[str, _Call] = {}
-        self._pongs: deque[asyncio.Future[None] | None] = deque()
+        self._pongs: deque[asyncio.Future[None] | float] = deque()
+        """Who waits for each pong that is owed; for those of `_beat` when the ping was sent."""
         self._heard = 0.0
         self._beating: asyncio.TimerHandle | None = None
         self.info: Mapping[str, Any] = {}
@@ -332,7 +337,9 @@ class Link:
                 self.send(wire.PONG)
             case wire.Pong():
                 pong = self._pongs.popleft() if self._pongs else None
-                if pong is not None and not pong.done():
+                if isinstance(pong, float):
+                    self._on_pong(self._loop.time() - pong)
+                elif pong is not None and not pong.done():
                     pong.set_result(None)
             case wire.Info():
                 self.info = said.fields
@@ -356,7 +363,7 @@ class Link:
             _log.warning("NATS is silent", seconds=self._config.silence)
             self._writer.transport.abort()  # which ends `_read`
             return
-        self._pongs.append(None)
+        self._pongs.append(self._loop.time())
         self.send(wire.PING)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -378,7 +385,7 @@ class Link:
         calls, self._calls = self._calls, {}
         pongs, self._pongs = self._pongs, deque()
         waiting: list[asyncio.Future[Any]] = [call.future for call in calls.values()]
-        for future in (*waiting, *(pong for pong in pongs if pong is not None)):
+        for future in (*waiting, *(pong for pong in pongs if not isinstance(pong, float))):
             if not future.done():
                 future.set_exception(unavailable(f"the connection to NATS was lost: {reason}"))
 

@@ -34,6 +34,7 @@ class Line:
         on_up: Callable[[Link], Awaitable[None]],
         on_lost: Callable[[], None],
         on_push: Callable[[list[Any]], None] | None = None,
+        on_pong: Callable[[float], None] | None = None,
     ) -> None:
         self._name = name
         self._servers = servers
@@ -42,6 +43,7 @@ class Line:
         self._on_up = on_up
         self._on_lost = on_lost
         self._on_push = on_push
+        self._on_pong = on_pong
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._retired = False
@@ -65,6 +67,7 @@ class Line:
                 silence=self._config.silence,
                 timeout=self._config.timeout,
                 on_push=self._on_push,
+                on_pong=self._on_pong,
             )
             try:
                 place = await self._locate()

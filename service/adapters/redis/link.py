@@ -36,7 +36,8 @@ class LinkLost(ConnectionError):  # noqa: N818  # says what happened, as asyncio
 class Link(asyncio.Protocol):
     """A connection. Ends itself when the server has been silent for too long although it was asked.
 
-    `on_push` gets what nobody asked for: messages of subscribed channels.
+    `on_push` gets what nobody asked for: messages of subscribed channels. `on_pong` gets the seconds that each ping took,
+    behind all that the server had sent before its answer.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Link(asyncio.Protocol):
         silence: float,
         timeout: float,
         on_push: Callable[[list[Any]], None] | None = None,
+        on_pong: Callable[[float], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._ping = ping
         self._silence = silence
         self._timeout = timeout
         self._on_push = on_push
+        self._on_pong = on_pong
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
         self._busy = False
@@ -134,12 +137,18 @@ class Link(asyncio.Protocol):
                         self._loop.call_soon(self._take)
                         return
                 elif expected:
-                    future = expected.popleft()[0]
-                    if future is not None and not future.done():
+                    future, sent = expected.popleft()
+                    if future is None:
+                        self._ponged(sent)
+                    elif not future.done():
                         future.set_result(reply)
         except hiredis.ProtocolError:
             self.fault = "something answers there that does not speak Redis' protocol"
             self.abort()
+
+    def _ponged(self, sent: float) -> None:
+        if self._on_pong is not None:
+            self._on_pong(self._loop.time() - sent)
 
     def _failed(self, error: ReplyError) -> bool:
         """Gives an error to whoever waits for it; False if nobody does and the link ends for it."""

@@ -21,7 +21,7 @@ _log = structlog.get_logger("redis")
 class Shard:
     """The server at a place, or the only one, wherever that is, with its lines kept open.
 
-    `on_message`, `on_interrupted`, `on_dismissed`: see Subscriber; `on_lost(line)` when a line has lost its link.
+    `on_message`, `on_interrupted`, `on_dismissed`, `on_pong`: see Subscriber; `on_lost(line)` when a line has lost its link.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Shard:
         on_message: Callable[[bytes, bytes], None],
         on_interrupted: Callable[[Collection[bytes]], None],
         on_dismissed: Callable[[bytes, str | None], None],
+        on_pong: Callable[[float], None],
         on_lost: Callable[[str], None],
     ) -> None:
         self.place = place
@@ -55,6 +56,7 @@ class Shard:
             on_interrupted=on_interrupted,
             on_lost=lambda: on_lost("messages"),
             on_dismissed=on_dismissed,
+            on_pong=on_pong,
         )
         self.lines = (self.commands, self.subscriber.line)
         """Both."""

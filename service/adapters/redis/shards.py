@@ -164,6 +164,7 @@ class Shards:
             on_message=self._on_message,
             on_interrupted=self._on_interrupted,
             on_dismissed=lambda name, redirection: self._dismissed(place, name, redirection),
+            on_pong=self._metrics.broker_lag.observe,
             on_lost=self._lost,
         )
         return shard

@@ -37,7 +37,8 @@ class Subscriber:
     """Gets every message of the names that are wanted from one server.
 
     `on_message(name, message)`; `on_interrupted(names)` when they are subscribed again after a time in which they were not;
-    `on_dismissed(name, redirection)` when the server gave a subscription up, or refused one: its slot has moved.
+    `on_dismissed(name, redirection)` when the server gave a subscription up, or refused one: its slot has moved;
+    `on_pong`: see Link.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Subscriber:
         on_interrupted: Callable[[Collection[bytes]], None],
         on_lost: Callable[[], None],
         on_dismissed: Callable[[bytes, str | None], None],
+        on_pong: Callable[[float], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._config = config
@@ -71,7 +73,14 @@ class Subscriber:
         self._back: dict[bytes, None] = {}
         """Names whose interruption is over and has not been told yet."""
         self.line = Line(
-            "messages", servers, config, locate=locate, on_up=self._rejoin, on_lost=on_lost, on_push=self._pushed
+            "messages",
+            servers,
+            config,
+            locate=locate,
+            on_up=self._rejoin,
+            on_lost=on_lost,
+            on_push=self._pushed,
+            on_pong=on_pong,
         )
 
     def __len__(self) -> int:

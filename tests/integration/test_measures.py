@@ -1,0 +1,97 @@
+"""What the service measures of connections, resumes and the broker for those who watch it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from service.telemetry.tally import Spread
+from tests.clock import FakeClock
+from tests.harness import DEADLINE, Running, eventually, passes, serving
+from tests.integration.test_slow_consumers import deaf, shout
+from tests.stores.nats_server import NatsServer
+from tests.stores.redis_server import RedisServer
+
+HOUR = 3600.0
+
+
+async def count(server: Running, name: str) -> float:
+    """How many values a histogram has."""
+    return await server.metric(f"{name}_count")
+
+
+def measured(spread: Spread) -> float:
+    """The same, asked without a request."""
+    [family] = spread.collect()
+    return next(sample.value for sample in family.samples if sample.name.endswith("_count"))
+
+
+async def test_a_connection_tells_how_old_it_is_and_in_the_end_how_long_it_lasted() -> None:
+    clock = FakeClock(time.time())
+    async with serving(clock=clock, deadlines={"heartbeat": 2 * HOUR}) as server:
+        assert not await server.metric("connection_age_seconds", quantile="1") > 0, "nobody is there: no number"
+        async with server.client("ann", ttl=9 * HOUR):
+            clock.advance(HOUR)
+            async with server.client("ben", ttl=9 * HOUR):
+                clock.advance(60.0)
+                ages = {q: await server.metric("connection_age_seconds", quantile=q) for q in ("0.5", "0.9", "1")}
+                assert ages["1"] == pytest.approx(HOUR + 60, abs=1)
+                assert ages["0.9"] == ages["1"]
+                assert ages["0.5"] == pytest.approx(60, abs=1)
+            await eventually(lambda: len(server.service.node.roster) == 1)
+            metrics = await server.metrics()
+            assert metrics["tidewire_connection_seconds_count"] == 1
+            assert metrics["tidewire_connection_seconds_sum"] == pytest.approx(60, abs=1)
+
+
+async def test_upgrades_pings_and_capacity_are_measured() -> None:
+    clock = FakeClock(time.time())
+    async with serving(clock=clock, limits={"connections": 70}, outbox={"node_bytes": 1_000_000}) as server:
+        assert await server.metric("max_connections") == 70
+        assert await server.metric("max_outbox_bytes") == 1_000_000
+        assert await server.metric("start_memory_bytes") > 1_000_000
+        async with server.client("ann") as ann:
+            assert await count(server, "handshake_seconds") == 1
+            assert await count(server, "ping_seconds") == 0
+            await passes(clock, 25.0)
+            await ann.silence()  # reads, and so answers the ping
+            await eventually(lambda: measured(server.service.metrics.ping_seconds) == 1)
+
+
+async def test_a_resume_tells_how_much_was_missed() -> None:
+    async with serving() as server:
+        async with server.client("ann") as ann:
+            at = await ann.subscribe("room:1")
+        assert await count(server, "resume_events") == 0, "a first subscribe is no resume"
+        await shout(server, 3)
+        async with server.client("ann") as ann:
+            await ann.subscribe("room:1", since={"epoch": at["epoch"], "offset": at["offset"]})
+        metrics = await server.metrics()
+        assert metrics["tidewire_resume_events_count"] == 1
+        assert metrics["tidewire_resume_events_sum"] == metrics["tidewire_resumed_events_total"] == 3
+
+
+async def test_who_is_behind_is_counted_with_what_waits_for_it() -> None:
+    clock = FakeClock(time.time())
+    async with serving(clock=clock, outbox={"bytes": 1 << 20, "send_buffer": 16_384}) as server:
+        async with deaf(server, "ben", "room:1"):
+            await passes(clock, 1.0)
+            assert await server.metric("connections_behind") == 0
+            await shout(server, 40)
+            await passes(clock, 1.0)
+            metrics = await server.metrics()
+            assert metrics["tidewire_connections_behind"] == 1
+            assert metrics["tidewire_outbox_depth_messages_count"] >= 1
+            assert metrics["tidewire_outbox_depth_messages_sum"] >= metrics["tidewire_outbox_messages"] > 0
+        await server.at_rest()
+        await passes(clock, 1.0)
+        assert await server.metric("connections_behind") == 0
+
+
+@pytest.mark.parametrize("program", [RedisServer, NatsServer], ids=["redis", "nats"])
+async def test_a_broker_shows_how_far_it_lags(program: type[RedisServer | NatsServer]) -> None:
+    async with program() as store, serving(broker_settings={"url": store.url, "ping": 0.05}) as server:
+        lag = server.service.metrics.broker_lag
+        await eventually(lambda: measured(lag) > 2)
+        assert 0 <= await server.metric("broker_lag_seconds_sum") < DEADLINE
