@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 ABNORMAL = 1006
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455; the service does not care whether it is random
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+RETRY_AFTER = re.compile(rb"\r\nretry-after: *([0-9]+)", re.IGNORECASE)
 
 OnText = Callable[[bytes], None]
 OnGone = Callable[[int], None]
@@ -33,6 +35,11 @@ def reader(kind: type[T]) -> Callable[[bytes], Sequence[T]]:
 
 class Refused(Exception):  # noqa: N818  # an answer, not an error of the client
     """The upgrade was answered with something else than 101."""
+
+    def __init__(self, why: str, retry_after: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+        """Seconds that the answer asks to wait."""
 
 
 class Wire(asyncio.Protocol):
@@ -89,7 +96,9 @@ class Wire(asyncio.Protocol):
         head = bytes(self._buffer[:end])
         if not head.startswith(b"HTTP/1.1 101 "):
             if not self.opened.done():
-                self.opened.set_exception(Refused(head.partition(b"\r\n")[0].decode()))
+                asked = RETRY_AFTER.search(head)
+                wait = float(asked[1]) if asked is not None else None
+                self.opened.set_exception(Refused(head.partition(b"\r\n")[0].decode(), wait))
             return False
         assert ACCEPT in head, head
         del self._buffer[: end + 4]

@@ -40,8 +40,8 @@ class CrowdApart:
         self._cast = cast
         self._process: asyncio.subprocess.Process | None = None
 
-    async def come(self, within: float) -> None:
-        """Starts the process, connects everyone and waits until everyone has joined."""
+    async def come(self, within: float, nice: int = 0) -> None:
+        """Starts the process, by so much nicer than this one, connects everyone and waits until everyone has joined."""
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.faults.apart"),
             cwd=CHECKOUT,
@@ -49,6 +49,8 @@ class CrowdApart:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
+        if nice:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, nice)
         await self._ask(self._cast, bool)
         await self._ask(Order("come", seconds=within), bool)
 

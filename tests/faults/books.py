@@ -125,12 +125,24 @@ class CrowdBooks(Struct):
     """`subscribed` that came in place, unasked."""
     told: int = 0
     """Times that `reconnect` came."""
+    tries: list[float] = field(default_factory=list)
+    """When somebody tried to connect."""
     troubles: list[Trouble] = field(default_factory=list)
     presence: dict[str, int] = {}
 
     def seen(self, what: str, since: float = 0.0) -> int:
         """Troubles that begin with these words."""
         return sum(trouble.what.startswith(what) for trouble in self.troubles if trouble.at >= since)
+
+    def peak(self, since: float, until: float, span: float = 1.0) -> float:
+        """Tries to connect a second, in the busiest `span` seconds between two moments."""
+        times = sorted(at for at in self.tries if since <= at < until)
+        first, most = 0, 0
+        for last, at in enumerate(times):
+            while times[first] <= at - span:
+                first += 1
+            most = max(most, last + 1 - first)
+        return most / span
 
     def tally(self, since: float = 0.0) -> dict[str, int]:
         """How often each came."""

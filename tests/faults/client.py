@@ -148,7 +148,7 @@ class Client:
         self._serial = 0
         self._failures = 0
         self._told: float | None = None
-        """The pause that `reconnect` asked for."""
+        """The pause that `reconnect`, or the refusal of an upgrade, asked for."""
         self._pinged = False
 
     # --- the connection -----------------------------------------------------------------------------------------------
@@ -161,10 +161,13 @@ class Client:
     async def connect(self) -> None:
         """Opens a connection to the node whose turn it is, and joins; failing that, tries again later."""
         self.port = self._ports[self._home % len(self._ports)]
+        self._books.tries.append(monotonic())
         try:
             async with asyncio.timeout(CONNECT):
                 wire = await connect(self.port, self._text, self._gone, bearer=self._token)
         except Refused as refusal:
+            if refusal.retry_after is not None:
+                self._told = refusal.retry_after + self._random.random()
             self._failed(f"refused {refusal}")
         except (OSError, TimeoutError) as error:
             self._failed(f"unreachable {type(error).__name__}")

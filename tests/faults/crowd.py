@@ -13,7 +13,7 @@ from tests.faults.books import CrowdBooks, Diary, Key, Top
 from tests.faults.client import Client, Follow
 
 WAVE = 50
-"""Connections that are opened at the same time."""
+"""Connections that are opened at the same time, unless a cast says otherwise."""
 LOOK = 1.0
 """Seconds between two looks for connections that have fallen silent."""
 
@@ -31,6 +31,8 @@ class Cast(msgspec.Struct):
     """Channels that a client is in."""
     homes: list[int] = []
     """The nodes that clients begin at, in turn; empty for all."""
+    wave: int = WAVE
+    """Connections that are opened at the same time."""
 
 
 class Crowd:
@@ -40,6 +42,7 @@ class Crowd:
         tenants, channels = cast.tenants, cast.channels
         homes = cast.homes or range(len(cast.ports))
         self.books = CrowdBooks()
+        self._wave = cast.wave
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self.clients = [
@@ -61,8 +64,8 @@ class Crowd:
         """Connects everyone and waits until everyone has joined."""
         self._sweep()
         async with asyncio.timeout(within):
-            for start in range(0, len(self.clients), WAVE):
-                await asyncio.gather(*(client.connect() for client in self.clients[start : start + WAVE]))
+            for start in range(0, len(self.clients), self._wave):
+                await asyncio.gather(*(client.connect() for client in self.clients[start : start + self._wave]))
             while await self.joined() < len(self.clients):  # noqa: ASYNC110  # the sum of thousands of replies
                 await asyncio.sleep(0.02)
 

@@ -63,7 +63,9 @@ class Stage:
         self.nodes = [Node(f"node-{number}", broker, dict(settings or {})) for number, broker in enumerate(brokers)]
         self.fronts: list[Proxy] = []
         self.ports: list[int] = []
-        """Where clients and publishers connect; shared with them."""
+        """Where clients connect; shared with them."""
+        self.backends: list[int] = self.ports
+        """Where publishers connect; shared with them."""
         self._use_fronts, self._apart, self._traffic = fronts, apart, traffic
         self._clients, self._rate, self._each, self._homes = clients, rate, each, homes
         self._fds: dict[str, int] = {}
@@ -76,15 +78,15 @@ class Stage:
         try:
             for node in self.nodes:
                 self._stack.push_async_callback(node.close)
-            await asyncio.gather(*(node.start() for node in self.nodes))
+            await self._start()
             await self._open_fronts()
-            self._fds = {node.name: node.fds() for node in self.nodes}
+            self._fds = {node.name: node.fds() for node in self.nodes if node.is_running}
             cast = Cast(
                 self.seed, self._clients, list(TENANTS), self.channels, self.ports, self._each, list(self._homes)
             )
             self.crowd = CrowdApart(cast) if self._apart else Crowd(cast)
             self._stack.push_async_callback(self.crowd.leave)
-            self.desk = Desk(self.seed, TENANTS, self.channels, self.ports, self._rate)
+            self.desk = Desk(self.seed, TENANTS, self.channels, self.backends, self._rate)
             self._stack.push_async_callback(self.desk.stop, 0.0)
             self.log = self.desk.log
             await self.crowd.come(COME)
@@ -97,8 +99,11 @@ class Stage:
             raise
         return self
 
+    async def _start(self) -> None:
+        await asyncio.gather(*(node.start() for node in self.nodes))
+
     async def _open_fronts(self) -> None:
-        self.ports = [node.port for node in self.nodes]
+        self.ports[:] = [node.port for node in self.nodes]
         if self._use_fronts:
             for index, node in enumerate(self.nodes):
                 front = Proxy(node.port)
