@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.faults import everything
 from tests.faults.report import table
 from tests.faults.scenario import Scenario, run
+from tests.files import as_many_as_may_be
 
 pytestmark = pytest.mark.faults
 
@@ -18,10 +18,8 @@ SEED = 1
 
 @pytest.fixture(autouse=True)
 def _enough_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with as_many_as_may_be():
+        yield
 
 
 @pytest.mark.parametrize(

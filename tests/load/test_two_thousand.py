@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.files import as_many_as_may_be
 from tests.harness import API_KEY
 from tests.load.server import Server, Usage, serving
 from tests.load.swarm import PATIENCE, Swarm
@@ -35,10 +35,8 @@ use. Over eight rounds it was seen to rise by 1.6 MiB from the second to the las
 
 @pytest.fixture(autouse=True)
 def enough_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with as_many_as_may_be():
+        yield
 
 
 async def publish(server: Server, rooms: list[str]) -> dict[str, int]:
