@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e test-image image bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,9 +37,16 @@ test-chart: ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes
 	@scripts/setup.sh chart
 	CHART_MATRIX=whole $(BIN)/python -m pytest -m chart tests/chart
 
-test-e2e: ## test behind real proxies, set as the chart's presets set them: nginx, HAProxy, Traefik, Envoy (installs what it needs first)
+test-e2e: test-image ## test the image, and behind real proxies, set as the chart's presets set them: nginx, HAProxy, Traefik, Envoy (installs what it needs first)
 	@scripts/setup.sh e2e
-	E2E=whole $(BIN)/python -m pytest tests/e2e
+	E2E=whole $(BIN)/python -m pytest tests/e2e --ignore tests/e2e/test_image.py
+
+test-image: ## build the container image and try it: no root, nothing to write to, no shell (installs what it needs first)
+	@scripts/setup.sh image
+	$(BIN)/python -m pytest -m e2e tests/e2e/test_image.py
+
+image: ## build the container image with docker, podman or buildah; TAG=name SOURCE=address of the repository
+	@SOURCE=$(SOURCE) scripts/image.sh $(TAG)
 
 bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick

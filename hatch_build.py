@@ -1,7 +1,7 @@
 """Compiles service/web/native.c while a wheel or an editable install is built, where that can be done.
 
 Where it can't (no compiler, not Linux) the build goes on: the wheel is a pure one, and the service writes to each connection by
-itself. docs/adr/0019-native-send.md.
+itself. `TIDEWIRE_BUILD_NATIVE=always` makes that an error, `never` makes the pure wheel anywhere. docs/adr/0019-native-send.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+SWITCH = "TIDEWIRE_BUILD_NATIVE"
 SOURCE = Path("service/web/native.c")
 LIBRARY = Path("service/web/_native.so")
 _FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC")
@@ -26,10 +27,20 @@ class NativeBuildHook(BuildHookInterface[Any]):
     """What hatchling calls (`[tool.hatch.build.targets.wheel.hooks.custom]`)."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compiles; `version` is "editable" for an install that runs from the checkout, where the library then lies."""
+        """Compiles; `version` is "editable" for an install that runs from the checkout, where the library then lies.
+
+        Raises RuntimeError where it always has to and cannot.
+        """
         root = Path(self.root)
         (root / LIBRARY).unlink(missing_ok=True)  # one of another source, or for another machine
+        wanted = os.environ.get(SWITCH, "")
+        if wanted not in ("", "always", "never"):
+            raise RuntimeError(f"{SWITCH} is {wanted!r}; it can be 'always' or 'never'")
+        if wanted == "never":
+            return
         fault = build(root)
+        if fault is not None and wanted == "always":
+            raise RuntimeError(f"{SOURCE} is not compiled, and {SWITCH} is {wanted!r}: {fault}")
         if fault is not None:
             self.app.display_warning(f"{SOURCE} is not compiled, so fan-outs will cost more processor time: {fault}")
         elif version != "editable":

@@ -9,6 +9,7 @@
 #   scripts/setup.sh nginx  all of dev, nginx and shellcheck: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart and nginx, HAProxy, Traefik, Envoy, k6
 #   scripts/setup.sh k6     all of dev, k6
+#   scripts/setup.sh image  all of dev, buildah and podman, what makes a base image
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
 set -euo pipefail
@@ -267,6 +268,17 @@ install_haproxy() {
         die "the end-to-end tests need HAProxy (Debian: apt-get install haproxy)"
 }
 
+# What builds and runs the container image. Where IMAGE_BASE names a base that can be had, none is made.
+install_image() {
+    local name
+    for name in buildah podman runc; do
+        command -v $name >/dev/null || apt_install $name ||
+            die "the image is built by buildah and run by podman and runc (Debian: apt-get install buildah podman runc)"
+    done
+    [ -n "${IMAGE_BASE:-}" ] || command -v debootstrap >/dev/null || apt_install debootstrap ||
+        die "a base image is made with debootstrap (Debian: apt-get install debootstrap); or name one as IMAGE_BASE"
+}
+
 case ${1:-} in
     run) install_run ;;
     dev) install_dev ;;
@@ -305,5 +317,9 @@ case ${1:-} in
         install_programs k6
         install_haproxy
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | k6" ;;
+    image)
+        install_dev
+        install_image
+        ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | k6 | image" ;;
 esac

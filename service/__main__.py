@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from service.cli import check, publish, serve, tail, token
+from service.cli import check, health, publish, serve, tail, token
 from service.contract.document import Faults
 
 
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tidewire", description="Real-time events between backends and browsers.")
     parser.add_argument("--version", action="version", version=f"tidewire {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (serve, check, token, publish, tail):
+    for command in (serve, check, health, token, publish, tail):
         command.add(commands)
     return parser
 

@@ -19,6 +19,7 @@ from service.assets import client_folder, demo_folder
 from service.cli.development import Development, development, needs_development
 from service.cli.options import url_of
 from service.cli.token import sign
+from service.contract.document import Fault, Faults
 from service.contract.model import Contract
 from service.settings import Settings
 from service.web import demo as page
@@ -48,11 +49,22 @@ def serve(settings: Settings, contract: Contract, warnings: TextIO) -> int:
     """Runs it until SIGTERM or Ctrl-C."""
     announce: Announce = _say_nothing
     if needs_development(settings):
-        found = development()
+        found = _development()
         settings = found.complete(settings)
         announce = partial(_warn, settings, found, warnings)
     routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user))
     return app.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
+
+
+def _development() -> Development:
+    """This folder's credentials. Raises Faults where they cannot be kept: in an image, say, or in another user's folder."""
+    try:
+        return development()
+    except OSError as error:
+        fault = (
+            f"the demo keeps credentials in the folder {error.filename}: {error.strerror}; start it where you may write"
+        )
+        raise Faults([Fault("settings", None, f"{fault}, or set auth.secret and api.key")]) from None
 
 
 def agent_token(settings: Settings, user: str) -> str:

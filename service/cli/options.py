@@ -54,7 +54,12 @@ def service_url(given: argparse.Namespace) -> str:
     return url_of(settings, settings.port)
 
 
+def reached(host: str) -> str:
+    """The address by which a program on this machine reaches what listens on `host`."""
+    return _LOOPBACK.get(host, host)
+
+
 def url_of(settings: Settings, port: int) -> str:
     """How a program on this machine reaches a service that listens there."""
-    host = _LOOPBACK.get(settings.host, settings.host)
+    host = reached(settings.host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

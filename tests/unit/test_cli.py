@@ -299,6 +299,15 @@ def test_the_demo_with_its_own_secrets_needs_no_others(
     assert not made_credentials()
 
 
+def test_a_demo_that_cannot_keep_its_credentials_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".tidewire").write_text("a file, where the folder has to be")
+    assert main(["serve", "--demo"]) == 1
+    assert capsys.readouterr().err == (
+        "settings: the demo keeps credentials in the folder .tidewire: File exists; start it where you may write, or set "
+        "auth.secret and api.key\n"
+    )
+
+
 def test_the_event_to_paste_passes_the_demo_s_gate() -> None:
     channel, kind, data = demo.SAMPLE
     gate = Gate(load(assets.demo_folder() / "contract.yaml"))
@@ -448,7 +457,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    assert all(f"    {command} " in out for command in ("serve", "check", "token", "publish", "tail"))
+    assert all(f"    {command} " in out for command in ("serve", "check", "health", "token", "publish", "tail"))
 
 
 def test_the_warning_is_a_box() -> None:

@@ -100,6 +100,37 @@ def test_without_a_compiler_the_wheel_is_pure_and_the_build_says_so(
     assert not (tree / PLACE).exists(), "what runs must not be older than its source"
 
 
+def refused(tree: Path, **environment: str) -> str:
+    """What hatchling says when it makes no wheel."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tree.parent / "none")],
+        cwd=tree,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode
+    assert not list((tree.parent / "none").glob("*.whl"))
+    return done.stdout + done.stderr
+
+
+def test_where_the_sender_has_to_be_a_build_without_it_fails(tree: Path) -> None:
+    said = refused(tree, PATH="/nowhere", CC="", TIDEWIRE_BUILD_NATIVE="always")
+    assert "is not compiled, and TIDEWIRE_BUILD_NATIVE is 'always': there is no C compiler" in said
+    assert "TIDEWIRE_BUILD_NATIVE is 'perhaps'; it can be 'always' or 'never'" in refused(
+        tree, TIDEWIRE_BUILD_NATIVE="perhaps"
+    )
+
+
+def test_a_pure_wheel_can_be_asked_for_where_there_is_a_compiler(tree: Path) -> None:
+    wheel, _ = build(tree, TIDEWIRE_BUILD_NATIVE="never")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as content:
+        assert not [name for name in content.namelist() if "_native" in name]
+
+
 @has_compiler
 def test_the_source_distribution_holds_what_a_build_of_it_needs(tree: Path) -> None:
     made, _ = build(tree, "sdist")

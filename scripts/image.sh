@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Builds the image of this checkout with docker, podman or buildah, whichever is here and works.
+#
+#   scripts/image.sh [TAG]     TAG: by default tidewire:VERSION
+#
+# BUILDER names one of the three; PYTHON_IMAGE another base (a release: python:3.13-slim@sha256:…); SOURCE the repository's address, for
+# a label; OPTIONS is handed to the builder as it is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml | head -n 1)
+tag=${1:-tidewire:$version}
+
+works() {
+    case $1 in
+        docker) docker version >/dev/null 2>&1 ;; # there may be a client without a daemon
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+builder=${BUILDER:-}
+for name in docker podman buildah; do
+    [ -n "$builder" ] || ! works "$name" || builder=$name
+done
+case $builder in
+    docker) command=(docker build) ;;
+    # OCI's own format has no place for a health check.
+    podman | buildah) command=("$builder" build --format docker) ;;
+    "")
+        echo "image: needs docker (running), podman or buildah (Debian: apt-get install buildah)" >&2
+        exit 1
+        ;;
+    *)
+        echo "image: BUILDER is '$builder'; it can be docker, podman or buildah" >&2
+        exit 2
+        ;;
+esac
+
+# The time is the commit's and not the clock's: the same commit gives the same labels.
+arguments=(--build-arg "VERSION=$version")
+if commit=$(git rev-parse --verify --quiet HEAD 2>/dev/null); then
+    [ -z "$(git status --porcelain --untracked-files=no)" ] || commit+=-changed
+    arguments+=(--build-arg "REVISION=$commit")
+    arguments+=(--build-arg "CREATED=$(TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ)")
+fi
+[ -z "${SOURCE:-}" ] || arguments+=(--build-arg "SOURCE=$SOURCE")
+[ -z "${PYTHON_IMAGE:-}" ] || arguments+=(--build-arg "PYTHON=$PYTHON_IMAGE")
+
+# shellcheck disable=SC2086  # OPTIONS are several words
+exec "${command[@]}" "${arguments[@]}" --tag "$tag" ${OPTIONS:-} .
