@@ -43,7 +43,7 @@ test-e2e: test-image ## test the image, and behind real proxies, set as the char
 
 test-image: ## build the container image and try it: no root, nothing to write to, no shell (installs what it needs first)
 	@scripts/setup.sh image
-	$(BIN)/python -m pytest -m e2e tests/e2e/test_image.py
+	$(BIN)/python -m pytest -s -m e2e tests/e2e/test_image.py
 
 image: ## build the container image with docker, podman or buildah; TAG=name SOURCE=address of the repository
 	@SOURCE=$(SOURCE) scripts/image.sh $(TAG)
