@@ -20,6 +20,7 @@ from tests.e2e.traefik import Traefik
 from tests.faults.node import Node
 from tests.faults.tokens import token
 from tests.stores.process import HOST
+from tests.wire import ABNORMAL
 
 ENGINES: tuple[type[Engine], ...] = (Nginx, HAProxy, Traefik, Envoy)
 PROTOCOL = "tidewire.v1"
@@ -110,10 +111,14 @@ class Guest:
                         return found
 
     async def gone(self) -> int:
-        """Waits for its end; the close code, 1006 without one."""
+        """Waits for its end; the code of the close frame that came, 1006 without one."""
+        code = ABNORMAL
         while not self.ws.closed:
-            await self.ws.receive()
-        return self.ws.close_code or 1006
+            message = await self.ws.receive()
+            # Not the client's own word: it says 1006 where it could no longer answer.
+            if message.type is aiohttp.WSMsgType.CLOSE:
+                code = int(message.data)
+        return code
 
     async def leave(self) -> None:
         """Ends it."""
