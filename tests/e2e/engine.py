@@ -49,6 +49,10 @@ class Engine(Server):
     async def reload(self) -> None:
         """Makes it take a configuration that has changed, the way its controller does; returns once it has."""
 
+    @abstractmethod
+    async def retire(self) -> None:
+        """Begins its end, the way its pod's end does: what is open may last for a while."""
+
     async def lead(self, front: Front, nodes: Sequence[int]) -> None:
         """The endpoints of a front's Service have changed."""
         front.nodes = list(nodes)

@@ -92,6 +92,10 @@ class HAProxy(Engine):
         self.process.send_signal(signal.SIGUSR2)
         await replaced(before, self.process.pid, "HAProxy has a new worker")
 
+    async def retire(self) -> None:
+        """SIGUSR1, the image's STOPSIGNAL."""
+        self.process.send_signal(signal.SIGUSR1)
+
 
 def _as_installed(_: Front) -> tuple[list[str], list[str]]:
     return [], ["balance roundrobin"]

@@ -79,6 +79,10 @@ class Nginx(Engine):
         self.process.send_signal(signal.SIGHUP)
         await replaced(before, self.process.pid, "nginx has a new worker")
 
+    async def retire(self) -> None:
+        """SIGQUIT, as ingress-nginx's /wait-shutdown and the image's STOPSIGNAL have it."""
+        self.process.send_signal(signal.SIGQUIT)
+
 
 def _as_installed(_: Front) -> tuple[list[str], list[str]]:
     return [], [*_UPGRADE, _APPEND]

@@ -87,7 +87,9 @@ async def test_clients_of_a_drained_node_move_and_lose_nothing(kind: type[Engine
         books = await stage.crowd.seen()
         tally = books.tally(moment)
         closed, told = books.seen("closed 1012", moment), books.told
-        report.expect(closed == told == here, f"of {here} clients {told} were told and {closed} closed with 1012: {tally}")
+        report.expect(
+            closed == told == here, f"of {here} clients {told} were told and {closed} closed with 1012: {tally}"
+        )
         rough = {what for what in tally if what.startswith(("closed", "recovered")) and what != "closed 1012"}
         report.expect(not rough, f"clients saw {tally}")
         print(f"\n{kind.program}: {here} of {CLIENTS} moved in {monotonic() - moment:.1f} s; they saw {tally}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import aiohttp
@@ -34,7 +35,8 @@ class Traefik(Engine):
         entries: dict[str, Any] = {"traefik": {"address": f"{HOST}:{self.port}"}}
         for number, front in enumerate(self.fronts):
             plain = {"readTimeout": f"{AS_INSTALLED}s", "idleTimeout": f"{AS_INSTALLED}s"}
-            transport = {"respondingTimeouts": plain} if front.preset == PLAIN else traefik()["transport"]
+            installed = {"respondingTimeouts": plain, "lifeCycle": {"graceTimeOut": f"{self.linger}s"}}
+            transport = installed if front.preset == PLAIN else traefik()["transport"]
             entries[f"front{number}"] = {"address": f"{HOST}:{front.port}", "transport": transport}
         static = {
             "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
@@ -89,6 +91,10 @@ class Traefik(Engine):
             return await self._ask(f"middlewares/generation{self.generation}@file") is not None
 
         await until(known, "Traefik has read its file")
+
+    async def retire(self) -> None:
+        """SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
 
     async def _leads(self, front: Front) -> bool:
         service = await self._ask(f"services/front{self.fronts.index(front)}@file")
