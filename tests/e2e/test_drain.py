@@ -46,16 +46,17 @@ class Fronted(Stage):
 
     async def _open_fronts(self) -> None:
         await super()._open_fronts()
+        self.backends = list(self.ports)
         [front] = self.engine.fronts
-        front.nodes, front.slots = list(self.desks), list(self.desks)
+        front.nodes, front.slots = list(self.backends), list(self.backends)
         self._stack.callback(self.engine.end)
         await self.engine.start()
-        self.ports = [front.port]
+        self.ports[:] = [front.port]
 
     async def goes(self, number: int) -> int:
         """A pod's end: out of the endpoints, then SIGTERM. Its exit status."""
         [front] = self.engine.fronts
-        await self.engine.lead(front, [port for port in self.desks if port != self.nodes[number].port])
+        await self.engine.lead(front, [port for port in self.backends if port != self.nodes[number].port])
         self.nodes[number].signal(signal.SIGTERM)
         return await self.nodes[number].wait(DRAINED)
 
