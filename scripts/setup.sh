@@ -5,7 +5,7 @@
 #   scripts/setup.sh dev    .venv with the service and the tools
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
 #   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
-#   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources
+#   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
 #   scripts/setup.sh nginx  all of dev, nginx and shellcheck: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart and nginx, HAProxy, Traefik, Envoy, k6
 #   scripts/setup.sh k6     all of dev, k6
@@ -263,6 +263,12 @@ install_programs() {
     echo "$wanted" >"$stamp"
 }
 
+# Its promtool plays the chart's rules; the server itself is asked by the end-to-end tests.
+install_prometheus() {
+    command -v promtool >/dev/null || apt_install_idle prometheus ||
+        say "no promtool: the chart's rules are not played (Debian: apt-get install prometheus)"
+}
+
 install_haproxy() {
     command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || apt_install_idle haproxy ||
         die "the end-to-end tests need HAProxy (Debian: apt-get install haproxy)"
@@ -298,6 +304,7 @@ case ${1:-} in
         install_dev
         install_chart
         install_chart_types
+        install_prometheus
         ;;
     nginx)
         install_dev
@@ -316,6 +323,7 @@ case ${1:-} in
         install_programs proxies
         install_programs k6
         install_haproxy
+        install_prometheus
         ;;
     image)
         install_dev

@@ -161,7 +161,10 @@ GUARDS: dict[str, tuple[Values, str]] = {
         {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
         "would scrape every pod twice: enable one",
     ),
-    "no rules": ({"prometheusRule": {"enabled": True}}, "put yours into prometheusRule.groups"),
+    "an alert that is none": (
+        {"prometheusRule": {"enabled": True, "alerts": {"TidewirePodSkw": {"for": "1h"}}}},
+        "the chart has no alert TidewirePodSkw; it has TidewireAbnormalCloses, ",
+    ),
 }
 
 

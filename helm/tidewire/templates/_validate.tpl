@@ -92,5 +92,8 @@
 
 {{- /* --- monitoring --- */ -}}
 {{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled }}{{ fail "serviceMonitor and podMonitor would scrape every pod twice: enable one" }}{{ end -}}
-{{- if and $v.prometheusRule.enabled (not $v.prometheusRule.groups) (not (.Files.Glob "rules/*.yaml")) }}{{ fail "prometheusRule: this chart brings no rules of its own: put yours into prometheusRule.groups" }}{{ end -}}
+{{- $alerts := include "tidewire.alertNames" . | fromJsonArray -}}
+{{- range $name, $_ := $v.prometheusRule.alerts -}}
+{{- if not (has $name $alerts) }}{{ fail (printf "prometheusRule.alerts: the chart has no alert %s; it has %s" $name (join ", " $alerts)) }}{{ end -}}
+{{- end -}}
 {{- end -}}

@@ -1,0 +1,89 @@
+"""What the chart watches with: its alerts, recording rules and runbooks, and the metrics that their expressions name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from service.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+CHART = ROOT / "helm" / "tidewire"
+RULES = sorted((CHART / "rules").glob("*.yaml"))
+RUNBOOKS = ROOT / "docs" / "runbooks"
+FOREIGN = {
+    "kube_horizontalpodautoscaler_status_current_replicas": "kube-state-metrics",
+    "kube_horizontalpodautoscaler_spec_max_replicas": "kube-state-metrics",
+    "kube_horizontalpodautoscaler_spec_min_replicas": "kube-state-metrics",
+    "kube_pod_container_resource_limits": "kube-state-metrics",
+    "kube_pod_container_status_restarts_total": "kube-state-metrics",
+    "container_memory_working_set_bytes": "cAdvisor",
+    "container_cpu_cfs_throttled_seconds_total": "cAdvisor",
+    "up": "Prometheus",
+}
+"""Metrics of others, by whose they are."""
+COMING = frozenset(
+    (
+        "tidewire_probe_seconds_bucket",
+        "tidewire_probe_seconds_count",
+        "tidewire_probe_failures_total",
+        "tidewire_probe_last_success_timestamp_seconds",
+        "tidewire_rebalance_surplus",
+    )
+)
+"""The probe's, until it is in the service."""
+_NAME = re.compile(r"(?<![\w:$])((?:namespace_job:)?(?:tidewire|process|kube|container)_[a-z0-9_:]+|up)\b(?!\s*=(?!=))")
+_QUOTED = re.compile(r'"[^"]*"')
+_BLOCK = re.compile(r"^```promql\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the chart."""
+
+    name: str
+    expr: str
+    is_alert: bool
+
+
+def groups() -> Iterator[dict[str, Any]]:
+    """Every group of the chart's rules."""
+    for file in RULES:
+        yield from yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+
+
+def rules() -> list[Rule]:
+    """Every rule of the chart."""
+    return [
+        Rule(rule.get("alert") or rule["record"], rule["expr"], "alert" in rule)
+        for group in groups()
+        for rule in group["rules"]
+    ]
+
+
+def runbook_queries(name: str) -> list[str]:
+    """The queries of an alert's runbook."""
+    return _BLOCK.findall((RUNBOOKS / f"{name}.md").read_text(encoding="utf-8"))
+
+
+def names(expr: str) -> set[str]:
+    """The metrics that an expression asks for."""
+    return set(_NAME.findall(_QUOTED.sub('""', expr)))
+
+
+def exported() -> set[str]:
+    """The names of every sample that a node can export, and of every series that the chart records."""
+    found = {rule.name for rule in rules() if not rule.is_alert} | COMING
+    for family in Metrics().registry.collect():
+        suffixes = {
+            "counter": ("_total",),
+            "histogram": ("_bucket", "_count", "_sum"),
+            "info": ("_info",),
+        }.get(family.type, ("",))
+        found |= {family.name + suffix for suffix in suffixes}
+    return found
