@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
-
-from service.cli import check, health, publish, serve, tail, token
-from service.contract.document import Faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, or 1 if it was refused, or 2 if it was misspelt."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    with _ended_by_sigterm() if "serve" in words[:1] else nullcontext():
+        return _run(words)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Until the service has handlers of its own SIGTERM ends this process at once, with status 0: nothing is open yet. Without a
+    handler the kernel would keep the signal from process 1 of a container, which would be killed later."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(words: Sequence[str]) -> int:
+    # Imported only now: loading the code takes a second or two, in which the signal may come.
+    from service.cli import check, health, publish, serve, tail, token
+    from service.contract.document import Faults
+
+    parser = argparse.ArgumentParser(prog="tidewire", description="Real-time events between backends and browsers.")
+    parser.add_argument("--version", action="version", version=f"tidewire {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (serve, check, health, token, publish, tail):
+        command.add(commands)
+    try:
+        given = parser.parse_args(words)
         return int(given.run(given))
     except Faults as faults:
         for fault in faults.faults:
@@ -22,15 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tidewire", description="Real-time events between backends and browsers.")
-    parser.add_argument("--version", action="version", version=f"tidewire {_version()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (serve, check, health, token, publish, tail):
-        command.add(commands)
-    return parser
 
 
 def _version() -> str:

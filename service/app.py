@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
-import structlog
-import uvloop
 from aiohttp import web
 from pydantic import SecretStr
 
@@ -44,23 +40,19 @@ from service.core.caps import CapStore
 from service.core.clock import Clock
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
-from service.errors import ServiceError
 from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.control_messages import OWN_CHANNELS
 from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
-from service.telemetry import log
 from service.telemetry.metrics import Metrics, resident_memory
-from service.telemetry.runtime import GcWatch, LoopLag, settle_gc
-from service.web import api, header_deadline, native, ops, problem, upgrade
+from service.telemetry.runtime import GcWatch, LoopLag
+from service.web import api, header_deadline, native, ops, parting, problem, upgrade
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
 from service.web.listener import bound_buffers
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
-
-_log = structlog.get_logger("app")
 
 
 class Service:
@@ -104,7 +96,8 @@ class Service:
 
     def _public(self, extra_routes: Sequence[web.AbstractRouteDef]) -> web.Application:
         app = web.Application(
-            middlewares=[self.deadline.middleware(), problem.middleware()], client_max_size=api.MAX_BODY
+            middlewares=[self.deadline.middleware(), parting.middleware(self.node), problem.middleware()],
+            client_max_size=api.MAX_BODY,
         )
         app[NODE] = self.node
         app[EDGE] = _edge(self.settings)
@@ -272,7 +265,11 @@ Companion = Callable[[int], AbstractAsyncContextManager[None]]
 
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
-    """Listens on both ports until left, then drains and closes; gives the public and the ops port (useful for 0)."""
+    """Listens on both ports until left, then drains and closes; gives the public and the ops port (useful for 0).
+
+    While it drains, upgrades are refused and everything else is served, on new connections too: a backend's publish must not fail
+    because a proxy has not noticed yet. Workers that share the port leave it to their siblings at once.
+    """
     settings = service.settings
     public = web.AppRunner(
         service.public,
@@ -287,6 +284,7 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
     )
     loop = asyncio.get_running_loop()
     gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, loop)
+    is_shared = settings.workers > 1  # the other workers listen on the same port
     listener: asyncio.Server | None = None
     door: Door | None = None
     try:
@@ -300,8 +298,9 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         door = Door(service.upgrades, server, service.clock)
         service.deadline.start(server, door)
         with _named("host and port", settings.host, settings.port):
-            shared = settings.workers > 1 or None  # the other workers listen on the same port
-            listener = await loop.create_server(door, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared)
+            listener = await loop.create_server(
+                door, settings.host, settings.port, backlog=BACKLOG, reuse_port=is_shared or None
+            )
         bound_buffers(listener.sockets, service.node.bounds)
         gc_watch.install()
         loop_lag.start()
@@ -310,6 +309,9 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         yield listener.sockets[0].getsockname()[1], private.addresses[0][1]
     finally:
         service.node.admission.draining = True  # readiness turns before anything closes
+        if listener is not None and is_shared:
+            listener.close()  # the others take what comes now
+        await service.node.drain()
         service.listening = False
         if listener is not None:
             listener.close()
@@ -331,48 +333,3 @@ def _named(names: str, host: str, port: int) -> Iterator[None]:
         # What asyncio says beyond the system's own words is a repetition of the address.
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(error.errno, f"{reason}: {host} port {port} (settings {names})") from error
-
-
-def serve(service: Service, companion: Companion | None = None) -> int:
-    """Runs until SIGTERM or SIGINT, then drains. Returns the exit status: 0, or 1 if a port or the broker cannot be had."""
-    _raise_file_limit()
-    log.configure(service.settings.log.level, service.settings.log.format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(service, companion))
-
-
-async def _serve(service: Service, companion: Companion | None) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        async with running(service) as (port, ops_port):
-            settle_gc()
-            _log.info(
-                "serving",
-                host=service.settings.host,
-                port=port,
-                ops_port=ops_port,
-                pid=os.getpid(),
-                native_send=service.native_send,
-            )
-            async with companion(port) if companion is not None else nullcontext():
-                await stop.wait()
-            _log.info("draining", connections=len(service.node.roster))
-    except OSError as error:
-        _log.error("cannot listen", reason=str(error))  # the sentence says it all
-        return 1
-    except ServiceError as error:
-        _log.error("cannot start", code=error.code.code, reason=error.message)  # as above
-        return 1
-    _log.info("stopped")
-    return 0
-
-
-def _raise_file_limit() -> None:
-    """containerd gives pods a soft limit of 1024 descriptors; the hard one is what the operator meant."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with suppress(ValueError, OSError):  # an unlimited hard limit may be above what the kernel takes
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

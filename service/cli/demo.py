@@ -14,7 +14,7 @@ from typing import TextIO
 
 import structlog
 
-from service import app
+from service import app, process
 from service.assets import client_folder, demo_folder
 from service.cli.development import Development, development, needs_development
 from service.cli.options import url_of
@@ -53,7 +53,7 @@ def serve(settings: Settings, contract: Contract, warnings: TextIO) -> int:
         settings = found.complete(settings)
         announce = partial(_warn, settings, found, warnings)
     routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user))
-    return app.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
+    return process.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
 
 
 def _development() -> Development:

@@ -49,9 +49,9 @@ def run(given: argparse.Namespace) -> int:
         from service.cli import workers
 
         return workers.serve(settings, contract)
-    from service import app
+    from service import app, process
 
-    return app.serve(app.Service(settings, contract))
+    return process.serve(app.Service(settings, contract))
 
 
 def _as_given(given: argparse.Namespace, found: Faults) -> Faults:

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import structlog
 
-from service import app
+from service import app, process
 from service.contract.document import Fault, Faults
 from service.contract.model import Contract
 from service.core.backoff import Backoff
@@ -93,7 +93,7 @@ def serve(settings: Settings, contract: Contract) -> int:
             held.close()  # the parent's are enough
             ops_port = settings.ops_port + number if settings.ops_port else 0
             own = settings.model_copy(update={"port": port, "ops_port": ops_port})
-            return app.serve(app.Service(own, contract), companion(pulse))
+            return process.serve(app.Service(own, contract), companion(pulse))
 
         gc.collect()
         gc.freeze()  # a worker's collections then do not touch, and so not copy, what it shares with the others
@@ -228,6 +228,8 @@ class Parent:
 
     def _signalled(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            if self._stopping:
+                self._pass_on()  # a worker knows whether it is soon enough to be the same request
             self._stop()
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -350,8 +352,13 @@ class Parent:
         for worker in self._workers:
             worker.deadline = None
             if worker.pid is not None:
-                os.kill(worker.pid, signal.SIGTERM)
                 self._within(worker, self._patience.drain, "it did not end after its drain")
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        for worker in self._workers:
+            if worker.pid is not None:
+                os.kill(worker.pid, signal.SIGTERM)
 
     def _give_up(self, reason: str) -> None:
         _log.error("given up", reason=reason)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
+import aiohttp
 import pytest
 
+from service.app import Service, running
+from service.contract.load import load
 from service.core.eager import begin
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.arriving import Arriving
@@ -16,7 +22,9 @@ from service.realtime.handshake import Arrival, greet
 from service.realtime.serving import Serving, serve
 from service.realtime.socket import Ear
 from service.web.websocket import WebSocket
-from tests.harness import DEADLINE, Client, eventually, serving
+from tests.clock import FakeClock
+from tests.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
+from tests.integration.raw import upgraded
 
 
 async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
@@ -42,6 +50,120 @@ async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
             assert (await response.json(content_type=None))["code"] == "draining"
         async with server.http.get(f"{server.ops_url}/readyz") as response:
             assert response.status == 503
+
+
+@asynccontextmanager
+async def stopping(clock: FakeClock, **groups: Any) -> AsyncIterator[tuple[Running, asyncio.Event, asyncio.Task[None]]]:
+    """A service in the test's time, what stops it, and its life. Requests come on new connections."""
+    service = Service(settings(port=0, ops_port=0, **groups), load(CONTRACT), clock=clock)
+    listening: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def live() -> None:
+        async with running(service) as ports:
+            listening.set_result(ports)
+            await stop.wait()
+
+    life = asyncio.create_task(live())
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
+        port, ops_port = await listening
+        try:
+            yield Running(service, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", http), stop, life
+        finally:
+            stop.set()
+            service.node.hurry()
+            async with asyncio.timeout(DEADLINE):
+                await asyncio.wait([life])
+    await life
+
+
+class TestPublicListener:
+    async def test_stays_open_until_everyone_has_gone_and_refuses_upgrades_alone(self) -> None:
+        clock = FakeClock(time.time())
+        async with stopping(clock, rollout={"drain_rate": 0.5}) as (server, stop, life):
+            clients = [await Client.open(server, f"u{number}") for number in range(3)]
+            for client in clients:
+                await client.subscribe("news:1")
+            stop.set()
+            node = server.service.node
+            await eventually(lambda: node.admission.draining)
+            await passes(clock, 2.0 + BIT)
+            assert await clients[0].closed() == 1012, "the first of three has gone"
+            await eventually(lambda: node.connections == 2)
+
+            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Authorization": f"Bearer {token()}"}
+            for headers in (upgrade, {}):
+                async with server.http.get(f"{server.url}/ws", headers=headers) as response:
+                    assert (response.status, response.content_type) == (503, "application/problem+json")
+                    assert int(response.headers["Retry-After"]) >= 1
+                    assert (await response.json(content_type=None))["code"] == "draining"
+            assert await server.metric("upgrade_refusals_total", reason="draining") == 2
+
+            await server.publish("news:1", {"type": "news.flash", "data": {"text": "still here"}})
+            for client in clients[1:]:
+                assert (await client.expect("news.flash"))["data"] == {"text": "still here"}
+            assert await server.metric("draining") == 1
+            assert await server.metric("drain_left") == 2
+            async with server.http.get(f"{server.ops_url}/readyz") as response:
+                assert response.status == 503
+                assert [reason["code"] for reason in (await response.json())["reasons"]] == ["draining"]
+
+            for client in clients[1:]:
+                await passes(clock, 2.0)
+                assert await client.closed() == 1012
+            async with asyncio.timeout(DEADLINE):
+                await life
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await server.http.get(f"{server.url}/ws")
+
+    async def test_ends_each_http_connection_with_its_next_answer(self) -> None:
+        clock = FakeClock(time.time())
+        async with (
+            stopping(clock, rollout={"drain_rate": 0.5}) as (server, stop, _),
+            server.client(),
+            aiohttp.ClientSession() as pool,
+        ):
+            for is_draining in (False, True):
+                async with pool.get(f"{server.url}/api/v1/channels") as response:
+                    assert response.status == 401
+                    assert response.headers.get("Connection", "").lower() == ("close" if is_draining else "")
+                stop.set()
+                await eventually(lambda: server.service.node.admission.draining)
+
+    async def test_closes_at_once_where_siblings_have_the_port(self) -> None:
+        clock = FakeClock(time.time())
+        async with stopping(clock, workers=2, rollout={"drain_rate": 0.5}) as (server, stop, life):
+            client = await Client.open(server)
+            stop.set()
+            await eventually(lambda: server.service.node.admission.draining)
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await server.http.get(f"{server.url}/ws")
+            await client.silence()
+            assert not life.done()
+            server.service.node.hurry()
+            assert await client.closed() == 1012
+
+
+async def test_a_drain_in_a_hurry_closes_all_at_once() -> None:
+    clock = FakeClock(time.time())
+    async with stopping(clock, rollout={"drain_rate": 0.1}) as (server, stop, life):
+        clients = [await Client.open(server, f"u{number}") for number in range(10)]
+        stop.set()
+        await eventually(lambda: server.service.node.admission.draining)
+        server.service.node.hurry()
+        assert [await client.closed() for client in clients] == [1012] * 10
+        for client in clients:
+            assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
+        async with asyncio.timeout(DEADLINE):
+            await life
+
+
+async def test_who_does_not_go_is_cut_in_the_end() -> None:
+    groups: dict[str, Any] = {"deadlines": {"shutdown": 0.5}, "outbox": {"close_grace": 60.0}}
+    async with serving(**groups) as server, upgraded(server):  # which does not answer a close
+        await server.service.node.drain()
+        await server.at_rest()
+        assert await server.metric("drain_timeouts_total") == 1
 
 
 async def test_who_has_not_said_hello_is_told_too() -> None:

@@ -7,8 +7,7 @@ import json
 import os
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,114 +19,18 @@ import pytest
 from service.app import Service
 from tests.contract.redis_stage import new_prefix
 from tests.harness import API_KEY, CONTRACT, SECRET, Client, Running
+from tests.integration.command import SOON, Command, command, is_alive
 from tests.integration.raw import Raw, connected
 from tests.stores import shared_redis
 from tests.stores.process import HOST, free_port
 
-CHECKOUT = Path(__file__).parents[2]
 FAULTY = Path(__file__).parents[1] / "unit/contracts/five_faults.yaml"
-SOON = 60.0
-"""Seconds that any one step of other processes may take, on a machine where others work too."""
 WORKERS = 3
 CROWD = 60
 """Clients enough for every worker to get some: that one gets none is rarer than 1 in 10 000 000 000."""
+QUICKLY = 20.0
+"""Seconds for a drain that does not wait for its time."""
 LISTENING = "0A"
-
-
-@dataclass
-class Command:
-    """A command in a process of its own, and what it wrote."""
-
-    arguments: tuple[str, ...]
-    settings: Mapping[str, str]
-    log: list[dict[str, Any]] = field(default_factory=list)
-    """Lines that are no JSON have the level `raw`."""
-    _process: asyncio.subprocess.Process | None = None
-    _reader: asyncio.Task[None] | None = None
-    _written: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def start(self) -> None:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("TIDEWIRE_", "PYTHONASYNCIO"))
-        }
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *self.arguments),
-            cwd=CHECKOUT,
-            env={**kept, **{f"TIDEWIRE_{name}": value for name, value in self.settings.items()}},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        self._reader = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        output = self.process.stdout
-        assert output is not None
-        async for line in output:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = {"level": "raw", "event": line.decode(errors="replace").rstrip()}
-            self.log.append(entry)
-            self._written.set()
-
-    @property
-    def process(self) -> asyncio.subprocess.Process:
-        assert self._process is not None
-        return self._process
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def told(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        """The lines that say this."""
-        return [
-            entry
-            for entry in self.log
-            if entry["event"] == event and all(entry.get(name) == value for name, value in fields.items())
-        ]
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Waits until something holds of what it has written."""
-        try:
-            async with asyncio.timeout(SOON):
-                while not holds():
-                    self._written.clear()
-                    await self._written.wait()
-        except TimeoutError:
-            raise AssertionError(f"it did not say so within {SOON:g} s:\n{self.text()}") from None
-
-    async def ended(self) -> int:
-        """Its exit status, once no process is left that could write where it wrote."""
-        assert self._reader is not None
-        async with asyncio.timeout(SOON):
-            status = await self.process.wait()
-            await self._reader
-        return status
-
-    async def end(self) -> None:
-        """Kills what is left of it, also workers whose parent has gone."""
-        if self._process is None:
-            return
-        if self.process.returncode is None:
-            self.process.kill()
-        for pid in {entry["pid"] for entry in self.log if "pid" in entry}:
-            if is_alive(pid) and self.arguments[0] in command_line(pid):
-                os.kill(pid, signal.SIGKILL)
-        await self.ended()
-
-    def text(self) -> str:
-        return "\n".join(json.dumps(entry)[:400] for entry in self.log[-25:])
-
-
-@asynccontextmanager
-async def command(*arguments: str, **settings: str) -> AsyncIterator[Command]:
-    started = Command(arguments, settings)
-    try:
-        await started.start()
-        yield started
-    finally:
-        await started.end()
 
 
 def children(pid: int) -> list[int]:
@@ -139,19 +42,6 @@ def children(pid: int) -> list[int]:
 
 def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
-
-
-def command_line(pid: int) -> list[str]:
-    """The words that it was started with: a number may be another process's by now."""
-    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs: who has ended and is not yet reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 async def seen(holds: Callable[[], bool], what: Callable[[], object]) -> None:
@@ -274,7 +164,7 @@ async def texts(client: Client, count: int) -> list[str]:
     return [(await client.expect("news.flash"))["data"]["text"] for _ in range(count)]
 
 
-async def everyone(awaitables: list[Awaitable[Any]]) -> list[Any]:
+async def everyone(awaitables: Sequence[Awaitable[Any]]) -> list[Any]:
     async with asyncio.timeout(SOON):
         return list(await asyncio.gather(*awaitables))
 
@@ -430,6 +320,18 @@ async def test_a_stop_drains_every_worker(number: signal.Signals) -> None:
         assert not any(map(is_alive, pids.values()))
         assert {entry.get("worker") for entry in there.run.told("stopped")} == {None, *range(WORKERS)}
         assert there.run.told("a worker has ended") == []
+
+
+async def test_a_second_signal_to_the_parent_ends_every_worker_s_drain() -> None:
+    async with machine(ROLLOUT__DRAIN_RATE="0.5", DEADLINES__SHUTDOWN="600") as there:
+        ends = [asyncio.create_task(client.closed()) for client in await there.crowd()]
+        there.run.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SOON):
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)  # after two seconds; all would take forty
+        there.run.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(QUICKLY):
+            assert await there.run.ended() == 0
+        assert await everyone(ends) == [1012] * CROWD
 
 
 async def test_ctrl_c_reaches_all_at_once_and_still_ends_well() -> None:

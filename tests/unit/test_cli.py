@@ -17,7 +17,7 @@ import jwt
 import pytest
 import structlog
 
-from service import app, assets
+from service import app, assets, process
 from service.__main__ import main
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
@@ -53,7 +53,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[app.Service, app.Comp
         calls.append((service, companion))
         return 0
 
-    monkeypatch.setattr(app, "serve", serve)
+    monkeypatch.setattr(process, "serve", serve)
     return calls
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service import app
+from service import process
 from service.__main__ import main
 from service.cli import workers
 from service.contract.document import Faults
@@ -113,7 +113,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(app, "serve", one)
+    monkeypatch.setattr(process, "serve", one)
     monkeypatch.setattr(workers, "serve", several)
     return starts
 

@@ -1,0 +1,114 @@
+"""A process that serves: its signals, its limit of open files, its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from contextlib import nullcontext, suppress
+
+import structlog
+import uvloop
+
+from service.app import Companion, Service, running
+from service.errors import ServiceError
+from service.telemetry import log
+from service.telemetry.runtime import settle_gc
+
+PATIENCE = 1.0
+"""Seconds after the first signal within which another one is the same request: service managers send theirs to every process
+of a group, and the parent of workers passes on its own."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_log = structlog.get_logger("app")
+
+
+def serve(service: Service, companion: Companion | None = None) -> int:
+    """Runs until SIGTERM or SIGINT, then drains; a second one, a second later or more, ends the drain at once.
+
+    Returns the exit status: 0, also if the signal came before the service listened; 1 if a port or the broker cannot be had.
+    """
+    _raise_file_limit()
+    log.configure(service.settings.log.level, service.settings.log.format)
+    before = [signal.getsignal(number) for number in _SIGNALS]
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(service, companion))
+    finally:
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler)  # the loop has left the system's, which would make a late signal a failure
+
+
+class _Stop:
+    """What signals ask for: the end of the start, or a drain, and then that it be quick."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._starting = asyncio.current_task()
+        self._asked_at: float | None = None
+        self._asked = asyncio.Event()
+        for number in _SIGNALS:
+            self._loop.add_signal_handler(number, self._ask)
+
+    def _ask(self) -> None:
+        now = self._loop.time()
+        if self._asked_at is None:
+            self._asked_at = now
+            self._asked.set()
+            if self._starting is not None:
+                self._starting.cancel()
+        elif now - self._asked_at >= PATIENCE:
+            self._service.node.hurry()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there has been a signal."""
+        return self._asked.is_set()
+
+    def started(self) -> None:
+        """From now on there is something to drain."""
+        self._starting = None
+
+    async def asked(self) -> None:
+        """Waits for a signal."""
+        await self._asked.wait()
+
+
+async def _serve(service: Service, companion: Companion | None) -> int:
+    stop = _Stop(service)
+    try:
+        async with running(service) as (port, ops_port):
+            stop.started()
+            settle_gc()
+            _log.info(
+                "serving",
+                host=service.settings.host,
+                port=port,
+                ops_port=ops_port,
+                pid=os.getpid(),
+                native_send=service.native_send,
+            )
+            async with companion(port) if companion is not None else nullcontext():
+                await stop.asked()
+            _log.info("draining", connections=service.node.connections)
+    except asyncio.CancelledError:
+        if not stop.is_asked:
+            raise
+    except OSError as error:
+        _log.error("cannot listen", reason=str(error))  # the sentence says it all
+        return 1
+    except ServiceError as error:
+        _log.error("cannot start", code=error.code.code, reason=error.message)  # as above
+        return 1
+    _log.info("stopped")
+    return 0
+
+
+def _raise_file_limit() -> None:
+    """containerd gives pods a soft limit of 1024 descriptors; the hard one is what the operator meant."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with suppress(ValueError, OSError):  # an unlimited hard limit may be above what the kernel takes
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

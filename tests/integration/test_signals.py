@@ -1,0 +1,118 @@
+"""SIGTERM and SIGINT to a process that serves, from its first moment on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+import pytest
+
+from service.app import Service
+from tests.harness import API_KEY, CONTRACT, SECRET, Client, Running
+from tests.integration.command import SOON, Command, command
+from tests.stores.process import HOST
+
+SETTINGS = {
+    "AUTH__SECRET": SECRET,
+    "API__KEY": API_KEY,
+    "CONTRACT": str(CONTRACT),
+    "LOG__FORMAT": "json",
+    "OPS_PORT": "0",
+    "PORT": "0",
+}
+QUICKLY = 10.0
+"""Seconds for an end that waits for nobody, on a busy machine; far less than what would be waited for."""
+
+
+async def ended_quickly(run: Command) -> int:
+    try:
+        async with asyncio.timeout(QUICKLY):
+            return await run.ended()
+    except TimeoutError:
+        raise AssertionError(f"it runs on:\n{run.text()}") from None
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Accepts connections and says nothing: its port, and whether somebody has come."""
+    come, over = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        come.set()
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(accept, HOST, 0)
+    try:
+        yield server.sockets[0].getsockname()[1], come
+    finally:
+        over.set()
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("scheme", ["redis", "nats"])
+async def test_a_start_that_waits_for_its_broker_ends_at_once(scheme: str, number: signal.Signals) -> None:
+    async with (
+        silent_server() as (port, come),
+        command(
+            "service", "serve", **SETTINGS, BROKER__URL=f"{scheme}://{HOST}:{port}", BROKER__UNREADY_AFTER="600"
+        ) as run,
+    ):
+        async with asyncio.timeout(SOON):
+            await come.wait()
+        run.process.send_signal(number)
+        assert await ended_quickly(run) == 0, run.text()
+        assert run.told("serving") == []
+        assert [entry["event"] for entry in run.log if entry["level"] not in ("info", "warning")] == [], run.text()
+        assert len(run.told("stopped")) == 1
+
+
+async def test_sigterm_is_heard_before_the_settings_are_read(tmp_path: Path) -> None:
+    """Process 1 of a container would not hear it otherwise: the kernel keeps signals without a handler from it."""
+    settings = tmp_path / "settings.yaml"
+    os.mkfifo(settings)
+    async with command("service", "serve", "--config", str(settings)) as run:
+        async with asyncio.timeout(SOON):
+            pipe = await asyncio.to_thread(os.open, settings, os.O_WRONLY)  # as soon as it is read from
+        try:
+            run.process.send_signal(signal.SIGTERM)
+            assert await ended_quickly(run) == 0
+        finally:
+            os.close(pipe)
+        assert run.log == []
+
+
+@asynccontextmanager
+async def slow_to_go(**others: str) -> AsyncIterator[tuple[Command, list[Client]]]:
+    """A service whose drain would take a minute, and its clients."""
+    settings = {**SETTINGS, "ROLLOUT__DRAIN_RATE": "0.5", "DEADLINES__SHUTDOWN": "600"} | others
+    async with command("service", "serve", **settings) as run, aiohttp.ClientSession() as http:
+        await run.until(lambda: bool(run.told("serving")))
+        url = f"http://{HOST}:{run.told('serving')[0]['port']}"
+        server = Running(cast(Service, None), url, "", http)
+        yield run, [await Client.open(server, f"u{number}") for number in range(30)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_a_drain_at_once(number: signal.Signals) -> None:
+    async with slow_to_go() as (run, clients):
+        ends = [asyncio.create_task(client.closed()) for client in clients]
+        run.process.send_signal(number)
+        run.process.send_signal(signal.SIGTERM)  # at the same time: as a service manager and a parent do it
+        async with asyncio.timeout(SOON):
+            await ends[0]
+        assert not any(end.done() for end in ends[2:]), "the first goes after two seconds, the last after a minute"
+        run.process.send_signal(number)
+        assert await ended_quickly(run) == 0
+        async with asyncio.timeout(SOON):
+            assert await asyncio.gather(*ends) == [1012] * len(clients)
+        for client in clients:
+            assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
