@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e test-image image bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e test-image image loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ test-image: ## build the container image and try it: no root, nothing to write t
 
 image: ## build the container image with docker, podman or buildah; TAG=name SOURCE=address of the repository
 	@SOURCE=$(SOURCE) scripts/image.sh $(TAG)
+
+loadtest: ## load a running service with k6 (installs it first); URL=ws://…/ws CLIENTS=n RATE=n HOLD=seconds … (k8s/README.md)
+	@scripts/setup.sh k6
+	@scripts/loadtest.sh
 
 bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick
