@@ -1,4 +1,4 @@
-"""The controllers' own settings, as k8s/controllers has them."""
+"""The controllers' own settings, as k8s/controllers has them, in the words of the proxies."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ CONTROLLERS = ROOT / "k8s" / "controllers"
 
 
 @cache
-def _read(name: str) -> Any:
+def read(name: str) -> Any:
+    """The one document of a file."""
     return yaml.safe_load((CONTROLLERS / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def haproxytech() -> dict[str, str]:
     """The data of the controller's ConfigMap."""
-    found: dict[str, str] = _read("haproxytech")["data"]
+    found: dict[str, str] = read("haproxytech")["data"]
     return found
 
 
 def traefik() -> dict[str, Any]:
     """What stands below an entry point of its static configuration."""
-    entry: dict[str, Any] = _read("traefik")["ports"]["websecure"]
+    entry: dict[str, Any] = read("traefik")["ports"]["websecure"]
     return entry
