@@ -157,6 +157,10 @@ class Rollout:
     drain_rate: PerSecond = 200.0
     """Connections closed a second when this node shuts down, evenly, so that the other nodes get as many back; more where
     three quarters of `deadlines.shutdown` are too short for that."""
+    accept_rate: Rate = Rate(per_second=1_000, burst=1_000)
+    """Upgrades that this node accepts; the others are refused with 503, each with a moment of its own to come back. Less than
+    half of what a core can do: a crowd must not slow down those who are connected. `burst` should be a second's worth or more,
+    as crowds come back at whole seconds."""
 
 
 class TokenBucket:
@@ -180,6 +184,10 @@ class TokenBucket:
         if cost > self._rate.burst:
             return inf
         return (cost - tokens) / self._rate.per_second
+
+    def give_back(self) -> None:
+        """Puts one back that was taken for nothing."""
+        self._tokens = min(self._rate.burst, self._tokens + 1.0)
 
     def is_full(self, now: float) -> bool:
         """Whether it is as good as a new one."""

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from service.core.clock import Clock
 from service.core.identity import Identity
-from service.core.limits import KeyedBuckets, Limits
+from service.core.limits import KeyedBuckets, Limits, Rollout
+from service.core.turnstile import Turnstile
 from service.errors import ErrorCode, ServiceError
 from service.realtime.caps import Caps
 from service.realtime.connection import Connection
@@ -66,7 +67,7 @@ class Admission:
     """Caps and rates of this node. A `network` is what `network_of` makes of a client's address; `caps` counts by tenant and
     user, on all nodes."""
 
-    def __init__(self, limits: Limits, caps: Caps, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, rollout: Rollout, caps: Caps, clock: Clock, metrics: Metrics) -> None:
         self._limits = limits
         self.caps = caps
         self._clock = clock
@@ -77,6 +78,7 @@ class Admission:
         self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
         self._users = KeyedBuckets(limits.user_rate, limits.tracked)
         self._ips = KeyedBuckets(limits.ip_rate, limits.tracked)
+        self._turnstile = Turnstile(rollout.accept_rate, clock.monotonic())
         self._tenants = KeyedBuckets(limits.tenant_rate, limits.tracked)
         self.draining = False
 
@@ -99,6 +101,23 @@ class Admission:
         self._cap("connections", self._total, self._limits.connections)
         self._cap("pending", self._pending, self._limits.pending)
         self._cap("connections_per_ip", self._per_ip[network], self._limits.connections_per_ip)
+
+    def enter(self, *, is_upgrade: bool, is_browser: bool) -> None:
+        """Counts an upgrade that is about to be accepted; a plain request only asks. Raises ServiceError(OVERLOADED), with a
+        moment of its own to come back, if too many have been accepted lately."""
+        # A browser cannot read why its upgrade was refused, and its page asks again: the two get one place between them.
+        share = 0.5 if is_browser or not is_upgrade else 1.0
+        now = self._clock.monotonic()
+        wait = self._turnstile.enter(now, share) if is_upgrade else self._turnstile.look(now, share)
+        if wait:
+            self._metrics.limit_hits.labels(limit="accept_rate").inc()
+            raise ServiceError(
+                ErrorCode.OVERLOADED, "this node accepts no more connections at the moment", retry_after=round(wait, 3)
+            )
+
+    def leave(self) -> None:
+        """Takes back that an upgrade has entered: it was refused for something else."""
+        self._turnstile.leave()
 
     def take_seat(self, network: str) -> Seat:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""

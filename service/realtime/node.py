@@ -104,7 +104,7 @@ class Node:
         self.supervisor = Supervisor(metrics)
         self.budget = Budget(bounds.outbox.node_bytes)
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
-        self.admission = Admission(bounds.limits, self.caps, ports.clock, metrics)
+        self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
         self.departures = Departures(ports.clock, metrics)
         self.sweep = Sweep(self.roster, bounds.deadlines, bounds.outbox, ports.clock, metrics, tidy=self.admission.tidy)

@@ -63,6 +63,7 @@ _LIMITS = (
     "heartbeat",
     "broker_queue",
     "revocations",
+    "accept_rate",
 )
 _FDS = Path("/proc/self/fd")
 _STATM = Path("/proc/self/statm")

@@ -148,7 +148,11 @@ class Upgrades:
         node, edge = self._node, self._edge
         seat = node.admission.take_seat(_check_arrival(request, node, edge))
         # It is counted before anything is awaited, so that no crowd slips through.
+        has_entered = False
         try:
+            _check_version(request)
+            check_origin(request, edge)
+            has_entered = _enter(request, node)
             arrival = await _check(request, node, edge, seat)
             if not is_upgrade(request.headers):
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
@@ -156,6 +160,8 @@ class Upgrades:
             agreement = self._agree(request)
             await _use_ticket(request, node, arrival)
         except BaseException:
+            if has_entered:
+                node.admission.leave()
             seat.release()
             raise
         return _Admitted(arrival, _head(key, agreement), agreement.window_bits if agreement is not None else 0)
@@ -253,9 +259,15 @@ def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
     return network
 
 
+def _enter(request: web.BaseRequest, node: Node) -> bool:
+    """Whether a turn was taken. Comes before what costs something, and after all that one address can be refused for: it must
+    not take everybody's turn."""
+    upgrades = is_upgrade(request.headers)
+    node.admission.enter(is_upgrade=upgrades, is_browser=hdrs.ORIGIN in request.headers)
+    return upgrades
+
+
 async def _check(request: web.BaseRequest, node: Node, edge: Edge, seat: Seat) -> Arrival:
-    _check_version(request)
-    check_origin(request, edge)
     found = await _identify(request, node, edge)
     if found.identity is not None:
         await seat.identify(found.identity)

@@ -43,8 +43,11 @@ _BUCKET = re.compile(r'loop_lag_seconds_bucket\{le="([^"]+)"\}')
 def environment(broker: str, port: int, ops_port: int, **settings: str) -> dict[str, str]:
     """The node's settings. Everyone comes from one machine and at once, so the caps are wide."""
     rates = {
-        f"LIMITS__{name}__{part}": value
-        for name in ("CONNECTION_RATE", "USER_RATE", "IP_RATE", "TENANT_RATE", "CONNECT_RATE_PER_IP")
+        f"{name}__{part}": value
+        for name in (
+            *("LIMITS__CONNECTION_RATE", "LIMITS__USER_RATE", "LIMITS__IP_RATE", "LIMITS__TENANT_RATE"),
+            *("LIMITS__CONNECT_RATE_PER_IP", "ROLLOUT__ACCEPT_RATE"),
+        )
         for part, value in _PLENTY.items()
     }
     mine = {

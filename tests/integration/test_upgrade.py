@@ -23,6 +23,7 @@ class Fault:
     code: str
     retryable: bool = False
     limits: dict[str, Any] = field(default_factory=dict)
+    rollout: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str | None] = field(default_factory=dict)
     query: str = ""
     draining: bool = False
@@ -40,6 +41,9 @@ FAULTS = {
     "address full": Fault(429, "too_many_connections", retryable=True, limits={"connections_per_ip": 1}),
     "subprotocol": Fault(400, "unsupported_version", headers={"Sec-WebSocket-Protocol": "tidewire.v2, chat"}),
     "origin": Fault(403, "origin_refused", headers={"Origin": "https://evil.example"}),
+    "accepted too many": Fault(
+        503, "overloaded", retryable=True, rollout={"accept_rate": {"per_second": 0.001, "burst": 1}}
+    ),
     "token": Fault(401, "invalid_token", headers={"Authorization": "Bearer x.y.z"}),
     "tenant full": Fault(429, "too_many_connections", retryable=True, limits={"connections_per_tenant": 1}),
     "user full": Fault(429, "too_many_connections", retryable=True, limits={"connections_per_user": 1}),
@@ -59,12 +63,14 @@ SCOPES = {
 async def faulty(*faults: Fault) -> AsyncIterator[tuple[Running, str, dict[str, str | None]]]:
     """A service on which a request (its target and headers) has all these faults, the first one's where two exclude another."""
     limits: dict[str, Any] = {}
+    rollout: dict[str, Any] = {}
     headers: dict[str, str | None] = {}
     for fault in reversed(faults):
         limits |= fault.limits
+        rollout |= fault.rollout
         headers |= fault.headers
     query = next((fault.query for fault in faults if fault.query), "")
-    async with serving(limits=limits) as server, upgraded(server, "ann"):
+    async with serving(limits=limits, rollout=rollout) as server, upgraded(server, "ann"):
         node = server.service.node
         node.admission.draining = any(fault.draining for fault in faults)
         if any(fault.full for fault in faults):
@@ -92,6 +98,9 @@ async def test_each_check_answers_with_its_problem(name: str, upgrade: bool) -> 
             assert await server.metric("limit_hits_total", limit=SCOPES[name]) == 1
         if name == "outboxes full":
             assert await server.metric("limit_hits_total", limit="outbox_node") == 1
+        if name == "accepted too many":
+            assert await server.metric("limit_hits_total", limit="accept_rate") == 1
+            assert 0 < problem["details"]["retry_after"] <= int(answer.headers["retry-after"]) <= 60
         if name == "asked too often":
             assert await server.metric("rate_limited_total", scope="connect") == 1
         assert await server.metric("upgrade_refusals_total", reason=fault.code) == 1

@@ -36,6 +36,7 @@ CONFIG = {
     "api": {"key": API_KEY},
     # Everyone comes from one machine and at once; the caps are another test's business.
     "limits": {"connect_rate_per_ip": PLENTY, "ip_rate": PLENTY, "connections_per_ip": 10_000, "pending": 10_000},
+    "rollout": {"accept_rate": PLENTY},
     "deadlines": {"presence_leave": 0.2},
     "log": {"level": "info", "format": "json"},
 }

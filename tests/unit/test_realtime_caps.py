@@ -9,7 +9,7 @@ import pytest
 
 from service.core.caps import Claim, Holder, Step
 from service.core.identity import Identity, anonymous
-from service.core.limits import Limits
+from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission import Admission, Seat
 from service.realtime.caps import GATHERING, RENEWAL, RETRY, Caps
@@ -58,7 +58,7 @@ class Stage:
         self.clock, self.store, self.metrics = FakeClock(), Store(), Metrics()
         self.supervisor = Supervisor(self.metrics)
         self.caps = Caps(self.store, limits, self.clock, self.supervisor, self.metrics)
-        self.admission = Admission(limits, self.caps, self.clock, self.metrics)
+        self.admission = Admission(limits, Rollout(), self.caps, self.clock, self.metrics)
         self.caps.start()
 
     async def enter(self, identity: Identity) -> Seat:

@@ -89,9 +89,14 @@ class Tidewire(Peer):
             "auth": {"secret": _SECRET},
             "limits": {**dict.fromkeys(rates, _PLENTY), **dict.fromkeys(counts, _MANY)},
             "deadlines": {"heartbeat": case.ping},
+            **({"rollout": {"accept_rate": _PLENTY}} if self._bounds_upgrades() else {}),
             "log": {"level": "warning", "format": "json"},
             **({"compression": {"enabled": True}} if case.deflate else {}),
         }
+
+    def _bounds_upgrades(self) -> bool:
+        """Whether the checkout, which may be an older one, knows that setting."""
+        return "accept_rate" in (self._checkout / "service/core/limits.py").read_text()
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
         """The checkout is the working directory: that is where `-m` looks first."""

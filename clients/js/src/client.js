@@ -45,6 +45,8 @@ import { TokenSource } from './token.js';
 
 /** A connection that lasted this long (ms) was a good one: the next failure starts with the shortest backoff again. */
 const STABLE = 10_000;
+/** Added at most (ms) to the whole seconds of a Retry-After. */
+const JITTER = 1_000;
 
 /**
  * A client of one Tidewire service. It keeps one connection, comes back after faults, and resumes every subscription where
@@ -303,7 +305,7 @@ export class Tidewire {
    */
   async #ended({ code, reason, opened }, address) {
     const step = this.#next();
-    const told = this.#told;
+    const asked = this.#told;
     this.#link = undefined;
     this.#requests.interrupted(code === 1009);
     for (const subscription of this.#subscriptions.values()) subscription.interrupted();
@@ -315,7 +317,7 @@ export class Tidewire {
     }
     if (opened) {
       const { action, name } = CLOSE_CODES[code] ?? { action: 'reconnect', name: `CLOSE_${code}` };
-      this.#act(action, name === 'ABNORMAL' && reason ? reason : name, code, told);
+      this.#act(action, name === 'ABNORMAL' && reason ? reason : name, code, asked);
       return;
     }
     this.#probing = new AbortController();
@@ -323,7 +325,9 @@ export class Tidewire {
     deadline.start(this.#options.connectTimeout, () => this.#probing?.abort());
     const verdict = await probe(address, this.#options.fetch, this.#probing.signal);
     deadline.stop();
-    if (step === this.#step) this.#act(verdict.action, verdict.reason, undefined, verdict.after);
+    // The service tells whole seconds: without more, all those who were told the same one would come at once.
+    const told = verdict.after === undefined ? undefined : verdict.after + this.#options.random() * JITTER;
+    if (step === this.#step) this.#act(verdict.action, verdict.reason, undefined, told);
   }
 
   /**

@@ -206,8 +206,8 @@ test('offline drops at once, online reconnects at once', async (t) => {
 const refusals = /** @type {const} */ ([
   [426, 'upgrade_required', 'waiting', 250],
   [500, 'internal', 'waiting', 250],
-  [503, 'draining', 'waiting', 7_000],
-  [429, 'rate_limited', 'waiting', 7_000],
+  [503, 'draining', 'waiting', 7_500],
+  [429, 'rate_limited', 'waiting', 7_500],
   [403, 'origin_refused', 'closed', undefined],
   [400, 'unsupported_version', 'closed', undefined],
   [404, 'unknown_channel', 'closed', undefined],

@@ -1,0 +1,129 @@
+"""How many upgrades a node accepts a second, who is counted, and how a crowd comes in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.clock import FakeClock
+from tests.harness import DEADLINE, Running, serving, token
+from tests.integration.raw import HANDSHAKE, Answer, ask, connected, upgraded
+
+
+def accepting(burst: int, per_second: float = 0.01) -> dict[str, Any]:
+    return {"accept_rate": {"per_second": per_second, "burst": burst}}
+
+
+def bearer(user: str = "ann") -> dict[str, str | None]:
+    return {"Authorization": f"Bearer {token(user)}"}
+
+
+def statuses(answers: Iterable[Answer]) -> list[int]:
+    return [answer.status for answer in answers]
+
+
+async def test_one_more_is_told_when_to_come_back() -> None:
+    clock = FakeClock(time.time())
+    async with (
+        serving(clock=clock, rollout=accepting(2, 0.5)) as server,
+        upgraded(server, "ann"),
+        upgraded(server, "ben"),
+    ):
+        refused = [await ask(server, "/ws", bearer()) for _ in range(3)]
+        assert statuses(refused) == [503] * 3
+        assert [answer.code for answer in refused] == ["overloaded"] * 3
+        assert [answer.problem["details"]["retry_after"] for answer in refused] == [2.0, 4.0, 6.0]
+        assert [answer.headers["retry-after"] for answer in refused] == ["2", "4", "6"]
+        assert all(answer.problem["retryable"] for answer in refused)
+        assert await server.metric("limit_hits_total", limit="accept_rate") == 3
+        assert await server.metric("upgrade_refusals_total", reason="overloaded") == 3
+        clock.advance(2.0)
+        async with upgraded(server, "cid"):
+            assert await server.metric("connections") == 3
+
+
+async def test_a_plain_request_takes_nothing_and_is_answered_the_same() -> None:
+    async with serving(rollout=accepting(1)) as server:
+        for _ in range(5):
+            assert (await ask(server, "/ws", bearer(), upgrade=False)).code == "upgrade_required"
+        async with upgraded(server):
+            plain = await ask(server, "/ws", bearer() | {"Origin": "http://service.example"}, upgrade=False)
+            assert (plain.status, plain.code) == (503, "overloaded")
+            assert 1 <= int(plain.headers["retry-after"]) <= 60
+            assert plain.headers["access-control-expose-headers"] == "Retry-After", "or a page could not read it"
+
+
+async def test_a_browser_s_refused_upgrade_and_its_question_get_one_place_between_them() -> None:
+    clock = FakeClock(time.time())
+    async with serving(clock=clock, rollout=accepting(1, 0.5)) as server, upgraded(server):
+        waits = []
+        for _ in range(2):
+            for upgrade in (True, False):
+                answer = await ask(server, "/ws", bearer() | {"Origin": "http://service.example"}, upgrade=upgrade)
+                waits.append(answer.problem["details"]["retry_after"])
+        assert waits == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"Authorization": "Bearer x.y.z"},
+        {"Origin": "https://evil.example"},
+        {"Sec-WebSocket-Protocol": "tidewire.v2"},
+        {"Sec-WebSocket-Key": "short"},
+    ],
+    ids=["token", "origin", "version", "key"],
+)
+async def test_who_is_refused_for_something_else_takes_nobody_s_turn(fault: dict[str, str | None]) -> None:
+    async with serving(rollout=accepting(1)) as server:
+        for _ in range(5):
+            assert (await ask(server, "/ws", bearer() | fault)).status in (400, 401, 403)
+        async with upgraded(server):
+            assert (await ask(server, "/ws", bearer() | fault)).status in (400, 403, 503)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"connect_rate_per_ip": {"per_second": 0.001, "burst": 3}}, {"connections_per_ip": 3}],
+    ids=["rate", "connections"],
+)
+async def test_one_address_cannot_take_everybody_s_turns(limits: dict[str, Any]) -> None:
+    async with serving(limits=limits, rollout=accepting(4)) as server, AsyncExitStack() as crowd:
+        for _ in range(20):
+            raw = await crowd.enter_async_context(connected(server))
+            answer = await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token()}"})
+            assert answer.status in (101, 429)
+        answer = await ask(server, "/ws", bearer("ben"), source="127.0.0.2")
+        assert answer.status == 101
+
+
+async def test_a_crowd_comes_in_at_the_rate_and_each_asks_but_a_few_times() -> None:
+    crowd, rate, burst = 150, 100.0, 30
+    limits = {"connections_per_user": 1_000, "connect_rate_per_ip": {"per_second": 10_000, "burst": 10_000}}
+    async with serving(limits=limits, rollout=accepting(burst, rate)) as server, AsyncExitStack() as open_:
+        begun = time.monotonic()
+        asked = await asyncio.wait_for(
+            asyncio.gather(*(come_in(server, open_, f"u{number}") for number in range(crowd))), DEADLINE
+        )
+        took = time.monotonic() - begun
+        assert took >= (crowd - burst) / rate, "no faster than the rate"
+        assert sum(asked) <= 4 * crowd
+        assert await server.metric("connections") == crowd
+        assert await server.metric("limit_hits_total", limit="accept_rate") == sum(asked) - crowd
+
+
+async def come_in(server: Running, open_: AsyncExitStack, user: str) -> int:
+    """Asks until it is let in, each time after the pause that it was told; returns how often it asked."""
+    asked = 0
+    while True:
+        raw = await open_.enter_async_context(connected(server))
+        asked += 1
+        answer = await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token(user)}"})
+        if answer.status == 101:
+            return asked
+        await asyncio.sleep(answer.problem["details"]["retry_after"])  # what it was asked to do
