@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -46,7 +47,7 @@ from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag
-from service.web import api, header_deadline, native, ops, parting, problem, upgrade
+from service.web import api, header_deadline, loopback, native, ops, parting, problem, upgrade
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
 from service.web.listener import bound_buffers
@@ -78,6 +79,7 @@ class Service:
         sender = native.load() if settings.native_send == "auto" else None
         self.native_send = "on" if sender is not None else "off" if settings.native_send == "off" else "not built"
         """Whether rooms are written to in C; for the log."""
+        bounds = _bounds(settings)
         ports = Ports(
             broker=self.broker,
             presence=presence,
@@ -85,9 +87,10 @@ class Service:
             caps=caps,
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
+            connect=partial(loopback.connect, bounds, self.clock),
             sender=sender,
         )
-        self.node = Node(Gate(contract), ports, _bounds(settings), self.metrics)
+        self.node = Node(Gate(contract), ports, bounds, self.metrics)
         self.deadline = header_deadline.HeaderDeadline(settings.deadlines, self.clock, self.metrics)
         self.listening = False
         self.upgrades = upgrade.Upgrades(self.node, _edge(settings), compresses=settings.compression.enabled)
@@ -247,6 +250,7 @@ def _bounds(settings: Settings) -> Bounds:
         revocation_ttl=settings.auth.revocation_ttl,
         revocations=settings.auth.revocations,
         revocations_total=settings.auth.revocations_total,
+        probe=settings.probe,
     )
 
 

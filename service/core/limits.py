@@ -163,6 +163,17 @@ class Rollout:
     as crowds come back at whole seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """The latency probe: an event of the node's own, published, delivered over a connection to itself, and echoed."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    interval: Annotated[float, Ge(0)] = 5.0
+    """Seconds between two; 0 measures nothing."""
+    timeout: Seconds = 5.0
+    """Seconds without an echo after which one has failed. Longer than the interval, it puts the next one off."""
+
+
 class TokenBucket:
     """Allows `rate.per_second` over time and `rate.burst` at once. `now` is seconds that never go back."""
 

@@ -21,8 +21,9 @@ NODES = ChannelKey(OWN_TENANT, "nodes")
 """What each node tells of itself: latest, by the node's id."""
 REVOKING_TENANTS = ChannelKey(OWN_TENANT, "revoking")
 """Tenants of whom tokens are good no more: latest, by tenant. Which tokens, stands in `revocations_of` each."""
-OWN_CHANNELS = 4
-"""These three and the node's inbox: what a node takes of a broker that bounds its channels, beside one a tenant that revokes."""
+OWN_CHANNELS = 5
+"""These three, the node's inbox and its probe: what a node takes of a broker that bounds its channels, beside one a tenant that
+revokes."""
 MOST_TENANTS = 100_000
 """Entries of REVOKING_TENANTS. Only holders of API keys revoke, so there are no more than the settings name."""
 
@@ -35,6 +36,11 @@ NODE_STATE = Retention(entries=10_000, ttl=15.0)
 def inbox(node: str) -> ChannelKey:
     """Where a node gets its answers, so that not every node hears each of them."""
     return ChannelKey(OWN_TENANT, f"node:{node}")
+
+
+def probe_of(node: str) -> ChannelKey:
+    """Where a node measures how long events take: alone, or the more nodes there are the more each would hear."""
+    return ChannelKey(OWN_TENANT, f"probe:{node}")
 
 
 def revocations_of(tenant: str) -> ChannelKey:

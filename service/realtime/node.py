@@ -15,7 +15,7 @@ from service.core.broker import Broker
 from service.core.caps import CapStore
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
-from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, RepairLimits, Rollout
+from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Probing, RepairLimits, Rollout
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
@@ -34,6 +34,7 @@ from service.realtime.hub import Hub
 from service.realtime.lines import Lines
 from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
+from service.realtime.probe import Connect, Probe
 from service.realtime.publisher import Publisher
 from service.realtime.relay import Relay
 from service.realtime.revocations import RevocationGuard, Revocations
@@ -59,6 +60,8 @@ class Ports:
     caps: CapStore
     authenticator: Authenticator
     clock: Clock
+    connect: Connect
+    """For the probe."""
     sender: Sender | None = None
     """None: every delivery is a call of its socket."""
 
@@ -87,6 +90,7 @@ class Bounds:
     """Revocations that are kept of a tenant."""
     revocations_total: int = 100_000
     """Of all tenants together."""
+    probe: Probing = field(default_factory=Probing)
 
 
 class Node:
@@ -142,7 +146,10 @@ class Node:
         )
         self.authenticator = RevocationGuard(ports.authenticator, self.revocations)
         self.control = Control(self, self.revocations, ports.broker, ports.clock, self.supervisor, metrics)
-        for tap in self.control.taps:
+        self.probe = Probe(
+            self.control.me, bounds.probe, ports.broker, ports.connect, self.surroundings, self.supervisor
+        )
+        for tap in (*self.control.taps, self.probe):
             self.relay.tap(tap.channel, tap)
         self.publisher = Publisher(gate, ports.broker, ports.clock, metrics)
         self.presence = Presence(
@@ -181,6 +188,7 @@ class Node:
             self.lines.start()
             self.health.start()
             await self.control.start()
+            await self.probe.start()
         except BaseException:
             await self.close()
             raise
@@ -190,6 +198,7 @@ class Node:
         """Ends whatever is left, then the broker. Call `drain` first."""
         self.sweep.close()
         self.departures.close()
+        self.probe.close()
         self.health.close()
         await self.control.close()
         self.caps.close()

@@ -26,6 +26,7 @@ from service.core.limits import (
     Deadlines,
     Limits,
     OutboxLimits,
+    Probing,
     RepairLimits,
     Rollout,
     Seconds,
@@ -290,6 +291,7 @@ class Settings(BaseSettings):
     deadlines: Deadlines = Deadlines()
     rollout: Rollout = Rollout()
     presence: Presence = Presence()
+    probe: Probing = Probing()
     log: Log = Log()
 
     @classmethod

@@ -37,6 +37,8 @@ OTHER: Final = "other"
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PROBE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Objectives are told in these: to move one breaks them."""
 _PAUSE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _PING = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 12.5)
 _LENGTH = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0)
@@ -243,6 +245,19 @@ class Metrics:
         self.drain_left = self._gauge("drain_left", "Connections that a draining node still has; else 0.")
         self.drain_timeouts = self._counter(
             "drain_timeouts", "Drains that did not end in time, after which connections were cut."
+        )
+        self.probe_seconds = self._spread(
+            "probe_seconds",
+            "Time from publishing an event of the node's own to its echo by a client of the node's own.",
+            _PROBE,
+        )
+        self.probe_failures = self._tallies(
+            "probe_failures", "Events of the probe that were not echoed in time, by why.", "reason"
+        )
+        _start(self.probe_failures, ("timeout", "publish", "connection"))
+        self.probe_success = self._gauge(
+            "probe_last_success_timestamp_seconds",
+            "When the probe succeeded last, or began, in Unix time; 0 where there is none.",
         )
 
         self.ready = self._gauge("ready", "1 while this node takes new connections, else 0.")

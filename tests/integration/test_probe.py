@@ -1,0 +1,332 @@
+"""The latency probe: it goes the way of events, shows faults on that way, and nobody else notices it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.core.broker import Receipt
+from service.core.event import Publication
+from service.realtime.probe import Probe
+from service.web import loopback
+from tests.clock import FakeClock
+from tests.harness import Client, Running, eventually, serving
+from tests.integration.cluster import Member, cluster
+from tests.shared_broker import Bus, Line, RedisBus, SharedBroker
+from tests.stores import Flavour
+
+OFTEN: dict[str, Any] = {"interval": 0.01}
+PATIENT: dict[str, Any] = {"interval": 0.01, "timeout": 60.0}
+HASTY: dict[str, Any] = {"interval": 0.01, "timeout": 0.05}
+
+
+def probe_of(server: Running) -> Probe:
+    return server.service.node.probe
+
+
+def successes(server: Running) -> int:
+    return sum(server.service.metrics.probe_seconds._counts)
+
+
+def failures(server: Running, reason: str) -> float:
+    return server.service.metrics.probe_failures.labels(reason).value
+
+
+async def succeeds(server: Running) -> None:
+    """Waits for three more: the first of them began after this did."""
+    so_far = successes(server)
+    await eventually(lambda: successes(server) >= so_far + 3)
+
+
+class Stuck(Line):
+    """A line on which the probe's publishes hang while a test says so."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(line._broker)
+        self.hangs = False
+        self.hanging = 0
+        self.most = 0
+        """That hung at the same time."""
+
+    async def publish(self, publication: Publication) -> Receipt:
+        if self.hangs and publication.type == "node.probe":
+            self.hanging += 1
+            self.most = max(self.most, self.hanging)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.hanging -= 1
+        return await super().publish(publication)
+
+
+async def test_it_is_exported() -> None:
+    began = time.time()
+    async with serving(probe=OFTEN) as server:
+        await succeeds(server)
+        metrics = await server.metrics()
+        count = metrics["tidewire_probe_seconds_count"]
+        assert count >= 3
+        assert metrics['tidewire_probe_seconds_bucket{le="+Inf"}'] == count
+        assert 0 < metrics["tidewire_probe_seconds_sum"] < time.time() - began
+        assert began <= metrics["tidewire_probe_last_success_timestamp_seconds"] <= time.time()
+        assert {reason: failures(server, reason) for reason in ("timeout", "publish", "connection")} == {
+            "timeout": 0,
+            "publish": 0,
+            "connection": 0,
+        }
+
+
+async def test_nobody_else_is_told_of_it() -> None:
+    """Whatever operators read as clients' says that there are none."""
+    async with serving(probe=OFTEN) as server:
+        await succeeds(server)
+        await server.at_rest()
+        metrics = await server.metrics()
+        told = ("messages", "bytes", "publish", "fanout", "connects", "closes", "presence", "native", "outbox", "limit")
+        assert not {
+            name: value
+            for name, value in metrics.items()
+            if value and name.startswith(tuple(f"tidewire_{one}" for one in told))
+        }
+        async with server.client() as client:
+            await client.subscribe("room:1")
+            before = await server.metrics()
+            await succeeds(server)
+            after = await server.metrics()
+        for name in ("connections", "subscriptions", "channels"):
+            assert before[f"tidewire_{name}"] == after[f"tidewire_{name}"] == 1
+
+
+async def test_it_opens_no_way_in() -> None:
+    """The service listens where it says, and nowhere else; the probe's own two ends are connected to each other."""
+    before, _ = _sockets()
+    async with serving(probe=OFTEN) as server:
+        await succeeds(server)
+        listening, connected = _sockets()
+        assert listening - before == {int(url.rpartition(":")[2]) for url in (server.url, server.ops_url)}
+        line = probe_of(server)._line
+        assert line is not None
+        assert isinstance(line._loopback, loopback.Line)
+        near, far = line._loopback.socket._transport, line._loopback._far
+        assert near.get_extra_info("peername") == far.get_extra_info("sockname")
+        assert near.get_extra_info("sockname") == far.get_extra_info("peername")
+        assert connected >= {near.get_extra_info("sockname")[1], far.get_extra_info("sockname")[1]}
+
+
+def _sockets() -> tuple[set[int], set[int]]:
+    """The local ports on which this process listens, and those of its connections."""
+    mine = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            mine.add(str(entry.readlink()))
+    listening, connected = set[int](), set[int]()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:] if Path(table).exists() else ():
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in mine:
+                port = int(fields[1].rpartition(":")[2], 16)
+                (listening if fields[3] == "0A" else connected).add(port)
+    return listening, connected
+
+
+async def test_a_stranger_who_finds_the_port_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the connection is made somebody else on the machine may be faster."""
+    strangers: list[socket.socket] = []
+
+    class Overheard(socket.socket):
+        def listen(self, backlog: int = 128, /) -> None:
+            super().listen(8)
+            strangers.append(socket.create_connection(self.getsockname()))
+
+    async with serving(probe=OFTEN) as server:
+        await succeeds(server)
+        probe = probe_of(server)
+        assert probe._line is not None
+        assert probe._line._loopback is not None
+        monkeypatch.setattr(socket, "socket", Overheard)
+        probe._line._loopback.cut()
+        await eventually(lambda: bool(strangers))
+        monkeypatch.undo()
+        await succeeds(server)
+        loop = asyncio.get_running_loop()
+        for stranger in strangers:
+            stranger.setblocking(False)
+            assert await loop.sock_recv(stranger, 1) == b""
+            stranger.close()
+
+
+async def test_each_node_hears_its_own(make_bus: Callable[[], Bus]) -> None:
+    async with cluster(make_bus, probe=OFTEN) as nodes:
+        one, other = nodes.members
+        assert probe_of(one.server).channel != probe_of(other.server).channel
+        heard = _heard(one)
+        for member in nodes.members:
+            await succeeds(member.server)
+        assert heard == {probe_of(one.server).channel}
+        other.line.cut()
+        await eventually(lambda: _is_waiting(probe_of(other.server)))
+        await succeeds(one.server)
+
+
+def _heard(member: Member) -> set[object]:
+    """The channels that the node's probe is given events of, from now on."""
+    heard = set[object]()
+    probe = probe_of(member.server)
+    deliver = probe.deliver
+
+    class Tap:
+        def deliver(self, event: Any) -> None:
+            heard.add(event.channel)
+            deliver(event)
+
+        def interrupted(self, channels: Any = None) -> None: ...
+
+    member.server.service.node.relay.tap(probe.channel, Tap())
+    return heard
+
+
+async def test_what_gets_lost_is_a_timeout_and_what_is_refused_a_failed_publish() -> None:
+    async with cluster(SharedBroker, nodes=1, probe=HASTY) as nodes:
+        [member] = nodes.members
+        server, line = member.server, member.line
+        await succeeds(server)
+        line.cut()
+        await eventually(lambda: failures(server, "timeout") >= 3)
+        last = await server.metric("probe_last_success_timestamp_seconds")
+        line.go_away()
+        await eventually(lambda: failures(server, "publish") >= 3)
+        assert await server.metric("probe_last_success_timestamp_seconds") == last
+        line.come_back()
+        await succeeds(server)
+        assert await server.metric("probe_last_success_timestamp_seconds") > last
+
+
+async def test_one_that_hangs_keeps_the_next_from_beginning() -> None:
+    bus = SharedBroker()
+    await bus.start()
+    line = Stuck(bus.line())
+    async with serving(broker=line, probe=HASTY) as server:
+        await succeeds(server)
+        line.hangs = True
+        so_far = failures(server, "timeout")
+        await eventually(lambda: failures(server, "timeout") >= so_far + 5)
+        assert line.most == 1
+        line.hangs = False
+        await succeeds(server)
+    await bus.close()
+
+
+async def test_a_connection_that_breaks_is_made_anew() -> None:
+    async with cluster(SharedBroker, nodes=1, probe=PATIENT) as nodes:
+        [member] = nodes.members
+        server, probe = member.server, probe_of(member.server)
+        await succeeds(server)
+        for end in ("near", "far"):
+            line = probe._line
+            assert line is not None
+            assert isinstance(line._loopback, loopback.Line)
+            member.line.cut()
+            await eventually(lambda: _is_waiting(probe))
+            broken = failures(server, "connection")
+            (line._loopback.socket if end == "near" else line._loopback._far).abort()
+            await eventually(lambda broken=broken: failures(server, "connection") > broken)  # type: ignore[misc]  # bound now
+            member.line.hear_again()
+            probe._backoff.reset()
+            await succeeds(server)
+            assert probe._line is not line
+            assert len(probe._room.occupants) == 1
+
+
+def _is_waiting(probe: Probe) -> bool:
+    line = probe._line
+    return line is not None and line._echo is not None and not line._echo.done()
+
+
+async def test_a_connection_that_cannot_be_made_is_tried_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    async with serving(clock=clock, probe={"interval": 0.01}) as server:
+        probe = probe_of(server)
+        monkeypatch.setattr(loopback, "HOST", "192.0.2.1")  # nobody's (RFC 5737)
+        waits = []
+        for count in range(1, 9):
+            began = clock.monotonic()
+            while failures(server, "connection") < count:
+                clock.advance(0.5)
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            waits.append(clock.monotonic() - began)
+        assert waits[-1] >= 30, waits
+        assert max(waits) <= 61
+        monkeypatch.undo()
+        clock.advance(60)
+        await eventually(lambda: successes(server) == 1)
+        assert not probe._is_failing
+
+
+async def test_it_goes_on_while_the_node_drains() -> None:
+    async with serving(probe=OFTEN, deadlines={"shutdown": 30.0}, outbox={"close_grace": 30.0}) as server:
+        client = await Client.open(server)  # it reads nothing, so its end is awaited
+        drain = asyncio.create_task(server.service.node.drain())
+        await eventually(lambda: server.service.node.admission.draining)
+        await succeeds(server)
+        assert not drain.done()
+        assert await client.closed() == 1012
+        await drain
+        await succeeds(server)
+
+
+@pytest.mark.parametrize("moment", ["resting", "hanging"])
+async def test_it_ends_with_the_node(moment: str) -> None:
+    before = _descriptors()
+    bus = SharedBroker()
+    await bus.start()
+    async with serving(broker=bus.line(), probe=PATIENT) as server:
+        probe = probe_of(server)
+        await succeeds(server)
+        if moment == "hanging":
+            line = server.service.broker
+            assert isinstance(line, Line)
+            line.cut()
+            await eventually(lambda: _is_waiting(probe))
+    await bus.close()
+    assert failures(server, "connection") == failures(server, "timeout") == 0
+    assert not probe._room.occupants
+    await eventually(lambda: _descriptors() == before, _descriptors)
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_switched_off_it_is_not_there() -> None:
+    bus = SharedBroker()
+    await bus.start()
+    clock = FakeClock()
+    async with serving(broker=bus.line(clock), clock=clock, probe={"interval": 0}) as server:
+        probe = probe_of(server)
+        assert probe.channel not in bus.fronts[0].carried
+        clock.advance(60)
+        assert not any(task.get_name() == "probe" for task in server.service.node.supervisor._tasks)
+        assert probe._line is None
+        assert await server.metric("probe_last_success_timestamp_seconds") == 0
+    await bus.close()
+
+
+@pytest.mark.parametrize("flavour", ["redis", "valkey"])
+async def test_nothing_is_kept_at_the_store(flavour: Flavour) -> None:
+    bus = RedisBus(flavour)
+    await bus.start()
+    async with serving(broker=bus.line(), probe=OFTEN) as server:
+        probe = probe_of(server)
+        await succeeds(server)
+        assert not [key for key in await bus.server.keys(f"{bus._prefix}*") if "probe" in key]
+    channels = await bus.server.command("PUBSUB", "CHANNELS", f"*{probe.channel.name}*")
+    assert not channels
+    await bus.close()
