@@ -1,4 +1,5 @@
 # docs/operations.md, "Image", says how it is used; docs/adr/0024-image-and-release.md why it is so.
+# checkov:skip=CKV_DOCKER_7: the tag is in the argument
 # A release names this image with its digest, so that both stages have the same Python and C library.
 ARG PYTHON=docker.io/library/python:3.13-slim
 
@@ -29,7 +30,7 @@ FROM ${PYTHON}
 COPY --from=build /opt/tidewire /opt/tidewire
 # The official images come without bytecode of the standard library: what the service imports of it is compiled here, by importing
 # it, which also shows that all is there. Then what could install more goes.
-RUN ["/opt/tidewire/bin/python", "-c", "import service.__main__, service.app"]
+RUN ["/opt/tidewire/bin/python", "-c", "import service.__main__, service.app, service.cli.health, service.cli.serve"]
 RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip \
     && python -c "import ensurepip, shutil; shutil.rmtree(ensurepip.__path__[0])"
 # Inside a container only its published ports are reached; these two variables win over a settings file.
@@ -45,7 +46,10 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["tidewire", "health"]
 ENTRYPOINT ["tidewire"]
 CMD ["serve"]
-ARG VERSION= REVISION= CREATED= SOURCE=
+ARG VERSION=
+ARG REVISION=
+ARG CREATED=
+ARG SOURCE=
 LABEL org.opencontainers.image.title="Tidewire" \
     org.opencontainers.image.description="Real-time events between backends and browsers" \
     org.opencontainers.image.licenses="Apache-2.0" \

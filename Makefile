@@ -2,10 +2,10 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e test-image image loadtest bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e test-image image dist lint-deploy loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## start the service with its demo (installs what it needs first)
 	@scripts/setup.sh run
@@ -33,7 +33,7 @@ test-autobahn: ## play every Autobahn case on both event loops (20 min); ONLY=ca
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.autobahn $(if $(ONLY),--only '$(ONLY)') $(if $(LOOP),--loop $(LOOP))
 
-test-chart: ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes 1.29 to 1.37 (installs what it needs first)
+test-chart: lint-deploy ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes 1.29 to 1.37 (installs what it needs first)
 	@scripts/setup.sh chart
 	CHART_MATRIX=whole $(BIN)/python -m pytest -m chart tests/chart
 
@@ -51,6 +51,16 @@ image: ## build the container image with docker, podman or buildah; TAG=name SOU
 loadtest: ## load a running service with k6 (installs it first); URL=ws://…/ws CLIENTS=n RATE=n HOLD=seconds … (k8s/README.md)
 	@scripts/setup.sh k6
 	@scripts/loadtest.sh
+
+dist: ## make what a release publishes in dist/: for PyPI and npm; PARTS=native
+	@scripts/setup.sh dev
+	@scripts/setup.sh deploy
+	@REPOSITORY=$(REPOSITORY) scripts/dist.sh $(PARTS)
+
+lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered manifests (installs what it needs first)
+	@scripts/setup.sh deploy
+	@scripts/setup.sh chart
+	scripts/lint_deploy.sh
 
 bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick
@@ -95,6 +105,6 @@ upgrade: ## write requirements/*.lock with the newest versions
 	scripts/lock.sh --upgrade
 
 clean: ## remove everything that can be made again
-	rm -rf .venv build dist clients/js/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .venv-deploy build dist clients/js/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .coverage .tidewire service/web/_native.*
 	find service tests scripts demo -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,13 +31,13 @@ class NativeBuildHook(BuildHookInterface[Any]):
 
         Raises RuntimeError where it always has to and cannot.
         """
-        root = Path(self.root)
-        (root / LIBRARY).unlink(missing_ok=True)  # one of another source, or for another machine
         wanted = os.environ.get(SWITCH, "")
         if wanted not in ("", "always", "never"):
             raise RuntimeError(f"{SWITCH} is {wanted!r}; it can be 'always' or 'never'")
         if wanted == "never":
-            return
+            return  # what lies there is the checkout's own; .gitignore keeps it out of wheels
+        root = Path(self.root)
+        (root / LIBRARY).unlink(missing_ok=True)  # one of another source, or for another machine
         fault = build(root)
         if fault is not None and wanted == "always":
             raise RuntimeError(f"{SOURCE} is not compiled, and {SWITCH} is {wanted!r}: {fault}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/{dev,run,build}.lock from pyproject.toml: every version with its hashes, no download address.
+# Writes requirements/{dev,run,build,deploy}.lock from pyproject.toml: every version with its hashes, no download address.
 #
 #   scripts/lock.sh            keep the locked versions, change what pyproject.toml demands
 #   scripts/lock.sh --upgrade  take the newest versions
@@ -31,6 +31,8 @@ all() {
     compile "$folder/dev.lock" pyproject.toml --group dev "$@"
     compile "$folder/run.lock" pyproject.toml -c requirements/dev.lock "$@"
     compile "$folder/build.lock" --group pyproject.toml:build -c requirements/dev.lock "$@"
+    # Programs that are run and never imported: their packages need not fit the others'.
+    compile "$folder/deploy.lock" --group pyproject.toml:deploy "$@"
 }
 
 case $mode in
@@ -41,7 +43,7 @@ case $mode in
         trap 'rm -rf "$scratch"' EXIT
         cp requirements/*.lock "$scratch"
         all "$scratch"
-        for name in dev run build; do
+        for name in dev run build deploy; do
             if ! diff -u "requirements/$name.lock" "$scratch/$name.lock" >"$scratch/difference"; then
                 head -n 30 "$scratch/difference"
                 echo "requirements/$name.lock is not what pyproject.toml asks for; run \`make lock\`" >&2

@@ -9,6 +9,7 @@
 #   scripts/setup.sh nginx  all of dev, nginx and shellcheck: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart and nginx, HAProxy, Traefik, Envoy, k6
 #   scripts/setup.sh k6     all of dev, k6
+#   scripts/setup.sh deploy .venv-deploy with what looks at the Dockerfile, the workflows and the packages of a release
 #   scripts/setup.sh image  all of dev, buildah and podman, what makes a base image
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
@@ -274,6 +275,19 @@ install_haproxy() {
         die "the end-to-end tests need HAProxy (Debian: apt-get install haproxy)"
 }
 
+# Programs whose own packages would not fit ours, in an environment of their own.
+install_deploy() (
+    lock=requirements/deploy.lock
+    venv=.venv-deploy
+    make_venv
+    stamp=$venv/tidewire.stamp
+    wanted=$(fingerprint $lock)
+    ! is_current $stamp "$wanted" || exit 0
+    say "installing $lock"
+    pip install --quiet --no-compile --require-hashes --only-binary :all: -r $lock
+    echo "$wanted" >$stamp
+)
+
 # What builds and runs the container image. Where IMAGE_BASE names a base that can be had, none is made.
 install_image() {
     local name
@@ -325,9 +339,10 @@ case ${1:-} in
         install_haproxy
         install_prometheus
         ;;
+    deploy) install_deploy ;;
     image)
         install_dev
         install_image
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | k6 | image" ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | k6 | deploy | image" ;;
 esac

@@ -8,7 +8,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import pytest
 from tests.e2e import containers
 from tests.e2e.containers import HARDENED, NO_SHELL, ROOT, TAG, WITHIN, Container, ContainersError, podman, started
 from tests.harness import API_KEY, CONTRACT, SECRET, token
-from tests.stores.process import free_port
+from tests.stores.process import free_port, until
 
 pytestmark = pytest.mark.e2e
 
 RESTART = 1012
 MEMORY = 256 * 2**20
+SIGTERM_BIT = 1 << 14
 EVERYWHERE = "127.0.0.2"
 """Reaches what listens on every address, and not what listens on 127.0.0.1."""
 HELM_TEST = ROOT / "helm" / "tidewire" / "files" / "test.py"
@@ -69,10 +70,15 @@ async def heard(socket: aiohttp.ClientWebSocketResponse, kind: str) -> dict[str,
                     return found
 
 
-def process(pid: int) -> dict[str, str]:
-    """What the kernel tells of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+def fields(status: str) -> dict[str, str]:
+    """What the kernel tells of a process, by name."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in status.splitlines())}
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Whether that process is the service by now, and no longer what starts it, and gets SIGTERM."""
+    found = fields(Path(f"/proc/{pid}/status").read_text())
+    return found["Name"] == "tidewire" and bool(int(found["SigCgt"], 16) & SIGTERM_BIT)
 
 
 def configured(folder: Path) -> tuple[list[str], int, int]:
@@ -169,9 +175,10 @@ async def test_serves_without_a_shell_and_without_anything_to_write_to(tmp_path:
         for shell in ("sh", "bash"):
             with pytest.raises(ContainersError, match="not found"):
                 await served.container.execute(shell, "-c", "true")
-        of = process(await served.container.pid())
+        # As the container sees it: outside, a user without root has other numbers for the same.
+        of = fields(await served.container.execute("python3", "-c", "print(open('/proc/1/status').read())"))
         assert of["Uid"].split() == ["10001"] * 4
-        assert of["NSpid"].split()[-1] == "1", "signals reach the service itself"
+        assert of["Name"] == "tidewire", "signals reach the service itself, which has the number 1"
         assert {int(of[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert of["NoNewPrivs"] == "1"
         peak = int(of["VmHWM"].split()[0]) * 1024
@@ -201,6 +208,31 @@ async def test_drains_on_sigterm_and_has_written_nothing(tmp_path: Path) -> None
         r"[AC] /(etc|etc/(hosts|hostname|resolv\.conf|mtab|passwd|group|tidewire)|run(/.*)?|dev(/.*)?|proc|sys)"
     )
     assert [line for line in changed if not laid.fullmatch(line)] == []
+
+
+async def test_sigterm_that_comes_while_it_starts_ends_it_at_once(tmp_path: Path) -> None:
+    """A process with number 1 gets no signal that it does not handle: it has to handle this one before it does anything else."""
+    given, _, _ = configured(tmp_path)
+    async with started("tidewire-early", *HARDENED, *given) as container:
+        pid = 0
+
+        async def runs() -> bool:
+            nonlocal pid
+            with suppress(ContainersError):  # it is not there yet
+                pid = await container.pid()
+            return pid > 0
+
+        async def handles() -> bool:
+            return handles_sigterm(pid)
+
+        await until(runs, "the process")
+        await until(handles, "the handler of SIGTERM")
+        await container.signal("TERM")
+        assert container.process.stdout is not None
+        async with asyncio.timeout(WITHIN):
+            said = (await container.process.stdout.read()).decode()
+        assert await container.ends() == 0
+    assert "serving" not in said
 
 
 @pytest.mark.parametrize("name", ["health", "publish", "resume"])

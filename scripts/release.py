@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""What a release's workflow asks of this checkout.
+
+scripts/release.py check v0.2.0    is everything of that version, and does the changelog tell of it?
+scripts/release.py notes v0.2.0    prints the changelog's section
+scripts/release.py chart v0.2.0 IMAGE DIGEST FOLDER
+                                   copies the chart to FOLDER, with that image as its default
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_HEADING = re.compile(r"^## \[?(?P<version>[^\]\s]+)\]?(?: - (?P<when>.*))?$", re.MULTILINE)
+
+
+class NotReleasableError(Exception):
+    """Says everything that is wrong, a line each."""
+
+
+def versions(root: Path = ROOT) -> Iterator[tuple[str, str]]:
+    """Every place that names the version, and which it names."""
+    yield "pyproject.toml", tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    yield "clients/js/package.json", json.loads((root / "clients/js/package.json").read_text())["version"]
+    chart = (root / "helm/tidewire/Chart.yaml").read_text()
+    for field in ("version", "appVersion"):
+        found = re.search(rf'^{field}: "?([^"\n]+)"?$', chart, re.MULTILINE)
+        yield f"helm/tidewire/Chart.yaml, {field}", found[1] if found else "nothing"
+
+
+def notes(version: str, changelog: str) -> str:
+    """The changelog's section for a version that has a date. Raises NotReleasableError."""
+    for found in _HEADING.finditer(changelog):
+        if found["version"] == version:
+            if not re.fullmatch(r"\d{4}-\d\d-\d\d", found["when"] or ""):
+                raise NotReleasableError(
+                    f"CHANGELOG.md: {version} is dated {found['when']!r}; it needs the day: YYYY-MM-DD"
+                )
+            following = _HEADING.search(changelog, found.end())
+            return changelog[found.end() : following.start() if following else None].strip() + "\n"
+    raise NotReleasableError(f"CHANGELOG.md: has no section '## {version} - YYYY-MM-DD'")
+
+
+def check(tag: str, root: Path = ROOT) -> str:
+    """The version of a tag, if everything is of it. Raises NotReleasableError."""
+    if not re.fullmatch(r"v\d+\.\d+\.\d+", tag):
+        raise NotReleasableError(f"the tag is {tag!r}; it has to be v and a version, such as v0.2.0")
+    version = tag.removeprefix("v")
+    faults = [f"{place} says {named}, the tag {version}" for place, named in versions(root) if named != version]
+    try:
+        notes(version, (root / "CHANGELOG.md").read_text())
+    except NotReleasableError as fault:
+        faults.append(str(fault))
+    if faults:
+        raise NotReleasableError("\n".join(faults))
+    return version
+
+
+def chart(image: str, digest: str, target: Path, root: Path = ROOT) -> None:
+    """Copies the chart, with that image as its default. Raises NotReleasableError."""
+    shutil.copytree(root / "helm/tidewire", target)
+    values = (target / "values.yaml").read_text()
+    for name, value in (("repository", image), ("digest", digest)):
+        pattern = rf"^(image:\n(?:  .*\n)*?  {name}:) .*$"
+        values, found = re.subn(pattern, rf"\g<1> {value}", values, flags=re.MULTILINE)
+        if found != 1:
+            raise NotReleasableError(f"helm/tidewire/values.yaml: image.{name} is not where it was")
+    (target / "values.yaml").write_text(values)
+
+
+def main(command: str, tag: str, *rest: str) -> None:
+    """Carries a command out."""
+    version = check(tag)
+    if command == "check":
+        print(version)
+    elif command == "notes":
+        print(notes(version, (ROOT / "CHANGELOG.md").read_text()), end="")
+    else:
+        image, digest, target = rest
+        chart(image, digest, Path(target))
+
+
+if __name__ == "__main__":
+    if [len(sys.argv), *sys.argv[1:2]] not in ([3, "check"], [3, "notes"], [6, "chart"]):
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except NotReleasableError as fault:
+        sys.exit(str(fault))
