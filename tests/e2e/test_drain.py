@@ -19,8 +19,10 @@ pytestmark = pytest.mark.e2e
 
 CLIENTS, RATE, CHANNELS = 60, 40.0, 4
 CALM = 1.0
+DRAIN_RATE = 10.0
 DRAINED = 25.0
 """Seconds from SIGTERM to the exit."""
+REFUSED = "refused HTTP/1.1 503"
 BACK = 30.0
 """Seconds in which everyone must be on the other node."""
 
@@ -30,7 +32,9 @@ class Fronted(Stage):
 
     def __init__(self, report: Report, broker: str, kind: type[Engine], preset: str) -> None:
         documents = rendered(preset, 3600, 25.0)
-        told = {"PROXY__HOPS": str(settings_of(documents)["proxy"]["hops"])}
+        hops = settings_of(documents)["proxy"]["hops"]
+        # Slow enough that some come back, through a proxy that has not noticed, to the very node that they left.
+        told = {"PROXY__HOPS": str(hops), "ROLLOUT__DRAIN_RATE": str(DRAIN_RATE)}
         super().__init__(
             report,
             [broker, broker],
@@ -53,11 +57,21 @@ class Fronted(Stage):
         await self.engine.start()
         self.ports[:] = [front.port]
 
-    async def goes(self, number: int) -> int:
-        """A pod's end: out of the endpoints, then SIGTERM. Its exit status."""
+    async def goes(self, number: int, *, noticed: bool) -> int:
+        """A pod's end: out of the endpoints, then SIGTERM; or the other way round. Its exit status."""
         [front] = self.engine.fronts
-        await self.engine.lead(front, [port for port in self.backends if port != self.nodes[number].port])
+        others = [port for port in self.backends if port != self.nodes[number].port]
+        if noticed:
+            await self.engine.lead(front, others)
         self.nodes[number].signal(signal.SIGTERM)
+        if not noticed:
+            books = await self.crowd.seen()
+
+            async def refused() -> bool:
+                return books.seen(REFUSED) > 0
+
+            self.report.expect(await seconds_until(refused, monotonic(), BACK) is not None, "nobody was refused")
+            await self.engine.lead(front, others)
         return await self.nodes[number].wait(DRAINED)
 
     async def connections(self, number: int) -> int:
@@ -65,8 +79,9 @@ class Fronted(Stage):
         return int((await self.nodes[number].metrics()).get("connections", -1))
 
 
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "late"])
 @pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.program) for kind in ENGINES])
-async def test_clients_of_a_drained_node_move_and_lose_nothing(kind: type[Engine]) -> None:
+async def test_clients_of_a_drained_node_move_and_lose_nothing(kind: type[Engine], noticed: bool) -> None:
     need(kind.program)
     preset = kind.presets[0]
     report = Report(f"drain behind {kind.program}", "redis", 1)
@@ -77,7 +92,7 @@ async def test_clients_of_a_drained_node_move_and_lose_nothing(kind: type[Engine
         report.expect(await stage.publishing(0.0, BACK) is not None, "publishing did not begin")
         await stage.calm(CALM)
         moment = monotonic()
-        status = await stage.goes(0)
+        status = await stage.goes(0, noticed=noticed)
         report.expect(status == 0, f"the node exited with {status}")
 
         async def moved() -> bool:

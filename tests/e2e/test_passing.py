@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import aiohttp
 import pytest
@@ -18,6 +20,7 @@ from tests.e2e.front import Front, rendered, settings_of
 from tests.e2e.programs import need
 from tests.e2e.stand import DEADLINE, ENGINES, PROTOCOL, Visitor, nodes, running, visiting
 from tests.faults.node import Node
+from tests.faults.stage import seconds_until
 from tests.stores.certificates import Certificates
 from tests.stores.process import HOST
 from tests.stores.redis_server import RedisServer
@@ -39,6 +42,15 @@ MESSAGE = 65_536
 PAD = 60_000
 EVENTS = 4
 CAP = 2
+LEAVING = 3
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Protocol": PROTOCOL,
+}
+"""Headers of an upgrade, for clients that want to see the whole refusal."""
 
 
 @dataclass
@@ -114,23 +126,34 @@ async def test_limits_count_the_client_and_not_the_proxy(kind: type[Engine], pre
 
 
 async def test_refusals_pass_as_they_are(kind: type[Engine], preset: str, tmp_path: Path) -> None:
-    async with behind(kind, preset, tmp_path, {"BROKER__TIMEOUT": "1"}) as stand, visiting() as http:
+    told = {"BROKER__TIMEOUT": "1", "ROLLOUT__DRAIN_RATE": "0.5"}
+    async with behind(kind, preset, tmp_path, told) as stand, visiting() as http:
         visitor = stand.visitor(http)
         direct = Visitor(http, stand.node.port)
-        upgrade = {
-            "Connection": "Upgrade",
-            "Upgrade": "websocket",
-            "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-            "Sec-WebSocket-Protocol": PROTOCOL,
-        }
-        wrong = {**upgrade, "Authorization": "Bearer nonsense"}
+        wrong = {**UPGRADE, "Authorization": "Bearer nonsense"}
         status, headers, body = await visitor.get(**wrong)
         assert (status, json.loads(body)["code"]) == (401, "invalid_token")
         assert body == (await direct.get(**wrong))[2]
         assert headers["Content-Type"] == "application/problem+json"
+        # A node that drains, behind a proxy that has not noticed: it takes a while, as its clients leave one by one.
+        guests = [await visitor.come() for _ in range(LEAVING)]
+        stand.node.signal(signal.SIGTERM)
+
+        async def drains() -> bool:
+            return (await visitor.get())[0] == 503
+
+        assert await seconds_until(drains, monotonic(), DEADLINE) is not None
+        status, headers, body = await visitor.get(**UPGRADE)
+        assert (status, json.loads(body)["code"]) == (503, "draining")
+        assert int(headers["Retry-After"]) >= 1
+        async with asyncio.timeout(DEADLINE):
+            assert await asyncio.gather(*(guest.gone() for guest in guests)) == [1012] * LEAVING
+
+
+async def test_a_store_that_is_away_shows_as_it_is(kind: type[Engine], preset: str, tmp_path: Path) -> None:
+    async with behind(kind, preset, tmp_path, {"BROKER__TIMEOUT": "1"}) as stand, visiting() as http:
         stand.redis.kill()
-        status, headers, body = await visitor.get("/ws?ticket=unknown", **upgrade)
+        status, headers, body = await stand.visitor(http).get("/ws?ticket=unknown", **UPGRADE)
         assert (status, json.loads(body)["code"]) == (503, "broker_unavailable")
         assert headers["Retry-After"] == "1"
 
