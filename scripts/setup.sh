@@ -6,7 +6,7 @@
 #   scripts/setup.sh quick  all of dev, the stores that the tests start, a C compiler
 #   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
-#   scripts/setup.sh nginx  all of dev, nginx and shellcheck: the quick part of the end-to-end tests
+#   scripts/setup.sh nginx  all of dev, and nginx: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart and nginx, HAProxy, Traefik, Envoy, k6
 #   scripts/setup.sh k6     all of dev, k6
 #   scripts/setup.sh deploy .venv-deploy with what looks at the Dockerfile, the workflows and the packages of a release
