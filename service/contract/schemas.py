@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,13 @@ class Schemas:
 
     def __init__(self, contract: Path, faults: list[Fault]) -> None:
         self._contract = contract
-        self._folder = contract.parent.resolve()
+        # By its name, links and all: references are names, and each file goes by the one that they give it. In a volume of
+        # Kubernetes every file is a link to the version that holds now.
+        self._folder = Path(os.path.abspath(contract.parent))  # noqa: PTH100  # Path's own does not take out `..`
+        self._own = self._folder / contract.name
         self._faults = faults
+        self._names = {_real(self._own): self._own}
+        """By what name a file is known, whatever links lead to it."""
         self._files: dict[Path, Document | None] = {}
         self._sound: dict[Path, bool] = {}
 
@@ -42,11 +48,10 @@ class Schemas:
         schema = document.value
         for step in place:
             schema = schema[step]
-        path = self._folder / self._contract.name
-        if not self._examine(document, place, schema, path):
+        if not self._examine(document, place, schema, self._own):
             return None
         unsound = [file for file in self._files if not self._sound_file(file)]  # all of them: each tells its own faults
-        return None if unsound else self._build(document, place, schema, path)
+        return None if unsound else self._build(document, place, schema, self._own)
 
     def _build(self, document: Document, place: Place, schema: Any, path: Path) -> Draft202012Validator | None:
         try:
@@ -104,16 +109,25 @@ class Schemas:
             return _missing(schema, fragment, "this schema")
         if not _FILE.fullmatch(name) or name.startswith("/"):
             return f"{reference[:100]!r} is not a file below the contract's folder, and nothing is fetched"
-        target = (path.parent / name).resolve()
-        if not target.is_relative_to(self._folder):
+        target = Path(os.path.normpath(path.parent / name))
+        real = _real(target)
+        if not target.is_relative_to(self._folder) or not real.is_relative_to(self._folder.resolve()):
             return f"{name!r} is outside the contract's folder"
-        if target == self._folder / self._contract.name:
+        known = self._names.get(real, target)
+        if known == self._own:
             return "a schema cannot refer to the contract file; put what is shared into a file of its own"
-        shown = self._contract.parent / target.relative_to(self._folder)
+        shown = self._shown(target)
         if not target.is_file():
             return f"there is no file {shown}"
+        if known != target:  # else a link to its own folder would have no end of names
+            return f"{name!r} is a link to {self._shown(known)}, which is referred to elsewhere: refer to that here too"
+        self._names[real] = target
         document = self._open(target, shown)
         return _missing(document.value, fragment, str(shown)) if document else _TOLD
+
+    def _shown(self, path: Path) -> Path:
+        """As its author would name it."""
+        return self._contract.parent / path.relative_to(self._folder)
 
     def _open(self, path: Path, shown: Path) -> Document | None:
         if path in self._files:
@@ -126,6 +140,14 @@ class Schemas:
         if not self._examine(document, (), document.value, path):
             self._files[path] = None
         return self._files[path]
+
+
+def _real(path: Path) -> Path:
+    """Where links lead; the path itself, where they lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path
 
 
 _TOLD = "told in the file itself"

@@ -111,7 +111,16 @@ class Node:
         self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
         self.departures = Departures(ports.clock, metrics)
-        self.sweep = Sweep(self.roster, bounds.deadlines, bounds.outbox, ports.clock, metrics, tidy=self.admission.tidy)
+        self.sweep = Sweep(
+            self.roster,
+            bounds.deadlines,
+            bounds.outbox,
+            ports.clock,
+            metrics,
+            tidy=self.admission.tidy,
+            rollout=bounds.rollout,
+            departures=self.departures,
+        )
         self.surroundings = Surroundings(
             ports.clock,
             metrics,

@@ -1,4 +1,4 @@
-"""What is looked after for every connection: its heartbeat, writes that stall, and the end of its token.
+"""What is looked after for every connection: its heartbeat, writes that stall, the end of its token, and its age.
 
 One timer for all: a timer a connection would cost more memory than everything else that an idle connection has.
 """
@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from service.core.clock import Clock, Timer
-from service.core.limits import Deadlines, OutboxLimits
+from service.core.limits import Deadlines, OutboxLimits, Rollout
 from service.protocol.close import CloseCode
 from service.protocol.messages import Expiring
 from service.realtime.connection import Connection
+from service.realtime.departures import Departures
 from service.realtime.roster import Roster
 from service.telemetry.metrics import Metrics
 
@@ -22,6 +23,8 @@ INTERVAL = 0.5
 LATE = 1.0
 """Seconds by which a look may be late before the loop, or the whole machine, must have stood still: then answers of peers may
 have come that nobody has read yet (uvloop looks at its timers before it reads)."""
+PARTING = 5.0
+"""Seconds over which those whose age has come in one look are closed."""
 SLICE = 500
 """Connections looked at in one turn of the loop: all of them may be due for a ping."""
 
@@ -37,9 +40,16 @@ class Sweep:
         clock: Clock,
         metrics: Metrics,
         tidy: Callable[[float], None],
+        *,
+        rollout: Rollout,
+        departures: Departures,
     ) -> None:
         """`tidy` is called with the monotonic time at every look."""
         self._roster = roster
+        self._departures = departures
+        self._max_age = rollout.max_age
+        self._old: list[Connection] = []
+        """Those whose age has come, of this look."""
         self._tidy = tidy
         self._deadlines = deadlines
         self._half = deadlines.heartbeat / 2
@@ -102,6 +112,8 @@ class Sweep:
             self._timer = self._clock.call_later(0.0, lambda: self._go_on(connections))
         else:
             self._metrics.connections_behind.set(self._behind)
+            old, self._old = self._old, []
+            self._departures.ask(old, over=PARTING, reason="age")
             self._wait()
 
     def _look(self, connection: Connection, now: float, wall: float) -> None:
@@ -115,6 +127,8 @@ class Sweep:
                 return
         if now >= connection.ping_due:
             self._beat(connection, now)
+        if self._max_age and now - connection.since >= self._max_age * _share(connection):
+            self._old.append(connection)
         expires_at = connection.session.identity.expires_at
         if expires_at is not None and wall >= expires_at - self._deadlines.expiry_notice:
             self._expire(connection, expires_at - wall)
@@ -139,3 +153,9 @@ class Sweep:
         elif not connection.is_told_of_expiry:
             connection.is_told_of_expiry = True
             connection.reply(Expiring(seconds=max(0, round(left))))
+
+
+def _share(connection: Connection) -> float:
+    """How much of the greatest age a connection lasts: from a half to all of it, and the same at every look. From its id, which
+    is random, so that nothing has to be kept for it; Python keeps a string's hash."""
+    return 0.5 + (hash(connection.id) & 0xFFFF) / 0x20000

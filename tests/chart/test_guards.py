@@ -51,6 +51,15 @@ GUARDS: dict[str, tuple[Values, str]] = {
         "terminationGracePeriodSeconds (149) would kill a pod that still drains: it takes preStopSeconds (15), "
         "settings.deadlines.shutdown (120) and 15, so at least 150",
     ),
+    "an age that is a storm": (
+        {"settings": {"rollout": {"max_age": 60}}},
+        "settings.rollout.max_age (60 s) would move more connections a second of a full pod (settings.limits.connections: 15000) "
+        "than settings.rollout.drain_rate (200) lets a drain: set it to 100 or more, or to 0",
+    ),
+    "a drain that the others refuse": (
+        {"settings": {"rollout": {"drain_rate": 300, "accept_rate": {"per_second": 250, "burst": 250}}}},
+        "settings.rollout.drain_rate (300) is above settings.rollout.accept_rate.per_second (250): of two pods one that drains",
+    ),
     "a ping that races nginx": (
         {**ingress("nginx"), "idleTimeout": 60, "settings": {"deadlines": {"heartbeat": 30}}},
         "settings.deadlines.heartbeat (30 s) is not below half of the idle timeout at ingress.preset nginx (60 s)",

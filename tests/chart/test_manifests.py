@@ -125,9 +125,14 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
         (ingress("nginx"), "ingress-nginx is retired"),
         (ingress("nginx"), "X-Forwarded-For is believed of 1 hop(s)"),
         (ingress("gce"), "ends a WebSocket after 86400 s"),
+        (
+            {"settings": {"limits": {"connections": 30_000}}},
+            "drains faster than settings.rollout.drain_rate (200 a second): for that settings.deadlines.shutdown would have "
+            "to be 200.",
+        ),
     ],
 )
-def test_the_notes_of_a_preset_say_what_the_chart_cannot_do(helm: Helm, values: dict[str, Any], sentence: str) -> None:
+def test_the_notes_say_what_the_chart_cannot_do(helm: Helm, values: dict[str, Any], sentence: str) -> None:
     assert sentence in _notes(helm, values)
 
 

@@ -63,6 +63,7 @@ def test_the_service_accepts_what_is_rendered(helm: Helm, case: str, tmp_path: P
     is_behind = any(asked.get(name, {}).get("enabled") for name in ("ingress", "gateway"))
     assert settings.proxy.hops == int(is_behind)
     assert settings.deadlines.shutdown == 120
+    assert settings.rollout.max_age == 43_200
 
 
 def test_every_secret_reaches_its_setting(helm: Helm, tmp_path: Path) -> None:
@@ -117,6 +118,7 @@ SAMPLES: dict[str, Any] = {
     "broker.prefix": "chat",
     "limits.on_user_cap": "replace",
     "native_send": "off",
+    "rollout.max_age": 86_401,  # one second is refused with reason
     "log.level": "debug",
     "log.format": "json",
 }

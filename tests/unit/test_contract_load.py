@@ -325,6 +325,58 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert (line, reason) == (5, "'s.json' is outside the contract's folder")
 
 
+def test_a_volume_of_kubernetes_is_a_folder_like_any(tmp_path: Path) -> None:
+    """As a kubelet lays it: each name is a link to a link to the version that holds now."""
+    version = tmp_path / "..2026_11_23_08_00_00.1234567890"
+    (version / "schemas").mkdir(parents=True)
+    (tmp_path / "..data").symlink_to(version.name)
+    (version / "contract.yaml").write_text(REFERS % "schemas/a.json")
+    (version / "schemas/a.json").write_text('{"$ref": "b.json#/$defs/b"}')
+    (version / "schemas/b.json").write_text('{"$defs": {"b": {"type": "integer"}}}')
+    for name in ("contract.yaml", "schemas"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    for contract in (tmp_path / "contract.yaml", tmp_path / "..data/contract.yaml", version / "contract.yaml"):
+        check = load(contract).resolve("a").spec.events["a.b"].check
+        assert check is not None
+        assert [list(check.iter_errors(value)) == [] for value in (1, "1")] == [True, False]
+    (version / "schemas/b.json").write_text('{"$defs": {"b": {"type": "whole"}}}')
+    assert faults_of(tmp_path / "contract.yaml")[0][0] == "b.json"
+    (version / "schemas/a.json").write_text('{"$ref": "../../outside.json"}')
+    (tmp_path.parent / "outside.json").write_text("{}")
+    [(file, _, reason)] = faults_of(tmp_path / "contract.yaml")
+    assert (file, reason) == ("a.json", "'../../outside.json' is outside the contract's folder")
+    (version / "schemas/a.json").write_text('{"$ref": "../contract.yaml"}')
+    [(file, _, reason)] = faults_of(tmp_path / "contract.yaml")
+    assert (file, "cannot refer to the contract file" in reason) == ("a.json", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "leads_to", "reference", "reason"),
+    [
+        ("s.json", "s.json", "s.json", "there is no file"),
+        ("again", ".", "again/contract.yaml", "cannot refer to the contract file"),
+        ("out", "..", "out/x.json", "is outside the contract's folder"),
+    ],
+    ids=["in a circle", "to the contract", "out of the folder"],
+)
+def test_a_link_that_leads_nowhere_good(tmp_path: Path, name: str, leads_to: str, reference: str, reason: str) -> None:
+    (tmp_path / name).symlink_to(leads_to)
+    [(file, line, found)] = faults_in(tmp_path, REFERS % reference)
+    assert (file, line) == ("contract.yaml", 5)
+    assert reason in found
+
+
+def test_a_file_has_one_name_so_that_links_in_a_circle_end(tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(".")
+    (tmp_path / "s.json").write_text('{"properties": {"a": {"$ref": "again/s.json"}}}')
+    [(file, _, reason)] = faults_in(tmp_path, REFERS % "s.json")
+    assert file == "s.json"
+    assert (
+        reason
+        == f"'again/s.json' is a link to {tmp_path / 's.json'}, which is referred to elsewhere: refer to that here too"
+    )
+
+
 def test_scalars_are_what_they_look_like(tmp_path: Path) -> None:
     (tmp_path / "contract.yaml").write_text(
         REFERS % "s.yaml" + "      a.n: {publish: server, delivery: ephemeral, schema: {maximum: 1e2}}\n"

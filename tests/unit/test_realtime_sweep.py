@@ -8,15 +8,16 @@ from typing import Any, cast
 import pytest
 
 from service.core.identity import anonymous
-from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, TokenBucket
+from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Rollout, TokenBucket
 from service.core.session import Session
 from service.realtime.connection import Connection
+from service.realtime.departures import Departures
 from service.realtime.frame import Press
 from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
 from service.realtime.socket import Ear
 from service.realtime.surroundings import Surroundings
-from service.realtime.sweep import LATE, Sweep
+from service.realtime.sweep import LATE, PARTING, Sweep, _share
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -39,6 +40,7 @@ class Line:
         self.heard = True
         self.pings = 0
         self.is_cut = False
+        self.codes: list[int] = []
         self.write = lambda data: None
 
     def pause_reading(self) -> None: ...
@@ -48,7 +50,8 @@ class Line:
     def ping(self) -> None:
         self.pings += 1
 
-    def close(self, code: int, reason: str) -> None: ...
+    def close(self, code: int, reason: str) -> None:
+        self.codes.append(code)
 
     def abort(self) -> None:
         self.is_cut = True
@@ -59,29 +62,44 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+class Stage:
+    """A sweep that looks after one connection."""
+
+    def __init__(self, clock: FakeClock, rollout: Rollout, id: str = "c") -> None:
+        metrics, self.line = Metrics(), Line()
+        shared = Surroundings(
+            clock,
+            metrics,
+            Turn(clock, lambda call: None),
+            Press(Compression()),
+            100,
+            limits=OutboxLimits(),
+            budget=Budget(10**6),
+            on_close=lambda connection, code, reason: None,
+        )
+        bucket = TokenBucket(Limits().connection_rate, clock.monotonic())
+        self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), bucket, shared)
+        self.departures = Departures(clock, metrics)
+        roster = Roster(metrics)
+        roster.add(self.connection)
+        sweep = Sweep(
+            roster,
+            Deadlines(heartbeat=HEARTBEAT),
+            OutboxLimits(),
+            clock,
+            metrics,
+            tidy=lambda now: None,
+            rollout=rollout,
+            departures=self.departures,
+        )
+        sweep.start()
+        sweep.welcome(self.connection)
+
+
 @pytest.fixture
 def line(clock: FakeClock) -> Line:
     """One that has been asked for a sign of life, and has not answered."""
-    metrics, line = Metrics(), Line()
-    shared = Surroundings(
-        clock,
-        metrics,
-        Turn(clock, lambda call: None),
-        Press(Compression()),
-        100,
-        limits=OutboxLimits(),
-        budget=Budget(10**6),
-        on_close=lambda connection, code, reason: None,
-    )
-    session = Session(anonymous("t"), 10)
-    connection = Connection(
-        "c", line, session, cast(Any, None), TokenBucket(Limits().connection_rate, clock.monotonic()), shared
-    )
-    roster = Roster(metrics)
-    roster.add(connection)
-    sweep = Sweep(roster, Deadlines(heartbeat=HEARTBEAT), OutboxLimits(), clock, metrics, tidy=lambda now: None)
-    sweep.start()
-    sweep.welcome(connection)
+    line = Stage(clock, Rollout()).line
     while not line.pings:
         clock.advance(0.5)
     return line
@@ -114,3 +132,38 @@ def test_after_the_loop_has_stood_still_answers_are_read_before_anyone_is_cut(li
     line.heard = True  # read in the turn in which the look was
     clock.advance(2)
     assert not line.is_cut
+
+
+@pytest.mark.parametrize("id", ["a", "b", "c", "d", "e"])
+def test_an_old_connection_is_asked_to_come_back_at_a_time_of_its_own(clock: FakeClock, id: str) -> None:
+    stage, most = Stage(clock, Rollout(max_age=1_000.0), id), 1_000.0
+    begun = clock.monotonic()
+    while not stage.departures.is_departing(stage.connection):
+        stage.line.heard = True
+        clock.advance(0.5)
+    age = clock.monotonic() - begun
+    assert most / 2 <= age <= most + 1.0
+    assert abs(age - most * _share(stage.connection)) <= 1.0
+    clock.advance(PARTING + 1.0)
+    assert stage.line.codes == [1012]
+
+
+def test_shares_are_spread_and_stay(clock: FakeClock) -> None:
+    stage = Stage(clock, Rollout())
+    shares = []
+    for number in range(1_000):
+        stage.connection.id = f"{number}"
+        assert _share(stage.connection) == _share(stage.connection)
+        shares.append(_share(stage.connection))
+    assert min(shares) >= 0.5
+    assert max(shares) < 1.0
+    assert 0.72 < sum(shares) / len(shares) < 0.78
+
+
+def test_without_a_greatest_age_nobody_is_asked(clock: FakeClock) -> None:
+    stage = Stage(clock, Rollout())
+    for _ in range(1_000):
+        stage.line.heard = True
+        clock.advance(HEARTBEAT / 2)
+    assert not stage.departures.is_departing(stage.connection)
+    assert stage.line.codes == []

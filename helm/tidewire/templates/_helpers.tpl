@@ -62,6 +62,18 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 
 {{- define "tidewire.heartbeat" -}}{{ include "tidewire.setting" (list . "deadlines" "heartbeat" 25.0) }}{{- end -}}
 {{- define "tidewire.shutdown" -}}{{ include "tidewire.setting" (list . "deadlines" "shutdown" 20.0) }}{{- end -}}
+{{- define "tidewire.connections" -}}{{ include "tidewire.setting" (list . "limits" "connections" 15000) }}{{- end -}}
+{{- define "tidewire.drainRate" -}}{{ include "tidewire.setting" (list . "rollout" "drain_rate" 200.0) }}{{- end -}}
+{{- define "tidewire.maxAge" -}}{{ include "tidewire.setting" (list . "rollout" "max_age" 0.0) }}{{- end -}}
+{{- define "tidewire.acceptRate" -}}
+{{- include "tidewire.setting" (list (dict "Values" (dict "settings" (.Values.settings.rollout | default dict))) "accept_rate" "per_second" 1000.0) -}}
+{{- end -}}
+
+{{/* Seconds of settings.deadlines.shutdown that a full pod takes to drain at its rate: closes have three quarters of it. */}}
+{{- define "tidewire.drainNeeds" -}}
+{{- divf (include "tidewire.connections" . | float64) (include "tidewire.drainRate" . | float64) 0.75 | ceil | int -}}
+{{- end -}}
+
 {{- define "tidewire.brokerUrl" -}}{{ include "tidewire.setting" (list . "broker" "url" "memory://") }}{{- end -}}
 
 {{/* The least time from a pod's end to SIGKILL. */}}
@@ -136,12 +148,9 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- mergeOverwrite $own (deepCopy .Values.settings) $fixed | toYaml -}}
 {{- end -}}
 
-{{/*
-Where the service finds the contract. A kubelet lays the files of a volume as links into the folder that "..data" leads to, and
-what a contract refers to must be below the contract's own folder when links are followed: so it is read where the files really are.
-*/}}
+{{/* Where the service finds the contract. */}}
 {{- define "tidewire.contractPath" -}}
-/etc/tidewire/contract/{{ ternary "..data/" "" (or (ne .Values.contract.existingConfigMap "") (gt (len .Values.contract.files) 0)) }}{{ include "tidewire.contractKey" . }}
+/etc/tidewire/contract/{{ include "tidewire.contractKey" . }}
 {{- end -}}
 
 {{- define "tidewire.contractKey" -}}

@@ -66,6 +66,16 @@
 {{- if and $v.terminationGracePeriodSeconds (lt (int $v.terminationGracePeriodSeconds) (include "tidewire.leastGrace" . | int)) -}}
 {{- fail (printf "terminationGracePeriodSeconds (%d) would kill a pod that still drains: it takes preStopSeconds (%d), settings.deadlines.shutdown (%v) and 15, so at least %s; or leave it at 0" (int $v.terminationGracePeriodSeconds) (int $v.preStopSeconds) (include "tidewire.shutdown" .) (include "tidewire.leastGrace" .)) -}}
 {{- end -}}
+{{- $rate := include "tidewire.drainRate" . | float64 -}}
+{{- $age := include "tidewire.maxAge" . | float64 -}}
+{{- /* On average a connection lasts three quarters of its greatest age. */ -}}
+{{- $least := divf (include "tidewire.connections" . | float64) $rate 0.75 | ceil | int -}}
+{{- if and (gt $age 0.0) (lt $age (float64 $least)) -}}
+{{- fail (printf "settings.rollout.max_age (%v s) would move more connections a second of a full pod (settings.limits.connections: %v) than settings.rollout.drain_rate (%v) lets a drain: set it to %d or more, or to 0" (include "tidewire.maxAge" .) (include "tidewire.connections" .) (include "tidewire.drainRate" .) $least) -}}
+{{- end -}}
+{{- if lt (include "tidewire.acceptRate" . | float64) $rate -}}
+{{- fail (printf "settings.rollout.drain_rate (%v) is above settings.rollout.accept_rate.per_second (%v): of two pods one that drains would send the other more connections than that accepts; lower the one or raise the other" (include "tidewire.drainRate" .) (include "tidewire.acceptRate" .)) -}}
+{{- end -}}
 {{- $hops := dict -}}
 {{- with include "tidewire.proxyIdle" . }}{{ $_ := set $hops (printf "ingress.preset %s" $v.ingress.preset) . }}{{ end -}}
 {{- with include "tidewire.gatewayIdle" . }}{{ $_ := set $hops (printf "gateway.implementation %s" $v.gateway.implementation) . }}{{ end -}}
