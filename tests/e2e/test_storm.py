@@ -22,7 +22,7 @@ STORM = 5000
 ACCEPTS = 250
 """Upgrades a second that the node is set to take in."""
 LONGEST = 1.5
-"""How much longer than at that rate without a pause the last one may wait: clients come back at whole seconds and a random part."""
+"""How much longer than at that rate without a pause the last one may wait: clients come back at whole seconds and a part."""
 CALM = 8.0
 """Seconds of traffic before a storm, to compare with."""
 EVERY = 0.02
