@@ -83,6 +83,7 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/python scripts/metrics_reference.py --check
 	$(BIN)/python scripts/chart_reference.py --check
 	$(BIN)/python scripts/alerts_reference.py --check
+	$(BIN)/python scripts/dashboards.py --check
 	scripts/check_locks.sh
 	scripts/lock.sh --check
 
@@ -95,6 +96,7 @@ fmt: ## format, fix what can be fixed, write the generated files
 	$(BIN)/python scripts/metrics_reference.py
 	$(BIN)/python scripts/chart_reference.py
 	$(BIN)/python scripts/alerts_reference.py
+	$(BIN)/python scripts/dashboards.py
 
 lock: ## write requirements/*.lock from pyproject.toml, keeping versions
 	@scripts/setup.sh dev

@@ -27,16 +27,8 @@ FOREIGN = {
     "up": "Prometheus",
 }
 """Metrics of others, by whose they are."""
-COMING = frozenset(
-    (
-        "tidewire_probe_seconds_bucket",
-        "tidewire_probe_seconds_count",
-        "tidewire_probe_failures_total",
-        "tidewire_probe_last_success_timestamp_seconds",
-        "tidewire_rebalance_surplus",
-    )
-)
-"""The probe's, until it is in the service."""
+COMING = frozenset(("tidewire_rebalance_surplus",))
+"""Until it is in the service."""
 _NAME = re.compile(r"(?<![\w:$])((?:namespace_job:)?(?:tidewire|process|kube|container)_[a-z0-9_:]+|up)\b(?!\s*=(?!=))")
 _QUOTED = re.compile(r'"[^"]*"')
 _BLOCK = re.compile(r"^```promql\n(.*?)\n```$", re.DOTALL | re.MULTILINE)

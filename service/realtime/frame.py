@@ -110,7 +110,7 @@ def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame
     )
 
 
-def restart_frame(channel: ChannelKey, snapshot: Snapshot, *, lost: bool) -> Frame:
+def restart_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: bool) -> Frame:
     """A `subscribed` in place: the subscription goes on, from a stream that could not be joined to what came before.
 
     `lost`: whether durable events may be missing, so that clients are told `recovered: false`.
@@ -133,6 +133,7 @@ def restart_frame(channel: ChannelKey, snapshot: Snapshot, *, lost: bool) -> Fra
         None,
         mark.offset,
         mark.rev,
+        now,
         epoch=mark.epoch,
         restarts=True,
         compress=False,

@@ -162,7 +162,7 @@ class Repair:
             self._metrics.epoch_changes.inc()
         if not snapshot.recovered:
             lost = room.spec.history is not None  # without history there are no durable events to lose
-            room.push(restart_frame(room.key, snapshot, lost=lost), 0.0)
+            room.push(restart_frame(room.key, snapshot, self._clock.monotonic(), lost=lost), 0.0)
             sequence.jump(snapshot)
             self._metrics.repairs.labels(outcome="announced").inc()
             return True

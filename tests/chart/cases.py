@@ -140,6 +140,7 @@ CASES: dict[str, Values] = {
             "groups": [{"name": "mine", "rules": [{"alert": "Away", "expr": "tidewire_ready == 0", "for": "5m"}]}],
         }
     },
+    "dashboards": {"dashboards": {"enabled": True, "folder": "Realtime"}},
     "disruptions: none": {"podDisruptionBudget": {"maxUnavailable": 0}},
     "disruptions: per cent": {"podDisruptionBudget": {"maxUnavailable": None, "minAvailable": "50%"}},
     "disruptions: no budget": {"podDisruptionBudget": {"enabled": False}},
@@ -208,6 +209,7 @@ SOME = frozenset(
         "service monitor",
         "pod monitor",
         "rules of one's own",
+        "dashboards",
         "everything extra",
     }
 )

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""Makes the chart's dashboards (helm/tidewire/dashboards, JSON that Grafana 10 to 12 reads) from helm/dashboards/*.yaml.
+
+There each panel says what it shows: a title, a meaning (what is normal, what to do), a unit, and either `lines` (expressions by
+the name of their series) or `quantiles` of a histogram. Here is what all panels have in common. `--check` writes nothing and
+fails if a file differs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "helm" / "dashboards"
+TARGET = ROOT / "helm" / "tidewire" / "dashboards"
+
+Json = dict[str, Any]
+Kind = Literal["timeseries", "stat"]
+
+WIDTH = 24
+"""Columns of Grafana's grid."""
+SIZES: dict[Kind, tuple[int, int]] = {"timeseries": (8, 8), "stat": (3, 4)}
+"""Columns and lines that a panel takes."""
+SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
+PLACES = {
+    "%S": 'namespace=~"$namespace",job=~"$job",pod=~"$pod"',
+    "%N": 'namespace=~"$namespace",pod=~"$pod"',
+    "%R": "$__rate_interval",
+}
+"""What stands for what in expressions: %S is what the variables leave of the service's metrics, %N the same of others', which
+have another job."""
+SCHEMA = 38
+"""Version of the dashboard's form, of Grafana 10.0; newer ones raise it by themselves."""
+QUANTILES = {"half": "0.5", "99 of 100": "0.99"}
+_GREEN, _YELLOW, _RED = "green", "yellow", "red"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One panel."""
+
+    title: str
+    meaning: str
+    """What it shows, what is normal, what to do."""
+    unit: str
+    kind: Kind = "timeseries"
+    lines: dict[str, str] = field(default_factory=dict)
+    """Expressions by the name of their series."""
+    quantiles: str = ""
+    """A histogram, in the stead of lines."""
+    bounds: tuple[float, ...] = ()
+    """Where it turns yellow and red, or red; of two that fall, less is worse."""
+    stacked: bool = False
+    most: float | None = None
+    """The top of the scale."""
+
+    @property
+    def expressions(self) -> dict[str, str]:
+        """Its lines, with their variables."""
+        asked = self.lines or {
+            legend: f"histogram_quantile({share}, sum by (le) (rate({self.quantiles}_bucket{{%S}}[%R])))"
+            for legend, share in QUANTILES.items()
+        }
+        return {legend: placed(expr) for legend, expr in asked.items()}
+
+
+def placed(expr: str) -> str:
+    """An expression with its variables."""
+    for sign, text in PLACES.items():
+        expr = expr.replace(sign, text)
+    return expr
+
+
+def read(source: Path) -> Json:
+    """A source, its panels read. Raises TypeError for a key that no panel has."""
+    dashboard: Json = yaml.safe_load(source.read_text(encoding="utf-8"))
+    for row in dashboard["rows"]:
+        row["panels"] = [Panel(**{**panel, "bounds": tuple(panel.get("bounds", ()))}) for panel in row["panels"]]
+    return dashboard
+
+
+def rendered(dashboard: Json) -> Json:
+    """As Grafana imports it."""
+    panels: list[Json] = []
+    top = 0
+    for row in dashboard["rows"]:
+        panels.append(
+            {
+                "id": len(panels) + 1,
+                "type": "row",
+                "title": row["title"],
+                "collapsed": False,
+                "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1},
+                "panels": [],
+            }
+        )
+        top = _lay(row["panels"], panels, top + 1)
+    return {
+        "uid": dashboard["uid"],
+        "title": dashboard["title"],
+        "description": dashboard["meaning"],
+        "tags": ["tidewire"],
+        "schemaVersion": SCHEMA,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "browser",
+        "links": [_LINK],
+        "templating": {"list": _variables()},
+        "panels": panels,
+    }
+
+
+def _lay(row: list[Panel], panels: list[Json], top: int) -> int:
+    """Places panels from left to right, line by line; gives where the next row begins."""
+    left, height = 0, 0
+    for one in row:
+        width, lines = SIZES[one.kind]
+        if left + width > WIDTH:
+            left, top, height = 0, top + height, 0
+        place = {"x": left, "y": top, "w": width, "h": lines}
+        panels.append(_panel(one, len(panels) + 1, place))
+        left, height = left + width, max(height, lines)
+    return top + height
+
+
+def _panel(one: Panel, number: int, place: Json) -> Json:
+    defaults: Json = {"unit": one.unit, "thresholds": {"mode": "absolute", "steps": _steps(one.bounds)}}
+    if one.kind == "timeseries" or (one.most is not None and one.most <= 1):
+        defaults["min"] = 0
+    if one.most is not None:
+        defaults["max"] = one.most
+    if one.kind == "stat":
+        defaults["color"] = {"mode": "thresholds"}
+        options: Json = {
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "colorMode": "value",
+            "graphMode": "area",
+            "justifyMode": "auto",
+            "orientation": "auto",
+            "textMode": "auto",
+        }
+    else:
+        defaults["color"] = {"mode": "palette-classic"}
+        defaults["custom"] = {
+            "drawStyle": "line",
+            "lineWidth": 1,
+            "fillOpacity": 30 if one.stacked else 8,
+            "showPoints": "never",
+            "spanNulls": False,
+            "stacking": {"mode": "normal" if one.stacked else "none", "group": "A"},
+            "thresholdsStyle": {"mode": "line" if one.bounds else "off"},
+        }
+        options = {
+            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        }
+    return {
+        "id": number,
+        "type": one.kind,
+        "title": one.title,
+        "description": one.meaning,
+        "datasource": SOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+        "targets": [_target(legend, expr, index) for index, (legend, expr) in enumerate(one.expressions.items())],
+    }
+
+
+def _target(legend: str, expr: str, index: int) -> Json:
+    return {
+        "refId": chr(ord("A") + index),
+        "datasource": SOURCE,
+        "editorMode": "code",
+        "expr": expr,
+        "legendFormat": legend or "__auto",
+        "range": True,
+        "instant": False,
+    }
+
+
+def _steps(bounds: tuple[float, ...]) -> list[Json]:
+    falling = len(bounds) > 1 and bounds[0] > bounds[-1]
+    colors = (_YELLOW, _RED) if len(bounds) > 1 else (_RED,)
+    if falling:  # from the worst upwards
+        values = sorted(bounds)
+        return [
+            {"color": _RED, "value": None},
+            {"color": _YELLOW, "value": values[0]},
+            {"color": _GREEN, "value": values[1]},
+        ]
+    steps = [{"color": color, "value": bound} for color, bound in zip(colors, bounds, strict=False)]
+    return [{"color": _GREEN, "value": None}, *steps]
+
+
+def _variables() -> list[Json]:
+    narrowing = {"namespace": "", "job": 'namespace=~"$namespace"', "pod": 'namespace=~"$namespace",job=~"$job"'}
+    source: Json = {
+        "name": "datasource",
+        "label": "Prometheus",
+        "type": "datasource",
+        "query": "prometheus",
+        "hide": 0,
+        "refresh": 1,
+        "multi": False,
+        "includeAll": False,
+    }
+    return [source, *(_variable(name, inside) for name, inside in narrowing.items())]
+
+
+def _variable(name: str, inside: str) -> Json:
+    query = f"label_values(tidewire_ready{{{inside}}}, {name})"
+    return {
+        "name": name,
+        "label": name.capitalize(),
+        "type": "query",
+        "datasource": SOURCE,
+        "query": {"query": query, "refId": name},
+        "refresh": 2,
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        # Also what has no such label at all: a node outside of Kubernetes.
+        "allValue": ".*",
+        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+        "hide": 0,
+    }
+
+
+_LINK: Json = {
+    "type": "dashboards",
+    "title": "Tidewire",
+    "tags": ["tidewire"],
+    "asDropdown": False,
+    "includeVars": True,
+    "keepTime": True,
+    "targetBlank": False,
+    "icon": "external link",
+    "tooltip": "",
+    "url": "",
+}
+
+
+def main(check: bool) -> int:
+    """Writes every dashboard, or says which are out of date."""
+    stale = 0
+    for source in sorted(SOURCES.glob("*.yaml")):
+        dashboard = read(source)
+        file = TARGET / f"{dashboard['uid']}.json"
+        text = json.dumps(rendered(dashboard), indent=2, ensure_ascii=False) + "\n"
+        if file.exists() and file.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        if not check:
+            file.write_text(text, encoding="utf-8")
+        print(f"{file.relative_to(ROOT)}: {'differs from its source; run `make fmt`' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
