@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e test-image image dist lint-deploy loadtest bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e dashboards-look test-image image dist lint-deploy loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered 
 	@scripts/setup.sh deploy
 	@scripts/setup.sh chart
 	scripts/lint_deploy.sh
+
+dashboards-look: ## play a day before a real Prometheus and draw every dashboard from it (1 min): build/dashboards, docs/images
+	@scripts/setup.sh look
+	$(BIN)/python -m tests.e2e.watching
 
 bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick

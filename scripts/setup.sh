@@ -7,7 +7,8 @@
 #   scripts/setup.sh test   all of quick, the JavaScript client's packages, a browser
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
 #   scripts/setup.sh nginx  all of dev, and nginx: the quick part of the end-to-end tests
-#   scripts/setup.sh e2e    all of quick, chart and nginx, HAProxy, Traefik, Envoy, k6
+#   scripts/setup.sh e2e    all of quick, chart (with Prometheus) and nginx, HAProxy, Traefik, Envoy, k6
+#   scripts/setup.sh look   all of quick, a browser and Prometheus: to draw the dashboards
 #   scripts/setup.sh k6     all of dev, k6
 #   scripts/setup.sh deploy .venv-deploy with what looks at the Dockerfile, the workflows and the packages of a release
 #   scripts/setup.sh image  all of dev, buildah and podman, what makes a base image
@@ -344,5 +345,12 @@ case ${1:-} in
         install_dev
         install_image
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | k6 | deploy | image" ;;
+    look)
+        install_compiler
+        install_dev
+        install_stores
+        install_browser
+        install_prometheus
+        ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | look | k6 | deploy | image" ;;
 esac

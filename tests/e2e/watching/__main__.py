@@ -44,7 +44,7 @@ async def drawn(day: Day, panel: dict[str, Any]) -> drawing.Drawn:
 
 async def pictures(day: Day, browser: Browser) -> None:
     """One a row."""
-    page = await browser.new_page(viewport={"width": 24 * drawing.COLUMN + 16, "height": 600})
+    page = await browser.new_page(viewport={"width": 24 * drawing.COLUMN + 16, "height": 100})
     for dashboard in expressions.dashboards():
         rows: list[tuple[str, list[dict[str, Any]]]] = []
         for panel in dashboard["panels"]:

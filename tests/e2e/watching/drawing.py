@@ -15,7 +15,8 @@ COLUMN, LINE, GAP = 66, 36, 8
 """Pixels of a column and of a line of Grafana's grid, and between panels."""
 _COLORS = ("#3274d9", "#e0752d", "#3f9e4d", "#a352cc", "#e02f44", "#1f9fb5", "#b5811f", "#6e7f91", "#8f3bb8", "#7eb26d")
 _BOUNDS = {"green": "#3f9e4d", "yellow": "#d9a400", "red": "#e02f44"}
-_LEFT, _BOTTOM, _TOP = 74, 22, 8
+_LEFT, _BOTTOM, _TOP = 88, 22, 8
+_LABEL = re.compile(r"\{\{(\w+)\}\}")
 _STYLE = """
 body { margin: 0; padding: 8px; background: #f4f5f5; font: 12px system-ui, sans-serif; color: #24292e; position: relative }
 h2 { font-size: 16px; margin: 4px 4px 8px }
@@ -25,7 +26,7 @@ h2 { font-size: 16px; margin: 4px 4px 8px }
 .legend { padding: 0 8px 4px 8px; max-height: 48px; overflow: hidden; line-height: 16px }
 .legend i { display: inline-block; width: 12px; height: 3px; vertical-align: middle; margin: 0 4px 0 0 }
 .legend span { margin-right: 12px; white-space: nowrap }
-.number { font-size: 30px; text-align: center; padding-top: 18px; white-space: nowrap; font-weight: 600 }
+.number { font-size: 25px; text-align: center; padding-top: 18px; white-space: nowrap; font-weight: 600 }
 .hollow { color: #e02f44; text-align: center; padding-top: 40px; font-size: 15px }
 svg text { font-size: 11px; fill: #5a6570 }
 """
@@ -36,9 +37,11 @@ Drawn = list[tuple[str, Series]]
 
 def named(legend: str, series: Sequence[Series]) -> Drawn:
     """Series with their names, as `legendFormat` makes them."""
-    return [
-        (re.sub(r"\{\{(\w+)\}\}", lambda label, one=one: one.labels.get(label[1], ""), legend), one) for one in series
-    ]
+    return [(_name(legend, one), one) for one in series]
+
+
+def _name(legend: str, series: Series) -> str:
+    return _LABEL.sub(lambda found: series.labels.get(found[1], ""), legend)
 
 
 def row(title: str, panels: Sequence[Mapping[str, Any]], shown: Mapping[int, Drawn], span: tuple[float, float]) -> str:
