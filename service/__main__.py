@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
+
+COMMANDS = ("serve", "check", "health", "token", "publish", "tail")
+"""Each is a module of `service.cli`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,14 +35,14 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 def _run(words: Sequence[str]) -> int:
     # Imported only now: loading the code takes a second or two, in which the signal may come.
-    from service.cli import check, health, publish, serve, tail, token
     from service.contract.document import Faults
 
     parser = argparse.ArgumentParser(prog="tidewire", description="Real-time events between backends and browsers.")
     parser.add_argument("--version", action="version", version=f"tidewire {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (serve, check, health, token, publish, tail):
-        command.add(commands)
+    # And only the one that is meant: a health check, say, needs no web server.
+    for name in set(words[:1]).intersection(COMMANDS) or COMMANDS:
+        importlib.import_module(f"service.cli.{name}").add(commands)
     try:
         given = parser.parse_args(words)
         return int(given.run(given))
