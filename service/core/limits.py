@@ -164,6 +164,16 @@ class Rollout:
     max_age: Annotated[float, Ge(0)] = 0.0
     """Seconds after which a connection is asked to come back, less up to a half by chance; 0: never. So connections come to
     nodes that are new, and none outlives what was decided when it came, such as which proxy it goes through."""
+    rebalance: bool = True
+    """Asks connections to come back while this node has more than others that take some, so that new nodes get their share. Off
+    where persistent sticky cookies lead clients back to the same node."""
+    rebalance_margin: Annotated[float, Gt(0)] = 0.1
+    """How far above the mean a node may be, as a share of that; with few connections at least three times the mean's square
+    root, as chance does that."""
+    rebalance_rate: PerSecond = 10.0
+    """Connections a second that one node asks to move, at most."""
+    rebalance_least_age: Annotated[float, Ge(0)] = 60.0
+    """Seconds that a connection is left alone after it has come, from wherever."""
 
 
 @dataclass(frozen=True, slots=True)

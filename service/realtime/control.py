@@ -36,7 +36,7 @@ from service.realtime.control_messages import (
     inbox,
 )
 from service.realtime.following import Following
-from service.realtime.peers import Inquiries, Peers, Tally
+from service.realtime.peers import Inquiries, Peers, Tally, Word
 from service.realtime.publisher import new_id
 from service.realtime.revocations import Revocations
 from service.realtime.supervisor import Supervisor
@@ -58,6 +58,14 @@ class Here(Protocol):
     @property
     def connections(self) -> int:
         """How many there are."""
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether it takes new ones."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether all of them are being moved away."""
 
     async def disconnect(self, tenant: str, user: str, reason: str) -> int:
         """Closes the user's connections; returns how many there were."""
@@ -111,6 +119,11 @@ class Control:
     def others(self) -> Mapping[str, NodeState]:
         """The other nodes that are alive, by id, and what they have told last."""
         return self._peers.alive()
+
+    @property
+    def words(self) -> Mapping[str, Word]:
+        """The same, with the age of each word."""
+        return self._peers.words()
 
     async def start(self) -> None:
         """Reads what this node must know before it lets anybody in, and tells the others of it. Raises ServiceError."""
@@ -206,6 +219,11 @@ class Control:
         """The broker has started anew and may have forgotten who is there."""
         self._tell_soon()
 
+    def tell(self) -> None:
+        """Tells the others of this node as it is now, before the next beat would."""
+        if self._timer is not None:
+            self._tell_soon()
+
     def _tell_soon(self) -> None:
         if not self._telling:  # else the broker is slow, and another word would only wait behind this one
             self._telling = True
@@ -228,7 +246,12 @@ class Control:
 
     async def _tell(self, *, gone: bool = False) -> None:
         state = NodeState(
-            connections=self._here.connections, started=self._started, version=self._metrics.version, gone=gone
+            connections=self._here.connections,
+            started=self._started,
+            version=self._metrics.version,
+            accepting=self._here.is_accepting,
+            draining=self._here.is_draining,
+            gone=gone,
         )
         await self._publish(NODES, "node.state", new_id(), state, Delivery.LATEST, NODE_STATE, key=self.me)
 

@@ -103,6 +103,10 @@ class NodeState(Struct, frozen=True, kw_only=True):
     started: float
     """Seconds since the Unix epoch."""
     version: str
+    accepting: bool = True
+    """Whether it takes new connections. A node of a version that does not tell is taken to."""
+    draining: bool = False
+    """Whether all of its connections are about to come to the others."""
     gone: bool = False
     """Whether this is the last it says."""
 

@@ -73,6 +73,11 @@ class BrokerHealth:
         return fault
 
     @property
+    def is_away(self) -> bool:
+        """Whether the broker did not answer when it was asked last."""
+        return self._away_since is not None
+
+    @property
     def is_worn_out(self) -> bool:
         """Whether the broker has been away for longer than a node may wait for it and still be ready."""
         return self._away_since is not None and self._clock.monotonic() - self._away_since >= self._patience

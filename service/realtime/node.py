@@ -36,6 +36,7 @@ from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
 from service.realtime.probe import Connect, Probe
 from service.realtime.publisher import Publisher
+from service.realtime.rebalancing import Rebalancing
 from service.realtime.relay import Relay
 from service.realtime.revocations import RevocationGuard, Revocations
 from service.realtime.roster import Roster
@@ -179,6 +180,15 @@ class Node:
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
         self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
         self._greeting: set[asyncio.Timeout] = set()
+        self.rebalancing = Rebalancing(
+            self.roster,
+            self.departures,
+            lambda: self.control.words,
+            lambda: self.is_accepting and not self.health.is_away,
+            bounds.rollout,
+            ports.clock,
+            metrics,
+        )
         self._drain = Drain(self.roster, self.departures, bounds.rollout, bounds.deadlines, metrics)
         metrics.draining.set_function(lambda: float(self.admission.draining))
         metrics.drain_left.set_function(lambda: len(self.roster) if self.admission.draining else 0)
@@ -202,10 +212,12 @@ class Node:
             await self.close()
             raise
         self.sweep.start()
+        self.rebalancing.start()
 
     async def close(self) -> None:
         """Ends whatever is left, then the broker. Call `drain` first."""
         self.sweep.close()
+        self.rebalancing.close()
         self.departures.close()
         self.probe.close()
         self.health.close()
@@ -245,6 +257,16 @@ class Node:
             self.metrics.slow_consumers.inc()
         for subscription in connection.session.subscriptions.values():
             self.relay.detach(connection, subscription)
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether this node gets new connections, as far as the other nodes are concerned."""
+        return not self.admission.draining and self.supervisor.failed is None and not self.health.is_worn_out
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether its connections are being moved to other nodes."""
+        return self.admission.draining
 
     @property
     def connections(self) -> int:
@@ -309,6 +331,7 @@ class Node:
         Returns when all are gone or `deadlines.shutdown` is over.
         """
         self.admission.draining = True
+        self.control.tell()
         self.presence.drain()
         for patience in self._greeting:
             if not patience.expired():  # else its task has yet to hear of it, and the time cannot be set any more

@@ -6,11 +6,20 @@ import asyncio
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from service.core.clock import Clock
 from service.core.event import Event
 from service.realtime.control_messages import NODE_STATE, Answer, NodeState, decode_state
 from service.realtime.publisher import new_id
+
+
+class Word(NamedTuple):
+    """What a node has told of itself last."""
+
+    age: float
+    """Seconds since this node heard it."""
+    state: NodeState
 
 
 class Peers:
@@ -32,10 +41,14 @@ class Peers:
 
     def alive(self) -> Mapping[str, NodeState]:
         """What each one has told last, by id."""
-        too_long_ago = self._clock.monotonic() - NODE_STATE.ttl
-        for node in [node for node, (heard, _) in self._heard.items() if heard <= too_long_ago]:
+        return {node: word.state for node, word in self.words().items()}
+
+    def words(self) -> Mapping[str, Word]:
+        """As `alive`, and how old each word is."""
+        now = self._clock.monotonic()
+        for node in [node for node, (heard, _) in self._heard.items() if heard <= now - NODE_STATE.ttl]:
             del self._heard[node]
-        return {node: state for node, (_, state) in self._heard.items()}
+        return {node: Word(now - heard, state) for node, (heard, state) in self._heard.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,6 +241,9 @@ class Metrics:
             "reason",
         )
         _start(self.reconnects_asked, ("shutdown", "age", "rebalance"))
+        self.rebalance_surplus = self._gauge(
+            "rebalance_surplus", "Connections that this node has above the nodes' mean and the margin."
+        )
         self.draining = self._gauge("draining", "1 while this node drains, else 0.")
         self.drain_left = self._gauge("drain_left", "Connections that a draining node still has; else 0.")
         self.drain_timeouts = self._counter(

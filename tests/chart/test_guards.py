@@ -88,6 +88,10 @@ GUARDS: dict[str, tuple[Values, str]] = {
         _with_timeouts("ngf"),
         "ngf ignores timeouts of a route without a word",
     ),
+    "cookies that lead back": (
+        {**ingress("nginx", sticky=True), "settings": {"rollout": {"rebalance": True}}},
+        "sticky cookies would lead clients back to the very pod that asks them to go",
+    ),
     "a cookie that Cilium has not": (gateway("cilium", sticky=True), 'no policy of gateway.implementation "cilium"'),
     "a cookie of nobody's": (
         ingress("", sticky=True),

@@ -123,6 +123,7 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
         (ingress("traefik"), "transport.respondingTimeouts"),
         (ingress("haproxytech"), "timeout-tunnel in the controller's ConfigMap"),
         (ingress("nginx"), "ingress-nginx is retired"),
+        (ingress("nginx", sticky=True), "so settings.rollout.rebalance is off"),
         (ingress("nginx"), "X-Forwarded-For is believed of 1 hop(s)"),
         (ingress("gce"), "ends a WebSocket after 86400 s"),
         (

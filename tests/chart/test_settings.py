@@ -13,10 +13,10 @@ import yaml
 from service.cli.check import everything
 from service.settings import Settings, load_settings
 from service.settings.model import Setting, every_setting
-from tests.chart.cases import CASES, SOME, every_secret
+from tests.chart.cases import CASES, SOME, every_secret, gateway, ingress
 from tests.chart.conftest import rendered
 from tests.chart.pod_view import lay
-from tests.chart.tools import CHART, WHOLE, Document, Helm, of_kind
+from tests.chart.tools import CHART, WHOLE, Document, Helm, Values, of_kind
 
 pytestmark = pytest.mark.chart
 
@@ -168,6 +168,24 @@ def test_every_setting_of_the_service_passes_through_unchanged(helm: Helm, tmp_p
             assert [issuer.leeway for issuer in found] == [7.5]
         else:
             assert (list(found) if isinstance(found, tuple) else found) == wanted, name
+
+
+@pytest.mark.parametrize(
+    ("values", "rebalances"),
+    [
+        (ingress("nginx"), True),
+        (ingress("nginx", sticky=True), False),
+        ({**ingress("nginx"), "settings": {"rollout": {"rebalance": False}}}, False),
+        ({"gateway": {**gateway("")["gateway"], "sessionPersistence": {"enabled": True}}}, False),
+    ],
+)
+def test_pods_that_cookies_lead_back_to_do_not_rebalance(
+    helm: Helm, values: Values, rebalances: bool, tmp_path: Path
+) -> None:
+    rollout = {"drain_rate": 50, **values.get("settings", {}).get("rollout", {})}
+    loaded = accepted(helm.template({**values, "settings": {"rollout": rollout}}), tmp_path)
+    assert loaded.rollout.rebalance is rebalances
+    assert loaded.rollout.drain_rate == 50
 
 
 def test_settings_that_contradict_the_contract_of_the_service_are_still_told(helm: Helm, tmp_path: Path) -> None:

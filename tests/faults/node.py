@@ -41,7 +41,8 @@ _BUCKET = re.compile(r'loop_lag_seconds_bucket\{le="([^"]+)"\}')
 
 
 def environment(broker: str, port: int, ops_port: int, **settings: str) -> dict[str, str]:
-    """The node's settings. Everyone comes from one machine and at once, so the caps are wide."""
+    """The node's settings. Everyone comes from one machine and at once, so the caps are wide. Nobody is asked to move: clients go
+    to the node that their scenario names."""
     rates = {
         f"{name}__{part}": value
         for name in (
@@ -59,6 +60,7 @@ def environment(broker: str, port: int, ops_port: int, **settings: str) -> dict[
         "BROKER__URL": broker,
         "LIMITS__CONNECTIONS_PER_IP": "10000",
         "LIMITS__PENDING": "10000",
+        "ROLLOUT__REBALANCE": "false",
         "LOG__LEVEL": "info",
         "LOG__FORMAT": "json",
         **rates,

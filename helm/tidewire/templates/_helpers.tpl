@@ -135,9 +135,15 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- end -}}
 
 {{/* The service's settings file. */}}
+{{/* "true" where cookies lead a client back to the pod that it was on. */}}
+{{- define "tidewire.isSticky" -}}
+{{- if or .Values.stickySessions.enabled (and .Values.gateway.enabled .Values.gateway.sessionPersistence.enabled) -}}true{{- end -}}
+{{- end -}}
+
 {{- define "tidewire.settings" -}}
 {{- $own := dict "host" "0.0.0.0" "ops_host" "0.0.0.0" -}}
 {{- if include "tidewire.isBehindProxy" . }}{{ $_ := set $own "proxy" (dict "hops" 1) }}{{ end -}}
+{{- if include "tidewire.isSticky" . }}{{ $_ := set $own "rollout" (dict "rebalance" false) }}{{ end -}}
 {{- $broker := dict -}}
 {{- if or .Values.secrets.brokerCa.existingSecret .Values.secrets.brokerCa.existingConfigMap }}{{ $_ := set $broker "ca" "/etc/tidewire/secrets/broker/ca.crt" }}{{ end -}}
 {{- if .Values.secrets.brokerClient.existingSecret -}}

@@ -100,6 +100,10 @@
 {{- end -}}
 {{- if and $v.ingress.enabled $v.stickySessions.enabled (not $v.ingress.preset) }}{{ fail "stickySessions: every controller has its own words for them: set ingress.preset" }}{{ end -}}
 
+{{- if and (include "tidewire.isSticky" .) (eq (include "tidewire.setting" (list . "rollout" "rebalance" false)) "true") -}}
+{{- fail "settings.rollout.rebalance: sticky cookies would lead clients back to the very pod that asks them to go: leave it out, or turn the cookies off" -}}
+{{- end -}}
+
 {{- /* --- monitoring --- */ -}}
 {{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled }}{{ fail "serviceMonitor and podMonitor would scrape every pod twice: enable one" }}{{ end -}}
 {{- $alerts := include "tidewire.alertNames" . | fromJsonArray -}}

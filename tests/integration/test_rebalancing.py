@@ -1,0 +1,165 @@
+"""Rebalancing, with real nodes, a real store and clients that resume: new nodes get their share, and nobody loses anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, SupportsIndex
+from urllib.parse import urlsplit
+
+import pytest
+
+from service.realtime import control, rebalancing
+from tests.faults.books import Told
+from tests.faults.crowd import Cast, Crowd
+from tests.faults.tokens import API_KEYS, SECRET
+from tests.harness import Running, eventually
+from tests.integration.cluster import Cluster, Member, cluster
+from tests.shared_broker import RedisBus, SharedBroker
+
+HALL = "hall:1"
+CLIENTS = 400
+"""On four nodes chance makes 130 of 100, but no more."""
+SETTINGS: dict[str, Any] = {
+    "contract": Path(__file__).parents[1] / "faults" / "contract.yaml",
+    "auth": {"secret": SECRET},
+    "api": {"keys": [{"name": "red", "key": API_KEYS["red"], "tenant": "red"}]},
+    "rollout": {"rebalance_rate": 100, "rebalance_least_age": 1.0},
+}
+
+
+@pytest.fixture(autouse=True)
+def _hurried(_unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All times a tenth of what they are."""
+    monkeypatch.setattr(control, "BEAT", 0.5)
+    for name in ("INTERVAL", "SETTLE", "TRIAL"):
+        monkeypatch.setattr(rebalancing, name, getattr(rebalancing, name) / 10)
+
+
+class InTurns(list[int]):
+    """The ports of nodes behind a balancer that leads one connection here, the next one there."""
+
+    turn = 0
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        self.turn += 1
+        return super().__getitem__(self.turn % len(self))
+
+
+def port(member: Member) -> int:
+    return urlsplit(member.server.url).port or 0
+
+
+def counts(nodes: Cluster) -> list[int]:
+    return [len(member.server.service.node.roster) for member in nodes.members]
+
+
+def asked(nodes: Cluster) -> float:
+    return sum(member.server.service.metrics.reconnects_asked.labels("rebalance").value for member in nodes.members)
+
+
+def surpluses(nodes: Cluster) -> list[float]:
+    return [member.server.service.node.rebalancing._scales.surplus for member in nodes.members]
+
+
+@asynccontextmanager
+async def publishing(server: Running) -> AsyncIterator[list[int]]:
+    """A backend that publishes all the time; gives the offsets that it is told."""
+    offsets = list[int]()
+
+    async def go_on() -> None:
+        while True:
+            event = {"type": "talk.line", "data": {"t": "red", "c": HALL, "line": len(offsets)}}
+            receipt = await server.publish(HALL, event, API_KEYS["red"])
+            offsets.append(receipt["offset"])
+            await asyncio.sleep(0.1)  # the pace of the traffic
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield offsets
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def crowd(ports: InTurns) -> AsyncIterator[Crowd]:
+    clients = Crowd(Cast(seed=1, clients=CLIENTS, tenants=["red"], channels=[HALL], ports=ports))
+    try:
+        await clients.come(within=60)
+        yield clients
+    finally:
+        await clients.leave()
+
+
+async def test_two_more_nodes_get_their_share_and_nobody_loses_an_event() -> None:
+    ports = InTurns()
+    async with cluster(partial(RedisBus, "redis"), nodes=2, **SETTINGS) as nodes:
+        ports.extend(map(port, nodes.members))
+        async with crowd(ports) as clients, publishing(nodes.members[0].server) as offsets:
+            assert counts(nodes) == [CLIENTS / 2] * 2
+            for _ in range(2):
+                ports.append(port(await nodes.join(**SETTINGS)))
+            await eventually(lambda: max(counts(nodes)) <= 1.3 * CLIENTS / 4, lambda: counts(nodes), within=60)
+            await eventually(
+                lambda: sum(counts(nodes)) == CLIENTS and not any(surpluses(nodes)),
+                lambda: (counts(nodes), surpluses(nodes)),
+                within=60,
+            )
+            # Half of those who were asked were led back to where they came from.
+            assert asked(nodes) <= 1.5 * CLIENTS
+            await eventually(lambda: all(client.is_joined for client in clients.clients), within=60)
+            so_far = len(offsets)
+            await eventually(lambda: len(offsets) > so_far, within=60)
+        books = clients.books
+        moved = await asyncio.gather(*(_metric(member, "reconnects_asked_total") for member in nodes.members))
+        assert sum(moved) == asked(nodes) == books.told
+        assert {trouble.what for trouble in books.troubles} == {"closed 1012"}
+        assert books.gaps == 0
+        assert books.resumed >= asked(nodes) * 0.9
+        for diary in await clients.diaries():
+            [stretch] = diary.stretches
+            assert stretch.told is Told.FRESH
+            assert stretch.offsets == list(range(stretch.base + 1, stretch.top + 1))
+            assert stretch.top >= offsets[so_far]
+
+
+async def _metric(member: Member, name: str) -> float:
+    return await member.server.metric(name, reason="rebalance")
+
+
+async def test_what_nodes_tell_of_themselves() -> None:
+    async with cluster(SharedBroker, nodes=2, **SETTINGS) as nodes:
+        one, other = (member.server.service.node for member in nodes.members)
+
+        def word() -> Any:
+            return one.control.others[other.control.me]
+
+        await eventually(lambda: word().accepting and not word().draining)
+        other.supervisor.failed = "something vital"
+        await eventually(lambda: not word().accepting and not word().draining)
+        other.supervisor.failed = None
+        await eventually(lambda: word().accepting)
+        await other.drain()
+        await eventually(lambda: word().draining and not word().accepting)
+
+
+async def test_while_the_broker_is_away_nobody_is_moved() -> None:
+    async with cluster(SharedBroker, nodes=1, **SETTINGS) as nodes:
+        [member] = nodes.members
+        member.line.go_away()
+        node = member.server.service.node
+        await eventually(lambda: node.health.is_away)
+        assert not node.rebalancing._may()
+        member.line.come_back()
+        await eventually(lambda: not node.health.is_away)
+        assert node.rebalancing._may()
+
+
+async def test_switched_off_nobody_is_moved() -> None:
+    off = {**SETTINGS, "rollout": {**SETTINGS["rollout"], "rebalance": False}}
+    async with cluster(SharedBroker, nodes=1, **off) as nodes:
+        assert nodes.members[0].server.service.node.rebalancing._timer is None
