@@ -164,13 +164,18 @@ def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
         clock,
         idempotency_window=broker.idempotency_window,
         idempotency_entries=broker.idempotency_entries,
-        channels=broker.channels + OWN_CHANNELS + len({key.tenant for key in settings.api_keys_all()}),
+        channels=broker.channels + _own_channels(settings),
         max_bytes=broker.bytes,
     )
     metrics.broker_channels.set_function(lambda: memory.stats().channels)
     metrics.broker_events.set_function(lambda: memory.stats().events)
     metrics.broker_bytes.set_function(lambda: memory.stats().bytes)
     return memory
+
+
+def _own_channels(settings: Settings) -> int:
+    revoking = {key.tenant for key in settings.api_keys_all()}
+    return OWN_CHANNELS + len(revoking) + bool(settings.probe.interval)
 
 
 Stores = tuple[PresenceStore, TicketStore, CapStore, Callable[[], Awaitable[None]]]

@@ -21,9 +21,9 @@ NODES = ChannelKey(OWN_TENANT, "nodes")
 """What each node tells of itself: latest, by the node's id."""
 REVOKING_TENANTS = ChannelKey(OWN_TENANT, "revoking")
 """Tenants of whom tokens are good no more: latest, by tenant. Which tokens, stands in `revocations_of` each."""
-OWN_CHANNELS = 5
-"""These three, the node's inbox and its probe: what a node takes of a broker that bounds its channels, beside one a tenant that
-revokes."""
+OWN_CHANNELS = 4
+"""These three and the node's inbox: what a node takes of a broker that bounds its channels, beside one a tenant that revokes, and
+one for a probe."""
 MOST_TENANTS = 100_000
 """Entries of REVOKING_TENANTS. Only holders of API keys revoke, so there are no more than the settings name."""
 

@@ -17,7 +17,8 @@ from service.core.event import Publication
 from service.realtime.probe import Probe
 from service.web import loopback
 from tests.clock import FakeClock
-from tests.harness import Client, Running, eventually, serving
+from tests.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving
+from tests.integration.api_client import post
 from tests.integration.cluster import Member, cluster
 from tests.shared_broker import Bus, Line, RedisBus, SharedBroker
 from tests.stores import Flavour
@@ -303,6 +304,15 @@ async def test_it_ends_with_the_node(moment: str) -> None:
 
 def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_it_takes_no_channel_from_the_in_memory_brokers_bound() -> None:
+    async with serving(broker_settings={"channels": 1}, probe=OFTEN) as server, server.client() as ann:
+        await ann.subscribe("room:1")
+        await succeeds(server)
+        for key in (API_KEY, OTHER_API_KEY):
+            await post(server, "/tokens/revoke", {"jti": "t"}, key=key)
+        assert (await ann.ask("subscribe", channel="room:2"))["code"] == "broker_unavailable"
 
 
 async def test_switched_off_it_is_not_there() -> None:
