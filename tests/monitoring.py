@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,14 @@ class Rule:
     is_alert: bool
 
 
-def groups() -> Iterator[dict[str, Any]]:
+@cache
+def groups() -> Sequence[Mapping[str, Any]]:
     """Every group of the chart's rules."""
-    for file in RULES:
-        yield from yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+    return [group for file in RULES for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]]
 
 
-def rules() -> list[Rule]:
+@cache
+def rules() -> Sequence[Rule]:
     """Every rule of the chart."""
     return [
         Rule(rule.get("alert") or rule["record"], rule["expr"], "alert" in rule)
@@ -68,7 +70,8 @@ def names(expr: str) -> set[str]:
     return set(_NAME.findall(_QUOTED.sub('""', expr)))
 
 
-def exported() -> set[str]:
+@cache
+def exported() -> frozenset[str]:
     """The names of every sample that a node can export, and of every series that the chart records."""
     found = {rule.name for rule in rules() if not rule.is_alert} | COMING
     for family in Metrics().registry.collect():
@@ -78,4 +81,4 @@ def exported() -> set[str]:
             "info": ("_info",),
         }.get(family.type, ("",))
         found |= {family.name + suffix for suffix in suffixes}
-    return found
+    return frozenset(found)
