@@ -14,12 +14,12 @@ import pytest
 
 from tests.chart.conftest import absent
 from tests.chart.test_custom_resources import COMPILER, DEADLINE, FOLDER, OPTIONS
-from tests.chart.tools import NAME, Document, Helm
+from tests.chart.tools import NAME, WHOLE, Document, Helm
 from tests.e2e.watching.expressions import DASHBOARDS, dashboards
 
 pytestmark = pytest.mark.chart
 
-GRAFANAS = ("10", "12")
+GRAFANAS = ("10", "12") if WHOLE else ("12",)
 KINDS = {"row": "Row", "timeseries": "Graph", "stat": "Stat"}
 
 
