@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e dashboards-look test-image image dist lint-deploy loadtest bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ test-image: ## build the container image and try it: no root, nothing to write t
 
 image: ## build the container image with docker, podman or buildah; TAG=name SOURCE=address of the repository
 	@SOURCE=$(SOURCE) scripts/image.sh $(TAG)
+
+kind: ## run three pods, Valkey, Prometheus and Grafana in a cluster on this machine (needs Docker, kind, kubectl, Helm)
+	@scripts/kind.sh up
+
+kind-down: ## remove that cluster
+	@scripts/kind.sh down
 
 loadtest: ## load a running service with k6 (installs it first); URL=ws://…/ws CLIENTS=n RATE=n HOLD=seconds … (k8s/README.md)
 	@scripts/setup.sh k6

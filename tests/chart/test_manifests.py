@@ -23,7 +23,10 @@ from tests.chart.tools import CHART, KUBERNETES, NAMESPACE, RELEASE, ROOT, Docum
 pytestmark = pytest.mark.chart
 
 MANIFESTS = ROOT / "k8s" / "manifests"
-LOCAL = ROOT / "k8s" / "local"
+PLAIN = [
+    *(ROOT / "k8s" / "local" / f"{name}.yaml" for name in ("valkey", "prometheus", "grafana")),
+    ROOT / "k8s" / "loadtest" / "job.yaml",
+]
 DEADLINE = 60.0
 
 
@@ -53,7 +56,7 @@ def test_the_manifests_hold_no_credentials_and_start_a_service(tmp_path: Path) -
     assert settings.broker.url == "redis://redis:6379"
 
 
-@pytest.mark.parametrize("file", [MANIFESTS / "tidewire.yaml", LOCAL / "valkey.yaml"], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [MANIFESTS / "tidewire.yaml", *PLAIN], ids=lambda file: file.name)
 def test_plain_manifests_are_good(file: Path) -> None:
     if not has_schemas(KUBERNETES[0]):
         absent("there are no schemas of Kubernetes")
@@ -71,21 +74,25 @@ def _placed(document: Document) -> dict[str, Any]:
 
 
 def test_kustomize_takes_them() -> None:
+    assert {d["metadata"].get("namespace") for d in _kustomized(MANIFESTS)} == {"tidewire"}
+
+
+def test_the_load_test_brings_its_script() -> None:
+    [job] = [d for d in _kustomized(ROOT / "k8s" / "loadtest") if d["kind"] == "Job"]
+    [script] = [d for d in _kustomized(ROOT / "k8s" / "loadtest") if d["kind"] == "ConfigMap"]
+    [volume] = job["spec"]["template"]["spec"]["volumes"]
+    assert volume["configMap"]["name"] == script["metadata"]["name"]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-1] == f"{container['volumeMounts'][0]['mountPath']}/{next(iter(script['data']))}"
+
+
+def _kustomized(folder: Path) -> list[Document]:
     if shutil.which("kubectl") is None:
         pytest.skip("there is no kubectl here")
     done = subprocess.run(
-        ["kubectl", "kustomize", MANIFESTS], check=True, capture_output=True, text=True, timeout=DEADLINE
+        ["kubectl", "kustomize", folder], check=True, capture_output=True, text=True, timeout=DEADLINE
     )
-    assert {d["metadata"].get("namespace") for d in yaml.safe_load_all(done.stdout)} == {"tidewire"}
-
-
-def test_the_local_cluster_leads_the_hosts_port_to_the_service(helm: Helm) -> None:
-    values = yaml.safe_load((LOCAL / "values.yaml").read_text(encoding="utf-8"))
-    [service] = [
-        d for d in helm.template(values) if d["kind"] == "Service" and not d["metadata"]["name"].endswith("-ops")
-    ]
-    cluster = yaml.safe_load((LOCAL / "kind.yaml").read_text(encoding="utf-8"))
-    assert service["spec"]["ports"][0]["nodePort"] == cluster["nodes"][0]["extraPortMappings"][0]["containerPort"]
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
