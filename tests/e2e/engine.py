@@ -26,8 +26,9 @@ class Engine(Server):
 
     program = ""
     presets: tuple[str, ...] = ()
-    """The presets that controllers on this program carry out, those which the chart can make sticky, and their names."""
+    """What controllers on this program carry out."""
     sticky_presets: tuple[str, ...] = ()
+    """Those of them that the chart can make sticky."""
 
     def __init__(self, fronts: Sequence[Front], certificates: Certificates | None = None, *, linger: int = 60) -> None:
         """`linger`: seconds that connections may last after a reload, where the proxy has such a bound."""

@@ -24,8 +24,6 @@ defaults
   timeout tunnel {idle}s
 """
 _PREFIX = "haproxy-ingress.github.io/"
-_ROOM = 4
-"""Servers that a backend can have: controllers keep empty slots, so that endpoints come without a reload."""
 
 
 class HAProxy(Engine):
@@ -46,21 +44,18 @@ class HAProxy(Engine):
     def _front(self, number: int, front: Front) -> str:
         client, backend = _TRANSLATED[front.preset](front)
         secure = f" ssl crt {self.combined} alpn h2,http/1.1" if front.tls else ""
-        fresh = [port for port in front.nodes if port not in front.slots]
-        assert not fresh, "endpoints go into slots"
-        servers = [f"server slot{slot} 127.0.0.1:{node} cookie slot{slot}" for slot, node in enumerate(front.slots)]
+        # Controllers keep empty slots, so that endpoints come without a reload.
         servers = [
-            line + ("" if node in front.nodes else " disabled") for line, node in zip(servers, front.slots, strict=True)
+            f"server slot{slot} 127.0.0.1:{node} cookie slot{slot}{'' if node in front.nodes else ' disabled'}"
+            for slot, node in enumerate(front.slots)
         ]
         frontend = [
             f"bind 127.0.0.1:{front.port}{secure}",
             "option forwardfor",
             *client,
-            *(f"use_backend nodes{number} if {{ path_beg {path} }}" for path in front.paths),
-            "http-request deny status 404",
+            f"use_backend nodes{number} if {{ path_beg {' '.join(front.paths)} }}",
+            f"http-request deny status 404 unless {{ path_beg {' '.join(front.paths)} }}",
         ]
-        # A rule of http-request comes before use_backend, so what has a backend is let through.
-        frontend[-1] += " unless { path_beg " + " ".join(front.paths) + " }"
         return (
             f"frontend front{number}\n"
             + "".join(f"  {line}\n" for line in frontend)

@@ -66,7 +66,8 @@ class Watched:
         return NEVER if self.front.preset in endless else float(IDLE)
 
     def __str__(self) -> str:
-        return f"{self.engine.program} {self.front.preset or PLAIN}{', pinged' if self.pinged else ''}"
+        preset = "as installed" if self.front.preset == PLAIN else self.front.preset
+        return f"{self.engine.program} {preset}{', pinged' if self.pinged else ''}"
 
 
 def _watched(engines: Sequence[Engine], silent: int) -> Iterator[Watched]:
