@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## start the service with its demo (installs what it needs first)
 	@scripts/setup.sh run

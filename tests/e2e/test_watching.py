@@ -16,7 +16,6 @@ from tests.monitoring import rules, runbook_queries
 pytestmark = pytest.mark.e2e
 
 QUIET_PANELS = {
-    "Tasks that died": "nothing kills a task from outside",
     "Surplus to give away": "nodes do not move connections yet",
 }
 """Panels that are empty on a good day, and why."""
