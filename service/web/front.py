@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import cast
 
 from aiohttp import hdrs, web
@@ -175,16 +176,23 @@ class Front(asyncio.Protocol):
             self.transport.abort()
 
     def answer(self, response: web.Response) -> None:
-        """Sends a response; the connection's further requests are aiohttp's."""
+        """Sends a response; the connection's further requests are aiohttp's. One that says that the node has too much to do, or
+        that it goes away, ends the connection: whoever is sent away should cost little."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
+        is_last = response.status == HTTPStatus.SERVICE_UNAVAILABLE
+        if is_last:
+            response.headers[hdrs.CONNECTION] = "close"
         body = response.body if isinstance(response.body, bytes) else b""
         response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        self._hand_over()
+        if is_last:
+            transport.close()
+        else:
+            self._hand_over()
 
 
 def _end_of_head(data: bytes) -> int:
