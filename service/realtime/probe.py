@@ -98,10 +98,17 @@ class Probe:
 
     async def start(self) -> None:
         """Begins, unless the interval is 0. Raises ServiceError."""
-        if self._times.interval:
-            await self._broker.subscribe(self.channel)
-            self._metrics.probe_success.set(self._clock.wall())
-            self._wait(random.uniform(0.0, self._times.interval))  # noqa: S311  # spreads load, guards nothing
+        if not self._times.interval:
+            return
+        await self._broker.subscribe(self.channel)
+        try:
+            await (
+                self._connected()
+            )  # so that a node that serves has all the descriptors that it will have without clients
+        except OSError as error:
+            self._failed("connection", str(error))
+        self._metrics.probe_success.set(self._clock.wall())
+        self._wait(random.uniform(0.0, self._times.interval))  # noqa: S311  # spreads load, guards nothing
 
     def close(self) -> None:
         """Ends; the supervisor waits for what is under way."""

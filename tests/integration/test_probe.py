@@ -17,7 +17,7 @@ from service.core.event import Publication
 from service.realtime.probe import Probe
 from service.web import loopback
 from tests.clock import FakeClock
-from tests.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving
+from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving
 from tests.integration.api_client import post
 from tests.integration.cluster import Member, cluster
 from tests.shared_broker import Bus, Line, RedisBus, SharedBroker
@@ -255,13 +255,17 @@ async def test_a_connection_that_cannot_be_made_is_tried_ever_more_seldom(monkey
     async with serving(clock=clock, probe={"interval": 0.01}) as server:
         probe = probe_of(server)
         monkeypatch.setattr(loopback, "HOST", "192.0.2.1")  # nobody's (RFC 5737)
+        assert probe._line is not None
+        assert probe._line._loopback is not None
+        probe._line._loopback.cut()
         waits = []
         for count in range(1, 9):
             began = clock.monotonic()
-            while failures(server, "connection") < count:
-                clock.advance(0.5)
-                for _ in range(10):
-                    await asyncio.sleep(0)
+            async with asyncio.timeout(DEADLINE):
+                while failures(server, "connection") < count:
+                    clock.advance(0.5)
+                    for _ in range(10):
+                        await asyncio.sleep(0)
             waits.append(clock.monotonic() - began)
         assert waits[-1] >= 30, waits
         assert max(waits) <= 61
@@ -269,6 +273,21 @@ async def test_a_connection_that_cannot_be_made_is_tried_ever_more_seldom(monkey
         clock.advance(60)
         await eventually(lambda: successes(server) == 1)
         assert not probe._is_failing
+
+
+async def test_a_node_starts_though_it_cannot_connect_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopback, "HOST", "192.0.2.1")
+    async with serving(probe=PATIENT) as server:
+        assert failures(server, "connection") >= 1
+        async with server.client() as client:
+            await client.silence()
+
+
+async def test_what_it_holds_it_has_from_the_start() -> None:
+    async with serving(probe=PATIENT) as server:
+        before = _descriptors()
+        await succeeds(server)
+        assert _descriptors() == before
 
 
 async def test_it_goes_on_while_the_node_drains() -> None:
