@@ -24,6 +24,12 @@ PEAK = 1.5
 """How much more than planned may come in any second."""
 BACK, SHARE = 15.0, 0.99
 """Seconds in which so many of those whose node was killed must be back."""
+MOVES = 50
+"""Connections a second that a pod may ask to move, for a test that does not take minutes."""
+SKEW = 1.3
+"""By how much the fullest pod may be above the mean, once it is even."""
+MOST_MOVED = 1.5
+"""How many times as many as must be may be moved."""
 QUIET = 8.0
 """Seconds after the last connect in which all of presence has been told: the debounce of 5 s, and a sweep."""
 
@@ -102,6 +108,30 @@ async def test_a_pod_that_is_killed() -> None:
         report.tell(f"{here} clients lost their pod")
         report.expect(here >= CLIENTS / 4, f"only {here} clients were on the pod")
         report.expect(await stage.healed(monotonic(), 20) is not None, "publishing did not go on")
+
+
+async def test_pods_that_are_added_get_their_share() -> None:
+    report = Report("2 pods become 4", "redis", seed=3)
+    rate = {"ROLLOUT__REBALANCE": "true", "ROLLOUT__REBALANCE_RATE": str(MOVES), "ROLLOUT__REBALANCE_LEAST_AGE": "5"}
+    async with cluster(report, size=4, up=2, **rate) as stage:
+        before = await stage.crowd.seen()
+        began = monotonic()
+        await asyncio.gather(*(stage.add(node) for node in stage.nodes[2:]))
+        ready = monotonic()
+        # docs/operations.md, "Rebalancing", with a balancer that takes the node with the fewest connections.
+        window = 30 + (CLIENTS / 2 - CLIENTS / 4) / MOVES
+
+        async def even() -> bool:
+            counts = await stage.counts()
+            return sum(counts) >= CLIENTS and max(counts) <= SKEW * CLIENTS / 4
+
+        report.recovered(await seconds_until(even, ready, 2 * window), within=window)
+        counts = await stage.counts()
+        books = await stage.crowd.seen()
+        seen, moved = books.tally(began), books.told - before.told
+        report.tell(f"{counts} connections, {moved} told, {seen}")
+        report.expect(set(seen) == {"closed 1012"}, f"clients saw {seen}")
+        report.expect(moved <= MOST_MOVED * CLIENTS / 2, f"{moved} connections were moved")
 
 
 async def _all_joined(stage: Cluster) -> bool:
