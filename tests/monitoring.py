@@ -28,8 +28,6 @@ FOREIGN = {
     "up": "Prometheus",
 }
 """Metrics of others, by whose they are."""
-COMING = frozenset(("tidewire_rebalance_surplus",))
-"""Until it is in the service."""
 _NAME = re.compile(r"(?<![\w:$])((?:namespace_job:)?(?:tidewire|process|kube|container)_[a-z0-9_:]+|up)\b(?!\s*=(?!=))")
 _QUOTED = re.compile(r'"[^"]*"')
 _BLOCK = re.compile(r"^```promql\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
@@ -73,7 +71,7 @@ def names(expr: str) -> set[str]:
 @cache
 def exported() -> frozenset[str]:
     """The names of every sample that a node can export, and of every series that the chart records."""
-    found = {rule.name for rule in rules() if not rule.is_alert} | COMING
+    found = {rule.name for rule in rules() if not rule.is_alert}
     for family in Metrics().registry.collect():
         suffixes = {
             "counter": ("_total",),

@@ -15,10 +15,6 @@ from tests.monitoring import rules, runbook_queries
 
 pytestmark = pytest.mark.e2e
 
-QUIET_PANELS = {
-    "Surplus to give away": "nodes do not move connections yet",
-}
-"""Panels that are empty on a good day, and why."""
 QUIET_RULES = {
     "TidewireMetricsAbsent": "there are metrics",
     "TidewireTaskDied": "nothing kills a task from outside",
@@ -44,7 +40,7 @@ async def test_everything_that_is_watched_is_there() -> None:
         hollow = {
             f"{asked.dashboard} / {asked.panel} / {asked.legend}": asked.expr
             for asked in expressions.of_dashboards()
-            if asked.panel not in QUIET_PANELS and await empty(day, asked.expr)
+            if await empty(day, asked.expr)
         }
         assert not hollow
         quiet = {rule.name for rule in rules() if await empty(day, expressions.without_threshold(rule))}

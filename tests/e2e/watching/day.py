@@ -231,7 +231,7 @@ class Day:
         await node.wait(PATIENCE)
         await self._pass(1)
         await node.start()
-        await self._see("sum(tidewire_ready)", 2)
+        await self._see("sum(tidewire_ready)", 3)
 
 
 @asynccontextmanager

@@ -71,6 +71,7 @@ class Guest:
                     }
                 )
             await asyncio.shield(self.wire.gone)
+            self._home = self._random.randrange(len(self._nodes))  # as a balancer leads those who come back
             await asyncio.sleep(AGAIN * self._random.uniform(0.2, 1.0))
 
     def _heard(self, text: bytes) -> None:
