@@ -68,7 +68,7 @@ lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered 
 	@scripts/setup.sh chart
 	scripts/lint_deploy.sh
 
-dashboards-look: ## play a day before a real Prometheus and draw every dashboard from it (1 min): build/dashboards, docs/images
+dashboards-look: ## play a day before a real Prometheus and draw every dashboard from it (2 min): build/dashboards, docs/images
 	@scripts/setup.sh look
 	$(BIN)/python -m tests.e2e.watching
 

@@ -23,7 +23,8 @@ from tests.stores.process import HOST, until
 from tests.stores.redis_server import RedisServer
 from tests.wire import connect
 
-GUESTS = 90
+GUESTS, SLEEPERS = 90, 150
+"""Clients in busy channels and in a quiet one: so many together that a lack of balance is no chance."""
 SETTINGS = {
     "CONTRACT": str(Path(__file__).parent / "contract.yaml"),
     "DEADLINES__HEARTBEAT": "4",
@@ -33,14 +34,18 @@ SETTINGS = {
     "OUTBOX__SEND_BUFFER": "16384",
     "BROKER__PING": "0.2",
     "BROKER__SILENCE": "1",
-    "LIMITS__CONNECTIONS": "120",
+    "LIMITS__CONNECTIONS": "320",
     "LIMITS__CONNECTION_RATE__PER_SECOND": "50",
     "LIMITS__CONNECTION_RATE__BURST": "100",
-    "ROLLOUT__DRAIN_RATE": "10",
+    "ROLLOUT__DRAIN_RATE": "20",
+    "ROLLOUT__REBALANCE": "true",
+    "ROLLOUT__REBALANCE_LEAST_AGE": "1",
     "PROBE__INTERVAL": "0.5",
 }
 BIG = "x" * 4_000
 PATIENCE = 30.0
+MOVED = 90.0
+"""Seconds until connections move to a new node: it must have been there for a while, and nodes look only now and then."""
 
 
 @dataclass
@@ -59,12 +64,13 @@ class Day:
         guests = [
             Guest(number, self.nodes, ["hall:1", f"hall:{2 + number % 4}"], self.random) for number in range(GUESTS)
         ]
+        sleepers = [Guest(GUESTS + number, self.nodes, ["hall:9"], self.random) for number in range(SLEEPERS)]
         self.began = time()
         background = [asyncio.create_task(self._talk(guests)), asyncio.create_task(self._ask())]
         try:
-            for guest in guests:
+            for guest in (*guests, *sleepers):
                 guest.come()
-            await self._see("sum(tidewire_connections)", GUESTS)
+            await self._see("sum(tidewire_connections)", GUESTS + SLEEPERS)
             await self._pass(5)
             await self._slow_ones()
             await self._refused_ones()
@@ -81,19 +87,19 @@ class Day:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await asyncio.gather(*(guest.leave() for guest in guests))
+            await asyncio.gather(*(guest.leave() for guest in (*guests, *sleepers)))
 
     async def _pass(self, seconds: float) -> None:
         await asyncio.sleep(seconds)  # the time itself is what is wanted: so many points of a graph
 
-    async def _see(self, expr: str, least: float) -> None:
+    async def _see(self, expr: str, least: float, within: float = PATIENCE) -> None:
         """Waits until Prometheus sees that much."""
 
         async def seen() -> bool:
             found = await self.prometheus.now(expr)
             return bool(found) and found[0].points[0][1] >= least
 
-        await until(seen, f"Prometheus sees {expr} reach {least:g}", within=PATIENCE)
+        await until(seen, f"Prometheus sees {expr} reach {least:g}", within=within)
 
     async def _publish(self, node: Node, channel: str, *events: Mapping[str, object]) -> None:
         with suppress(aiohttp.ClientError, OSError, TimeoutError):
@@ -232,6 +238,7 @@ class Day:
         await self._pass(1)
         await node.start()
         await self._see("sum(tidewire_ready)", 3)
+        await self._see('sum(tidewire_reconnects_asked_total{reason="rebalance"})', 1, within=MOVED)
 
 
 @asynccontextmanager
