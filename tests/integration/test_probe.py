@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from service.core.broker import Receipt
-from service.core.event import Publication
+from service.core.event import Delivery, Event, Publication
 from service.realtime.probe import Probe
 from service.web import loopback
 from tests.clock import FakeClock
@@ -198,8 +198,11 @@ async def test_what_gets_lost_is_a_timeout_and_what_is_refused_a_failed_publish(
         [member] = nodes.members
         server, line = member.server, member.line
         await succeeds(server)
+        suspect = probe_of(server)._line
+        assert suspect is not None
         line.cut()
         await eventually(lambda: failures(server, "timeout") >= 3)
+        assert probe_of(server)._line is not suspect, "the connection may have been at fault"
         last = await server.metric("probe_last_success_timestamp_seconds")
         line.go_away()
         await eventually(lambda: failures(server, "publish") >= 3)
@@ -207,6 +210,24 @@ async def test_what_gets_lost_is_a_timeout_and_what_is_refused_a_failed_publish(
         line.come_back()
         await succeeds(server)
         assert await server.metric("probe_last_success_timestamp_seconds") > last
+
+
+async def test_a_late_event_is_not_taken_for_the_one_that_is_awaited() -> None:
+    async with cluster(SharedBroker, nodes=1, probe=PATIENT) as nodes:
+        [member] = nodes.members
+        probe = probe_of(member.server)
+        await succeeds(member.server)
+        member.line.cut()
+        await eventually(lambda: _is_waiting(probe))
+        line = probe._line
+        assert line is not None
+        assert line._loopback is not None
+        so_far, near = successes(member.server), line._loopback.socket
+        near.heard = False
+        probe.deliver(Event(probe.channel, "node.probe", "late", Delivery.EPHEMERAL, b"{}", None, at=0))
+        await eventually(lambda: near.heard)
+        assert _is_waiting(probe)
+        assert successes(member.server) == so_far
 
 
 async def test_one_that_hangs_keeps_the_next_from_beginning() -> None:
