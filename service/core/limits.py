@@ -15,8 +15,9 @@ Count = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
 PerSecond = Annotated[float, Gt(0)]
 
-STRICT: dict[str, Any] = {"extra": "forbid"}
-"""For pydantic, which reads these classes as groups of settings: an unknown name is a fault, not a comment."""
+STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
+"""For pydantic, which reads these classes as groups of settings: an unknown name is a fault, not a comment, and so is infinity,
+which no timer can be set for."""
 
 
 @dataclass(frozen=True, slots=True)

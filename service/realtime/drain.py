@@ -14,6 +14,9 @@ from service.telemetry.metrics import Metrics
 WINDOW = 0.75
 """The share of `deadlines.shutdown` that closes are spread over at most; the rest is for goodbyes that take their time."""
 
+AFTERMATH = 1.0
+"""Seconds that those who are cut have to leave their channels, which may take the broker's word."""
+
 _log = structlog.get_logger("drain")
 
 
@@ -29,22 +32,33 @@ class Drain:
         self._deadlines = deadlines
         self._metrics = metrics
         self._is_hurried = False
+        self._is_over = False
 
     async def run(self) -> None:
         """Has every client told its own time to come back, and closes all evenly.
 
-        Returns when they are gone; those that are not within `deadlines.shutdown` are cut.
+        Returns when they are gone; those that are not within `deadlines.shutdown` are cut. There is one drain of a node: after
+        it this returns at once.
         """
+        if self._is_over:
+            return
         self._departures.withdraw()  # whoever would have gone later
         self._departures.ask(self._roster, over=self._window(len(self._roster)), reason="shutdown")
-        try:
-            async with asyncio.timeout(self._deadlines.shutdown):
-                await self._roster.emptied()
-        except TimeoutError:
+        if not await self._emptied_within(self._deadlines.shutdown):
             self._metrics.drain_timeouts.inc()
             _log.warning("drain timed out", left=len(self._roster))
             for connection in self._roster:
                 connection.socket.abort()
+            await self._emptied_within(AFTERMATH)
+        self._is_over = True
+
+    async def _emptied_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._roster.emptied()
+        except TimeoutError:
+            return False
+        return True
 
     def hurry(self) -> None:
         """Closes all as fast as the loop can, now or when the drain begins."""

@@ -43,7 +43,7 @@ MOST_WORKERS = 256
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80")
 """Browsers leave these out, so an Origin never has them."""
-_STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+_STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:

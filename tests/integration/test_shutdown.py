@@ -14,10 +14,12 @@ import pytest
 
 from service.app import Service, running
 from service.contract.load import load
+from service.core.channel import ChannelKey
 from service.core.eager import begin
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.arriving import Arriving
 from service.realtime.connection import Connection
+from service.realtime.control_messages import OWN_TENANT
 from service.realtime.handshake import Arrival, greet
 from service.realtime.serving import Serving, serve
 from service.realtime.socket import Ear
@@ -25,6 +27,7 @@ from service.web.websocket import WebSocket
 from tests.clock import FakeClock
 from tests.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
 from tests.integration.raw import upgraded
+from tests.shared_broker import Line, SharedBroker
 
 
 async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
@@ -164,6 +167,40 @@ async def test_who_does_not_go_is_cut_in_the_end() -> None:
         await server.service.node.drain()
         await server.at_rest()
         assert await server.metric("drain_timeouts_total") == 1
+
+
+class Hanging(Line):
+    """A line on which subscribing hangs until a test says so."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(line._broker)
+        self.is_asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def subscribe(self, channel: ChannelKey) -> None:
+        if channel.tenant != OWN_TENANT:
+            self.is_asked.set()
+            await self.answers.wait()
+        await super().subscribe(channel)
+
+
+async def test_a_drain_that_took_too_long_is_not_waited_for_again() -> None:
+    """The service's end asks again. A command that hangs at the broker keeps its connection's end waiting."""
+    bus = SharedBroker()
+    await bus.start()
+    line = Hanging(bus.line())
+    async with serving(broker=line, deadlines={"shutdown": 0.2}) as server:
+        client = await Client.open(server)
+        await client.send(type="subscribe", id="q1", channel="room:1")
+        async with asyncio.timeout(DEADLINE):
+            await line.is_asked.wait()
+        end = asyncio.create_task(client.closed())
+        for _ in range(2):
+            await server.service.node.drain()
+            assert await server.metric("drain_timeouts_total") == 1
+        assert await end == 1012
+        line.answers.set()
+        await server.at_rest()
+    await bus.close()
 
 
 async def test_who_has_not_said_hello_is_told_too() -> None:

@@ -294,6 +294,8 @@ def test_a_production_start_says_what_to_set() -> None:
         ({"TIDEWIRE_AUTH__SECRET_FILE": "/nowhere"}, "TIDEWIRE_AUTH__SECRET_FILE", "only one of them"),
         ({"TIDEWIRE_API__KEY_FILE": "/nowhere"}, "TIDEWIRE_API__KEY_FILE", "/nowhere cannot be read: No such file"),
         ({"TIDEWIRE_PORT_FILE": "/nowhere"}, "TIDEWIRE_PORT_FILE", "there is no such setting"),
+        ({"TIDEWIRE_ROLLOUT__REBALANCE_RATE": "inf"}, "TIDEWIRE_ROLLOUT__REBALANCE_RATE", "finite number"),
+        ({"TIDEWIRE_BROKER__TIMEOUT": "inf"}, "TIDEWIRE_BROKER__TIMEOUT", "finite number"),
         ({"TIDEWIRE_COMPRESSION__LEVEL": "0"}, "TIDEWIRE_COMPRESSION__LEVEL", "greater than or equal to 1"),
         ({"TIDEWIRE_COMPRESSION__LEVEL": "10"}, "TIDEWIRE_COMPRESSION__LEVEL", "less than or equal to 9"),
         ({"TIDEWIRE_COMPRESSION__MIN_BYTES": "-1"}, "TIDEWIRE_COMPRESSION__MIN_BYTES", "greater than or equal to 0"),
