@@ -289,7 +289,11 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         logger=problem.server_log(),
     )
     private = web.AppRunner(
-        service.ops, access_log=None, lingering_time=settings.outbox.close_grace, logger=problem.server_log()
+        service.ops,
+        access_log=None,
+        shutdown_timeout=settings.outbox.close_grace,  # aiohttp's minute would outlast the time that a pod gets
+        lingering_time=settings.outbox.close_grace,
+        logger=problem.server_log(),
     )
     loop = asyncio.get_running_loop()
     gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, loop)

@@ -117,7 +117,7 @@ class Schemas:
         if known == self._own:
             return "a schema cannot refer to the contract file; put what is shared into a file of its own"
         shown = self._shown(target)
-        if not target.is_file():
+        if not _is_file(target):
             return f"there is no file {shown}"
         if known != target:  # else a link to its own folder would have no end of names
             return f"{name!r} is a link to {self._shown(known)}, which is referred to elsewhere: refer to that here too"
@@ -148,6 +148,13 @@ def _real(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):
         return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 _TOLD = "told in the file itself"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -159,6 +160,34 @@ async def test_a_drain_in_a_hurry_closes_all_at_once() -> None:
             assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
         async with asyncio.timeout(DEADLINE):
             await life
+
+
+async def test_metrics_that_nobody_reads_do_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a scraper whose network is gone: what it asked for waits in the kernel."""
+    async with stopping(FakeClock(time.time()), outbox={"close_grace": 0.1}) as (server, stop, life):
+        metrics, made = server.service.metrics, 0
+        render = metrics.render
+
+        def counting() -> bytes:
+            nonlocal made
+            made += 1
+            return render()
+
+        monkeypatch.setattr(metrics, "render", counting)
+        with socket.socket() as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            end.connect(("127.0.0.1", int(server.ops_url.rpartition(":")[2])))
+            end.sendall(b"GET /metrics HTTP/1.1\r\nHost: service.example\r\n\r\n" * 1_000)
+            before = -1
+            async with asyncio.timeout(DEADLINE):
+                while made == 0 or made > before:  # the service is in this loop: what does not go on in so many turns, waits
+                    before = made
+                    for _ in range(50):
+                        await asyncio.sleep(0)
+            assert made < 1_000
+            stop.set()
+            async with asyncio.timeout(DEADLINE):
+                await asyncio.wait([life])
 
 
 async def test_who_does_not_go_is_cut_in_the_end() -> None:

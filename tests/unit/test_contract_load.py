@@ -316,6 +316,13 @@ def test_a_fragment_of_a_schema_file_that_is_not_there(tmp_path: Path) -> None:
     assert load(tmp_path / "contract.yaml").event_types == {"a.b"}
 
 
+@pytest.mark.parametrize("name", ["s" * 300 + ".json", "s/" * 3_000 + "s.json"], ids=["name", "path"])
+def test_a_reference_longer_than_any_file_is_a_fault(tmp_path: Path, name: str) -> None:
+    [(file, line, reason)] = faults_in(tmp_path, REFERS % name)
+    assert (file, line) == ("contract.yaml", 5)
+    assert "there is no file" in reason
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside.json").write_text("{}")
     inner = tmp_path / "inner"
