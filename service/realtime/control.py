@@ -108,6 +108,8 @@ class Control:
         self._inbox = _Inbox(inbox(self.me), self._inquiries)
         self._timer: Timer | None = None
         self._telling = False
+        self._has_changed = False
+        """Whether there is something to tell that the word on its way may not say."""
         metrics.nodes.set_function(lambda: 1 + len(self._peers.alive()))
 
     @property
@@ -222,6 +224,7 @@ class Control:
     def tell(self) -> None:
         """Tells the others of this node as it is now, before the next beat would."""
         if self._timer is not None:
+            self._has_changed = self._telling
             self._tell_soon()
 
     def _tell_soon(self) -> None:
@@ -243,6 +246,9 @@ class Control:
             _log.warning("the other nodes cannot be told of this one", code=error.code.code)
         finally:
             self._telling = False
+            if self._has_changed:
+                self._has_changed = False
+                self.tell()
 
     async def _tell(self, *, gone: bool = False) -> None:
         state = NodeState(

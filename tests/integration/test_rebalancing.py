@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from service.core.broker import Receipt
+from service.core.event import Publication
 from service.realtime import control, rebalancing
 from tests.faults.books import Told
 from tests.faults.crowd import Cast, Crowd
 from tests.faults.tokens import API_KEYS, SECRET
-from tests.harness import Running, eventually
+from tests.harness import DEADLINE, Running, eventually
 from tests.integration.cluster import Cluster, Member, cluster
 from tests.shared_broker import RedisBus, SharedBroker
 
@@ -145,6 +147,27 @@ async def test_what_nodes_tell_of_themselves() -> None:
         await eventually(lambda: word().accepting)
         await other.drain()
         await eventually(lambda: word().draining and not word().accepting)
+
+
+async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "BEAT", 600.0)
+    async with cluster(SharedBroker, nodes=2, **SETTINGS) as nodes:
+        one, other = (member.server.service.node for member in nodes.members)
+        line = nodes.members[1].line
+        publish, on_its_way, arrives = line.publish, asyncio.Event(), asyncio.Event()
+
+        async def slow(publication: Publication) -> Receipt:
+            on_its_way.set()
+            await arrives.wait()
+            return await publish(publication)
+
+        monkeypatch.setattr(line, "publish", slow)
+        other.control.tell()
+        async with asyncio.timeout(DEADLINE):
+            await on_its_way.wait()
+        await other.drain()
+        arrives.set()
+        await eventually(lambda: any(state.draining for state in one.control.others.values()))
 
 
 async def test_while_the_broker_is_away_nobody_is_moved() -> None:

@@ -180,7 +180,9 @@ async def test_metrics_that_nobody_reads_do_not_keep_it(monkeypatch: pytest.Monk
             end.sendall(b"GET /metrics HTTP/1.1\r\nHost: service.example\r\n\r\n" * 1_000)
             before = -1
             async with asyncio.timeout(DEADLINE):
-                while made == 0 or made > before:  # the service is in this loop: what does not go on in so many turns, waits
+                while (
+                    made == 0 or made > before
+                ):  # the service is in this loop: what does not go on in so many turns, waits
                     before = made
                     for _ in range(50):
                         await asyncio.sleep(0)
