@@ -103,12 +103,13 @@ def _meet(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | No
     return agreement
 
 
-# RFC 6455 §9.1; what is quoted is a token as well. The quantifiers are possessive, so that nothing is looked at twice.
+# RFC 6455 §9.1; what is quoted is a token as well. The quantifiers are possessive, so that nothing is looked at twice; the last
+# one has nothing behind it, and as a possessive one Python 3.11.2 takes a `=` without a value for it.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105  # no secret: RFC 9110 §5.6.2
 _QUOTED = r'"(?:\\?[!#$%&\'*+.^_`|~0-9A-Za-z-])++"'
 _SPACE = r"[ \t]*+"
 _NAME = re.compile(rf"{_SPACE}({_TOKEN}){_SPACE}")
-_PARAMETER = re.compile(rf";{_SPACE}({_TOKEN}){_SPACE}(?:={_SPACE}({_TOKEN}|{_QUOTED}){_SPACE})?+")
+_PARAMETER = re.compile(rf";{_SPACE}({_TOKEN}){_SPACE}(?:={_SPACE}({_TOKEN}|{_QUOTED}){_SPACE})?")
 _COMMA = re.compile(rf"{_SPACE}(?:,|\Z)")
 
 

@@ -153,6 +153,8 @@ def test_no_header_raises_and_every_agreement_is_one_of_eight(offers: str) -> No
 
 
 @given(st.one_of(st.lists(pieces, max_size=30).map("".join), st.lists(pieces, max_size=12).map("; ".join)))
+@example("server_no_context_takeover=")
+@example("client_max_window_bits= ")
 def test_an_accepted_offer_gets_what_it_asked_for(parameters: str) -> None:
     """A second reader, written for one offer alone, agrees on what may be accepted."""
     asked = [part.strip(" \t") for part in parameters.split(";")] if parameters else []
