@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 COMMANDS = ("serve", "check", "health", "token", "publish", "tail")
@@ -18,8 +18,14 @@ COMMANDS = ("serve", "check", "health", "token", "publish", "tail")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, or 1 if it was refused, or 2 if it was misspelt."""
     words = sys.argv[1:] if arguments is None else arguments
-    with _ended_by_sigterm() if "serve" in words[:1] else nullcontext():
+    if "serve" not in words[:1]:
         return _run(words)
+    with _ended_by_sigterm():
+        status = _run(words)
+    if arguments is None:  # the process ends with this, which takes Python a while: one more signal is no failure
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 @contextmanager

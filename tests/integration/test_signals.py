@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from service.app import Service
 from tests.harness import API_KEY, CONTRACT, SECRET, Client, Running
-from tests.integration.command import SOON, Command, command
+from tests.integration.command import CHECKOUT, SOON, Command, command
 from tests.stores.process import HOST
 
 SETTINGS = {
@@ -116,3 +117,47 @@ async def test_a_second_signal_ends_a_drain_at_once(number: signal.Signals) -> N
             assert await asyncio.gather(*ends) == [1012] * len(clients)
         for client in clients:
             assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
+
+
+ENDS_SLOWLY = """
+import atexit, sys
+from service.__main__ import main
+atexit.register(lambda: print("ending", flush=True) or sys.stdin.readline())
+sys.exit(main())
+"""
+
+
+async def test_signals_after_the_drain_change_nothing() -> None:
+    """Python takes a while to end, and whoever has sent two signals may send a third."""
+    environ = {**os.environ, **{f"TIDEWIRE_{name}": value for name, value in SETTINGS.items()}}
+    run = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", ENDS_SLOWLY, "serve"),
+        cwd=CHECKOUT,
+        env=environ,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert run.stdin is not None
+    assert run.stdout is not None
+    try:
+        async with asyncio.timeout(SOON):
+            await _line_with(run.stdout, b'"serving"')
+            run.send_signal(signal.SIGTERM)
+            await _line_with(run.stdout, b"ending")
+            run.send_signal(signal.SIGTERM)
+            run.send_signal(signal.SIGINT)
+            run.stdin.write(b"\n")
+            assert (await run.communicate())[0] == b""
+        assert run.returncode == 0
+    finally:
+        if run.returncode is None:
+            run.kill()
+            await run.wait()
+
+
+async def _line_with(output: asyncio.StreamReader, words: bytes) -> None:
+    seen = []
+    while words not in (line := await output.readline()):
+        seen.append(line)
+        assert line, seen
