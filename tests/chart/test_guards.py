@@ -46,6 +46,18 @@ GUARDS: dict[str, tuple[Values, str]] = {
         {"autoscaling": {"keda": {"enabled": True}}, "settings": REDIS},
         "set autoscaling.keda.prometheusAddress",
     ),
+    "KEDA with half an address": (
+        {"autoscaling": {"keda": {"enabled": True, "prometheusAddress": "prometheus:9090"}}, "settings": REDIS},
+        "autoscaling.keda.prometheusAddress (prometheus:9090) is no address: it begins with http:// or https://",
+    ),
+    "a tag in the repository": (
+        {"image": {"repository": "registry.test:5000/tidewire:1.0"}},
+        "image.repository (registry.test:5000/tidewire:1.0) holds a tag or digest: put that into image.tag or image.digest",
+    ),
+    "a digest in the repository": (
+        {"image": {"repository": "registry.test/tidewire@sha256:0"}},
+        "holds a tag or digest: put that into image.tag or image.digest",
+    ),
     "a grace that kills": (
         {"terminationGracePeriodSeconds": 149},
         "terminationGracePeriodSeconds (149) would kill a pod that still drains: it takes preStopSeconds (15), "
@@ -119,6 +131,29 @@ GUARDS: dict[str, tuple[Values, str]] = {
     "a password in a ConfigMap": (
         {"settings": {"broker": {"password": "x"}}},
         "name that in secrets.brokerPassword.existingSecret",
+    ),
+    "a password in the broker's address": (
+        {"settings": {"broker": {"url": "redis://:hunter2@redis.db:6379"}}},
+        "settings.broker.url would be readable in a ConfigMap, and holds a user or password: leave them out, put the password "
+        "into a Secret and name that in secrets.brokerPassword.existingSecret; a user's name is settings.broker.user",
+    ),
+    "an authority for a broker without TLS": (
+        {"settings": REDIS, "secrets": {"brokerCa": {"existingSecret": "a"}}},
+        "secrets.brokerCa and secrets.brokerClient are for TLS, and settings.broker.url is without it: begin it with rediss "
+        "(Redis, Valkey) or tls (NATS), or leave them out",
+    ),
+    "a certificate for a broker without TLS": (
+        {"settings": {"broker": {"url": "nats://n1"}}, "secrets": {"brokerClient": {"existingSecret": "a"}}},
+        "begin it with rediss (Redis, Valkey) or tls (NATS), or leave them out",
+    ),
+    "an address without a scheme": (
+        {"settings": {"broker": {"url": "redis.db:6379"}}},
+        "settings.broker.url is no address of a broker: it begins with memory://, redis://, redis+sentinel://, redis+cluster:// "
+        "(each also as rediss, for TLS), nats:// or tls://",
+    ),
+    "a scheme that nobody speaks": (
+        {"settings": {"broker": {"url": "rediss+sentinels://a/m"}}},
+        "settings.broker.url is no address of a broker",
     ),
     "an issuer's secret in a ConfigMap": (
         {"settings": {"auth": {"issuers": [{"issuer": "i", "audience": "a", "algorithm": "HS256", "secret": "x"}]}}},

@@ -132,6 +132,10 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
         (ingress("nginx"), "ingress-nginx is retired"),
         (ingress("nginx", sticky=True), "so settings.rollout.rebalance is off"),
         (ingress("nginx"), "X-Forwarded-For is believed of 1 hop(s)"),
+        (
+            {"networkPolicy": {"enabled": True}, "podMonitor": {"enabled": True}},
+            "The NetworkPolicy lets only this namespace to port 9090: a Prometheus elsewhere needs networkPolicy.opsFrom.",
+        ),
         (ingress("gce"), "ends a WebSocket after 86400 s"),
         (
             {"settings": {"limits": {"connections": 30_000}}},
@@ -152,7 +156,7 @@ def test_the_notes_warn_of_nothing_that_was_done(helm: Helm) -> None:
         "settings": {"broker": {"url": "redis://r"}},
         "contract": {"existingConfigMap": "c"},
         "secrets": {"authSecret": {"existingSecret": "a"}, "apiKey": {"existingSecret": "b"}},
-        "networkPolicy": {"enabled": True},
+        "networkPolicy": {"enabled": True, "opsFrom": [{"namespaceSelector": {}}]},
         "serviceMonitor": {"enabled": True},
     }
-    assert "Before production: About the proxy:" in _notes(helm, done)
+    assert "helm test -n chat rt About the proxy:" in _notes(helm, done)

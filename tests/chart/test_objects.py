@@ -345,6 +345,22 @@ def test_pods_reach_their_broker(helm: Helm, url: str, ports: list[int]) -> None
     assert sorted(found) == sorted(ports)
 
 
+def test_pods_reach_the_keys_of_their_issuers(helm: Helm) -> None:
+    def issuer(address: str) -> dict[str, str]:
+        return {"issuer": address, "audience": "a", "algorithm": "RS256", "jwks_url": address}
+
+    addresses = (
+        "https://a.test/keys:1",
+        "https://b.test:8443/keys",
+        "https://[2001:db8::1]:9443/keys",
+        "https://c.test:8443",
+    )
+    settings = {"auth": {"issuers": [issuer(address) for address in addresses]}}
+    documents = helm.template({"networkPolicy": {"enabled": True}, "settings": settings})
+    last = of_kind(documents, "NetworkPolicy")["spec"]["egress"][-1]
+    assert last == {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 8443, 9443)]}
+
+
 def test_only_those_named_reach_the_ops_port(helm: Helm) -> None:
     policy = of_kind(rendered(helm, "network policy, memory"), "NetworkPolicy")["spec"]
     public, ops = policy["ingress"]

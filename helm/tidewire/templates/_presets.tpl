@@ -110,3 +110,12 @@ request: 0s
 {{- end -}}
 {{- dict "ports" ($ports | uniq | sortAlpha) | toJson -}}
 {{- end -}}
+
+{{/* 443, and the other ports at which issuers have their keys. */}}
+{{- define "tidewire.httpsPorts" -}}
+{{- $ports := list 443 -}}
+{{- range dig "auth" "issuers" (list) (.Values.settings | default dict) -}}
+{{- with .jwks_url }}{{ with regexFind ":[0-9]+$" (urlParse .).host }}{{ $ports = append $ports (trimPrefix ":" . | int) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- dict "ports" ($ports | uniq) | toJson -}}
+{{- end -}}

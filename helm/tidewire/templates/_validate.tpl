@@ -24,6 +24,8 @@
 {{- $steps := splitList "." $place -}}
 {{- if dig (first $steps) (last $steps) "" $settings }}{{ fail (printf "settings.%s would be readable in a ConfigMap: put it into a Secret and name that in %s" $place $value) }}{{ end -}}
 {{- end -}}
+{{- if contains "@" $url }}{{ fail "settings.broker.url would be readable in a ConfigMap, and holds a user or password: leave them out, put the password into a Secret and name that in secrets.brokerPassword.existingSecret; a user's name is settings.broker.user" }}{{ end -}}
+{{- if not (regexMatch "^(memory://$|(rediss?(\\+(sentinel|cluster))?|nats|tls)://)" $url) }}{{ fail "settings.broker.url is no address of a broker: it begins with memory://, redis://, redis+sentinel://, redis+cluster:// (each also as rediss, for TLS), nats:// or tls://" }}{{ end -}}
 {{- range $place, $value := dict "ca" "secrets.brokerCa" "certificate" "secrets.brokerClient" "private_key" "secrets.brokerClient" -}}
 {{- if dig "broker" $place "" $settings }}{{ fail (printf "settings.broker.%s is a file in the pod: name the Secret that holds it in %s" $place $value) }}{{ end -}}
 {{- end -}}
@@ -36,11 +38,14 @@
 {{- end -}}
 {{- if and $v.secrets.jwks.existingSecret $v.secrets.jwks.existingConfigMap }}{{ fail "secrets.jwks names a Secret and a ConfigMap; only one of them can be meant" }}{{ end -}}
 {{- if and $v.secrets.brokerCa.existingSecret $v.secrets.brokerCa.existingConfigMap }}{{ fail "secrets.brokerCa names a Secret and a ConfigMap; only one of them can be meant" }}{{ end -}}
+{{- if and (or $v.secrets.brokerCa.existingSecret $v.secrets.brokerCa.existingConfigMap $v.secrets.brokerClient.existingSecret) (not (regexMatch "^(rediss|tls)" $url)) }}{{ fail "secrets.brokerCa and secrets.brokerClient are for TLS, and settings.broker.url is without it: begin it with rediss (Redis, Valkey) or tls (NATS), or leave them out" }}{{ end -}}
 {{- if and $v.contract.text $v.contract.existingConfigMap }}{{ fail "contract.text and contract.existingConfigMap are both set; only one of them can be meant" }}{{ end -}}
 {{- if and $v.contract.files (not $v.contract.text) }}{{ fail "contract.files stand beside contract.text, which is empty: set it too" }}{{ end -}}
 {{- range $path, $_ := $v.contract.files -}}
 {{- if or (hasPrefix "/" $path) (regexMatch "(^|/)\\.\\.(/|$)" $path) }}{{ fail (printf "contract.files: %s is not below the contract's folder" $path) }}{{ end -}}
 {{- end -}}
+
+{{- if or (contains "@" $v.image.repository) (regexMatch ":[^/]*$" $v.image.repository) }}{{ fail (printf "image.repository (%s) holds a tag or digest: put that into image.tag or image.digest" $v.image.repository) }}{{ end -}}
 
 {{- /* --- how many --- */ -}}
 {{- if and $v.autoscaling.hpa.enabled $v.autoscaling.keda.enabled }}{{ fail "autoscaling.hpa and autoscaling.keda would both scale the same pods: enable one" }}{{ end -}}
@@ -49,6 +54,7 @@
 {{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}{{ fail (printf "autoscaling.%s: minReplicas (%d) is above maxReplicas (%d)" $name (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}{{ end -}}
 {{- end -}}
 {{- if and $v.autoscaling.keda.enabled (not $v.autoscaling.keda.prometheusAddress) }}{{ fail "autoscaling.keda asks Prometheus for connections: set autoscaling.keda.prometheusAddress, such as http://prometheus.monitoring:9090" }}{{ end -}}
+{{- if and $v.autoscaling.keda.enabled (not (regexMatch "^https?://" $v.autoscaling.keda.prometheusAddress)) }}{{ fail (printf "autoscaling.keda.prometheusAddress (%s) is no address: it begins with http:// or https://, such as http://prometheus.monitoring:9090" $v.autoscaling.keda.prometheusAddress) }}{{ end -}}
 {{- if and (gt $most 1) (eq $url "memory://") -}}
 {{- fail (printf "%d pods need a broker that they share, and memory:// is one pod's own: set settings.broker.url to redis://…, redis+sentinel://…, redis+cluster://… or nats://…, or stay with one pod" $most) -}}
 {{- end -}}
