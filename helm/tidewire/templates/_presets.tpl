@@ -98,15 +98,18 @@ request: 0s
 {{- end -}}
 {{- end -}}
 
-{{/* The broker's ports, from its address: those that it names, else the usual ones. Sentinels lead to servers on theirs. */}}
+{{/* The broker's ports, from its address: of each server the one that it names, else the usual one. Sentinels lead to servers on theirs. */}}
 {{- define "tidewire.brokerPorts" -}}
 {{- $url := include "tidewire.brokerUrl" . -}}
 {{- $ports := list -}}
 {{- range .Values.networkPolicy.brokerPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
 {{- if and (not $ports) (ne $url "memory://") -}}
-{{- range regexFindAll ":[0-9]+" (splitList "://" $url | last) -1 }}{{ $ports = append $ports (trimPrefix ":" . | int) }}{{ end -}}
-{{- if regexMatch "^rediss?\\+sentinel://" $url }}{{ $ports = append $ports 6379 }}{{ if not (regexMatch ":[0-9]+" (splitList "://" $url | last)) }}{{ $ports = append $ports 26379 }}{{ end }}{{ end -}}
-{{- if not $ports }}{{ $ports = list (ternary 6379 4222 (hasPrefix "redis" $url)) }}{{ end -}}
+{{- $isSentinel := contains "+sentinel://" $url -}}
+{{- $usual := ternary 26379 (ternary 6379 4222 (hasPrefix "redis" $url)) $isSentinel -}}
+{{- range splitList "://" $url | last | splitList "/" | first | splitList "," -}}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $usual | int) -}}
+{{- end -}}
+{{- if $isSentinel }}{{ $ports = append $ports 6379 }}{{ end -}}
 {{- end -}}
 {{- dict "ports" ($ports | uniq | sortAlpha) | toJson -}}
 {{- end -}}
