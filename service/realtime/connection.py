@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from service.core.clock import Timer
-from service.core.limits import TokenBucket
+from service.core.limits import OutboxLimits, TokenBucket
 from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage, Welcome
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, join
-from service.realtime.outbox import Outbox
+from service.realtime.outbox import Budget, Outbox
 from service.realtime.socket import Socket
-from service.realtime.surroundings import Surroundings
+from service.realtime.ways import Ways
 
 _log = structlog.get_logger("connection")
 
@@ -42,6 +44,16 @@ class _Reach:
     between two deliveries the kernel has emptied the processor's caches."""
 
     __slots__ = ("fd", "is_clear", "window_bits", "write")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings(Ways):
+    """What all connections share, and with them the rooms."""
+
+    limits: OutboxLimits
+    budget: Budget
+    on_close: Callable[[Connection, CloseCode, str], None]
+    """Called once for each connection that this side decides to close: leaves the hub."""
 
 
 class Connection(_Reach):

@@ -21,7 +21,7 @@ from service.core.session import Phase, Subscription
 from service.protocol.close import CloseCode
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Floor, Frame, bursts
 from service.realtime.socket import Sender
-from service.realtime.surroundings import Ways
+from service.realtime.ways import Ways
 
 if TYPE_CHECKING:
     from service.realtime.connection import Connection

@@ -24,7 +24,7 @@ from service.protocol.close import CloseCode
 from service.protocol.messages import Unsubscribed
 from service.realtime.admission import Admission
 from service.realtime.caps import Caps
-from service.realtime.connection import Connection
+from service.realtime.connection import Connection, Surroundings
 from service.realtime.control import Control
 from service.realtime.departures import Departures
 from service.realtime.drain import Drain
@@ -43,7 +43,6 @@ from service.realtime.roster import Roster
 from service.realtime.socket import Sender
 from service.realtime.subscriptions import Subscriptions
 from service.realtime.supervisor import Supervisor
-from service.realtime.surroundings import Surroundings
 from service.realtime.sweep import Sweep
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics

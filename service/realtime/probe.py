@@ -27,14 +27,13 @@ from service.core.session import Session, Subscription
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.codec import id_of, split
-from service.realtime.connection import Connection
+from service.realtime.connection import Connection, Surroundings
 from service.realtime.control_messages import OWN_TENANT, probe_of
 from service.realtime.frame import event_frame
 from service.realtime.hub import Room
 from service.realtime.publisher import new_id
 from service.realtime.socket import Ear, Socket
 from service.realtime.supervisor import Supervisor
-from service.realtime.surroundings import Surroundings
 from service.telemetry.metrics import Metrics
 
 RECONNECT = 1.0

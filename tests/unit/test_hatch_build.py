@@ -50,10 +50,9 @@ def tree(tmp_path: Path) -> Path:
     return made
 
 
-def build(tree: Path, target: str = "wheel", **environment: str) -> tuple[Path, str]:
-    """What hatchling makes, and what it says."""
-    out = tree.parent / "out"
-    done = subprocess.run(
+def hatchling(tree: Path, target: str, out: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs it."""
+    return subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)],
         cwd=tree,
         env={**os.environ, **environment},
@@ -62,6 +61,12 @@ def build(tree: Path, target: str = "wheel", **environment: str) -> tuple[Path, 
         timeout=DEADLINE,
         check=False,
     )
+
+
+def build(tree: Path, target: str = "wheel", **environment: str) -> tuple[Path, str]:
+    """What hatchling makes, and what it says."""
+    out = tree.parent / "out"
+    done = hatchling(tree, target, out, environment)
     assert done.returncode == 0, done.stderr
     (made,) = out.iterdir()
     return made, done.stdout + done.stderr
@@ -102,15 +107,7 @@ def test_without_a_compiler_the_wheel_is_pure_and_the_build_says_so(
 
 def refused(tree: Path, **environment: str) -> str:
     """What hatchling says when it makes no wheel."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tree.parent / "none")],
-        cwd=tree,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    done = hatchling(tree, "wheel", tree.parent / "none", environment)
     assert done.returncode
     assert not list((tree.parent / "none").glob("*.whl"))
     return done.stdout + done.stderr

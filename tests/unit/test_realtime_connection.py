@@ -19,11 +19,10 @@ from service.core.limits import Compression, OutboxLimits, Rate, TokenBucket
 from service.core.session import Session
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
-from service.realtime.connection import MOST_REPLIES, SMALL_REPLY, Connection
+from service.realtime.connection import MOST_REPLIES, SMALL_REPLY, Connection, Surroundings
 from service.realtime.frame import Burst, Frame, Press
 from service.realtime.outbox import Budget
 from service.realtime.socket import Ear
-from service.realtime.surroundings import Surroundings
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock

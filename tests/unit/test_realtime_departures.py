@@ -13,14 +13,13 @@ from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Rollout, TokenBucket
 from service.core.session import Session
 from service.protocol.close import CloseCode
-from service.realtime.connection import Connection
+from service.realtime.connection import Connection, Surroundings
 from service.realtime.departures import LATEST, NOTICE, SLICE, SOONEST, TICK, Departures
 from service.realtime.drain import Drain
 from service.realtime.frame import Press
 from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
 from service.realtime.socket import Ear
-from service.realtime.surroundings import Surroundings
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock

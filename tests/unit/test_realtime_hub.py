@@ -22,8 +22,8 @@ from service.protocol.close import CloseCode
 from service.realtime.connection import Connection
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, Press
 from service.realtime.hub import Hub, Room
-from service.realtime.surroundings import Ways
 from service.realtime.turn import BUDGET, SLICE, Turn
+from service.realtime.ways import Ways
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 

@@ -19,8 +19,8 @@ from service.protocol.close import CloseCode
 from service.realtime.connection import Connection
 from service.realtime.frame import Burst, Frame, Press
 from service.realtime.hub import FEW, Hub, Room
-from service.realtime.surroundings import Ways
 from service.realtime.turn import SLICE, Turn
+from service.realtime.ways import Ways
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 

@@ -10,13 +10,12 @@ import pytest
 from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Rollout, TokenBucket
 from service.core.session import Session
-from service.realtime.connection import Connection
+from service.realtime.connection import Connection, Surroundings
 from service.realtime.departures import Departures
 from service.realtime.frame import Press
 from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
 from service.realtime.socket import Ear
-from service.realtime.surroundings import Surroundings
 from service.realtime.sweep import LATE, PARTING, Sweep, _share
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
