@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from service.contract.document import Document, Fault, Faults, Place, nearest, read
 from service.core.limits import Limits
-from service.settings.model import MOST_PORT, PREFIX, Setting, Settings, every_setting
+from service.settings.model import MOST_PORT, PREFIX, Broker, Setting, Settings, every_setting
 
 CONFIG = "TIDEWIRE_CONFIG"
 """Names the settings file."""
@@ -145,6 +145,7 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
         if [other.key for other in keys].count(key.key) > 1:
             yield ("api", "keys", index, "key"), "stands twice; it could not tell its tenant"
     yield from _contradicting_ports(found)
+    yield from _contradicting_files(found.broker)
     if found.workers > 1 and found.broker.url == "memory://":
         yield (
             ("broker", "url"),
@@ -169,6 +170,19 @@ def _contradicting_ports(found: Settings) -> Iterator[tuple[Place, str]]:
             ("ops_port",),
             f"the {found.workers} workers would take ops ports up to {last}; there are none above {MOST_PORT}",
         )
+
+
+_OF_TLS = ("ca", "certificate", "private_key")
+
+
+def _contradicting_files(broker: Broker) -> Iterator[tuple[Place, str]]:
+    """Whoever names them counts on TLS, and must not get a connection that anybody can read."""
+    if broker.url.partition("://")[0].partition("+")[0] not in ("rediss", "tls"):
+        for name in _OF_TLS:
+            if getattr(broker, name) is not None:
+                yield ("broker", name), "is for TLS, which broker.url does not ask for: begin it with rediss or tls"
+    elif broker.private_key is not None and broker.certificate is None:
+        yield ("broker", "private_key"), "has no certificate that it is for: set broker.certificate too"
 
 
 # --- the environment -------------------------------------------------------------------------------------------------
@@ -254,7 +268,9 @@ def _make_absolute(values: dict[str, Any], folder: Path) -> None:
     """Paths in a settings file are relative to that file, wherever the service is started."""
     issuers = values["auth"].get("issuers") if isinstance(values.get("auth"), dict) else None
     entries = [entry for entry in issuers if isinstance(entry, dict)] if isinstance(issuers, list) else []
-    for holder, name in [(values, "contract"), *((entry, "jwks_file") for entry in entries)]:
+    broker = values.get("broker")
+    files = [(broker, name) for name in _OF_TLS] if isinstance(broker, dict) else []
+    for holder, name in [(values, "contract"), *((entry, "jwks_file") for entry in entries), *files]:
         if isinstance(holder.get(name), str):
             holder[name] = str(folder / holder[name])
 

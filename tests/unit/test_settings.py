@@ -100,10 +100,14 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(
         "contract: c.yaml\nauth: {issuers: [{issuer: i, audience: a, algorithm: ES256, jwks_file: keys/j.json}]}\n"
+        "broker: {url: 'rediss://h', ca: tls/ca.pem, certificate: tls/c.pem, private_key: /etc/k.pem}\n"
     )
     settings = load_settings(path, environ)
     assert settings.contract == tmp_path / "c.yaml"
     assert settings.auth.issuers[0].jwks_file == tmp_path / "keys/j.json"
+    broker = settings.broker
+    assert (broker.ca, broker.certificate) == (tmp_path / "tls/ca.pem", tmp_path / "tls/c.pem")
+    assert broker.private_key == Path("/etc/k.pem")
     assert load_settings(path, environ | {"TIDEWIRE_CONTRACT": "here.yaml"}).contract == Path("here.yaml")
 
 
@@ -288,6 +292,22 @@ def test_a_production_start_says_what_to_set() -> None:
         ({"TIDEWIRE_OPS_PORT": "8080"}, "TIDEWIRE_OPS_PORT", "the same as port"),
         ({"TIDEWIRE_BROKER__URL": "redis://u:p@h"}, "TIDEWIRE_BROKER__URL", "belong into broker.user"),
         ({"TIDEWIRE_BROKER__URL": "kafka://h"}, "TIDEWIRE_BROKER__URL", "is none of memory://"),
+        (
+            {"TIDEWIRE_BROKER__URL": "redis://h", "TIDEWIRE_BROKER__CA": "c"},
+            "TIDEWIRE_BROKER__CA",
+            "begin it with rediss",
+        ),
+        (
+            {"TIDEWIRE_BROKER__URL": "nats://h", "TIDEWIRE_BROKER__CERTIFICATE": "c"},
+            "TIDEWIRE_BROKER__CERTIFICATE",
+            "tls",
+        ),
+        ({"TIDEWIRE_BROKER__PRIVATE_KEY": "k"}, "TIDEWIRE_BROKER__PRIVATE_KEY", "is for TLS"),
+        (
+            {"TIDEWIRE_BROKER__URL": "rediss+sentinel://h/m", "TIDEWIRE_BROKER__PRIVATE_KEY": "k"},
+            "TIDEWIRE_BROKER__PRIVATE_KEY",
+            "set broker.certificate too",
+        ),
         ({"TIDEWIRE_PROXY__HOPS": "-1"}, "TIDEWIRE_PROXY__HOPS", "greater than or equal to 0"),
         ({"TIDEWIRE_API__TENANT": "a b"}, "TIDEWIRE_API__TENANT", "match pattern"),
         ({"TIDEWIRE_API__KEYS": "[}"}, "TIDEWIRE_API__KEYS", "is not a JSON list"),
