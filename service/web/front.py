@@ -153,7 +153,7 @@ class Front(asyncio.Protocol):
 
     def _hand_over(self) -> None:
         transport, data = self.transport, self._data
-        if transport is None:
+        if transport is None or transport.is_closing():  # aiohttp would complain of one that ends before it has begun
             return
         handler = self._door.server()
         transport.set_protocol(handler)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import logging
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -378,6 +382,22 @@ async def test_who_hangs_up_without_a_word_leaves_nothing(server: Running) -> No
         await eventually(lambda: len(door.waiting) == 1, lambda: door.waiting)
     await nobody_waits(server)
     await server.at_rest()
+
+
+async def test_who_asks_and_vanishes_writes_nothing_into_the_log(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal finds a connection that has been reset, which shows when it is written."""
+    asks, times = "GET /ws HTTP/1.1\r\nHost: service.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 20
+    for _ in range(times):
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as end:
+            end.sendall(asks.encode())
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    refused = server.service.metrics.refusals.labels(reason="unsupported_version")
+    await eventually(lambda: refused.value == times)
+    await eventually(lambda: waiting(server) == 0)
+    gc.collect()  # what is told of tasks is told at their end
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_a_head_that_does_not_end_is_aiohttp_s_to_refuse(server: Running) -> None:
