@@ -5,8 +5,10 @@ Nodes of different versions understand each other: unknown fields are passed ove
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from service.core.channel import ChannelKey
 from service.core.event import Retention
@@ -99,7 +101,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 class NodeState(Struct, frozen=True, kw_only=True):
     """What a node tells of itself."""
 
-    connections: int
+    connections: Annotated[int, Meta(ge=0, le=2**53)]
     started: float
     """Seconds since the Unix epoch."""
     version: str

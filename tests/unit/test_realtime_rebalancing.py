@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from service.realtime.control_messages import NodeState, decode_state
@@ -256,3 +257,10 @@ def test_a_word_of_an_older_version_counts() -> None:
     state = decode_state(b'{"connections":7,"started":1.0,"version":"0.1.0","gone":false}')
     assert state.accepting
     assert not state.draining
+
+
+@pytest.mark.parametrize("connections", ["-1", "9007199254740993", "1.5"])
+def test_a_word_that_no_node_can_have_said_is_not_understood(connections: str) -> None:
+    """It would be in everybody's mean."""
+    with pytest.raises(msgspec.ValidationError):
+        decode_state(f'{{"connections":{connections},"started":1.0,"version":"9"}}')
