@@ -161,7 +161,8 @@ class Rollout:
     accept_rate: Rate = Rate(per_second=1_000, burst=1_000)
     """Upgrades that this node accepts; the others are refused with 503, each with a moment of its own to come back. Less than
     half of what a core can do: a crowd must not slow down those who are connected. `burst` should be a second's worth or more,
-    as crowds come back at whole seconds."""
+    as crowds come back at whole seconds. Keep it far above `limits.connect_rate_per_ip`: who comes without credentials has a
+    place until it says hello, or does not."""
     max_age: Annotated[float, Ge(0)] = 0.0
     """Seconds after which a connection is asked to come back, less up to a half by chance; 0: never. So connections come to
     nodes that are new, and none outlives what was decided when it came, such as which proxy it goes through."""

@@ -241,7 +241,8 @@ class Control:
                 for following, mark in zip(some, marks, strict=True):
                     if mark is not None:
                         following.compare(mark)
-            await self._tell()
+            if self._timer is not None:  # else the last word has been said
+                await self._tell()
         except ServiceError as error:
             _log.warning("the other nodes cannot be told of this one", code=error.code.code)
         finally:

@@ -7,13 +7,15 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import structlog
 
+from service.core.broker import Mark, Receipt
+from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
@@ -23,6 +25,7 @@ from service.realtime.control_messages import (
     CONTROL,
     NODES,
     Disconnect,
+    decode_state,
     encode,
     revocations_of,
 )
@@ -143,6 +146,34 @@ async def test_a_closed_node_is_not_waited_for(make_bus: Callable[[], Bus]) -> N
         assert answer == {"connections": 0, "nodes": 2, "complete": True}
         (other,) = server.service.node.control.others.values()
         assert (other.connections, other.gone) == (0, False)
+
+
+async def test_that_it_is_gone_is_the_last_that_a_node_says(
+    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(make_bus, 1) as nodes:
+        line = nodes.bus.line()
+        publish, marks, held, words = line.publish, line.marks, asyncio.Event(), list[bool]()
+
+        async def slow_marks(channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
+            await held.wait()
+            return await marks(channels)
+
+        async def noted(publication: Publication) -> Receipt:
+            receipt = await publish(publication)
+            if publication.channel == NODES:
+                words.append(decode_state(publication.data).gone)
+                if words[-1]:  # a beat that was waiting goes on while this one is on its way
+                    held.set()
+                    for _ in range(20):
+                        await asyncio.sleep(0)
+            return receipt
+
+        async with serving(broker=line) as leaving:
+            monkeypatch.setattr(line, "marks", slow_marks)
+            monkeypatch.setattr(line, "publish", noted)
+            leaving.service.node.control.tell()
+        assert words == [True]
 
 
 async def test_without_the_broker_nothing_is_done_and_the_refusal_passes(make_bus: Callable[[], Bus]) -> None:
