@@ -6,7 +6,7 @@ import asyncio
 import gc
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,12 +23,12 @@ from service.realtime.connection import Connection
 from service.realtime.control_messages import OWN_TENANT
 from service.realtime.handshake import Arrival, greet
 from service.realtime.serving import Serving, serve
-from service.realtime.socket import Ear
 from service.web.websocket import WebSocket
 from tests.clock import FakeClock
 from tests.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
 from tests.integration.raw import upgraded
 from tests.shared_broker import Line, SharedBroker
+from tests.sockets import NobodysSocket
 
 
 async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
@@ -244,31 +244,16 @@ async def test_who_has_not_said_hello_is_told_too() -> None:
         await server.at_rest()
 
 
-class Silent:
-    """A socket whose peer says nothing."""
-
-    close_code = 1006
-    is_paused = False
-    heard = False
-    is_held = False
-    window_bits = 0
-    fd = -1
+class Silent(NobodysSocket):
+    """Its peer says nothing."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.heard = False
         self.arriving = Arriving(self)
-        self.ear: Ear = self.arriving
+        self.ear = self.arriving
         self.written: list[bytes] = []
-        self.write: Callable[[bytes], None] = self.written.append
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def ping(self) -> None: ...
-
-    def close(self, code: int, reason: str) -> None: ...
-
-    def abort(self) -> None: ...
+        self.write = self.written.append
 
 
 async def test_a_drain_passes_over_who_is_being_refused_already() -> None:

@@ -22,29 +22,23 @@ from service.protocol.messages import Ack, Pong
 from service.realtime.connection import MOST_REPLIES, SMALL_REPLY, Connection, Surroundings
 from service.realtime.frame import Burst, Frame, Press
 from service.realtime.outbox import Budget
-from service.realtime.socket import Ear
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
+from tests.sockets import NobodysSocket
 
 DEADLINE = 5.0
 BATCH = 3
 LIMITS = OutboxLimits(messages=5, bytes=1 << 20, close_grace=1.0)
 
 
-class PeerSocket:
-    """A Socket whose peer reads as much as the test says, and pauses within a write, as transports do."""
-
-    is_paused = False
-    is_held = False
-    heard = True
-    fd = -1
-    close_code = 1006
-    ear: Ear
+class PeerSocket(NobodysSocket):
+    """Its peer reads as much as the test says, and pauses within a write, as transports do."""
 
     def __init__(self, window_bits: int = 0) -> None:
+        super().__init__()
         self.window_bits = window_bits
-        self.write: Callable[[bytes], None] = self._take
+        self.write = self._take
         self.writes: list[bytes] = []
         self.takes: int | None = None
         """Writes that go out at once; None: all."""
@@ -69,21 +63,9 @@ class PeerSocket:
             self.is_paused = False
             self.ear.resumed()
 
-    def pause_reading(self) -> None:
-        """Nobody asks for it here."""
-
-    def resume_reading(self) -> None:
-        """See `pause_reading`."""
-
-    def ping(self) -> None:
-        """See `pause_reading`."""
-
     def close(self, code: int, reason: str) -> None:
         if not self.closed:
             self.closed.append((code, reason))
-
-    def abort(self) -> None:
-        """Nobody asks for it here."""
 
 
 class Given:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -19,25 +18,17 @@ from service.realtime.drain import Drain
 from service.realtime.frame import Press
 from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
-from service.realtime.socket import Ear
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
+from tests.sockets import NobodysSocket
 
 
-class Line:
-    """Stands for a socket; notes when what happened."""
-
-    ear: Ear
-    write: Callable[[bytes], None]
-    close_code = 1006
-    is_paused = False
-    is_held = False
-    heard = True
-    window_bits = 0
-    fd = -1
+class Line(NobodysSocket):
+    """Notes when what happened."""
 
     def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
         self._clock = clock
         self.write = self._write
         self.told: list[tuple[float, dict[str, Any]]] = []
@@ -46,14 +37,6 @@ class Line:
     def _write(self, data: bytes) -> None:
         assert not self.closed, "nothing follows a close frame"
         self.told.append((self._clock.monotonic(), json.loads(data[data.index(b"{") :])))
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def ping(self) -> None: ...
-
-    def abort(self) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
         self.closed.append((self._clock.monotonic(), code))

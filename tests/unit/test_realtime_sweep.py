@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -15,36 +14,23 @@ from service.realtime.departures import Departures
 from service.realtime.frame import Press
 from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
-from service.realtime.socket import Ear
 from service.realtime.sweep import LATE, PARTING, Sweep, _share
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
+from tests.sockets import NobodysSocket
 
 HEARTBEAT = 25.0
 
 
-class Line:
-    """Stands for a socket."""
-
-    ear: Ear
-    write: Callable[[bytes], None]
-    close_code = 1006
-    is_paused = False
-    is_held = False
-    window_bits = 0
-    fd = -1
+class Line(NobodysSocket):
+    """Notes what is asked of it."""
 
     def __init__(self) -> None:
-        self.heard = True
+        super().__init__()
         self.pings = 0
         self.is_cut = False
         self.codes: list[int] = []
-        self.write = lambda data: None
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
     def ping(self) -> None:
         self.pings += 1

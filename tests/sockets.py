@@ -1,0 +1,33 @@
+"""A socket with nobody at its other end, for tests to build on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.realtime.socket import Ear
+
+
+class NobodysSocket:
+    """A Socket that takes all that is written and does nothing with it. A test replaces what it wants to know of."""
+
+    ear: Ear
+    write: Callable[[bytes], None]
+    close_code = 1006
+    is_paused = False
+    is_held = False
+    heard = True
+    window_bits = 0
+    fd = -1
+
+    def __init__(self) -> None:
+        self.write = lambda data: None
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def ping(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None: ...
+
+    def abort(self) -> None: ...
