@@ -46,14 +46,8 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["tidewire", "health"]
 ENTRYPOINT ["tidewire"]
 CMD ["serve"]
-ARG VERSION=
-ARG REVISION=
-ARG CREATED=
-ARG SOURCE=
+# What differs from one build to the next comes from outside, by --label (scripts/image.sh): as an argument in a label buildah 1.28
+# takes it from its cache, out of date.
 LABEL org.opencontainers.image.title="Tidewire" \
     org.opencontainers.image.description="Real-time events between backends and browsers" \
-    org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}" \
-    org.opencontainers.image.created="${CREATED}" \
-    org.opencontainers.image.source="${SOURCE}"
+    org.opencontainers.image.licenses="Apache-2.0"

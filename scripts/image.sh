@@ -37,13 +37,14 @@ case $builder in
 esac
 
 # The time is the commit's and not the clock's: the same commit gives the same labels.
-arguments=(--build-arg "VERSION=$version")
+label=org.opencontainers.image
+arguments=(--label "$label.version=$version")
 if commit=$(git rev-parse --verify --quiet HEAD 2>/dev/null); then
     [ -z "$(git status --porcelain --untracked-files=no)" ] || commit+=-changed
-    arguments+=(--build-arg "REVISION=$commit")
-    arguments+=(--build-arg "CREATED=$(TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ)")
+    arguments+=(--label "$label.revision=$commit")
+    arguments+=(--label "$label.created=$(TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ)")
 fi
-[ -z "${SOURCE:-}" ] || arguments+=(--build-arg "SOURCE=$SOURCE")
+[ -z "${SOURCE:-}" ] || arguments+=(--label "$label.source=$SOURCE")
 [ -z "${PYTHON_IMAGE:-}" ] || arguments+=(--build-arg "PYTHON=$PYTHON_IMAGE")
 
 # shellcheck disable=SC2086  # OPTIONS are several words
