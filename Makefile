@@ -39,7 +39,7 @@ test-chart: lint-deploy ## test the chart: every preset and switch, Helm 3 and 4
 
 test-e2e: test-image ## test the image, and behind real proxies, set as the chart's presets set them: nginx, HAProxy, Traefik, Envoy (installs what it needs first)
 	@scripts/setup.sh e2e
-	E2E=whole $(BIN)/python -m pytest tests/e2e --ignore tests/e2e/test_image.py
+	E2E=whole $(BIN)/python -m pytest -s tests/e2e --ignore tests/e2e/test_image.py
 
 test-image: ## build the container image and try it: no root, nothing to write to, no shell (installs what it needs first)
 	@scripts/setup.sh image
