@@ -12,22 +12,22 @@ import pytest
 from tests.e2e.engine import AS_INSTALLED, Engine
 from tests.e2e.front import PLAIN, Front, rendered, settings_of
 from tests.e2e.nginx import Nginx
-from tests.e2e.programs import need
+from tests.e2e.programs import WHOLE, need
 from tests.e2e.stand import ENGINES, nodes, running
 from tests.faults.tokens import token
 from tests.stores.redis_server import RedisServer
 from tests.wire import connect
 
-IDLE = 6
+IDLE = 20 if WHOLE else 6
 """Seconds that presets give a connection here, in the place of an hour; the proxies' own idle time is AS_INSTALLED."""
 HEARTBEAT = 0.5
 """In the place of 25 s. A smaller part of AS_INSTALLED than that is of a minute: a busy machine may hold a ping up."""
 NEVER = 3600.0
-OUTLIVED = 3 * AS_INSTALLED + 1.0
-"""Seconds after which a connection has outlived a proxy."""
 LATE = 3.0
 """Seconds that a cut may come late: some proxies look at their timers now and then, and the machine is busy."""
 EARLY = 0.3
+OUTLIVED = max(3 * AS_INSTALLED, IDLE + LATE) + 1.0
+"""Seconds after which a connection has outlived a proxy: three times what it comes with, and what it was told."""
 UNTOLD = {"traefik"}
 """Programs that cut no WebSocket for being idle, whatever they are told: Traefik's idleTimeout and readTimeout are those of
 HTTP requests, and end with the upgrade."""
