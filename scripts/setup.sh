@@ -154,7 +154,7 @@ install_python() {
     is_current "$stamp" "$wanted" && return
     say "installing $lock"
     rm -f $venv/tidewire-*.stamp
-    pip install --quiet --require-hashes --only-binary :all: -r requirements/build.lock -r "$lock"
+    pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements/build.lock -r "$lock"
     pip install --quiet --no-index --no-deps --no-build-isolation --editable .
     echo "$wanted" >"$stamp"
 }
@@ -285,7 +285,7 @@ install_deploy() (
     wanted=$(fingerprint $lock)
     ! is_current $stamp "$wanted" || exit 0
     say "installing $lock"
-    pip install --quiet --no-compile --require-hashes --only-binary :all: -r $lock
+    pip install --quiet --no-compile --no-deps --require-hashes --only-binary :all: -r $lock
     echo "$wanted" >$stamp
 )
 
