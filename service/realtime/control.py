@@ -41,6 +41,7 @@ from service.realtime.publisher import new_id
 from service.realtime.revocations import Revocations
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 BEAT = 5.0
 """Seconds between two times that a node tells of itself; must stay well below NODE_STATE.ttl."""
@@ -109,6 +110,12 @@ class Control:
         self._timer: Timer | None = None
         self._telling = False
         self._has_changed = False
+        self._outage = OutageLog(
+            _log,
+            "the other nodes cannot be told of this one",
+            "the other nodes are told of this one again",
+            clock.monotonic,
+        )
         """Whether there is something to tell that the word on its way may not say."""
         metrics.nodes.set_function(lambda: 1 + len(self._peers.alive()))
 
@@ -243,8 +250,9 @@ class Control:
                         following.compare(mark)
             if self._timer is not None:  # else the last word has been said
                 await self._tell()
+            self._outage.over()
         except ServiceError as error:
-            _log.warning("the other nodes cannot be told of this one", code=error.code.code)
+            self._outage.failed(code=error.code.code)
         finally:
             self._telling = False
             if self._has_changed:

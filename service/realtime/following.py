@@ -18,6 +18,7 @@ from service.errors import ServiceError
 from service.realtime.pause import pause
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 MOST_BYTES = 16_777_216
 """Bytes of missed events in one reading; commands are small."""
@@ -68,6 +69,7 @@ class Following:
         self._taken: OrderedDict[str, None] = OrderedDict()
         self._behind = False
         self._reading: asyncio.Task[None] | None = None
+        self._outage = OutageLog(_log, "reading waits for the broker", "reading goes on", clock.monotonic)
 
     @property
     def epoch(self) -> str:
@@ -119,9 +121,10 @@ class Following:
             try:
                 await self._read()
                 backoff.reset()
+                self._outage.over(channel=self.channel.name)
             except ServiceError as error:
                 self._behind = True
-                _log.warning("reading waits for the broker", channel=self.channel.name, code=error.code.code)
+                self._outage.failed(channel=self.channel.name, code=error.code.code)
                 await pause(self._clock, backoff.next())
 
     async def _read(self) -> None:

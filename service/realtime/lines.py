@@ -15,6 +15,7 @@ from service.core.limits import Limits
 from service.errors import ServiceError
 from service.realtime.caps import GATHERING, RENEWAL, SLICE
 from service.realtime.supervisor import Supervisor
+from service.telemetry.outage import OutageLog
 
 _log = structlog.get_logger("lines")
 
@@ -45,6 +46,7 @@ class Lines:
         self._telling: Timer | None = None
         self._renewing: Timer | None = None
         self._lock = asyncio.Lock()
+        self._outage = OutageLog(_log, "lines not told", "lines told again", clock.monotonic)
         """Held across every call, as what is said of one connection must arrive in order."""
         self._closed = False
 
@@ -121,5 +123,6 @@ class Lines:
                     here.update((connection, True) for connection in step.came if connection in here)
                 if oldest:
                     await self._end(oldest)
+            self._outage.over()
         except ServiceError as error:  # what came is said again with the next renewal, what went expires
-            _log.warning("lines not told", code=error.code.code)
+            self._outage.failed(code=error.code.code)

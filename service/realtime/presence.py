@@ -24,6 +24,7 @@ from service.protocol.messages import PresenceMember, PresenceView
 from service.realtime.publisher import new_id
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 JOINED, LEFT, COUNT = "presence.joined", "presence.left", "presence.count"
 
@@ -92,6 +93,8 @@ class Presence:
         self._stays: dict[Entry, _Stay] = {}
         self._going: dict[Entry, asyncio.Task[None]] = {}
         """Leaves that the store has been asked for and has not answered yet."""
+        self._renewals = OutageLog(_log, "presence not renewed", "presence renewed again", clock.monotonic)
+        self._counts = OutageLog(_log, "presence not told", "presence told again", clock.monotonic)
         self._known: dict[ChannelKey, set[str]] = {}
         """Whom this node's subscribers believe to be in the channels that it carries."""
         self._unheard: set[ChannelKey] = set()
@@ -237,9 +240,10 @@ class Presence:
                 await self._catch_up()
             if self._calm_for() >= self._ttl:
                 await self._sweep()
+            self._renewals.over(entries=len(self._stays))
         except ServiceError as error:
             self._in_doubt = True
-            _log.warning("presence not renewed", code=error.code.code, entries=len(self._stays))
+            self._renewals.failed(code=error.code.code, entries=len(self._stays))
         finally:
             self._look_again(min(RETRY, self._ttl / 6) if self._in_doubt else self._ttl / 6)
 
@@ -354,8 +358,9 @@ class Presence:
             count = await self._store.count(channel)
             await self._broker.publish(self._event(channel, COUNT, {"count": count}, None))
         except ServiceError as error:  # the store is away: the next snapshot tells who is there
-            _log.warning("presence not told", kind=COUNT, code=error.code.code)
+            self._counts.failed(kind=COUNT, code=error.code.code)
         else:
+            self._counts.over(kind=COUNT)
             self._count_told(COUNT)
 
     def _spawn(self, name: str, work: Callable[[_T], Coroutine[Any, Any, None]], argument: _T) -> None:

@@ -26,6 +26,7 @@ from service.realtime.hub import Hub, Room
 from service.realtime.pause import pause
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 MOST_HELD = 1_000
 """Events of one channel that wait while its stream is read; with more, the stream is read once more."""
@@ -69,6 +70,10 @@ class Repair:
         self._suspected: dict[Room, Timer] = {}
         self._wake = asyncio.Event()
         self._timer: Timer | None = None
+        self._reading = OutageLog(_log, "repair waits for the broker", "repair goes on", clock.monotonic)
+        self._checking = OutageLog(
+            _log, "position check waits for the broker", "positions checked again", clock.monotonic
+        )
 
     def start(self) -> None:
         """Begins to compare positions: at once after an interruption, and all of them now and then."""
@@ -137,20 +142,24 @@ class Repair:
     async def _read(self, room: Room, waiting: list[Event]) -> Snapshot | None:
         """What the stream holds after the room's position; None if nobody is interested any more."""
         backoff = Backoff(RETRY, MOST_RETRY)
-        while room.waiting is waiting and room.sequence is not None and room.is_listening:
-            try:
-                async with self._reads:
-                    waiting.clear()  # they were published before the stream is read, so that will show them, or they are lost
-                    snapshot = await self._broker.snapshot(
-                        room.key, room.sequence.position, self._limits.events, self._limits.bytes
-                    )
-            except ServiceError as error:
-                self._metrics.repair_failures.inc()
-                _log.warning("repair waits for the broker", code=error.code.code)
-                await pause(self._clock, backoff.next())
-                continue
-            return snapshot if room.waiting is waiting and room.is_listening else None
-        return None
+        try:
+            while room.waiting is waiting and room.sequence is not None and room.is_listening:
+                try:
+                    async with self._reads:
+                        # They were published before the stream is read, so that will show them, or they are lost.
+                        waiting.clear()
+                        snapshot = await self._broker.snapshot(
+                            room.key, room.sequence.position, self._limits.events, self._limits.bytes
+                        )
+                except ServiceError as error:
+                    self._metrics.repair_failures.inc()
+                    self._reading.failed(room, code=error.code.code)
+                    await pause(self._clock, backoff.next())
+                    continue
+                return snapshot if room.waiting is waiting and room.is_listening else None
+            return None
+        finally:
+            self._reading.over(room)
 
     async def _apply(self, room: Room, snapshot: Snapshot, waiting: list[Event]) -> bool:
         """False if nobody was interested any more before all was delivered."""
@@ -201,9 +210,10 @@ class Repair:
                 else:
                     await self._compare(list(self._hub.keys()), self.suspect)
                 backoff.reset()
+                self._checking.over()
                 wait = self._limits.check
             except ServiceError as error:
-                _log.warning("position check waits for the broker", code=error.code.code)
+                self._checking.failed(code=error.code.code)
                 wait = backoff.next()
             if self._timer is not None:
                 self._timer.cancel()

@@ -32,6 +32,7 @@ from service.realtime.pause import pause
 from service.realtime.publisher import new_id
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 PUT_BACK_AT_ONCE = 16
 """Revocations that one node puts back at the same time, of so many tenants: they take turns, so that none waits for the
@@ -93,6 +94,9 @@ class RevokingTenants:
         self._lost: set[str] = set()
         """Of whom the broker has lost the entry, and this node has not told again yet."""
         self._telling: asyncio.Task[None] | None = None
+        self._outage = OutageLog(
+            _log, "revoking tenants not told again", "revoking tenants told again", parts.clock.monotonic
+        )
         self.following = Following(
             REVOKING_TENANTS,
             parts.broker,
@@ -134,8 +138,9 @@ class RevokingTenants:
             try:
                 await self._publish(tenant, _digest(name))
             except ServiceError as error:  # `tend` comes again
-                _log.warning("revoking tenants not told again", left=len(self._lost), code=error.code.code)
+                self._outage.failed(left=len(self._lost), code=error.code.code)
                 return
+            self._outage.over()
             self._lost.discard(tenant)
 
     async def _publish(self, tenant: str, id: str) -> None:
@@ -178,6 +183,10 @@ class RevocationList:
         self._missing: dict[Subject, tuple[Revocation, int]] = {}
         """What the broker has lost and nobody has put back yet, and the rev of what stands in its place."""
         self._putting_back: asyncio.Task[None] | None = None
+        self._beginning = OutageLog(
+            _log, "a tenant's revocations wait for the broker", "a tenant's revocations are read", parts.clock.monotonic
+        )
+        self._outage = OutageLog(_log, "revocations not put back", "revocations put back again", parts.clock.monotonic)
         self.following = Following(
             revocations_of(tenant),
             parts.broker,
@@ -193,10 +202,12 @@ class RevocationList:
         backoff = Backoff(RETRY, MOST_RETRY)
         while True:
             try:
-                return await self.following.start()
+                await self.following.start()
             except ServiceError as error:
-                _log.warning("a tenant's revocations wait for the broker", code=error.code.code)
+                self._beginning.failed(code=error.code.code)
                 await pause(self._parts.clock, backoff.next())
+            else:
+                return self._beginning.over()
 
     @property
     def missing(self) -> Collection[Subject]:
@@ -262,7 +273,8 @@ class RevocationList:
         self.tend()
 
     async def _put_back(self) -> None:
-        _log.warning("the broker has lost revocations; they are put back", count=len(self._missing))
+        if not self._outage.is_on:
+            _log.warning("the broker has lost revocations; they are put back", count=len(self._missing))
         while self._missing:
             async with self._gate:
                 if not self._missing:  # others have put it back while this one waited for its turn
@@ -271,8 +283,9 @@ class RevocationList:
                 try:
                     await self.publish(*entry)
                 except ServiceError as error:  # `tend` comes again
-                    _log.warning("revocations not put back", left=len(self._missing), code=error.code.code)
+                    self._outage.failed(left=len(self._missing), code=error.code.code)
                     return
+                self._outage.over()
             if self._missing.get(subject) is entry:  # else there is more of it by now
                 del self._missing[subject]
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
@@ -357,3 +358,16 @@ async def test_who_comes_while_it_is_compared_is_not_told_to_have_left(
     stage.presence.interrupted([ROOM])
     await stage.pass_time(RETRY)
     assert stage.delivered == []
+
+
+@pytest.mark.parametrize("users", [(), ("ann",)], ids=["nothing to renew", "something to renew"])
+async def test_store_that_is_away_is_logged_once_and_its_return_once(stage: Stage, users: tuple[str, ...]) -> None:
+    await stage.join(*users)
+    with capture_logs() as logs:
+        stage.store.away = True
+        await stage.pass_time(30)
+        stage.store.away = False
+        await stage.pass_time(30)
+    told = [(entry["event"], entry.get("entries")) for entry in logs if "renewed" in entry["event"]]
+    assert told == [("presence not renewed", len(users)), ("presence renewed again", len(users))]
+    assert all(entry["seconds"] >= 15 for entry in logs if entry["event"] == "presence renewed again")

@@ -92,6 +92,8 @@ class Link:
         self._writer: asyncio.StreamWriter | None = None
         self._out: list[bytes] = []
         self._subscriptions: dict[int, tuple[str, Handler]] = {}
+        self._told: dict[str, str] = {}
+        """Why each server could not be connected to, as logged since the last connection."""
         self._refused: set[str] = set()
         self._next = 1
         self._inbox = f"_INBOX.{config.prefix}.{secrets.token_hex(8)}"
@@ -218,7 +220,9 @@ class Link:
                 # Their words are the system's and the server's own, about addresses and permissions.
                 reason = error.message if isinstance(error, ServiceError) else str(error) or type(error).__name__
                 place = urlsplit(server)
-                _log.warning("cannot connect", host=place.hostname, port=place.port, reason=reason)
+                if self._told.get(server) != reason:  # each reason once, not with each try
+                    self._told[server] = reason
+                    _log.warning("cannot connect", host=place.hostname, port=place.port, reason=reason)
                 found = error if isinstance(error, ServiceError) else unavailable(f"NATS cannot be reached: {reason}")
         raise found
 
@@ -291,8 +295,10 @@ class Link:
                 self._writer.transport.abort()
             self._lost(reason)
             _log.warning("connection lost", reason=reason)
+            lost_at = self._loop.time()
             reader, parser = await self._connect_again()
-            _log.info("connected again")
+            _log.info("connected again", seconds=round(self._loop.time() - lost_at, 1))
+            self._told.clear()
             self._restoring = asyncio.create_task(self._restore(), name="nats restore")
 
     async def _read(self, reader: asyncio.StreamReader, parser: wire.Parser) -> str:

@@ -12,6 +12,7 @@ import structlog
 from service.adapters.own_task import need_task
 from service.adapters.redis.config import Names, RedisConfig, milliseconds
 from service.adapters.redis.link import Argument, Link, LinkLost, ReplyError, pack
+from service.adapters.redis.refusals import MEANINGS, meaning, word_of
 from service.adapters.redis.scripts import Script
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.shards import Shards, unavailable
@@ -24,15 +25,6 @@ REPEAT_SECONDS = 60.0
 """Before the same refusal is logged again."""
 MEASURED = 8
 """One call in so many is timed: the histogram costs a tenth of a publish."""
-
-_EXPECTED = {
-    "OOM": "it is out of memory (maxmemory)",
-    "NOREPLICAS": "too few replicas are there (min-replicas-to-write)",
-    "MISCONF": "it cannot write its snapshot to disk (stop-writes-on-bgsave-error)",
-    "NOPERM": "the user may not do that; docs/guarantees.md names the ACL rules",
-    "NOAUTH": "it wants a password (broker.password)",
-    "MOVED": "it belongs to a Redis Cluster; broker.url must begin with redis+cluster://",
-}
 
 _log = structlog.get_logger("redis")
 
@@ -140,7 +132,7 @@ class Calls:
 
     async def _mend(self, shard: Shard, link: Link, script: Script | None, error: ReplyError) -> None:
         """Does what an error asks for before the next try. Raises ServiceError for one that another try will not change."""
-        word = _word(error)
+        word = word_of(error)
         if word == "NOSCRIPT" and script is not None:
             await _load(shard, link, script)
         elif word == "STALE":
@@ -153,16 +145,16 @@ class Calls:
         elif word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK", "BUSY"):
             await asyncio.sleep(WAIT_SECONDS)
         else:
-            self._metrics.broker_errors.labels(reply=word if word in _EXPECTED else "other").inc()
-            self._tell(word)
-            raise unavailable(f"Redis refuses: {_EXPECTED.get(word, word)}") from error
+            self._metrics.broker_errors.labels(reply=word if word in MEANINGS else "other").inc()
+            self._tell(word, meaning(error) or "unexpected")
+            raise unavailable(f"Redis refuses: {meaning(error) or word}") from error
 
-    def _tell(self, word: str) -> None:
+    def _tell(self, word: str, reason: str) -> None:
         """Logs a refusal, but not each of thousands: readiness does not turn for them, as subscribers can be served."""
         now = asyncio.get_running_loop().time()
         if now - self._told.get(word, -REPEAT_SECONDS) >= REPEAT_SECONDS:
             self._told[word] = now
-            _log.error("Redis refuses calls", reply=word, meaning=_EXPECTED.get(word, "unexpected"))
+            _log.error("Redis refuses calls", reply=word, meaning=reason)
 
 
 async def _load(shard: Shard, link: Link, script: Script) -> None:
@@ -176,14 +168,7 @@ async def _load(shard: Shard, link: Link, script: Script) -> None:
     except LinkLost:
         return
     except ReplyError as error:
-        raise unavailable(f"Redis refuses to load a script: {_EXPECTED.get(_word(error), _word(error))}") from error
+        raise unavailable(f"Redis refuses to load a script: {meaning(error) or word_of(error)}") from error
     finally:
         del shard.loading[script.sha]
         loading.set_result(None)
-
-
-def _word(error: BaseException) -> str:
-    """The first word of what Redis said: the rest may quote what it was told."""
-    if "user executing the script" in str(error) or "ACL failure in script" in str(error):
-        return "NOPERM"  # as Redis and Valkey say it of what a script does
-    return str(error).partition(" ")[0]

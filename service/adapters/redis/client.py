@@ -17,12 +17,25 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.adapters.own_task import need_task
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import Keys, RedisConfig
+from service.adapters.redis.refusals import MEANINGS, meaning, word_of
 from service.adapters.redis.scripts import Script
 from service.errors import ErrorCode, ServiceError
 
@@ -123,8 +136,8 @@ class RedisClient:
         try:
             async with asyncio.timeout(self._timeout), self._places:
                 yield
-        except ResponseError as error:
-            raise _unavailable(f"Redis refused a call ({_kind(error)})") from error
+        except (ResponseError, AuthenticationError, BusyLoadingError) as error:
+            raise _unavailable(f"Redis refused a call: {_reason(error)}") from error
         except (TimeoutError, RedisTimeoutError) as error:
             raise _unavailable(f"Redis did not answer within {self._timeout:g} s") from error
         except (RedisError, RedisClusterException, OSError, RuntimeError) as error:
@@ -136,10 +149,23 @@ def _unavailable(sentence: str) -> ServiceError:
     return ServiceError(ErrorCode.BROKER_UNAVAILABLE, sentence)
 
 
-def _kind(error: ResponseError) -> str:
-    """What kind of refusal it is. The rest of Redis' sentence may quote what was sent."""
-    word = str(error).partition(" ")[0]
-    return word if word.isalpha() and word.isupper() else type(error).__name__
+_WORDS: dict[type[RedisError], str] = {
+    OutOfMemoryError: "OOM",
+    NoPermissionError: "NOPERM",
+    ReadOnlyError: "READONLY",
+    MasterDownError: "MASTERDOWN",
+    ClusterDownError: "CLUSTERDOWN",
+    BusyLoadingError: "LOADING",
+    AuthenticationError: "WRONGPASS",
+}
+"""Error replies whose first word redis-py turns into a type."""
+
+
+def _reason(error: RedisError) -> str:
+    """What was refused, and why. The rest of Redis' sentence may quote what was sent."""
+    word = _WORDS.get(type(error)) or word_of(error)
+    known = MEANINGS.get(word) if type(error) in _WORDS else meaning(error)
+    return known or (word if word.isalpha() and word.isupper() else type(error).__name__)
 
 
 def _evalsha(script: Script, keys: Sequence[str], args: Sequence[Word]) -> tuple[Word, ...]:
@@ -153,9 +179,10 @@ def _eval(script: Script, keys: Sequence[str], args: Sequence[Word]) -> tuple[Wo
 # --- connections ---------------------------------------------------------------------------------------------------------
 
 
-def _options(config: RedisConfig, user: str | None, password: str | None) -> dict[str, Any]:
+def _options(config: RedisConfig, login: tuple[str, str] | None) -> dict[str, Any]:
     # The deadline of a call is `_call`'s. Given one of its own for the socket, redis-py writes under `asyncio.wait_for`, which
     # before Python 3.12 may swallow a cancellation: a call at a server that has stalled was seen to take three times its timeout.
+    user, password = login or (None, None)
     return {
         "username": user,
         "password": password,
@@ -171,17 +198,17 @@ def _options(config: RedisConfig, user: str | None, password: str | None) -> dic
 
 def _standalone(config: RedisConfig) -> Redis:
     [(host, port)] = config.address.hosts
-    return Redis(host=host, port=port, db=config.address.database, **_options(config, config.user, config.password))
+    return Redis(host=host, port=port, db=config.address.database, **_options(config, config.login))
 
 
 def _sentinel(config: RedisConfig) -> tuple[Redis, Sequence[Redis]]:
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types there
-        config.address.hosts, sentinel_kwargs=_options(config, config.sentinel_user, config.sentinel_password)
+        config.address.hosts, sentinel_kwargs=_options(config, config.sentinel_login)
     )
-    options = _options(config, config.user, config.password)
+    options = _options(config, config.login)
     return sentinel.master_for(config.address.master, db=config.address.database, **options), sentinel.sentinels
 
 
 def _cluster(config: RedisConfig) -> RedisCluster:
     nodes = [ClusterNode(host, port) for host, port in config.address.hosts]
-    return RedisCluster(startup_nodes=nodes, **_options(config, config.user, config.password))
+    return RedisCluster(startup_nodes=nodes, **_options(config, config.login))

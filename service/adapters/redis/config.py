@@ -25,12 +25,27 @@ class RedisConfig(StoreConfig):
         """As the address says."""
         return self.address.tls
 
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User and password for the servers; None: there is nothing to log in with."""
+        return _login(self.user, self.password)
+
+    @property
+    def sentinel_login(self) -> tuple[str, str] | None:
+        """The same for the Sentinels."""
+        return _login(self.sentinel_user, self.sentinel_password)
+
     def redis_py(self) -> dict[str, Any]:
         """What `ssl_context` says, for connections of redis-py."""
         if not self.is_tls:
             return {}
         files = {"ssl_ca_certs": self.ca, "ssl_certfile": self.certificate, "ssl_keyfile": self.private_key}
         return {"ssl": True, "ssl_check_hostname": True, **{name: str(file) for name, file in files.items() if file}}
+
+
+def _login(user: str | None, password: str | None) -> tuple[str, str] | None:
+    """A user without a password (`nopass`) logs in too, and a password alone is the default user's."""
+    return (user or "default", password or "") if user or password else None
 
 
 class Keys:

@@ -83,10 +83,11 @@ class Line:
             except BaseException:
                 link.abort()
                 raise
+            away = 0.0 if self.down_since is None else self._loop.time() - self.down_since
             self.link, self.place, self.down_since, self.refused, self.reason = link, place, None, False, ""
             link.on_lost = self._dropped
             self._changed.set()
-            _log.info("connected", line=self._name, host=place[0], port=place[1])
+            _log.info("connected", line=self._name, host=place[0], port=place[1], seconds=round(away, 1))
             backoff.reset()
             try:
                 await link.lost.wait()

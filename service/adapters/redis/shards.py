@@ -13,6 +13,7 @@ from service.adapters.redis.tasks import Tasks
 from service.adapters.redis.topology import NoServer, Place, Servers
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 WATCH_SECONDS = 3.0
 """Between two looks at where the servers are, and whether they are who they were; a change is noticed sooner when a
@@ -60,6 +61,8 @@ class Shards:
         """Names whose server does not want them any more, until they are subscribed elsewhere."""
         self._rehoming: asyncio.Task[None] | None = None
         self._unsettled = False
+        self._slots = OutageLog(_log, "slots unknown", "slots known again")
+        self._places = OutageLog(_log, "servers unknown", "servers known again")
         self._homed = -1
         """The version of the slots by which all names are where they belong."""
 
@@ -214,8 +217,9 @@ class Shards:
             self._unsettled = False
             try:
                 await self._where.refresh()
+                self._slots.over()
             except NoServer as error:
-                _log.warning("slots unknown", reason=str(error))
+                self._slots.failed(reason=str(error))
             self._rehome()
             await asyncio.sleep(SETTLE_SECONDS)
 
@@ -261,6 +265,7 @@ class Shards:
                     self._rehome()
                 else:
                     self._shards[None].follow(await self._where.place())
+                self._places.over()
             except NoServer as error:
-                _log.warning("servers unknown", reason=str(error))
+                self._places.failed(reason=str(error))
             await asyncio.gather(*(shard.look() for shard in self))

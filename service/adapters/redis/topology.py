@@ -13,8 +13,11 @@ from redis.crc import key_slot
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost, ReplyError
+from service.adapters.redis.refusals import meaning
 
 Place = tuple[str, int]
+Login = tuple[str, str] | None
+"""User and password, see RedisConfig."""
 
 ASK_SECONDS = 1.0
 """That one server of a Cluster has to tell the slots, before the next is asked."""
@@ -103,7 +106,7 @@ class Servers:
         config = self._config
         try:
             async with asyncio.timeout(config.silence):
-                await self._connect(place, link, config.user, config.password)
+                await self._connect(place, link, config.login)
                 if config.address.database:
                     await link.call("SELECT", config.address.database)
                 with suppress(ReplyError):  # not every ACL allows it, and it only helps whoever looks at CLIENT LIST
@@ -116,21 +119,21 @@ class Servers:
             link.abort()
             raise
 
-    async def _connect(self, place: Place, link: Link, user: str | None, password: str | None) -> None:
+    async def _connect(self, place: Place, link: Link, login: Login) -> None:
         host, port = place
         await asyncio.get_running_loop().create_connection(
             lambda: link, host, port, ssl=self._tls, server_hostname=host if self._tls else None
         )
-        if password is not None:
-            await link.call("AUTH", user or "default", password)
+        if login is not None:
+            await link.call("AUTH", *login)
 
-    async def _ask(self, place: Place, user: str | None, password: str | None, within: float, *words: str) -> Any:
+    async def _ask(self, place: Place, login: Login, within: float, *words: str) -> Any:
         """One question on a connection of its own. Raises NoServer."""
         config = self._config
         link = Link(ping=config.ping, silence=config.silence, timeout=config.timeout)
         try:
             async with asyncio.timeout(within):
-                await self._connect(place, link, user, password)
+                await self._connect(place, link, login)
                 return await link.call(*words)
         except (OSError, ValueError, TimeoutError, ReplyError) as error:
             raise _no_server(place, error) from error
@@ -168,7 +171,7 @@ class Servers:
     async def _named_by(self, sentinel: Place) -> Place:
         config = self._config
         words = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
-        answer = await self._ask(sentinel, config.sentinel_user, config.sentinel_password, config.silence, *words)
+        answer = await self._ask(sentinel, config.sentinel_login, config.silence, *words)
         if answer is None:
             raise NoServer(f"{_named(sentinel)} knows no master of that name", refused=True)
         host, port = answer
@@ -183,7 +186,7 @@ class Servers:
         for place in known:
             within = min(ASK_SECONDS, config.silence)
             try:
-                answer = await self._ask(place, config.user, config.password, within, "CLUSTER", "SLOTS")
+                answer = await self._ask(place, config.login, within, "CLUSTER", "SLOTS")
             except NoServer as error:
                 trouble.append(error)
                 continue
@@ -259,7 +262,7 @@ def said(error: BaseException) -> str:
     for part, sentence in _WORDED.items():
         if part in text:
             return sentence
-    return _REFUSALS.get(word or text.partition(" ")[0], f"refuses: {word}" if word else text)
+    return _REFUSALS.get(word or text.partition(" ")[0], f"refuses: {meaning(text) or word}" if word else text)
 
 
 def is_refusal(error: BaseException) -> bool:
