@@ -47,9 +47,10 @@ from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag
-from service.web import api, header_deadline, loopback, native, ops, parting, problem, upgrade
+from service.web import api, loopback, native, ops, parting, problem, upgrade
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
+from service.web.http_connections import HTTP_CONNECTIONS, HttpConnections
 from service.web.listener import bound_buffers
 
 BACKLOG = 4096
@@ -91,19 +92,32 @@ class Service:
             sender=sender,
         )
         self.node = Node(Gate(contract), ports, bounds, self.metrics)
-        self.deadline = header_deadline.HeaderDeadline(settings.deadlines, self.clock, self.metrics)
+        self.http_connections = self._http_connections("http_connections", settings.limits.http_connections)
+        if not settings.proxy.hops:
+            self.http_connections.max_per_address = settings.limits.http_connections_per_ip
+        self.ops_connections = self._http_connections("ops_connections", settings.limits.ops_connections)
+        self.metrics.http_connections.set_function(lambda: len(self.http_connections))
+        self.metrics.max_http_connections.set_function(lambda: self.http_connections.max_connections)
+        self.metrics.ops_connections.set_function(lambda: len(self.ops_connections))
+        self.door: Door | None = None
+        """While it listens."""
         self.listening = False
         self.upgrades = upgrade.Upgrades(self.node, _edge(settings), compresses=settings.compression.enabled)
         self.public = self._public(extra_routes)
-        self.ops = ops.build_ops(self.node, self.metrics, lambda: self.listening)
+        self.ops = ops.build_ops(self.node, self.metrics, lambda: self.listening, [self.ops_connections.middleware()])
+
+    def _http_connections(self, name: str, cap: int) -> HttpConnections:
+        settings = self.settings
+        return HttpConnections(name, cap, settings.deadlines, settings.outbox.close_grace, self.clock, self.metrics)
 
     def _public(self, extra_routes: Sequence[web.AbstractRouteDef]) -> web.Application:
         app = web.Application(
-            middlewares=[self.deadline.middleware(), parting.middleware(self.node), problem.middleware()],
+            middlewares=[self.http_connections.middleware(), parting.middleware(self.node), problem.middleware()],
             client_max_size=api.MAX_BODY,
         )
         app[NODE] = self.node
         app[EDGE] = _edge(self.settings)
+        app[HTTP_CONNECTIONS] = self.http_connections
         app[upgrade.UPGRADES] = self.upgrades
         app.add_routes(upgrade.routes())
         app.add_routes(api.routes())
@@ -291,6 +305,7 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
     private = web.AppRunner(
         service.ops,
         access_log=None,
+        keepalive_timeout=settings.deadlines.keep_alive,
         shutdown_timeout=settings.outbox.close_grace,  # aiohttp's minute would outlast the time that a pod gets
         lingering_time=settings.outbox.close_grace,
         logger=problem.server_log(),
@@ -299,17 +314,23 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
     gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, loop)
     is_shared = settings.workers > 1  # the other workers listen on the same port
     listener: asyncio.Server | None = None
-    door: Door | None = None
+    ops_listener: asyncio.Server | None = None
     try:
-        await private.setup()
+        ops_server = await _set_up(private)
         with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
-            await web.TCPSite(private, settings.ops_host, settings.ops_port).start()
-        await public.setup()
-        server = public.server
-        if server is None:
-            raise RuntimeError("AppRunner.setup has made no server")
-        door = Door(service.upgrades, server, service.clock)
-        service.deadline.start(server, door)
+            ops_listener = await loop.create_server(
+                partial(ops.OpsProtocol, service.ops_connections, ops_server), settings.ops_host, settings.ops_port
+            )
+        service.ops_connections.start()
+        door = service.door = Door(
+            service.upgrades,
+            await _set_up(public),
+            service.http_connections,
+            service.clock,
+            service.metrics,
+            settings.limits.message_bytes,
+        )
+        service.http_connections.start()
         with _named("host and port", settings.host, settings.port):
             listener = await loop.create_server(
                 door, settings.host, settings.port, backlog=BACKLOG, reuse_port=is_shared or None
@@ -319,7 +340,7 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         loop_lag.start()
         service.metrics.start_memory.set(resident_memory())
         service.listening = True
-        yield listener.sockets[0].getsockname()[1], private.addresses[0][1]
+        yield listener.sockets[0].getsockname()[1], ops_listener.sockets[0].getsockname()[1]
     finally:
         service.node.admission.draining = True  # readiness turns before anything closes
         if listener is not None and is_shared:
@@ -329,12 +350,23 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         if listener is not None:
             listener.close()
         await public.cleanup()
-        if door is not None:
-            door.close()
-        service.deadline.stop()
+        if service.door is not None:
+            service.door.close()
+        service.http_connections.stop()
         loop_lag.stop()
         gc_watch.uninstall()
+        if ops_listener is not None:
+            ops_listener.close()
         await private.cleanup()
+        service.ops_connections.stop()
+
+
+async def _set_up(runner: web.AppRunner) -> web.Server:
+    """Starts the application. Returns what makes a protocol for each of its connections."""
+    await runner.setup()
+    if runner.server is None:
+        raise RuntimeError("AppRunner.setup has made no server")
+    return runner.server
 
 
 @contextmanager

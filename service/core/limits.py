@@ -52,6 +52,14 @@ class Limits:
     """Per IPv4 address or IPv6 /64."""
     pending: Count = 2_000
     """Connections that have not said hello yet."""
+    http_connections: Count = 2_000
+    """TCP connections of the public listener that are not WebSockets: those that have sent no request yet, those kept alive,
+    those with a request in hand. For one more, the one that has waited longest for a request is closed."""
+    http_connections_per_ip: Count = 500
+    """The same, of the one address that the TCP connection comes from (IPv6: /64). Not applied with `proxy.hops`, as a proxy's
+    connections are everybody's."""
+    ops_connections: Count = 32
+    """TCP connections of the listener for health and metrics. For one more, the one that has waited longest is closed."""
     connection_rate: Rate = Rate(per_second=20, burst=100)
     """Inbound messages of one connection."""
     user_rate: Rate = Rate(per_second=50, burst=200)

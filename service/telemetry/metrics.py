@@ -56,6 +56,9 @@ _LIMITS = (
     "connections_per_user",
     "connections_per_ip",
     "pending",
+    "http_connections",
+    "http_connections_per_ip",
+    "ops_connections",
     "hello_deadline",
     "header_deadline",
     "body_deadline",
@@ -88,6 +91,13 @@ class Metrics:
         self.connections = self._level("connections", "Connections that are authenticated.")
         self.max_connections = self._gauge("max_connections", "Connections that this node takes at most.")
         self.pending = self._level("pending_connections", "Connections that have not said hello yet.")
+        self.http_connections = self._gauge(
+            "http_connections", "TCP connections of the public listener that are not WebSockets."
+        )
+        self.max_http_connections = self._gauge(
+            "max_http_connections", "TCP connections that are not WebSockets that this node takes at most."
+        )
+        self.ops_connections = self._gauge("ops_connections", "TCP connections of the listener for health and metrics.")
         self.connects = self._tallies(
             "connects", "Connections authenticated, by the kind of credentials.", "credentials"
         )

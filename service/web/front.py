@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import cast
 
 from aiohttp import hdrs, web
@@ -17,12 +16,17 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessa
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
+from service.realtime.admission import network_of
+from service.telemetry.metrics import Metrics
+from service.web.http_connections import HttpConnections
 from service.web.upgrade import Upgrades, is_upgrade
 
 MOST_HEAD = 16_384
 """Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
-MOST_EARLY = 65_536
-"""Bytes that may come before the upgrade has been answered, though RFC 6455 §4.1 has clients wait."""
+FRAME_HEAD = 14
+"""Bytes of the longest head of a frame (RFC 6455 §5.2)."""
+MAX_DISCARDED = 4_096
+"""Bytes that a refused upgrade may still send while it is being closed."""
 MOST_IN_TURN = 4
 """Upgrades that are looked at in one turn of the loop: about a millisecond of work. A turn reads from a thousand connections;
 when so many come at once, those that are served already would wait for all of them, and a publish takes several turns. While
@@ -34,13 +38,25 @@ _START = b"GET /ws"
 class Door:
     """What all fronts share, which of them wait for a request, and whose turn it is."""
 
-    def __init__(self, upgrades: Upgrades, server: Callable[[], asyncio.Protocol], clock: Clock) -> None:
+    def __init__(
+        self,
+        upgrades: Upgrades,
+        server: Callable[[], asyncio.Protocol],
+        connections: HttpConnections,
+        clock: Clock,
+        metrics: Metrics,
+        message_bytes: int,
+    ) -> None:
         self.upgrades = upgrades
         self.server = server
+        self.connections = connections
         self.clock = clock
+        self.metrics = metrics
+        self.max_early = message_bytes + FRAME_HEAD
+        """Bytes that may come before the upgrade has been answered: one message, though RFC 6455 §4.1 has clients wait."""
         self.loop = asyncio.get_running_loop()
-        self.waiting: dict[Front, float] = {}
-        """Connections that have not sent a whole request yet, and since when."""
+        self.waiting: dict[Front, None] = {}
+        """Connections that have not sent a whole request yet, as they came."""
         self._queue: deque[Front] = deque()
         self._looked_at = 0
         """Upgrades of this turn."""
@@ -76,7 +92,7 @@ class Door:
 class Front(asyncio.Protocol):
     """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
 
-    __slots__ = ("_data", "_door", "_is_whole", "asked_at", "transport")
+    __slots__ = ("_data", "_discarded", "_door", "_is_whole", "asked_at", "peername", "transport")
 
     ssl_context = None
     """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
@@ -84,17 +100,16 @@ class Front(asyncio.Protocol):
     def __init__(self, door: Door) -> None:
         self._door = door
         self.transport: asyncio.Transport | None = None
+        self.peername: object = None
+        """Who has connected."""
         self._data = b""
         """What has come: part of a request, then what is behind it while it waits and is checked."""
+        self._discarded = -1
+        """Bytes that have come since a refusal; below 0 there was none."""
         self._is_whole = False
         """Whether there is an upgrade."""
         self.asked_at = 0.0
         """See Fresh."""
-
-    @property
-    def peername(self) -> object:
-        """Who has connected."""
-        return None if self.transport is None else self.transport.get_extra_info("peername")
 
     @property
     def sockname(self) -> object:
@@ -105,32 +120,53 @@ class Front(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
-        self.transport = cast(asyncio.Transport, transport)  # told, not asked: uvloop's are no subclasses of asyncio's
-        self._door.waiting[self] = self._door.clock.monotonic()
+        accepted = cast(asyncio.Transport, transport)  # told, not asked: uvloop's are no subclasses of asyncio's
+        self.peername = peer = accepted.get_extra_info("peername")
+        # A reset may have come before: then the system knows no peer any more.
+        if self._door.connections.add(accepted, network_of(peer[0]) if peer else ""):
+            self.transport = accepted
+            self._door.waiting[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._door.waiting.pop(self, None)
-        self.transport = None
+        if self.transport is not None:
+            self._door.connections.remove(self.transport)
+            self.transport = None
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._is_whole:
-            self._data += data
-            if len(self._data) > MOST_EARLY and self.transport is not None:
+        if self.transport is None:  # it found no place
+            return
+        if self._discarded >= 0:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED:
                 self.transport.abort()
             return
         self._data = data = self._data + data if self._data else data
+        if self._is_whole:
+            self._check_early(len(data))
+            return
         end = _end_of_head(data)
         if end < 0:
             return
         self._door.waiting.pop(self, None)
         if end:
             self._is_whole = True
+            self._door.connections.asked(self.transport)
             self.asked_at = self._door.clock.monotonic()
-            self._door.take(self)
+            if self._check_early(len(data) - end):
+                self._door.take(self)
         else:
             self._hand_over()
+
+    def _check_early(self, size: int) -> bool:
+        """Cuts the connection if so many bytes are more than may come before the answer."""
+        if size <= self._door.max_early:
+            return True
+        self._door.metrics.limit_hits.labels(limit="message_bytes").inc()
+        self.abort()
+        return False
 
     def look(self) -> None:
         """Begins an upgrade. To be called once, when the whole request is there."""
@@ -170,6 +206,8 @@ class Front(asyncio.Protocol):
         """The connection, which is another's from here on (None if it is lost), and what has come behind the request."""
         transport, self.transport = self.transport, None
         early, self._data = self._data, b""
+        if transport is not None:
+            self._door.connections.remove(transport)
         return transport, early
 
     def abort(self) -> None:
@@ -178,23 +216,27 @@ class Front(asyncio.Protocol):
             self.transport.abort()
 
     def answer(self, response: web.Response) -> None:
-        """Sends a response; the connection's further requests are aiohttp's. One that says that the node has too much to do, or
-        that it goes away, ends the connection: whoever is sent away should cost little."""
+        """Sends a response and ends the connection: who is refused should cost little.
+
+        Where more has come behind the request, only the sending half is closed at first: a socket that is closed with unread
+        bytes resets, and the peer might lose the answer (RFC 9112 §9.6).
+        """
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        is_last = response.status == HTTPStatus.SERVICE_UNAVAILABLE
-        if is_last:
-            response.headers[hdrs.CONNECTION] = "close"
+        response.headers[hdrs.CONNECTION] = "close"
         body = response.body if isinstance(response.body, bytes) else b""
         response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        if is_last:
-            transport.close()
+        self._door.connections.ending(transport)
+        early, self._data = self._data, b""
+        if early:
+            self._discarded = 0
+            transport.write_eof()
         else:
-            self._hand_over()
+            transport.close()
 
 
 def _end_of_head(data: bytes) -> int:

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
 from service.errors import ErrorCode, ServiceError
 from service.realtime.node import Node
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
 from service.web import problem
+from service.web.http_connections import HttpConnections
 
 
-def build_ops(node: Node, metrics: Metrics, listening: Callable[[], bool]) -> web.Application:
+class OpsProtocol(asyncio.Protocol):
+    """The first protocol of a connection of the ops listener: counts it and hands it to aiohttp."""
+
+    def __init__(self, connections: HttpConnections, server: Callable[[], asyncio.Protocol]) -> None:
+        self._connections = connections
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        accepted = cast(asyncio.Transport, transport)  # told, not asked: uvloop's are no subclasses of asyncio's
+        if self._connections.add(accepted, ""):
+            handler = self._server()
+            accepted.set_protocol(handler)
+            handler.connection_made(accepted)
+
+
+def build_ops(
+    node: Node, metrics: Metrics, listening: Callable[[], bool], middlewares: Sequence[Middleware] = ()
+) -> web.Application:
     """The ops application. `listening`: whether the public listener accepts connections."""
 
     async def healthz(request: web.Request) -> web.Response:
@@ -36,7 +58,7 @@ def build_ops(node: Node, metrics: Metrics, listening: Callable[[], bool]) -> we
     async def render(request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
-    app = web.Application(middlewares=[problem.middleware()])
+    app = web.Application(middlewares=[*middlewares, problem.middleware()])
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", render)])
     return app
 

@@ -24,6 +24,7 @@ from service.realtime.node import Node
 from service.realtime.serving import serve
 from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, preflight
 from service.web.edge import EDGE, NODE, Edge
+from service.web.http_connections import HTTP_CONNECTIONS
 from service.web.problem import fault, problem
 from service.web.websocket import Terms, WebSocket
 
@@ -76,7 +77,7 @@ class Fresh(Protocol):
         """Cuts the connection, if it has not been taken over."""
 
     def answer(self, response: web.Response) -> None:
-        """Sends a response; the connection's further requests are somebody else's."""
+        """Sends a response and ends the connection."""
 
 
 class Upgrades:
@@ -192,13 +193,20 @@ async def _ws(request: web.Request) -> web.StreamResponse:
 
     def take() -> tuple[asyncio.Transport | None, bytes]:
         protocol, transport = request.protocol, request.transport
+        if transport is not None:
+            request.app[HTTP_CONNECTIONS].remove(transport)
         behind = _Behind()
         protocol.set_parser(cast("WebSocketReader", behind))
         protocol.transport = None  # else it would close it now
         protocol.connection_lost(None)
         return transport, bytes(behind.data)
 
-    return await request.app[UPGRADES].answer(request, take, request.app[NODE].clock.monotonic()) or TakenOver()
+    refusal = await request.app[UPGRADES].answer(request, take, request.app[NODE].clock.monotonic())
+    if refusal is None:
+        return TakenOver()
+    if is_upgrade(request.headers):
+        refusal.force_close()  # as on a connection of its own: what comes behind it would be taken for a request
+    return refusal
 
 
 class _Behind:

@@ -13,11 +13,7 @@ from tests.integration.raw import HANDSHAKE, Raw, connected, upgraded
 
 def connections(server: Running) -> int:
     """TCP connections of the public listener that are no WebSockets."""
-    watched = server.service.deadline._server
-    assert watched is not None
-    door = server.service.deadline._door
-    assert door is not None
-    return len(watched.connections) + len(door.waiting)
+    return len(server.service.http_connections)
 
 
 async def drip(raw: Raw, data: bytes, every: float) -> None:

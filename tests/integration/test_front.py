@@ -18,8 +18,8 @@ import pytest
 from aiohttp import web
 
 from service.core.identity import Identity
-from service.web.front import MOST_EARLY, MOST_HEAD, MOST_IN_TURN, Door, Front
-from service.web.header_deadline import SWEEP_INTERVAL
+from service.web.front import FRAME_HEAD, MOST_HEAD, MOST_IN_TURN, Door, Front
+from service.web.http_connections import SWEEP_INTERVAL
 from service.web.upgrade import Fresh
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, passes, serving, token
@@ -130,7 +130,7 @@ class TestEitherWay:
 
 async def nobody_waits(server: Running) -> None:
     """Nothing of the front is left."""
-    door = server.service.deadline._door
+    door = server.service.door
     assert isinstance(door, Door)
     await eventually(lambda: not door.waiting, lambda: door.waiting)
 
@@ -260,7 +260,7 @@ async def test_who_cannot_be_answered_is_cut(server: Running, crowd: int, monkey
     monkeypatch.setattr(Front, "answer", fails)
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(connected(server)) for _ in range(crowd)]
-        door = server.service.deadline._door
+        door = server.service.door
         assert isinstance(door, Door)
         await eventually(lambda: len(door.waiting) == crowd, lambda: door.waiting)
         for front in list(door.waiting):  # as if the kernel had told of all of them at once
@@ -330,7 +330,7 @@ async def test_who_sends_much_while_it_is_checked_is_cut() -> None:
         async with reached(server, "front") as raw:
             raw.write(request())
             await asyncio.wait_for(gate.asked.wait(), DEADLINE)
-            raw.write(bytes(MOST_EARLY + 1))
+            raw.write(bytes(65_536 + FRAME_HEAD + 1))
             await raw.gone()
             gate.opens.set()
         await server.at_rest()
@@ -348,10 +348,7 @@ def arrivals(server: Running) -> list[str]:
 
 def waiting(server: Running) -> int:
     """TCP connections that are no WebSockets."""
-    deadline = server.service.deadline
-    assert deadline._server is not None
-    assert deadline._door is not None
-    return len(deadline._server.connections) + len(deadline._door.waiting)
+    return len(server.service.http_connections)
 
 
 async def test_whoever_does_not_ask_in_time_is_cut() -> None:
@@ -376,7 +373,7 @@ async def test_whoever_does_not_ask_in_time_is_cut() -> None:
 
 
 async def test_who_hangs_up_without_a_word_leaves_nothing(server: Running) -> None:
-    door = server.service.deadline._door
+    door = server.service.door
     assert isinstance(door, Door)
     async with connected(server):
         await eventually(lambda: len(door.waiting) == 1, lambda: door.waiting)
@@ -422,7 +419,7 @@ def crowded() -> AbstractAsyncContextManager[Running]:
 
 async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() -> None:
     async with crowded() as server, AsyncExitStack() as stack:
-        door = server.service.deadline._door
+        door = server.service.door
         assert isinstance(door, Door)
         begin, come, turns, now = door.upgrades.begin, list[int](), list[int](), 0
 
@@ -460,7 +457,7 @@ async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() ->
 
 async def test_those_in_the_queue_are_cut_with_the_door() -> None:
     async with crowded() as server, AsyncExitStack() as stack:
-        door = server.service.deadline._door
+        door = server.service.door
         assert isinstance(door, Door)
         crowd = [await stack.enter_async_context(connected(server)) for _ in range(MOST_IN_TURN + 3)]
         await eventually(lambda: len(door.waiting) == len(crowd), lambda: door.waiting)

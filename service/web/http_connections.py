@@ -1,0 +1,209 @@
+"""The connections of one HTTP listener that are not WebSockets: how many there may be, and how long each may wait for a request.
+
+A connection *waits* while it has no whole request in hand: it has sent nothing, part of a head or part of a body, or it is kept
+alive after an answer. Every wait has a deadline, which aiohttp lacks. At a cap the connection that has waited longest is closed
+for the new one, as nginx does with reusable connections. A client sends its request as soon as it is connected, so this closes
+those that never send one. A connection with a whole request in hand is never closed for a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from service.core.clock import Clock, Timer
+from service.core.limits import Deadlines
+from service.telemetry.metrics import Metrics
+
+SWEEP_INTERVAL = 1.0
+"""Seconds between two looks at the deadlines: how late a connection is closed at most."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    address: str | None
+    """Whom it counts for; None where addresses are not counted."""
+    deadline: float
+    """Monotonic time at which its wait ends; infinite while a request is in hand."""
+    is_ending: bool = False
+    """Whether it is only to write what it still has to."""
+
+
+class _Address:
+    """The connections of one address."""
+
+    __slots__ = ("count", "waiting")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.waiting: dict[asyncio.Transport, None] = {}
+
+
+class HttpConnections:
+    """Counts connections by their transport. Each is added once, when it is accepted, and forgotten when it has ended."""
+
+    def __init__(
+        self, name: str, cap: int, deadlines: Deadlines, close_grace: float, clock: Clock, metrics: Metrics
+    ) -> None:
+        """`name` is that of the setting `limits.…` that holds the cap, and the label of its metric."""
+        self.max_connections = cap
+        self.max_per_address: int | None = None
+        """None: addresses are not counted, as behind a proxy, whose address is everybody's."""
+        self.on_full: Callable[[], None] | None = None
+        """Called when the cap is reached."""
+        self._name = name
+        self._deadlines = deadlines
+        self._close_grace = close_grace
+        self._clock = clock
+        self._metrics = metrics
+        self._all: dict[asyncio.Transport, _Connection] = {}
+        self._waiting: dict[asyncio.Transport, None] = {}
+        """Those that wait, longest first."""
+        self._addresses: dict[str, _Address] = {}
+        self._timer: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def start(self) -> None:
+        """Begins to watch the deadlines."""
+        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
+
+    def stop(self) -> None:
+        """Ends that."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # --- what happens to a connection ---------------------------------------------------------------------------------
+
+    def add(self, transport: asyncio.Transport, address: str) -> bool:
+        """Counts a new connection, which waits for its first request. False if there is no place for it: it is aborted."""
+        if not self._make_room(address):
+            transport.abort()
+            return False
+        counted = None if self.max_per_address is None else address
+        self._all[transport] = _Connection(counted, inf)
+        if counted is not None:
+            self._addresses.setdefault(counted, _Address()).count += 1
+        self._wait(transport, self._deadlines.header)
+        return True
+
+    def remove(self, transport: asyncio.Transport) -> None:
+        """Forgets a connection that has ended, or is a WebSocket from here on; harmless the second time."""
+        connection = self._all.pop(transport, None)
+        if connection is None:
+            return
+        self._waiting.pop(transport, None)
+        if connection.address is not None:
+            counted = self._addresses[connection.address]
+            counted.waiting.pop(transport, None)
+            counted.count -= 1
+            if not counted.count:
+                del self._addresses[connection.address]
+
+    def asked(self, transport: asyncio.Transport) -> None:
+        """Notes that a whole request is in hand: the connection is safe until it is answered."""
+        connection = self._all.get(transport)
+        if connection is None:
+            return
+        connection.deadline = inf
+        self._waiting.pop(transport, None)
+        if connection.address is not None:
+            self._addresses[connection.address].waiting.pop(transport, None)
+
+    def ending(self, transport: asyncio.Transport) -> None:
+        """Notes that the connection is about to end: it is aborted if that takes longer than `outbox.close_grace`."""
+        self._wait(transport, self._close_grace)
+        if (connection := self._all.get(transport)) is not None:
+            connection.is_ending = True
+
+    def middleware(self) -> Middleware:
+        """Notes which connections have a whole request in hand, its body too."""
+
+        @web.middleware
+        async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
+            transport = request.transport
+            if transport is None:
+                return await handler(request)
+            is_answered = False
+
+            def body_is_there() -> None:
+                if not is_answered:
+                    self.asked(transport)
+
+            if not request.content.is_eof():
+                # The handler refuses a body that is late; this is for one that nobody reads.
+                self._wait(transport, self._deadlines.body + self._deadlines.header)
+            request.content.on_eof(body_is_there)
+            try:
+                return await handler(request)
+            finally:
+                is_answered = True
+                if request.protocol.transport is None:  # it is lost, or a WebSocket now
+                    self.remove(transport)
+                else:
+                    self._wait(transport, self._deadlines.header + self._deadlines.keep_alive)
+
+        return track
+
+    # --- places and deadlines -----------------------------------------------------------------------------------------
+
+    def close_longest_waiting(self) -> None:
+        """Makes room in the process for something else."""
+        self._close_first(self._waiting)
+
+    def _wait(self, transport: asyncio.Transport, timeout: float) -> None:
+        connection = self._all.get(transport)
+        if connection is None:
+            return
+        self.asked(transport)  # takes it out of its place in the order
+        connection.deadline = self._clock.monotonic() + timeout
+        self._waiting[transport] = None
+        if connection.address is not None:
+            self._addresses[connection.address].waiting[transport] = None
+
+    def _make_room(self, address: str) -> bool:
+        cap, counted = self.max_per_address, self._addresses.get(address)
+        if cap is not None and counted is not None and counted.count >= cap:
+            self._metrics.limit_hits.labels(limit=f"{self._name}_per_ip").inc()
+            if not self._close_first(counted.waiting):
+                return False
+        if len(self._all) >= self.max_connections:
+            self._metrics.limit_hits.labels(limit=self._name).inc()
+            if self.on_full is not None:
+                self.on_full()
+            return self._close_first(self._waiting)
+        return True
+
+    def _close_first(self, waiting: dict[asyncio.Transport, None]) -> bool:
+        first = next(iter(waiting), None)
+        if first is None:
+            return False
+        self.remove(first)
+        first.abort()
+        return True
+
+    def _sweep(self) -> None:
+        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
+        now = self._clock.monotonic()
+        for transport, connection in list(self._all.items()):
+            is_closed = transport.is_closing()
+            if is_closed and not transport.get_write_buffer_size():
+                self.remove(transport)
+                continue
+            if is_closed and not connection.is_ending:
+                connection.is_ending = True
+                connection.deadline = min(connection.deadline, now + self._close_grace)
+            if now >= connection.deadline:
+                if not connection.is_ending:
+                    self._metrics.limit_hits.labels(limit="header_deadline").inc()
+                self.remove(transport)
+                transport.abort()
+
+
+HTTP_CONNECTIONS = web.AppKey("http_connections", HttpConnections)

@@ -1,0 +1,296 @@
+"""Connections that are not WebSockets: how many there may be, which of them goes first, and how refused ones end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from service.core.identity import Identity
+from service.web.front import MAX_DISCARDED
+from tests.clock import FakeClock
+from tests.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
+from tests.integration.raw import HANDSHAKE, TEXT, Raw, connected, frame, upgraded
+
+GET = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF_BODY = (
+    b"POST /api/v1/channels/room:1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Authorization: Bearer " + API_KEY.encode() + b"\r\nContent-Length: 1000\r\n\r\n{"
+)
+PARTS = {
+    "nothing": b"",
+    "half a head": b"GET /ws HTTP/1.1\r\nHost: x\r\n",
+    "half a head for aiohttp": b"POST /tickets HTTP/1.1\r\nHost",
+    "half a body": HALF_BODY,
+    "a request, answered": GET,
+}
+
+
+def open_fds() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def held(server: Running) -> int:
+    return len(server.service.http_connections)
+
+
+async def joined(server: Running, stack: AsyncExitStack, part: bytes = b"", source: str = "127.0.0.1") -> Raw:
+    """A connection that the service has counted, and that has sent so much."""
+    raw = await stack.enter_async_context(connected(server, source=source))
+    raw.write(part)
+    if part == GET:
+        assert (await raw.answer()).status == 404
+    elif part:
+        await eventually(lambda: raw.writer.transport.get_write_buffer_size() == 0)
+        await answered(server)
+    else:
+        await answered(server)
+    return raw
+
+
+async def answered(server: Running) -> None:
+    """Returns when what was sent before has been read."""
+    async with server.http.get(f"{server.ops_url}/healthz") as response:
+        assert response.status == 200
+
+
+def stops_reading(raw: Raw) -> None:
+    transport = raw.writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
+
+
+def is_open(raw: Raw) -> bool:
+    return not raw.reader.at_eof()
+
+
+async def still_open(raws: list[Raw]) -> None:
+    """Proves that the service has closed none of these."""
+    for raw in raws:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(raw.reader.read(1), 0.05)
+
+
+class TestCap:
+    @pytest.mark.parametrize("part", PARTS)
+    async def test_one_more_closes_the_one_that_has_waited_longest(self, part: str) -> None:
+        async with (
+            serving(limits={"http_connections": 4}) as server,
+            server.client() as ann,
+            AsyncExitStack() as stack,
+        ):
+            waiting = [await joined(server, stack, PARTS[part]) for _ in range(4)]
+            for number in range(4):
+                late = await joined(server, stack, GET)
+                await waiting[number].gone()
+                assert held(server) == 4
+                assert await server.metric("http_connections") == 4
+                assert is_open(late)
+            assert await server.metric("limit_hits_total", limit="http_connections") == 4
+            assert await server.metric("max_http_connections") == 4
+            await ann.silence()
+
+    async def test_a_thousand_that_send_nothing_keep_nobody_out(self) -> None:
+        async with (
+            serving(limits={"http_connections": 50, "http_connections_per_ip": 50}) as server,
+            AsyncExitStack() as stack,
+        ):
+            for _ in range(300):
+                await stack.enter_async_context(connected(server))
+            async with server.client("ben") as ben, server.client("ann"):
+                await ben.silence()
+            await eventually(lambda: held(server) <= 50, lambda: held(server))
+            assert await server.metric("limit_hits_total", limit="http_connections_per_ip") >= 250
+
+    async def test_of_an_address_closes_only_its_own(self) -> None:
+        async with serving(limits={"http_connections_per_ip": 2}) as server, AsyncExitStack() as stack:
+            others = [await joined(server, stack, source="127.0.0.2") for _ in range(2)]
+            mine = [await joined(server, stack) for _ in range(5)]
+            await asyncio.gather(*(raw.gone() for raw in mine[:3]))
+            await still_open([*mine[3:], *others])
+            assert await server.metric("limit_hits_total", limit="http_connections_per_ip") == 3
+            assert await server.metric("limit_hits_total", limit="http_connections") == 0
+
+    async def test_of_an_address_does_not_apply_to_proxies(self) -> None:
+        async with (
+            serving(limits={"http_connections_per_ip": 2, "http_connections": 5}, proxy={"hops": 1}) as server,
+            AsyncExitStack() as stack,
+        ):
+            await still_open([await joined(server, stack) for _ in range(5)])
+            assert await server.metric("limit_hits_total", limit="http_connections_per_ip") == 0
+
+    async def test_websockets_do_not_count(self) -> None:
+        async with serving(limits={"http_connections": 1}) as server, AsyncExitStack() as stack:
+            raws = [await stack.enter_async_context(upgraded(server, f"user-{number}")) for number in range(5)]
+            on_route = await joined(server, stack, GET)
+            answer = await on_route.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token()}"})
+            assert answer.status == 101
+            await eventually(lambda: held(server) == 0, lambda: held(server))
+            await joined(server, stack)
+            assert all(is_open(raw) for raw in (*raws, on_route))
+            assert await server.metric("connections") == 6
+
+    async def test_whoever_has_left_makes_room(self) -> None:
+        clock = FakeClock(time.time())
+        async with serving(clock=clock, limits={"http_connections": 3}) as server:
+            for part in PARTS.values():
+                async with AsyncExitStack() as stack:
+                    for _ in range(3):
+                        await joined(server, stack, part)
+                    assert held(server) == 3
+                await answered(server)
+                await passes(clock, 2)
+                await eventually(lambda: held(server) == 0, lambda: held(server))
+            assert await server.metric("limit_hits_total", limit="http_connections") == 0
+
+    async def test_a_request_in_hand_is_not_closed_for_a_new_one(self) -> None:
+        asked, opens = asyncio.Semaphore(0), asyncio.Event()
+
+        class Slow:
+            async def authenticate(self, token: str) -> Identity:
+                asked.release()
+                await opens.wait()
+                return Identity("default", "ann")
+
+        async with (
+            serving(authenticator=Slow(), limits={"http_connections": 2}) as server,
+            AsyncExitStack() as stack,
+        ):
+            upgrading = await stack.enter_async_context(connected(server))
+            fields = HANDSHAKE | {"Host": "x", "Authorization": f"Bearer {token()}"}
+            lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            upgrading.write(f"GET /ws HTTP/1.1\r\n{lines}\r\n".encode())
+            await asyncio.wait_for(asked.acquire(), DEADLINE)
+            posting = await stack.enter_async_context(connected(server))
+            posting.write(b"POST /tickets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: 0\r\n\r\n")
+            await asyncio.wait_for(asked.acquire(), DEADLINE)
+            for _ in range(3):
+                await (await stack.enter_async_context(connected(server))).gone()
+            opens.set()
+            assert (await upgrading.answer()).status == 101
+            assert (await posting.answer()).status == 201
+
+
+class TestOps:
+    async def test_idle_connections_keep_no_probe_out(self) -> None:
+        async with serving(limits={"ops_connections": 5}) as server, AsyncExitStack() as stack:
+            raws = [await ops_connection(server, stack) for _ in range(40)]
+            raws[-1].write(b"GET /healthz HT")
+            async with asyncio.timeout(1):
+                await answered(server)
+            await asyncio.gather(*(raw.gone() for raw in raws[:35]))
+            assert await server.metric("limit_hits_total", limit="ops_connections") >= 35
+            assert await server.metric("ops_connections") <= 5
+
+    async def test_half_sent_heads_have_a_deadline(self) -> None:
+        clock = FakeClock(time.time())
+        async with serving(clock=clock, deadlines={"header": 3}) as server, AsyncExitStack() as stack:
+            silent = await ops_connection(server, stack)
+            half = await ops_connection(server, stack)
+            half.write(b"GET /healthz HTTP/1.1\r\nHost:")
+            await answered(server)
+            await passes(clock, 2.5)
+            await still_open([silent, half])
+            await passes(clock, 2)
+            await asyncio.gather(silent.gone(), half.gone())
+            assert await server.metric("limit_hits_total", limit="header_deadline") == 2
+
+
+async def ops_connection(server: Running, stack: AsyncExitStack) -> Raw:
+    port = int(server.ops_url.rpartition(":")[2])
+    raw = Raw(*await asyncio.open_connection("127.0.0.1", port))
+    stack.push_async_callback(raw.close)
+    return raw
+
+
+REFUSED = {"Authorization": "Bearer x.y.z"}
+
+
+@asynccontextmanager
+async def reached(server: Running, way: str) -> AsyncIterator[Raw]:
+    """A connection whose next request is the front's, or, as it is not the first, aiohttp's."""
+    async with connected(server) as raw:
+        if way == "route":
+            assert (await raw.request("/nowhere")).status == 404
+        yield raw
+
+
+@pytest.mark.parametrize("way", ["front", "route"])
+class TestRefusedUpgrade:
+    async def test_ends_its_connection(self, server: Running, way: str) -> None:
+        async with reached(server, way) as raw:
+            answer = await raw.request(headers=HANDSHAKE | REFUSED)
+            assert (answer.status, answer.headers["connection"]) == (401, "close")
+            async with asyncio.timeout(1):
+                await raw.gone()
+            await eventually(lambda: held(server) == 0 or way == "route")
+
+    async def test_whose_peer_neither_reads_nor_closes_frees_its_descriptor(self, way: str) -> None:
+        async with serving() as server, AsyncExitStack() as stack:
+            raws = [await stack.enter_async_context(reached(server, way)) for _ in range(30)]
+            fds = open_fds()
+            for raw in raws:
+                stops_reading(raw)
+                lines = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **REFUSED}.items())
+                raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+            await eventually(lambda: open_fds() <= fds - len(raws), open_fds, within=3)
+
+    async def test_with_frames_behind_it_is_answered_and_gone(self, way: str) -> None:
+        async with serving(outbox={"close_grace": 0.2}) as server, AsyncExitStack() as stack:
+            raw = await stack.enter_async_context(reached(server, way))
+            fds = open_fds()
+            lines = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **REFUSED}.items())
+            raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode() + frame(TEXT, b"x") * 20)
+            assert (await raw.answer()).status == 401
+            await eventually(lambda: open_fds() <= fds - 1, open_fds, within=3)
+            await eventually(lambda: held(server) == 0, within=3)
+
+
+async def test_a_refused_upgrade_that_goes_on_sending_is_reset(server: Running) -> None:
+    async with connected(server) as raw:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **REFUSED}.items())
+        raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode() + b"x")
+        assert (await raw.answer()).status == 401
+        async with asyncio.timeout(0.9):  # before a deadline would have it closed
+            raw.write(bytes(MAX_DISCARDED + 1))
+            await eventually(lambda: held(server) == 0)
+
+
+async def test_an_upgrade_with_200_000_frames_behind_it_is_cut() -> None:
+    async with serving() as server, server.client() as ann, connected(server) as raw:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
+        flood = frame(TEXT) * 200_000
+        raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode() + flood)
+        async with asyncio.timeout(3):
+            await raw.gone()
+        await ann.silence()
+
+
+async def test_pipelined_requests_whose_answers_nobody_reads_are_bounded() -> None:
+    """What waits for such a peer is one buffer; when its time is over, it is cut."""
+    clock = FakeClock(time.time())
+    deadlines = {"header": 3, "keep_alive": 1}
+    async with (
+        serving(clock=clock, deadlines=deadlines) as server,
+        server.client() as ann,
+        connected(server, receive_buffer=4096) as raw,
+    ):
+        stops_reading(raw)
+        raw.write(GET * 50_000)
+        await eventually(lambda: written(server) > 65_536, lambda: written(server))
+        await ann.silence()
+        await passes(clock, 1)
+        assert written(server) < 200_000
+        await passes(clock, 6)
+        await eventually(lambda: held(server) == 0, lambda: held(server))
+        assert await server.metric("limit_hits_total", limit="header_deadline") == 1
+        await ann.silence()
+
+
+def written(server: Running) -> int:
+    """Bytes that wait in the service for peers to read."""
+    return sum(transport.get_write_buffer_size() for transport in server.service.http_connections._all)
