@@ -58,6 +58,17 @@ class Gate:
             raise ServiceError(ErrorCode.NO_PRESENCE, f"{spec.pattern.text} keeps no presence", path="$.channel")
         return resolved
 
+    def allows(self, identity: Identity, channel: str, right: Right) -> bool:
+        """Whether `authorise` would raise nothing. For a command that leaves out what the identity may not see.
+
+        Raises ServiceError: INVALID_CHANNEL or UNKNOWN_CHANNEL.
+        """
+        spec, parameters = self._contract.resolve(channel)
+        is_kept = (right is not Right.HISTORY or spec.history is not None) and (
+            right is not Right.PRESENCE or spec.presence
+        )
+        return is_kept and may_read(spec.subscribe, right, identity, channel, parameters)
+
     def admit(
         self,
         identity: Identity,

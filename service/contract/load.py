@@ -17,13 +17,13 @@ from service.contract.schemas import Schemas
 from service.core.access import OWNER_PARAMETER, PublishRule, SubscribeRule
 from service.core.channel import ChannelPattern
 from service.core.event import Delivery, Retention
+from service.core.presence import EVENT_PREFIX
 
 MAX_WINDOW = 1.0
 """Seconds. A longer wait would look like a fault to whoever watches the screen."""
 MAX_ENTRIES = 1_000_000
 MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
 MAX_TYPE = 64
-RESERVED = "presence."
 
 _TYPE = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
 _Rule = TypeVar("_Rule", bound=Enum)
@@ -219,8 +219,8 @@ class _Reader:
 
 
 def _bad_type(type_: str) -> str | None:
-    if type_.startswith(RESERVED):
-        return f"event types that start with {RESERVED!r} belong to the service"
+    if type_.startswith(EVENT_PREFIX):
+        return f"event types that start with {EVENT_PREFIX!r} belong to the service"
     if "." not in type_:
         return f"event type {type_!r} has no dot; system messages have none, events always do, such as chat.message"
     if not _TYPE.fullmatch(type_) or len(type_) > MAX_TYPE:

@@ -9,6 +9,14 @@ from typing import NamedTuple, Protocol
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 
+EVENT_PREFIX = "presence."
+"""Begins the types of the events that tell of presence, and of no others: contracts may not declare such types."""
+
+
+def is_presence(event_type: str) -> bool:
+    """Whether an event of this type tells of presence, so that only those with the right to see that may get it."""
+    return event_type.startswith(EVENT_PREFIX)
+
 
 @dataclass(frozen=True, slots=True)
 class Member:

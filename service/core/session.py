@@ -26,6 +26,28 @@ class Phase(Enum):
     """`subscribed` has been sent; events follow."""
 
 
+class Start(Enum):
+    """From where a subscription gets the channel's events."""
+
+    JOIN = "join"
+    """From the join on."""
+    POSITION = "position"
+    """From the position that the client has named."""
+    GAP = "gap"
+    """From the join on, though the client has named a position: it may not read what came in between, and is told so."""
+
+
+class PresenceAccess(Enum):
+    """What a subscription has to do with its channel's presence."""
+
+    NONE = "none"
+    """Nothing: the channel keeps none."""
+    LISTED = "listed"
+    """Its user is shown to others, and may not see them."""
+    SEES = "sees"
+    """Its user is shown to others, and sees them."""
+
+
 class Subscription(Struct, eq=False, gc=False):
     """One channel of one session."""
 
@@ -33,11 +55,9 @@ class Subscription(Struct, eq=False, gc=False):
     request: str | None
     """The id of the `subscribe` that asked for it; None for a channel named in the address."""
     since: Position | None = None
-    """Where to resume; for a held subscription without its own, the position at which it joined."""
-    resuming: bool = False
-    """Whether the client itself asked to resume."""
-    presence: bool = False
-    """Whether the channel tells who is in it."""
+    """Where to resume: the client's position, or the one at which the subscription joined (see `start`)."""
+    start: Start = Start.JOIN
+    presence: PresenceAccess = PresenceAccess.NONE
     phase: Phase = Phase.HELD
 
 

@@ -236,11 +236,12 @@ class HistoryPage(ServerMessage, frozen=True, tag="history", tag_field="type"):
 
 
 class PresenceReply(ServerMessage, frozen=True, tag="presence", tag_field="type"):
-    """The reply to `presence`."""
+    """The reply to `presence`; without an id, news of what a live subscription may see."""
 
-    id: str
+    id: str | None
     channel: str
-    presence: PresenceView
+    presence: PresenceView | None
+    """None when the right to see it has gone away."""
 
 
 class Expiring(ServerMessage, frozen=True, rename={"seconds": "in"}, tag="expiring", tag_field="type"):

@@ -3,88 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import count, pairwise, takewhile
+from itertools import count
 from typing import TYPE_CHECKING
-
-import structlog
 
 from service.contract.model import ChannelSpec
 from service.core.broker import Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Timer
 from service.core.event import Event
+from service.core.presence import is_presence
 from service.core.sequence import Sequence
-from service.core.session import Phase, Subscription
+from service.core.session import Phase, PresenceAccess, Subscription
 from service.protocol.close import CloseCode
-from service.realtime.frame import MAX_BURST_BYTES, Burst, Floor, Frame, bursts
-from service.realtime.socket import Sender
+from service.realtime.audience import Audience
+from service.realtime.frame import Floor, Frame, bursts
 from service.realtime.ways import Ways
 
 if TYPE_CHECKING:
     from service.realtime.connection import Connection
 
 
-_log = structlog.get_logger("hub")
-
 _NOW, _NEVER = float("-inf"), float("inf")
 """When a room's frames are due, if not at some time."""
-
-
-FEW = 10
-"""Members to whom a burst is written one by one: for so few a call of the sender hardly saves what it costs (ADR 19)."""
-
-
-class _Round:
-    """A burst on its way to the members there were when it was cut."""
-
-    __slots__ = ("burst", "gone", "is_merged", "members", "next")
-
-    def __init__(self, burst: Burst, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
-        self.burst = burst
-        self.members = members
-        self.is_merged = is_merged
-        """Whether it holds what came in several; see Room._merge."""
-        self.next = 0
-        """The member whose turn it is."""
-        self.gone: set[Connection] | None = None
-        """Those who have left since."""
 
 
 class Room:
     """One channel on this node: its members, and the frames waiting to go out.
 
     `lock` is held across the first join and the last leave, and is the only lock in the realtime core.
+
+    Members who may not see presence are an audience of their own, made for the first of them: presence events go to the other
+    one only. Every event is encoded once all the same.
     """
 
     __slots__ = (
+        "_audience",
+        "_blind",
         "_clock",
         "_cut_at",
         "_due",
         "_is_queued",
-        "_most",
         "_pending",
-        "_press",
         "_quiet",
-        "_rounds",
-        "_sender",
-        "_sent",
         "_serial",
         "_timer",
         "_turn",
+        "_ways",
         "carried",
         "catching_up",
         "dropped",
         "joining",
         "key",
-        "live",
         "lock",
         "metrics",
         "occupants",
         "sequence",
         "spec",
+        "viewing",
         "waiting",
     )
 
@@ -95,12 +72,13 @@ class Room:
         self.lock = asyncio.Lock()
         self.occupants: dict[Connection, Subscription] = {}
         """Everyone who has joined, held ones too."""
-        self.live: dict[Connection, Subscription] = {}
-        """Those who get deliveries."""
         self.joining: dict[Connection, list[Frame]] = {}
         """Those whose snapshot is being read, and what came meanwhile."""
         self.catching_up: dict[Connection, tuple[Subscription, Floor]] = {}
         """Those whose snapshot was ahead of the room: they get what is news to them until the room has come as far."""
+        self.viewing: dict[Connection, list[Frame]] | None = None
+        """Live members who have just got the right to see presence: who is there is being read, and these presence events
+        came meanwhile."""
         self.sequence: Sequence | None = None
         """How far the room has come; None while nobody listens, and until the first snapshot is there."""
         self.waiting: list[Event] | None = None
@@ -111,24 +89,33 @@ class Room:
         """Whether the hub has forgotten this room; whoever waited for its lock must start again."""
         self._clock = ways.clock
         self._turn = ways.turn
-        self._press = ways.press
-        self._most = ways.most_batch
-        self._sender = ways.sender
-        self._sent = ways.metrics.sent_natively
+        self._ways = ways
+        self._audience = Audience(ways)
+        """Everybody but those of `_blind`."""
+        self._blind: Audience | None = None
+        """Those who may not see presence; None while there has been nobody."""
         self._pending: dict[int | tuple[str, str, str], Frame] = {}
         self._serial = count()
         self._cut_at = _NOW
         self._due = _NEVER
         self._timer: Timer | None = None
-        self._rounds: deque[_Round] = deque()
         self._is_queued = False
         """Whether the turn will ask this room to write."""
         self._quiet: asyncio.Event | None = None
 
     @property
+    def _is_writing(self) -> bool:
+        return bool(self._audience.rounds or (self._blind is not None and self._blind.rounds))
+
+    @property
     def is_listening(self) -> bool:
         """Whether anyone would get a frame now. Held members read what they missed from the broker."""
-        return bool(self.live or self.joining or self.catching_up)
+        return bool(self._audience.live or self.joining or self.catching_up or (self._blind and self._blind.live))
+
+    @property
+    def live(self) -> Collection[Connection]:
+        """Those who get deliveries."""
+        return self._audience.live if self._blind is None else (*self._audience.live, *self._blind.live)
 
     def push(self, frame: Frame, window: float) -> None:
         """Takes a frame; it goes out within `window` seconds of the last one, at once after a longer silence.
@@ -177,27 +164,52 @@ class Room:
         self._cut_at = self._clock.monotonic()
         for waiting in self.joining.values():
             waiting.extend(frames.values())
+        if self.viewing:
+            told = [frame for frame in frames.values() if is_presence(frame.type)]
+            for waiting in self.viewing.values():
+                waiting.extend(told)
         caught_up = self._catch_up(frames.values()) if self.catching_up else ()
-        if self.live:
-            self._count(frames)
-            members = tuple(self.live)
-            self._rounds.extend(_Round(burst, members) for burst in bursts(frames.values(), self._most, self._press))
+        if self._blind is not None:
+            self._deliver_to_both(frames.values(), self._audience, self._blind)
+        elif self._audience.live:
+            self._count(frames.values(), len(self._audience.live))
+            self._audience.take(bursts(frames.values(), self._ways.most_batch, self._ways.press))
             self._queue()
         for connection in caught_up:
-            self.live[connection], _ = self.catching_up.pop(connection)
+            subscription, _ = self.catching_up.pop(connection)
+            self._audience_of(subscription).live[connection] = subscription
+
+    def _deliver_to_both(self, frames: Collection[Frame], seeing: Audience, blind: Audience) -> None:
+        """Starts to deliver frames: the same bursts to both audiences, unless there is presence among them."""
+        public = [frame for frame in frames if not is_presence(frame.type)]
+        told = [frame for frame in frames if is_presence(frame.type)]
+        self._count(public, len(seeing.live) + len(blind.live))
+        self._count(told, len(seeing.live))
+        made = list(bursts(frames, self._ways.most_batch, self._ways.press))
+        if seeing.live:
+            seeing.take(made)
+        if blind.live:
+            blind.take(bursts(public, self._ways.most_batch, self._ways.press) if told else made)
+        self._queue()
+
+    def _audience_of(self, subscription: Subscription) -> Audience:
+        if subscription.presence is not PresenceAccess.LISTED:
+            return self._audience
+        if self._blind is None:
+            self._blind = Audience(self._ways)
+        return self._blind
 
     def _catch_up(self, frames: Iterable[Frame]) -> list[Connection]:
         caught_up = []
-        for connection, (_, floor) in tuple(self.catching_up.items()):
-            if not connection.send([frame for frame in frames if floor.passes(frame)]):
+        for connection, (subscription, floor) in tuple(self.catching_up.items()):
+            if not connection.send(_allowed(subscription, [frame for frame in frames if floor.passes(frame)])):
                 connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
             elif self.sequence is not None and self.sequence.has_reached(floor.mark):
                 caught_up.append(connection)
         return caught_up
 
-    def _count(self, frames: dict[int | tuple[str, str, str], Frame]) -> None:
-        members = len(self.live)
-        for frame in frames.values():
+    def _count(self, frames: Iterable[Frame], members: int) -> None:
+        for frame in frames if members else ():
             sent, size = self.metrics.out(frame.type)
             sent.inc(members)
             size.inc(members * len(frame.payload))
@@ -205,16 +217,31 @@ class Room:
 
     def fan_out(self, most: int) -> bool:
         """See turn.Room."""
-        if not self._rounds and self._due == _NOW:
-            self.cut()
-        while self._rounds and most > 0:
-            most -= self._write(most)
-        if self._rounds or self._due == _NOW:
+        audience = self._audience
+        if self._blind is not None:
+            self._fan_out_to_both(most, audience, self._blind)
+        else:
+            if not audience.rounds and self._due == _NOW:
+                self.cut()
+            while audience.rounds and most > 0:
+                most -= audience.write(most)
+        if audience.rounds or self._due == _NOW or (self._blind is not None and self._blind.rounds):
             return True
         self._is_queued = False
         if self._quiet is not None:
             self._quiet.set()
         return False
+
+    def _fan_out_to_both(self, most: int, seeing: Audience, blind: Audience) -> None:
+        if not (seeing.rounds or blind.rounds) and self._due == _NOW:
+            self.cut()
+        share = most // 2  # neither waits for all that the other has
+        for audience, some in ((blind, share), (seeing, most - share), (blind, most)):
+            some = min(some, most)
+            while audience.rounds and some > 0:
+                written = audience.write(some)
+                some -= written
+                most -= written
 
     def fail(self) -> None:
         """See turn.Room. Something was lost on its way to the members: they are ended, so that they come back and resume."""
@@ -225,123 +252,12 @@ class Room:
         for member in (*self.live, *self.joining, *self.catching_up):
             member.fail()
 
-    def _write(self, most: int) -> int:
-        """Gives the round's burst to its next members; returns to how many."""
-        if len(self._rounds) > 1 and not self._rounds[0].next:
-            self._merge()
-        now = self._rounds[0]
-        burst, gone = now.burst, now.gone
-        end = now.next + most
-        members = now.members if end >= len(now.members) and not now.next else now.members[now.next : end]
-        now.next = end
-        wire, bits = burst.plain, 0
-        slow: list[Connection] | None = None
-        rest = members
-        if self._sender is not None and len(members) > FEW:
-            rest = self._send(self._sender, members, burst, gone or ())
-        for member in rest:
-            if gone is not None and member in gone:
-                continue
-            try:  # costs nothing as long as nothing is raised
-                if member.is_clear:
-                    if member.window_bits != bits:
-                        wire = burst.wire(member.window_bits)
-                        bits = member.window_bits
-                    member.write(wire)
-                elif not member.deliver(burst):
-                    slow = slow or []
-                    slow.append(member)
-            except Exception:
-                _log.exception("a delivery failed")
-                member.fail()  # it alone: it has a hole now
-        if end >= len(now.members):
-            self._rounds.popleft()
-            took = self._clock.monotonic() - burst.frames[0].accepted
-            self.metrics.delivery_seconds.observe(max(0.0, took))
-        if slow is not None:
-            for member in slow:  # at once: it must not get the next burst, with a hole before it
-                member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
-        return len(members) or 1
-
-    def _send(
-        self, sender: Sender, members: tuple[Connection, ...], burst: Burst, gone: Collection[Connection]
-    ) -> tuple[Connection, ...]:
-        """Gives the burst to all those who have nothing waiting, at once, unless they are few; returns the others.
-
-        Nothing else runs until every call of the sender is done, and then who got a part gets the rest before anything else can
-        be written to them.
-        """
-        ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in gone]
-        if len(ready) <= FEW:  # where everybody publishes, most have an ack waiting
-            return members
-        windows = {member.window_bits for member in ready}
-        short: list[tuple[Connection, bytes]] = []
-        failed: list[Connection] = []
-        for bits in windows:
-            batch = ready if len(windows) == 1 else [member for member in ready if member.window_bits == bits]
-            try:
-                wire = burst.wire(bits)
-                taken = sender([member.fd for member in batch], wire)
-                short += [(batch[index], wire[size:]) for index, size in taken]
-            except Exception:
-                _log.exception("a delivery failed")
-                failed += batch
-        whole, parts = self._sent
-        whole.inc(len(ready) - len(short) - len(failed))
-        parts.inc(len(short))
-        for member, part in short:
-            try:
-                member.complete(part)
-            except Exception:
-                _log.exception("a delivery failed")
-                failed.append(member)
-        for member in failed:
-            member.fail()  # they alone: they have a hole now
-        if len(ready) == len(members):
-            return ()
-        given = set(ready)
-        return tuple(member for member in members if member not in given)
-
-    def _merge(self) -> None:
-        """Makes one round of those that have not begun and fit in one message, and small ones for who came in between.
-
-        Every join draws a line. Were each of them a write to every member, a room with much traffic would fall further and
-        further behind while thousands come back to it.
-        """
-        rounds = self._rounds
-        frames, size, last = list[Frame](), 0, 0
-        for waiting in rounds:
-            size += len(waiting.burst.payload)
-            if waiting.is_merged or size > MAX_BURST_BYTES or len(frames) + len(waiting.burst.frames) > self._most:
-                break
-            frames += waiting.burst.frames
-            last += 1
-        if last < 2:
-            return
-        merged = [rounds.popleft() for _ in range(last)]
-        first = merged[0]
-        known = set(first.members).difference(first.gone or ())
-        parts = [(0, tuple(member for member in first.members if member in known))]
-        at = 0
-        for before, after in pairwise(merged):
-            at += len(before.burst.frames)
-            # Whoever was in the round before and has not left is in this one too, and newcomers are at its end.
-            newcomers = list(takewhile(lambda member: member not in known, reversed(after.members)))
-            newcomers = [member for member in reversed(newcomers) if after.gone is None or member not in after.gone]
-            if newcomers:
-                known.update(newcomers)
-                parts.append((at, tuple(newcomers)))
-        rounds.extendleft(
-            _Round(Burst(tuple(frames[start:]), self._press), members, is_merged=True)
-            for start, members in reversed(parts)
-        )
-
     async def written(self, most: float) -> None:
         """Waits until every live member has written what it has been given, or `most` seconds: nobody waits for the slow."""
         self.cut()
         with suppress(TimeoutError):
             async with asyncio.timeout(most):
-                while self._rounds:
+                while self._is_writing:
                     if self._quiet is None:
                         self._quiet = asyncio.Event()
                     self._quiet.clear()
@@ -361,7 +277,7 @@ class Room:
         """From here on the connection gets what comes after `standing`."""
         self.cut()
         subscription.phase = Phase.LIVE
-        self.live[connection] = subscription
+        self._audience_of(subscription).live[connection] = subscription
 
     def begin(self, connection: Connection, subscription: Subscription) -> None:
         """Opens the buffer in which live events wait behind the snapshot."""
@@ -394,23 +310,46 @@ class Room:
         """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""
         self.cut()
         floor = Floor(snapshot.mark)
-        waiting = [frame for frame in self.joining.pop(connection) if floor.passes(frame)]
+        waiting = _allowed(subscription, [frame for frame in self.joining.pop(connection) if floor.passes(frame)])
         subscription.phase = Phase.LIVE
         if self.sequence is None or self.sequence.has_reached(floor.mark):
-            self.live[connection] = subscription
+            self._audience_of(subscription).live[connection] = subscription
         else:
             self.catching_up[connection] = (subscription, floor)
         return waiting
 
+    def begin_to_view(self, connection: Connection) -> None:
+        """Opens the buffer in which presence events wait behind the view that a live member is about to get."""
+        self.cut()
+        if self.viewing is None:
+            self.viewing = {}
+        self.viewing[connection] = []
+
+    def end_viewing(self, connection: Connection) -> list[Frame] | None:
+        """Closes that buffer; returns what has come, or None if the member has left meanwhile."""
+        self.cut()
+        return None if self.viewing is None else self.viewing.pop(connection, None)
+
+    def grant_presence(self, connection: Connection, subscription: Subscription, access: PresenceAccess) -> None:
+        """From here on the connection gets presence events, or none any more. It misses nothing else: what is on its way to
+        it goes out first."""
+        self.cut()
+        before = self._audience_of(subscription)
+        subscription.presence = access
+        after = self._audience_of(subscription)
+        if after is not before and connection in before.live:
+            after.live[connection] = subscription
+            before.release(connection)
+
     def detach(self, connection: Connection) -> None:
         """Stops delivery to a connection that stays in the room; harmless if it gets none."""
-        self.live.pop(connection, None)
+        self._audience.remove(connection)
+        if self._blind is not None:
+            self._blind.remove(connection)
         self.joining.pop(connection, None)
         self.catching_up.pop(connection, None)
-        for under_way in self._rounds:
-            if under_way.gone is None:
-                under_way.gone = set()
-            under_way.gone.add(connection)
+        if self.viewing is not None:
+            self.viewing.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
         """Takes a connection out; harmless if it is not in."""
@@ -424,11 +363,20 @@ class Room:
 
     def _forget(self) -> None:
         self._pending.clear()
-        self._rounds.clear()
+        self._audience.rounds.clear()
+        if self._blind is not None:
+            self._blind.rounds.clear()
         self._due = _NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _allowed(subscription: Subscription, frames: list[Frame]) -> list[Frame]:
+    """Those of the frames that may be shown to a subscription."""
+    if subscription.presence is not PresenceAccess.LISTED:
+        return frames
+    return [frame for frame in frames if not is_presence(frame.type)]
 
 
 class Hub:

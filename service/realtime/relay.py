@@ -17,8 +17,9 @@ from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event
 from service.core.limits import OutboxLimits, RepairLimits
+from service.core.position import Position
 from service.core.sequence import Sequence, Verdict
-from service.core.session import Phase, Subscription
+from service.core.session import Phase, PresenceAccess, Start, Subscription
 from service.errors import ServiceError
 from service.protocol.messages import PresenceView
 from service.realtime.frame import Frame, event_frame
@@ -160,9 +161,18 @@ class Relay:
     async def hold(self, subscription: Subscription) -> None:
         """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
         if subscription.since is None:
-            room = self._hub.get(subscription.channel)
-            snapshot = self._standing(room) or await self._broker.snapshot(subscription.channel, None, 0, 0)
-            subscription.since = snapshot.top
+            subscription.since = await self._top(subscription)
+
+    async def forgo_history(self, subscription: Subscription) -> None:
+        """Has a subscription that has named a position start from the channel's present one, as if nothing were kept: its
+        user may not read what came in between."""
+        top = await self._top(subscription)
+        if subscription.since != top:
+            subscription.since, subscription.start = top, Start.GAP
+
+    async def _top(self, subscription: Subscription) -> Position:
+        standing = self._standing(self._hub.get(subscription.channel))
+        return (standing or await self._broker.snapshot(subscription.channel, None, 0, 0)).top
 
     async def go_live(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
@@ -171,7 +181,7 @@ class Relay:
         room = self._hub.get(subscription.channel)
         if room is None or connection not in room.occupants:
             return None
-        if view is None and not subscription.resuming:
+        if view is None and subscription.start is Start.JOIN:
             standing = self._standing(room)
             if standing is not None and subscription.since in (None, standing.top):
                 room.admit(connection, subscription)
@@ -193,7 +203,9 @@ class Relay:
             room.joining.pop(connection, None)
             subscription.phase = Phase.HELD
             raise
-        recovered = snapshot.recovered if room.spec.history is not None else None
+        recovered = False if subscription.start is Start.GAP else snapshot.recovered
+        if room.spec.history is None:
+            recovered = None
         return Joined(snapshot, presence, recovered, room.go_live(connection, subscription, snapshot))
 
     def _standing(self, room: Room | None) -> Snapshot | None:
@@ -207,6 +219,33 @@ class Relay:
             self._repair.release(room)
         elif not room.sequence.has_reached(snapshot.mark):
             self._repair.suspect(room, snapshot.mark)
+
+    async def grant_presence(
+        self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]]
+    ) -> tuple[PresenceView, list[Frame]] | None:
+        """Lets a subscription see presence from now on. Returns who is there, and what is to be sent after that; None if it is
+        not live, so that `go_live` tells."""
+        room = self._hub.get(subscription.channel)
+        if room is None or subscription.phase is not Phase.LIVE:
+            subscription.presence = PresenceAccess.SEES
+            return None
+        room.begin_to_view(connection)
+        try:
+            there = await view()
+        finally:
+            after = room.end_viewing(connection)
+        if after is None:
+            return None
+        room.grant_presence(connection, subscription, PresenceAccess.SEES)
+        return there, after
+
+    def withdraw_presence(self, connection: Connection, subscription: Subscription) -> None:
+        """Shows a subscription nothing more of presence."""
+        room = self._hub.get(subscription.channel)
+        if room is None:
+            subscription.presence = PresenceAccess.LISTED
+        else:
+            room.grant_presence(connection, subscription, PresenceAccess.LISTED)
 
     def detach(self, connection: Connection, subscription: Subscription) -> None:
         """Stops delivery at once; `leave` must follow."""

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from service.core.channel import ChannelKey
+from service.realtime.audience import FEW
 from service.realtime.connection import Connection
-from service.realtime.hub import FEW
 from service.web import native
 from service.web.native import NativeSender
 from service.web.websocket import WebSocket

@@ -17,7 +17,7 @@ from service.core.channel import ChannelKey, ChannelPattern
 from service.core.event import Delivery
 from service.core.limits import Compression
 from service.core.position import Position
-from service.core.session import Subscription
+from service.core.session import PresenceAccess, Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connection import Connection
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, Press
@@ -99,9 +99,10 @@ def turn_of(clock: FakeClock) -> Turn:
     return Turn(clock, lambda callback: clock.call_later(0.0, callback))
 
 
-def enter(room: Room, member: Member) -> Member:
+def enter(room: Room, member: Member, access: PresenceAccess = PresenceAccess.NONE) -> Member:
     connection = cast("Connection", member)
-    room.occupants[connection] = room.live[connection] = Subscription(KEY, None)
+    room.occupants[connection] = subscription = Subscription(KEY, None, presence=access)
+    room.admit(connection, subscription)
     return member
 
 
@@ -460,11 +461,11 @@ def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
         elif doing == "go" and number in inside:
             room.remove(cast("Connection", members[number]))
             inside.discard(number)
-        elif doing == "step" and room._rounds:
-            room._write(3)
+        elif doing == "step" and room._audience.rounds:
+            room._audience.write(3)
     cut()
-    while room._rounds:
-        room._write(3)
+    while room._audience.rounds:
+        room._audience.write(3)
     for number, member in enumerate(members):
         got = flat(member.bursts)
         stays = owed[number]
@@ -476,3 +477,132 @@ def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
             assert not lasts or length == len(stay)
             got = got[length:]
         assert not got
+
+
+# --- two audiences ---------------------------------------------------------------------------------------------------
+
+
+def presence_frame(name: str) -> Frame:
+    return Frame(json.dumps(name).encode(), "presence.joined", Delivery.LATEST)
+
+
+def test_presence_goes_to_those_who_may_see_it(room: Room, clock: FakeClock) -> None:
+    seeing, blind = enter(room, Member(), PresenceAccess.SEES), enter(room, Member(), PresenceAccess.LISTED)
+    room.push(frame("1"), 0.0)
+    room.push(presence_frame("p"), 0.0)
+    room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert (seeing.bursts, blind.bursts) == ([["1", "p", "2"]], [["1", "2"]])
+    room.push(presence_frame("q"), 0.0)
+    clock.advance(0)
+    assert (seeing.bursts[1:], blind.bursts[1:]) == (["q"], []), "nor an empty message"
+
+
+def test_without_presence_among_them_both_audiences_get_the_same_burst(room: Room, clock: FakeClock) -> None:
+    made: list[Burst] = []
+
+    class Noting(Member):
+        def deliver(self, burst: Burst) -> bool:
+            made.append(burst)
+            return True
+
+    enter(room, Noting(), PresenceAccess.SEES)
+    enter(room, Noting(), PresenceAccess.LISTED)
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert len(made) == 2
+    assert made[0] is made[1]
+
+
+def test_a_room_of_blind_members_alone_gets_its_events(room: Room, clock: FakeClock) -> None:
+    blind = enter(room, Member(), PresenceAccess.LISTED)
+    assert room.is_listening
+    room.push(presence_frame("p"), 0.0)
+    clock.advance(0)
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert blind.bursts == ["1"]
+    room.remove(cast("Connection", blind))
+    assert not room.is_listening
+
+
+def test_a_snapshot_s_wait_keeps_presence_from_those_who_may_not_see_it(room: Room, clock: FakeClock) -> None:
+    subscription = Subscription(KEY, None, presence=PresenceAccess.LISTED)
+    connection = cast("Connection", Member())
+    room.begin(connection, subscription)
+    room.push(frame("1"), 0.0)
+    room.push(presence_frame("p"), 0.0)
+    waiting = room.go_live(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    assert [json.loads(one.payload) for one in waiting] == ["1"]
+
+
+def test_a_member_that_changes_audience_is_too_slow_for_what_is_under_way(room: Room) -> None:
+    member = enter(room, Member(keeps_up=False), PresenceAccess.SEES)
+    member.room = room
+    room.push(frame("1"), 0.0)
+    connection = cast("Connection", member)
+    room.grant_presence(connection, room.occupants[connection], PresenceAccess.LISTED)
+    assert member.closed == [CloseCode.SLOW_CONSUMER]
+    assert not room.is_listening
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["push", "tell", "cut", "come", "go", "change", "step"]), st.integers(0, 7)),
+        min_size=20,
+        max_size=120,
+    ),
+    st.integers(1, 4),
+)
+def test_whoever_changes_audience_misses_nothing_and_sees_presence_only_while_it_may(
+    doings: list[tuple[str, int]], most_batch: int
+) -> None:
+    clock = FakeClock()
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {}, presence=True)
+    turn = Turn(clock, lambda callback: None)  # the test asks for each slice itself
+    room = Hub(Ways(clock, Metrics(), turn, Press(Compression()), most_batch)).open(KEY, spec)
+    members = [Member() for _ in range(8)]
+    access: dict[int, PresenceAccess] = {}
+    owed: dict[int, list[str]] = {number: [] for number in range(8)}
+    waiting: list[str] = []
+    serial = 0
+
+    def cut() -> None:
+        room.cut()
+        for number, sees in access.items():
+            owed[number] += [one for one in waiting if one[0] == "e" or sees is PresenceAccess.SEES]
+        waiting.clear()
+
+    for doing, number in doings:
+        connection = cast("Connection", members[number])
+        if doing in ("push", "tell"):
+            serial += 1
+            name = f"{'e' if doing == 'push' else 'p'}{serial}"
+            waiting.append(name)
+            room.push(frame(name) if doing == "push" else presence_frame(name), 0.0)
+        elif doing == "cut":
+            cut()
+        elif doing == "come" and not owed[number] and number not in access:
+            cut()
+            access[number] = PresenceAccess.SEES if serial % 2 else PresenceAccess.LISTED
+            enter(room, members[number], access[number])
+        elif doing == "go" and number in access:
+            cut()
+            room.remove(connection)
+            del access[number]
+            owed[number] = [*flat(members[number].bursts)]  # what was on its way is dropped
+        elif doing == "change" and number in access:
+            cut()
+            now = PresenceAccess.LISTED if access[number] is PresenceAccess.SEES else PresenceAccess.SEES
+            room.grant_presence(connection, room.occupants[connection], now)
+            access[number] = now
+            assert flat(members[number].bursts) == owed[number], "what was on its way has gone out"
+        elif doing == "step" and room._is_writing:
+            room._due = float("inf")  # cuts nothing: what waits goes by the test
+            room.fan_out(3)
+    cut()
+    room._due = float("inf")
+    while room._is_writing:
+        room.fan_out(3)
+    for number, member in enumerate(members):
+        assert flat(member.bursts) == owed[number]

@@ -16,9 +16,10 @@ from service.core.event import Delivery
 from service.core.limits import Compression
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
+from service.realtime.audience import FEW
 from service.realtime.connection import Connection
 from service.realtime.frame import Burst, Frame, Press
-from service.realtime.hub import FEW, Hub, Room
+from service.realtime.hub import Hub, Room
 from service.realtime.turn import SLICE, Turn
 from service.realtime.ways import Ways
 from service.telemetry.metrics import Metrics
@@ -100,7 +101,8 @@ class Stage:
         self.room: Room = Hub(ways).open(KEY, spec)
         for member in members:
             connection = cast("Connection", member)
-            self.room.occupants[connection] = self.room.live[connection] = Subscription(KEY, None)
+            self.room.occupants[connection] = subscription = Subscription(KEY, None)
+            self.room.admit(connection, subscription)
 
     def push(self, *names: str) -> bytes:
         """Has an event go out for each name, and gives the frame that it is when it is sent plain."""

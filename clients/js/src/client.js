@@ -425,9 +425,11 @@ export class Tidewire {
       case 'unsubscribed':
         if (!this.#requests.settle(message)) this.#subscriptions.get(message.channel)?.unsubscribed(message);
         break;
+      case 'presence':
+        if (!this.#requests.settle(message)) this.#subscriptions.get(message.channel)?.presenceChanged(message);
+        break;
       case 'ack':
       case 'history':
-      case 'presence':
         this.#requests.settle(message);
         break;
       case 'error':

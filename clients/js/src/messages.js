@@ -21,7 +21,8 @@
  * @typedef {{type: 'error', id?: string, code: string, message: string, retryable: boolean, details?: Record<string, any>}} ErrorMessage
  * @typedef {{type: 'history', id: string, channel: string, epoch: string, offset: number, last?: string,
  *            events: Event[], more: boolean}} HistoryPage
- * @typedef {{type: 'presence', id: string, channel: string, presence: Presence}} PresenceReply
+ * @typedef {{type: 'presence', id: string | null, channel: string, presence: Presence | null}} PresenceReply
+ *   Without an id: what a live subscription may see from now on; `presence` is null when that is nothing any more.
  * @typedef {{type: 'expiring', in: number}} Expiring
  * @typedef {{type: 'reconnect', after: number, reason: string}} Reconnect
  * @typedef {{type: 'pong', id?: string}} Pong

@@ -5,6 +5,7 @@ import { Roster } from './roster.js';
 /**
  * @typedef {import('./messages.js').Event} Event
  * @typedef {import('./messages.js').Position} Position
+ * @typedef {import('./messages.js').PresenceReply} PresenceReply
  * @typedef {import('./messages.js').Subscribed} Subscribed
  *
  * @typedef {object} Handlers
@@ -52,7 +53,7 @@ export class Subscription {
   #state = 'waiting';
   /** @type {string | null | undefined} the id of the `subscribe` under way; null if the address asked */
   #request;
-  /** @type {(Event | Subscribed)[]} */
+  /** @type {(Event | Subscribed | PresenceReply)[]} */
   #queue = [];
   #draining = false;
   /** @type {Map<string, number>} newest rev by type and key */
@@ -167,6 +168,14 @@ export class Subscription {
     this.#enqueue(message);
   }
 
+  /**
+   * The token has gained or lost the right to see who is here.
+   * @param {PresenceReply} message
+   */
+  presenceChanged(message) {
+    if (this.#state === 'joined' && message.id === null) this.#enqueue(message);
+  }
+
   /** @param {Event} event */
   event(event) {
     if (this.#state === 'joined') this.#enqueue(event);
@@ -199,7 +208,7 @@ export class Subscription {
 
   // --- in order -----------------------------------------------------------------------------------------------------
 
-  /** @param {Event | Subscribed} message */
+  /** @param {Event | Subscribed | PresenceReply} message */
   #enqueue(message) {
     this.#queue.push(message);
     if (!this.#draining) void this.#drain();
@@ -209,6 +218,7 @@ export class Subscription {
     this.#draining = true;
     for (let message = this.#queue.shift(); message; message = this.#queue.shift()) {
       if (isSubscribed(message)) await this.#start(message);
+      else if (isPresence(message)) await this.#call('onPresence', this.#roster.replace(message.presence ?? NOBODY));
       else if (message.offset !== undefined) await this.#durable(message);
       else if (message.rev !== undefined) await this.#latest(message);
       else if (message.type.startsWith('presence.')) await this.#call('onPresence', this.#roster.apply(message));
@@ -317,8 +327,19 @@ export class Subscription {
   }
 }
 
+/** What an application sees that may not see who is there. */
+const NOBODY = { count: 0, members: [] };
+
 /**
- * @param {Event | Subscribed} message
+ * @param {Event | PresenceReply} message
+ * @returns {message is PresenceReply}
+ */
+function isPresence(message) {
+  return message.type === 'presence';
+}
+
+/**
+ * @param {Event | Subscribed | PresenceReply} message
  * @returns {message is Subscribed}
  */
 function isSubscribed(message) {

@@ -188,6 +188,17 @@ test('presence: snapshot, joins, leaves, and counts only where the channel is la
   assert.deepEqual(await calls.next(), ['presence', 1250, undefined, undefined, undefined]);
 });
 
+test('a token that gains or loses the right to presence changes what is shown', async (t) => {
+  const { peer, calls } = await room(t);
+  const presence = { count: 2, members: [{ user: 'ann', connections: 1 }, { user: 'ben', connections: 1 }] };
+  peer.send({ type: 'presence', id: null, channel: 'room:1', presence });
+  assert.deepEqual(await calls.next(), ['presence', 2, ['ann', 'ben'], undefined, undefined]);
+  peer.send({ type: 'presence.left', channel: 'room:1', id: 'j', at: 1, from: 'ann', key: 'ann', data: { user: 'ann' } });
+  assert.deepEqual(await calls.next(), ['presence', 1, ['ben'], undefined, 'ann']);
+  peer.send({ type: 'presence', id: null, channel: 'room:1', presence: null });
+  assert.deepEqual(await calls.next(), ['presence', 0, [], undefined, undefined]);
+});
+
 test('a refused subscription is over and says why; a retryable refusal is tried again', async (t) => {
   const { peer, client, clock } = await connected(t);
   const { calls, handlers } = recorder();

@@ -1,0 +1,341 @@
+"""Each right by itself: what a grant does not give is shown at no door, by no store, in no tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from service.cli.tail import Position, Tail
+from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
+from tests.stores import NatsServer, RedisServer
+
+TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
+ROOM = "room:1"
+RIGHTS = ("subscribe", "history", "presence")
+SUBSETS = [subset for size in range(4) for subset in combinations(RIGHTS, size)]
+
+
+def grants(rights: Sequence[str]) -> list[Any]:
+    return [{"channel": "room:*", "rights": [*rights]}]
+
+
+@asynccontextmanager
+async def store(kind: str) -> AsyncIterator[dict[str, Any]]:
+    """The settings of a broker of this kind, which runs for the length of the block."""
+    if kind == "memory":
+        yield {}
+        return
+    async with RedisServer() if kind == "redis" else NatsServer() as running:
+        yield {"url": running.url}
+
+
+@pytest_asyncio.fixture(params=["memory", "redis", "nats"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+    async with (
+        store(request.param) as broker,
+        serving(broker_settings=broker, deadlines={"presence_leave": 0.05}) as running,
+    ):
+        yield running
+
+
+class Stage:
+    """A room of one tenant with a past: two messages, a pinned one, and somebody who is there and sees everything."""
+
+    def __init__(self, server: Running, tenant: str, ann: Client) -> None:
+        self.server = server
+        self.tenant = tenant
+        self.ann = ann
+        self.at: dict[str, Any] = {}
+
+    async def say(self, text: str) -> dict[str, Any]:
+        event = {"type": "chat.message", "id": f"{text}-id", "data": {"text": text}}
+        return await self.server.publish(ROOM, event, TENANTS[self.tenant])
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The position before everything."""
+        return {"epoch": self.at["epoch"], "offset": 0}
+
+    @property
+    def top(self) -> dict[str, Any]:
+        return {name: self.at[name] for name in ("epoch", "offset", "id")}
+
+    async def pin(self) -> None:
+        event = {"type": "chat.pinned", "data": {"slot": "a", "text": "pin"}}
+        await self.server.publish(ROOM, event, TENANTS[self.tenant])
+
+    def client(self, rights: Sequence[str], user: str = "ben", **options: Any) -> Any:
+        return self.server.client(user, tenant=self.tenant, grants=grants(rights), **options)
+
+    async def comes_and_goes(self, user: str = "eve") -> None:
+        """Somebody joins and leaves; ann has seen both."""
+        async with self.client(RIGHTS, user) as passing:
+            await passing.subscribe(ROOM)
+            await self.ann.until("presence.joined", key=user)
+        await self.ann.until("presence.left", key=user)
+
+    def is_foreign(self, message: dict[str, Any]) -> bool:
+        others = set(TENANTS) - {self.tenant}
+        return any(other in json.dumps(message) for other in others)
+
+
+@asynccontextmanager
+async def staged(server: Running, tenant: str) -> AsyncIterator[Stage]:
+    async with server.client("ann", tenant=tenant, info={"of": tenant}) as ann:
+        stage = Stage(server, tenant, ann)
+        await ann.subscribe(ROOM)
+        await stage.pin()
+        await stage.say(f"one-{tenant}")
+        stage.at = await stage.say(f"two-{tenant}")
+        yield stage
+
+
+@pytest_asyncio.fixture
+async def stages(server: Running) -> AsyncIterator[list[Stage]]:
+    """The same room of two tenants."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(staged(server, tenant)) for tenant in TENANTS]
+
+
+def texts(reply: dict[str, Any]) -> list[str]:
+    return [event["data"]["text"] for event in reply["events"]]
+
+
+def check_presence(message: dict[str, Any], rights: Sequence[str]) -> None:
+    if "presence" in rights:
+        assert {member["user"] for member in message["presence"]["members"]} >= {"ann"}, message
+    else:
+        assert "presence" not in message, message
+
+
+@pytest.mark.parametrize("rights", SUBSETS, ids="+".join)
+async def test_each_right_at_every_door(stages: list[Stage], rights: tuple[str, ...]) -> None:
+    for stage in stages:
+        async with stage.client(rights) as ben:
+            heard = [
+                await _history(stage, ben, rights),
+                await _presence(ben, rights),
+                *await _subscribing(stage, ben, rights),
+            ]
+            if "subscribe" in rights:
+                heard += await _live(stage, ben, rights)
+            assert not [message for message in heard if stage.is_foreign(message)]
+
+
+async def _history(stage: Stage, ben: Client, rights: Sequence[str]) -> dict[str, Any]:
+    page = await ben.ask("history", channel=ROOM, after=0)
+    if "history" in rights:
+        assert texts(page) == [f"one-{stage.tenant}", f"two-{stage.tenant}"]
+    else:
+        assert page["code"] == "forbidden"
+    return page
+
+
+async def _presence(ben: Client, rights: Sequence[str]) -> dict[str, Any]:
+    reply = await ben.ask("presence", channel=ROOM)
+    if "presence" in rights:
+        check_presence(reply, rights)
+    else:
+        assert reply["code"] == "forbidden"
+    return reply
+
+
+async def _subscribing(stage: Stage, ben: Client, rights: Sequence[str]) -> list[dict[str, Any]]:
+    """Joining, joining from a position, and both before `ready`; ben is subscribed afterwards, if he may."""
+    if "subscribe" not in rights:
+        replies = [
+            await ben.ask("subscribe", channel=ROOM),
+            await ben.ask("subscribe", channel=ROOM, since=stage.start),
+        ]
+        assert [reply["code"] for reply in replies] == ["forbidden", "forbidden"]
+        return replies
+    replies = []
+    for since in (None, stage.start, stage.top):
+        for held in (False, True):
+            async with stage.client(rights, ready=not held) as client:
+                asked: dict[str, Any] = {} if since is None else {"since": since}
+                await client.send(type="subscribe", id="s", channel=ROOM, **asked)
+                if held:
+                    await client.send(type="ready")
+                reply = await client.until("subscribed", id="s")
+            check_presence(reply, rights)
+            assert [event["data"]["text"] for event in reply["state"]] == ["pin"], "state belongs to subscribing"
+            if since != stage.start:
+                assert (texts(reply), reply.get("recovered")) == ([], True if since else None)
+            elif "history" in rights:
+                assert (texts(reply), reply["recovered"]) == ([f"one-{stage.tenant}", f"two-{stage.tenant}"], True)
+            else:
+                assert (texts(reply), reply["recovered"]) == ([], False), "as if nothing were kept"
+            replies.append(reply)
+    headers = {"Authorization": f"Bearer {token('ben', tenant=stage.tenant, grants=grants(rights))}"}
+    by_address = await Client.open(stage.server, hello=False, headers=headers, query=f"?channels={ROOM}")
+    reply = await by_address.until("subscribed", id=None)
+    check_presence(reply, rights)
+    assert texts(reply) == []
+    await by_address.close()
+    return [*replies, reply, await ben.subscribe(ROOM)]
+
+
+async def _live(stage: Stage, ben: Client, rights: Sequence[str]) -> list[dict[str, Any]]:
+    """What comes to a member: every event, and of presence what it may see."""
+    await stage.comes_and_goes()
+    await stage.say("three")
+    heard = [await ben.receive()]
+    while heard[-1]["type"] != "chat.message":
+        heard.append(await ben.receive())
+    of_presence = [message for message in heard if message["type"].startswith("presence.")]
+    if "presence" in rights:
+        assert [message["type"] for message in of_presence if message["key"] == "eve"] == [
+            "presence.joined",
+            "presence.left",
+        ]
+    else:
+        assert of_presence == []
+    return heard
+
+
+@pytest.mark.parametrize("rights", [["subscribe"], ["subscribe", "presence"]], ids="+".join)
+async def test_what_comes_after_the_join_is_one_s_own_without_history(stages: list[Stage], rights: list[str]) -> None:
+    for stage in stages:
+        for name in ("none", "top", "start"):
+            since = {"none": {}, "top": {"since": stage.top}, "start": {"since": stage.start}}[name]
+            async with stage.client(rights, ready=False) as ben:
+                await ben.send(type="subscribe", id="s", channel=ROOM, **since)
+                await ben.ask("ping")
+                stage.at = await stage.say(f"after-{name}")
+                await ben.send(type="ready")
+                reply = await ben.until("subscribed", id="s")
+                assert (texts(reply), reply["offset"]) == ([f"after-{name}"], stage.at["offset"])
+                assert reply["recovered"] is (name != "start")
+
+
+async def test_a_large_room_tells_its_number_to_those_who_may_see_it() -> None:
+    async with serving(presence={"members": 1}) as server, AsyncExitStack() as stack:
+        seeing = await stack.enter_async_context(server.client("ann", grants=grants(RIGHTS)))
+        blind = await stack.enter_async_context(server.client("ben", grants=grants(["subscribe"])))
+        await seeing.subscribe(ROOM)
+        assert "presence" not in await blind.subscribe(ROOM)
+        await stack.enter_async_context(server.client("eve", grants=grants(RIGHTS)))
+        await seeing.until("presence.count")
+        await blind.silence()
+
+
+@pytest.mark.parametrize("rights", [["subscribe"], ["subscribe", "history"], [*RIGHTS]], ids="+".join)
+async def test_tail_shows_what_its_token_allows(stages: list[Stage], rights: list[str]) -> None:
+    for stage in stages:
+        shown: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        given = partial(token, "ben", tenant=stage.tenant, grants=grants(rights))
+        since = Position(stage.at["epoch"], 0, None)
+        tail = asyncio.create_task(Tail(stage.server.url, ROOM, given, shown.put_nowait, since=since).run())
+        try:
+            async with asyncio.timeout(DEADLINE):
+                heard = [await shown.get()]
+                while heard[-1]["type"] != "chat.pinned":  # the state comes last of what `subscribed` brings
+                    heard.append(await shown.get())
+                past = [event["data"]["text"] for event in heard[:-1]]
+                assert past == ([f"one-{stage.tenant}", f"two-{stage.tenant}"] if "history" in rights else [])
+                await stage.comes_and_goes()
+                await stage.say("three")
+                heard = [await shown.get()]
+                while heard[-1]["type"] != "chat.message":
+                    heard.append(await shown.get())
+        finally:
+            tail.cancel()
+        assert [event["data"]["user"] for event in heard if event.get("key") == "eve"] == (
+            ["eve", "eve"] if "presence" in rights else []
+        )
+
+
+@pytest.mark.parametrize("path", ["history", "presence", "state", ""])
+async def test_the_api_is_for_the_tenant_s_backend_only(stages: list[Stage], path: str) -> None:
+    for stage in stages:
+        url = f"{stage.server.url}/api/v1/channels/{ROOM}/{path}".rstrip("/")
+        keys = {TENANTS[stage.tenant]: 200, token("ben", tenant=stage.tenant, grants=["**"]): 401}
+        for key, status in keys.items():
+            async with stage.server.http.get(url, headers={"Authorization": f"Bearer {key}"}) as response:
+                body = await response.text()
+                assert response.status == status, body
+                assert not stage.is_foreign({"body": body})
+
+
+class TestRefresh:
+    """Rights follow the newest token."""
+
+    async def test_losing_presence_ends_what_is_told_of_it(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            async with stage.client(RIGHTS) as ben:
+                await ben.subscribe(ROOM)
+                await ben.send(type="refresh", id="r", token=self.token(stage, "subscribe"))
+                await ben.until("presence", id=None, channel=ROOM, presence=None)
+                await ben.until("ack", id="r")
+                await stage.comes_and_goes()
+                await stage.say("three")
+                await ben.expect("chat.message")
+
+    async def test_gaining_presence_brings_who_is_there_and_what_follows(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            async with stage.client(["subscribe"]) as ben:
+                await ben.subscribe(ROOM)
+                await ben.send(type="refresh", id="r", token=self.token(stage, *RIGHTS))
+                told = await ben.expect("presence", id=None, channel=ROOM)
+                assert [member["user"] for member in told["presence"]["members"]] == ["ann", "ben"]
+                await ben.until("ack", id="r")
+                await stage.comes_and_goes()
+                await ben.until("presence.joined", key="eve")
+                await ben.until("presence.left", key="eve")
+                await stage.say("three")
+                await ben.until("chat.message")
+
+    async def test_losing_subscribe_ends_the_subscription(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            async with stage.client(RIGHTS) as ben:
+                await ben.subscribe(ROOM)
+                await ben.send(type="refresh", id="r", token=self.token(stage, "history", "presence"))
+                await ben.until("unsubscribed", channel=ROOM, code="forbidden")
+                await ben.until("ack", id="r")
+                await stage.say("three")
+                await ben.silence()
+
+    async def test_history_that_is_lost_before_ready_is_not_shown(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            async with stage.client(RIGHTS, ready=False) as ben:
+                await ben.send(type="subscribe", id="s", channel=ROOM, since=stage.start)
+                await ben.send(type="refresh", id="r", token=self.token(stage, "subscribe"))
+                await ben.until("ack", id="r")
+                await stage.say("after")
+                await ben.send(type="ready")
+                reply = await ben.until("subscribed", id="s")
+                assert (texts(reply), reply["recovered"]) == (["after"], False)
+                assert "presence" not in reply
+
+    async def test_rights_that_are_gained_before_ready_count(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            async with stage.client(["subscribe"], ready=False) as ben:
+                await ben.send(type="subscribe", id="s", channel=ROOM)
+                await ben.send(type="refresh", id="r", token=self.token(stage, *RIGHTS))
+                await ben.expect("ack", id="r")
+                await ben.send(type="ready")
+                check_presence(await ben.until("subscribed", id="s"), RIGHTS)
+
+    async def test_a_revoked_token_shows_nothing_more(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            async with stage.client(RIGHTS, iat=1) as seeing, stage.client(["subscribe"], iat=1) as blind:
+                for ben in (seeing, blind):
+                    await ben.subscribe(ROOM)
+                url = f"{stage.server.url}/api/v1/users/ben/revoke"
+                headers = {"Authorization": f"Bearer {TENANTS[stage.tenant]}"}
+                async with stage.server.http.post(url, headers=headers) as response:
+                    assert response.status == 200
+                assert [await seeing.closed(), await blind.closed()] == [4401, 4401]
+
+    @staticmethod
+    def token(stage: Stage, *rights: str) -> str:
+        return token("ben", tenant=stage.tenant, grants=grants(rights))
