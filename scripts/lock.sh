@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/{dev,run,build,deploy}.lock from pyproject.toml: every version with its hashes, no download address.
+# Writes requirements/{dev,run,build,bootstrap,deploy}.lock from pyproject.toml: every version with its hashes, no download address.
 #
 #   scripts/lock.sh            keep the locked versions, change what pyproject.toml demands
 #   scripts/lock.sh --upgrade  take the newest versions
@@ -7,20 +7,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-uv=.venv/bin/uv
 mode=${1:-}
-
-# uv does not read pip's configuration; the machine's index and certificates hold for both.
-index=$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)
-index=${PIP_INDEX_URL:-$index}
-[ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
-export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 
 # compile FILE ARGUMENT...: an existing FILE is where uv takes the versions from that still fit.
 compile() {
     local file=$1
     shift
-    "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+    .venv/bin/python scripts/run_uv.py pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
         "$@" -o "$file" >/dev/null
 }
 
@@ -31,6 +24,7 @@ all() {
     compile "$folder/dev.lock" pyproject.toml --group dev "$@"
     compile "$folder/run.lock" pyproject.toml -c requirements/dev.lock "$@"
     compile "$folder/build.lock" --group pyproject.toml:build -c requirements/dev.lock "$@"
+    compile "$folder/bootstrap.lock" --group pyproject.toml:bootstrap -c requirements/dev.lock "$@"
     # Programs that are run and never imported: their packages need not fit the others'.
     compile "$folder/deploy.lock" --group pyproject.toml:deploy "$@"
 }
@@ -43,7 +37,7 @@ case $mode in
         trap 'rm -rf "$scratch"' EXIT
         cp requirements/*.lock "$scratch"
         all "$scratch"
-        for name in dev run build deploy; do
+        for name in dev run build bootstrap deploy; do
             if ! diff -u "requirements/$name.lock" "$scratch/$name.lock" >"$scratch/difference"; then
                 head -n 30 "$scratch/difference"
                 echo "requirements/$name.lock is not what pyproject.toml asks for; run \`make lock\`" >&2

