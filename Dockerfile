@@ -10,20 +10,24 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY requirements/build.lock requirements/run.lock requirements/
+COPY requirements/bootstrap.lock requirements/build.lock requirements/run.lock requirements/
+COPY scripts/run_uv.py scripts/
 # By hash and as wheels only, so that no package runs code while it installs.
+ENV UV_NO_CACHE=true
 RUN python -m venv /opt/build \
     && python -m venv --without-pip /opt/tidewire \
-    && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.lock \
-    && /opt/build/bin/pip --python /opt/tidewire/bin/python install --no-cache-dir --no-compile \
-        --require-hashes --only-binary :all: -r requirements/run.lock
+    && /opt/build/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r requirements/bootstrap.lock \
+    && /opt/build/bin/python scripts/run_uv.py pip sync --require-hashes --only-binary :all: --python /opt/build \
+        requirements/bootstrap.lock requirements/build.lock \
+    && /opt/build/bin/python scripts/run_uv.py pip sync --require-hashes --only-binary :all: --python /opt/tidewire \
+        requirements/run.lock
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY service service
 COPY demo demo
 COPY clients/js/src clients/js/src
 # Nothing is written at run time, so bytecode is made here, and is believed without a look at its source.
-RUN TIDEWIRE_BUILD_NATIVE=always /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /wheels . \
-    && /opt/build/bin/pip --python /opt/tidewire/bin/python install --no-cache-dir --no-compile --no-index --no-deps /wheels/*.whl \
+RUN TIDEWIRE_BUILD_NATIVE=always /opt/build/bin/python -m hatchling build -t wheel -d /wheels \
+    && /opt/build/bin/python scripts/run_uv.py pip install --no-index --no-deps --python /opt/tidewire /wheels/*.whl \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/tidewire/lib
 
 FROM ${PYTHON}
