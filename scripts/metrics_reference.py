@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client.metrics import MetricWrapperBase
 
 from service.telemetry.metrics import Metrics
-from service.telemetry.tally import Level, Spread, Tallies
+from service.telemetry.tally import Level, Mirror, Spread, Tallies
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 BEGIN, END = "<!-- generated: metrics -->\n", "<!-- /generated -->"
@@ -22,7 +22,7 @@ def table() -> str:
     for metric in vars(Metrics()).values():
         if isinstance(metric, MetricWrapperBase):
             rows.append(_row(metric._name, metric._type or "", metric._labelnames, metric._documentation))
-        elif isinstance(metric, Tallies | Level | Spread):
+        elif isinstance(metric, Tallies | Level | Mirror | Spread):
             rows.append(_row(metric.name, metric.kind, metric.label_names, metric.text))
     rows.sort()
     return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"

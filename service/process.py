@@ -30,12 +30,14 @@ def serve(service: Service, companion: Companion | None = None) -> int:
     Returns the exit status: 0, also if the signal came before the service listened; 1 if a port or the broker cannot be had.
     """
     _raise_file_limit()
-    log.configure(service.settings.log.level, service.settings.log.format)
+    settings = service.settings.log
+    log.configure(settings.level, settings.format, queue_bytes=settings.queue_bytes)
     before = [signal.getsignal(number) for number in _SIGNALS]
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(service, companion))
     finally:
+        log.flush()
         for number, handler in zip(_SIGNALS, before, strict=True):
             signal.signal(number, handler)  # the loop has left the system's, which would make a late signal a failure
 

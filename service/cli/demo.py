@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import structlog
 
@@ -45,13 +44,13 @@ def _say_nothing(port: int) -> None:
     """For a demo with credentials of its own."""
 
 
-def serve(settings: Settings, contract: Contract, warnings: TextIO) -> int:
+def serve(settings: Settings, contract: Contract) -> int:
     """Runs it until SIGTERM or Ctrl-C."""
     announce: Announce = _say_nothing
     if needs_development(settings):
         found = _development()
         settings = found.complete(settings)
-        announce = partial(_warn, settings, found, warnings)
+        announce = partial(_warn, settings, found)
     routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user))
     return process.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
 
@@ -131,8 +130,8 @@ def _command() -> str:
     return str(called) if called.name == "tidewire" and shutil.which("tidewire") is None else "tidewire"
 
 
-def _warn(settings: Settings, found: Development, warnings: TextIO, port: int) -> None:
-    print(_warning(settings, found, port), file=warnings, flush=True)
+def _warn(settings: Settings, found: Development, port: int) -> None:
+    print(_warning(settings, found, port), file=sys.stderr, flush=True)
 
 
 def _warning(settings: Settings, found: Development, port: int) -> str:
@@ -145,8 +144,8 @@ def _warning(settings: Settings, found: Development, port: int) -> str:
         "DEMO MODE: development credentials, not for production",
         "",
         f"page     {url}/",
-        f"secret   {found.secret}",
-        f"         kept in {found.secret_file}; signs tokens: whoever reads it can be anybody",
+        f"secret   {found.secret_file}",
+        "         signs tokens: whoever reads it can be anybody",
         f"API key  {found.api_key_file if made else 'the one you set'}",
         "",
         f"token    {_command()} token --user agent-1 --grant 'room:*'",

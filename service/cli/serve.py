@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 
 from service.cli import check
 from service.cli.options import Commands, add_config, config_path
@@ -44,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
             raise Faults([Fault("workers", None, "the demo runs in one process; leave it at 1")])
         from service.cli import demo
 
-        return demo.serve(settings, contract, sys.stderr)
+        return demo.serve(settings, contract)
     if settings.workers > 1:
         from service.cli import workers
 

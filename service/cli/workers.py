@@ -77,7 +77,7 @@ def serve(settings: Settings, contract: Contract) -> int:
     """
     if sys.platform != "linux":
         raise Faults([Fault("workers", None, "only Linux spreads connections over several; leave it at 1")])
-    log.configure(settings.log.level, settings.log.format)
+    log.configure(settings.log.level, settings.log.format, queue_bytes=settings.log.queue_bytes)
     patience = Patience(start=settings.broker.unready_after + SILENCE, drain=settings.deadlines.shutdown + LATE)
     with ExitStack() as held:
         try:
@@ -338,9 +338,9 @@ class Parent:
         except BaseException:
             _log.exception("a worker has failed", worker=number)
         finally:
+            log.flush()
             with suppress(OSError, ValueError):
                 sys.stdout.flush()
-                sys.stderr.flush()
             os._exit(status)
 
     def _stop(self) -> None:

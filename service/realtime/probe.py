@@ -92,20 +92,24 @@ class Probe:
         self._line: _Line | None = None
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_subscribed = False
         self._is_failing = False
         self._is_closed = False
 
     async def start(self) -> None:
-        """Begins, unless the interval is 0. Raises ServiceError."""
+        """Begins, unless the interval is 0. A probe that fails keeps no node from its start: the next measurement tries again."""
         if not self._times.interval:
             return
-        await self._broker.subscribe(self.channel)
         try:
-            await (
-                self._connected()
-            )  # so that a node that serves has all the descriptors that it will have without clients
+            await self._subscribe()
+            # So that a node that serves has all the descriptors that it will have without clients.
+            await self._connected()
+        except _Unsubscribed as error:
+            self._failed("subscribe", str(error))
         except OSError as error:
             self._failed("connection", str(error))
+        except Exception as error:
+            self._fault(error)
         self._metrics.probe_success.set(self._clock.wall())
         self._wait(random.uniform(0.0, self._times.interval))  # noqa: S311  # spreads load, guards nothing
 
@@ -144,21 +148,36 @@ class Probe:
         wait = self._times.interval
         try:
             async with asyncio.timeout(self._times.timeout):
+                await self._subscribe()
                 line = await self._connected()
                 took = await self._round_trip(line)
         except TimeoutError:
             self._cut()  # it may be at fault; and what is late comes over no connection of a later measurement's
             self._failed("timeout", f"no echo within {self._times.timeout:g} s")
+        except _Unsubscribed as error:
+            self._failed("subscribe", str(error))
         except ServiceError as error:
             self._failed("publish", error.message)
         except OSError as error:
             self._cut()
             wait = max(wait, self._backoff.next())
             self._failed("connection", str(error))
+        except Exception as error:
+            self._cut()
+            self._fault(error)
         else:
             self._succeeded(took)
         finally:
             self._wait(max(0.0, began + wait - self._clock.monotonic()))
+
+    async def _subscribe(self) -> None:
+        """Has the broker deliver the channel, once. Raises _Unsubscribed."""
+        if not self._is_subscribed:
+            try:
+                await self._broker.subscribe(self.channel)
+            except ServiceError as error:
+                raise _Unsubscribed(error.message) from error
+            self._is_subscribed = True
 
     async def _round_trip(self, line: _Line) -> float:
         id = new_id()
@@ -194,6 +213,12 @@ class Probe:
             self._is_failing = True
             _log.warning("the probe failed", reason=reason, detail=message)
 
+    def _fault(self, error: Exception) -> None:
+        """Of this code: of no concern to anybody but who reads its traceback."""
+        if not self._is_failing:
+            _log.error("probe_fault", exc_info=error)
+        self._failed("fault", type(error).__name__)
+
     # --- the connection -----------------------------------------------------------------------------------------------
 
     async def _connected(self) -> _Line:
@@ -211,6 +236,10 @@ class Probe:
         line, self._line = self._line, None
         if line is not None:
             line.leave(self._room)
+
+
+class _Unsubscribed(Exception):  # noqa: N818  # a state of the probe's channel, told as such
+    """The broker does not deliver the probe's channel."""
 
 
 class _Line:

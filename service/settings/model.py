@@ -247,13 +247,15 @@ class Presence(BaseModel):
 
 
 class Log(BaseModel):
-    """What is written to standard output."""
+    """What is written to standard error."""
 
     model_config = _STRICT
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe kind that is written."""
     format: Literal["auto", "json", "console"] = "auto"
     """`auto` is `console` on a terminal, else `json`."""
+    queue_bytes: Annotated[int, Field(ge=65_536)] = 1_048_576
+    """Bytes of log records that may wait for whoever reads them; records above that are dropped and counted."""
 
 
 class Settings(BaseSettings):

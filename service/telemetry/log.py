@@ -1,17 +1,22 @@
 """Logs: one line an event, of names, ids and sizes. Never a token, never a payload: `redact` stands before every renderer.
 
-What aiohttp and asyncio log through the standard library takes the same way out.
+What aiohttp and asyncio log through the standard library takes the same way out. A log call never fails and never waits: a record
+that cannot be rendered, queued or written is dropped and counted (`dropped`).
 """
 
 from __future__ import annotations
 
+import atexit
+import io
 import logging
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from datetime import date
 from enum import Enum
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
 from typing import Any, Literal, TextIO
@@ -20,10 +25,16 @@ from uuid import UUID
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from service.telemetry.writer import Drops, GuardedStream, LineWriter
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
 
 REDACTED = "[redacted]"
+QUEUE_BYTES = 1_048_576
+"""Bytes of records that may wait to be written, unless `configure` is told otherwise."""
+FLUSH_TIMEOUT = 1.0
+"""Seconds that the end of the process waits for a reader that does not read."""
 
 _SECRET = re.compile(
     "authorization|body|cookies?|credentials?|data|frame|jwt|keys?|passwd|password|payload|secrets?|tickets?|tokens?"
@@ -54,13 +65,19 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def configure(
-    level: Level = "info", format: Format = "auto", stream: TextIO | None = None, *, access: bool = False
+    level: Level = "info",
+    format: Format = "auto",
+    stream: TextIO | None = None,
+    *,
+    access: bool = False,
+    queue_bytes: int = QUEUE_BYTES,
 ) -> None:
-    """Sends all logs of the process to `stream` (standard error by default). May be called again.
+    """Sends all logs of the process to `stream`, or without one to standard error, in the background. May be called again.
 
-    `auto` is `console` on a terminal and `json` elsewhere. `access` turns on aiohttp's line per HTTP request.
+    `auto` is `console` on a terminal and `json` elsewhere. `access` turns on aiohttp's line per HTTP request. Without a `stream`,
+    whatever else is printed to `sys.stderr` takes the way of the logs from then on, so that no print can fail or wait either.
     """
-    out = sys.stderr if stream is None else stream
+    out = _guarded_stderr(queue_bytes) if stream is None else stream
     console = format == "console" or (format == "auto" and out.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -68,7 +85,7 @@ def configure(
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    handler = _Handler(out)
+    handler = _Handler(_line_to(out))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -88,7 +105,7 @@ def configure(
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=_Logger,
     )
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _Handler)]:
@@ -96,6 +113,55 @@ def configure(
     root.addHandler(handler)
     root.setLevel(level.upper())
     logging.getLogger("aiohttp.access").disabled = not access
+
+
+def dropped() -> Mapping[str, int]:
+    """Records that this process has dropped, by reason."""
+    return _drops.counts()
+
+
+def waiting_bytes() -> int:
+    """Bytes of the records that wait to be written."""
+    stderr = sys.stderr
+    return stderr.writer.waiting_bytes if isinstance(stderr, GuardedStream) else 0
+
+
+def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
+    """Waits until the records of this process are written, or dropped; False if that took longer. For the end of a process."""
+    stderr = sys.stderr
+    if not isinstance(stderr, GuardedStream):
+        return True
+    stderr.flush()
+    return stderr.writer.flush(timeout)
+
+
+def _guarded_stderr(queue_bytes: int) -> TextIO | GuardedStream:
+    """Standard error, with a writer between it and whoever prints there; it is put there once in a process."""
+    stderr = sys.stderr
+    if isinstance(stderr, GuardedStream):
+        stderr.writer.max_bytes = queue_bytes
+        return stderr
+    try:
+        descriptor = stderr.fileno()
+    except (AttributeError, OSError):  # there is none, or a test's: what has no descriptor has no slow reader
+        return _Nowhere() if stderr is None else stderr
+    with suppress(OSError, ValueError):
+        stderr.flush()
+    guarded = GuardedStream(LineWriter(descriptor, max_bytes=queue_bytes, drops=_drops))
+    sys.stderr = guarded
+    atexit.register(flush)
+    return guarded
+
+
+def _line_to(out: TextIO | GuardedStream) -> Callable[[str], None]:
+    def at_once(text: str, out: TextIO) -> None:
+        out.write(text + "\n")
+        out.flush()
+
+    if isinstance(out, GuardedStream):  # beside what somebody has begun to print
+        write = out.writer.write
+        return lambda text: write(f"{text}\n".encode("utf-8", "backslashreplace"))
+    return partial(at_once, out=out)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -166,12 +232,48 @@ def _console() -> structlog.dev.ConsoleRenderer:
     return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback, sort_keys=False)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Logger(structlog.stdlib.BoundLogger):
+    """A logger whose calls never fail."""
+
+    def _proxy_to_logger(self, method_name: str, event: str | None = None, *event_args: str, **event_kw: Any) -> Any:
+        try:
+            return super()._proxy_to_logger(method_name, event, *event_args, **event_kw)
+        except Exception as error:  # a value that the processors cannot take
+            _lost(self.name, error)
+            return None
+
+
+class _Handler(logging.Handler):
     """The one handler of this process, told apart from those that a test runner adds."""
 
+    def __init__(self, line: Callable[[str], None]) -> None:
+        super().__init__()
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        try:
+            self._line(self.format(record))
+        except Exception as error:
+            _lost(record.name, error)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the standard library's name
-        """Says that a record was lost. The inherited method prints the record's arguments, unredacted."""
-        fault = sys.exc_info()[0]
-        name = "unknown" if fault is None else fault.__name__
-        if sys.stderr is not None:
-            sys.stderr.write(f"tidewire: a log record of {record.name} could not be written: {name}\n")
+        """Is never called. The inherited method would print the record's arguments, unredacted."""
+
+
+class _Nowhere(io.StringIO):
+    """Standard error of a process that has none."""
+
+    def write(self, text: str) -> int:
+        """Takes it."""
+        return len(text)
+
+
+_drops = Drops()
+
+
+def _lost(name: str, error: Exception) -> None:
+    """Counts a record that was dropped, and says so where that can be said."""
+    _drops.count("write" if isinstance(error, OSError) else "render")
+    with suppress(Exception):
+        sys.stderr.write(f"tidewire: a log record of {name} could not be written: {type(error).__name__}\n")

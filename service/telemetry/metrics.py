@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from math import inf, nan
 from pathlib import Path
@@ -26,13 +27,15 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-from service.telemetry.tally import Level, Spread, Tallies, Tally
+from service.telemetry import log, tally
+from service.telemetry.tally import Level, Mirror, Spread, Tallies, Tally
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """Of what `Metrics.render` gives."""
 
-OTHER: Final = "other"
+OTHER: Final = tally.OTHER
 """Stands for every event type that nobody declared: clients could otherwise create labels."""
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -85,7 +88,7 @@ class Metrics:
     """
 
     def __init__(self, event_types: Iterable[str] = ()) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
         self._event_types = frozenset(event_types)
 
         self.connections = self._level("connections", "Connections that are authenticated.")
@@ -267,7 +270,7 @@ class Metrics:
         self.probe_failures = self._tallies(
             "probe_failures", "Events of the probe that were not echoed in time, by why.", "reason"
         )
-        _start(self.probe_failures, ("timeout", "publish", "connection"))
+        _start(self.probe_failures, ("timeout", "subscribe", "publish", "connection", "fault"))
         self.probe_success = self._gauge(
             "probe_last_success_timestamp_seconds",
             "When the probe succeeded last, or began, in Unix time; 0 where there is none.",
@@ -277,6 +280,21 @@ class Metrics:
         self.tasks_died = self._tallies(
             "supervised_task_deaths", "Supervised tasks that ended unasked, by task.", "task"
         )
+        self.metric_errors = self._tallies(
+            "metric_errors",
+            "Times that a metric could not be counted or exported, by its name; nothing else fails then.",
+            "metric",
+        )
+        self.registry.errors = self.metric_errors
+        self.log_dropped = Mirror(
+            "tidewire_log_records_dropped",
+            "Log records that were dropped: no room in the queue, not written, or not renderable.",
+            "reason",
+            log.dropped,
+            self.registry,
+        )
+        self.log_queue = self._gauge("log_queue_bytes", "Bytes of log records that wait to be written.")
+        self.log_queue.set_function(log.waiting_bytes)
         self.loop_lag = self._histogram("loop_lag_seconds", "How late the event loop calls back.", _LAG)
         self.loop_lag_max = self._gauge("loop_lag_max_seconds", "The event loop's greatest lag in the last 15 seconds.")
         self.gc_pause = self._histogram("gc_pause_seconds", "Time of one garbage collection.", _PAUSE, "generation")
@@ -307,9 +325,17 @@ class Metrics:
         """Counters of messages and bytes written with this type. Cached as in `in_`."""
         return self._out.get(type_) or self._traffic(self._out, type_, self.messages_out, self.bytes_out)
 
+    @contextmanager
+    def guarded(self, name: str) -> Iterator[None]:
+        """Counts an exception of the block, which only measures, and goes on: whoever is measured is answered all the same."""
+        try:
+            yield
+        except Exception:
+            self.metric_errors.labels(name).inc()
+
     def render(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(_WithoutCreated(self.registry))
+        """All metrics in Prometheus' text format. One that fails is left out and counted."""
+        return b"".join(self.registry.rendered())
 
     def _traffic(self, cache: dict[str, Traffic], type_: str, messages: Tallies, size: Tallies) -> Traffic:
         label = self.event_type(type_)  # the cache is keyed by labels, so what clients make up does not fill it
@@ -336,16 +362,48 @@ class Metrics:
         return Histogram(f"tidewire_{name}", text, labels, buckets=buckets, registry=self.registry)
 
 
-class _WithoutCreated:
-    """A registry less its `_created` samples: a third more lines that no rule or dashboard reads."""
+class _Registry(CollectorRegistry):
+    """A registry of which each collector is rendered by itself, so that a broken one takes no other with it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    errors: Tallies
+    """Counts what failed, by the metric's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._collectors: list[Collector] = []
+
+    def register(self, collector: Collector) -> None:
+        """See CollectorRegistry."""
+        super().register(collector)
+        self._collectors.append(collector)
+
+    def rendered(self) -> Iterator[bytes]:
+        """The text of each; that of the failures comes last."""
+        for collector in self._collectors:
+            if collector is self.errors:
+                continue
+            try:
+                yield generate_latest(_Family(collector))
+            except Exception:
+                self.errors.labels(_name(collector)).inc()
+        yield generate_latest(_Family(self.errors))
+
+
+class _Family:
+    """The metrics of one collector less their `_created` samples: a third more lines that no rule or dashboard reads."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
 
     def collect(self) -> Iterable[Metric]:
-        for metric in self._registry.collect():
+        for metric in self._collector.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
+
+
+def _name(collector: Collector) -> str:
+    """The metric's own name, or what it is."""
+    return str(getattr(collector, "name", None) or getattr(collector, "_name", None) or type(collector).__name__)
 
 
 def _start(counter: Tallies, values: Iterable[str], *before: str) -> None:

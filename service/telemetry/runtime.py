@@ -110,7 +110,7 @@ class LoopLag:
 
     def _measure(self) -> None:
         lag = max(0.0, self._loop.time() - self._due)
+        self._schedule()
         self._recent.append(lag)
         self._metrics.loop_lag.observe(lag)
         self._metrics.loop_lag_max.set(max(self._recent))
-        self._schedule()

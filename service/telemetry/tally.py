@@ -7,7 +7,7 @@ message. These add, and are read when somebody scrapes (docs/adr/0016-own-transp
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from prometheus_client import CollectorRegistry
@@ -17,6 +17,11 @@ from prometheus_client.metrics_core import (
     HistogramMetricFamily,
     Metric,
 )
+
+MAX_CHILDREN = 1_000
+"""Numbers of one counter. Labels are of small closed sets; should one grow all the same, the others are not to pay for it."""
+OTHER = "other"
+"""The value of every label of what comes beyond."""
 
 
 class Tally:
@@ -54,7 +59,9 @@ class Tallies:
             raise ValueError(f"{self.name} has the labels {', '.join(self.label_names)}")
         child = self.children.get(values)
         if child is None:
-            child = self.children[values] = Tally()
+            if len(self.children) >= MAX_CHILDREN:
+                values = (OTHER,) * len(values)
+            child = self.children.setdefault(values, Tally())
         return child
 
     def collect(self) -> Iterator[Metric]:
@@ -62,6 +69,29 @@ class Tallies:
         family = CounterMetricFamily(self.name, self.text, labels=self.label_names)
         for values, child in self.children.items():
             family.add_metric(values, child.value)
+        yield family
+
+
+class Mirror:
+    """A counter with one label, of numbers that somebody else counts, from other threads too: a collector for a registry."""
+
+    kind: ClassVar = "counter"
+
+    def __init__(
+        self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float]], registry: CollectorRegistry
+    ) -> None:
+        """`read` gives the numbers by the label's value."""
+        self.name = name
+        self.text = text
+        self.label_names = (label,)
+        self._read = read
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        family = CounterMetricFamily(self.name, self.text, labels=self.label_names)
+        for value, number in self._read().items():
+            family.add_metric((value,), number)
         yield family
 
 

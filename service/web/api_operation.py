@@ -88,6 +88,7 @@ class Operation:
             raise
         finally:
             metrics = node.metrics
-            metrics.api_requests.labels(route=self.path, method=self.method, status=str(status)).inc()
-            metrics.api_seconds.labels(route=self.path).observe(max(0.0, node.clock.monotonic() - started))
+            with metrics.guarded("api_requests"):
+                metrics.api_requests.labels(route=self.path, method=self.method, status=str(status)).inc()
+                metrics.api_seconds.labels(route=self.path).observe(max(0.0, node.clock.monotonic() - started))
         return response

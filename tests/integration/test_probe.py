@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from service.core.broker import Receipt
+from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
+from service.errors import ErrorCode, ServiceError
 from service.realtime.probe import Probe
 from service.web import loopback
 from tests.clock import FakeClock
@@ -302,6 +304,42 @@ async def test_a_node_starts_though_it_cannot_connect_to_itself(monkeypatch: pyt
         assert failures(server, "connection") >= 1
         async with server.client() as client:
             await client.silence()
+
+
+class Unwilling(Line):
+    """A line that does not deliver the probe's channel while a test says so."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(line._broker)
+        self.refuses = True
+
+    async def subscribe(self, channel: ChannelKey) -> None:
+        if self.refuses and channel.name.startswith("probe"):
+            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no permission for this channel")
+        await super().subscribe(channel)
+
+
+async def test_node_starts_though_the_broker_does_not_deliver_the_probes_channel() -> None:
+    bus = SharedBroker()
+    await bus.start()
+    line = Unwilling(bus.line())
+    async with serving(broker=line, probe=OFTEN) as server:
+        await eventually(lambda: failures(server, "subscribe") >= 2)
+        async with server.client() as client:
+            await client.subscribe("room:1")
+        line.refuses = False
+        await succeeds(server)
+
+
+async def test_fault_of_the_probe_is_counted_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*args: object) -> Any:
+        raise RuntimeError("a fault of this code")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loopback, "connect", broken)
+        async with serving(probe=OFTEN) as server:
+            await eventually(lambda: failures(server, "fault") >= 3)
+            assert await server.metric("supervised_task_deaths_total", task="probe") == 0
 
 
 async def test_what_it_holds_it_has_from_the_start() -> None:

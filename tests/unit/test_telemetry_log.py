@@ -248,3 +248,20 @@ def test_a_mapping_that_is_no_dict_is_looked_into() -> None:
             return 1
 
     assert log.redact(None, "info", {"event": "e", "headers": Headers()})["headers"] == {"Cookie": log.REDACTED}
+
+
+def test_call_that_cannot_be_rendered_is_dropped_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    class Unfit(list[object]):
+        def __iter__(self) -> Iterator[object]:
+            raise RuntimeError(CANARY)
+
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    before = log.dropped()["render"]
+    logger = log.get_logger("a")
+    logger.info("not enough for %s and %s", "one")
+    logger.info("of a type that fails", numbers=Unfit())
+    logger.info("next")
+    assert [line["event"] for line in lines(stream)] == ["next"]
+    assert log.dropped()["render"] == before + 2
+    assert CANARY not in capsys.readouterr().err

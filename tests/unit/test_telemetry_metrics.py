@@ -50,6 +50,7 @@ def test_no_label_can_hold_a_channel_user_or_tenant(metrics: Metrics) -> None:
     assert labels <= {
         "credentials", "reason", "code", "type", "delivery", "outcome", "scope", "limit", "kind",
         "route", "method", "status", "task", "generation", "le", "version", "python", "cause", "line", "reply", "quantile",
+        "metric",
     }  # fmt: skip
 
 
@@ -100,3 +101,19 @@ def test_build_info_names_version_and_python(metrics: Metrics) -> None:
     (labels,) = (dict(labels) for name, labels in samples(metrics) if name == "tidewire_build_info")
     assert labels.keys() == {"version", "python"}
     assert labels["python"].startswith("3.")
+
+
+def test_collector_that_fails_is_left_out_and_counted(metrics: Metrics) -> None:
+    def broken() -> float:
+        raise RuntimeError("a broken collector")
+
+    metrics.broker_bytes.set_function(broken)
+    metrics.replaced.inc(3)
+    assert value(metrics, "tidewire_outbox_replaced_total") == 3
+    assert value(metrics, "tidewire_metric_errors_total", metric="tidewire_broker_bytes") == 2
+    assert ("tidewire_broker_bytes", ()) not in samples(metrics)
+
+
+def test_dropped_log_records_start_at_zero(metrics: Metrics) -> None:
+    for reason in ("queue_full", "write", "render"):
+        assert ("tidewire_log_records_dropped_total", (("reason", reason),)) in samples(metrics)
