@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
+from random import uniform
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -61,7 +62,8 @@ class Limits:
     ops_connections: Count = 32
     """TCP connections of the listener for health and metrics. For one more, the one that has waited longest is closed."""
     connection_rate: Rate = Rate(per_second=20, burst=100)
-    """Inbound messages of one connection."""
+    """Inbound messages of one connection. Subscribes have a budget of their own, which refills as fast, and whose burst is
+    `limits.subscriptions` for each connection that there may be; so do those of the next three."""
     user_rate: Rate = Rate(per_second=50, burst=200)
     """Inbound messages of one user over all connections."""
     ip_rate: Rate = Rate(per_second=500, burst=2_000)
@@ -71,9 +73,34 @@ class Limits:
     connect_rate_per_ip: Rate = Rate(per_second=50, burst=500)
     """Upgrades and tickets asked for by one address."""
     rate_violations: Count = 20
-    """Messages above its rate that a connection may send within 10 s before it is closed with 4429."""
+    """Frames with messages above its own rate that a connection may send within 10 s before it is closed with 4429."""
     tracked: Count = 50_000
-    """Users and addresses whose rates are remembered; the one idle longest is forgotten first."""
+    """Users and addresses without a connection whose rates are remembered; the one idle longest is forgotten first."""
+
+    @property
+    def subscribe_rate(self) -> Rate:
+        """Subscribes of one connection."""
+        return self._subscribes(self.connection_rate, 1)
+
+    @property
+    def user_subscribe_rate(self) -> Rate:
+        """Subscribes of one user over all connections."""
+        return self._subscribes(self.user_rate, self.connections_per_user)
+
+    @property
+    def ip_subscribe_rate(self) -> Rate:
+        """Subscribes from one address."""
+        return self._subscribes(self.ip_rate, self.connections_per_ip)
+
+    @property
+    def tenant_subscribe_rate(self) -> Rate:
+        """Subscribes of one tenant."""
+        return self._subscribes(self.tenant_rate, self.connections_per_tenant)
+
+    def _subscribes(self, messages: Rate, connections: int) -> Rate:
+        """Over time as many as messages; at once what that many connections need to get all their channels back."""
+        burst = min(connections, self.connections) * self.subscriptions
+        return Rate(messages.per_second, max(messages.burst, burst))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,35 +224,90 @@ class Probing:
     """Seconds without an echo after which one has failed. Longer than the interval, it puts the next one off."""
 
 
+LONGEST_WAIT = 60.0
+"""Seconds that anybody is told to stay away, at most: the longer the wait, the less is known of what will be then."""
+
+
+def jittered(seconds: float) -> float:
+    """A time to come back that many could be told at once: up to twice as long, by chance."""
+    return round(uniform(seconds, 2 * seconds), 3)  # noqa: S311  # spreads load, guards nothing
+
+
 class TokenBucket:
     """Allows `rate.per_second` over time and `rate.burst` at once. `now` is seconds that never go back."""
 
-    __slots__ = ("_rate", "_tokens", "_updated")
+    __slots__ = ("_last_place", "_rate", "_tokens", "_updated")
 
     def __init__(self, rate: Rate, now: float) -> None:
         self._rate = rate
         self._tokens = float(rate.burst)
         self._updated = now
+        self._last_place = 0.0
+        """When the last one that was refused was told to come back."""
 
     def take(self, now: float, cost: float = 1.0) -> float:
         """Takes `cost` and returns 0.0, or takes nothing and returns the seconds until it would succeed (inf: never)."""
-        tokens = min(self._rate.burst, self._tokens + (now - self._updated) * self._rate.per_second)
-        self._updated = now
+        tokens = self._refill(now)
         if tokens >= cost:
             self._tokens = tokens - cost
             return 0.0
-        self._tokens = tokens
         if cost > self._rate.burst:
             return inf
         return (cost - tokens) / self._rate.per_second
 
-    def give_back(self) -> None:
-        """Puts one back that was taken for nothing."""
-        self._tokens = min(self._rate.burst, self._tokens + 1.0)
+    def place(self, now: float, cost: float = 1.0) -> float:
+        """Seconds after which one that was refused should try again. Each that is refused meanwhile is told a later time: told
+        the same, all but one would come in vain. Nothing is reserved: whoever comes while there are tokens gets them."""
+        soonest = (cost - self._refill(now)) / self._rate.per_second
+        step = cost / self._rate.per_second
+        self._last_place = max(self._last_place, now + soonest - step) + step
+        # Beyond a full bucket nothing is known of who will still be there.
+        longest = min(LONGEST_WAIT, self._rate.burst / self._rate.per_second)
+        if self._last_place > now + longest:
+            self._last_place = now + longest
+            wait = uniform(longest / 2, longest)  # noqa: S311  # spreads load, guards nothing
+        else:
+            wait = self._last_place - now
+        return max(soonest, wait)
+
+    def charge(self, cost: float) -> None:
+        """Takes `cost` even if there is less: what comes next waits until that is paid."""
+        self._tokens -= cost
+
+    def give_back(self, cost: float = 1.0) -> None:
+        """Puts back what was taken for nothing."""
+        self._tokens = min(self._rate.burst, self._tokens + cost)
+
+    def change(self, rate: Rate, now: float) -> None:
+        """Goes on with another rate, and no more tokens than fit into its burst."""
+        self._refill(now)
+        self._rate = rate
+        self._tokens = min(rate.burst, self._tokens)
 
     def is_full(self, now: float) -> bool:
         """Whether it is as good as a new one."""
         return self._tokens + (now - self._updated) * self._rate.per_second >= self._rate.burst
+
+    def _refill(self, now: float) -> float:
+        self._tokens = min(self._rate.burst, self._tokens + (now - self._updated) * self._rate.per_second)
+        self._updated = now
+        return self._tokens
+
+
+def take_all(buckets: Sequence[TokenBucket], now: float, cost: float = 1.0) -> TokenBucket | None:
+    """Takes `cost` from every bucket and returns None; or takes nothing from any, and returns the first that has less."""
+    for bucket in buckets:  # written out: every message of every client comes through here
+        rate = bucket._rate
+        tokens = bucket._tokens + (now - bucket._updated) * rate.per_second
+        if tokens > rate.burst:
+            tokens = rate.burst
+        bucket._tokens = tokens
+        bucket._updated = now
+        if tokens < cost:
+            return bucket
+    for bucket in buckets:
+        bucket._tokens -= cost
+    return None
 
 
 class KeyedBuckets:
@@ -240,6 +322,10 @@ class KeyedBuckets:
 
     def take(self, key: Hashable, now: float, cost: float = 1.0) -> float:
         """As `TokenBucket.take`, on the key's bucket."""
+        return self.of(key, now).take(now, cost)
+
+    def of(self, key: Hashable, now: float) -> TokenBucket:
+        """The key's bucket, for use at once: it may be forgotten later."""
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = TokenBucket(self._rate, now)
@@ -247,7 +333,7 @@ class KeyedBuckets:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(key)
-        return bucket.take(now, cost)
+        return bucket
 
     def forget_full(self, now: float, most: int) -> None:
         """Lets go of those that have not been used for so long that they are full again: at most so many."""

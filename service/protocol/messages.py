@@ -115,7 +115,25 @@ class ServerMessage(Struct, frozen=True, omit_defaults=True):
     """What the service sends. Absent fields mean: does not apply."""
 
 
-class Limits(Struct, frozen=True):
+class SharedLimits(Struct, frozen=True, omit_defaults=True):
+    """What all connections of one user, or from one address, share."""
+
+    connections: int
+    rate: float
+    """Messages a second over time."""
+    burst: int
+    """Messages at once."""
+    subscribe_rate: float
+    """Subscribes a second over time."""
+    subscribe_burst: int
+    """Subscribes at once."""
+    connect_rate: float | None = None
+    """Upgrades and tickets a second over time; of an address alone."""
+    connect_burst: int | None = None
+    """Upgrades and tickets at once."""
+
+
+class Limits(Struct, frozen=True, omit_defaults=True):
     """The bounds a client must stay within, told in `welcome`."""
 
     message: int
@@ -128,6 +146,15 @@ class Limits(Struct, frozen=True):
     """Messages a second that a connection may send over time."""
     burst: int
     """Messages that it may send at once."""
+    subscribe_rate: float
+    """Subscribes a second that a connection may send over time."""
+    subscribe_burst: int
+    """Subscribes that it may send at once."""
+    violations: int
+    """Frames above these rates that it may send within 10 s."""
+    address: SharedLimits
+    user: SharedLimits | None = None
+    """Absent for an anonymous connection."""
 
 
 class Welcome(ServerMessage, frozen=True, tag="welcome", tag_field="type"):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 from collections import Counter
 from functools import lru_cache
+from random import uniform
 
 from service.core.clock import Clock
 from service.core.identity import Identity
-from service.core.limits import KeyedBuckets, Limits, Rollout
+from service.core.limits import KeyedBuckets, Limits, Rollout, TokenBucket, jittered, take_all
 from service.core.turnstile import Turnstile
 from service.errors import ErrorCode, ServiceError
+from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
 from service.realtime.caps import Caps
 from service.realtime.connection import Connection
+from service.realtime.rates import ConnectionRates, KeyedRates
 from service.telemetry.metrics import Metrics
-
-VIOLATION_WINDOW = 10.0
-"""Seconds within which `limits.rate_violations` messages above a rate end a connection."""
-
 
 SLICE = 1_000
 """Buckets that are forgotten at a time."""
@@ -41,7 +39,10 @@ def network_of(address: str) -> str:
 class Seat:
     """One connection's place under the caps, taken before its WebSocket exists and given back once."""
 
-    __slots__ = ("_admission", "_identity", "_open", "network")
+    __slots__ = ("_admission", "_identity", "_open", "network", "rates")
+
+    rates: ConnectionRates
+    """What the connection may send; there is none before it is identified."""
 
     def __init__(self, admission: Admission, network: str) -> None:
         self._admission = admission
@@ -54,6 +55,7 @@ class Seat:
         if self._identity is None:
             self._admission.count_identity(identity)
             self._identity = identity  # before anything is awaited: whoever releases it meanwhile gives this back too
+            self.rates = self._admission.acquire_rates(self.network, identity)
             await self._admission.caps.confirm(identity)
 
     def release(self) -> None:
@@ -76,24 +78,27 @@ class Admission:
         self._pending = 0
         self._per_ip: Counter[str] = Counter()
         self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
-        self._users = KeyedBuckets(limits.user_rate, limits.tracked)
-        self._ips = KeyedBuckets(limits.ip_rate, limits.tracked)
+        self._users = KeyedRates(limits.user_rate, limits.user_subscribe_rate, limits.tracked)
+        self._ips = KeyedRates(limits.ip_rate, limits.ip_subscribe_rate, limits.tracked)
+        self._tenants = KeyedRates(limits.tenant_rate, limits.tenant_subscribe_rate, limits.tracked)
         self._turnstile = Turnstile(rollout.accept_rate, clock.monotonic())
-        self._tenants = KeyedBuckets(limits.tenant_rate, limits.tracked)
         self.draining = False
 
     def check_open(self) -> None:
         """Raises ServiceError(DRAINING) if the node takes no new connections."""
         if self.draining:
-            raise ServiceError(ErrorCode.DRAINING, "this node is shutting down", retry_after=1)
+            raise ServiceError(ErrorCode.DRAINING, "this node is shutting down", retry_after=jittered(1.0))
 
     def check_connect_rate(self, network: str) -> None:
         """Raises ServiceError(RATE_LIMITED) if the address asks for upgrades or tickets too often."""
-        wait = self._connects.take(network, self._clock.monotonic())
-        if wait:
+        now = self._clock.monotonic()
+        bucket = self._connects.of(network, now)
+        if bucket.take(now):
             self._metrics.rate_limited.labels(scope="connect").inc()
             raise ServiceError(
-                ErrorCode.RATE_LIMITED, "too many connection attempts from this address", retry_after=math.ceil(wait)
+                ErrorCode.RATE_LIMITED,
+                "too many connection attempts from this address",
+                retry_after=round(bucket.place(now), 3),
             )
 
     def check_caps(self, network: str) -> None:
@@ -144,43 +149,78 @@ class Admission:
             self._metrics.pending.dec()
         else:
             self.caps.give_back(identity)
+            self._release_rates(network, identity)
+
+    def acquire_rates(self, network: str, identity: Identity) -> ConnectionRates:
+        """For Seat alone."""
+        now = self._clock.monotonic()
+        shared = [self._ips.acquire(network, now), self._tenants.acquire(identity.tenant, now)]
+        if not identity.is_anonymous:
+            shared.insert(0, self._users.acquire((identity.tenant, identity.user), now))
+        return ConnectionRates(self._limits, shared, now)
+
+    def _release_rates(self, network: str, identity: Identity) -> None:
+        self._ips.release(network)
+        self._tenants.release(identity.tenant)
+        if not identity.is_anonymous:
+            self._users.release((identity.tenant, identity.user))
 
     def _cap(self, name: str, used: int, limit: int) -> None:
         if used >= limit:
             self._metrics.limit_hits.labels(limit=name).inc()
             raise ServiceError(
-                ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{name} ({limit}) is reached", scope=name, retry_after=5
+                ErrorCode.TOO_MANY_CONNECTIONS,
+                f"limits.{name} ({limit}) is reached",
+                scope=name,
+                retry_after=jittered(5.0),
             )
 
-    def check_rate(self, connection: Connection) -> None:
-        """Takes one inbound message from every bucket it counts for. Raises ServiceError(RATE_LIMITED)."""
+    def check_rate(self, connection: Connection, command: Command | None) -> None:
+        """Takes what a message costs from every bucket that it counts for. Raises ServiceError(RATE_LIMITED); then it has cost
+        nothing. `command` is None for a message that is none.
+
+        The first `ready` costs nothing, and leaving a channel was paid for by joining it: a client whose `ready` or
+        `unsubscribe` is refused would be deaf, or present where it is not.
+        """
+        rates = connection.seat.rates
+        if isinstance(command, Subscribe):
+            self._take(rates, rates.subscribes, "subscribes")
+            return
+        session = connection.session
+        if isinstance(command, Unsubscribe) and session.is_subscribed(command.channel):
+            return
+        if isinstance(command, Ready) and not session.ready:
+            return
+        self._take(rates, rates.messages, "messages")
+
+    def check_subscribes(self, seat: Seat, count: int, *, is_upgrade: bool) -> None:
+        """Takes what the channels in an upgrade's address cost; a plain request only asks. Raises ServiceError(RATE_LIMITED)."""
+        rates = seat.rates
+        self._take(rates, rates.subscribes, "subscribes", count)
+        if not is_upgrade:
+            for bucket in rates.subscribes:
+                bucket.give_back(count)
+
+    def _take(self, rates: ConnectionRates, buckets: tuple[TokenBucket, ...], what: str, cost: int = 1) -> None:
         now = self._clock.monotonic()
-        identity = connection.session.identity
-        wait = connection.bucket.take(now)
-        scope = "connection"
-        if not wait and not identity.is_anonymous:
-            wait, scope = self._users.take((identity.tenant, identity.user), now), "user"
-        if not wait:
-            wait, scope = self._ips.take(connection.seat.network, now), "ip"
-        if not wait:
-            wait, scope = self._tenants.take(identity.tenant, now), "tenant"
-        if wait:
-            self._metrics.rate_limited.labels(scope=scope).inc()
+        short = take_all(buckets, now, cost)
+        if short is not None:
+            scope = rates.scope(short)
+            self._metrics.rate_limited.labels(scope=scope if what == "messages" else f"{scope}_{what}").inc()
+            wait = short.place(now, cost)
             raise ServiceError(
                 ErrorCode.RATE_LIMITED,
-                f"too many messages from this {scope}",
+                f"too many {what} from this {scope}",
                 scope=scope,
-                retry_after=round(wait, 3),
+                # Many connections can be refused at the same moment, each for a bucket of its own.
+                retry_after=round(uniform(wait, 1.25 * wait), 3),  # noqa: S311  # spreads load, guards nothing
             )
 
     def tidy(self, now: float) -> None:
         """Forgets users and addresses that have been quiet: of most who are connected there is nothing to remember."""
-        for buckets in (self._connects, self._users, self._ips):
+        for buckets in (self._connects, self._users, self._ips, self._tenants):
             buckets.forget_full(now, SLICE)
 
-    def is_abusive(self, connection: Connection) -> bool:
-        """Notes a message above the rate; True once there were too many lately."""
-        now = self._clock.monotonic()
-        recent = (*(at for at in connection.violations if at > now - VIOLATION_WINDOW), now)
-        connection.violations = recent
-        return len(recent) > self._limits.rate_violations
+    def is_abusive(self, connection: Connection, refusal: ServiceError) -> bool:
+        """Notes a frame with messages above a rate; True once there were too many lately."""
+        return connection.seat.rates.is_abusive(refusal.details["scope"], self._limits, self._clock.monotonic())

@@ -13,7 +13,7 @@ import structlog
 from service.core.caps import LEASE, CapStore, Claim, Holder
 from service.core.clock import Clock, Timer
 from service.core.identity import Identity
-from service.core.limits import Limits
+from service.core.limits import Limits, jittered
 from service.errors import ErrorCode, ServiceError
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
@@ -124,7 +124,10 @@ class Caps:
         limit = getattr(self._limits, scope)
         self._metrics.limit_hits.labels(limit=scope).inc()
         return ServiceError(
-            ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{scope} ({limit}) is reached", scope=scope, retry_after=5
+            ErrorCode.TOO_MANY_CONNECTIONS,
+            f"limits.{scope} ({limit}) is reached",
+            scope=scope,
+            retry_after=jittered(5.0),
         )
 
     async def _tell(self) -> None:

@@ -10,13 +10,14 @@ from typing import Protocol
 import structlog
 
 from service.core.clock import Timer
-from service.core.limits import OutboxLimits, TokenBucket
+from service.core.limits import OutboxLimits
 from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage, Welcome
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, join
 from service.realtime.outbox import Budget, Outbox
+from service.realtime.rates import ConnectionRates
 from service.realtime.socket import Socket
 from service.realtime.ways import Ways
 
@@ -34,6 +35,10 @@ class Seat(Protocol):
     @property
     def network(self) -> str:
         """Where the connection comes from: what counts as one address."""
+
+    @property
+    def rates(self) -> ConnectionRates:
+        """How much the connection may send."""
 
     def release(self) -> None:
         """Gives it back."""
@@ -66,7 +71,6 @@ class Connection(_Reach):
         "_parting",
         "_replies",
         "_shared",
-        "bucket",
         "closing",
         "id",
         "is_asked",
@@ -77,12 +81,9 @@ class Connection(_Reach):
         "session",
         "since",
         "socket",
-        "violations",
     )
 
-    def __init__(
-        self, id: str, socket: Socket, session: Session, seat: Seat, bucket: TokenBucket, shared: Surroundings
-    ) -> None:
+    def __init__(self, id: str, socket: Socket, session: Session, seat: Seat, shared: Surroundings) -> None:
         self.id = id
         self.socket = socket
         self.write = socket.write
@@ -92,9 +93,6 @@ class Connection(_Reach):
         self.window_bits = socket.window_bits
         self.session = session
         self.seat = seat
-        self.bucket = bucket
-        self.violations: tuple[float, ...] = ()
-        """When it sent above a rate, lately."""
         self.closing: tuple[CloseCode, str] | None = None
         self.is_clear = True
         """Whether what is written goes out at once, behind nothing else."""

@@ -9,7 +9,6 @@ from msgspec import Raw, Struct
 
 from service.core.eager import in_a_task
 from service.core.identity import Identity, anonymous
-from service.core.limits import TokenBucket
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol import framing, messages
@@ -62,7 +61,7 @@ async def greet(
         connection=connection.id,
         user=identity.user,
         heartbeat=node.bounds.deadlines.heartbeat,
-        limits=node.told_limits,
+        limits=node.limits_of(identity),
         expires_in=None if left is None else max(0, int(left)),
     )
     connection.greet(welcome, head)
@@ -71,10 +70,8 @@ async def greet(
 
 
 def _connection(node: Node, socket: Socket, arrival: Arrival, identity: Identity) -> Connection:
-    limits = node.bounds.limits
-    session = Session(identity, limits.subscriptions)
-    bucket = TokenBucket(limits.connection_rate, node.clock.monotonic())
-    return Connection(new_id(), socket, session, arrival.seat, bucket, node.surroundings)
+    session = Session(identity, node.bounds.limits.subscriptions)
+    return Connection(new_id(), socket, session, arrival.seat, node.surroundings)
 
 
 def _check_open(node: Node, socket: Socket) -> None:

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import nan
 
+from msgspec import structs
+
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.caps import CapStore
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
-from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Probing, RepairLimits, Rollout
+from service.core.identity import Identity
+from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Probing, Rate, RepairLimits, Rollout
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
@@ -100,8 +103,7 @@ class Node:
         self.gate = gate
         self.bounds = bounds
         self.metrics = metrics
-        self.told_limits = _told(bounds.limits)
-        """What every client is told in `welcome`."""
+        self._told = {anonymous: _told(bounds.limits, anonymous=anonymous) for anonymous in (False, True)}
         self.broker = ports.broker
         self.tickets = ports.tickets
         self.clock = ports.clock
@@ -229,6 +231,10 @@ class Node:
         self.hub.close()
         await self.broker.close()
 
+    def limits_of(self, identity: Identity) -> messages.Limits:
+        """What a client is told of them in `welcome`."""
+        return self._told[identity.is_anonymous]
+
     def check_ready(self) -> None:
         """Returns if this node by itself should get new connections, else raises ServiceError with the reason. The broker
         is `health`'s matter."""
@@ -345,11 +351,29 @@ class Node:
         return (room.key for room in self.hub.rooms() if room.carried and room.spec.presence)
 
 
-def _told(limits: Limits) -> messages.Limits:
+def _told(limits: Limits, *, anonymous: bool) -> messages.Limits:
+    connection, connect = limits.subscribe_rate, limits.connect_rate_per_ip
+    address = _shared(limits.connections_per_ip, limits.ip_rate, limits.ip_subscribe_rate)
+    user = _shared(limits.connections_per_user, limits.user_rate, limits.user_subscribe_rate)
     return messages.Limits(
         message=limits.message_bytes,
         batch=limits.batch,
         subscriptions=limits.subscriptions,
         rate=limits.connection_rate.per_second,
         burst=limits.connection_rate.burst,
+        subscribe_rate=connection.per_second,
+        subscribe_burst=connection.burst,
+        violations=limits.rate_violations,
+        address=structs.replace(address, connect_rate=connect.per_second, connect_burst=connect.burst),
+        user=None if anonymous else user,
+    )
+
+
+def _shared(connections: int, messages_rate: Rate, subscribes: Rate) -> messages.SharedLimits:
+    return messages.SharedLimits(
+        connections=connections,
+        rate=messages_rate.per_second,
+        burst=messages_rate.burst,
+        subscribe_rate=subscribes.per_second,
+        subscribe_burst=subscribes.burst,
     )

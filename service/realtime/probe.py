@@ -22,7 +22,7 @@ from service.core.channel import ChannelKey, ChannelPattern
 from service.core.clock import Timer, milliseconds
 from service.core.event import Delivery, Event, Publication
 from service.core.identity import anonymous
-from service.core.limits import Probing, Rate, TokenBucket
+from service.core.limits import Limits, Probing
 from service.core.session import Session, Subscription
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
@@ -32,6 +32,7 @@ from service.realtime.control_messages import OWN_TENANT, probe_of
 from service.realtime.frame import event_frame
 from service.realtime.hub import Room
 from service.realtime.publisher import new_id
+from service.realtime.rates import ConnectionRates
 from service.realtime.socket import Ear, Socket
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
@@ -42,8 +43,6 @@ MOST_RECONNECT = 60.0
 
 _SPEC = ChannelSpec(ChannelPattern("probe"), SubscribeRule.GRANT, {})
 """Nobody is asked for the grant: no client can name the tenant."""
-_RATE = Rate(per_second=1.0, burst=1)
-"""Of commands, which the probe's connection has none of."""
 
 _log = structlog.get_logger("probe")
 
@@ -262,8 +261,7 @@ class _Line:
         """Connects, and becomes a member of the room. Raises OSError."""
         self._loopback = await connect(self, shared.metrics)
         session = Session(anonymous(OWN_TENANT), most_subscriptions=1)
-        bucket = TokenBucket(_RATE, self._now())
-        self._connection = Connection(new_id(), self._loopback.socket, session, _Nowhere(), bucket, shared)
+        self._connection = Connection(new_id(), self._loopback.socket, session, _Nowhere(), shared)
         subscription = Subscription(room.key, None)
         room.occupants[self._connection] = subscription
         room.admit(self._connection, subscription)
@@ -309,6 +307,8 @@ class _Nowhere:
     """The seat of a connection that takes none."""
 
     network = ""
+    rates = ConnectionRates(Limits(), (), 0.0)
+    """Asked by nobody: nothing that this connection says is a command."""
 
     def release(self) -> None:
         """See Seat."""

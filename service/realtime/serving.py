@@ -86,7 +86,13 @@ class Serving:
             try:
                 await node.subscriptions.subscribe(connection, channel, None, None)
             except ServiceError as error:
-                _refuse(node, connection, error, None)
+                # It has no id: the channel tells which of the address's was refused.
+                _refuse(
+                    node,
+                    connection,
+                    ServiceError(error.code, error.message, **{**error.details, "channel": channel}),
+                    None,
+                )
         await self._handle(rest)
 
     # --- what the socket tells ----------------------------------------------------------------------------------------
@@ -169,20 +175,24 @@ class Serving:
     async def _handle(self, parts: Iterable[str | Raw], fault: ServiceError | None = None) -> None:
         """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal.
 
+        However many of them are above the rate, that is one violation.
+
         Every reply must find room before the next message is looked at: a small batch can ask for megabytes with each of its
         messages.
         """
         node, connection = self._node, self._connection
+        is_noted = False
         for message in parts:
             if self._is_over:
                 return
             try:
-                node.admission.check_rate(connection)
-                if fault is not None:
-                    raise fault
-                await self._command(message)
+                await self._command(message, fault)
             except ServiceError as error:
                 _refuse(node, connection, error, id_of(message))
+                if error.code is ErrorCode.RATE_LIMITED and not is_noted:
+                    is_noted = True
+                    if node.admission.is_abusive(connection, error):
+                        connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
             except CloseConnection as end:
                 connection.close(end.code, end.reason)
             except Exception:
@@ -193,13 +203,18 @@ class Serving:
             if not connection.has_room:
                 await connection.room_to_reply()
 
-    async def _command(self, message: str | Raw) -> None:
+    async def _command(self, message: str | Raw, fault: ServiceError | None) -> None:
         node = self._node
         try:
+            if fault is not None:
+                raise fault
             command = decode(message)
         except ServiceError:
-            _count_in(node, "invalid", message)
+            node.admission.check_rate(self._connection, None)
+            if fault is None:
+                _count_in(node, "invalid", message)
             raise
+        node.admission.check_rate(self._connection, command)
         kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
         _count_in(node, kind, message)
         await HANDLERS[type(command)](node, self._connection, command)
@@ -220,8 +235,6 @@ class Serving:
 def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
     node.metrics.errors.labels(code=error.code.code).inc()
     connection.reply(error_message(error, request))
-    if error.code is ErrorCode.RATE_LIMITED and node.admission.is_abusive(connection):
-        connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
 
 
 async def _leave(node: Node, connection: Connection, channel: str) -> None:

@@ -73,6 +73,17 @@ _LIMITS = (
     "revocations",
     "accept_rate",
 )
+_RATES = (
+    "connection",
+    "user",
+    "ip",
+    "tenant",
+    "connection_subscribes",
+    "user_subscribes",
+    "ip_subscribes",
+    "tenant_subscribes",
+    "connect",
+)
 _FDS = Path("/proc/self/fd")
 _STATM = Path("/proc/self/statm")
 
@@ -197,8 +208,10 @@ class Metrics:
             "presence_reentered", "Entries of this node in presence that the store had lost, and that were made again."
         )
 
-        self.rate_limited = self._tallies("rate_limited", "Messages and upgrades above a rate, by its scope.", "scope")
-        _start(self.rate_limited, ("connection", "user", "ip", "tenant", "connect"))
+        self.rate_limited = self._tallies(
+            "rate_limited", "Messages, subscribes and upgrades above a rate, by its scope.", "scope"
+        )
+        _start(self.rate_limited, _RATES)
         self.limit_hits = self._tallies(
             "limit_hits", "Times that a bound or deadline was reached, by its name.", "limit"
         )

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from service.core.eager import begin
 from service.core.identity import Identity, Right
+from service.core.limits import jittered
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
 from service.protocol.framing import accept_key
@@ -156,9 +157,11 @@ class Upgrades:
             has_entered = _enter(request, node)
             arrival = await _check(request, node, edge, seat)
             if not is_upgrade(request.headers):
+                _take_subscribes(node, arrival, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
             key = _check_handshake(request)
             agreement = self._agree(request)
+            _take_subscribes(node, arrival, is_upgrade=True)
             await _use_ticket(request, node, arrival)
         except BaseException:
             if has_entered:
@@ -250,6 +253,12 @@ def _head(key: bytes, agreement: Agreement | None) -> bytes:
     return _HEAD % (accept_key(key), SUBPROTOCOL.encode(), extensions)
 
 
+def _take_subscribes(node: Node, arrival: Arrival, *, is_upgrade: bool) -> None:
+    """The channels of the address cost what subscribing to them would. All or none: a client could not tell which are missing."""
+    if arrival.channels:
+        node.admission.check_subscribes(arrival.seat, len(arrival.channels), is_upgrade=is_upgrade)
+
+
 async def _use_ticket(request: web.BaseRequest, node: Node, arrival: Arrival) -> None:
     """Comes last: a ticket that pays for a refusal would leave the client without the means to ask for the reason."""
     if arrival.credentials == "ticket" and await node.tickets.redeem(request.query["ticket"]) is None:
@@ -260,7 +269,7 @@ def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
     node.admission.check_open()
     if node.budget.used >= node.budget.limit:
         node.metrics.limit_hits.labels(limit="outbox_node").inc()
-        raise ServiceError(ErrorCode.OVERLOADED, "the outboxes of this node are full", retry_after=5)
+        raise ServiceError(ErrorCode.OVERLOADED, "the outboxes of this node are full", retry_after=jittered(5.0))
     network = network_of(client_ip(request, edge.hops))
     node.admission.check_connect_rate(network)
     node.admission.check_caps(network)

@@ -171,12 +171,14 @@ async def connected(
 
 
 @asynccontextmanager
-async def upgraded(server: Running, user: str | None = "ann", **headers: str) -> AsyncIterator[Raw]:
+async def upgraded(
+    server: Running, user: str | None = "ann", *, target: str = "/ws", **headers: str
+) -> AsyncIterator[Raw]:
     """A WebSocket; welcomed, unless `user` is None: then no credentials are sent."""
     if user is not None:
         headers["Authorization"] = f"Bearer {token(user)}"
     async with connected(server) as raw:
-        answer = await raw.request(headers=HANDSHAKE | headers)
+        answer = await raw.request(target, HANDSHAKE | headers)
         assert answer.status == 101, answer
         if user is not None:
             assert (await raw.message())["type"] == "welcome"

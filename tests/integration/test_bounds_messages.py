@@ -186,7 +186,7 @@ class TestRate:
             await ann.send(type="ping", id="late")
             error = await ann.expect("error", code="rate_limited", id="late", retryable=True)
             assert error["details"]["scope"] == scope
-            assert 0 < error["details"]["retry_after"] <= 1000
+            assert 0 < error["details"]["retry_after"] <= 1250, "the wait, and up to a quarter more by chance"
             assert await server.metric("rate_limited_total", scope=scope) == 1
             assert await server.metric("connections") == 1, "a little above the rate is no reason to close"
 
@@ -253,7 +253,7 @@ class TestRate:
             await ann.send(type="ping", id="1")
             await ann.expect("pong", id="1")
             await ann.send(type="ping", id="2")
-            assert (await ann.expect("error", id="2"))["details"]["retry_after"] == 0.5
+            assert 0.5 <= (await ann.expect("error", id="2"))["details"]["retry_after"] <= 0.625
             clock.advance(0.5)
             await ann.send(type="ping", id="3")
             await ann.expect("pong", id="3")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core.limits import Compression, KeyedBuckets, Rate, TokenBucket
+from service.core.limits import LONGEST_WAIT, Compression, KeyedBuckets, Limits, Rate, TokenBucket, jittered, take_all
 
 NEGLIGIBLE = 1e-6
 """What floating point may add up to."""
@@ -70,6 +70,90 @@ def test_a_refused_try_costs_nothing(rate: Rate, tries: int) -> None:
 def test_what_is_not_used_does_not_pile_up() -> None:
     bucket = TokenBucket(Rate(per_second=10, burst=5), 0.0)
     assert [bucket.take(1_000_000.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
+
+
+exact_rates = st.builds(Rate, per_second=st.sampled_from([0.25, 0.5, 1.0, 4.0]), burst=st.integers(1, 10))
+"""With which floating point makes no difference, at whole seconds."""
+
+
+@given(
+    of=st.lists(exact_rates, min_size=1, max_size=4),
+    steps=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5)), max_size=60),
+)
+def test_take_all_takes_from_every_bucket_or_from_none(of: list[Rate], steps: list[tuple[int, int]]) -> None:
+    now = 1000.0
+    together = [TokenBucket(rate, now) for rate in of]
+    apart = [TokenBucket(rate, now) for rate in of]
+    for wait, cost in steps:
+        now += wait
+        short = take_all(together, now, cost)
+        could = [bucket.take(now, cost) == 0.0 for bucket in apart]
+        assert (short is None) is all(could)
+        if short is not None:
+            assert short is together[could.index(False)], "the first that has less is named"
+            for bucket, took in zip(apart, could, strict=True):
+                if took:
+                    bucket.give_back(cost)
+
+
+@given(rate=rates, refused=st.integers(1, 60))
+def test_place_tells_each_refused_one_a_later_time_until_a_full_bucket_s(rate: Rate, refused: int) -> None:
+    bucket = TokenBucket(rate, 0.0)
+    bucket.take(0.0, rate.burst)
+    soonest, longest = 1.0 / rate.per_second, min(LONGEST_WAIT, rate.burst / rate.per_second)
+    for number, told in enumerate([bucket.place(0.0) for _ in range(refused)], 1):
+        place = number * soonest
+        if place <= longest * (1 - NEGLIGIBLE):
+            assert told == pytest.approx(place)
+        else:
+            assert soonest * (1 - NEGLIGIBLE) <= told <= max(soonest, longest) * (1 + NEGLIGIBLE)
+
+
+def test_place_moves_on_with_time() -> None:
+    bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
+    bucket.take(0.0, 10)
+    assert [bucket.place(0.0) for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert bucket.place(2.0) == 2.0
+    assert bucket.take(9.0) == 0.0, "nothing is reserved"
+
+
+def test_place_of_several_is_when_there_are_as_many_tokens() -> None:
+    bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
+    bucket.take(0.0, 10)
+    assert [bucket.place(0.0, 4), bucket.place(0.0, 4)] == [4.0, 8.0]
+
+
+def test_charge_is_paid_before_anything_else() -> None:
+    bucket = TokenBucket(Rate(per_second=1, burst=2), 0.0)
+    bucket.charge(5)
+    assert bucket.take(0.0) == 4.0
+    assert bucket.take(4.0) == 0.0
+
+
+def test_change_of_rate_keeps_no_more_than_the_new_burst() -> None:
+    bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
+    bucket.change(Rate(per_second=2, burst=3), 0.0)
+    assert [bucket.take(0.0) == 0.0 for _ in range(4)] == [True] * 3 + [False]
+    bucket.change(Rate(per_second=10, burst=10), 1.0)
+    assert [bucket.take(1.0) == 0.0 for _ in range(3)] == [True] * 2 + [False], "what was earned at the old rate"
+
+
+@given(st.floats(0.1, 60))
+def test_jittered_time_is_never_too_early_and_at_most_twice_as_long(seconds: float) -> None:
+    assert seconds - 0.001 <= jittered(seconds) <= 2 * seconds + 0.001
+
+
+def test_subscribe_bursts_follow_from_the_channels_and_connections_that_there_may_be() -> None:
+    limits = Limits(subscriptions=10, connections_per_user=3, connections_per_ip=20, connections=1_000)
+    assert limits.subscribe_rate == Rate(limits.connection_rate.per_second, 100), "no less than messages"
+    assert limits.user_subscribe_rate == Rate(limits.user_rate.per_second, 200)
+    assert limits.ip_subscribe_rate == Rate(limits.ip_rate.per_second, 2_000)
+    assert limits.tenant_subscribe_rate == Rate(limits.tenant_rate.per_second, 10_000), "of this node's connections"
+    large = Limits(subscriptions=500)
+    assert large.subscribe_rate.burst == 500
+    assert large.user_subscribe_rate.burst == 500 * large.connections_per_user
+    assert large.ip_subscribe_rate.burst == 500 * large.connections_per_ip
+    assert large.tenant_subscribe_rate.burst == 500 * large.connections
 
 
 def test_keys_have_buckets_of_their_own() -> None:

@@ -15,13 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.core.event import Delivery
 from service.core.identity import Identity
-from service.core.limits import Compression, OutboxLimits, Rate, TokenBucket
+from service.core.limits import Compression, Limits, OutboxLimits
 from service.core.session import Session
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
 from service.realtime.connection import MOST_REPLIES, SMALL_REPLY, Connection, Surroundings
 from service.realtime.frame import Burst, Frame, Press
 from service.realtime.outbox import Budget
+from service.realtime.rates import ConnectionRates
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -72,6 +73,7 @@ class Given:
     """A seat that is counted."""
 
     network = "192.0.2.1"
+    rates = ConnectionRates(Limits(), (), 0.0)
 
     def release(self) -> None:
         """Who lets go of connections does that, not they themselves."""
@@ -102,9 +104,7 @@ class Stage:
             budget=self.budget,
             on_close=lambda connection, code, reason: self.ends.append(code),
         )
-        self.connection = Connection(
-            "c", self.socket, Session(Identity("t", "ann"), 10), Given(), TokenBucket(Rate(1, 1), 0.0), shared
-        )
+        self.connection = Connection("c", self.socket, Session(Identity("t", "ann"), 10), Given(), shared)
         self.socket.ear = Listening(self.connection)
 
     def end_turn(self) -> None:

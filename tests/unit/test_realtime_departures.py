@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from service.core.identity import anonymous
-from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Rollout, TokenBucket
+from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
 from service.protocol.close import CloseCode
 from service.realtime.connection import Connection, Surroundings
@@ -66,8 +66,7 @@ class Stage:
     def _connection(self, id: str) -> Connection:
         line = Line(self.clock)
         self.lines.append(line)
-        bucket = TokenBucket(Limits().connection_rate, self.clock.monotonic())
-        return Connection(id, line, Session(anonymous("t"), 10), cast(Any, None), bucket, self._shared)
+        return Connection(id, line, Session(anonymous("t"), 10), cast(Any, None), self._shared)
 
     def asked(self, reason: str) -> float:
         return self.metrics.registry.get_sample_value("tidewire_reconnects_asked_total", {"reason": reason}) or 0.0

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from service.core.identity import anonymous
-from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Rollout, TokenBucket
+from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
 from service.realtime.connection import Connection, Surroundings
 from service.realtime.departures import Departures
@@ -62,8 +62,7 @@ class Stage:
             budget=Budget(10**6),
             on_close=lambda connection, code, reason: None,
         )
-        bucket = TokenBucket(Limits().connection_rate, clock.monotonic())
-        self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), bucket, shared)
+        self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), shared)
         self.departures = Departures(clock, metrics)
         roster = Roster(metrics)
         roster.add(self.connection)
