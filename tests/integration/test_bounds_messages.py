@@ -16,11 +16,11 @@ from tests.harness import DEADLINE, Client, Running, serving, token
 from tests.integration.raw import (
     CLOSE,
     CONTINUATION,
-    HANDSHAKE,
     PING,
     PONG,
     TEXT,
-    connected,
+    ask,
+    bearer,
     frame,
     text,
     upgraded,
@@ -356,10 +356,8 @@ class TestFlood:
     async def test_of_refused_upgrades_stops_at_the_address_s_rate(self) -> None:
         async with serving(limits={"connect_rate_per_ip": {"per_second": 0.001, "burst": 10}}) as server:
             async with server.client("bystander") as other:
-                async with connected(server) as raw:
-                    bad = HANDSHAKE | {"Authorization": "Bearer x.y.z"}
-                    codes = [(await raw.request("/ws", bad)).code for _ in range(12)]
-                    codes.append((await raw.request("/tickets", method="POST")).code)
+                codes = [(await ask(server, "/ws", bearer("x.y.z"))).code for _ in range(12)]
+                codes.append((await ask(server, "/tickets", upgrade=False, method="POST")).code)
                 assert codes == ["invalid_token"] * 9 + ["rate_limited"] * 4
                 await other.silence()
             await server.at_rest()
