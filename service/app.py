@@ -48,6 +48,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics, resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag
 from service.web import api, loopback, native, ops, parting, problem, upgrade
+from service.web.descriptors import Descriptors
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
 from service.web.http_connections import HTTP_CONNECTIONS, HttpConnections
@@ -96,6 +97,14 @@ class Service:
         if not settings.proxy.hops:
             self.http_connections.max_per_address = settings.limits.http_connections_per_ip
         self.ops_connections = self._http_connections("ops_connections", settings.limits.ops_connections)
+        self.descriptors = Descriptors(
+            settings.limits,
+            self.node.admission,
+            self.http_connections,
+            self.ops_connections,
+            self.clock,
+            self.metrics,
+        )
         self.metrics.http_connections.set_function(lambda: len(self.http_connections))
         self.metrics.max_http_connections.set_function(lambda: self.http_connections.max_connections)
         self.metrics.ops_connections.set_function(lambda: len(self.ops_connections))
@@ -287,8 +296,10 @@ Companion = Callable[[int], AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
-async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
+async def running(service: Service, max_files: Callable[[], float] | None = None) -> AsyncIterator[tuple[int, int]]:
     """Listens on both ports until left, then drains and closes; gives the public and the ops port (useful for 0).
+
+    `max_files` says how many files the process may open. Without it, that is somebody else's matter.
 
     While it drains, upgrades are refused and everything else is served, on new connections too: a backend's publish must not fail
     because a proxy has not noticed yet. Workers that share the port leave it to their siblings at once.
@@ -326,6 +337,7 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
             service.upgrades,
             await _set_up(public),
             service.http_connections,
+            service.descriptors,
             service.clock,
             service.metrics,
             settings.limits.message_bytes,
@@ -336,6 +348,8 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
                 door, settings.host, settings.port, backlog=BACKLOG, reuse_port=is_shared or None
             )
         bound_buffers(listener.sockets, service.node.bounds)
+        if max_files is not None:
+            service.descriptors.start(max_files)
         gc_watch.install()
         loop_lag.start()
         service.metrics.start_memory.set(resident_memory())
@@ -353,6 +367,7 @@ async def running(service: Service) -> AsyncIterator[tuple[int, int]]:
         if service.door is not None:
             service.door.close()
         service.http_connections.stop()
+        service.descriptors.stop()
         loop_lag.stop()
         gc_watch.uninstall()
         if ops_listener is not None:

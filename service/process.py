@@ -14,6 +14,7 @@ import uvloop
 from service.app import Companion, Service, running
 from service.errors import ServiceError
 from service.telemetry import log
+from service.telemetry.metrics import max_files
 from service.telemetry.runtime import settle_gc
 
 PATIENCE = 1.0
@@ -81,7 +82,7 @@ class _Stop:
 async def _serve(service: Service, companion: Companion | None) -> int:
     stop = _Stop(service)
     try:
-        async with running(service) as (port, ops_port):
+        async with running(service, max_files) as (port, ops_port):
             stop.started()
             settle_gc()
             _log.info(

@@ -42,7 +42,7 @@ class Limits:
     subscriptions: Count = 128
     """Channels a connection."""
     connections: Count = 15_000
-    """Connections of this node."""
+    """Connections of this node. Fewer where the process may not open enough files; the log says so at the start."""
     connections_per_tenant: Count = 1_000_000
     """Connections of one tenant to all nodes together."""
     connections_per_user: Count = 32

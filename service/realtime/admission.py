@@ -74,6 +74,8 @@ class Admission:
         self.caps = caps
         self._clock = clock
         self._metrics = metrics
+        self.max_connections = limits.connections
+        """`limits.connections`, or what the process has descriptors for."""
         self._total = 0
         self._pending = 0
         self._per_ip: Counter[str] = Counter()
@@ -83,6 +85,16 @@ class Admission:
         self._tenants = KeyedRates(limits.tenant_rate, limits.tenant_subscribe_rate, limits.tracked)
         self._turnstile = Turnstile(rollout.accept_rate, clock.monotonic())
         self.draining = False
+
+    @property
+    def total(self) -> int:
+        """Connections under the caps, those too that are still being checked."""
+        return self._total
+
+    def lower_connections(self, cap: int) -> None:
+        """Sets the cap on connections, to what the process has descriptors for."""
+        self.max_connections = cap
+        self._metrics.max_connections.set(cap)
 
     def check_open(self) -> None:
         """Raises ServiceError(DRAINING) if the node takes no new connections."""
@@ -103,7 +115,7 @@ class Admission:
 
     def check_caps(self, network: str) -> None:
         """Raises ServiceError(TOO_MANY_CONNECTIONS) if the node or the address is full."""
-        self._cap("connections", self._total, self._limits.connections)
+        self._cap("connections", self._total, self.max_connections)
         self._cap("pending", self._pending, self._limits.pending)
         self._cap("connections_per_ip", self._per_ip[network], self._limits.connections_per_ip)
 

@@ -62,6 +62,7 @@ _LIMITS = (
     "http_connections",
     "http_connections_per_ip",
     "ops_connections",
+    "open_files",
     "hello_deadline",
     "header_deadline",
     "body_deadline",
@@ -315,9 +316,9 @@ class Metrics:
             "start_memory_bytes", "Resident memory at the moment at which it began to serve."
         )
         self.open_fds = self._gauge("open_fds", "File descriptors in use.")
-        self.open_fds.set_function(_open_fds)
+        self.open_fds.set_function(open_files)
         self.max_fds = self._gauge("max_fds", "File descriptors that this process may have.")
-        self.max_fds.set_function(_max_fds)
+        self.max_fds.set_function(max_files)
         ProcessCollector(registry=self.registry)  # process_*: CPU seconds, resident memory, start time
         self.info = Info("tidewire_build", "What is running.", registry=self.registry)
         self.version = _version()
@@ -432,7 +433,8 @@ def resident_memory() -> float:
         return nan
 
 
-def _open_fds() -> float:
+def open_files() -> float:
+    """Descriptors in use; NaN where the system does not tell."""
     try:
         # Since Linux 6.2 the directory's size is their number; listing 15 000 of them takes milliseconds.
         return float(_FDS.stat().st_size or len(os.listdir(_FDS)))  # noqa: PTH208  # no objects wanted, only their number
@@ -440,7 +442,8 @@ def _open_fds() -> float:
         return nan
 
 
-def _max_fds() -> float:
+def max_files() -> float:
+    """Descriptors that this process may have: the soft limit, inf for any number; NaN where the system does not tell."""
     if sys.platform == "win32":
         return nan
     import resource  # there is none on Windows

@@ -18,6 +18,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from service.core.clock import Clock
 from service.realtime.admission import network_of
 from service.telemetry.metrics import Metrics
+from service.web.descriptors import Descriptors
 from service.web.http_connections import HttpConnections
 from service.web.upgrade import Upgrades, is_upgrade
 
@@ -43,6 +44,7 @@ class Door:
         upgrades: Upgrades,
         server: Callable[[], asyncio.Protocol],
         connections: HttpConnections,
+        descriptors: Descriptors,
         clock: Clock,
         metrics: Metrics,
         message_bytes: int,
@@ -50,6 +52,7 @@ class Door:
         self.upgrades = upgrades
         self.server = server
         self.connections = connections
+        self.descriptors = descriptors
         self.clock = clock
         self.metrics = metrics
         self.max_early = message_bytes + FRAME_HEAD
@@ -121,6 +124,9 @@ class Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         accepted = cast(asyncio.Transport, transport)  # told, not asked: uvloop's are no subclasses of asyncio's
+        if not self._door.descriptors.take(accepted):
+            accepted.abort()
+            return
         self.peername = peer = accepted.get_extra_info("peername")
         # A reset may have come before: then the system knows no peer any more.
         if self._door.connections.add(accepted, network_of(peer[0]) if peer else ""):

@@ -9,7 +9,6 @@ those that never send one. A connection with a whole request in hand is never cl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -54,8 +53,8 @@ class HttpConnections:
         self.max_connections = cap
         self.max_per_address: int | None = None
         """None: addresses are not counted, as behind a proxy, whose address is everybody's."""
-        self.on_full: Callable[[], None] | None = None
-        """Called when the cap is reached."""
+        self.is_at_cap = False
+        """Whether a cap was reached since somebody last set this to False."""
         self._name = name
         self._deadlines = deadlines
         self._close_grace = close_grace
@@ -157,6 +156,12 @@ class HttpConnections:
         """Makes room in the process for something else."""
         self._close_first(self._waiting)
 
+    def lower(self, cap: int, per_address: int = 1) -> None:
+        """Sets the caps, to what the process has descriptors for."""
+        self.max_connections = cap
+        if self.max_per_address is not None:
+            self.max_per_address = per_address
+
     def _wait(self, transport: asyncio.Transport, timeout: float) -> None:
         connection = self._all.get(transport)
         if connection is None:
@@ -170,15 +175,17 @@ class HttpConnections:
     def _make_room(self, address: str) -> bool:
         cap, counted = self.max_per_address, self._addresses.get(address)
         if cap is not None and counted is not None and counted.count >= cap:
-            self._metrics.limit_hits.labels(limit=f"{self._name}_per_ip").inc()
+            self._hit(f"{self._name}_per_ip")
             if not self._close_first(counted.waiting):
                 return False
         if len(self._all) >= self.max_connections:
-            self._metrics.limit_hits.labels(limit=self._name).inc()
-            if self.on_full is not None:
-                self.on_full()
+            self._hit(self._name)
             return self._close_first(self._waiting)
         return True
+
+    def _hit(self, cap: str) -> None:
+        self.is_at_cap = True
+        self._metrics.limit_hits.labels(limit=cap).inc()
 
     def _close_first(self, waiting: dict[asyncio.Transport, None]) -> bool:
         first = next(iter(waiting), None)

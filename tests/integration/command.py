@@ -24,6 +24,8 @@ class Command:
 
     arguments: tuple[str, ...]
     settings: Mapping[str, str]
+    max_files: int | None = None
+    """Its hard limit of open files, if it gets one of its own."""
     log: list[dict[str, Any]] = field(default_factory=list)
     """Lines that are no JSON have the level `raw`."""
     _process: asyncio.subprocess.Process | None = None
@@ -34,8 +36,9 @@ class Command:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("TIDEWIRE_", "PYTHONASYNCIO"))
         }
+        limited = () if self.max_files is None else ("sh", "-c", f'ulimit -n {self.max_files} && exec "$@"', "sh")
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *self.arguments),
+            *(*limited, sys.executable, "-m", *self.arguments),
             cwd=CHECKOUT,
             env={**kept, **{f"TIDEWIRE_{name}": value for name, value in self.settings.items()}},
             stdout=asyncio.subprocess.PIPE,
@@ -106,7 +109,19 @@ class Command:
 
 @asynccontextmanager
 async def command(*arguments: str, **settings: str) -> AsyncIterator[Command]:
-    started = Command(arguments, settings)
+    async with _run(Command(arguments, settings)) as started:
+        yield started
+
+
+@asynccontextmanager
+async def limited_command(max_files: int, *arguments: str, **settings: str) -> AsyncIterator[Command]:
+    """As `command`, in a process that may open so many files."""
+    async with _run(Command(arguments, settings, max_files)) as started:
+        yield started
+
+
+@asynccontextmanager
+async def _run(started: Command) -> AsyncIterator[Command]:
     try:
         await started.start()
         yield started

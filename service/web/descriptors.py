@@ -1,0 +1,163 @@
+"""Keeps the connections of a node within the file descriptors that its process may have, and says when there are no more."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from math import inf, isfinite, isinf, isnan
+
+import structlog
+
+from service.core.clock import Clock, Timer
+from service.core.descriptors import DescriptorPlan, plan
+from service.core.limits import Limits
+from service.realtime.admission import Admission
+from service.telemetry.metrics import Metrics, open_files
+from service.web.http_connections import HttpConnections
+
+CHECK_INTERVAL = 1.0
+"""Seconds between two looks at how many descriptors are left, and whether the limit is still the same."""
+REPORT_INTERVAL = 60.0
+"""Seconds between two lines that say that there are none."""
+USUALLY_IN_USE = 32
+"""Descriptors that are open before the first connection, where the system does not say."""
+
+_log = structlog.get_logger("web")
+
+
+class Descriptors:
+    """Lowers the caps to what the process may open, and keeps the reserve free of connections of the public listener."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        admission: Admission,
+        http_connections: HttpConnections,
+        ops_connections: HttpConnections,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._limits = limits
+        self._admission = admission
+        self._http = http_connections
+        self._ops = ops_connections
+        self._clock = clock
+        self._metrics = metrics
+        self._limit: Callable[[], float] = lambda: inf
+        self._in_use = 0
+        self._plan: DescriptorPlan | None = None
+        """None while nothing limits the process."""
+        self._first_reserved = inf
+        self._reported_at = -inf
+        self._refused = 0
+        """Connections closed at once since the last report."""
+        self._timer: Timer | None = None
+
+    def start(self, limit: Callable[[], float]) -> None:
+        """To be called when everything but connections is open. `limit`: how many files the process may open; inf for any
+        number."""
+        counted = open_files()
+        self._in_use = USUALLY_IN_USE if isnan(counted) else int(counted)
+        self._limit = limit
+        self._check()
+
+    def stop(self) -> None:
+        """Ends looking."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def take(self, transport: asyncio.Transport) -> bool:
+        """Whether a connection that was just accepted may stay; one that may not has taken a descriptor of the reserve."""
+        if isinf(self._first_reserved):
+            return True
+        socket = transport.get_extra_info("socket")
+        if socket is None or socket.fileno() < self._first_reserved:
+            return True
+        self._refused += 1
+        self._metrics.limit_hits.labels(limit="open_files").inc()
+        self._http.close_longest_waiting()  # so that the next one finds a place
+        self._report()
+        return False
+
+    # --- once a second ------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        self._timer = self._clock.call_later(CHECK_INTERVAL, self._check)
+        limit = self._limit()
+        known = None if self._plan is None else self._plan.limit
+        if (int(limit) if isfinite(limit) else None) != known:
+            self._follow(limit)
+        if self._is_full():
+            self._report()
+
+    def _follow(self, limit: float) -> None:
+        """Sets the caps for this limit, at the start and when an operator has changed it."""
+        limits = self._limits
+        planned = self._plan = plan(int(limit), self._in_use, limits) if isfinite(limit) else None
+        if planned is None:
+            self._first_reserved = inf
+            self._admission.lower_connections(limits.connections)
+            self._http.lower(limits.http_connections, limits.http_connections_per_ip)
+            self._ops.lower(limits.ops_connections)
+            return
+        self._first_reserved = planned.first_reserved
+        self._admission.lower_connections(planned.connections)
+        one_address = max(1, planned.http_connections // 2)  # it leaves room for others, however little there is
+        self._http.lower(planned.http_connections, min(limits.http_connections_per_ip, one_address))
+        self._ops.lower(planned.ops_connections)
+        if planned.connections < limits.connections:
+            _log.warning(
+                "connections_lowered",
+                reason=(
+                    f"limits.connections is {limits.connections}, but this process may open {planned.limit} files: "
+                    f"{planned.in_use} are in use and {planned.reserve} are kept for health, metrics and the broker, which "
+                    f"leaves {planned.connections} connections and {planned.http_connections} without a WebSocket. Raise the "
+                    "hard limit of open files (ulimit -Hn, LimitNOFILE) or lower limits.connections"
+                ),
+                limit=planned.limit,
+                in_use=planned.in_use,
+                reserve=planned.reserve,
+                connections=planned.connections,
+                http_connections=planned.http_connections,
+            )
+
+    def _is_full(self) -> bool:
+        planned = self._plan
+        if planned is None:
+            return False
+        is_at_cap, self._http.is_at_cap = self._http.is_at_cap, False
+        return (
+            (planned.connections < self._limits.connections and self._admission.total >= planned.connections)
+            or (planned.http_connections < self._limits.http_connections and is_at_cap)
+            or _lowest_free() >= planned.first_reserved
+        )
+
+    def _report(self) -> None:
+        now = self._clock.monotonic()
+        planned = self._plan
+        if planned is None or now - self._reported_at < REPORT_INTERVAL:
+            return
+        self._reported_at = now
+        refused, self._refused = self._refused, 0
+        counted = open_files()
+        _log.warning(
+            "descriptors_exhausted",
+            open=None if isnan(counted) else int(counted),
+            limit=planned.limit,
+            reserve=planned.reserve,
+            connections=self._admission.total,
+            http_connections=len(self._http),
+            ops_connections=len(self._ops),
+            refused=refused,
+        )
+
+
+def _lowest_free() -> float:
+    """The number that the next descriptor gets; inf if there is none. As many are in use at least."""
+    try:
+        free = os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return inf
+    os.close(free)
+    return free

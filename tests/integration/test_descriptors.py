@@ -1,0 +1,203 @@
+"""What a process may open is little: real processes with a low hard limit of open files."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
+
+import aiohttp
+import pytest
+
+from service.app import Service
+from tests.contract.redis_stage import new_prefix
+from tests.files import as_many_as_may_be
+from tests.harness import CONTRACT, DEADLINE, SECRET, Client, Running, token
+from tests.integration.command import Command, limited_command
+from tests.integration.raw import HANDSHAKE, Answer, Raw, connected
+from tests.stores import shared_redis
+from tests.stores.redis_server import RedisServer
+
+SETTINGS = {
+    "PORT": "0",
+    "OPS_PORT": "0",
+    "CONTRACT": str(CONTRACT),
+    "AUTH__SECRET": SECRET,
+    "LOG__FORMAT": "json",
+    "LIMITS__CONNECTIONS_PER_USER": "5000",
+    "LIMITS__CONNECT_RATE_PER_IP__BURST": "5000",
+}
+
+
+@pytest.fixture(autouse=True)
+def _many_clients() -> Iterator[None]:
+    with as_many_as_may_be():
+        yield
+
+
+@asynccontextmanager
+async def limited(max_files: int, **settings: str) -> AsyncIterator[tuple[Command, Running]]:
+    """A service that may open so many files."""
+    async with (
+        limited_command(max_files, "service", "serve", **(SETTINGS | settings)) as run,
+        aiohttp.ClientSession() as http,
+    ):
+        await run.until(lambda: bool(run.told("serving") or run.process.returncode))
+        [told] = run.told("serving")
+        url, ops_url = (f"http://127.0.0.1:{told[name]}" for name in ("port", "ops_port"))
+        yield run, Running(cast(Service, None), url, ops_url, http)
+
+
+async def healthy(server: Running, *paths: str) -> float:
+    """Asks the ops listener on new connections; returns how long the slowest answer took."""
+    slowest = 0.0
+    for path in paths or ("/healthz", "/metrics", "/readyz"):
+        started = time.monotonic()
+        async with aiohttp.ClientSession() as http, http.get(f"{server.ops_url}{path}") as response:
+            assert response.status == 200
+            await response.read()
+        slowest = max(slowest, time.monotonic() - started)
+    return slowest
+
+
+async def crowd(server: Running, stack: AsyncExitStack, count: int) -> list[Raw]:
+    return [await stack.enter_async_context(connected(server)) for _ in range(count)]
+
+
+async def upgrade(raw: Raw, user: str) -> Answer | None:
+    """The answer to an upgrade; None if the connection was closed instead."""
+    try:
+        return await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token(user)}"})
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+async def test_idle_connections_do_not_take_the_descriptors_of_health_and_clients() -> None:
+    async with limited(400) as (run, server), AsyncExitStack() as stack:
+        async with asyncio.timeout(DEADLINE):
+            await crowd(server, stack, 900)
+        assert await healthy(server) < 1
+        async with server.client("ann") as ann:
+            await ann.subscribe("room:1")
+            await ann.silence()
+        metrics = await server.metrics()
+        assert metrics["tidewire_http_connections"] <= metrics["tidewire_max_http_connections"] < 100
+        assert metrics["tidewire_open_fds"] < 400 - 64
+        assert metrics['tidewire_limit_hits_total{limit="http_connections_per_ip"}'] > 0
+        await run.until(lambda: bool(run.told("descriptors_exhausted")))
+        [told] = run.told("descriptors_exhausted")
+        assert told["limit"] == 400
+        assert told["open"] >= told["http_connections"] > 0
+
+
+async def test_more_clients_than_descriptors_are_told_so_and_health_is_answered() -> None:
+    async with limited(80) as (run, server), AsyncExitStack() as stack:
+        [lowered] = run.told("connections_lowered")
+        assert lowered["limit"] == 80
+        assert str(lowered["connections"]) in lowered["reason"]
+        answers = [
+            await upgrade(await stack.enter_async_context(connected(server)), f"u{number}") for number in range(75)
+        ]
+        codes = [answer.code if answer else "closed" for answer in answers]
+        assert codes.count("switched") == lowered["connections"]
+        assert set(codes[lowered["connections"] :]) == {"too_many_connections"}
+        assert await healthy(server) < 1
+        metrics = await server.metrics()
+        assert metrics["tidewire_max_connections"] == lowered["connections"] == metrics["tidewire_connections"]
+        assert metrics["tidewire_max_fds"] == 80
+        await run.until(lambda: bool(run.told("descriptors_exhausted")))
+        [told] = run.told("descriptors_exhausted")
+        assert (told["limit"], told["connections"]) == (80, lowered["connections"])
+
+
+@pytest.mark.parametrize("max_files", [64, 80, 256])
+async def test_health_is_answered_while_everything_is_taken(max_files: int) -> None:
+    """WebSockets up to the cap, idle connections above it, and idle ones at the ops listener."""
+    async with limited(max_files) as (run, server), AsyncExitStack() as stack:
+        clients = 0
+        while await upgraded_as(server, stack, f"u{clients}"):
+            clients += 1
+        await crowd(server, stack, max_files)
+        port = int(server.ops_url.rpartition(":")[2])
+        for _ in range(max_files):
+            raw = Raw(*await asyncio.open_connection("127.0.0.1", port))
+            stack.push_async_callback(raw.close)
+        for _ in range(3):
+            assert await healthy(server) < 1
+        metrics = await server.metrics()
+        assert metrics["tidewire_connections"] == clients == metrics["tidewire_max_connections"]
+        assert metrics["tidewire_open_fds"] < max_files
+        await run.until(lambda: bool(run.told("descriptors_exhausted")))
+
+
+async def upgraded_as(server: Running, stack: AsyncExitStack, user: str) -> bool:
+    answer = await upgrade(await stack.enter_async_context(connected(server)), user)
+    return answer is not None and answer.status == 101
+
+
+async def test_the_limit_is_raised_to_the_hard_one_and_enough_lowers_nothing() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 18_000:
+        pytest.skip("the hard limit of this machine is too low")
+    async with limited(hard) as (run, server):
+        assert run.told("connections_lowered") == []
+        assert (await server.metrics())["tidewire_max_connections"] == 15_000
+
+
+async def test_a_limit_that_is_lowered_later_is_followed() -> None:
+    async with limited(2_000, LIMITS__CONNECTIONS="500") as (run, server), AsyncExitStack() as stack:
+        assert run.told("connections_lowered") == []
+        resource.prlimit(run.pid, resource.RLIMIT_NOFILE, (120, 120))
+        await run.until(lambda: bool(run.told("connections_lowered")))
+        assert run.told("connections_lowered")[0]["limit"] == 120
+        await crowd(server, stack, 300)
+        assert await healthy(server) < 1
+        assert (await server.metrics())["tidewire_open_fds"] < 120
+
+
+async def test_what_somebody_else_has_opened_is_not_taken_from_the_reserve() -> None:
+    """The limit falls below what the plan has counted on, and before it is looked at again: connections are closed at once."""
+    async with limited(400) as (run, server), AsyncExitStack() as stack:
+        clients = [await Client.open(server, f"u{n}") for n in range(100)]
+        for client in clients:
+            stack.push_async_callback(client.close)
+        resource.prlimit(run.pid, resource.RLIMIT_NOFILE, (150, 150))
+        await run.until(lambda: len(run.told("connections_lowered")) == 2)
+        late = await crowd(server, stack, 60)
+        await asyncio.gather(*(raw.gone() for raw in late[:10]))
+        assert await healthy(server) < 1
+        await clients[0].silence()
+        await run.until(lambda: bool(run.told("descriptors_exhausted")))
+
+
+async def test_workers_have_a_limit_each() -> None:
+    settings = {
+        "WORKERS": "2",
+        "BROKER__URL": (await shared_redis("redis")).url,
+        "BROKER__PREFIX": new_prefix(),
+    }
+    async with limited_command(200, "service", "serve", **(SETTINGS | settings)) as run:
+        await run.until(lambda: len(run.told("serving")) == 2)
+        lowered = run.told("connections_lowered")
+        assert {entry["worker"] for entry in lowered} == {0, 1}
+        assert {entry["limit"] for entry in lowered} == {200}
+
+
+async def test_the_broker_is_reached_again_while_connections_take_all_they_may() -> None:
+    """Whatever descriptors a broken connection to the broker leaves, connections take: the reserve has others."""
+    async with RedisServer() as redis, limited(100, BROKER__URL=redis.url) as (_, server), AsyncExitStack() as stack:
+        clients = 0
+        for round_ in range(3):
+            while await upgraded_as(server, stack, f"u{clients}"):
+                clients += 1
+            await redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+            await crowd(server, stack, 100)
+            async with asyncio.timeout(DEADLINE):
+                while (await server.metrics())['tidewire_broker_reconnects_total{line="messages"}'] <= round_:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert await healthy(server) < 1
+            assert (await server.metrics())["tidewire_broker_up"] == 1
