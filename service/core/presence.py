@@ -26,7 +26,7 @@ class Member:
     connections: int
     """Without those of nodes that have fallen silent."""
     info: bytes | None = None
-    """JSON from the token of the user's newest connection."""
+    """JSON from the token that the user has shown last, by any connection."""
 
 
 class Entry(NamedTuple):
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class Entrance(NamedTuple):
-    """An entry to be made, and the event that tells of it if it is the user's first."""
+    """An entry to be made, and the event that tells of it if it is the user's first or brings other info."""
 
     entry: Entry
     info: bytes | None
@@ -47,14 +47,15 @@ class Entrance(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What an entry made or struck out has changed."""
+    """What an entry made, changed or struck out has changed."""
 
     changed: bool
     """Whether the user has come, or gone."""
     users: int
     """How many are there now."""
     told: bool
-    """Whether the channel has been told. A change in a channel with too many users is not: the caller may tell their number."""
+    """Whether the channel has been told, of this or of other info. A change in a channel with too many users is not: the caller
+    may tell their number."""
 
 
 Farewell = Callable[[ChannelKey, str], Publication]
@@ -65,7 +66,10 @@ class PresenceStore(Protocol):
     """Counts users on all nodes, and tells each channel of their coming and going.
 
     - An event is told in the same step as the change that it tells of: per user, `joined` and `left` take turns in the order
-      of the changes, on whichever nodes they happen. Only a store that has lost its data tells of a user's coming again.
+      of the changes, on whichever nodes they happen. `joined` comes again when the user's info has changed, and from a store
+      that has lost its data.
+    - A user's info is that of the newest entry that brings some, or of the newest `update`, and stays until the user leaves: the
+      end of a connection changes nothing of what was told, nor does a further connection without info.
     - An event reaches the channel's subscribers as an ephemeral publication does. In a channel with more users than the
       store was given to tell of one by one, none is.
     - Who has been told as here is among the members until told as gone, so what is read and what is told never differ.
@@ -77,6 +81,9 @@ class PresenceStore(Protocol):
 
     async def join(self, entrance: Entrance) -> Change:
         """Adds a connection. Adding it again changes nothing."""
+
+    async def update(self, entrance: Entrance) -> Change:
+        """Has a connection's user be shown with this info. Harmless if the connection is not there."""
 
     async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
         """Adds many, not as of one moment."""

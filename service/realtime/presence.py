@@ -95,8 +95,8 @@ class Presence:
         """Leaves that the store has been asked for and has not answered yet."""
         self._renewals = OutageLog(_log, "presence not renewed", "presence renewed again", clock.monotonic)
         self._counts = OutageLog(_log, "presence not told", "presence told again", clock.monotonic)
-        self._known: dict[ChannelKey, set[str]] = {}
-        """Whom this node's subscribers believe to be in the channels that it carries."""
+        self._known: dict[ChannelKey, dict[str, int]] = {}
+        """Whom this node's subscribers believe to be in the channels that it carries, each with the hash of the info shown."""
         self._unheard: set[ChannelKey] = set()
         """Channels of which something may not have been heard."""
         self._comparing: tuple[ChannelKey, set[str]] | None = None
@@ -131,6 +131,17 @@ class Presence:
         change = await self._store.join(self._entrance(entry, info))
         stay.entered = True
         self._note(JOINED, channel, change)
+        await self.update(channel, user, connection, info)  # of one that has come back the store has the old one
+
+    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
+        """Has the user be shown with another info, which the channel is told; harmless if it is the same or nobody is there."""
+        entry = Entry(channel, user, connection)
+        stay = self._stays.get(entry)
+        if stay is None or stay.info == info:
+            return
+        change = await self._store.update(self._entrance(entry, info))
+        stay.info = info
+        self._note(JOINED, channel, change)
 
     def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
         """Strikes a connection out after the debounce, and tells the channel if it was the user's last."""
@@ -152,8 +163,11 @@ class Presence:
         user = event.key
         if user is None or event.type not in (JOINED, LEFT):
             return
-        known = self._known.setdefault(event.channel, set())
-        (known.add if event.type == JOINED else known.discard)(user)
+        known = self._known.setdefault(event.channel, {})
+        if event.type == JOINED:
+            known[user] = hash(_told_info(event))
+        else:
+            known.pop(user, None)
         if self._comparing is not None and self._comparing[0] == event.channel:
             self._comparing[1].add(user)
 
@@ -172,7 +186,7 @@ class Presence:
         if count > self._most_members:  # sorting thousands of names for each of thousands who join would be for nothing
             return PresenceView(count=count)
         count, members = await self._store.members(channel, self._most_members)
-        self._known.setdefault(channel, set()).update(member.user for member in members)
+        self._known.setdefault(channel, {}).update((member.user, hash(member.info)) for member in members)
         return PresenceView(
             count=count,
             members=[
@@ -281,7 +295,7 @@ class Presence:
             self._unheard.discard(channel)
 
     async def _compare(self, channel: ChannelKey) -> None:
-        before = set(self._known[channel])
+        before = dict(self._known[channel])
         self._comparing = (channel, set())
         try:
             if await self._store.count(channel) > self._most_members:  # the next change tells how many they are
@@ -291,10 +305,11 @@ class Presence:
             heard = self._comparing[1]
         finally:
             self._comparing = None
-        for user in before - there.keys() - heard:
+        for user in before.keys() - there.keys() - heard:
             self._deliver(_unstored(self._farewell(channel, user)))
-        for user in there.keys() - before - heard:
-            self._deliver(_unstored(self._entrance(Entry(channel, user, ""), there[user]).joined))
+        for user in there.keys() - heard:
+            if before.get(user) != hash(there[user]):
+                self._deliver(_unstored(self._entrance(Entry(channel, user, ""), there[user]).joined))
 
     async def _sweep(self) -> None:
         for channels in _sliced(list(self._carried())):
@@ -365,6 +380,22 @@ class Presence:
 
     def _spawn(self, name: str, work: Callable[[_T], Coroutine[Any, Any, None]], argument: _T) -> None:
         self._supervisor.spawn(name, work(argument))
+
+
+class _Told(msgspec.Struct):
+    """What `presence.joined` shows of a user."""
+
+    info: Raw = Raw(b"")
+
+
+_decode_told = msgspec.json.Decoder(_Told).decode
+
+
+def _told_info(event: Event) -> bytes | None:
+    try:
+        return bytes(_decode_told(event.data).info) or None
+    except msgspec.DecodeError:  # what another version has told: it is looked up in the store when it counts
+        return None
 
 
 def _unstored(publication: Publication) -> Event:

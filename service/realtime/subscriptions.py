@@ -159,6 +159,8 @@ class Subscriptions:
                 view, after = granted
                 connection.reply(PresenceReply(id=None, channel=channel.name, presence=view))
                 self._send(connection, after)
+        if subscription.presence is not PresenceAccess.NONE and not identity.is_anonymous:
+            await self._presence.update(channel, identity.user, connection.id, identity.info)
 
     def _send(self, connection: Connection, frames: list[Frame]) -> None:
         if not connection.send(frames):

@@ -77,6 +77,9 @@ class Node:
     async def leave(self, channel: ChannelKey, user: str, connection: str) -> Change:
         return await self.store.leave(Entry(channel, user, connection), event(LEFT, channel, user))
 
+    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> Change:
+        return await self.store.update(entrance(channel, user, connection, info))
+
     async def joins(self, channel: ChannelKey, user: str, connection: str) -> bool:
         return (await self.join(channel, user, connection)).changed
 
@@ -194,12 +197,70 @@ class PresenceSuite(Staged):
             assert await node.leaves(ROOM, user, "c-1")
         assert await node.store.count(ROOM) == 0
 
-    async def test_info_is_that_of_the_newest_connection(self, node: Node) -> None:
+    async def test_info_is_that_of_the_newest_token_until_the_user_leaves(self, stage: Stage) -> None:
+        node = stage.one
         await node.join(ROOM, "ann", "c-1", b'{"n":1}')
-        await node.join(ROOM, "ann", "c-2", b'{"n":2}')
+        assert await node.join(ROOM, "ann", "c-2", b'{"n":2}') == (False, 1, True), "what is shown has changed"
         assert await node.store.members(ROOM, 1) == (1, [Member("ann", 2, b'{"n":2}')])
-        await node.leave(ROOM, "ann", "c-2")
-        assert await node.store.members(ROOM, 1) == (1, [Member("ann", 1, b'{"n":1}')])
+        assert await node.leave(ROOM, "ann", "c-2") == (False, 1, False)
+        assert await node.store.members(ROOM, 1) == (1, [Member("ann", 1, b'{"n":2}')])
+        await node.leaves(ROOM, "ann", "c-1")
+        await node.join(ROOM, "ann", "c-3")
+        assert await node.store.members(ROOM, 1) == (1, [Member("ann", 1)])
+        assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann"), (LEFT, "ann"), (JOINED, "ann")]
+
+    async def test_a_connection_with_the_same_info_or_none_is_no_news(self, stage: Stage) -> None:
+        for connection, info in (("c-1", b'{"n":1}'), ("c-2", b'{"n":1}'), ("c-3", None), ("c-1", b'{"n":2}')):
+            await stage.one.join(ROOM, "ann", connection, info)
+        assert await stage.one.store.members(ROOM, 10) == (1, [Member("ann", 3, b'{"n":1}')])
+        assert await stage.story() == [(JOINED, "ann")]
+
+    async def test_a_later_connection_can_be_the_first_with_info(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1")
+        assert await stage.one.join(ROOM, "ann", "c-2", b"{}") == (False, 1, True)
+        assert await stage.one.store.members(ROOM, 10) == (1, [Member("ann", 2, b"{}")])
+        assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann")]
+
+    async def test_new_info_is_told_once_however_many_connections_bring_it(self, stage: Stage) -> None:
+        node = stage.one
+        for connection in ("c-1", "c-2", "c-3"):
+            await node.join(ROOM, "ann", connection, b'{"n":1}')
+        await stage.told()
+        told = [await node.update(ROOM, "ann", connection, b'{"n":2}') for connection in ("c-1", "c-3", "c-2")]
+        assert told == [(False, 1, True), (False, 1, False), (False, 1, False)]
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 3, b'{"n":2}')])
+        assert await stage.told() == [event(JOINED, ROOM, "ann")]
+        for connection in ("c-1", "c-2"):
+            await node.leave(ROOM, "ann", connection)
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":2}')])
+
+    async def test_info_can_go_and_come(self, stage: Stage) -> None:
+        node = stage.one
+        await node.join(ROOM, "ann", "c-1", b'{"n":1}')
+        assert await node.update(ROOM, "ann", "c-1", None) == (False, 1, True)
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1)])
+        assert await node.update(ROOM, "ann", "c-1", None) == (False, 1, False)
+        assert await node.update(ROOM, "ann", "c-1", b"{}") == (False, 1, True)
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b"{}")])
+        assert len(await stage.told()) == 3
+
+    async def test_the_info_of_a_connection_that_is_not_there_does_not_count(self, stage: Stage) -> None:
+        node = stage.one
+        assert await node.update(ROOM, "ann", "c-1", b"{}") == (False, 0, False)
+        await node.join(ROOM, "ann", "c-1", b'{"n":1}')
+        assert await node.update(ROOM, "ann", "c-2", b"{}") == (False, 1, False)
+        assert await node.update(ROOM, "ben", "c-1", b"{}") == (False, 1, False)
+        assert await node.update(OTHER_ROOM, "ann", "c-1", b"{}") == (False, 0, False)
+        assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')])
+        assert await node.store.count(OTHER_ROOM) == 0
+        assert await stage.story() == [(JOINED, "ann")]
+
+    async def test_new_info_in_a_channel_with_many_users_is_not_told(self, stage: Stage) -> None:
+        for number in range(MOST_TOLD + 1):
+            await stage.one.join(ROOM, f"u-{number}", "c-1")
+        await stage.told()
+        assert await stage.one.update(ROOM, "u-0", "c-1", b"{}") == (False, MOST_TOLD + 1, False)
+        assert await stage.told() == []
 
     async def test_an_empty_channel_has_nobody(self, node: Node) -> None:
         assert await node.store.count(ROOM) == 0
@@ -300,6 +361,13 @@ class SharedPresenceSuite(PresenceSuite):
     async def lose_data(self, stage: Stage) -> None:
         """The store comes back empty."""
 
+    async def test_new_info_on_two_nodes_at_once_is_told_once(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1")
+        await stage.two.join(ROOM, "ann", "c-2")
+        await asyncio.gather(stage.one.update(ROOM, "ann", "c-1", b"{}"), stage.two.update(ROOM, "ann", "c-2", b"{}"))
+        assert await stage.one.store.members(ROOM, 10) == (1, [Member("ann", 2, b"{}")])
+        assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann")]
+
     async def test_a_user_on_two_nodes_is_one(self, stage: Stage) -> None:
         assert await stage.one.joins(ROOM, "ann", "c-1")
         assert not await stage.two.joins(ROOM, "ann", "c-2")
@@ -359,10 +427,18 @@ class TimedPresenceSuite(Staged):
         await stage.two.store.renew([Entry(ROOM, "ann", "c-2")])
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2, b'{"n":1}')])
         await self.advance(TTL / 2 + 1)
-        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":2}')])
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')]), "as was told"
         assert await stage.two.sweep(ROOM) == []
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')])
         assert await stage.two.leave(ROOM, "ann", "c-2") == (True, 0, True)
-        assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
+        assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann"), (LEFT, "ann")]
+
+    async def test_new_info_does_not_put_off_the_expiry(self, stage: Stage) -> None:
+        await stage.one.join(ROOM, "ann", "c-1")
+        await self.advance(TTL - 1)
+        await stage.one.update(ROOM, "ann", "c-1", b"{}")
+        await self.advance(2)
+        assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
 
     async def test_whoever_is_back_before_the_sweep_never_went(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")

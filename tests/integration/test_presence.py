@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
 
-from tests.harness import Client, Running, serving
+import pytest
+import pytest_asyncio
+
+from tests.harness import Client, Running, serving, token
+from tests.stores import STORES, broker_of
+
+
+@pytest_asyncio.fixture(params=STORES)
+async def stored(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+    """A service on each kind of store."""
+    async with broker_of(request.param) as broker, serving(broker_settings=broker) as running:
+        yield running
 
 
 def members(reply: dict[str, object]) -> dict[str, int]:
@@ -90,3 +104,67 @@ async def test_a_large_room_gets_counts() -> None:
 async def test_channels_without_presence_tell_nothing(server: Running) -> None:
     async with server.client() as ann:
         assert "presence" not in await ann.subscribe("board:1")
+
+
+class TestInfo:
+    """What is shown of a user follows the token that it has shown last."""
+
+    @staticmethod
+    async def info(client: Client, user: str = "ben") -> Any:
+        view = (await client.ask("presence", channel="room:1"))["presence"]
+        return next(member.get("info") for member in view["members"] if member["user"] == user)
+
+    async def test_a_refresh_with_other_info_is_told_once_and_shown(self, stored: Running) -> None:
+        async with stored.client("ann") as ann, stored.client("ben", info={"name": "Ben"}) as ben:
+            await ann.subscribe("room:1")
+            await ben.subscribe("room:1")
+            await ann.until("presence.joined", key="ben")
+            for _ in range(2):
+                assert (await ben.ask("refresh", token=token("ben", info={"name": "Benjamin"})))["type"] == "ack"
+            joined = await ann.expect("presence.joined", key="ben")
+            assert joined["data"] == {"user": "ben", "info": {"name": "Benjamin"}}
+            await ann.silence()
+            assert await self.info(ann) == {"name": "Benjamin"}
+            assert (await ben.ask("refresh", token=token("ben")))["type"] == "ack"
+            assert (await ann.expect("presence.joined", key="ben"))["data"] == {"user": "ben"}
+            assert await self.info(ann) is None
+
+    async def test_many_tabs_that_refresh_tell_once(self, stored: Running) -> None:
+        async with stored.client("ann") as ann, AsyncExitStack() as stack:
+            await ann.subscribe("room:1")
+            tabs = [await stack.enter_async_context(stored.client("ben")) for _ in range(3)]
+            for tab in tabs:
+                await tab.subscribe("room:1")
+            await ann.until("presence.joined", key="ben")
+            for tab in tabs:
+                await tab.ask("refresh", token=token("ben", info={"n": 2}))
+            assert (await ann.expect("presence.joined"))["data"]["info"] == {"n": 2}
+            await ann.silence()
+
+    async def test_coming_back_with_another_token_is_told(self, stored: Running) -> None:
+        async with stored.client("ann") as ann:
+            await ann.subscribe("room:1")
+            async with stored.client("ben", info={"n": 1}) as ben:
+                await ben.subscribe("room:1")
+                await ann.until("presence.joined", key="ben")
+            async with stored.client("ben", info={"n": 2}) as ben:  # within the debounce: it never left
+                await ben.subscribe("room:1")
+                assert (await ann.expect("presence.joined"))["data"]["info"] == {"n": 2}
+                assert await self.info(ann) == {"n": 2}
+
+    async def test_a_channel_that_is_joined_again_shows_the_token_of_now(self, stored: Running) -> None:
+        async with stored.client("ann") as ann, stored.client("ben", info={"n": 1}) as ben:
+            await ann.subscribe("room:1")
+            await ben.subscribe("room:1")
+            await ben.ask("unsubscribe", channel="room:1")
+            await ben.ask("refresh", token=token("ben", info={"n": 2}))
+            await ben.subscribe("room:1")
+            await ann.until("presence.joined", data={"user": "ben", "info": {"n": 2}})
+            assert await self.info(ann) == {"n": 2}
+
+    async def test_a_held_member_s_refresh_is_shown(self, stored: Running) -> None:
+        async with stored.client("ann") as ann, stored.client("ben", info={"n": 1}, ready=False) as ben:
+            await ann.subscribe("room:1")
+            await ben.send(type="subscribe", id="s", channel="room:1")
+            await ben.ask("refresh", token=token("ben", info={"n": 2}))
+            await ann.until("presence.joined", data={"user": "ben", "info": {"n": 2}})

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from service.cli.tail import Position, Tail
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
-from tests.stores import NatsServer, RedisServer
+from tests.stores import STORES, broker_of
 
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 ROOM = "room:1"
@@ -27,20 +27,10 @@ def grants(rights: Sequence[str]) -> list[Any]:
     return [{"channel": "room:*", "rights": [*rights]}]
 
 
-@asynccontextmanager
-async def store(kind: str) -> AsyncIterator[dict[str, Any]]:
-    """The settings of a broker of this kind, which runs for the length of the block."""
-    if kind == "memory":
-        yield {}
-        return
-    async with RedisServer() if kind == "redis" else NatsServer() as running:
-        yield {"url": running.url}
-
-
-@pytest_asyncio.fixture(params=["memory", "redis", "nats"])
+@pytest_asyncio.fixture(params=STORES)
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     async with (
-        store(request.param) as broker,
+        broker_of(request.param) as broker,
         serving(broker_settings=broker, deadlines={"presence_leave": 0.05}) as running,
     ):
         yield running

@@ -2,6 +2,7 @@
 
 from tests.stores.certificates import Certificates
 from tests.stores.cluster import Cluster, ClusterNode
+from tests.stores.kinds import STORES, broker_of
 from tests.stores.nats_server import NatsServer
 from tests.stores.process import MissingProgramError, ServerFailedError
 from tests.stores.redis_server import FLAVOURS, Flavour, RedisServer, shared_redis
@@ -9,6 +10,7 @@ from tests.stores.sentinels import Sentinel, Sentinels
 
 __all__ = [
     "FLAVOURS",
+    "STORES",
     "Certificates",
     "Cluster",
     "ClusterNode",
@@ -19,5 +21,6 @@ __all__ = [
     "Sentinel",
     "Sentinels",
     "ServerFailedError",
+    "broker_of",
     "shared_redis",
 ]

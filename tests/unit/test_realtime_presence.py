@@ -57,6 +57,10 @@ class Store(MemoryPresence):
         self._there()
         return await super().join(entrance)
 
+    async def update(self, entrance: Entrance) -> Change:
+        self._there()
+        return await super().update(entrance)
+
     async def leave(self, entry: Entry, left: Publication) -> Change:
         self._there()
         await self.gate.wait()
@@ -323,6 +327,39 @@ async def test_what_was_not_heard_in_an_interruption_is_told_afterwards(stage: S
     stage.presence.interrupted([ROOM])
     await stage.pass_time(RETRY)
     assert stage.delivered == [], "they know by now"
+
+
+async def test_info_that_was_not_heard_in_an_interruption_is_told_afterwards(stage: Stage) -> None:
+    await stage.join("ann", "ben")
+    await stage.presence.view(ROOM)
+    stage.hear()
+    await stage.presence.update(ROOM, "ben", "c-ben", b'{"n":2}')
+    assert stage.store.story() == [(JOINED, "ben")], "which nobody here has heard"
+    for told in ([(JOINED, "ben")], []):
+        stage.presence.interrupted([ROOM])
+        await stage.pass_time(RETRY)
+        assert stage.delivered == told
+        del stage.delivered[:]
+
+
+async def test_info_that_the_store_could_not_take_is_taken_when_it_is_asked_again(stage: Stage) -> None:
+    await stage.join("ann")
+    stage.store.away = True
+    with pytest.raises(ServiceError):
+        await stage.presence.update(ROOM, "ann", "c-ann", b"{}")
+    stage.store.away = False
+    for _ in range(2):
+        await stage.presence.update(ROOM, "ann", "c-ann", b"{}")
+    assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ann")]
+
+
+async def test_what_a_store_has_lost_comes_back_with_the_info_of_now(stage: Stage) -> None:
+    await stage.join("ann")
+    await stage.presence.update(ROOM, "ann", "c-ann", b"{}")
+    stage.store.lose()
+    stage.presence.interrupted(None)
+    await stage.pass_time(RETRY)
+    assert (await stage.store.members(ROOM, 1))[1][0].info == b"{}"
 
 
 async def test_nobody_is_missed_before_other_nodes_have_entered_theirs_again(stage: Stage) -> None:

@@ -26,7 +26,7 @@ class MemoryPresence:
     __slots__ = ("_channels", "_locks", "_most_told", "_publish")
 
     def __init__(self, publish: Callable[[Publication], Awaitable[object]], most_told: int) -> None:
-        # channel → user → connection → info, the newest connection last
+        # channel → user → connection → info, the newest last: that is shown
         self._channels: dict[ChannelKey, dict[str, dict[str, bytes | None]]] = {}
         # Held across a change and its telling, so that a channel is told in the order of its changes.
         self._locks: WeakValueDictionary[ChannelKey, asyncio.Lock] = WeakValueDictionary()
@@ -39,9 +39,30 @@ class MemoryPresence:
         async with self._lock(channel):
             users = self._channels.setdefault(channel, {})
             connections = users.setdefault(user, {})
+            if connection in connections:
+                return Change(False, len(users), False)
             first = not connections
-            connections.setdefault(connection, info)
-            return await self._changed(len(users), joined) if first else Change(False, len(users), False)
+            shown = info if first else _shown(connections)
+            connections[connection] = shown if info is None else info
+            is_news = first or _shown(connections) != shown
+            return (
+                await self._changed(len(users), joined, changed=first) if is_news else Change(False, len(users), False)
+            )
+
+    async def update(self, entrance: Entrance) -> Change:
+        """As the port says."""
+        (channel, user, connection), info, joined = entrance
+        async with self._lock(channel):
+            users = self._channels.get(channel, {})
+            connections = users.get(user, {})
+            if connection not in connections:
+                return Change(False, len(users), False)
+            is_news = _shown(connections) != info
+            del connections[connection]
+            connections[connection] = info  # the newest from now on
+            return (
+                await self._changed(len(users), joined, changed=False) if is_news else Change(False, len(users), False)
+            )
 
     async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
         """As the port says."""
@@ -55,13 +76,15 @@ class MemoryPresence:
             connections = users.get(user, {})
             if connection not in connections:
                 return Change(False, len(users), False)
+            shown = _shown(connections)
             del connections[connection]
             if connections:
+                connections[next(reversed(connections))] = shown
                 return Change(False, len(users), False)
             del users[user]
             if not users:
                 del self._channels[channel]
-            return await self._changed(len(users), left)
+            return await self._changed(len(users), left, changed=True)
 
     async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """As the port says."""
@@ -86,16 +109,20 @@ class MemoryPresence:
     def _lock(self, channel: ChannelKey) -> asyncio.Lock:
         return self._locks.setdefault(channel, asyncio.Lock())
 
-    async def _changed(self, users: int, event: Publication) -> Change:
+    async def _changed(self, users: int, event: Publication, *, changed: bool) -> Change:
         if users > self._most_told:
-            return Change(True, users, False)
+            return Change(changed, users, False)
         try:
             await self._publish(event)
         except ServiceError as error:  # the broker is away, and the change has happened: the caller tells the number
             _log.warning("presence not told", kind=event.type, code=error.code.code)
-            return Change(True, users, False)
-        return Change(True, users, True)
+            return Change(changed, users, False)
+        return Change(changed, users, True)
 
 
 def _member(user: str, connections: dict[str, bytes | None]) -> Member:
-    return Member(user, len(connections), next(reversed(connections.values())))
+    return Member(user, len(connections), _shown(connections))
+
+
+def _shown(connections: dict[str, bytes | None]) -> bytes | None:
+    return next(reversed(connections.values()))

@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 class Roster(msgspec.Struct, array_like=True):
-    """Who is in a channel: users, and their connections in the order in which they came."""
+    """Who is in a channel: users, and their connections, those with the newest token last."""
 
     users: dict[str, dict[str, Place]] = msgspec.field(default_factory=dict)
     spoken: int = 0
@@ -89,23 +89,42 @@ class NatsPresence:
         for number, ((_, user, connection), info, joined) in entrances:
             is_first = user not in roster.users
             places = roster.users.setdefault(user, {})
+            before = info if is_first else _shown(places)
             known = places.get(connection)
-            places[connection] = Place(now + self._ttl, info if known is None else known.info)
-            changes[number] = self._changed(is_first, roster, joined, told)
+            brought = (before if info is None else info) if known is None else known.info
+            places[connection] = Place(now + self._ttl, brought)
+            is_news = is_first or _shown(places) != before
+            changes[number] = self._changed(is_first, roster, joined, told, is_news=is_news)
         roster.spoken = now
         return told, changes
+
+    async def update(self, entrance: Entrance) -> Change:
+        """As the port says."""
+        (channel, user, connection), info, joined = entrance
+
+        def show(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, Change]:
+            places = roster.users.get(user, {})
+            if connection not in places:
+                return None, Change(False, len(roster.users), False)
+            is_news = _shown(places) != info
+            places[connection] = Place(places.pop(connection).expiry, info)  # the newest from now on
+            told: list[Publication] = []
+            return told, self._changed(False, roster, joined, told, is_news=is_news)
+
+        return await self._change(channel, show)
 
     async def leave(self, entry: Entry, left: Publication) -> Change:
         """As the port says."""
 
         def strike_out(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, Change]:
             places = roster.users.get(entry.user, {})
-            if places.pop(entry.connection, None) is None:
+            if entry.connection not in places:
                 return None, Change(False, len(roster.users), False)
+            _strike_out(places, [entry.connection])
             told: list[Publication] = []
             if not places:
                 del roster.users[entry.user]
-            return told, self._changed(not places, roster, left, told)
+            return told, self._changed(not places, roster, left, told, is_news=not places)
 
         return await self._change(entry.channel, strike_out)
 
@@ -162,12 +181,10 @@ class NatsPresence:
         for user, places in list(roster.users.items()):
             if len(changes) == MOST_TOLD_AT_ONCE:
                 break
-            for connection, place in list(places.items()):
-                if place.expiry <= now:
-                    del places[connection]
+            _strike_out(places, [connection for connection, place in places.items() if place.expiry <= now])
             if not places:
                 del roster.users[user]
-                changes.append((channel, self._changed(True, roster, farewell(channel, user), told)))
+                changes.append((channel, self._changed(True, roster, farewell(channel, user), told, is_news=True)))
         return told, changes
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
@@ -204,9 +221,11 @@ class NatsPresence:
         roster = Roster() if data is None else msgspec.msgpack.decode(data, type=Roster)
         return roster if now < roster.spoken + KEPT * self._ttl else Roster()
 
-    def _changed(self, changed: bool, roster: Roster, event: Publication, told: list[Publication]) -> Change:
+    def _changed(
+        self, changed: bool, roster: Roster, event: Publication, told: list[Publication], *, is_news: bool
+    ) -> Change:
         users = len(roster.users)
-        tells = changed and users <= self._most_told
+        tells = is_news and users <= self._most_told
         if tells:
             told.append(event)
         return Change(changed, users, tells)
@@ -217,6 +236,20 @@ def _has_expired(roster: Roster, now: int) -> bool:
 
 
 def _member(user: str, places: dict[str, Place], now: int) -> Member:
-    # Nobody has been told that a user has gone before the sweep: until then the last connection counts.
-    alive = [place for place in places.values() if now < place.expiry] or list(places.values())[-1:]
-    return Member(user, len(alive), alive[-1].info)
+    # Nobody has been told that a user has gone before the sweep: until then one connection counts.
+    alive = sum(now < place.expiry for place in places.values())
+    return Member(user, max(1, alive), _shown(places))
+
+
+def _shown(places: dict[str, Place]) -> bytes | None:
+    return next(reversed(places.values())).info
+
+
+def _strike_out(places: dict[str, Place], connections: Sequence[str]) -> None:
+    """Removes connections; what is shown of the user stays."""
+    shown = _shown(places)
+    for connection in connections:
+        del places[connection]
+    if places:
+        newest, place = next(reversed(places.items()))
+        places[newest] = Place(place.expiry, shown)

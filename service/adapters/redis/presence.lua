@@ -1,6 +1,6 @@
 -- Begins every script on a channel's presence.
 --
--- KEYS: 1 users (hash: user -> "c1 c2 …", the newest connection last), 2 expiries (sorted set of "connection user" by
+-- KEYS: 1 users (hash: user -> "c1 c2 …", the one with the newest token last), 2 expiries (sorted set of "connection user" by
 --       milliseconds), 3 infos (hash: "connection user" -> JSON), further ones as each script says
 --
 -- A user is present as long as the hash of users holds it, and what is told follows that hash alone: `joined` when a user
@@ -27,12 +27,26 @@ local function keep(milliseconds)
   for index = 1, 3 do redis.call('PEXPIRE', KEYS[index], milliseconds) end
 end
 
--- Tells the channel, unless it has more users than are told of one by one. Returns what the caller returns.
-local function change(most, command, channel, message)
+-- What is shown of a user with such a list: the info of the last connection in it, '' for none.
+local function shown(user, list)
+  return redis.call('HGET', KEYS[3], entry_of(user, string.match(list, '%S+$'))) or ''
+end
+
+local function show(user, connection, info)
+  if info ~= '' then
+    redis.call('HSET', KEYS[3], entry_of(user, connection), info)
+  else
+    redis.call('HDEL', KEYS[3], entry_of(user, connection))
+  end
+end
+
+-- Tells the channel, unless it has more users than are told of one by one. Returns what the caller returns; `changed` is 1 if a
+-- user has come or gone.
+local function change(changed, most, command, channel, message)
   local users = redis.call('HLEN', KEYS[1])
-  if users > most then return {1, users, 0} end
+  if users > most then return {changed, users, 0} end
   redis.call(command, channel, message)
-  return {1, users, 1}
+  return {changed, users, 1}
 end
 
 local function no_change()

@@ -22,6 +22,7 @@ KEPT = 2
 while Redis could not be reached come back without a word."""
 
 _JOIN = scripts.load("presence", "presence_join")
+_UPDATE = scripts.load("presence", "presence_update")
 _LEAVE = scripts.load("presence", "presence_leave")
 _RENEW = scripts.load("presence", "presence_renew")
 _EXPIRED = scripts.load("presence", "presence_expired")
@@ -39,6 +40,13 @@ class RedisPresence:
     async def join(self, entrance: Entrance) -> Change:
         """As the port says."""
         return _change(await self._client.run(_JOIN, *self._joining(entrance)))
+
+    async def update(self, entrance: Entrance) -> Change:
+        """As the port says."""
+        (channel, user, connection), info, joined = entrance
+        keys = (*self._keys(channel), self._client.keys.events(channel))
+        told = (self._most_told, self._client.publish, wire.ephemeral(joined))
+        return _change(await self._client.run(_UPDATE, keys, (user, connection, info or b"", *told)))
 
     async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
         """As the port says."""

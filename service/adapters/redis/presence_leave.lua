@@ -10,15 +10,15 @@ if ARGV[3] == '1' then
   local expiry = redis.call('ZSCORE', KEYS[2], entry)
   if not expiry or tonumber(expiry) > now then return no_change() end
 end
+local list = redis.call('HGET', KEYS[1], user)
+local rest, found = without(list or '', connection)
+if found and rest ~= '' then  -- what is shown of the user stays
+  local before = shown(user, list)
+  redis.call('HSET', KEYS[1], user, rest)
+  show(user, string.match(rest, '%S+$'), before)
+end
 redis.call('ZREM', KEYS[2], entry)
 redis.call('HDEL', KEYS[3], entry)
-local list = redis.call('HGET', KEYS[1], user)
-if not list then return no_change() end
-local rest, found = without(list, connection)
-if not found then return no_change() end
-if rest ~= '' then
-  redis.call('HSET', KEYS[1], user, rest)
-  return no_change()
-end
+if not found or rest ~= '' then return no_change() end
 redis.call('HDEL', KEYS[1], user)
-return change(tonumber(ARGV[4]), ARGV[5], KEYS[4], ARGV[6])
+return change(1, tonumber(ARGV[4]), ARGV[5], KEYS[4], ARGV[6])
