@@ -13,6 +13,7 @@ import uvloop
 
 from service.app import Companion, Service, running
 from service.errors import ServiceError
+from service.signals import stopping
 from service.telemetry import log
 from service.telemetry.metrics import max_files
 from service.telemetry.runtime import settle_gc
@@ -21,25 +22,24 @@ PATIENCE = 1.0
 """Seconds after the first signal within which another one is the same request: service managers send theirs to every process
 of a group, and the parent of workers passes on its own."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger("app")
 
 
 def serve(service: Service, companion: Companion | None = None) -> int:
-    """Runs until SIGTERM or SIGINT, then drains; a second one, a second later or more, ends the drain at once.
+    """Runs until a signal of `service.signals`, then drains; a second one, a second later or more, ends the drain at once.
 
     Returns the exit status: 0, also if the signal came before the service listened; 1 if a port or the broker cannot be had.
     """
     _raise_file_limit()
     settings = service.settings.log
     log.configure(settings.level, settings.format, queue_bytes=settings.queue_bytes)
-    before = [signal.getsignal(number) for number in _SIGNALS]
+    before = {number: signal.getsignal(number) for number in stopping()}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(service, companion))
     finally:
         log.flush()
-        for number, handler in zip(_SIGNALS, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)  # the loop has left the system's, which would make a late signal a failure
 
 
@@ -52,7 +52,7 @@ class _Stop:
         self._starting = asyncio.current_task()
         self._asked_at: float | None = None
         self._asked = asyncio.Event()
-        for number in _SIGNALS:
+        for number in stopping():
             self._loop.add_signal_handler(number, self._ask)
 
     def _ask(self) -> None:

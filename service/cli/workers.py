@@ -29,6 +29,7 @@ from service.contract.document import Fault, Faults
 from service.contract.model import Contract
 from service.core.backoff import Backoff
 from service.settings import Settings
+from service.signals import STOPPING, stopping
 from service.telemetry import log
 
 BEAT = 1.0
@@ -39,7 +40,6 @@ LATE = 10.0
 """Seconds beyond `deadlines.shutdown` that a draining worker gets before it is killed."""
 
 _SERVING, _DRAINING = b".", b"-"
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends a process when its parent ends, however that ends."""
 
@@ -71,7 +71,7 @@ Work = Callable[[int, int], int]
 
 
 def serve(settings: Settings, contract: Contract) -> int:
-    """Runs `settings.workers` nodes until SIGTERM or SIGINT, then has them drain. Returns the worst exit status of all.
+    """Runs `settings.workers` nodes until a signal of `service.signals`, then has them drain. Returns the worst exit status.
 
     Raises Faults where there cannot be several workers.
     """
@@ -192,6 +192,7 @@ class Parent:
         self._selector: selectors.BaseSelector = selectors.PollSelector()
         self._arriving = os.pipe()
         """Signals come through this pipe, so that one wait is for them and for the workers."""
+        self._handled = (*stopping(), signal.SIGCHLD)
         self._stopping = False
         self._status = 0
 
@@ -227,7 +228,7 @@ class Parent:
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def _signalled(self, numbers: bytes) -> None:
-        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+        if any(number in numbers for number in STOPPING):
             if self._stopping:
                 self._pass_on()  # a worker knows whether it is soon enough to be the same request
             self._stop()
@@ -267,7 +268,7 @@ class Parent:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         if self._stopping:
             # By the signal itself, if it had not begun to handle it or had ended already.
-            self._status = max(self._status, 0 if code == -signal.SIGTERM else 128 - code if code < 0 else code)
+            self._status = max(self._status, 0 if -code in STOPPING else 128 - code if code < 0 else code)
             return
         _log.warning("a worker has ended", worker=worker.number, pid=pid, how=how, seconds=round(lived, 1))
         self._failed(worker, how, lived)
@@ -299,7 +300,7 @@ class Parent:
         hearing, pulse = os.pipe()
         parent = os.getpid()
         # Until the child has handlers of its own, a signal would run ours in it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
         try:
             pid = os.fork()
             if pid == 0:
@@ -311,7 +312,7 @@ class Parent:
             self._failed(worker, "no process to be had", 0.0)
             return
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
         os.close(pulse)
         worker.pid, worker.pulse, worker.started = pid, hearing, monotonic()
         self._selector.register(hearing, selectors.EVENT_READ, worker)
@@ -323,14 +324,14 @@ class Parent:
         try:
             end_with(parent)
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for handled in self._handled:
+                signal.signal(handled, signal.SIG_DFL)
             # A terminal sends SIGINT to all; the parent passes on what concerns us.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._let_go()
             os.close(hearing)
             os.set_blocking(pulse, False)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
             structlog.contextvars.bind_contextvars(worker=number)
             status = self._work(number, pulse)
         except KeyboardInterrupt:
@@ -377,11 +378,11 @@ class Parent:
             os.set_blocking(end, False)
         self._selector.register(self._arriving[0], selectors.EVENT_READ, None)
         wakeup = signal.set_wakeup_fd(self._arriving[1], warn_on_full_buffer=False)
-        before = [signal.signal(number, _nothing) for number in _HANDLED]
+        before = [signal.signal(number, _nothing) for number in self._handled]
         try:
             yield
         finally:
-            for number, handler in zip(_HANDLED, before, strict=True):
+            for number, handler in zip(self._handled, before, strict=True):
                 signal.signal(number, handler)
             signal.set_wakeup_fd(wakeup)
             self._let_go()

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,9 @@ class Served:
 
 
 @asynccontextmanager
-async def served(stderr: int, *arguments: str, **settings: str) -> AsyncIterator[Served]:
-    """Runs it until the block is left, from the moment at which it is ready."""
+async def served(stderr: int, *arguments: str, closed: Sequence[int] = (), **settings: str) -> AsyncIterator[Served]:
+    """Runs it until the block is left, from the moment at which it is ready. `closed`: descriptors that it does not have."""
+    without = "".join(f" {descriptor}>&-" for descriptor in closed)
     port, ops_port = free_port(), free_port()
     given = {
         "AUTH__SECRET": SECRET,
@@ -71,7 +72,7 @@ async def served(stderr: int, *arguments: str, **settings: str) -> AsyncIterator
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TIDEWIRE_", "PYTHONASYNCIO"))}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "serve", *arguments),
+        *("/bin/sh", "-c", f'exec "$@"{without}', "sh", sys.executable, "-m", "service", "serve", *arguments),
         cwd=CHECKOUT,
         env={**kept, **{f"TIDEWIRE_{name}": value for name, value in given.items()}},
         stdin=subprocess.DEVNULL,
@@ -216,3 +217,21 @@ async def test_demo_starts_without_a_reader_of_its_notice(tmp_path: Path) -> Non
             assert await run.ends() == 0
     finally:
         os.close(full)
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (1, 2), (0, 1, 2)])
+async def test_descriptors_that_are_closed_at_the_start_are_not_taken_for_others(closed: Sequence[int]) -> None:
+    async with served(subprocess.DEVNULL, closed=closed) as run:
+        open_now = Path(f"/proc/{run.process.pid}/fd")
+        assert {(open_now / str(descriptor)).readlink() for descriptor in closed} == {Path("/dev/null")}
+        await run.revokes("ann")
+        assert await run.ends() == 0
+
+
+async def test_workers_start_without_standard_descriptors() -> None:
+    async with (
+        RedisServer() as redis,
+        served(subprocess.DEVNULL, "--workers", "2", closed=(0, 1, 2), BROKER__URL=redis.url) as run,
+    ):
+        await run.revokes("ann")
+        assert await run.ends() == 0

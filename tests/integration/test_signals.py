@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT to a process that serves, from its first moment on."""
+"""Signals to a process that serves, from its first moment on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from service.app import Service
+from service.signals import STOPPING
 from tests.harness import API_KEY, CONTRACT, SECRET, Client, Running
 from tests.integration.command import CHECKOUT, SOON, Command, command
 from tests.stores.process import HOST
@@ -58,7 +59,7 @@ async def silent_server() -> AsyncIterator[tuple[int, asyncio.Event]]:
         await server.wait_closed()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPPING)
 @pytest.mark.parametrize("scheme", ["redis", "nats"])
 async def test_a_start_that_waits_for_its_broker_ends_at_once(scheme: str, number: signal.Signals) -> None:
     async with (
@@ -76,7 +77,8 @@ async def test_a_start_that_waits_for_its_broker_ends_at_once(scheme: str, numbe
         assert len(run.told("stopped")) == 1
 
 
-async def test_sigterm_is_heard_before_the_settings_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", STOPPING)
+async def test_a_signal_is_heard_before_the_settings_are_read(number: signal.Signals, tmp_path: Path) -> None:
     """Process 1 of a container would not hear it otherwise: the kernel keeps signals without a handler from it."""
     settings = tmp_path / "settings.yaml"
     os.mkfifo(settings)
@@ -84,7 +86,7 @@ async def test_sigterm_is_heard_before_the_settings_are_read(tmp_path: Path) -> 
         async with asyncio.timeout(SOON):
             pipe = await asyncio.to_thread(os.open, settings, os.O_WRONLY)  # as soon as it is read from
         try:
-            run.process.send_signal(signal.SIGTERM)
+            run.process.send_signal(number)
             assert await ended_quickly(run) == 0
         finally:
             os.close(pipe)
@@ -102,7 +104,7 @@ async def slow_to_go(**others: str) -> AsyncIterator[tuple[Command, list[Client]
         yield run, [await Client.open(server, f"u{number}") for number in range(30)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPPING)
 async def test_a_second_signal_ends_a_drain_at_once(number: signal.Signals) -> None:
     async with slow_to_go() as (run, clients):
         ends = [asyncio.create_task(client.closed()) for client in clients]
@@ -117,6 +119,24 @@ async def test_a_second_signal_ends_a_drain_at_once(number: signal.Signals) -> N
             assert await asyncio.gather(*ends) == [1012] * len(clients)
         for client in clients:
             assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
+
+
+async def test_sighup_that_was_ignored_at_the_start_stays_ignored() -> None:
+    """`nohup tidewire serve` outlives its terminal. SIGPIPE ends nothing either."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # is handed down
+    try:
+        async with slow_to_go() as (run, clients):
+            run.process.send_signal(signal.SIGHUP)
+            run.process.send_signal(signal.SIGPIPE)
+            for client in clients[:3]:
+                await client.silence()
+            run.process.send_signal(signal.SIGTERM)
+            await run.until(lambda: bool(run.told("draining")))
+            assert len(run.told("draining")) == 1
+            await asyncio.gather(*(client.close() for client in clients))
+            assert await ended_quickly(run) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 ENDS_SLOWLY = """
@@ -145,8 +165,8 @@ async def test_signals_after_the_drain_change_nothing() -> None:
             await _line_with(run.stdout, b'"serving"')
             run.send_signal(signal.SIGTERM)
             await _line_with(run.stdout, b"ending")
-            run.send_signal(signal.SIGTERM)
-            run.send_signal(signal.SIGINT)
+            for number in STOPPING:
+                run.send_signal(number)
             run.stdin.write(b"\n")
             assert (await run.communicate())[0] == b""
         assert run.returncode == 0

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 
 from service.app import Service
+from service.signals import STOPPING
 from tests.contract.redis_stage import new_prefix
 from tests.harness import API_KEY, CONTRACT, SECRET, Client, Running
 from tests.integration.command import SOON, Command, command, is_alive
@@ -309,7 +310,7 @@ async def half_published(there: Machine, number: int) -> AsyncIterator[Raw]:
 # --- all of them end ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPPING)
 async def test_a_stop_drains_every_worker(number: signal.Signals) -> None:
     async with machine() as there:
         clients = await there.crowd()
@@ -334,12 +335,13 @@ async def test_a_second_signal_to_the_parent_ends_every_worker_s_drain() -> None
         assert await everyone(ends) == [1012] * CROWD
 
 
-async def test_ctrl_c_reaches_all_at_once_and_still_ends_well() -> None:
-    """A terminal sends SIGINT to the whole group, and some people press twice."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+async def test_signals_of_a_terminal_reach_all_at_once_and_still_end_well(number: signal.Signals) -> None:
+    """It sends them to the whole group, and some people press twice."""
     async with machine() as there:
         for _ in range(2):
             for pid in (there.run.pid, *there.pids.values()):
-                os.kill(pid, signal.SIGINT)
+                os.kill(pid, number)
         assert await there.run.ended() == 0
         assert there.run.told("a worker has failed") == []
 
