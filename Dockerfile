@@ -41,8 +41,8 @@ RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip \
 ENV PATH=/opt/tidewire/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    TIDEWIRE_HOST=0.0.0.0 \
-    TIDEWIRE_OPS_HOST=0.0.0.0
+    TIDEWIRE_HOST=:: \
+    TIDEWIRE_OPS_HOST=::
 WORKDIR /etc/tidewire
 USER 10001:10001
 EXPOSE 8080 9090

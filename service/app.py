@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -52,10 +52,13 @@ from service.web.descriptors import Descriptors
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
 from service.web.http_connections import HTTP_CONNECTIONS, HttpConnections
-from service.web.listener import bound_buffers
+from service.web.http_protocol import HttpProtocol
+from service.web.listener import Listener, bound_buffers, listen
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
+OPS_BACKLOG = 128
+"""The same of the ops listener."""
 
 
 class Service:
@@ -305,37 +308,29 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
     because a proxy has not noticed yet. Workers that share the port leave it to their siblings at once.
     """
     settings = service.settings
-    public = web.AppRunner(
-        service.public,
-        access_log=None,
-        keepalive_timeout=settings.deadlines.keep_alive,
-        shutdown_timeout=settings.outbox.close_grace,
-        lingering_time=settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
-        logger=problem.server_log(),
-    )
-    private = web.AppRunner(
-        service.ops,
-        access_log=None,
-        keepalive_timeout=settings.deadlines.keep_alive,
-        shutdown_timeout=settings.outbox.close_grace,  # aiohttp's minute would outlast the time that a pod gets
-        lingering_time=settings.outbox.close_grace,
-        logger=problem.server_log(),
-    )
+    http: dict[str, Any] = {
+        "access_log": None,
+        "keepalive_timeout": settings.deadlines.keep_alive,
+        "lingering_time": settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
+        "logger": problem.server_log(),
+    }
+    # aiohttp's minute of waiting for the end of connections would outlast the time that a pod gets.
+    public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)
+    private = web.AppRunner(service.ops, shutdown_timeout=settings.outbox.close_grace, **http)
     loop = asyncio.get_running_loop()
     gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, loop)
     is_shared = settings.workers > 1  # the other workers listen on the same port
-    listener: asyncio.Server | None = None
-    ops_listener: asyncio.Server | None = None
+    listener: Listener | None = None
+    ops_listener: Listener | None = None
     try:
-        ops_server = await _set_up(private)
+        ops_server = await _set_up(private, http)
         with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
-            ops_listener = await loop.create_server(
-                partial(ops.OpsProtocol, service.ops_connections, ops_server), settings.ops_host, settings.ops_port
-            )
+            ops_protocol = partial(ops.OpsProtocol, service.ops_connections, ops_server)
+            ops_listener = await listen(ops_protocol, settings.ops_host, settings.ops_port, backlog=OPS_BACKLOG)
         service.ops_connections.start()
         door = service.door = Door(
             service.upgrades,
-            await _set_up(public),
+            await _set_up(public, http),
             service.http_connections,
             service.descriptors,
             service.clock,
@@ -344,9 +339,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         )
         service.http_connections.start()
         with _named("host and port", settings.host, settings.port):
-            listener = await loop.create_server(
-                door, settings.host, settings.port, backlog=BACKLOG, reuse_port=is_shared or None
-            )
+            listener = await listen(door, settings.host, settings.port, backlog=BACKLOG, shared=is_shared)
         bound_buffers(listener.sockets, service.node.bounds)
         if max_files is not None:
             service.descriptors.start(max_files)
@@ -354,7 +347,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         loop_lag.start()
         service.metrics.start_memory.set(resident_memory())
         service.listening = True
-        yield listener.sockets[0].getsockname()[1], ops_listener.sockets[0].getsockname()[1]
+        yield listener.port, ops_listener.port
     finally:
         service.node.admission.draining = True  # readiness turns before anything closes
         if listener is not None and is_shared:
@@ -376,12 +369,12 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.ops_connections.stop()
 
 
-async def _set_up(runner: web.AppRunner) -> web.Server:
+async def _set_up(runner: web.AppRunner, options: Mapping[str, Any]) -> Callable[[], HttpProtocol]:
     """Starts the application. Returns what makes a protocol for each of its connections."""
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("AppRunner.setup has made no server")
-    return runner.server
+    return partial(HttpProtocol, runner.server, loop=asyncio.get_running_loop(), **options)
 
 
 @contextmanager

@@ -96,6 +96,20 @@ class ErrorCode(Enum):
         False,
         "A query parameter or header is wrong; details.parameter names it.",
     )
+    URI_TOO_LONG = (
+        "uri_too_long",
+        414,
+        False,
+        "The request's target is too long; details.limit is the bound in bytes.",
+    )
+    HEADER_TOO_LARGE = (
+        "header_too_large",
+        431,
+        False,
+        "A request header is too large, or there are too many; details.limit is the bound.",
+    )
+    EXPECTATION_FAILED = ("expectation_failed", 417, False, "The request expects something other than 100-continue.")
+    NOT_IMPLEMENTED = ("not_implemented", 501, False, "A transfer coding other than chunked.")
     INTERNAL = ("internal", 500, True, "A fault in the service; the log has it under the same id.")
 
     def __init__(self, code: str, status: int, retryable: bool, meaning: str) -> None:

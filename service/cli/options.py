@@ -13,8 +13,8 @@ from service.settings import CONFIG, Settings, load_settings
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns; argparse has no public name for it."""
 
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
-"""What reaches a service that listens everywhere. `::` does not listen on IPv4."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104  # compared, not bound
+"""What reaches a service that listens everywhere, with or without IPv6."""
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ import gc
 import os
 import selectors
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -31,6 +30,7 @@ from service.core.backoff import Backoff
 from service.settings import Settings
 from service.signals import STOPPING, stopping
 from service.telemetry import log
+from service.web.listener import bound_sockets
 
 BEAT = 1.0
 """Seconds between two signs of life of a worker; must stay far below SILENCE."""
@@ -107,29 +107,13 @@ def _held(host: str, port: int) -> Iterator[int]:
     The sockets are bound and never listen: the kernel hands connections only to sockets that do, so none waits here.
     Raises OSError if another program listens there.
     """
+    if port:
+        # Another service of the same user that shares the port as we do would be let in, and get half of our clients.
+        for probe in bound_sockets(host, port, shared=False):
+            probe.close()
     with ExitStack() as stack:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
-            if port:
-                # Another service of the same user that shares the port as we do would be let in, and get half of our clients.
-                _bound(family, (address[0], port, *address[2:]), shared=False).close()
-            port = stack.enter_context(_bound(family, (address[0], port, *address[2:]), shared=True)).getsockname()[1]
-        yield port
-
-
-def _bound(family: socket.AddressFamily, address: tuple[str | int | bytes, ...], *, shared: bool) -> socket.socket:
-    """A socket with the options that the workers' listeners have."""
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind(address)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
+        held = [stack.enter_context(bound) for bound in bound_sockets(host, port, shared=True)]
+        yield held[0].getsockname()[1]
 
 
 def companion(pulse: int) -> app.Companion:

@@ -263,11 +263,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     host: Name = "127.0.0.1"
-    """Address of the public listener; `0.0.0.0` for all."""
+    """Address of the public listener; `::` for all, of IPv4 and, where the machine has it, IPv6; `0.0.0.0` for all of IPv4."""
     port: Port = 8080
     """Port of the public listener; 0 takes a free one."""
     ops_host: Name = "127.0.0.1"
-    """Address of the listener for health and metrics."""
+    """Address of the listener for health and metrics; as `host`."""
     ops_port: Port = 9090
     """Port of the listener for health and metrics; 0 takes a free one."""
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1

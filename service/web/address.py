@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
+import re
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
 
+from service.core.authority import canonical_origin, same_authority, split_origin
 from service.core.identity import Credentials
 from service.errors import ErrorCode, ServiceError
 from service.web.edge import Edge
+from service.web.header_list import list_of
 
 _BEARER = "bearer "
+_PATH = re.compile("[/?#]")
+"""What ends the authority in an address."""
 
 
 def client_ip(request: web.BaseRequest, hops: int) -> str:
@@ -22,7 +28,7 @@ def client_ip(request: web.BaseRequest, hops: int) -> str:
     peer = request.remote or "unknown"
     if hops == 0:
         return peer
-    entries = [entry.strip() for value in request.headers.getall("X-Forwarded-For", []) for entry in value.split(",")]
+    entries = list_of(request.headers, "X-Forwarded-For")
     if len(entries) < hops:
         return peer
     return _address(entries[-hops]) or peer
@@ -31,9 +37,11 @@ def client_ip(request: web.BaseRequest, hops: int) -> str:
 def _address(entry: str) -> str | None:
     for candidate in (entry, entry.rpartition(":")[0], entry.partition("]")[0].removeprefix("[")):
         try:
-            return str(ipaddress.ip_address(candidate))
+            found = ipaddress.ip_address(candidate)
         except ValueError:
             continue
+        mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+        return str(mapped or found)
     return None
 
 
@@ -42,18 +50,35 @@ def check_origin(request: web.BaseRequest, edge: Edge) -> None:
 
     A request without Origin is no cross-site request of a browser; credentials from a cookie are checked further.
     """
-    origin = request.headers.get(hdrs.ORIGIN)
+    origin = _origin(request)
     if origin is not None and not _allowed(origin, request, edge):
         raise ServiceError(ErrorCode.ORIGIN_REFUSED, "this Origin is not in the allow-list (setting origins)")
 
 
+def _origin(request: web.BaseRequest) -> str | None:
+    """The Origin; of several, which no browser sends, what is no origin."""
+    given = request.headers.getall(hdrs.ORIGIN, None)
+    return None if given is None else ", ".join(given)
+
+
 def _allowed(origin: str, request: web.BaseRequest, edge: Edge) -> bool:
     if edge.origins:
-        return origin in edge.origins or "*" in edge.origins
-    try:
-        return urlsplit(origin).netloc == request.host
-    except ValueError:  # a bracket that nothing closes, or characters that no host has
-        return False
+        return "*" in edge.origins or _is_listed(origin, edge)
+    parts = split_origin(origin)
+    return parts is not None and same_authority(*parts, own_authority(request))
+
+
+def _is_listed(origin: str, edge: Edge) -> bool:
+    return canonical_origin(origin) in edge.origins
+
+
+def own_authority(request: web.BaseRequest) -> str:
+    """The host and port that the client has asked; empty if it does not say. Of a target in absolute form, the target's, and not
+    the Host header's (RFC 9112 §3.2.2)."""
+    target = request.raw_path
+    if target.startswith(("/", "*")):
+        return request.headers.get(hdrs.HOST, "")
+    return _PATH.split(target.partition("://")[2], maxsplit=1)[0]
 
 
 def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
@@ -61,16 +86,29 @@ def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
 
     Raises ServiceError(UNAUTHENTICATED) for an Authorization header of another scheme.
     """
-    header = request.headers.get(hdrs.AUTHORIZATION)
-    if header is not None:
-        if not header.lower().startswith(_BEARER):
-            raise ServiceError(ErrorCode.UNAUTHENTICATED, "Authorization must be: Bearer <token>")
+    given = request.headers.getall(hdrs.AUTHORIZATION, None)
+    if given is not None:
+        header = given[0]
+        if len(given) > 1 or not header.lower().startswith(_BEARER):
+            raise ServiceError(ErrorCode.UNAUTHENTICATED, "Authorization must be: Bearer <token>, once")
         return Credentials(token=header[len(_BEARER) :].strip())
     if "ticket" in request.query:
         return Credentials(ticket=request.query["ticket"])
-    if edge.cookie is not None and edge.cookie in request.cookies and _cookie_counts(request, edge):
-        return Credentials(token=request.cookies[edge.cookie], from_cookie=True)
+    if edge.cookie is not None and _cookie_counts(request, edge):
+        token = _cookies(request).get(edge.cookie)
+        if token is not None:
+            return Credentials(token=token, from_cookie=True)
     return Credentials()
+
+
+def _cookies(request: web.BaseRequest) -> Mapping[str, str]:
+    """The cookies of all Cookie lines: HTTP/2 splits them (RFC 9113 §8.2.3), and not every proxy joins them again."""
+    lines = request.headers.getall(hdrs.COOKIE, ())
+    if len(lines) > 1:
+        headers = CIMultiDict(request.headers)
+        headers[hdrs.COOKIE] = "; ".join(lines)
+        request = request.clone(headers=headers)
+    return request.cookies
 
 
 def _cookie_counts(request: web.BaseRequest, edge: Edge) -> bool:
@@ -78,22 +116,23 @@ def _cookie_counts(request: web.BaseRequest, edge: Edge) -> bool:
 
     A same-origin GET carries no Origin; the browser then vouches for it in Sec-Fetch-Site, which pages cannot set.
     """
-    origin = request.headers.get(hdrs.ORIGIN)
+    origin = _origin(request)
     if origin is not None:
-        return origin in edge.origins
-    own = any(urlsplit(allowed).netloc == request.host for allowed in edge.origins)
+        return _is_listed(origin, edge)
+    asked = own_authority(request)
+    own = any((parts := split_origin(allowed)) and same_authority(*parts, asked) for allowed in edge.origins)
     return own and request.headers.get("Sec-Fetch-Site") == "same-origin"
 
 
 def allow_cross_origin(request: web.BaseRequest, response: web.StreamResponse, edge: Edge) -> None:
     """Lets the page that asked read the answer, refusals too: they tell it whether to retry, and hold no secret."""
-    origin = request.headers.get(hdrs.ORIGIN)
+    origin = _origin(request)
     if origin is None or not origin.isascii():  # RFC 6454 §6.2: the other is no page's, and no header's value
         return
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
     response.headers[hdrs.VARY] = hdrs.ORIGIN
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Retry-After"
-    if edge.cookie is not None and origin in edge.origins:
+    if edge.cookie is not None and _is_listed(origin, edge):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
 
 

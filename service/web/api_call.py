@@ -24,6 +24,7 @@ from service.protocol.codec import invalid
 from service.realtime.node import Node
 from service.web.api_messages import MAX_USER, IdempotencyKey
 from service.web.edge import EDGE, NODE, ApiKey
+from service.web.header_list import list_of
 
 MAX_BODY = 1_048_576
 """Bytes of a request body; the application's client_max_size must not be below it."""
@@ -45,7 +46,7 @@ def authenticate(request: web.Request, keys: Iterable[ApiKey]) -> ApiKey:
     Every key is compared, in constant time and as a digest: the time taken tells neither which one matched, nor how much
     of one, nor how long they are.
     """
-    found = _BEARER.fullmatch(request.headers.get(hdrs.AUTHORIZATION, ""))
+    found = _BEARER.fullmatch(",".join(request.headers.getall(hdrs.AUTHORIZATION, ())))  # twice is no key
     given = _digest(found["key"] if found else "")
     matching = [key for key in keys if hmac.compare_digest(_digest(key.key), given)]
     if not matching or not found:
@@ -146,7 +147,7 @@ class Call:
             return b""
         if request.content_type != "application/json":
             raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body as Content-Type: application/json")
-        if any(coding.lower() != "identity" for coding in request.headers.getall(hdrs.CONTENT_ENCODING, [])):
+        if any(coding.lower() != "identity" for coding in list_of(request.headers, hdrs.CONTENT_ENCODING)):
             raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body without Content-Encoding")
         if (request.content_length or 0) > MAX_BODY:
             raise self._too_big()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from aiohttp import hdrs, web
 
+from service.core.authority import parse_authority
 from service.errors import ErrorCode, ServiceError
+from service.web.address import own_authority
 
 _USER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _HEADERS = {
@@ -64,8 +66,8 @@ def _files(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse
 
 def _check_local(request: web.Request) -> None:
     """A page elsewhere must not get tokens through a visitor's browser: loopback peer, loopback Host, no foreign Origin."""
-    host = request.host.rpartition(":")[0] if ":" in request.host.rpartition("]")[2] else request.host
-    local = host == "localhost" or _is_loopback(host.strip("[]"))
+    asked = parse_authority(own_authority(request))
+    local = asked is not None and (asked.host == "localhost" or _is_loopback(asked.host.strip("[]")))
     if not local or not _is_loopback(request.remote or "") or request.headers.get("Sec-Fetch-Site") == "cross-site":
         raise ServiceError(ErrorCode.FORBIDDEN, "demo tokens are for this machine alone; open http://127.0.0.1")
 

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from typing import cast
 
 from aiohttp import hdrs, web
-from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
 from service.realtime.admission import network_of
 from service.telemetry.metrics import Metrics
 from service.web.descriptors import Descriptors
+from service.web.header_list import offers_websocket
 from service.web.http_connections import HttpConnections
-from service.web.upgrade import Upgrades, is_upgrade
+from service.web.http_protocol import HttpProtocol, RequestParser
+from service.web.upgrade import Taken, Upgrades
 
 MOST_HEAD = 16_384
 """Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
@@ -42,7 +44,7 @@ class Door:
     def __init__(
         self,
         upgrades: Upgrades,
-        server: Callable[[], asyncio.Protocol],
+        server: Callable[[], HttpProtocol],
         connections: HttpConnections,
         descriptors: Descriptors,
         clock: Clock,
@@ -95,7 +97,7 @@ class Door:
 class Front(asyncio.Protocol):
     """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
 
-    __slots__ = ("_data", "_discarded", "_door", "_is_whole", "asked_at", "peername", "transport")
+    __slots__ = ("_data", "_discarded", "_door", "_is_whole", "asked_at", "has_ended", "peername", "transport")
 
     ssl_context = None
     """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
@@ -113,6 +115,8 @@ class Front(asyncio.Protocol):
         """Whether there is an upgrade."""
         self.asked_at = 0.0
         """See Fresh."""
+        self.has_ended = False
+        """Whether the peer has ended its sending side: nothing more can come."""
 
     @property
     def sockname(self) -> object:
@@ -166,6 +170,11 @@ class Front(asyncio.Protocol):
         else:
             self._hand_over()
 
+    def eof_received(self) -> bool:
+        """See asyncio.Protocol. True, which keeps the connection, while an upgrade is in hand."""
+        self.has_ended = True
+        return self._is_whole and self._discarded < 0
+
     def _check_early(self, size: int) -> bool:
         """Cuts the connection if so many bytes are more than may come before the answer."""
         if size <= self._door.max_early:
@@ -204,17 +213,19 @@ class Front(asyncio.Protocol):
         handler.connection_made(transport)
         if data:
             handler.data_received(data)
+        if self.has_ended and not handler.eof_received():
+            transport.close()
         self.transport = None
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
-    def give(self) -> tuple[asyncio.Transport | None, bytes]:
-        """The connection, which is another's from here on (None if it is lost), and what has come behind the request."""
+    def give(self) -> Taken:
+        """See Fresh."""
         transport, self.transport = self.transport, None
         early, self._data = self._data, b""
         if transport is not None:
             self._door.connections.remove(transport)
-        return transport, early
+        return Taken(transport, early, self.has_ended)
 
     def abort(self) -> None:
         """Cuts the connection, if it has not been taken over."""
@@ -238,7 +249,7 @@ class Front(asyncio.Protocol):
         transport.write("\r\n".join((*lines, "", "")).encode() + body)
         self._door.connections.ending(transport)
         early, self._data = self._data, b""
-        if early:
+        if early and not self.has_ended:
             self._discarded = 0
             transport.write_eof()
         else:
@@ -260,12 +271,12 @@ def _end_of_head(data: bytes) -> int:
 
 def _upgrade(front: Front, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
     """The request with this head, if it is one to become a WebSocket, without a body."""
-    parser = HttpRequestParser(cast("web.RequestHandler", front), loop, 2**16)
+    parser = RequestParser(front, loop)
     try:
         messages, upgraded, _ = parser.feed_data(head)
     except HttpProcessingError:
         return None  # aiohttp's server meets the same fault and says so
     if len(messages) != 1 or not upgraded:
         return None
-    message: RawRequestMessage = messages[0][0]
-    return message if is_upgrade(message.headers) else None
+    message = messages[0][0]
+    return message if isinstance(message, RawRequestMessage) and offers_websocket(message.headers) else None

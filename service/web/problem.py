@@ -29,6 +29,7 @@ _BY_STATUS = {
     408: ErrorCode.DEADLINE,
     413: ErrorCode.TOO_BIG,
     415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    417: ErrorCode.EXPECTATION_FAILED,
 }
 
 
@@ -83,7 +84,7 @@ def middleware() -> Middleware:
         except web.HTTPException as answer:
             if answer.status < HTTPStatus.BAD_REQUEST:
                 raise
-            return _translated(answer)
+            return translated(answer)
         except ConnectionResetError:
             raise  # the client has gone: nobody is left to answer, and there is nothing to complain about
         except Exception:
@@ -99,7 +100,8 @@ def fault(request: web.BaseRequest) -> web.Response:
     return problem(ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident))
 
 
-def _translated(answer: web.HTTPException) -> web.Response:
+def translated(answer: web.HTTPException) -> web.Response:
+    """The response in place of a refusal of aiohttp's own."""
     code = _BY_STATUS.get(answer.status, ErrorCode.INVALID_REQUEST if answer.status < 500 else ErrorCode.INTERNAL)
     said = answer.text or ""
     # aiohttp's default text is the status once more.

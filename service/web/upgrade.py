@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
@@ -25,7 +25,9 @@ from service.realtime.node import Node
 from service.realtime.serving import serve
 from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, preflight
 from service.web.edge import EDGE, NODE, Edge
+from service.web.header_list import list_of, offers_websocket
 from service.web.http_connections import HTTP_CONNECTIONS
+from service.web.http_protocol import HttpProtocol
 from service.web.problem import fault, problem
 from service.web.websocket import Terms, WebSocket
 
@@ -64,6 +66,17 @@ class _Admitted(Struct, frozen=True):
     window_bits: int
 
 
+class Taken(NamedTuple):
+    """A connection that is to become a WebSocket."""
+
+    transport: asyncio.Transport | None
+    """None if it is lost."""
+    early: bytes
+    """What has come behind the request."""
+    has_ended: bool
+    """Whether the peer has ended its sending side: nothing more can come."""
+
+
 class Fresh(Protocol):
     """A connection that has sent its first request, which is still to be answered."""
 
@@ -71,8 +84,8 @@ class Fresh(Protocol):
     def asked_at(self) -> float:
         """Monotonic time at which the whole request was there."""
 
-    def give(self) -> tuple[asyncio.Transport | None, bytes]:
-        """The connection, which is another's from here on (None if it is lost), and what has come behind the request."""
+    def give(self) -> Taken:
+        """The connection, which is another's from here on."""
 
     def abort(self) -> None:
         """Cuts the connection, if it has not been taken over."""
@@ -111,11 +124,9 @@ class Upgrades:
                 _log.exception("no answer was possible")
                 fresh.abort()
 
-    async def answer(
-        self, request: web.BaseRequest, take: Callable[[], tuple[asyncio.Transport | None, bytes]], asked_at: float
-    ) -> web.Response | None:
-        """A refusal, or None once the WebSocket is served. `take` gives the transport, and what came behind the request, which
-        was there at `asked_at` (monotonic)."""
+    async def answer(self, request: web.BaseRequest, take: Callable[[], Taken], asked_at: float) -> web.Response | None:
+        """A refusal, or None once the WebSocket is served. `take` gives the connection, whose request was there at
+        `asked_at` (monotonic)."""
         try:
             admitted = await self._admit(request)
         except ServiceError as error:
@@ -126,7 +137,7 @@ class Upgrades:
                 response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"  # RFC 6455 §4.4
             allow_cross_origin(request, response, self._edge)
             return response
-        transport, early = take()
+        transport, early, has_ended = take()
         if transport is None or transport.is_closing():
             admitted.arrival.seat.release()
             return None
@@ -136,12 +147,14 @@ class Upgrades:
         websocket.connection_made(transport)
         head = admitted.head
         # Else the head shares a write with the welcome: one that wakes a client is dear.
-        if admitted.arrival.identity is None or early:
+        if admitted.arrival.identity is None or early or has_ended:
             websocket.write(head)
             head = b""
         self._node.metrics.handshake_seconds.observe(max(0.0, self._node.clock.monotonic() - asked_at))
         if early:
             websocket.data_received(early)
+        if has_ended and not websocket.eof_received():
+            transport.close()
         await serve(self._node, websocket, arriving, admitted.arrival, head)
         return None
 
@@ -156,7 +169,7 @@ class Upgrades:
             check_origin(request, edge)
             has_entered = _enter(request, node)
             arrival = await _check(request, node, edge, seat)
-            if not is_upgrade(request.headers):
+            if not offers_websocket(request.headers):
                 _take_subscribes(node, arrival, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
             key = _check_handshake(request)
@@ -194,7 +207,7 @@ async def _ws(request: web.Request) -> web.StreamResponse:
     """An upgrade that is not the first request of its connection (proxies keep theirs), or has a very large head; and the plain
     GET that tells a client why an upgrade fails."""
 
-    def take() -> tuple[asyncio.Transport | None, bytes]:
+    def take() -> Taken:
         protocol, transport = request.protocol, request.transport
         if transport is not None:
             request.app[HTTP_CONNECTIONS].remove(transport)
@@ -202,12 +215,12 @@ async def _ws(request: web.Request) -> web.StreamResponse:
         protocol.set_parser(cast("WebSocketReader", behind))
         protocol.transport = None  # else it would close it now
         protocol.connection_lost(None)
-        return transport, bytes(behind.data)
+        return Taken(transport, bytes(behind.data), isinstance(protocol, HttpProtocol) and protocol.has_ended)
 
     refusal = await request.app[UPGRADES].answer(request, take, request.app[NODE].clock.monotonic())
     if refusal is None:
         return TakenOver()
-    if is_upgrade(request.headers):
+    if offers_websocket(request.headers):
         refusal.force_close()  # as on a connection of its own: what comes behind it would be taken for a request
     return refusal
 
@@ -233,7 +246,7 @@ def _check_handshake(request: web.BaseRequest) -> bytes:
     key = ",".join(
         headers.getall(hdrs.SEC_WEBSOCKET_KEY, [])
     )  # twice is once too often (§11.3.1), as is the version (§11.3.5)
-    connection = [part.strip().lower() for value in headers.getall(hdrs.CONNECTION, []) for part in value.split(",")]
+    connection = [option.lower() for option in list_of(headers, hdrs.CONNECTION)]
     if (
         "upgrade" not in connection
         or request.version < HttpVersion11
@@ -279,7 +292,7 @@ def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
 def _enter(request: web.BaseRequest, node: Node) -> bool:
     """Whether a turn was taken. Comes before what costs something, and after all that one address can be refused for: it must
     not take everybody's turn."""
-    upgrades = is_upgrade(request.headers)
+    upgrades = offers_websocket(request.headers)
     node.admission.enter(is_upgrade=upgrades, is_browser=hdrs.ORIGIN in request.headers)
     return upgrades
 
@@ -292,16 +305,10 @@ async def _check(request: web.BaseRequest, node: Node, edge: Edge, seat: Seat) -
     return Arrival(seat, found.identity, found.credentials, channels)
 
 
-def is_upgrade(headers: Mapping[str, str]) -> bool:
-    """Whether a request with these fields is one to become a WebSocket."""
-    return headers.get(hdrs.UPGRADE, "").lower() == "websocket"
-
-
 def _check_version(request: web.BaseRequest) -> None:
-    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
-    if offered is None and not is_upgrade(request.headers):
+    if hdrs.SEC_WEBSOCKET_PROTOCOL not in request.headers and not offers_websocket(request.headers):
         return  # a browser cannot send it on a plain request
-    if offered != SUBPROTOCOL and SUBPROTOCOL not in [part.strip() for part in (offered or "").split(",")]:
+    if SUBPROTOCOL not in list_of(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
         raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
 
 

@@ -138,8 +138,9 @@ class WebSocket(asyncio.Protocol):
         if not self.is_held and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         """See asyncio.Protocol. The transport closes itself."""
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""

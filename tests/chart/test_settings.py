@@ -57,8 +57,8 @@ def accepted(documents: list[Document], root: Path) -> Settings:
 @pytest.mark.parametrize("case", [case for case in CASES if WHOLE or case in SOME])
 def test_the_service_accepts_what_is_rendered(helm: Helm, case: str, tmp_path: Path) -> None:
     settings = accepted(rendered(helm, case), tmp_path)
-    assert (settings.host, settings.port) == ("0.0.0.0", 8080)  # inside a pod
-    assert (settings.ops_host, settings.ops_port) == ("0.0.0.0", 9090)  # inside a pod
+    assert (settings.host, settings.port) == ("::", 8080)  # inside a pod
+    assert (settings.ops_host, settings.ops_port) == ("::", 9090)  # inside a pod
     asked = CASES[case]
     is_behind = any(asked.get(name, {}).get("enabled") for name in ("ingress", "gateway"))
     assert settings.proxy.hops == int(is_behind)

@@ -129,7 +129,7 @@ def test_says_who_it_is_and_how_it_is_run(image: dict[str, Any]) -> None:
     assert set(config["ExposedPorts"]) == {"8080/tcp", "9090/tcp"}
     assert image["Healthcheck"]["Test"] == ["CMD", "tidewire", "health"], "without a shell, too"
     variables = dict(entry.split("=", 1) for entry in config["Env"])
-    assert variables["TIDEWIRE_HOST"] == variables["TIDEWIRE_OPS_HOST"] == "0.0.0.0"
+    assert variables["TIDEWIRE_HOST"] == variables["TIDEWIRE_OPS_HOST"] == "::"
     assert not [name for name in variables if re.search("SECRET|KEY|PASSWORD|TOKEN", name)]
 
 

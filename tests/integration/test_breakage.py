@@ -151,8 +151,9 @@ async def test_nobody_can_fill_the_log_with_requests_that_are_none(
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
     try:
         writer.write(request_)
+        writer.write_eof()
         async with asyncio.timeout(DEADLINE):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 4")
             with suppress(ConnectionResetError):
                 await reader.read()
     finally:

@@ -388,7 +388,7 @@ async def test_a_backend_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
     [
         (None, "127.0.0.1", "http://127.0.0.1:7001"),
         (None, "0.0.0.0", "http://127.0.0.1:7001"),
-        (None, "::", "http://[::1]:7001"),
+        (None, "::", "http://127.0.0.1:7001"),
         ("https://example.com/", "0.0.0.0", "https://example.com"),
     ],
 )

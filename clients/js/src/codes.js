@@ -60,5 +60,9 @@ export const ERROR_CODES = Object.freeze({
   method_not_allowed: Object.freeze({status: 405, retryable: false, meaning: "The resource does not know this method; see Allow."}),
   unsupported_media_type: Object.freeze({status: 415, retryable: false, meaning: "Bodies are application/json."}),
   invalid_request: Object.freeze({status: 400, retryable: false, meaning: "A query parameter or header is wrong; details.parameter names it."}),
+  uri_too_long: Object.freeze({status: 414, retryable: false, meaning: "The request's target is too long; details.limit is the bound in bytes."}),
+  header_too_large: Object.freeze({status: 431, retryable: false, meaning: "A request header is too large, or there are too many; details.limit is the bound."}),
+  expectation_failed: Object.freeze({status: 417, retryable: false, meaning: "The request expects something other than 100-continue."}),
+  not_implemented: Object.freeze({status: 501, retryable: false, meaning: "A transfer coding other than chunked."}),
   internal: Object.freeze({status: 500, retryable: true, meaning: "A fault in the service; the log has it under the same id."}),
 });

@@ -141,7 +141,7 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- end -}}
 
 {{- define "tidewire.settings" -}}
-{{- $own := dict "host" "0.0.0.0" "ops_host" "0.0.0.0" -}}
+{{- $own := dict "host" "::" "ops_host" "::" -}}
 {{- if include "tidewire.isBehindProxy" . }}{{ $_ := set $own "proxy" (dict "hops" 1) }}{{ end -}}
 {{- if include "tidewire.isSticky" . }}{{ $_ := set $own "rollout" (dict "rebalance" false) }}{{ end -}}
 {{- $broker := dict -}}

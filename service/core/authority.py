@@ -1,0 +1,75 @@
+"""Hosts and ports, compared as RFC 3986 §6.2 says: the case of a host means nothing, and a default port is as good as none.
+
+    same_authority("https", "EXAMPLE.com:443", "example.com")  # True
+    canonical_origin("HTTP://Example.com:80")                  # "http://example.com"
+
+A dot at the end of a name counts: browsers keep `example.com.` and `example.com` apart (RFC 6454 §5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+from urllib.parse import unquote
+
+DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+MAX_PORT = 65_535
+
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::(?P<port>[0-9]*))?")
+_ORIGIN = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#@\\]+)")
+
+
+class Authority(NamedTuple):
+    """A host in its one spelling, and a port."""
+
+    host: str
+    """In lower case; an IPv6 address in brackets, as RFC 5952 writes it."""
+    port: int | None
+
+
+def parse_authority(text: str, scheme: str | None = None) -> Authority | None:
+    """Reads `host` or `host:port`; None if the text is neither. The scheme's default port stands for one that is left out."""
+    found = _AUTHORITY.fullmatch(text)
+    if found is None:
+        return None
+    host = _host(found["host"])
+    digits = (found["port"] or "").lstrip("0")
+    if host is None or len(digits) > len(str(MAX_PORT)):
+        return None
+    port = int(digits or 0) if found["port"] else DEFAULT_PORTS.get(scheme or "")
+    return None if port is not None and port > MAX_PORT else Authority(host, port)
+
+
+def _host(text: str) -> str | None:
+    if text.startswith("["):
+        try:
+            return f"[{ipaddress.IPv6Address(text[1:-1])}]"
+        except ValueError:
+            return None
+    if "%" in text:  # RFC 3986 §6.2.2.2
+        text = unquote(text, errors="replace")
+    return text.lower() if text.isascii() else None
+
+
+def same_authority(scheme: str, one: str, other: str) -> bool:
+    """Whether two texts name the same host and port, for addresses of this scheme."""
+    found = parse_authority(one, scheme.lower())
+    return found is not None and found == parse_authority(other, scheme.lower())
+
+
+def split_origin(origin: str) -> tuple[str, str] | None:
+    """The scheme and the authority of an origin (RFC 6454 §6.2); None for `null`, and for what is no origin."""
+    found = _ORIGIN.fullmatch(origin)
+    return None if found is None else (found["scheme"].lower(), found["authority"])
+
+
+def canonical_origin(origin: str) -> str | None:
+    """The one spelling of an origin: lower case, without a default port; None for `null`, and for what is no origin."""
+    parts = split_origin(origin)
+    authority = parse_authority(parts[1], parts[0]) if parts is not None else None
+    if parts is None or authority is None:
+        return None
+    scheme = parts[0]
+    is_default = authority.port is None or authority.port == DEFAULT_PORTS.get(scheme)
+    return f"{scheme}://{authority.host}" if is_default else f"{scheme}://{authority.host}:{authority.port}"

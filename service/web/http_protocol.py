@@ -1,0 +1,202 @@
+"""One HTTP/1.1 connection: aiohttp's, with what RFC 9112 asks for and aiohttp leaves out.
+
+- A peer that ends its sending side after its requests (`nc`, health checks) is answered, and then the connection is closed.
+- A transfer coding other than `chunked`, and any in HTTP/1.0, is refused (§6.1); so is a Host that is no authority (§3.2).
+- Whatever is refused is refused with problem details.
+
+Both listeners use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from service.core.authority import parse_authority
+from service.errors import ErrorCode, ServiceError
+from service.web.header_list import list_of, offers_websocket
+from service.web.problem import problem, translated
+
+MAX_TARGET = 8_190
+"""Bytes of a request's target."""
+MAX_FIELD = 8_192
+"""Bytes of a header's name and value. Not MAX_TARGET: by its limit an error of the parser tells what was too long."""
+MAX_FIELDS = 128
+"""Headers of a request."""
+READ_SIZE = 65_536
+"""Bytes of a body that wait for the handler; then the connection is not read."""
+
+_Parsed = tuple[Sequence[tuple[Any, Any]], bool, bytes]
+
+
+class Refusal(HttpProcessingError):  # noqa: N818  # reads as what happened
+    """A request that is well-formed, and that this service refuses before any handler sees it."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code=code.status, message=message)
+        self.refusal = ServiceError(code, message)
+
+
+class RequestParser(HttpRequestParser):
+    """aiohttp's parser. A request that it must not have accepted comes out as one of aiohttp's error entries."""
+
+    payload: StreamReader = EMPTY_PAYLOAD
+    """The body of the newest request, which may still be incomplete."""
+
+    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, *, max_queue: int = 0) -> None:
+        super().__init__(
+            protocol,
+            loop,
+            READ_SIZE,
+            max_line_size=MAX_TARGET,
+            max_field_size=MAX_FIELD,
+            max_headers=MAX_FIELDS,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,  # no handler takes a body with a Content-Encoding
+            max_msg_queue_size=max_queue,
+        )
+
+    def feed_data(self, data: bytes) -> _Parsed:  # type: ignore[override]  # what else aiohttp's takes are its constants
+        """See HttpRequestParser."""
+        messages, upgraded, tail = super().feed_data(data)
+        if messages:
+            newest, self.payload = messages[-1]
+            # aiohttp knows of an upgrade where `websocket` is the only protocol offered.
+            upgraded = upgraded or (
+                newest.upgrade and self.payload is EMPTY_PAYLOAD and offers_websocket(newest.headers)
+            )
+            messages = [_checked(*entry) for entry in messages]
+        return messages, upgraded, tail
+
+
+def _checked(message: RawRequestMessage, payload: StreamReader) -> tuple[Any, StreamReader]:
+    refusal = next((found for check in _CHECKS if (found := check(message)) is not None), None)
+    if refusal is None:
+        return message, payload
+    return _ErrInfo(status=refusal.code, exc=refusal, message=refusal.message), EMPTY_PAYLOAD
+
+
+def _check_version(message: RawRequestMessage) -> Refusal | None:
+    if message.version in (HttpVersion11, HttpVersion10):
+        return None
+    return Refusal(ErrorCode.INVALID_REQUEST, "this service speaks HTTP/1.1 and HTTP/1.0")
+
+
+def _check_transfer_coding(message: RawRequestMessage) -> Refusal | None:
+    if hdrs.TRANSFER_ENCODING not in message.headers:
+        return None
+    if message.version < HttpVersion11:
+        return Refusal(ErrorCode.INVALID_REQUEST, "HTTP/1.0 has no Transfer-Encoding")
+    # The parser has seen to it that the last one is `chunked`, and the only `chunked`.
+    if [coding.lower() for coding in list_of(message.headers, hdrs.TRANSFER_ENCODING)] != ["chunked"]:
+        return Refusal(ErrorCode.NOT_IMPLEMENTED, "the only transfer coding known here is chunked")
+    return None
+
+
+def _check_host(message: RawRequestMessage) -> Refusal | None:
+    host = message.headers.get(hdrs.HOST, "")
+    if not host or parse_authority(host) is not None:  # RFC 9112 §3.2: empty where the target has no authority
+        return None
+    return Refusal(ErrorCode.INVALID_REQUEST, "Host is host or host:port")
+
+
+def _check_expectations(message: RawRequestMessage) -> Refusal | None:
+    if message.version < HttpVersion11:  # RFC 9110 §10.1.1: ignored
+        return None
+    if all(expected.lower() == "100-continue" for expected in list_of(message.headers, hdrs.EXPECT)):
+        return None
+    return Refusal(ErrorCode.EXPECTATION_FAILED, "the only expectation known here is 100-continue")
+
+
+_CHECKS = (_check_version, _check_transfer_coding, _check_host, _check_expectations)
+
+
+class HttpProtocol(RequestHandler):
+    """aiohttp's protocol of a connection, which ends as RFC 9112 §9.6 has it, and refuses in this service's words."""
+
+    __slots__ = ("has_ended",)
+
+    def __init__(self, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._parser = RequestParser(self, self._loop, max_queue=self._max_msg_queue_size)
+        self.has_ended = False
+        """Whether the peer has ended its sending side: nothing more can come."""
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes an answer; aiohttp's gives none
+        """See asyncio.Protocol. True, which keeps the connection, while a request is in hand."""
+        payload = self._parser.payload if isinstance(self._parser, RequestParser) else EMPTY_PAYLOAD
+        if not payload.is_eof():
+            payload.set_exception(web.RequestPayloadError("the connection ended within the body"))
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        if is_waiting or not self._request_count:
+            return False
+        self.has_ended = True
+        self._close_when_done()
+        return True
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """See RequestHandler."""
+        if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
+            resp = translated(resp)
+        if self.has_ended and self._is_last:
+            resp.force_close()
+        result = await super().finish_response(request, resp, start_time)
+        if self.has_ended:
+            self._close_when_done()
+        return result
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether no further request waits. `_message_tail`: what has come behind an upgrade, which may yet be refused."""
+        return not self._messages and not self._message_tail
+
+    def _close_when_done(self) -> None:
+        if self._is_last:
+            self._close = True
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See RequestHandler."""
+        super().handle_error(request, status, exc, message)  # for its log, and its fault if part of an answer has gone
+        if status == HTTPStatus.BAD_REQUEST or isinstance(exc, Refusal):
+            request._version = (
+                HttpVersion11  # aiohttp has put a request of HTTP/1.0 in the place of one that cannot be read
+            )
+        response = problem(_refusal(status, exc))
+        response.force_close()
+        return response
+
+
+def _refusal(status: int, exc: BaseException | None) -> ServiceError:
+    if isinstance(exc, Refusal):
+        return exc.refusal
+    if status != HTTPStatus.BAD_REQUEST:
+        return ServiceError(ErrorCode.INTERNAL, ErrorCode.INTERNAL.meaning)
+    if isinstance(exc, LineTooLong) and exc.args[1] == MAX_TARGET:
+        return ServiceError(
+            ErrorCode.URI_TOO_LONG, f"a request's target has at most {MAX_TARGET} bytes", limit=MAX_TARGET
+        )
+    if isinstance(exc, LineTooLong):
+        return ServiceError(ErrorCode.HEADER_TOO_LARGE, f"a header has at most {MAX_FIELD} bytes", limit=MAX_FIELD)
+    said = exc.message if isinstance(exc, HttpProcessingError) else ""
+    if said.startswith("Too many headers"):
+        return ServiceError(ErrorCode.HEADER_TOO_LARGE, f"a request has at most {MAX_FIELDS} headers", limit=MAX_FIELDS)
+    # One of the first lines says what is wrong; what follows quotes the request.
+    lines = (line.strip().rstrip(":") for line in said.splitlines())
+    reason = next((line for line in lines if line and line != "Bad status line"), "it cannot be read")
+    return ServiceError(ErrorCode.INVALID_REQUEST, f"this is no HTTP request: {reason}")
