@@ -30,3 +30,15 @@ export class Backoff {
     this.attempt = 0;
   }
 }
+
+/** Added at most (ms) to a wait that the service asked for. */
+const JITTER = 1_000;
+
+/**
+ * A wait (ms) that the service asked for, and up to as long again, a second at most: others may have been told the same.
+ * @param {number} told
+ * @param {() => number} random
+ */
+export function spread(told, random) {
+  return told + random() * Math.min(told, JITTER);
+}

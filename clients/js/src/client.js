@@ -1,4 +1,4 @@
-import { Backoff } from './backoff.js';
+import { Backoff, spread } from './backoff.js';
 import { Timer, systemClock } from './clock.js';
 import { CLOSE_CODES } from './codes.js';
 import { Emitter } from './emitter.js';
@@ -45,8 +45,6 @@ import { TokenSource } from './token.js';
 
 /** A connection that lasted this long (ms) was a good one: the next failure starts with the shortest backoff again. */
 const STABLE = 10_000;
-/** Added at most (ms) to the whole seconds of a Retry-After. */
-const JITTER = 1_000;
 
 /**
  * A client of one Tidewire service. It keeps one connection, comes back after faults, and resumes every subscription where
@@ -184,6 +182,7 @@ export class Tidewire {
     }
     const subscription = new Subscription(channel, handlers, this.#line);
     this.#subscriptions.set(channel, subscription);
+    this.#requests.subscribing(channel);
     if (this.#link?.welcomed) subscription.join();
     return subscription;
   }
@@ -326,7 +325,7 @@ export class Tidewire {
     const verdict = await probe(address, this.#options.fetch, this.#probing.signal);
     deadline.stop();
     // The service tells whole seconds: without more, all those who were told the same one would come at once.
-    const told = verdict.after === undefined ? undefined : verdict.after + this.#options.random() * JITTER;
+    const told = verdict.after === undefined ? undefined : spread(verdict.after, this.#options.random);
     if (step === this.#step) this.#act(verdict.action, verdict.reason, undefined, told);
   }
 

@@ -30,7 +30,7 @@ export class Link {
   #deadline;
   #heartbeat;
   #pace;
-  /** @type {{text: string, bytes: number}[]} */
+  /** @type {{type: string, text: string, bytes: number}[]} */
   #queue = [];
   #flushing = false;
   #heard = 0;
@@ -74,7 +74,7 @@ export class Link {
     if (bytes > most) {
       throw new TidewireError('too_big', `the message has ${bytes} bytes; the service accepts ${most}`);
     }
-    this.#queue.push({ text, bytes });
+    this.#queue.push({ type: message.type, text, bytes });
     if (!this.#flushing) {
       this.#flushing = true;
       queueMicrotask(() => this.#flush());
@@ -152,28 +152,27 @@ export class Link {
     const { limits } = this.#welcome ?? {};
     if (!limits || !this.#pacer || this.#ended) return;
     while (this.#queue.length > 0) {
-      const allowed = this.#pacer.available;
-      if (allowed < 1) {
+      const batch = this.#take(this.#pacer, limits);
+      if (batch.length === 0) {
         this.#flushing = true;
-        this.#pace.start(this.#pacer.wait, () => this.#flush());
+        this.#pace.start(this.#pacer.wait(this.#queue[0].type), () => this.#flush());
         return;
       }
-      const batch = this.#take(Math.min(allowed, limits.batch), limits.message);
-      this.#pacer.take(batch.length);
       this.#socket.send(batch.length === 1 ? batch[0] : `[${batch.join(',')}]`);
     }
   }
 
   /**
-   * The next messages that fit into one frame; one alone always does.
-   * @param {number} most
-   * @param {number} bytes
+   * The next messages, in order, that may go now and fit into one frame; one alone always fits.
+   * @param {Pacer} pacer
+   * @param {import('./messages.js').Limits} limits
    */
-  #take(most, bytes) {
-    let count = 1;
-    let size = 2 + this.#queue[0].bytes;
-    while (count < most && count < this.#queue.length && size + 1 + this.#queue[count].bytes <= bytes) {
-      size += 1 + this.#queue[count].bytes;
+  #take(pacer, limits) {
+    let count = 0;
+    let size = 1;
+    for (const { type, bytes } of this.#queue) {
+      if (count === limits.batch || (count > 0 && size + 1 + bytes > limits.message) || !pacer.take(type)) break;
+      size += 1 + bytes;
       count += 1;
     }
     return this.#queue.splice(0, count).map(({ text }) => text);

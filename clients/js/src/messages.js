@@ -12,7 +12,11 @@
  * @typedef {{count: number, members?: Member[]}} Presence
  *   `members` is absent in channels too large to list.
  *
- * @typedef {{message: number, batch: number, subscriptions: number, rate: number, burst: number}} Limits
+ * @typedef {{connections: number, rate: number, burst: number, subscribe_rate: number, subscribe_burst: number,
+ *            connect_rate?: number, connect_burst?: number}} SharedLimits
+ * @typedef {{message: number, batch: number, subscriptions: number, rate: number, burst: number, subscribe_rate?: number,
+ *            subscribe_burst?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
+ *   Those that may be absent come with services since 0.2; `user` is absent for an anonymous connection.
  * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number}} Welcome
  * @typedef {{type: 'subscribed', id: string | null, channel: string, epoch: string, offset: number, last?: string,
  *            events: Event[], state: Event[], recovered?: boolean, presence?: Presence}} Subscribed

@@ -1,4 +1,4 @@
-import { Backoff } from './backoff.js';
+import { Backoff, spread } from './backoff.js';
 import { Timer } from './clock.js';
 import { TidewireError } from './errors.js';
 
@@ -98,6 +98,17 @@ export class Requests {
   }
 
   /**
+   * The channel is subscribed to anew: an `unsubscribe` that was refused, and would be sent again, must not end that.
+   * @param {string} channel
+   */
+  subscribing(channel) {
+    for (const entry of [...this.#entries.values()]) {
+      const { type, channel: of } = entry.request;
+      if (type === 'unsubscribe' && of === channel && entry.refusal) this.#fail(entry, entry.refusal);
+    }
+  }
+
+  /**
    * The connection is gone. What may not be repeated fails; so does the largest open request if the connection ended
    * because of a message's size.
    * @param {boolean} tooBig
@@ -139,15 +150,18 @@ export class Requests {
    */
   #refused(entry, message) {
     const error = TidewireError.from(message);
-    const early = error.code === 'not_subscribed' && this.#joining(entry.request.channel);
-    if (!entry.repeat || !(early || error.retryable)) {
+    const joining = this.#joining(entry.request.channel);
+    const early = error.code === 'not_subscribed' && joining;
+    // What was above a rate has done nothing, and may be sent again on this connection: but not over a newer subscription.
+    const again = entry.repeat ? early || error.retryable : error.code === 'rate_limited' && !joining;
+    if (!again) {
       this.#fail(entry, error);
       return;
     }
     entry.refusal = error;
     if (early) return; // `joined` sends it again
     const told = error.details.retry_after;
-    const wait = typeof told === 'number' ? told * 1000 : entry.backoff.next();
+    const wait = typeof told === 'number' ? spread(told * 1000, this.#random) : entry.backoff.next();
     entry.retry.start(wait, () => this.#dispatch(entry));
   }
 

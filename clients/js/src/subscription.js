@@ -1,4 +1,4 @@
-import { Backoff } from './backoff.js';
+import { Backoff, spread } from './backoff.js';
 import { TidewireError } from './errors.js';
 import { Roster } from './roster.js';
 
@@ -186,17 +186,26 @@ export class Subscription {
    * @param {import('./messages.js').ErrorMessage} message
    */
   refused(message) {
-    if (this.#state !== 'joining' || message.id !== this.#request) return false;
+    if (this.#state !== 'joining' || !this.#isOurs(message)) return false;
     if (message.code === 'already_subscribed') {
       this.#rejoin();
     } else if (message.retryable) {
       const told = message.details?.retry_after;
-      this.#retry.start(typeof told === 'number' ? told * 1000 : this.#backoff.next(), () => this.join());
+      const wait = typeof told === 'number' ? spread(told * 1000, this.#line.random) : this.#backoff.next();
+      this.#retry.start(wait, () => this.join());
     } else {
       this.#end();
       this.#fail(TidewireError.from(message));
     }
     return true;
+  }
+
+  /**
+   * Whether a refusal is that of the `subscribe` under way; what the address asked for has no id, and is named.
+   * @param {import('./messages.js').ErrorMessage} message
+   */
+  #isOurs({ id, details }) {
+    return this.#request === null ? !id && details?.channel === this.#channel : id === this.#request;
   }
 
   /** @param {import('./messages.js').Unsubscribed} message */

@@ -47,6 +47,37 @@ test('the client stays within the rate', async (t) => {
   await peer.expect('chat.typing');
 });
 
+const PACED = { ...WELCOME.limits, rate: 10, burst: 5, subscribe_rate: 2, subscribe_burst: 3 };
+
+test('subscribes have a budget of their own; leaving and ready cost nothing', async (t) => {
+  const { server, clock, client, until } = await scene(t);
+  void client.connect();
+  const peer = await server.peer();
+  await peer.welcome({ ...WELCOME, limits: PACED });
+  await until('open');
+  for (let n = 0; n < 4; n += 1) client.signal('room:1', 'chat.typing', { n });
+  for (let n = 0; n < 4; n += 1) await peer.expect('chat.typing');
+  const first = client.subscribe('room:0');
+  for (let n = 1; n < 4; n += 1) client.subscribe(`room:${n}`);
+  for (let n = 0; n < 3; n += 1) assert.equal((await peer.expect('subscribe')).channel, `room:${n}`);
+  void first.unsubscribe();
+  assert.equal(peer.messages.length, 0); // in order: it comes behind the subscribe that waits
+  clock.advance(500);
+  assert.equal((await peer.expect('subscribe')).channel, 'room:3');
+  assert.equal((await peer.expect('unsubscribe')).channel, 'room:0');
+});
+
+test('a service that tells no budget of subscribing counts all messages alike', async (t) => {
+  const { server, client, until } = await scene(t);
+  void client.connect();
+  const peer = await server.peer();
+  await peer.welcome({ ...WELCOME, limits: { ...WELCOME.limits, rate: 10, burst: 5 } });
+  await until('open');
+  for (let n = 0; n < 5; n += 1) client.subscribe(`room:${n}`);
+  for (let n = 0; n < 3; n += 1) await peer.expect('subscribe'); // a burst of 4, less the ready
+  assert.equal(peer.messages.length, 0);
+});
+
 test('an ack settles; a refusal rejects with its code, path and details', async (t) => {
   const { peer, client } = await connected(t);
   const good = client.publish('room:1', 'chat.message', {}, { id: 'mine-1', key: 'k' });
@@ -90,7 +121,7 @@ test('a retryable refusal is retried after the wait it names, with the same id',
   peer.send({ type: 'error', id, code: 'rate_limited', message: 'slow', retryable: true, details: { retry_after: 3 } });
   peer.send({ type: 'error', code: 'malformed', message: 'mark', retryable: false });
   await marked;
-  clock.advance(2_999);
+  clock.advance(3_499); // half a second of jitter
   assert.equal(peer.messages.length, 0);
   clock.advance(1);
   assert.equal((await peer.expect('chat.message')).id, id);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Inbox, connected, message, soon, subscribed } from './support.js';
+import { Inbox, WELCOME, connected, message, scene, soon, subscribed } from './support.js';
 
 /** @typedef {import('../src/subscription.js').Handlers} Handlers */
 
@@ -199,6 +199,52 @@ test('a token that gains or loses the right to presence changes what is shown', 
   assert.deepEqual(await calls.next(), ['presence', 0, [], undefined, undefined]);
 });
 
+/** @param {import('./support.js').Peer} peer @param {any} client @param {any} refusal */
+async function refuse(peer, client, refusal) {
+  const marked = new Promise((resolve) => client.on('error', resolve));
+  peer.send({ type: 'error', code: 'rate_limited', message: 'slow down', retryable: true, details: { retry_after: 2 }, ...refusal });
+  peer.send({ type: 'error', code: 'malformed', message: 'marks that the first error was handled', retryable: false });
+  await soon(marked, 'the mark');
+}
+
+test('a channel of the address that is refused is subscribed to again', async (t) => {
+  const { server, client, clock, until } = await scene(t, { token: undefined, ticket: async () => 't', channels: ['room:1', 'room:2'] });
+  void client.connect();
+  const peer = await server.peer();
+  peer.send(WELCOME);
+  await peer.expect('ready');
+  await until('open');
+  await refuse(peer, client, { code: 'broker_unavailable', details: { channel: 'room:2', retry_after: 2 } });
+  clock.advance(2_500);
+  assert.equal((await peer.expect('subscribe')).channel, 'room:2');
+  assert.equal(client.subscriptions.get('room:1')?.state, 'joining');
+});
+
+test('a refused unsubscribe is sent again, so that nobody stays where they are not', async (t) => {
+  const { peer, client, clock, subscription } = await room(t);
+  const left = subscription.unsubscribe();
+  const { id } = await peer.expect('unsubscribe');
+  await refuse(peer, client, { id });
+  clock.advance(2_500);
+  assert.equal((await peer.expect('unsubscribe')).id, id);
+  peer.send({ type: 'unsubscribed', channel: 'room:1', code: 'requested', id });
+  await left;
+});
+
+test('a refused unsubscribe is not sent again over a newer subscription', async (t) => {
+  const { peer, client, clock, subscription } = await room(t);
+  const left = subscription.unsubscribe();
+  await refuse(peer, client, { id: (await peer.expect('unsubscribe')).id });
+  client.subscribe('room:1');
+  await left;
+  const { id } = await peer.expect('subscribe');
+  peer.send({ type: 'error', id, code: 'already_subscribed', message: 'still there', retryable: false });
+  await peer.expect('unsubscribe');
+  peer.send(subscribed(await peer.expect('subscribe')));
+  clock.advance(10_000);
+  assert.equal(peer.messages.length, 0);
+});
+
 test('a refused subscription is over and says why; a retryable refusal is tried again', async (t) => {
   const { peer, client, clock } = await connected(t);
   const { calls, handlers } = recorder();
@@ -208,7 +254,7 @@ test('a refused subscription is over and says why; a retryable refusal is tried 
   const refused = new Promise((resolve) => client.on('error', resolve));
   peer.send({ type: 'error', code: 'malformed', message: 'marks that the first error was handled', retryable: false });
   await soon(refused, 'the mark');
-  clock.advance(2_000);
+  clock.advance(2_500); // half a second of jitter
   const again = await peer.expect('subscribe');
   peer.send({ type: 'error', id: again.id, code: 'forbidden', message: 'no', retryable: false, details: {} });
   assert.deepEqual(await calls.next(), ['error', 'forbidden']);
