@@ -72,6 +72,11 @@ class Limits:
     """Inbound messages of one tenant."""
     connect_rate_per_ip: Rate = Rate(per_second=50, burst=500)
     """Upgrades and tickets asked for by one address."""
+    api_rate_per_key: Rate = Rate(per_second=2_000, burst=10_000)
+    """Requests of the backend API with one key."""
+    api_rate_per_ip: Rate = Rate(per_second=2_000, burst=10_000)
+    """Requests of the backend API from one address. One without a valid key uses up a hundredth of the burst, so that keys cannot
+    be tried fast."""
     rate_violations: Count = 20
     """Frames with messages above its own rate that a connection may send within 10 s before it is closed with 4429."""
     tracked: Count = 50_000

@@ -6,6 +6,7 @@ import ipaddress
 from collections import Counter
 from functools import lru_cache
 from random import uniform
+from typing import Any
 
 from service.core.clock import Clock
 from service.core.identity import Identity
@@ -20,6 +21,8 @@ from service.telemetry.metrics import Metrics
 
 SLICE = 1_000
 """Buckets that are forgotten at a time."""
+FAILED_SHARE = 0.01
+"""How much of an address's burst a request of the backend API without a valid key uses up."""
 
 
 @lru_cache(maxsize=4096)  # behind a proxy, or in a storm, the same ones come again and again
@@ -80,6 +83,8 @@ class Admission:
         self._pending = 0
         self._per_ip: Counter[str] = Counter()
         self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
+        self._api_addresses = KeyedBuckets(limits.api_rate_per_ip, limits.tracked)
+        self._api_keys = KeyedBuckets(limits.api_rate_per_key, limits.tracked)
         self._users = KeyedRates(limits.user_rate, limits.user_subscribe_rate, limits.tracked)
         self._ips = KeyedRates(limits.ip_rate, limits.ip_subscribe_rate, limits.tracked)
         self._tenants = KeyedRates(limits.tenant_rate, limits.tenant_subscribe_rate, limits.tracked)
@@ -106,12 +111,34 @@ class Admission:
         now = self._clock.monotonic()
         bucket = self._connects.of(network, now)
         if bucket.take(now):
-            self._metrics.rate_limited.labels(scope="connect").inc()
-            raise ServiceError(
-                ErrorCode.RATE_LIMITED,
-                "too many connection attempts from this address",
-                retry_after=round(bucket.place(now), 3),
-            )
+            raise self._rate_limited("connect", "too many connection attempts from this address", bucket.place(now))
+
+    def check_api_address(self, network: str) -> None:
+        """Takes a request of the backend API, whose key is still to be looked at. Raises ServiceError(RATE_LIMITED)."""
+        now = self._clock.monotonic()
+        bucket = self._api_addresses.of(network, now)
+        if bucket.take(now):
+            raise self._rate_limited("api_ip", "too many requests from this address", bucket.place(now), scope="ip")
+
+    def check_api_key(self, network: str, tenant: str, key: str) -> None:
+        """Takes a request with a good key, by its name, after `check_api_address`. Raises ServiceError(RATE_LIMITED); then it has
+        cost the address nothing."""
+        now = self._clock.monotonic()
+        bucket = self._api_keys.of((tenant, key), now)
+        if bucket.take(now):
+            self._api_addresses.of(network, now).give_back()
+            raise self._rate_limited("api_key", "too many requests with this API key", bucket.place(now), scope="key")
+
+    def charge_failed_api_request(self, network: str) -> None:
+        """Makes a request without a good key dearer for its address than others."""
+        cost = self._limits.api_rate_per_ip.burst * FAILED_SHARE
+        self._api_addresses.of(network, self._clock.monotonic()).charge(max(0.0, cost - 1.0))
+
+    def _rate_limited(self, metric: str, message: str, wait: float, **details: Any) -> ServiceError:
+        self._metrics.rate_limited.labels(scope=metric).inc()
+        # Many can be refused at the same moment, each for a bucket of its own.
+        told = round(uniform(wait, 1.25 * wait), 3)  # noqa: S311  # spreads load, guards nothing
+        return ServiceError(ErrorCode.RATE_LIMITED, message, **details, retry_after=told)
 
     def check_caps(self, network: str) -> None:
         """Raises ServiceError(TOO_MANY_CONNECTIONS) if the node or the address is full."""
@@ -218,20 +245,16 @@ class Admission:
         short = take_all(buckets, now, cost)
         if short is not None:
             scope = rates.scope(short)
-            self._metrics.rate_limited.labels(scope=scope if what == "messages" else f"{scope}_{what}").inc()
-            wait = short.place(now, cost)
-            raise ServiceError(
-                ErrorCode.RATE_LIMITED,
-                f"too many {what} from this {scope}",
-                scope=scope,
-                # Many connections can be refused at the same moment, each for a bucket of its own.
-                retry_after=round(uniform(wait, 1.25 * wait), 3),  # noqa: S311  # spreads load, guards nothing
-            )
+            metric = scope if what == "messages" else f"{scope}_{what}"
+            message = f"too many {what} from this {scope}"
+            raise self._rate_limited(metric, message, short.place(now, cost), scope=scope)
 
     def tidy(self, now: float) -> None:
         """Forgets users and addresses that have been quiet: of most who are connected there is nothing to remember."""
-        for buckets in (self._connects, self._users, self._ips, self._tenants):
+        for buckets in (self._connects, self._api_addresses, self._api_keys):
             buckets.forget_full(now, SLICE)
+        for rates in (self._users, self._ips, self._tenants):
+            rates.forget_full(now, SLICE)
 
     def is_abusive(self, connection: Connection, refusal: ServiceError) -> bool:
         """Notes a frame with messages above a rate; True once there were too many lately."""

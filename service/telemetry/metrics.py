@@ -84,6 +84,8 @@ _RATES = (
     "ip_subscribes",
     "tenant_subscribes",
     "connect",
+    "api_ip",
+    "api_key",
 )
 _FDS = Path("/proc/self/fd")
 _STATM = Path("/proc/self/statm")
@@ -210,7 +212,9 @@ class Metrics:
         )
 
         self.rate_limited = self._tallies(
-            "rate_limited", "Messages, subscribes and upgrades above a rate, by its scope.", "scope"
+            "rate_limited",
+            "Messages, subscribes, upgrades and requests of the backend API above a rate, by its scope.",
+            "scope",
         )
         _start(self.rate_limited, _RATES)
         self.limit_hits = self._tallies(

@@ -14,7 +14,7 @@ from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.realtime.commands.history import encode_page
 from service.web import api_publish, openapi
-from service.web.api_call import MAX_BODY, Call, decode
+from service.web.api_call import MAX_BODY, Call, check_address_rate, decode
 from service.web.api_messages import (
     MAX_REASON,
     AddressedEvent,
@@ -329,6 +329,7 @@ def routes() -> list[web.RouteDef]:
     description = msgspec.json.encode(openapi.describe(OPERATIONS))
 
     async def describe(request: web.Request) -> web.Response:
+        check_address_rate(request)
         return web.Response(body=description, content_type="application/json")
 
     return [*(operation.route() for operation in OPERATIONS), web.get(openapi.PATH, describe)]

@@ -21,7 +21,9 @@ from service.core.channel import ChannelKey
 from service.core.identity import Identity, Right, backend
 from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
+from service.realtime.admission import network_of
 from service.realtime.node import Node
+from service.web.address import client_ip
 from service.web.api_messages import MAX_USER, IdempotencyKey
 from service.web.edge import EDGE, NODE, ApiKey
 from service.web.header_list import list_of
@@ -54,6 +56,13 @@ def authenticate(request: web.Request, keys: Iterable[ApiKey]) -> ApiKey:
     return matching[0]
 
 
+def check_address_rate(request: web.Request) -> str:
+    """Counts a request for its address, which is returned. Raises ServiceError(RATE_LIMITED)."""
+    network = network_of(client_ip(request, request.app[EDGE].hops))
+    request.app[NODE].admission.check_api_address(network)
+    return network
+
+
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
@@ -70,9 +79,16 @@ class Call:
 
     @classmethod
     def of(cls, request: web.Request) -> Call:
-        """Raises ServiceError(INVALID_API_KEY)."""
-        key = authenticate(request, request.app[EDGE].api_keys)
-        return cls(request, request.app[NODE], backend(key.tenant), key.name)
+        """Raises ServiceError: RATE_LIMITED or INVALID_API_KEY."""
+        node, edge = request.app[NODE], request.app[EDGE]
+        network = check_address_rate(request)
+        try:
+            key = authenticate(request, edge.api_keys)
+        except ServiceError:
+            node.admission.charge_failed_api_request(network)
+            raise
+        node.admission.check_api_key(network, key.tenant, key.name)
+        return cls(request, node, backend(key.tenant), key.name)
 
     def note(self, command: str, **concerned: str) -> None:
         """Writes down who has asked for something that ends connections."""

@@ -19,6 +19,7 @@ from service.web.edge import NODE
 ALWAYS = (
     ErrorCode.INVALID_REQUEST,
     ErrorCode.INVALID_API_KEY,
+    ErrorCode.RATE_LIMITED,
     ErrorCode.BROKER_UNAVAILABLE,
     ErrorCode.INTERNAL,
 )

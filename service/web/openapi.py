@@ -151,6 +151,6 @@ _THIS = {
     "security": [],
     "responses": {
         "200": {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}},
-        **_refusals([ErrorCode.INTERNAL]),
+        **_refusals([ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL]),
     },
 }
