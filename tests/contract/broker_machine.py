@@ -98,6 +98,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     may_forget: ClassVar[bool] = False
     """Whether a channel without subscribers may come back with a new epoch, having been forgotten to make room."""
+    may_forget_empty: ClassVar[bool] = False
+    """The same, of a channel in which nothing was published."""
     may_refuse: ClassVar[bool] = False
     """Whether calls may raise BROKER_UNAVAILABLE because the broker is full."""
     most_subscribed: ClassVar[int] = len(KEYS)
@@ -306,13 +308,16 @@ class BrokerMachine(RuleBasedStateMachine):
         """Every answer names the epoch. Only a channel that nobody is subscribed to may have been forgotten meanwhile."""
         model = self.model[channel]
         if model.epoch != epoch:
-            assert model.epoch is None or (self.may_forget and not model.subscribed)
+            assert model.epoch is None or (self._may_forget(model) and not model.subscribed)
             assert epoch not in self.epochs, "an epoch came back, or two channels share one"
             self.epochs[epoch] = channel
             model.epoch = epoch
             model.events.clear()
             model.state.clear()
             model.rev = 0
+
+    def _may_forget(self, model: ModelChannel) -> bool:
+        return self.may_forget or (self.may_forget_empty and not model.events and not model.rev)
 
     def _resume(self, channel: ChannelKey, since: Position | None) -> bool:
         snapshot = self.attempt(self.broker.snapshot(channel, since, MOST_EVENTS, 1_000_000))

@@ -9,7 +9,7 @@ import pytest
 
 from service.adapters.memory.broker import SWEEP_CHANNELS, SWEEP_SECONDS, MemoryBroker
 from service.adapters.memory.store import CHANNEL_BYTES, STATE_ENTRY_BYTES, STREAM_ENTRY_BYTES
-from service.core.broker import Broker
+from service.core.broker import EMPTY_SECONDS, Broker
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
@@ -44,6 +44,8 @@ class TestMemoryBroker(BrokerSuite):
 
 class RoomyMachine(BrokerMachine):
     """Nothing is ever forgotten before its time."""
+
+    may_forget_empty = True
 
     async def open(self, clock: FakeClock) -> Broker:
         return memory_broker(clock, idempotency_window=broker_machine.WINDOW)
@@ -379,3 +381,45 @@ def test_every_stream_gets_an_epoch_of_its_own_at_random(clock: FakeClock) -> No
     epochs = {broker._channels.open(room(n), 0.0).epoch for n in range(50)}
     assert len(epochs) == 50
     assert all(len(epoch) == 16 and int(epoch, 16) >= 0 for epoch in epochs)
+
+
+async def test_channel_that_is_only_named_is_forgotten_after_a_minute(clock: FakeClock) -> None:
+    broker = memory_broker(clock, channels=10_000)
+    await broker.start(RecordingSink())
+    for number in range(2_000):
+        channel = ChannelKey("acme", f"named:{number}")
+        await broker.subscribe(channel)
+        await broker.snapshot(channel, None, 0, 0)
+        await broker.unsubscribe(channel)
+    await broker.subscribe(ROOM)
+    told = (await broker.snapshot(ROOM, None, 0, 0)).top
+    assert broker.stats().channels == 2_001
+    assert [info.name for info in await broker.channels("acme", "", 10)] == [ROOM.name]
+    clock.advance(EMPTY_SECONDS + SWEEP_SECONDS)
+    stats = broker.stats()
+    assert (stats.channels, stats.evicted, stats.bytes) == (1, 0, CHANNEL_BYTES)
+    assert (await broker.snapshot(ROOM, told, MANY, MUCH)).recovered, "it has a subscriber"
+    await broker.close()
+
+
+async def test_listing_follows_what_is_there(clock: FakeClock) -> None:
+    broker = memory_broker(clock)
+    publish = Publisher(broker, clock)
+    await broker.start(RecordingSink())
+    rooms = [ChannelKey("acme", name) for name in ("b", "a", "c:1", "c:2")]
+    for room in rooms[:3]:
+        await publish.durable(room, retention=Retention(5, TTL))
+    await broker.subscribe(rooms[3])
+
+    async def listed(prefix: str = "", limit: int = 10) -> list[str]:
+        return [info.name for info in await broker.channels("acme", prefix, limit)]
+
+    assert await listed() == ["a", "b", "c:1", "c:2"]
+    assert await listed("c:", 1) == ["c:1"]
+    clock.advance(TTL + 1)
+    assert await listed() == ["c:2"]
+    await broker.unsubscribe(rooms[3])
+    assert await listed() == []
+    await publish.durable(rooms[0])
+    assert await listed() == ["b"]
+    await broker.close()

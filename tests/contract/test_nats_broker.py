@@ -59,7 +59,7 @@ async def subjects(server: NatsServer, prefix: str) -> dict[str, int]:
     try:
         question = json.dumps({"subjects_filter": ">"}).encode()
         answer = await witness.request(f"$JS.API.STREAM.INFO.{prefix}", question, timeout=5)
-        held: dict[str, int] = json.loads(answer.data)["state"]["subjects"]
+        held: dict[str, int] = json.loads(answer.data)["state"].get("subjects") or {}
         return held
     finally:
         await witness.close()

@@ -116,7 +116,7 @@ class MemoryBroker:
     async def unsubscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
         self._started()
-        self._channels.unpin(channel)
+        self._channels.unpin(channel, self._clock.monotonic())
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """As the port says."""

@@ -5,13 +5,14 @@ Bytes are an estimate: the data plus what CPython takes for an entry or a channe
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
+from service.core.broker import EMPTY_SECONDS
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
@@ -48,6 +49,7 @@ class StoredChannel:
         "_stream_ttl",
         "counted",
         "epoch",
+        "is_listed",
         "key",
         "last_id",
         "offset",
@@ -62,6 +64,8 @@ class StoredChannel:
         self.last_id: str | None = None
         self.rev = 0
         self.subscribed = False
+        self.is_listed = False
+        """Whether it is among the names that can be listed; only the store writes it."""
         self.counted = Holdings(0, 0, 0)
         """What the store has counted this channel with; only the store writes it."""
         self._stream: deque[Entry] = deque()
@@ -167,7 +171,8 @@ class StoreBounds:
 class ChannelStore:
     """At most so many channels and bytes, so that memory is bounded whatever clients do.
 
-    To make room it forgets whole channels that have no subscribers: first those in which nothing was ever kept (anyone who may
+    A channel in which nothing was ever kept is forgotten EMPTY_SECONDS after its last use, unless it has subscribers. To make
+    room it forgets whole channels that have no subscribers: first those in which nothing was ever kept (anyone who may
     subscribe can make them, so making many must not push out history), then the least recently used. A forgotten channel
     comes back with a new epoch, which tells every resumer that its history is gone. A channel with subscribers is never
     forgotten; when only those are left, the store refuses.
@@ -178,10 +183,13 @@ class ChannelStore:
         self._new_epoch = new_epoch
         self._channels: dict[ChannelKey, StoredChannel] = {}
         # Both least recently used first; a channel with subscribers is on neither.
-        self._blank: OrderedDict[ChannelKey, None] = OrderedDict()
+        self._blank: OrderedDict[ChannelKey, float] = OrderedDict()
+        """With the time of its last use."""
         self._idle: OrderedDict[ChannelKey, None] = OrderedDict()
         # Channels that hold entries, the one swept longest ago first.
         self._filled: OrderedDict[ChannelKey, None] = OrderedDict()
+        self._names: dict[str, list[str]] = {}
+        """Each tenant's channels with subscribers or entries, in order."""
         self._total = Holdings(0, 0, 0)
         self._pinned_bytes = 0
         """Of channels with subscribers."""
@@ -210,7 +218,7 @@ class ChannelStore:
         else:
             channel.expire(now)
         self._recount(channel)
-        self._shelve(channel)
+        self._shelve(channel, now)
         return channel
 
     def keep(self, channel: StoredChannel, publication: Publication, retention: Retention, now: float) -> Event:
@@ -221,7 +229,7 @@ class ChannelStore:
             event = channel.keep(publication, retention, now)
             self._recount(channel)
         finally:
-            self._shelve(channel)
+            self._shelve(channel, now)
         return event
 
     def pin(self, channel: StoredChannel) -> None:
@@ -229,18 +237,25 @@ class ChannelStore:
         if not channel.subscribed:
             self._unshelve(channel)
             channel.subscribed = True
+            self._list(channel)
             self._pinned_bytes += channel.counted.bytes
 
-    def unpin(self, key: ChannelKey) -> None:
+    def unpin(self, key: ChannelKey, now: float) -> None:
         """Marks a channel as having none; harmless if it is unknown."""
         channel = self._channels.get(key)
         if channel is not None and channel.subscribed:
             channel.subscribed = False
             self._pinned_bytes -= channel.counted.bytes
-            self._shelve(channel)
+            self._list(channel)
+            self._shelve(channel, now)
 
     def sweep(self, now: float, most: int) -> None:
-        """Drops what has expired in the `most` channels that were swept longest ago."""
+        """Drops what has expired in the `most` channels that were swept longest ago, and at most ten times as many channels
+        in which nothing was ever kept."""
+        for key, used in list(islice(self._blank.items(), 10 * most)):
+            if used + EMPTY_SECONDS > now:
+                break
+            self._forget(key)
         for key in list(islice(self._filled, most)):
             self._filled.move_to_end(key)
             channel = self._channels[key]
@@ -248,23 +263,39 @@ class ChannelStore:
             self._recount(channel)
 
     def named(self, tenant: str, prefix: str, limit: int, now: float) -> Sequence[StoredChannel]:
-        """The tenant's channels with subscribers or entries whose names start with `prefix`, by name; reads all names."""
-        found = (key for key in self._channels if key.tenant == tenant and key.name.startswith(prefix))
-        return [
-            self._channels[key] for key in heapq.nsmallest(limit, filter(lambda key: self._in_use(key, now), found))
-        ]
+        """The tenant's channels with subscribers or entries whose names start with `prefix`, by name."""
+        names = self._names.get(tenant, [])
+        found: list[StoredChannel] = []
+        at = bisect_left(names, prefix)
+        while len(found) < limit and at < len(names) and names[at].startswith(prefix):
+            channel = self._channels[ChannelKey(tenant, names[at])]
+            channel.expire(now)
+            self._recount(channel)
+            if channel.is_listed:  # else it is no longer among the names, and the next one is in its place
+                found.append(channel)
+                at += 1
+        return found
 
     def clear(self) -> None:
         """Forgets everything."""
-        for shelf in (self._channels, self._blank, self._idle, self._filled):
+        for shelf in (self._channels, self._blank, self._idle, self._filled, self._names):
             shelf.clear()
         self._total, self._pinned_bytes = Holdings(0, 0, 0), 0
 
-    def _in_use(self, key: ChannelKey, now: float) -> bool:
-        channel = self._channels[key]
-        channel.expire(now)
-        self._recount(channel)
-        return channel.subscribed or key in self._filled
+    def _list(self, channel: StoredChannel) -> None:
+        """Keeps the names that can be listed."""
+        is_listed = channel.subscribed or channel.key in self._filled
+        if is_listed == channel.is_listed:
+            return
+        channel.is_listed = is_listed
+        tenant, name = channel.key
+        names = self._names.setdefault(tenant, [])
+        if is_listed:
+            insort(names, name)
+            return
+        del names[bisect_left(names, name)]
+        if not names:
+            del self._names[tenant]
 
     def _make_room(self, needed: int, beside: StoredChannel | None = None) -> None:
         if self._total.bytes + needed <= self._bounds.bytes:
@@ -280,16 +311,24 @@ class ChannelStore:
         shelf = self._blank or self._idle
         if not shelf:
             raise _full("channels", self._bounds.channels)
-        key, _ = shelf.popitem(last=False)
-        channel = self._channels.pop(key)
-        self._filled.pop(key, None)
-        self._total = _changed(self._total, channel.counted, Holdings(0, 0, 0))
+        self._forget(next(iter(shelf)))
         self.evicted += 1
 
-    def _shelve(self, channel: StoredChannel) -> None:
+    def _forget(self, key: ChannelKey) -> None:
+        channel = self._channels.pop(key)
         self._unshelve(channel)
-        if not channel.subscribed:
-            (self._blank if channel.is_blank else self._idle)[channel.key] = None
+        self._filled.pop(key, None)
+        self._list(channel)
+        self._total = _changed(self._total, channel.counted, Holdings(0, 0, 0))
+
+    def _shelve(self, channel: StoredChannel, now: float) -> None:
+        self._unshelve(channel)
+        if channel.subscribed:
+            return
+        if channel.is_blank:
+            self._blank[channel.key] = now
+        else:
+            self._idle[channel.key] = None
 
     def _unshelve(self, channel: StoredChannel) -> None:
         self._blank.pop(channel.key, None)
@@ -307,6 +346,7 @@ class ChannelStore:
             self._filled.pop(channel.key, None)
         elif channel.key not in self._filled:
             self._filled[channel.key] = None
+        self._list(channel)
 
 
 def accepted(publication: Publication, epoch: str = "", offset: int | None = None, rev: int | None = None) -> Event:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from service.adapters.nats.wire import Message, publish
 from service.adapters.nats.writer import Writer
 from service.adapters.own_task import need_task
 from service.core.backoff import Backoff
-from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
+from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
@@ -59,6 +59,9 @@ class NatsBroker:
         self._state = "not started yet"
         self._calls = 0
         self._subscriptions: dict[ChannelKey, int] = {}
+        self._empty: dict[ChannelKey, int] = {}
+        """Subscribed channels in which nothing had been published when they were read, with their head's sequence."""
+        self._keeping: asyncio.Task[None] | None = None
         self._heads = Heads(config, self.subjects, self.stream)
         self._writer = Writer(config, self.subjects, self.stream, self._heads, clock)
         self._reader = Reader(self.subjects, self.stream, self._heads, clock)
@@ -84,6 +87,7 @@ class NatsBroker:
             raise
         self._sink = sink
         self._state = "started"
+        self._keeping = asyncio.create_task(self._go_on_keeping(), name="nats empty channels")
         self._metrics.broker_queue.set_function(lambda: self._calls)
         self._metrics.broker_subscriptions.set_function(lambda: len(self._subscriptions))
 
@@ -107,9 +111,13 @@ class NatsBroker:
         """As the port says."""
         self._state = "closed"
         self._sink = None
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         await self._link.close()
         await self._writer.close()
         self._subscriptions.clear()
+        self._empty.clear()
         self._heads.clear()
 
     async def check(self) -> None:
@@ -204,7 +212,10 @@ class NatsBroker:
                 self._link.check_permitted(subject)
                 # In a cluster our server may know of the subscription before the stream's does. It tells it on the way that
                 # this question takes too, so when the answer is here the stream's server knows.
-                self._heads.note(channel, await self._heads.open(channel))
+                known = await self._heads.open(channel, anew=True)
+                self._heads.note(channel, known.head)
+                if known.head.is_empty and channel in self._subscriptions:
+                    self._empty[channel] = known.sequence
             except BaseException:
                 self._forget(channel)
                 raise
@@ -217,9 +228,29 @@ class NatsBroker:
 
     def _forget(self, channel: ChannelKey) -> None:
         sid = self._subscriptions.pop(channel, None)
+        self._empty.pop(channel, None)
         self._heads.unfollow(channel)
         if sid is not None:
             self._link.unsubscribe(sid)
+
+    async def _go_on_keeping(self) -> None:
+        while True:
+            await asyncio.sleep(EMPTY_SECONDS / 3)
+            with suppress(ServiceError):  # the next round comes in time
+                await self.keep_empty()
+
+    async def keep_empty(self) -> None:
+        """Keeps the positions of empty channels that this node is subscribed to; called again within EMPTY_SECONDS."""
+        waiting = list(self._empty)
+        for start in range(0, len(waiting), HEADS_AT_ONCE):
+            some = {one: self._empty[one] for one in waiting[start : start + HEADS_AT_ONCE] if one in self._empty}
+            async with self.call():
+                kept = await self._heads.keep(some)
+            for channel in some.keys() & self._empty.keys():
+                if channel in kept:
+                    self._empty[channel] = kept[channel]
+                else:
+                    del self._empty[channel]
 
     def _hear(self, channel: ChannelKey, message: Message) -> None:
         sink = self._sink
@@ -274,7 +305,7 @@ class NatsBroker:
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """As the port says."""
         async with self.call():
-            head = await self._heads.open(channel)
+            head = (await self._heads.open(channel)).head
             low = head.first if after is None else max(head.first, after + 1)
             high = head.offset if before is None else min(head.offset, before - 1)
             if not head.has_history(milliseconds(self._clock)):

@@ -6,15 +6,22 @@ Of the two together comes the one thing that NATS itself does not tell: that it 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from service.adapters.nats.config import NatsConfig, Subjects
 from service.adapters.nats.records import Entry, Head, Heard, decode, encode, new_head
 from service.adapters.nats.stream import Conflict, Stream, Write
+from service.core.broker import EMPTY_SECONDS
 from service.core.channel import ChannelKey
 
 REMEMBERED = 10_000
 """Channels whose head this node remembers after publishing; for others a publish reads it first."""
+
+
+KEPT_TOGETHER = 200
+"""Heads of empty channels written in one batch."""
 
 
 class Known(NamedTuple):
@@ -91,12 +98,32 @@ class Heads:
             self.note(channel, known.head)
         return known
 
-    async def open(self, channel: ChannelKey) -> Head:
-        """The same, and from now on it is there."""
+    async def open(self, channel: ChannelKey, *, anew: bool = False) -> Known:
+        """The same, and from now on it is there. `anew`: an empty channel's is there for EMPTY_SECONDS."""
         known = await self.known(channel)
-        if not known.sequence:
-            known = await self._write_head(channel, known.head, after=0)
-        return known.head
+        if not known.sequence or (anew and known.head.is_empty):
+            known = await self._write_head(channel, known.head, after=known.sequence)
+        return known
+
+    async def keep(self, empty: Mapping[ChannelKey, int]) -> dict[ChannelKey, int]:
+        """Writes the heads of empty channels once more, so that they stay for another EMPTY_SECONDS. `empty`: each with the
+        sequence that its head had the last time; one that has another sequence by now has been written by another node.
+        Returns those that are still empty, with the sequence that their head has now."""
+        subjects = {self._subjects.head(channel): channel for channel in empty}
+        found: dict[ChannelKey, Known] = {
+            subjects[subject]: Known(kept.sequence, decode(kept.data, Head))
+            for subject, kept in (await self._stream.several(list(subjects))).items()
+        }
+        left = {channel: known for channel, known in found.items() if known.head.is_empty}
+        due = [channel for channel, known in left.items() if known.sequence == empty[channel]]
+        for start in range(0, len(due), KEPT_TOGETHER):
+            part = due[start : start + KEPT_TOGETHER]
+            writes = [self.write(channel, left[channel].head, left[channel].sequence) for channel in part]
+            with suppress(Conflict):  # somebody has published into one: the others come with the next round
+                last = await self._stream.write(writes)
+                for place, channel in enumerate(part, last - len(part) + 1):
+                    left[channel] = Known(place, left[channel].head)
+        return {channel: known.sequence for channel, known in left.items()}
 
     async def _write_head(self, channel: ChannelKey, head: Head, after: int) -> Known:
         try:
@@ -106,7 +133,8 @@ class Heads:
 
     def write(self, channel: ChannelKey, head: Head, after: int) -> Write:
         """The message that puts a head in place of the one with the sequence `after`."""
-        ttl = max(self._config.position_ttl, head.ttl, head.state_ttl)
+        kept = EMPTY_SECONDS if head.is_empty else self._config.position_ttl
+        ttl = max(kept, head.ttl, head.state_ttl)
         return Write(self._subjects.head(channel), encode(head), ttl, only=True, after=after)
 
     def remembered(self, channel: ChannelKey) -> Known | None:

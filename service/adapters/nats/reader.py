@@ -41,7 +41,7 @@ class Reader:
         """The head, and the values up to it."""
         backoff = Backoff(*PAUSES)
         for remaining in reversed(range(TRIES)):
-            head = await self._heads.open(channel)
+            head = (await self._heads.open(channel)).head
             if not head.rev:
                 return Read(head, ())
             state = [decode(one.data, Entry) for one in await self._stream.all_of([self._subjects.state(channel)])]

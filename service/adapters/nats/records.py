@@ -53,6 +53,11 @@ class Head(Struct, frozen=True, array_like=True):
     """Of the value at `rev`."""
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever published."""
+        return not self.offset and not self.rev
+
+    @property
     def heard(self) -> Heard:
         """What somebody knows who has read this."""
         return Heard(self.epoch, self.offset, self.id, self.rev, self.state_id)

@@ -15,24 +15,23 @@ from typing import Any
 
 import structlog
 
-from service.adapters.own_task import need_task
 from service.adapters.redis import wire
 from service.adapters.redis.calls import Calls
-from service.adapters.redis.config import Keys, RedisConfig, namer
+from service.adapters.redis.config import RedisConfig, namer
+from service.adapters.redis.index import ChannelIndex
 from service.adapters.redis.link import pack
 from service.adapters.redis.publishing import Forms
-from service.adapters.redis.scripts import HISTORY, LISTED, MARK, PUBLISH, SNAPSHOT
+from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
-from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
+from service.adapters.redis.tasks import Tasks
+from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.core.position import Position, missed
-from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
 LIST_CHUNK = 200
-ENTER_SECONDS = 1.0
-"""For entering a channel into its tenant's index."""
+"""Channels looked at together to list them, at most."""
 PAGE_BYTES = 4_194_304
 """After which a page ends early: it is cut to less anyway where it is sent."""
 
@@ -55,7 +54,6 @@ class RedisBroker:
         self.names = namer(config.prefix, config.address.database)
         self.shards = Shards(config, metrics, on_message=self._deliver, on_interrupted=self._interrupted)
         self.calls = Calls(config, metrics, self.shards)
-        self._index = Keys(config.prefix)
         self._publish = "SPUBLISH" if self.shards.is_cluster else "PUBLISH"
         self._forms = Forms(
             self.names,
@@ -66,6 +64,12 @@ class RedisBroker:
         )
         self._sink: EventSink | None = None
         self._channels: dict[bytes, ChannelKey] = {}
+        self._empty: dict[ChannelKey, None] = {}
+        """Subscribed channels in which nothing had been published when they were read."""
+        self._index = ChannelIndex(
+            self.calls, config.prefix, metrics, look=self._look, subscribed=self._channels.values
+        )
+        self._tasks = Tasks(metrics)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -80,12 +84,16 @@ class RedisBroker:
         except BaseException:
             await self.close()
             raise
+        self._tasks.spawn("redis index", self._index.keep())
+        self._tasks.spawn("redis empty channels", self._go_on_keeping())
 
     async def close(self) -> None:
         """As the port says."""
         self._sink = None
+        await self._tasks.cancel()
         await self.shards.close()
         self._channels.clear()
+        self._empty.clear()
 
     async def check(self) -> None:
         """As the port says."""
@@ -102,11 +110,14 @@ class RedisBroker:
             return Receipt(publication.id, "")
         form = self._forms.of(publication)
         reply = await self.calls.call(form.tag, partial(form.fill_in, publication), PUBLISH)
-        duplicate = type(reply) is list
-        epoch, _, at = (reply[0] if duplicate else reply).decode().partition(" ")
+        duplicate = enters = False
+        if type(reply) is list:
+            duplicate = len(reply) == 1
+            enters, reply = not duplicate, reply[0]
+        epoch, _, at = reply.decode().partition(" ")
         place = int(at)
-        if place == 1:  # of a repeat, too: the first may have been accepted and not entered
-            await self._enter(publication.channel)
+        if enters or (duplicate and place == 1):  # the first may have been accepted and not entered
+            await self._index.enter(publication.channel, form.retention.ttl)
         if publication.delivery is _DURABLE:
             return Receipt(publication.id, epoch, place, None, duplicate)
         return Receipt(publication.id, epoch, None, place, duplicate)
@@ -115,7 +126,7 @@ class RedisBroker:
         """As the port says."""
         self.shards.require_open()
         name = self.names(channel).events
-        await self._enter(channel)
+        await self._index.enter(channel)
         self.shards.require_open()  # it may have been closed meanwhile
         self._channels[name] = channel
         try:
@@ -128,21 +139,24 @@ class RedisBroker:
         """As the port says."""
         self.shards.require_open()
         name = self.names(channel).events
-        self._channels.pop(name, None)
+        if self._channels.pop(name, None) is not None:
+            self._empty.pop(channel, None)
+            self._index.leave(channel)
         self.shards.unsubscribe(name)
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """As the port says."""
-        epoch, offset, id_, rev, state, kept, fresh = await self.calls.run(
+        names = self.names(channel)
+        epoch, offset, id_, rev, state, kept = await self.calls.run(
             SNAPSHOT,
-            self.names(channel),
+            names,
             since.epoch if since is not None else "",
             since.offset if since is not None else "",
             max_events,
             max_bytes,
         )
-        if fresh:
-            await self._enter(channel)
+        if not offset and not rev and names.events in self._channels:
+            self._empty[channel] = None
         with _readable():
             top = _position(epoch, offset, id_)
             values = _state(channel, state, top.epoch)
@@ -168,7 +182,7 @@ class RedisBroker:
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """As the port says."""
-        epoch, offset, id_, entries, more, fresh = await self.calls.run(
+        epoch, offset, id_, entries, more = await self.calls.run(
             HISTORY,
             self.names(channel),
             "" if after is None else after,
@@ -176,66 +190,67 @@ class RedisBroker:
             limit,
             PAGE_BYTES,
         )
-        if fresh:
-            await self._enter(channel)
         with _readable():
             top = _position(epoch, offset, id_)
             return Page(top, [_entry(channel, entry, top.epoch) for entry in entries], bool(more))
 
     async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """As the port says. Reads the tenant's index, and drops from it what has expired."""
+        """As the port says. Looks at no more of the tenant's index than it lists, and what is on its way out of it."""
         found: list[ChannelInfo] = []
         low = f"[{prefix}" if prefix else "-"
         while len(found) < limit:
-            names = await self._index_page(tenant, low)
-            for name in names:
-                if not name.startswith(prefix):
-                    return found
-                info = await self._listed(ChannelKey(tenant, name))
+            wanted = min(limit - len(found), LIST_CHUNK)
+            page = await self._index.page(tenant, low, wanted)
+            names = [name for name in page if name.startswith(prefix)]
+            infos = await asyncio.gather(
+                *(self._info(ChannelKey(tenant, name)) for name in names), return_exceptions=True
+            )
+            for info in infos:
+                if isinstance(info, BaseException):
+                    raise info
                 if info is not None:
                     found.append(info)
-                    if len(found) == limit:
-                        return found
-            if len(names) < LIST_CHUNK:
+            if len(names) < wanted:
                 return found
-            low = f"({names[-1]}"
+            low = f"({page[-1]}"
         return found
 
-    # --- listing ------------------------------------------------------------------------------------------------------
+    # --- listing and empty channels -----------------------------------------------------------------------------------
 
-    async def _enter(self, channel: ChannelKey) -> None:
-        """Enters a channel into its tenant's index, which lives in a slot of its own and so not in the script.
-
-        If it cannot be done the channel works and is not listed until somebody subscribes again: the index's shard may be
-        another one than the channel's, and must not take it down with it.
-        """
-        if not channel.tenant:
-            return
-        key = self._index.tagged("channels", channel.tenant)
-        await need_task()
-        try:
-            async with asyncio.timeout(ENTER_SECONDS):
-                await self.calls.plain(key, "ZADD", key, 0, channel.name)
-        except (ServiceError, TimeoutError):
-            self._metrics.broker_errors.labels(reply="index").inc()
-
-    async def _index_page(self, tenant: str, low: str) -> list[str]:
-        key = self._index.tagged("channels", tenant)
-        names = await self.calls.plain(key, "ZRANGEBYLEX", key, low, "+", "LIMIT", 0, LIST_CHUNK)
-        return [name.decode() for name in names]
-
-    async def _listed(self, channel: ChannelKey) -> ChannelInfo | None:
+    async def _listed(self, channel: ChannelKey) -> tuple[int, int, bytes, int, bytes]:
+        """See listed.lua."""
         names = self.names(channel)
         counted = "SHARDNUMSUB" if self._publish == "SPUBLISH" else "NUMSUB"
-        listed, known, epoch, offset, id_ = await self.calls.run(LISTED, names, counted, names.events)
-        if not known:
-            key = self._index.tagged("channels", channel.tenant)
-            await self.calls.plain(key, "ZREM", key, channel.name)
+        listed, holds, epoch, offset, id_ = await self.calls.run(LISTED, names, counted, names.events)
+        return listed, holds, epoch, offset, id_
+
+    async def _look(self, channel: ChannelKey) -> tuple[bool, int]:
+        listed, holds, *_ = await self._listed(channel)
+        return bool(listed), holds
+
+    async def _info(self, channel: ChannelKey) -> ChannelInfo | None:
+        listed, _, epoch, offset, id_ = await self._listed(channel)
         if not listed:
+            self._index.doubt(channel)
             return None
         if epoch:
             return ChannelInfo(channel.name, _position(epoch, offset, id_))
         return ChannelInfo(channel.name, (await self.snapshot(channel, None, 0, 0)).top)
+
+    async def _go_on_keeping(self) -> None:
+        while True:
+            await asyncio.sleep(EMPTY_SECONDS / 3)
+            await self.keep_empty()
+
+    async def keep_empty(self) -> None:
+        """Keeps the positions of empty channels that this node is subscribed to; called again within EMPTY_SECONDS."""
+        waiting = list(self._empty)
+        for start in range(0, len(waiting), LIST_CHUNK):
+            some = waiting[start : start + LIST_CHUNK]
+            keeps = (self.calls.run(KEEP, self.names(channel), int(EMPTY_SECONDS * 1000)) for channel in some)
+            for channel, kept in zip(some, await asyncio.gather(*keeps, return_exceptions=True), strict=True):
+                if kept == 0:
+                    self._empty.pop(channel, None)
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 -- KEYS: meta (string), stream, state (hash: type\nkey -> "rev ms\nbody"), state order (sorted set by rev)
 -- ARGV: 1 generation of the server as the caller knows it, 2 what an epoch begins with that is begun for this caller,
 --       3 milliseconds that a position is kept
+-- EMPTY is for how many milliseconds a position is kept of a channel in which nothing was ever published (scripts.py): whoever
+-- may subscribe can name any number of them. Nodes keep it for longer while they have subscribers (keep.lua).
 -- meta, in MessagePack: e epoch, o offset, r rev, g generation, t ttl of the stream, u ttl of the state, x and y when each of
 --       the two had its expiry set (all four in milliseconds), i id at the offset. A hash, or text, costs thrice as much.
 --
@@ -48,11 +50,11 @@ local function open(meta, create)
     e = string.format('%s%x', ARGV[2], time[1] * 1000000 + time[2])
   end
   local channel = {
-    e = e, o = o or 0, r = r or 0, t = t or 0, u = u or 0, x = x or 0, y = y or 0, i = i or '', fresh = meta and 0 or 1,
+    e = e, o = o or 0, r = r or 0, t = t or 0, u = u or 0, x = x or 0, y = y or 0, i = i or '',
   }
   -- First what a full server refuses: after any other write it lets a script finish.
   if not meta then
-    if not redis.call('SET', KEYS[1], written(channel), 'NX', 'PX', ARGV[3]) then
+    if not redis.call('SET', KEYS[1], written(channel), 'NX', 'PX', EMPTY) then
       return nil, not_ours()
     end
     -- What a meta that was lost left behind cannot be continued.
@@ -61,6 +63,16 @@ local function open(meta, create)
     redis.call('SET', KEYS[1], written(channel), 'KEEPTTL')
   end
   return channel
+end
+
+-- Whether nothing was ever published in a channel.
+local function is_empty(channel)
+  return channel.o == 0 and channel.r == 0
+end
+
+-- Somebody is told of the position: it is to hold for so long at least.
+local function keep_empty(channel, milliseconds)
+  if is_empty(channel) then redis.call('PEXPIRE', KEYS[1], milliseconds, 'GT') end
 end
 
 -- Drops the events that are older than the stream's ttl. Their IDs are <offset>-<milliseconds>.

@@ -1,9 +1,10 @@
 -- Reads a page of a stream.
 -- ARGV: 4 after and 5 before (offsets, or ""), 6 limit, 7 bytes after which it ends early
--- Returns {epoch, offset, id, events, "1" if there are more, "1" if the channel is new}
+-- Returns {epoch, offset, id, events, "1" if there are more}
 
 local channel, stale = open(redis.call('GET', KEYS[1]), true)
 if stale then return stale end
+keep_empty(channel, EMPTY)
 expire_stream(channel.t)
 
 local first = channel.o - redis.call('XLEN', KEYS[2]) + 1
@@ -26,4 +27,4 @@ for _, piece in ipairs(pieces) do
   for _, entry in ipairs(piece) do events[#events + 1] = entry end
 end
 if low <= high then size = limit + 1 end
-return {channel.e, channel.o, channel.i, events, size > limit and 1 or 0, channel.fresh}
+return {channel.e, channel.o, channel.i, events, size > limit and 1 or 0}

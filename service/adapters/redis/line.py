@@ -94,13 +94,14 @@ class Line:
             finally:
                 link.abort()
                 self._dropped()
-            self._note(LinkLost(link.fault or "the connection was lost"))
             self._on_lost()
 
     def _dropped(self) -> None:
         if self.link is not None:
+            lost = LinkLost(self.link.fault or "the connection was lost")
             self.link, self.down_since = None, self._loop.time()
             self._changed.clear()
+            self._note(lost)
 
     def _note(self, error: Exception) -> None:
         reason = str(error) if isinstance(error, NoServer) else said(error)

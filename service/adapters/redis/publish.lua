@@ -2,10 +2,12 @@
 -- KEYS: 5 receipt
 -- ARGV: 4 "d" or "l", 5 entries kept, 6 ttl (ms), 7 idempotency window (ms), no more than 3, 8 PUBLISH or SPUBLISH,
 --       9 where to, 10 id, 11 body, 12 type\nkey (latest)
--- Returns the receipt, "epoch place"; in a list if the event was accepted before. A channel that is new is at place 1.
+-- Returns the receipt, "epoch place". In a list by itself: the event was accepted before. In a list with a second item: the
+-- channel may not be in its tenant's index.
 
 -- An expiry is set again when this many milliseconds have passed, and so much later: to Redis it costs as much as the event.
 local SLACK = 10000
+local DAY = 86400000
 
 local known = redis.call('MGET', KEYS[1], KEYS[5])
 if known[2] and string.match(known[2], '^%S+ %d+$') then return {known[2]} end
@@ -16,6 +18,12 @@ local ttl = tonumber(ARGV[6])
 -- No longer than the ttl, or a stream that readers have dropped could begin again without an expiry.
 local slack = ttl < SLACK and ttl or SLACK
 local place
+local enters = false
+
+-- Whether nothing may have been left since the expiry was set last; and once a day, as entries of the index expire too.
+local function is_unlisted(set, lasts)
+  return set + lasts <= now or math.floor(now / DAY) > math.floor(set / DAY)
+end
 
 -- A step that can fail (a key of another type, an ID that is not above the last) comes before those that count it.
 if ARGV[4] == 'd' then
@@ -24,6 +32,7 @@ if ARGV[4] == 'd' then
     redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], string.format('%d-%d', place, now), 'b', ARGV[11])
     if ttl ~= channel.t or now < channel.x or now >= channel.x + slack then
       redis.call('PEXPIRE', KEYS[2], ttl + slack)
+      enters = is_unlisted(channel.x, channel.t)
       channel.x = now
     end
     if place % 16 == 0 then expire_stream(ttl) end
@@ -42,6 +51,7 @@ else
     if ttl ~= channel.u or now < channel.y or now >= channel.y + slack then
       redis.call('PEXPIRE', KEYS[3], ttl + slack)
       redis.call('PEXPIRE', KEYS[4], ttl + slack)
+      enters = is_unlisted(channel.y, channel.u)
       channel.y = now
     end
     if place % 16 == 0 then expire_state(ttl) end
@@ -54,4 +64,5 @@ redis.call('SET', KEYS[1], written(channel), 'PX', kept)
 if ARGV[4] == 'd' and ARGV[5] == '0' then redis.call('DEL', KEYS[2]) end
 redis.call('SET', KEYS[5], receipt, 'PX', ARGV[7])
 redis.call(ARGV[8], ARGV[9], ARGV[4] .. receipt .. '\n' .. ARGV[11])
+if enters then return {receipt, 1} end
 return receipt

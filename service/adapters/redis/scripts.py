@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.core.broker import EMPTY_SECONDS
+
 _FOLDER = Path(__file__).parent
 
 
@@ -17,16 +19,23 @@ class Script:
     sha: str
 
 
-def load(*names: str) -> Script:
+def load(*names: str, begins: str = "") -> Script:
     """The files of those names, one after another, as one script."""
-    text = "\n".join((_FOLDER / f"{name}.lua").read_text("utf-8") for name in names)
+    text = begins + "\n".join((_FOLDER / f"{name}.lua").read_text("utf-8") for name in names)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-PUBLISH = load("channel", "publish")
-SNAPSHOT = load("channel", "snapshot")
-HISTORY = load("channel", "history")
-MARK = load("channel", "mark")
-LISTED = load("channel", "listed")
-CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, MARK, LISTED)
+def _on_channel(name: str) -> Script:
+    return load("channel", name, begins=f"local EMPTY = {int(EMPTY_SECONDS * 1000)}\n")
+
+
+PUBLISH = _on_channel("publish")
+SNAPSHOT = _on_channel("snapshot")
+HISTORY = _on_channel("history")
+MARK = _on_channel("mark")
+LISTED = _on_channel("listed")
+KEEP = _on_channel("keep")
+CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, MARK, LISTED, KEEP)
 """What the broker runs; all begin with channel.lua."""
+INDEX = load("index")
+INDEX_SETTLE = load("index_settle")

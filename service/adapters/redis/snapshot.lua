@@ -1,9 +1,10 @@
 -- Reads a channel as of one moment.
 -- ARGV: 4 epoch and 5 offset of the position to resume from (or ""), 6 events and 7 bytes that may be read
--- Returns {epoch, offset, id, rev, {type\nkey, value, …}, events from that offset on or nil, "1" if the channel is new}
+-- Returns {epoch, offset, id, rev, {type\nkey, value, …}, events from that offset on or nil}
 
 local channel, stale = open(redis.call('GET', KEYS[1]), true)
 if stale then return stale end
+keep_empty(channel, EMPTY)
 expire_stream(channel.t)
 expire_state(channel.u)
 
@@ -24,4 +25,4 @@ if ARGV[4] == channel.e and since < channel.o and channel.o - since <= tonumber(
     from = string.match(some[#some][1], '^(%d+)') + 1
   end
 end
-return {channel.e, channel.o, channel.i, channel.r, redis.call('HGETALL', KEYS[3]), events or false, channel.fresh}
+return {channel.e, channel.o, channel.i, channel.r, redis.call('HGETALL', KEYS[3]), events or false}

@@ -1,0 +1,88 @@
+"""What channels that were only named leave in NATS: nothing for longer than a minute."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from service.adapters.nats import heads
+from service.adapters.nats.broker import NatsBroker
+from service.core.channel import ChannelKey
+from service.core.position import Position
+from tests.clock import FakeClock
+from tests.contract.broker_suite import MANY, MUCH, Publisher
+from tests.contract.nats_stage import config, running
+from tests.contract.test_nats_broker import subjects
+from tests.stores import NatsServer
+from tests.stores.process import until
+
+INVENTED = ChannelKey("acme", "room:invented")
+SHORT = 2.0
+
+DOORS: dict[str, Callable[[NatsBroker], Awaitable[Any]]] = {
+    "subscribe": lambda broker: broker.subscribe(INVENTED),
+    "snapshot": lambda broker: broker.snapshot(INVENTED, None, 0, 0),
+    "resume": lambda broker: broker.snapshot(INVENTED, Position("nobody", 3, "x"), MANY, MUCH),
+    "history": lambda broker: broker.history(INVENTED, None, None, 10),
+    "marks": lambda broker: broker.marks([INVENTED]),
+    "channels": lambda broker: broker.channels("acme", "", 10),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    server = NatsServer()
+    asyncio.run(server.start())
+    yield server
+    server.end()
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "EMPTY_SECONDS", SHORT)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_channel_that_is_only_named_goes_by_itself(server: NatsServer, door: str) -> None:
+    where = config(server)
+    async with running(where, FakeClock()) as (broker, _):
+        await DOORS[door](broker)
+        await broker.unsubscribe(INVENTED)
+
+        async def is_gone() -> bool:
+            return not await subjects(server, where.prefix)
+
+        await until(is_gone, "nothing is left", within=SHORT + 10)
+
+
+async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed(server: NatsServer) -> None:
+    clock, where = FakeClock(), config(server)
+    async with running(where, clock) as (one, _), running(where, clock) as (other, _):
+        for broker in (one, other):
+            await broker.subscribe(INVENTED)
+        told = (await one.snapshot(INVENTED, None, 0, 0)).top
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 3 * (SHORT + 2)
+        while loop.time() < end:
+            for broker in (one, other):
+                await broker.keep_empty()
+            await asyncio.sleep(SHORT / 4)
+        receipt = await Publisher(other, clock).durable(INVENTED)
+        assert receipt.epoch == told.epoch
+        missed = await one.snapshot(INVENTED, told, MANY, MUCH)
+        assert (missed.recovered, len(missed.missed)) == (True, 1)
+        await one.keep_empty()
+        assert not one._empty
+
+
+async def test_a_head_outlives_the_minute_once_something_was_published(server: NatsServer) -> None:
+    clock, where = FakeClock(), config(server)
+    async with running(where, clock) as (broker, _):
+        await broker.subscribe(INVENTED)
+        receipt = await Publisher(broker, clock).durable(INVENTED)
+        await broker.unsubscribe(INVENTED)
+        await asyncio.sleep(SHORT + 3)
+        assert (await broker.snapshot(INVENTED, None, 0, 0)).top.epoch == receipt.epoch

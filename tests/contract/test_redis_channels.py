@@ -1,0 +1,229 @@
+"""What channels leave in a Redis: those that were only named, nothing for long; the index, what can be listed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.adapters.redis import index
+from service.adapters.redis.broker import RedisBroker
+from service.core.broker import EMPTY_SECONDS
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Publication, Retention
+from service.core.position import Position
+from tests.contract.broker_suite import RecordingSink
+from tests.contract.redis_stage import new_prefix
+from tests.contract.test_redis_broker import movable_valkey, redis_broker, settled
+from tests.stores import FLAVOURS, Cluster, Flavour, RedisServer, shared_redis
+from tests.stores.process import until
+
+MANY, MUCH = 100, 1_000_000
+INVENTED = ChannelKey("acme", "room:invented")
+
+DOORS: dict[str, Callable[[RedisBroker], Awaitable[object]]] = {
+    "subscribe": lambda broker: broker.subscribe(INVENTED),
+    "snapshot": lambda broker: broker.snapshot(INVENTED, None, 0, 0),
+    "resume": lambda broker: broker.snapshot(INVENTED, Position("nobody", 3, "x"), MANY, MUCH),
+    "history": lambda broker: broker.history(INVENTED, None, None, 10),
+    "marks": lambda broker: broker.marks([INVENTED]),
+    "channels": lambda broker: broker.channels("acme", "", 10),
+    "ephemeral": lambda broker: broker.publish(event(INVENTED, "e", Delivery.EPHEMERAL)),
+}
+
+
+def event(channel: ChannelKey, id: str, delivery: Delivery = Delivery.DURABLE, *, ttl: float = 60.0) -> Publication:
+    retention = None if delivery is Delivery.EPHEMERAL else Retention(10, ttl)
+    return Publication(
+        channel=channel, type="note", id=id, delivery=delivery, data=b"{}", sender=None, at=0, retention=retention
+    )
+
+
+@asynccontextmanager
+async def running(url: str, prefix: str | None = None) -> AsyncIterator[RedisBroker]:
+    broker = redis_broker(url, prefix or new_prefix())
+    await broker.start(RecordingSink())
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+async def names(broker: RedisBroker, tenant: str = "acme") -> list[str]:
+    return [info.name for info in await broker.channels(tenant, "", 100)]
+
+
+@pytest.fixture(params=FLAVOURS)
+async def server(request: pytest.FixtureRequest) -> RedisServer:
+    flavour: Flavour = request.param
+    return await shared_redis(flavour)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_channel_that_is_only_named_leaves_nothing_for_longer_than_a_minute(
+    server: RedisServer, door: str
+) -> None:
+    prefix = new_prefix()
+    async with running(server.url, prefix) as broker:
+        await DOORS[door](broker)
+        await broker.unsubscribe(INVENTED)
+        index_keys = {f"{prefix}:channels:{{acme}}", f"{prefix}:channels-due:{{acme}}"}
+
+        async def is_pruned() -> bool:
+            return not index_keys & set(await server.keys(f"{prefix}:*"))
+
+        await until(is_pruned, "the index is empty", within=10)
+        for key in await server.keys(f"{prefix}:*"):
+            assert 0 < await server.command("PTTL", key) <= EMPTY_SECONDS * 1000, key
+
+
+async def test_every_key_has_an_expiry(server: RedisServer) -> None:
+    prefix = new_prefix()
+    async with running(server.url, prefix) as broker:
+        for number in range(3):
+            await broker.subscribe(ChannelKey("acme", f"room:{number}"))
+            await broker.publish(event(ChannelKey("acme", f"room:{number}"), "m"))
+            await broker.publish(event(ChannelKey("acme", f"room:{number}"), "v", Delivery.LATEST))
+        keys = await server.keys(f"{prefix}:*")
+        assert len(keys) == 3 * 6 + 2
+        for key in keys:
+            assert await server.command("PTTL", key) > 0, key
+
+
+async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed() -> None:
+    server = await movable_valkey()
+    prefix = new_prefix()
+    async with running(server.url, prefix) as broker, running(server.url, prefix) as other:
+        await broker.subscribe(INVENTED)
+        told = (await broker.snapshot(INVENTED, None, 0, 0)).top
+        for _ in range(10):
+            await server.advance(EMPTY_SECONDS / 3)
+            await broker.keep_empty()
+        assert (await other.publish(event(INVENTED, "m"))).epoch == told.epoch
+        missed = await broker.snapshot(INVENTED, told, MANY, MUCH)
+        assert (missed.recovered, [one.id for one in missed.missed]) == (True, ["m"])
+        await broker.keep_empty()
+        assert not broker._empty
+
+
+async def test_empty_channel_that_nobody_keeps_begins_anew_and_says_so() -> None:
+    server = await movable_valkey()
+    async with running(server.url) as broker:
+        told = (await broker.snapshot(INVENTED, None, 0, 0)).top
+        await server.advance(EMPTY_SECONDS + 1)
+        later = await broker.snapshot(INVENTED, told, MANY, MUCH)
+        assert later.recovered is False
+        assert later.top.epoch != told.epoch
+
+
+async def test_reading_an_empty_channel_keeps_the_position_that_it_tells() -> None:
+    server = await movable_valkey()
+    async with running(server.url) as broker:
+        told = await broker.snapshot(INVENTED, None, 0, 0)
+        for _ in range(3):
+            await server.advance(EMPTY_SECONDS * 0.75)
+            assert (await broker.history(INVENTED, None, None, 1)).top == told.top
+
+
+async def test_position_outlives_the_minute_once_something_was_published() -> None:
+    server = await movable_valkey()
+    async with running(server.url) as broker:
+        receipt = await broker.publish(event(INVENTED, "m", ttl=5.0))
+        await server.advance(10 * EMPTY_SECONDS)
+        top = (await broker.snapshot(INVENTED, None, 0, 0)).top
+        assert (top.epoch, top.offset) == (receipt.epoch, 1)
+
+
+async def test_listing_looks_at_what_it_lists_and_not_at_what_once_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "TICK", 0.05)
+    server, prefix = await shared_redis(), new_prefix()
+    async with running(server.url, prefix) as broker:
+        await broker.publish(event(ChannelKey("acme", "zzz"), "m", ttl=600.0))
+        dead = [f"room:{number}" for number in range(1_500)]
+        for start in range(0, len(dead), 500):  # as an older version left them
+            pairs = [word for name in dead[start : start + 500] for word in (0, name)]
+            await server.command("ZADD", f"{prefix}:channels:{{acme}}", *pairs)
+        assert await names(broker) == ["zzz"]  # reads them all, once
+
+        async def is_pruned() -> bool:
+            return int(await server.command("ZCARD", f"{prefix}:channels:{{acme}}")) == 1
+
+        await until(is_pruned, "what is not listed has gone", within=30)
+        before = int((await server.info("commandstats"))["cmdstat_evalsha"].split(",")[0].removeprefix("calls="))
+        assert [info.name for info in await broker.channels("acme", "", 10)] == ["zzz"]
+        after = int((await server.info("commandstats"))["cmdstat_evalsha"].split(",")[0].removeprefix("calls="))
+        assert after - before <= 20, "and whatever others ask meanwhile"
+
+
+async def test_channels_leave_the_listing_when_nothing_is_left_of_them_and_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index, "TICK", 0.05)
+    server, prefix = await movable_valkey(), new_prefix()
+    key, room = f"{prefix}:channels:{{acme}}", ChannelKey("acme", "room:1")
+    async with running(server.url, prefix) as broker:
+        await broker.publish(event(room, "m-1", ttl=600.0))
+        assert await names(broker) == ["room:1"]
+        await server.advance(1_000)
+        assert await names(broker) == []
+
+        async def is_out() -> bool:
+            return int(await server.command("ZCARD", key)) == 0
+
+        await until(is_out, "its entry has gone", within=10)
+        await broker.publish(event(room, "m-2", ttl=600.0))
+        assert await names(broker) == ["room:1"]
+
+
+async def test_entry_that_is_due_is_kept_while_the_channel_can_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "TICK", 0.05)
+    server, prefix = await movable_valkey(), new_prefix()
+    room, key = ChannelKey("acme", "room:1"), f"{prefix}:channels-due:{{acme}}"
+    async with running(server.url, prefix) as broker:
+        await broker.publish(event(room, "m-1", ttl=100.0))
+        before = float(await server.command("ZSCORE", key, "room:1"))
+        for number in range(5):
+            await server.advance(40)
+            await broker.publish(event(room, f"n-{number}", ttl=100.0))
+            # Any other entry of the tenant finds what is due.
+            await broker.publish(event(ChannelKey("acme", f"other:{number}"), "m", ttl=1.0))
+
+        async def is_put_off() -> bool:
+            return float(await server.command("ZSCORE", key, "room:1") or 0) > before
+
+        await until(is_put_off, "the entry has a new term", within=10)
+        assert "room:1" in await names(broker)
+
+
+async def test_channel_with_a_subscriber_elsewhere_stays_listed_when_one_node_leaves(
+    monkeypatch: pytest.MonkeyPatch, server: RedisServer
+) -> None:
+    monkeypatch.setattr(index, "TICK", 0.05)
+    prefix = new_prefix()
+    async with running(server.url, prefix) as one, running(server.url, prefix) as other:
+        await one.subscribe(INVENTED)
+        await other.subscribe(INVENTED)
+        await one.unsubscribe(INVENTED)
+        await settled(one)
+        await asyncio.gather(*(one._index._tend() for _ in range(2)))
+        assert await names(one) == [INVENTED.name]
+
+
+async def test_index_in_a_cluster() -> None:
+    prefix = new_prefix()
+    async with Cluster("redis") as cluster, running(cluster.url, prefix) as broker:
+        rooms = [ChannelKey("acme", f"room:{number}") for number in range(20)]
+        for room in rooms:
+            await broker.subscribe(room)
+        await broker.publish(event(rooms[0], "m"))
+        assert len(await names(broker)) == 20
+        for room in rooms:
+            await broker.unsubscribe(room)
+
+        async def is_pruned() -> bool:
+            return await broker._index.page("acme", "-", 100) == [rooms[0].name]
+
+        await until(is_pruned, "what is left is what was published to", within=20)
+        assert await names(broker) == [rooms[0].name]
