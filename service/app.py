@@ -318,7 +318,8 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)
     private = web.AppRunner(service.ops, shutdown_timeout=settings.outbox.close_grace, **http)
     loop = asyncio.get_running_loop()
-    gc_watch, loop_lag = GcWatch(service.metrics), LoopLag(service.metrics, loop)
+    gc_watch = GcWatch(service.metrics)
+    loop_lag = LoopLag(service.metrics, loop, on_lag=service.node.admission.observe_lag)
     is_shared = settings.workers > 1  # the other workers listen on the same port
     listener: Listener | None = None
     ops_listener: Listener | None = None

@@ -203,6 +203,9 @@ class Rollout:
     half of what a core can do: a crowd must not slow down those who are connected. `burst` should be a second's worth or more,
     as crowds come back at whole seconds. Keep it far above `limits.connect_rate_per_ip`: who comes without credentials has a
     place until it says hello, or does not."""
+    accept_max_lag: Seconds = 0.1
+    """Seconds that the event loop may be late. While it is later, the node accepts fewer upgrades than `rollout.accept_rate`:
+    half as many, each second again; after that a tenth of the setting more each second, up to all of it."""
     max_age: Annotated[float, Ge(0)] = 0.0
     """Seconds after which a connection is asked to come back, less up to a half by chance; 0: never. So connections come to
     nodes that are new, and none outlives what was decided when it came, such as which proxy it goes through."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from service.core.limits import Rate, TokenBucket
+from service.core.limits import LONGEST_WAIT, Rate, TokenBucket
 
-MOST = 60.0
-"""Seconds that anybody is told to stay away, at most: the longer the wait, the less is known of what will be then."""
+MOST = LONGEST_WAIT
+"""Seconds that anybody is told to stay away, at most."""
 _STEP = 0.618_033_988_749_895
 """Multiples of the golden ratio, less their whole parts, lie evenly in 0 to 1."""
 
@@ -40,6 +40,11 @@ class Turnstile:
     def leave(self) -> None:
         """Gives the token back: it was for nothing."""
         self._bucket.give_back()
+
+    def change(self, rate: Rate, now: float) -> None:
+        """Goes on at another rate."""
+        self._rate = rate
+        self._bucket.change(rate, now)
 
     def _turn_away(self, now: float, share: float) -> float:
         self._last = max(self._last, now) + share / self._rate.per_second

@@ -8,6 +8,9 @@ from functools import lru_cache
 from random import uniform
 from typing import Any
 
+import structlog
+
+from service.core.adaptive_rate import AdaptiveRate
 from service.core.clock import Clock
 from service.core.identity import Identity
 from service.core.limits import KeyedBuckets, Limits, Rollout, TokenBucket, jittered, take_all
@@ -23,6 +26,8 @@ SLICE = 1_000
 """Buckets that are forgotten at a time."""
 FAILED_SHARE = 0.01
 """How much of an address's burst a request of the backend API without a valid key uses up."""
+
+_log = structlog.get_logger("admission")
 
 
 @lru_cache(maxsize=4096)  # behind a proxy, or in a storm, the same ones come again and again
@@ -88,7 +93,10 @@ class Admission:
         self._users = KeyedRates(limits.user_rate, limits.user_subscribe_rate, limits.tracked)
         self._ips = KeyedRates(limits.ip_rate, limits.ip_subscribe_rate, limits.tracked)
         self._tenants = KeyedRates(limits.tenant_rate, limits.tenant_subscribe_rate, limits.tracked)
-        self._turnstile = Turnstile(rollout.accept_rate, clock.monotonic())
+        now = clock.monotonic()
+        self._turnstile = Turnstile(rollout.accept_rate, now)
+        self._accept_rate = AdaptiveRate(rollout.accept_rate, rollout.accept_max_lag, now)
+        metrics.accept_rate.set(rollout.accept_rate.per_second)
         self.draining = False
 
     @property
@@ -162,6 +170,25 @@ class Admission:
     def leave(self) -> None:
         """Takes back that an upgrade has entered: it was refused for something else."""
         self._turnstile.leave()
+
+    @property
+    def accept_rate(self) -> float:
+        """Upgrades a second that are accepted at present."""
+        return self._accept_rate.rate.per_second
+
+    def observe_lag(self, lag: float) -> None:
+        """Takes how late the event loop is, in seconds: a slow node accepts fewer upgrades than it may."""
+        adaptive, now = self._accept_rate, self._clock.monotonic()
+        before, was_reduced = adaptive.rate, adaptive.is_reduced
+        adaptive.observe(lag, now)
+        if adaptive.rate is before:
+            return
+        self._turnstile.change(adaptive.rate, now)
+        self._metrics.accept_rate.set(adaptive.rate.per_second)
+        if not was_reduced:
+            _log.warning("accept_rate_reduced", lag=round(lag, 3), per_second=adaptive.rate.per_second)
+        elif not adaptive.is_reduced:
+            _log.info("accept_rate_restored", per_second=adaptive.rate.per_second)
 
     def take_seat(self, network: str) -> Seat:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""

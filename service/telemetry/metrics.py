@@ -221,6 +221,10 @@ class Metrics:
             "limit_hits", "Times that a bound or deadline was reached, by its name.", "limit"
         )
         _start(self.limit_hits, _LIMITS)
+        self.accept_rate = self._gauge(
+            "accept_rate",
+            "Upgrades a second that this node accepts: the setting, or less while its event loop is late.",
+        )
         self.caps_unshared = self._counter(
             "caps_unshared", "Connections let in by the caps of this node alone, because the shared store was away."
         )

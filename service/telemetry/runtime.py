@@ -85,7 +85,15 @@ class Loop(Protocol):
 class LoopLag:
     """Measures by how much the event loop is late, with a timer and no task."""
 
-    def __init__(self, metrics: Metrics, loop: Loop, interval: float = LAG_INTERVAL) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        loop: Loop,
+        interval: float = LAG_INTERVAL,
+        on_lag: Callable[[float], None] = lambda lag: None,
+    ) -> None:
+        """`on_lag` is called with every measurement."""
+        self._on_lag = on_lag
         self._metrics = metrics
         self._loop = loop
         self._interval = interval
@@ -114,3 +122,4 @@ class LoopLag:
         self._recent.append(lag)
         self._metrics.loop_lag.observe(lag)
         self._metrics.loop_lag_max.set(max(self._recent))
+        self._on_lag(lag)

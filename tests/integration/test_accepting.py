@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from tests.harness import DEADLINE, Running, serving, token
+from tests.harness import DEADLINE, Running, eventually, serving, token
 from tests.integration.raw import HANDSHAKE, Answer, ask, connected, upgraded
 
 
@@ -46,6 +46,35 @@ async def test_one_more_is_told_when_to_come_back() -> None:
         clock.advance(2.0)
         async with upgraded(server, "cid"):
             assert await server.metric("connections") == 3
+
+
+async def test_a_slow_node_accepts_fewer_and_comes_back() -> None:
+    clock = FakeClock(time.time())
+    rollout = {**accepting(4, 4.0), "accept_max_lag": 0.1}
+    async with serving(clock=clock, rollout=rollout) as server, AsyncExitStack() as open_:
+        observe = server.service.node.admission.observe_lag
+        assert await server.metric("accept_rate") == 4
+        observe(0.5)
+        assert await server.metric("accept_rate") == 2
+        for user in ("ann", "ben"):
+            await open_.enter_async_context(upgraded(server, user))
+        refused = await ask(server, "/ws", bearer("cid"))
+        assert (refused.code, refused.problem["details"]["retry_after"]) == ("overloaded", 0.5)
+        for _ in range(5):
+            clock.advance(1.0)
+            observe(0.0)
+        assert await server.metric("accept_rate") == 4
+        for user in ("cid", "dan", "eve", "fay"):
+            await open_.enter_async_context(upgraded(server, user))
+        assert (await ask(server, "/ws", bearer("gus"))).code == "overloaded", "the setting is the ceiling"
+
+
+async def test_a_loop_that_is_late_is_what_makes_a_node_slow() -> None:
+    async with serving(rollout={"accept_max_lag": 0.05}) as server:
+        before = await server.metric("accept_rate")
+        time.sleep(0.4)  # noqa: ASYNC251  # the event loop stands still: that is the point
+        await eventually(lambda: server.service.node.admission.accept_rate < before)
+        assert await server.metric("accept_rate") < before
 
 
 async def test_a_plain_request_takes_nothing_and_is_answered_the_same() -> None:

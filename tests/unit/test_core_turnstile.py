@@ -49,6 +49,16 @@ def test_what_was_taken_for_nothing_can_be_given_back_and_no_more() -> None:
     assert turnstile.enter(0.0) > 0.0
 
 
+def test_another_rate_holds_from_now_on() -> None:
+    turnstile = Turnstile(Rate(per_second=10, burst=10), 0.0)
+    turnstile.change(Rate(per_second=5, burst=2), 0.0)
+    assert [turnstile.enter(0.0) for _ in range(2)] == [0.0, 0.0], "a full burst, but of the new rate"
+    assert [round(turnstile.enter(0.0), 6) for _ in range(2)] == [0.2, 0.4]
+    turnstile.change(Rate(per_second=10, burst=10), 1.0)
+    assert [turnstile.enter(1.0) for _ in range(2)] == [0.0, 0.0]
+    assert round(turnstile.enter(1.0), 6) == 0.1
+
+
 def test_nobody_is_sent_away_for_long_and_the_end_of_a_long_line_is_spread() -> None:
     turnstile = Turnstile(RATE, 0.0)
     count = 50_000

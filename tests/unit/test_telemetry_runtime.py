@@ -78,10 +78,12 @@ class HandLoop:
 
 def test_lag_is_how_late_the_callback_came() -> None:
     metrics, loop = Metrics(), HandLoop()
-    lag = LoopLag(metrics, loop, interval=0.25)
+    told: list[float] = []
+    lag = LoopLag(metrics, loop, interval=0.25, on_lag=told.append)
     lag.start()
     loop.fire(0.25)
     loop.fire(0.75)
+    assert told == pytest.approx([0.0, 0.5])
     assert sample(metrics, "tidewire_loop_lag_seconds_count") == 2
     assert sample(metrics, "tidewire_loop_lag_seconds_sum") == pytest.approx(0.5)
     assert sample(metrics, "tidewire_loop_lag_max_seconds") == pytest.approx(0.5)
