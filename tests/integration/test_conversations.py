@@ -45,6 +45,10 @@ NOT_OVER_A_CONNECTION = {
     ErrorCode.METHOD_NOT_ALLOWED: "answers HTTP",
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: "answers HTTP",
     ErrorCode.INVALID_REQUEST: "answers HTTP",
+    ErrorCode.HEADER_TOO_LARGE: "answers HTTP",
+    ErrorCode.URI_TOO_LONG: "answers HTTP",
+    ErrorCode.NOT_IMPLEMENTED: "answers HTTP",
+    ErrorCode.EXPECTATION_FAILED: "answers HTTP",
     ErrorCode.INTERNAL: "needs a fault in the service",
 }
 NOT_PROVOKED = {
