@@ -139,7 +139,8 @@ class Sweep:
             if socket.is_held or self._was_late:
                 return  # it may have answered long ago: the next look tells
             self._metrics.limit_hits.labels(limit="heartbeat").inc()
-            socket.abort()
+            # A peer that only did not answer learns why; one that has gone keeps its descriptor for the grace of a close.
+            connection.close(CloseCode.DEADLINE, "no pong")
             return
         connection.ping_due = now + self._half
         connection.is_asked = not connection.is_asked

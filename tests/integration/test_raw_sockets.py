@@ -194,9 +194,11 @@ async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None
             # Each of these clients still has its own end open: what is free is the service's.
             for raw in crowd:
                 assert await raw.receive() == (PING, b"")
+                opcode, payload = await raw.receive()
+                assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 4408)
             await bystander.silence()
             assert await server.metric("limit_hits_total", limit="heartbeat") == len(crowd)
-            assert await server.metric("closes_total", code="1006") == len(crowd)
+            assert await server.metric("closes_total", code="4408") == len(crowd)
         await bystander.close()
         await server.at_rest()
 
@@ -243,6 +245,25 @@ async def test_who_neither_reads_nor_answers_is_cut_too() -> None:
             await eventually(lambda: open_fds() <= fds + 1, open_fds)
             assert await server.metric("limit_hits_total", limit="heartbeat") == 1
             assert await server.metric("slow_consumers_total") == 0
+        await server.at_rest()
+
+
+async def test_half_open_connection_frees_its_descriptor_within_45_seconds() -> None:
+    """With the settings as they are by default, and events queued that nobody takes."""
+    clock = FakeClock(time.time())
+    async with serving(clock=clock, outbox={"stall": 600, "send_buffer": 4096, "bytes": 1 << 20}) as server:
+        fds = open_fds()
+        async with connected(server, receive_buffer=4096) as raw:
+            await raw.request("/ws", HANDSHAKE | {"Authorization": f"Bearer {token()}"})
+            assert (await raw.message())["type"] == "welcome"
+            raw.write(text(type="ready") + text(type="subscribe", id="s", channel="room:1"))
+            assert (await raw.message())["type"] == "subscribed"
+            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]  # as above
+            for _ in range(10):
+                await server.publish("room:1", {"type": "chat.message", "data": {"text": "x" * 50_000}})
+            await passes(clock, 45)
+            await eventually(lambda: open_fds() <= fds + 1, open_fds)
+            assert await server.metric("closes_total", code="4408") == 1
         await server.at_rest()
 
 
