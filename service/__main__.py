@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import signal
@@ -56,23 +55,40 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _run(words: Sequence[str]) -> int:
     # Imported only now: loading the code takes a second or two, in which the signal may come.
+    from service.cli import output
     from service.contract.document import Faults
 
-    parser = argparse.ArgumentParser(prog="tidewire", description="Real-time events between backends and browsers.")
+    try:
+        try:
+            return _command(words)
+        except Faults as faults:
+            for fault in faults.faults:
+                output.note(str(fault))
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            output.settle()
+    except output.OutputClosed:
+        return output.CLOSED
+    except output.OutputFailed as error:
+        output.note(f"tidewire: cannot write to standard output: {error}")
+        return 1
+    finally:
+        output.settle_notes()
+
+
+def _command(words: Sequence[str]) -> int:
+    from service.cli import output
+
+    parser = output.Parser(prog="tidewire", description="Real-time events between backends and browsers.")
     parser.add_argument("--version", action="version", version=f"tidewire {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     # And only the one that is meant: a health check, say, needs no web server.
     for name in set(words[:1]).intersection(COMMANDS) or COMMANDS:
         importlib.import_module(f"service.cli.{name}").add(commands)
-    try:
-        given = parser.parse_args(words)
-        return int(given.run(given))
-    except Faults as faults:
-        for fault in faults.faults:
-            print(fault, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    given = parser.parse_args(words)
+    return int(given.run(given))
 
 
 def _version() -> str:

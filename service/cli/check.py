@@ -9,6 +9,7 @@ from pathlib import Path
 
 from service.adapters.jwks import parse_keys
 from service.assets import demo_folder
+from service.cli import output
 from service.cli.options import Commands, add_config, config_path
 from service.contract.document import Fault, Faults
 from service.contract.load import ContractFaults, load
@@ -36,7 +37,9 @@ def run(given: argparse.Namespace) -> int:
     environ = {**os.environ, "TIDEWIRE_DEMO": "true"} if named else os.environ
     settings, contract = everything(config_path(given), environ, named)
     channels, types = len(contract.channels), len(contract.event_types)
-    print(f"{named or contract_path(settings)}: good: {_count(channels, 'channel')}, {_count(types, 'event type')}")
+    output.result(
+        f"{named or contract_path(settings)}: good: {_count(channels, 'channel')}, {_count(types, 'event type')}"
+    )
     return 0
 
 

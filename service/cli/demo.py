@@ -15,6 +15,7 @@ import structlog
 
 from service import app, process
 from service.assets import client_folder, demo_folder
+from service.cli import output
 from service.cli.development import Development, development, needs_development
 from service.cli.options import url_of
 from service.cli.token import sign
@@ -131,7 +132,7 @@ def _command() -> str:
 
 
 def _warn(settings: Settings, found: Development, port: int) -> None:
-    print(_warning(settings, found, port), file=sys.stderr, flush=True)
+    output.note(_warning(settings, found, port))
 
 
 def _warning(settings: Settings, found: Development, port: int) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import sys
 
+from service.cli import output
 from service.cli.options import Commands, add_config, client_settings, reached
 
 TIMEOUT = 4.0
@@ -32,7 +32,7 @@ def run(given: argparse.Namespace) -> int:
     host = reached(settings.ops_host)
     faults = [_fault(host, settings.ops_port + number, path) for number in range(settings.workers)]
     for fault in filter(None, faults):
-        print(f"tidewire: {fault}", file=sys.stderr)
+        output.note(f"tidewire: {fault}")
     return 1 if any(faults) else 0
 
 

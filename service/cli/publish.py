@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
+from service.cli import output
 from service.cli.development import kept_api_key
 from service.cli.options import Commands, add_config, add_url, client_settings, service_url
 
@@ -40,10 +40,7 @@ def run(given: argparse.Namespace) -> int:
     """Does it."""
     key = given.api_key or _configured_key(given)
     if key is None:
-        print(
-            "tidewire: no API key: set TIDEWIRE_API__KEY, or start `tidewire serve --demo` in this folder",
-            file=sys.stderr,
-        )
+        output.note("tidewire: no API key: set TIDEWIRE_API__KEY, or start `tidewire serve --demo` in this folder")
         return 1
     event = {"type": given.type, "data": given.data, "id": given.id, "key": given.key}
     event = {name: value for name, value in event.items() if value is not None or name == "data"}
@@ -68,12 +65,12 @@ async def _publish(url: str, key: str, event: dict[str, Any]) -> int:
         ):
             status, text = response.status, await response.text()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        print(f"tidewire: {url}: {why(error)}", file=sys.stderr)
+        output.note(f"tidewire: {url}: {why(error)}")
         return 1
     if status == 200:
-        print(text)
+        output.result(text)
         return 0
-    print(f"tidewire: {refusal(status, text)}", file=sys.stderr)
+    output.note(f"tidewire: {refusal(status, text)}")
     return 1
 
 

@@ -6,15 +6,15 @@ import argparse
 import asyncio
 import json
 import random
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import aiohttp
 
+from service.cli import output
 from service.cli.options import Commands, add_config, add_url, client_settings, service_url
 from service.cli.publish import refusal, why
 from service.cli.token import add_claims, sign, with_secret
@@ -87,7 +87,7 @@ def run(given: argparse.Namespace) -> int:
     show = _as_json if given.json else _as_line
     tail = Tail(service_url(given), given.channel, token, show, renews=renews, since=given.since)
     try:
-        asyncio.run(tail.run())
+        asyncio.run(_follow(tail))
     except KeyboardInterrupt:
         if tail.position is not None:
             _note(f"resume with --since '{tail.position}'")
@@ -95,6 +95,39 @@ def run(given: argparse.Namespace) -> int:
     except Stop as stop:
         _note(str(stop))
     return 1
+
+
+async def _follow(tail: Tail) -> NoReturn:
+    with _until_closed():
+        await tail.run()
+
+
+@contextmanager
+def _until_closed() -> Iterator[None]:
+    """Cancels the current task, and raises OutputClosed, as soon as nobody reads standard output, if that is a pipe: who waits
+    for the next event before it notices may wait for long."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    descriptor = output.pipe()
+    if descriptor is None or task is None:
+        yield
+        return
+    is_closed = False
+
+    def closed() -> None:
+        nonlocal is_closed
+        is_closed = True
+        loop.remove_reader(descriptor)
+        task.cancel()
+
+    loop.add_reader(descriptor, closed)  # of an end to write to only its error is told
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_closed:
+            raise output.OutputClosed from None
+        raise
+    finally:
+        loop.remove_reader(descriptor)
 
 
 def _credentials(given: argparse.Namespace) -> tuple[Token, bool]:
@@ -241,15 +274,15 @@ class Tail:
 
 
 def _as_json(event: Message) -> None:
-    print(json.dumps(event, ensure_ascii=False, separators=(",", ":")), flush=True)
+    output.result(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
 
 
 def _as_line(event: Message) -> None:
     at = time.strftime("%H:%M:%S", time.localtime(event["at"] / 1000))
     place = f"#{event['offset']}" if "offset" in event else f"~{event['rev']}" if "rev" in event else "-"
     data = json.dumps(event["data"], ensure_ascii=False, separators=(",", ":"))
-    print(f"{at} {place} {event['type']} {event['from'] or '(backend)'} {data}", flush=True)
+    output.result(f"{at} {place} {event['type']} {event['from'] or '(backend)'} {data}")
 
 
 def _note(text: str) -> None:
-    print(f"tidewire: {text}", file=sys.stderr, flush=True)
+    output.note(f"tidewire: {text}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jwt
 
+from service.cli import output
 from service.cli.development import development
 from service.cli.options import Commands, add_config, client_settings
 from service.contract import duration
@@ -54,7 +54,9 @@ def add_claims(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Does it."""
-    print(sign(with_secret(client_settings(given)), given.user, given.grant, given.ttl, given.tenant, given.info))
+    output.result(
+        sign(with_secret(client_settings(given)), given.user, given.grant, given.ttl, given.tenant, given.info)
+    )
     return 0
 
 
@@ -64,7 +66,7 @@ def with_secret(settings: Settings) -> Settings:
         return settings
     found = development()
     fresh = ", made just now: only a service started in this folder from now on knows it" if found.fresh else ""
-    print(f"tidewire: signed with the development secret in {found.secret_file}{fresh}", file=sys.stderr)
+    output.note(f"tidewire: signed with the development secret in {found.secret_file}{fresh}")
     return found.complete(settings)
 
 
