@@ -52,7 +52,7 @@ def serve(settings: Settings, contract: Contract) -> int:
         found = _development()
         settings = found.complete(settings)
         announce = partial(_warn, settings, found)
-    routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user))
+    routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user), reserved=(BOT,))
     return process.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
 
 

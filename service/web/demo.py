@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
 
 from aiohttp import hdrs, web
 
-from service.core.authority import parse_authority
+from service.core.authority import parse_authority, same_authority, split_origin
 from service.errors import ErrorCode, ServiceError
 from service.web.address import own_authority
 
@@ -19,16 +19,19 @@ _HEADERS = {
         "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     hdrs.CACHE_CONTROL: "no-cache",
 }
 
 
-def routes(demo: Path, client: Path, token_for: Callable[[str], str]) -> list[web.AbstractRouteDef]:
+def routes(
+    demo: Path, client: Path, token_for: Callable[[str], str], reserved: Container[str] = ()
+) -> list[web.AbstractRouteDef]:
     """Serves the page at ``/``, its assets, the JavaScript client, and tokens for made-up agents.
 
-    `demo` and `client` are folders; `token_for` signs a token for a user.
+    `demo` and `client` are folders; `token_for` signs a token for a user. Nobody is given a token for a `reserved` user.
     """
 
     async def page(request: web.Request) -> web.StreamResponse:
@@ -41,7 +44,9 @@ def routes(demo: Path, client: Path, token_for: Callable[[str], str]) -> list[we
             raise ServiceError(
                 ErrorCode.INVALID_REQUEST, "user is 1 to 32 lower-case letters, digits and -", parameter="user"
             )
-        return web.json_response({"token": token_for(user)}, headers={hdrs.CACHE_CONTROL: "no-store"})
+        if user in reserved:
+            raise ServiceError(ErrorCode.FORBIDDEN, "this user is the demo's backend; choose another", parameter="user")
+        return web.json_response({"token": token_for(user)}, headers=_HEADERS | {hdrs.CACHE_CONTROL: "no-store"})
 
     return [
         web.get("/", page),
@@ -65,11 +70,22 @@ def _files(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse
 
 
 def _check_local(request: web.Request) -> None:
-    """A page elsewhere must not get tokens through a visitor's browser: loopback peer, loopback Host, no foreign Origin."""
-    asked = parse_authority(own_authority(request))
-    local = asked is not None and (asked.host == "localhost" or _is_loopback(asked.host.strip("[]")))
-    if not local or not _is_loopback(request.remote or "") or request.headers.get("Sec-Fetch-Site") == "cross-site":
+    """A page elsewhere must not get tokens through a visitor's browser: neither by a request across origins, nor under a name of
+    its own that leads to this machine (DNS rebinding). The peer and the Host are this machine, and the page is the demo's."""
+    host = own_authority(request)
+    authority = parse_authority(host)
+    is_local = authority is not None and (authority.host == "localhost" or _is_loopback(authority.host.strip("[]")))
+    if not is_local or not _is_loopback(request.remote or "") or not _is_own_page(request, host):
         raise ServiceError(ErrorCode.FORBIDDEN, "demo tokens are for this machine alone; open http://127.0.0.1")
+
+
+def _is_own_page(request: web.Request, host: str) -> bool:
+    """Whether a browser's request comes from the demo's page, or from the address bar. Another port is another origin, though
+    browsers call it the same site. Programs send neither header."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and ((parts := split_origin(origin)) is None or not same_authority(*parts, host)):
+        return False
+    return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
 
 
 def _is_loopback(address: str) -> bool:

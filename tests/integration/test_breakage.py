@@ -308,6 +308,8 @@ async def test_every_page_of_the_demo_has_its_headers_and_no_path_leads_elsewher
                 assert (response.status, await response.text()) == (200, "served"), path
                 assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"], path
                 assert response.headers["X-Content-Type-Options"] == "nosniff", path
+                assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin", path
+                assert not any(name.startswith("Access-Control") for name in response.headers), path
         for path in (
             "/demo/../secret",
             "/demo/%2e%2e%2fsecret",
