@@ -4,6 +4,7 @@
 #   scripts/lock.sh            keep the locked versions, change what pyproject.toml demands
 #   scripts/lock.sh --upgrade  take the newest versions
 #   scripts/lock.sh --check    write nothing; fail if a lock is not what would be written
+#   scripts/lock.sh --peers    write benchmarks/peers/python/*.lock from the *.in beside them, and nothing else
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,6 +33,11 @@ all() {
 case $mode in
     "") all requirements ;;
     --upgrade) all requirements --upgrade ;;
+    --peers)
+        for name in benchmarks/peers/python/*.in; do
+            compile "${name%.in}.lock" "$name"
+        done
+        ;;
     --check)
         scratch=$(mktemp -d)
         trap 'rm -rf "$scratch"' EXIT
@@ -46,7 +52,7 @@ case $mode in
         done
         ;;
     *)
-        echo "usage: scripts/lock.sh [--upgrade | --check]" >&2
+        echo "usage: scripts/lock.sh [--upgrade | --check | --peers]" >&2
         exit 2
         ;;
 esac

@@ -38,13 +38,27 @@ as_root() {
     fi
 }
 
-# apt_install PACKAGE: fails where there is no apt or no right to use it.
+# apt_install PACKAGE: fails where there is no apt or no right to use it. Waits for another apt: fresh machines start one by themselves.
+# Goes on where a source of packages cannot be reached: it may not be needed.
 apt_install() {
-    command -v apt-get >/dev/null || return 1
+    if ! command -v apt-get >/dev/null || ! as_root true; then
+        return 1
+    fi
     say "installing $1 with apt-get"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || return 1
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >&2
+    local apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3) try
+    for try in 1 2 3; do # its lock on the lists is not waited for
+        [ ! -e "$scratch/updated" ] || break
+        if "${apt[@]}" update >&2; then
+            touch "$scratch/updated"
+        else
+            sleep $((5 * try))
+        fi
+    done
+    "${apt[@]}" install -y --no-install-recommends "$1" >&2
 }
+
+# at_least VERSION LOWEST: whether a version, as 7.0.15, is that or newer.
+at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -189,23 +203,47 @@ take_chart_tools() { .venv/bin/python scripts/chart_tools.py "$1" .venv/chart; }
 take_programs() { .venv/bin/python scripts/programs.py "$1" .venv/programs; }
 take_pip() { rm -rf .venv/oldest-pip && mv "$1" .venv/oldest-pip; }
 
-install_javascript() {
-    [ -f clients/js/package.json ] || return 0
-    command -v npm >/dev/null || die "the JavaScript client's tests need Node.js and npm (Debian: apt-get install npm)"
-    local stamp=clients/js/node_modules/.tidewire.stamp wanted
-    wanted=$( (node --version && cat clients/js/package.json clients/js/package-lock.json) | sha256sum | cut -d' ' -f1)
+# has_node: Node.js and npm as new as the client's tests need them. Says why not.
+has_node() {
+    local version
+    if ! command -v npm >/dev/null || ! version=$(node --version); then
+        say "there is no Node.js with npm (Debian 13: apt-get install npm)"
+        return 1
+    elif ! at_least "${version#v}" 20; then
+        say "Node.js is $version, and 20 is needed (Debian 12 has 18)"
+        return 1
+    fi
+}
+
+# npm_ci FOLDER: exactly what its package-lock.json names. Tools are among it, whatever NODE_ENV and npm's configuration leave out. Of some
+# packages only types are used, on a Node.js that they would not run on.
+npm_ci() {
+    local folder=$1 stamp=$1/node_modules/.tidewire.stamp wanted
+    wanted=$( (node --version && cat "$folder/package.json" "$folder/package-lock.json") | sha256sum | cut -d' ' -f1)
     is_current "$stamp" "$wanted" && return
-    say "installing clients/js/package-lock.json"
-    npm --prefix clients/js ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
+    say "installing $folder/package-lock.json"
+    npm --prefix "$folder" ci --include=dev --no-engine-strict --no-audit --no-fund --ignore-scripts --loglevel=error >&2
     echo "$wanted" >"$stamp"
 }
 
-install_browser() {
+install_javascript() {
+    [ -f clients/js/package.json ] || return 0
+    has_node || die "the JavaScript client's tests need Node.js >= 20 with npm"
+    npm_ci clients/js
+}
+
+has_browser() {
     local name
     for name in chromium chromium-browser google-chrome google-chrome-stable; do
-        ! command -v "$name" >/dev/null || return 0
+        ! "$name" --version >/dev/null 2>&1 || return 0
     done
-    apt_install chromium || die "the browser tests need Chromium or Chrome (Debian: apt-get install chromium)"
+    return 1
+}
+
+# Ubuntu's package chromium-browser installs a snap, which needs a running snapd: after that it is asked whether it is there.
+install_browser() {
+    has_browser || apt_install chromium || apt_install chromium-browser || true
+    has_browser || die "the browser tests need Chromium or Chrome (Debian: apt-get install chromium; Ubuntu: Google's package)"
 }
 
 # apt_install_idle PACKAGE: without its service being started, now or at boot; a policy that is there already is kept.
@@ -222,9 +260,11 @@ apt_install_idle() (
 
 # The tests start servers of their own. Valkey and NATS come with the tools, as Python packages.
 install_stores() {
+    local library version
     command -v redis-server >/dev/null || apt_install_idle redis-server ||
         die "the tests with Redis need redis-server (Debian: apt-get install redis-server)"
-    local library
+    version=$(redis-server --version | sed -nE 's/.*[ =]v=([0-9.]+).*/\1/p')
+    at_least "$version" 7 || die "redis-server is ${version:-of an unknown version}, and 7 is needed (Debian 12, Ubuntu 24.04)"
     for library in /usr/lib/*/faketime/libfaketime.so.1 /usr/lib/faketime/libfaketime.so.1; do
         ! [ -e "$library" ] || return 0
     done
@@ -242,17 +282,11 @@ install_compiler() {
 }
 
 install_chart_types() {
-    local folder=tests/chart/crds stamp wanted
-    if ! command -v npm >/dev/null; then
-        say "no npm: custom resources are not checked against their types (Debian: apt-get install npm)"
-        return
+    if has_node; then
+        npm_ci tests/chart/crds
+    else
+        say "custom resources are not checked against their types"
     fi
-    stamp=$folder/node_modules/.tidewire.stamp
-    wanted=$( (node --version && cat $folder/package.json $folder/package-lock.json) | sha256sum | cut -d' ' -f1)
-    is_current "$stamp" "$wanted" && return
-    say "installing $folder/package-lock.json"
-    npm --prefix $folder ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
-    echo "$wanted" >"$stamp"
 }
 
 # Its promtool plays the chart's rules; the server itself is asked by the end-to-end tests.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks.peers.peer import TOOLS, Peer, UnavailableError
+from benchmarks.peers.peer import CHECKOUT, TOOLS, Peer, UnavailableError
 
 _INSTALL = 600.0
 """Seconds that an installer may take."""
@@ -125,13 +125,15 @@ class NodePackages(Packages):
 
 
 class PythonPackages(Packages):
-    """A virtual environment of its own, with exactly the packages named, the one that is measured first; of wheels only, unless
-    there are none."""
+    """A virtual environment of its own, with exactly what a lock in the folder `python/` names; of wheels only, unless there are
+    none. `scripts/lock.sh --peers` writes the locks."""
 
-    def __init__(self, name: str, *pins: str, wheels: bool = True) -> None:
-        self._measured = pins[0].partition("==")[0]
-        self._folder = TOOLS / "python" / name
-        self._pins = pins
+    _locks = Path(__file__).parent / "python"
+
+    def __init__(self, measured: str, *, wheels: bool = True) -> None:
+        self._measured = measured
+        self._folder = TOOLS / "python" / measured
+        self._lock = self._locks / f"{measured}.lock"
         self._wheels = wheels
 
     @property
@@ -141,26 +143,21 @@ class PythonPackages(Packages):
 
     def missing(self) -> str | None:
         """The packages: Python is there."""
-        return None if self._current() else f"its Python packages are not installed ({', '.join(self._pins)})"
+        return None if self._current() else f"its Python packages are not installed ({self._lock.name})"
 
     def install(self) -> None:
-        """Makes it with pip, if it is not there already. Raises UnavailableError."""
+        """Makes it with uv, if it is not there already. Raises UnavailableError."""
         if self._current():
             return
-        shutil.rmtree(self._folder, ignore_errors=True)
-        _run("a virtual environment", [sys.executable, "-m", "venv", "--without-pip", self._folder])
-        pip: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            self.python,
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]
-        only = ["--only-binary", ":all:"] if self._wheels else []
-        _run("pip install", [*pip, *only, *self._pins])
+        uv: list[str | Path] = [sys.executable, CHECKOUT / "scripts" / "run_uv.py"]
+        _run("a virtual environment", [*uv, "venv", "--clear", "--python", sys.executable, self._folder])
+        # What a source is built with is named by the lock as well.
+        how = (
+            ["--only-binary", ":all:"]
+            if self._wheels
+            else ["--require-build-hashes", "--build-constraints", self._lock]
+        )
+        _run("uv pip sync", [*uv, "pip", "sync", "--require-hashes", *how, "--python", self._folder, self._lock])
         self._stamp.write_text(self._wanted())
 
     def version(self) -> str:
@@ -177,7 +174,7 @@ class PythonPackages(Packages):
         return self._folder / "benchmarks.stamp"
 
     def _wanted(self) -> str:
-        return "\n".join((sys.version, *self._pins))
+        return sys.version + "\n" + self._lock.read_text()
 
     def _current(self) -> bool:
         return self._stamp.is_file() and self._stamp.read_text() == self._wanted()

@@ -15,7 +15,7 @@ class PythonSocketIO(Packaged):
 
     name = "python-socketio"
     title = "python-socketio"
-    packages = PythonPackages("python-socketio", "python-socketio==5.18.1", "aiohttp==3.14.5", "uvloop==0.23.0")
+    packages = PythonPackages("python-socketio")
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
         """Port and ping interval are its arguments."""

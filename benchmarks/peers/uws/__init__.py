@@ -14,7 +14,7 @@ class UWebSockets(Packaged):
 
     name = "uws"
     title = "uWebSockets"
-    packages = PythonPackages("uws", "socketify==0.0.31", "cffi==2.1.1", "setuptools==80.9.0", wheels=False)
+    packages = PythonPackages("socketify", wheels=False)
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
         """It pings as its idle timeout asks for, at 8 s and more; the argument is that timeout."""

@@ -14,7 +14,7 @@ class Websockets(Packaged):
 
     name = "websockets"
     title = "websockets"
-    packages = PythonPackages("websockets", "websockets==17.4", "uvloop==0.23.0")
+    packages = PythonPackages("websockets")
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
         """Port and ping interval are its arguments."""
