@@ -60,6 +60,15 @@ def test_ci_calls_what_a_developer_calls() -> None:
     assert found >= {"check", "test", "test-quick", "test-chart", "test-e2e", "test-faults", "lint-deploy"}
 
 
+def test_fault_suite_is_played_each_night() -> None:
+    nightly = ROOT / ".github/workflows/nightly.yml"
+    [job] = yaml.safe_load(nightly.read_text())["jobs"].values()
+    assert list(called(nightly)) == ["test-faults"]
+    assert "" in [entry["soak"] for entry in job["strategy"]["matrix"]["include"]], (
+        "all faults, and not only random ones"
+    )
+
+
 def test_every_action_is_named_by_its_commit_and_each_by_one_alone() -> None:
     found = {(action.split("/")[0], action.split("/")[1], commit, version) for action, commit, version in actions()}
     assert len(found) > 5
