@@ -14,8 +14,8 @@ from service.contract import pointer
 from service.contract.document import nearest
 from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
 from service.contract.text import json_path, shorten
-from service.core.access import OWNER_PARAMETER, PublishRule, SubscribeRule, may_publish, may_read
-from service.core.channel import ChannelKey
+from service.core.access import PublishRule, SubscribeRule, may_publish, may_read
+from service.core.channel import OWNER_PARAMETER, ChannelKey
 from service.core.event import Publication
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError

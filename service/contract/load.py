@@ -14,8 +14,8 @@ from service.contract import duration, pointer
 from service.contract.document import Document, Fault, Faults, Place, nearest, read
 from service.contract.model import DEFAULT_STATE, ChannelSpec, Contract, EventSpec
 from service.contract.schemas import Schemas
-from service.core.access import OWNER_PARAMETER, PublishRule, SubscribeRule
-from service.core.channel import ChannelPattern
+from service.core.access import PublishRule, SubscribeRule
+from service.core.channel import OWNER_PARAMETER, ChannelPattern
 from service.core.event import Delivery, Retention
 from service.core.presence import EVENT_PREFIX
 

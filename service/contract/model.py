@@ -11,7 +11,7 @@ from jsonschema_rs import Draft202012Validator
 
 from service.contract.pointer import Pointer
 from service.core.access import PublishRule, SubscribeRule
-from service.core.channel import ChannelPattern, check_name
+from service.core.channel import OWNER_PARAMETER, ChannelPattern, check_name
 from service.core.event import Delivery, Retention
 from service.errors import ErrorCode, ServiceError
 
@@ -92,11 +92,14 @@ class Contract:
         return self._resolve(name)
 
     def _match(self, name: str) -> Resolved:
-        check_name(name)
+        check_name(name, encoded=True)
         for spec in self.channels:
             parameters = spec.pattern.match(name)
             if parameters is not None:
                 return Resolved(spec, parameters)
+        hint = (
+            f"; only what stands for {{{OWNER_PARAMETER}}} is percent-encoded, and what needs it" if "%" in name else ""
+        )
         raise ServiceError(
-            ErrorCode.UNKNOWN_CHANNEL, "no pattern of the contract matches this channel", path="$.channel"
+            ErrorCode.UNKNOWN_CHANNEL, f"no pattern of the contract matches this channel{hint}", path="$.channel"
         )

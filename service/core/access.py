@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from service.core.channel import OWNER_PARAMETER, encode_user
 from service.core.identity import Identity, Right
-
-OWNER_PARAMETER = "user"
 
 
 class SubscribeRule(Enum):
@@ -69,4 +68,4 @@ def may_publish(
 
 
 def _owns(identity: Identity, parameters: Mapping[str, str]) -> bool:
-    return not identity.is_anonymous and parameters.get(OWNER_PARAMETER) == identity.user
+    return not identity.is_anonymous and parameters.get(OWNER_PARAMETER) == encode_user(identity.user)

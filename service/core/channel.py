@@ -1,10 +1,16 @@
-"""Channel names and the two kinds of pattern that match them: the contract's (`room:{room}`) and a grant's (`room:*`)."""
+"""Channel names and the two kinds of pattern that match them: the contract's (`room:{room}`) and a grant's (`room:*`).
+
+A user's id may hold any printable character, a channel's name only a few. In the segment that `{user}` stands for the others are
+percent-encoded (`encode_user`), so that every user can own a channel: `inbox:auth0%7Cann`. A user made of those few is its own
+encoding, and no two users share one.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from service.errors import ErrorCode, ServiceError
 
@@ -13,12 +19,20 @@ SEPARATOR = ":"
 
 _ANY = r"[A-Za-z0-9_.@~=+-]"
 _SEGMENT = rf"{_ANY}+"
-NAME = rf"{_SEGMENT}(?::{_SEGMENT})*"
-"""The expression that a whole channel name matches; the same in Python and in JSON Schema."""
+_ENCODED_SEGMENT = r"[%A-Za-z0-9_.@~=+-]+"
+NAME = rf"{_ENCODED_SEGMENT}(?::{_ENCODED_SEGMENT})*"
+"""The expression that a whole channel name matches; the same in Python and in JSON Schema. Patterns judge what a percent sign
+begins."""
 _NAME = re.compile(NAME)
+_PLAIN_NAME = re.compile(rf"{_SEGMENT}(?::{_SEGMENT})*")
+_PLAIN_SEGMENT = re.compile(_SEGMENT)
 _PARAMETER = re.compile(r"\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _PATTERN_SEGMENT = re.compile(rf"{_PARAMETER.pattern}|{_SEGMENT}")
-_GRANT = re.compile(r"[A-Za-z0-9_.@~=+*-]+(?::[A-Za-z0-9_.@~=+*-]+)*")
+_STAR = r"[A-Za-z0-9_.@~=+%-]*"
+_GRANT = re.compile(r"[A-Za-z0-9_.@~=+%*-]+(?::[A-Za-z0-9_.@~=+%*-]+)*")
+
+OWNER_PARAMETER = "user"
+"""The parameter of a contract's pattern that stands for a user."""
 
 
 class ChannelKey(NamedTuple):
@@ -34,8 +48,27 @@ def channel_key(tenant: str, name: str) -> ChannelKey:
     return ChannelKey(tenant, name)
 
 
-def check_name(name: str) -> str:
-    """Returns the name if it is a channel name: segments of letters, digits and ``_.@~=+-``, joined by ``:``.
+def encode_user(user: str) -> str:
+    """The segment that stands for a user in channel names: every byte of its UTF-8 that is no letter, no digit and none of
+    ``_.@~=+-`` is ``%`` and two upper-case hexadecimal digits.
+
+    >>> encode_user("auth0|ann")
+    'auth0%7Cann'
+    """
+    return user if _PLAIN_SEGMENT.fullmatch(user) else quote(user, safe="@=+")
+
+
+def _encodes_a_user(segment: str) -> bool:
+    """Whether the segment is what `encode_user` makes of some user: a user has one channel, under one name."""
+    try:
+        return encode_user(unquote(segment, errors="strict")) == segment
+    except UnicodeDecodeError:
+        return False
+
+
+def check_name(name: str, *, encoded: bool = False) -> str:
+    """Returns the name if it is a channel name: segments of letters, digits and ``_.@~=+-``, joined by ``:``. `encoded`: other
+    characters may stand in it percent-encoded.
 
     Raises ServiceError(INVALID_CHANNEL). Globs, spaces and control characters are outside the set on purpose: names
     travel into store keys, addresses and headers.
@@ -44,17 +77,19 @@ def check_name(name: str) -> str:
         raise ServiceError(
             ErrorCode.INVALID_CHANNEL, f"a channel name has at most {MAX_CHANNEL_BYTES} bytes", path="$.channel"
         )
-    if not _NAME.fullmatch(name):
+    if not (_NAME if encoded else _PLAIN_NAME).fullmatch(name):
         raise ServiceError(
             ErrorCode.INVALID_CHANNEL,
-            "a channel name is segments of letters, digits and _.@~=+- joined by ':'",
+            "a channel name is segments of letters, digits and _.@~=+- joined by ':'; other characters of a user are "
+            f"percent-encoded where the contract has {{{OWNER_PARAMETER}}}",
             path="$.channel",
         )
     return name
 
 
 class ChannelPattern:
-    """A declared pattern: segments joined by ``:``, each literal or one ``{parameter}`` that stands for a whole segment."""
+    """A declared pattern: segments joined by ``:``, each literal or one ``{parameter}`` that stands for a whole segment. Only
+    ``{user}`` stands for one with percent-encoded characters."""
 
     __slots__ = ("_regex", "parameters", "shape", "text")
 
@@ -70,7 +105,8 @@ class ChannelPattern:
                 if found["name"] in parameters:
                     raise ValueError(f"parameter {{{found['name']}}} stands twice")
                 parameters.append(found["name"])
-                expression.append(f"(?P<{found['name']}>{_SEGMENT})")
+                stands_for = _ENCODED_SEGMENT if found["name"] == OWNER_PARAMETER else _SEGMENT
+                expression.append(f"(?P<{found['name']}>{stands_for})")
                 shape.append("{}")
             else:
                 expression.append(re.escape(segment))
@@ -83,7 +119,9 @@ class ChannelPattern:
     def match(self, name: str) -> dict[str, str] | None:
         """The parameters' values if the (valid) name matches, else None."""
         found = self._regex.fullmatch(name)
-        return found.groupdict() if found else None
+        if found is None or ("%" in name and not _encodes_a_user(found[OWNER_PARAMETER])):
+            return None
+        return found.groupdict()
 
     @property
     def specificity(self) -> tuple[bool, ...]:
@@ -122,4 +160,4 @@ def _grant_segment(segment: str) -> str:
     if not middle:
         return start
     end = middle.pop()
-    return start + "".join(f"(?>{_ANY}*?{part})" for part in middle) + f"{_ANY}*{end}"
+    return start + "".join(f"(?>{_STAR}?{part})" for part in middle) + f"{_STAR}{end}"

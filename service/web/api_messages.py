@@ -129,7 +129,7 @@ class ChannelsQuery(Sent, frozen=True, kw_only=True):
         str,
         Meta(
             max_length=128,
-            pattern=r"^[A-Za-z0-9_.@~=+:-]*(?!\n)$",
+            pattern=r"^[A-Za-z0-9_.@~=+:%-]*(?!\n)$",
             description="What their names start with.",
             examples=["room:"],
         ),

@@ -27,7 +27,8 @@ _IN_ADDRESS: Mapping[str, dict[str, Any]] = {
         "name": "channel",
         "in": "path",
         "required": True,
-        "description": "A channel name, percent-encoded once.",
+        "description": "A channel name, percent-encoded once. A user in it is percent-encoded before that, where it has other "
+        "characters than letters, digits and _.@~=+-: `inbox:auth0%257Cann` in the address is `inbox:auth0%7Cann`.",
         "schema": CHANNEL_SCHEMA,
     },
     "user": {

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema_rs
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from schemathesis import checks
 from schemathesis.generation.case import Case
 
-from service.core.channel import check_name
+from service.core.channel import NAME, check_name
 from service.errors import ServiceError
 from service.web import api, openapi
 from service.web.api_call import is_user
@@ -91,13 +92,18 @@ EXCLUDED = {
 }
 
 
+def _sent_is_no_name(case: Case[Any]) -> bool:
+    """Whether schemathesis sends another channel than it drew: it takes `%3C` in a name for a character encoded already."""
+    sent = unquote(str((case.path_parameters or {}).get("channel", "room:1")))
+    return re.fullmatch(NAME, sent) is None
+
+
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_the_running_service_keeps_to_its_description(case: Case[Any], url: str, session: requests.Session) -> None:
     name = case.operation.definition.raw["operationId"]
-    response = case.call_and_validate(
-        base_url=url, session=session, headers=AUTHORIZED, excluded_checks=EXCLUDED.get(name, [])
-    )
+    excluded = [*EXCLUDED.get(name, []), *([checks.positive_data_acceptance] if _sent_is_no_name(case) else [])]
+    response = case.call_and_validate(base_url=url, session=session, headers=AUTHORIZED, excluded_checks=excluded)
     if name.startswith("publish") and response.status_code == 200 and isinstance(case.body, list):
         assert len(response.json()["results"]) == len(case.body)
 
@@ -203,10 +209,10 @@ def test_the_pattern_of_users_says_what_the_service_checks(name: str) -> None:
     assert jsonschema_rs.is_valid(dict(USER_SCHEMA), name) == is_user(name)
 
 
-@given(st.one_of(st.text(max_size=130), st.text(st.sampled_from("aZ0_.@~=+-:*ü \n"), max_size=8)))
+@given(st.one_of(st.text(max_size=130), st.text(st.sampled_from("aZ0_.@~=+-:%*ü \n"), max_size=8)))
 def test_the_pattern_of_channels_says_what_the_service_checks(name: str) -> None:
     try:
-        checked = check_name(name) == name
+        checked = check_name(name, encoded=True) == name
     except ServiceError:
         checked = False
     assert jsonschema_rs.is_valid(dict(CHANNEL_SCHEMA), name) == checked

@@ -9,14 +9,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import combinations
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from service.cli.tail import Position, Tail
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
 from tests.stores import STORES, broker_of
 
+KEY = {"Authorization": f"Bearer {API_KEY}"}
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 ROOM = "room:1"
 RIGHTS = ("subscribe", "history", "presence")
@@ -329,3 +332,52 @@ class TestRefresh:
     @staticmethod
     def token(stage: Stage, *rights: str) -> str:
         return token("ben", tenant=stage.tenant, grants=grants(rights))
+
+
+class TestOwner:
+    """Every user can own a channel, whatever its id is made of."""
+
+    @pytest.mark.parametrize(
+        ("user", "segment"),
+        [
+            ("auth0|5f7c", "auth0%7C5f7c"),
+            ("urn:user:é 7", "urn%3Auser%3A%C3%A9%207"),
+            ("ann@example.com", "ann@example.com"),
+        ],
+    )
+    async def test_a_user_of_any_characters_owns_its_channel(self, server: Running, user: str, segment: str) -> None:
+        channel = f"inbox:{segment}"
+        event = {"type": "inbox.item", "data": {"text": "yours"}}
+        async with server.client(user) as owner, server.client(segment + "x") as other:
+            await owner.subscribe(channel)
+            assert (await other.ask("subscribe", channel=channel))["code"] == "forbidden"
+            at = URL(f"{server.url}/api/v1/channels/{quote(channel, safe='')}/events", encoded=True)
+            async with server.http.post(at, json=event, headers=KEY) as response:
+                assert response.status == 200
+            await owner.until("inbox.item", channel=channel)
+            assert texts(await owner.ask("history", channel=channel)) == ["yours"]
+            listed = f"{server.url}/api/v1/channels?prefix={quote(channel, safe='')}"
+            async with server.http.get(URL(listed, encoded=True), headers=KEY) as response:
+                assert [one["channel"] for one in (await response.json())["channels"]] == [channel]
+            body = {"channel": channel}
+            ended = f"{server.url}/api/v1/users/{quote(user, safe='')}/unsubscribe"
+            async with server.http.post(URL(ended, encoded=True), json=body, headers=KEY) as response:
+                assert (await response.json())["subscriptions"] == 1
+            await owner.until("unsubscribed", channel=channel, code="removed")
+        bearer = {"Authorization": f"Bearer {token(user)}"}
+        query = f"?channels={quote(channel, safe='')}"
+        by_address = await Client.open(server, hello=False, headers=bearer, query=query)
+        await by_address.until("subscribed", channel=channel)
+        await by_address.close()
+
+    async def test_no_other_spelling_leads_there(self, server: Running) -> None:
+        async with server.client("auth0|5f7c") as owner, server.client("auth0%7C5f7c") as literal:
+            for name, code in (
+                ("auth0|5f7c", "invalid_channel"),
+                ("auth0%7c5f7c", "unknown_channel"),
+                ("%61", "unknown_channel"),
+            ):
+                assert (await owner.ask("subscribe", channel=f"inbox:{name}"))["code"] == code
+            assert (await literal.ask("subscribe", channel="inbox:auth0%7C5f7c"))["code"] == "forbidden"
+            await literal.subscribe("inbox:auth0%257C5f7c")
+            assert (await owner.ask("subscribe", channel="room:a%7Cb"))["code"] == "unknown_channel"

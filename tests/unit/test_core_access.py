@@ -70,3 +70,15 @@ def test_only_the_user_named_by_the_channel_owns_it(parameters: dict[str, str]) 
     for party in (Identity("acme", "ann"), anonymous("acme")):
         assert not may_read(SubscribeRule.OWNER, Right.SUBSCRIBE, party, CHANNEL, parameters)
         assert not may_publish(PublishRule.OWNER, party, CHANNEL, parameters, subscribed=True)
+
+
+def test_a_user_owns_the_channel_that_encodes_it_and_no_other() -> None:
+    pipe, literal = Identity("acme", "auth0|x"), Identity("acme", "auth0%7Cx")
+    for party, segment, owns in (
+        (pipe, "auth0%7Cx", True),
+        (pipe, "auth0|x", False),
+        (literal, "auth0%7Cx", False),
+        (literal, "auth0%257Cx", True),
+    ):
+        assert may_read(SubscribeRule.OWNER, Right.SUBSCRIBE, party, CHANNEL, {"user": segment}) is owns
+        assert may_publish(PublishRule.OWNER, party, CHANNEL, {"user": segment}, subscribed=True) is owns

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.channel import MAX_CHANNEL_BYTES, ChannelPattern, check_name, grant_regex
+from service.core.channel import MAX_CHANNEL_BYTES, ChannelPattern, check_name, encode_user, grant_regex
 from service.errors import ErrorCode, ServiceError
 
 SAFE = "abzABZ019_.@~=+-"
@@ -89,6 +91,65 @@ def test_only_the_safe_set_passes(name: str) -> None:
 @given(names)
 def test_every_name_made_of_safe_segments_passes(name: str) -> None:
     assert check_name(name) == name
+
+
+# --- users in names ---------------------------------------------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "users.json").read_text(encoding="utf-8"))
+INBOX = ChannelPattern("inbox:{user}")
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["user"])
+def test_a_user_has_one_segment(vector: dict[str, str]) -> None:
+    user, segment = vector["user"], vector["segment"]
+    assert encode_user(user) == segment
+    assert check_name(f"inbox:{segment}", encoded=True)
+    assert INBOX.match(f"inbox:{segment}") == {"user": segment}
+
+
+@given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))
+def test_no_two_users_share_a_segment(one: str, other: str) -> None:
+    assert (encode_user(one) == encode_user(other)) is (one == other)
+    assert check_name("x:" + encode_user(one)[:100], encoded=True)
+    assert INBOX.match(f"inbox:{encode_user(one)}") is not None
+
+
+@given(segments)
+def test_a_user_that_is_a_segment_already_stays_one(user: str) -> None:
+    assert encode_user(user) == user
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        "%",
+        "%7",
+        "%7c",
+        "%zz",
+        "a%",
+        "%41nn",
+        "a%2Db",
+        "%FF",
+        "%C3",
+        "%C3%28",
+        "%ED%A0%80",
+        "%C0%80",
+        "100%",
+        "%%7C",
+        "%257c%",
+    ],
+)
+def test_another_spelling_of_a_user_is_no_channel(segment: str) -> None:
+    assert INBOX.match(f"inbox:{segment}") is None
+
+
+def test_only_a_user_is_encoded() -> None:
+    assert ChannelPattern("room:{room}").match("room:a%7Cb") is None
+    assert ChannelPattern("{room}:of:{user}").match("a%7Cb:of:ann") is None
+    assert ChannelPattern("{room}:of:{user}").match("a%7Cb:of:a%7Cb") is None
+    assert ChannelPattern("{room}:of:{user}").match("r:of:a%7Cb") == {"room": "r", "user": "a%7Cb"}
+    with pytest.raises(ValueError, match=r"neither a {parameter}"):
+        ChannelPattern("room:a%7Cb")
 
 
 # --- patterns of the contract -----------------------------------------------------------------------------------------
@@ -199,6 +260,9 @@ def test_a_name_is_a_pattern_that_matches_only_itself(name: str) -> None:
         ("room:*:**", ["room:1:2", "room:1:2:3"], ["room:1", "room"]),
         ("a.b", ["a.b"], ["aXb"]),
         ("a+", ["a+"], ["aa", "a"]),
+        ("inbox:*", ["inbox:auth0%7Cann"], ["inbox:auth0%7Cann:x"]),
+        ("inbox:auth0%7C*", ["inbox:auth0%7Cann"], ["inbox:auth0ann"]),
+        ("inbox:**", ["inbox:auth0%7Cann"], []),
     ],
 )
 def test_a_grant_covers(grant: str, covered: list[str], not_covered: list[str]) -> None:

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { parse, isEvent } from '../src/messages.js';
+import { encodeUser } from '../src/tidewire.js';
 import { Inbox, WELCOME, connected, scene, subscribed } from './support.js';
 
 /** @param {string} name @returns {{name: string, message: any}[]} */
@@ -104,3 +105,10 @@ for (const { name, message } of client) {
     assert.deepEqual({ ...sent, id: message.id }, message);
   });
 }
+
+test('encodeUser makes of every user of the examples its segment', () => {
+  /** @type {{user: string, segment: string}[]} */
+  const users = JSON.parse(readFileSync(new URL('../../../tests/vectors/users.json', import.meta.url), 'utf8'));
+  assert.ok(users.length >= 3);
+  for (const { user, segment } of users) assert.equal(encodeUser(user), segment);
+});
