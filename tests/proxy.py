@@ -51,6 +51,10 @@ class Proxy:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    def lead_to(self, target: int) -> None:
+        """Leads new connections to another port, as an address does that is given to another server. What is open stays."""
+        self._target = target
+
     def cut(self) -> None:
         """Loses the network: resets what is open, and refuses what comes."""
         self._up = False

@@ -5,7 +5,7 @@ The guarantee, for every implementation (tests/contract/broker_suite.py holds ea
 - A publish that returns is in the stream, once; one that raises may be repeated with the same id and is in it at most once.
 - Per channel and epoch, offsets of durable events and revs of latest ones are dense: 1, 2, 3 …, each once. A store that
   may have lost something it had accepted (it was restarted, or another replica took over) starts a new epoch; offsets go
-  on from what is left.
+  on from what is left. So does one that is found behind what a node knows of it (`marks`): it was set back.
 - Between `subscribe` returning and `unsubscribe` being called, every event of the channel reaches the sink in the order of
   its offset or rev, or the sink is told that some may not have (`interrupted`): what is missing then is in the stream.
 - Nothing of one tenant is ever visible under another.
@@ -50,6 +50,13 @@ class Mark(NamedTuple):
     rev: int
 
 
+class Known(NamedTuple):
+    """How far a node has delivered a channel: what its store must not have forgotten."""
+
+    position: Position
+    rev: int
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Part of a stream, oldest first."""
@@ -72,6 +79,8 @@ class Snapshot(Struct, frozen=True):
     """None when no position was asked for; False when the stream cannot show that there is no hole after it."""
     rev: int = 0
     """The newest rev; `state` may end below it, as values expire."""
+    base: int | None = None
+    """The offset at which the epoch began: every durable event above it belongs to the epoch. None if that is not known."""
 
     @property
     def mark(self) -> Mark:
@@ -137,12 +146,18 @@ class Broker(Protocol):
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """Reads top, state and what was missed since a position, as of one moment.
 
-        More than `max_events` events or `max_bytes` bytes of missed data count as not recovered.
+        More than `max_events` events or `max_bytes` bytes of missed data count as not recovered. A position that the epoch
+        has not come to is not recovered either; where the store can be set back, the channel starts a new epoch then, unless
+        the epoch is younger than `epoch.MIN_EPOCH_AGE`.
         """
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
+    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
         """How far each of the channels has come, in their order; makes none that is not there. None for one that cannot be
-        read just now while others can."""
+        read just now while others can.
+
+        `known`: how far this node has delivered each of them (None: it does not say). A channel that has lost something of
+        that starts a new epoch.
+        """
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """Reads a page: the first `limit` events with an offset above `after`, or else the last `limit` below `before`, or

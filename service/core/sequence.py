@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from service.core.broker import Mark, Snapshot
+from service.core.broker import Known, Mark, Snapshot
 from service.core.event import Event
 from service.core.position import Position
 
@@ -41,6 +41,11 @@ class Sequence:
     def mark(self) -> Mark:
         """How far it has come."""
         return Mark(self._epoch, self._offset, self._rev)
+
+    @property
+    def known(self) -> Known:
+        """What the store must not have forgotten."""
+        return Known(self.position, self._rev)
 
     def has_reached(self, mark: Mark) -> bool:
         """Whether everything up to a mark has been let through. A mark of another epoch is never reached."""

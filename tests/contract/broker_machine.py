@@ -102,6 +102,8 @@ class BrokerMachine(RuleBasedStateMachine):
     """The same, of a channel in which nothing was published."""
     may_refuse: ClassVar[bool] = False
     """Whether calls may raise BROKER_UNAVAILABLE because the broker is full."""
+    may_be_set_back: ClassVar[bool] = False
+    """Whether it takes a position that it has not come to for a sign that its store was set back."""
     most_subscribed: ClassVar[int] = len(KEYS)
 
     def __init__(self) -> None:
@@ -206,7 +208,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def resume_from_a_position_of_a_lost_stream(self, channel: ChannelKey, offset: int, id: str | None) -> None:
         """Right epoch and offset, but the id decides: see core/position.py."""
         epoch = self.model[channel].epoch
-        if epoch is not None:
+        if epoch is not None and (offset <= len(self.model[channel].events) or not self.may_be_set_back):
             self._resume(channel, Position(epoch, offset, id))
 
     @rule(

@@ -425,7 +425,7 @@ class BrokerSuite(ABC):
         receipts = [await publish.durable() for _ in range(3)]
         await self.advance(clock, TTL * 100)
         top = Position(receipts[0].epoch, 3, "m-3")
-        assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None)
+        assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None, base=0)
         assert await broker.marks([ROOM]) == [Mark(top.epoch, 3, 0)]
         page = await broker.history(ROOM, None, None, MANY)
         assert (page.top, list(page.events), page.more) == (top, [], False)

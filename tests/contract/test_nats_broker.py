@@ -94,6 +94,7 @@ class TestNatsBroker(BrokerSuite):
 class NatsMachine(BrokerMachine):
     """Every example has a stream of its own."""
 
+    may_be_set_back = True
     server: NatsServer
 
     async def open(self, clock: FakeClock) -> Broker:

@@ -9,13 +9,15 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
+from service.core import epoch as epochs
+from service.core.broker import Known
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
@@ -23,6 +25,7 @@ from tests.clock import FakeClock
 from tests.contract.broker_suite import MANY, MUCH, ROOM, Publisher
 from tests.contract.nats_stage import ListeningSink, config, running
 from tests.stores import NatsServer
+from tests.stores.process import until
 
 
 @pytest.fixture
@@ -174,6 +177,60 @@ async def test_a_restart_without_a_loss_is_no_new_epoch(server: NatsServer, cloc
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
         assert await broker.marks([ROOM]) == before
+
+
+async def well(broker: NatsBroker) -> None:
+    async def fit() -> bool:
+        with suppress(ServiceError):
+            await broker.check()
+            return True
+        return False
+
+    await until(fit, "the broker is well again", within=20)
+
+
+async def test_who_has_only_published_notices_it_too(server: NatsServer, clock: FakeClock) -> None:
+    where = config(server)
+    backup = await back_up_after_one(server, where, clock)
+    async with running(where, clock) as (broker, _):
+        publish = Publisher(broker, clock)
+        old = (await publish.durable(id="m-2")).epoch
+        await publish.durable(id="m-3")
+        server.kill()
+        backup.restore()
+        await server.restart()
+        await well(broker)
+        after = await publish.durable(id="m-4")
+        assert (after.epoch != old, after.offset) == (True, 2)
+        assert (await publish.durable(id="m-5")).epoch == after.epoch, "once"
+        assert (await broker.snapshot(ROOM, Position(old, 1, "m-1"), MANY, MUCH)).recovered is False
+
+
+@pytest.mark.parametrize("word", ["known", "since"])
+async def test_a_new_node_begins_an_epoch_when_it_is_told(
+    server: NatsServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setattr(epochs, "MIN_EPOCH_AGE", 0.0)
+    where = config(server)
+    backup = await back_up_after_one(server, where, clock)
+    async with running(where, clock) as (broker, _):
+        await publish_all(broker, clock, "m-2", "m-3")
+        top = (await broker.snapshot(ROOM, None, MANY, MUCH)).top
+    server.kill()
+    backup.restore()
+    await server.restart()
+    async with running(where, clock) as (broker, _):
+        if word == "known":
+            [mark] = await broker.marks([ROOM], [Known(top, 0)])
+            assert [mark] == list(await broker.marks([ROOM], [Known(top, 0)])), "once"
+        else:
+            snapshot = await broker.snapshot(ROOM, top, MANY, MUCH)
+            mark = snapshot.mark
+            assert (snapshot.recovered, snapshot.base) == (False, 1)
+        assert (mark.epoch != top.epoch, mark.offset) == (True, 1)
+        monkeypatch.setattr(epochs, "MIN_EPOCH_AGE", 60.0)
+        again = await broker.snapshot(ROOM, Position(mark.epoch, 70, "m-70"), MANY, MUCH)
+        assert (again.recovered, again.top.epoch) == (False, mark.epoch), "an epoch that has just begun is left alone"
 
 
 # --- servers that are not what is needed ------------------------------------------------------------------------------

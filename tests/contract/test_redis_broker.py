@@ -105,6 +105,7 @@ class ValkeyMachine(BrokerMachine):
     """The model of the port against a real server, whose clock moves with the model's."""
 
     may_forget_empty = True
+    may_be_set_back = True
 
     async def open(self, clock: FakeClock) -> Broker:
         self.server = await movable_valkey()

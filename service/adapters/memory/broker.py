@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from service.adapters.memory.receipts import Receipts
 from service.adapters.memory.store import ChannelStore, StoreBounds, StoredChannel, accepted
-from service.core.broker import ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
+from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Delivery, Event, Publication, Retention
@@ -122,14 +122,14 @@ class MemoryBroker:
         """As the port says."""
         stored = self._open(channel)
         if since is None:
-            return Snapshot(stored.top, stored.state(), (), None, stored.rev)
+            return Snapshot(stored.top, stored.state(), (), None, stored.rev, stored.base)
         found = _missed(stored, since, max_events)
         if found is None or sum(len(event.data) for event in found) > max_bytes:
-            return Snapshot(stored.top, stored.state(), (), recovered=False, rev=stored.rev)
-        return Snapshot(stored.top, stored.state(), found, recovered=True, rev=stored.rev)
+            return Snapshot(stored.top, stored.state(), (), recovered=False, rev=stored.rev, base=stored.base)
+        return Snapshot(stored.top, stored.state(), found, recovered=True, rev=stored.rev, base=stored.base)
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
-        """As the port says."""
+    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+        """As the port says; a process does not forget what its sink has got from it, so nothing depends on `known`."""
         self._started()
         found = map(self._channels.find, channels)
         return [Mark("", 0, 0) if one is None else Mark(one.epoch, one.offset, one.rev) for one in found]

@@ -47,6 +47,7 @@ class StoredChannel:
         "_state_ttl",
         "_stream",
         "_stream_ttl",
+        "base",
         "counted",
         "epoch",
         "is_listed",
@@ -60,6 +61,8 @@ class StoredChannel:
     def __init__(self, key: ChannelKey, epoch: str) -> None:
         self.key = key
         self.epoch = epoch
+        self.base = 0
+        """The offset at which the epoch began."""
         self.offset = 0
         self.last_id: str | None = None
         self.rev = 0

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from service.adapters.nats.config import NatsConfig, Subjects, text
@@ -22,8 +23,9 @@ from service.adapters.nats.stream import Kept, Stream
 from service.adapters.nats.wire import Message, publish
 from service.adapters.nats.writer import Writer
 from service.adapters.own_task import need_task
+from service.core import epoch as epochs
 from service.core.backoff import Backoff
-from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
+from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
@@ -62,7 +64,7 @@ class NatsBroker:
         self._empty: dict[ChannelKey, int] = {}
         """Subscribed channels in which nothing had been published when they were read, with their head's sequence."""
         self._keeping: asyncio.Task[None] | None = None
-        self._heads = Heads(config, self.subjects, self.stream)
+        self._heads = Heads(config, self.subjects, self.stream, clock)
         self._writer = Writer(config, self.subjects, self.stream, self._heads, clock)
         self._reader = Reader(self.subjects, self.stream, self._heads, clock)
 
@@ -274,6 +276,9 @@ class NatsBroker:
         """As the port says. If the channel changes all the time, `state` may hold values newer than `rev`; none is missing."""
         async with self.call():
             head, state = await self._reader.read(channel)
+            if since is not None and self._contradicts(head, since):
+                await self._heads.end_epoch(channel, head.epoch)
+                head, state = await self._reader.read(channel)
             found = () if since is None else await self._reader.missed(channel, head, since, max_events, max_bytes)
         return Snapshot(
             top=head.top,
@@ -281,26 +286,40 @@ class NatsBroker:
             missed=[] if found is None else found,
             recovered=None if since is None else found is not None,
             rev=head.rev,
+            base=head.base,
         )
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark]:
+    def _contradicts(self, head: Head, since: Position) -> bool:
+        """Whether a position shows that the stream was set back. As anyone can say so, a young epoch is left alone."""
+        is_further = since.epoch == head.epoch and since.offset > head.offset
+        if not is_further and not epochs.is_later(since.epoch, than=head.epoch):
+            return False
+        age = milliseconds(self._clock) / 1_000 - epochs.number(head.epoch) / 1_000_000
+        return age >= epochs.MIN_EPOCH_AGE
+
+    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark]:
         """As the port says. A channel of which NATS has lost something begins its new epoch here."""
         gate = asyncio.Semaphore(HEADS_AT_ONCE)
 
-        async def mark(channel: ChannelKey, heard: Heard | None, kept: Kept | None) -> Mark:
+        async def mark(channel: ChannelKey, heard: Heard | None, kept: Kept | None, told: Known | None) -> Mark:
             if kept is None:
                 return Mark("", 0, 0)
             head = decode(kept.data, Head)
-            if self._heads.is_over(channel, head, heard):
+            taken = (
+                None if told is None else Heard(told.position.epoch, told.position.offset, told.position.id, told.rev)
+            )
+            if self._heads.is_over(channel, head, heard) or (taken is not None and head.lacks(taken)):
                 async with gate:  # a replica that is behind may have answered: the leader decides
-                    head = (await self._heads.known(channel)).head
+                    head = (await self._heads.known(channel, taken)).head
             return Mark(head.epoch, head.offset, head.rev)
 
         async with self.call():
             heard = [self._heads.heard(channel) for channel in channels]  # before asking, see `Heads.known`
             subjects = list(map(self.subjects.head, channels))
             found = await self.stream.several(subjects)
-            return await asyncio.gather(*map(mark, channels, heard, map(found.get, subjects)))
+            return await asyncio.gather(
+                *(mark(*one) for one in zip_longest(channels, heard, map(found.get, subjects), known))
+            )
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """As the port says."""

@@ -15,6 +15,7 @@ from service.adapters.nats.records import Entry, Head, Heard, decode, encode, ne
 from service.adapters.nats.stream import Conflict, Stream, Write
 from service.core.broker import EMPTY_SECONDS
 from service.core.channel import ChannelKey
+from service.core.clock import Clock, milliseconds
 
 REMEMBERED = 10_000
 """Channels whose head this node remembers after publishing; for others a publish reads it first."""
@@ -34,11 +35,14 @@ class Known(NamedTuple):
 class Heads:
     """Every head that this node knows."""
 
-    def __init__(self, config: NatsConfig, subjects: Subjects, stream: Stream) -> None:
+    def __init__(self, config: NatsConfig, subjects: Subjects, stream: Stream, clock: Clock) -> None:
         self._config = config
         self._subjects = subjects
         self._stream = stream
+        self._clock = clock
         self._remembered: OrderedDict[ChannelKey, Known] = OrderedDict()
+        self._published: OrderedDict[ChannelKey, Heard] = OrderedDict()
+        """How far each channel had come for certain whose head is not what was remembered of it, or may not be."""
         self._followed: set[ChannelKey] = set()
         self._heard: dict[ChannelKey, Heard] = {}
         """How far each channel that is followed has come, as far as this node knows."""
@@ -68,35 +72,57 @@ class Heads:
         return heard is not None and _is_over(head, heard, channel in self._doubted)
 
     def forget(self, channel: ChannelKey) -> None:
-        """The channel's head is not what was remembered."""
-        self._remembered.pop(channel, None)
+        """The channel's head is not what was remembered, and must not be less."""
+        known = self._remembered.pop(channel, None)
+        if known is not None:
+            self._published[channel] = known.head.heard
+            self._published.move_to_end(channel)
+            if len(self._published) > REMEMBERED:
+                self._published.popitem(last=False)
 
     def reconnected(self) -> None:
         """What was known before may be outdated, and still shows what must not be lost."""
-        for channel, known in self._remembered.items():
+        for channel, known in list(self._remembered.items()):
             if self._heard.get(channel, known.head).epoch == known.head.epoch:
                 self.note(channel, known.head)
-        self._remembered.clear()
+            self.forget(channel)
 
     def clear(self) -> None:
         """Forgets what was heard."""
         self._followed.clear()
+        self._published.clear()
         self._heard.clear()
         self._doubted.clear()
 
-    async def known(self, channel: ChannelKey) -> Known:
-        """The channel's head, from the stream; a new one if there is none, or NATS has lost something it had accepted."""
+    async def known(self, channel: ChannelKey, told: Heard | None = None) -> Known:
+        """The channel's head, from the stream; a new one if there is none, or NATS has lost something it had accepted: what
+        this node has heard or published, or was `told`."""
         # Before asking: what is heard while the answer is on its way may be newer than it.
         heard, doubted = self._heard.get(channel), channel in self._doubted
+        published = self._published.get(channel)
         kept = await self._stream.last(self._subjects.head(channel))
         if kept is None:
-            return Known(0, new_head())
+            return Known(0, new_head(milliseconds(self._clock)))
         known = Known(kept.sequence, decode(kept.data, Head))
+        lost = next((one for one in (published, told) if one is not None and known.head.lacks(one)), None)
         if heard is not None and _is_over(known.head, heard, doubted):
-            known = await self._write_head(channel, known.head.in_new_epoch(), after=kept.sequence)
+            lost = heard
+        if lost is not None:
+            new = known.head.in_new_epoch(milliseconds(self._clock), lost.epoch)
+            known = await self._write_head(channel, new, after=kept.sequence)
+        if published is not None and self._published.get(channel) is published:
+            del self._published[channel]
         if heard is not None and known.head.epoch != heard.epoch:
             self.note(channel, known.head)
         return known
+
+    async def end_epoch(self, channel: ChannelKey, epoch: str) -> None:
+        """Begins a new epoch in place of this one, if it is not over already."""
+        known = await self.known(channel)
+        if known.sequence and known.head.epoch == epoch:
+            new = known.head.in_new_epoch(milliseconds(self._clock))
+            known = await self._write_head(channel, new, after=known.sequence)
+            self.note(channel, known.head)
 
     async def open(self, channel: ChannelKey, *, anew: bool = False) -> Known:
         """The same, and from now on it is there. `anew`: an empty channel's is there for EMPTY_SECONDS."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -12,6 +11,7 @@ from msgspec import Struct
 from service.adapters.nats.link import unavailable
 from service.core.broker import Receipt
 from service.core.channel import ChannelKey
+from service.core.epoch import is_later, new_epoch
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
 
@@ -51,6 +51,8 @@ class Head(Struct, frozen=True, array_like=True):
     """When the value at `rev` was accepted, in milliseconds."""
     state_id: str | None = None
     """Of the value at `rev`."""
+    base: int | None = None
+    """The offset at which the epoch began; None if an older version has begun it."""
 
     @property
     def is_empty(self) -> bool:
@@ -63,12 +65,14 @@ class Head(Struct, frozen=True, array_like=True):
         return Heard(self.epoch, self.offset, self.id, self.rev, self.state_id)
 
     def lacks(self, heard: Heard) -> bool:
-        """Whether NATS has lost what this node knows of the epoch; maybe others have gone on from what was left."""
-        return self.epoch == heard.epoch and (
+        """Whether NATS has lost what this node knows of the epoch, or the epoch; maybe others have gone on from what was left."""
+        if self.epoch != heard.epoch:
+            return is_later(heard.epoch, than=self.epoch)
+        return (
             self.offset < heard.offset
             or self.rev < heard.rev
-            or (self.offset == heard.offset and self.id != heard.id)
-            or (self.rev == heard.rev and self.state_id != heard.state_id)
+            or (self.offset == heard.offset and heard.id is not None and self.id != heard.id)
+            or (self.rev == heard.rev and heard.state_id is not None and self.state_id != heard.state_id)
         )
 
     @property
@@ -81,9 +85,11 @@ class Head(Struct, frozen=True, array_like=True):
         """No offset below this one counts."""
         return max(1, self.offset - self.entries + 1)
 
-    def in_new_epoch(self) -> Head:
-        """After NATS has lost something that it had accepted: offsets and revs go on from what is left."""
-        return msgspec.structs.replace(self, epoch=secrets.token_hex(8))
+    def in_new_epoch(self, now: int, known: str = "") -> Head:
+        """After NATS has lost something that it had accepted: offsets and revs go on from what is left. `now` in milliseconds;
+        `known`: an epoch that the new one must follow, too."""
+        before = known if is_later(known, than=self.epoch) else self.epoch
+        return msgspec.structs.replace(self, epoch=new_epoch(now * 1_000, before), base=self.offset)
 
     def has_history(self, now: int) -> bool:
         """Whether the newest event still counts."""
@@ -94,9 +100,9 @@ class Head(Struct, frozen=True, array_like=True):
         return self.rev > 0 and self.state_entries > 0 and now < self.state_at + self.state_ttl * 1000
 
 
-def new_head() -> Head:
-    """Of a channel that the stream does not know, or no longer."""
-    return Head(secrets.token_hex(8))
+def new_head(now: int) -> Head:
+    """Of a channel that the stream does not know, or no longer. `now` in milliseconds."""
+    return Head(new_epoch(now * 1_000), base=0)
 
 
 class Entry(Struct, frozen=True, array_like=True):

@@ -8,9 +8,10 @@ accepted what this one does not know (see channel.lua).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import structlog
@@ -19,15 +20,17 @@ from service.adapters.redis import wire
 from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import RedisConfig, namer
 from service.adapters.redis.index import ChannelIndex
-from service.adapters.redis.link import pack
-from service.adapters.redis.publishing import Forms
+from service.adapters.redis.link import Argument, pack
+from service.adapters.redis.publishing import Form, Forms
 from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.tasks import Tasks
-from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Mark, Page, Receipt, Snapshot
+from service.core import epoch as epochs
+from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.core.position import Position, missed
+from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
 LIST_CHUNK = 200
@@ -116,11 +119,28 @@ class RedisBroker:
             enters, reply = not duplicate, reply[0]
         epoch, _, at = reply.decode().partition(" ")
         place = int(at)
+        if not duplicate:
+            if place <= form.place and epoch == form.epoch:
+                await self._given_twice(publication.channel, form)
+            form.epoch, form.place, form.id = epoch, place, publication.id
         if enters or (duplicate and place == 1):  # the first may have been accepted and not entered
             await self._index.enter(publication.channel, form.retention.ttl)
         if publication.delivery is _DURABLE:
             return Receipt(publication.id, epoch, place, None, duplicate)
         return Receipt(publication.id, epoch, None, place, duplicate)
+
+    async def _given_twice(self, channel: ChannelKey, form: Form) -> None:
+        """An offset or a rev was given that this node has seen given before: the channel was set back."""
+        at, place = (form.place, 0) if form.is_durable else (0, form.place)
+        with suppress(ServiceError):  # the event is accepted; who knows more will find out
+            await self._mark(channel, Known(Position(form.epoch, at, form.id or None), place), sure=True)
+
+    def _mark(self, channel: ChannelKey, known: Known | None, *, sure: bool = False) -> Awaitable[Any]:
+        words: tuple[Argument, ...] = ("", 0, "", 0)
+        if known is not None:
+            at = known.position
+            words = (at.epoch, at.offset, at.id or "", known.rev)
+        return self.calls.run(MARK, self.names(channel), *words, int(sure))
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
@@ -147,13 +167,14 @@ class RedisBroker:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """As the port says."""
         names = self.names(channel)
-        epoch, offset, id_, rev, state, kept = await self.calls.run(
+        epoch, offset, id_, rev, state, kept, base = await self.calls.run(
             SNAPSHOT,
             names,
             since.epoch if since is not None else "",
             since.offset if since is not None else "",
             max_events,
             max_bytes,
+            int(epochs.MIN_EPOCH_AGE * 1_000_000),
         )
         if not offset and not rev and names.events in self._channels:
             self._empty[channel] = None
@@ -162,17 +183,17 @@ class RedisBroker:
             values = _state(channel, state, top.epoch)
             entries = [_entry(channel, entry, top.epoch) for entry in kept or ()]
         if since is None:
-            return Snapshot(top, values, (), None, rev)
+            return Snapshot(top, values, (), None, rev, base)
         found = missed(since, top, entries) if kept is not None or since.offset == top.offset else None
         if found is None or sum(len(event.data) for event in found) > max_bytes:
-            return Snapshot(top, values, (), recovered=False, rev=rev)
-        return Snapshot(top, values, found, recovered=True, rev=rev)
+            return Snapshot(top, values, (), recovered=False, rev=rev, base=base)
+        return Snapshot(top, values, found, recovered=True, rev=rev, base=base)
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
+    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
         """As the port says: one pipeline."""
         self.shards.require_open()
         answers = await asyncio.gather(
-            *(self.calls.run(MARK, self.names(channel)) for channel in channels), return_exceptions=True
+            *(self._mark(channel, what) for channel, what in zip_longest(channels, known)), return_exceptions=True
         )
         marks = [_mark(answer) for answer in answers]
         failed = next((answer for answer in answers if isinstance(answer, BaseException)), None)

@@ -136,7 +136,7 @@ class Calls:
         if word == "NOSCRIPT" and script is not None:
             await _load(shard, link, script)
         elif word == "STALE":
-            link.generation = str(error).partition(" ")[2]
+            shard.told(link, str(error).partition(" ")[2])
         elif word == "MOVED" and self._shards.is_cluster:
             self._shards.redirected(str(error), shard)
         elif word == "READONLY":

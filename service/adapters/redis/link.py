@@ -73,7 +73,7 @@ class Link(asyncio.Protocol):
         self.on_refusal: Callable[[str], bool] | None = None
         """Gets errors that may answer what was told, not asked; gives whether that settles it."""
         self.generation = ""
-        """Which life of the server this is; see channel.lua."""
+        """Which server this is, in which life and reign; see channel.lua."""
         self.fault: str | None = None
         """What the server said when it refused something that nobody waits for, or why TLS ended."""
 
@@ -81,6 +81,11 @@ class Link(asyncio.Protocol):
     def waiting(self) -> int:
         """Calls without a reply."""
         return len(self._expected)
+
+    @property
+    def heard(self) -> float:
+        """Loop time at which the server said something last."""
+        return self._heard
 
     @property
     def is_open(self) -> bool:

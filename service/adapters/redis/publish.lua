@@ -10,9 +10,23 @@ local SLACK = 10000
 local DAY = 86400000
 
 local known = redis.call('MGET', KEYS[1], KEYS[5])
-if known[2] and string.match(known[2], '^%S+ %d+$') then return {known[2]} end
 local channel, stale = open(known[1], true)
 if stale then return stale end
+
+if known[2] and string.match(known[2], '^%S+ %d+$') then
+  local epoch, zero, at = string.match(known[2], '^(%S+) (0?)(%d+)$')
+  at = tonumber(at)
+  local lost = false
+  if ARGV[4] == 'd' and zero == '' then
+    local id = at <= channel.o and rarely().id_at(channel, at)
+    lost = at > channel.o or (id and id ~= ARGV[10])
+  elseif ARGV[4] == 'l' and zero ~= '' then
+    lost = at > channel.r
+  end
+  if not lost then return {known[2]} end
+  -- The channel was set back: the event is not there, so it is accepted anew.
+  if epoch == channel.e then rarely().begin_anew(channel, '') end
+end
 
 local ttl = tonumber(ARGV[6])
 -- No longer than the ttl, or a stream that readers have dropped could begin again without an expiry.
@@ -29,7 +43,14 @@ end
 if ARGV[4] == 'd' then
   place = channel.o + 1
   if ARGV[5] ~= '0' then
-    redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], string.format('%d-%d', place, now), 'b', ARGV[11])
+    local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[5], string.format('%d-%d', place, now), 'b', ARGV[11])
+    if type(added) == 'table' and added.err then
+      if not string.find(added.err, 'equal or smaller', 1, true) then return added end
+      -- A position was put back beside a stream that has come further.
+      rarely().begin_anew(channel, '')
+      place = channel.o + 1
+      redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], string.format('%d-%d', place, now), 'b', ARGV[11])
+    end
     if ttl ~= channel.t or now < channel.x or now >= channel.x + slack then
       redis.call('PEXPIRE', KEYS[2], ttl + slack)
       enters = is_unlisted(channel.x, channel.t)
@@ -62,7 +83,9 @@ local receipt = string.format('%s %d', channel.e, place)
 local kept = string.format('%d', math.max(ARGV[3], channel.t, channel.u))
 redis.call('SET', KEYS[1], written(channel), 'PX', kept)
 if ARGV[4] == 'd' and ARGV[5] == '0' then redis.call('DEL', KEYS[2]) end
-redis.call('SET', KEYS[5], receipt, 'PX', ARGV[7])
+-- A zero marks the place of a value: places of events and of values are counted apart.
+local noted = ARGV[4] == 'd' and receipt or string.format('%s 0%d', channel.e, place)
+redis.call('SET', KEYS[5], noted, 'PX', ARGV[7])
 redis.call(ARGV[8], ARGV[9], ARGV[4] .. receipt .. '\n' .. ARGV[11])
 if enters then return {receipt, 1} end
 return receipt

@@ -23,7 +23,19 @@ _LENGTHS = tuple(b"$%d\r\n" % number for number in range(2048))
 class Form:
     """The call of publish.lua with the durable or the latest publications of a channel, but for what differs between them."""
 
-    __slots__ = ("_generation", "_head", "_is_durable", "_key", "_middle", "_what", "retention", "tag")
+    __slots__ = (
+        "_generation",
+        "_head",
+        "_key",
+        "_middle",
+        "_what",
+        "epoch",
+        "id",
+        "is_durable",
+        "place",
+        "retention",
+        "tag",
+    )
 
     def __init__(self, names: Names, retention: Retention, is_durable: bool, *what: Argument) -> None:
         """`what` is what publish.lua is told of all of them."""
@@ -31,7 +43,10 @@ class Form:
         """See Names."""
         self.retention = retention
         """What it is made for."""
-        self._is_durable = is_durable
+        self.is_durable = is_durable
+        """Of which kind its publications are."""
+        self.epoch, self.place, self.id = "", 0, ""
+        """Where the newest one was accepted by which this node published, and its id."""
         self._what = what
         keys = names.keys
         command = ("EVALSHA", PUBLISH.sha, len(keys) + 1, *keys)
@@ -64,7 +79,7 @@ class Form:
             body,
             b"\r\n",
         )
-        if not self._is_durable:
+        if not self.is_durable:
             slot = f"{publication.type}\n{publication.key or ''}".encode()
             parts = (*parts, _length(len(slot)), slot, b"\r\n")
         return b"".join(parts)

@@ -35,6 +35,7 @@ HISTORY = _on_channel("history")
 MARK = _on_channel("mark")
 LISTED = _on_channel("listed")
 KEEP = _on_channel("keep")
+REIGN = load("reign")
 CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, MARK, LISTED, KEEP)
 """What the broker runs; all begin with channel.lua."""
 INDEX = load("index")

@@ -10,10 +10,11 @@ import structlog
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.line import Line
 from service.adapters.redis.link import Link, LinkLost, ReplyError
-from service.adapters.redis.scripts import CHANNEL_SCRIPTS
+from service.adapters.redis.reign import RUN, Seat
+from service.adapters.redis.scripts import CHANNEL_SCRIPTS, REIGN
 from service.adapters.redis.subscriber import Subscriber
 from service.adapters.redis.tasks import Tasks
-from service.adapters.redis.topology import NoServer, Place, Servers, learn_generation
+from service.adapters.redis.topology import NoServer, Place, Servers, ask_server
 
 _log = structlog.get_logger("redis")
 
@@ -40,12 +41,14 @@ class Shard:
         self.place = place
         """In a Cluster: which."""
         self._servers = servers
+        self._on_interrupted = on_interrupted
+        self._seat = Seat()
         self.commands = Line(
             "commands",
             servers,
             config,
             locate=self._locate,
-            on_up=_prepare,
+            on_up=self._prepare,
             on_lost=lambda: on_lost("commands"),
         )
         self.subscriber = Subscriber(
@@ -78,14 +81,38 @@ class Shard:
                 line.hang_up()
 
     async def look(self) -> None:
-        """Whether the server is still the master that it was, in the same life: hangs up if it is none."""
+        """Whether the server is still the master that it was, in the same life and reign: hangs up if it is none."""
         link = self.commands.link
         if link is None:
             return
         try:
-            await learn_generation(link, cluster=self._servers.is_cluster)
+            server = await ask_server(link, cluster=self._servers.is_cluster)
+            if await self._seat.take(link, server, self._servers.reign_key(self.place)):
+                self._renamed()
         except (LinkLost, NoServer, ReplyError, TimeoutError):
             link.abort()
+            return
+        messages = self.subscriber.line.link
+        if messages is not None and messages.generation[:RUN] != server[:RUN]:
+            # The address leads elsewhere by now, and only one connection has been made anew since.
+            _log.warning("calls and messages go to two servers", line=self.commands.place)
+            for line in self.lines:
+                line.hang_up()
+
+    def told(self, link: Link, generation: str) -> None:
+        """A script has said which generation the link's server is in, as what the caller knew was old."""
+        if self._seat.learn(link, generation):
+            self._renamed()
+
+    def _renamed(self) -> None:
+        """The same server in another life or reign: its channels begin new epochs, and no connection broke over it."""
+        if names := self.subscriber.names:
+            self._on_interrupted(names)
+
+    async def _prepare(self, link: Link) -> None:
+        for script in (*CHANNEL_SCRIPTS, REIGN):
+            await link.call("SCRIPT", "LOAD", script.text)
+        await self._seat.take(link, link.generation, self._servers.reign_key(self.place))
 
     def retire(self) -> None:
         """Nobody waits for its lines any more."""
@@ -97,8 +124,3 @@ class Shard:
         self.retire()
         for task in self._tasks:
             task.cancel()
-
-
-async def _prepare(link: Link) -> None:
-    for script in CHANNEL_SCRIPTS:
-        await link.call("SCRIPT", "LOAD", script.text)

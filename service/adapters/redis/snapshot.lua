@@ -1,6 +1,8 @@
 -- Reads a channel as of one moment.
--- ARGV: 4 epoch and 5 offset of the position to resume from (or ""), 6 events and 7 bytes that may be read
--- Returns {epoch, offset, id, rev, {type\nkey, value, …}, events from that offset on or nil}
+-- ARGV: 4 epoch and 5 offset of the position to resume from (or ""), 6 events and 7 bytes that may be read, 8 microseconds that
+--       an epoch must have lasted to be ended for the sake of a position
+-- Returns {epoch, offset, id, rev, {type\nkey, value, …}, events from that offset on or nil, offset at which the epoch began
+--          or nil}
 
 local channel, stale = open(redis.call('GET', KEYS[1]), true)
 if stale then return stale end
@@ -10,6 +12,14 @@ expire_state(channel.u)
 
 local events = nil
 local since = tonumber(ARGV[5])
+-- Whoever has been further, or in a later epoch, knows that the channel was set back. But anyone can say so.
+if since and (ARGV[4] ~= channel.e or since > channel.o) then
+  local rare = rarely()
+  local age = time[1] * 1000000 + time[2] - rare.number(channel.e)
+  if (ARGV[4] == channel.e or rare.is_later(ARGV[4], channel.e)) and age >= tonumber(ARGV[8]) then
+    rare.begin_anew(channel, '')
+  end
+end
 if ARGV[4] == channel.e and since < channel.o and channel.o - since <= tonumber(ARGV[6]) then
   events = {}
   local bytes, from = 0, since
@@ -25,4 +35,4 @@ if ARGV[4] == channel.e and since < channel.o and channel.o - since <= tonumber(
     from = string.match(some[#some][1], '^(%d+)') + 1
   end
 end
-return {channel.e, channel.o, channel.i, channel.r, redis.call('HGETALL', KEYS[3]), events or false}
+return {channel.e, channel.o, channel.i, channel.r, redis.call('HGETALL', KEYS[3]), events or false, channel.b or false}

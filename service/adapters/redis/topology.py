@@ -14,6 +14,7 @@ from service.adapters.redis.address import Topology
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost, ReplyError
 from service.adapters.redis.refusals import meaning
+from service.adapters.redis.reign import RUN, tag_in
 
 Place = tuple[str, int]
 Login = tuple[str, str] | None
@@ -74,6 +75,14 @@ class Servers:
                 return place
         raise NoServer(f"no server of the Redis Cluster has slot {slot}")
 
+    def reign_key(self, place: Place | None) -> str | None:
+        """Where a server keeps its reign: in a Cluster in the first slot that it owns; None if it owns none."""
+        prefix = self._config.prefix
+        if place is None:
+            return f"{prefix}:reign"
+        slot = next((low for low, _, owner in self._slots if owner == place), None)
+        return None if slot is None else f"{prefix}:reign:{{{tag_in(slot)}}}"
+
     def redirected(self, error: str, asked: Place | None) -> None:
         """Takes in a redirection: `MOVED slot host:port`."""
         _, slot, where = error.split(" ")[:3]
@@ -111,7 +120,7 @@ class Servers:
                     await link.call("SELECT", config.address.database)
                 with suppress(ReplyError):  # not every ACL allows it, and it only helps whoever looks at CLIENT LIST
                     await link.call("CLIENT", "SETNAME", config.prefix)
-                await learn_generation(link, cluster=self.is_cluster)
+                link.generation = await ask_server(link, cluster=self.is_cluster)
         except (OSError, ValueError, TimeoutError, ReplyError) as error:
             link.abort()
             raise _no_server(place, error) from error
@@ -213,8 +222,8 @@ def _place(node: list[Any], asked: Place) -> Place:
     return ((node[0] or b"").decode() or asked[0], node[1])  # without a host: the one that was asked
 
 
-async def learn_generation(link: Link, *, cluster: bool) -> None:
-    """Asks the server who it is. Raises NoServer if it is a replica. channel.lua tells the generation in the same way."""
+async def ask_server(link: Link, *, cluster: bool) -> str:
+    """Asks the server who it is. Raises NoServer if it is a replica. channel.lua tells it in the same way."""
     info = _fields(await link.call("INFO", "server", "replication"))
     if info.get("role", "master") != "master":
         raise NoServer("is a replica, and nobody else is named as the master")
@@ -224,7 +233,7 @@ async def learn_generation(link: Link, *, cluster: bool) -> None:
     if mode == "cluster" and not cluster:
         raise NoServer("belongs to a Redis Cluster; broker.url must begin with redis+cluster://", refused=True)
     was_replica = info.get("master_replid2", "0").strip("0") != ""
-    link.generation = info.get("run_id", "")[:20] + (info.get("master_replid", "")[:20] if was_replica else "")
+    return info.get("run_id", "")[:RUN] + (info.get("master_replid", "")[:RUN] if was_replica else "")
 
 
 def _fields(text: bytes) -> dict[str, str]:
