@@ -244,7 +244,9 @@ class Control:
             followed = (self._requests, *self._revocations.followings)
             for start in range(0, len(followed), MARKS):
                 some = followed[start : start + MARKS]
-                marks = await self._broker.marks([following.channel for following in some])
+                marks = await self._broker.marks(
+                    [following.channel for following in some], [following.known for following in some]
+                )
                 for following, mark in zip(some, marks, strict=True):
                     if mark is not None:
                         following.compare(mark)

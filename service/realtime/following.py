@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 import structlog
 
 from service.core.backoff import Backoff
-from service.core.broker import Broker, Mark, Snapshot
+from service.core.broker import Broker, Known, Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event
@@ -70,6 +70,11 @@ class Following:
         self._behind = False
         self._reading: asyncio.Task[None] | None = None
         self._outage = OutageLog(_log, "reading waits for the broker", "reading goes on", clock.monotonic)
+
+    @property
+    def known(self) -> Known | None:
+        """How far the channel has been taken; None before the start."""
+        return None if self._sequence is None else self._sequence.known
 
     @property
     def epoch(self) -> str:

@@ -109,6 +109,7 @@ class Relay:
             self._repair.begin(room, "jump")
         else:
             self._metrics.repeats.inc()
+            self._repair.compare(room)  # or another event had its place before, and the stream was set back
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """See EventSink: every channel concerned is compared with its stream, and read where they differ."""
@@ -198,7 +199,9 @@ class Relay:
                 self._settle(room, snapshot)
                 if room.continues(connection, snapshot):
                     break
-                # Another's newer snapshot came first, and the room began behind events that this one lacks: read again.
+                # Another's newer snapshot came first, and the room began behind events that this one lacks: read again. If
+                # the stream was set back it lacks them for good, until it has a new epoch.
+                await self._repair.compare_now(room)
         except BaseException:
             room.joining.pop(connection, None)
             subscription.phase = Phase.HELD

@@ -14,11 +14,12 @@ from itertools import islice
 import structlog
 
 from service.core.backoff import Backoff
-from service.core.broker import Broker, Mark, Snapshot
+from service.core.broker import Broker, Known, Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Event
 from service.core.limits import RepairLimits
+from service.core.position import Position
 from service.core.sequence import Verdict
 from service.errors import ServiceError
 from service.realtime.frame import MAX_BURST_BYTES, restart_frame
@@ -34,6 +35,8 @@ MOST_READS = 64
 """Streams read at a time, so that thousands of doubtful channels do not crowd out everything else."""
 PORTION = 100
 """Missed events delivered at a time, of MAX_BURST_BYTES at most: all at once would not fit into anyone's outbox."""
+PAGE = 500
+"""Events of a new epoch read in one call."""
 SLICE = 500
 """Channels whose positions are asked for in one call."""
 GRACE = 0.1
@@ -74,10 +77,12 @@ class Repair:
         self._checking = OutageLog(
             _log, "position check waits for the broker", "positions checked again", clock.monotonic
         )
+        self._all_due = False
+        """Whether it is time to compare all rooms."""
 
     def start(self) -> None:
         """Begins to compare positions: at once after an interruption, and all of them now and then."""
-        self._timer = self._clock.call_later(self._limits.check, self._wake.set)
+        self._look_after(self._limits.check)
         self._supervisor.spawn("position check", self._check(), vital=True)
 
     def close(self) -> None:
@@ -115,6 +120,15 @@ class Repair:
         elif room not in self._suspected:
             self._suspected[room] = self._clock.call_later(GRACE, partial(self._look_again, room, mark))
 
+    def compare(self, room: Room) -> None:
+        """Has a room compared with its stream at once: what came to it does not fit what it has delivered."""
+        self._doubted[room.key] = None
+        self._wake.set()
+
+    async def compare_now(self, room: Room) -> None:
+        """The same, and returns when it is done. Raises ServiceError."""
+        await self._compare([room.key], lambda room, _: self.begin(room, "check"))
+
     def _look_again(self, room: Room, mark: Mark) -> None:
         self._suspected.pop(room, None)
         if _is_behind(room, mark):
@@ -148,9 +162,7 @@ class Repair:
                     async with self._reads:
                         # They were published before the stream is read, so that will show them, or they are lost.
                         waiting.clear()
-                        snapshot = await self._broker.snapshot(
-                            room.key, room.sequence.position, self._limits.events, self._limits.bytes
-                        )
+                        snapshot = await self._read_after(room, room.sequence.known)
                 except ServiceError as error:
                     self._metrics.repair_failures.inc()
                     self._reading.failed(room, code=error.code.code)
@@ -160,6 +172,41 @@ class Repair:
             return None
         finally:
             self._reading.over(room)
+
+    async def _read_after(self, room: Room, known: Known) -> Snapshot:
+        """What follows on how far the room has come, or how its new epoch began."""
+        snapshot = await self._broker.snapshot(room.key, known.position, self._limits.events, self._limits.bytes)
+        if not snapshot.recovered and snapshot.top.epoch == known.position.epoch:
+            # Too much is missing; or the stream was set back, and this begins its new epoch.
+            [mark] = await self._broker.marks([room.key], [known])
+            if mark is not None and mark.epoch != known.position.epoch:
+                snapshot = await self._broker.snapshot(
+                    room.key, known.position, self._limits.events, self._limits.bytes
+                )
+        if snapshot.top.epoch == known.position.epoch:
+            return snapshot
+        return await self._from_base(room, snapshot)
+
+    async def _from_base(self, room: Room, snapshot: Snapshot) -> Snapshot:
+        """A snapshot in a new epoch, as of where that began, with what has been published since; the same one if that is not
+        there any more, is not known, or is too much."""
+        base, top = snapshot.base, snapshot.top
+        if base is None or room.spec.history is None or not 0 < top.offset - base <= self._limits.events:
+            return snapshot
+        events: list[Event] = []
+        after = max(0, base - 1)  # with the event at the base, for its id
+        while after < top.offset:
+            page = await self._broker.history(room.key, after, None, min(PAGE, top.offset - after))
+            events += page.events
+            too_much = sum(len(event.data) for event in events) > self._limits.bytes
+            if page.top.epoch != top.epoch or not page.events or too_much:
+                return snapshot
+            after = events[-1].offset or 0
+        last = events.pop(0).id if events[0].offset == base else None
+        if [event.offset for event in events] != list(range(base + 1, top.offset + 1)):
+            return snapshot
+        start = Position(top.epoch, base, last)
+        return Snapshot(start, snapshot.state, events, recovered=False, rev=snapshot.rev, base=base)
 
     async def _apply(self, room: Room, snapshot: Snapshot, waiting: list[Event]) -> bool:
         """False if nobody was interested any more before all was delivered."""
@@ -174,7 +221,6 @@ class Repair:
             room.push(restart_frame(room.key, snapshot, self._clock.monotonic(), lost=lost), 0.0)
             sequence.jump(snapshot)
             self._metrics.repairs.labels(outcome="announced").inc()
-            return True
         for portion in _portions(snapshot.missed):
             for event in portion:
                 sequence.take(event)
@@ -182,6 +228,8 @@ class Repair:
             await room.written(MOST_RETRY)
             if room.waiting is not waiting or room.sequence is not sequence:
                 return False
+        if not snapshot.recovered:
+            return True
         news = [event for event in snapshot.state if (event.rev or 0) > before.rev]
         for event in news:
             self._push(room, event)
@@ -203,21 +251,27 @@ class Repair:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            interrupted = bool(self._doubted)
+            all_due, self._all_due = self._all_due, False
             try:
-                if interrupted:
-                    await self._compare_doubted()
-                else:
+                await self._compare_doubted()
+                if all_due:
                     await self._compare(list(self._hub.keys()), self.suspect)
+                    self._look_after(self._limits.check)
                 backoff.reset()
                 self._checking.over()
-                wait = self._limits.check
             except ServiceError as error:
                 self._checking.failed(code=error.code.code)
-                wait = backoff.next()
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._clock.call_later(wait, self._wake.set)
+                self._look_after(backoff.next())
+
+    def _look_after(self, seconds: float) -> None:
+        """Has all rooms compared then."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_later(seconds, self._all_are_due)
+
+    def _all_are_due(self) -> None:
+        self._all_due = True
+        self._wake.set()
 
     async def _compare_doubted(self) -> None:
         while self._doubted:
@@ -229,7 +283,8 @@ class Repair:
     async def _compare(self, channels: list[ChannelKey], found: Callable[[Room, Mark], None]) -> None:
         for start in range(0, len(channels), SLICE):
             some = channels[start : start + SLICE]
-            for channel, mark in zip(some, await self._broker.marks(some), strict=True):
+            known = [None if (room := self._hub.get(channel)) is None else _known(room) for channel in some]
+            for channel, mark in zip(some, await self._broker.marks(some, known), strict=True):
                 room = self._hub.get(channel)
                 if room is not None and mark is not None and _is_behind(room, mark):
                     found(room, mark)
@@ -246,6 +301,10 @@ def _portions(events: Sequence[Event]) -> Iterator[list[Event]]:
         size += len(event.data)
     if portion:
         yield portion
+
+
+def _known(room: Room) -> Known | None:
+    return None if room.sequence is None or not room.is_listening else room.sequence.known
 
 
 def _is_behind(room: Room, mark: Mark) -> bool:

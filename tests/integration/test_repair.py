@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import EventSink, Mark, Snapshot
+from service.core.broker import EventSink, Known, Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.position import Position
@@ -40,6 +40,8 @@ class Lossy(MemoryBroker):
         self.gate: asyncio.Event | None = None
         """Snapshots wait for it, after they are read."""
         self.reads = 0
+        self.known: list[Known | None] = []
+        """What the nodes have said that they know."""
         self.unreadable: ChannelKey | None = None
 
     async def start(self, sink: EventSink) -> None:
@@ -65,10 +67,27 @@ class Lossy(MemoryBroker):
         """As a store does that may have lost what it had accepted."""
         stored = self._channels.find(channel)
         assert stored is not None
-        stored.epoch = epoch
+        stored.epoch, stored.base = epoch, stored.offset
 
-    async def marks(self, channels: Sequence[ChannelKey]) -> Sequence[Mark | None]:
-        marks = await super().marks(channels)
+    def set_back(self, channel: ChannelKey, to: int) -> None:
+        """As a store does of which a backup is put back."""
+        stored = self._channels.find(channel)
+        assert stored is not None
+        while stored.offset > to:
+            stored._stream.pop()
+            stored.offset -= 1
+        [last] = stored.tail(1)
+        stored.last_id = last.id
+
+    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+        self.known += known
+        for channel, what in zip(channels, known, strict=False):
+            stored = self._channels.find(channel)
+            if what is None or stored is None or stored.epoch != what.position.epoch:
+                continue
+            if stored.offset < what.position.offset:
+                self.begin_epoch(channel, f"{stored.epoch}-again")
+        marks = await super().marks(channels, known)
         return [None if channel == self.unreadable else mark for channel, mark in zip(channels, marks, strict=True)]
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
@@ -248,9 +267,10 @@ async def test_a_new_epoch_is_told_in_place_and_the_subscription_goes_on(stage: 
         await stage.publish()
         for client in (ann, ben):
             await stage.turn()
-            told = await client.until("subscribed", id=None, epoch="second", offset=3, last="m-3", recovered=False)
+            told = await client.until("subscribed", id=None, epoch="second", offset=2, last="m-2", recovered=False)
             assert (told["events"], told["state"]) == ([], [])
             assert "presence" not in told
+            assert await stage.offsets(client, 1) == [3], "published in the new epoch, before anybody was told of it"
         await stage.publish()
         assert await stage.offsets(ann, 1) == await stage.offsets(ben, 1) == [4]
         assert await stage.count("epoch_changes_total") == 1
@@ -271,7 +291,7 @@ async def test_who_joins_in_the_new_epoch_is_not_told_of_it_twice(stage: Stage) 
             while ben.received:
                 await ben.expect("presence.joined")
             await stage.publish()
-            await ann.until("subscribed", epoch="second", recovered=False)
+            await ann.until("subscribed", epoch="second", offset=2, recovered=False)
             await stage.publish()
             assert await stage.offsets(ben, 2) == [3, 4]
             assert [(await ann.until("chat.message"))["offset"] for _ in range(2)] == [3, 4]
@@ -419,3 +439,69 @@ async def test_a_channel_that_cannot_be_read_keeps_no_other_from_being_repaired(
         await stage.turn()
         stage.clock.advance(GRACE)
         assert (await ben.until("chat.message"))["offset"] == 1
+
+
+async def test_all_that_was_published_in_a_new_epoch_follows_its_announcement(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.publish(2)
+        assert await stage.offsets(ann, 2) == [1, 2]
+        stage.broker.begin_epoch(ROOM, "second")
+        await stage.lose(5)
+        stage.broker.interrupted([ROOM])
+        await stage.turn()
+        await ann.until("subscribed", epoch="second", offset=2, last="m-2", recovered=False)
+        assert await stage.offsets(ann, 5) == [3, 4, 5, 6, 7]
+        assert await stage.count("repairs_total", outcome="announced") == 1
+
+
+async def test_a_new_epoch_of_which_too_little_is_kept_is_announced_at_its_top(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.publish(1)
+        assert await stage.offsets(ann, 1) == [1]
+        stage.broker.begin_epoch(ROOM, "second")
+        await stage.lose(60)  # the channel keeps 50
+        await stage.publish()
+        await stage.turn()
+        await ann.expect("subscribed", epoch="second", offset=62, recovered=False)
+        await ann.silence()
+
+
+async def test_an_event_that_takes_the_place_of_another_has_its_stream_compared(stage: Stage) -> None:
+    """The store was set back: the new event is not the one that was delivered."""
+    async with stage.client("ann") as ann:
+        await stage.publish(3)
+        assert await stage.offsets(ann, 3) == [1, 2, 3]
+        stage.broker.set_back(ROOM, to=1)
+        await stage.publish()
+        await stage.turn()
+        told = await ann.until("subscribed", id=None, recovered=False)
+        assert (told["offset"], told["last"]) == (2, "m-4")
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [3]
+        assert [known.position.offset for known in stage.broker.known if known is not None][-1] == 3
+
+
+async def test_who_joins_a_stream_that_was_set_back_is_not_kept_waiting(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        await stage.publish(3)
+        assert await stage.offsets(ann, 3) == [1, 2, 3]
+        stage.broker.set_back(ROOM, to=1)
+        async with stage.server.client("ben") as ben:
+            reply = await ben.subscribe("room:1")
+            assert reply["offset"] == 1
+            told = await ann.until("subscribed", id=None, recovered=False)
+            assert told["epoch"] == reply["epoch"] or (await ben.until("subscribed"))["epoch"] == told["epoch"]
+            reads = stage.broker.reads
+            assert reads < 10, "it is not read again and again"
+
+
+async def test_comparing_one_room_does_not_put_off_the_check_of_all(stage: Stage) -> None:
+    async with stage.client("ann") as ann, stage.server.client("ben") as ben:
+        await ben.subscribe("room:2")
+        await stage.lose(1)
+        for _ in range(4):
+            stage.clock.advance(CHECK / 4)
+            stage.broker.interrupted([ChannelKey("default", "room:2")])
+            await stage.turn()
+        stage.clock.advance(GRACE)
+        assert await stage.offsets(ann, 1) == [1]
