@@ -105,6 +105,9 @@ async def serving(directory: Path, settings: dict[str, Any] = CONFIG) -> AsyncIt
     """Runs the service until the block ends; it may have ended by itself by then."""
     config = directory / "tidewire.yaml"
     config.write_text(yaml.safe_dump(settings))
+    os.sched_setaffinity(
+        0, range(os.cpu_count() or 1)
+    )  # a process gets its parent's, which another node's start has changed
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", "serve", "--config", str(config)),
         cwd=CHECKOUT,
