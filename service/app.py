@@ -44,6 +44,7 @@ from service.core.tickets import TicketStore
 from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.control_messages import OWN_CHANNELS
 from service.realtime.node import Bounds, Node, Ports
+from service.realtime.store_clock import StoreClock
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag
@@ -79,8 +80,9 @@ class Service:
         self.clock = clock or SystemClock()
         self.metrics = metrics or Metrics(event_types=contract.event_types | SYSTEM_TYPES)
         self.fetch = HttpFetch()
-        self.broker = broker or _broker(settings, self.clock, self.metrics)
-        presence, tickets, caps, self._close_stores = _stores(settings, self.clock, self.broker)
+        self.store_clock = StoreClock(self.clock, self.metrics)
+        self.broker = broker or _broker(settings, self.clock, self.store_clock, self.metrics)
+        presence, tickets, caps, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
         sender = native.load() if settings.native_send == "auto" else None
         self.native_send = "on" if sender is not None else "off" if settings.native_send == "off" else "not built"
         """Whether rooms are written to in C; for the log."""
@@ -92,6 +94,7 @@ class Service:
             caps=caps,
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
+            store_clock=self.store_clock,
             connect=partial(loopback.connect, bounds, self.clock),
             sender=sender,
         )
@@ -180,12 +183,12 @@ def _issuers(settings: Settings) -> list[Issuer]:
     ]
 
 
-def _broker(settings: Settings, clock: Clock, metrics: Metrics) -> Broker:
+def _broker(settings: Settings, clock: Clock, store_clock: StoreClock, metrics: Metrics) -> Broker:
     broker = settings.broker
     if broker.url.startswith("redis"):
-        return RedisBroker(redis_config(settings), metrics)
+        return RedisBroker(redis_config(settings), metrics, store_clock.read)
     if broker.url != "memory://":
-        return NatsBroker(nats_config(settings), clock, metrics)
+        return NatsBroker(nats_config(settings), store_clock, metrics, store_clock.read)
     memory = MemoryBroker(
         clock,
         idempotency_window=broker.idempotency_window,
@@ -208,7 +211,7 @@ Stores = tuple[PresenceStore, TicketStore, CapStore, Callable[[], Awaitable[None
 """What nodes share beside the broker, and what lets it go."""
 
 
-def _stores(settings: Settings, clock: Clock, broker: Broker) -> Stores:
+def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: Broker) -> Stores:
     most_told = settings.presence.members
     if settings.broker.url.startswith("redis"):
         client = RedisClient(redis_config(settings))
@@ -216,8 +219,8 @@ def _stores(settings: Settings, clock: Clock, broker: Broker) -> Stores:
         return shared, RedisTickets(client), RedisCaps(client), client.close
     if isinstance(broker, NatsBroker):
         documents = Documents(broker)
-        there = NatsPresence(documents, clock, ttl=settings.presence.ttl, most_told=most_told)
-        return there, NatsTickets(documents, clock), NatsCaps(documents, clock), _nothing
+        there = NatsPresence(documents, store_clock, ttl=settings.presence.ttl, most_told=most_told)
+        return there, NatsTickets(documents, store_clock), NatsCaps(documents, store_clock), _nothing
     presence = MemoryPresence(broker.publish, most_told)
     return presence, MemoryTickets(clock, settings.limits.tracked), MemoryCaps(), _nothing
 

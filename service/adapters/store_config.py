@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+ServerTime = Callable[[str, float, float], None]
+"""Gets a server's name, what its clock shows (seconds since the Unix epoch), and the seconds that its answer took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,8 +38,8 @@ class Revocation:
     name: str
     """As in Subject."""
     until: float
-    """When every token that it concerns has expired by itself, in seconds since the Unix epoch by the clock of the node that
-    made it: for people to read, and never alone a reason to forget it."""
+    """When every token that it concerns has expired by itself, in seconds since the Unix epoch by the store's clock as the
+    node that made it knew it: for people to read, and never alone a reason to forget it."""
     life: float
     """Seconds from its making until then."""
     before: float | None = None

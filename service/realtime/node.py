@@ -65,6 +65,8 @@ class Ports:
     clock: Clock
     connect: Connect
     """For the probe."""
+    store_clock: Clock | None = None
+    """The store's time, where that is another than `clock`'s."""
     sender: Sender | None = None
     """None: every delivery is a call of its socket."""
 
@@ -107,6 +109,8 @@ class Node:
         self.broker = ports.broker
         self.tickets = ports.tickets
         self.clock = ports.clock
+        self.store_clock = ports.store_clock or ports.clock
+        """For what all nodes have to agree on."""
         self.supervisor = Supervisor(metrics)
         self.budget = Budget(bounds.outbox.node_bytes)
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
@@ -147,9 +151,10 @@ class Node:
         self.revocations = Revocations(
             self.roster,
             ports.broker,
-            ports.clock,
+            self.store_clock,
             self.supervisor,
             metrics,
+            token_clock=ports.clock,
             tap=self.relay.tap,
             ttl=bounds.revocation_ttl,
             most=bounds.revocations,
@@ -162,11 +167,11 @@ class Node:
         )
         for tap in (*self.control.taps, self.probe):
             self.relay.tap(tap.channel, tap)
-        self.publisher = Publisher(gate, ports.broker, ports.clock, metrics)
+        self.publisher = Publisher(gate, ports.broker, self.store_clock, metrics)
         self.presence = Presence(
             ports.presence,
             ports.broker,
-            ports.clock,
+            self.store_clock,
             self.supervisor,
             metrics,
             self._channels_with_presence,

@@ -40,8 +40,9 @@ class Revocations:
     from when it heard of it, as its monotonic clock counts; how long ago it was made nobody can tell who does not trust a
     wall clock, so one that was read from the broker lasts up to three times as long. Wall clocks that are wrong or jump, the
     node's own or another's, make no node forget a revocation too early, nor overlook one that it is told of. One that is
-    behind makes it hold on to some for longer (see Held.is_over). What the broker keeps goes by the broker's clock, with
-    NATS by the nodes' too: if that is wrong by less than `ttl`, a node that starts finds all that are in force.
+    behind makes it hold on to some for longer (see Held.is_over). What the broker keeps goes by the broker's clock: if that is
+    wrong by less than `ttl`, a node that starts finds all that are in force. `clock` is the store's (store_clock.py): a moment
+    that other nodes act on is never by the clock of the node that was asked.
     """
 
     def __init__(
@@ -52,15 +53,18 @@ class Revocations:
         supervisor: Supervisor,
         metrics: Metrics,
         *,
+        token_clock: Clock | None = None,
         tap: Callable[[ChannelKey, EventSink], None],
         ttl: float,
         most: int,
         total: int,
     ) -> None:
-        """`tap`: has a channel delivered (see Relay.tap). `ttl`: seconds that a revocation lasts; no token may live longer.
+        """`token_clock`: by which tokens expire on this node, if not by `clock`.
+        `tap`: has a channel delivered (see Relay.tap). `ttl`: seconds that a revocation lasts; no token may live longer.
         `most`: how many are kept of a tenant; `total`: of all together on this node."""
         self._roster = roster
         self._clock = clock
+        self._token_clock = token_clock or clock
         self._supervisor = supervisor
         self._metrics = metrics
         self._tap = tap
@@ -150,7 +154,9 @@ class Revocations:
 
     def tend(self) -> None:
         """Called now and then: drops what no living token can meet any more, and goes on with what could not be put back."""
-        self._table.forget(self._clock.monotonic(), self._clock.wall())
+        # While this node's own clock has not come to it, the node still takes tokens that have expired.
+        wall = min(self._clock.wall(), self._token_clock.wall())
+        self._table.forget(self._clock.monotonic(), wall)
         self._tenants.tend()
         for one in self._lists.values():
             one.tend()

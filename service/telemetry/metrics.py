@@ -246,6 +246,10 @@ class Metrics:
             "Time that the broker takes to answer a ping behind the messages that are on their way to this node.",
             _LATENCY,
         )
+        self.broker_clock_skew = self._gauge(
+            "broker_clock_skew_seconds",
+            "Seconds by which this node's clock is ahead of the broker's; below 0: behind it. 0 with `memory://`.",
+        )
         self.broker_queue = self._gauge("broker_queue", "Calls that wait for the broker.")
         self.broker_subscriptions = self._gauge(
             "broker_subscriptions", "Channels that the broker delivers to this node."

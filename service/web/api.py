@@ -157,7 +157,7 @@ async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:
     user = call.user()
     body = await call.body()
     asked = decode(body, _revoke_user) if body else RevokeUser()
-    now = call.node.clock.wall()
+    now = call.node.store_clock.wall()
     before = asked.before if asked.before is not UNSET else now
     if before > now + MAX_AHEAD:  # it would refuse tokens that are yet to be issued
         raise ServiceError(ErrorCode.INVALID_MESSAGE, "before is in the future", path="$.before")

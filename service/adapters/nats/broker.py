@@ -23,6 +23,7 @@ from service.adapters.nats.stream import Kept, Stream
 from service.adapters.nats.wire import Message, publish
 from service.adapters.nats.writer import Writer
 from service.adapters.own_task import need_task
+from service.adapters.store_config import ServerTime
 from service.core import epoch as epochs
 from service.core.backoff import Backoff
 from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
@@ -49,14 +50,15 @@ class NatsBroker:
 
     is_prompt = False
 
-    def __init__(self, config: NatsConfig, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, config: NatsConfig, clock: Clock, metrics: Metrics, on_time: ServerTime | None = None) -> None:
+        """`clock`: by which what is kept expires; all nodes should agree on it. `on_time` gets what the server's clock shows."""
         self._config = config
         self._clock = clock
         self._metrics = metrics
         self.subjects = Subjects(config.prefix)
         self._link = Link(config, self._restored, metrics.broker_lag.observe)
         prefix = config.prefix
-        self.stream = Stream(self._link, prefix, self.subjects.kept, (f"{prefix}.e.>", f"{prefix}.live.>"))
+        self.stream = Stream(self._link, prefix, self.subjects.kept, (f"{prefix}.e.>", f"{prefix}.live.>"), on_time)
         self._sink: EventSink | None = None
         self._state = "not started yet"
         self._calls = 0

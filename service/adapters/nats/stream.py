@@ -9,6 +9,8 @@ import asyncio
 import secrets
 from base64 import b64decode
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import msgspec
 from service.adapters.nats import wire
 from service.adapters.nats.link import Link, Unfit, unavailable
 from service.adapters.nats.wire import Message
+from service.adapters.store_config import ServerTime
 
 OLDEST_SERVER = (2, 12, 1)
 """2.12.0 refuses what a batch expects of subjects that have no message yet."""
@@ -65,8 +68,17 @@ class Stream:
     that is behind: their callers compare what they get with what `last` said. Everything raises ServiceError if it can't.
     """
 
-    def __init__(self, link: Link, prefix: str, subjects: Sequence[str], republish: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        prefix: str,
+        subjects: Sequence[str],
+        republish: tuple[str, str],
+        on_time: ServerTime | None = None,
+    ) -> None:
+        """`on_time` gets what the server's clock shows."""
         self._link = link
+        self._on_time = on_time
         self._subjects = subjects
         self._republish = republish
         self.name = prefix
@@ -78,11 +90,11 @@ class Stream:
         version = str(self._link.info.get("version", "0"))
         if _numbers(version) < OLDEST_SERVER:
             raise Unfit(f"NATS is version {version[:32]}; 2.12.1 or newer is needed")
-        answer = await self._api("STREAM.INFO")
+        answer = await self._timed("STREAM.INFO")
         if _code(answer) == NO_STREAM:
-            answer = await self._api("STREAM.CREATE", self._wanted())
+            answer = await self._timed("STREAM.CREATE", self._wanted())
             if _code(answer) == NAME_IN_USE:  # another node was first
-                answer = await self._api("STREAM.INFO")
+                answer = await self._timed("STREAM.INFO")
         _check(answer)
         self.replicated = answer["config"].get("num_replicas", 1) > 1
         unfit = [name for name, value in _NEEDED.items() if answer["config"].get(name) != value]
@@ -90,6 +102,17 @@ class Stream:
             unfit.append("republish")
         if unfit:
             raise Unfit(f"the stream {self.name} is not made for this service: see {', '.join(unfit)}")
+
+    async def _timed(self, call: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Asks something of the stream; the server stamps what it says of one that is there."""
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        answer = await self._api(call, question)
+        took = loop.time() - asked
+        if self._on_time is not None and isinstance(stamp := answer.get("ts"), str):
+            with suppress(ValueError):
+                self._on_time("nats", datetime.fromisoformat(stamp).timestamp(), took)
+        return answer
 
     def _wanted(self) -> dict[str, Any]:
         source, destination = self._republish

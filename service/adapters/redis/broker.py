@@ -25,6 +25,7 @@ from service.adapters.redis.publishing import Form, Forms
 from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.tasks import Tasks
+from service.adapters.store_config import ServerTime
 from service.core import epoch as epochs
 from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
@@ -52,10 +53,13 @@ class RedisBroker:
 
     is_prompt = False
 
-    def __init__(self, config: RedisConfig, metrics: Metrics) -> None:
+    def __init__(self, config: RedisConfig, metrics: Metrics, on_time: ServerTime | None = None) -> None:
+        """`on_time` gets what the servers' clocks show, at each connection and every few seconds."""
         self._metrics = metrics
         self.names = namer(config.prefix, config.address.database)
-        self.shards = Shards(config, metrics, on_message=self._deliver, on_interrupted=self._interrupted)
+        self.shards = Shards(
+            config, metrics, on_message=self._deliver, on_interrupted=self._interrupted, on_time=on_time
+        )
         self.calls = Calls(config, metrics, self.shards)
         self._publish = "SPUBLISH" if self.shards.is_cluster else "PUBLISH"
         self._forms = Forms(

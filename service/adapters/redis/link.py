@@ -72,6 +72,8 @@ class Link(asyncio.Protocol):
         """Called at the end, before anybody who waits for a reply learns of it."""
         self.on_refusal: Callable[[str], bool] | None = None
         """Gets errors that may answer what was told, not asked; gives whether that settles it."""
+        self.clock_reading: tuple[float, float] | None = None
+        """What the server's clock showed when it was asked last (seconds since the Unix epoch), and seconds that this took."""
         self.generation = ""
         """Which server this is, in which life and reign; see channel.lua."""
         self.fault: str | None = None

@@ -87,6 +87,8 @@ class Shard:
             return
         try:
             server = await ask_server(link, cluster=self._servers.is_cluster)
+            if self.commands.place is not None:
+                self._servers.note_time(self.commands.place, link)
             if await self._seat.take(link, server, self._servers.reign_key(self.place)):
                 self._renamed()
         except (LinkLost, NoServer, ReplyError, TimeoutError):

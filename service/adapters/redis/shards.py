@@ -11,6 +11,7 @@ from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.tasks import Tasks
 from service.adapters.redis.topology import NoServer, Place, Servers
+from service.adapters.store_config import ServerTime
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import OutageLog
@@ -34,7 +35,8 @@ def unavailable(message: str) -> ServiceError:
 class Shards:
     """The only one, or those of a Cluster.
 
-    `on_message(name, message)`; `on_interrupted(names)` when they are subscribed again after a time in which they were not.
+    `on_message(name, message)`; `on_interrupted(names)` when they are subscribed again after a time in which they were not;
+    `on_time`: what the servers' clocks show.
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class Shards:
         *,
         on_message: Callable[[bytes, bytes], None],
         on_interrupted: Callable[[Collection[bytes]], None],
+        on_time: ServerTime | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics
         self._on_message = on_message
         self._on_interrupted = on_interrupted
-        self._where = Servers(config)
+        self._where = Servers(config, on_time)
         self.is_cluster = self._where.is_cluster
         """Whether channels live on different servers."""
         self._fresh = True

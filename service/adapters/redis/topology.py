@@ -15,6 +15,7 @@ from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost, ReplyError
 from service.adapters.redis.refusals import meaning
 from service.adapters.redis.reign import RUN, tag_in
+from service.adapters.store_config import ServerTime
 
 Place = tuple[str, int]
 Login = tuple[str, str] | None
@@ -37,8 +38,10 @@ class NoServer(ConnectionError):  # noqa: N818  # as LinkLost
 class Servers:
     """Knows the places of servers, and opens connections to them."""
 
-    def __init__(self, config: RedisConfig) -> None:
+    def __init__(self, config: RedisConfig, on_time: ServerTime | None = None) -> None:
+        """`on_time` gets what the servers' clocks show."""
         self._config = config
+        self._on_time = on_time
         self._address = config.address
         self._tls: ssl.SSLContext | None  # without a value, so that nobody connects without TLS by mistake
         self._slots: list[tuple[int, int, Place]] = []
@@ -121,12 +124,18 @@ class Servers:
                 with suppress(ReplyError):  # not every ACL allows it, and it only helps whoever looks at CLIENT LIST
                     await link.call("CLIENT", "SETNAME", config.prefix)
                 link.generation = await ask_server(link, cluster=self.is_cluster)
+                self.note_time(place, link)
         except (OSError, ValueError, TimeoutError, ReplyError) as error:
             link.abort()
             raise _no_server(place, error) from error
         except asyncio.CancelledError:
             link.abort()
             raise
+
+    def note_time(self, place: Place, link: Link) -> None:
+        """Passes on what the server's clock showed when it was asked who it is."""
+        if self._on_time is not None and link.clock_reading is not None:
+            self._on_time(f"{place[0]}:{place[1]}", *link.clock_reading)
 
     async def _connect(self, place: Place, link: Link, login: Login) -> None:
         host, port = place
@@ -224,7 +233,10 @@ def _place(node: list[Any], asked: Place) -> Place:
 
 async def ask_server(link: Link, *, cluster: bool) -> str:
     """Asks the server who it is. Raises NoServer if it is a replica. channel.lua tells it in the same way."""
+    asked = asyncio.get_running_loop().time()
     info = _fields(await link.call("INFO", "server", "replication"))
+    if (micros := info.get("server_time_usec", "")).isdecimal():
+        link.clock_reading = (int(micros) / 1e6, asyncio.get_running_loop().time() - asked)
     if info.get("role", "master") != "master":
         raise NoServer("is a replica, and nobody else is named as the master")
     mode = info.get("redis_mode") or info.get("server_mode")
