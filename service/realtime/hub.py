@@ -93,7 +93,7 @@ class Room:
         self._audience = Audience(ways)
         """Everybody but those of `_blind`."""
         self._blind: Audience | None = None
-        """Those who may not see presence; None while there has been nobody."""
+        """Those who may not see presence; None while there is nobody."""
         self._pending: dict[int | tuple[str, str, str], Frame] = {}
         self._serial = count()
         self._cut_at = _NOW
@@ -346,6 +346,8 @@ class Room:
         self._audience.remove(connection)
         if self._blind is not None:
             self._blind.remove(connection)
+            if not self._blind.live and not self._blind.rounds:
+                self._blind = None
         self.joining.pop(connection, None)
         self.catching_up.pop(connection, None)
         if self.viewing is not None:

@@ -281,6 +281,46 @@ async def test_a_new_epoch_is_told_in_place_and_the_subscription_goes_on(stage: 
         assert (await ben.subscribe("room:1", since=since))["recovered"] is True
 
 
+async def test_a_member_without_history_and_presence_gets_what_is_repaired_and_announced(stage: Stage) -> None:
+    """What a node missed comes to a member as live events do: they belong to subscribing."""
+    grant = {"channel": "room:*", "rights": ["subscribe"]}
+    async with stage.client("ann") as ann, stage.server.client("ben", grants=[grant]) as ben:
+        await stage.publish()
+        await stage.offsets(ann, 1)
+        reply = await ben.subscribe("room:1", since={"epoch": "another", "offset": 0})
+        assert (reply["recovered"], reply["events"], reply["offset"]) == (False, [], 1)
+        await stage.lose(3)
+        await stage.publish()
+        assert await stage.offsets(ann, 4) == await stage.offsets(ben, 4) == [2, 3, 4, 5]
+        stage.broker.begin_epoch(ROOM, "second")
+        await stage.publish()
+        await stage.turn()
+        told = await ben.expect("subscribed", id=None, epoch="second", offset=6, recovered=False)
+        assert told["events"] == []
+        assert "presence" not in told
+        await ann.until("subscribed", id=None, epoch="second")
+
+
+async def test_a_join_during_a_repair_shows_no_history_to_those_who_may_not_read_it(stage: Stage) -> None:
+    grant = {"channel": "room:*", "rights": ["subscribe"]}
+    async with stage.client("ann") as ann, stage.server.client("ben", grants=[grant]) as ben:
+        await stage.publish()
+        await stage.offsets(ann, 1)
+        await stage.lose(2)
+        stage.broker.gate = asyncio.Event()
+        await stage.publish()  # a jump: the stream is being read, and ben's snapshot too
+        await stage.turn()
+        await ben.send(type="subscribe", id="s", channel="room:1")
+        await stage.turn()
+        stage.broker.gate.set()
+        stage.broker.gate = None
+        reply = await ben.until("subscribed", id="s")
+        assert (reply["events"], reply["offset"]) == ([], 4)
+        assert await stage.offsets(ann, 3) == [2, 3, 4]
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == await stage.offsets(ben, 1) == [5]
+
+
 async def test_who_joins_in_the_new_epoch_is_not_told_of_it_twice(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.publish(2)

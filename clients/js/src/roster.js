@@ -2,7 +2,8 @@
  * Who is in a channel, kept up to date from the snapshot and the `presence.*` events.
  * @typedef {import('./messages.js').Member} Member
  * @typedef {{count: number, members?: Member[], joined?: Member, left?: Member}} PresenceChange
- *   `joined` and `left` say what changed; both are absent for a snapshot.
+ *   `joined` (also for somebody who is here and has other `info`) and `left` say what changed; both are absent for a snapshot, which
+ *   is empty when the token may no longer see who is here.
  */
 export class Roster {
   /** @type {Map<string, Member> | undefined} */
