@@ -55,6 +55,7 @@ from service.web.front import Door
 from service.web.http_connections import HTTP_CONNECTIONS, HttpConnections
 from service.web.http_protocol import HttpProtocol
 from service.web.listener import Listener, bound_buffers, listen
+from service.web.request_queue import RequestQueue
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
@@ -127,7 +128,12 @@ class Service:
 
     def _public(self, extra_routes: Sequence[web.AbstractRouteDef]) -> web.Application:
         app = web.Application(
-            middlewares=[self.http_connections.middleware(), parting.middleware(self.node), problem.middleware()],
+            middlewares=[
+                self.http_connections.middleware(),
+                RequestQueue().middleware(),
+                parting.middleware(self.node),
+                problem.middleware(),
+            ],
             client_max_size=api.MAX_BODY,
         )
         app[NODE] = self.node

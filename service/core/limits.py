@@ -56,7 +56,7 @@ class Limits:
     http_connections: Count = 2_000
     """TCP connections of the public listener that are not WebSockets: those that have sent no request yet, those kept alive,
     those with a request in hand. For one more, the one that has waited longest for a request is closed."""
-    http_connections_per_ip: Count = 500
+    http_connections_per_ip: Count = 1_000
     """The same, of the one address that the TCP connection comes from (IPv6: /64). Not applied with `proxy.hops`, as a proxy's
     connections are everybody's."""
     ops_connections: Count = 32

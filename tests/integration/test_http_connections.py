@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from service.core.identity import Identity
 from service.web.front import MAX_DISCARDED
+from service.web.request_queue import MAX_BEGUN, RequestQueue
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
 from tests.integration.raw import HANDSHAKE, TEXT, Raw, connected, frame, upgraded
@@ -268,6 +272,67 @@ async def test_an_upgrade_with_200_000_frames_behind_it_is_cut() -> None:
         async with asyncio.timeout(3):
             await raw.gone()
         await ann.silence()
+
+
+async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server: Running) -> None:
+    async with connected(server) as raw:
+        raw.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(100)))
+        raw.write(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert [(await raw.answer()).status for _ in range(101)] == [404] * 100 + [426]
+        await raw.gone()
+
+
+async def test_requests_of_a_crowd_begin_a_few_an_iteration() -> None:
+    queue = RequestQueue().middleware()
+    begun, most = 0, 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal begun
+        begun += 1
+        return web.Response()
+
+    async def iterations() -> None:
+        nonlocal most
+        while begun < 50:
+            before = begun
+            await asyncio.sleep(0)
+            most = max(most, begun - before)
+
+    request = make_mocked_request("GET", "/")
+    requests = [asyncio.ensure_future(queue(request, handler)) for _ in range(60)]
+    for gone in requests[20:30]:
+        gone.cancel()
+    await asyncio.wait_for(iterations(), DEADLINE)
+    await asyncio.wait(requests)
+    assert begun == 50
+    assert most == MAX_BEGUN
+
+
+REQUESTS = {
+    "not found": (404, GET),
+    "of a method that does not exist": (405, b"PUT /tickets HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
+    "unauthenticated": (401, b"POST /tickets HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
+    "of a preflight": (204, b"OPTIONS /ws HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "answered": (426, b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_request_leaves_nothing_to_the_garbage_collector(server: Running, name: str) -> None:
+    """What has survived one collection is looked at again only after millions of allocations: a flood would grow the process."""
+    status, data = REQUESTS[name]
+    async with connected(server) as raw:
+        raw.write(data)
+        assert (await raw.answer()).status == status
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                raw.write(data)
+                await raw.answer()
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
 
 
 async def test_pipelined_requests_whose_answers_nobody_reads_are_bounded() -> None:
