@@ -1,4 +1,4 @@
-"""The reign of a server: what an epoch belongs to, beside the server itself (channel.lua, reign.lua, ADR 29)."""
+"""The reign of a server: what an epoch belongs to, beside the server itself (channel.lua, reign.lua, ADR 31)."""
 
 from __future__ import annotations
 
