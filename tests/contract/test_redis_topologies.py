@@ -24,6 +24,7 @@ from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.clock import FakeClock
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, BrokerSuite, RecordingSink
+from tests.contract.redis_stage import client_of
 from tests.contract.test_redis_broker import new_prefix, only, redis_broker, settled
 from tests.stores import Certificates, Cluster, ClusterNode, RedisServer, Sentinels
 
@@ -270,7 +271,53 @@ async def test_the_master_is_the_one_that_most_sentinels_name() -> None:
             await broker.check()
 
 
+@pytest.mark.parametrize("silent", [1, 2])
+async def test_sentinels_that_say_nothing_leave_a_call_its_time(silent: int) -> None:
+    """They take connections and never answer, as behind a firewall: the first of the list, and most of them."""
+    settings = {"timeout": 1.0, "silence": 3.0, "ping": 1.0}
+    async with (
+        Sentinels() as sentinels,
+        running(sentinels.url, **settings) as (broker, _),
+        client_of(sentinels.url, new_prefix(), timeout=1.0) as client,
+    ):
+        master = await sentinels.master()
+        for sentinel in sentinels.sentinels[:silent]:
+            sentinel.stop_()
+        try:
+            for n in range(3):
+                await master.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                await asyncio.gather(broker.publish(message(f"m-{n}", ROOM)), client.command("PING"))
+            began = time.monotonic()
+            await master.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await broker.publish(message("m-3", ROOM))
+            assert time.monotonic() - began < 0.25, "those that say nothing are known by now"
+        finally:
+            for sentinel in sentinels.sentinels[:silent]:
+                sentinel.cont()
+
+
 # Cluster
+
+
+async def test_servers_that_say_nothing_do_not_keep_the_slots_back() -> None:
+    node = (await the_cluster()).nodes[0]
+    ended = asyncio.Event()
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    servers = [await asyncio.start_server(silent, "127.0.0.1", 0) for _ in range(4)]
+    places = [server.sockets[0].getsockname()[1] for server in servers]
+    hosts = ",".join(f"127.0.0.1:{port}" for port in (*places, node.port))
+    began = time.monotonic()
+    async with running(f"redis+cluster://{hosts}", timeout=5.0, start=10.0) as (broker, _):
+        assert time.monotonic() - began < 2.5, "each was asked beside those before it"
+        await broker.publish(message("m-1", ROOM))
+    ended.set()
+    for server in servers:
+        server.close()
+        await server.wait_closed()
 
 
 async def test_one_address_of_the_cluster_is_enough() -> None:

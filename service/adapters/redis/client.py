@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -37,6 +37,7 @@ from service.adapters.redis.address import Topology
 from service.adapters.redis.config import Keys, RedisConfig
 from service.adapters.redis.refusals import MEANINGS, meaning, word_of
 from service.adapters.redis.scripts import Script
+from service.adapters.redis.topology import ASK_SECONDS, SHARE, Place, Servers
 from service.errors import ErrorCode, ServiceError
 
 CONNECTIONS = 16
@@ -67,11 +68,12 @@ class RedisClient:
         self._timeout = config.timeout
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._redis: Redis | RedisCluster
-        self._sentinels: Sequence[Redis] = ()
+        self._discovery: _Discovery | None = None
         if cluster:
             self._redis = _cluster(config)
         elif config.address.topology is Topology.SENTINEL:
-            self._redis, self._sentinels = _sentinel(config)
+            self._discovery = _Discovery(config)
+            self._redis = _sentinel(config, self._discovery)
         else:
             self._redis = _standalone(config)
 
@@ -105,8 +107,9 @@ class RedisClient:
 
     async def close(self) -> None:
         """Lets the connections go."""
-        for redis in (self._redis, *self._sentinels):
-            await redis.aclose()
+        await self._redis.aclose()
+        if self._discovery is not None:
+            await self._discovery.close()
 
     async def _run_batch(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         async with self._call():
@@ -201,14 +204,38 @@ def _standalone(config: RedisConfig) -> Redis:
     return Redis(host=host, port=port, db=config.address.database, **_options(config, config.login))
 
 
-def _sentinel(config: RedisConfig) -> tuple[Redis, Sequence[Redis]]:
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types there
-        config.address.hosts, sentinel_kwargs=_options(config, config.sentinel_login)
-    )
+class _Discovery:
+    """Tells redis-py the master. Its own `Sentinel` asks one after another: one that says nothing takes the whole deadline."""
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._servers = Servers(config)
+        self._has_certificates = False
+
+    async def discover_master(self, _: str) -> Place:
+        """The master that most Sentinels name."""
+        try:
+            if not self._has_certificates:
+                self._servers.read_certificates()
+                self._has_certificates = True
+            return await self._servers.place()
+        except OSError as error:  # NoServer is one
+            raise MasterNotFoundError(str(error)) from error
+
+    async def close(self) -> None:
+        """Lets go of what is under way."""
+        await self._servers.close()
+
+
+def _sentinel(config: RedisConfig, discovery: _Discovery) -> Redis:
     options = _options(config, config.login)
-    return sentinel.master_for(config.address.master, db=config.address.database, **options), sentinel.sentinels
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py has no types there
+        config.address.master, discovery, db=config.address.database, **options
+    )
+    return Redis.from_pool(pool)
 
 
 def _cluster(config: RedisConfig) -> RedisCluster:
     nodes = [ClusterNode(host, port) for host, port in config.address.hosts]
-    return RedisCluster(startup_nodes=nodes, **_options(config, config.login))
+    # redis-py asks one node after another: one that says nothing must not take the whole deadline.
+    options = _options(config, config.login) | {"socket_connect_timeout": min(ASK_SECONDS, config.timeout / SHARE)}
+    return RedisCluster(startup_nodes=nodes, **options)

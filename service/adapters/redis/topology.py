@@ -22,7 +22,13 @@ Login = tuple[str, str] | None
 """User and password, see RedisConfig."""
 
 ASK_SECONDS = 1.0
-"""That one server of a Cluster has to tell the slots, before the next is asked."""
+"""That a server has to say where the others are, at most; with a short `broker.timeout` a share of that."""
+SHARE = 4
+"""How many such questions fit into a call's deadline."""
+LATE_SECONDS = 0.05
+"""For which Sentinels that said nothing the last time are waited for, when all others have answered."""
+NEXT_SECONDS = 0.2
+"""Before another server of a Cluster is asked beside one that has not answered yet."""
 HINT_SECONDS = 10.0
 """For which a redirection holds against servers that have not heard of it."""
 
@@ -46,6 +52,12 @@ class Servers:
         self._tls: ssl.SSLContext | None  # without a value, so that nobody connects without TLS by mistake
         self._slots: list[tuple[int, int, Place]] = []
         self._hints: dict[int, tuple[Place, float]] = {}
+        self._share = min(ASK_SECONDS, config.silence, config.timeout / SHARE)
+        self._silent: set[Place] = set()
+        """Sentinels that said nothing when they were asked last."""
+        self._told_by: Place | None = None
+        """The server of a Cluster that told the slots last."""
+        self._finding: asyncio.Task[Place] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self.version = 0
         """Rises with every change of who owns what."""
@@ -65,8 +77,18 @@ class Servers:
         return frozenset((*(place for _, _, place in self._slots), *(place for place, _ in self._hints.values())))
 
     async def place(self) -> Place:
-        """The one server, or the master that the Sentinels name. Raises NoServer."""
-        return self._address.hosts[0] if self._address.topology is Topology.STANDALONE else await self._master()
+        """The one server, or the master that the Sentinels name; whoever asks meanwhile shares the answer. Raises NoServer."""
+        if self._address.topology is Topology.STANDALONE:
+            return self._address.hosts[0]
+        if self._finding is None:
+            self._finding = asyncio.get_running_loop().create_task(self._master(), name="redis master")
+            self._finding.add_done_callback(self._found)
+        return await asyncio.shield(self._finding)
+
+    def _found(self, task: asyncio.Task[Place]) -> None:
+        self._finding = None
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it; nobody may be left who does
 
     def owner(self, name: str) -> Place:
         """The Cluster's server for a key, as last heard of. Raises NoServer."""
@@ -109,9 +131,10 @@ class Servers:
 
     async def close(self) -> None:
         """Lets go of what is under way."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        for task in (self._finding, self._refreshing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def open(self, place: Place, link: Link) -> None:
         """Connects a link to a server, logs in and makes sure that it is a master. Raises NoServer with the reason."""
@@ -161,19 +184,31 @@ class Servers:
     # --- Sentinel -----------------------------------------------------------------------------------------------------
 
     async def _master(self) -> Place:
-        """The master that most Sentinels name: one that was cut off may name an old one."""
+        """The master that most Sentinels name: one that was cut off may name an old one.
+
+        All are asked at once. Those that said nothing the last time are not waited for when all others have answered.
+        """
         hosts = self._address.hosts
-        asked = [asyncio.ensure_future(self._named_by(place)) for place in hosts]
+        asked = {asyncio.ensure_future(self._named_by(place)): place for place in hosts}
+        silent = self._silent
         named: Counter[Place] = Counter()
         trouble: list[NoServer] = []
+        waiting = set(asked)
         try:
-            for answer in asyncio.as_completed(asked):
-                try:
-                    named[await answer] += 1
-                except NoServer as error:
-                    trouble.append(error)
-                if named and 2 * named.most_common(1)[0][1] > len(hosts):
+            while waiting and not (named and 2 * named.most_common(1)[0][1] > len(hosts)):
+                late = named and all(asked[task] in silent for task in waiting)
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=LATE_SECONDS if late else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
                     break
+                for task in done:
+                    try:
+                        named[task.result()] += 1
+                        silent.discard(asked[task])
+                    except NoServer as error:
+                        trouble.append(error)
+                        silent.add(asked[task])
         finally:
             for task in asked:
                 task.cancel()
@@ -187,9 +222,8 @@ class Servers:
         return named.most_common(1)[0][0]
 
     async def _named_by(self, sentinel: Place) -> Place:
-        config = self._config
         words = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
-        answer = await self._ask(sentinel, config.sentinel_login, config.silence, *words)
+        answer = await self._ask(sentinel, self._config.sentinel_login, self._share, *words)
         if answer is None:
             raise NoServer(f"{_named(sentinel)} knows no master of that name", refused=True)
         host, port = answer
@@ -198,20 +232,38 @@ class Servers:
     # --- Cluster ------------------------------------------------------------------------------------------------------
 
     async def _ask_cluster(self) -> None:
-        config = self._config
-        known = list(dict.fromkeys((*(place for _, _, place in self._slots), *self._address.hosts)))
+        """Whoever told the slots last is asked first; each of the others when those before it take their time."""
+        servers = dict.fromkeys((*(place for _, _, place in self._slots), *self._address.hosts))
+        if self._told_by in servers:
+            servers = {self._told_by: None, **servers}
         trouble: list[NoServer] = []
-        for place in known:
-            within = min(ASK_SECONDS, config.silence)
-            try:
-                answer = await self._ask(place, config.login, within, "CLUSTER", "SLOTS")
-            except NoServer as error:
-                trouble.append(error)
-                continue
-            if answer:
-                self._take(sorted((low, high, _place(master, place)) for low, high, master, *_ in answer))
-                return
-            trouble.append(NoServer(f"{_named(place)} knows no slots"))
+        left = list(servers)
+        waiting: dict[asyncio.Task[Any], Place] = {}
+        try:
+            while left or waiting:
+                if left:
+                    place = left.pop(0)
+                    question = self._ask(place, self._config.login, self._share, "CLUSTER", "SLOTS")
+                    waiting[asyncio.ensure_future(question)] = place
+                done, _ = await asyncio.wait(
+                    waiting, timeout=NEXT_SECONDS if left else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    place = waiting.pop(task)
+                    try:
+                        answer = task.result()
+                    except NoServer as error:
+                        trouble.append(error)
+                        continue
+                    if answer:
+                        self._told_by = place
+                        self._take(sorted((low, high, _place(master, place)) for low, high, master, *_ in answer))
+                        return
+                    trouble.append(NoServer(f"{_named(place)} knows no slots"))
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
         raise NoServer(
             "; ".join(dict.fromkeys(map(str, trouble))),
             refused=bool(trouble) and all(error.refused for error in trouble),
