@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
@@ -82,7 +83,7 @@ class Service:
         self.metrics = metrics or Metrics(event_types=contract.event_types | SYSTEM_TYPES)
         self.fetch = HttpFetch()
         self.store_clock = StoreClock(self.clock, self.metrics)
-        self.broker = broker or _broker(settings, self.clock, self.store_clock, self.metrics)
+        self.broker = broker or make_broker(settings, self.clock, self.store_clock, self.metrics)
         presence, tickets, caps, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
         sender = native.load() if settings.native_send == "auto" else None
         self.native_send = "on" if sender is not None else "off" if settings.native_send == "off" else "not built"
@@ -189,7 +190,8 @@ def _issuers(settings: Settings) -> list[Issuer]:
     ]
 
 
-def _broker(settings: Settings, clock: Clock, store_clock: StoreClock, metrics: Metrics) -> Broker:
+def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metrics: Metrics) -> Broker:
+    """The broker that the settings name, not started yet."""
     broker = settings.broker
     if broker.url.startswith("redis"):
         return RedisBroker(redis_config(settings), metrics, store_clock.read)
@@ -394,5 +396,7 @@ def _named(names: str, host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         # What asyncio says beyond the system's own words is a repetition of the address.
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(error.errno, f"{reason}: {host} port {port} (settings {names})") from error
+        # A name that is not known (gaierror) has a number of its own kind.
+        number = None if isinstance(error, socket.gaierror) else error.errno
+        reason = os.strerror(number) if number else error.strerror or str(error)
+        raise OSError(number, f"{reason}: {host} port {port} (settings {names})") from error

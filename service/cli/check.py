@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from service.adapters.jwks import parse_keys
 from service.assets import demo_folder
 from service.cli import output
+from service.cli.files import file_faults
 from service.cli.options import Commands, add_config, config_path
 from service.contract.document import Fault, Faults
 from service.contract.load import ContractFaults, load
 from service.contract.model import Contract
+from service.core.channel import ChannelKey
+from service.core.event import Event
 from service.settings import Settings, SettingsFaults, load_settings
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds that `--connect` waits for the broker."""
 
 
 def add(commands: Commands) -> None:
@@ -26,6 +33,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("contract_file", nargs="?", type=Path, metavar="CONTRACT", help="the contract to check")
     parser.add_argument("--contract", type=Path, metavar="FILE", help="the same")
+    parser.add_argument("--connect", action="store_true", help="connect to the broker too, as serve would")
     add_config(parser)
     parser.set_defaults(run=run)
 
@@ -36,6 +44,8 @@ def run(given: argparse.Namespace) -> int:
     # A contract can be checked where no secret is, such as in its own repository's CI.
     environ = {**os.environ, "TIDEWIRE_DEMO": "true"} if named else os.environ
     settings, contract = everything(config_path(given), environ, named)
+    if given.connect:
+        asyncio.run(_connect(settings))
     channels, types = len(contract.channels), len(contract.event_types)
     output.result(
         f"{named or contract_path(settings)}: good: {_count(channels, 'channel')}, {_count(types, 'event type')}"
@@ -56,7 +66,7 @@ def everything(
     except SettingsFaults as found:
         faults.extend(found.faults)
         settings = found.usable
-    faults.extend(_key_faults(settings))
+    faults.extend(file_faults(settings))
     path = contract or contract_path(settings)
     try:
         loaded = load(path) if path is not None else None
@@ -68,19 +78,37 @@ def everything(
     return settings, loaded
 
 
-def _key_faults(settings: Settings) -> Iterator[Fault]:
-    """Key files that no token could be checked with; without this the first user would find out."""
-    for issuer in settings.auth.issuers:
-        if issuer.jwks_file is None or issuer.algorithm == "HS256":
-            continue
-        try:
-            usable = len(parse_keys(issuer.jwks_file.read_bytes(), issuer.algorithm))
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            yield Fault(str(issuer.jwks_file), None, f"the keys of {issuer.issuer} cannot be read: {reason}")
-        else:
-            if not usable:
-                yield Fault(str(issuer.jwks_file), None, f"holds no {issuer.algorithm} key for {issuer.issuer}")
+async def _connect(settings: Settings) -> None:
+    """Raises Faults if the broker cannot be had."""
+    # Imported only now: without this option nothing of the service is needed.
+    from service import app
+    from service.adapters.clock import SystemClock
+    from service.errors import ServiceError
+    from service.realtime.store_clock import StoreClock
+    from service.telemetry import log
+    from service.telemetry.metrics import Metrics
+
+    log.configure("error", stream=io.StringIO())  # each try is logged; the last one's reason is told below
+    patience = min(settings.broker.unready_after, CONNECT_TIMEOUT)
+    hasty = settings.model_copy(update={"broker": settings.broker.model_copy(update={"unready_after": patience})})
+    clock, metrics = SystemClock(), Metrics()
+    broker = app.make_broker(hasty, clock, StoreClock(clock, metrics), metrics)
+    try:
+        await broker.start(_Nobody())
+    except ServiceError as error:
+        raise Faults([Fault("broker.url", None, error.message)]) from None
+    finally:
+        await broker.close()
+
+
+class _Nobody:
+    """Takes events that nobody has subscribed to."""
+
+    def deliver(self, event: Event) -> None:
+        """See EventSink."""
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        """See EventSink."""
 
 
 def contract_path(settings: Settings) -> Path | None:

@@ -19,7 +19,6 @@ from service.cli import output
 from service.cli.development import Development, development, needs_development
 from service.cli.options import url_of
 from service.cli.token import sign
-from service.contract.document import Fault, Faults
 from service.contract.model import Contract
 from service.settings import Settings
 from service.web import demo as page
@@ -49,22 +48,11 @@ def serve(settings: Settings, contract: Contract) -> int:
     """Runs it until SIGTERM or Ctrl-C."""
     announce: Announce = _say_nothing
     if needs_development(settings):
-        found = _development()
+        found = development()
         settings = found.complete(settings)
         announce = partial(_warn, settings, found)
     routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user), reserved=(BOT,))
     return process.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
-
-
-def _development() -> Development:
-    """This folder's credentials. Raises Faults where they cannot be kept: in an image, say, or in another user's folder."""
-    try:
-        return development()
-    except OSError as error:
-        fault = (
-            f"the demo keeps credentials in the folder {error.filename}: {error.strerror}; start it where you may write"
-        )
-        raise Faults([Fault("settings", None, f"{fault}, or set auth.secret and api.key")]) from None
 
 
 def agent_token(settings: Settings, user: str) -> str:

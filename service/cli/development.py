@@ -14,7 +14,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from service.contract.document import Fault, Faults
 from service.settings import Settings
+from service.settings.model import MIN_KEY, MIN_SECRET_BYTES
 
 FOLDER = Path(".tidewire")
 _SECRET, _API_KEY = "secret", "api-key"  # names of files
@@ -56,7 +58,30 @@ def needs_development(settings: Settings) -> bool:
 
 
 def development(folder: Path = FOLDER) -> Development:
-    """Reads the credentials, or makes them. Two processes that do so at once get the same ones."""
+    """Reads the credentials, or makes them. Two processes that do so at once get the same ones.
+
+    Raises Faults where they cannot be kept: in an image, say, or in another user's folder; and where they are no credentials.
+    """
+    try:
+        found = _development(folder)
+    except OSError as error:
+        kept = f"development credentials are kept in the folder {error.filename or folder}: {error.strerror}"
+        remedy = "start it where you may write, or set auth.secret and api.key"
+        raise Faults([Fault("settings", None, f"{kept}; {remedy}")]) from None
+    short = [
+        Fault(str(file), None, f"is shorter than {least} bytes: remove it, and a new one is made")
+        for file, text, least in (
+            (found.secret_file, found.secret, MIN_SECRET_BYTES),
+            (found.api_key_file, found.api_key, MIN_KEY),
+        )
+        if len(text.encode()) < least
+    ]
+    if short:
+        raise Faults(short)
+    return found
+
+
+def _development(folder: Path) -> Development:
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
     _keep(folder / ".gitignore", lambda: "*\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -192,6 +193,9 @@ _SERVICE_LINK = re.compile(r"TIDEWIRE_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT
 _LINKED = re.compile(r"(?:tcp|udp)://\S+")
 
 
+_BYTE_ORDER_MARK = "\ufeff"
+
+
 def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterator[tuple[Place, str, Any]]:
     """Every setting in the environment: its place, its variable, its value. An empty variable sets nothing."""
     known = {setting.variable: setting for setting in every_setting()}
@@ -224,13 +228,27 @@ def _is_service_link(name: str, text: str) -> bool:
 
 
 def _secret_file(name: str, path: str, faults: list[Fault]) -> str | None:
+    """The file's text less the white space around it, such as an editor's last newline."""
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
-        faults.append(Fault(name, None, f"{path} cannot be read: {error.strerror}"))
+        faults.append(Fault(name, None, f"{path} cannot be read: {unreadable(error)}"))
     except UnicodeDecodeError:
         faults.append(Fault(name, None, f"{path} is not UTF-8 text"))
+    else:
+        if not text:
+            faults.append(Fault(name, None, f"{path} is empty"))
+        elif text.startswith(_BYTE_ORDER_MARK):
+            faults.append(Fault(name, None, f"{path} begins with a byte order mark: save it as UTF-8 without one"))
+        else:
+            return text
     return None
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read; where it is a matter of rights, for whom."""
+    reason = error.strerror or str(error)
+    return f"{reason} for user {os.geteuid()}" if isinstance(error, PermissionError) else reason
 
 
 def _value(setting: Setting, text: str) -> Any:

@@ -132,6 +132,23 @@ def test_lax_permissions_are_tightened() -> None:
     assert stat.S_IMODE(found.folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("command", [["token", "--user", "ann"], ["serve", "--demo"]])
+def test_development_credentials_that_are_none_are_told(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = development()
+    found.secret_file.write_text("\n")
+    assert main(command) == 1
+    assert capsys.readouterr().err == ".tidewire/secret: is shorter than 32 bytes: remove it, and a new one is made\n"
+    (tmp_path / "elsewhere").write_text("")
+    for file in Path(".tidewire").iterdir():
+        file.unlink()
+    Path(".tidewire").rmdir()
+    Path(".tidewire").symlink_to(tmp_path / "elsewhere")
+    assert main(command) == 1
+    assert "development credentials are kept in the folder .tidewire: File exists" in capsys.readouterr().err
+
+
 async def test_two_starts_at_once_get_the_same_credentials(tmp_path: Path) -> None:
     found = await asyncio.gather(*(asyncio.to_thread(development, tmp_path / "both") for _ in range(8)))
     assert len({credentials.secret for credentials in found}) == 1
@@ -304,7 +321,7 @@ def test_a_demo_that_cannot_keep_its_credentials_says_where(tmp_path: Path, caps
     (tmp_path / ".tidewire").write_text("a file, where the folder has to be")
     assert main(["serve", "--demo"]) == 1
     assert capsys.readouterr().err == (
-        "settings: the demo keeps credentials in the folder .tidewire: File exists; start it where you may write, or set "
+        "settings: development credentials are kept in the folder .tidewire: File exists; start it where you may write, or set "
         "auth.secret and api.key\n"
     )
 

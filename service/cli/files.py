@@ -1,0 +1,95 @@
+"""The files that settings name: each is there, can be read, and is what it is to be.
+
+Without this, the first connection to the broker, or the first user, would find out.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from service.adapters.jwks import parse_keys
+from service.contract.document import Fault
+from service.settings import Settings
+from service.settings.load import unreadable
+from service.settings.model import Broker, Issuer
+
+_ABSENT = "holds no certificate in PEM format"
+_REASONS = {
+    "NO_CERTIFICATE_OR_CRL_FOUND": _ABSENT,
+    "NO_START_LINE": _ABSENT,
+    "KEY_VALUES_MISMATCH": "is not the key of broker.certificate",
+    "KEY_TYPE_MISMATCH": "is not the key of broker.certificate",
+}
+"""What OpenSSL's words mean here."""
+
+
+def file_faults(settings: Settings) -> Iterator[Fault]:
+    """Every file that cannot be used, with its setting."""
+    for index, issuer in enumerate(settings.auth.issuers):
+        yield from _keys(f"auth.issuers[{index}].jwks_file", issuer)
+    yield from _certificates(settings.broker)
+
+
+def _keys(setting: str, issuer: Issuer) -> Iterator[Fault]:
+    """A file of keys that no token could be checked with."""
+    if issuer.jwks_file is None or issuer.algorithm == "HS256":
+        return
+    try:
+        usable = len(parse_keys(issuer.jwks_file.read_bytes(), issuer.algorithm))
+    except (OSError, ValueError) as error:
+        reason = unreadable(error) if isinstance(error, OSError) else str(error)
+        yield Fault(str(issuer.jwks_file), None, f"the keys of {issuer.issuer} cannot be read: {reason} ({setting})")
+    else:
+        if not usable:
+            yield Fault(str(issuer.jwks_file), None, f"holds no {issuer.algorithm} key for {issuer.issuer} ({setting})")
+
+
+def _certificates(broker: Broker) -> Iterator[Fault]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    named = {name: getattr(broker, name) for name in ("ca", "certificate", "private_key")}
+    faults = {name: fault for name, path in named.items() if path is not None and (fault := _unread(name, path))}
+    yield from faults.values()
+    if broker.ca is not None and "ca" not in faults:
+        ca = broker.ca
+        yield from _tried("ca", ca, lambda: context.load_verify_locations(ca))
+    certificate, key = broker.certificate, broker.private_key
+    if certificate is None or faults.keys() & {"certificate", "private_key"}:
+        return
+    if fault := next(_tried("certificate", certificate, lambda: context.load_verify_locations(certificate)), None):
+        yield fault
+    elif key is None and b"PRIVATE KEY-----" not in certificate.read_bytes():
+        yield Fault(
+            str(certificate), None, "holds no private key beside it: set broker.private_key (broker.certificate)"
+        )
+    else:
+        name, path = ("certificate", certificate) if key is None else ("private_key", key)
+        yield from _tried(name, path, lambda: context.load_cert_chain(certificate, key, password=_nobody_to_ask))
+
+
+def _unread(name: str, path: Path) -> Fault | None:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        return Fault(str(path), None, f"cannot be read: {unreadable(error)} (broker.{name})")
+    return None
+
+
+def _tried(name: str, path: Path, load: Callable[[], object]) -> Iterator[Fault]:
+    try:
+        load()
+    except _EncryptedError:
+        yield Fault(str(path), None, f"is encrypted, and nobody can be asked for its password (broker.{name})")
+    except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
+        word = getattr(error, "reason", None) or ""
+        reason = _REASONS.get(word, "holds no private key in PEM format" if name == "private_key" else _ABSENT)
+        yield Fault(str(path), None, f"{reason} (broker.{name})")
+
+
+class _EncryptedError(Exception):
+    """OpenSSL asks for a password."""
+
+
+def _nobody_to_ask() -> str:
+    raise _EncryptedError

@@ -1,0 +1,69 @@
+"""`tidewire check --connect` and a start that cannot be: what is wrong, where, and in which setting."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.harness import API_KEY, CONTRACT, SECRET
+from tests.integration.command import SOON, command
+from tests.stores.nats_server import NatsServer
+from tests.stores.process import HOST, free_port
+from tests.stores.redis_server import RedisServer
+
+SETTINGS = {"AUTH__SECRET": SECRET, "API__KEY": API_KEY, "CONTRACT": str(CONTRACT), "LOG__FORMAT": "json"}
+HASTY = {"BROKER__UNREADY_AFTER": "1"}
+
+
+@pytest.mark.parametrize("store", [RedisServer, NatsServer])
+async def test_broker_that_is_there_is_good(store: type[RedisServer | NatsServer]) -> None:
+    async with store() as server, command("service", "check", "--connect", **SETTINGS, BROKER__URL=server.url) as run:
+        assert await run.ended() == 0, run.text()
+        assert [entry["level"] for entry in run.log] == ["raw"]
+        assert "good" in run.log[0]["event"]
+
+
+@pytest.mark.parametrize("scheme", ["redis", "nats"])
+async def test_broker_that_is_not_there_is_told(scheme: str) -> None:
+    port = free_port()
+    async with command(
+        "service", "check", "--connect", **SETTINGS, **HASTY, BROKER__URL=f"{scheme}://{HOST}:{port}"
+    ) as run:
+        assert await run.ended() == 1
+        [entry] = run.log
+        assert entry["event"].startswith("broker.url: ")
+        assert str(port) in entry["event"]
+
+
+async def test_wrong_password_is_told() -> None:
+    async with (
+        RedisServer(password="right") as server,
+        command(
+            "service", "check", "--connect", **SETTINGS, **HASTY, BROKER__URL=server.url, BROKER__PASSWORD="wrong"
+        ) as run,
+    ):
+        assert await run.ended() == 1
+        [entry] = run.log
+        assert entry["event"].startswith("broker.url: ")
+        assert "wrong" not in entry["event"]
+
+
+async def test_host_that_nobody_knows_is_told_at_the_start() -> None:
+    async with command("service", "serve", **SETTINGS, HOST="nobody.invalid", OPS_PORT="0") as run:
+        assert await run.ended() == 1
+        [entry] = run.told("cannot listen")
+        assert "nobody.invalid port 8080 (settings host and port)" in entry["reason"]
+        assert "Unknown error" not in entry["reason"]
+
+
+@pytest.mark.parametrize(("taken", "names"), [("PORT", "host and port"), ("OPS_PORT", "ops_host and ops_port")])
+async def test_port_that_is_taken_is_told_with_its_settings(taken: str, names: str) -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), HOST, 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        ports = {"PORT": "0", "OPS_PORT": "0"} | {taken: str(port)}
+        async with asyncio.timeout(SOON), command("service", "serve", **SETTINGS, **ports) as run:
+            assert await run.ended() == 1
+            [entry] = run.told("cannot listen")
+            assert f"Address already in use: {HOST} port {port} (settings {names})" in entry["reason"]

@@ -1,0 +1,145 @@
+"""`tidewire check`: every file that settings name is there, can be read, and is what it is to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+from service.__main__ import main
+from tests.harness import API_KEY, CONTRACT, SECRET
+from tests.stores.certificates import Certificates
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that are good."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TIDEWIRE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("TIDEWIRE_CONTRACT", str(CONTRACT))
+
+
+@pytest.fixture
+def faults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """What `check` tells of these settings; `serve` tells the same."""
+
+    def told(**settings: object) -> list[str]:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"TIDEWIRE_{name}", str(value))
+        status = main(["check"])
+        lines = capsys.readouterr().err.splitlines()
+        assert status == (1 if lines else 0)
+        if lines:
+            assert main(["serve"]) == 1
+            assert capsys.readouterr().err.splitlines() == lines
+        return lines
+
+    return told
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificates:
+    monkeypatch.setenv("TIDEWIRE_BROKER__URL", "rediss://127.0.0.1:1")
+    return Certificates(tmp_path)
+
+
+def test_good_certificates_are_good(faults: Callable[..., list[str]], tls: Certificates) -> None:
+    whole = tls.ca.with_name("whole.pem")
+    whole.write_bytes(tls.client_certificate.read_bytes() + tls.client_key.read_bytes())
+    assert faults(BROKER__CA=tls.ca, BROKER__CERTIFICATE=whole) == []
+    assert faults(BROKER__CERTIFICATE=tls.client_certificate, BROKER__PRIVATE_KEY=tls.client_key) == []
+
+
+def test_missing_files_are_told_together_with_their_settings(
+    faults: Callable[..., list[str]], tls: Certificates, tmp_path: Path
+) -> None:
+    assert faults(
+        BROKER__CA="/nowhere/ca.pem", BROKER__CERTIFICATE="/nowhere/tls.crt", BROKER__PRIVATE_KEY=tmp_path
+    ) == [
+        "/nowhere/ca.pem: cannot be read: No such file or directory (broker.ca)",
+        "/nowhere/tls.crt: cannot be read: No such file or directory (broker.certificate)",
+        f"{tmp_path}: cannot be read: Is a directory (broker.private_key)",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"no certificate", b"\xef\xbb\xbf", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+@pytest.mark.parametrize("name", ["ca", "certificate"])
+def test_file_without_a_certificate_is_told(
+    name: str, content: bytes, faults: Callable[..., list[str]], tls: Certificates, tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.pem"
+    file.write_bytes(content)
+    assert faults(**{f"BROKER__{name.upper()}": file}) == [
+        f"{file}: holds no certificate in PEM format (broker.{name})"
+    ]
+
+
+def test_key_of_another_certificate_is_told(faults: Callable[..., list[str]], tls: Certificates) -> None:
+    assert faults(BROKER__CERTIFICATE=tls.client_certificate, BROKER__PRIVATE_KEY=tls.key) == [
+        f"{tls.key}: is not the key of broker.certificate (broker.private_key)"
+    ]
+
+
+def test_certificate_without_a_key_is_told(faults: Callable[..., list[str]], tls: Certificates) -> None:
+    assert faults(BROKER__CERTIFICATE=tls.client_certificate) == [
+        f"{tls.client_certificate}: holds no private key beside it: set broker.private_key (broker.certificate)"
+    ]
+    assert faults(BROKER__CERTIFICATE=tls.client_certificate, BROKER__PRIVATE_KEY=tls.ca) == [
+        f"{tls.ca}: holds no private key in PEM format (broker.private_key)"
+    ]
+
+
+def test_encrypted_key_is_told_and_nobody_is_asked(
+    faults: Callable[..., list[str]], tls: Certificates, tmp_path: Path
+) -> None:
+    file = tmp_path / "encrypted.key"
+    key = ec.generate_private_key(ec.SECP256R1())
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    assert faults(BROKER__CERTIFICATE=tls.client_certificate, BROKER__PRIVATE_KEY=file) == [
+        f"{file}: is encrypted, and nobody can be asked for its password (broker.private_key)"
+    ]
+
+
+def test_key_set_is_told_with_its_setting(faults: Callable[..., list[str]], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("auth: {issuers: [{issuer: i, audience: a, algorithm: ES256, jwks_file: keys.json}]}\n")
+    assert faults(CONFIG=config) == [
+        f"{tmp_path / 'keys.json'}: the keys of i cannot be read: No such file or directory (auth.issuers[0].jwks_file)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"\xef\xbb\xbf" + SECRET.encode(), "begins with a byte order mark: save it as UTF-8 without one"),
+        (SECRET.encode("utf-16"), "is not UTF-8 text"),
+        (SECRET.encode() + b"\r\n", None),
+    ],
+)
+@pytest.mark.parametrize("setting", ["AUTH__SECRET", "API__KEY", "BROKER__PASSWORD", "BROKER__SENTINEL_PASSWORD"])
+def test_secret_file_that_cannot_be_meant_is_told(
+    setting: str,
+    content: bytes,
+    reason: str | None,
+    faults: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content.replace(SECRET.encode(), API_KEY.encode()))
+    monkeypatch.delenv(f"TIDEWIRE_{setting}", raising=False)
+    if setting == "BROKER__SENTINEL_PASSWORD":
+        monkeypatch.setenv("TIDEWIRE_BROKER__URL", "redis+sentinel://127.0.0.1:1/master")
+    told = faults(**{f"{setting}_FILE": file})
+    if reason is None:
+        assert [line for line in told if str(file) in line] == []
+    else:
+        assert f"TIDEWIRE_{setting}_FILE: {file} {reason}" in told
