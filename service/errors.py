@@ -26,7 +26,7 @@ class ErrorCode(Enum):
         "malformed",
         400,
         False,
-        "The frame or body is not UTF-8 JSON, or not an object or a batch of objects.",
+        "The frame or body is not UTF-8 JSON, not an object or a batch of objects, or has a key twice in an object.",
     )
     BINARY_REFUSED = ("binary_refused", 400, False, "A binary frame; this protocol is UTF-8 JSON text.")
     UNKNOWN_TYPE = ("unknown_type", 400, False, "No system message has this type, and event types contain a dot.")

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from service.protocol.unique_keys import DuplicateKeyError, unique
+
 Place = tuple[str | int, ...]
 """The way from a document's root to a value."""
 
@@ -118,8 +120,17 @@ def _read_json(file: str, text: str, faults: list[Fault]) -> Document | None:
     try:
         node = yaml.compose(text.replace("\t", " "), Loader=_Loader)
     except (yaml.YAMLError, RecursionError):
+        _refuse_duplicates(file, text, faults)
         return Document(file, value, {})
     return Document(file, value, _build(file, node, faults).lines if node else {})
+
+
+def _refuse_duplicates(file: str, text: str, faults: list[Fault]) -> None:
+    """Where the lines are known, `_Builder` does it."""
+    try:
+        json.loads(text, object_pairs_hook=unique)
+    except DuplicateKeyError as error:
+        faults.append(Fault(file, None, str(error)))
 
 
 def _no_constant(name: str) -> NoReturn:

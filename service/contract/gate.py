@@ -13,12 +13,14 @@ from msgspec import Raw
 from service.contract import pointer
 from service.contract.document import nearest
 from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
-from service.contract.text import json_path, shorten
+from service.contract.text import shorten
 from service.core.access import PublishRule, SubscribeRule, may_publish, may_read
 from service.core.channel import OWNER_PARAMETER, ChannelKey
 from service.core.event import Publication
 from service.core.identity import Identity, Right
 from service.errors import ErrorCode, ServiceError
+from service.protocol import unique_keys
+from service.protocol.json_path import json_path
 from service.protocol.messages import MAX_KEY
 
 MAX_ERRORS = 20
@@ -85,7 +87,8 @@ class Gate:
         """Decides about publishing one event. `subscribed`: the publishing connection has joined the channel.
 
         Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (it
-        has not joined but may), FORBIDDEN, INVALID_DATA (details.path and details.errors say where and why), INVALID_KEY.
+        has not joined but may), FORBIDDEN, MALFORMED (a key twice in an object), INVALID_DATA (details.path and
+        details.errors say where and why), INVALID_KEY.
         """
         resolved = self._contract.resolve(channel)
         spec, parameters = resolved
@@ -96,6 +99,7 @@ class Gate:
             raise _may_not_publish(identity, channel, event, resolved)
         raw = bytes(data)
         value = _read(raw)
+        unique_keys.check_value(raw, value, "$.data")
         if event.check is not None and not event.check.is_valid(value):
             raise _invalid_data(event, raw, value)
         if event.key is not None or key is not None:

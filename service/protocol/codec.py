@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
 from service.protocol.messages import Command
+from service.protocol.unique_keys import check_text, prefer_duplicate
 
 
 class _Head(Struct, frozen=True):
@@ -41,6 +42,10 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
         messages.Ping,
     )
 }
+
+_WITHOUT_ID = len('{"type":"","channel":"","data":}')
+_MORE_WITH_ID = len(',"id":""')
+_MORE_WITH_KEY = len(',"key":""')
 
 MAX_COMPLAINT = 300
 """Characters of msgspec's sentence that are told: it quotes an unknown field's name, however long."""
@@ -74,18 +79,20 @@ def split(frame: str | bytes) -> Iterator[str | Raw]:
 def decode(message: str | bytes | Raw) -> Command:
     """Reads one message.
 
-    Raises ServiceError: MALFORMED (not JSON, not an object), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
+    Raises ServiceError: MALFORMED (not JSON, a key twice in an object), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
     """
     if isinstance(message, bytes):
         message = _text(message)
     try:
         kind = _head.decode(message).type
     except msgspec.ValidationError as error:
+        prefer_duplicate(message)
         raise _invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
     decoder = _publish if "." in kind else _system.get(kind)
     if decoder is None:
+        prefer_duplicate(message)
         raise ServiceError(
             ErrorCode.UNKNOWN_TYPE,
             f"no message has the type {kind[:64]!r}; event types contain a dot",
@@ -93,12 +100,27 @@ def decode(message: str | bytes | Raw) -> Command:
             known=sorted(_system),
         )
     try:
-        command: Command = decoder.decode(message)
+        command = decoder.decode(message)
     except msgspec.ValidationError as error:
+        prefer_duplicate(message)
         raise _invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
+    if not (isinstance(command, messages.Publish) and is_shortest(message, command)):
+        check_text(message)
     return command
+
+
+def is_shortest(message: str | Raw, publish: messages.Publish) -> bool:
+    """Whether no other text of this message, with the same `data`, is shorter: then it has no key twice beside `data`, which the
+    gate looks at. See unique_keys.py."""
+    size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
+    shortest = _WITHOUT_ID + len(publish.type) + len(publish.channel) + len(publish.data)
+    if (name := publish.id) is not None:
+        shortest += _MORE_WITH_ID + len(name)
+    if (key := publish.key) is not None:
+        shortest += _MORE_WITH_KEY + len(key)
+    return shortest == size
 
 
 def id_of(message: str | bytes | Raw) -> str | None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from service.contract.document import Document, Fault, Faults, Place, nearest, read
 from service.core.limits import Limits
+from service.protocol.unique_keys import DuplicateKeyError, unique
 from service.settings.model import MOST_PORT, PREFIX, Broker, Setting, Settings, every_setting
 
 CONFIG = "TIDEWIRE_CONFIG"
@@ -217,6 +218,8 @@ def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterat
             text = content
         try:
             yield setting.place, name, _value(setting, text)
+        except DuplicateKeyError as error:
+            faults.append(Fault(name, None, str(error)))
         except ValueError:
             faults.append(Fault(name, None, "is not a JSON list"))
 
@@ -257,7 +260,7 @@ def _value(setting: Setting, text: str) -> Any:
         return [word.strip() for word in text.split(",")]
     if not setting.is_list:
         return text
-    value = json.loads(text)
+    value = json.loads(text, object_pairs_hook=unique)
     if not isinstance(value, list):
         raise ValueError("not a list")  # noqa: TRY004  # told like other texts that are no JSON list
     return value

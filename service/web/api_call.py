@@ -21,6 +21,7 @@ from service.core.channel import ChannelKey
 from service.core.identity import Identity, Right, backend
 from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
+from service.protocol.unique_keys import check_text, prefer_duplicate
 from service.realtime.admission import network_of
 from service.realtime.node import Node
 from service.web.address import client_ip
@@ -198,9 +199,17 @@ def is_user(name: str) -> bool:
 
 def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
     """Reads JSON. Raises ServiceError: MALFORMED, or INVALID_MESSAGE with details.path."""
+    found = decode_leniently(body, decoder)
+    check_text(body)
+    return found
+
+
+def decode_leniently(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
+    """As `decode`, but of a key that stands twice in an object it takes the last value: for `check_text` to be called later."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        prefer_duplicate(body)
         raise invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the body is not JSON: {_reason(error)}", path="$") from error

@@ -10,7 +10,8 @@ from msgspec import UNSET, Raw
 
 from service.core.broker import Receipt
 from service.errors import ErrorCode, ServiceError
-from service.web.api_call import Call, decode, is_user
+from service.protocol.unique_keys import check_text
+from service.web.api_call import Call, decode_leniently, is_user
 from service.web.api_messages import (
     MAX_EVENTS,
     MAX_USER,
@@ -25,6 +26,8 @@ from service.web.api_messages import (
 
 EVENTS_A_TURN = 25
 """Events published in one go: checking many large ones takes milliseconds that every connection of the node would wait."""
+BYTES_A_TURN = 65_536
+"""The same in bytes."""
 
 _several = msgspec.json.Decoder(list[Raw])
 _event = msgspec.json.Decoder(NewEvent)
@@ -39,7 +42,7 @@ async def to_channel(call: Call, query: NoQuery) -> Published | Results:
     body = await call.body()
     if body.lstrip(_SPACE)[:1] == b"[":
         return await _publish_all(call, _events(call, body), channel, key)
-    return await _publish(call, decode(body, _event), channel, key)
+    return await _publish(call, body, decode_leniently(body, _event), channel, key)
 
 
 async def to_channels(call: Call, query: NoQuery) -> Results:
@@ -49,7 +52,7 @@ async def to_channels(call: Call, query: NoQuery) -> Results:
 
 
 def _events(call: Call, body: bytes) -> list[Raw]:
-    events = decode(body, _several)
+    events = decode_leniently(body, _several)  # each is looked at by itself
     if len(events) > MAX_EVENTS:
         call.node.metrics.limit_hits.labels(limit="batch").inc()
         raise ServiceError(
@@ -62,18 +65,21 @@ async def _publish_all(call: Call, events: Sequence[Raw], channel: str | None, k
     """Publishes in order. Once one is refused for a while, the rest is not tried: sending all again keeps the order."""
     results: list[Published | Refused] = []
     waiting: ServiceError | None = None
+    size = 0
     for index, raw in enumerate(events):
-        if index % EVENTS_A_TURN == EVENTS_A_TURN - 1:
+        size += len(raw)
+        if index % EVENTS_A_TURN == EVENTS_A_TURN - 1 or size > BYTES_A_TURN:
+            size = 0
             await asyncio.sleep(0)
         try:
             if waiting is not None:
                 raise waiting
             fallback = f"{key}.{index}" if key is not None else None
             if channel is None:
-                addressed = decode(raw, _addressed)
-                results.append(await _publish(call, addressed, addressed.channel, fallback))
+                addressed = decode_leniently(raw, _addressed)
+                results.append(await _publish(call, raw, addressed, addressed.channel, fallback))
             else:
-                results.append(await _publish(call, decode(raw, _event), channel, fallback))
+                results.append(await _publish(call, raw, decode_leniently(raw, _event), channel, fallback))
         except ServiceError as error:
             results.append(_refused(error))
             waiting = error if error.retryable else None
@@ -88,8 +94,9 @@ def _refused(error: ServiceError) -> Refused:
     )
 
 
-async def _publish(call: Call, event: NewEvent, channel: str, fallback_id: str | None) -> Published:
+async def _publish(call: Call, raw: bytes | Raw, event: NewEvent, channel: str, fallback_id: str | None) -> Published:
     _check(call, event)
+    check_text(raw)  # after its size
     receipt = await call.node.publisher.publish(
         call.identity,
         channel=channel,

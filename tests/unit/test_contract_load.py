@@ -288,6 +288,8 @@ REFERS += "      a.b: {publish: server, delivery: ephemeral, schema: {$ref: %s}}
         ("s.json", "type: object", 1, "is not JSON"),
         ("s.json", '{"minimum": NaN}', None, "NaN is no JSON number"),
         ("s.json", '{\n"type": "object",\n"type": "string"}', 3, "stands here a second time"),
+        ("s.json", '{\n"type": "object",\n"\\u0074ype": "string"}', 3, "stands here a second time"),
+        ("s.json", f'{{"type": "object", "type": "string", "{"x" * 1100}": 1}}', None, "stands twice in one object"),
         ("s.json", '{"a": 1,\n"$ref": "t.json"}', 2, "there is no file"),
         ("s.json", '{"$ref": "s.json#/$defs/x"}', 1, "s.json has nothing at #/$defs/x"),
         ("s.json", '{"properties": {\n"a": {"pattern": "(?=x)"}}}', 2, "patterns run in linear time"),

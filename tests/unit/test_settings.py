@@ -311,6 +311,7 @@ def test_a_production_start_says_what_to_set() -> None:
         ({"TIDEWIRE_PROXY__HOPS": "-1"}, "TIDEWIRE_PROXY__HOPS", "greater than or equal to 0"),
         ({"TIDEWIRE_API__TENANT": "a b"}, "TIDEWIRE_API__TENANT", "match pattern"),
         ({"TIDEWIRE_API__KEYS": "[}"}, "TIDEWIRE_API__KEYS", "is not a JSON list"),
+        ({"TIDEWIRE_API__KEYS": '[{"name": "a", "name": "b"}]'}, "TIDEWIRE_API__KEYS", "'name' stands twice"),
         ({"TIDEWIRE_AUTH__SECRET_FILE": "/nowhere"}, "TIDEWIRE_AUTH__SECRET_FILE", "only one of them"),
         ({"TIDEWIRE_API__KEY_FILE": "/nowhere"}, "TIDEWIRE_API__KEY_FILE", "/nowhere cannot be read: No such file"),
         ({"TIDEWIRE_PORT_FILE": "/nowhere"}, "TIDEWIRE_PORT_FILE", "there is no such setting"),

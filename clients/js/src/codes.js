@@ -26,7 +26,7 @@ export const CLOSE_CODES = Object.freeze({
 
 /** Every `code` of an error message or a problem+json body. @type {Readonly<Record<string, ErrorCode>>} */
 export const ERROR_CODES = Object.freeze({
-  malformed: Object.freeze({status: 400, retryable: false, meaning: "The frame or body is not UTF-8 JSON, or not an object or a batch of objects."}),
+  malformed: Object.freeze({status: 400, retryable: false, meaning: "The frame or body is not UTF-8 JSON, not an object or a batch of objects, or has a key twice in an object."}),
   binary_refused: Object.freeze({status: 400, retryable: false, meaning: "A binary frame; this protocol is UTF-8 JSON text."}),
   unknown_type: Object.freeze({status: 400, retryable: false, meaning: "No system message has this type, and event types contain a dot."}),
   invalid_message: Object.freeze({status: 400, retryable: false, meaning: "A field is missing, misspelt or of the wrong type; details.path says where."}),
