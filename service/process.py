@@ -22,6 +22,9 @@ PATIENCE = 1.0
 """Seconds after the first signal within which another one is the same request: service managers send theirs to every process
 of a group, and the parent of workers passes on its own."""
 
+_MAX_FILES = (1_048_576, 10_240)
+"""What kernels take at most, where the hard limit does not say: Linux' default for one process, and macOS' OPEN_MAX."""
+
 _log = structlog.get_logger("app")
 
 
@@ -30,7 +33,7 @@ def serve(service: Service, companion: Companion | None = None) -> int:
 
     Returns the exit status: 0, also if the signal came before the service listened; 1 if a port or the broker cannot be had.
     """
-    _raise_file_limit()
+    raise_file_limit()
     settings = service.settings.log
     log.configure(settings.level, settings.format, queue_bytes=settings.queue_bytes)
     before = {number: signal.getsignal(number) for number in stopping()}
@@ -109,9 +112,13 @@ async def _serve(service: Service, companion: Companion | None) -> int:
     return 0
 
 
-def _raise_file_limit() -> None:
-    """containerd gives pods a soft limit of 1024 descriptors; the hard one is what the operator meant."""
+def raise_file_limit() -> None:
+    """Raises the soft limit of open files to the hard one: containerd gives pods a soft limit of 1024, macOS a shell 256."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with suppress(ValueError, OSError):  # an unlimited hard limit may be above what the kernel takes
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if soft in (hard, resource.RLIM_INFINITY):
+        return
+    is_unlimited = hard == resource.RLIM_INFINITY
+    for wanted in (hard, *(most for most in _MAX_FILES if is_unlimited and most > soft)):
+        with suppress(ValueError, OSError):  # above what the kernel takes
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
