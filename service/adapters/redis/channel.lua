@@ -140,16 +140,6 @@ local function open(meta, create)
   return channel
 end
 
--- Whether nothing was ever published in a channel.
-local function is_empty(channel)
-  return channel.o == 0 and channel.r == 0
-end
-
--- Somebody is told of the position: it is to hold for so long at least.
-local function keep_empty(channel, milliseconds)
-  if is_empty(channel) then redis.call('PEXPIRE', KEYS[1], milliseconds, 'GT') end
-end
-
 -- Drops the events that are older than the stream's ttl. Their IDs are <offset>-<milliseconds>.
 local function expire_stream(ttl)
   if ttl <= 0 then return end

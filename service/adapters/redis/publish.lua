@@ -32,12 +32,8 @@ local ttl = tonumber(ARGV[6])
 -- No longer than the ttl, or a stream that readers have dropped could begin again without an expiry.
 local slack = ttl < SLACK and ttl or SLACK
 local place
-local enters = false
-
 -- Whether nothing may have been left since the expiry was set last; and once a day, as entries of the index expire too.
-local function is_unlisted(set, lasts)
-  return set + lasts <= now or math.floor(now / DAY) > math.floor(set / DAY)
-end
+local enters = false
 
 -- A step that can fail (a key of another type, an ID that is not above the last) comes before those that count it.
 if ARGV[4] == 'd' then
@@ -53,7 +49,7 @@ if ARGV[4] == 'd' then
     end
     if ttl ~= channel.t or now < channel.x or now >= channel.x + slack then
       redis.call('PEXPIRE', KEYS[2], ttl + slack)
-      enters = is_unlisted(channel.x, channel.t)
+      enters = channel.x + channel.t <= now or math.floor(now / DAY) > math.floor(channel.x / DAY)
       channel.x = now
     end
     if place % 16 == 0 then expire_stream(ttl) end
@@ -72,7 +68,7 @@ else
     if ttl ~= channel.u or now < channel.y or now >= channel.y + slack then
       redis.call('PEXPIRE', KEYS[3], ttl + slack)
       redis.call('PEXPIRE', KEYS[4], ttl + slack)
-      enters = is_unlisted(channel.y, channel.u)
+      enters = channel.y + channel.u <= now or math.floor(now / DAY) > math.floor(channel.y / DAY)
       channel.y = now
     end
     if place % 16 == 0 then expire_state(ttl) end

@@ -25,16 +25,16 @@ def load(*names: str, begins: str = "") -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def _on_channel(name: str) -> Script:
-    return load("channel", name, begins=f"local EMPTY = {int(EMPTY_SECONDS * 1000)}\n")
+def _on_channel(*names: str) -> Script:
+    return load("channel", *names, begins=f"local EMPTY = {int(EMPTY_SECONDS * 1000)}\n")
 
 
 PUBLISH = _on_channel("publish")
-SNAPSHOT = _on_channel("snapshot")
-HISTORY = _on_channel("history")
+SNAPSHOT = _on_channel("empty", "snapshot")
+HISTORY = _on_channel("empty", "history")
 MARK = _on_channel("mark")
 LISTED = _on_channel("listed")
-KEEP = _on_channel("keep")
+KEEP = _on_channel("empty", "keep")
 REIGN = load("reign")
 CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, MARK, LISTED, KEEP)
 """What the broker runs; all begin with channel.lua."""
