@@ -95,6 +95,8 @@ class Presence:
         """Leaves that the store has been asked for and has not answered yet."""
         self._renewals = OutageLog(_log, "presence not renewed", "presence renewed again", clock.monotonic)
         self._counts = OutageLog(_log, "presence not told", "presence told again", clock.monotonic)
+        self._unshown: dict[Entry, None] = {}
+        """Entries whose info the store has not taken yet."""
         self._known: dict[ChannelKey, dict[str, int]] = {}
         """Whom this node's subscribers believe to be in the channels that it carries, each with the hash of the info shown."""
         self._unheard: set[ChannelKey] = set()
@@ -134,14 +136,25 @@ class Presence:
         await self.update(channel, user, connection, info)  # of one that has come back the store has the old one
 
     async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
-        """Has the user be shown with another info, which the channel is told; harmless if it is the same or nobody is there."""
+        """Has the user be shown with another info, which the channel is told; harmless if it is the same or nobody is there.
+        While the store is away it is put off."""
         entry = Entry(channel, user, connection)
         stay = self._stays.get(entry)
         if stay is None or stay.info == info:
             return
-        change = await self._store.update(self._entrance(entry, info))
         stay.info = info
-        self._note(JOINED, channel, change)
+        self._unshown[entry] = None
+        try:
+            await self._show(entry)
+        except ServiceError as error:
+            self._in_doubt = True
+            _log.debug("presence info put off", code=error.code.code)
+
+    async def _show(self, entry: Entry) -> None:
+        stay = self._stays.get(entry)
+        if stay is not None and entry not in self._going:
+            self._note(JOINED, entry.channel, await self._store.update(self._entrance(entry, stay.info)))
+        self._unshown.pop(entry, None)
 
     def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
         """Strikes a connection out after the debounce, and tells the channel if it was the user's last."""
@@ -207,6 +220,7 @@ class Presence:
             if timer is not None:
                 timer.cancel()
         self._stays.clear()
+        self._unshown.clear()
         self._counting.clear()
 
     # --- leaving ---------------------------------------------------------------------------------------------------------
@@ -277,6 +291,8 @@ class Presence:
             _log.info("presence entered again", entries=len(missing))
             for entries in _sliced(missing):
                 await self._enter_again(entries)
+        for entry in tuple(self._unshown):
+            await self._show(entry)
 
     async def _enter_again(self, missing: Sequence[Entry]) -> None:
         there = [

@@ -123,29 +123,31 @@ class Subscriptions:
         repeated to do the rest.
         """
         session = connection.session
-        for subscription in list(session.subscriptions.values()):
-            await self._withdraw(connection, subscription)
+        ended = [one for one in session.subscriptions.values() if not self._restrict(connection, one)]
+        for subscription in ended:  # told first: leaving may wait for the broker
+            await self.leave(connection, subscription.channel.name)
         for subscription in list(session.subscriptions.values()):
             if session.subscriptions.get(subscription.channel.name) is subscription:  # else it has ended meanwhile
                 await self._grant(connection, subscription)
 
-    async def _withdraw(self, connection: Connection, subscription: Subscription) -> None:
-        """Takes from a subscription what the token does not allow. Never fails for want of the broker."""
+    def _restrict(self, connection: Connection, subscription: Subscription) -> bool:
+        """Shows a subscription nothing more that the token does not allow, at once; False if it must be left."""
         identity, channel = connection.session.identity, subscription.channel.name
         try:
             spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
         except ServiceError as error:
-            await self.leave(connection, channel)
+            self._relay.detach(connection, subscription)
             connection.reply(Unsubscribed(channel=channel, code=error.code.code))
-            return
+            return False
         is_held = subscription.phase is Phase.HELD
         if is_held and subscription.start is Start.POSITION and not self._may_resume(identity, channel, spec):
             subscription.since, subscription.start = None, Start.GAP
-        lists = self._presence_access(identity, channel, spec) is PresenceAccess.LISTED
-        if lists and subscription.presence is PresenceAccess.SEES:
+        access = self._presence_access(identity, channel, spec)
+        if access is PresenceAccess.LISTED and subscription.presence is PresenceAccess.SEES:
             self._relay.withdraw_presence(connection, subscription)
             if not is_held:
                 connection.reply(PresenceReply(id=None, channel=channel, presence=None))
+        return True
 
     async def _grant(self, connection: Connection, subscription: Subscription) -> None:
         """Gives a subscription what the token allows."""

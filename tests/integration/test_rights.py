@@ -15,7 +15,10 @@ import pytest
 import pytest_asyncio
 from yarl import URL
 
+from service.adapters.clock import SystemClock
+from service.adapters.memory.broker import MemoryBroker
 from service.cli.tail import Position, Tail
+from service.core.channel import ChannelKey
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
 from tests.stores import STORES, broker_of
 
@@ -317,6 +320,32 @@ class TestRefresh:
                 await ben.expect("ack", id="r")
                 await ben.send(type="ready")
                 check_presence(await ben.until("subscribed", id="s"), RIGHTS)
+
+    async def test_losing_rights_does_not_wait_for_a_broker_that_is_away(self) -> None:
+        """Of many channels each would wait for its time to be over."""
+        broker = MemoryBroker(
+            SystemClock(), idempotency_window=1, idempotency_entries=1, channels=100, max_bytes=10_000_000
+        )
+        async with serving(broker=broker) as server, server.client("ann") as ann, server.client("ben") as ben:
+            await ben.subscribe("room:1")
+            await ben.subscribe("room:2")
+            away = asyncio.Event()
+
+            async def stalls(channel: ChannelKey) -> None:
+                await away.wait()
+
+            broker.unsubscribe = stalls  # type: ignore[method-assign]  # stands for a broker that does not answer
+            less = token("ben", grants=[{"channel": "room:2", "rights": ["subscribe"]}])
+            await ben.send(type="refresh", id="r", token=less)
+            await ben.until("unsubscribed", channel="room:1", code="forbidden")
+            await ben.until("presence", id=None, channel="room:2", presence=None)
+            await ann.subscribe("room:2")
+            event = {"type": "chat.message", "data": {"text": "x"}}
+            await server.publish("room:1", event)
+            await server.publish("room:2", event)
+            await ben.expect("chat.message", channel="room:2")
+            away.set()
+            await ben.until("ack", id="r")
 
     async def test_a_revoked_token_shows_nothing_more(self, stages: list[Stage]) -> None:
         for stage in stages:

@@ -342,15 +342,21 @@ async def test_info_that_was_not_heard_in_an_interruption_is_told_afterwards(sta
         del stage.delivered[:]
 
 
-async def test_info_that_the_store_could_not_take_is_taken_when_it_is_asked_again(stage: Stage) -> None:
-    await stage.join("ann")
+async def test_info_that_the_store_could_not_take_is_shown_when_it_is_back(stage: Stage) -> None:
+    await stage.join("ann", "ben")
     stage.store.away = True
-    with pytest.raises(ServiceError):
-        await stage.presence.update(ROOM, "ann", "c-ann", b"{}")
+    await stage.presence.update(ROOM, "ann", "c-ann", b'{"n":1}')
+    await stage.presence.update(ROOM, "ann", "c-ann", b'{"n":2}')
+    await stage.presence.update(ROOM, "ben", "c-ben", b"{}")
+    stage.leave("ben")
+    await stage.pass_time(RETRY)
+    stage.store.story()
     stage.store.away = False
-    for _ in range(2):
-        await stage.presence.update(ROOM, "ann", "c-ann", b"{}")
-    assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ann")]
+    await stage.pass_time(TTL / 6 + RETRY)
+    assert stage.store.story()[0] == (JOINED, "ann")
+    assert (await stage.store.members(ROOM, 1))[1][0].info == b'{"n":2}'
+    await stage.pass_time(TTL)
+    assert (JOINED, "ann") not in stage.store.story(), "once"
 
 
 async def test_what_a_store_has_lost_comes_back_with_the_info_of_now(stage: Stage) -> None:
