@@ -152,6 +152,12 @@ class Cluster:
             other.tell()
         return node
 
+    def crash(self, node: Node) -> None:
+        """Ends a node without a word; its clients come back."""
+        self.nodes.remove(node)
+        for connection in node.connections:
+            self.coming.append((self.now + self.chance.uniform(SOONEST, LATEST), connection))
+
     def publish(self, node: Node, state: NodeState) -> None:
         event = Event(
             channel=ChannelKey(NODES.tenant, NODES.name),

@@ -35,11 +35,64 @@ TRIAL = 30.0
 """Seconds of moving before it must show: what was asked for is spread over INTERVAL, and told of with a beat, if that arrives."""
 WASTE = 2.0
 """How many times as many may be moved as a balancer that chooses at random needs for what the light nodes have gained."""
+YOUNG = 300.0
+"""Seconds below which a node that goes has come for nothing: a pod that crashes, starts again and crashes."""
+SUSPICION = 900.0
+"""Seconds for which new nodes are on trial after that: longer than Kubernetes waits before it starts such a pod again."""
 REST = 600.0
 MOST_REST = 14_400.0
 """Seconds until it is tried again where it has not helped: the first time, and at most."""
 
 _log = structlog.get_logger("rebalancing")
+
+
+class StableNodes:
+    """Tells the nodes that are there to stay from those that come and go.
+
+    A node that is new is waited for, as it changes everybody's mean. A pod in a crash loop is new again and again, under another
+    id each time, and would be waited for all the time. So once a node has gone young, new ones are on trial: until they have
+    been there for longer than the one that went, they neither count nor are waited for.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+        """Since when each node has taken connections, as far as this one has heard. Kept for a while after it fell silent: one
+        that was cut off comes back under its own id, and is not new."""
+        self._last: dict[str, float] = {}
+        """When each was there last."""
+        self._trial = SETTLE
+        self._suspicious_until = -math.inf
+        self._is_new_here = True
+
+    def of(self, now: float, others: Mapping[str, Word]) -> Mapping[str, Word]:
+        """Those of the others that count: all of them, but for those on trial."""
+        taking = {node for node, word in others.items() if word.state.accepting}
+        for node in [node for node in self._last if node not in taking]:
+            self._gone(node, now, others.get(node))
+        for node in taking:
+            # Those who were here before this node may be old, and in a rollout they go soon.
+            self._first.setdefault(node, now - YOUNG if self._is_new_here else now)
+            self._last[node] = now
+        self._is_new_here = False
+        for node in [node for node in self._first if node not in others and self._forgotten(node, now)]:
+            del self._first[node]
+        if now >= self._suspicious_until:
+            self._trial = SETTLE
+            return others
+        return {node: word for node, word in others.items() if now - self._first.get(node, now) >= self._trial}
+
+    def _gone(self, node: str, now: float, word: Word | None) -> None:
+        last = self._last.pop(node)
+        lived = last - self._first[node]
+        if lived < YOUNG:
+            self._suspicious_until = now + SUSPICION
+            if now - self._first[node] >= self._trial:  # it was counted
+                self._trial = min(2 * self._trial, YOUNG)
+        if word is not None and not word.state.draining:
+            del self._first[node]  # it takes none for now, and is new when it does again
+
+    def _forgotten(self, node: str, now: float) -> bool:
+        return node not in self._last and now - self._first[node] >= SUSPICION
 
 
 class Scales:
@@ -48,6 +101,7 @@ class Scales:
     def __init__(self, margin: float, rate: float) -> None:
         self._margin = margin
         self._rate = rate
+        self._stable = StableNodes()
         self._nodes: frozenset[str] | None = None
         self._since = 0.0
         """When these came together."""
@@ -62,6 +116,7 @@ class Scales:
     def weigh(self, now: float, here: int, departing: int, others: Mapping[str, Word]) -> int:
         """How many to ask now, to be spread over INTERVAL. `here`: connections of this node, which takes new ones; `departing`:
         those of them that have been asked to go."""
+        others = self._stable.of(now, others)
         taking = {node: word.state.connections for node, word in others.items() if word.state.accepting}
         self._look_for_changes(now, frozenset(taking))
         if not taking:

@@ -157,6 +157,50 @@ def test_sticky_clients_are_not_bounced_for_long() -> None:
     assert cluster.total_asked <= 3 * cluster.rate * TRIAL
 
 
+@pytest.mark.parametrize(
+    ("life", "pause"), [(1.0, 9.0), (5.0, 10.0), (12.0, 3.0), (20.0, 10.0), (45.0, 30.0), (100.0, 20.0)]
+)
+@pytest.mark.parametrize("choose", BALANCERS)
+def test_pod_that_crashes_again_and_again_does_not_block_the_others(choose: Choose, life: float, pause: float) -> None:
+    cluster = Cluster(choose)
+    stable = [cluster.add("a", 1000), cluster.add("b", 1000)]
+    number = 0
+
+    def loop(seconds: float) -> None:
+        nonlocal number
+        end = cluster.now + seconds
+        while cluster.now < end:
+            number += 1
+            pod = cluster.add(f"crash{number}")
+            cluster.run(life)
+            cluster.crash(pod)
+            cluster.run(pause)
+
+    loop(120)
+    stable.append(cluster.add("new"))
+    loop(900)
+    counts = [len(node.connections) for node in stable]
+    assert max(counts) <= 1.3 * sum(counts) / 3, counts
+    assert cluster.total_asked <= 4 * 2000, "some are led to the pod that crashes, and come back"
+
+
+def test_old_nodes_that_a_new_one_sees_go_put_nobody_on_trial() -> None:
+    """As in a rollout."""
+    scales = settled(old=500, b=0)
+    assert not scales.weigh(SETTLE, 1000, 0, words(b=0, c=0))
+    assert not scales.weigh(SETTLE + 5, 1000, 0, words(b=0, c=0))
+    assert scales.weigh(2 * SETTLE, 1000, 0, words(b=0, c=0))
+
+
+def test_node_that_is_cut_off_and_comes_back_is_not_new() -> None:
+    scales = settled(b=0)
+    assert scales.weigh(SETTLE, 1000, 0, words(b=0))
+    for now in (20.0, 25.0, 40.0):
+        assert not scales.weigh(now, 1000, 0, {})
+    assert not scales.weigh(45.0, 1000, 0, words(b=0))
+    assert scales.weigh(45.0 + SETTLE, 1000, 0, words(b=0))
+
+
 def test_who_is_cut_off_moves_nobody() -> None:
     cluster = Cluster(to_the_emptiest)
     nodes = [cluster.add(name, count) for name, count in (("a", 900), ("b", 900), ("c", 0))]
