@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from service.realtime.budget import Account, ByteBudget
 from service.realtime.socket import Ear
 
 
@@ -21,6 +22,14 @@ class NobodysSocket:
 
     def __init__(self) -> None:
         self.write = lambda data: None
+        self.account = ByteBudget(1 << 40).account("nobody's")
+
+    def charge(self, account: Account) -> None:
+        self.account = account
+
+    def hold(self, size: int) -> None: ...
+
+    def count_unsent(self, at_least: int = 0) -> None: ...
 
     def pause_reading(self) -> None: ...
 

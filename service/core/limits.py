@@ -123,7 +123,10 @@ class OutboxLimits:
     close_grace: Seconds = 1.0
     """Seconds between asking a connection to close and cutting it."""
     node_bytes: Bytes = 268_435_456
-    """All outboxes of this node together."""
+    """All that this node holds for its peers: what waits in outboxes, what has been written and not sent, messages that have come
+    in part, those that wait behind a command, request bodies."""
+    tenant_share: Annotated[float, Gt(0), Le(1)] = 0.9
+    """The part of `node_bytes` that one tenant may hold, of what the others leave of it."""
     send_buffer: Bytes = 65_536
     """Kernel send buffer a connection asks for; what hides there no delivery class can reach."""
     recovery_events: Count = 1_000
@@ -172,6 +175,8 @@ class Deadlines:
     """From accepting a TCP connection (or the last response) to a complete request header; keep-alive adds its own."""
     body: Seconds = 10.0
     """Reading a request body."""
+    message: Seconds = 10.0
+    """From the first byte of a WebSocket message to its last."""
     hello: Seconds = 5.0
     """From an upgrade without credentials to hello."""
     keep_alive: Seconds = 30.0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from sys import getsizeof
 
 from service.realtime.socket import Socket
 
 MOST_WAITING = 16
 """Messages that may come before the first has been answered; then nothing more is read."""
-MOST_CHARACTERS = 65_536
-"""Of all of them, however few: nobody has vouched for whoever sends them."""
+MOST_BYTES = 65_536
+"""Of all of them, as they lie in memory, however few: nobody has vouched for whoever sends them."""
 
 
 class Arriving:
@@ -31,13 +32,19 @@ class Arriving:
         if not self.waiting and not self.is_over:
             self._come = asyncio.get_running_loop().create_future()
             await self._come
-        return self.waiting.popleft() if self.waiting else None
+        if not self.waiting:
+            return None
+        message = self.waiting.popleft()
+        self.socket.hold(-getsizeof(message))
+        return message
 
     def received(self, message: str | bytes) -> None:
         """See Ear."""
         self.waiting.append(message)
-        self._size += len(message)
-        if len(self.waiting) >= MOST_WAITING or self._size >= MOST_CHARACTERS:
+        size = getsizeof(message)
+        self._size += size
+        self.socket.hold(size)
+        if len(self.waiting) >= MOST_WAITING or self._size >= MOST_BYTES:
             self.socket.pause_reading()
         self._tell()
 

@@ -15,18 +15,17 @@ from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage, Welcome
+from service.realtime.budget import SMALL_REPLY
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, join
-from service.realtime.outbox import Budget, Outbox
+from service.realtime.outbox import Outbox
 from service.realtime.rates import ConnectionRates
 from service.realtime.socket import Socket
 from service.realtime.ways import Ways
 
 _log = structlog.get_logger("connection")
 
-SMALL_REPLY = 4096
-"""Bytes of a reply that may wait for the end of the turn, to share a write with others."""
 MOST_REPLIES = 64
-"""Of those, at most."""
+"""Replies of SMALL_REPLY bytes or less that wait for the end of the turn, to share a write with others."""
 
 
 class Seat(Protocol):
@@ -56,7 +55,6 @@ class Surroundings(Ways):
     """What all connections share, and with them the rooms."""
 
     limits: OutboxLimits
-    budget: Budget
     on_close: Callable[[Connection, CloseCode, str], None]
     """Called once for each connection that this side decides to close: leaves the hub."""
 
@@ -142,7 +140,7 @@ class Connection(_Reach):
                 self.write(wire)
             else:
                 self._clear()
-                self.write(self._wire(replies) + wire)
+                self._write(self._wire(replies) + wire)
             return True
         put = self._outbox.put
         return all(put(frame) for frame in burst.frames)
@@ -172,7 +170,10 @@ class Connection(_Reach):
         return payload
 
     def reply(self, message: ServerMessage) -> None:
-        """Sends a system message; it is never dropped."""
+        """Sends a system message; it is never dropped.
+
+        Raises ServiceError(OVERLOADED), and sends nothing, if it is large and the node's budget has nothing left for the tenant.
+        """
         if self.closing is not None or self._is_over:
             return
         payload = self._encode(message)
@@ -185,6 +186,10 @@ class Connection(_Reach):
             if len(self._replies) < MOST_REPLIES:
                 self._replies.append(payload)
                 return
+        # Asked before anything is written: the peer may read none of it, and then this process keeps it.
+        elif len(payload) > SMALL_REPLY and not self.socket.account.fits(len(payload)):
+            self._shared.metrics.limit_hits.labels(limit="outbox_node").inc()
+            self.socket.account.check(len(payload))
         self._queue().put(_reply(payload, str(message.__struct_config__.tag)))
         self._pump()
 
@@ -199,7 +204,13 @@ class Connection(_Reach):
         replies, self._replies = self._replies, None
         if replies is not None and self.closing is None and not self._is_over:
             self._clear()
-            self.write(self._wire(replies))
+            self._write(self._wire(replies))
+
+    def _write(self, wire: bytes) -> None:
+        """Writes bytes of this connection's own, and counts them if the peer does not take them all."""
+        self.write(wire)
+        if self.socket.is_paused:
+            self.socket.count_unsent(len(wire))
 
     def _wire(self, replies: list[bytes]) -> bytes:
         most = self._shared.most_batch
@@ -214,7 +225,7 @@ class Connection(_Reach):
         if outbox is None:
             self.is_clear = False
             shared = self._shared
-            outbox = self._outbox = Outbox(shared.limits, shared.budget, shared.metrics)
+            outbox = self._outbox = Outbox(shared.limits, self.socket.account, shared.metrics)
             replies, self._replies = self._replies, None
             for payload in replies or ():
                 outbox.put(_reply(payload, "reply"))
@@ -228,7 +239,7 @@ class Connection(_Reach):
         while not self.socket.is_paused and (frames := outbox.take(MAX_BURST_BYTES, shared.most_batch)):
             if frames[0].delivery is not None:
                 shared.metrics.delivery_seconds.observe(max(0.0, shared.clock.monotonic() - frames[0].accepted))
-            self.write(shared.press.wire(frames, self.window_bits))
+            self._write(shared.press.wire(frames, self.window_bits))
         if not outbox and not self.socket.is_paused:
             self._outbox = None
             self._clear()

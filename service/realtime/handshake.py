@@ -52,6 +52,7 @@ async def greet(
             await arrival.seat.identify(identity)
         except ServiceError as error:
             raise _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
+        socket.charge(node.budget.account(identity.tenant))
     if head and node.admission.draining:
         socket.write(head)
     _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody

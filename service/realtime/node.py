@@ -26,6 +26,7 @@ from service.protocol import messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import Unsubscribed
 from service.realtime.admission import Admission
+from service.realtime.budget import ByteBudget
 from service.realtime.caps import Caps
 from service.realtime.connection import Connection, Surroundings
 from service.realtime.control import Control
@@ -35,7 +36,6 @@ from service.realtime.frame import Press
 from service.realtime.health import BrokerHealth
 from service.realtime.hub import Hub
 from service.realtime.lines import Lines
-from service.realtime.outbox import Budget
 from service.realtime.presence import Presence
 from service.realtime.probe import Connect, Probe
 from service.realtime.publisher import Publisher
@@ -112,7 +112,7 @@ class Node:
         self.store_clock = ports.store_clock or ports.clock
         """For what all nodes have to agree on."""
         self.supervisor = Supervisor(metrics)
-        self.budget = Budget(bounds.outbox.node_bytes)
+        self.budget = ByteBudget(bounds.outbox.node_bytes, bounds.outbox.tenant_share)
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
         self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
         self.roster = Roster(metrics)
@@ -135,7 +135,6 @@ class Node:
             bounds.limits.batch,
             ports.sender,
             limits=bounds.outbox,
-            budget=self.budget,
             on_close=self._closing,
         )
         self.hub = Hub(self.surroundings)
@@ -200,6 +199,7 @@ class Node:
         metrics.drain_left.set_function(lambda: len(self.roster) if self.admission.draining else 0)
         metrics.max_connections.set(bounds.limits.connections)
         metrics.max_outbox_bytes.set(bounds.outbox.node_bytes)
+        metrics.outbox_bytes.set_function(lambda: self.budget.used)
         for share in (0.5, 0.9, 1.0):
             metrics.connection_age.labels(quantile=f"{share:g}").set_function(partial(self._age, share))
 

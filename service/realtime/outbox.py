@@ -7,31 +7,27 @@ from itertools import count
 
 from service.core.event import Delivery
 from service.core.limits import OutboxLimits
+from service.realtime.budget import SMALL_REPLY, Account
 from service.realtime.frame import Frame
 from service.telemetry.metrics import Metrics
 
-
-class Budget:
-    """Bytes in all outboxes of this node, against their limit."""
-
-    __slots__ = ("limit", "used")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+EVENT_OVERHEAD = 128
+"""Bytes that a queued event takes beside its payload, which it shares with other outboxes (measured: 105 to 115)."""
+REPLY_OVERHEAD = 256
+"""Bytes that a queued reply takes beside its payload: an entry of the queue and a frame of its own (measured: 240)."""
 
 
 class Outbox:
     """Queues frames: `durable` ones and replies are never dropped, `latest` ones are replaced by key, `ephemeral` ones go first.
 
     The limits hold for events and for replies apart: a reply that the peer has asked for, however large, must not make it
-    too slow for the next event. Replies are bounded by reading no further commands while `is_full`.
+    too slow for the next event. Replies are bounded by reading no further commands while `is_full`, and by the node's budget.
     A replaced frame keeps its place in the queue: a key that changes faster than the peer reads would otherwise wait for ever.
     (Unless it is `ordered`.)
     """
 
     __slots__ = (
-        "_budget",
+        "_account",
         "_ephemeral",
         "_limits",
         "_metrics",
@@ -42,9 +38,9 @@ class Outbox:
         "bytes",
     )
 
-    def __init__(self, limits: OutboxLimits, budget: Budget, metrics: Metrics) -> None:
+    def __init__(self, limits: OutboxLimits, account: Account, metrics: Metrics) -> None:
         self._limits = limits
-        self._budget = budget
+        self._account = account
         self._metrics = metrics
         self._queue: OrderedDict[int | tuple[str, str, str], Frame] = OrderedDict()
         self._ephemeral: deque[int] = deque()
@@ -58,8 +54,9 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether the peer is behind by more than the limits; then no more of its commands are read."""
-        return self.bytes > self._limits.bytes or len(self._queue) > self._limits.messages
+        """Whether the peer is behind by more than the limits, or the node's budget has nothing left for its tenant; then no more
+        of its commands are read."""
+        return self.bytes > self._limits.bytes or len(self._queue) > self._limits.messages or not self._account.fits()
 
     def put(self, frame: Frame) -> bool:
         """Queues a frame. False if it does not fit and may not be dropped: the connection is too slow and must end."""
@@ -67,15 +64,17 @@ class Outbox:
             self._replace(frame.key, frame)
             return self._make_room(0, 0)
         if frame.delivery is None:
+            if len(frame.payload) > SMALL_REPLY and not self._account.fits(len(frame.payload)):
+                self._metrics.limit_hits.labels(limit="outbox_node").inc()
+                return False
             self._add(next(self._serial), frame)
-            self._count_reply(1, len(frame.payload))
             return True
         if not self._make_room(1, len(frame.payload)):
             if frame.delivery is Delivery.EPHEMERAL:
                 self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
-            full = self._budget.used + len(frame.payload) > self._budget.limit
-            self._metrics.limit_hits.labels(limit="outbox_node" if full else "outbox").inc()
+            fits = self._account.fits(len(frame.payload))
+            self._metrics.limit_hits.labels(limit="outbox" if fits else "outbox_node").inc()
             return False
         if frame.key is not None:
             self._add(frame.key, frame)
@@ -95,9 +94,7 @@ class Outbox:
             if taken and size + len(frame.payload) > most_bytes:
                 break
             del self._queue[key]
-            self._account(-1, -len(frame.payload))
-            if frame.delivery is None:
-                self._count_reply(-1, -len(frame.payload))
+            self._count(frame, -1)
             taken.append(frame)
             size += len(frame.payload)
         if not self._queue:
@@ -106,8 +103,8 @@ class Outbox:
 
     def clear(self) -> None:
         """Forgets everything; for a connection that ends."""
-        self._account(-len(self._queue), -self.bytes)
-        self._count_reply(-self._replies, -self._reply_bytes)
+        for frame in self._queue.values():
+            self._count(frame, -1)
         self._queue.clear()
         self._ephemeral.clear()
 
@@ -116,12 +113,13 @@ class Outbox:
         self._queue[key] = frame
         if frame.ordered:
             self._queue.move_to_end(key)
-        self._account(0, len(frame.payload) - len(old.payload))
+        self._count(old, -1)
+        self._count(frame, 1)
         self._metrics.replaced.inc()
 
     def _add(self, key: int | tuple[str, str, str], frame: Frame) -> None:
         self._queue[key] = frame
-        self._account(1, len(frame.payload))
+        self._count(frame, 1)
 
     def _make_room(self, messages: int, size: int) -> bool:
         while not self._fits(messages, size):
@@ -133,24 +131,27 @@ class Outbox:
         return (
             self.bytes - self._reply_bytes + size <= self._limits.bytes
             and len(self._queue) - self._replies + messages <= self._limits.messages
-            and self._budget.used + size <= self._budget.limit
+            and self._account.fits(size)
         )
 
     def _drop_oldest_ephemeral(self) -> bool:
         while self._ephemeral:
             frame = self._queue.pop(self._ephemeral.popleft(), None)
             if frame is not None:  # else it has been sent since
-                self._account(-1, -len(frame.payload))
+                self._count(frame, -1)
                 self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
         return False
 
-    def _count_reply(self, messages: int, size: int) -> None:
-        self._replies += messages
-        self._reply_bytes += size
-
-    def _account(self, messages: int, size: int) -> None:
+    def _count(self, frame: Frame, sign: int) -> None:
+        """Counts a frame that is queued (1) or that is not any more (-1)."""
+        size = sign * len(frame.payload)
         self.bytes += size
-        self._budget.used += size
-        self._metrics.outbox_messages.inc(messages)
-        self._metrics.outbox_bytes.inc(size)
+        if frame.delivery is None:
+            self._replies += sign
+            self._reply_bytes += size
+            size += sign * REPLY_OVERHEAD
+        else:
+            size += sign * EVENT_OVERHEAD
+        self._account.add(size)
+        self._metrics.outbox_messages.inc(sign)

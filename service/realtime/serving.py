@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
+from sys import getsizeof
 from typing import Any
 
 import structlog
@@ -24,6 +25,8 @@ from service.realtime.socket import Socket
 
 MOST_WAITING = 32
 """Messages that may wait behind a command that is being carried out; then nothing more is read from the peer."""
+MOST_WAITING_BYTES = 65_536
+"""Bytes of these, as they lie in memory; the same then. One message alone may be larger."""
 
 _CODES = frozenset(str(code.code) for code in CloseCode)
 
@@ -55,12 +58,15 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
 class Serving:
     """The ear of an authenticated connection: one command at a time, in their order."""
 
-    __slots__ = ("_connection", "_is_busy", "_is_lost", "_node", "_waiting")
+    __slots__ = ("_connection", "_in_hand", "_is_busy", "_is_lost", "_node", "_waiting", "_waiting_bytes")
 
     def __init__(self, node: Node, connection: Connection) -> None:
         self._node = node
         self._connection = connection
         self._waiting: deque[str | bytes] | None = None
+        self._waiting_bytes = 0
+        self._in_hand = 0
+        """Bytes of the frame whose commands wait for something."""
         self._is_busy = False
         """Whether a command waits for something."""
         self._is_lost = False
@@ -71,6 +77,7 @@ class Serving:
         self._is_busy = True
         connection.socket.ear = self
         self._waiting = arriving.waiting
+        self._waiting_bytes = sum(map(getsizeof, self._waiting))
         if connection.socket.is_paused:
             connection.paused()
         if arriving.is_over:
@@ -102,8 +109,16 @@ class Serving:
         if self._is_busy:
             if self._waiting is None:
                 self._waiting = deque()
+            size = getsizeof(message)
             self._waiting.append(message)
-            if len(self._waiting) >= MOST_WAITING:
+            self._waiting_bytes += size
+            socket = self._connection.socket
+            socket.hold(size)
+            if (
+                len(self._waiting) >= MOST_WAITING
+                or self._waiting_bytes >= MOST_WAITING_BYTES
+                or not socket.account.fits()
+            ):
                 self._set_reading(reading=False)
             return
         if self._connection.closing is not None:
@@ -111,6 +126,8 @@ class Serving:
         self._is_busy = True
         rest = begin(self._work(self._handle_frame(message)))
         if rest is not None:
+            self._in_hand = getsizeof(message)
+            self._connection.socket.hold(self._in_hand)
             self._node.supervisor.spawn("command", rest)
 
     def paused(self) -> None:
@@ -148,18 +165,32 @@ class Serving:
         try:
             await first
             while self._waiting and not self._is_over:
-                await self._handle_frame(self._waiting.popleft())
-                if len(self._waiting) < MOST_WAITING // 2:
+                frame = self._waiting.popleft()
+                size = getsizeof(frame)
+                self._waiting_bytes -= size
+                self._put_down(size)
+                await self._handle_frame(frame)
+                if len(self._waiting) < MOST_WAITING // 2 and self._waiting_bytes < MOST_WAITING_BYTES // 2:
                     self._set_reading(reading=True)
         except Exception:
             _log.exception("serving failed", connection=self._connection.id)
             self._connection.fail()
         self._waiting = None
+        if self._waiting_bytes or self._in_hand:
+            self._connection.socket.hold(-self._waiting_bytes)
+            self._waiting_bytes = 0
+            self._put_down(0)
         if self._is_lost:
             await self._end()
         else:
             self._is_busy = False
             self._set_reading(reading=True)
+
+    def _put_down(self, taken: int) -> None:
+        """The frame in hand is done with; one of `taken` bytes that waited is in hand now."""
+        if self._in_hand:
+            self._connection.socket.hold(-self._in_hand)
+        self._in_hand = taken
 
     async def _handle_frame(self, frame: str | bytes) -> None:
         fault: ServiceError | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from service.realtime.budget import Account
+
 
 class Ear(Protocol):
     """Whom a socket tells. Called on the event loop; never raises."""
@@ -37,6 +39,17 @@ class Socket(Protocol):
     window_bits: int
     """Of the deflated frames that the peer takes; 0 if it takes none."""
     ear: Ear
+    account: Account
+    """What counts the bytes that are held for the peer."""
+
+    def charge(self, account: Account) -> None:
+        """Counts on another account from here on, what is held already too."""
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that are kept for the peer until it is lost, or that no longer are (negative)."""
+
+    def count_unsent(self, at_least: int = 0) -> None:
+        """Counts what has been written and has not gone out: `at_least` of a write that is kept whole until it has."""
 
     def pause_reading(self) -> None:
         """Nothing more is received until `resume_reading`."""

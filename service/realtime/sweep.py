@@ -120,6 +120,7 @@ class Sweep:
         since = connection.paused_since
         if since is not None:
             self._behind += 1
+            connection.socket.count_unsent()
             self._metrics.outbox_depth.observe(connection.waiting)
             if since <= now - self._stall and not self._was_late:
                 self._metrics.limit_hits.labels(limit="stall").inc()

@@ -66,6 +66,8 @@ _LIMITS = (
     "hello_deadline",
     "header_deadline",
     "body_deadline",
+    "message_deadline",
+    "late_bytes",
     "outbox",
     "outbox_node",
     "stall",
@@ -163,9 +165,13 @@ class Metrics:
             "Messages that wait for one connection that is behind: of each of them, at every look (twice a second).",
             _DEPTH,
         )
-        self.max_outbox_bytes = self._gauge("max_outbox_bytes", "Bytes that may wait in all outboxes of this node.")
+        self.max_outbox_bytes = self._gauge("max_outbox_bytes", "Bytes that this node may hold for its peers.")
         self.outbox_messages = self._level("outbox_messages", "Messages waiting in all outboxes of this node.")
-        self.outbox_bytes = self._level("outbox_bytes", "Bytes waiting in all outboxes of this node.")
+        self.outbox_bytes = self._gauge(
+            "outbox_bytes",
+            "Bytes that this node holds for its peers: in outboxes, in transports, of messages that have come in part or wait, "
+            "of request bodies.",
+        )
 
         self.publishes = self._tallies("publishes", "Publishes, by delivery class and outcome.", "delivery", "outcome")
         for delivery in _DELIVERIES:

@@ -23,6 +23,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
 from service.protocol.unique_keys import check_text, prefer_duplicate
 from service.realtime.admission import network_of
+from service.realtime.budget import Account, Holding
 from service.realtime.node import Node
 from service.web.address import client_ip
 from service.web.api_messages import MAX_USER, IdempotencyKey
@@ -77,6 +78,8 @@ class Call:
     identity: Identity
     key: str
     """The API key's name."""
+    holding: Holding
+    """Counts the body's bytes, until the request is answered."""
 
     @classmethod
     def of(cls, request: web.Request) -> Call:
@@ -89,7 +92,12 @@ class Call:
             node.admission.charge_failed_api_request(network)
             raise
         node.admission.check_api_key(network, key.tenant, key.name)
-        return cls(request, node, backend(key.tenant), key.name)
+        return cls(request, node, backend(key.tenant), key.name, Holding(node.budget.account(key.tenant)))
+
+    @property
+    def account(self) -> Account:
+        """What counts the bytes that are held for the caller."""
+        return self.node.budget.account(self.identity.tenant)
 
     def note(self, command: str, **concerned: str) -> None:
         """Writes down who has asked for something that ends connections."""
@@ -157,7 +165,7 @@ class Call:
     async def body(self) -> bytes:
         """The JSON body; empty if there is none.
 
-        Raises ServiceError: UNSUPPORTED_MEDIA_TYPE, TOO_BIG, DEADLINE, or MALFORMED if it broke off.
+        Raises ServiceError: UNSUPPORTED_MEDIA_TYPE, TOO_BIG, DEADLINE, OVERLOADED, or MALFORMED if it broke off.
         """
         request = self.request
         if not request.body_exists:
@@ -182,6 +190,7 @@ class Call:
     async def _read(self) -> bytes:
         body = bytearray()
         async for chunk in self.request.content.iter_any():
+            self.holding.add(len(chunk))
             body += chunk
             if len(body) > MAX_BODY:
                 raise self._too_big()

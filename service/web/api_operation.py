@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import finalize
 
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Struct
 
 from service.errors import ErrorCode, ServiceError
+from service.realtime.budget import SMALL_REPLY, Account, Holding
 from service.web.api_call import Call
 from service.web.api_messages import NoQuery
 from service.web.edge import NODE
@@ -21,6 +23,7 @@ ALWAYS = (
     ErrorCode.INVALID_API_KEY,
     ErrorCode.RATE_LIMITED,
     ErrorCode.BROKER_UNAVAILABLE,
+    ErrorCode.OVERLOADED,
     ErrorCode.INTERNAL,
 )
 """What every operation can be refused with."""
@@ -75,21 +78,49 @@ class Operation:
         node = request.app[NODE]
         started = node.clock.monotonic()
         status = ErrorCode.INTERNAL.status
+        call: Call | None = None
         try:
             call = Call.of(request)
             result = await self.handle(call, call.query(self.query))
-            response = web.Response(
-                body=msgspec.json.encode(result),
-                content_type="application/json",
-                headers={hdrs.CACHE_CONTROL: "no-store"},
-            )
+            response = _response(msgspec.json.encode(result), call.account)
             status = response.status
         except ServiceError as error:
             status = error.code.status
             raise
         finally:
+            if call is not None:
+                call.holding.release()
             metrics = node.metrics
             with metrics.guarded("api_requests"):
                 metrics.api_requests.labels(route=self.path, method=self.method, status=str(status)).inc()
                 metrics.api_seconds.labels(route=self.path).observe(max(0.0, node.clock.monotonic() - started))
         return response
+
+
+def _response(body: bytes, account: Account) -> web.Response:
+    """A 200 with this body. A large one is counted until the caller has read it. Raises ServiceError(OVERLOADED)."""
+    kind = web.Response if len(body) <= SMALL_REPLY else _CountedResponse
+    response = kind(body=body, content_type="application/json", headers={hdrs.CACHE_CONTROL: "no-store"})
+    if isinstance(response, _CountedResponse):
+        response.count(Holding(account), len(body))
+    return response
+
+
+class _CountedResponse(web.Response):
+    """Its body is counted, until it has been sent or never will be."""
+
+    _release: Callable[[], object] | None = None
+
+    def count(self, holding: Holding, size: int) -> None:
+        """Raises ServiceError(OVERLOADED)."""
+        holding.add(size)
+        self._release = finalize(self, holding.release)  # by itself where nothing could be sent
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """As web.Response: waits until the transport has little left."""
+        try:
+            await super().write_eof(data)
+        finally:
+            self.body = None  # aiohttp keeps the response until the next request of the connection
+            if self._release is not None:
+                self._release()

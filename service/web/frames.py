@@ -5,6 +5,7 @@ A reader exists only while a connection has part of a frame or of a message: wha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 # The one part of it that must not be Python: bytes against a mask of four. In a private module, hence pinned, and held by
@@ -20,6 +21,8 @@ MAX_FRAGMENTS = 1024
 no bytes, so that the bound on bytes alone would never end them."""
 FRAGMENT = 64
 """Bytes; the size from which on a message may be cut into fragments, however large messages may be."""
+MIN_FRAME = 6
+"""Bytes of the smallest frame of a client: its head and its mask."""
 
 Received = tuple[int, "str | bytes"]
 """An opcode, and its payload: text of a TEXT message, bytes of every other."""
@@ -69,7 +72,21 @@ class FrameReader:
     `most`: bytes of a message, also after inflating. `inflates`: whether the client may deflate.
     """
 
-    __slots__ = ("_buffer", "_deflated", "_fragments", "_inflates", "_message", "_most", "_opcode", "is_deaf")
+    __slots__ = (
+        "_buffer",
+        "_deflated",
+        "_fragments",
+        "_inflates",
+        "_message",
+        "_most",
+        "_opcode",
+        "counted",
+        "is_cut_short",
+        "is_deaf",
+        "is_scheduled",
+        "missing",
+        "small_fragments",
+    )
 
     def __init__(self, most: int, *, inflates: bool) -> None:
         self._most = most
@@ -82,22 +99,45 @@ class FrameReader:
         self._deflated = False
         self.is_deaf = False
         """Whether messages are passed over, neither put together nor inflated: control frames alone count."""
+        self.is_cut_short = False
+        """Whether the last `feed` stopped at its bound on frames: there may be more that are whole."""
+        self.is_scheduled = False
+        """For the connection: whether it waits for its turn to read on."""
+        self.counted = 0
+        """For the connection: bytes kept here that it has counted."""
+        self.missing = 0
+        """Bytes that are still to come of a frame whose head is known."""
+        self.small_fragments = 0
+        """Fragments below FRAGMENT bytes so far: each costs as much as a message and brings next to nothing."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept here."""
+        return len(self._buffer) + len(self._message)
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing has begun that has not ended."""
         return not self._buffer and self._opcode is None
 
-    def feed(self, data: bytes) -> Iterator[Received]:
-        """Takes bytes; gives, in order, what is whole now. Raises Fault; nothing that comes after can be understood then.
+    def feed(self, data: bytes, most_frames: int = sys.maxsize) -> Iterator[Received]:
+        """Takes bytes; gives, in order, what is whole now, of at most so many frames, fragments too.
 
-        Whoever stops asking leaves the rest as it came, neither unmasked nor inflated: the next call goes on with it.
+        Raises Fault; nothing that comes after can be understood then. Whoever stops asking leaves the rest as it came, neither
+        unmasked nor inflated, as does the bound: the next call goes on with it.
         """
         buffer = self._buffer
         buffer += data
         start = 0
+        self.is_cut_short = False
         try:
-            while (found := self._frame(buffer, start)) is not None:
+            while True:
+                if most_frames <= 0:
+                    self.is_cut_short = len(buffer) - start >= MIN_FRAME
+                    return
+                most_frames -= 1
+                if (found := self._frame(buffer, start)) is None:
+                    return
                 first, payload, start = found
                 if first & 0x08:
                     yield first & 0x0F, bytes(payload)
@@ -111,6 +151,7 @@ class FrameReader:
     def _frame(self, buffer: bytearray, start: int) -> tuple[int, bytearray, int] | None:
         """The frame at `start`: its first byte, its payload and its end; None if it is not whole. Refuses it by its head."""
         left = len(buffer) - start
+        self.missing = 0
         if left < 2:
             return None
         first, second = buffer[start], buffer[start + 1]
@@ -129,10 +170,13 @@ class FrameReader:
             size = int.from_bytes(buffer[head : head + 8], "big")
             head += 8
             _check_minimal(size, 1 << 16)
+        end = head + 4 + size
+        missing = end - len(buffer)
+        if missing > 0:
+            self.missing = missing
         if not first & 0x08 and len(self._message) + size > self._most_sent(first):
             raise TooBig(self._most)
-        end = head + 4 + size
-        if len(buffer) < end:
+        if missing > 0:
             return None
         payload = buffer[head + 4 : end]
         websocket_mask(bytes(buffer[head : head + 4]), payload)
@@ -171,6 +215,8 @@ class FrameReader:
         else:
             self._message += payload
         self._fragments += 1
+        if len(payload) < FRAGMENT and not (self._fragments == 1 and first & FIN):
+            self.small_fragments += 1
         if not first & FIN:
             if self._fragments >= (most := max(MAX_FRAGMENTS, self._most // FRAGMENT)):
                 raise TooBig(most, "frames")

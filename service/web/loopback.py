@@ -12,10 +12,12 @@ from typing import cast
 
 from service.core.clock import Clock
 from service.protocol.framing import FIN, MASK, TEXT
+from service.realtime.budget import UNAUTHENTICATED, ByteBudget
 from service.realtime.node import Bounds
 from service.realtime.socket import Ear
 from service.telemetry.metrics import Metrics
 from service.web.listener import bound_buffers
+from service.web.reading import ReadScheduler
 from service.web.websocket import Terms, WebSocket
 
 HOST = "127.0.0.1"
@@ -61,7 +63,8 @@ async def connect(bounds: Bounds, clock: Clock, ear: Ear, metrics: Metrics) -> L
         far.close()
         raise
     client, server = transports
-    websocket = WebSocket(Terms(bounds, clock, metrics), server)
+    terms = Terms(bounds, clock, metrics, ReadScheduler(clock, metrics, bounds.deadlines.message))
+    websocket = WebSocket(terms, server, account=ByteBudget(bounds.outbox.node_bytes).account(UNAUTHENTICATED))
     websocket.ear = ear
     server.set_protocol(websocket)
     websocket.connection_made(server)

@@ -20,6 +20,7 @@ from service.protocol.framing import accept_key
 from service.protocol.messages import SUBPROTOCOL
 from service.realtime.admission import Seat, network_of
 from service.realtime.arriving import Arriving
+from service.realtime.budget import UNAUTHENTICATED
 from service.realtime.handshake import Arrival
 from service.realtime.node import Node
 from service.realtime.serving import serve
@@ -29,6 +30,7 @@ from service.web.header_list import list_of, offers_websocket
 from service.web.http_connections import HTTP_CONNECTIONS
 from service.web.http_protocol import HttpProtocol
 from service.web.problem import fault, problem
+from service.web.reading import ReadScheduler
 from service.web.websocket import Terms, WebSocket
 
 if TYPE_CHECKING:
@@ -100,7 +102,8 @@ class Upgrades:
     def __init__(self, node: Node, edge: Edge, *, compresses: bool) -> None:
         self._node = node
         self._edge = edge
-        self._terms = Terms(node.bounds, node.clock, node.metrics)
+        self.reads = ReadScheduler(node.clock, node.metrics, node.bounds.deadlines.message)
+        self._terms = Terms(node.bounds, node.clock, node.metrics, self.reads)
         self._compresses = compresses
 
     def begin(self, request: web.BaseRequest, fresh: Fresh) -> None:
@@ -141,13 +144,15 @@ class Upgrades:
         if transport is None or transport.is_closing():
             admitted.arrival.seat.release()
             return None
-        websocket = WebSocket(self._terms, transport, admitted.window_bits)
+        identity = admitted.arrival.identity
+        account = self._node.budget.account(UNAUTHENTICATED if identity is None else identity.tenant)
+        websocket = WebSocket(self._terms, transport, admitted.window_bits, account=account)
         websocket.ear = arriving = Arriving(websocket)
         transport.set_protocol(websocket)
         websocket.connection_made(transport)
         head = admitted.head
         # Else the head shares a write with the welcome: one that wakes a client is dear.
-        if admitted.arrival.identity is None or early or has_ended:
+        if identity is None or early or has_ended:
             websocket.write(head)
             head = b""
         self._node.metrics.handshake_seconds.observe(max(0.0, self._node.clock.monotonic() - asked_at))
@@ -280,9 +285,11 @@ async def _use_ticket(request: web.BaseRequest, node: Node, arrival: Arrival) ->
 
 def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
     node.admission.check_open()
-    if node.budget.used >= node.budget.limit:
+    if node.budget.is_full:
         node.metrics.limit_hits.labels(limit="outbox_node").inc()
-        raise ServiceError(ErrorCode.OVERLOADED, "the outboxes of this node are full", retry_after=jittered(5.0))
+        raise ServiceError(
+            ErrorCode.OVERLOADED, "this node holds as many bytes for its peers as it may", retry_after=jittered(5.0)
+        )
     network = network_of(client_ip(request, edge.hops))
     node.admission.check_connect_rate(network)
     node.admission.check_caps(network)

@@ -15,10 +15,12 @@ from service.core.clock import Clock, Timer
 from service.core.limits import TokenBucket
 from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
+from service.realtime.budget import Account
 from service.realtime.node import Bounds
 from service.realtime.socket import Ear
 from service.telemetry.metrics import Metrics
 from service.web.frames import Fault, FrameReader, TooBig, closing, whole_text
+from service.web.reading import ReadScheduler
 
 
 class _State(IntEnum):
@@ -27,6 +29,15 @@ class _State(IntEnum):
     """This side has said goodbye and waits for the peer's."""
     OVER = 2
     """Nothing is understood or sent any more; TCP's end is awaited."""
+    LOST = 3
+
+
+LATE_BYTES = 8_192
+"""Bytes that a peer may send after the close frame has gone out, beside the rest of a frame that it had begun: what was on its
+way, and its answer. Then the connection is cut. They are at most 1 365 frames."""
+FRAGMENT_COST = 1 / 16
+"""What a fragment below FRAGMENT bytes takes from the rate of control frames: a message of MAX_FRAGMENTS of them passes now and
+then, and a client may end every message with an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +47,27 @@ class Terms:
     bounds: Bounds
     clock: Clock
     metrics: Metrics
+    reads: ReadScheduler
 
 
 class WebSocket(asyncio.Protocol):
-    """Implements realtime.socket.Socket. Answers pings itself; a flood of control frames, above the rate of messages, ends it."""
+    """Implements realtime.socket.Socket. Answers pings itself; a flood of control frames or of small fragments, above the rate of
+    messages, ends it."""
 
     __slots__ = (
         "_asked_at",
         "_close_code",
         "_control",
+        "_held",
+        "_late",
         "_limit",
         "_pong",
         "_reader",
         "_state",
         "_terms",
         "_transport",
+        "_unsent",
+        "account",
         "ear",
         "heard",
         "is_held",
@@ -62,8 +79,9 @@ class WebSocket(asyncio.Protocol):
     ear: Ear
     """To be set before anything else is called."""
 
-    def __init__(self, terms: Terms, transport: asyncio.Transport, window_bits: int = 0) -> None:
+    def __init__(self, terms: Terms, transport: asyncio.Transport, window_bits: int = 0, *, account: Account) -> None:
         self._terms = terms
+        self.account = account
         self._transport = transport
         self.write: Callable[[bytes], None] = transport.write
         self.window_bits = window_bits
@@ -81,6 +99,11 @@ class WebSocket(asyncio.Protocol):
         self._limit: Timer | None = None
         """Cuts the connection if its end takes too long."""
         self._close_code = CloseCode.ABNORMAL.code
+        self._held = 0
+        """Bytes that the account counts, those unsent among them."""
+        self._unsent = 0
+        self._late = LATE_BYTES
+        """Bytes that may still come after the close frame."""
 
     # --- asyncio's side -----------------------------------------------------------------------------------------------
 
@@ -92,51 +115,143 @@ class WebSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self.heard = True
-        if self._state is _State.OVER:
+        if self._state is not _State.OPEN:
+            self._read_late(data)
             return
         most = self._terms.bounds.limits.message_bytes
         try:
-            if self._reader is None:
+            reader = self._reader
+            if reader is None:
                 text = whole_text(data, most)
                 if text is not None:
-                    if self._state is _State.OPEN:
-                        self.ear.received(text)
+                    self.ear.received(text)
                     return
-                self._reader = FrameReader(most, inflates=bool(self.window_bits))
-                self._reader.is_deaf = self._state is not _State.OPEN
-            self._read(self._reader, data)
+                reader = self._reader = FrameReader(most, inflates=bool(self.window_bits))
+            self._read(reader, data)
         except Fault as fault:
             self._fail(fault)
 
     def _read(self, reader: FrameReader, data: bytes) -> None:
-        """Takes frame by frame, for as long as nobody holds them back: one read from the kernel can hold thousands, and
-        deflated ones come to a thousand times their size."""
-        for opcode, payload in reader.feed(data):
+        """Takes a few frames, for as long as nobody holds them back: one read from the kernel can hold thousands, and deflated
+        ones come to a thousand times their size. What is left waits for its turn (reading.py)."""
+        reads = self._terms.reads
+        completed = False
+        for opcode, payload in reader.feed(data, reads.frames):
             if opcode in (TEXT, BINARY):
-                if self._state is _State.OPEN:
-                    self.ear.received(payload)
+                completed = True
+                self.ear.received(payload)
             else:
                 self._take_control(opcode, cast(bytes, payload))
-            if self._reader is not reader or self.is_held:  # that was the end, or enough for now
-                return
+            if self.is_held or self._state is not _State.OPEN:
+                break
+        if self._reader is not reader:  # that was the end
+            return
+        if self._state is not _State.OPEN:
+            self._read_late(b"")
+            return
+        if reader.small_fragments:
+            fragments, reader.small_fragments = reader.small_fragments, 0
+            if self._is_flood(fragments * FRAGMENT_COST):
+                raise Fault(CloseCode.RATE_LIMITED.code, "too many small fragments")
+        if completed or self.is_held or reader.is_idle:  # while it is held back, nobody waits for the peer
+            reads.end_message(self)
         if reader.is_idle:
             self._reader = None
+        elif not self.is_held:
+            reads.begin_message(self)
+            if reader.is_cut_short:
+                self._wait_for_turn(reader)
+        self._count(reader)
 
-    def _read_on(self) -> None:
-        """Takes what was held back, then what the kernel has."""
+    def _count(self, reader: FrameReader) -> None:
+        """Counts what a reader keeps. Raises Fault if that has grown, and is more than the node has left for the tenant."""
+        kept = reader.held if self._reader is reader else 0
+        change, reader.counted = kept - reader.counted, kept
+        self.hold(change)
+        if change > 0 and not self.account.fits():
+            self._terms.metrics.limit_hits.labels(limit="outbox_node").inc()
+            raise Fault(CloseCode.OVERLOAD.code, "this node holds too many bytes; come back")
+
+    def _wait_for_turn(self, reader: FrameReader) -> None:
+        if not reader.is_scheduled:
+            reader.is_scheduled = True
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
+            self._terms.reads.schedule(self)
+
+    def read_on(self) -> None:
+        """See reading.Reader: takes what was held back, then what the kernel has."""
         reader = self._reader
-        if self.is_held or self._state is _State.OVER:
+        if reader is None:
+            self._take_more()
             return
-        try:
-            if reader is not None:
+        reader.is_scheduled = False
+        if self._state is not _State.OPEN:
+            self._read_late(b"")
+        elif not self.is_held:
+            try:
                 self._read(reader, b"")
-        except Fault as fault:
-            self._fail(fault)
+            except Fault as fault:
+                self._fail(fault)
         self._take_more()
 
     def _take_more(self) -> None:
-        if not self.is_held and not self._transport.is_closing():
+        if self.is_held or self._transport.is_closing():
+            return
+        if self._reader is None or not self._reader.is_scheduled:
             self._transport.resume_reading()
+
+    def message_timed_out(self) -> None:
+        """See reading.Reader."""
+        deadline = self._terms.bounds.deadlines.message
+        self._fail(Fault(CloseCode.DEADLINE.code, f"the rest of a message did not come within {deadline:g} s"))
+
+    def _read_late(self, data: bytes) -> None:
+        """Looks for the peer's answer to the close frame in what still comes, for a few kB: there is nothing else to be had."""
+        reader = self._reader
+        if reader is not None and not reader.is_deaf:
+            reader.is_deaf = True
+            self._terms.reads.end_message(self)
+            self._late += reader.missing or -reader.held
+        self._late -= len(data)
+        if self._late < 0:
+            if not self._transport.is_closing():
+                self._terms.metrics.limit_hits.labels(limit="late_bytes").inc()
+            self._transport.abort()
+        elif self._state is _State.CLOSING:
+            if reader is None:
+                reader = self._reader = FrameReader(
+                    self._terms.bounds.limits.message_bytes, inflates=bool(self.window_bits)
+                )
+                reader.is_deaf = True
+            try:
+                for opcode, payload in reader.feed(data):
+                    if opcode == CLOSE:
+                        self._take_close(cast(bytes, payload))
+                        return
+                self._count(reader)
+            except Fault as fault:
+                self._fail(fault)
+
+    # --- what is held for the peer ------------------------------------------------------------------------------------
+
+    def charge(self, account: Account) -> None:
+        """See Socket."""
+        self.account.add(-self._held)
+        account.add(self._held)
+        self.account = account
+
+    def hold(self, size: int) -> None:
+        """See Socket."""
+        if size and self._state is not _State.LOST:
+            self._held += size
+            self.account.add(size)
+
+    def count_unsent(self, at_least: int = 0) -> None:
+        """See Socket. Never less than before: what has been sent of a write is freed with the rest."""
+        unsent = max(self._unsent, at_least, self._transport.get_write_buffer_size()) if self.is_paused else 0
+        change, self._unsent = unsent - self._unsent, unsent
+        self.hold(change)
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol. The transport closes itself."""
@@ -147,10 +262,14 @@ class WebSocket(asyncio.Protocol):
         if self._limit is not None:
             self._limit.cancel()
         self._finish()
+        self.account.add(-self._held)
+        self._held = 0
+        self._state = _State.LOST
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
         self.is_paused = True
+        self.count_unsent()
         self.ear.paused()
 
     def resume_writing(self) -> None:
@@ -158,6 +277,7 @@ class WebSocket(asyncio.Protocol):
         if self._transport.is_closing():  # were a write to fail from here now, asyncio's transport would end twice
             return
         self.is_paused = False
+        self.count_unsent()
         pong, self._pong = self._pong, None
         if pong is not None and self._state is _State.OPEN:
             self.write(frame(PONG, pong))
@@ -174,7 +294,6 @@ class WebSocket(asyncio.Protocol):
                 terms, asked_at, self._asked_at = self._terms, self._asked_at, None
                 terms.metrics.ping_seconds.observe(max(0.0, terms.clock.monotonic() - asked_at))
             elif self._is_flood():
-                self._terms.metrics.rate_limited.labels(scope="connection").inc()
                 # A fault, not a close: the core, which knows of no close, would go on writing behind it.
                 raise Fault(CloseCode.RATE_LIMITED.code, "too many control frames")
             if opcode == PING and self.is_paused:
@@ -182,11 +301,14 @@ class WebSocket(asyncio.Protocol):
             elif opcode == PING:
                 self.write(frame(PONG, payload))
 
-    def _is_flood(self) -> bool:
+    def _is_flood(self, cost: float = 1.0) -> bool:
         clock = self._terms.clock
         if self._control is None:
             self._control = TokenBucket(self._terms.bounds.limits.connection_rate, clock.monotonic())
-        return self._control.take(clock.monotonic()) > 0
+        if self._control.take(clock.monotonic(), cost) == 0:
+            return False
+        self._terms.metrics.rate_limited.labels(scope="connection").inc()
+        return True
 
     def _take_close(self, payload: bytes) -> None:
         code, _ = closing(payload)
@@ -202,6 +324,8 @@ class WebSocket(asyncio.Protocol):
         kernel reset the connection, and the close frame would be lost with it."""
         if isinstance(fault, TooBig):
             self._terms.metrics.limit_hits.labels(limit="message_bytes").inc()
+        if self._reader is not None:  # the rest of the frame is on its way
+            self._late += min(self._reader.missing, self._terms.bounds.limits.message_bytes)
         if self._state is _State.OPEN:
             self._close_code = fault.code
             self.write(close_frame(fault.code, fault.reason))
@@ -226,7 +350,7 @@ class WebSocket(asyncio.Protocol):
         self.is_held = False
         self.heard = True  # what it has said meanwhile, nobody has listened to
         if self._reader is not None:  # not from here: whoever resumes is not ready for a message yet
-            asyncio.get_running_loop().call_soon(self._read_on)
+            self._wait_for_turn(self._reader)
         else:
             self._take_more()
 
@@ -244,8 +368,6 @@ class WebSocket(asyncio.Protocol):
         self._close_code = code
         self.write(close_frame(code, reason))
         self._end_within_grace()
-        if self._reader is not None:
-            self._reader.is_deaf = True
         self.resume_reading()  # or the peer's answer would never be heard
 
     def abort(self) -> None:
@@ -275,7 +397,10 @@ class WebSocket(asyncio.Protocol):
     def _finish(self) -> None:
         if self._state is not _State.OVER:
             self._state = _State.OVER
-            self._reader = None
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                self._terms.reads.end_message(self)
+                self._count(reader)
             self.write = _nowhere
             # No circle is left: what was this connection's is freed at once, and not by the garbage collector.
             ear, self.ear = self.ear, _DEAF

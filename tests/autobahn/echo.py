@@ -11,16 +11,19 @@ from service.adapters.clock import SystemClock
 from service.core.limits import Limits, OutboxLimits, Rate
 from service.protocol.deflate import Deflater, negotiate
 from service.protocol.framing import BINARY, RSV1, TEXT, accept_key, frame
+from service.realtime.budget import ByteBudget
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
+from service.web.reading import ReadScheduler
 from service.web.websocket import Terms, WebSocket
 
 BOUNDS = Bounds(
     # The cases ask for messages of 16 MiB and for thousands at once; what bounds a client of the service is tested elsewhere.
     limits=Limits(message_bytes=1 << 30, connection_rate=Rate(per_second=1e9, burst=10**9)),
     # Some cases wait a second before they hang up.
-    outbox=OutboxLimits(close_grace=10),
+    outbox=OutboxLimits(close_grace=10, node_bytes=1 << 32),
 )
+ACCOUNT = ByteBudget(BOUNDS.outbox.node_bytes).account("cases")
 
 
 class Echo:
@@ -75,7 +78,8 @@ class Handshake(asyncio.Protocol):
             *([b"Sec-WebSocket-Extensions: " + agreement.response] if agreement is not None else []),
         ]
         assert self._transport is not None
-        socket = WebSocket(self._terms, self._transport, agreement.window_bits if agreement is not None else 0)
+        window_bits = agreement.window_bits if agreement is not None else 0
+        socket = WebSocket(self._terms, self._transport, window_bits, account=ACCOUNT)
         socket.ear = Echo(socket, self._deflater or Deflater(1))
         self._transport.set_protocol(socket)
         socket.connection_made(self._transport)
@@ -87,7 +91,8 @@ class Handshake(asyncio.Protocol):
 @asynccontextmanager
 async def echoing(*, compresses: bool) -> AsyncIterator[str]:
     """Listens on a free port of loopback for the length of the block; gives the address."""
-    terms = Terms(BOUNDS, SystemClock(), Metrics())
+    clock, metrics = SystemClock(), Metrics()
+    terms = Terms(BOUNDS, clock, metrics, ReadScheduler(clock, metrics, BOUNDS.deadlines.message))
     # The fastest level: the cases measure nothing here, and what is made is read by the same rules.
     deflater = Deflater(1) if compresses else None
     server = await asyncio.get_running_loop().create_server(lambda: Handshake(terms, deflater), "127.0.0.1", 0)

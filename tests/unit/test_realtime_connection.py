@@ -19,9 +19,9 @@ from service.core.limits import Compression, Limits, OutboxLimits
 from service.core.session import Session
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
-from service.realtime.connection import MOST_REPLIES, SMALL_REPLY, Connection, Surroundings
+from service.realtime.budget import SMALL_REPLY, ByteBudget
+from service.realtime.connection import MOST_REPLIES, Connection, Surroundings
 from service.realtime.frame import Burst, Frame, Press
-from service.realtime.outbox import Budget
 from service.realtime.rates import ConnectionRates
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
@@ -87,13 +87,14 @@ class Stage:
     limits: OutboxLimits = LIMITS
     clock: FakeClock = field(default_factory=FakeClock)
     metrics: Metrics = field(default_factory=Metrics)
-    budget: Budget = field(default_factory=lambda: Budget(1 << 30))
+    budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 30))
     press: Press = field(default_factory=lambda: Press(Compression(enabled=True, min_bytes=1)))
     ends: list[CloseCode] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.turns: list[Callable[[], None]] = []
         self.socket = PeerSocket(self.window_bits)
+        self.socket.account = self.budget.account("t")
         shared = Surroundings(
             self.clock,
             self.metrics,
@@ -101,7 +102,6 @@ class Stage:
             self.press,
             BATCH,
             limits=self.limits,
-            budget=self.budget,
             on_close=lambda connection, code, reason: self.ends.append(code),
         )
         self.connection = Connection("c", self.socket, Session(Identity("t", "ann"), 10), Given(), shared)
@@ -130,11 +130,10 @@ class Stage:
     def paused_since(self) -> float | None:
         return self.connection.paused_since
 
-    def held(self) -> tuple[float, float, int]:
+    def held(self) -> tuple[float, int]:
         """What the gauges say of outboxes, and the node's budget."""
         return (
             self.metrics.outbox_messages.value,
-            self.metrics.outbox_bytes.value,
             self.budget.used,
         )
 
@@ -467,15 +466,14 @@ class AnyMixture(RuleBasedStateMachine):
     def what_is_counted_is_what_waits(self) -> None:
         queued = self.stage.socket.is_paused and not self.is_lost and not self.stage.socket.closed
         count = len(self.oracle.waiting) if queued else 0
-        messages, size, used = self.stage.held()
+        messages, used = self.stage.held()
         assert messages == self.stage.connection.waiting == count
-        assert (size > 0) == (count > 0)
-        assert size == used
+        assert (used > 0) == (count > 0)
 
     def teardown(self) -> None:
         if hasattr(self, "stage"):
             self.stage.lose()
-            assert self.stage.held() == (0, 0, 0)
+            assert self.stage.held() == (0, 0)
             assert self.stage.clock.pending == 0
 
 
@@ -512,7 +510,7 @@ def test_but_no_longer_than_the_grace_and_nothing_goes_behind_the_close(stage: S
     stage.connection.close(CloseCode.RESTART, "the node restarts")
     stage.clock.advance(LIMITS.close_grace)
     assert stage.socket.closed == [(1012, "the node restarts")]
-    assert stage.held() == (0, 0, 0), "what will not be sent is not kept"
+    assert stage.held() == (0, 0), "what will not be sent is not kept"
     stage.socket.reads()
     assert written(*stage.socket.writes) == ["0"]
 
@@ -522,7 +520,7 @@ def test_a_slow_consumer_is_closed_at_once(stage: Stage) -> None:
     assert not stage.connection.deliver(stage.burst(event("6")))
     stage.connection.close(CloseCode.SLOW_CONSUMER, "too slow")
     assert stage.socket.closed == [(4450, "too slow")]
-    assert stage.held() == (0, 0, 0)
+    assert stage.held() == (0, 0)
     stage.socket.reads()
     assert written(*stage.socket.writes) == ["0"]
 
@@ -568,7 +566,7 @@ def test_nothing_is_written_once_it_is_forgotten(stage: Stage, state: str) -> No
     connection.close(CloseCode.GOING_AWAY, "late")
     assert not stage.is_clear()
     assert stage.socket.writes == before
-    assert stage.held() == (0, 0, 0)
+    assert stage.held() == (0, 0)
     assert (connection.waiting, stage.clock.pending) == (0, 0)
 
 

@@ -16,7 +16,6 @@ from service.realtime.connection import Connection, Surroundings
 from service.realtime.departures import LATEST, NOTICE, SLICE, SOONEST, TICK, Departures
 from service.realtime.drain import Drain
 from service.realtime.frame import Press
-from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
@@ -55,7 +54,6 @@ class Stage:
             Press(Compression()),
             100,
             limits=OutboxLimits(),
-            budget=Budget(10**6),
             on_close=lambda connection, code, reason: None,
         )
         self.lines: list[Line] = []

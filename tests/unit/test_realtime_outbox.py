@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.core.limits import Compression, OutboxLimits
+from service.realtime.budget import ByteBudget
 from service.realtime.frame import MAX_BURST_BYTES, Frame, Press, bursts, event_frame, join
-from service.realtime.outbox import Budget, Outbox
+from service.realtime.outbox import EVENT_OVERHEAD, Outbox
 from service.telemetry.metrics import Metrics
 
 
-def box(*, messages: int = 4, size: int = 100_000, budget: int = 1_000_000) -> tuple[Outbox, Metrics, Budget]:
+def box(*, messages: int = 4, size: int = 100_000, budget: int = 1_000_000) -> tuple[Outbox, Metrics, ByteBudget]:
     metrics = Metrics()
-    limit = Budget(budget)
-    return Outbox(OutboxLimits(messages=messages, bytes=size), limit, metrics), metrics, limit
+    limit = ByteBudget(budget)
+    return Outbox(OutboxLimits(messages=messages, bytes=size), limit.account("t"), metrics), metrics, limit
 
 
 def durable(name: str) -> Frame:
@@ -104,9 +105,11 @@ def test_of_a_users_joins_and_leaves_the_last_is_told_last() -> None:
 
 
 def test_a_budget_is_shared_by_all_outboxes_of_a_node() -> None:
-    metrics, budget = Metrics(), Budget(10)
-    first, second = (Outbox(OutboxLimits(), budget, metrics) for _ in range(2))
+    metrics, budget = Metrics(), ByteBudget(10 + EVENT_OVERHEAD)
+    account = budget.account("t")
+    first, second = (Outbox(OutboxLimits(), account, metrics) for _ in range(2))
     assert first.put(durable("12345678"))
+    assert budget.used == 8 + EVENT_OVERHEAD
     assert not second.put(durable("123"))
     assert second.put(ephemeral("123")), "dropped, not fatal"
     first.clear()
@@ -143,7 +146,7 @@ def test_accounts_are_exact_and_no_accepted_durable_frame_is_lost(steps: list[Fr
         elif outbox.put(frame) and frame.delivery is Delivery.DURABLE:
             owed.append(frame)
     waiting = outbox.bytes
-    assert budget.used == waiting == metrics.outbox_bytes.value
+    assert budget.used == waiting + EVENT_OVERHEAD * len(outbox)
     assert metrics.outbox_messages.value == len(outbox)
     got += outbox.take(10**9, 10**9)
     assert [frame for frame in got if frame.delivery is Delivery.DURABLE] == owed

@@ -12,7 +12,6 @@ from service.core.session import Session
 from service.realtime.connection import Connection, Surroundings
 from service.realtime.departures import Departures
 from service.realtime.frame import Press
-from service.realtime.outbox import Budget
 from service.realtime.roster import Roster
 from service.realtime.sweep import LATE, PARTING, Sweep, _share
 from service.realtime.turn import Turn
@@ -59,7 +58,6 @@ class Stage:
             Press(Compression()),
             100,
             limits=OutboxLimits(),
-            budget=Budget(10**6),
             on_close=lambda connection, code, reason: None,
         )
         self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), shared)

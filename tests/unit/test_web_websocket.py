@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from service.core.limits import Limits, OutboxLimits, Rate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+from service.realtime.budget import ByteBudget
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
+from service.web.reading import ReadScheduler
 from service.web.websocket import Terms, WebSocket
 from tests.clock import FakeClock
 from tests.integration.raw import frame as sent
@@ -116,7 +118,10 @@ class Stage:
         self.metrics = Metrics()
         self.wire = Wire()
         transport = cast(asyncio.Transport, self.wire)
-        self.socket = self.wire.socket = WebSocket(Terms(bounds, self.clock, self.metrics), transport)
+        self.reads = ReadScheduler(self.clock, self.metrics, bounds.deadlines.message)
+        self.budget = ByteBudget(bounds.outbox.node_bytes)
+        terms = Terms(bounds, self.clock, self.metrics, self.reads)
+        self.socket = self.wire.socket = WebSocket(terms, transport, account=self.budget.account("t"))
         self.ear = self.socket.ear = Heard()
         self.socket.connection_made(transport)
 

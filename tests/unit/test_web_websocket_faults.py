@@ -10,9 +10,11 @@ import pytest
 
 from service.protocol import deflate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
-from service.realtime.arriving import MOST_CHARACTERS, MOST_WAITING, Arriving
+from service.realtime.arriving import MOST_BYTES, MOST_WAITING, Arriving
+from service.realtime.budget import ByteBudget
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
+from service.web.reading import ReadScheduler
 from service.web.websocket import Terms, WebSocket
 from tests.clock import FakeClock
 from tests.integration.raw import frame
@@ -71,7 +73,10 @@ class Keeper:
 
 def open_socket(*, window_bits: int = 0) -> tuple[WebSocket, Pipe]:
     pipe = Pipe()
-    return WebSocket(Terms(Bounds(), FakeClock(), Metrics()), cast(asyncio.Transport, pipe), window_bits), pipe
+    clock, metrics, bounds = FakeClock(), Metrics(), Bounds()
+    terms = Terms(bounds, clock, metrics, ReadScheduler(clock, metrics, bounds.deadlines.message))
+    account = ByteBudget(bounds.outbox.node_bytes).account("t")
+    return WebSocket(terms, cast(asyncio.Transport, pipe), window_bits, account=account), pipe
 
 
 def bomb(size: int = 65_000) -> bytes:
@@ -124,7 +129,7 @@ async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_t
     socket, pipe = open_socket(window_bits=15)
     socket.ear = arriving = Arriving(socket)
     socket.data_received(bomb() * 1000)
-    assert sum(map(len, arriving.waiting)) <= MOST_CHARACTERS + 65_536
+    assert sum(map(len, arriving.waiting)) <= MOST_BYTES + 65_536
     assert not pipe.reads
 
 

@@ -1,0 +1,232 @@
+"""Whatever a node holds for a peer counts against its byte budget and shows in one gauge; above it, requests are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from service.adapters.memory.broker import MemoryBroker
+from service.core.broker import Receipt
+from service.core.event import Publication
+from tests.clock import FakeClock
+from tests.harness import API_KEY, OTHER_API_KEY, Running, eventually, passes, serving, token
+from tests.integration.raw import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, Raw, connected, frame, text, upgraded
+
+NODE_BYTES = 2_000_000
+PAGE = 200_000
+"""Bytes of a page of history, about."""
+GREEDY = 30
+
+
+async def fill(server: Running, key: str = API_KEY) -> None:
+    """History of PAGE bytes in room:1."""
+    for _ in range(PAGE // 50_000):
+        await server.publish("room:1", {"type": "chat.message", "data": {"text": "x" * 50_000}}, key)
+
+
+@asynccontextmanager
+async def deaf(server: Running, user: str, tenant: str) -> AsyncIterator[Raw]:
+    """A client whose kernel takes little, so that what it does not read shows soon."""
+    async with connected(server, receive_buffer=4096) as raw:
+        await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token(user, tenant=tenant)}"})
+        await raw.message()
+        yield raw
+
+
+async def held(server: Running) -> float:
+    return await server.metric("outbox_bytes")
+
+
+async def messages(raw: Raw) -> list[dict[str, Any]]:
+    """The messages of the next frame."""
+    received: Any = await raw.message()
+    return received if isinstance(received, list) else [received]
+
+
+async def codes(raw: Raw, count: int) -> list[str]:
+    """What the next `count` messages are, errors by their code."""
+    seen: list[str] = []
+    while len(seen) < count:
+        seen += [part["code"] if part["type"] == "error" else part["type"] for part in await messages(raw)]
+    return seen
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+async def test_pages_that_nobody_reads_stay_within_the_budget_and_others_are_served(pages: int) -> None:
+    """One page each lay in the transports' buffers, which no gauge showed; with three the limit was passed."""
+    async with (
+        serving(outbox={"node_bytes": NODE_BYTES, "send_buffer": 4096}) as server,
+        server.client("ben", tenant="other") as ben,
+        AsyncExitStack() as stack,
+    ):
+        await fill(server)
+        await fill(server, OTHER_API_KEY)
+        greedy = [
+            await stack.enter_async_context(deaf(server, f"greedy-{number}", "default")) for number in range(GREEDY)
+        ]
+        ask = b"".join(text(type="history", id=f"h{page}", channel="room:1") for page in range(pages))
+        for raw in greedy:
+            raw.write(ask)
+        await eventually(lambda: server.service.node.budget.used > NODE_BYTES / 2)
+        refused = server.service.metrics.errors.labels(code="overloaded")
+        await eventually(lambda: refused.value > 0)
+        assert NODE_BYTES / 2 < await held(server) <= NODE_BYTES
+        # Another tenant has its share, for what it asks and for coming in.
+        page = await ben.ask("history", channel="room:1")
+        assert page["type"] == "history", page
+        async with server.client("eve", tenant="other") as eve:
+            assert (await eve.ask("history", channel="room:1"))["type"] == "history"
+        # Who reads gets what it was owed: a page, or a refusal that says when to ask again.
+        answers = [await codes(raw, pages) for raw in greedy]
+        assert {code for codes in answers for code in codes} == {"history", "overloaded"}
+        async with server.client("ann") as ann:
+            assert (await ann.ask("history", channel="room:1"))["type"] == "history", "there is room again"
+    assert server.service.node.budget.used == 0
+
+
+async def test_a_refusal_for_want_of_bytes_says_when_to_come_back() -> None:
+    async with (
+        serving(outbox={"node_bytes": 100_000}) as server,
+        server.client() as ann,
+    ):
+        await fill(server)
+        reply = await ann.ask("history", channel="room:1")
+        assert (reply["type"], reply["code"], reply["retryable"]) == ("error", "overloaded", True)
+        assert 1.0 <= reply["details"]["retry_after"] <= 4.0
+        # A snapshot too: nothing is joined then.
+        position = {"epoch": (await ann.ask("history", channel="room:1", limit=1))["epoch"], "offset": 0}
+        reply = await ann.ask("subscribe", channel="room:1", since=position)
+        assert (reply["type"], reply["code"]) == ("error", "overloaded")
+        assert not server.service.node.hub.keys()
+        async with server.http.get(
+            f"{server.url}/api/v1/channels/room:1/history", headers={"Authorization": f"Bearer {API_KEY}"}
+        ) as response:
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
+            assert (await response.json())["code"] == "overloaded"
+
+
+@pytest.mark.parametrize("greets", [True, False], ids=["authenticated", "before hello"])
+async def test_a_message_that_does_not_end_is_counted_and_has_a_deadline(greets: bool) -> None:
+    """400 connections kept 65 000 bytes each for ever, and answered their pings."""
+    clock = FakeClock(wall=time.time())
+    async with serving(clock=clock, deadlines={"message": 4.0, "hello": 3600.0}) as server:
+        async with upgraded(server, "ann" if greets else None) as raw:
+            raw.write(frame(TEXT, b"x" * 60_000, fin=False))
+            await eventually(lambda: server.service.node.budget.used >= 60_000)
+            assert await held(server) >= 60_000
+            await passes(clock, 3.0)
+            raw.write(frame(PING, b"still here"))  # no part of a message: its time goes on
+            while (await raw.receive())[0] != PONG:
+                pass
+            await passes(clock, 2.0)
+            assert await raw.close_code() == 4408
+            assert await server.metric("limit_hits_total", limit="message_deadline") == 1
+        await server.at_rest()
+
+
+async def test_a_message_that_ends_in_time_starts_the_time_of_the_next() -> None:
+    clock = FakeClock(wall=time.time())
+    async with serving(clock=clock, deadlines={"message": 4.0}) as server, upgraded(server) as raw:
+        begun = frame(TEXT, b'{"type":"ping",', fin=False)
+        for number in range(3):
+            raw.write(begun)
+            await eventually(lambda: server.service.node.budget.used > 0)
+            await passes(clock, 3.0)
+            raw.write(frame(CONTINUATION, f'"id":"p{number}"}}'.encode()) + begun[: number + 1])
+            assert (await raw.message())["id"] == f"p{number}"
+            raw.write(begun[number + 1 :] + frame(CONTINUATION, b'"id":"q"}'))
+            assert (await raw.message())["id"] == "q"
+        assert await server.metric("limit_hits_total", limit="message_deadline") == 0
+
+
+class StalledBroker(MemoryBroker):
+    """Accepts no comment until it may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            FakeClock(), idempotency_window=60.0, idempotency_entries=1000, channels=1000, max_bytes=100_000_000
+        )
+        self.may = asyncio.Event()
+
+    async def publish(self, publication: Publication) -> Receipt:
+        if publication.type == "news.comment":
+            await self.may.wait()
+        return await super().publish(publication)
+
+
+async def test_frames_that_wait_behind_a_command_are_counted_and_bounded_in_bytes() -> None:
+    """Thirty-two messages of 64 kB might wait, and whatever one more read brought."""
+    broker = StalledBroker()
+    async with serving(broker=broker) as server, upgraded(server) as raw:
+        event = {"type": "news.comment", "channel": "news:1", "data": {"text": "x" * 20_000}}
+        for number in range(40):
+            raw.write(text(id=f"p{number}", **event))
+        await eventually(lambda: server.service.node.budget.used > 80_000)
+        assert 80_000 < await held(server) < 500_000, "the one in hand, a few behind it, and one read from the kernel"
+        broker.may.set()
+        acked: list[str] = []
+        while len(acked) < 40:
+            acked += [part["id"] for part in await messages(raw) if part["type"] == "ack"]
+        assert acked == [f"p{number}" for number in range(40)]
+        await eventually(lambda: server.service.node.budget.used == 0)
+
+
+async def test_bodies_of_requests_are_counted_and_refused_above_the_budget() -> None:
+    async with serving(outbox={"node_bytes": 200_000}) as server:
+        body = json.dumps({"type": "chat.message", "data": {"text": "x" * 50_000}}).encode()
+        head = (
+            "POST /api/v1/channels/room:1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {API_KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        async with AsyncExitStack() as stack:
+            slow = [await stack.enter_async_context(connected(server)) for _ in range(5)]
+            for number, raw in enumerate(slow):
+                raw.write(head + body[:-1])
+                wanted = min(number + 1, 3) * 50_000
+                await eventually(partial(lambda wanted: server.service.node.budget.used >= wanted, wanted))
+            assert [(await raw.answer()).code for raw in slow[3:]] == ["overloaded"] * 2
+            assert 150_000 <= await held(server) <= 200_000
+            for raw in slow:
+                raw.write(body[-1:])
+            for raw in slow[:3]:
+                assert (await raw.answer()).status == 200
+        await server.at_rest()
+
+
+async def test_an_answer_that_a_backend_does_not_read_is_counted_until_it_does() -> None:
+    async with serving(outbox={"send_buffer": 4096}) as server:
+        await fill(server)
+        async with connected(server, receive_buffer=4096) as raw:
+            raw.write(
+                b"GET /api/v1/channels/room:1/history HTTP/1.1\r\nHost: x\r\n"
+                + f"Authorization: Bearer {API_KEY}\r\n\r\n".encode()
+            )
+            await eventually(lambda: server.service.node.budget.used >= PAGE)
+            assert len((await raw.answer()).body) >= PAGE
+            await eventually(lambda: server.service.node.budget.used == 0)
+
+
+async def test_small_replies_are_sent_while_the_budget_is_used_up() -> None:
+    """A client that keeps up notices nothing of those who do not read."""
+    async with serving(outbox={"node_bytes": 300_000, "send_buffer": 4096}) as server:
+        await fill(server)
+        async with deaf(server, "ann", "default") as greedy, server.client("ben") as ben:
+            await ben.subscribe("news:1")
+            # A page, then many small replies, each of which may be sent however little is left.
+            greedy.write(text(type="history", id="h", channel="room:1"))
+            await eventually(lambda: server.service.node.budget.used >= PAGE)
+            for number in range(60):
+                greedy.write(text(type="unknown" * 100, id=f"p{number}"))
+            for number in range(5):
+                reply = await ben.ask("news.comment", channel="news:1", data={"text": f"{number}"})
+                assert reply["type"] == "ack"
+                await ben.until("news.comment")
+            assert server.service.node.budget.used <= 300_000
