@@ -42,7 +42,7 @@ class CloseCode(Enum):
     BAD_REQUEST = (4400, Action.STOP, "The client broke this protocol: its first message was not hello.")
     UNAUTHORIZED = (4401, Action.REFRESH, "The token is invalid, expired or revoked.")
     FORBIDDEN = (4403, Action.STOP, "The user may not be connected.")
-    DEADLINE = (4408, Action.RECONNECT, "No hello within the deadline, or no pong.")
+    DEADLINE = (4408, Action.RECONNECT, "No hello within the deadline, no pong, or a message that did not end.")
     REPLACED = (4409, Action.STOP, "A newer session of the same user replaced this one.")
     RATE_LIMITED = (4429, Action.RECONNECT, "The client kept sending above its rate.")
     SLOW_CONSUMER = (4450, Action.RECONNECT, "The client did not read fast enough for a durable event; resume.")

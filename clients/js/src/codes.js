@@ -18,7 +18,7 @@ export const CLOSE_CODES = Object.freeze({
   4400: Object.freeze({name: "BAD_REQUEST", action: "stop", meaning: "The client broke this protocol: its first message was not hello."}),
   4401: Object.freeze({name: "UNAUTHORIZED", action: "refresh", meaning: "The token is invalid, expired or revoked."}),
   4403: Object.freeze({name: "FORBIDDEN", action: "stop", meaning: "The user may not be connected."}),
-  4408: Object.freeze({name: "DEADLINE", action: "reconnect", meaning: "No hello within the deadline, or no pong."}),
+  4408: Object.freeze({name: "DEADLINE", action: "reconnect", meaning: "No hello within the deadline, no pong, or a message that did not end."}),
   4409: Object.freeze({name: "REPLACED", action: "stop", meaning: "A newer session of the same user replaced this one."}),
   4429: Object.freeze({name: "RATE_LIMITED", action: "reconnect", meaning: "The client kept sending above its rate."}),
   4450: Object.freeze({name: "SLOW_CONSUMER", action: "reconnect", meaning: "The client did not read fast enough for a durable event; resume."}),

@@ -1,0 +1,199 @@
+"""How much of what a peer sends is read in one iteration of the loop, and what is still read after a close frame."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from service.core.limits import Limits, Rate
+from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from service.realtime.node import Bounds
+from service.telemetry.metrics import Metrics
+from service.web.reading import FRAMES_PER_TURN, TURNS_BUDGET, ReadScheduler
+from service.web.websocket import LATE_BYTES
+from tests.clock import FakeClock
+from tests.integration.raw import frame as sent
+from tests.unit.test_web_websocket import Stage
+
+MANY = 40_000
+EMPTY = sent(TEXT)
+
+
+def hits(stage: Stage, limit: str) -> float:
+    return stage.metrics.limit_hits.labels(limit=limit).value
+
+
+async def test_a_read_of_many_frames_is_taken_in_turns() -> None:
+    stage = Stage()
+    stage.hear(EMPTY * 100)
+    assert len(stage.ear.told) == FRAMES_PER_TURN
+    assert stage.wire.did[-1] == "pause", "nothing more is read from the kernel until these are done"
+    taken = [len(stage.ear.told)]
+    while taken[-1] < 100:
+        await asyncio.sleep(0)
+        taken.append(len(stage.ear.told))
+    assert max(after - before for before, after in pairwise(taken)) == FRAMES_PER_TURN
+    assert stage.wire.did[-1] == "resume"
+    assert stage.budget.used == 0
+
+
+async def test_frames_that_wait_for_their_turn_are_counted() -> None:
+    stage = Stage()
+    stage.hear(EMPTY * 100)
+    assert stage.budget.used == (100 - FRAMES_PER_TURN) * len(EMPTY)
+
+
+async def test_who_comes_while_others_wait_reads_one_frame_then_waits_behind_them() -> None:
+    first, second = Stage(), Stage()
+    second.socket._terms = first.socket._terms  # of one node
+    first.hear(EMPTY * 100)
+    second.hear(EMPTY * 100)
+    assert len(second.ear.told) == 1
+    second.hear()
+    await asyncio.sleep(0)
+    assert (len(first.ear.told), len(second.ear.told)) == (FRAMES_PER_TURN + 1, 2)
+
+
+async def test_turns_of_one_iteration_share_a_budget_of_time() -> None:
+    clock = FakeClock()
+    scheduler = ReadScheduler(clock, Metrics(), 10.0)
+    read: list[int] = []
+
+    class Slow:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def read_on(self) -> None:
+            read.append(self.number)
+            clock.advance(TURNS_BUDGET * 0.6)
+
+        def message_timed_out(self) -> None: ...
+
+    for number in range(5):
+        scheduler.schedule(Slow(number))
+    iterations = []
+    while len(read) < 5:
+        await asyncio.sleep(0)
+        iterations.append(len(read))
+    assert [count for count in iterations if count] == [2, 4, 5]
+    assert read == [0, 1, 2, 3, 4], "in their order"
+
+
+async def test_a_fault_in_one_turn_keeps_nobody_else_waiting() -> None:
+    scheduler = ReadScheduler(FakeClock(), Metrics(), 10.0)
+    read = asyncio.Event()
+
+    class Broken:
+        def read_on(self) -> None:
+            raise RuntimeError("a bug")
+
+        def message_timed_out(self) -> None: ...
+
+    class Whole(Broken):
+        def read_on(self) -> None:
+            read.set()
+
+    scheduler.schedule(Broken())
+    scheduler.schedule(Whole())
+    await asyncio.wait_for(read.wait(), 1.0)
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_held_back_frames_wait_until_the_core_reads_again(held: bool) -> None:
+    stage = Stage()
+    if held:
+        stage.socket.pause_reading()
+    stage.hear(EMPTY * 10 + EMPTY[:2])
+    assert len(stage.ear.told) == (1 if held else 10)
+    stage.socket.resume_reading()
+    await asyncio.sleep(0)
+    assert len(stage.ear.told) == 10
+    assert stage.wire.did[-1:] == (["resume"] if held else [])
+
+
+# --- floods -----------------------------------------------------------------------------------------------------------
+
+
+async def until_over(stage: Stage) -> int:
+    """Lets the turns go on until the transport has been ended; gives how many that took."""
+    for turns in range(MANY):
+        if "abort" in stage.wire.did or "eof" in stage.wire.did:
+            return turns
+        await asyncio.sleep(0)
+    raise AssertionError("the flood goes on")
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        sent(PING) * MANY,
+        sent(PONG, b"x") * MANY,
+        sent(TEXT, fin=False) + sent(CONTINUATION, fin=False) * MANY,
+        (sent(TEXT, fin=False) + sent(CONTINUATION) * 1) * MANY,
+        (sent(TEXT, b"x", fin=False) + sent(PING) + sent(CONTINUATION, b"x")) * MANY,
+    ],
+    ids=["pings", "pongs", "empty continuations", "messages of two fragments", "pings between fragments"],
+)
+async def test_a_flood_that_costs_no_message_costs_the_connection(flood: bytes) -> None:
+    stage = Stage(Bounds(limits=Limits(connection_rate=Rate(per_second=0.001, burst=100))))
+    stage.hear(flood)
+    assert await until_over(stage) < 2 * MANY / FRAMES_PER_TURN
+    assert len(stage.ear.told) < 1700, "a burst of messages at most"
+    assert stage.ear.told[-1] == "(lost)"
+
+
+async def test_a_message_in_a_few_small_fragments_is_nothing_bad() -> None:
+    stage = Stage()
+    for _ in range(50):
+        stage.hear(sent(TEXT, b"a", fin=False) + sent(CONTINUATION, b"b"))
+    assert stage.ear.told == ["ab"] * 50
+
+
+# --- after the close frame --------------------------------------------------------------------------------------------
+
+
+async def test_few_bytes_are_read_after_a_close_frame_then_the_connection_is_cut() -> None:
+    """The reader parsed every frame of 256 kB for as long as the peer went on."""
+    stage = Stage()
+    stage.socket.close(4400, "bad")
+    for _ in range(LATE_BYTES // len(EMPTY)):
+        stage.hear(EMPTY)
+    assert "abort" not in stage.wire.did
+    stage.hear(EMPTY * MANY)
+    assert "abort" in stage.wire.did
+    assert hits(stage, "late_bytes") == 1
+    assert not stage.ear.told
+
+
+async def test_what_waits_when_a_connection_is_closed_counts_as_late() -> None:
+    stage = Stage()
+    stage.hear(EMPTY * MANY)
+    stage.socket.close(4429, "too much")
+    await until_over(stage)
+    assert len(stage.ear.told) == FRAMES_PER_TURN
+    assert stage.wire.did[-1] == "abort"
+
+
+async def test_the_rest_of_a_frame_and_the_answer_are_waited_for_after_a_close_frame() -> None:
+    """A client in the middle of a large message must still learn why it is closed."""
+    stage = Stage(Bounds(limits=Limits(message_bytes=1 << 16)))
+    whole = sent(BINARY, b"x" * 60_000)
+    stage.hear(whole[:1000])
+    stage.socket.close(1012, "restart")
+    for start in range(1000, len(whole), 5000):
+        stage.hear(whole[start : start + 5000])
+    stage.hear(sent(CLOSE, b"\x03\xf4"))
+    assert "abort" not in stage.wire.did
+    assert "close" in stage.wire.did
+    stage.socket.connection_lost(None)
+    assert stage.budget.used == 0
+
+
+@pytest.mark.parametrize("late", [EMPTY * MANY, b"\0" * 300_000, sent(CLOSE, b"\x03\xe8") * 10_000])
+async def test_whatever_comes_after_a_fault_the_connection_is_cut_soon(late: bytes) -> None:
+    stage = Stage()
+    stage.hear(sent(TEXT, b"unmasked", masked=False))
+    stage.hear(late)
+    assert stage.wire.did[-1] == "abort"
