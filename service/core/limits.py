@@ -126,7 +126,7 @@ class OutboxLimits:
     """All that this node holds for its peers: what waits in outboxes, what has been written and not sent, messages that have come
     in part, those that wait behind a command, request bodies."""
     tenant_share: Annotated[float, Gt(0), Le(1)] = 0.9
-    """The part of `node_bytes` that one tenant may hold, of what the others leave of it."""
+    """The part of `node_bytes` that the clients of one tenant, or its backend, may hold, of what the others leave of it."""
     send_buffer: Bytes = 65_536
     """Kernel send buffer a connection asks for; what hides there no delivery class can reach."""
     recovery_events: Count = 1_000

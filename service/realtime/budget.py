@@ -36,26 +36,30 @@ class ByteBudget:
         self.limit = limit
         """Bytes."""
         self.tenant_share = tenant_share
-        """The part of what the other tenants leave that one tenant may hold."""
+        """The part of what the other accounts leave that one may hold."""
         self.used = 0
         """Bytes held now. May pass the limit by what is never refused: small replies."""
-        self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
+        self._accounts: WeakValueDictionary[tuple[str, bool], Account] = WeakValueDictionary()
 
     @property
     def is_full(self) -> bool:
         """Whether nothing more fits, whoever asks."""
         return self.used >= self.limit
 
-    def account(self, tenant: str) -> Account:
-        """The tenant's account. It lasts as long as somebody holds it."""
-        found = self._accounts.get(tenant)
+    def account(self, tenant: str, *, is_backend: bool = False) -> Account:
+        """The account of the tenant's clients, or of its backend: clients that do not read must not keep a backend from publishing.
+
+        It lasts as long as somebody holds it.
+        """
+        key = (tenant, is_backend)
+        found = self._accounts.get(key)
         if found is None:
-            found = self._accounts[tenant] = Account(self)
+            found = self._accounts[key] = Account(self)
         return found
 
 
 class Account:
-    """What one tenant holds of a budget."""
+    """What one tenant's clients, or its backend, hold of a budget."""
 
     __slots__ = ("__weakref__", "budget", "held")
 

@@ -92,12 +92,14 @@ class Call:
             node.admission.charge_failed_api_request(network)
             raise
         node.admission.check_api_key(network, key.tenant, key.name)
-        return cls(request, node, backend(key.tenant), key.name, Holding(node.budget.account(key.tenant)))
+        return cls(
+            request, node, backend(key.tenant), key.name, Holding(node.budget.account(key.tenant, is_backend=True))
+        )
 
     @property
     def account(self) -> Account:
         """What counts the bytes that are held for the caller."""
-        return self.node.budget.account(self.identity.tenant)
+        return self.node.budget.account(self.identity.tenant, is_backend=True)
 
     def note(self, command: str, **concerned: str) -> None:
         """Writes down who has asked for something that ends connections."""

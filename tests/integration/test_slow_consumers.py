@@ -110,12 +110,13 @@ async def test_a_write_that_stalls_ends_the_connection_even_with_room_in_the_out
 
 
 async def test_the_budget_of_the_node_bounds_all_outboxes_together() -> None:
-    async with serving(outbox={"node_bytes": 65_536, "stall": 60}) as server, server.client("ann") as ann:
+    """And their backend publishes all the while: it has an account of its own."""
+    async with serving(outbox={"node_bytes": 400_000, "stall": 60}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
         async with deaf(server, "ben", "room:1"), deaf(server, "cat", "room:1"):
             for _ in range(40):
                 await shout(server, 1)
-                assert server.service.node.budget.used <= 65_536
+                assert server.service.node.budget.used <= 400_000
                 await ann.until("chat.message")
                 if len(server.service.node.roster) == 1:
                     break
@@ -132,7 +133,7 @@ async def test_a_full_node_refuses_upgrades() -> None:
         async with server.http.get(f"{server.url}/ws") as response:
             assert response.status == 503
             assert (await response.json(content_type=None))["code"] == "overloaded"
-            assert response.headers["Retry-After"] == "5"
+            assert 5 <= int(response.headers["Retry-After"]) <= 10
         budget.used = 0
 
 
