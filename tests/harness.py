@@ -98,7 +98,7 @@ class Running:
 
     async def metric(self, name: str, **labels: str) -> float:
         """One exported value, without the prefix `tidewire_`; 0 if it is not there."""
-        wanted = ",".join(f'{label}="{value}"' for label, value in labels.items())
+        wanted = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
         return (await self.metrics()).get(f"tidewire_{name}{{{wanted}}}" if wanted else f"tidewire_{name}", 0.0)
 
     def hello_is_late(self) -> None:
