@@ -47,7 +47,7 @@ class ByteBudget:
         return self.used >= self.limit
 
     def account(self, tenant: str, *, is_backend: bool = False) -> Account:
-        """The account of the tenant's clients, or of its backend: clients that do not read must not keep a backend from publishing.
+        """The account of the tenant's clients, or of its backend: clients that do not read must not keep it from publishing.
 
         It lasts as long as somebody holds it.
         """

@@ -60,7 +60,7 @@ async def test_keys_cannot_be_tried_fast(key: str | None) -> None:
     async with serving() as server:
         statuses = [(await ask(server, "GET", "/channels", key=key)).status for _ in range(150)]
         assert statuses.count(401) >= 100
-        assert statuses[-1] == 429
+        assert 429 in statuses[100:]
         assert set(statuses) == {401, 429}
         assert await server.metric("rate_limited_total", scope="api_ip") == statuses.count(429)
 
