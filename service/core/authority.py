@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -28,6 +29,7 @@ class Authority(NamedTuple):
     port: int | None
 
 
+@lru_cache(maxsize=256)
 def parse_authority(text: str, scheme: str | None = None) -> Authority | None:
     """Reads `host` or `host:port`; None if the text is neither. The scheme's default port stands for one that is left out."""
     found = _AUTHORITY.fullmatch(text)
@@ -64,6 +66,7 @@ def split_origin(origin: str) -> tuple[str, str] | None:
     return None if found is None else (found["scheme"].lower(), found["authority"])
 
 
+@lru_cache(maxsize=256)
 def canonical_origin(origin: str) -> str | None:
     """The one spelling of an origin: lower case, without a default port; None for `null`, and for what is no origin."""
     parts = split_origin(origin)

@@ -84,7 +84,7 @@ def own_authority(request: web.BaseRequest) -> str:
 def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
     """What the request carries: a bearer token, else a ticket, else a cookie.
 
-    Raises ServiceError(UNAUTHENTICATED) for an Authorization header of another scheme.
+    Raises ServiceError(UNAUTHENTICATED) for an Authorization header of another scheme, and for several of one kind.
     """
     given = request.headers.getall(hdrs.AUTHORIZATION, None)
     if given is not None:
@@ -92,8 +92,11 @@ def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
         if len(given) > 1 or not header.lower().startswith(_BEARER):
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "Authorization must be: Bearer <token>, once")
         return Credentials(token=header[len(_BEARER) :].strip())
-    if "ticket" in request.query:
-        return Credentials(ticket=request.query["ticket"])
+    tickets = request.query.getall("ticket", ())
+    if len(tickets) > 1:
+        raise ServiceError(ErrorCode.UNAUTHENTICATED, "the parameter ticket is given twice")
+    if tickets:
+        return Credentials(ticket=tickets[0])
     if edge.cookie is not None and _cookie_counts(request, edge):
         token = _cookies(request).get(edge.cookie)
         if token is not None:

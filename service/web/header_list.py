@@ -14,4 +14,6 @@ def list_of(headers: CIMultiDictProxy[str], name: str) -> list[str]:
 
 def offers_websocket(headers: CIMultiDictProxy[str]) -> bool:
     """Whether WebSocket is among the protocols of Upgrade (RFC 9110 §7.8)."""
+    if headers.get(hdrs.UPGRADE) == "websocket":  # as nearly everybody writes it
+        return True
     return "websocket" in [protocol.lower() for protocol in list_of(headers, hdrs.UPGRADE)]

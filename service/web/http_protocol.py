@@ -81,10 +81,11 @@ class RequestParser(HttpRequestParser):
 
 
 def _checked(message: RawRequestMessage, payload: StreamReader) -> tuple[Any, StreamReader]:
-    refusal = next((found for check in _CHECKS if (found := check(message)) is not None), None)
-    if refusal is None:
-        return message, payload
-    return _ErrInfo(status=refusal.code, exc=refusal, message=refusal.message), EMPTY_PAYLOAD
+    for check in _CHECKS:
+        refusal = check(message)
+        if refusal is not None:
+            return _ErrInfo(status=refusal.code, exc=refusal, message=refusal.message), EMPTY_PAYLOAD
+    return message, payload
 
 
 def _check_version(message: RawRequestMessage) -> Refusal | None:
@@ -112,7 +113,7 @@ def _check_host(message: RawRequestMessage) -> Refusal | None:
 
 
 def _check_expectations(message: RawRequestMessage) -> Refusal | None:
-    if message.version < HttpVersion11:  # RFC 9110 §10.1.1: ignored
+    if hdrs.EXPECT not in message.headers or message.version < HttpVersion11:  # RFC 9110 §10.1.1: there it is ignored
         return None
     if all(expected.lower() == "100-continue" for expected in list_of(message.headers, hdrs.EXPECT)):
         return None

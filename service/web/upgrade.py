@@ -315,7 +315,8 @@ async def _check(request: web.BaseRequest, node: Node, edge: Edge, seat: Seat) -
 def _check_version(request: web.BaseRequest) -> None:
     if hdrs.SEC_WEBSOCKET_PROTOCOL not in request.headers and not offers_websocket(request.headers):
         return  # a browser cannot send it on a plain request
-    if SUBPROTOCOL not in list_of(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
+    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)  # only that one, from nearly everybody
+    if offered != SUBPROTOCOL and SUBPROTOCOL not in list_of(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
         raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import uvloop
 
+from service.cli import workers
 from service.core.identity import Identity
 from service.web.listener import bound_sockets
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, token
-from tests.integration.raw import HANDSHAKE, Answer, connected
+from tests.integration.raw import HANDSHAKE, Answer, connected, new_ticket
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -354,6 +355,15 @@ async def test_cookies_of_several_lines_are_read() -> None:
         assert (await raw.message())["type"] == "welcome"
 
 
+async def test_ticket_given_twice_is_refused(server: Running) -> None:
+    """Who reads the first and who reads the last would not agree on who this is."""
+    ticket = await new_ticket(server)
+    async with connected(server) as raw:
+        assert (await raw.request(f"/ws?ticket=x&ticket={ticket}", HANDSHAKE)).code == "unauthenticated"
+    async with connected(server) as raw:
+        assert (await raw.request(f"/ws?ticket={ticket}", HANDSHAKE)).status == 101, "it has not been used"
+
+
 async def test_forwarded_addresses_of_several_lines_are_one_list() -> None:
     async with serving(proxy={"hops": 2}, limits={"connections_per_ip": 1}) as server, AsyncExitStack() as stack:
         for address, status in (("10.0.0.1", 101), ("10.0.0.2", 101), ("::ffff:10.0.0.1", 429)):
@@ -373,6 +383,17 @@ async def test_double_colon_serves_both_families_on_both_listeners(host: str) ->
             assert answer.status == 200
             (answer,) = await exchange(port_of(server.ops_url), get("/healthz"), host=address)
             assert answer.status == 200
+
+
+def test_workers_hold_the_port_on_both_families() -> None:
+    with workers._held("::", 0) as port:
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family) as other, pytest.raises(OSError, match="in use"):
+                other.bind((address, port))
+        shared = bound_sockets("::", port, shared=True)
+        assert {end.family for end in shared} == {socket.AF_INET, socket.AF_INET6}
+        for end in shared:
+            end.close()
 
 
 @pytest.mark.parametrize(("host", "families"), [("0.0.0.0", {socket.AF_INET}), ("127.0.0.1", {socket.AF_INET})])
