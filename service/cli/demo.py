@@ -128,12 +128,14 @@ def _warning(settings: Settings, found: Development, port: int) -> str:
     url = url_of(settings, port)
     key = settings.api.key
     made = key is not None and key.get_secret_value() == found.api_key
+    secret = settings.auth.secret
+    signs = secret is not None and secret.get_secret_value() == found.secret
     bearer = f"$(cat {found.api_key_file})" if made else "$KEY"
     lines = [
         "DEMO MODE: development credentials, not for production",
         "",
         f"page     {url}/",
-        f"secret   {found.secret_file}",
+        f"secret   {found.secret_file if signs else 'the one you set'}",
         "         signs tokens: whoever reads it can be anybody",
         f"API key  {found.api_key_file if made else 'the one you set'}",
         "",

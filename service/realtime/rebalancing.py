@@ -56,43 +56,42 @@ class StableNodes:
 
     def __init__(self) -> None:
         self._first: dict[str, float] = {}
-        """Since when each node has taken connections, as far as this one has heard. Kept for a while after it fell silent: one
-        that was cut off comes back under its own id, and is not new."""
+        """Since when each node has taken connections, as far as this one has heard."""
         self._last: dict[str, float] = {}
-        """When each was there last."""
+        """When it did last. Both are kept for a while: one that was cut off comes back under its own id, and is not new."""
+        self._taking: frozenset[str] = frozenset()
         self._trial = SETTLE
         self._suspicious_until = -math.inf
         self._is_new_here = True
 
     def of(self, now: float, others: Mapping[str, Word]) -> Mapping[str, Word]:
         """Those of the others that count: all of them, but for those on trial."""
-        taking = {node for node, word in others.items() if word.state.accepting}
-        for node in [node for node in self._last if node not in taking]:
+        taking = frozenset(node for node, word in others.items() if word.state.accepting)
+        for node in self._taking - taking:
             self._gone(node, now, others.get(node))
+        self._taking = taking
         for node in taking:
             # Those who were here before this node may be old, and in a rollout they go soon.
             self._first.setdefault(node, now - YOUNG if self._is_new_here else now)
             self._last[node] = now
         self._is_new_here = False
-        for node in [node for node in self._first if node not in others and self._forgotten(node, now)]:
-            del self._first[node]
+        for node in [node for node, last in self._last.items() if now - last >= SUSPICION]:
+            self._forget(node)
         if now >= self._suspicious_until:
             self._trial = SETTLE
             return others
         return {node: word for node, word in others.items() if now - self._first.get(node, now) >= self._trial}
 
     def _gone(self, node: str, now: float, word: Word | None) -> None:
-        last = self._last.pop(node)
-        lived = last - self._first[node]
-        if lived < YOUNG:
+        if self._last[node] - self._first[node] < YOUNG:
             self._suspicious_until = now + SUSPICION
             if now - self._first[node] >= self._trial:  # it was counted
                 self._trial = min(2 * self._trial, YOUNG)
         if word is not None and not word.state.draining:
-            del self._first[node]  # it takes none for now, and is new when it does again
+            self._forget(node)  # it takes none for now, and is new when it does again
 
-    def _forgotten(self, node: str, now: float) -> bool:
-        return node not in self._last and now - self._first[node] >= SUSPICION
+    def _forget(self, node: str) -> None:
+        del self._first[node], self._last[node]
 
 
 class Scales:

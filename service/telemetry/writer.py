@@ -16,8 +16,9 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate, islice
 from time import monotonic
 from typing import Final, Literal
 
@@ -124,17 +125,41 @@ class LineWriter:
                     if self._is_resting:
                         return
                     changed.wait()
-                line = self._lines[0]
-            self._put(line)
+                lines = self._next()
+            self._put(lines)
             with changed:
-                self._lines.popleft()
-                self._waiting -= len(line)
-                self._written += 1
+                for line in lines:
+                    self._lines.popleft()
+                    self._waiting -= len(line)
+                self._written += len(lines)
                 changed.notify_all()
 
-    def _put(self, line: bytes) -> None:
-        left = memoryview(b"\n" + line if self._is_torn else line)
-        whole = len(left)
+    def _next(self) -> list[bytes]:
+        """The next lines that a pipe takes as one, so that lines of processes that share it do not mix: several, as this thread
+        waits some milliseconds for each of its turns while the loop is busy."""
+        lines, size = [self._lines[0]], len(self._lines[0])
+        for line in islice(self._lines, 1, None):
+            size += len(line)
+            if size > select.PIPE_BUF:
+                break
+            lines.append(line)
+        return lines
+
+    def _put(self, lines: Sequence[bytes]) -> None:
+        text = b"".join(lines)
+        written = self._write_all(b"\n" + text) - 1 if self._is_torn else self._write_all(text)
+        if written == len(text):
+            self._is_torn = False
+            return
+        if written > 0:
+            self._is_torn = text[written - 1 : written] != b"\n"
+        for end in accumulate(map(len, lines)):
+            if end > written:
+                self._drops.count("write")
+
+    def _write_all(self, data: bytes) -> int:
+        """Returns how many bytes were written: all, unless that failed."""
+        left = memoryview(data)
         while left:
             try:
                 left = left[os.write(self.descriptor, left) :]
@@ -143,10 +168,8 @@ class LineWriter:
                 poll.register(self.descriptor, select.POLLOUT)
                 poll.poll()
             except OSError:
-                self._is_torn = self._is_torn or len(left) < whole
-                self._drops.count("write")
-                return
-        self._is_torn = False
+                break
+        return len(data) - len(left)
 
     # --- forks --------------------------------------------------------------------------------------------------------
 

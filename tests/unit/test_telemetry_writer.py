@@ -104,11 +104,38 @@ def test_line_after_one_that_was_cut_begins_anew(pipe: Pipe, monkeypatch: pytest
 
     monkeypatch.setattr(os, "write", filling)
     writer.write(b"whole line\n")
+    assert writer.flush(SOON)
     writer.write(b"next\n")
     assert writer.flush(SOON)
     pipe.close(pipe.writing)
     assert pipe.read() == b"whol\nnext\n"
     assert drops.counts()["write"] == 1
+
+
+def test_lines_that_were_not_written_whole_are_counted(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    drops = Drops()
+    writer = writer_to(pipe, drops)
+    write, begun, go_on, space = os.write, threading.Event(), threading.Event(), [6, 12, 0, 99]
+
+    def filling(descriptor: int, data: bytes) -> int:
+        begun.set()
+        go_on.wait(SOON)
+        if not (size := space.pop(0)):
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[:size])
+
+    monkeypatch.setattr(os, "write", filling)
+    writer.write(b"first\n")
+    assert begun.wait(SOON)
+    for line in (b"one\n", b"two\nlines\n", b"four\n", b"five\n"):  # one write, as they wait for the first
+        writer.write(line)
+    go_on.set()
+    assert writer.flush(SOON)
+    assert drops.counts()["write"] == 3
+    writer.write(b"last\n")
+    assert writer.flush(SOON)
+    pipe.close(pipe.writing)
+    assert pipe.read() == b"first\none\ntwo\nline\nlast\n"
 
 
 def test_child_of_a_fork_writes_its_own_lines_and_no_others(pipe: Pipe) -> None:
