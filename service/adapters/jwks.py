@@ -17,6 +17,7 @@ from jwt.algorithms import HMACAlgorithm
 
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
+from service.telemetry.outage import OutageLog
 
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -191,6 +192,9 @@ class FileKeys:
         self._clock = clock
         self._keys: KeySet | None = None
         self._seen: tuple[int, int, int] | None = None
+        self._is_jwks = False
+        """Whether what was seen last is one."""
+        self._outage = OutageLog(_log, "jwks_file_unreadable", "jwks_file_readable", clock.monotonic)
         self._next_look = clock.monotonic()
 
     async def find(self, kid: str | None) -> Key | None:
@@ -209,13 +213,17 @@ class FileKeys:
             status = self._path.stat()
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen == self._seen:
+                if self._is_jwks:
+                    self._outage.over()
                 return
             with self._path.open("rb") as file:
                 document = file.read(MAX_DOCUMENT + 1)
-            self._seen = seen  # a file that is no JWKS stays none until it changes: it is complained about once
+            self._seen, self._is_jwks = seen, False  # a file that is no JWKS stays none until it changes
             self._keys = parse_keys(document, self._algorithm)
+            self._is_jwks = True
+            self._outage.over()
         except (OSError, ValueError) as error:
-            _log.warning("jwks_file_unreadable", path=str(self._path), reason=str(error), kept=self._keys is not None)
+            self._outage.failed(path=str(self._path), reason=str(error), kept=self._keys is not None)
 
 
 class UrlKeys:
@@ -234,6 +242,7 @@ class UrlKeys:
         self._keys: KeySet | None = None
         self._fresh_until = self._next_fetch = clock.monotonic()
         self._flight: asyncio.Task[None] | None = None
+        self._outage = OutageLog(_log, "jwks_fetch_failed", "jwks_fetched", clock.monotonic)
 
     async def find(self, kid: str | None) -> Key | None:
         """See KeySource."""
@@ -257,11 +266,11 @@ class UrlKeys:
     async def _load(self) -> None:
         try:
             self._keys = parse_keys(await self._fetch(self._url), self._algorithm)
+            self._outage.over(url=self._url)
             now = self._clock.monotonic()
             self._fresh_until, self._next_fetch = now + FRESH, now + REFETCH
         except Exception as error:  # however it failed, the old keys hold, and the log says so
-            _log.warning(
-                "jwks_fetch_failed",
+            self._outage.failed(
                 url=self._url,
                 reason=f"{type(error).__name__}: {error}",
                 kept=self._keys is not None,

@@ -20,7 +20,7 @@ from service.telemetry.metrics import Metrics
 from tests.contract.broker_suite import RecordingSink
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.integration.rights import rule
-from tests.stores import FLAVOURS, Flavour, RedisServer
+from tests.stores import FLAVOURS, Flavour, RedisServer, Sentinels
 
 RULE = " ".join(rule("ACL SETUSER tidewire reset on >PASSWORD ").split())
 
@@ -128,3 +128,18 @@ def test_refusal_is_named_by_its_kind(said: str, found: str) -> None:
     assert reason is not None
     assert found in reason
     assert "script:" not in reason
+
+
+async def test_user_without_a_password_is_logged_in_at_sentinels_too() -> None:
+    async with Sentinels(sentinel_password="for-nobody-else", replicas=1) as sentinels:
+        for sentinel in sentinels.sentinels:
+            await sentinel.command("ACL", "SETUSER", "asker", "on", "nopass", "~*", "&*", "+@all")
+        config = RedisConfig(parse(sentinels.url), prefix=new_prefix(), sentinel_user="asker", start=5.0)
+        broker, client = RedisBroker(config, Metrics()), RedisClient(config)
+        await broker.start(RecordingSink())
+        try:
+            await broker.publish(an_event("m-1"))
+            await client.check()
+        finally:
+            await broker.close()
+            await client.close()

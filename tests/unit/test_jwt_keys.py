@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.adapters.jwks import FILE_LOOK, FRESH, MAX_DOCUMENT, REFETCH, RETRY, parse_keys
 from service.adapters.jwt import Issuer, JwtAuthenticator
@@ -338,3 +339,39 @@ async def test_a_file_that_is_too_large_is_no_jwks(clock: FakeClock, tmp_path: P
     path = tmp_path / "keys.json"
     write(path, jwks(pair("one")) + b" " * MAX_DOCUMENT, modified=1)
     assert await refusal(of_file(clock, path), pair("one")) is ErrorCode.OVERLOADED
+
+
+# --- what is logged ---------------------------------------------------------------------------------------------------
+
+
+async def test_keys_that_cannot_be_fetched_are_logged_once_and_their_return_once(clock: FakeClock) -> None:
+    endpoint = Endpoint(OSError("no route"))
+    authenticator = of_url(clock, endpoint)
+    with capture_logs() as logs:
+        for _ in range(5):
+            assert await refusal(authenticator, pair("one")) is ErrorCode.OVERLOADED
+            clock.advance(RETRY)
+        endpoint.document = jwks(pair("one"))
+        await authenticator.authenticate(token(pair("one")))
+    assert [(entry["event"], entry.get("seconds")) for entry in logs] == [
+        ("jwks_fetch_failed", None),
+        ("jwks_fetched", 5 * RETRY),
+    ]
+
+
+async def test_a_file_that_is_missing_or_broken_is_logged_once_and_its_return_once(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    write(path, jwks(pair("one")), modified=1)
+    authenticator = of_file(clock, path)
+    await authenticator.authenticate(token(pair("one")))
+    with capture_logs() as logs:
+        path.unlink()
+        for document in (None, b'{"keys": [', b'{"keys": [', jwks(pair("one"))):
+            if document is not None:
+                write(path, document, modified=2)
+            for _ in range(3):
+                clock.advance(FILE_LOOK)
+                await authenticator.authenticate(token(pair("one")))
+    assert [entry["event"] for entry in logs] == ["jwks_file_unreadable", "jwks_file_readable"]
