@@ -215,6 +215,10 @@ class Tail:
                 await socket.send_json({"type": "refresh", "id": self._id(), "token": self._token()})
             case "reconnect":
                 self._after = float(message["after"])
+            case "error" if message["code"] in _RETRYABLE:
+                # Whatever was refused, a new connection asks for it again, in the right order.
+                self._after = float(message.get("details", {}).get("retry_after", 1.0))
+                raise ConnectionError(f"{message['code']}: {message['message']}")
             case kind if "." in kind and self._is_gap(message) and not self._rejoining:
                 self._rejoining = True
                 await socket.send_json({"type": "unsubscribe", "id": self._id(), "channel": self._channel})
@@ -260,7 +264,7 @@ class Tail:
     def _refused(self, message: Message) -> None:
         reason = f"{message['code']}: {message['message']}"
         expired = message["code"] == ErrorCode.TOKEN_EXPIRED.code and self._renews
-        if message["code"] not in _RETRYABLE and not expired:
+        if not expired:
             raise Stop(reason)
         _note(reason)
 

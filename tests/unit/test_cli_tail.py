@@ -216,6 +216,30 @@ async def test_it_resumes_after_a_cut() -> None:
     assert asked[1]["since"] == {"epoch": "e1", "offset": 2, "id": "m-2"}
 
 
+@pytest.mark.parametrize("code", ["rate_limited", "broker_unavailable"])
+async def test_subscribe_refused_for_a_reason_that_passes_is_sent_again(
+    code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = Shown()
+
+    async def refusing(socket: web.WebSocketResponse) -> None:
+        await socket.receive_json(timeout=DEADLINE)
+        await socket.send_json({"type": "welcome"})
+        _, request = await socket.receive_json(timeout=DEADLINE)
+        refusal = {"code": code, "message": "not now", "retryable": True, "details": {"retry_after": 0.01}}
+        await socket.send_json({"type": "error", "id": request["id"], **refusal})
+        await stay(socket)
+
+    async def accepting(socket: web.WebSocketResponse) -> None:
+        await joined(socket)
+        await socket.send_json(event(1))
+        await stay(socket)
+
+    async with scripted(refusing, accepting) as url, following(one(url, shown)):
+        assert (await shown.next())["offset"] == 1
+    assert f"{code}: not now" in capsys.readouterr().err
+
+
 async def test_a_gap_makes_it_join_anew_once() -> None:
     shown, said = Shown(), []
 
