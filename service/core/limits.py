@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import inf
 from random import uniform
@@ -246,6 +246,19 @@ def jittered(seconds: float) -> float:
     return round(uniform(seconds, 2 * seconds), 3)  # noqa: S311  # spreads load, guards nothing
 
 
+def next_place(last: float, now: float, soonest: float, step: float, full: float) -> tuple[float, float]:
+    """The time that one who is refused is told to come at, and how long that is, in seconds: behind the `last` that was told.
+
+    `soonest`: until it could succeed. `step`: what it costs. `full`: what a full bucket is worth; beyond that nothing is known
+    of who will still be there, and those are spread over the second half of it.
+    """
+    longest = min(LONGEST_WAIT, full)
+    place = max(last, now + soonest - step) + step
+    if place <= now + longest:
+        return place, max(soonest, place - now)
+    return now + longest, max(soonest, uniform(longest / 2, longest))  # noqa: S311  # spreads load, guards nothing
+
+
 class TokenBucket:
     """Allows `rate.per_second` over time and `rate.burst` at once. `now` is seconds that never go back."""
 
@@ -271,17 +284,12 @@ class TokenBucket:
     def place(self, now: float, cost: float = 1.0) -> float:
         """Seconds after which one that was refused should try again. Each that is refused meanwhile is told a later time: told
         the same, all but one would come in vain. Nothing is reserved: whoever comes while there are tokens gets them."""
-        soonest = (cost - self._refill(now)) / self._rate.per_second
-        step = cost / self._rate.per_second
-        self._last_place = max(self._last_place, now + soonest - step) + step
-        # Beyond a full bucket nothing is known of who will still be there.
-        longest = min(LONGEST_WAIT, self._rate.burst / self._rate.per_second)
-        if self._last_place > now + longest:
-            self._last_place = now + longest
-            wait = uniform(longest / 2, longest)  # noqa: S311  # spreads load, guards nothing
-        else:
-            wait = self._last_place - now
-        return max(soonest, wait)
+        rate = self._rate
+        soonest = (cost - self._refill(now)) / rate.per_second
+        self._last_place, wait = next_place(
+            self._last_place, now, soonest, cost / rate.per_second, rate.burst / rate.per_second
+        )
+        return wait
 
     def charge(self, cost: float) -> None:
         """Takes `cost` even if there is less: what comes next waits until that is paid."""
@@ -305,22 +313,6 @@ class TokenBucket:
         self._tokens = min(self._rate.burst, self._tokens + (now - self._updated) * self._rate.per_second)
         self._updated = now
         return self._tokens
-
-
-def take_all(buckets: Sequence[TokenBucket], now: float, cost: float = 1.0) -> TokenBucket | None:
-    """Takes `cost` from every bucket and returns None; or takes nothing from any, and returns the first that has less."""
-    for bucket in buckets:  # written out: every message of every client comes through here
-        rate = bucket._rate
-        tokens = bucket._tokens + (now - bucket._updated) * rate.per_second
-        if tokens > rate.burst:
-            tokens = rate.burst
-        bucket._tokens = tokens
-        bucket._updated = now
-        if tokens < cost:
-            return bucket
-    for bucket in buckets:
-        bucket._tokens -= cost
-    return None
 
 
 class KeyedBuckets:

@@ -13,13 +13,13 @@ import structlog
 from service.core.adaptive_rate import AdaptiveRate
 from service.core.clock import Clock
 from service.core.identity import Identity
-from service.core.limits import KeyedBuckets, Limits, Rollout, TokenBucket, jittered, take_all
+from service.core.limits import KeyedBuckets, Limits, Rollout, jittered
 from service.core.turnstile import Turnstile
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
 from service.realtime.caps import Caps
 from service.realtime.connection import Connection
-from service.realtime.rates import ConnectionRates, KeyedRates
+from service.realtime.rates import ConnectionRates, Exceeded, Kind, Rates
 from service.telemetry.metrics import Metrics
 
 SLICE = 1_000
@@ -90,9 +90,7 @@ class Admission:
         self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
         self._api_addresses = KeyedBuckets(limits.api_rate_per_ip, limits.tracked)
         self._api_keys = KeyedBuckets(limits.api_rate_per_key, limits.tracked)
-        self._users = KeyedRates(limits.user_rate, limits.user_subscribe_rate, limits.tracked)
-        self._ips = KeyedRates(limits.ip_rate, limits.ip_subscribe_rate, limits.tracked)
-        self._tenants = KeyedRates(limits.tenant_rate, limits.tenant_subscribe_rate, limits.tracked)
+        self._rates = Rates(limits)
         now = clock.monotonic()
         self._turnstile = Turnstile(rollout.accept_rate, now)
         self._accept_rate = AdaptiveRate(rollout.accept_rate, rollout.accept_max_lag, now)
@@ -215,21 +213,11 @@ class Admission:
             self._metrics.pending.dec()
         else:
             self.caps.give_back(identity)
-            self._release_rates(network, identity)
+            self._rates.release(network, identity)
 
     def acquire_rates(self, network: str, identity: Identity) -> ConnectionRates:
         """For Seat alone."""
-        now = self._clock.monotonic()
-        shared = [self._ips.acquire(network, now), self._tenants.acquire(identity.tenant, now)]
-        if not identity.is_anonymous:
-            shared.insert(0, self._users.acquire((identity.tenant, identity.user), now))
-        return ConnectionRates(self._limits, shared, now)
-
-    def _release_rates(self, network: str, identity: Identity) -> None:
-        self._ips.release(network)
-        self._tenants.release(identity.tenant)
-        if not identity.is_anonymous:
-            self._users.release((identity.tenant, identity.user))
+        return self._rates.acquire(network, identity)
 
     def _cap(self, name: str, used: int, limit: int) -> None:
         if used >= limit:
@@ -250,39 +238,39 @@ class Admission:
         """
         rates = connection.seat.rates
         if isinstance(command, Subscribe):
-            self._take(rates, rates.subscribes, "subscribes")
+            self._take_subscribes(rates, 1)
             return
         session = connection.session
         if isinstance(command, Unsubscribe) and session.is_subscribed(command.channel):
             return
         if isinstance(command, Ready) and not session.ready:
             return
-        self._take(rates, rates.messages, "messages")
+        exceeded = self._rates.take_message(rates, self._clock.monotonic())
+        if exceeded is not None:
+            raise self._above_rate(exceeded, "messages")
 
     def check_subscribes(self, seat: Seat, count: int, *, is_upgrade: bool) -> None:
         """Takes what the channels in an upgrade's address cost; a plain request only asks. Raises ServiceError(RATE_LIMITED)."""
-        rates = seat.rates
-        self._take(rates, rates.subscribes, "subscribes", count)
+        self._take_subscribes(seat.rates, count)
         if not is_upgrade:
-            for bucket in rates.subscribes:
-                bucket.give_back(count)
+            self._rates.give_back(seat.rates, "subscribes", count)
 
-    def _take(self, rates: ConnectionRates, buckets: tuple[TokenBucket, ...], what: str, cost: int = 1) -> None:
-        now = self._clock.monotonic()
-        short = take_all(buckets, now, cost)
-        if short is not None:
-            scope = rates.scope(short)
-            metric = scope if what == "messages" else f"{scope}_{what}"
-            message = f"too many {what} from this {scope}"
-            raise self._rate_limited(metric, message, short.place(now, cost), scope=scope)
+    def _take_subscribes(self, rates: ConnectionRates, count: int) -> None:
+        exceeded = self._rates.take(rates, "subscribes", self._clock.monotonic(), count)
+        if exceeded is not None:
+            raise self._above_rate(exceeded, "subscribes")
+
+    def _above_rate(self, exceeded: Exceeded, kind: Kind) -> ServiceError:
+        scope = exceeded.scope
+        metric = scope if kind == "messages" else f"{scope}_{kind}"
+        return self._rate_limited(metric, f"too many {kind} from this {scope}", exceeded.wait, scope=scope)
 
     def tidy(self, now: float) -> None:
         """Forgets users and addresses that have been quiet: of most who are connected there is nothing to remember."""
         for buckets in (self._connects, self._api_addresses, self._api_keys):
             buckets.forget_full(now, SLICE)
-        for rates in (self._users, self._ips, self._tenants):
-            rates.forget_full(now, SLICE)
+        self._rates.forget_full(now, SLICE)
 
     def is_abusive(self, connection: Connection, refusal: ServiceError) -> bool:
         """Notes a frame with messages above a rate; True once there were too many lately."""
-        return connection.seat.rates.is_abusive(refusal.details["scope"], self._limits, self._clock.monotonic())
+        return self._rates.is_abusive(connection.seat.rates, refusal.details["scope"], self._clock.monotonic())

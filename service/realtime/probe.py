@@ -22,7 +22,7 @@ from service.core.channel import ChannelKey, ChannelPattern
 from service.core.clock import Timer, milliseconds
 from service.core.event import Delivery, Event, Publication
 from service.core.identity import anonymous
-from service.core.limits import Limits, Probing
+from service.core.limits import Probing
 from service.core.session import Session, Subscription
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
@@ -32,7 +32,7 @@ from service.realtime.control_messages import OWN_TENANT, probe_of
 from service.realtime.frame import event_frame
 from service.realtime.hub import Room
 from service.realtime.publisher import new_id
-from service.realtime.rates import ConnectionRates
+from service.realtime.rates import ConnectionRates, SharedRates
 from service.realtime.socket import Ear, Socket
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
@@ -307,7 +307,7 @@ class _Nowhere:
     """The seat of a connection that takes none."""
 
     network = ""
-    rates = ConnectionRates(Limits(), (), 0.0)
+    rates = ConnectionRates(SharedRates(), SharedRates(), None)
     """Asked by nobody: nothing that this connection says is a command."""
 
     def release(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core.limits import LONGEST_WAIT, Compression, KeyedBuckets, Limits, Rate, TokenBucket, jittered, take_all
+from service.core.limits import LONGEST_WAIT, Compression, KeyedBuckets, Limits, Rate, TokenBucket, jittered
 
 NEGLIGIBLE = 1e-6
 """What floating point may add up to."""
@@ -70,30 +70,6 @@ def test_a_refused_try_costs_nothing(rate: Rate, tries: int) -> None:
 def test_what_is_not_used_does_not_pile_up() -> None:
     bucket = TokenBucket(Rate(per_second=10, burst=5), 0.0)
     assert [bucket.take(1_000_000.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
-
-
-exact_rates = st.builds(Rate, per_second=st.sampled_from([0.25, 0.5, 1.0, 4.0]), burst=st.integers(1, 10))
-"""With which floating point makes no difference, at whole seconds."""
-
-
-@given(
-    of=st.lists(exact_rates, min_size=1, max_size=4),
-    steps=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5)), max_size=60),
-)
-def test_take_all_takes_from_every_bucket_or_from_none(of: list[Rate], steps: list[tuple[int, int]]) -> None:
-    now = 1000.0
-    together = [TokenBucket(rate, now) for rate in of]
-    apart = [TokenBucket(rate, now) for rate in of]
-    for wait, cost in steps:
-        now += wait
-        short = take_all(together, now, cost)
-        could = [bucket.take(now, cost) == 0.0 for bucket in apart]
-        assert (short is None) is all(could)
-        if short is not None:
-            assert short is together[could.index(False)], "the first that has less is named"
-            for bucket, took in zip(apart, could, strict=True):
-                if took:
-                    bucket.give_back(cost)
 
 
 @given(rate=rates, refused=st.integers(1, 60))

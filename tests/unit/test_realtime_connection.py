@@ -15,14 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.core.event import Delivery
 from service.core.identity import Identity
-from service.core.limits import Compression, Limits, OutboxLimits
+from service.core.limits import Compression, OutboxLimits
 from service.core.session import Session
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
 from service.realtime.budget import SMALL_REPLY, ByteBudget
 from service.realtime.connection import MOST_REPLIES, Connection, Surroundings
 from service.realtime.frame import Burst, Frame, Press
-from service.realtime.rates import ConnectionRates
+from service.realtime.rates import ConnectionRates, SharedRates
 from service.realtime.turn import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -73,7 +73,7 @@ class Given:
     """A seat that is counted."""
 
     network = "192.0.2.1"
-    rates = ConnectionRates(Limits(), (), 0.0)
+    rates = ConnectionRates(SharedRates(), SharedRates(), None)
 
     def release(self) -> None:
         """Who lets go of connections does that, not they themselves."""
