@@ -40,13 +40,13 @@ class Room:
 
     __slots__ = (
         "_audience",
-        "_blind",
         "_clock",
         "_cut_at",
         "_due",
         "_is_queued",
         "_pending",
         "_quiet",
+        "_restricted",
         "_serial",
         "_timer",
         "_turn",
@@ -91,8 +91,8 @@ class Room:
         self._turn = ways.turn
         self._ways = ways
         self._audience = Audience(ways)
-        """Everybody but those of `_blind`."""
-        self._blind: Audience | None = None
+        """Everybody but those of `_restricted`."""
+        self._restricted: Audience | None = None
         """Those who may not see presence; None while there is nobody."""
         self._pending: dict[int | tuple[str, str, str], Frame] = {}
         self._serial = count()
@@ -105,17 +105,19 @@ class Room:
 
     @property
     def _is_writing(self) -> bool:
-        return bool(self._audience.rounds or (self._blind is not None and self._blind.rounds))
+        return bool(self._audience.rounds or (self._restricted is not None and self._restricted.rounds))
 
     @property
     def is_listening(self) -> bool:
         """Whether anyone would get a frame now. Held members read what they missed from the broker."""
-        return bool(self._audience.live or self.joining or self.catching_up or (self._blind and self._blind.live))
+        return bool(
+            self._audience.live or self.joining or self.catching_up or (self._restricted and self._restricted.live)
+        )
 
     @property
     def live(self) -> Collection[Connection]:
         """Those who get deliveries."""
-        return self._audience.live if self._blind is None else (*self._audience.live, *self._blind.live)
+        return self._audience.live if self._restricted is None else (*self._audience.live, *self._restricted.live)
 
     def push(self, frame: Frame, window: float) -> None:
         """Takes a frame; it goes out within `window` seconds of the last one, at once after a longer silence.
@@ -169,8 +171,8 @@ class Room:
             for waiting in self.viewing.values():
                 waiting.extend(told)
         caught_up = self._catch_up(frames.values()) if self.catching_up else ()
-        if self._blind is not None:
-            self._deliver_to_both(frames.values(), self._audience, self._blind)
+        if self._restricted is not None:
+            self._deliver_to_both(frames.values(), self._audience, self._restricted)
         elif self._audience.live:
             self._count(frames.values(), len(self._audience.live))
             self._audience.take(bursts(frames.values(), self._ways.most_batch, self._ways.press))
@@ -179,25 +181,25 @@ class Room:
             subscription, _ = self.catching_up.pop(connection)
             self._audience_of(subscription).live[connection] = subscription
 
-    def _deliver_to_both(self, frames: Collection[Frame], seeing: Audience, blind: Audience) -> None:
+    def _deliver_to_both(self, frames: Collection[Frame], seeing: Audience, restricted: Audience) -> None:
         """Starts to deliver frames: the same bursts to both audiences, unless there is presence among them."""
         public = [frame for frame in frames if not is_presence(frame.type)]
         told = [frame for frame in frames if is_presence(frame.type)]
-        self._count(public, len(seeing.live) + len(blind.live))
+        self._count(public, len(seeing.live) + len(restricted.live))
         self._count(told, len(seeing.live))
         made = list(bursts(frames, self._ways.most_batch, self._ways.press))
         if seeing.live:
             seeing.take(made)
-        if blind.live:
-            blind.take(bursts(public, self._ways.most_batch, self._ways.press) if told else made)
+        if restricted.live:
+            restricted.take(bursts(public, self._ways.most_batch, self._ways.press) if told else made)
         self._queue()
 
     def _audience_of(self, subscription: Subscription) -> Audience:
         if subscription.presence is not PresenceAccess.LISTED:
             return self._audience
-        if self._blind is None:
-            self._blind = Audience(self._ways)
-        return self._blind
+        if self._restricted is None:
+            self._restricted = Audience(self._ways)
+        return self._restricted
 
     def _catch_up(self, frames: Iterable[Frame]) -> list[Connection]:
         caught_up = []
@@ -218,25 +220,25 @@ class Room:
     def fan_out(self, most: int) -> bool:
         """See turn.Room."""
         audience = self._audience
-        if self._blind is not None:
-            self._fan_out_to_both(most, audience, self._blind)
+        if self._restricted is not None:
+            self._fan_out_to_both(most, audience, self._restricted)
         else:
             if not audience.rounds and self._due == _NOW:
                 self.cut()
             while audience.rounds and most > 0:
                 most -= audience.write(most)
-        if audience.rounds or self._due == _NOW or (self._blind is not None and self._blind.rounds):
+        if audience.rounds or self._due == _NOW or (self._restricted is not None and self._restricted.rounds):
             return True
         self._is_queued = False
         if self._quiet is not None:
             self._quiet.set()
         return False
 
-    def _fan_out_to_both(self, most: int, seeing: Audience, blind: Audience) -> None:
-        if not (seeing.rounds or blind.rounds) and self._due == _NOW:
+    def _fan_out_to_both(self, most: int, seeing: Audience, restricted: Audience) -> None:
+        if not (seeing.rounds or restricted.rounds) and self._due == _NOW:
             self.cut()
         share = most // 2  # neither waits for all that the other has
-        for audience, some in ((blind, share), (seeing, most - share), (blind, most)):
+        for audience, some in ((restricted, share), (seeing, most - share), (restricted, most)):
             some = min(some, most)
             while audience.rounds and some > 0:
                 written = audience.write(some)
@@ -344,10 +346,10 @@ class Room:
     def detach(self, connection: Connection) -> None:
         """Stops delivery to a connection that stays in the room; harmless if it gets none."""
         self._audience.remove(connection)
-        if self._blind is not None:
-            self._blind.remove(connection)
-            if not self._blind.live and not self._blind.rounds:
-                self._blind = None
+        if self._restricted is not None:
+            self._restricted.remove(connection)
+            if not self._restricted.live and not self._restricted.rounds:
+                self._restricted = None
         self.joining.pop(connection, None)
         self.catching_up.pop(connection, None)
         if self.viewing is not None:
@@ -366,8 +368,8 @@ class Room:
     def _forget(self) -> None:
         self._pending.clear()
         self._audience.rounds.clear()
-        if self._blind is not None:
-            self._blind.rounds.clear()
+        if self._restricted is not None:
+            self._restricted.rounds.clear()
         self._due = _NEVER
         if self._timer is not None:
             self._timer.cancel()

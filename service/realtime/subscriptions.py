@@ -115,11 +115,11 @@ class Subscriptions:
         # Where nothing is kept there is nothing to hide, and the position need not be read.
         return spec.history is None or self._gate.allows(identity, channel, Right.HISTORY)
 
-    async def review(self, connection: Connection) -> None:
+    async def reauthorise(self, connection: Connection) -> None:
         """Has every subscription follow the rights of the connection's present token: ends what it does not allow, shows no more
         and no less than it allows, and brings what presence shows of the user up to date.
 
-        Raises ServiceError if the broker is away. Then nothing is shown any more that is not allowed, and `review` can be
+        Raises ServiceError if the broker is away. Then nothing is shown any more that is not allowed, and `reauthorise` can be
         repeated to do the rest.
         """
         session = connection.session
