@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import combinations
@@ -19,6 +19,8 @@ from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.cli.tail import Position, Tail
 from service.core.channel import ChannelKey
+from service.errors import ErrorCode, ServiceError
+from service.protocol.messages import PresenceView
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
 from tests.stores import STORES, broker_of
 
@@ -262,6 +264,21 @@ async def test_the_api_is_for_the_tenant_s_backend_only(stages: list[Stage], pat
                 assert not stage.is_foreign({"body": body})
 
 
+class Slow:
+    """Stands for reading presence, and gives what it has read when it is told to."""
+
+    def __init__(self, view: Callable[[ChannelKey], Awaitable[PresenceView]]) -> None:
+        self._view = view
+        self.asked = asyncio.Event()
+        self.goes_on = asyncio.Event()
+
+    async def __call__(self, channel: ChannelKey) -> PresenceView:
+        found = await self._view(channel)
+        self.asked.set()
+        await self.goes_on.wait()
+        return found
+
+
 class TestRefresh:
     """Rights follow the newest token."""
 
@@ -320,6 +337,49 @@ class TestRefresh:
                 await ben.expect("ack", id="r")
                 await ben.send(type="ready")
                 check_presence(await ben.until("subscribed", id="s"), RIGHTS)
+
+    async def test_who_comes_while_presence_is_being_read_is_told_after_it(
+        self, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for stage in stages:
+            presence = stage.server.service.node.presence
+            slow = Slow(presence.view)
+
+            async with stage.client(["subscribe"]) as ben, stage.client(RIGHTS, "eve") as eve:
+                await ben.subscribe(ROOM)
+                with monkeypatch.context() as patch:
+                    patch.setattr(presence, "view", slow)
+                    await ben.send(type="refresh", id="r", token=self.token(stage, *RIGHTS))
+                    await slow.asked.wait()
+                await eve.subscribe(ROOM)
+                await stage.ann.until("presence.joined", key="eve")
+                await stage.say("meanwhile")
+                slow.goes_on.set()
+                await ben.expect("chat.message", data={"text": "meanwhile"})
+                told = await ben.expect("presence", id=None)
+                assert [member["user"] for member in told["presence"]["members"]] == ["ann", "ben"]
+                await ben.until("presence.joined", key="eve")
+
+    async def test_presence_that_could_not_be_read_comes_when_the_refresh_is_repeated(
+        self, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for stage in stages:
+            presence = stage.server.service.node.presence
+
+            async def is_away(channel: ChannelKey) -> PresenceView:
+                raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
+
+            async with stage.client(["subscribe"]) as ben:
+                await ben.subscribe(ROOM)
+                with monkeypatch.context() as patch:
+                    patch.setattr(presence, "view", is_away)
+                    refused = await ben.ask("refresh", token=self.token(stage, *RIGHTS))
+                    assert (refused["code"], refused["retryable"]) == ("broker_unavailable", True)
+                await stage.say("meanwhile")
+                await ben.expect("chat.message")
+                assert (await ben.ask("refresh", token=self.token(stage, *RIGHTS)))["type"] == "ack"
+                await stage.comes_and_goes()
+                await ben.until("presence.joined", key="eve")
 
     async def test_losing_rights_does_not_wait_for_a_broker_that_is_away(self) -> None:
         """Of many channels each would wait for its time to be over."""
