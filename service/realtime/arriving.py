@@ -17,19 +17,21 @@ MOST_BYTES = 65_536
 class Arriving:
     """Keeps what comes, until somebody takes it."""
 
-    __slots__ = ("_come", "_size", "is_over", "socket", "waiting")
+    __slots__ = ("_come", "_size", "has_ended", "is_over", "socket", "waiting")
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
         self.waiting: deque[str | bytes] = deque()
         self.is_over = False
         """Whether the socket is lost."""
+        self.has_ended = False
+        """Whether the peer has ended its sending side."""
         self._come: asyncio.Future[None] | None = None
         self._size = 0
 
     async def first(self) -> str | bytes | None:
-        """The first message; None if the socket is lost before."""
-        if not self.waiting and not self.is_over:
+        """The first message; None if none can come any more."""
+        if not self.waiting and not self.is_over and not self.has_ended:
             self._come = asyncio.get_running_loop().create_future()
             await self._come
         if not self.waiting:
@@ -53,6 +55,11 @@ class Arriving:
 
     def resumed(self) -> None:
         """See Ear."""
+
+    def ended(self) -> bool:
+        """See Ear. Unless the first message is being waited for, somebody is about to answer something."""
+        self.has_ended = True
+        return self._come is None or self._come.done()
 
     def lost(self) -> None:
         """See Ear."""

@@ -294,6 +294,10 @@ class _Line:
         if self._connection is not None:
             self._connection.resumed()
 
+    def ended(self) -> bool:
+        """See Ear."""
+        return False
+
     def lost(self) -> None:
         """See Ear."""
         self._is_lost = True

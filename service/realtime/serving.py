@@ -41,7 +41,10 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
     except CloseConnection as end:
         arrival.seat.release()
         _count_close(node, end.code.code)
-        socket.close(end.code.code, end.reason[:100])
+        if end.code is CloseCode.ABNORMAL:
+            socket.hang_up()  # the peer has ended without a word, and is told none
+        else:
+            socket.close(end.code.code, end.reason[:100])
         return
     except BaseException:
         arrival.seat.release()
@@ -58,7 +61,7 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
 class Serving:
     """The ear of an authenticated connection: one command at a time, in their order."""
 
-    __slots__ = ("_connection", "_in_hand", "_is_busy", "_is_lost", "_node", "_waiting", "_waiting_bytes")
+    __slots__ = ("_connection", "_has_ended", "_in_hand", "_is_busy", "_is_lost", "_node", "_waiting", "_waiting_bytes")
 
     def __init__(self, node: Node, connection: Connection) -> None:
         self._node = node
@@ -70,6 +73,8 @@ class Serving:
         self._is_busy = False
         """Whether a command waits for something."""
         self._is_lost = False
+        self._has_ended = False
+        """Whether the peer has ended its sending side: the connection ends with the command in hand."""
 
     async def open(self, arriving: Arriving, channels: Iterable[str], rest: Iterator[str | Raw]) -> None:
         """Takes over: first the channels of the address, then what came with `hello`, then what has come since."""
@@ -80,6 +85,7 @@ class Serving:
         self._waiting_bytes = sum(map(getsizeof, self._waiting))
         if connection.socket.is_paused:
             connection.paused()
+        self._has_ended = arriving.has_ended
         if arriving.is_over:
             self._is_lost = True
         self._set_reading(reading=True)
@@ -138,6 +144,11 @@ class Serving:
         """See Ear."""
         self._connection.resumed()
 
+    def ended(self) -> bool:
+        """See Ear."""
+        self._has_ended = True
+        return self._is_busy
+
     def lost(self) -> None:
         """See Ear."""
         self._is_lost = True
@@ -185,6 +196,9 @@ class Serving:
         else:
             self._is_busy = False
             self._set_reading(reading=True)
+            if self._has_ended:
+                self._connection.flush()  # the replies of this turn
+                self._connection.socket.hang_up()
 
     def _put_down(self, taken: int) -> None:
         """The frame in hand is done with; one of `taken` bytes that waited is in hand now."""

@@ -20,6 +20,10 @@ class Ear(Protocol):
     def resumed(self) -> None:
         """It has taken everything."""
 
+    def ended(self) -> bool:
+        """The peer has ended its sending side: nothing more comes. Whether something that has come is still in hand: then
+        `Socket.hang_up` is called when that is done. May come again."""
+
     def lost(self) -> None:
         """The connection is over. Comes once, last."""
 
@@ -63,6 +67,9 @@ class Socket(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Says goodbye; what comes from the peer after is dropped. Cuts it if it has not answered after
         `outbox.close_grace`. Only the first call counts."""
+
+    def hang_up(self) -> None:
+        """Ends the connection of a peer that has `ended`, once all that was written has gone out."""
 
     def abort(self) -> None:
         """Cuts the connection at once and frees its buffers."""

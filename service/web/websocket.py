@@ -254,8 +254,12 @@ class WebSocket(asyncio.Protocol):
         self.hold(change)
 
     def eof_received(self) -> bool:
-        """See asyncio.Protocol. The transport closes itself."""
-        return False
+        """See asyncio.Protocol. A peer that half-closes without a close frame is answered what is in hand, within
+        `outbox.close_grace`; with nothing in hand the transport closes itself."""
+        if self._state is not _State.OPEN or not self.ear.ended():
+            return False
+        self._end_within_grace()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -370,6 +374,10 @@ class WebSocket(asyncio.Protocol):
         self._end_within_grace()
         self.resume_reading()  # or the peer's answer would never be heard
 
+    def hang_up(self) -> None:
+        """See Socket."""
+        self._transport.close()
+
     def abort(self) -> None:
         """See Socket."""
         self._transport.abort()
@@ -418,6 +426,10 @@ class _Deaf:
 
     def resumed(self) -> None:
         """See Ear."""
+
+    def ended(self) -> bool:
+        """See Ear."""
+        return False
 
     def lost(self) -> None:
         """See Ear."""

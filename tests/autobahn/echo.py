@@ -45,6 +45,10 @@ class Echo:
     def resumed(self) -> None:
         """See `paused`."""
 
+    def ended(self) -> bool:
+        """See Ear."""
+        return False
+
     def lost(self) -> None:
         """There is nothing to free."""
 

@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from service.core.identity import Identity
 from service.web.listener import bound_sockets
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, token
-from tests.integration.raw import HANDSHAKE, Answer, connected, new_ticket
+from tests.integration.raw import HANDSHAKE, TEXT, Answer, Raw, connected, frame, new_ticket, text, upgraded
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -169,6 +169,69 @@ async def test_upgrade_half_closed_while_it_is_checked_is_answered() -> None:
             (answer,) = await exchanged
             assert answer.status == status
             await server.at_rest()
+
+
+async def all_said(raw: Raw) -> list[str]:
+    """The types of all messages up to the end of the connection, batches taken apart."""
+    types: list[str] = []
+    with suppress(asyncio.IncompleteReadError):
+        while True:
+            _, payload = await raw.receive()
+            content = json.loads(payload)
+            types += [message["type"] for message in (content if isinstance(content, list) else [content])]
+    return types
+
+
+@on_each_loop
+async def test_half_closed_websocket_is_answered_what_is_in_hand() -> None:
+    """No close frame has come: the command is carried out, and its sender learns of it."""
+    slow = Slow()
+    slow.opens.set()
+    async with serving(authenticator=slow) as server:
+        hello, ping = {"type": "hello", "token": "x.y.z"}, {"type": "ping", "id": "p"}
+        for more, data in (
+            (False, text(**hello)),
+            (True, text(**hello) + text(**ping)),
+            (True, frame(TEXT, json.dumps([hello, ping]).encode())),
+        ):
+            async with connected(server) as raw:
+                raw.write(get("/ws", *_fields(HANDSHAKE)))
+                assert (await raw.answer()).status == 101
+                slow.opens.clear()
+                slow.asked.clear()
+                raw.write(data)
+                raw.writer.write_eof()
+                async with asyncio.timeout(DEADLINE):
+                    await slow.asked.wait()
+                slow.opens.set()
+                assert await all_said(raw) == ["welcome", *(["pong"] if more else [])]
+        async with upgraded(server) as raw:
+            slow.opens.clear()
+            slow.asked.clear()
+            raw.write(text(type="refresh", id="r", token="x.y.z") + text(type="ping", id="p"))
+            raw.writer.write_eof()
+            async with asyncio.timeout(DEADLINE):
+                await slow.asked.wait()
+            slow.opens.set()
+            assert await all_said(raw) == ["ack", "pong"]
+        async with upgraded(server) as raw:
+            raw.writer.write_eof()
+            await raw.gone()
+        await server.at_rest()
+        assert await server.metric("closes_total", code="1006") == 5
+
+
+async def test_half_closed_websocket_whose_command_takes_too_long_is_cut() -> None:
+    slow = Slow()
+    slow.opens.set()
+    async with serving(authenticator=slow, outbox={"close_grace": 0.1}) as server:
+        async with upgraded(server) as raw:
+            slow.opens.clear()
+            raw.write(text(type="refresh", id="r", token="x.y.z"))
+            raw.writer.write_eof()
+            await raw.gone()
+            slow.opens.set()
+        await server.at_rest()
 
 
 @on_each_loop

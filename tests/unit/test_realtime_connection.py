@@ -153,6 +153,9 @@ class Listening:
     def resumed(self) -> None:
         self._connection.resumed()
 
+    def ended(self) -> bool:
+        return False
+
     def lost(self) -> None:
         self._connection.forget()
 

@@ -37,6 +37,8 @@ class Line(NobodysSocket):
     def close(self, code: int, reason: str) -> None:
         self.codes.append(code)
 
+    def hang_up(self) -> None: ...
+
     def abort(self) -> None:
         self.is_cut = True
 

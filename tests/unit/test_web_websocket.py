@@ -106,6 +106,9 @@ class Heard:
     def resumed(self) -> None:
         self.told.append("(resumed)")
 
+    def ended(self) -> bool:
+        return False
+
     def lost(self) -> None:
         self.told.append("(lost)")
 

@@ -67,6 +67,9 @@ class Keeper:
 
     def resumed(self) -> None: ...
 
+    def ended(self) -> bool:
+        return False
+
     def lost(self) -> None:
         self.is_lost = True
 
