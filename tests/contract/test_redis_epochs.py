@@ -220,6 +220,36 @@ async def test_a_reign_that_was_lost_is_written_again() -> None:
         assert await address.master.keys("*:reign*") == [key]
 
 
+async def test_a_master_that_loses_its_new_name_is_in_a_new_reign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a replica once. With its first replica of its own, or an hour without any, its name is that of its first life."""
+    monkeypatch.setattr("service.adapters.redis.shards.WATCH_SECONDS", 0.05)
+    prefix = new_prefix()
+    async with (
+        RedisServer() as server,
+        running(server.url, prefix) as (broker, sink),
+        running(server.url, prefix) as (other, _),
+    ):
+        await broker.subscribe(ROOM)
+        first = await broker.publish(durable("m-1"))
+        await server.command("REPLICAOF", "127.0.0.1", "1")
+        await server.command("REPLICAOF", "NO", "ONE")
+        await until(lambda: named(broker, 40), "the new name is known")
+        replica = RedisServer()
+        replica.follow(server)
+        async with replica:
+            await until(lambda: named(broker, 20), "the first name is back", within=20)
+            await sink.was_interrupted()
+            receipts = [await node.publish(durable(f"m-{n}")) for n, node in enumerate((broker, other, broker), 2)]
+            assert len({receipt.epoch for receipt in receipts}) == 1
+            assert receipts[0].epoch != first.epoch
+            assert await recovered(broker, position(first)) is False
+
+
+async def named(broker: RedisBroker, characters: int) -> bool:
+    link = only(broker).commands.link
+    return link is not None and len(link.generation.partition(":")[0]) == characters
+
+
 # --- older ------------------------------------------------------------------------------------------------------------
 
 

@@ -238,6 +238,30 @@ async def test_a_planned_failover_is_gone_through() -> None:
         await delivers(broker, sink, ROOM, "after")
 
 
+async def test_a_failover_and_back_begins_an_epoch_each() -> None:
+    """Who was away during both is told, wherever they had been."""
+    async with Sentinels() as sentinels, running(sentinels.url) as (broker, _):
+        positions = [await position_of(broker, "m-0")]
+        for turn in (1, 2):
+            await sentinels.failover()
+            await sentinels.settled()
+            positions.append(await position_of(broker, f"m-{turn}"))
+        assert len({since.epoch for since in positions}) == 3
+        for since in positions[:-1]:
+            assert (await broker.snapshot(ROOM, since, MANY, MUCH)).recovered is False
+        assert (await broker.snapshot(ROOM, positions[-1], MANY, MUCH)).recovered is True
+
+
+async def position_of(broker: RedisBroker, id: str) -> Position:
+    """Where an event is that is published as soon as the broker lets it be."""
+    async with asyncio.timeout(40):
+        while True:
+            with suppress(ServiceError):
+                receipt = await broker.publish(message(id, ROOM))
+                return Position(receipt.epoch, receipt.offset or 0, receipt.id)
+            await asyncio.sleep(0.02)
+
+
 async def test_a_killed_master_is_replaced() -> None:
     async with Sentinels() as sentinels, running(sentinels.url) as (broker, sink):
         await broker.subscribe(ROOM)
@@ -412,6 +436,21 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
         await delivers_or_tells(broker, sink, ROOM)
         await cluster.settled()
         await cluster.failover(tag)
+
+
+async def test_a_shard_that_changes_its_master_and_back_begins_an_epoch_each() -> None:
+    cluster = await the_cluster()
+    await cluster.settled()
+    async with running(cluster.url) as (broker, _):
+        tag = broker.names(ROOM).tag
+        positions = [await position_of(broker, "m-0")]
+        for turn in (1, 2):
+            await cluster.failover(tag)
+            positions.append(await position_of(broker, f"m-{turn}"))
+            await cluster.settled()
+        assert len({since.epoch for since in positions}) == 3
+        for since in positions[:-1]:
+            assert (await broker.snapshot(ROOM, since, MANY, MUCH)).recovered is False
 
 
 async def test_a_killed_master_of_a_shard_is_replaced() -> None:

@@ -28,6 +28,8 @@ class Seat:
         self._reign = 0
         self._link: Link | None = None
         """The newest link; when it was heard last, its server may have accepted something."""
+        self._looked = 0.0
+        """Loop time at which the server was found to be what it is."""
         self._clock: tuple[int, float] | None = None
         """What the server's clock showed (microseconds since 1970), and the loop's time then."""
 
@@ -45,19 +47,21 @@ class Seat:
             ):  # a full server, say: our own calls begin new epochs, and the key is written by a later look
                 reign = max(self._reign, self._floor(), time.time_ns() // 1_000) + 1
         self._reign = max(self._reign, reign)
-        self._server, self._link = server, link
-        return self._name(link)
+        self._server, self._link, self._looked = server, link, self._loop.time()
+        return self._name(link, server)
 
     def learn(self, link: Link, generation: str) -> bool:
         """Takes in what a script has said of the link's server. Whether it is new."""
         server, _, reign = generation.partition(":")
-        self._server, self._link = server, link
+        has_risen = int(reign or 0) > self._reign
         self._reign = max(self._reign, int(reign or 0))
-        return self._name(link)
+        if has_risen or _is_new_name(server):  # else the next look begins a reign
+            self._server = server
+        return self._name(link, server)
 
-    def _name(self, link: Link) -> bool:
+    def _name(self, link: Link, server: str) -> bool:
         before = link.generation
-        link.generation = f"{self._server}:{self._reign}" if self._reign else self._server
+        link.generation = f"{server}:{self._reign}" if self._reign else server
         return link.generation != before
 
     def _came_from_another(self, link: Link, server: str) -> float | None:
@@ -68,9 +72,9 @@ class Seat:
         """
         if self._link is None or server == self._server:
             return None
-        if server[:RUN] == self._server[:RUN] and len(server) > RUN:
+        if server[:RUN] == self._server[:RUN] and _is_new_name(server):
             return None
-        return self._loop.time() - self._link.heard
+        return self._loop.time() - (self._looked if link is self._link else self._link.heard)
 
     async def _ask(self, link: Link, key: str | None, since: float | None) -> int | None:
         """The reign as the server has it; None if it refuses."""
@@ -97,6 +101,11 @@ class Seat:
             return 0
         micros, at = self._clock
         return micros + int((self._loop.time() - at) * _MICROSECONDS)
+
+
+def _is_new_name(server: str) -> bool:
+    """Whether it is the name of a life as a master that followed one as a replica: no life before had it."""
+    return len(server) > RUN
 
 
 @lru_cache(maxsize=1_000)
