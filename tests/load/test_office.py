@@ -20,7 +20,7 @@ import pytest
 from tests.files import as_many_as_may_be
 from tests.harness import API_KEY, DEADLINE, SECRET, eventually, token
 from tests.load.server import CONTRACT, POLL, Server, serving
-from tests.wire import Refused, Wire, connect, reader
+from tests.wire import ABNORMAL, Refused, Wire, connect, reader
 
 pytestmark = pytest.mark.load
 
@@ -163,11 +163,14 @@ async def flood(port: int, kind: str, closes: Counter[int]) -> None:
         except (Refused, OSError):
             await asyncio.sleep(0.05)  # it does not wait for as long as it is told
             continue
-        while wire.is_open:
-            for frame in FLOODS[kind]:
-                wire.send(*frame)
-                await asyncio.sleep(0)
-        closes[wire.code] += 1
+        try:
+            while wire.is_open:
+                for frame in FLOODS[kind]:
+                    wire.send(*frame)
+                    await asyncio.sleep(0)
+            closes[wire.code] += 1
+        finally:
+            wire.abort()
 
 
 @asynccontextmanager
@@ -220,8 +223,10 @@ async def test_office_gets_everything_back_from_another_node_and_who_floods_is_c
                     took = time.monotonic() - begun
             print(f"\nback after {took:.1f} s; closes {dict(office.closes)}, refused {dict(office.refusals)}")
             print(f"closes of who floods: {dict(flooding)}")
-            assert office.closes == {1006: USERS * TABS}, "each was cut once, by the end of its node"
-            assert set(flooding) == {4429}
+            assert office.closes == {ABNORMAL: USERS * TABS}, "each was cut once, by the end of its node"
+            # One that does not stop sending may be gone before it has read why (RFC 9293 §3.10.7.4); the service counts it.
+            assert set(flooding) <= {4429, ABNORMAL}
+            assert (await node.metrics())['closes_total{code="4429"}'] >= len(FLOODS)
             for room in range(ROOMS):
                 assert await presence(node, f"room:{room}") == (USERS, {TABS})
             for tab in tabs:
