@@ -6,6 +6,7 @@ import logging
 import math
 import secrets
 from http import HTTPStatus
+from random import randint
 
 import msgspec
 import structlog
@@ -17,6 +18,9 @@ from aiohttp.web_urldispatcher import SystemRoute
 from service.errors import ErrorCode, ServiceError
 
 _log = structlog.get_logger("web")
+MAX_RETRY = 3
+"""Seconds of the longest Retry-After where nothing is known of how long it takes. By chance, or all would come at once."""
+
 _BAD_REQUESTS = (
     HttpProcessingError,
     web.RequestPayloadError,  # a body that nobody read, in an encoding that it is not in
@@ -41,7 +45,7 @@ def problem(error: ServiceError) -> web.Response:
     if "retry_after" in error.details:
         headers["Retry-After"] = str(max(1, math.ceil(error.details["retry_after"])))
     elif error.retryable:
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(randint(1, MAX_RETRY))  # noqa: S311  # spreads load, guards nothing
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if status == HTTPStatus.UPGRADE_REQUIRED:
