@@ -37,6 +37,10 @@ them in one write took 400 ms, in one loop iteration."""
 READ_SIZE = 65_536
 """Bytes of a body that wait for the handler; then the connection is not read."""
 
+MAX_HEADS = 32
+"""Requests of one segment that are read one by one; those behind them, all at once."""
+
+_HEAD_END = b"\r\n\r\n"
 _Parsed = tuple[Sequence[tuple[Any, Any]], bool, bytes]
 
 
@@ -68,7 +72,27 @@ class RequestParser(HttpRequestParser):
         )
 
     def feed_data(self, data: bytes) -> _Parsed:  # type: ignore[override]  # what else aiohttp's takes are its constants
-        """See HttpRequestParser."""
+        """See HttpRequestParser. Goes head by head: aiohttp's loses requests of the same segment before a fault, and behind an offer
+        to upgrade that it does not know."""
+        found: list[tuple[Any, Any]] = []
+        start = 0
+        for count in range(MAX_HEADS):
+            end = data.find(_HEAD_END, start) + len(_HEAD_END)
+            if end < len(_HEAD_END) or count == MAX_HEADS - 1:
+                end = len(data)
+            try:
+                messages, upgraded, tail = self._feed(data[start:end])
+            except HttpProcessingError as error:
+                if not found:
+                    raise
+                return [*found, _refused(error)], False, b""
+            found += messages
+            start = end
+            if upgraded or start == len(data):
+                return found, upgraded, tail + data[start:]
+        raise AssertionError("the last part ends with the data")
+
+    def _feed(self, data: bytes) -> _Parsed:
         messages, upgraded, tail = super().feed_data(data)
         if messages:
             newest, self.payload = messages[-1]
@@ -84,8 +108,12 @@ def _checked(message: RawRequestMessage, payload: StreamReader) -> tuple[Any, St
     for check in _CHECKS:
         refusal = check(message)
         if refusal is not None:
-            return _ErrInfo(status=refusal.code, exc=refusal, message=refusal.message), EMPTY_PAYLOAD
+            return _refused(refusal)
     return message, payload
+
+
+def _refused(error: HttpProcessingError) -> tuple[Any, StreamReader]:
+    return _ErrInfo(status=error.code, exc=error, message=error.message), EMPTY_PAYLOAD
 
 
 def _check_version(message: RawRequestMessage) -> Refusal | None:

@@ -383,6 +383,29 @@ async def test_what_the_rfc_allows_is_taken(server: Running, fields: list[str]) 
     assert [answer.status for answer in answers if answer.status != 100] == [200]
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["half-closed", "open"])
+@pytest.mark.parametrize("offer", ["h2c", "h2c, other", "websocket"])
+async def test_request_behind_an_upgrade_that_is_ignored_is_answered(server: Running, offer: str, ends: bool) -> None:
+    first = get("/nowhere", "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {offer}", "HTTP2-Settings: AAA")
+    for url in (server.url, server.ops_url):
+        answers = await exchange(
+            port_of(url), first + get("/elsewhere") + get("/nowhere", "Connection: close"), ends=ends
+        )
+        assert [answer.status for answer in answers] == [404, 404, 404]
+
+
+async def test_requests_before_one_that_cannot_be_read_are_answered(server: Running) -> None:
+    for bad, status in ((b"GARBAGE\r\n\r\n", 400), (post("Transfer-Encoding: gzip, chunked", length=False), 501)):
+        answers = await exchange(port_of(server.url), post() + get("/nowhere") + bad, ends=False)
+        assert [answer.status for answer in answers] == [200, 404, status]
+
+
+async def test_many_requests_of_one_segment_are_answered(server: Running) -> None:
+    count = 300
+    answers = await exchange(port_of(server.url), post() * count)
+    assert [json.loads(answer.body)["offset"] for answer in answers] == list(range(1, count + 1))
+
+
 async def test_request_of_http_1_0_without_a_host_is_served(server: Running) -> None:
     (answer,) = await exchange(port_of(server.url), b"GET /nowhere HTTP/1.0\r\nOrigin: http://x\r\n\r\n")
     assert answer.status == 404
