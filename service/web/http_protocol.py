@@ -72,8 +72,8 @@ class RequestParser(HttpRequestParser):
         )
 
     def feed_data(self, data: bytes) -> _Parsed:  # type: ignore[override]  # what else aiohttp's takes are its constants
-        """See HttpRequestParser. Goes head by head: aiohttp's loses requests of the same segment before a fault, and behind an offer
-        to upgrade that it does not know."""
+        """See HttpRequestParser. Goes head by head: aiohttp's loses requests of the same segment before a fault, and behind an
+        offer to upgrade that it does not know."""
         found: list[tuple[Any, Any]] = []
         start = 0
         for count in range(MAX_HEADS):
