@@ -203,6 +203,7 @@ def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metri
         idempotency_entries=broker.idempotency_entries,
         channels=broker.channels + _own_channels(settings),
         max_bytes=broker.bytes,
+        empty_ttl=broker.empty_ttl,
     )
     metrics.broker_channels.set_function(lambda: memory.stats().channels)
     metrics.broker_events.set_function(lambda: memory.stats().events)
@@ -268,6 +269,7 @@ def _store(settings: Settings) -> dict[str, Any]:
         "ping": broker.ping,
         "silence": broker.silence,
         "position_ttl": broker.position_ttl,
+        "empty_ttl": broker.empty_ttl,
         "idempotency_window": broker.idempotency_window,
         "start": broker.unready_after,
     }

@@ -26,6 +26,7 @@ class StoreConfig:
     ping: float = 1.0
     silence: float = 3.0
     position_ttl: float = 604_800.0
+    empty_ttl: float = 60.0
     idempotency_window: float = 300.0
     start: float = 30.0
     """Seconds that a start waits for servers that cannot be reached."""

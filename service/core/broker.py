@@ -23,10 +23,6 @@ from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
 
-EMPTY_SECONDS = 60.0
-"""For which a store keeps the position of a channel in which nothing was ever published and nobody is subscribed: whoever may
-subscribe can name any number of them."""
-
 
 class Receipt(Struct, frozen=True, gc=False):
     """What became of a publication. A struct, as one is made for each."""

@@ -225,6 +225,9 @@ class Broker(BaseModel):
     """Seconds without the broker after which this node is not ready, or gives its start up. Connections stay open."""
     position_ttl: Seconds = 604_800.0
     """Seconds that a channel without publishes keeps its position (never less than its history's ttl)."""
+    empty_ttl: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 60.0
+    """Seconds that a channel in which nothing was ever published keeps its position without subscribers: whoever may subscribe
+    can name any number of them. A client that comes back later is told `recovered: false`."""
     idempotency_window: Seconds = 300.0
     """Seconds in which a repeated id is recognised."""
     idempotency_entries: Count = 100_000

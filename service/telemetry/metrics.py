@@ -260,6 +260,10 @@ class Metrics:
         self.broker_subscriptions = self._gauge(
             "broker_subscriptions", "Channels that the broker delivers to this node."
         )
+        self.broker_empty = self._gauge(
+            "broker_empty_channels",
+            "Channels in which nothing has been published whose position this node keeps at the broker, as they are subscribed.",
+        )
         self.broker_reconnects = self._tallies(
             "broker_reconnects", "Connections to the broker that were lost, by what they are for.", "line"
         )

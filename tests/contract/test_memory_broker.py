@@ -9,7 +9,7 @@ import pytest
 
 from service.adapters.memory.broker import SWEEP_CHANNELS, SWEEP_SECONDS, MemoryBroker
 from service.adapters.memory.store import CHANNEL_BYTES, STATE_ENTRY_BYTES, STREAM_ENTRY_BYTES
-from service.core.broker import EMPTY_SECONDS, Broker
+from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
@@ -18,6 +18,9 @@ from tests.clock import FakeClock
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
 from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, WINDOW, BrokerSuite, Publisher, RecordingSink
+
+EMPTY_SECONDS = 60.0
+"""`broker.empty_ttl`, as it is without a setting."""
 
 
 def memory_broker(

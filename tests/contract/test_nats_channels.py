@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from service.adapters.nats import heads
 from service.adapters.nats.broker import NatsBroker
 from service.core.channel import ChannelKey
 from service.core.position import Position
@@ -40,14 +39,9 @@ def server() -> Iterator[NatsServer]:
     server.end()
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "EMPTY_SECONDS", SHORT)
-
-
 @pytest.mark.parametrize("door", DOORS)
 async def test_channel_that_is_only_named_goes_by_itself(server: NatsServer, door: str) -> None:
-    where = config(server)
+    where = config(server, empty_ttl=SHORT)
     async with running(where, FakeClock()) as (broker, _):
         await DOORS[door](broker)
         await broker.unsubscribe(INVENTED)
@@ -59,7 +53,7 @@ async def test_channel_that_is_only_named_goes_by_itself(server: NatsServer, doo
 
 
 async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed(server: NatsServer) -> None:
-    clock, where = FakeClock(), config(server)
+    clock, where = FakeClock(), config(server, empty_ttl=SHORT)
     async with running(where, clock) as (one, _), running(where, clock) as (other, _):
         for broker in (one, other):
             await broker.subscribe(INVENTED)
@@ -79,7 +73,7 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed(server
 
 
 async def test_a_head_outlives_the_minute_once_something_was_published(server: NatsServer) -> None:
-    clock, where = FakeClock(), config(server)
+    clock, where = FakeClock(), config(server, empty_ttl=SHORT)
     async with running(where, clock) as (broker, _):
         await broker.subscribe(INVENTED)
         receipt = await Publisher(broker, clock).durable(INVENTED)

@@ -16,7 +16,7 @@ from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.shard import Shard
-from service.core.broker import EMPTY_SECONDS, Broker
+from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Retention
 from service.telemetry.metrics import Metrics
@@ -25,6 +25,9 @@ from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
 from tests.contract.broker_suite import ROOM, WINDOW, BrokerSuite, Publisher, RecordingSink
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
+
+EMPTY_SECONDS = 60.0
+"""`broker.empty_ttl`, as it is without a setting."""
 
 _prefixes = (f"suite-{number}" for number in count())
 

@@ -10,13 +10,12 @@ import pytest
 
 from service.adapters.redis import index
 from service.adapters.redis.broker import RedisBroker
-from service.core.broker import EMPTY_SECONDS
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
 from tests.contract.broker_suite import RecordingSink
 from tests.contract.redis_stage import new_prefix
-from tests.contract.test_redis_broker import movable_valkey, redis_broker, settled
+from tests.contract.test_redis_broker import EMPTY_SECONDS, movable_valkey, redis_broker, settled
 from tests.stores import FLAVOURS, Cluster, Flavour, RedisServer, shared_redis
 from tests.stores.process import until
 

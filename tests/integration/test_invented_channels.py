@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from service.core.broker import EMPTY_SECONDS
 from tests.harness import Client, Running, serving, token
 from tests.integration.api_client import ask
 from tests.stores import RedisServer
 from tests.stores.process import until
 
+EMPTY_SECONDS = 60.0
+"""`broker.empty_ttl`, as it is without a setting."""
 PRESENCE_KEPT = 60.0
 """Seconds that the store keeps presence that no node speaks of, with the default `presence.ttl`."""
 

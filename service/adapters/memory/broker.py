@@ -58,10 +58,11 @@ class MemoryBroker:
         idempotency_entries: int,
         channels: int,
         max_bytes: int,
+        empty_ttl: float = 60.0,
         new_epoch: Callable[[], str] = _random_epoch,
     ) -> None:
         self._clock = clock
-        self._channels = ChannelStore(StoreBounds(channels, max_bytes), new_epoch)
+        self._channels = ChannelStore(StoreBounds(channels, max_bytes, empty_ttl), new_epoch)
         self._receipts = Receipts(idempotency_window, idempotency_entries)
         self._sink: EventSink | None = None
         self._closed = False

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from service.core.broker import EMPTY_SECONDS
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
@@ -169,13 +168,15 @@ class StoreBounds:
 
     channels: int
     bytes: int
+    empty_ttl: float = 60.0
+    """Seconds that a channel is known in which nothing was ever published and nobody is subscribed."""
 
 
 class ChannelStore:
     """At most so many channels and bytes, so that memory is bounded whatever clients do.
 
-    A channel in which nothing was ever kept is forgotten EMPTY_SECONDS after its last use, unless it has subscribers. To make
-    room it forgets whole channels that have no subscribers: first those in which nothing was ever kept (anyone who may
+    A channel in which nothing was ever kept is forgotten `empty_ttl` seconds after its last use, unless it has subscribers. To
+    make room it forgets whole channels that have no subscribers: first those in which nothing was ever kept (anyone who may
     subscribe can make them, so making many must not push out history), then the least recently used. A forgotten channel
     comes back with a new epoch, which tells every resumer that its history is gone. A channel with subscribers is never
     forgotten; when only those are left, the store refuses.
@@ -256,7 +257,7 @@ class ChannelStore:
         """Drops what has expired in the `most` channels that were swept longest ago, and at most ten times as many channels
         in which nothing was ever kept."""
         for key, used in list(islice(self._blank.items(), 10 * most)):
-            if used + EMPTY_SECONDS > now:
+            if used + self._bounds.empty_ttl > now:
                 break
             self._forget(key)
         for key in list(islice(self._filled, most)):

@@ -26,7 +26,7 @@ from service.adapters.own_task import need_task
 from service.adapters.store_config import ServerTime
 from service.core import epoch as epochs
 from service.core.backoff import Backoff
-from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
+from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
@@ -94,6 +94,7 @@ class NatsBroker:
         self._keeping = asyncio.create_task(self._go_on_keeping(), name="nats empty channels")
         self._metrics.broker_queue.set_function(lambda: self._calls)
         self._metrics.broker_subscriptions.set_function(lambda: len(self._subscriptions))
+        self._metrics.broker_empty.set_function(lambda: len(self._empty))
 
     async def _until(self, deadline: float, step: Callable[[], Awaitable[None]]) -> None:
         """Repeats a step that fails, unless waiting does not help or the deadline has passed."""
@@ -239,12 +240,12 @@ class NatsBroker:
 
     async def _go_on_keeping(self) -> None:
         while True:
-            await asyncio.sleep(EMPTY_SECONDS / 3)
+            await asyncio.sleep(self._config.empty_ttl / 3)
             with suppress(ServiceError):  # the next round comes in time
                 await self.keep_empty()
 
     async def keep_empty(self) -> None:
-        """Keeps the positions of empty channels that this node is subscribed to; called again within EMPTY_SECONDS."""
+        """Keeps the positions of empty channels that this node is subscribed to; called again within `config.empty_ttl`."""
         waiting = list(self._empty)
         for start in range(0, len(waiting), HEADS_AT_ONCE):
             some = {one: self._empty[one] for one in waiting[start : start + HEADS_AT_ONCE] if one in self._empty}

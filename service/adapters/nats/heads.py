@@ -13,7 +13,6 @@ from typing import NamedTuple
 from service.adapters.nats.config import NatsConfig, Subjects
 from service.adapters.nats.records import Entry, Head, Heard, decode, encode, new_head
 from service.adapters.nats.stream import Conflict, Stream, Write
-from service.core.broker import EMPTY_SECONDS
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 
@@ -125,14 +124,14 @@ class Heads:
             self.note(channel, known.head)
 
     async def open(self, channel: ChannelKey, *, anew: bool = False) -> Known:
-        """The same, and from now on it is there. `anew`: an empty channel's is there for EMPTY_SECONDS."""
+        """The same, and from now on it is there. `anew`: an empty channel's is there for `config.empty_ttl`."""
         known = await self.known(channel)
         if not known.sequence or (anew and known.head.is_empty):
             known = await self._write_head(channel, known.head, after=known.sequence)
         return known
 
     async def keep(self, empty: Mapping[ChannelKey, int]) -> dict[ChannelKey, int]:
-        """Writes the heads of empty channels once more, so that they stay for another EMPTY_SECONDS. `empty`: each with the
+        """Writes the heads of empty channels once more, so that they stay for another `config.empty_ttl`. `empty`: each with the
         sequence that its head had the last time; one that has another sequence by now has been written by another node.
         Returns those that are still empty, with the sequence that their head has now."""
         subjects = {self._subjects.head(channel): channel for channel in empty}
@@ -159,7 +158,7 @@ class Heads:
 
     def write(self, channel: ChannelKey, head: Head, after: int) -> Write:
         """The message that puts a head in place of the one with the sequence `after`."""
-        kept = EMPTY_SECONDS if head.is_empty else self._config.position_ttl
+        kept = self._config.empty_ttl if head.is_empty else self._config.position_ttl
         ttl = max(kept, head.ttl, head.state_ttl)
         return Write(self._subjects.head(channel), encode(head), ttl, only=True, after=after)
 

@@ -18,7 +18,7 @@ import structlog
 
 from service.adapters.redis import wire
 from service.adapters.redis.calls import Calls
-from service.adapters.redis.config import RedisConfig, namer
+from service.adapters.redis.config import RedisConfig, milliseconds, namer
 from service.adapters.redis.index import ChannelIndex
 from service.adapters.redis.link import Argument, pack
 from service.adapters.redis.publishing import Form, Forms
@@ -27,7 +27,7 @@ from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.tasks import Tasks
 from service.adapters.store_config import ServerTime
 from service.core import epoch as epochs
-from service.core.broker import EMPTY_SECONDS, ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
+from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.core.position import Position, missed
@@ -71,6 +71,7 @@ class RedisBroker:
         )
         self._sink: EventSink | None = None
         self._channels: dict[bytes, ChannelKey] = {}
+        self._empty_ttl = config.empty_ttl
         self._empty: dict[ChannelKey, None] = {}
         """Subscribed channels in which nothing had been published when they were read."""
         self._index = ChannelIndex(
@@ -86,6 +87,7 @@ class RedisBroker:
         self._sink = sink
         self._metrics.broker_queue.set_function(lambda: self.calls.waiting)
         self._metrics.broker_subscriptions.set_function(lambda: len(self._channels))
+        self._metrics.broker_empty.set_function(lambda: len(self._empty))
         try:
             await self.shards.reach()
         except BaseException:
@@ -264,15 +266,15 @@ class RedisBroker:
 
     async def _go_on_keeping(self) -> None:
         while True:
-            await asyncio.sleep(EMPTY_SECONDS / 3)
+            await asyncio.sleep(self._empty_ttl / 3)
             await self.keep_empty()
 
     async def keep_empty(self) -> None:
-        """Keeps the positions of empty channels that this node is subscribed to; called again within EMPTY_SECONDS."""
+        """Keeps the positions of empty channels that this node is subscribed to; called again within `config.empty_ttl`."""
         waiting = list(self._empty)
         for start in range(0, len(waiting), LIST_CHUNK):
             some = waiting[start : start + LIST_CHUNK]
-            keeps = (self.calls.run(KEEP, self.names(channel), int(EMPTY_SECONDS * 1000)) for channel in some)
+            keeps = (self.calls.run(KEEP, self.names(channel), milliseconds(self._empty_ttl)) for channel in some)
             for channel, kept in zip(some, await asyncio.gather(*keeps, return_exceptions=True), strict=True):
                 if kept == 0:
                     self._empty.pop(channel, None)

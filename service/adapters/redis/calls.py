@@ -49,7 +49,7 @@ class Calls:
         self.position_ttl = milliseconds(max(config.position_ttl, config.idempotency_window))
         """For how long a position is kept: as long as it takes to forget an event, or longer."""
         # Epochs must differ; nothing is guarded by them.
-        self.seed = f"{random.getrandbits(32):08x}"
+        self.seed = f"{random.getrandbits(32):08x} {milliseconds(config.empty_ttl)}"
         """What epochs begin with that are begun for this node; channel.lua."""
         self._count = 0
         self._told: dict[str, float] = {}

@@ -1,10 +1,10 @@
 -- Begins every script on a channel: where its stream stands, and whether this is still the store that wrote it.
 --
 -- KEYS: meta (string), stream, state (hash: type\nkey -> "rev ms\nbody"), state order (sorted set by rev)
--- ARGV: 1 generation of the server as the caller knows it, 2 what an epoch begins with that is begun for this caller,
+-- ARGV: 1 generation of the server as the caller knows it, 2 what an epoch begins with that is begun for this caller, a space,
+--       and the milliseconds that a position is kept of a channel in which nothing was ever published: whoever may subscribe can
+--       name any number of them, and nodes keep it for longer while they have subscribers (keep.lua),
 --       3 milliseconds that a position is kept
--- EMPTY is for how many milliseconds a position is kept of a channel in which nothing was ever published (scripts.py): whoever
--- may subscribe can name any number of them. Nodes keep it for longer while they have subscribers (keep.lua).
 -- meta, in MessagePack: e epoch, o offset, r rev, g generation, t ttl of the stream, u ttl of the state, x and y when each of
 --       the two had its expiry set (all four in milliseconds), i id at the offset, b offset at which the epoch began (nil if it
 --       was begun by an older version). A hash, or text, costs thrice as much.
@@ -63,7 +63,7 @@ local function rarely()
   -- An epoch that begins now, after another.
   local function next_epoch(before)
     local _, reign = parts(ARGV[1])
-    return string.format('%s%x', ARGV[2], math.max(time[1] * 1000000 + time[2], reign, number(before) + 1))
+    return string.format('%s%x', string.match(ARGV[2], '^%w+'), math.max(time[1] * 1000000 + time[2], reign, number(before) + 1))
   end
 
   -- The id of a stream's entry: the second part of its body (wire.py), behind the byte that says how many there are.
@@ -129,7 +129,7 @@ local function open(meta, create)
   }
   -- First what a full server refuses: after any other write it lets a script finish.
   if not meta then
-    if not redis.call('SET', KEYS[1], written(channel), 'NX', 'PX', EMPTY) then
+    if not redis.call('SET', KEYS[1], written(channel), 'NX', 'PX', string.match(ARGV[2], ' (%d+)$')) then
       return nil, not_ours()
     end
     -- What a meta that was lost left behind cannot be continued.

@@ -1,5 +1,7 @@
 -- Empty channels: those in which nothing was ever published.
 
+local EMPTY = string.match(ARGV[2], ' (%d+)$')
+
 -- Whether nothing was ever published in a channel.
 local function is_empty(channel)
   return channel.o == 0 and channel.r == 0

@@ -17,12 +17,11 @@ from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import Keys
 from service.adapters.redis.link import Argument, pack
 from service.adapters.redis.scripts import INDEX, INDEX_SETTLE, Script
-from service.core.broker import EMPTY_SECONDS
 from service.core.channel import ChannelKey
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
-HELD = EMPTY_SECONDS
+HELD = 60.0
 """Seconds that a subscription is noted for."""
 RENEWAL = HELD / 3
 """Seconds between two notes of what this node is subscribed to."""
@@ -140,7 +139,9 @@ class ChannelIndex:
             if isinstance(look, BaseException):
                 raise look
             listed, holds = look
-            found.setdefault((channel.tenant, claimed), []).extend((channel.name, holds if listed else 0))
+            found.setdefault((channel.tenant, claimed), []).extend(
+                (channel.name, max(holds, int(HELD * 1000)) if listed else 0)
+            )
         for (tenant, claimed), words in found.items():
             await self._run(INDEX_SETTLE, tenant, (claimed, *words))
 

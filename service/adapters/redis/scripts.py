@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.core.broker import EMPTY_SECONDS
-
 _FOLDER = Path(__file__).parent
 
 
@@ -19,14 +17,14 @@ class Script:
     sha: str
 
 
-def load(*names: str, begins: str = "") -> Script:
+def load(*names: str) -> Script:
     """The files of those names, one after another, as one script."""
-    text = begins + "\n".join((_FOLDER / f"{name}.lua").read_text("utf-8") for name in names)
+    text = "\n".join((_FOLDER / f"{name}.lua").read_text("utf-8") for name in names)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 def _on_channel(*names: str) -> Script:
-    return load("channel", *names, begins=f"local EMPTY = {int(EMPTY_SECONDS * 1000)}\n")
+    return load("channel", *names)
 
 
 PUBLISH = _on_channel("publish")
