@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import combinations, pairwise
 from typing import Any
+
+import hiredis
 
 from tests.stores.process import HOST, Group, ServerFailedError, free_port, until
 from tests.stores.redis_server import Flavour, RedisServer
 
 FAILOVER = 30.0
 """Seconds that a failover may take."""
+_GIVEN_UP = 6.0
+"""Seconds after which a node has given up a failover that it was asked for, as when it did not get its votes in time."""
 _MASTERS = 3
 _SLOTS = 16_384
 
@@ -79,8 +85,18 @@ class Cluster(Group):
     async def failover(self, key: str) -> ClusterNode:
         """Has a replica take over a key from a master that is well; nothing is lost. Gives the new master."""
         before, replica, *_ = await self._shard_of(key)
-        await replica.command("CLUSTER", "FAILOVER")
-        return await self.promoted(key, before)
+        asked = float("-inf")
+
+        async def other() -> bool:
+            nonlocal asked
+            if time.monotonic() - asked > _GIVEN_UP:
+                with suppress(hiredis.ReplyError):  # it is the master by now
+                    await replica.command("CLUSTER", "FAILOVER")
+                asked = time.monotonic()
+            return await self._agree() and await self.master_of(key) is not before
+
+        await until(other, f"another node than port {before.port} takes {key} over", within=FAILOVER)
+        return await self.master_of(key)
 
     async def promoted(self, key: str, before: ClusterNode) -> ClusterNode:
         """Waits until the nodes agree that another than `before` has the key, and take commands; gives it."""
