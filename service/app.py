@@ -56,6 +56,7 @@ from service.web.front import Door
 from service.web.http_connections import HTTP_CONNECTIONS, HttpConnections
 from service.web.http_protocol import HttpProtocol
 from service.web.listener import Listener, bound_buffers, listen
+from service.web.parse_queue import ParseQueue
 from service.web.request_queue import RequestQueue
 
 BACKLOG = 4096
@@ -388,7 +389,7 @@ async def _set_up(runner: web.AppRunner, options: Mapping[str, Any]) -> Callable
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("AppRunner.setup has made no server")
-    return partial(HttpProtocol, runner.server, loop=asyncio.get_running_loop(), **options)
+    return partial(HttpProtocol, runner.server, ParseQueue(), loop=asyncio.get_running_loop(), **options)
 
 
 @contextmanager

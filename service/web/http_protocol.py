@@ -23,6 +23,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from service.core.authority import parse_authority
 from service.errors import ErrorCode, ServiceError
 from service.web.header_list import list_of, offers_websocket
+from service.web.parse_queue import SLICE_BYTES, ParseQueue
 from service.web.problem import problem, translated
 
 MAX_TARGET = 8_190
@@ -154,18 +155,77 @@ _CHECKS = (_check_version, _check_transfer_coding, _check_host, _check_expectati
 class HttpProtocol(RequestHandler):
     """aiohttp's protocol of a connection, which ends as RFC 9112 §9.6 has it, and refuses in this service's words."""
 
-    __slots__ = ("has_ended",)
+    __slots__ = ("_has_ended_unparsed", "_parsed", "_queue", "_unparsed", "has_ended")
 
-    def __init__(self, server: web.Server, **options: Any) -> None:
+    def __init__(self, server: web.Server, queue: ParseQueue, **options: Any) -> None:
         super().__init__(server, **options)
+        self._queue = queue
+        self._unparsed = b""
+        """What has been read and waits to be parsed; while there is any, nothing more is read."""
+        self._parsed = 0
+        """Bytes of it that have been parsed."""
+        self._has_ended_unparsed = False
+        """Whether the peer's end comes behind that."""
         self._max_msg_queue_size = MAX_QUEUED
         self._msg_queue_resume_size = MAX_QUEUED // 2
         self._parser = RequestParser(self, self._loop, max_queue=MAX_QUEUED)
         self.has_ended = False
         """Whether the peer has ended its sending side: nothing more can come."""
 
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. aiohttp calls it too, without data, to parse what its parser has held back."""
+        if not data or self._payload_parser is not None or self._may_parse(len(data)):
+            super().data_received(data)
+        elif not self._force_close and not self._close:
+            if not self._unparsed:
+                self._queue.wait(self)
+            self._unparsed = self.take_unparsed() + data
+            self._parsed = 0
+            self._pause_transport_reading()
+
+    def _may_parse(self, size: int) -> bool:
+        return not self._unparsed and size <= SLICE_BYTES and self._queue.has_time()
+
+    def parse_on(self) -> None:
+        """See Parsing."""
+        if not self._unparsed or self._is_held:
+            return
+        start, self._parsed = self._parsed, self._parsed + SLICE_BYTES
+        piece = self._unparsed[start : self._parsed]
+        is_last = self._parsed >= len(self._unparsed) or self._force_close or self._close
+        if is_last:
+            self._unparsed = b""
+        else:
+            self._queue.wait(self)
+        super().data_received(piece)
+        if not is_last:
+            return
+        if not self._is_held:
+            self._resume_transport_reading()
+        if self._has_ended_unparsed and not self.eof_received() and self.transport is not None:
+            self.transport.close()
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether aiohttp has no room for more: it comes back to `_resume_transport_reading`."""
+        return self._reading_paused or self._buffer_paused
+
+    def take_unparsed(self) -> bytes:
+        """What has come and is not aiohttp's any more."""
+        rest, self._unparsed = self._unparsed[self._parsed :], b""
+        return rest
+
+    def _resume_transport_reading(self) -> None:
+        if self._unparsed:
+            self._queue.wait(self)
+        else:
+            super()._resume_transport_reading()
+
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes an answer; aiohttp's gives none
         """See asyncio.Protocol. True, which keeps the connection, while a request is in hand."""
+        if self._unparsed:
+            self._has_ended_unparsed = True
+            return True
         payload = self._parser.payload if isinstance(self._parser, RequestParser) else EMPTY_PAYLOAD
         if not payload.is_eof():
             payload.set_exception(web.RequestPayloadError("the connection ended within the body"))
@@ -182,12 +242,23 @@ class HttpProtocol(RequestHandler):
         """See RequestHandler."""
         if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
             resp = translated(resp)
-        if self.has_ended and self._is_last:
+        is_body_there = request.content.is_eof()
+        if not is_body_there or (self.has_ended and self._is_last):
             resp.force_close()
         result = await super().finish_response(request, resp, start_time)
+        if not is_body_there:
+            self._end_unread()
         if self.has_ended:
             self._close_when_done()
         return result
+
+    def _end_unread(self) -> None:
+        """Ends a connection whose request was answered before its body had come. The peer may go on sending for the time that
+        aiohttp would take to read it (`lingering_time`): so it sees the answer, and not a reset. Nobody reads what it sends."""
+        self._unparsed = b""
+        self._pause_reading_for_buffer()
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
 
     @property
     def _is_last(self) -> bool:

@@ -218,6 +218,8 @@ async def _ws(request: web.Request) -> web.StreamResponse:
             request.app[HTTP_CONNECTIONS].remove(transport)
         behind = _Behind()
         protocol.set_parser(cast("WebSocketReader", behind))
+        if isinstance(protocol, HttpProtocol):
+            behind.feed_data(protocol.take_unparsed())
         protocol.transport = None  # else it would close it now
         protocol.connection_lost(None)
         return Taken(transport, bytes(behind.data), isinstance(protocol, HttpProtocol) and protocol.has_ended)

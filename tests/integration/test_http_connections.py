@@ -282,6 +282,52 @@ async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server:
         await raw.gone()
 
 
+PUBLISH = (
+    b"POST /api/v1/channels/room:1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Authorization: Bearer " + API_KEY.encode() + b"\r\n"
+)
+EVENT = b'{"type":"chat.message","data":{"text":"x"}}'
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks", "chunks of a byte"])
+@pytest.mark.parametrize("ends", [False, True], ids=["stays", "ends its sending side"])
+async def test_a_large_body_is_parsed_slice_by_slice(server: Running, framing: str, ends: bool) -> None:
+    size = 30_000 if framing == "chunks of a byte" else 300_000
+    body = EVENT + b" " * (size - len(EVENT))
+    if framing == "length":
+        sent = PUBLISH + b"Content-Length: %d\r\n\r\n" % size + body
+    else:
+        step = 1 if framing == "chunks of a byte" else 1_000
+        chunks = (body[start : start + step] for start in range(0, size, step))
+        sent = PUBLISH + b"Transfer-Encoding: chunked\r\n\r\n"
+        sent += b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    async with server.client("ben") as ben, connected(server) as raw:
+        await ben.subscribe("room:1")
+        raw.write(sent + GET)
+        if ends:
+            raw.writer.write_eof()
+        assert [(await raw.answer()).status for _ in range(2)] == [200, 404]
+        await ben.until("chat.message")
+        if ends:
+            await raw.gone()
+        else:
+            raw.write(GET)
+            assert (await raw.answer()).status == 404
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000000", b"Transfer-Encoding: chunked"])
+async def test_a_refused_request_is_answered_and_its_body_is_not_read(framing: bytes) -> None:
+    async with serving(outbox={"close_grace": 0.3}) as server, connected(server) as raw:
+        raw.write(b"POST /tickets HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
+        chunk = b"186a0\r\n" + bytes(100_000) + b"\r\n"
+        for _ in range(100):  # more than the kernel takes
+            raw.write(chunk)
+        answer = await raw.answer()
+        assert (answer.status, answer.headers["connection"]) == (401, "close")
+        await raw.gone(within=3)
+        await eventually(lambda: held(server) == 0, within=3)
+
+
 async def test_requests_of_a_crowd_begin_a_few_an_iteration() -> None:
     queue = RequestQueue().middleware()
     begun, most = 0, 0
