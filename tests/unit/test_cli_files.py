@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from service.__main__ import main
+from service.settings.load import unreadable
 from tests.harness import API_KEY, CONTRACT, SECRET
 from tests.stores.certificates import Certificates
 
@@ -112,6 +113,11 @@ def test_key_set_is_told_with_its_setting(faults: Callable[..., list[str]], tmp_
     assert faults(CONFIG=config) == [
         f"{tmp_path / 'keys.json'}: the keys of i cannot be read: No such file or directory (auth.issuers[0].jwks_file)"
     ]
+
+
+def test_file_that_one_may_not_read_is_told_with_who_one_is() -> None:
+    error = PermissionError(13, "Permission denied", "secret")
+    assert unreadable(error) == f"Permission denied for user {os.geteuid()}"
 
 
 @pytest.mark.parametrize(
