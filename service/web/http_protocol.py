@@ -39,7 +39,7 @@ READ_SIZE = 65_536
 """Bytes of a body that wait for the handler; then the connection is not read."""
 
 MAX_HEADS = 32
-"""Requests of one segment that are read one by one; those behind them, all at once."""
+"""Parts of one segment, each up to the end of a head, that are read one by one; what is behind them, all at once."""
 
 _HEAD_END = b"\r\n\r\n"
 _Parsed = tuple[Sequence[tuple[Any, Any]], bool, bytes]
@@ -71,10 +71,15 @@ class RequestParser(HttpRequestParser):
             auto_decompress=False,  # no handler takes a body with a Content-Encoding
             max_msg_queue_size=max_queue,
         )
+        self._max_queue = max_queue
+        self._queued = 0
+        self._rest = b""
+        """What is parsed when there is room for it in the queue."""
 
     def feed_data(self, data: bytes) -> _Parsed:  # type: ignore[override]  # what else aiohttp's takes are its constants
         """See HttpRequestParser. Goes head by head: aiohttp's loses requests of the same segment before a fault, and behind an
         offer to upgrade that it does not know."""
+        data, self._rest = self._rest + data, b""
         found: list[tuple[Any, Any]] = []
         start = 0
         for count in range(MAX_HEADS):
@@ -91,11 +96,21 @@ class RequestParser(HttpRequestParser):
             start = end
             if upgraded or start == len(data):
                 return found, upgraded, tail + data[start:]
-        raise AssertionError("the last part ends with the data")
+            if self._queued >= self._max_queue > 0:
+                break
+        self._rest = data[start:]
+        return found, False, b""
+
+    def message_consumed(self) -> None:
+        """See HttpRequestParser."""
+        if self._queued:  # a fault is consumed too, and was not counted
+            self._queued -= 1
+        super().message_consumed()
 
     def _feed(self, data: bytes) -> _Parsed:
         messages, upgraded, tail = super().feed_data(data)
         if messages:
+            self._queued += len(messages)
             newest, self.payload = messages[-1]
             # aiohttp knows of an upgrade where `websocket` is the only protocol offered.
             upgraded = upgraded or (

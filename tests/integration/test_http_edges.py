@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import uvloop
+from aiohttp.base_protocol import BaseProtocol
 
 from service.cli import workers
 from service.core.identity import Identity
+from service.web.http_protocol import RequestParser
 from service.web.listener import bound_sockets
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, token
@@ -398,6 +400,18 @@ async def test_requests_before_one_that_cannot_be_read_are_answered(server: Runn
     for bad, status in ((b"GARBAGE\r\n\r\n", 400), (post("Transfer-Encoding: gzip, chunked", length=False), 501)):
         answers = await exchange(port_of(server.url), post() + get("/nowhere") + bad, ends=False)
         assert [answer.status for answer in answers] == [200, 404, status]
+
+
+async def test_parser_takes_no_more_requests_than_the_queue_has_room_for() -> None:
+    parser = RequestParser(BaseProtocol(asyncio.get_running_loop()), asyncio.get_running_loop(), max_queue=2)
+    data = get("/x") * 50
+    found = len(parser.feed_data(data)[0])
+    assert found == 2
+    while found < 50:
+        parser.message_consumed()
+        taken = len(parser.feed_data(b"")[0])
+        assert taken == 1
+        found += taken
 
 
 async def test_many_requests_of_one_segment_are_answered(server: Running) -> None:
