@@ -222,7 +222,7 @@ npm_ci() {
     wanted=$( (node --version && cat "$folder/package.json" "$folder/package-lock.json") | sha256sum | cut -d' ' -f1)
     is_current "$stamp" "$wanted" && return
     say "installing $folder/package-lock.json"
-    npm --prefix "$folder" ci --include=dev --no-engine-strict --no-audit --no-fund --ignore-scripts --loglevel=error >&2
+    npm --prefix "$folder" ci --include=dev --no-engine-strict --no-audit --no-fund --no-update-notifier --ignore-scripts --loglevel=error >&2
     echo "$wanted" >"$stamp"
 }
 
