@@ -3,13 +3,13 @@
 
     .venv/bin/python scripts/run_uv.py pip sync --python .venv requirements/run.lock
 
-It runs the uv that is installed beside this Python. A variable of uv's own, such as UV_DEFAULT_INDEX, wins over pip's option.
+It runs the uv that is installed beside this Python. A variable of uv's own that says where files come from, such as
+UV_DEFAULT_INDEX, wins over pip's option. Those that change what is installed are not passed on.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from configparser import Error, RawConfigParser
@@ -17,6 +17,11 @@ from pathlib import Path
 
 _SECTIONS = ("global", "install")
 """Of pip's files; the later one wins."""
+_KEPT = (
+    *("UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_INSECURE_HOST", "UV_KEYRING_PROVIDER"),
+    *("UV_SYSTEM_CERTS", "UV_HTTP_", "UV_OFFLINE", "UV_CACHE_DIR", "UV_NO_CACHE", "UV_LINK_MODE", "UV_CONCURRENT_"),
+)
+"""How the names of uv's variables begin that say where files come from and how."""
 _FALSE = {"", "0", "false", "no", "off"}
 """As pip reads a switch, in any case."""
 
@@ -26,8 +31,8 @@ def main(arguments: list[str]) -> None:
     uv = Path(sys.executable).with_name("uv")
     options = pip_options(os.environ, Path(sys.prefix))
     environment = uv_environment(options, os.environ)
-    if "--upgrade" not in arguments:
-        environment.pop("UV_EXCLUDE_NEWER", None)  # only new versions depend on a date; the locks name the others
+    if "--upgrade" in arguments and "UV_EXCLUDE_NEWER" in os.environ:  # only new versions depend on a date
+        environment["UV_EXCLUDE_NEWER"] = os.environ["UV_EXCLUDE_NEWER"]
     try:
         os.execve(uv, [str(uv), *no_index(options, arguments)], environment)
     except OSError as error:
@@ -85,34 +90,38 @@ def _option(name: str) -> str:
 
 
 def uv_environment(options: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables for uv that say what pip's options say; what the environment says of uv already stays."""
+    """The environment for uv: it says what pip's options say."""
+    told = {"UV_SYSTEM_CERTS": "true"}
+    if index := options.get("index-url"):
+        told["UV_DEFAULT_INDEX"] = index
+    if more := options.get("extra-index-url"):
+        told["UV_INDEX"] = " ".join(more.split())
+    if links := [link for link in options.get("find-links", "").split() if _exists(link)]:
+        told["UV_FIND_LINKS"] = ",".join(links)
+    if hosts := options.get("trusted-host"):
+        told["UV_INSECURE_HOST"] = " ".join(hosts.split())
+    # pip asks these two variables as well.
+    cert = options.get("cert") or environment.get("REQUESTS_CA_BUNDLE") or environment.get("CURL_CA_BUNDLE")
+    if cert:
+        path = Path(cert).expanduser()
+        told["SSL_CERT_DIR" if path.is_dir() else "SSL_CERT_FILE"] = str(path)
+    if client := options.get("client-cert"):
+        told["SSL_CLIENT_CERT"] = str(Path(client).expanduser())
+    if proxy := options.get("proxy"):
+        told |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
+    if timeout := options.get("timeout"):
+        told["UV_HTTP_TIMEOUT"] = timeout.partition(".")[0]
     ours = {
-        "UV_SYSTEM_CERTS": "true",
-        # Not the user's uv.toml: with its cutoff dates, say, uv would not find what the locks name.
-        "UV_NO_CONFIG": "true",
         # Files are chosen by hash, so it does not matter which index has them: as with pip, any may.
         "UV_INDEX_STRATEGY": "unsafe-best-match",
+        # Not the user's uv.toml: with its cutoff dates, say, uv would not find what the locks name.
+        "UV_NO_CONFIG": "true",
         # The Python is the machine's.
         "UV_PYTHON_DOWNLOADS": "never",
     }
-    if index := options.get("index-url"):
-        ours["UV_DEFAULT_INDEX"] = index
-    if more := options.get("extra-index-url"):
-        ours["UV_INDEX"] = " ".join(more.split())
-    if links := [link for link in options.get("find-links", "").split() if _exists(link)]:
-        ours["UV_FIND_LINKS"] = ",".join(links)
-    if hosts := options.get("trusted-host"):
-        ours["UV_INSECURE_HOST"] = " ".join(hosts.split())
-    if cert := options.get("cert"):
-        ours["SSL_CERT_DIR" if Path(cert).is_dir() else "SSL_CERT_FILE"] = str(Path(cert).expanduser())
-    if client := options.get("client-cert"):
-        ours["SSL_CLIENT_CERT"] = str(Path(client).expanduser())
-    if proxy := options.get("proxy"):
-        ours |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
-    if timeout := options.get("timeout"):
-        ours["UV_HTTP_TIMEOUT"] = re.sub(r"\..*", "", timeout)
-    uvs = {name: value for name, value in environment.items() if name.startswith("UV_")}
-    return {**environment, **ours, **uvs}
+    others = {name: value for name, value in environment.items() if not name.startswith("UV_")}
+    kept = {name: value for name, value in environment.items() if name.startswith(_KEPT)}
+    return {**others, **told, **kept, **ours}
 
 
 def _exists(link: str) -> bool:

@@ -48,12 +48,10 @@ apt_install() {
     local apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3) try
     for try in 1 2 3; do # its lock on the lists is not waited for
         [ ! -e "$scratch/updated" ] || break
-        if "${apt[@]}" update >&2; then
-            touch "$scratch/updated"
-        else
-            sleep $((5 * try))
-        fi
+        "${apt[@]}" update >&2 && break
+        sleep $((5 * try))
     done
+    touch "$scratch/updated"
     "${apt[@]}" install -y --no-install-recommends "$1" >&2
 }
 

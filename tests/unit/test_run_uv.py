@@ -73,6 +73,19 @@ def test_variable_of_uv_wins_over_pips_option(machine: Machine) -> None:
     assert (found["UV_DEFAULT_INDEX"], found["UV_SYSTEM_CERTS"]) == ("https://uv.example", "false")
 
 
+def test_variables_that_change_what_is_installed_are_not_passed_on(machine: Machine) -> None:
+    others = {
+        "UV_NO_EDITABLE": "1",
+        "UV_REQUIRE_HASHES": "1",
+        "UV_EXCLUDE_NEWER": "2020-01-01",
+        "UV_INDEX_STRATEGY": "first-index",
+    }
+    found = machine.uv(UV_CACHE_DIR="/cache", HTTPS_PROXY="http://proxy.example", **others)
+    assert (found["UV_CACHE_DIR"], found["HTTPS_PROXY"]) == ("/cache", "http://proxy.example")
+    assert not {"UV_NO_EDITABLE", "UV_REQUIRE_HASHES", "UV_EXCLUDE_NEWER"} & set(found)
+    assert found["UV_INDEX_STRATEGY"] == "unsafe-best-match"
+
+
 def test_options_with_several_values_are_separated_as_uv_reads_them(machine: Machine, tmp_path: Path) -> None:
     machine.write(
         "user",
@@ -96,6 +109,8 @@ def test_certificates_proxy_and_timeout_are_passed_on(machine: Machine, tmp_path
     assert found["HTTP_PROXY"] == found["HTTPS_PROXY"] == "http://proxy.example:3128"
     assert found["UV_HTTP_TIMEOUT"] == "7"
     assert machine.uv(PIP_CERT=str(tmp_path))["SSL_CERT_DIR"] == str(tmp_path)
+    found = machine.uv(PIP_CONFIG_FILE=os.devnull, REQUESTS_CA_BUNDLE="/etc/ca.pem", SSL_CERT_FILE="/etc/other.pem")
+    assert found["SSL_CERT_FILE"] == "/etc/ca.pem"
 
 
 def test_machine_without_configuration_leaves_uvs_index_alone(machine: Machine) -> None:
