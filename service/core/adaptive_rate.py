@@ -10,7 +10,7 @@ DECREASE_INTERVAL = 1.0
 """Seconds between two decreases: what a decrease changes shows only after what was accepted before it is done."""
 INCREASE = 0.1
 """Of the ceiling, what is added each second: from a half back to all in 5 s."""
-FLOOR = 0.02
+FLOOR = 0.05
 """Of the ceiling, the least: clients must get in somewhere, even if every node is slow."""
 
 

@@ -16,7 +16,7 @@
  *            connect_rate?: number, connect_burst?: number}} SharedLimits
  * @typedef {{message: number, batch: number, subscriptions: number, rate: number, burst: number, subscribe_rate?: number,
  *            subscribe_burst?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
- *   Those that may be absent come with services since 0.2; `user` is absent for an anonymous connection.
+ *   Older services do not tell those that may be absent; `user` is absent for an anonymous connection, too.
  * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number}} Welcome
  * @typedef {{type: 'subscribed', id: string | null, channel: string, epoch: string, offset: number, last?: string,
  *            events: Event[], state: Event[], recovered?: boolean, presence?: Presence}} Subscribed
