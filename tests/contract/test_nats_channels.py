@@ -80,3 +80,21 @@ async def test_a_head_outlives_the_minute_once_something_was_published(server: N
         await broker.unsubscribe(INVENTED)
         await asyncio.sleep(SHORT + 3)
         assert (await broker.snapshot(INVENTED, None, 0, 0)).top.epoch == receipt.epoch
+
+
+async def test_nodes_that_keep_at_the_same_moment_lose_no_channel(server: NatsServer) -> None:
+    clock, where = FakeClock(), config(server)
+    async with running(where, clock) as (one, _), running(where, clock) as (other, _):
+        shared = [ChannelKey("acme", f"room:shared-{number}") for number in range(3)]
+        own = {one: ChannelKey("acme", "room:one"), other: ChannelKey("acme", "room:other")}
+        for broker in (one, other):
+            for channel in (*shared, own[broker]):
+                await broker.subscribe(channel)
+        told = {channel: (await one.snapshot(channel, None, 0, 0)).top for channel in (*shared, *own.values())}
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 2 * (SHORT + 2)
+        while loop.time() < end:
+            await asyncio.gather(one.keep_empty(), other.keep_empty())
+            await asyncio.sleep(SHORT / 4)
+        for channel, top in told.items():
+            assert (await one.snapshot(channel, None, 0, 0)).top == top

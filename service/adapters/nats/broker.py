@@ -8,6 +8,7 @@ nodes do at the same time. docs/adr/0013-nats.md has the reasons, and what is pr
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -240,7 +241,8 @@ class NatsBroker:
 
     async def _go_on_keeping(self) -> None:
         while True:
-            await asyncio.sleep(self._config.empty_ttl / 3)
+            # Nodes that started together do not go on writing at the same moment.
+            await asyncio.sleep(self._config.empty_ttl / 3 * random.uniform(0.7, 1.0))  # noqa: S311  # guards nothing
             with suppress(ServiceError):  # the next round comes in time
                 await self.keep_empty()
 

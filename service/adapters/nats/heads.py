@@ -6,7 +6,7 @@ Of the two together comes the one thing that NATS itself does not tell: that it 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -143,12 +143,20 @@ class Heads:
         due = [channel for channel, known in left.items() if known.sequence == empty[channel]]
         for start in range(0, len(due), KEPT_TOGETHER):
             part = due[start : start + KEPT_TOGETHER]
-            writes = [self.write(channel, left[channel].head, left[channel].sequence) for channel in part]
-            with suppress(Conflict):  # somebody has published into one: the others come with the next round
-                last = await self._stream.write(writes)
-                for place, channel in enumerate(part, last - len(part) + 1):
-                    left[channel] = Known(place, left[channel].head)
+            try:
+                await self._write_again(part, left)
+            except Conflict:  # somebody else has written one: the others must not wait for it
+                for channel in part:
+                    with suppress(Conflict):
+                        await self._write_again([channel], left)
         return {channel: known.sequence for channel, known in left.items()}
+
+    async def _write_again(self, channels: Sequence[ChannelKey], known: dict[ChannelKey, Known]) -> None:
+        last = await self._stream.write(
+            [self.write(channel, known[channel].head, known[channel].sequence) for channel in channels]
+        )
+        for sequence, channel in enumerate(channels, last - len(channels) + 1):
+            known[channel] = Known(sequence, known[channel].head)
 
     async def _write_head(self, channel: ChannelKey, head: Head, after: int) -> Known:
         try:
