@@ -208,6 +208,8 @@ class Front(asyncio.Protocol):
         transport, data = self.transport, self._data
         if transport is None or transport.is_closing():  # aiohttp would complain of one that ends before it has begun
             return
+        if self._is_whole:  # it was taken for an upgrade that can be answered here
+            self._door.connections.waits(transport)
         handler = self._door.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)

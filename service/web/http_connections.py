@@ -89,7 +89,7 @@ class HttpConnections:
         self._all[transport] = _Connection(counted, inf)
         if counted is not None:
             self._addresses.setdefault(counted, _Address()).count += 1
-        self._wait(transport, self._deadlines.header)
+        self.waits(transport)
         return True
 
     def remove(self, transport: asyncio.Transport) -> None:
@@ -104,6 +104,10 @@ class HttpConnections:
             counted.count -= 1
             if not counted.count:
                 del self._addresses[connection.address]
+
+    def waits(self, transport: asyncio.Transport) -> None:
+        """Notes that the connection has its time for a request head from now on."""
+        self._wait(transport, self._deadlines.header)
 
     def asked(self, transport: asyncio.Transport) -> None:
         """Notes that a whole request is in hand: the connection is safe until it is answered."""

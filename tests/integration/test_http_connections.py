@@ -7,9 +7,11 @@ import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 from pathlib import Path
 
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
@@ -177,6 +179,25 @@ class TestCap:
             opens.set()
             assert (await upgrading.answer()).status == 101
             assert (await posting.answer()).status == 201
+
+
+async def test_want_of_descriptors_is_logged_once_a_minute() -> None:
+    clock = FakeClock(time.time())
+    async with serving(clock=clock) as server:
+        with structlog.testing.capture_logs() as log:
+            limits = [float(open_fds())]
+            server.service.descriptors.start(lambda: limits[0])  # all are taken, from the first moment
+            for minutes in range(1, 4):
+                told = [entry for entry in log if entry["event"] == "descriptors_exhausted"]
+                assert len(told) == minutes
+                assert told[-1]["limit"] == limits[0]
+                assert told[-1]["open"] > 0
+                await passes(clock, 60)
+            [lowered] = [entry for entry in log if entry["event"] == "connections_lowered"]
+            assert lowered["connections"] == await server.metric("max_connections")
+            limits[0] = inf
+            await passes(clock, 1)
+            assert await server.metric("max_connections") == 15_000
 
 
 class TestOps:
