@@ -24,6 +24,8 @@ from service.realtime.ways import Ways
 
 _log = structlog.get_logger("connection")
 
+_UNREAD = frozenset((CloseCode.SLOW_CONSUMER, CloseCode.DEADLINE))
+"""Closes of a peer that does not read, or does not answer: what is queued for it is not waited for."""
 MOST_REPLIES = 64
 """Replies of SMALL_REPLY bytes or less that wait for the end of the turn, to share a write with others."""
 
@@ -291,7 +293,7 @@ class Connection(_Reach):
     def close(self, code: CloseCode, reason: str) -> None:
         """Begins the end: no delivery from here on. Only the first call counts. `reason` goes to the client.
 
-        What is queued explains the close, so it goes first, for `outbox.close_grace` at most; a slow reader would not read it.
+        What is queued explains the close, so it goes first, for `outbox.close_grace` at most, unless the peer does not read.
         """
         if self.closing is not None:
             return
@@ -303,7 +305,7 @@ class Connection(_Reach):
         self._shared.on_close(self, code, reason)
         if self._is_over:
             return
-        if self._outbox is None or code is CloseCode.SLOW_CONSUMER:
+        if self._outbox is None or code in _UNREAD:
             self._part()
         else:
             self._parting = self._shared.clock.call_later(self._shared.limits.close_grace, self._part)
