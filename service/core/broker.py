@@ -51,6 +51,9 @@ class Known(NamedTuple):
 
     position: Position
     rev: int
+    again: int | None = None
+    """The lowest offset of which an event came although it had been delivered, if one did: from there on, what the node knows
+    may not be what the store has now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ class Broker(Protocol):
         read just now while others can.
 
         `known`: how far this node has delivered each of them (None: it does not say). A channel that has lost something of
-        that starts a new epoch.
+        that starts a new epoch, below `again` if that is given.
         """
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:

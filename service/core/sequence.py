@@ -22,7 +22,7 @@ class Verdict(Enum):
 class Sequence:
     """Lets every durable event through once and in order, and every change of state once."""
 
-    __slots__ = ("_epoch", "_id", "_offset", "_rev")
+    __slots__ = ("_again", "_epoch", "_id", "_offset", "_rev")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.jump(snapshot)
@@ -31,6 +31,7 @@ class Sequence:
         """Goes on from what a snapshot holds."""
         top = snapshot.top
         self._epoch, self._offset, self._id, self._rev = top.epoch, top.offset, top.id, snapshot.rev
+        self._again: int | None = None
 
     @property
     def position(self) -> Position:
@@ -45,7 +46,16 @@ class Sequence:
     @property
     def known(self) -> Known:
         """What the store must not have forgotten."""
-        return Known(self.position, self._rev)
+        return Known(self.position, self._rev, self._again)
+
+    def note_repeat(self, event: Event) -> None:
+        """An event was dropped: it came twice, or another one came for its place."""
+        if event.offset is not None and (self._again is None or event.offset < self._again):
+            self._again = event.offset
+
+    def forget_repeats(self) -> None:
+        """The stream was found to be what has been let through."""
+        self._again = None
 
     def has_reached(self, mark: Mark) -> bool:
         """Whether everything up to a mark has been let through. A mark of another epoch is never reached."""

@@ -109,6 +109,7 @@ class Relay:
             self._repair.begin(room, "jump")
         else:
             self._metrics.repeats.inc()
+            room.sequence.note_repeat(event)
             self._repair.compare(room)  # or another event had its place before, and the stream was set back
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:

@@ -286,7 +286,11 @@ class Repair:
             known = [None if (room := self._hub.get(channel)) is None else _known(room) for channel in some]
             for channel, mark in zip(some, await self._broker.marks(some, known), strict=True):
                 room = self._hub.get(channel)
-                if room is not None and mark is not None and _is_behind(room, mark):
+                if room is None or mark is None or room.sequence is None:
+                    continue
+                if mark.epoch == room.sequence.mark.epoch:
+                    room.sequence.forget_repeats()
+                if _is_behind(room, mark):
                     found(room, mark)
 
 

@@ -317,9 +317,12 @@ async def test_another_event_at_a_known_offset_begins_a_new_epoch(server: RedisS
         async with running(server.url, prefix) as (other, _):
             receipts = await publish(other, *(f"n-{n}" for n in range(others)))
             assert receipts[0].offset == 2, "the store does not know what it has lost"
-            [told] = await broker.marks([ROOM], [Known(position(last), 0)])
+            [told] = await broker.marks([ROOM], [Known(position(last), 0, again=2)])
             assert told is not None
             assert told.epoch != last.epoch
+            assert (await broker.snapshot(ROOM, None, MANY, MUCH)).base == 1, (
+                "what has been published since belongs to it"
+            )
             [after] = await publish(other, "n-after")
             assert (after.epoch, after.offset) == (told.epoch, others + 2)
 

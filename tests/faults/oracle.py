@@ -55,6 +55,9 @@ class _Channel:
         self.by_epoch: dict[str, list[Ack]] = defaultdict(list)
         self.doubtful: list[Ack] = []
         """Those of which nobody can say in which epoch they were accepted."""
+        self.given_twice: set[tuple[str, int]] = set()
+        """Places of two events, as when a store was set back: a position there does not say which of them was seen. Whoever was
+        there has to be told in the end."""
 
 
 def judge(acks: Sequence[Ack], diaries: Sequence[Diary], tops: dict[Key, Top] | None = None) -> Counts:
@@ -87,6 +90,18 @@ def _channels(acks: Sequence[Ack], diaries: Sequence[Diary]) -> dict[Key, _Chann
         epoch = ack.epoch or _epoch_at(ack, seen[ack.key]) or applied.get((ack.key, ack.line))
         channel = channels[ack.key]
         (channel.by_epoch[epoch] if epoch else channel.doubtful).append(ack)
+    lines: dict[tuple[Key, str, int], set[int]] = defaultdict(set)
+    for key, channel in channels.items():
+        for epoch, some in channel.by_epoch.items():
+            for ack in some:
+                lines[key, epoch, ack.offset].add(ack.line)
+    for diary in diaries:
+        for stretch in diary.stretches:
+            for offset, line in zip(stretch.offsets, stretch.lines, strict=True):
+                lines[diary.key, stretch.epoch, offset].add(line)
+    for (key, epoch, offset), given in lines.items():
+        if len(given) > 1:
+            channels[key].given_twice.add((epoch, offset))
     return channels
 
 
@@ -174,7 +189,9 @@ def _fate(diary: Diary, channel: _Channel, epoch: str, offset: int) -> _Fate:
     if not below:
         return _jump(stretches, here[0])
     passed = below[-1]
-    if offset <= stretches[passed].top or passed + 1 == len(stretches):
+    if passed + 1 == len(stretches):
+        return _Fate.LOST
+    if offset <= stretches[passed].top and (epoch, offset) not in channel.given_twice:
         return _Fate.LOST
     return _jump(stretches, passed + 1)
 

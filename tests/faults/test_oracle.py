@@ -187,3 +187,12 @@ def test_examples_are_few() -> None:
     counts = story(events, stretch([], top=100))
     assert counts.lost == 100
     assert len(counts.examples) == 12
+
+
+@pytest.mark.parametrize("told", [Told.LOST, Told.KEPT, None])
+def test_of_two_events_at_one_place_the_one_that_was_not_seen_has_to_be_announced(told: Told | None) -> None:
+    first, again = acks(range(1, 6)), acks([4, 5], start=10, at=20.0)
+    after = acks([6, 7], "two", start=20, at=30.0)
+    way = [stretch(first)] if told is None else [stretch(first), stretch(after, "two", base=5, told=told, at=30.0)]
+    counts = story([*first, *again, *after], *way)
+    assert (counts.lost, counts.announced) == {Told.LOST: (0, 2), Told.KEPT: (2, 0), None: (4, 0)}[told]

@@ -127,26 +127,32 @@ class RedisBroker:
         place = int(at)
         if not duplicate:
             if place <= form.place and epoch == form.epoch:
-                await self._given_twice(publication.channel, form)
-            form.epoch, form.place, form.id = epoch, place, publication.id
+                await self._given_twice(publication, form, place)
+            form.epoch, form.place, form.id, form.at = epoch, place, publication.id, publication.at
         if enters or (duplicate and place == 1):  # the first may have been accepted and not entered
             await self._index.enter(publication.channel, form.retention.ttl)
         if publication.delivery is _DURABLE:
             return Receipt(publication.id, epoch, place, None, duplicate)
         return Receipt(publication.id, epoch, None, place, duplicate)
 
-    async def _given_twice(self, channel: ChannelKey, form: Form) -> None:
+    async def _given_twice(self, publication: Publication, form: Form, place: int) -> None:
         """An offset or a rev was given that this node has seen given before: the channel was set back."""
-        at, place = (form.place, 0) if form.is_durable else (0, form.place)
+        if form.is_durable:
+            known = Known(Position(form.epoch, form.place, form.id), 0, again=place)
+        else:
+            known = Known(Position(form.epoch, 0), form.place)
+        age = max(0, publication.at - form.at)
         with suppress(ServiceError):  # the event is accepted; who knows more will find out
-            await self._mark(channel, Known(Position(form.epoch, at, form.id or None), place), sure=True)
+            await self._mark(publication.channel, known, sure=True, age=age)
 
-    def _mark(self, channel: ChannelKey, known: Known | None, *, sure: bool = False) -> Awaitable[Any]:
-        words: tuple[Argument, ...] = ("", 0, "", 0)
+    def _mark(
+        self, channel: ChannelKey, known: Known | None, *, sure: bool = False, age: int | None = None
+    ) -> Awaitable[Any]:
+        words: tuple[Argument, ...] = ("", 0, "", 0, 0, "", "")
         if known is not None:
-            at = known.position
-            words = (at.epoch, at.offset, at.id or "", known.rev)
-        return self.calls.run(MARK, self.names(channel), *words, int(sure))
+            at, again = known.position, "" if known.again is None else known.again
+            words = (at.epoch, at.offset, at.id or "", known.rev, int(sure), again, "" if age is None else age)
+        return self.calls.run(MARK, self.names(channel), *words)
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """As the port says."""

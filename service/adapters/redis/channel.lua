@@ -80,8 +80,9 @@ local function rarely()
     return entry and id_of(entry)
   end
 
-  -- Begins a new epoch of a channel that was set back: somebody knows more of it, in this epoch or a later one.
-  local function begin_anew(channel, known_epoch)
+  -- Begins a new epoch of a channel that was set back: somebody knows more of it, in this epoch or a later one. What has been
+  -- accepted since belongs to it: from the offset `again` on, and before that what is younger than `age` milliseconds.
+  local function begin_anew(channel, known_epoch, again, age)
     -- What was put back may be older than what it was put beside; places go on above both.
     local some = redis.call('XRANGE', KEYS[2], string.format('%d-0', channel.o + 1), '+', 'COUNT', 100)
     while #some > 0 do
@@ -91,7 +92,14 @@ local function rarely()
     end
     local highest = redis.call('ZRANGE', KEYS[4], -1, -1, 'WITHSCORES')[2]
     channel.r = math.max(channel.r, tonumber(highest or 0))
-    channel.e, channel.b = next_epoch(is_later(known_epoch, channel.e) and known_epoch or channel.e), channel.o
+    local first = math.min(again or channel.o + 1, channel.o + 1)
+    while age and first > 1 do
+      local at = string.format('%d', first - 1)
+      local before = redis.call('XRANGE', KEYS[2], at .. '-0', at .. '-18446744073709551615', 'COUNT', 1)[1]
+      if not before or now - string.match(before[1], '-(%d+)$') > age then break end
+      first = first - 1
+    end
+    channel.e, channel.b = next_epoch(is_later(known_epoch, channel.e) and known_epoch or channel.e), first - 1
     redis.call('SET', KEYS[1], written(channel), 'KEEPTTL')
   end
 

@@ -29,6 +29,7 @@ class Form:
         "_key",
         "_middle",
         "_what",
+        "at",
         "epoch",
         "id",
         "is_durable",
@@ -45,8 +46,8 @@ class Form:
         """What it is made for."""
         self.is_durable = is_durable
         """Of which kind its publications are."""
-        self.epoch, self.place, self.id = "", 0, ""
-        """Where the newest one was accepted by which this node published, and its id."""
+        self.epoch, self.place, self.id, self.at = "", 0, "", 0
+        """Where the newest one was accepted that this node has published, its id, and its time in milliseconds."""
         self._what = what
         keys = names.keys
         command = ("EVALSHA", PUBLISH.sha, len(keys) + 1, *keys)
