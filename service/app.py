@@ -102,10 +102,11 @@ class Service:
             sender=sender,
         )
         self.node = Node(Gate(contract), ports, bounds, self.metrics)
-        self.http_connections = self._http_connections("http_connections", settings.limits.http_connections)
+        limits = settings.limits
+        self.http_connections = self._http_connections("http_connections", limits.http_connections)
         if not settings.proxy.hops:
-            self.http_connections.max_per_address = settings.limits.http_connections_per_ip
-        self.ops_connections = self._http_connections("ops_connections", settings.limits.ops_connections)
+            self.http_connections.per_address = limits.http_connections_per_ip or limits.connections_per_ip
+        self.ops_connections = self._http_connections("ops_connections", limits.ops_connections)
         self.descriptors = Descriptors(
             settings.limits,
             self.node.admission,

@@ -30,6 +30,11 @@ class DescriptorPlan:
     ops_connections: int
 
     @property
+    def room(self) -> int:
+        """Connections of the public listener, of both kinds: while there are few of one, there may be more of the other."""
+        return self.limit - self.in_use - self.reserve
+
+    @property
     def first_reserved(self) -> int:
         """The lowest number of a descriptor in reserve: the system gives the lowest that is free, so who gets this one has
         found all below it taken."""

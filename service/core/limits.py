@@ -53,12 +53,12 @@ class Limits:
     """Per IPv4 address or IPv6 /64."""
     pending: Count = 2_000
     """Connections that have not said hello yet."""
-    http_connections: Count = 2_000
+    http_connections: Count = 10_000
     """TCP connections of the public listener that are not WebSockets: those that have sent no request yet, those kept alive,
     those with a request in hand. For one more, the one that has waited longest for a request is closed."""
-    http_connections_per_ip: Count = 1_000
-    """The same, of the one address that the TCP connection comes from (IPv6: /64). Not applied with `proxy.hops`, as a proxy's
-    connections are everybody's."""
+    http_connections_per_ip: Count | None = None
+    """The same, of the one address that the TCP connection comes from (IPv6: /64). Unset, as many as `limits.connections_per_ip`:
+    they may come back all at once. Not applied with `proxy.hops`, as a proxy's connections are everybody's."""
     ops_connections: Count = 32
     """TCP connections of the listener for health and metrics. For one more, the one that has waited longest is closed."""
     connection_rate: Rate = Rate(per_second=20, burst=100)

@@ -98,13 +98,12 @@ class Descriptors:
         if planned is None:
             self._first_reserved = inf
             self._admission.lower_connections(limits.connections)
-            self._http.lower(limits.http_connections, limits.http_connections_per_ip)
+            self._http.lower(limits.http_connections)
             self._ops.lower(limits.ops_connections)
             return
         self._first_reserved = planned.first_reserved
         self._admission.lower_connections(planned.connections)
-        one_address = max(1, planned.http_connections // 2)  # it leaves room for others, however little there is
-        self._http.lower(planned.http_connections, min(limits.http_connections_per_ip, one_address))
+        self._http.lower(planned.http_connections, lambda: planned.room - self._admission.total)
         self._ops.lower(planned.ops_connections)
         if planned.connections < limits.connections:
             _log.warning(

@@ -9,6 +9,7 @@ those that never send one. A connection with a whole request in hand is never cl
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -50,9 +51,10 @@ class HttpConnections:
         self, name: str, cap: int, deadlines: Deadlines, close_grace: float, clock: Clock, metrics: Metrics
     ) -> None:
         """`name` is that of the setting `limits.…` that holds the cap, and the label of its metric."""
-        self.max_connections = cap
-        self.max_per_address: int | None = None
-        """None: addresses are not counted, as behind a proxy, whose address is everybody's."""
+        self.per_address: int | None = None
+        """The cap of one address. None: addresses are not counted, as behind a proxy, whose address is everybody's."""
+        self._cap = self._lowered = cap
+        self._spare: Callable[[], int] | None = None
         self.is_at_cap = False
         """Whether a cap was reached since somebody last set this to False."""
         self._name = name
@@ -85,7 +87,7 @@ class HttpConnections:
         if not self._make_room(address):
             transport.abort()
             return False
-        counted = None if self.max_per_address is None else address
+        counted = None if self.per_address is None else address
         self._all[transport] = _Connection(counted, inf)
         if counted is not None:
             self._addresses.setdefault(counted, _Address()).count += 1
@@ -160,11 +162,16 @@ class HttpConnections:
         """Makes room in the process for something else."""
         self._close_first(self._waiting)
 
-    def lower(self, cap: int, per_address: int = 1) -> None:
-        """Sets the caps, to what the process has descriptors for."""
-        self.max_connections = cap
-        if self.max_per_address is not None:
-            self.max_per_address = per_address
+    def lower(self, cap: int, spare: Callable[[], int] | None = None) -> None:
+        """Sets the cap to what the process has descriptors for: `cap`, and more while `spare` says that more are left."""
+        self._lowered, self._spare = cap, spare
+
+    @property
+    def max_connections(self) -> int:
+        """The cap that is in force."""
+        if self._lowered >= self._cap:
+            return self._cap
+        return min(self._cap, max(self._lowered, self._spare() if self._spare is not None else 0))
 
     def _wait(self, transport: asyncio.Transport, timeout: float) -> None:
         connection = self._all.get(transport)
@@ -177,12 +184,18 @@ class HttpConnections:
             self._addresses[connection.address].waiting[transport] = None
 
     def _make_room(self, address: str) -> bool:
-        cap, counted = self.max_per_address, self._addresses.get(address)
-        if cap is not None and counted is not None and counted.count >= cap:
+        cap, counted = self.max_connections, self._addresses.get(address)
+        if self.per_address is not None and counted is not None:
+            # Where there is less than was set, one address leaves room for others.
+            per_address = self.per_address if cap >= self._cap else min(self.per_address, max(1, cap // 2))
+            is_full = counted.count >= per_address
+        else:
+            is_full = False
+        if is_full and counted is not None:
             self._hit(f"{self._name}_per_ip")
             if not self._close_first(counted.waiting):
                 return False
-        if len(self._all) >= self.max_connections:
+        if len(self._all) >= cap:
             self._hit(self._name)
             return self._close_first(self._waiting)
         return True

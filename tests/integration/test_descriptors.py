@@ -85,7 +85,7 @@ async def test_idle_connections_do_not_take_the_descriptors_of_health_and_client
             await ann.subscribe("room:1")
             await ann.silence()
         metrics = await server.metrics()
-        assert metrics["tidewire_http_connections"] <= metrics["tidewire_max_http_connections"] < 100
+        assert metrics["tidewire_http_connections"] <= metrics["tidewire_max_http_connections"] < 400 - 64
         assert metrics["tidewire_open_fds"] < 400 - 64
         assert metrics['tidewire_limit_hits_total{limit="http_connections_per_ip"}'] > 0
         await run.until(lambda: bool(run.told("descriptors_exhausted")))

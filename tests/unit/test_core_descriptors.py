@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from service.core.descriptors import RESERVE, plan
 from service.core.limits import Limits
 
-ENOUGH = 20_000
+ENOUGH = 30_000
 
 
 def test_plan_with_descriptors_enough_lowers_nothing() -> None:
     planned = plan(ENOUGH, 14, Limits())
-    assert (planned.connections, planned.http_connections, planned.ops_connections) == (15_000, 2_000, 32)
+    assert (planned.connections, planned.http_connections, planned.ops_connections) == (15_000, 10_000, 32)
     assert planned.first_reserved == ENOUGH - RESERVE
 
 
