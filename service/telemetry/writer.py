@@ -123,6 +123,7 @@ class LineWriter:
             with changed:
                 while not self._lines:
                     if self._is_resting:
+                        self._thread = None  # under the lock: the next line starts another
                         return
                     changed.wait()
                 lines = self._next()
@@ -178,9 +179,10 @@ class LineWriter:
         self._is_resting = True
         with self._changed:
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(REST_TIMEOUT if self._stuck_at != self._written else 0.0)
-            if self._thread.is_alive():
+            thread = self._thread
+        if thread is not None:
+            thread.join(REST_TIMEOUT if self._stuck_at != self._written else 0.0)
+            if thread.is_alive():
                 self._stuck_at = self._written
         self._changed.acquire()
 
