@@ -220,6 +220,23 @@ async def test_a_reign_that_was_lost_is_written_again() -> None:
         assert await address.master.keys("*:reign*") == [key]
 
 
+async def test_a_full_server_is_in_a_new_reign_all_the_same() -> None:
+    """It refuses to write the key: the node goes by a number of its own, and writes it when it can."""
+    async with an_address() as address, running(address.url, **FAST) as (broker, _):
+        first = await broker.publish(durable("m-1"))
+        await address.promote()
+        await address.lead_to(address.replica, broker)
+        await address.master.command("CONFIG", "SET", "maxmemory", 1)
+        await address.lead_to(address.master, broker)
+        assert await address.master.keys("*:reign*") == []
+        await address.master.command("CONFIG", "SET", "maxmemory", 0)
+        again = await insist(broker, durable("m-2"))
+        assert again.epoch != first.epoch
+        await only(broker).look()
+        assert len(await address.master.keys("*:reign*")) == 1
+        assert (await broker.publish(durable("m-3"))).epoch == again.epoch
+
+
 async def test_a_master_that_loses_its_new_name_is_in_a_new_reign(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was a replica once. With its first replica of its own, or an hour without any, its name is that of its first life."""
     monkeypatch.setattr("service.adapters.redis.shards.WATCH_SECONDS", 0.05)

@@ -42,9 +42,8 @@ class Seat:
         reign = await self._ask(link, key, since)
         if reign is None:
             reign = self._reign
-            if (
-                since is not None
-            ):  # a full server, say: our own calls begin new epochs, and the key is written by a later look
+            if since is not None:
+                # A full server, say. Our own calls begin new epochs, and a later look writes the key.
                 reign = max(self._reign, self._floor(), time.time_ns() // 1_000) + 1
         self._reign = max(self._reign, reign)
         self._server, self._link, self._looked = server, link, self._loop.time()
