@@ -105,7 +105,7 @@ class Service:
         limits = settings.limits
         self.http_connections = self._http_connections("http_connections", limits.http_connections)
         if not settings.proxy.hops:
-            self.http_connections.per_address = limits.http_connections_per_ip or limits.connections_per_ip
+            self.http_connections.per_address = limits.max_http_connections_per_ip
         self.ops_connections = self._http_connections("ops_connections", limits.ops_connections)
         self.descriptors = Descriptors(
             settings.limits,

@@ -57,8 +57,8 @@ class Limits:
     """TCP connections of the public listener that are not WebSockets: those that have sent no request yet, those kept alive,
     those with a request in hand. For one more, the one that has waited longest for a request is closed."""
     http_connections_per_ip: Count | None = None
-    """The same, of the one address that the TCP connection comes from (IPv6: /64). Unset, as many as `limits.connections_per_ip`:
-    they may come back all at once. Not applied with `proxy.hops`, as a proxy's connections are everybody's."""
+    """The same, of the one address that the TCP connection comes from (IPv6: /64). Unset, as many as `limits.connections_per_ip`,
+    as they may come back all at once, and at least 1 000. Not applied with `proxy.hops`: a proxy's are everybody's."""
     ops_connections: Count = 32
     """TCP connections of the listener for health and metrics. For one more, the one that has waited longest is closed."""
     connection_rate: Rate = Rate(per_second=20, burst=100)
@@ -106,6 +106,11 @@ class Limits:
         """Over time as many as messages; at once what that many connections need to get all their channels back."""
         burst = min(connections, self.connections) * self.subscriptions
         return Rate(messages.per_second, max(messages.burst, burst))
+
+    @property
+    def max_http_connections_per_ip(self) -> int:
+        """`http_connections_per_ip`, or what it is where it is not set."""
+        return self.http_connections_per_ip or max(self.connections_per_ip, 1_000)
 
 
 @dataclass(frozen=True, slots=True)

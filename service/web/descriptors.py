@@ -125,10 +125,10 @@ class Descriptors:
         planned = self._plan
         if planned is None:
             return False
-        is_at_cap, self._http.is_at_cap = self._http.is_at_cap, False
+        is_at_lowered_cap, self._http.is_at_lowered_cap = self._http.is_at_lowered_cap, False
         return (
             (planned.connections < self._limits.connections and self._admission.total >= planned.connections)
-            or (planned.http_connections < self._limits.http_connections and is_at_cap)
+            or is_at_lowered_cap
             or _lowest_free() >= planned.first_reserved
         )
 

@@ -55,8 +55,8 @@ class HttpConnections:
         """The cap of one address. None: addresses are not counted, as behind a proxy, whose address is everybody's."""
         self._cap = self._lowered = cap
         self._spare: Callable[[], int] | None = None
-        self.is_at_cap = False
-        """Whether a cap was reached since somebody last set this to False."""
+        self.is_at_lowered_cap = False
+        """Whether a cap was reached that is lower than was set, since somebody last set this to False."""
         self._name = name
         self._deadlines = deadlines
         self._close_grace = close_grace
@@ -185,23 +185,21 @@ class HttpConnections:
 
     def _make_room(self, address: str) -> bool:
         cap, counted = self.max_connections, self._addresses.get(address)
+        is_lowered = cap < self._cap
         if self.per_address is not None and counted is not None:
             # Where there is less than was set, one address leaves room for others.
-            per_address = self.per_address if cap >= self._cap else min(self.per_address, max(1, cap // 2))
-            is_full = counted.count >= per_address
-        else:
-            is_full = False
-        if is_full and counted is not None:
-            self._hit(f"{self._name}_per_ip")
-            if not self._close_first(counted.waiting):
-                return False
+            half = max(1, cap // 2) if is_lowered else self.per_address
+            if counted.count >= min(self.per_address, half):
+                self._hit(f"{self._name}_per_ip", is_lowered=half < self.per_address)
+                if not self._close_first(counted.waiting):
+                    return False
         if len(self._all) >= cap:
-            self._hit(self._name)
+            self._hit(self._name, is_lowered=is_lowered)
             return self._close_first(self._waiting)
         return True
 
-    def _hit(self, cap: str) -> None:
-        self.is_at_cap = True
+    def _hit(self, cap: str, *, is_lowered: bool) -> None:
+        self.is_at_lowered_cap |= is_lowered
         self._metrics.limit_hits.labels(limit=cap).inc()
 
     def _close_first(self, waiting: dict[asyncio.Transport, None]) -> bool:
