@@ -59,7 +59,7 @@ class Background:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         # It also asks without a key, for each of its cases.
-        async with serving(limits={"api_rate_per_ip": {"per_second": 1e6, "burst": 10**6}}) as server:
+        async with serving(limits={"api_rate_per_ip": {"per_second": 1e9, "burst": 10**6}}) as server:
             self.url = server.url
             self._started.set()
             await self._stop.wait()
