@@ -43,6 +43,7 @@ from service.core.clock import Clock
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.protocol.messages import SYSTEM_TYPES
+from service.realtime.budget import UNAUTHENTICATED
 from service.realtime.control_messages import OWN_CHANNELS
 from service.realtime.node import Bounds, Node, Ports
 from service.realtime.store_clock import StoreClock
@@ -54,7 +55,7 @@ from service.web.descriptors import Descriptors
 from service.web.edge import EDGE, NODE, ApiKey, Edge
 from service.web.front import Door
 from service.web.http_connections import HTTP_CONNECTIONS, HttpConnections
-from service.web.http_protocol import HttpProtocol
+from service.web.http_protocol import HttpProtocol, PeerBounds
 from service.web.listener import Listener, bound_buffers, listen
 from service.web.parse_queue import ParseQueue
 from service.web.request_queue import RequestQueue
@@ -329,6 +330,8 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         "lingering_time": settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
         "logger": problem.server_log(),
     }
+    account = service.node.budget.account(UNAUTHENTICATED)
+    bounds = PeerBounds(account, settings.limits.connection_rate, service.clock, service.metrics)
     # aiohttp's minute of waiting for the end of connections would outlast the time that a pod gets.
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)
     private = web.AppRunner(service.ops, shutdown_timeout=settings.outbox.close_grace, **http)
@@ -339,19 +342,20 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
     listener: Listener | None = None
     ops_listener: Listener | None = None
     try:
-        ops_server = await _set_up(private, http)
+        ops_server = await _set_up(private, bounds, http)
         with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
             ops_protocol = partial(ops.OpsProtocol, service.ops_connections, ops_server)
             ops_listener = await listen(ops_protocol, settings.ops_host, settings.ops_port, backlog=OPS_BACKLOG)
         service.ops_connections.start()
         door = service.door = Door(
             service.upgrades,
-            await _set_up(public, http),
+            await _set_up(public, bounds, http),
             service.http_connections,
             service.descriptors,
             service.clock,
             service.metrics,
             settings.limits.message_bytes,
+            account,
         )
         service.http_connections.start()
         with _named("host and port", settings.host, settings.port):
@@ -385,12 +389,12 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.ops_connections.stop()
 
 
-async def _set_up(runner: web.AppRunner, options: Mapping[str, Any]) -> Callable[[], HttpProtocol]:
+async def _set_up(runner: web.AppRunner, bounds: PeerBounds, options: Mapping[str, Any]) -> Callable[[], HttpProtocol]:
     """Starts the application. Returns what makes a protocol for each of its connections."""
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("AppRunner.setup has made no server")
-    return partial(HttpProtocol, runner.server, ParseQueue(), loop=asyncio.get_running_loop(), **options)
+    return partial(HttpProtocol, runner.server, ParseQueue(), bounds, loop=asyncio.get_running_loop(), **options)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import resource
 import signal
@@ -28,12 +29,29 @@ _MAX_FILES = (1_048_576, 10_240)
 _log = structlog.get_logger("app")
 
 
+_M_MMAP_THRESHOLD = -3
+"""See mallopt(3)."""
+LARGE_BLOCK = 65_536
+"""Bytes of a block of memory that goes back to the system once it is free."""
+
+
+def return_large_blocks() -> None:
+    """Has glibc map large blocks one by one, whatever has been freed before.
+
+    By itself it raises that threshold up to 32 MiB. Blocks of bodies and replies then leave holes between what lives longer: with
+    48 MB held for peers the process grew by 90 MB, and kept 72 (tests/load/test_bytes.py). Other C libraries are left alone.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
 def serve(service: Service, companion: Companion | None = None) -> int:
     """Runs until a signal of `service.signals`, then drains; a second one, a second later or more, ends the drain at once.
 
     Returns the exit status: 0, also if the signal came before the service listened; 1 if a port or the broker cannot be had.
     """
     raise_file_limit()
+    return_large_blocks()
     settings = service.settings.log
     log.configure(settings.level, settings.format, queue_bytes=settings.queue_bytes)
     before = {number: signal.getsignal(number) for number in stopping()}

@@ -20,6 +20,7 @@ from service.errors import ErrorCode, ServiceError
 
 SMALL_REPLY = 4096
 """Bytes of an answer that is never refused: errors, acknowledgements. A larger one must fit the budget."""
+FULL = "this node holds as many bytes for its peers as it may; ask again later"
 RETRY_AFTER = 2.0
 """Seconds after which, about, whoever is refused is told to come back."""
 
@@ -81,7 +82,7 @@ class Account:
         if not self.fits(size):
             raise ServiceError(
                 ErrorCode.OVERLOADED,
-                "this node holds as many bytes for its peers as it may; ask again later",
+                FULL,
                 retry_after=jittered(RETRY_AFTER),
             )
 
@@ -105,6 +106,12 @@ class Holding:
         self._account.check(size)
         self._account.add(size)
         self._size += size
+
+    def set(self, size: int) -> bool:
+        """Counts so many bytes instead of those before; False if they are more and do not fit: then the peer must go."""
+        change, self._size = size - self._size, size
+        self._account.add(change)
+        return change <= 0 or self._account.fits()
 
     def release(self) -> None:
         """Counts none of them any more; harmless the second time."""

@@ -88,6 +88,7 @@ _RATES = (
     "connect",
     "api_ip",
     "api_key",
+    "http",
 )
 _FDS = Path("/proc/self/fd")
 _STATM = Path("/proc/self/statm")

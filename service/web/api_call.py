@@ -29,6 +29,7 @@ from service.web.address import client_ip
 from service.web.api_messages import MAX_USER, IdempotencyKey
 from service.web.edge import EDGE, NODE, ApiKey
 from service.web.header_list import list_of
+from service.web.http_protocol import HttpProtocol
 
 MAX_BODY = 1_048_576
 """Bytes of a request body; the application's client_max_size must not be below it."""
@@ -190,13 +191,29 @@ class Call:
             raise ServiceError(ErrorCode.MALFORMED, "the body broke off", path="$") from error
 
     async def _read(self) -> bytes:
+        # Where the size is known its memory is taken at once: what grows by parts leaves holes between many others.
+        size = self.request.content_length or 0
+        protocol = self.request.protocol
+        if isinstance(protocol, HttpProtocol):
+            protocol.body_is_counted = True
+            protocol.count()
         body = bytearray()
-        async for chunk in self.request.content.iter_any():
-            self.holding.add(len(chunk))
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise self._too_big()
-        return bytes(body)
+        try:
+            self.holding.add(size)
+            body = bytearray(size)
+            end = 0
+            async for chunk in self.request.content.iter_any():
+                start, end = end, end + len(chunk)
+                if end > MAX_BODY:
+                    raise self._too_big()
+                if end > len(body):
+                    self.holding.add(end - len(body))
+                body[start:end] = chunk
+            return bytes(body)
+        finally:
+            if isinstance(protocol, HttpProtocol):
+                protocol.body_is_counted = False
+            body.clear()  # an exception keeps this frame until the garbage collector comes; it must not keep megabytes
 
     def _too_big(self) -> ServiceError:
         self.node.metrics.limit_hits.labels(limit="message_bytes").inc()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from sys import getsizeof
 
 # The one part of it that must not be Python: bytes against a mask of four. In a private module, hence pinned, and held by
 # tests/unit/test_web_frames.py.
@@ -112,8 +113,8 @@ class FrameReader:
 
     @property
     def held(self) -> int:
-        """Bytes that are kept here."""
-        return len(self._buffer) + len(self._message)
+        """Bytes that are kept here, as they lie in memory: what grows by parts takes more than its length."""
+        return getsizeof(self._buffer) + getsizeof(self._message) if self._buffer or self._message else 0
 
     @property
     def is_idle(self) -> bool:

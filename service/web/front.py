@@ -11,17 +11,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
 from service.realtime.admission import network_of
+from service.realtime.budget import Account, Holding
 from service.telemetry.metrics import Metrics
 from service.web.descriptors import Descriptors
+from service.web.half_close import end_sending
 from service.web.header_list import offers_websocket
 from service.web.http_connections import HttpConnections
 from service.web.http_protocol import HttpProtocol, RequestParser
+from service.web.problem import serialized
 from service.web.upgrade import Taken, Upgrades
 
 MOST_HEAD = 16_384
@@ -50,6 +53,7 @@ class Door:
         clock: Clock,
         metrics: Metrics,
         message_bytes: int,
+        account: Account,
     ) -> None:
         self.upgrades = upgrades
         self.server = server
@@ -57,6 +61,7 @@ class Door:
         self.descriptors = descriptors
         self.clock = clock
         self.metrics = metrics
+        self.account = account
         self.max_early = message_bytes + FRAME_HEAD
         """Bytes that may come before the upgrade has been answered: one message, though RFC 6455 §4.1 has clients wait."""
         self.loop = asyncio.get_running_loop()
@@ -97,7 +102,17 @@ class Door:
 class Front(asyncio.Protocol):
     """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
 
-    __slots__ = ("_data", "_discarded", "_door", "_is_whole", "asked_at", "has_ended", "peername", "transport")
+    __slots__ = (
+        "_counted",
+        "_data",
+        "_discarded",
+        "_door",
+        "_is_whole",
+        "asked_at",
+        "has_ended",
+        "peername",
+        "transport",
+    )
 
     ssl_context = None
     """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
@@ -109,6 +124,8 @@ class Front(asyncio.Protocol):
         """Who has connected."""
         self._data = b""
         """What has come: part of a request, then what is behind it while it waits and is checked."""
+        self._counted = Holding(door.account)
+        """Counts that, while it waits."""
         self._discarded = -1
         """Bytes that have come since a refusal; below 0 there was none."""
         self._is_whole = False
@@ -139,6 +156,7 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
+        self._counted.release()
         self._door.waiting.pop(self, None)
         if self.transport is not None:
             self._door.connections.remove(self.transport)
@@ -155,10 +173,12 @@ class Front(asyncio.Protocol):
             return
         self._data = data = self._data + data if self._data else data
         if self._is_whole:
-            self._check_early(len(data))
+            if self._check_early(len(data)):
+                self._count(len(data))
             return
         end = _end_of_head(data)
         if end < 0:
+            self._count(len(data))
             return
         self._door.waiting.pop(self, None)
         if end:
@@ -167,6 +187,8 @@ class Front(asyncio.Protocol):
             self.asked_at = self._door.clock.monotonic()
             if self._check_early(len(data) - end):
                 self._door.take(self)
+                if self._data:
+                    self._count(len(self._data))
         else:
             self._hand_over()
 
@@ -182,6 +204,12 @@ class Front(asyncio.Protocol):
         self._door.metrics.limit_hits.labels(limit="message_bytes").inc()
         self.abort()
         return False
+
+    def _count(self, size: int) -> None:
+        """Counts the bytes that wait; cuts the connection if they do not fit."""
+        if self.transport is not None and not self._counted.set(size):
+            self._door.metrics.limit_hits.labels(limit="outbox_node").inc()
+            self.abort()
 
     def look(self) -> None:
         """Begins an upgrade. To be called once, when the whole request is there."""
@@ -210,6 +238,7 @@ class Front(asyncio.Protocol):
             return
         if self._is_whole:  # it was taken for an upgrade that can be answered here
             self._door.connections.waits(transport)
+        self._counted.release()
         handler = self._door.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
@@ -225,6 +254,7 @@ class Front(asyncio.Protocol):
         """See Fresh."""
         transport, self.transport = self.transport, None
         early, self._data = self._data, b""
+        self._counted.release()
         if transport is not None:
             self._door.connections.remove(transport)
         return Taken(transport, early, self.has_ended)
@@ -243,17 +273,13 @@ class Front(asyncio.Protocol):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        response.headers[hdrs.CONNECTION] = "close"
-        body = response.body if isinstance(response.body, bytes) else b""
-        response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
-        lines = [f"HTTP/1.1 {response.status} {response.reason}"]
-        lines += [f"{name}: {value}" for name, value in response.headers.items()]
-        transport.write("\r\n".join((*lines, "", "")).encode() + body)
+        transport.write(serialized(response))
         self._door.connections.ending(transport)
         early, self._data = self._data, b""
+        self._counted.release()
         if early and not self.has_ended:
             self._discarded = 0
-            transport.write_eof()
+            end_sending(transport)
         else:
             transport.close()
 

@@ -3,6 +3,7 @@
 - A peer that ends its sending side after its requests (`nc`, health checks) is answered, and then the connection is closed.
 - A transfer coding other than `chunked`, and any in HTTP/1.0, is refused (§6.1); so is a Host that is no authority (§3.2).
 - Whatever is refused is refused with problem details.
+- A request's head is bounded and counted while it is not whole; a peer whose requests are refused all the time is cut.
 
 Both listeners use it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -21,17 +23,26 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from service.core.authority import parse_authority
+from service.core.clock import Clock
+from service.core.limits import Rate, TokenBucket
 from service.errors import ErrorCode, ServiceError
+from service.realtime.budget import FULL, Account, Holding
+from service.telemetry.metrics import Metrics
+from service.web.half_close import end_sending
 from service.web.header_list import list_of, offers_websocket
 from service.web.parse_queue import SLICE_BYTES, ParseQueue
-from service.web.problem import problem, translated
+from service.web.problem import problem, serialized, translated
 
 MAX_TARGET = 8_190
 """Bytes of a request's target."""
 MAX_FIELD = 8_192
 """Bytes of a header's name and value. Not MAX_TARGET: by its limit an error of the parser tells what was too long."""
+HEAD_COPIES = 2
+"""How often the parser keeps what has come of a head: as bytes and as text."""
 MAX_FIELDS = 128
 """Headers of a request."""
+MAX_HEAD = 65_536
+"""Bytes of a request's head: aiohttp bounds each header, which comes to a megabyte."""
 MAX_QUEUED = 2
 """Requests of one connection that are parsed before their turn. Parsing aiohttp's 32 for each of 500 connections that had sent
 them in one write took 400 ms, in one loop iteration."""
@@ -42,6 +53,20 @@ MAX_HEADS = 32
 """Parts of one segment, each up to the end of a head, that are read one by one; what is behind them, all at once."""
 
 _HEAD_END = b"\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerBounds:
+    """What one peer may make a listener hold and do."""
+
+    account: Account
+    """Counts heads and bodies that nobody has read yet."""
+    refusal_rate: Rate
+    """Requests of one connection that are refused; above it the connection is closed."""
+    clock: Clock
+    metrics: Metrics
+
+
 _Parsed = tuple[Sequence[tuple[Any, Any]], bool, bytes]
 
 
@@ -58,6 +83,8 @@ class RequestParser(HttpRequestParser):
 
     payload: StreamReader = EMPTY_PAYLOAD
     """The body of the newest request, which may still be incomplete."""
+    head = 0
+    """Bytes of a head that is not whole, about."""
 
     def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, *, max_queue: int = 0) -> None:
         super().__init__(
@@ -108,8 +135,14 @@ class RequestParser(HttpRequestParser):
         super().message_consumed()
 
     def _feed(self, data: bytes) -> _Parsed:
+        is_head = self.payload.is_eof()
         messages, upgraded, tail = super().feed_data(data)
+        if is_head and not messages:
+            self.head += len(data)
+            if self.head > MAX_HEAD:
+                raise _head_too_large()
         if messages:
+            self.head = 0
             self._queued += len(messages)
             newest, self.payload = messages[-1]
             # aiohttp knows of an upgrade where `websocket` is the only protocol offered.
@@ -130,6 +163,10 @@ def _checked(message: RawRequestMessage, payload: StreamReader) -> tuple[Any, St
 
 def _refused(error: HttpProcessingError) -> tuple[Any, StreamReader]:
     return _ErrInfo(status=error.code, exc=error, message=error.message), EMPTY_PAYLOAD
+
+
+def _head_too_large() -> Refusal:
+    return Refusal(ErrorCode.HEADER_TOO_LARGE, f"a request's head has at most {MAX_HEAD} bytes")
 
 
 def _check_version(message: RawRequestMessage) -> Refusal | None:
@@ -170,9 +207,19 @@ _CHECKS = (_check_version, _check_transfer_coding, _check_host, _check_expectati
 class HttpProtocol(RequestHandler):
     """aiohttp's protocol of a connection, which ends as RFC 9112 §9.6 has it, and refuses in this service's words."""
 
-    __slots__ = ("_has_ended_unparsed", "_parsed", "_queue", "_unparsed", "has_ended")
+    __slots__ = (
+        "_bounds",
+        "_has_ended_unparsed",
+        "_parsed",
+        "_queue",
+        "_refusals",
+        "_unparsed",
+        "_unread",
+        "body_is_counted",
+        "has_ended",
+    )
 
-    def __init__(self, server: web.Server, queue: ParseQueue, **options: Any) -> None:
+    def __init__(self, server: web.Server, queue: ParseQueue, bounds: PeerBounds, **options: Any) -> None:
         super().__init__(server, **options)
         self._queue = queue
         self._unparsed = b""
@@ -181,6 +228,11 @@ class HttpProtocol(RequestHandler):
         """Bytes of it that have been parsed."""
         self._has_ended_unparsed = False
         """Whether the peer's end comes behind that."""
+        self._bounds = bounds
+        self._unread = Holding(bounds.account)
+        self._refusals: TokenBucket | None = None
+        self.body_is_counted = False
+        """Whether a handler counts the body that it reads."""
         self._max_msg_queue_size = MAX_QUEUED
         self._msg_queue_resume_size = MAX_QUEUED // 2
         self._parser = RequestParser(self, self._loop, max_queue=MAX_QUEUED)
@@ -197,6 +249,7 @@ class HttpProtocol(RequestHandler):
             self._unparsed = self.take_unparsed() + data
             self._parsed = 0
             self._pause_transport_reading()
+        self.count()
 
     def _may_parse(self, size: int) -> bool:
         return not self._unparsed and size <= SLICE_BYTES and self._queue.has_time()
@@ -213,6 +266,7 @@ class HttpProtocol(RequestHandler):
         else:
             self._queue.wait(self)
         super().data_received(piece)
+        self.count()
         if not is_last:
             return
         if not self._is_held:
@@ -236,6 +290,24 @@ class HttpProtocol(RequestHandler):
         else:
             super()._resume_transport_reading()
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+        parser = self._parser
+        super().connection_lost(exc)
+        _forget_body(parser)
+        self._unread.release()
+
+    def _is_flood(self) -> bool:
+        """Counts a refused request; True above the rate."""
+        bounds = self._bounds
+        now = bounds.clock.monotonic()
+        if self._refusals is None:
+            self._refusals = TokenBucket(bounds.refusal_rate, now)
+        if not self._refusals.take(now):
+            return False
+        bounds.metrics.rate_limited.labels(scope="http").inc()
+        return True
+
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes an answer; aiohttp's gives none
         """See asyncio.Protocol. True, which keeps the connection, while a request is in hand."""
         if self._unparsed:
@@ -258,22 +330,50 @@ class HttpProtocol(RequestHandler):
         if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
             resp = translated(resp)
         is_body_there = request.content.is_eof()
-        if not is_body_there or (self.has_ended and self._is_last):
+        # A preflight too: nobody has to authenticate for one.
+        is_refused = resp.status >= HTTPStatus.BAD_REQUEST or request.method == hdrs.METH_OPTIONS
+        if not is_body_there or (self.has_ended and self._is_last) or (is_refused and self._is_flood()):
             resp.force_close()
         result = await super().finish_response(request, resp, start_time)
         if not is_body_there:
             self._end_unread()
         if self.has_ended:
             self._close_when_done()
+        self.count()
         return result
+
+    def count(self) -> None:
+        """Counts what is kept of heads and bodies that nobody has read yet.
+
+        If that does not fit, the request is refused, or, where it is in hand already, the connection is cut.
+        """
+        parser = self._parser
+        if not isinstance(parser, RequestParser):
+            return
+        size = 0
+        if not self.body_is_counted:
+            size = parser.head * HEAD_COPIES + len(self._unparsed)
+            if parser.payload is not EMPTY_PAYLOAD:
+                size += parser.payload._size
+        if not self._unread.set(size):
+            self._bounds.metrics.limit_hits.labels(limit="outbox_node").inc()
+            if self._messages:
+                _forget_body(parser)
+                self._messages[-1] = _refused(Refusal(ErrorCode.OVERLOADED, FULL))
+            elif self._current_request is None and self.transport is not None:
+                self.transport.write(serialized(problem(ServiceError(ErrorCode.OVERLOADED, FULL))))
+                self._end_unread()
+            else:
+                self.force_close()
+            self._unread.set(parser.head * HEAD_COPIES)  # what is left
 
     def _end_unread(self) -> None:
         """Ends a connection whose request was answered before its body had come. The peer may go on sending for the time that
         aiohttp would take to read it (`lingering_time`): so it sees the answer, and not a reset. Nobody reads what it sends."""
         self._unparsed = b""
+        _forget_body(self._parser)
         self._pause_reading_for_buffer()
-        if self.transport is not None and self.transport.can_write_eof():
-            self.transport.write_eof()
+        end_sending(self.transport)
 
     @property
     def _is_last(self) -> bool:
@@ -302,6 +402,13 @@ class HttpProtocol(RequestHandler):
         response = problem(_refusal(status, exc))
         response.force_close()
         return response
+
+
+def _forget_body(parser: object) -> None:
+    """Frees what nobody will read of a body: what refers to it in a circle lasts until the garbage collector comes."""
+    if isinstance(parser, RequestParser) and parser.payload is not EMPTY_PAYLOAD:
+        parser.payload._buffer.clear()
+        parser.payload._size = 0
 
 
 def _refusal(status: int, exc: BaseException | None) -> ServiceError:

@@ -10,7 +10,7 @@ from random import randint
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_urldispatcher import SystemRoute
@@ -63,6 +63,16 @@ def problem(error: ServiceError) -> web.Response:
     return web.Response(
         status=status, headers=headers, body=msgspec.json.encode(body), content_type="application/problem+json"
     )
+
+
+def serialized(response: web.Response) -> bytes:
+    """The bytes of a response that is the last of its connection, for those who write it past aiohttp."""
+    body = response.body if isinstance(response.body, bytes) else b""
+    response.headers[hdrs.CONNECTION] = "close"
+    response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
+    lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    return "\r\n".join((*lines, "", "")).encode() + body
 
 
 def server_log() -> logging.Logger:

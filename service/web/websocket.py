@@ -20,6 +20,7 @@ from service.realtime.node import Bounds
 from service.realtime.socket import Ear
 from service.telemetry.metrics import Metrics
 from service.web.frames import Fault, FrameReader, TooBig, closing, whole_text
+from service.web.half_close import end_sending
 from service.web.reading import ReadScheduler
 
 
@@ -336,8 +337,7 @@ class WebSocket(asyncio.Protocol):
         self._finish()
         self._end_within_grace()
         self.resume_reading()
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+        end_sending(self._transport)
 
     # --- the core's side ----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,7 @@ async def test_pages_that_nobody_reads_stay_within_the_budget_and_others_are_ser
 
 async def test_a_refusal_for_want_of_bytes_says_when_to_come_back() -> None:
     async with (
-        serving(outbox={"node_bytes": 100_000}) as server,
+        serving(outbox={"node_bytes": 170_000}) as server,
         server.client() as ann,
     ):
         await fill(server)
@@ -230,3 +230,47 @@ async def test_small_replies_are_sent_while_the_budget_is_used_up() -> None:
                 assert reply["type"] == "ack"
                 await ben.until("news.comment")
             assert server.service.node.budget.used <= 300_000
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /ws HTTP/1.1\r\n", b"GET /nothing HTTP/1.1\r\n", b"POST /api/v1/events HTTP/1.1\r\n"]
+)
+async def test_a_head_that_does_not_end_is_counted_and_bounded(start: bytes) -> None:
+    """A hundred headers of 8 kB each were kept until the deadline, for each connection."""
+    async with serving() as server:
+        async with connected(server) as raw:
+            raw.write(start + b"Host: x\r\n" + b"X-A: %s\r\n" % (b"y" * 8000))
+            await eventually(lambda: server.service.node.budget.used >= 8000)
+            assert await held(server) >= 8000
+            for _ in range(20):
+                raw.write(b"X-A: %s\r\n" % (b"y" * 8000))
+            answer = await raw.answer()
+            assert (answer.status, answer.code) == (431, "header_too_large")
+            await raw.gone()
+        await server.at_rest()
+
+
+@pytest.mark.parametrize("request_", [b"GET /nothing", b"OPTIONS /tickets", b"POST /tickets", b"GET /api/v1/channels"])
+async def test_requests_that_are_refused_all_the_time_cost_the_connection(request_: bytes) -> None:
+    async with serving(limits={"connection_rate": {"per_second": 0.001, "burst": 10}}) as server:
+        async with connected(server) as raw:
+            raw.write((request_ + b" HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n") * 40)
+            answers = 0
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    await raw.answer()
+                    answers += 1
+            assert answers <= 11
+            assert await server.metric("rate_limited_total", scope="http") == 1
+        await server.at_rest()
+
+
+async def test_a_connection_of_a_backend_is_not_cut_for_what_succeeds() -> None:
+    async with (
+        serving(limits={"connection_rate": {"per_second": 0.001, "burst": 1}}) as server,
+        connected(server) as raw,
+    ):
+        for _ in range(20):
+            answer = await raw.request("/api/v1/channels", {"Authorization": f"Bearer {API_KEY}"})
+            assert answer.status == 200
+            assert answer.headers.get("connection") != "close"

@@ -402,12 +402,16 @@ async def test_a_request_leaves_nothing_to_the_garbage_collector(server: Running
             gc.enable()
 
 
+PLENTY = {"per_second": 1e6, "burst": 1_000_000}
+"""Of refused requests too: else the connection is closed for them."""
+
+
 async def test_pipelined_requests_whose_answers_nobody_reads_are_bounded() -> None:
     """What waits for such a peer is one buffer; when its time is over, it is cut."""
     clock = FakeClock(time.time())
     deadlines = {"header": 3, "keep_alive": 1}
     async with (
-        serving(clock=clock, deadlines=deadlines) as server,
+        serving(clock=clock, deadlines=deadlines, limits={"connection_rate": PLENTY}) as server,
         server.client() as ann,
         connected(server, receive_buffer=4096) as raw,
     ):
