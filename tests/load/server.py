@@ -28,7 +28,7 @@ GAUGES = ("connections", "pending_connections", "subscriptions", "channels", "ou
 """What must be 0 when nobody is there."""
 
 PLENTY = {"per_second": 100_000, "burst": 100_000}
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "port": 0,
     "ops_port": 0,
     "contract": str(CONTRACT),
