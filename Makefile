@@ -2,6 +2,8 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
+# What needs the machine to itself: it measures, or starts many processes. All else runs on two cores at once.
+ALONE := alone or browser or load or faults or autobahn
 .PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
@@ -18,7 +20,8 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 	fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
-	$(BIN)/python -m pytest -m "not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ($(ALONE)) and not e2e"
+	$(BIN)/python -m pytest -m "($(ALONE)) and not e2e"
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick

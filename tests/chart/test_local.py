@@ -25,9 +25,9 @@ CONTEXT = "kind-tidewire"
 DEADLINE = 60.0
 STUB = """\
 #!/bin/sh
-printf '%s' "$(basename "$0")" >>"$CALLS"
-for argument in "$@"; do printf ' %s' "'$argument'" >>"$CALLS"; done
-echo >>"$CALLS"
+line=$(basename "$0")
+for argument in "$@"; do line="$line '$argument'"; done
+printf '%s\n' "$line" >>"$CALLS" # at once: the two ends of a pipe call at the same time
 case "$(basename "$0") $1 $2" in
     "docker image inspect") echo sha256:0123 ;;
     "kind get clusters") echo "$CLUSTERS" ;;

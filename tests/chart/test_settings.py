@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.chart.cases import CASES, SOME, every_secret, gateway, ingress
 from tests.chart.conftest import rendered
 from tests.chart.pod_view import lay
 from tests.chart.tools import CHART, WHOLE, Document, Helm, Values, of_kind
+from tests.stores.certificates import Certificates
 
 pytestmark = pytest.mark.chart
 
@@ -31,6 +33,11 @@ channels:
     events:
       chat.message: {publish: server, delivery: durable, schema: {properties: {text: {$ref: text.json}}}}
 """
+with TemporaryDirectory() as _folder:
+    _made = Certificates(Path(_folder))
+    _CA, _CERTIFICATE, _PRIVATE_KEY = (
+        file.read_text(encoding="ascii") for file in (_made.ca, _made.client_certificate, _made.client_key)
+    )
 GIVEN = {
     "auth": {"hs256": SECRET, "auth-secret": SECRET},
     "issuers": {"issuers.json": _ISSUERS},
@@ -40,8 +47,8 @@ GIVEN = {
         "more.json": '[{"name": "billing", "tenant": "acme", "key": "another-key-for-tests-01234"}]',
     },
     "redis": {"password": "p", "sentinel": "s"},
-    "redis-ca": {"ca.crt": "-----BEGIN CERTIFICATE-----\n"},
-    "redis-client": {"tls.crt": "-----BEGIN CERTIFICATE-----\n", "tls.key": "-----BEGIN PRIVATE KEY-----\n"},
+    "redis-ca": {"ca.crt": _CA},
+    "redis-client": {"tls.crt": _CERTIFICATE, "tls.key": _PRIVATE_KEY},
     "contracts": {"main.yaml": _PAGE, "text.json": '{"type": "string"}'},
 }
 
@@ -117,6 +124,8 @@ SAMPLES: dict[str, Any] = {
     "broker.sentinel_user": "v",
     "broker.prefix": "chat",
     "limits.on_user_cap": "replace",
+    "limits.http_connections_per_ip": 750,
+    "outbox.tenant_share": 0.5,
     "native_send": "off",
     "rollout.max_age": 86_401,  # one second is refused with reason
     "log.level": "debug",
