@@ -116,8 +116,7 @@ class RequestParser(HttpRequestParser):
             try:
                 messages, upgraded, tail = self._feed(data[start:end])
             except HttpProcessingError as error:
-                if not found:
-                    raise
+                error.__traceback__ = None  # its frames refer to this parser, which refers to it
                 return [*found, _refused(error)], False, b""
             found += messages
             start = end
