@@ -25,6 +25,8 @@ from service.realtime.socket import Socket
 
 MOST_WAITING = 32
 """Messages that may wait behind a command that is being carried out; then nothing more is read from the peer."""
+SMALL_FRAME = 1_024
+"""Characters of a frame that is not counted while its command waits: a connection has one at most, and counting takes 1 µs."""
 MOST_WAITING_BYTES = 65_536
 """Bytes of these, as they lie in memory; the same then. One message alone may be larger."""
 
@@ -132,8 +134,9 @@ class Serving:
         self._is_busy = True
         rest = begin(self._work(self._handle_frame(message)))
         if rest is not None:
-            self._in_hand = getsizeof(message)
-            self._connection.socket.hold(self._in_hand)
+            if len(message) > SMALL_FRAME:
+                self._in_hand = getsizeof(message)
+                self._connection.socket.hold(self._in_hand)
             self._node.supervisor.spawn("command", rest)
 
     def paused(self) -> None:
