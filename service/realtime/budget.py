@@ -28,6 +28,11 @@ UNAUTHENTICATED = ""
 """The account of peers that have not authenticated. No token carries this tenant."""
 
 
+def overloaded() -> ServiceError:
+    """The refusal of what does not fit, with a moment of its own to come back."""
+    return ServiceError(ErrorCode.OVERLOADED, FULL, retry_after=jittered(RETRY_AFTER))
+
+
 class ByteBudget:
     """The limit of a node, shared so that no tenant can use up what the others need."""
 
@@ -80,11 +85,7 @@ class Account:
     def check(self, size: int) -> None:
         """Raises ServiceError(OVERLOADED), with a moment of its own to come back, if so many bytes do not fit."""
         if not self.fits(size):
-            raise ServiceError(
-                ErrorCode.OVERLOADED,
-                FULL,
-                retry_after=jittered(RETRY_AFTER),
-            )
+            raise overloaded()
 
     def add(self, size: int) -> None:
         """Counts bytes that are held from now on; a negative number, bytes that are no longer held."""

@@ -15,7 +15,7 @@ from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage, Welcome
-from service.realtime.budget import SMALL_REPLY
+from service.realtime.budget import SMALL_REPLY, overloaded
 from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, join
 from service.realtime.outbox import Outbox
 from service.realtime.rates import ConnectionRates
@@ -189,11 +189,10 @@ class Connection(_Reach):
                 self._replies.append(payload)
                 return
         # Asked before anything is written: the peer may read none of it, and then this process keeps it.
-        elif len(payload) > SMALL_REPLY and not self.socket.account.fits(len(payload)):
-            self._shared.metrics.limit_hits.labels(limit="outbox_node").inc()
-            self.socket.account.check(len(payload))
-        self._queue().put(_reply(payload, str(message.__struct_config__.tag)))
+        is_queued = self._queue().put(_reply(payload, str(message.__struct_config__.tag)))
         self._pump()
+        if not is_queued:
+            raise overloaded()
 
     def complete(self, part: bytes) -> None:
         """Writes what a Sender could not of a frame. If that fails, the transport has ended, and the descriptor is of no use."""

@@ -26,7 +26,7 @@ from service.core.authority import parse_authority
 from service.core.clock import Clock
 from service.core.limits import Rate, TokenBucket
 from service.errors import ErrorCode, ServiceError
-from service.realtime.budget import FULL, Account, Holding
+from service.realtime.budget import FULL, Account, Holding, overloaded
 from service.telemetry.metrics import Metrics
 from service.web.half_close import end_sending
 from service.web.header_list import list_of, offers_websocket
@@ -360,7 +360,7 @@ class HttpProtocol(RequestHandler):
                 _forget_body(parser)
                 self._messages[-1] = _refused(Refusal(ErrorCode.OVERLOADED, FULL))
             elif self._current_request is None and self.transport is not None:
-                self.transport.write(serialized(problem(ServiceError(ErrorCode.OVERLOADED, FULL))))
+                self.transport.write(serialized(problem(overloaded())))
                 self._end_unread()
             else:
                 self.force_close()

@@ -105,10 +105,3 @@ class ReadScheduler:
             reader.message_timed_out()
         if self._partial:
             self._timer = self._clock.call_later(CHECK_INTERVAL, self._check)
-
-    def close(self) -> None:
-        """Lets the timer go."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._partial.clear()

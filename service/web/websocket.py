@@ -31,6 +31,7 @@ class _State(IntEnum):
     OVER = 2
     """Nothing is understood or sent any more; TCP's end is awaited."""
     LOST = 3
+    """TCP has ended: nothing is held for the peer any more."""
 
 
 LATE_BYTES = 8_192

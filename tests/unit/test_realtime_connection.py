@@ -17,6 +17,7 @@ from service.core.event import Delivery
 from service.core.identity import Identity
 from service.core.limits import Compression, OutboxLimits
 from service.core.session import Session
+from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
 from service.realtime.budget import SMALL_REPLY, ByteBudget
@@ -675,3 +676,16 @@ class TestDescriptor:
         stage.connection.forget()
         assert stage.connection.fd == -1
         assert not stage.connection.is_clear
+
+
+def test_a_large_reply_that_does_not_fit_behind_the_small_ones_is_refused_and_not_lost() -> None:
+    stage = Stage(budget=ByteBudget(10_000))
+    stage.connection.reply(Pong("1" * 3_000))
+    with pytest.raises(ServiceError) as refused:
+        stage.connection.reply(Pong("x" * 8_000))
+    assert refused.value.code is ErrorCode.OVERLOADED
+    assert stage.metrics.limit_hits.labels(limit="outbox_node").value == 1
+    stage.end_turn()
+    assert written(*stage.socket.writes) == ["1" * 3_000]
+    assert stage.held() == (0, 0)
+    assert stage.is_clear()
