@@ -104,10 +104,9 @@ class Service:
         )
         self.node = Node(Gate(contract), ports, bounds, self.metrics)
         limits = settings.limits
-        self.http_connections = self._http_connections("http_connections", limits.http_connections)
-        if not settings.proxy.hops:
-            self.http_connections.per_address = limits.max_http_connections_per_ip
-        self.ops_connections = self._http_connections("ops_connections", limits.ops_connections)
+        of_one = None if settings.proxy.hops else limits.max_http_connections_per_ip
+        self.http_connections = self._http_connections("http_connections", limits.http_connections, of_one)
+        self.ops_connections = self._http_connections("ops_connections", limits.ops_connections, None)
         self.descriptors = Descriptors(
             settings.limits,
             self.node.admission,
@@ -126,9 +125,9 @@ class Service:
         self.public = self._public(extra_routes)
         self.ops = ops.build_ops(self.node, self.metrics, lambda: self.listening, [self.ops_connections.middleware()])
 
-    def _http_connections(self, name: str, cap: int) -> HttpConnections:
-        settings = self.settings
-        return HttpConnections(name, cap, settings.deadlines, settings.outbox.close_grace, self.clock, self.metrics)
+    def _http_connections(self, name: str, cap: int, per_address: int | None) -> HttpConnections:
+        deadlines, close_grace = self.settings.deadlines, self.settings.outbox.close_grace
+        return HttpConnections(name, cap, per_address, deadlines, close_grace, self.clock, self.metrics)
 
     def _public(self, extra_routes: Sequence[web.AbstractRouteDef]) -> web.Application:
         app = web.Application(

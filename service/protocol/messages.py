@@ -25,7 +25,7 @@ Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 
 
-class Since(Struct, frozen=True, forbid_unknown_fields=True):
+class Since(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The position a client applied last. `id` is the event at `offset`, absent at offset 0."""
 
     epoch: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -36,7 +36,7 @@ class Since(Struct, frozen=True, forbid_unknown_fields=True):
 # --- client → server -------------------------------------------------------------------------------------------------
 
 
-class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
+class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a client may send. Unknown fields are refused: a misspelt field would otherwise vanish silently."""
 
 

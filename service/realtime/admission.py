@@ -64,7 +64,8 @@ class Seat:
             self._admission.count_identity(identity)
             self._identity = identity  # before anything is awaited: whoever releases it meanwhile gives this back too
             self.rates = self._admission.acquire_rates(self.network, identity)
-            await self._admission.caps.confirm(identity)
+            if self._admission.caps.is_shared:
+                await self._admission.caps.confirm(identity)
 
     def release(self) -> None:
         """Gives the seat back; harmless the second time."""
@@ -256,7 +257,7 @@ class Admission:
             self._rates.give_back(seat.rates, "subscribes", count)
 
     def _take_subscribes(self, rates: ConnectionRates, count: int) -> None:
-        exceeded = self._rates.take(rates, "subscribes", self._clock.monotonic(), count)
+        exceeded = self._rates.take_subscribes(rates, self._clock.monotonic(), count)
         if exceeded is not None:
             raise self._above_rate(exceeded, "subscribes")
 

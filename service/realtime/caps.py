@@ -45,6 +45,8 @@ class Caps:
 
     def __init__(self, store: CapStore, limits: Limits, clock: Clock, supervisor: Supervisor, metrics: Metrics) -> None:
         self._store = store
+        self.is_shared = store.is_shared
+        """Whether other nodes may have connections of the same holders."""
         self._limits = limits
         self._clock = clock
         self._supervisor = supervisor
@@ -86,10 +88,8 @@ class Caps:
             self.held[holder] += 1
 
     async def confirm(self, identity: Identity) -> None:
-        """Counts a connection that was taken on all nodes. Raises ServiceError(TOO_MANY_CONNECTIONS); it must be given back
-        then as ever."""
-        if not self._store.is_shared:
-            return
+        """Counts a connection that was taken on all nodes, where `is_shared`. Raises ServiceError(TOO_MANY_CONNECTIONS); it must
+        be given back then as ever."""
         if self._away:
             self._metrics.caps_unshared.inc()
             return

@@ -72,6 +72,10 @@ class _Bucket(Struct, frozen=True):
     """Seconds until it is full, at most, for one message to be in it."""
 
 
+_Buckets = tuple[_Bucket, _Bucket, _Bucket, _Bucket]
+"""Of a connection, an address, a tenant, a user."""
+
+
 class KeyedRates:
     """The buckets of every key that has a connection, and of those that had one lately.
 
@@ -130,14 +134,15 @@ class Rates:
         self._addresses = KeyedRates(limits.tracked)
         self._tenants = KeyedRates(limits.tracked)
         self._message_buckets = _buckets(limits.connection_rate, limits.ip_rate, limits.tenant_rate, limits.user_rate)
-        self._buckets: dict[Kind, tuple[_Bucket, ...]] = {
+        self._subscribe_buckets = _buckets(
+            limits.subscribe_rate,
+            limits.ip_subscribe_rate,
+            limits.tenant_subscribe_rate,
+            limits.user_subscribe_rate,
+        )
+        self._buckets: dict[Kind, _Buckets] = {
             "messages": self._message_buckets,
-            "subscribes": _buckets(
-                limits.subscribe_rate,
-                limits.ip_subscribe_rate,
-                limits.tenant_subscribe_rate,
-                limits.user_subscribe_rate,
-            ),
+            "subscribes": self._subscribe_buckets,
         }
 
     def acquire(self, network: str, identity: Identity) -> ConnectionRates:
@@ -168,6 +173,28 @@ class Rates:
         tenant.messages = max(tenant.messages, now) + of_tenant.interval
         if user is not None:
             user.messages = max(user.messages, now) + of_user.interval
+        return None
+
+    def take_subscribes(self, rates: ConnectionRates, now: float, count: int) -> Exceeded | None:
+        """As `take` of so many, written out: every connection comes through here."""
+        address, tenant, user = rates.address, rates.tenant, rates.user
+        of_connection, of_address, of_tenant, of_user = self._subscribe_buckets
+        connection_full = max(rates.subscribes, now) + count * of_connection.interval
+        address_full = max(address.subscribes, now) + count * of_address.interval
+        tenant_full = max(tenant.subscribes, now) + count * of_tenant.interval
+        user_full = now if user is None else max(user.subscribes, now) + count * of_user.interval
+        if (
+            connection_full - now > of_connection.full
+            or address_full - now > of_address.full
+            or tenant_full - now > of_tenant.full
+            or user_full - now > of_user.full
+        ):
+            return self.take(rates, "subscribes", now, count)
+        rates.subscribes = connection_full
+        address.subscribes = address_full
+        tenant.subscribes = tenant_full
+        if user is not None:
+            user.subscribes = user_full
         return None
 
     def take(self, rates: ConnectionRates, kind: Kind, now: float, cost: int = 1) -> Exceeded | None:
@@ -224,13 +251,14 @@ def _owners(rates: ConnectionRates) -> tuple[ConnectionRates | SharedRates, ...]
     return (rates, rates.address, rates.tenant, rates.user)
 
 
-def _buckets(connection: Rate, ip: Rate, tenant: Rate, user: Rate) -> tuple[_Bucket, ...]:
-    return tuple(
-        _Bucket(
-            scope,
-            1.0 / rate.per_second,
-            (rate.burst + _TOLERANCE) / rate.per_second,
-            (rate.burst + _TOLERANCE - 1.0) / rate.per_second,
-        )
-        for scope, rate in (("connection", connection), ("ip", ip), ("tenant", tenant), ("user", user))
+def _buckets(connection: Rate, ip: Rate, tenant: Rate, user: Rate) -> _Buckets:
+    return _bucket("connection", connection), _bucket("ip", ip), _bucket("tenant", tenant), _bucket("user", user)
+
+
+def _bucket(scope: str, rate: Rate) -> _Bucket:
+    return _Bucket(
+        scope,
+        1.0 / rate.per_second,
+        (rate.burst + _TOLERANCE) / rate.per_second,
+        (rate.burst + _TOLERANCE - 1.0) / rate.per_second,
     )

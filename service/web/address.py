@@ -89,7 +89,7 @@ def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
     given = request.headers.getall(hdrs.AUTHORIZATION, None)
     if given is not None:
         header = given[0]
-        if len(given) > 1 or not header.lower().startswith(_BEARER):
+        if len(given) > 1 or header[: len(_BEARER)].lower() != _BEARER:
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "Authorization must be: Bearer <token>, once")
         return Credentials(token=header[len(_BEARER) :].strip())
     tickets = request.query.getall("ticket", ())

@@ -12,18 +12,16 @@ from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
 from service.realtime.admission import network_of
-from service.realtime.budget import Account, Holding
+from service.realtime.budget import Account
 from service.telemetry.metrics import Metrics
 from service.web.descriptors import Descriptors
 from service.web.half_close import end_sending
-from service.web.header_list import offers_websocket
 from service.web.http_connections import HttpConnections
-from service.web.http_protocol import HttpProtocol, RequestParser
+from service.web.http_protocol import HttpProtocol, upgrade_request
 from service.web.problem import serialized
 from service.web.upgrade import Taken, Upgrades
 
@@ -107,7 +105,7 @@ class Front(asyncio.Protocol):
         "_data",
         "_discarded",
         "_door",
-        "_is_whole",
+        "_end",
         "asked_at",
         "has_ended",
         "peername",
@@ -124,12 +122,12 @@ class Front(asyncio.Protocol):
         """Who has connected."""
         self._data = b""
         """What has come: part of a request, then what is behind it while it waits and is checked."""
-        self._counted = Holding(door.account)
-        """Counts that, while it waits."""
+        self._counted = 0
+        """Bytes of it that the account counts."""
         self._discarded = -1
         """Bytes that have come since a refusal; below 0 there was none."""
-        self._is_whole = False
-        """Whether there is an upgrade."""
+        self._end = 0
+        """Where the head of the upgrade ends; 0 while there is none."""
         self.asked_at = 0.0
         """See Fresh."""
         self.has_ended = False
@@ -156,7 +154,7 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._counted.release()
+        self._release()
         self._door.waiting.pop(self, None)
         if self.transport is not None:
             self._door.connections.remove(self.transport)
@@ -172,7 +170,7 @@ class Front(asyncio.Protocol):
                 self.transport.abort()
             return
         self._data = data = self._data + data if self._data else data
-        if self._is_whole:
+        if self._end:
             if self._check_early(len(data)):
                 self._count(len(data))
             return
@@ -182,7 +180,7 @@ class Front(asyncio.Protocol):
             return
         self._door.waiting.pop(self, None)
         if end:
-            self._is_whole = True
+            self._end = end
             self._door.connections.asked(self.transport)
             self.asked_at = self._door.clock.monotonic()
             if self._check_early(len(data) - end):
@@ -195,7 +193,7 @@ class Front(asyncio.Protocol):
     def eof_received(self) -> bool:
         """See asyncio.Protocol. True, which keeps the connection, while an upgrade is in hand."""
         self.has_ended = True
-        return self._is_whole and self._discarded < 0
+        return self._end > 0 and self._discarded < 0
 
     def _check_early(self, size: int) -> bool:
         """Cuts the connection if so many bytes are more than may come before the answer."""
@@ -207,17 +205,26 @@ class Front(asyncio.Protocol):
 
     def _count(self, size: int) -> None:
         """Counts the bytes that wait; cuts the connection if they do not fit."""
-        if self.transport is not None and not self._counted.set(size):
+        if self.transport is None:
+            return
+        account = self._door.account
+        change, self._counted = size - self._counted, size
+        account.add(change)
+        if change > 0 and not account.fits():
             self._door.metrics.limit_hits.labels(limit="outbox_node").inc()
             self.abort()
+
+    def _release(self) -> None:
+        if self._counted:
+            self._door.account.add(-self._counted)
+            self._counted = 0
 
     def look(self) -> None:
         """Begins an upgrade. To be called once, when the whole request is there."""
         if self.transport is None:
             return
-        data = self._data
-        end = _end_of_head(data)
-        message = _upgrade(self, self._door.loop, data[:end])
+        data, end = self._data, self._end
+        message = upgrade_request(self, self._door.loop, data[:end])
         if message is None:
             self._hand_over()
             return
@@ -236,9 +243,9 @@ class Front(asyncio.Protocol):
         transport, data = self.transport, self._data
         if transport is None or transport.is_closing():  # aiohttp would complain of one that ends before it has begun
             return
-        if self._is_whole:  # it was taken for an upgrade that can be answered here
+        if self._end:  # it was taken for an upgrade that can be answered here
             self._door.connections.waits(transport)
-        self._counted.release()
+        self._release()
         handler = self._door.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
@@ -254,7 +261,7 @@ class Front(asyncio.Protocol):
         """See Fresh."""
         transport, self.transport = self.transport, None
         early, self._data = self._data, b""
-        self._counted.release()
+        self._release()
         if transport is not None:
             self._door.connections.remove(transport)
         return Taken(transport, early, self.has_ended)
@@ -276,7 +283,7 @@ class Front(asyncio.Protocol):
         transport.write(serialized(response))
         self._door.connections.ending(transport)
         early, self._data = self._data, b""
-        self._counted.release()
+        self._release()
         if early and not self.has_ended:
             self._discarded = 0
             end_sending(transport)
@@ -296,15 +303,3 @@ def _end_of_head(data: bytes) -> int:
     # What ends its lines with LF alone would never end here; aiohttp has its own opinion of it.
     return -1 if len(data) < MOST_HEAD and b"\n\n" not in data else 0
 
-
-def _upgrade(front: Front, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
-    """The request with this head, if it is one to become a WebSocket, without a body."""
-    parser = RequestParser(front, loop)
-    try:
-        messages, upgraded, _ = parser.feed_data(head)
-    except HttpProcessingError:
-        return None  # aiohttp's server meets the same fault and says so
-    if len(messages) != 1 or not upgraded:
-        return None
-    message = messages[0][0]
-    return message if isinstance(message, RawRequestMessage) and offers_websocket(message.headers) else None

@@ -24,9 +24,20 @@ SWEEP_INTERVAL = 1.0
 """Seconds between two looks at the deadlines: how late a connection is closed at most."""
 
 
+class _Address:
+    """The connections of one address."""
+
+    __slots__ = ("count", "name", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.waiting: dict[asyncio.Transport, None] = {}
+
+
 @dataclass(slots=True)
 class _Connection:
-    address: str | None
+    address: _Address | None
     """Whom it counts for; None where addresses are not counted."""
     deadline: float
     """Monotonic time at which its wait ends; infinite while a request is in hand."""
@@ -34,26 +45,23 @@ class _Connection:
     """Whether it is only to write what it still has to."""
 
 
-class _Address:
-    """The connections of one address."""
-
-    __slots__ = ("count", "waiting")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.waiting: dict[asyncio.Transport, None] = {}
-
-
 class HttpConnections:
     """Counts connections by their transport. Each is added once, when it is accepted, and forgotten when it has ended."""
 
     def __init__(
-        self, name: str, cap: int, deadlines: Deadlines, close_grace: float, clock: Clock, metrics: Metrics
+        self,
+        name: str,
+        cap: int,
+        per_address: int | None,
+        deadlines: Deadlines,
+        close_grace: float,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
-        """`name` is that of the setting `limits.…` that holds the cap, and the label of its metric."""
-        self.per_address: int | None = None
-        """The cap of one address. None: addresses are not counted, as behind a proxy, whose address is everybody's."""
-        self._cap = self._lowered = cap
+        """`name` is that of the setting `limits.…` that holds the cap, and the label of its metric. `per_address` is the cap of
+        one address; None: addresses are not counted, as behind a proxy, whose address is everybody's."""
+        self._per_address = per_address
+        self._cap = cap
         self._spare: Callable[[], int] | None = None
         self.is_at_lowered_cap = False
         """Whether a cap was reached that is lower than was set, since somebody last set this to False."""
@@ -67,6 +75,7 @@ class HttpConnections:
         """Those that wait, longest first."""
         self._addresses: dict[str, _Address] = {}
         self._timer: Timer | None = None
+        self.lower(cap)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -84,14 +93,20 @@ class HttpConnections:
 
     def add(self, transport: asyncio.Transport, address: str) -> bool:
         """Counts a new connection, which waits for its first request. False if there is no place for it: it is aborted."""
-        if not self._make_room(address):
+        counted = self._addresses.get(address)
+        is_close_to_cap = len(self._all) >= self._surely or (counted is not None and counted.count >= self._surely_of_one)
+        if is_close_to_cap and not self._make_room(counted):
             transport.abort()
             return False
-        counted = None if self.per_address is None else address
-        self._all[transport] = _Connection(counted, inf)
-        if counted is not None:
-            self._addresses.setdefault(counted, _Address()).count += 1
-        self.waits(transport)
+        counted = None
+        if self._per_address is not None:
+            counted = self._addresses.get(address)
+            if counted is None:
+                counted = self._addresses[address] = _Address(address)
+            counted.count += 1
+            counted.waiting[transport] = None
+        self._all[transport] = _Connection(counted, self._clock.monotonic() + self._deadlines.header)
+        self._waiting[transport] = None
         return True
 
     def remove(self, transport: asyncio.Transport) -> None:
@@ -100,12 +115,12 @@ class HttpConnections:
         if connection is None:
             return
         self._waiting.pop(transport, None)
-        if connection.address is not None:
-            counted = self._addresses[connection.address]
+        counted = connection.address
+        if counted is not None:
             counted.waiting.pop(transport, None)
             counted.count -= 1
             if not counted.count:
-                del self._addresses[connection.address]
+                del self._addresses[counted.name]
 
     def waits(self, transport: asyncio.Transport) -> None:
         """Notes that the connection has its time for a request head from now on."""
@@ -119,7 +134,7 @@ class HttpConnections:
         connection.deadline = inf
         self._waiting.pop(transport, None)
         if connection.address is not None:
-            self._addresses[connection.address].waiting.pop(transport, None)
+            connection.address.waiting.pop(transport, None)
 
     def ending(self, transport: asyncio.Transport) -> None:
         """Notes that the connection is about to end: it is aborted if that takes longer than `outbox.close_grace`."""
@@ -165,6 +180,9 @@ class HttpConnections:
     def lower(self, cap: int, spare: Callable[[], int] | None = None) -> None:
         """Sets the cap to what the process has descriptors for: `cap`, and more while `spare` says that more are left."""
         self._lowered, self._spare = cap, spare
+        # Below these nothing has to be worked out.
+        self._surely = min(cap, self._cap)
+        self._surely_of_one = inf if self._per_address is None else min(self._per_address, max(1, self._surely // 2))
 
     @property
     def max_connections(self) -> int:
@@ -181,16 +199,16 @@ class HttpConnections:
         connection.deadline = self._clock.monotonic() + timeout
         self._waiting[transport] = None
         if connection.address is not None:
-            self._addresses[connection.address].waiting[transport] = None
+            connection.address.waiting[transport] = None
 
-    def _make_room(self, address: str) -> bool:
-        cap, counted = self.max_connections, self._addresses.get(address)
+    def _make_room(self, counted: _Address | None) -> bool:
+        cap = self.max_connections
         is_lowered = cap < self._cap
-        if self.per_address is not None and counted is not None:
+        if self._per_address is not None and counted is not None:
             # Where there is less than was set, one address leaves room for others.
-            half = max(1, cap // 2) if is_lowered else self.per_address
-            if counted.count >= min(self.per_address, half):
-                self._hit(f"{self._name}_per_ip", is_lowered=half < self.per_address)
+            half = max(1, cap // 2) if is_lowered else self._per_address
+            if counted.count >= min(self._per_address, half):
+                self._hit(f"{self._name}_per_ip", is_lowered=half < self._per_address)
                 if not self._close_first(counted.waiting):
                     return False
         if len(self._all) >= cap:

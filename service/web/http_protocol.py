@@ -78,6 +78,30 @@ class Refusal(HttpProcessingError):  # noqa: N818  # reads as what happened
         self.refusal = ServiceError(code, message)
 
 
+_LIMITS: dict[str, Any] = {
+    "max_line_size": MAX_TARGET,
+    "max_field_size": MAX_FIELD,
+    "max_headers": MAX_FIELDS,
+    "payload_exception": web.RequestPayloadError,
+    "auto_decompress": False,  # no handler takes a body with a Content-Encoding
+}
+
+
+def upgrade_request(protocol: Any, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
+    """The request with this head, if nothing is wrong with it and it is one to become a WebSocket, without a body. At a fraction
+    of what a RequestParser costs; what is not answered here, that reads again."""
+    try:
+        messages, _, _ = HttpRequestParser(protocol, loop, READ_SIZE, **_LIMITS).feed_data(head)
+    except HttpProcessingError:
+        return None
+    if len(messages) != 1:
+        return None
+    message: RawRequestMessage
+    message, payload = messages[0]
+    is_upgrade = message.upgrade and payload is EMPTY_PAYLOAD and offers_websocket(message.headers)
+    return message if is_upgrade and _fault(message) is None else None
+
+
 class RequestParser(HttpRequestParser):
     """aiohttp's parser. A request that it must not have accepted comes out as one of aiohttp's error entries."""
 
@@ -87,17 +111,7 @@ class RequestParser(HttpRequestParser):
     """Bytes of a head that is not whole, about."""
 
     def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, *, max_queue: int = 0) -> None:
-        super().__init__(
-            protocol,
-            loop,
-            READ_SIZE,
-            max_line_size=MAX_TARGET,
-            max_field_size=MAX_FIELD,
-            max_headers=MAX_FIELDS,
-            payload_exception=web.RequestPayloadError,
-            auto_decompress=False,  # no handler takes a body with a Content-Encoding
-            max_msg_queue_size=max_queue,
-        )
+        super().__init__(protocol, loop, READ_SIZE, **_LIMITS, max_msg_queue_size=max_queue)
         self._max_queue = max_queue
         self._queued = 0
         self._rest = b""
@@ -153,11 +167,19 @@ class RequestParser(HttpRequestParser):
 
 
 def _checked(message: RawRequestMessage, payload: StreamReader) -> tuple[Any, StreamReader]:
+    fault = _fault(message)
+    return (message, payload) if fault is None else _refused(fault)
+
+
+def _fault(message: RawRequestMessage) -> Refusal | None:
+    headers = message.headers
+    if message.version == HttpVersion11 and hdrs.TRANSFER_ENCODING not in headers and hdrs.EXPECT not in headers:
+        return _check_host(message)  # nearly always, and at a third of the cost
     for check in _CHECKS:
         refusal = check(message)
         if refusal is not None:
-            return _refused(refusal)
-    return message, payload
+            return refusal
+    return None
 
 
 def _refused(error: HttpProcessingError) -> tuple[Any, StreamReader]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
 from msgspec import Struct
+from multidict import CIMultiDictProxy
 
 from service.core.eager import begin
 from service.core.identity import Identity, Right
@@ -54,11 +55,6 @@ def routes() -> list[web.RouteDef]:
         web.post("/tickets", _tickets),
         web.options("/tickets", _preflight_tickets),
     ]
-
-
-class _Found(Struct, frozen=True):
-    identity: Identity | None
-    credentials: str
 
 
 class _Admitted(Struct, frozen=True):
@@ -169,18 +165,22 @@ class Upgrades:
         seat = node.admission.take_seat(_check_arrival(request, node, edge))
         # It is counted before anything is awaited, so that no crowd slips through.
         has_entered = False
+        is_upgrade = offers_websocket(request.headers)
         try:
-            _check_version(request)
+            _check_version(request, is_upgrade=is_upgrade)
             check_origin(request, edge)
-            has_entered = _enter(request, node)
+            # Before what costs something, and after all that one address can be refused for: it must not take everybody's turn.
+            node.admission.enter(is_upgrade=is_upgrade, is_browser=hdrs.ORIGIN in request.headers)
+            has_entered = is_upgrade
             arrival = await _check(request, node, edge, seat)
-            if not offers_websocket(request.headers):
+            if not is_upgrade:
                 _take_subscribes(node, arrival, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
             key = _check_handshake(request)
             agreement = self._agree(request)
             _take_subscribes(node, arrival, is_upgrade=True)
-            await _use_ticket(request, node, arrival)
+            if arrival.credentials == "ticket":
+                await _use_ticket(request, node)
         except BaseException:
             if has_entered:
                 node.admission.leave()
@@ -253,9 +253,8 @@ def _check_handshake(request: web.BaseRequest) -> bytes:
     key = ",".join(
         headers.getall(hdrs.SEC_WEBSOCKET_KEY, [])
     )  # twice is once too often (§11.3.1), as is the version (§11.3.5)
-    connection = [option.lower() for option in list_of(headers, hdrs.CONNECTION)]
     if (
-        "upgrade" not in connection
+        not _asks_to_upgrade(headers)
         or request.version < HttpVersion11
         or headers.getall(hdrs.SEC_WEBSOCKET_VERSION, []) != ["13"]
         or _KEY.fullmatch(key) is None
@@ -266,6 +265,12 @@ def _check_handshake(request: web.BaseRequest) -> bytes:
             "and a Sec-WebSocket-Key of 16 bytes as base64",
         )
     return key.encode()
+
+
+def _asks_to_upgrade(headers: CIMultiDictProxy[str]) -> bool:
+    if headers.get(hdrs.CONNECTION) == "Upgrade":  # as nearly everybody writes it
+        return True
+    return "upgrade" in [option.lower() for option in list_of(headers, hdrs.CONNECTION)]
 
 
 def _head(key: bytes, agreement: Agreement | None) -> bytes:
@@ -279,9 +284,9 @@ def _take_subscribes(node: Node, arrival: Arrival, *, is_upgrade: bool) -> None:
         node.admission.check_subscribes(arrival.seat, len(arrival.channels), is_upgrade=is_upgrade)
 
 
-async def _use_ticket(request: web.BaseRequest, node: Node, arrival: Arrival) -> None:
+async def _use_ticket(request: web.BaseRequest, node: Node) -> None:
     """Comes last: a ticket that pays for a refusal would leave the client without the means to ask for the reason."""
-    if arrival.credentials == "ticket" and await node.tickets.redeem(request.query["ticket"]) is None:
+    if await node.tickets.redeem(request.query["ticket"]) is None:
         raise _no_such_ticket()  # another upgrade was faster
 
 
@@ -298,27 +303,20 @@ def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
     return network
 
 
-def _enter(request: web.BaseRequest, node: Node) -> bool:
-    """Whether a turn was taken. Comes before what costs something, and after all that one address can be refused for: it must
-    not take everybody's turn."""
-    upgrades = offers_websocket(request.headers)
-    node.admission.enter(is_upgrade=upgrades, is_browser=hdrs.ORIGIN in request.headers)
-    return upgrades
-
-
 async def _check(request: web.BaseRequest, node: Node, edge: Edge, seat: Seat) -> Arrival:
-    found = await _identify(request, node, edge)
-    if found.identity is not None:
-        await seat.identify(found.identity)
-    channels = _check_channels(request, node, found.identity)
-    return Arrival(seat, found.identity, found.credentials, channels)
+    identity, kind = await _identify(request, node, edge)
+    if identity is not None:
+        await seat.identify(identity)
+    return Arrival(seat, identity, kind, _check_channels(request, node, identity))
 
 
-def _check_version(request: web.BaseRequest) -> None:
-    if hdrs.SEC_WEBSOCKET_PROTOCOL not in request.headers and not offers_websocket(request.headers):
+def _check_version(request: web.BaseRequest, *, is_upgrade: bool) -> None:
+    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
+    if offered == SUBPROTOCOL:  # only that one, from nearly everybody
+        return
+    if offered is None and not is_upgrade:
         return  # a browser cannot send it on a plain request
-    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)  # only that one, from nearly everybody
-    if offered != SUBPROTOCOL and SUBPROTOCOL not in list_of(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
+    if SUBPROTOCOL not in list_of(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
         raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
 
 
@@ -326,17 +324,18 @@ def _no_such_ticket() -> ServiceError:
     return ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")
 
 
-async def _identify(request: web.BaseRequest, node: Node, edge: Edge) -> _Found:
+async def _identify(request: web.BaseRequest, node: Node, edge: Edge) -> tuple[Identity | None, str]:
+    """Who it is, if the request says so, and by what kind of credentials."""
     given = credentials(request, edge)
     if given.ticket is not None:
         token = await node.tickets.peek(given.ticket)
         if token is None:
             raise _no_such_ticket()
-        return _Found(await node.authenticator.authenticate(token), "ticket")
+        return await node.authenticator.authenticate(token), "ticket"
     if given.token is not None:
         kind = "cookie" if given.from_cookie else "bearer"
-        return _Found(await node.authenticator.authenticate(given.token), kind)
-    return _Found(None, "hello")
+        return await node.authenticator.authenticate(given.token), kind
+    return None, "hello"
 
 
 def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> tuple[str, ...]:

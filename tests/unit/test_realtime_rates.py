@@ -70,8 +70,12 @@ def test_all_buckets_are_taken_from_or_none(
     model = [TokenBucket(rate, now) for rate in each]
     for wait, cost in steps:
         now += wait
-        single = kind == "messages" and cost == 1
-        exceeded = rates.take_message(connection, now) if single else rates.take(connection, kind, now, cost)
+        if kind == "subscribes":
+            exceeded = rates.take_subscribes(connection, now, cost)
+        elif cost == 1:
+            exceeded = rates.take_message(connection, now)
+        else:
+            exceeded = rates.take(connection, kind, now, cost)
         could = [bucket.take(now, cost) == 0.0 for bucket in model]
         assert (exceeded is None) is all(could)
         if exceeded is not None:
@@ -84,26 +88,26 @@ def test_all_buckets_are_taken_from_or_none(
 def test_messages_and_subscribes_have_buckets_of_their_own() -> None:
     rates = Rates(limited("connection", burst=1))
     ann = rates.acquire("192.0.2.1", ANN)
-    assert rates.take(ann, "subscribes", 0.0) is None
+    assert rates.take_subscribes(ann, 0.0, 1) is None
     assert rates.take_message(ann, 0.0) is None
-    assert rates.take(ann, "subscribes", 0.0) is not None
+    assert rates.take_subscribes(ann, 0.0, 1) is not None
     assert rates.take_message(ann, 0.0) is not None
 
 
 def test_what_is_given_back_can_be_taken_again_and_no_more() -> None:
     rates = Rates(limited("user", burst=5))
     limits = rates.acquire("192.0.2.1", ANN)
-    assert rates.take(limits, "subscribes", 100.0, 5) is None
+    assert rates.take_subscribes(limits, 100.0, 5) is None
     rates.give_back(limits, "subscribes", 5)
     rates.give_back(limits, "subscribes", 5)
-    assert rates.take(limits, "subscribes", 100.0, 5) is None
+    assert rates.take_subscribes(limits, 100.0, 5) is None
 
 
 def test_an_anonymous_connection_has_no_user_to_share_with() -> None:
     rates = Rates(limited("user", burst=1))
     connection = rates.acquire("192.0.2.1", anonymous("t"))
     assert spend(rates, connection, 3, 0.0) == [True] * 3
-    assert rates.take(connection, "subscribes", 0.0, 3) is None
+    assert rates.take_subscribes(connection, 0.0, 3) is None
     rates.release("192.0.2.1", anonymous("t"))
 
 
