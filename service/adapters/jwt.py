@@ -147,18 +147,17 @@ class JwtAuthenticator:
 
     async def authenticate(self, token: str) -> Identity:
         """As the port says."""
-        parts = _take_apart(token)
-        claims = parts.claims
+        header, claims, whole, signed, signature = _take_apart(token)
         name = claims.get("iss")
         found = self._issuers.get(name) if isinstance(name, str) else None
         if found is None:
             raise _refused("it is not from an issuer known here")
         issuer, source = found
-        _check_header(parts.header, issuer)
-        key = await source.find(parts.header.kid)
+        _check_header(header, issuer)
+        key = await source.find(header.kid)
         if key is None:
             raise _refused("the issuer has no key by which to check it")
-        if not self._signatures.is_right(key, parts.signed, parts.signature, parts.token):
+        if not self._signatures.is_right(key, signed, signature, whole):
             raise _refused("its signature is wrong")
         _check_claims(claims, issuer)
         expires_at = self._in_time(claims, issuer.leeway)
@@ -194,29 +193,20 @@ class _Header(NamedTuple):
     """Whether it has members that change what the rest means."""
 
 
-class _Parts(NamedTuple):
-    """A token in its parts, as yet unverified."""
-
-    header: _Header
-    claims: Mapping[str, Any]
-    token: bytes
-    signed: bytes
-    signature: bytes
-
-
-def _take_apart(token: str) -> _Parts:
+def _take_apart(token: str) -> tuple[_Header, Mapping[str, Any], bytes, bytes, bytes]:
+    """A token in its parts, as yet unverified: its header, its claims, all of it, what is signed, the signature."""
     if len(token) > MAX_TOKEN:
         raise _refused(f"it is longer than {MAX_TOKEN} characters")
     whole = token.encode() if token.isascii() else b""
     segments = whole.split(b".")
     # Three, none of them empty: no unsigned token, no JWE, no padding.
-    if len(segments) != 3 or not all(segments) or whole.translate(None, _CHARACTERS):
+    if len(segments) != 3 or b"" in segments or whole.translate(None, _CHARACTERS):
         raise _refused("it is not three segments of base64url")
     header, payload, signature = segments
     signed = whole[: -1 - len(signature)]
     read = _shared_header if len(header) <= MAX_SHARED_HEADER else _header
     try:
-        return _Parts(read(header), _decode(_bytes(payload)), whole, signed, _bytes(signature))
+        return read(header), _decode(_bytes(payload)), whole, signed, _bytes(signature)
     except _UNREADABLE as error:
         raise _refused("its header or payload cannot be read") from error
 
@@ -276,7 +266,7 @@ def _identity(claims: Mapping[str, Any], issuer: Issuer, expires_at: float) -> I
         raise _refused(f"its 'sub' is not 1 to {MAX_SUBJECT} printable characters without spaces around them")
     # A claim that is there but null is refused too: falling back to the default would widen what the token may do.
     tenant = claims.get(issuer.tenant_claim, issuer.default_tenant)
-    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+    if not isinstance(tenant, str) or not _is_tenant(tenant):
         raise _refused(f"its {issuer.tenant_claim!r} does not match {_TENANT.pattern}")
     try:
         grants = parse_grants(claims.get(issuer.grants_claim))
@@ -291,6 +281,11 @@ def _identity(claims: Mapping[str, Any], issuer: Issuer, expires_at: float) -> I
         issued_at=_moment(claims, "iat") if "iat" in claims else None,
         token_id=_id(claims),
     )
+
+
+@lru_cache(maxsize=1024)
+def _is_tenant(name: str) -> bool:
+    return _TENANT.fullmatch(name) is not None
 
 
 def _id(claims: Mapping[str, Any]) -> str | None:

@@ -114,22 +114,20 @@ def decode(message: str | bytes | Raw) -> Command:
 def is_shortest(message: str | Raw, publish: messages.Publish) -> bool:
     """Whether no other text of this message, with the same `data`, is shorter: then it has no key twice beside `data`, which the
     gate looks at. See unique_keys.py."""
+    size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
     shortest = _WITHOUT_ID + len(publish.type) + len(publish.channel) + len(publish.data)
     if (name := publish.id) is not None:
         shortest += _MORE_WITH_ID + len(name)
     if (key := publish.key) is not None:
         shortest += _MORE_WITH_KEY + len(key)
-    return shortest == _size(message)
+    return shortest == size
 
 
 def _is_shortest(message: str | Raw, command: Command) -> bool:
     """The same of a command without `data`. The encoder writes the shortest text there is: it leaves out what is default, and the
     decoder takes no number like 1e3 for an integer."""
-    return len(messages.encode(command)) == _size(message)
-
-
-def _size(message: str | Raw) -> int:
-    return len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
+    size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
+    return len(messages.encode(command)) == size
 
 
 def id_of(message: str | bytes | Raw) -> str | None:

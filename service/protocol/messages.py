@@ -165,7 +165,8 @@ class Welcome(ServerMessage, frozen=True, tag="welcome", tag_field="type"):
     """Empty for an anonymous connection."""
     heartbeat: float
     """Seconds of silence after which a client should send `ping`."""
-    limits: Limits
+    limits: Raw
+    """Limits, encoded: the same for very many."""
     expires_in: int | None = None
     """Seconds until the token expires; absent if it never does."""
 

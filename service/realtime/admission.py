@@ -63,7 +63,7 @@ class Seat:
         if self._identity is None:
             self._admission.count_identity(identity)
             self._identity = identity  # before anything is awaited: whoever releases it meanwhile gives this back too
-            self.rates = self._admission.acquire_rates(self.network, identity)
+            self.rates = self._admission.rates.acquire(self.network, identity)
             if self._admission.caps.is_shared:
                 await self._admission.caps.confirm(identity)
 
@@ -91,7 +91,8 @@ class Admission:
         self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
         self._api_addresses = KeyedBuckets(limits.api_rate_per_ip, limits.tracked)
         self._api_keys = KeyedBuckets(limits.api_rate_per_key, limits.tracked)
-        self._rates = Rates(limits)
+        self.rates = Rates(limits)
+        """Of all connections: each takes its own with its seat, and gives them back with it."""
         now = clock.monotonic()
         self._turnstile = Turnstile(rollout.accept_rate, now)
         self._accept_rate = AdaptiveRate(rollout.accept_rate, rollout.accept_max_lag, now)
@@ -214,11 +215,7 @@ class Admission:
             self._metrics.pending.dec()
         else:
             self.caps.give_back(identity)
-            self._rates.release(network, identity)
-
-    def acquire_rates(self, network: str, identity: Identity) -> ConnectionRates:
-        """For Seat alone."""
-        return self._rates.acquire(network, identity)
+            self.rates.release(network, identity)
 
     def _cap(self, name: str, used: int, limit: int) -> None:
         if used >= limit:
@@ -246,7 +243,7 @@ class Admission:
             return
         if isinstance(command, Ready) and not session.ready:
             return
-        exceeded = self._rates.take_message(rates, self._clock.monotonic())
+        exceeded = self.rates.take_message(rates, self._clock.monotonic())
         if exceeded is not None:
             raise self._above_rate(exceeded, "messages")
 
@@ -254,10 +251,10 @@ class Admission:
         """Takes what the channels in an upgrade's address cost; a plain request only asks. Raises ServiceError(RATE_LIMITED)."""
         self._take_subscribes(seat.rates, count)
         if not is_upgrade:
-            self._rates.give_back(seat.rates, "subscribes", count)
+            self.rates.give_back(seat.rates, "subscribes", count)
 
     def _take_subscribes(self, rates: ConnectionRates, count: int) -> None:
-        exceeded = self._rates.take_subscribes(rates, self._clock.monotonic(), count)
+        exceeded = self.rates.take_subscribes(rates, self._clock.monotonic(), count)
         if exceeded is not None:
             raise self._above_rate(exceeded, "subscribes")
 
@@ -270,8 +267,8 @@ class Admission:
         """Forgets users and addresses that have been quiet: of most who are connected there is nothing to remember."""
         for buckets in (self._connects, self._api_addresses, self._api_keys):
             buckets.forget_full(now, SLICE)
-        self._rates.forget_full(now, SLICE)
+        self.rates.forget_full(now, SLICE)
 
     def is_abusive(self, connection: Connection, refusal: ServiceError) -> bool:
         """Notes a frame with messages above a rate; True once there were too many lately."""
-        return self._rates.is_abusive(connection.seat.rates, refusal.details["scope"], self._clock.monotonic())
+        return self.rates.is_abusive(connection.seat.rates, refusal.details["scope"], self._clock.monotonic())

@@ -21,7 +21,7 @@ class Arriving:
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self.waiting: deque[str | bytes] = deque()
+        self.waiting: deque[str | bytes] | None = None
         self.is_over = False
         """Whether the socket is lost."""
         self.has_ended = False
@@ -42,6 +42,8 @@ class Arriving:
 
     def received(self, message: str | bytes) -> None:
         """See Ear."""
+        if self.waiting is None:
+            self.waiting = deque()
         self.waiting.append(message)
         size = getsizeof(message)
         self._size += size

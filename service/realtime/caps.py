@@ -79,13 +79,13 @@ class Caps:
 
     def take(self, identity: Identity) -> None:
         """Counts a connection here. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap."""
-        concerned = holders(identity)
+        concerned, held = holders(identity), self.held
         for holder in concerned:
             most = self._most(holder)
-            if most is not None and self.held[holder] >= most:
+            if most is not None and held.get(holder, 0) >= most:
                 raise self._full(holder)
         for holder in concerned:
-            self.held[holder] += 1
+            held[holder] = held.get(holder, 0) + 1
 
     async def confirm(self, identity: Identity) -> None:
         """Counts a connection that was taken on all nodes, where `is_shared`. Raises ServiceError(TOO_MANY_CONNECTIONS); it must

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import nan
 
-from msgspec import structs
+from msgspec import Raw, structs
 
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
@@ -106,6 +106,7 @@ class Node:
         self.bounds = bounds
         self.metrics = metrics
         self._told = {anonymous: _told(bounds.limits, anonymous=anonymous) for anonymous in (False, True)}
+        """By whether the identity is anonymous."""
         self.broker = ports.broker
         self.tickets = ports.tickets
         self.clock = ports.clock
@@ -236,8 +237,8 @@ class Node:
         self.hub.close()
         await self.broker.close()
 
-    def limits_of(self, identity: Identity) -> messages.Limits:
-        """What a client is told of them in `welcome`."""
+    def limits_of(self, identity: Identity) -> Raw:
+        """What a client is told of them in `welcome`: encoded `messages.Limits`."""
         return self._told[identity.is_anonymous]
 
     def check_ready(self) -> None:
@@ -356,11 +357,11 @@ class Node:
         return (room.key for room in self.hub.rooms() if room.carried and room.spec.presence)
 
 
-def _told(limits: Limits, *, anonymous: bool) -> messages.Limits:
+def _told(limits: Limits, *, anonymous: bool) -> Raw:
     connection, connect = limits.subscribe_rate, limits.connect_rate_per_ip
     address = _shared(limits.connections_per_ip, limits.ip_rate, limits.ip_subscribe_rate)
     user = _shared(limits.connections_per_user, limits.user_rate, limits.user_subscribe_rate)
-    return messages.Limits(
+    told = messages.Limits(
         message=limits.message_bytes,
         batch=limits.batch,
         subscriptions=limits.subscriptions,
@@ -372,6 +373,7 @@ def _told(limits: Limits, *, anonymous: bool) -> messages.Limits:
         address=structs.replace(address, connect_rate=connect.per_second, connect_burst=connect.burst),
         user=None if anonymous else user,
     )
+    return Raw(messages.encode(told))
 
 
 def _shared(connections: int, messages_rate: Rate, subscribes: Rate) -> messages.SharedLimits:

@@ -163,7 +163,8 @@ class Relay:
     async def hold(self, subscription: Subscription) -> None:
         """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
         if subscription.since is None:
-            subscription.since = await self._top(subscription)
+            standing = self._standing(self._hub.get(subscription.channel))
+            subscription.since = await self._top(subscription) if standing is None else standing.top
 
     async def forgo_history(self, subscription: Subscription) -> None:
         """Has a subscription that has named a position start from the channel's present one, as if nothing were kept: its

@@ -84,7 +84,8 @@ class Serving:
         self._is_busy = True
         connection.socket.ear = self
         self._waiting = arriving.waiting
-        self._waiting_bytes = sum(map(getsizeof, self._waiting))
+        if self._waiting:
+            self._waiting_bytes = sum(map(getsizeof, self._waiting))
         if connection.socket.is_paused:
             connection.paused()
         self._has_ended = arriving.has_ended

@@ -92,7 +92,7 @@ def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
         if len(given) > 1 or header[: len(_BEARER)].lower() != _BEARER:
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "Authorization must be: Bearer <token>, once")
         return Credentials(token=header[len(_BEARER) :].strip())
-    tickets = request.query.getall("ticket", ())
+    tickets = parameters(request, "ticket")
     if len(tickets) > 1:
         raise ServiceError(ErrorCode.UNAUTHENTICATED, "the parameter ticket is given twice")
     if tickets:
@@ -102,6 +102,18 @@ def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
         if token is not None:
             return Credentials(token=token, from_cookie=True)
     return Credentials()
+
+
+def parameters(request: web.BaseRequest, name: str) -> list[str]:
+    """The values of a parameter of the address, as aiohttp decodes them, at a fraction of the cost where there is nothing to
+    decode."""
+    query = request.raw_path.partition("?")[2]
+    if not query:
+        return []
+    if "%" in query or "+" in query or "#" in query:
+        return request.query.getall(name, [])
+    parts = (part.partition("=") for part in query.split("&"))
+    return [value for key, _, value in parts if key == name]
 
 
 def _cookies(request: web.BaseRequest) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from math import inf, isfinite, isinf, isnan
+from math import inf, isfinite, isnan
 
 import structlog
 
@@ -69,7 +69,7 @@ class Descriptors:
 
     def take(self, transport: asyncio.Transport) -> bool:
         """Whether a connection that was just accepted may stay; one that may not has taken a descriptor of the reserve."""
-        if isinf(self._first_reserved):
+        if self._first_reserved == inf:
             return True
         socket = transport.get_extra_info("socket")
         if socket is None or socket.fileno() < self._first_reserved:

@@ -302,4 +302,3 @@ def _end_of_head(data: bytes) -> int:
         return end + 4
     # What ends its lines with LF alone would never end here; aiohttp has its own opinion of it.
     return -1 if len(data) < MOST_HEAD and b"\n\n" not in data else 0
-

@@ -94,7 +94,9 @@ class HttpConnections:
     def add(self, transport: asyncio.Transport, address: str) -> bool:
         """Counts a new connection, which waits for its first request. False if there is no place for it: it is aborted."""
         counted = self._addresses.get(address)
-        is_close_to_cap = len(self._all) >= self._surely or (counted is not None and counted.count >= self._surely_of_one)
+        is_close_to_cap = len(self._all) >= self._surely or (
+            counted is not None and counted.count >= self._surely_of_one
+        )
         if is_close_to_cap and not self._make_room(counted):
             transport.abort()
             return False

@@ -25,7 +25,7 @@ from service.realtime.budget import UNAUTHENTICATED
 from service.realtime.handshake import Arrival
 from service.realtime.node import Node
 from service.realtime.serving import serve
-from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, preflight
+from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, parameters, preflight
 from service.web.edge import EDGE, NODE, Edge
 from service.web.header_list import list_of, offers_websocket
 from service.web.http_connections import HTTP_CONNECTIONS
@@ -286,7 +286,7 @@ def _take_subscribes(node: Node, arrival: Arrival, *, is_upgrade: bool) -> None:
 
 async def _use_ticket(request: web.BaseRequest, node: Node) -> None:
     """Comes last: a ticket that pays for a refusal would leave the client without the means to ask for the reason."""
-    if await node.tickets.redeem(request.query["ticket"]) is None:
+    if await node.tickets.redeem(parameters(request, "ticket")[0]) is None:
         raise _no_such_ticket()  # another upgrade was faster
 
 
@@ -339,8 +339,8 @@ async def _identify(request: web.BaseRequest, node: Node, edge: Edge) -> tuple[I
 
 
 def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> tuple[str, ...]:
-    given = ",".join(request.query.getall("channels", []))
-    named = tuple(dict.fromkeys(name for name in given.split(",") if name))
+    given = parameters(request, "channels")
+    named = tuple(dict.fromkeys(name for value in given for name in value.split(",") if name))
     if not named:
         return ()
     if identity is None:

@@ -128,11 +128,11 @@ async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_t
     socket, pipe = open_socket(window_bits=15)
     socket.ear = arriving = Arriving(socket)
     socket.data_received(frame(TEXT, b"x") * MOST_WAITING * 10)
-    assert len(arriving.waiting) == MOST_WAITING
+    assert len(arriving.waiting or ()) == MOST_WAITING
     socket, pipe = open_socket(window_bits=15)
     socket.ear = arriving = Arriving(socket)
     socket.data_received(bomb() * 1000)
-    assert sum(map(len, arriving.waiting)) <= MOST_BYTES + 65_536
+    assert sum(map(len, arriving.waiting or ())) <= MOST_BYTES + 65_536
     assert not pipe.reads
 
 
