@@ -150,9 +150,13 @@ class Admission:
 
     def check_caps(self, network: str) -> None:
         """Raises ServiceError(TOO_MANY_CONNECTIONS) if the node or the address is full."""
-        self._cap("connections", self._total, self.max_connections)
-        self._cap("pending", self._pending, self._limits.pending)
-        self._cap("connections_per_ip", self._per_ip[network], self._limits.connections_per_ip)
+        limits, of_address = self._limits, self._per_ip.get(network, 0)
+        if self._total >= self.max_connections:
+            raise self._full("connections", self.max_connections)
+        if self._pending >= limits.pending:
+            raise self._full("pending", limits.pending)
+        if of_address >= limits.connections_per_ip:
+            raise self._full("connections_per_ip", limits.connections_per_ip)
 
     def enter(self, *, is_upgrade: bool, is_browser: bool) -> None:
         """Counts an upgrade that is about to be accepted; a plain request only asks. Raises ServiceError(OVERLOADED), with a
@@ -217,15 +221,14 @@ class Admission:
             self.caps.give_back(identity)
             self.rates.release(network, identity)
 
-    def _cap(self, name: str, used: int, limit: int) -> None:
-        if used >= limit:
-            self._metrics.limit_hits.labels(limit=name).inc()
-            raise ServiceError(
-                ErrorCode.TOO_MANY_CONNECTIONS,
-                f"limits.{name} ({limit}) is reached",
-                scope=name,
-                retry_after=jittered(5.0),
-            )
+    def _full(self, name: str, limit: int) -> ServiceError:
+        self._metrics.limit_hits.labels(limit=name).inc()
+        return ServiceError(
+            ErrorCode.TOO_MANY_CONNECTIONS,
+            f"limits.{name} ({limit}) is reached",
+            scope=name,
+            retry_after=jittered(5.0),
+        )
 
     def check_rate(self, connection: Connection, command: Command | None) -> None:
         """Takes what a message costs from every bucket that it counts for. Raises ServiceError(RATE_LIMITED); then it has cost

@@ -35,28 +35,36 @@ class Arrival(Struct, frozen=True):
     """Named in the address, authorised already."""
 
 
-async def greet(
-    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival, head: bytes = b""
-) -> tuple[Connection, Iterator[str | Raw]]:
-    """Returns the connection, welcomed, and what the client sent in the same frame after `hello`. `arriving` is
-    the socket's ear until then. `head` is what must be sent before the welcome, of an arrival with an identity.
+async def introduce(
+    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
+) -> tuple[Identity, str, Iterator[str | Raw]]:
+    """Waits for `hello`, of an arrival without an identity. Returns who it is, by what kind of credentials, and what the client
+    sent in the same frame behind it. `arriving` is the socket's ear until then.
 
     Raises CloseConnection, after telling the client why.
     """
-    identity, credentials = arrival.identity, arrival.credentials
-    rest: Iterator[str | Raw] = iter(())
-    if identity is None:
-        identity, rest = await _hello(node, socket, arriving)
-        credentials = "anonymous" if identity.is_anonymous else "hello"
-        try:
-            await arrival.seat.identify(identity)
-        except ServiceError as error:
-            raise _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
-        socket.charge(node.budget.account(identity.tenant))
-    if head and node.admission.draining:
-        socket.write(head)
-    _check_open(node, socket)  # again: who comes in during a drain would be told of it by nobody
-    connection = _connection(node, socket, arrival, identity)
+    identity, rest = await _hello(node, socket, arriving)
+    try:
+        await arrival.seat.identify(identity)
+    except ServiceError as error:
+        raise _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
+    socket.charge(node.budget.account(identity.tenant))
+    return identity, "anonymous" if identity.is_anonymous else "hello", rest
+
+
+def greet(
+    node: Node, socket: Socket, seat: Seat, identity: Identity, credentials: str, head: bytes = b""
+) -> Connection:
+    """Returns the connection, welcomed. `head` is what must be sent before the welcome.
+
+    Raises CloseConnection, after telling the client why.
+    """
+    if node.admission.draining:  # asked again: who comes in during a drain would be told of it by nobody
+        if head:
+            socket.write(head)
+        _check_open(node, socket)
+    session = Session(identity, node.bounds.limits.subscriptions)
+    connection = Connection(new_id(), socket, session, seat, node.surroundings)
     left = node.sweep.seconds_left(connection)
     welcome = Welcome(
         connection=connection.id,
@@ -67,12 +75,7 @@ async def greet(
     )
     connection.greet(welcome, head)
     node.metrics.connects.labels(credentials).inc()
-    return connection, rest
-
-
-def _connection(node: Node, socket: Socket, arrival: Arrival, identity: Identity) -> Connection:
-    session = Session(identity, node.bounds.limits.subscriptions)
-    return Connection(new_id(), socket, session, arrival.seat, node.surroundings)
+    return connection
 
 
 def _check_open(node: Node, socket: Socket) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Sequence
 from sys import getsizeof
 from typing import Any
 
@@ -19,7 +19,7 @@ from service.protocol.messages import Publish
 from service.realtime.arriving import Arriving
 from service.realtime.commands import HANDLERS
 from service.realtime.connection import Connection
-from service.realtime.handshake import Arrival, error_message, greet, take_apart
+from service.realtime.handshake import Arrival, error_message, greet, introduce, take_apart
 from service.realtime.node import Node
 from service.realtime.socket import Socket
 
@@ -38,8 +38,12 @@ _log = structlog.get_logger("serving")
 async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival, head: bytes = b"") -> None:
     """Takes a socket in, whose ear is `arriving` so far; returns when it is served, or turned away. What it took is freed
     when the socket is lost. `head`: what is still to be sent before anything else."""
+    identity, credentials = arrival.identity, arrival.credentials
+    rest: Iterable[str | Raw] = ()
     try:
-        connection, rest = await greet(node, socket, arriving, arrival, head)
+        if identity is None:
+            identity, credentials, rest = await introduce(node, socket, arriving, arrival)
+        connection = greet(node, socket, arrival.seat, identity, credentials, head)
     except CloseConnection as end:
         arrival.seat.release()
         _count_close(node, end.code.code)
@@ -78,11 +82,17 @@ class Serving:
         self._has_ended = False
         """Whether the peer has ended its sending side: the connection ends with the command in hand."""
 
-    async def open(self, arriving: Arriving, channels: Iterable[str], rest: Iterator[str | Raw]) -> None:
+    async def open(self, arriving: Arriving, channels: Sequence[str], rest: Iterable[str | Raw]) -> None:
         """Takes over: first the channels of the address, then what came with `hello`, then what has come since."""
         connection = self._connection
-        self._is_busy = True
         connection.socket.ear = self
+        if not (
+            channels or rest or arriving.waiting or arriving.has_ended or arriving.is_over
+        ):  # as with nearly everybody
+            if connection.socket.is_paused:
+                connection.paused()
+            return
+        self._is_busy = True
         self._waiting = arriving.waiting
         if self._waiting:
             self._waiting_bytes = sum(map(getsizeof, self._waiting))
@@ -94,7 +104,7 @@ class Serving:
         self._set_reading(reading=True)
         await self._work(self._first(channels, rest))
 
-    async def _first(self, channels: Iterable[str], rest: Iterator[str | Raw]) -> None:
+    async def _first(self, channels: Iterable[str], rest: Iterable[str | Raw]) -> None:
         node, connection = self._node, self._connection
         for channel in channels:
             if self._is_over:

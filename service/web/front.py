@@ -154,7 +154,8 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._release()
+        if self._counted:
+            self._release()
         self._door.waiting.pop(self, None)
         if self.transport is not None:
             self._door.connections.remove(self.transport)
@@ -215,9 +216,8 @@ class Front(asyncio.Protocol):
             self.abort()
 
     def _release(self) -> None:
-        if self._counted:
-            self._door.account.add(-self._counted)
-            self._counted = 0
+        self._door.account.add(-self._counted)
+        self._counted = 0
 
     def look(self) -> None:
         """Begins an upgrade. To be called once, when the whole request is there."""
@@ -245,7 +245,8 @@ class Front(asyncio.Protocol):
             return
         if self._end:  # it was taken for an upgrade that can be answered here
             self._door.connections.waits(transport)
-        self._release()
+        if self._counted:
+            self._release()
         handler = self._door.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
@@ -261,7 +262,8 @@ class Front(asyncio.Protocol):
         """See Fresh."""
         transport, self.transport = self.transport, None
         early, self._data = self._data, b""
-        self._release()
+        if self._counted:
+            self._release()
         if transport is not None:
             self._door.connections.remove(transport)
         return Taken(transport, early, self.has_ended)
@@ -283,7 +285,8 @@ class Front(asyncio.Protocol):
         transport.write(serialized(response))
         self._door.connections.ending(transport)
         early, self._data = self._data, b""
-        self._release()
+        if self._counted:
+            self._release()
         if early and not self.has_ended:
             self._discarded = 0
             end_sending(transport)

@@ -19,7 +19,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
 from service.protocol.framing import accept_key
 from service.protocol.messages import SUBPROTOCOL
-from service.realtime.admission import Seat, network_of
+from service.realtime.admission import network_of
 from service.realtime.arriving import Arriving
 from service.realtime.budget import UNAUTHENTICATED
 from service.realtime.handshake import Arrival
@@ -172,7 +172,10 @@ class Upgrades:
             # Before what costs something, and after all that one address can be refused for: it must not take everybody's turn.
             node.admission.enter(is_upgrade=is_upgrade, is_browser=hdrs.ORIGIN in request.headers)
             has_entered = is_upgrade
-            arrival = await _check(request, node, edge, seat)
+            identity, kind = await _identify(request, node, edge)
+            if identity is not None:
+                await seat.identify(identity)
+            arrival = Arrival(seat, identity, kind, _check_channels(request, node, identity))
             if not is_upgrade:
                 _take_subscribes(node, arrival, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
@@ -301,13 +304,6 @@ def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
     node.admission.check_connect_rate(network)
     node.admission.check_caps(network)
     return network
-
-
-async def _check(request: web.BaseRequest, node: Node, edge: Edge, seat: Seat) -> Arrival:
-    identity, kind = await _identify(request, node, edge)
-    if identity is not None:
-        await seat.identify(identity)
-    return Arrival(seat, identity, kind, _check_channels(request, node, identity))
 
 
 def _check_version(request: web.BaseRequest, *, is_upgrade: bool) -> None:

@@ -21,7 +21,7 @@ from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.arriving import Arriving
 from service.realtime.connection import Connection
 from service.realtime.control_messages import OWN_TENANT
-from service.realtime.handshake import Arrival, greet
+from service.realtime.handshake import Arrival, introduce
 from service.realtime.serving import Serving, serve
 from service.web.websocket import WebSocket
 from tests.clock import FakeClock
@@ -260,7 +260,7 @@ async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
         node, socket = server.service.node, Silent()
         seat = node.admission.take_seat("127.0.0.1")
-        greeting = asyncio.create_task(greet(node, socket, socket.arriving, Arrival(seat)))
+        greeting = asyncio.create_task(introduce(node, socket, socket.arriving, Arrival(seat)))
         async with asyncio.timeout(DEADLINE):
             while not any(patience.expired() for patience in node._greeting):  # noqa: ASYNC110  # it is one turn of the loop
                 await asyncio.sleep(0)
