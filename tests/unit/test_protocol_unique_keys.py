@@ -161,6 +161,49 @@ def test_any_publish_is_judged_as_the_oracle_does(text: str) -> None:
         assert refusal is None or refusal.value.code is ErrorCode.MALFORMED
 
 
+SINCES = [
+    '{"epoch":"e","offset":1}',
+    '{"offset":100,"epoch":"\\u0065"}',
+    '{"epoch":"e","offset":1,"offset":2}',
+    '{"epoch":"e","epoch":"e","offset":-0,"id":"x"}',
+]
+COMMANDS = {
+    "ready": {},
+    "ping": {"id": ['"p"', "null"]},
+    "hello": {"token": ['"a"', '"é"', "null"]},
+    "refresh": {"id": ['"r"'], "token": ['"a.b"', '"\\u00e9"']},
+    "subscribe": {"id": ['"s"'], "channel": ['"room:1"', '"a\\/b"', '"é"'], "since": [*SINCES, "null"]},
+    "history": {
+        "id": ['"h"'],
+        "channel": ['"room:1"'],
+        "limit": ["50", "7"],
+        "after": ["1", "null"],
+        "before": ["123456"],
+    },
+}
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> str:
+    """The same of the service's own messages."""
+    kind = draw(st.sampled_from(sorted(COMMANDS)))
+    members: dict[str, list[str]] = {"type": [f'"{kind}"'], **COMMANDS[kind]}
+    extra = draw(st.lists(st.sampled_from(sorted(members)), max_size=2))
+    names = draw(st.permutations([*members, *extra]))
+    space = draw(st.sampled_from(["", "", "", " "]))
+    parts = [f'"{name}"{space}:{draw(st.sampled_from(members[name]))}' for name in names]
+    return "{" + ",".join(parts) + "}"
+
+
+@settings(max_examples=400)
+@given(commands())
+def test_any_command_is_judged_as_the_oracle_does(text: str) -> None:
+    for message in (text, msgspec.Raw(text.encode())):
+        with pytest.raises(ServiceError) if has_duplicate(text) else nullcontext() as refusal:
+            codec.decode(message)
+        assert refusal is None or refusal.value.code is ErrorCode.MALFORMED
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -169,6 +212,7 @@ def test_any_publish_is_judged_as_the_oracle_does(text: str) -> None:
         '{"type":"nothing","a":1,"a":2}',
         '{"type":"ping","extra":1,"extra":2}',
         '{"type":"subscribe","id":"s","channel":"room:1","channel":"room:2"}',
+        '{"type":"subscribe","id":"abcde","channel":"room:1","id":"s"}',  # as long as with "since":null
         '{"type":"subscribe","id":"s","channel":"room:1","since":{"epoch":"e","offset":1,"offset":2}}',
         '{"type":"hello","token":"a","\\u0074oken":"b"}',
         '{"type":"chat.message","channel":"room:1","channel":"room:2","data":{}}',
