@@ -63,12 +63,13 @@ def between(workload: Workload) -> Workload:
 
 
 def verdict(gain: Spread) -> str:
-    """What a ratio before ÷ after says: only when all rounds agree is it a change."""
+    """What a ratio before ÷ after says: only when its interval leaves out 1 is it a change; with few rounds, when all agree."""
     if gain.rounds < 2:
         return "one round says nothing"
-    if gain.low > 1 and gain.median >= 1 + NOTICEABLE:
+    low, high = gain.interval or (gain.low, gain.high)
+    if low > 1 and gain.median >= 1 + NOTICEABLE:
         return "cheaper"
-    if gain.high < 1 and gain.median <= 1 - NOTICEABLE:
+    if high < 1 and gain.median <= 1 - NOTICEABLE:
         return "dearer"
     return "no difference"
 
@@ -108,7 +109,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         if gain is None:
             rows.append(f"{name:22} not measured: {'; '.join(one['failures'])}")
             continue
-        spread = f"{gain['median']:.3f}  ({gain['low']:.3f} to {gain['high']:.3f}, {gain['rounds']} rounds)"
+        low, high = gain.get("interval", (gain["low"], gain["high"]))
+        spread = f"{gain['median']:.3f}  ({low:.3f} to {high:.3f}"
+        spread += f"; {gain['rounds']} rounds, {gain['low']:.3f} to {gain['high']:.3f})"
         cost = f"{one['cost_us_before']} → {one['cost_us_after']} µs"
         memory = "bytes_per_connection_before" in one
         more = (

@@ -10,6 +10,9 @@ from typing import Any, TypeAlias
 
 from benchmarks.cases import Unit
 
+UNSURE = 0.05
+"""How likely an interval may be to miss what it is of."""
+
 
 @dataclass(slots=True)
 class Sample:
@@ -66,25 +69,39 @@ class Spread:
     low: float
     high: float
     rounds: int
+    interval: tuple[float, float] | None = field(default=None, compare=False)
+    """What the median lies between in 95 of 100 runs, or more; None with too few rounds to tell."""
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread | None:
         """None of no values."""
         found = sorted(values)
-        return cls(statistics.median(found), found[0], found[-1], len(found)) if found else None
+        if not found:
+            return None
+        return cls(statistics.median(found), found[0], found[-1], len(found), _interval(found))
 
     def over(self, unit: float) -> Spread:
         """The same, counted in another unit."""
         return Spread(self.median / unit, self.low / unit, self.high / unit, self.rounds)
 
-    def json(self) -> dict[str, float]:
+    def json(self) -> dict[str, Any]:
         """With as many digits as mean something."""
         return {
             "median": digits(self.median),
             "low": digits(self.low),
             "high": digits(self.high),
             "rounds": self.rounds,
+            **({} if self.interval is None else {"interval": [digits(end) for end in self.interval]}),
         }
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Of the median, by order statistics: whatever the values are distributed like. `values` are in order."""
+    count = len(values)
+    left_out, chance = -1, 0.0
+    while 2 * (chance := chance + math.comb(count, left_out + 1) / 2**count) <= UNSURE:
+        left_out += 1
+    return None if left_out < 0 else (values[left_out], values[count - 1 - left_out])
 
 
 Counts: TypeAlias = Mapping[str, Mapping[float, float]]

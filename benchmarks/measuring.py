@@ -76,7 +76,7 @@ class Stage:
         if any(said):  # others say nothing
             at_start, at_begin, at_end = said
             sample.vitals = {"before": longest(at_start, at_begin), "during": longest(at_begin, at_end)}
-        sample.cpu = round(after.cpu - before.cpu, 3)
+        sample.cpu = round(after.cpu - before.cpu, 6)
         sample.rss_alone, sample.rss = alone.rss, after.rss
 
     @asynccontextmanager

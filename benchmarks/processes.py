@@ -81,19 +81,32 @@ class Usage:
 
 
 def usage(pid: int) -> Usage:
-    """As the kernel counts it, in steps of 10 ms and 4 KiB. Raises ProcessLookupError when there is no such process."""
+    """As the kernel counts it, in nanoseconds where it tells them, else in steps of 10 ms; and of 4 KiB. Raises
+    ProcessLookupError when there is no such process."""
     processes = _processes()
     parents = {number: int(fields[1]) for number, fields in processes.items()}
-    figures = {
-        number: Usage(sum(map(int, fields[11:15])) / TICKS, int(fields[21]) * PAGE)
-        for number, fields in processes.items()
-    }
-    if pid not in figures:
+    if pid not in processes:
         raise ProcessLookupError(f"no process {pid}")
     family = {pid}
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
-    return Usage(sum(figures[member].cpu for member in family), sum(figures[member].rss for member in family))
+    cpu = rss = 0.0
+    for member in family:
+        fields = processes[member]
+        own, ended = sum(map(int, fields[11:13])) / TICKS, sum(map(int, fields[13:15])) / TICKS
+        cpu += max(own, _of_threads(member)) + ended
+        rss += int(fields[21]) * PAGE
+    return Usage(cpu, int(rss))
+
+
+def _of_threads(pid: int) -> float:
+    """Seconds of processor time of a process's threads, without those that have ended."""
+    nanoseconds = 0
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # it has ended meanwhile
+                nanoseconds += int((thread / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
 
 
 def _processes() -> dict[int, list[str]]:

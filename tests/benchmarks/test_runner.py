@@ -101,6 +101,16 @@ def test_a_sample_without_figures_has_no_cost() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rounds", "interval"), [(1, None), (5, None), (6, (0, 5)), (8, (0, 7)), (9, (1, 7)), (10, (1, 8)), (20, (5, 14))]
+)
+def test_an_interval_holds_the_median_in_95_of_100_runs(rounds: int, interval: tuple[int, int] | None) -> None:
+    """The ranks are those of the sign test's tables."""
+    spread = Spread.of(range(rounds))
+    assert spread is not None
+    assert spread.interval == interval
+
+
+@pytest.mark.parametrize(
     ("values", "spread"),
     [
         ([3.0], Spread(3.0, 3.0, 3.0, 1)),
@@ -629,9 +639,12 @@ def test_progress_tells_what_is_left() -> None:
         (Spread(0.90, 0.85, 0.99, 3), "dearer"),
         (Spread(0.90, 0.85, 1.01, 3), "no difference"),
         (Spread(2.00, 2.00, 2.00, 1), "one round says nothing"),
+        (Spread(1.10, 0.90, 1.30, 10, (1.01, 1.2)), "cheaper"),
+        (Spread(0.90, 0.80, 1.10, 10, (0.85, 0.98)), "dearer"),
+        (Spread(1.10, 0.90, 1.30, 10, (0.99, 1.2)), "no difference"),
     ],
 )
-def test_only_when_all_rounds_agree_a_change_is_one(gain: Spread, said: str) -> None:
+def test_only_when_the_interval_leaves_out_none_a_change_is_one(gain: Spread, said: str) -> None:
     assert verdict(gain) == said
 
 
