@@ -39,6 +39,11 @@ class Sequence:
         return Position(self._epoch, self._offset, self._id)
 
     @property
+    def rev(self) -> int:
+        """The revision of its mark."""
+        return self._rev
+
+    @property
     def mark(self) -> Mark:
         """How far it has come."""
         return Mark(self._epoch, self._offset, self._rev)

@@ -13,6 +13,7 @@ from service.core.broker import Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Timer
 from service.core.event import Event
+from service.core.position import Position
 from service.core.presence import is_presence
 from service.core.sequence import Sequence
 from service.core.session import Phase, PresenceAccess, Subscription
@@ -267,13 +268,19 @@ class Room:
                 for member in (*self.live, *self.catching_up):
                     await member.drained()
 
-    def standing(self) -> Snapshot | None:
-        """The channel as this node knows it, without asking the broker: where the next event follows on. None if it does not
-        know, or if there is more to tell of the channel than its position."""
+    @property
+    def top(self) -> Position | None:
+        """Where the next event follows on, as this node knows it, without asking the broker. None if it does not know, or if
+        there is more to tell of the channel than its position."""
         sequence = self.sequence
         if sequence is None or self.waiting is not None or self.spec.has_state or not self.is_listening:
             return None
-        return Snapshot(sequence.position, (), (), None, sequence.mark.rev)
+        return sequence.position
+
+    def standing(self) -> Snapshot | None:
+        """The channel at its `top`; None without one."""
+        top, sequence = self.top, self.sequence
+        return None if top is None or sequence is None else Snapshot(top, (), (), None, sequence.rev)
 
     def admit(self, connection: Connection, subscription: Subscription) -> None:
         """From here on the connection gets what comes after `standing`."""

@@ -163,19 +163,21 @@ class Relay:
     async def hold(self, subscription: Subscription) -> None:
         """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
         if subscription.since is None:
-            standing = self._standing(self._hub.get(subscription.channel))
-            subscription.since = await self._top(subscription) if standing is None else standing.top
+            subscription.since = self._known_top(subscription) or await self._read_top(subscription)
 
     async def forgo_history(self, subscription: Subscription) -> None:
         """Has a subscription that has named a position start from the channel's present one, as if nothing were kept: its
         user may not read what came in between."""
-        top = await self._top(subscription)
+        top = self._known_top(subscription) or await self._read_top(subscription)
         if subscription.since != top:
             subscription.since, subscription.start = top, Start.GAP
 
-    async def _top(self, subscription: Subscription) -> Position:
-        standing = self._standing(self._hub.get(subscription.channel))
-        return (standing or await self._broker.snapshot(subscription.channel, None, 0, 0)).top
+    def _known_top(self, subscription: Subscription) -> Position | None:
+        room = self._hub.get(subscription.channel)
+        return room.top if room is not None and self._broker.is_prompt else None
+
+    async def _read_top(self, subscription: Subscription) -> Position:
+        return (await self._broker.snapshot(subscription.channel, None, 0, 0)).top
 
     async def go_live(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None

@@ -112,8 +112,12 @@ def parameters(request: web.BaseRequest, name: str) -> list[str]:
         return []
     if "%" in query or "+" in query or "#" in query:
         return request.query.getall(name, [])
-    parts = (part.partition("=") for part in query.split("&"))
-    return [value for key, _, value in parts if key == name]
+    found = []
+    for part in query.split("&"):
+        key, _, value = part.partition("=")
+        if key == name:
+            found.append(value)
+    return found
 
 
 def _cookies(request: web.BaseRequest) -> Mapping[str, str]:

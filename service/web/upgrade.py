@@ -335,8 +335,10 @@ async def _identify(request: web.BaseRequest, node: Node, edge: Edge) -> tuple[I
 
 
 def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> tuple[str, ...]:
-    given = parameters(request, "channels")
-    named = tuple(dict.fromkeys(name for value in given for name in value.split(",") if name))
+    given = ",".join(parameters(request, "channels"))
+    if not given:
+        return ()
+    named = tuple(dict.fromkeys(filter(None, given.split(","))))
     if not named:
         return ()
     if identity is None:
