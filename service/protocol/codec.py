@@ -43,6 +43,10 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
     )
 }
 
+_READY = messages.Ready()
+_READY_TEXT = '{"type":"ready"}'
+"""What every connection sends once."""
+
 _WITHOUT_ID = len('{"type":"","channel":"","data":}')
 _MORE_WITH_ID = len(',"id":""')
 _MORE_WITH_KEY = len(',"key":""')
@@ -81,6 +85,8 @@ def decode(message: str | bytes | Raw) -> Command:
 
     Raises ServiceError: MALFORMED (not JSON, a key twice in an object), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
     """
+    if message == _READY_TEXT:
+        return _READY
     if isinstance(message, bytes):
         message = _text(message)
     try:

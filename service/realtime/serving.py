@@ -15,7 +15,7 @@ from service.core.eager import begin
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of
-from service.protocol.messages import Publish
+from service.protocol.messages import Command, Publish
 from service.realtime.arriving import Arriving
 from service.realtime.commands import HANDLERS
 from service.realtime.connection import Connection
@@ -102,7 +102,7 @@ class Serving:
         if arriving.is_over:
             self._is_lost = True
         self._set_reading(reading=True)
-        await self._work(self._first(channels, rest))
+        await self._work(None, self._first(channels, rest))
 
     async def _first(self, channels: Iterable[str], rest: Iterable[str | Raw]) -> None:
         node, connection = self._node, self._connection
@@ -143,7 +143,7 @@ class Serving:
         if self._connection.closing is not None:
             return
         self._is_busy = True
-        rest = begin(self._work(self._handle_frame(message)))
+        rest = begin(self._work(message))
         if rest is not None:
             if len(message) > SMALL_FRAME:
                 self._in_hand = getsizeof(message)
@@ -182,19 +182,23 @@ class Serving:
         if reading is socket.is_held:
             (socket.resume_reading if reading else socket.pause_reading)()
 
-    async def _work(self, first: Coroutine[Any, Any, None]) -> None:
-        """Does the first thing, then what has come meanwhile; ends the connection if that was lost meanwhile.
+    async def _work(self, frame: str | bytes | None, first: Coroutine[Any, Any, None] | None = None) -> None:
+        """Handles a frame, or does something else first, then handles what has come meanwhile; ends the connection if that was
+        lost meanwhile.
 
         A fault of ours ends the connection: one that is neither served nor freed would be the worst of all.
         """
         try:
-            await first
+            if first is not None:
+                await first
+            if frame is not None:
+                await self._handle(*self._take_apart(frame))
             while self._waiting and not self._is_over:
                 frame = self._waiting.popleft()
                 size = getsizeof(frame)
                 self._waiting_bytes -= size
                 self._put_down(size)
-                await self._handle_frame(frame)
+                await self._handle(*self._take_apart(frame))
                 if len(self._waiting) < MOST_WAITING // 2 and self._waiting_bytes < MOST_WAITING_BYTES // 2:
                     self._set_reading(reading=True)
         except Exception:
@@ -220,16 +224,14 @@ class Serving:
             self._connection.socket.hold(-self._in_hand)
         self._in_hand = taken
 
-    async def _handle_frame(self, frame: str | bytes) -> None:
-        fault: ServiceError | None = None
-        parts: Iterable[str | Raw] = ("",)
+    def _take_apart(self, frame: str | bytes) -> tuple[Iterable[str | Raw], ServiceError | None]:
+        """The messages of a frame; or one that is none, and why."""
         try:
             if isinstance(frame, bytes):
                 raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
-            parts = take_apart(self._node, frame)
+            return take_apart(self._node, frame), None
         except ServiceError as error:
-            fault = error
-        await self._handle(parts, fault)
+            return ("",), error
 
     async def _handle(self, parts: Iterable[str | Raw], fault: ServiceError | None = None) -> None:
         """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal.
@@ -245,7 +247,8 @@ class Serving:
             if self._is_over:
                 return
             try:
-                await self._command(message, fault)
+                command = self._read(message, fault)
+                await HANDLERS[type(command)](node, connection, command)
             except ServiceError as error:
                 _refuse(node, connection, error, id_of(message))
                 if error.code is ErrorCode.RATE_LIMITED and not is_noted:
@@ -262,7 +265,8 @@ class Serving:
             if not connection.has_room:
                 await connection.room_to_reply()
 
-    async def _command(self, message: str | Raw, fault: ServiceError | None) -> None:
+    def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
+        """The command, which the rates allow. Raises ServiceError: `fault`, if there is one, or why it is none."""
         node = self._node
         try:
             if fault is not None:
@@ -276,7 +280,7 @@ class Serving:
         node.admission.check_rate(self._connection, command)
         kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
         _count_in(node, kind, message)
-        await HANDLERS[type(command)](node, self._connection, command)
+        return command
 
     async def _end(self) -> None:
         node, connection = self._node, self._connection
