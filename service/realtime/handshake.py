@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from msgspec import Raw, Struct
 
+from service.contract.model import ChannelSpec
 from service.core.eager import in_a_task
 from service.core.identity import Identity, anonymous
 from service.core.session import Session
@@ -22,6 +24,8 @@ from service.realtime.node import Node
 from service.realtime.publisher import new_id
 from service.realtime.socket import Socket
 
+NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
+
 
 class Arrival(Struct, frozen=True):
     """What the upgrade has found out. It has passed every check that needs no WebSocket."""
@@ -31,8 +35,8 @@ class Arrival(Struct, frozen=True):
     """None: `hello` must follow."""
     credentials: str = "hello"
     """How it authenticated: bearer, ticket, cookie or hello."""
-    channels: tuple[str, ...] = ()
-    """Named in the address, authorised already."""
+    channels: Mapping[str, ChannelSpec] = NO_CHANNELS
+    """Named in the address, and what the contract says of them; authorised already."""
 
 
 async def introduce(

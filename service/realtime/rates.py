@@ -147,8 +147,9 @@ class Rates:
 
     def acquire(self, network: str, identity: Identity) -> ConnectionRates:
         """The buckets of a new connection; `release` must follow."""
-        user = None if identity.is_anonymous else self._users.acquire((identity.tenant, identity.user))
-        return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(identity.tenant), user)
+        tenant, user = identity.tenant, identity.user
+        of_user = None if identity.is_anonymous else self._users.acquire((tenant, user))
+        return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(tenant), of_user)
 
     def release(self, network: str, identity: Identity) -> None:
         """The connection is gone."""

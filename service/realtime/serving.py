@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping
 from sys import getsizeof
 from typing import Any
 
 import structlog
 from msgspec import Raw
 
+from service.contract.model import ChannelSpec
 from service.core.eager import begin
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
@@ -82,7 +83,7 @@ class Serving:
         self._has_ended = False
         """Whether the peer has ended its sending side: the connection ends with the command in hand."""
 
-    async def open(self, arriving: Arriving, channels: Sequence[str], rest: Iterable[str | Raw]) -> None:
+    async def open(self, arriving: Arriving, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]) -> None:
         """Takes over: first the channels of the address, then what came with `hello`, then what has come since."""
         connection = self._connection
         connection.socket.ear = self
@@ -104,13 +105,13 @@ class Serving:
         self._set_reading(reading=True)
         await self._work(None, self._first(channels, rest))
 
-    async def _first(self, channels: Iterable[str], rest: Iterable[str | Raw]) -> None:
+    async def _first(self, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]) -> None:
         node, connection = self._node, self._connection
-        for channel in channels:
+        for channel, spec in channels.items():
             if self._is_over:
                 return
             try:
-                await node.subscriptions.subscribe(connection, channel, None, None)
+                await node.subscriptions.join(connection, channel, spec, None, None)
             except ServiceError as error:
                 # It has no id: the channel tells which of the address's was refused.
                 _refuse(

@@ -40,9 +40,15 @@ class Subscriptions:
         A client without the right to read history may name a position, and one without the right to see presence may join a
         channel that keeps it: they are shown less, and not refused.
         """
+        spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
+        await self.join(connection, channel, spec, request, since)
+
+    async def join(
+        self, connection: Connection, channel: str, spec: ChannelSpec, request: str | None, since: Position | None
+    ) -> None:
+        """As `subscribe` to a channel that the connection's present identity has been authorised for."""
         session = connection.session
         identity = session.identity
-        spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
         try:
             session.check_room_for(channel)
         except ServiceError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import structlog
@@ -12,6 +12,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from msgspec import Struct
 from multidict import CIMultiDictProxy
 
+from service.contract.model import ChannelSpec
 from service.core.eager import begin
 from service.core.identity import Identity, Right
 from service.core.limits import jittered
@@ -22,7 +23,7 @@ from service.protocol.messages import SUBPROTOCOL
 from service.realtime.admission import network_of
 from service.realtime.arriving import Arriving
 from service.realtime.budget import UNAUTHENTICATED
-from service.realtime.handshake import Arrival
+from service.realtime.handshake import NO_CHANNELS, Arrival
 from service.realtime.node import Node
 from service.realtime.serving import serve
 from service.web.address import allow_cross_origin, check_origin, client_ip, credentials, parameters, preflight
@@ -334,22 +335,18 @@ async def _identify(request: web.BaseRequest, node: Node, edge: Edge) -> tuple[I
     return None, "hello"
 
 
-def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> tuple[str, ...]:
+def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> Mapping[str, ChannelSpec]:
     given = ",".join(parameters(request, "channels"))
-    if not given:
-        return ()
-    named = tuple(dict.fromkeys(filter(None, given.split(","))))
+    named = dict.fromkeys(filter(None, given.split(","))) if given else ()
     if not named:
-        return ()
+        return NO_CHANNELS
     if identity is None:
         raise ServiceError(ErrorCode.UNAUTHENTICATED, "?channels= needs credentials in the upgrade")
     limit = node.bounds.limits.subscriptions
     if len(named) > limit:
         node.metrics.limit_hits.labels(limit="subscriptions").inc()
         raise ServiceError(ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {limit} channels", limit=limit)
-    for name in named:
-        node.gate.authorise(identity, name, Right.SUBSCRIBE)
-    return named
+    return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in named}
 
 
 async def _tickets(request: web.Request) -> web.StreamResponse:
