@@ -205,7 +205,7 @@ class Serving:
         except Exception:
             _log.exception("serving failed", connection=self._connection.id)
             self._connection.fail()
-        self._waiting = None
+        frame = self._waiting = None  # neither is counted any more
         if self._waiting_bytes or self._in_hand:
             self._connection.socket.hold(-self._waiting_bytes)
             self._waiting_bytes = 0

@@ -81,10 +81,13 @@ class Refusal(HttpProcessingError):  # noqa: N818  # reads as what happened
 def upgrade_request(protocol: Any, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
     """The request with this head, if nothing is wrong with it and it is one to become a WebSocket, without a body.
 
-    It takes less than a RequestParser, which reads again what is not answered here. aiohttp's own bounds are no wider.
+    It takes less than a RequestParser, which reads again what is not answered here.
     """
     try:
-        messages, _, _ = HttpRequestParser(protocol, loop, READ_SIZE).feed_data(head)
+        parser = HttpRequestParser(
+            protocol, loop, READ_SIZE, max_line_size=MAX_TARGET, max_headers=MAX_FIELDS, max_field_size=MAX_FIELD
+        )
+        messages, _, _ = parser.feed_data(head)
     except HttpProcessingError:
         return None
     if len(messages) != 1:
