@@ -322,6 +322,7 @@ class Metrics:
             "Times that a metric could not be counted or exported, by its name; nothing else fails then.",
             "metric",
         )
+        self.metric_errors.labels("api_requests")  # from the start, or its first increase would not be seen
         self.registry.errors = self.metric_errors
         self.log_dropped = Mirror(
             "tidewire_log_records_dropped",
