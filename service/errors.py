@@ -36,7 +36,12 @@ class ErrorCode(Enum):
         False,
         "A field is missing, misspelt or of the wrong type; details.path says where.",
     )
-    TOO_BIG = ("too_big", 413, False, "The message is larger than limits.message bytes.")
+    TOO_BIG = (
+        "too_big",
+        413,
+        False,
+        "A message, its data or a request's body is larger than allowed; limits.message_bytes bounds the first two.",
+    )
     UNSUPPORTED_VERSION = ("unsupported_version", 400, False, "The upgrade does not offer the subprotocol tidewire.v1.")
     UPGRADE_REQUIRED = (
         "upgrade_required",

@@ -31,7 +31,7 @@ class CloseCode(Enum):
     PROTOCOL_VIOLATION = (1002, Action.STOP, "A frame broke RFC 6455.")
     ABNORMAL = (1006, Action.RECONNECT, "The connection broke without a close frame; never sent, only seen.")
     INVALID_UTF8 = (1007, Action.STOP, "A text frame was not UTF-8.")
-    TOO_BIG = (1009, Action.RECONNECT, "A message was larger than limits.message; do not send it again.")
+    TOO_BIG = (1009, Action.RECONNECT, "A message was larger than limits.message_bytes; do not send it again.")
     INTERNAL = (1011, Action.RECONNECT, "A fault in the service.")
     RESTART = (
         1012,
