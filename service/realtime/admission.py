@@ -17,7 +17,7 @@ from service.core.limits import KeyedBuckets, Limits, Rollout, jittered
 from service.core.turnstile import Turnstile
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
-from service.realtime.caps import Caps
+from service.realtime.caps import Caps, cap_reached
 from service.realtime.connection import Connection
 from service.realtime.rates import ConnectionRates, Exceeded, Kind, Rates
 from service.telemetry.metrics import Metrics
@@ -152,11 +152,11 @@ class Admission:
         """Raises ServiceError(TOO_MANY_CONNECTIONS) if the node or the address is full."""
         limits, of_address = self._limits, self._per_ip.get(network, 0)
         if self._total >= self.max_connections:
-            raise self._full("connections", self.max_connections)
+            raise cap_reached("connections", self.max_connections, self._metrics)
         if self._pending >= limits.pending:
-            raise self._full("pending", limits.pending)
+            raise cap_reached("pending", limits.pending, self._metrics)
         if of_address >= limits.connections_per_ip:
-            raise self._full("connections_per_ip", limits.connections_per_ip)
+            raise cap_reached("connections_per_ip", limits.connections_per_ip, self._metrics)
 
     def enter(self, *, is_upgrade: bool, is_browser: bool) -> None:
         """Counts an upgrade that is about to be accepted; a plain request only asks. Raises ServiceError(OVERLOADED), with a
@@ -220,15 +220,6 @@ class Admission:
         else:
             self.caps.give_back(identity)
             self.rates.release(network, identity)
-
-    def _full(self, name: str, limit: int) -> ServiceError:
-        self._metrics.limit_hits.labels(limit=name).inc()
-        return ServiceError(
-            ErrorCode.TOO_MANY_CONNECTIONS,
-            f"limits.{name} ({limit}) is reached",
-            scope=name,
-            retry_after=jittered(5.0),
-        )
 
     def check_rate(self, connection: Connection, command: Command | None) -> None:
         """Takes what a message costs from every bucket that it counts for. Raises ServiceError(RATE_LIMITED); then it has cost

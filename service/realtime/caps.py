@@ -36,6 +36,14 @@ def holders(identity: Identity) -> tuple[Holder, ...]:
     return (tenant,) if identity.is_anonymous else (tenant, Holder(identity.tenant, identity.user))
 
 
+def cap_reached(name: str, cap: int, metrics: Metrics) -> ServiceError:
+    """Counts a refusal for the setting `limits.…` with this name, and makes it."""
+    metrics.limit_hits.labels(limit=name).inc()
+    return ServiceError(
+        ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{name} ({cap}) is reached", scope=name, retry_after=jittered(5.0)
+    )
+
+
 class Caps:
     """The caps on connections that hold over all nodes.
 
@@ -121,14 +129,7 @@ class Caps:
 
     def _full(self, holder: Holder) -> ServiceError:
         scope = "connections_per_tenant" if holder.user is None else "connections_per_user"
-        limit = getattr(self._limits, scope)
-        self._metrics.limit_hits.labels(limit=scope).inc()
-        return ServiceError(
-            ErrorCode.TOO_MANY_CONNECTIONS,
-            f"limits.{scope} ({limit}) is reached",
-            scope=scope,
-            retry_after=jittered(5.0),
-        )
+        return cap_reached(scope, getattr(self._limits, scope), self._metrics)
 
     async def _tell(self) -> None:
         changed, self._changed = self._changed, set()
