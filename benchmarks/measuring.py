@@ -50,6 +50,7 @@ class Stage:
         job = self._job(case, peer, port, folder)
         started = await peer.start(case, port, folder, self.cores)
         try:
+            await started.at_rest()
             looks: list[Usage] = []
             said: list[Counts] = []
 

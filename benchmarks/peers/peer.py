@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,11 @@ from benchmarks.processes import Cores, Program, Usage
 CHECKOUT = Path(__file__).parents[2]
 TOOLS = CHECKOUT / "build" / "bench"
 """Where all that is installed for a benchmark goes; `make clean` removes it."""
+
+STARTS = 3.0
+"""Seconds that a server may go on starting after it accepts connections."""
+LOOK = 0.1
+"""Seconds between two looks at whether it does."""
 
 
 class UnavailableError(Exception):
@@ -43,6 +49,15 @@ class Started:
     def usage(self) -> Usage:
         """Of the server. Raises FailedError when it has ended."""
         return self.server.usage()
+
+    async def at_rest(self) -> None:
+        """Returns when its start is over: the server takes no more than a hundredth of a core, or STARTS seconds have passed."""
+        taken = self.usage().cpu
+        for _ in range(round(STARTS / LOOK)):
+            await asyncio.sleep(LOOK)
+            before, taken = taken, self.usage().cpu
+            if taken - before <= LOOK / 100:
+                return
 
     async def end(self) -> None:
         """Ends it and what stands beside it."""

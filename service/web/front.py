@@ -40,7 +40,7 @@ _START = b"GET /ws"
 
 
 class Door:
-    """What all fronts share, which of them wait for a request, and whose turn it is."""
+    """What all fronts share, and whose turn it is."""
 
     def __init__(
         self,
@@ -63,8 +63,6 @@ class Door:
         self.max_early = message_bytes + FRAME_HEAD
         """Bytes that may come before the upgrade has been answered: one message, though RFC 6455 §4.1 has clients wait."""
         self.loop = asyncio.get_running_loop()
-        self.waiting: dict[Front, None] = {}
-        """Connections that have not sent a whole request yet, as they came."""
         self._queue: deque[Front] = deque()
         self._looked_at = 0
         """Upgrades of this turn."""
@@ -72,6 +70,12 @@ class Door:
     def __call__(self) -> Front:
         """The protocol of a connection."""
         return Front(self)
+
+    @property
+    def waiting(self) -> list[Front]:
+        """Connections that have not sent a whole request yet, as they came."""
+        protocols = (transport.get_protocol() for transport in self.connections)
+        return [front for front in protocols if isinstance(front, Front) and not front.is_whole]
 
     def close(self) -> None:
         """Cuts those that still wait: nobody is left to serve them."""
@@ -134,6 +138,11 @@ class Front(asyncio.Protocol):
         """Whether the peer has ended its sending side: nothing more can come."""
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the whole head of an upgrade is there."""
+        return self._end > 0
+
+    @property
     def sockname(self) -> object:
         """Where to; nobody here asks a request, and the kernel would have to be asked for it."""
         return None
@@ -150,13 +159,11 @@ class Front(asyncio.Protocol):
         # A reset may have come before: then the system knows no peer any more.
         if self._door.connections.add(accepted, network_of(peer[0]) if peer else ""):
             self.transport = accepted
-            self._door.waiting[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         if self._counted:
             self._release()
-        self._door.waiting.pop(self, None)
         if self.transport is not None:
             self._door.connections.remove(self.transport)
             self.transport = None
@@ -179,7 +186,6 @@ class Front(asyncio.Protocol):
         if end < 0:
             self._count(len(data))
             return
-        self._door.waiting.pop(self, None)
         if end:
             self._end = end
             self._door.connections.asked(self.transport)
@@ -194,7 +200,7 @@ class Front(asyncio.Protocol):
     def eof_received(self) -> bool:
         """See asyncio.Protocol. True, which keeps the connection, while an upgrade is in hand."""
         self.has_ended = True
-        return self._end > 0 and self._discarded < 0
+        return self.is_whole and self._discarded < 0
 
     def _check_early(self, size: int) -> bool:
         """Cuts the connection if so many bytes are more than may come before the answer."""

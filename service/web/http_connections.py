@@ -9,7 +9,7 @@ those that never send one. A connection with a whole request in hand is never cl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -79,6 +79,9 @@ class HttpConnections:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def __iter__(self) -> Iterator[asyncio.Transport]:
+        return iter(tuple(self._all))
 
     def start(self) -> None:
         """Begins to watch the deadlines."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
@@ -65,7 +65,7 @@ class _Admitted(Struct, frozen=True):
     window_bits: int
 
 
-class Taken(NamedTuple):
+class Taken(Struct, frozen=True, gc=False):
     """A connection that is to become a WebSocket."""
 
     transport: asyncio.Transport | None
@@ -137,7 +137,8 @@ class Upgrades:
                 response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"  # RFC 6455 §4.4
             allow_cross_origin(request, response, self._edge)
             return response
-        transport, early, has_ended = take()
+        taken = take()
+        transport, early, has_ended = taken.transport, taken.early, taken.has_ended
         if transport is None or transport.is_closing():
             admitted.arrival.seat.release()
             return None
