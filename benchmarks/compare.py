@@ -63,7 +63,7 @@ def between(workload: Workload) -> Workload:
 
 
 def verdict(gain: Spread) -> str:
-    """What a ratio before ÷ after says: only when its interval leaves out 1 is it a change; with few rounds, when all agree."""
+    """What a ratio before ÷ after says: it is a change only if its interval excludes 1; with few rounds, if all agree."""
     if gain.rounds < 2:
         return "one round says nothing"
     low, high = gain.interval or (gain.low, gain.high)

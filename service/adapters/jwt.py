@@ -147,17 +147,18 @@ class JwtAuthenticator:
 
     async def authenticate(self, token: str) -> Identity:
         """As the port says."""
-        header, claims, whole, signed, signature = _take_apart(token)
+        parts = _take_apart(token)
+        claims = parts.claims
         name = claims.get("iss")
         found = self._issuers.get(name) if isinstance(name, str) else None
         if found is None:
             raise _refused("it is not from an issuer known here")
         issuer, source = found
-        _check_header(header, issuer)
-        key = await source.find(header.kid)
+        _check_header(parts.header, issuer)
+        key = await source.find(parts.header.kid)
         if key is None:
             raise _refused("the issuer has no key by which to check it")
-        if not self._signatures.is_right(key, signed, signature, whole):
+        if not self._signatures.is_right(key, parts.signed, parts.signature, parts.token):
             raise _refused("its signature is wrong")
         _check_claims(claims, issuer)
         expires_at = self._in_time(claims, issuer.leeway)
@@ -193,8 +194,17 @@ class _Header(NamedTuple):
     """Whether it has members that change what the rest means."""
 
 
-def _take_apart(token: str) -> tuple[_Header, Mapping[str, Any], bytes, bytes, bytes]:
-    """A token in its parts, as yet unverified: its header, its claims, all of it, what is signed, the signature."""
+class _Parts(msgspec.Struct, frozen=True, gc=False):
+    """A token in its parts, as yet unverified."""
+
+    header: _Header
+    claims: Mapping[str, Any]
+    token: bytes
+    signed: bytes
+    signature: bytes
+
+
+def _take_apart(token: str) -> _Parts:
     if len(token) > MAX_TOKEN:
         raise _refused(f"it is longer than {MAX_TOKEN} characters")
     whole = token.encode() if token.isascii() else b""
@@ -206,7 +216,7 @@ def _take_apart(token: str) -> tuple[_Header, Mapping[str, Any], bytes, bytes, b
     signed = whole[: -1 - len(signature)]
     read = _shared_header if len(header) <= MAX_SHARED_HEADER else _header
     try:
-        return read(header), _decode(_bytes(payload)), whole, signed, _bytes(signature)
+        return _Parts(read(header), _decode(_bytes(payload)), whole, signed, _bytes(signature))
     except _UNREADABLE as error:
         raise _refused("its header or payload cannot be read") from error
 

@@ -278,16 +278,13 @@ class TokenBucket:
 
     def take(self, now: float, cost: float = 1.0) -> float:
         """Takes `cost` and returns 0.0, or takes nothing and returns the seconds until it would succeed (inf: never)."""
-        rate = self._rate
-        tokens = self._tokens + (now - self._updated) * rate.per_second
-        self._updated = now
-        if tokens > rate.burst:
-            tokens = rate.burst
+        tokens = self._refill(now)
         if tokens >= cost:
             self._tokens = tokens - cost
             return 0.0
-        self._tokens = tokens
-        return inf if cost > rate.burst else (cost - tokens) / rate.per_second
+        if cost > self._rate.burst:
+            return inf
+        return (cost - tokens) / self._rate.per_second
 
     def place(self, now: float, cost: float = 1.0) -> float:
         """Seconds after which one that was refused should try again. Each that is refused meanwhile is told a later time: told

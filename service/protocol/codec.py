@@ -43,10 +43,6 @@ _system: dict[str, msgspec.json.Decoder[Any]] = {
     )
 }
 
-_READY = messages.Ready()
-_READY_TEXT = '{"type":"ready"}'
-"""What every connection sends once."""
-
 _WITHOUT_ID = len('{"type":"","channel":"","data":}')
 _MORE_WITH_ID = len(',"id":""')
 _MORE_WITH_KEY = len(',"key":""')
@@ -85,8 +81,6 @@ def decode(message: str | bytes | Raw) -> Command:
 
     Raises ServiceError: MALFORMED (not JSON, a key twice in an object), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
     """
-    if message == _READY_TEXT:
-        return _READY
     if isinstance(message, bytes):
         message = _text(message)
     try:
@@ -112,28 +106,27 @@ def decode(message: str | bytes | Raw) -> Command:
         raise _invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
-    if not (is_shortest(message, command) if isinstance(command, messages.Publish) else _is_shortest(message, command)):
+    if not is_shortest(message, command):
         check_text(message)
     return command
 
 
-def is_shortest(message: str | Raw, publish: messages.Publish) -> bool:
-    """Whether no other text of this message, with the same `data`, is shorter: then it has no key twice beside `data`, which the
-    gate looks at. See unique_keys.py."""
+def is_shortest(message: str | Raw, command: Command) -> bool:
+    """Whether no other text of this message is shorter, with the same `data` if it has any: then it has no key twice beside
+    `data`, which the gate looks at. See unique_keys.py.
+
+    The encoder writes the shortest text there is: it leaves out what is default, and the decoder takes no number like 1e3 for an
+    integer. A publish is not encoded but added up, as its `data` can be large.
+    """
     size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
-    shortest = _WITHOUT_ID + len(publish.type) + len(publish.channel) + len(publish.data)
-    if (name := publish.id) is not None:
+    if not isinstance(command, messages.Publish):
+        return len(messages.encode(command)) == size
+    shortest = _WITHOUT_ID + len(command.type) + len(command.channel) + len(command.data)
+    if (name := command.id) is not None:
         shortest += _MORE_WITH_ID + len(name)
-    if (key := publish.key) is not None:
+    if (key := command.key) is not None:
         shortest += _MORE_WITH_KEY + len(key)
     return shortest == size
-
-
-def _is_shortest(message: str | Raw, command: Command) -> bool:
-    """The same of a command without `data`. The encoder writes the shortest text there is: it leaves out what is default, and the
-    decoder takes no number like 1e3 for an integer."""
-    size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
-    return len(messages.encode(command)) == size
 
 
 def id_of(message: str | bytes | Raw) -> str | None:

@@ -205,10 +205,7 @@ class Connection(_Reach):
         replies, self._replies = self._replies, None
         if replies is not None and self.closing is None and not self._is_over:
             self._clear()
-            wire = self._wire(replies)
-            self.write(wire)
-            if self.socket.is_paused:
-                self.socket.count_unsent(len(wire))
+            self._write(self._wire(replies))
 
     def _write(self, wire: bytes) -> None:
         """Writes bytes of this connection's own, and counts them if the peer does not take them all."""

@@ -63,7 +63,7 @@ def greet(
 
     Raises CloseConnection, after telling the client why.
     """
-    if node.admission.draining:  # asked again: who comes in during a drain would be told of it by nobody
+    if node.admission.draining:  # it has begun since the upgrade was checked, and does not know of this connection yet
         if head:
             socket.write(head)
         _check_open(node, socket)

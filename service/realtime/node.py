@@ -238,7 +238,7 @@ class Node:
         await self.broker.close()
 
     def limits_of(self, identity: Identity) -> Raw:
-        """What a client is told of them in `welcome`: encoded `messages.Limits`."""
+        """The limits that concern a client with this identity, as `welcome` tells them: `messages.Limits`, encoded."""
         return self._told[identity.is_anonymous]
 
     def check_ready(self) -> None:

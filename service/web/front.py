@@ -16,7 +16,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
 from service.realtime.admission import network_of
-from service.realtime.budget import Account
+from service.realtime.budget import Account, Holding
 from service.telemetry.metrics import Metrics
 from service.web.descriptors import Descriptors
 from service.web.half_close import end_sending
@@ -126,8 +126,8 @@ class Front(asyncio.Protocol):
         """Who has connected."""
         self._data = b""
         """What has come: part of a request, then what is behind it while it waits and is checked."""
-        self._counted = 0
-        """Bytes of it that the account counts."""
+        self._counted: Holding | None = None
+        """Counts that, while it waits; most never do."""
         self._discarded = -1
         """Bytes that have come since a refusal; below 0 there was none."""
         self._end = 0
@@ -162,8 +162,7 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        if self._counted:
-            self._release()
+        self._release()
         if self.transport is not None:
             self._door.connections.remove(self.transport)
             self.transport = None
@@ -214,16 +213,15 @@ class Front(asyncio.Protocol):
         """Counts the bytes that wait; cuts the connection if they do not fit."""
         if self.transport is None:
             return
-        account = self._door.account
-        change, self._counted = size - self._counted, size
-        account.add(change)
-        if change > 0 and not account.fits():
+        if self._counted is None:
+            self._counted = Holding(self._door.account)
+        if not self._counted.set(size):
             self._door.metrics.limit_hits.labels(limit="outbox_node").inc()
             self.abort()
 
     def _release(self) -> None:
-        self._door.account.add(-self._counted)
-        self._counted = 0
+        if self._counted is not None:
+            self._counted.release()
 
     def look(self) -> None:
         """Begins an upgrade. To be called once, when the whole request is there."""
@@ -251,8 +249,7 @@ class Front(asyncio.Protocol):
             return
         if self._end:  # it was taken for an upgrade that can be answered here
             self._door.connections.waits(transport)
-        if self._counted:
-            self._release()
+        self._release()
         handler = self._door.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
@@ -268,8 +265,7 @@ class Front(asyncio.Protocol):
         """See Fresh."""
         transport, self.transport = self.transport, None
         early, self._data = self._data, b""
-        if self._counted:
-            self._release()
+        self._release()
         if transport is not None:
             self._door.connections.remove(transport)
         return Taken(transport, early, self.has_ended)
@@ -291,8 +287,7 @@ class Front(asyncio.Protocol):
         transport.write(serialized(response))
         self._door.connections.ending(transport)
         early, self._data = self._data, b""
-        if self._counted:
-            self._release()
+        self._release()
         if early and not self.has_ended:
             self._discarded = 0
             end_sending(transport)

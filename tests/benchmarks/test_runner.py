@@ -644,7 +644,7 @@ def test_progress_tells_what_is_left() -> None:
         (Spread(1.10, 0.90, 1.30, 10, (0.99, 1.2)), "no difference"),
     ],
 )
-def test_only_when_the_interval_leaves_out_none_a_change_is_one(gain: Spread, said: str) -> None:
+def test_it_is_a_change_only_if_the_interval_excludes_1(gain: Spread, said: str) -> None:
     assert verdict(gain) == said
 
 
