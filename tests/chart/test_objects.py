@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.cases import REDIS, every_secret, gateway, ingress
+from tests.chart.cases import CASES, REDIS, every_secret, gateway, ingress
 from tests.chart.conftest import rendered
 from tests.chart.tools import NAME, WHOLE, Document, Helm, kinds, of_kind
 
@@ -288,7 +288,6 @@ DOWN_SLOWLY = {
 
 def test_the_hpa_counts_cpu_and_connections(helm: Helm) -> None:
     documents = rendered(helm, "hpa")
-    assert "replicas" not in of_kind(documents, "Deployment")["spec"]
     spec = of_kind(documents, "HorizontalPodAutoscaler")["spec"]
     assert spec["behavior"] == {"scaleUp": UP_QUICKLY, "scaleDown": DOWN_SLOWLY}
     cpu, connections = spec["metrics"]
@@ -299,7 +298,6 @@ def test_the_hpa_counts_cpu_and_connections(helm: Helm) -> None:
 
 def test_keda_never_scales_in_on_missing_data(helm: Helm) -> None:
     documents = rendered(helm, "keda")
-    assert "replicas" not in of_kind(documents, "Deployment")["spec"]
     spec = of_kind(documents, "ScaledObject")["spec"]
     assert spec["fallback"] == {"failureThreshold": 3, "replicas": 2, "behavior": "currentReplicasIfHigher"}
     prometheus = spec["triggers"][0]
@@ -311,6 +309,16 @@ def test_keda_never_scales_in_on_missing_data(helm: Helm) -> None:
         == f'sum(tidewire_connections{{namespace="chat",pod=~"{NAME}-[a-z0-9]+-[a-z0-9]+"}})'
     )
     assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"] == DOWN_SLOWLY
+
+
+@pytest.mark.parametrize("case", ["hpa", "keda"])
+@pytest.mark.parametrize(("live", "replicas"), [(0, 2), (1, 2), (7, 7)])
+def test_a_render_without_a_cluster_takes_the_live_number_that_it_is_given(
+    helm: Helm, case: str, live: int, replicas: int
+) -> None:
+    values = CASES[case]
+    documents = helm.template({**values, "autoscaling": {**values["autoscaling"], "liveReplicas": live}})
+    assert of_kind(documents, "Deployment")["spec"]["replicas"] == replicas
 
 
 def test_connections_to_scale_by_follow_the_services_bound(helm: Helm) -> None:

@@ -57,6 +57,8 @@ class Helm:
 
     major: int
     program: Path
+    kubeconfig: Path = Path(os.devnull)
+    """Of the cluster that it speaks to; by itself none."""
 
     def template(self, values: Values, *, kubernetes: str = KUBERNETES[-1]) -> list[Document]:
         """The documents that the chart makes of values. Raises Refused with Helm's words."""
@@ -74,16 +76,16 @@ class Helm:
         documents = yaml.load_all(text, Loader=_Strict)  # a SafeLoader
         return [document for document in documents if document]
 
-    def run(self, *arguments: str, values: Values | None = None) -> str:
-        """What Helm prints. Raises Refused with what it says if it fails."""
+    def run(self, *arguments: str, values: Values | None = None, within: float = DEADLINE) -> str:
+        """What Helm prints within some seconds. Raises Refused with what it says if it fails."""
         given = ["--values", "-"] if values is not None else []
         done = subprocess.run(
             [self.program, *arguments, *given],
             input=yaml.safe_dump(dict(values)) if values is not None else "",
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
-            env={**os.environ, "KUBECONFIG": os.devnull},
+            timeout=within,
+            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
         )
         if done.returncode:
             raise Refused(done.stderr + done.stdout)

@@ -53,6 +53,7 @@
 {{- $scaler := index $v.autoscaling $name -}}
 {{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}{{ fail (printf "autoscaling.%s: minReplicas (%d) is above maxReplicas (%d)" $name (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}{{ end -}}
 {{- end -}}
+{{- include "tidewire.validateScaling" . -}}
 {{- if and $v.autoscaling.keda.enabled (not $v.autoscaling.keda.prometheusAddress) }}{{ fail "autoscaling.keda asks Prometheus for connections: set autoscaling.keda.prometheusAddress, such as http://prometheus.monitoring:9090" }}{{ end -}}
 {{- if and $v.autoscaling.keda.enabled (not (regexMatch "^https?://" $v.autoscaling.keda.prometheusAddress)) }}{{ fail (printf "autoscaling.keda.prometheusAddress (%s) is no address: it begins with http:// or https://, such as http://prometheus.monitoring:9090" $v.autoscaling.keda.prometheusAddress) }}{{ end -}}
 {{- if and (gt $most 1) (eq $url "memory://") -}}
