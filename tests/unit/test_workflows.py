@@ -60,11 +60,11 @@ def test_ci_calls_what_a_developer_calls() -> None:
     assert found >= {"check", "test", "test-quick", "test-chart", "test-e2e", "test-faults", "lint-deploy"}
 
 
-def test_fault_suite_is_played_each_night() -> None:
+def test_slow_suites_run_each_night() -> None:
     nightly = ROOT / ".github/workflows/nightly.yml"
-    [job] = yaml.safe_load(nightly.read_text())["jobs"].values()
-    assert list(called(nightly)) == ["test-faults"]
-    assert "" in [entry["soak"] for entry in job["strategy"]["matrix"]["include"]], (
+    assert list(called(nightly)) == ["test-faults", "test-cluster"]
+    faults = dict(jobs(nightly))["faults"]
+    assert "" in [entry["soak"] for entry in faults["strategy"]["matrix"]["include"]], (
         "all faults, and not only random ones"
     )
 
