@@ -2,8 +2,9 @@
 """Makes the chart's values.schema.json and the table in its README from values.yaml and the service's settings.
 
 In values.yaml a comment above a key is what the key means. A line `@schema {…}` in it adds to the type that the default shows,
-and `@settings` stands for the settings of the service, so that chart and service cannot drift. `--check` writes nothing and fails
-if a file differs.
+`@texts` is a map of texts that may be given as numbers or booleans, `@open` a group that may hold other keys, and `@settings` stands
+for the settings of the service, so that chart and service cannot drift. Names that other charts use (files/other-names.yaml) pass
+the schema, so that the chart's guards can say what they are called here. `--check` writes nothing and fails if a file differs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _KEPT = frozenset(
     ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength")
 ) | frozenset(("pattern", "items", "properties", "required", "additionalProperties", "anyOf"))
 
+MAX_INT32 = 2**31 - 1
+"""Kubernetes takes no greater number of pods, seconds or anything else."""
+
 Json = dict[str, Any]
 
 
@@ -42,6 +46,7 @@ class Value:
     meaning: str = ""
     schema: Json = field(default_factory=dict)
     is_settings: bool = False
+    is_open: bool = False
 
     @property
     def is_group(self) -> bool:
@@ -94,6 +99,10 @@ def _value(place: tuple[str, ...], defaults: Any, comment: list[str]) -> Value:
             value.schema = json.loads(line.removeprefix("@schema "))
         elif line == "@settings":
             value.is_settings = True
+        elif line == "@texts":
+            value.schema = {"additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+        elif line == "@open":
+            value.is_open = True
         else:
             words.append(line)
     value.meaning = " ".join(words)
@@ -107,28 +116,40 @@ def schema(values: list[Value]) -> Json:
     """The JSON Schema (draft 7, which every Helm 3 reads) of values.yaml; unknown keys are faults."""
     whole = _group("Values of the chart tidewire. Made by scripts/chart_reference.py.")
     whole = {"$schema": "http://json-schema.org/draft-07/schema#", **whole}
-    # Helm gives each chart `global`, which nothing here reads.
-    whole["properties"]["global"] = {"type": "object"}
+    whole["properties"]["enabled"] = {"description": "For a parent's `condition`; this chart does not read it."}
     for value in values:
-        holder = whole
-        for name in value.place[:-1]:
-            holder = holder["properties"][name]
-        holder["properties"][value.place[-1]] = _schema_of(value)
+        _group_of(whole, value.place)[value.place[-1]] = _schema_of(value)
+    for place in other_names():
+        _group_of(whole, place).setdefault(place[-1], {})
     return whole
 
 
-def _group(meaning: str) -> Json:
+def _group_of(whole: Json, place: tuple[str, ...]) -> Json:
+    """The properties among which a place stands."""
+    for name in place[:-1]:
+        whole = whole["properties"][name]
+    properties: Json = whole.setdefault("properties", {})
+    return properties
+
+
+def other_names() -> list[tuple[str, ...]]:
+    """What other charts call values of this one, by place."""
+    names = yaml.safe_load((ROOT / CHART / "files" / "other-names.yaml").read_text(encoding="utf-8"))
+    return [tuple(name.split(".")) for name in names]
+
+
+def _group(meaning: str, *, is_open: bool = False) -> Json:
     return {
         **({"description": meaning} if meaning else {}),
         "type": "object",
-        "additionalProperties": False,
+        "additionalProperties": is_open,
         "properties": {},
     }
 
 
 def _schema_of(value: Value) -> Json:
     if value.is_group:
-        return _group(value.meaning)
+        return _group(value.meaning, is_open=value.is_open)
     described = {"description": value.meaning}
     if value.is_settings:
         return {**settings_schema(), **described}
@@ -143,7 +164,7 @@ def _typed(default: Any) -> Json:
         case bool():
             return {"type": "boolean"}
         case int():
-            return {"type": "integer"}
+            return {"type": "integer", "maximum": MAX_INT32}
         case str():
             return {"type": "string"}
         case list():

@@ -1,50 +1,11 @@
-{{/* The name of objects, at most 63 characters, as in the labels of DNS; room is left for suffixes. */}}
-{{- define "tidewire.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
-{{- $name := .Values.nameOverride | default .Chart.Name -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "tidewire.selector" -}}
-app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: node
-{{- end -}}
-
-{{- define "tidewire.labels" -}}
-{{ include "tidewire.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- end -}}
-
-{{/* metadata of an object: [root, suffix of its name, its own labels, its own annotations] */}}
-{{- define "tidewire.metadata" -}}
-{{- $root := index . 0 -}}
-name: {{ include "tidewire.fullname" $root }}{{ index . 1 }}
-namespace: {{ $root.Release.Namespace }}
-labels:
-  {{- mergeOverwrite (dict) $root.Values.commonLabels (index . 2) (include "tidewire.labels" $root | fromYaml) | toYaml | nindent 2 }}
-{{- with mergeOverwrite (dict) $root.Values.commonAnnotations (index . 3) }}
-annotations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end -}}
-
-{{- define "tidewire.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (ternary (include "tidewire.fullname" .) "default" .Values.serviceAccount.create) -}}
-{{- end -}}
-
+{{/* The first part of a repository is a registry if it has a dot or a port, or is localhost. A registry of the values replaces it. */}}
 {{- define "tidewire.image" -}}
-{{- .Values.image.repository -}}
-{{- if .Values.image.digest -}}@{{ .Values.image.digest }}{{- else -}}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end -}}
+{{- $repository := .Values.image.repository -}}
+{{- with .Values.global.imageRegistry | default .Values.image.registry -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $repository "") -}}
+{{- end -}}
+{{- $repository -}}
+{{- if .Values.image.digest -}}@{{ .Values.image.digest }}{{- else -}}:{{ include "tidewire.text" .Values.image.tag | default .Chart.AppVersion }}{{- end -}}
 {{- end -}}
 
 {{/*
@@ -76,9 +37,14 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 
 {{- define "tidewire.brokerUrl" -}}{{ include "tidewire.setting" (list . "broker" "url" "memory://") }}{{- end -}}
 
+{{/* Seconds that the container's preStop takes. */}}
+{{- define "tidewire.preStopSeconds" -}}
+{{- dig "preStop" "sleep" "seconds" .Values.preStopSeconds .Values.lifecycle | int -}}
+{{- end -}}
+
 {{/* The least time from a pod's end to SIGKILL. */}}
 {{- define "tidewire.leastGrace" -}}
-{{- add .Values.preStopSeconds (include "tidewire.shutdown" . | float64 | ceil | int) 15 -}}
+{{- add (include "tidewire.preStopSeconds" . | int) (include "tidewire.shutdown" . | float64 | ceil | int) 15 -}}
 {{- end -}}
 
 {{- define "tidewire.grace" -}}

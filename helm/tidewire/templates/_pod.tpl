@@ -17,6 +17,126 @@ runAsNonRoot: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* What lets pods in and gives them a place, in the Deployment as in tests. A test needs the same nodes, but no distance to others. */}}
+{{- define "tidewire.podPlacement" -}}
+serviceAccountName: {{ include "tidewire.serviceAccount" . | quote }}
+automountServiceAccountToken: {{ .Values.automountServiceAccountToken }}
+{{- with (include "tidewire.pullSecrets" . | fromJson).secrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ quote . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ quote . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ quote . }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ quote . }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ quote . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- with .nameservers }}
+  nameservers:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .searches }}
+  searches:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .options }}
+  options:
+    {{- range . }}
+    - name: {{ .name | quote }}
+      {{- if not (kindIs "invalid" .value) }}
+      value: {{ include "tidewire.text" .value | quote }}
+      {{- end }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- with include "tidewire.texts" .Values.nodeSelector | fromYaml }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The names of pull secrets, those of all charts first: {"secrets": […]} */}}
+{{- define "tidewire.pullSecrets" -}}
+{{- $names := list -}}
+{{- $shared := .Values.global.imagePullSecrets | default list -}}
+{{- range concat (ternary (list $shared) $shared (kindIs "string" $shared)) .Values.imagePullSecrets -}}
+{{- $names = append $names (ternary . (ternary (get (ternary . dict (kindIs "map" .)) "name") "" (kindIs "map" .)) (kindIs "string" .)) -}}
+{{- end -}}
+{{- dict "secrets" (uniq $names) | toJson -}}
+{{- end -}}
+
+{{/* Requests and limits, each quantity as text. */}}
+{{- define "tidewire.resources" -}}
+{{- $resources := deepCopy . -}}
+{{- range $part := list "requests" "limits" -}}
+{{- if kindIs "map" (get $resources $part) }}{{ $_ := set $resources $part (include "tidewire.texts" (get $resources $part) | fromYaml) }}{{ end -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/* Constraints in full, or one for each key of topologySpread, as a JSON list. */}}
+{{- define "tidewire.topologySpread" -}}
+{{- $constraints := list -}}
+{{- $own := dict "matchLabels" (include "tidewire.selector" . | fromYaml) -}}
+{{- range .Values.topologySpreadConstraints -}}
+{{- $constraint := merge (deepCopy .) (dict "maxSkew" 1 "whenUnsatisfiable" "ScheduleAnyway") -}}
+{{- if not (hasKey . "labelSelector") -}}
+{{- $constraint = merge $constraint (dict "labelSelector" $own "matchLabelKeys" (list "pod-template-hash")) -}}
+{{- end -}}
+{{- $constraints = append $constraints $constraint -}}
+{{- end -}}
+{{- if and (not $constraints) .Values.topologySpread.enabled -}}
+{{- range .Values.topologySpread.topologyKeys -}}
+{{- $constraints = append $constraints (dict "topologyKey" . "maxSkew" 1 "whenUnsatisfiable" $.Values.topologySpread.whenUnsatisfiable "labelSelector" $own "matchLabelKeys" (list "pod-template-hash")) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $constraints -}}
+{{- end -}}
+
+{{/* Hooks of the container: the chart's preStop, unless `lifecycle` has one. */}}
+{{- define "tidewire.lifecycle" -}}
+{{- $seconds := include "tidewire.preStopSeconds" . | int -}}
+{{- $hooks := deepCopy .Values.lifecycle -}}
+{{- if and (not (hasKey $hooks "preStop")) (gt $seconds 0) -}}
+{{- if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version -}}
+{{- $_ := set $hooks "preStop" (dict "sleep" (dict "seconds" $seconds)) -}}
+{{- else -}}
+{{- /* The kubelet sleeps by itself from Kubernetes 1.30 on. */ -}}
+{{- $_ := set $hooks "preStop" (dict "exec" (dict "command" (list "python3" "-c" (printf "import time; time.sleep(%d)" $seconds)))) -}}
+{{- end -}}
+{{- end -}}
+{{- if $hooks }}{{ toYaml $hooks }}{{ end -}}
+{{- end -}}
+
+{{/* Variables of the user's, as a YAML list: numbers and booleans become text. */}}
+{{- define "tidewire.extraEnv" -}}
+{{- $variables := list -}}
+{{- range include "tidewire.rendered" (list . .Values.extraEnv) | fromYamlArray -}}
+{{- $variable := . -}}
+{{- if and (kindIs "map" .) (hasKey . "value") }}{{ $variable = set . "value" (include "tidewire.text" .value) }}{{ end -}}
+{{- $variables = append $variables $variable -}}
+{{- end -}}
+{{- toYaml $variables -}}
+{{- end -}}
+
 {{- define "tidewire.env" -}}
 - {name: TIDEWIRE_CONFIG, value: /etc/tidewire/settings/settings.yaml}
 {{- if include "tidewire.authSecretName" . }}

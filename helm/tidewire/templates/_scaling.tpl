@@ -15,7 +15,7 @@ What is known of the live Deployment, as a JSON object: `replicas`, and `isScale
 `scale`, as autoscalers and `kubectl scale` do. A render that cannot see the cluster knows autoscaling.liveReplicas alone.
 */}}
 {{- define "tidewire.live" -}}
-{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (include "tidewire.fullname" .) | default dict -}}
+{{- $live := lookup "apps/v1" "Deployment" (include "tidewire.namespace" .) (include "tidewire.fullname" .) | default dict -}}
 {{- $isScaled := false -}}
 {{- range dig "metadata" "managedFields" list $live -}}
 {{- if eq (dig "subresource" "" .) "scale" }}{{ $isScaled = true }}{{ end -}}
@@ -57,7 +57,7 @@ object, and the API server fills in 1.
 {{- fail (printf "autoscaling.%s.maxReplicas (%d) is below the %d pods that run: the autoscaler would end %d of them at once; set it to %d or more, and lower it later in steps" $scaler.name (int $scaler.maxReplicas) (int $live.replicas) (sub (int $live.replicas) (int $scaler.maxReplicas)) (int $live.replicas)) -}}
 {{- end -}}
 {{- if eq $scaler.name "keda" -}}
-{{- $hpa := lookup "autoscaling/v2" "HorizontalPodAutoscaler" .Release.Namespace $name | default dict -}}
+{{- $hpa := lookup "autoscaling/v2" "HorizontalPodAutoscaler" (include "tidewire.namespace" .) $name | default dict -}}
 {{- if and $hpa (ne (dig "metadata" "annotations" "validations.keda.sh/hpa-ownership" "" $hpa) "false") -}}
 {{- fail (printf "autoscaling.keda: an older chart made the HorizontalPodAutoscaler %s, and KEDA's admission webhook refuses a second autoscaler of the same pods: upgrade once more with autoscaling.hpa.enabled, then switch to autoscaling.keda.enabled" $name) -}}
 {{- end -}}
@@ -69,6 +69,6 @@ object, and the API server fills in 1.
 {{- define "tidewire.hasAutoscaler" -}}
 {{- $name := include "tidewire.fullname" . -}}
 {{- range $hpa := list $name (printf "keda-hpa-%s" $name) -}}
-{{- if lookup "autoscaling/v2" "HorizontalPodAutoscaler" $.Release.Namespace $hpa }}true{{ end -}}
+{{- if lookup "autoscaling/v2" "HorizontalPodAutoscaler" (include "tidewire.namespace" $) $hpa }}true{{ end -}}
 {{- end -}}
 {{- end -}}

@@ -1,0 +1,154 @@
+{{/*
+Names, namespace and labels of objects.
+
+A name is at most 52 characters long, so that suffixes such as "-ops" fit into the 63 of a DNS label. It begins with a letter and has
+no dots, as names of Services must. Where a name had to be changed for that, a hash of the release's name tells releases apart.
+*/}}
+
+{{- define "tidewire.appName" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | regexFind "^.*[A-Za-z0-9]" -}}
+{{- end -}}
+
+{{- define "tidewire.namespace" -}}{{ .Values.namespaceOverride | default .Release.Namespace }}{{- end -}}
+
+{{/*
+The name of objects, without a suffix. Chosen once: it may depend on what there is in the cluster. Every template asks for it, and none
+is rendered from values that are refused: so the first call checks them.
+*/}}
+{{- define "tidewire.fullname" -}}
+{{- if not (hasKey .Values "tidewireFullname") -}}
+{{- $_ := include "tidewire.validateNames" . -}}
+{{- $_ := include "tidewire.validateOverrides" . -}}
+{{- $_ := set .Values "tidewireFullname" (include "tidewire.chosenName" .) -}}
+{{- $_ := include "tidewire.validate" . -}}
+{{- $_ := include "tidewire.validateFormats" . -}}
+{{- end -}}
+{{- .Values.tidewireFullname -}}
+{{- end -}}
+
+{{/* The name by the usual rule of charts, before it is made valid. */}}
+{{- define "tidewire.wantedName" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- /* Two aliases in one parent may both be parts of the release's name. */ -}}
+{{- $isAlias := and (ne .Chart.Name "tidewire") (not .Values.nameOverride) -}}
+{{- if .Values.fullnameOverride -}}
+{{- trimSuffix "-" .Values.fullnameOverride -}}
+{{- else if and (contains $name .Release.Name) (not $isAlias) -}}
+{{- .Release.Name -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tidewire.hashedName" -}}
+{{- $wanted := include "tidewire.wantedName" . -}}
+{{- $clean := regexReplaceAll "[^a-z0-9]+" (lower $wanted) "-" | trimAll "-" -}}
+{{- $clean = ternary $clean (printf "t-%s" $clean) (regexMatch "^[a-z]" $clean) -}}
+{{- printf "%s-%s" ($clean | trunc 43 | trimSuffix "-") (printf "%s/%s" .Release.Name $wanted | sha256sum | trunc 8) -}}
+{{- end -}}
+
+{{/* Names with "-ops" are those of other releases' Services. "on" and the like would not be text in YAML. */}}
+{{- define "tidewire.isPlainName" -}}
+{{- if and (regexMatch "^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$" .) (not (hasSuffix "-ops" .)) (not (has . (list "true" "false" "null" "yes" "no" "on" "off" "y" "n"))) -}}true{{- end -}}
+{{- end -}}
+
+{{/*
+The hashed name where the plain one is not valid, or belongs to another release: the releases x and x-tidewire want the same one.
+An installed release keeps its name: selectors are immutable, and Services would move.
+*/}}
+{{- define "tidewire.chosenName" -}}
+{{- $wanted := include "tidewire.wantedName" . -}}
+{{- $plain := $wanted | trunc 52 | trimSuffix "-" -}}
+{{- $hashed := include "tidewire.hashedName" . -}}
+{{- if eq (include "tidewire.holder" (list . "Service" $plain)) "own" -}}
+{{- $plain -}}
+{{- else if not (include "tidewire.isPlainName" $wanted) -}}
+{{- $hashed -}}
+{{- else if eq (include "tidewire.holder" (list . "Service" $hashed)) "own" -}}
+{{- $hashed -}}
+{{- else if has "other" (list (include "tidewire.holder" (list . "Service" $plain)) (include "tidewire.holder" (list . "Service" (printf "%s-ops" $plain))) (include "tidewire.holder" (list . "ConfigMap" $plain)) (include "tidewire.holder" (list . "Secret" $plain))) -}}
+{{- $hashed -}}
+{{- else -}}
+{{- $plain -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whose an object is: "own", "other" or empty: [root, kind, name, namespace (the release's own without it), API version (v1)] */}}
+{{- define "tidewire.holder" -}}
+{{- $root := index . 0 -}}
+{{- $namespace := include "tidewire.namespace" $root -}}
+{{- if gt (len .) 3 }}{{ $namespace = index . 3 }}{{ end -}}
+{{- $found := lookup (ternary (last .) "v1" (gt (len .) 4)) (index . 1) $namespace (index . 2) -}}
+{{- $annotations := dig "metadata" "annotations" dict $found | default dict -}}
+{{- $release := get $annotations "meta.helm.sh/release-name" -}}
+{{- $home := get $annotations "meta.helm.sh/release-namespace" -}}
+{{- $name := get (dig "metadata" "labels" dict $found | default dict) "app.kubernetes.io/name" | default (include "tidewire.appName" $root) -}}
+{{- if not $release -}}
+{{- else if and (eq $release $root.Release.Name) (ne $home $root.Release.Namespace) (eq $name (include "tidewire.appName" $root)) (eq $namespace (include "tidewire.namespace" $root)) -}}
+{{- fail (printf "namespaceOverride: in the namespace %s there is the release %s of the namespace %s already, and pods of both would have the same labels: give this release another name, or set nameOverride and fullnameOverride" $namespace $release $home) -}}
+{{- else if and (eq $release $root.Release.Name) (eq $home $root.Release.Namespace) (eq $name (include "tidewire.appName" $root)) -}}own
+{{- else -}}other
+{{- end -}}
+{{- end -}}
+
+{{/*
+The suffix of the HTTPProxy of a host, by its index: "", "-1", "-2". Where the name itself ends so, the first is "-0", or it would be
+another release's second: [root, index]
+*/}}
+{{- define "tidewire.proxySuffix" -}}
+{{- $name := include "tidewire.fullname" (index . 0) -}}
+{{- $index := index . 1 -}}
+{{- if ne $index 0 -}}
+{{- printf "-%d" $index -}}
+{{- else if regexMatch "-[0-9]+$" $name -}}
+{{- ternary "" "-0" (eq (include "tidewire.holder" (list (index . 0) "HTTPProxy" $name (include "tidewire.namespace" (index . 0)) "projectcontour.io/v1")) "own") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the names of the Deployment's pods match. Kubernetes cuts their first part at 58 characters. */}}
+{{- define "tidewire.podPattern" -}}
+{{- $name := include "tidewire.fullname" . -}}
+{{- printf (ternary "%s-[a-z0-9]+-[a-z0-9]+" "%s-[a-z0-9]+-?[a-z0-9]+" (le (len $name) 46)) $name -}}
+{{- end -}}
+
+{{- define "tidewire.selector" -}}
+app.kubernetes.io/name: {{ include "tidewire.appName" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: node
+{{- end -}}
+
+{{- define "tidewire.labels" -}}
+{{ include "tidewire.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | regexFind "^.*[A-Za-z0-9]" | quote }}
+{{- end -}}
+
+{{/* metadata of an object: [root, suffix of its name, its own labels, its own annotations] */}}
+{{- define "tidewire.metadata" -}}
+{{- $root := index . 0 -}}
+name: {{ include "tidewire.fullname" $root }}{{ index . 1 }}
+namespace: {{ include "tidewire.namespace" $root | quote }}
+labels:
+  {{- mergeOverwrite (include "tidewire.texts" $root.Values.commonLabels | fromYaml) (include "tidewire.texts" (index . 2) | fromYaml) (include "tidewire.labels" $root | fromYaml) | toYaml | nindent 2 }}
+{{- with mergeOverwrite (include "tidewire.texts" $root.Values.commonAnnotations | fromYaml) (include "tidewire.texts" (index . 3) | fromYaml) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* A value as text: 20261128, which YAML reads as a number, stays that, and is not 2.0261128e+07. */}}
+{{- define "tidewire.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) (lt . 1e15) (gt . -1e15) -}}{{ int64 . }}{{- else if not (kindIs "invalid" .) -}}{{ toString . }}{{- end -}}
+{{- end -}}
+
+{{/* A map with every value as text: labels and annotations are never numbers. Null leaves a key out. */}}
+{{- define "tidewire.texts" -}}
+{{- $texts := dict -}}
+{{- range $name, $value := . }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $texts $name (include "tidewire.text" $value) }}{{ end }}{{ end -}}
+{{- toYaml $texts -}}
+{{- end -}}
+
+{{- define "tidewire.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "tidewire.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
