@@ -2,9 +2,9 @@
 """Makes the chart's values.schema.json and the table in its README from values.yaml and the service's settings.
 
 In values.yaml a comment above a key is what the key means. A line `@schema {…}` in it adds to the type that the default shows,
-`@texts` is a map of texts that may be given as numbers or booleans, `@open` a group that may hold other keys, and `@settings` stands
-for the settings of the service, so that chart and service cannot drift. Names that other charts use (files/other-names.yaml) pass
-the schema, so that the chart's guards can say what they are called here. `--check` writes nothing and fails if a file differs.
+`@texts` is a map whose values may be numbers or booleans too, `@open` is a group that may hold other keys, and `@settings` stands for
+the settings of the service, so that chart and service cannot drift. Names that other charts use (files/other-names.yaml) pass the
+schema, so that the chart's guards can say what they are called here. `--check` writes nothing and fails if a file differs.
 """
 
 from __future__ import annotations
