@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
 """Makes the chart's values.schema.json and the table in its README from values.yaml and the service's settings.
 
-In values.yaml a comment above a key is what the key means. A line `@schema {…}` in it adds to the type that the default shows,
-`@texts` is a map whose values may be numbers or booleans too, `@open` is a group that may hold other keys, and `@settings` stands for
-the settings of the service, so that chart and service cannot drift. Names that other charts use (files/other-names.yaml) pass the
-schema, so that the chart's guards can say what they are called here. `--check` writes nothing and fails if a file differs.
+In values.yaml a comment above a key is what the key means. In it a line
+
+- `@schema {…}` adds to the type that the default shows;
+- `@texts` is for a map whose values may be numbers or booleans too;
+- `@open` is for a group that may hold other keys;
+- `@settings` stands for the settings of the service, so that chart and service cannot drift.
+
+Names that other charts use (files/other-names.yaml) pass the schema: the chart's guards say what they are called here.
+`--check` writes nothing and fails if a file differs.
 """
 
 from __future__ import annotations
