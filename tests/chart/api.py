@@ -86,7 +86,8 @@ async def serving(objects: Iterable[Document]) -> AsyncIterator[str]:
 async def templated(helm: Helm, address: str, *arguments: str, release: str = RELEASE) -> list[Document]:
     """What the chart makes where it can look objects up. Raises Refused with Helm's words."""
     process = await asyncio.create_subprocess_exec(
-        *(helm.program, "template", release, CHART, "--namespace", NAMESPACE, *arguments),
+        *(helm.program, "template", release, CHART, "--namespace", NAMESPACE),
+        *arguments,
         *("--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", address),
         env={**os.environ, "KUBECONFIG": os.devnull},
         stdout=asyncio.subprocess.PIPE,
