@@ -112,6 +112,58 @@ sentence says where, what, and what would be right.
 {{- end -}}
 {{- end -}}
 
+{{/* Fails for a key of a map that Kubernetes does not know: [place, map, keys that it knows] */}}
+{{- define "tidewire.checkKeys" -}}
+{{- $args := . -}}
+{{- if not (kindIs "map" (index . 1)) }}{{ include "tidewire.refuse" (list (index . 0) (index . 1) (printf "no map with %s" (index . 2 | join ", "))) }}{{ end -}}
+{{- range $key, $_ := index . 1 -}}
+{{- if not (has $key (index $args 2)) }}{{ include "tidewire.refuse" (list (index $args 0) $key (printf "no key of it; it has %s" (index $args 2 | join ", "))) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A selector's expressions: [place, expressions, operators] */}}
+{{- define "tidewire.checkExpressions" -}}
+{{- $args := . -}}
+{{- range index . 1 -}}
+{{- $operator := index . "operator" -}}
+{{- if not (has $operator (index $args 2)) }}{{ include "tidewire.refuse" (list (printf "%s: operator" (index $args 0)) $operator (printf "none of %s" (index $args 2 | join ", "))) }}{{ end -}}
+{{- if and (has $operator (list "In" "NotIn")) (not (index . "values")) }}{{ fail (printf "%s: %s needs values" (index $args 0) $operator) }}{{ end -}}
+{{- if and (has $operator (list "Exists" "DoesNotExist")) (index . "values") }}{{ fail (printf "%s: %s takes no values" (index $args 0) $operator) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Affinity, as far as a slip is likely. */}}
+{{- define "tidewire.checkAffinity" -}}
+{{- include "tidewire.checkKeys" (list "affinity" . (list "nodeAffinity" "podAffinity" "podAntiAffinity")) -}}
+{{- range $kind, $rules := . -}}
+{{- $place := printf "affinity.%s" $kind -}}
+{{- include "tidewire.checkKeys" (list $place $rules (list "requiredDuringSchedulingIgnoredDuringExecution" "preferredDuringSchedulingIgnoredDuringExecution")) -}}
+{{- $terms := list -}}
+{{- range index $rules "preferredDuringSchedulingIgnoredDuringExecution" -}}
+{{- if or (lt (index . "weight" | int) 1) (gt (index . "weight" | int) 100) }}{{ include "tidewire.refuse" (list (printf "%s: weight" $place) (index . "weight") "not between 1 and 100") }}{{ end -}}
+{{- $terms = append $terms (index . (ternary "preference" "podAffinityTerm" (eq $kind "nodeAffinity"))) -}}
+{{- end -}}
+{{- if hasKey $rules "requiredDuringSchedulingIgnoredDuringExecution" -}}
+{{- $required := index $rules "requiredDuringSchedulingIgnoredDuringExecution" -}}
+{{- if eq $kind "nodeAffinity" -}}
+{{- if not (index $required "nodeSelectorTerms") }}{{ fail (printf "%s: requiredDuringSchedulingIgnoredDuringExecution has no nodeSelectorTerms" $place) }}{{ end -}}
+{{- $terms = concat $terms (index $required "nodeSelectorTerms") -}}
+{{- else -}}
+{{- $terms = concat $terms $required -}}
+{{- end -}}
+{{- end -}}
+{{- range $term := $terms -}}
+{{- if not (kindIs "map" $term) }}{{ fail (printf "%s: a term is %s" $place (ternary "missing: it is preference, with its weight" "missing: it is podAffinityTerm, with its weight" (eq $kind "nodeAffinity"))) }}{{ end -}}
+{{- if eq $kind "nodeAffinity" -}}
+{{- include "tidewire.checkExpressions" (list $place (index $term "matchExpressions") (list "In" "NotIn" "Exists" "DoesNotExist" "Gt" "Lt")) -}}
+{{- else -}}
+{{- if not (index $term "topologyKey") }}{{ fail (printf "%s: a term has no topologyKey, such as kubernetes.io/hostname" $place) }}{{ end -}}
+{{- include "tidewire.checkExpressions" (list $place (dig "labelSelector" "matchExpressions" list $term) (list "In" "NotIn" "Exists" "DoesNotExist")) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A quantity as a number, for comparing; -1 for what is none. */}}
 {{- define "tidewire.quantity" -}}
 {{- $text := include "tidewire.text" . -}}
@@ -175,9 +227,7 @@ sentence says where, what, and what would be right.
 {{- define "tidewire.checkPeers" -}}
 {{- $place := index . 0 -}}
 {{- range $peer := index . 1 -}}
-{{- range $key, $_ := $peer -}}
-{{- if not (has $key (list "ipBlock" "namespaceSelector" "podSelector")) }}{{ include "tidewire.refuse" (list $place $key "no part of a peer: namespaceSelector, podSelector or ipBlock") }}{{ end -}}
-{{- end -}}
+{{- include "tidewire.checkKeys" (list $place $peer (list "namespaceSelector" "podSelector" "ipBlock")) -}}
 {{- if not $peer }}{{ fail (printf "%s: a peer is empty: name a namespaceSelector, podSelector or ipBlock" $place) }}{{ end -}}
 {{- with index $peer "ipBlock" -}}
 {{- if gt (len $peer) 1 }}{{ fail (printf "%s: a peer has ipBlock and a selector: make two peers of them" $place) }}{{ end -}}
@@ -193,6 +243,12 @@ sentence says where, what, and what would be right.
 {{- if or (ne (len $kinds) 1) (not (has (first $kinds) (list "exec" "httpGet" "tcpSocket" "sleep"))) -}}
 {{- fail (printf "%s: a hook is one of exec, httpGet, tcpSocket and sleep; here: %s" (index . 0) (join ", " $kinds | default "nothing")) -}}
 {{- end -}}
+{{- $hook := index . 1 -}}
+{{- if and (hasKey $hook "exec") (not (dig "exec" "command" list $hook)) }}{{ fail (printf "%s.exec has no command" (index . 0)) }}{{ end -}}
+{{- range $kind := list "httpGet" "tcpSocket" -}}
+{{- if and (hasKey $hook $kind) (not (dig $kind "port" "" $hook)) }}{{ fail (printf "%s.%s has no port" (index $ 0) $kind) }}{{ end -}}
+{{- end -}}
+{{- if and (hasKey $hook "sleep") (not (regexMatch "^[0-9]+$" (include "tidewire.text" (dig "sleep" "seconds" "" $hook)))) }}{{ include "tidewire.refuse" (list (printf "%s.sleep.seconds" (index . 0)) (dig "sleep" "seconds" "" $hook) "no number of seconds") }}{{ end -}}
 {{- end -}}
 
 {{/* Scaling in one direction: [place, rules] */}}
@@ -252,6 +308,7 @@ sentence says where, what, and what would be right.
 {{- end -}}
 
 {{- /* --- the image --- */ -}}
+{{- if regexMatch "\\s|[A-Z][^.:]*$" $v.image.repository }}{{ include "tidewire.refuse" (list "image.repository" $v.image.repository "no repository: small letters, digits, dashes, dots and slashes, such as registry.example.com/tidewire") }}{{ end -}}
 {{- if and (kindIs "float64" $v.image.tag) (or (ne (floor $v.image.tag) $v.image.tag) (ge $v.image.tag 1e15) (lt $v.image.tag 0.0)) -}}
 {{- fail (printf "image.tag: YAML reads it as the number %v, and what was written may have been another text: put it in quotes" $v.image.tag) -}}
 {{- end -}}
@@ -304,6 +361,7 @@ sentence says where, what, and what would be right.
 {{- range $v.gateway.hostnames }}{{ include "tidewire.checkHost" (list "gateway.hostnames" . true) }}{{ end -}}
 {{- if gt (len $v.gateway.hostnames) 16 }}{{ fail (printf "gateway.hostnames: a route has 16 at most, and here are %d" (len $v.gateway.hostnames)) }}{{ end -}}
 {{- range $v.gateway.parentRefs -}}
+{{- include "tidewire.checkKeys" (list "gateway.parentRefs" . (list "group" "kind" "namespace" "name" "sectionName" "port")) -}}
 {{- if not (index . "name") }}{{ fail "gateway.parentRefs: an entry has no name: they are [{name: …, namespace: …}]" }}{{ end -}}
 {{- include "tidewire.checkName" (list "gateway.parentRefs: name" (index . "name")) -}}
 {{- include "tidewire.checkLabel" (list "gateway.parentRefs: namespace" (index . "namespace")) -}}
@@ -347,23 +405,23 @@ sentence says where, what, and what would be right.
 {{- include "tidewire.checkResources" (list "resources" $v.resources) -}}
 {{- include "tidewire.checkResources" (list "tests.resources" $v.tests.resources) -}}
 {{- range $v.tolerations -}}
-{{- if not (kindIs "map" .) }}{{ fail "tolerations: an entry is no toleration, such as {key: realtime, operator: Exists, effect: NoSchedule}" }}{{ end -}}
+{{- include "tidewire.checkKeys" (list "tolerations" . (list "key" "operator" "value" "effect" "tolerationSeconds")) -}}
 {{- $operator := index . "operator" | default "Equal" -}}
 {{- if not (has $operator (list "Exists" "Equal" "Lt" "Gt")) }}{{ include "tidewire.refuse" (list "tolerations: operator" $operator "neither Exists nor Equal") }}{{ end -}}
 {{- if and (not (index . "key")) (ne $operator "Exists") }}{{ fail "tolerations: without a key the operator must be Exists" }}{{ end -}}
 {{- with index . "key" }}{{ include "tidewire.checkKey" (list "tolerations: key" .) }}{{ end -}}
 {{- if and (eq $operator "Exists") (index . "value") }}{{ fail (printf "tolerations: %s has a value, and its operator Exists takes none" (index . "key" | default "one without a key")) }}{{ end -}}
 {{- if and (index . "value") (not (kindIs "string" (index . "value"))) }}{{ fail (printf "tolerations: the value of %s is a number or boolean: put it in quotes" (index . "key")) }}{{ end -}}
+{{- if eq $operator "Equal" }}{{ include "tidewire.checkLabels" (list "tolerations" (dict (index . "key") (index . "value" | default ""))) }}{{ end -}}
 {{- $effect := index . "effect" -}}
 {{- if and $effect (not (has $effect (list "NoSchedule" "PreferNoSchedule" "NoExecute"))) }}{{ include "tidewire.refuse" (list "tolerations: effect" $effect "neither NoSchedule nor PreferNoSchedule nor NoExecute") }}{{ end -}}
 {{- if and (hasKey . "tolerationSeconds") (ne $effect "NoExecute") }}{{ fail "tolerations: tolerationSeconds is only for the effect NoExecute" }}{{ end -}}
 {{- end -}}
-{{- range $part, $_ := $v.affinity -}}
-{{- if not (has $part (list "nodeAffinity" "podAffinity" "podAntiAffinity")) }}{{ include "tidewire.refuse" (list "affinity" $part "neither nodeAffinity nor podAffinity nor podAntiAffinity") }}{{ end -}}
-{{- end -}}
+{{- include "tidewire.checkAffinity" $v.affinity -}}
 {{- $pairs := list -}}
 {{- range include "tidewire.topologySpread" . | fromJsonArray -}}
-{{- include "tidewire.checkKey" (list "topologySpread: topologyKey" (index . "topologyKey")) -}}
+{{- include "tidewire.checkKeys" (list "topologySpreadConstraints" . (list "topologyKey" "maxSkew" "whenUnsatisfiable" "labelSelector" "matchLabelKeys" "minDomains" "nodeAffinityPolicy" "nodeTaintsPolicy")) -}}
+{{- if not (index . "topologyKey") }}{{ fail "topologySpreadConstraints: topologyKey is empty: topology.kubernetes.io/zone or kubernetes.io/hostname, say" }}{{ end -}}
 {{- if lt (index . "maxSkew" | int) 1 }}{{ include "tidewire.refuse" (list "topologySpreadConstraints: maxSkew" (index . "maxSkew") "not 1 or more") }}{{ end -}}
 {{- if not (has (index . "whenUnsatisfiable") (list "DoNotSchedule" "ScheduleAnyway")) }}{{ include "tidewire.refuse" (list "topologySpreadConstraints: whenUnsatisfiable" (index . "whenUnsatisfiable") "neither DoNotSchedule nor ScheduleAnyway") }}{{ end -}}
 {{- if and (hasKey . "minDomains") (ne (index . "whenUnsatisfiable") "DoNotSchedule") }}{{ fail "topologySpreadConstraints: minDomains is only for whenUnsatisfiable: DoNotSchedule" }}{{ end -}}
@@ -372,12 +430,17 @@ sentence says where, what, and what would be right.
 {{- include "tidewire.checkTwice" (list "topologySpreadConstraints" $pairs "there twice: one constraint for each topologyKey and whenUnsatisfiable") -}}
 {{- $addresses := list -}}
 {{- range $v.hostAliases -}}
+{{- include "tidewire.checkKeys" (list "hostAliases" . (list "ip" "hostnames")) -}}
 {{- include "tidewire.checkAddress" (list "hostAliases: ip" (index . "ip")) -}}
 {{- $addresses = append $addresses (index . "ip") -}}
 {{- range index . "hostnames" }}{{ include "tidewire.checkName" (list "hostAliases: hostnames" .) }}{{ end -}}
 {{- end -}}
 {{- include "tidewire.checkTwice" (list "hostAliases" $addresses "there twice: put all of its hostnames into one entry") -}}
 {{- range $v.dnsConfig.nameservers }}{{ include "tidewire.checkAddress" (list "dnsConfig.nameservers" .) }}{{ end -}}
+{{- range $v.dnsConfig.searches -}}
+{{- if or (gt (len .) 253) (not (regexMatch "^(\\.|(_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*\\.?)$" .)) }}{{ include "tidewire.refuse" (list "dnsConfig.searches" . "no domain: small letters, digits, dashes, underscores and dots") }}{{ end -}}
+{{- end -}}
+{{- range $v.dnsConfig.options }}{{ include "tidewire.checkKeys" (list "dnsConfig.options" . (list "name" "value")) }}{{ end -}}
 {{- if and (eq $v.dnsPolicy "None") (not $v.dnsConfig.nameservers) }}{{ fail "dnsPolicy None leaves pods without nameservers: name some in dnsConfig.nameservers" }}{{ end -}}
 {{- range $name := list "preStop" "postStart" -}}
 {{- if hasKey $v.lifecycle $name }}{{ include "tidewire.checkHook" (list (printf "lifecycle.%s" $name) (index $v.lifecycle $name)) }}{{ end -}}
@@ -390,23 +453,50 @@ sentence says where, what, and what would be right.
 {{- end -}}
 {{- $names := list -}}
 {{- range concat (include "tidewire.env" . | fromYamlArray) (include "tidewire.extraEnv" . | fromYamlArray) -}}
-{{- if not (kindIs "map" .) }}{{ fail "extraEnv: an entry is no variable, such as {name: LANG, value: C.UTF-8}" }}{{ end -}}
+{{- include "tidewire.checkKeys" (list "extraEnv" . (list "name" "value" "valueFrom")) -}}
 {{- if or (not (kindIs "string" .name)) (not (regexMatch "^[ -<>-~]+$" (toString .name))) }}{{ include "tidewire.refuse" (list "extraEnv" .name "no name of a variable: visible characters without =") }}{{ end -}}
 {{- if and (hasKey . "value") (hasKey . "valueFrom") .value }}{{ fail (printf "extraEnv: %s has value and valueFrom: only one of them can be meant" .name) }}{{ end -}}
 {{- $names = append $names .name -}}
 {{- end -}}
 {{- include "tidewire.checkTwice" (list "extraEnv" $names "there twice, or the chart's own") -}}
-{{- range $place, $own := dict "extraVolumes" (include "tidewire.volumes" .) "initContainers" "" "extraContainers" "- name: tidewire" -}}
+{{- range include "tidewire.renderedList" (list . $v.extraEnvFrom) | fromYamlArray -}}
+{{- include "tidewire.checkKeys" (list "extraEnvFrom" . (list "prefix" "configMapRef" "secretRef")) -}}
+{{- if eq (hasKey . "configMapRef") (hasKey . "secretRef") }}{{ fail "extraEnvFrom: an entry is either {configMapRef: {name: …}} or {secretRef: {name: …}}" }}{{ end -}}
+{{- end -}}
 {{- $names := list -}}
-{{- range concat ($own | fromYamlArray) (ternary (include "tidewire.rendered" (list $ (index $v $place)) | fromYamlArray) list (gt (len (index $v $place)) 0)) -}}
-{{- include "tidewire.checkLabel" (list $place (index . "name")) -}}
+{{- range include "tidewire.volumes" . | fromYamlArray }}{{ $names = append $names .name }}{{ end -}}
+{{- range include "tidewire.renderedList" (list . $v.extraVolumes) | fromYamlArray -}}
+{{- include "tidewire.checkLabel" (list "extraVolumes" (index . "name")) -}}
 {{- $names = append $names (index . "name") -}}
+{{- if gt (len .) 2 }}{{ fail (printf "extraVolumes: %s has %d sources, and takes one: {name: %s, emptyDir: {}}, say" (index . "name") (sub (len .) 1) (index . "name")) }}{{ end -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list $place $names "there twice, or the chart's own") -}}
-{{- end -}}
+{{- include "tidewire.checkTwice" (list "extraVolumes" $names "there twice, or the chart's own") -}}
 {{- $paths := list -}}
-{{- range concat (include "tidewire.mounts" . | fromYamlArray) (ternary (include "tidewire.rendered" (list . $v.extraVolumeMounts) | fromYamlArray) list (gt (len $v.extraVolumeMounts) 0)) }}{{ $paths = append $paths (index . "mountPath") }}{{ end -}}
+{{- range include "tidewire.mounts" . | fromYamlArray }}{{ $paths = append $paths .mountPath }}{{ end -}}
+{{- range include "tidewire.renderedList" (list . $v.extraVolumeMounts) | fromYamlArray -}}
+{{- include "tidewire.checkKeys" (list "extraVolumeMounts" . (list "name" "mountPath" "subPath" "subPathExpr" "readOnly" "recursiveReadOnly" "mountPropagation")) -}}
+{{- $paths = append $paths (index . "mountPath") -}}
+{{- if not (has (index . "name") $names) }}{{ include "tidewire.refuse" (list "extraVolumeMounts: name" (index . "name") (printf "none of the volumes: add it to extraVolumes, or take one of %s" (join ", " $names))) }}{{ end -}}
+{{- end -}}
 {{- include "tidewire.checkTwice" (list "extraVolumeMounts" $paths "there twice, or the chart's own") -}}
+{{- $names := list "tidewire" -}}
+{{- range $place := list "initContainers" "extraContainers" -}}
+{{- range include "tidewire.renderedList" (list $ (index $v $place)) | fromYamlArray -}}
+{{- include "tidewire.checkLabel" (list (printf "%s: name" $place) (index . "name")) -}}
+{{- $names = append $names (index . "name") -}}
+{{- if not (index . "image") }}{{ fail (printf "%s: %s has no image" $place (index . "name")) }}{{ end -}}
+{{- with index . "resources" }}{{ include "tidewire.checkResources" (list (printf "%s: resources" $place) .) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- include "tidewire.checkTwice" (list "initContainers and extraContainers" $names "the name of two containers, or the chart's own") -}}
+{{- include "tidewire.checkKeys" (list "podSecurityContext" $v.podSecurityContext (list "appArmorProfile" "fsGroup" "fsGroupChangePolicy" "runAsGroup" "runAsNonRoot" "runAsUser" "seLinuxChangePolicy" "seLinuxOptions" "seccompProfile" "supplementalGroups" "supplementalGroupsPolicy" "sysctls" "windowsOptions")) -}}
+{{- include "tidewire.checkKeys" (list "securityContext" $v.securityContext (list "allowPrivilegeEscalation" "appArmorProfile" "capabilities" "privileged" "procMount" "readOnlyRootFilesystem" "runAsGroup" "runAsNonRoot" "runAsUser" "seLinuxOptions" "seccompProfile" "windowsOptions")) -}}
+{{- if not (dig "allowPrivilegeEscalation" false $v.securityContext) -}}
+{{- if dig "privileged" false $v.securityContext }}{{ fail "securityContext.privileged needs securityContext.allowPrivilegeEscalation, which is false" }}{{ end -}}
+{{- range dig "capabilities" "add" list $v.securityContext -}}
+{{- if eq . "CAP_SYS_ADMIN" }}{{ fail "securityContext.capabilities.add: CAP_SYS_ADMIN needs securityContext.allowPrivilegeEscalation, which is false" }}{{ end -}}
+{{- end -}}
+{{- end -}}
 
 {{- /* --- rollout, disruptions, scaling --- */ -}}
 {{- include "tidewire.checkShare" (list "strategy.maxUnavailable" $v.strategy.maxUnavailable) -}}
@@ -419,6 +509,8 @@ sentence says where, what, and what would be right.
 {{- end -}}
 
 {{- /* --- network, monitoring --- */ -}}
+{{- range $v.networkPolicy.extraIngress }}{{ include "tidewire.checkKeys" (list "networkPolicy.extraIngress" . (list "ports" "from")) }}{{ include "tidewire.checkPeers" (list "networkPolicy.extraIngress: from" (index . "from")) }}{{ end -}}
+{{- range $v.networkPolicy.extraEgress }}{{ include "tidewire.checkKeys" (list "networkPolicy.extraEgress" . (list "ports" "to")) }}{{ include "tidewire.checkPeers" (list "networkPolicy.extraEgress: to" (index . "to")) }}{{ end -}}
 {{- range $name := list "publicFrom" "opsFrom" "brokerTo" }}{{ include "tidewire.checkPeers" (list (printf "networkPolicy.%s" $name) (index $v.networkPolicy $name)) }}{{ end -}}
 {{- range $v.networkPolicy.brokerPorts }}{{ if gt (int .) 65535 }}{{ include "tidewire.refuse" (list "networkPolicy.brokerPorts" . "no port: 1 to 65535") }}{{ end }}{{ end -}}
 {{- range $name := list "serviceMonitor" "podMonitor" -}}
@@ -433,9 +525,10 @@ sentence says where, what, and what would be right.
 {{- end -}}
 
 {{- /* --- contract --- */ -}}
-{{- $size := len (include "tidewire.settings" .) -}}
+{{- $size := add (len "settings.yaml") (len (include "tidewire.settings" .)) -}}
 {{- range $key, $text := ternary (include "tidewire.contractFiles" . | fromYaml) dict (eq $v.contract.existingConfigMap "") }}{{ $size = add $size (len $key) (len $text) }}{{ end -}}
-{{- if gt $size 1048000 }}{{ fail (printf "contract.text, contract.files and settings have %d bytes, and a ConfigMap takes 1048576: mount files of yours with extraVolumes, or make the schemas smaller" $size) }}{{ end -}}
+{{- if gt $size 1048576 }}{{ fail (printf "contract.text, contract.files and settings have %d bytes, and a ConfigMap takes 1048576: mount files of yours with extraVolumes, or make the schemas smaller" $size) }}{{ end -}}
+{{- range $path, $_ := $v.contract.files }}{{ if or (not $path) (hasPrefix ".." $path) }}{{ include "tidewire.refuse" (list "contract.files" $path "no path below the contract's folder") }}{{ end }}{{ end -}}
 {{- if hasKey $v.contract.files "contract.yaml" }}{{ fail "contract.files: contract.yaml is the contract itself: give it by contract.text" }}{{ end -}}
 
 {{- /* --- objects of the user's --- */ -}}

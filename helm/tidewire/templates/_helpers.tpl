@@ -142,6 +142,11 @@ contract.yaml: {{ .Values.contract.text | default (.Files.Get "files/contract.ya
 {{- if not (or .Values.contract.text .Values.contract.existingConfigMap) -}}true{{- end -}}
 {{- end -}}
 
+{{/* A list with its templates carried out: [root, list] */}}
+{{- define "tidewire.renderedList" -}}
+{{- ternary "[]" (include "tidewire.rendered" .) (empty (index . 1)) -}}
+{{- end -}}
+
 {{/* Text or a mapping, with its templates carried out: [root, value] */}}
 {{- define "tidewire.rendered" -}}
 {{- $value := index . 1 -}}

@@ -129,7 +129,7 @@ tolerations:
 {{/* Variables of the user's, as a YAML list: numbers and booleans become text. */}}
 {{- define "tidewire.extraEnv" -}}
 {{- $variables := list -}}
-{{- range include "tidewire.rendered" (list . .Values.extraEnv) | fromYamlArray -}}
+{{- range include "tidewire.renderedList" (list . .Values.extraEnv) | fromYamlArray -}}
 {{- $variable := . -}}
 {{- if and (kindIs "map" .) (hasKey . "value") }}{{ $variable = set . "value" (include "tidewire.text" .value) }}{{ end -}}
 {{- $variables = append $variables $variable -}}
