@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from tests.chart.cases import REDIS, gateway, ingress
 from tests.chart.conftest import rendered
-from tests.chart.tools import CHART, Helm, Refused, Values, of_kind
+from tests.chart.tools import CHART, WHOLE, Helm, Refused, Values, of_kind
 
 pytestmark = pytest.mark.chart
 
@@ -214,6 +215,154 @@ GUARDS: dict[str, tuple[Values, str]] = {
         "the chart has no alert TidewirePodSkw; it has TidewireAbnormalCloses, ",
     ),
 }
+
+
+FORMATS: dict[str, tuple[Values, str]] = {
+    "a label": ({"podLabels": {"team": "chat room"}}, 'podLabels: team: "chat room" is no value of a label'),
+    "a key": (
+        {"service": {"annotations": {"a b": "c"}}},
+        'service.annotations: "a b" is no key of a label or annotation',
+    ),
+    "a Secret's name": (
+        {"secrets": {"apiKey": {"existingSecret": "API_KEY"}}},
+        'secrets.apiKey.existingSecret: "API_KEY" is no name of an object',
+    ),
+    "a Secret's key": (
+        {"secrets": {"apiKey": {"existingSecret": "a", "key": "a/b"}}},
+        'secrets.apiKey.key: "a/b" is no key of a Secret or ConfigMap',
+    ),
+    "a pull secret without a name": ({"imagePullSecrets": [{"nam": "a"}]}, "an entry has no name"),
+    "a tag that YAML has read": ({"image": {"tag": 1.1}}, "image.tag: YAML reads it as the number 1.1"),
+    "a registry with a scheme": (
+        {"global": {"imageRegistry": "https://r.example.com"}},
+        'global.imageRegistry: "https://r.example.com" is no registry',
+    ),
+    "a host": ({"ingress": {"enabled": True, "hosts": ["https://a.test"]}}, '"https://a.test" is no name of a host'),
+    "a node port": (
+        {"service": {"type": "NodePort", "nodePort": 80}},
+        "30000-32767; a cluster with another range says so",
+    ),
+    "an address": ({"service": {"clusterIP": "10.0.0"}}, 'service.clusterIP: "10.0.0" is no address'),
+    "ranges of no balancer": (
+        {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}},
+        "would keep nobody out: service.type is ClusterIP",
+    ),
+    "a quantity": ({"resources": {"limits": {"memory": "1GB"}}}, 'resources.limits.memory: "1GB" is no quantity'),
+    "a request above its limit": (
+        {"tests": {"resources": {"requests": {"memory": "1Gi"}}}},
+        'tests.resources.requests.memory: "1Gi" is above tests.resources.limits.memory (256Mi)',
+    ),
+    "a budget": ({"podDisruptionBudget": {"maxUnavailable": "110%"}}, "per cent from 0% to 100%"),
+    "a toleration": (
+        {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
+        "its operator Exists takes none",
+    ),
+    "two variables": (
+        {"extraEnv": [{"name": "A", "value": "{{ .Release.Name }}"}, {"name": "A", "value": 1}]},
+        'extraEnv: "A" is there twice, or the chart\'s own',
+    ),
+    "a variable that YAML has read": ({"extraEnv": [{"name": True, "value": 1}]}, "are booleans without quotes"),
+    "a mount of no volume": (
+        {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}]},
+        'extraVolumeMounts: name: "a" is none of the volumes',
+    ),
+    "two containers": (
+        {"extraContainers": [{"name": "tidewire", "image": "a"}]},
+        '"tidewire" is the name of two containers, or the chart\'s own',
+    ),
+    "an argument of the chart's": (
+        {"extraArgs": ["--workers=4"]},
+        "extraArgs: --workers is the chart's: a pod is one node",
+    ),
+    "a window": (
+        {"autoscaling": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 7200}}}},
+        'stabilizationWindowSeconds: "7200" is not between 0 and 3600',
+    ),
+    "a duration": ({"podMonitor": {"interval": "1 m"}}, 'podMonitor.interval: "1 m" is no duration of Prometheus'),
+    "a scrape that is longer than its interval": (
+        {"serviceMonitor": {"interval": "5s"}},
+        "serviceMonitor.scrapeTimeout (10s) is above serviceMonitor.interval (5s)",
+    ),
+    "two listeners of one name": (
+        {
+            "gateway": {
+                "enabled": True,
+                "create": {
+                    "enabled": True,
+                    "className": "a",
+                    "listeners": [{"name": "a", "port": port, "protocol": "HTTP"} for port in (80, "81")],
+                },
+            }
+        },
+        '"a" is the name of two listeners',
+    ),
+    "a listener without its certificate": (
+        {
+            "gateway": {
+                "enabled": True,
+                "create": {
+                    "enabled": True,
+                    "className": "a",
+                    "listeners": [{"name": "a", "port": 443, "protocol": "HTTPS"}],
+                },
+            }
+        },
+        "a is HTTPS without tls: name its Secret",
+    ),
+    "a contract that is too large": (
+        {"contract": {"text": f"channels: {{}} # {'x' * 2**20}"}},
+        "bytes, and a ConfigMap takes 1048576",
+    ),
+    "replicaCount": ({"replicaCount": 3}, "replicaCount is no value of this chart: did you mean replicas?"),
+    "a group of another chart": (
+        {"redis": {"enabled": True, "host": "redis"}},
+        "redis is no value of this chart: did you mean settings.broker.url, such as redis://redis.db:6379",
+    ),
+    "a name in a group": (
+        {"autoscaling": {"enabled": True}},
+        "did you mean autoscaling.hpa.enabled (or autoscaling.keda.enabled)?",
+    ),
+    "what this chart has not": ({"podSecurityPolicy": {}}, "Kubernetes has none any more; pods pass the restricted"),
+    "hosts as helm create has them": (
+        {"ingress": {"hosts": [{"host": "rt.example.com", "paths": []}]}},
+        'ingress.hosts is a list of names, such as ["rt.example.com"]',
+    ),
+    "variables as a map": ({"extraEnv": {"LANG": "C"}}, "extraEnv is a list, such as [{name: LANG, value: C.UTF-8}]"),
+}
+"""Values that the API server would refuse, or that other charts call so."""
+GUARDS |= FORMATS
+
+OTHER_NAMES: dict[str, str] = yaml.safe_load((CHART / "files" / "other-names.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES if WHOLE else ["env", "ingress.ingressClassName", "rbac"])
+def test_a_name_of_other_charts_is_refused_with_the_one_here(each_helm: Helm, name: str) -> None:
+    values: dict[str, Any] = {}
+    *groups, last = name.split(".")
+    holder = values
+    for group in groups:
+        holder = holder.setdefault(group, {})
+    holder[last] = {}
+    with pytest.raises(Refused) as refused:
+        each_helm.template(values)
+    assert f"{name} is no value of this chart" in str(refused.value)
+    assert OTHER_NAMES[name].removeprefix(": ") in str(refused.value)
+
+
+def test_other_names_stand_for_values_that_there_are() -> None:
+    for name, here in OTHER_NAMES.items():
+        assert not _has(DEFAULTS, name), name
+        for place in re.findall(r"^[a-zA-Z]+(?:\.[a-zA-Z]+)+|^[a-z]+[A-Z][a-zA-Z]+", here):
+            assert _has(DEFAULTS, place) or place.startswith("settings."), (name, place)
+
+
+def _has(values: dict[str, Any], place: str) -> bool:
+    held: Any = values
+    for step in place.split("."):
+        if not isinstance(held, dict) or step not in held:
+            return place.startswith("affinity.")
+        held = held[step]
+    return True
 
 
 @pytest.mark.parametrize("name", GUARDS)

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from service.cli.check import everything
-from tests.chart.cases import gateway, ingress
+from tests.chart.cases import REDIS, gateway, ingress
 from tests.chart.conftest import absent
 from tests.chart.pod_security import breaches, pods
 from tests.chart.pod_view import lay
 from tests.chart.schemas import faults, has_schemas
 from tests.chart.test_settings import GIVEN
-from tests.chart.tools import CHART, KUBERNETES, NAMESPACE, RELEASE, ROOT, Document, Helm
+from tests.chart.tools import CHART, KUBERNETES, NAMESPACE, RELEASE, ROOT, WHOLE, Document, Helm
 
 pytestmark = pytest.mark.chart
 
@@ -121,6 +121,44 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
         assert sentence in notes
 
 
+def _budget(**fields: Any) -> dict[str, Any]:
+    return {"podDisruptionBudget": {"maxUnavailable": None, **fields}}
+
+
+def _pods(number: int) -> dict[str, Any]:
+    return {"replicas": number, "settings": REDIS}
+
+
+def _scaled(least: int) -> dict[str, Any]:
+    return {"settings": REDIS, "autoscaling": {"hpa": {"enabled": True, "minReplicas": least}}}
+
+
+BLOCKED = [
+    _budget(minAvailable=1),
+    {**_budget(minAvailable=3), **_pods(3)},
+    {**_budget(minAvailable="100%"), **_pods(3)},
+    {**_budget(minAvailable="67%"), **_pods(3)},
+    {**_budget(minAvailable=2), **_scaled(2), "replicas": 5},
+    {**_budget(maxUnavailable=0), **_pods(3)},
+    {**_budget(maxUnavailable="0%"), **_pods(3)},
+]
+"""No pod may be evicted."""
+FREE = [
+    {},
+    {**_budget(minAvailable=2), **_pods(3)},
+    {**_budget(minAvailable="66%"), **_pods(3)},
+    {**_budget(minAvailable=2), **_scaled(3)},
+    {**_budget(maxUnavailable="1%"), **_pods(3)},
+    {**_budget(minAvailable=1), "replicas": 0},
+    {"podDisruptionBudget": {"enabled": False, "maxUnavailable": 0}},
+]
+
+
+@pytest.mark.parametrize("values", FREE if WHOLE else FREE[:3])
+def test_the_notes_do_not_warn_of_a_drain_that_works(helm: Helm, values: dict[str, Any]) -> None:
+    assert "a node drain hangs" not in _notes(helm, values)
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -137,6 +175,24 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
             "The NetworkPolicy lets only this namespace to port 9090: a Prometheus elsewhere needs networkPolicy.opsFrom.",
         ),
         (ingress("gce"), "ends a WebSocket after 86400 s"),
+        *(
+            (
+                {**front, "networkPolicy": {"enabled": True}},
+                f"set networkPolicy.opsFrom. The load balancer's addresses are {addresses}.",
+            )
+            for front, addresses in (
+                (ingress("gce"), "35.191.0.0/16 and 130.211.0.0/22"),
+                (gateway("gke"), "35.191.0.0/16 and 130.211.0.0/22"),
+                (ingress("agic"), "those of Application Gateway's subnet"),
+                (ingress("alb"), "those of its subnets"),
+                (gateway("aws"), "those of its subnets"),
+            )
+        ),
+        (
+            {**gateway("gke"), "networkPolicy": {"enabled": True, "publicFrom": [{"podSelector": {}}]}},
+            "networkPolicy.publicFrom must hold 35.191.0.0/16 and 130.211.0.0/22.",
+        ),
+        *((values, "WARNING: a node drain hangs: podDisruptionBudget.") for values in BLOCKED),
         (
             {"settings": {"limits": {"connections": 30_000}}},
             "drains faster than settings.rollout.drain_rate (200 a second): for that settings.deadlines.shutdown would have "

@@ -93,6 +93,161 @@ def test_credentials_of_ones_own_leave_no_secret_to_the_chart(helm: Helm) -> Non
     assert set(of_kind(only_tokens, "Secret")["data"]) == {"api-key"}
 
 
+def test_what_pods_need_to_be_let_in_and_placed_tests_have_too(helm: Helm) -> None:
+    required = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "Exists"}]}]
+        }
+    }
+    apart = {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}
+    values = {
+        "global": {"imageRegistry": "r.example.com:5000", "imagePullSecrets": [{"name": "all"}, "own"]},
+        "image": {"registry": "ghcr.io", "repository": "docker.io/org/tidewire", "tag": 20261128},
+        "imagePullSecrets": ["own"],
+        "automountServiceAccountToken": True,
+        "priorityClassName": "high",
+        "runtimeClassName": "gvisor",
+        "schedulerName": "volcano",
+        "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["redis.db"]}],
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["10.0.0.10"], "options": [{"name": "ndots", "value": 2}]},
+        "nodeSelector": {"gpu": False, "pool": 7},
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"nodeAffinity": required, "podAntiAffinity": apart},
+        "podLabels": {"team": 5},
+        "podAnnotations": {"sidecar.istio.io/inject": False},
+        "tests": {"resources": {"limits": {"cpu": 1}}},
+    }
+    documents = helm.template(values)
+    template = of_kind(documents, "Deployment")["spec"]["template"]
+    test = of_kind(documents, "Pod", "-test-health")
+    for pod in (template, test):
+        spec = pod["spec"]
+        assert spec["containers"][0]["image"] == "r.example.com:5000/org/tidewire:20261128"
+        assert spec["imagePullSecrets"] == [{"name": "all"}, {"name": "own"}]
+        assert spec["automountServiceAccountToken"] is True
+        assert spec["priorityClassName"] == "high"
+        assert spec["runtimeClassName"] == "gvisor"
+        assert spec["schedulerName"] == "volcano"
+        assert spec["hostAliases"] == values["hostAliases"]
+        assert spec["dnsPolicy"] == "None"
+        assert spec["dnsConfig"] == {"nameservers": ["10.0.0.10"], "options": [{"name": "ndots", "value": "2"}]}
+        assert spec["nodeSelector"] == {"gpu": "false", "pool": "7"}
+        assert spec["tolerations"] == [{"operator": "Exists"}]
+        assert spec["affinity"]["nodeAffinity"] == required
+        assert pod["metadata"]["labels"]["team"] == "5"
+        assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert template["spec"]["affinity"]["podAntiAffinity"] == apart
+    # A test keeps no distance: on as many nodes as pods it would find no place.
+    assert "podAntiAffinity" not in test["spec"]["affinity"]
+    assert test["metadata"]["labels"]["app.kubernetes.io/component"] == "test"
+    assert test["spec"]["containers"][0]["resources"] == {
+        "requests": {"cpu": "100m", "memory": "64Mi"},
+        "limits": {"cpu": "1", "memory": "256Mi"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "shared", "wanted"),
+    [
+        ({"registry": "ghcr.io"}, "", "ghcr.io/tidewire:0.1.0"),
+        ({"registry": "ghcr.io/org/", "repository": "localhost/tidewire"}, "", "ghcr.io/org/tidewire:0.1.0"),
+        ({"repository": "org/tidewire"}, "r.example.com", "r.example.com/org/tidewire:0.1.0"),
+        ({"repository": "r.test:5000/org/tidewire", "tag": "1.10"}, None, "r.test:5000/org/tidewire:1.10"),
+    ],
+)
+def test_the_image_is_pulled_from_the_registry_that_wins(
+    helm: Helm, image: dict[str, str], shared: str | None, wanted: str
+) -> None:
+    documents = helm.template({"image": image, "global": {"imageRegistry": shared}})
+    assert _pod(documents)["containers"][0]["image"] == wanted
+
+
+def test_hooks_arguments_and_constraints_of_ones_own(helm: Helm) -> None:
+    command = {"exec": {"command": ["sleep", "20"]}}
+    own = {"topologyKey": "rack", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}
+    documents = helm.template(
+        {
+            "lifecycle": {"postStart": {"exec": {"command": ["true"]}}, "preStop": command},
+            "preStopSeconds": 20,
+            "extraArgs": ["--log", 5],
+            "topologySpreadConstraints": [{"topologyKey": "zone"}, own],
+            "extraEnv": [{"name": "NUMBER", "value": 20261128}, {"name": "SWITCH", "value": True}],
+            "resources": {"requests": {"cpu": 1, "memory": 536870912}},
+        }
+    )
+    pod = _pod(documents)
+    [container] = pod["containers"]
+    assert container["lifecycle"]["preStop"] == command
+    assert set(container["lifecycle"]) == {"preStop", "postStart"}
+    assert pod["terminationGracePeriodSeconds"] >= 20 + 120 + 15
+    assert container["args"] == ["--log", "5"]
+    first, second = pod["topologySpreadConstraints"]
+    selector = of_kind(documents, "Deployment")["spec"]["selector"]
+    assert first["labelSelector"] == selector
+    assert (first["maxSkew"], first["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+    assert second == own
+    assert {"name": "NUMBER", "value": "20261128"} in container["env"]
+    assert {"name": "SWITCH", "value": "true"} in container["env"]
+    assert container["resources"]["requests"] == {"cpu": "1", "memory": "536870912"}
+
+
+def test_a_sleep_of_ones_own_counts_in_the_grace_period(helm: Helm) -> None:
+    pod = _pod(helm.template({"lifecycle": {"preStop": {"sleep": {"seconds": 300}}}}))
+    assert pod["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 300}}}
+    assert pod["terminationGracePeriodSeconds"] >= 300 + 120 + 15
+
+
+def test_the_service_is_as_the_cluster_needs_it(helm: Helm) -> None:
+    families = {"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack"}
+    documents = helm.template(
+        {
+            "service": {
+                "type": "LoadBalancer",
+                "port": "8080",
+                "nodePort": "30080",
+                "clusterIP": "fd00::7",
+                "loadBalancerIP": "203.0.113.7",
+                "loadBalancerSourceRanges": ["203.0.113.0/24"],
+                "labels": {"team": 5},
+                **families,
+            }
+        }
+    )
+    service = of_kind(documents, "Service")
+    assert service["metadata"]["labels"]["team"] == "5"
+    assert (
+        service["spec"].items()
+        >= {
+            "clusterIP": "fd00::7",
+            "loadBalancerIP": "203.0.113.7",
+            "loadBalancerSourceRanges": ["203.0.113.0/24"],
+            **families,
+        }.items()
+    )
+    assert service["spec"]["ports"][0].items() >= {"port": 8080, "nodePort": 30080}.items()
+    assert of_kind(documents, "Service", "-ops")["spec"].items() >= families.items()
+
+
+def test_everything_moves_to_the_namespace_that_is_named(helm: Helm) -> None:
+    values = {
+        "namespaceOverride": "realtime",
+        "settings": REDIS,
+        "autoscaling": {"keda": {"enabled": True, "prometheusAddress": "http://p"}},
+        "dashboards": {"enabled": True},
+        "podMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True},
+        "networkPolicy": {"enabled": True},
+        "ingress": {"enabled": True},
+    }
+    documents = helm.template(values)
+    assert {document["metadata"]["namespace"] for document in documents} == {"realtime"}
+    for document in documents:
+        assert "chat" not in yaml.safe_dump({**document, "metadata": {}, "data": {}}).replace("chat.message", ""), (
+            document
+        )
+
+
 # --- proxies ----------------------------------------------------------------------------------------------------------
 
 

@@ -454,7 +454,8 @@ sentence says where, what, and what would be right.
 {{- $names := list -}}
 {{- range concat (include "tidewire.env" . | fromYamlArray) (include "tidewire.extraEnv" . | fromYamlArray) -}}
 {{- include "tidewire.checkKeys" (list "extraEnv" . (list "name" "value" "valueFrom")) -}}
-{{- if or (not (kindIs "string" .name)) (not (regexMatch "^[ -<>-~]+$" (toString .name))) }}{{ include "tidewire.refuse" (list "extraEnv" .name "no name of a variable: visible characters without =") }}{{ end -}}
+{{- if not (kindIs "string" .name) }}{{ include "tidewire.refuse" (list "extraEnv: name" .name "what YAML makes of it, and no text: y, n, yes, no, on and off are booleans without quotes") }}{{ end -}}
+{{- if not (regexMatch "^[ -<>-~]+$" .name) }}{{ include "tidewire.refuse" (list "extraEnv" .name "no name of a variable: visible characters without =") }}{{ end -}}
 {{- if and (hasKey . "value") (hasKey . "valueFrom") .value }}{{ fail (printf "extraEnv: %s has value and valueFrom: only one of them can be meant" .name) }}{{ end -}}
 {{- $names = append $names .name -}}
 {{- end -}}

@@ -60,6 +60,13 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- max 180 (include "tidewire.grace" . | int) -}}
 {{- end -}}
 
+{{/* The pods that there are at least. */}}
+{{- define "tidewire.leastReplicas" -}}
+{{- if .Values.autoscaling.hpa.enabled -}}{{ int .Values.autoscaling.hpa.minReplicas }}
+{{- else if .Values.autoscaling.keda.enabled -}}{{ int .Values.autoscaling.keda.minReplicas }}
+{{- else -}}{{ int .Values.replicas }}{{- end -}}
+{{- end -}}
+
 {{/* The pods that there can be at the same time. */}}
 {{- define "tidewire.mostReplicas" -}}
 {{- if .Values.autoscaling.hpa.enabled -}}{{ int .Values.autoscaling.hpa.maxReplicas }}
