@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the chart's values.schema.json and the table in its README from values.yaml and the service's settings.
+"""Makes the chart's values.schema.json and the tables in its README from values.yaml, versions and the service's settings.
 
 In values.yaml a comment above a key is what the key means. In it a line
 
@@ -9,7 +9,8 @@ In values.yaml a comment above a key is what the key means. In it a line
 - `@settings` stands for the settings of the service, so that chart and service cannot drift.
 
 Names that other charts use (files/other-names.yaml) pass the schema: the chart's guards say what they are called here.
-`--check` writes nothing and fails if a file differs.
+The table of versions is made from files/versions.yaml and tests/cluster/crds.yaml. `--check` writes nothing and fails if a file
+differs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ sys.path.insert(0, str(ROOT))  # works before the project is installed
 from service.settings.model import Settings  # noqa: E402  # needs the path above
 
 CHART = Path("helm/tidewire")
-_TABLE = re.compile(r"(<!-- generated: values -->\n).*?(<!-- /generated -->)", re.DOTALL)
+PINS = Path("tests/cluster/crds.yaml")
+_TABLE = re.compile(r"(<!-- generated: (values|versions) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 _KEY = re.compile(r"^(?P<indent> *)(?P<name>[A-Za-z][A-Za-z0-9]*):")
 _KEPT = frozenset(
     ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength")
@@ -242,13 +244,71 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+_PLACES = {
+    "ingress": "ingress.preset: {}",
+    "gateway": "gateway.implementation: {}",
+    "autoscaling": "autoscaling.{}",
+    "monitoring": "serviceMonitor, podMonitor, prometheusRule",
+}
+_VERSIONS = {
+    "ingress": "ingress.presetVersion",
+    "gateway": "gateway.implementationVersion",
+    "autoscaling": "autoscaling.keda.version",
+}
+
+
+def versions(controllers: Json, pins: Json) -> str:
+    """Which versions of which controller each preset is for, as a Markdown table."""
+    rows = [
+        f"| {', '.join(f'`{place}`' for place in _PLACES[group].format(preset).split(', '))} | {_versions_of(group, one, pins)} |"
+        for group, presets in controllers.items()
+        for preset, one in presets.items()
+    ]
+    columns = (
+        "values",
+        "controller",
+        "everything from",
+        "with an older version in values",
+        "Gateway API CRDs",
+        "checked CRDs",
+    )
+    return "\n".join([f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows])
+
+
+def _versions_of(group: str, one: Json, pins: Json) -> str:
+    since, least = one.get("since", {}), one.get("least")
+    newest = max([*since.values(), *([least] if least else [])], key=_parts, default="any maintained")
+    left_out = "; ".join(
+        f"below {version}: no `{field}`" for field, version in sorted(since.items(), key=_newest_first)
+    )
+    older = f"`{_VERSIONS[group]}`{f', down to {least}' if least else ''}: {left_out}" if left_out else "–"
+    checked = ", ".join(_minors(pins[one["crds"]]["sums"])) if "crds" in one else "–"
+    return " | ".join([one["name"], newest, older, one.get("gatewayApi", "–"), checked])
+
+
+def _newest_first(field: tuple[str, str]) -> list[int]:
+    return [-part for part in _parts(field[1])]
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in version.removeprefix("v").split(".")]
+
+
+def _minors(full: Iterable[str]) -> list[str]:
+    """1.8 of v1.8.0, each once, in order."""
+    return list(dict.fromkeys(".".join(map(str, _parts(one)[:2])) for one in sorted(full, key=_parts)))
+
+
 def main(check: bool) -> int:
     """Writes both files, or says which are out of date."""
     values = list(read((ROOT / CHART / "values.yaml").read_text(encoding="utf-8")))
+    controllers = yaml.safe_load((ROOT / CHART / "files" / "versions.yaml").read_text(encoding="utf-8"))
+    pins = yaml.safe_load((ROOT / PINS).read_text(encoding="utf-8"))
+    tables = {"values": table(values), "versions": versions(controllers, pins)}
     readme = (ROOT / CHART / "README.md").read_text(encoding="utf-8")
     wanted = {
         "values.schema.json": json.dumps(schema(values), indent=2, ensure_ascii=False) + "\n",
-        "README.md": _TABLE.sub(lambda marks: f"{marks[1]}{table(values)}\n{marks[2]}", readme),
+        "README.md": _TABLE.sub(lambda marks: f"{marks[1]}{tables[marks[2]]}\n{marks[3]}", readme),
     }
     stale = 0
     for name, text in wanted.items():

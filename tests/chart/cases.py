@@ -88,6 +88,17 @@ CASES: dict[str, Values] = {
             "aws": {"apiVersion": "gateway.k8s.aws/v1beta1"},
         }
     },
+    "ingress f5-nginx 5.3 sticky": {
+        "ingress": {**ingress("f5-nginx")["ingress"], "presetVersion": "5.3"},
+        "stickySessions": {"enabled": True},
+    },
+    "gateway envoy-gateway 1.7": {"gateway": {**gateway("envoy-gateway")["gateway"], "implementationVersion": "1.7"}},
+    "gateway ngf 2.5": {"gateway": {**gateway("ngf")["gateway"], "implementationVersion": "2.5"}},
+    "gateway ngf 2.3": {"gateway": {**gateway("ngf")["gateway"], "implementationVersion": "2.3"}},
+    "gateway aws 3.4 sticky": {
+        "gateway": {**gateway("aws")["gateway"], "implementationVersion": "3.4"},
+        "stickySessions": {"enabled": True},
+    },
     "ingress without hosts": {"ingress": {"enabled": True}},
     "replicas": {"replicas": 3, "settings": REDIS},
     "no pods": {"replicas": 0},
@@ -111,6 +122,10 @@ CASES: dict[str, Values] = {
                 "triggerAuthentication": "prometheus",
             }
         },
+        "settings": REDIS,
+    },
+    "keda 2.16": {
+        "autoscaling": {"keda": {"enabled": True, "prometheusAddress": "http://prometheus:9090", "version": "2.16"}},
         "settings": REDIS,
     },
     "network policy": {

@@ -209,6 +209,16 @@ class _Kubelet(Server):
         return (self.folder / "ready").exists()
 
 
+class Storage(Group):
+    """etcd and the API server alone: enough to ask which objects it takes."""
+
+    async def _build(self) -> None:
+        etcd = _Etcd()
+        await self._launch(etcd)
+        self.api = APIServer(etcd)
+        await self._launch(self.api)
+
+
 class ControlPlane(Group):
     """All of it. Starts in some ten seconds."""
 

@@ -1,5 +1,29 @@
 {{/* What each proxy is told, in its own words. Facts and sources: docs/operations.md, "Kubernetes". */}}
 
+{{/* The version of a controller in values, as major.minor; empty if none is given: [root, "ingress", "gateway" or "autoscaling"] */}}
+{{- define "tidewire.versionOf" -}}
+{{- $v := (index . 0).Values -}}
+{{- $given := get (dict "ingress" $v.ingress.presetVersion "gateway" $v.gateway.implementationVersion "autoscaling" $v.autoscaling.keda.version) (index . 1) -}}
+{{- regexFind "[0-9]+\\.[0-9]+" ($given | default "" | toString) -}}
+{{- end -}}
+
+{{/* What files/versions.yaml says of a controller, as JSON: [root, group, name there] */}}
+{{- define "tidewire.versions" -}}
+{{- $all := (index . 0).Files.Get "files/versions.yaml" | fromYaml -}}
+{{- dig (index . 1) (index . 2) dict $all | toJson -}}
+{{- end -}}
+
+{{/*
+"true" if the version in values is too old for a feature of files/versions.yaml. Without a version the newest is meant, which has all:
+[root, group, name of the controller, feature]
+*/}}
+{{- define "tidewire.lacks" -}}
+{{- with include "tidewire.versionOf" . -}}
+{{- $since := index (include "tidewire.versions" $ | fromJson).since (index $ 3) -}}
+{{- if semverCompare (printf "<%s" $since) (printf "%s.0" .) }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The idle time that a connection has at the proxy of the preset; empty where it has none, or none is known. */}}
 {{- define "tidewire.proxyIdle" -}}
 {{- if .Values.ingress.enabled -}}
@@ -8,7 +32,13 @@
 {{- end -}}
 {{- define "tidewire.gatewayIdle" -}}
 {{- if .Values.gateway.enabled -}}
-{{- get (dict "envoy-gateway" .Values.idleTimeout "ngf" .Values.idleTimeout "aws" .Values.idleTimeout "istio" 300 "cilium" 300 "traefik" 180) .Values.gateway.implementation -}}
+{{- $envoyGateway := .Values.idleTimeout -}}
+{{- if include "tidewire.lacks" (list . "gateway" "envoy-gateway" "timeout.http.streamIdleTimeout") -}}
+{{- /* It derives the idle time from the route's request timeout then: none of 0s, an hour or more of any other. */ -}}
+{{- $envoyGateway = ternary 3600 "" (regexMatch "[1-9]" (dig "request" "" (.Values.gateway.timeouts | default dict))) -}}
+{{- end -}}
+{{- $ngf := ternary 60 .Values.idleTimeout (include "tidewire.lacks" (list . "gateway" "ngf" "ProxySettingsPolicy.timeout") | not | empty) -}}
+{{- get (dict "envoy-gateway" $envoyGateway "ngf" $ngf "aws" .Values.idleTimeout "istio" 300 "cilium" 300 "traefik" 180) .Values.gateway.implementation -}}
 {{- end -}}
 {{- end -}}
 
@@ -34,7 +64,8 @@ nginx.org/proxy-read-timeout: {{ printf "%ds" $idle | quote }}
 nginx.org/proxy-send-timeout: {{ printf "%ds" $idle | quote }}
 nginx.org/proxy-buffering: "False"
 {{- if $sticky.enabled }}
-nginx.org/sticky-cookie-services: {{ printf "serviceName=%s %s expires=%ds path=/" $service $sticky.cookieName (int $sticky.duration) | quote }}
+{{- /* Older releases have another name for it, and NGINX Plus is needed. */}}
+{{ ternary "nginx.com" "nginx.org" (include "tidewire.lacks" (list . "ingress" "f5-nginx" "nginx.org/sticky-cookie-services") | eq "true") }}/sticky-cookie-services: {{ printf "serviceName=%s %s expires=%ds path=/" $service $sticky.cookieName (int $sticky.duration) | quote }}
 {{- end }}
 {{- else if eq $preset "jcmoraisjr" }}
 haproxy-ingress.github.io/timeout-tunnel: {{ printf "%ds" $idle | quote }}
@@ -58,6 +89,39 @@ appgw.ingress.kubernetes.io/health-probe-port: "9090"
 {{- if $sticky.enabled }}
 appgw.ingress.kubernetes.io/cookie-based-affinity: "true"
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The API version of the AWS Load Balancer Controller's configurations. */}}
+{{- define "tidewire.awsApiVersion" -}}
+{{- .Values.gateway.aws.apiVersion | default (ternary "gateway.k8s.aws/v1beta1" "gateway.k8s.aws/v1" (include "tidewire.lacks" (list . "gateway" "aws" "gateway.k8s.aws/v1") | eq "true")) -}}
+{{- end -}}
+
+{{/* What is missing with the versions in values, for NOTES. */}}
+{{- define "tidewire.versionNotes" -}}
+{{- if and .Values.ingress.enabled (eq .Values.ingress.preset "f5-nginx") .Values.stickySessions.enabled }}
+{{- if include "tidewire.lacks" (list . "ingress" "f5-nginx" "nginx.org/sticky-cookie-services") }}
+- Sticky cookies need NGINX Plus with F5 NGINX Ingress Controller {{ .Values.ingress.presetVersion }}: without Plus it refuses the Ingress. From 5.4 on it
+  is not needed.
+{{- else if not .Values.ingress.presetVersion }}
+- F5 NGINX Ingress Controller older than 5.4 ignores nginx.org/sticky-cookie-services: say which one it is in ingress.presetVersion.
+{{- end }}
+{{- end }}
+{{- if .Values.gateway.enabled }}
+{{- $implementation := .Values.gateway.implementation }}
+{{- $version := .Values.gateway.implementationVersion }}
+{{- if and (eq $implementation "envoy-gateway") (include "tidewire.lacks" (list . "gateway" "envoy-gateway" "timeout.http.streamIdleTimeout")) }}
+- Envoy Gateway {{ $version }} takes no idle time for a route (1.8 does), so idleTimeout is not in force. Silent connections are cut
+  {{ ternary "never, as the route has no request timeout" "after an hour, or after the route's request timeout if that is longer" (include "tidewire.gatewayIdle" . | empty) }}. A ClientTrafficPolicy of yours may say otherwise
+  (timeout.http.streamIdleTimeout): name its time in idleTimeouts, so that pings are checked against it.
+{{- else if and (eq $implementation "ngf") (include "tidewire.lacks" (list . "gateway" "ngf" "ProxySettingsPolicy.timeout")) }}
+- NGINX Gateway Fabric {{ $version }} takes no idle time (2.6 does), so idleTimeout is not in force: connections that are silent for 60 s are cut.
+  Pings come every {{ include "tidewire.heartbeat" . }} s.
+{{- end }}
+{{- end }}
+{{- if and .Values.autoscaling.keda.enabled (include "tidewire.lacks" (list . "autoscaling" "keda" "fallback.behavior")) }}
+- KEDA {{ .Values.autoscaling.keda.version }} has no fallback that keeps the pods there are (2.17 has), so there is none. While Prometheus does not answer, pods are
+  added by CPU and none are removed.
 {{- end }}
 {{- end -}}
 

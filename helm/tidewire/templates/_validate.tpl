@@ -93,6 +93,24 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* --- versions --- */ -}}
+{{- if and $v.gateway.implementationVersion (not $v.gateway.implementation) }}{{ fail (printf "gateway.implementationVersion (%v) is the version of gateway.implementation, which is empty: set that too" $v.gateway.implementationVersion) }}{{ end -}}
+{{- if and $v.ingress.presetVersion (not $v.ingress.preset) }}{{ fail (printf "ingress.presetVersion (%v) is the version of the controller in ingress.preset, which is empty: set that too" $v.ingress.presetVersion) }}{{ end -}}
+{{- range list
+  (list "ingress.presetVersion" $v.ingress.presetVersion "ingress" $v.ingress.preset)
+  (list "gateway.implementationVersion" $v.gateway.implementationVersion "gateway" $v.gateway.implementation)
+  (list "autoscaling.keda.version" $v.autoscaling.keda.version "autoscaling" "keda") -}}
+{{- $place := index . 0 -}}
+{{- $given := index . 1 | default "" -}}
+{{- if not (kindIs "string" $given) }}{{ fail (printf "%s (%v) is a number, and as numbers 1.10 and 1.1 are the same: put the version in quotes, such as \"1.10\"" $place $given) }}{{ end -}}
+{{- $controller := include "tidewire.versions" (list $ (index . 2) (index . 3)) | fromJson -}}
+{{- with $controller.least -}}
+{{- if and $given (semverCompare (printf "<%s" .) (printf "%s.0" (include "tidewire.versionOf" (list $ (index (splitList "." $place) 0))))) -}}
+{{- fail (printf "%s (%s): the chart's objects need %s %s or newer: update it, or put objects of your own into extraObjects in their stead" $place $given $controller.name .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* --- proxies --- */ -}}
 {{- if and (eq $v.ingress.preset "contour") $v.ingress.enabled (not $v.ingress.hosts) }}{{ fail "ingress.preset contour makes an HTTPProxy for each host, and ingress.hosts is empty: name at least one" }}{{ end -}}
 {{- if and $v.gateway.enabled (not $v.gateway.parentRefs) (not $v.gateway.create.enabled) }}{{ fail "gateway: the route belongs to no Gateway: set gateway.parentRefs, or gateway.create.enabled" }}{{ end -}}
