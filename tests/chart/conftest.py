@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from tests.chart.cases import CASES
-from tests.chart.tools import KUBERNETES, WHOLE, Document, Helm, helms
+from tests.chart.tools import CHART, KUBERNETES, NAMESPACE, RELEASE, WHOLE, Document, Helm, Values, helms
 
 INSTALL = "`make test-chart` or `scripts/setup.sh chart` installs it"
 NEWEST = 4
@@ -39,3 +39,13 @@ def each_helm(request: pytest.FixtureRequest) -> Helm:
 def rendered(helm: Helm, case: str, kubernetes: str = KUBERNETES[-1]) -> list[Document]:
     """The documents of a case, made once. Not to be changed."""
     return helm.template(CASES[case], kubernetes=kubernetes)
+
+
+def notes(helm: Helm, values: Values) -> str:
+    """What is printed after an install with these values, on one line."""
+    if helm.major < NEWEST:
+        absent("only Helm 4 shows notes without a cluster, and it is not")
+    said = helm.run(
+        "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", "--hide-secret", values=values
+    )
+    return " ".join(said.partition("NOTES:")[2].split())

@@ -13,12 +13,12 @@ import yaml
 
 from service.cli.check import everything
 from tests.chart.cases import REDIS, gateway, ingress
-from tests.chart.conftest import absent
+from tests.chart.conftest import absent, notes
 from tests.chart.pod_security import breaches, pods
 from tests.chart.pod_view import lay
 from tests.chart.schemas import faults, has_schemas
 from tests.chart.test_settings import GIVEN
-from tests.chart.tools import CHART, KUBERNETES, NAMESPACE, RELEASE, ROOT, WHOLE, Document, Helm
+from tests.chart.tools import CHART, KUBERNETES, ROOT, WHOLE, Document, Helm
 
 pytestmark = pytest.mark.chart
 
@@ -98,17 +98,8 @@ def _kustomized(folder: Path) -> list[Document]:
 # --- notes ------------------------------------------------------------------------------------------------------------
 
 
-def _notes(helm: Helm, values: dict[str, Any]) -> str:
-    if helm.major < 4:
-        absent("only Helm 4 shows notes without a cluster, and it is not")
-    said = helm.run(
-        "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", "--hide-secret", values=values
-    )
-    return " ".join(said.partition("NOTES:")[2].split())
-
-
 def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
-    notes = _notes(helm, {})
+    said = notes(helm, {})
     for sentence in (
         "Set settings.broker.url to a Redis, Valkey or NATS, then replicas to 2 or more.",
         "--set-file contract.text=contract.yaml",
@@ -118,7 +109,7 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
         "enable serviceMonitor or podMonitor",
         """kubectl -n chat get secret rt-tidewire -o go-template='{{index .data "api-key" | base64decode}}'""",
     ):
-        assert sentence in notes
+        assert sentence in said
 
 
 def _budget(**fields: Any) -> dict[str, Any]:
@@ -156,7 +147,7 @@ FREE = [
 
 @pytest.mark.parametrize("values", FREE if WHOLE else FREE[:3])
 def test_the_notes_do_not_warn_of_a_drain_that_works(helm: Helm, values: dict[str, Any]) -> None:
-    assert "a node drain hangs" not in _notes(helm, values)
+    assert "a node drain hangs" not in notes(helm, values)
 
 
 @pytest.mark.parametrize(
@@ -201,11 +192,11 @@ def test_the_notes_do_not_warn_of_a_drain_that_works(helm: Helm, values: dict[st
     ],
 )
 def test_the_notes_say_what_the_chart_cannot_do(helm: Helm, values: dict[str, Any], sentence: str) -> None:
-    assert sentence in _notes(helm, values)
+    assert sentence in notes(helm, values)
 
 
 def test_the_notes_warn_of_nothing_that_was_done(helm: Helm) -> None:
-    assert "WARNING" not in _notes(helm, {**ingress("alb"), "preStopSeconds": 120})
+    assert "WARNING" not in notes(helm, {**ingress("alb"), "preStopSeconds": 120})
     done = {
         **ingress("f5-nginx"),
         "replicas": 2,
@@ -215,4 +206,4 @@ def test_the_notes_warn_of_nothing_that_was_done(helm: Helm) -> None:
         "networkPolicy": {"enabled": True, "opsFrom": [{"namespaceSelector": {}}]},
         "serviceMonitor": {"enabled": True},
     }
-    assert "helm test -n chat rt About the proxy:" in _notes(helm, done)
+    assert "helm test -n chat rt About the proxy:" in notes(helm, done)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.chart.cases import CASES, GATEWAYS, INGRESS_PRESETS, REDIS, gateway, ingress
-from tests.chart.conftest import rendered
-from tests.chart.tools import CHART, NAMESPACE, RELEASE, Helm, Refused, Values, kinds, of_kind
+from tests.chart.conftest import notes, rendered
+from tests.chart.tools import CHART, Helm, Refused, Values, kinds, of_kind
 
 pytestmark = pytest.mark.chart
 
@@ -123,13 +123,6 @@ def test_pings_are_checked_against_the_idle_time_in_force(helm: Helm) -> None:
         helm.template({**values, "gateway": {**values["gateway"], "timeouts": {"request": "30s"}}})
 
 
-def _notes(helm: Helm, values: Values) -> str:
-    said = helm.run(
-        "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", "--hide-secret", values=values
-    )
-    return " ".join(said.partition("NOTES:")[2].split())
-
-
 @pytest.mark.parametrize(
     ("case", "missing", "newer"),
     [
@@ -140,8 +133,8 @@ def _notes(helm: Helm, values: Values) -> str:
     ],
 )
 def test_notes_say_what_is_missing(helm: Helm, case: str, missing: str, newer: Values) -> None:
-    assert missing in _notes(helm, CASES[case])
-    assert "About versions" not in _notes(helm, newer)
+    assert missing in notes(helm, CASES[case])
+    assert "About versions" not in notes(helm, newer)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -163,7 +156,8 @@ def test_notes_say_what_is_missing(helm: Helm, case: str, missing: str, newer: V
         ),
         ({"ingress": {"enabled": True, "presetVersion": "5.3"}}, "ingress.presetVersion (5.3) is the version of the"),
         ({"ingress": {**ingress("agic")["ingress"], "presetVersion": "1.3"}}, "Ingress Controller 1.4 or newer"),
-        (_of("envoy-gateway", "newest"), "implementationVersion"),
+        (_of("envoy-gateway", "newest"), "gateway.implementationVersion (newest) is no version: write it as"),
+        (_of("aws", "3"), "gateway.implementationVersion (3) is no version"),
     ],
     ids=json.dumps,
 )

@@ -28,6 +28,8 @@ class Engine(Server):
     presets: tuple[str, ...] = ()
     """What controllers on this program carry out."""
     sticky_presets: tuple[str, ...] = ()
+    older_presets: tuple[str, ...] = ()
+    """`PRESET@VERSION`, as the controller at that version carries it out. Idle times are what differs."""
     """Those of them that the chart can make sticky."""
 
     def __init__(self, fronts: Sequence[Front], certificates: Certificates | None = None, *, linger: int = 60) -> None:

@@ -24,6 +24,7 @@ class Envoy(Engine):
     program = "envoy"
     presets = ("gateway envoy-gateway", "gateway istio", "ingress contour")
     sticky_presets = presets
+    older_presets = ("gateway envoy-gateway@1.7",)
 
     def _command_line(self) -> list[str]:
         drain = ["--drain-time-s", str(self.linger), "--drain-strategy", "immediate"]
@@ -185,7 +186,10 @@ def _route(front: Front) -> dict[str, Any]:
 
 
 def _gateway(front: Front) -> tuple[dict[str, Any], str]:
-    """envoyproxy/gateway, internal/xds/translator: BackendTrafficPolicy's timeouts are the route's."""
+    """envoyproxy/gateway, internal/xds/translator/route.go: BackendTrafficPolicy's timeouts are the route's.
+
+    Without an idle time of its own (older versions have none) the route's follows from its request timeout: none from none.
+    """
     route = _route(front)
     policy = front.spec("BackendTrafficPolicy") or {}
     http = policy.get("timeout", {}).get("http", {})
@@ -193,6 +197,9 @@ def _gateway(front: Front) -> tuple[dict[str, Any], str]:
         route["timeout"] = _lasting(http["requestTimeout"])
     if "streamIdleTimeout" in http:
         route["idle_timeout"] = _lasting(http["streamIdleTimeout"])
+    elif "timeout" in route:
+        request = seconds(route["timeout"])
+        route["idle_timeout"] = f"{max(request, 3600.0) if request else 0:g}s"
     balancer = policy.get("loadBalancer", {})
     if balancer.get("type") != "ConsistentHash":
         return route, "ROUND_ROBIN"
@@ -234,6 +241,7 @@ def _hash(name: str, life: str | None) -> dict[str, Any]:
 _TRANSLATED = {
     PLAIN: _as_installed,
     "gateway envoy-gateway": _gateway,
+    "gateway envoy-gateway@1.7": _gateway,
     "gateway istio": _istio,
     "ingress contour": _contour,
 }

@@ -24,7 +24,7 @@ class Front:
     """One listener. `nodes` are the ports that it leads to, as the Service's endpoints are."""
 
     preset: str
-    """`ingress NAME` or `gateway NAME`, as in the chart's values."""
+    """`ingress NAME` or `gateway NAME`, as in the chart's values; `gateway NAME@VERSION` for an older controller."""
     documents: Sequence[Document]
     nodes: list[int]
     tls: bool = False
@@ -67,10 +67,13 @@ def rendered(preset: str, idle: int, heartbeat: float, *, sticky: bool = False) 
 
 @cache
 def _rendered(preset: str, idle: int, heartbeat: float, sticky: bool) -> list[Document]:
-    kind, _, name = preset.partition(" ")
+    kind, _, named = preset.partition(" ")
+    name, _, version = named.partition("@")
     values: Values = ingress(name, sticky=sticky) if kind == "ingress" else gateway(name, sticky=sticky)
+    if version:
+        values = {**values, "gateway": {**values["gateway"], "implementationVersion": version}}
     if kind == "ingress":
-        values = {**values, "ingress": {**values["ingress"], "hosts": ["127.0.0.1"], "tls": []}}
+        values = {**values, "ingress": {**values["ingress"], "hosts": ["localhost"], "tls": []}}
     return helm().template(
         {
             **values,

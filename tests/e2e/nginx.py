@@ -36,6 +36,7 @@ class Nginx(Engine):
     program = "nginx"
     presets = ("ingress nginx", "ingress f5-nginx", "gateway ngf")
     sticky_presets = ("ingress nginx", "ingress f5-nginx")
+    older_presets = ("gateway ngf@2.5",)
 
     def _command_line(self) -> list[str]:
         return [self._executable(), "-e", "stderr", "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
@@ -141,4 +142,10 @@ def _fabric(front: Front) -> tuple[list[str], list[str]]:
     return [], location
 
 
-_TRANSLATED = {PLAIN: _as_installed, "ingress nginx": _ingress_nginx, "ingress f5-nginx": _f5, "gateway ngf": _fabric}
+_TRANSLATED = {
+    PLAIN: _as_installed,
+    "ingress nginx": _ingress_nginx,
+    "ingress f5-nginx": _f5,
+    "gateway ngf": _fabric,
+    "gateway ngf@2.5": _fabric,
+}

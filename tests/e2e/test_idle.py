@@ -59,10 +59,10 @@ class Watched:
         """What the chart promises, read from the values alone: the test's own word, not the translation's."""
         if self.pinged or self.engine.program in UNTOLD:
             return NEVER
-        if self.front.preset == PLAIN:
+        if self.front.preset in {PLAIN, "gateway ngf@2.5"}:  # that takes no idle time
             return float(AS_INSTALLED)
         # Of these the chart says, or its controller's settings say, more than a test can wait for.
-        endless = {"ingress haproxytech", "ingress contour", "gateway istio"}
+        endless = {"ingress haproxytech", "ingress contour", "gateway istio", "gateway envoy-gateway@1.7"}
         return NEVER if self.front.preset in endless else float(IDLE)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ async def test_a_preset_keeps_what_is_pinged_and_cuts_what_is_silent(kinds: Sequ
     need(*(kind.program for kind in kinds))
     documents = {
         preset: rendered(preset, IDLE, HEARTBEAT)
-        for preset in (PLAIN, *(name for kind in kinds for name in kind.presets))
+        for preset in (PLAIN, *(name for kind in kinds for name in (*kind.presets, *kind.older_presets)))
     }
     heartbeats = {settings_of(each)["deadlines"]["heartbeat"] for each in documents.values()}
     assert heartbeats == {HEARTBEAT}
@@ -96,7 +96,7 @@ async def test_a_preset_keeps_what_is_pinged_and_cuts_what_is_silent(kinds: Sequ
             kind(
                 [
                     Front(preset, documents[preset], [node.port])
-                    for preset in (PLAIN, *kind.presets)
+                    for preset in (PLAIN, *kind.presets, *kind.older_presets)
                     for node in (pinging, silent)
                 ]
             )
