@@ -278,10 +278,10 @@ def versions(controllers: Json, pins: Json) -> str:
 def _versions_of(group: str, one: Json, pins: Json) -> str:
     since, least = one.get("since", {}), one.get("least")
     newest = max([*since.values(), *([least] if least else [])], key=_parts, default="any maintained")
-    left_out = "; ".join(
-        f"below {version}: no `{field}`" for field, version in sorted(since.items(), key=_newest_first)
+    left_out = ", ".join(
+        f"no `{field}` before {version}" for field, version in sorted(since.items(), key=_newest_first)
     )
-    older = f"`{_VERSIONS[group]}`{f', down to {least}' if least else ''}: {left_out}" if left_out else "–"
+    older = f"`{_VERSIONS[group]}`{f' from {least}' if least else ''}: {left_out}" if left_out else "–"
     checked = ", ".join(_minors(pins[one["crds"]]["sums"])) if "crds" in one else "–"
     return " | ".join([one["name"], newest, older, one.get("gatewayApi", "–"), checked])
 

@@ -158,6 +158,7 @@ def test_notes_say_what_is_missing(helm: Helm, case: str, missing: str, newer: V
         ({"ingress": {**ingress("agic")["ingress"], "presetVersion": "1.3"}}, "Ingress Controller 1.4 or newer"),
         (_of("envoy-gateway", "newest"), "gateway.implementationVersion (newest) is no version: write it as"),
         (_of("aws", "3"), "gateway.implementationVersion (3) is no version"),
+        (_of("aws", "3.05"), "gateway.implementationVersion (3.05) is no version"),
     ],
     ids=json.dumps,
 )
@@ -165,6 +166,12 @@ def test_version_that_says_nothing_or_is_too_old_is_refused(helm: Helm, values: 
     with pytest.raises(Refused) as caught:
         helm.template(values)
     assert sentence in " ".join(str(caught.value).split())
+
+
+def test_version_that_is_null_is_none(helm: Helm) -> None:
+    nothing = _of("envoy-gateway", None, ingress={"presetVersion": None}, autoscaling={"keda": {"version": None}})
+    policy = of_kind(helm.template(nothing), "BackendTrafficPolicy")
+    assert policy["spec"]["timeout"]["http"]["streamIdleTimeout"] == "3600s"
 
 
 @pytest.mark.parametrize("version", ["1.35.2-gke.1842000", "1.30", "v1.31.0"])

@@ -103,7 +103,7 @@
 {{- $place := index . 0 -}}
 {{- $given := index . 1 | default "" -}}
 {{- if not (kindIs "string" $given) }}{{ fail (printf "%s (%v) is a number, and as numbers 1.10 and 1.1 are the same: put the version in quotes, such as \"1.10\"" $place $given) }}{{ end -}}
-{{- if not (regexMatch "^(v?[0-9]+\\.[0-9]+([.+-].*)?)?$" $given) }}{{ fail (printf "%s (%s) is no version: write it as \"1.10\" or \"v1.10.2\"" $place $given) }}{{ end -}}
+{{- if not (regexMatch "^(v?(0|[1-9][0-9]{0,5})\\.(0|[1-9][0-9]{0,5})([.+-].*)?)?$" $given) }}{{ fail (printf "%s (%s) is no version: write it as \"1.10\" or \"v1.10.2\"" $place $given) }}{{ end -}}
 {{- $controller := include "tidewire.versions" (list $ (index . 2) (index . 3)) | fromJson -}}
 {{- with $controller.least -}}
 {{- if and $given (semverCompare (printf "<%s" .) (printf "%s.0" (include "tidewire.versionOf" (list $ (index (splitList "." $place) 0))))) -}}
