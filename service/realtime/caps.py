@@ -64,6 +64,9 @@ class Caps:
         self._changed: set[Holder] = set()
         """Holders with fewer connections here than the store may know of."""
         self._away = False
+        self._outage = supervisor.outages.log(
+            _log, "caps of this node alone", "caps of all nodes again", clock.monotonic
+        )
         self._telling: Timer | None = None
         self._renewing: Timer | None = None
         self._closed = False
@@ -162,18 +165,17 @@ class Caps:
             self._renewing = self._clock.call_later(delay, self._spawn("caps renewal", self._renew))
 
     def _lose(self, error: ServiceError) -> None:
+        self._outage.failed(code=error.code.code, reason=error.message)
         if self._away:
             return
         self._away = True
-        _log.warning("caps of this node alone", code=error.code.code, reason=error.message)
         if self._renewing is not None:
             self._renewing.cancel()
             self._renew_after(RETRY)
 
     def _find(self) -> None:
-        if self._away:
-            self._away = False
-            _log.info("caps of all nodes again")
+        self._away = False
+        self._outage.over()
 
     def _spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
         return partial(_spawn, self._supervisor, name, work)

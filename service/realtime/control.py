@@ -41,7 +41,6 @@ from service.realtime.publisher import new_id
 from service.realtime.revocations import Revocations
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
-from service.telemetry.outage import OutageLog
 
 BEAT = 5.0
 """Seconds between two times that a node tells of itself; must stay well below NODE_STATE.ttl."""
@@ -110,13 +109,14 @@ class Control:
         self._timer: Timer | None = None
         self._telling = False
         self._has_changed = False
-        self._outage = OutageLog(
+        """Whether there is something to tell that the word on its way may not say."""
+        self._outage = supervisor.outages.log(
             _log,
             "the other nodes cannot be told of this one",
             "the other nodes are told of this one again",
             clock.monotonic,
         )
-        """Whether there is something to tell that the word on its way may not say."""
+        self._answer_not_sent = supervisor.outages.limited(_log, "answer not sent", clock.monotonic)
         metrics.nodes.set_function(lambda: 1 + len(self._peers.alive()))
 
     @property
@@ -202,7 +202,7 @@ class Control:
         try:
             await self._publish(inbox(request.asker), "control.answer", new_id(), answer)
         except ServiceError as error:  # who asked says that it does not know
-            _log.warning("answer not sent", code=error.code.code)
+            self._answer_not_sent(code=error.code.code)
 
     async def _act(self, request: Command | CountSubscribers) -> list[int]:
         if isinstance(request, CountSubscribers):

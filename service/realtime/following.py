@@ -18,7 +18,6 @@ from service.errors import ServiceError
 from service.realtime.pause import pause
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
-from service.telemetry.outage import OutageLog
 
 MOST_BYTES = 16_777_216
 """Bytes of missed events in one reading; commands are small."""
@@ -69,7 +68,10 @@ class Following:
         self._taken: OrderedDict[str, None] = OrderedDict()
         self._behind = False
         self._reading: asyncio.Task[None] | None = None
-        self._outage = OutageLog(_log, "reading waits for the broker", "reading goes on", clock.monotonic)
+        outages = supervisor.outages
+        self._outage = outages.log(_log, "reading waits for the broker", "reading goes on", clock.monotonic)
+        self._event_failed = outages.limited(_log, "control event failed", clock.monotonic, level="exception")
+        self._not_joined_up = outages.limited(_log, "control channel could not be joined up", clock.monotonic)
 
     @property
     def known(self) -> Known | None:
@@ -126,10 +128,10 @@ class Following:
             try:
                 await self._read()
                 backoff.reset()
-                self._outage.over(channel=self.channel.name)
+                self._outage.over(self, channel=self.channel.name)
             except ServiceError as error:
                 self._behind = True
-                self._outage.failed(channel=self.channel.name, code=error.code.code)
+                self._outage.failed(self, channel=self.channel.name, code=error.code.code)
                 await pause(self._clock, backoff.next())
 
     async def _read(self) -> None:
@@ -142,7 +144,7 @@ class Following:
         missed: Collection[Event] = snapshot.missed
         if snapshot.recovered is False:
             missed = (await self._broker.history(self.channel, None, None, self._kept)).events
-            _log.warning("control channel could not be joined up", channel=self.channel.name, kept=len(missed))
+            self._not_joined_up(channel=self.channel.name, kept=len(missed))
         before = sequence.mark
         restarted = snapshot.top.epoch != before.epoch
         for event in missed:
@@ -168,4 +170,4 @@ class Following:
         try:
             self._take(event)
         except Exception:  # one event that is not understood must not keep the others from being taken
-            _log.exception("control event failed", channel=self.channel.name, type=event.type)
+            self._event_failed(channel=self.channel.name, type=event.type)

@@ -12,6 +12,7 @@ from service.core.clock import Clock, Timer
 from service.errors import ErrorCode, ServiceError
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 INTERVAL = 1.0
 """Seconds between two looks."""
@@ -33,6 +34,7 @@ class BrokerHealth:
         self._metrics = metrics
         self._patience = patience
         self._away_since: float | None = None
+        self._outage = OutageLog(_log, "the broker is away", "the broker is back", clock.monotonic)
         self._timer: Timer | None = None
 
     def start(self) -> None:
@@ -63,14 +65,20 @@ class BrokerHealth:
         except TimeoutError:
             fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, f"the broker did not answer within {DEADLINE:g} s")
         self._metrics.broker_up.set(fault is None)
-        if fault is None:
-            if self._away_since is not None:
-                _log.info("the broker is back", seconds=round(self._clock.monotonic() - self._away_since, 1))
-            self._away_since = None
-        elif self._away_since is None:
-            self._away_since = self._clock.monotonic()
-            _log.warning("the broker is away", reason=fault.message)
+        self._note(fault)
         return fault
+
+    def _note(self, fault: ServiceError | None) -> None:
+        outages, now = self._supervisor.outages, self._clock.monotonic()
+        if fault is not None:
+            self._outage.failed(reason=fault.message)
+            outages.broker_is_away()
+            if self._away_since is None:
+                self._away_since = now
+        elif self._away_since is not None:
+            self._outage.over()
+            outages.broker_is_back(now)
+            self._away_since = None
 
     @property
     def is_away(self) -> bool:

@@ -15,7 +15,6 @@ from service.core.limits import Limits
 from service.errors import ServiceError
 from service.realtime.caps import GATHERING, RENEWAL, SLICE
 from service.realtime.supervisor import Supervisor
-from service.telemetry.outage import OutageLog
 
 _log = structlog.get_logger("lines")
 
@@ -46,7 +45,7 @@ class Lines:
         self._telling: Timer | None = None
         self._renewing: Timer | None = None
         self._lock = asyncio.Lock()
-        self._outage = OutageLog(_log, "lines not told", "lines told again", clock.monotonic)
+        self._outage = supervisor.outages.log(_log, "lines not told", "lines told again", clock.monotonic)
         """Held across every call, as what is said of one connection must arrive in order."""
         self._closed = False
 

@@ -24,7 +24,6 @@ from service.protocol.messages import PresenceMember, PresenceView
 from service.realtime.publisher import new_id
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
-from service.telemetry.outage import OutageLog
 
 JOINED, LEFT, COUNT = "presence.joined", "presence.left", "presence.count"
 
@@ -93,8 +92,10 @@ class Presence:
         self._stays: dict[Entry, _Stay] = {}
         self._going: dict[Entry, asyncio.Task[None]] = {}
         """Leaves that the store has been asked for and has not answered yet."""
-        self._renewals = OutageLog(_log, "presence not renewed", "presence renewed again", clock.monotonic)
-        self._counts = OutageLog(_log, "presence not told", "presence told again", clock.monotonic)
+        outages = supervisor.outages
+        self._renewals = outages.log(_log, "presence not renewed", "presence renewed again", clock.monotonic)
+        self._counts = outages.log(_log, "presence not told", "presence told again", clock.monotonic)
+        self._reentered = outages.limited(_log, "presence entered again", clock.monotonic, level="info")
         self._unshown: dict[Entry, None] = {}
         """Entries whose info the store has not taken yet."""
         self._known: dict[ChannelKey, dict[str, int]] = {}
@@ -288,7 +289,7 @@ class Presence:
         self._heard = now
         if missing:
             self._metrics.presence_reentered.inc(len(missing))
-            _log.info("presence entered again", entries=len(missing))
+            self._reentered(entries=len(missing))
             for entries in _sliced(missing):
                 await self._enter_again(entries)
         for entry in tuple(self._unshown):

@@ -92,7 +92,10 @@ class Probe:
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_subscribed = False
-        self._is_failing = False
+        self._outage = supervisor.outages.log(
+            _log, "the probe failed", "the probe succeeds again", self._clock.monotonic
+        )
+        self._faulted = supervisor.outages.limited(_log, "probe_fault", self._clock.monotonic, level="error")
         self._is_closed = False
 
     async def start(self) -> None:
@@ -202,20 +205,15 @@ class Probe:
         self._backoff.reset()
         self._metrics.probe_seconds.observe(took)
         self._metrics.probe_success.set(self._clock.wall())
-        if self._is_failing:
-            self._is_failing = False
-            _log.info("the probe succeeds again", seconds=round(took, 4))
+        self._outage.over()
 
     def _failed(self, reason: str, message: str) -> None:
         self._metrics.probe_failures.labels(reason).inc()
-        if not self._is_failing:
-            self._is_failing = True
-            _log.warning("the probe failed", reason=reason, detail=message)
+        self._outage.failed(reason=reason, detail=message)
 
     def _fault(self, error: Exception) -> None:
         """Of this code: of no concern to anybody but who reads its traceback."""
-        if not self._is_failing:
-            _log.error("probe_fault", exc_info=error)
+        self._faulted(exc_info=error)
         self._failed("fault", type(error).__name__)
 
     # --- the connection -----------------------------------------------------------------------------------------------

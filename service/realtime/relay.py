@@ -77,6 +77,7 @@ class Relay:
         self.presence: PresenceEar | None = None
         self.on_interrupted: Callable[[], None] | None = None
         """Called when the broker was away: what other stores keep beside it may be gone too."""
+        self._unsubscribe_failed = supervisor.outages.limited(_log, "unsubscribe failed", clock.monotonic)
         self._repair = Repair(hub, broker, clock, supervisor, metrics, repair, self._push)
 
     def tap(self, channel: ChannelKey, sink: EventSink) -> None:
@@ -277,7 +278,7 @@ class Relay:
                     await self._broker.unsubscribe(room.key)
                     room.carried = False
             except ServiceError as error:  # the broker is away: what it still delivers meets no room
-                _log.warning("unsubscribe failed", code=error.code.code)
+                self._unsubscribe_failed(code=error.code.code)
             finally:
                 self._drop_if_empty(room)
 

@@ -27,7 +27,6 @@ from service.realtime.hub import Hub, Room
 from service.realtime.pause import pause
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
-from service.telemetry.outage import OutageLog
 
 MOST_HELD = 1_000
 """Events of one channel that wait while its stream is read; with more, the stream is read once more."""
@@ -73,8 +72,9 @@ class Repair:
         self._suspected: dict[Room, Timer] = {}
         self._wake = asyncio.Event()
         self._timer: Timer | None = None
-        self._reading = OutageLog(_log, "repair waits for the broker", "repair goes on", clock.monotonic)
-        self._checking = OutageLog(
+        outages = supervisor.outages
+        self._reading = outages.log(_log, "repair waits for the broker", "repair goes on", clock.monotonic)
+        self._checking = outages.log(
             _log, "position check waits for the broker", "positions checked again", clock.monotonic
         )
         self._all_due = False

@@ -32,7 +32,6 @@ from service.realtime.pause import pause
 from service.realtime.publisher import new_id
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
-from service.telemetry.outage import OutageLog
 
 PUT_BACK_AT_ONCE = 16
 """Revocations that one node puts back at the same time, of so many tenants: they take turns, so that none waits for the
@@ -94,7 +93,7 @@ class RevokingTenants:
         self._lost: set[str] = set()
         """Of whom the broker has lost the entry, and this node has not told again yet."""
         self._telling: asyncio.Task[None] | None = None
-        self._outage = OutageLog(
+        self._outage = parts.supervisor.outages.log(
             _log, "revoking tenants not told again", "revoking tenants told again", parts.clock.monotonic
         )
         self.following = Following(
@@ -183,10 +182,16 @@ class RevocationList:
         self._missing: dict[Subject, tuple[Revocation, int]] = {}
         """What the broker has lost and nobody has put back yet, and the rev of what stands in its place."""
         self._putting_back: asyncio.Task[None] | None = None
-        self._beginning = OutageLog(
+        outages = parts.supervisor.outages
+        self._beginning = outages.log(
             _log, "a tenant's revocations wait for the broker", "a tenant's revocations are read", parts.clock.monotonic
         )
-        self._outage = OutageLog(_log, "revocations not put back", "revocations put back again", parts.clock.monotonic)
+        self._outage = outages.log(
+            _log, "revocations not put back", "revocations put back again", parts.clock.monotonic
+        )
+        self._found_lost = outages.limited(
+            _log, "the broker has lost revocations; they are put back", parts.clock.monotonic
+        )
         self.following = Following(
             revocations_of(tenant),
             parts.broker,
@@ -204,10 +209,11 @@ class RevocationList:
             try:
                 await self.following.start()
             except ServiceError as error:
-                self._beginning.failed(code=error.code.code)
+                self._beginning.failed(self, code=error.code.code)
                 await pause(self._parts.clock, backoff.next())
             else:
-                return self._beginning.over()
+                self._beginning.over(self)
+                return
 
     @property
     def missing(self) -> Collection[Subject]:
@@ -273,8 +279,7 @@ class RevocationList:
         self.tend()
 
     async def _put_back(self) -> None:
-        if not self._outage.is_on:
-            _log.warning("the broker has lost revocations; they are put back", count=len(self._missing))
+        self._found_lost(count=len(self._missing))
         while self._missing:
             async with self._gate:
                 if not self._missing:  # others have put it back while this one waited for its turn
@@ -283,9 +288,9 @@ class RevocationList:
                 try:
                     await self.publish(*entry)
                 except ServiceError as error:  # `tend` comes again
-                    self._outage.failed(left=len(self._missing), code=error.code.code)
+                    self._outage.failed(self, left=len(self._missing), code=error.code.code)
                     return
-                self._outage.over()
+                self._outage.over(self)
             if self._missing.get(subject) is entry:  # else there is more of it by now
                 del self._missing[subject]
 

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import Outages
 
 _log = structlog.get_logger("supervisor")
 
@@ -18,6 +19,8 @@ class Supervisor:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.outages = Outages()
+        """What its tasks log while they fail."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._vital: set[asyncio.Task[Any]] = set()

@@ -1,11 +1,11 @@
-"""Loops that try again log changes of state, not each try."""
+"""What fails again and again is logged in a few lines, not with each try."""
 
 from __future__ import annotations
 
 import structlog
 from structlog.testing import capture_logs
 
-from service.telemetry.outage import OutageLog
+from service.telemetry.outage import EXPLAIN_WITHIN, MAX_KEYS, MAX_REASONS, LimitedLog, OutageLog, Outages
 from tests.clock import FakeClock
 
 
@@ -38,3 +38,140 @@ def test_outage_of_many_tries_ends_with_the_last_of_them() -> None:
         outage.over("two")
     assert [entry["event"] for entry in logs] == ["away", "back"]
     assert logs[1]["seconds"] == 2.0
+
+
+def test_outage_that_lasts_is_logged_at_growing_intervals() -> None:
+    clock = FakeClock()
+    with capture_logs() as logs:
+        outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
+        for _ in range(3_600):
+            outage.failed(code="broker_unavailable")
+            clock.advance(1.0)
+    assert [entry.get("seconds", 0.0) for entry in logs] == [0.0, 60.0, 180.0, 420.0, 900.0, 1_860.0]
+
+
+def test_outage_without_reminders_is_logged_once_however_long_it_lasts() -> None:
+    clock = FakeClock()
+    with capture_logs() as logs:
+        outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic, reminds=False)
+        for _ in range(3_600):
+            outage.failed(reason="refused")
+            clock.advance(1.0)
+    assert len(logs) == 1
+
+
+def test_outage_logs_each_new_reason_up_to_a_bound() -> None:
+    clock = FakeClock()
+    with capture_logs() as logs:
+        outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
+        for number in range(50):
+            outage.failed(reason="refused")
+            outage.failed(reason="timeout")
+            outage.failed(reason=f"port {number}")
+    assert [entry["reason"] for entry in logs] == ["refused", "timeout", "port 0", "port 1"]
+    assert len(logs) == MAX_REASONS
+
+
+def test_outages_in_quick_succession_are_logged_once_a_minute_with_their_number() -> None:
+    clock = FakeClock()
+    with capture_logs() as logs:
+        outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
+        for _ in range(31):
+            outage.failed()
+            clock.advance(1.0)
+            outage.over()
+            clock.advance(1.0)
+    assert [(entry["event"], entry.get("outages_before")) for entry in logs] == [
+        ("away", None),
+        ("back", None),
+        ("away", 29),
+        ("back", None),
+    ]
+
+
+def test_outage_right_after_another_one_is_logged_if_it_lasts() -> None:
+    clock = FakeClock()
+    with capture_logs() as logs:
+        outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
+        outage.failed()
+        clock.advance(1.0)
+        outage.over()
+        for _ in range(100):
+            outage.failed()
+            clock.advance(1.0)
+        outage.over()
+    assert [(entry["event"], entry.get("seconds")) for entry in logs] == [
+        ("away", None),
+        ("back", 1.0),
+        ("away", 59.0),
+        ("back", 100.0),
+    ]
+
+
+def test_failure_during_an_outage_of_the_broker_is_explained_by_it() -> None:
+    clock, outages = FakeClock(), Outages()
+    with capture_logs() as logs:
+        outage = outages.log(structlog.get_logger("test"), "away", "back", clock.monotonic)
+        for second in range(300):
+            outage.failed()
+            clock.advance(1.0)
+            if second == 2:
+                outages.broker_is_away()
+        outages.broker_is_back(clock.monotonic())
+        for _ in range(2):
+            outage.failed()
+            clock.advance(1.0)
+        outage.over()
+    assert logs == []
+
+
+def test_failure_that_the_broker_does_not_explain_is_logged_after_a_moment() -> None:
+    clock, outages = FakeClock(), Outages()
+    outages.broker_is_away()
+    outages.broker_is_back(clock.monotonic())
+    with capture_logs() as logs:
+        outage = outages.log(structlog.get_logger("test"), "away", "back", clock.monotonic)
+        for _ in range(8):
+            outage.failed()
+            clock.advance(1.0)
+        outage.over()
+    assert [(entry["event"], entry["seconds"]) for entry in logs] == [("away", EXPLAIN_WITHIN), ("back", 8.0)]
+
+
+def test_outage_log_is_shared_by_all_who_fail_alike() -> None:
+    clock, outages = FakeClock(), Outages()
+    with capture_logs() as logs:
+        parts = [outages.log(structlog.get_logger("test"), "away", "back", clock.monotonic) for _ in range(1_000)]
+        for _ in range(10):
+            for key, part in enumerate(parts):
+                part.failed(key)
+            clock.advance(1.0)
+        for key, part in enumerate(parts):
+            part.over(key)
+    assert [entry["event"] for entry in logs] == ["away", "back"]
+
+
+def test_limited_log_logs_each_key_once_a_minute_with_the_number_of_those_left_out() -> None:
+    clock = FakeClock()
+    with capture_logs() as logs:
+        log = LimitedLog(structlog.get_logger("test"), "odd", clock.monotonic, level="error")
+        for _ in range(61):
+            log("one", name="one")
+            log("two", name="two")
+            clock.advance(1.0)
+    assert [(entry["name"], entry.get("skipped"), entry["log_level"]) for entry in logs] == [
+        ("one", None, "error"),
+        ("two", None, "error"),
+        ("one", 59, "error"),
+        ("two", 59, "error"),
+    ]
+
+
+def test_limited_log_of_endless_keys_is_bounded() -> None:
+    clock = FakeClock()
+    with capture_logs() as logs:
+        log = LimitedLog(structlog.get_logger("test"), "odd", clock.monotonic)
+        for key in range(10_000):
+            log(key)
+            clock.advance(0.01)
+    assert len(logs) <= 2 * (MAX_KEYS + 1)

@@ -23,6 +23,7 @@ from service.adapters.nats.config import NatsConfig
 from service.adapters.nats.wire import Message
 from service.core.backoff import Backoff
 from service.errors import ErrorCode, ServiceError
+from service.telemetry.outage import LimitedLog, OutageLog
 
 READ_BYTES = 262_144
 FIRST_PAUSE = 0.05
@@ -93,7 +94,13 @@ class Link:
         self._out: list[bytes] = []
         self._subscriptions: dict[int, tuple[str, Handler]] = {}
         self._told: dict[str, str] = {}
-        """Why each server could not be connected to, as logged since the last connection."""
+        """Why each server could not be connected to, as logged in this outage."""
+        # The broker's health logs the reminders.
+        self._outage = OutageLog(_log, "connection lost", "connected again", reminds=False)
+        self._complained = LimitedLog(_log, "NATS complains")
+        self._cannot_go_on = LimitedLog(_log, "cannot go on after connecting again", level="error")
+        self._is_silent = False
+        """Whether the connection is cut because the server says nothing."""
         self._refused: set[str] = set()
         self._next = 1
         self._inbox = f"_INBOX.{config.prefix}.{secrets.token_hex(8)}"
@@ -291,14 +298,14 @@ class Link:
         """Reads, and connects again, for ever."""
         while True:
             reason = await self._read(reader, parser)
+            if self._is_silent:
+                self._is_silent = False
+                reason = f"NATS has been silent for {self._config.silence:g} s"
             if self._writer is not None:
                 self._writer.transport.abort()
             self._lost(reason)
-            _log.warning("connection lost", reason=reason)
-            lost_at = self._loop.time()
-            reader, parser = await self._connect_again()
-            _log.info("connected again", seconds=round(self._loop.time() - lost_at, 1))
-            self._told.clear()
+            reader, parser = await self._connect_again(reason)
+            self._outage.over()
             self._restoring = asyncio.create_task(self._restore(), name="nats restore")
 
     async def _read(self, reader: asyncio.StreamReader, parser: wire.Parser) -> str:
@@ -312,9 +319,11 @@ class Link:
             return str(error) or type(error).__name__
         return "NATS closed the connection"
 
-    async def _connect_again(self) -> tuple[asyncio.StreamReader, wire.Parser]:
+    async def _connect_again(self, reason: str) -> tuple[asyncio.StreamReader, wire.Parser]:
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
+            if self._outage.failed(reason=reason):
+                self._told.clear()
             await asyncio.sleep(backoff.next())
             with suppress(ServiceError):  # it has been logged for each server
                 return await self._connect_any()
@@ -328,7 +337,7 @@ class Link:
                     await self._restored()
             except Exception as error:
                 if not isinstance(error, ServiceError | TimeoutError):
-                    _log.error("cannot go on after connecting again", exc_info=error)
+                    self._cannot_go_on(exc_info=error)
                 await asyncio.sleep(backoff.next())
             else:
                 self.usable = self._writer is writer
@@ -350,7 +359,7 @@ class Link:
             case wire.Info():
                 self.info = said.fields
             case wire.Complaint():
-                _log.warning("NATS complains", reason=said.text)
+                self._complained(said.text, reason=said.text)
                 if _about_permissions(said.text):
                     self._refused.add(said.text.partition('"')[2].partition('"')[0])
 
@@ -366,7 +375,7 @@ class Link:
         if self._writer is None:
             return
         if self._loop.time() - self._heard > self._config.silence:
-            _log.warning("NATS is silent", seconds=self._config.silence)
+            self._is_silent = True
             self._writer.transport.abort()  # which ends `_read`
             return
         self._pongs.append(self._loop.time())

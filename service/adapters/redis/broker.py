@@ -33,6 +33,7 @@ from service.core.event import Delivery, Event, Publication
 from service.core.position import Position, missed
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import LimitedLog
 
 LIST_CHUNK = 200
 """Channels looked at together to list them, at most."""
@@ -42,6 +43,8 @@ PAGE_BYTES = 4_194_304
 _DURABLE, _EPHEMERAL = Delivery.DURABLE, Delivery.EPHEMERAL  # members of an Enum are slow to look up
 
 _log = structlog.get_logger("redis")
+_events_not_understood = LimitedLog(_log, "stored events not understood", level="error")
+_position_not_understood = LimitedLog(_log, "stored position not understood", level="error")
 
 
 class RedisBroker:
@@ -56,6 +59,7 @@ class RedisBroker:
     def __init__(self, config: RedisConfig, metrics: Metrics, on_time: ServerTime | None = None) -> None:
         """`on_time` gets what the servers' clocks show, at each connection and every few seconds."""
         self._metrics = metrics
+        self._not_understood = LimitedLog(_log, "message not understood", level="error")
         self.names = namer(config.prefix, config.address.database)
         self.shards = Shards(
             config, metrics, on_message=self._deliver, on_interrupted=self._interrupted, on_time=on_time
@@ -295,7 +299,7 @@ class RedisBroker:
             event = wire.parse(channel, message)
         except ValueError as error:  # somebody else writes here, or a newer version does
             self._metrics.broker_errors.labels(reply="message").inc()
-            _log.error("message not understood", kind=type(error).__name__)
+            self._not_understood(kind=type(error).__name__)
             return
         sink.deliver(event)
 
@@ -311,7 +315,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError) as error:  # msgspec's errors are ValueErrors
-        _log.error("stored events not understood", kind=type(error).__name__)
+        _events_not_understood(kind=type(error).__name__)
         raise unavailable("what Redis holds of the channel was not written by this version") from error
 
 
@@ -322,7 +326,7 @@ def _mark(answer: Any) -> Mark | None:
         epoch, offset, rev = answer
         return Mark(epoch.decode(), offset, rev)
     except (ValueError, TypeError):  # a hand at redis-cli, or another version
-        _log.error("stored position not understood")
+        _position_not_understood()
         return None
 
 

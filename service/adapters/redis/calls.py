@@ -18,11 +18,10 @@ from service.adapters.redis.shard import Shard
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.topology import said
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import LimitedLog
 
 WAIT_SECONDS = 0.1
 """Before a server that is loading, failing over or resharding is asked again."""
-REPEAT_SECONDS = 60.0
-"""Before the same refusal is logged again."""
 MEASURED = 8
 """One call in so many is timed: the histogram costs a tenth of a publish."""
 
@@ -52,8 +51,8 @@ class Calls:
         self.seed = f"{random.getrandbits(32):08x} {milliseconds(config.empty_ttl)}"
         """What epochs begin with that are begun for this node; channel.lua."""
         self._count = 0
-        self._told: dict[str, float] = {}
-        """When each kind of refusal was logged last."""
+        # Readiness does not turn for refusals, as subscribers can be served.
+        self._log_refusal = LimitedLog(_log, "Redis refuses calls", level="error")
         self.waiting = 0
         """Those that have not returned."""
 
@@ -146,15 +145,8 @@ class Calls:
             await asyncio.sleep(WAIT_SECONDS)
         else:
             self._metrics.broker_errors.labels(reply=word if word in MEANINGS else "other").inc()
-            self._tell(word, meaning(error) or "unexpected")
+            self._log_refusal(word, reply=word, meaning=meaning(error) or "unexpected")
             raise unavailable(f"Redis refuses: {meaning(error) or word}") from error
-
-    def _tell(self, word: str, reason: str) -> None:
-        """Logs a refusal, but not each of thousands: readiness does not turn for them, as subscribers can be served."""
-        now = asyncio.get_running_loop().time()
-        if now - self._told.get(word, -REPEAT_SECONDS) >= REPEAT_SECONDS:
-            self._told[word] = now
-            _log.error("Redis refuses calls", reply=word, meaning=reason)
 
 
 async def _load(shard: Shard, link: Link, script: Script) -> None:

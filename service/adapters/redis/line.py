@@ -12,6 +12,7 @@ from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost, ReplyError
 from service.adapters.redis.topology import NoServer, Place, Servers, is_refusal, said
 from service.core.backoff import Backoff
+from service.telemetry.outage import OutageLog
 
 FIRST_PAUSE = 0.05
 MOST_PAUSE = 1.0
@@ -45,6 +46,8 @@ class Line:
         self._on_push = on_push
         self._on_pong = on_pong
         self._loop = asyncio.get_running_loop()
+        # The broker's health logs the reminders.
+        self._outage = OutageLog(_log, "not connected", "connected", self._loop.time, reminds=False)
         self._changed = asyncio.Event()
         self._retired = False
         self.link: Link | None = None
@@ -84,10 +87,13 @@ class Line:
                 link.abort()
                 raise
             away = 0.0 if self.down_since is None else self._loop.time() - self.down_since
+            is_elsewhere = place != self.place
             self.link, self.place, self.down_since, self.refused, self.reason = link, place, None, False, ""
             link.on_lost = self._dropped
             self._changed.set()
-            _log.info("connected", line=self._name, host=place[0], port=place[1], seconds=round(away, 1))
+            fields = {"line": self._name, "host": place[0], "port": place[1]}
+            if not self._outage.over(**fields) and is_elsewhere:
+                _log.info("connected", seconds=round(away, 1), **fields)
             backoff.reset()
             try:
                 await link.lost.wait()
@@ -105,8 +111,7 @@ class Line:
 
     def _note(self, error: Exception) -> None:
         reason = str(error) if isinstance(error, NoServer) else said(error)
-        if reason != self.reason:
-            _log.warning("not connected", line=self._name, reason=reason)
+        self._outage.failed(line=self._name, reason=reason)
         self.reason = reason
         self.refused = is_refusal(error)
 
