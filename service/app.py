@@ -110,6 +110,7 @@ class Service:
         self.descriptors = Descriptors(
             settings.limits,
             self.node.admission,
+            self.node.roster,
             self.http_connections,
             self.ops_connections,
             self.clock,
@@ -317,7 +318,8 @@ Companion = Callable[[int], AbstractAsyncContextManager[None]]
 async def running(service: Service, max_files: Callable[[], float] | None = None) -> AsyncIterator[tuple[int, int]]:
     """Listens on both ports until left, then drains and closes; gives the public and the ops port (useful for 0).
 
-    `max_files` says how many files the process may open. Without it, that is somebody else's matter.
+    `max_files` says how many files the process may open. Without it, that is somebody else's matter. Raises TooFewFilesError if
+    they are too few, OSError if a port cannot be had, ServiceError if the broker cannot.
 
     While it drains, upgrades are refused and everything else is served, on new connections too: a backend's publish must not fail
     because a proxy has not noticed yet. Workers that share the port leave it to their siblings at once.

@@ -13,6 +13,7 @@ import structlog
 import uvloop
 
 from service.app import Companion, Service, running
+from service.core.descriptors import EXHAUSTED, USUALLY_IN_USE, TooFewFilesError, check_limit, is_exhaustion
 from service.errors import ServiceError
 from service.signals import stopping
 from service.telemetry import log
@@ -54,6 +55,12 @@ def serve(service: Service, companion: Companion | None = None) -> int:
     return_large_blocks()
     settings = service.settings.log
     log.configure(settings.level, settings.format, queue_bytes=settings.queue_bytes)
+    try:
+        check_limit(max_files(), USUALLY_IN_USE, service.settings.limits)  # no event loop can be made with a few less
+    except TooFewFilesError as error:
+        _log.error("cannot start", reason=str(error))
+        log.flush()
+        return 1
     before = {number: signal.getsignal(number) for number in stopping()}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -120,8 +127,12 @@ async def _serve(service: Service, companion: Companion | None) -> int:
     except asyncio.CancelledError:
         if not stop.is_asked:
             raise
+    except TooFewFilesError as error:
+        _log.error("cannot start", reason=str(error))
+        return 1
     except OSError as error:
-        _log.error("cannot listen", reason=str(error))  # the sentence says it all
+        reason = f"{EXHAUSTED} ({error})" if is_exhaustion(error) else str(error)  # the sentence says it all
+        _log.error("cannot listen", reason=reason)
         return 1
     except ServiceError as error:
         _log.error("cannot start", code=error.code.code, reason=error.message)  # as above

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import aiohttp
 
+from service.core.descriptors import EXHAUSTED, is_exhaustion
+
 USER_AGENT = "tidewire"
 
 
@@ -34,6 +36,8 @@ class HttpFetch:
         except TimeoutError as error:
             raise FetchFailed(f"no answer within {self._timeout.total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if is_exhaustion(error):
+                raise FetchFailed(EXHAUSTED) from error
             raise FetchFailed(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:

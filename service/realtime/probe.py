@@ -20,6 +20,7 @@ from service.core.backoff import Backoff
 from service.core.broker import Broker
 from service.core.channel import ChannelKey, ChannelPattern
 from service.core.clock import Timer, milliseconds
+from service.core.descriptors import EXHAUSTED, is_exhaustion
 from service.core.event import Delivery, Event, Publication
 from service.core.identity import anonymous
 from service.core.limits import Probing
@@ -163,7 +164,7 @@ class Probe:
         except OSError as error:
             self._cut()
             wait = max(wait, self._backoff.next())
-            self._failed("connection", str(error))
+            self._failed("connection", EXHAUSTED if is_exhaustion(error) else str(error))
         except Exception as error:
             self._cut()
             self._fault(error)

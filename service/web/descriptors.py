@@ -10,9 +10,11 @@ from math import inf, isfinite, isnan
 import structlog
 
 from service.core.clock import Clock, Timer
-from service.core.descriptors import DescriptorPlan, plan
+from service.core.descriptors import USUALLY_IN_USE, DescriptorPlan, check_limit, plan, sufficient_limit
 from service.core.limits import Limits
+from service.protocol.close import CloseCode
 from service.realtime.admission import Admission
+from service.realtime.roster import Roster
 from service.telemetry.metrics import Metrics, open_files
 from service.web.http_connections import HttpConnections
 
@@ -20,8 +22,8 @@ CHECK_INTERVAL = 1.0
 """Seconds between two looks at how many descriptors are left, and whether the limit is still the same."""
 REPORT_INTERVAL = 60.0
 """Seconds between two lines that say that there are none."""
-USUALLY_IN_USE = 32
-"""Descriptors that are open before the first connection, where the system does not say."""
+OUT_OF_DESCRIPTORS = "the node may open too few files"
+"""What a connection is told that is closed to free a descriptor of the reserve."""
 
 _log = structlog.get_logger("web")
 
@@ -33,6 +35,7 @@ class Descriptors:
         self,
         limits: Limits,
         admission: Admission,
+        roster: Roster,
         http_connections: HttpConnections,
         ops_connections: HttpConnections,
         clock: Clock,
@@ -40,6 +43,7 @@ class Descriptors:
     ) -> None:
         self._limits = limits
         self._admission = admission
+        self._roster = roster
         self._http = http_connections
         self._ops = ops_connections
         self._clock = clock
@@ -56,10 +60,11 @@ class Descriptors:
 
     def start(self, limit: Callable[[], float]) -> None:
         """To be called when everything but connections is open. `limit`: how many files the process may open; inf for any
-        number."""
+        number. Raises TooFewFilesError."""
         counted = open_files()
         self._in_use = USUALLY_IN_USE if isnan(counted) else int(counted)
         self._limit = limit
+        check_limit(limit(), self._in_use, self._limits)
         self._check()
 
     def stop(self) -> None:
@@ -85,10 +90,16 @@ class Descriptors:
     def _check(self) -> None:
         self._timer = self._clock.call_later(CHECK_INTERVAL, self._check)
         limit = self._limit()
-        known = None if self._plan is None else self._plan.limit
-        if (int(limit) if isfinite(limit) else None) != known:
+        before = self._plan
+        if (int(limit) if isfinite(limit) else None) != (None if before is None else before.limit):
             self._follow(limit)
-        if self._is_full():
+        planned = self._plan
+        if planned is None:
+            return
+        lowest_free = _lowest_free()
+        if lowest_free == inf or (before is not None and planned.limit < before.limit):
+            self._free_reserve(planned)
+        if self._is_full(planned, lowest_free):
             self._report()
 
     def _follow(self, limit: float) -> None:
@@ -112,7 +123,8 @@ class Descriptors:
                     f"limits.connections is {limits.connections}, but this process may open {planned.limit} files: "
                     f"{planned.in_use} are in use and {planned.reserve} are kept for health, metrics and the broker, which "
                     f"leaves {planned.connections} connections and {planned.http_connections} without a WebSocket. Raise the "
-                    "hard limit of open files (ulimit -Hn, LimitNOFILE) or lower limits.connections"
+                    f"hard limit of open files (ulimit -Hn, LimitNOFILE) to {sufficient_limit(self._in_use, limits)} or lower "
+                    "limits.connections"
                 ),
                 limit=planned.limit,
                 in_use=planned.in_use,
@@ -121,15 +133,30 @@ class Descriptors:
                 http_connections=planned.http_connections,
             )
 
-    def _is_full(self) -> bool:
-        planned = self._plan
-        if planned is None:
-            return False
+    def _free_reserve(self, planned: DescriptorPlan) -> None:
+        """Closes the connections of the public listener that have a descriptor of the reserve: it was theirs before the limit was
+        lowered. Those with a number above the limit stay, as closing them would free nothing."""
+        closed = 0
+        for transport in self._http:
+            socket = transport.get_extra_info("socket")
+            if socket is not None and planned.first_reserved <= socket.fileno() < planned.limit:
+                transport.abort()
+                closed += 1
+        for connection in self._roster:
+            if planned.first_reserved <= connection.socket.fd < planned.limit:
+                connection.close(CloseCode.OVERLOAD, OUT_OF_DESCRIPTORS)
+                connection.socket.hang_up()  # without waiting for the peer's answer
+                closed += 1
+        if closed:
+            self._metrics.limit_hits.labels(limit="open_files").inc(closed)
+            _log.warning("descriptors_freed", closed=closed, limit=planned.limit, reserve=planned.reserve)
+
+    def _is_full(self, planned: DescriptorPlan, lowest_free: float) -> bool:
         is_at_lowered_cap, self._http.is_at_lowered_cap = self._http.is_at_lowered_cap, False
         return (
             (planned.connections < self._limits.connections and self._admission.total >= planned.connections)
             or is_at_lowered_cap
-            or _lowest_free() >= planned.first_reserved
+            or lowest_free >= planned.first_reserved
         )
 
     def _report(self) -> None:

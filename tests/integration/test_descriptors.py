@@ -94,24 +94,75 @@ async def test_idle_connections_do_not_take_the_descriptors_of_health_and_client
         assert told["open"] >= told["http_connections"] > 0
 
 
-async def test_more_clients_than_descriptors_are_told_so_and_health_is_answered() -> None:
-    async with limited(80) as (run, server), AsyncExitStack() as stack:
+@asynccontextmanager
+async def always_healthy(server: Running) -> AsyncIterator[None]:
+    """Fails the test if health or metrics were not answered at any time meanwhile."""
+
+    async def watch() -> None:
+        while True:
+            assert await healthy(server, "/healthz", "/metrics") < 2
+            await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch())
+        yield
+        watching.cancel()
+
+
+async def test_more_clients_than_descriptors_are_refused_while_health_and_broker_go_on() -> None:
+    """A hard limit of 80, 200 clients, and a broker whose connections are cut when all places are taken."""
+    async with (
+        RedisServer() as redis,
+        limited(80, BROKER__URL=redis.url) as (run, server),
+        AsyncExitStack() as stack,
+        always_healthy(server),
+    ):
         [lowered] = run.told("connections_lowered")
+        cap = lowered["connections"]
         assert lowered["limit"] == 80
-        assert str(lowered["connections"]) in lowered["reason"]
-        answers = [
-            await upgrade(await stack.enter_async_context(connected(server)), f"u{number}") for number in range(75)
-        ]
-        codes = [answer.code if answer else "closed" for answer in answers]
-        assert codes.count("switched") == lowered["connections"]
-        assert set(codes[lowered["connections"] :]) == {"too_many_connections"}
-        assert await healthy(server) < 1
+        assert str(cap) in lowered["reason"]
+        turns = asyncio.Semaphore(4)  # at once: more from one address are closed
+
+        async def come(number: int) -> tuple[str, Raw]:
+            async with turns:
+                raw = await stack.enter_async_context(connected(server))
+                answer = await upgrade(raw, f"u{number}")
+                return answer.code if answer else "closed", raw
+
+        came = await asyncio.gather(*(come(number) for number in range(200)))
+        assert [code for code, _ in came].count("switched") == cap
+        assert {code for code, _ in came} == {"switched", "too_many_connections"}
         metrics = await server.metrics()
-        assert metrics["tidewire_max_connections"] == lowered["connections"] == metrics["tidewire_connections"]
-        assert metrics["tidewire_max_fds"] == 80
+        assert metrics["tidewire_max_connections"] == cap == metrics["tidewire_connections"]
+        assert metrics["tidewire_max_fds"] == 80 > metrics["tidewire_open_fds"]
         await run.until(lambda: bool(run.told("descriptors_exhausted")))
         [told] = run.told("descriptors_exhausted")
-        assert (told["limit"], told["connections"]) == (80, lowered["connections"])
+        assert (told["limit"], told["connections"]) == (80, cap)
+
+        await redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await metric_reaches(server, 'tidewire_broker_reconnects_total{line="messages"}', 1)
+        await metric_reaches(server, "tidewire_broker_up", 1)
+        assert await server.metric("connections") == cap
+
+        await asyncio.gather(*(raw.close() for code, raw in came if code == "switched"))
+        await metric_reaches(server, "tidewire_connections", 0)
+        codes = [code for code, _ in await asyncio.gather(*(come(1_000 + number) for number in range(cap + 5)))]
+        assert codes.count("switched") == cap
+
+
+async def metric_reaches(server: Running, name: str, value: float) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while (await server.metrics())[name] != value:  # noqa: ASYNC110  # only the metric tells
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("max_files", [10, 40])
+async def test_limit_that_leaves_nothing_for_clients_ends_the_start(max_files: int) -> None:
+    async with limited_command(max_files, "service", "serve", **SETTINGS) as run:
+        assert await run.ended() == 1
+        assert [(entry["event"], entry["level"]) for entry in run.log] == [("cannot start", "error")]
+        assert f"may open {max_files} files, but it needs" in run.log[0]["reason"]
 
 
 @pytest.mark.parametrize("max_files", [64, 80, 256])
@@ -161,15 +212,22 @@ async def test_the_limit_is_raised_to_the_hard_one_and_enough_lowers_nothing() -
         assert (await server.metrics())["tidewire_max_connections"] == 15_000
 
 
-async def test_a_limit_that_is_lowered_later_is_followed() -> None:
+async def test_a_limit_that_is_lowered_below_what_is_open_frees_the_reserve() -> None:
+    """Health would be reset otherwise, and the pod killed with all its clients. At most as many are closed as the reserve has."""
     async with limited(2_000, LIMITS__CONNECTIONS="500") as (run, server), AsyncExitStack() as stack:
         assert run.told("connections_lowered") == []
+        assert all([await upgraded_as(server, stack, f"u{n}") for n in range(150)])
         resource.prlimit(run.pid, resource.RLIMIT_NOFILE, (120, 120))
-        await run.until(lambda: bool(run.told("connections_lowered")))
-        assert run.told("connections_lowered")[0]["limit"] == 120
+        await run.until(lambda: bool(run.told("descriptors_freed")))
+        [lowered], [freed] = run.told("connections_lowered"), run.told("descriptors_freed")
+        assert lowered["limit"] == freed["limit"] == 120
+        assert 0 < freed["closed"] <= freed["reserve"]
+        assert await upgraded_as(server, stack, "late") is False
         await crowd(server, stack, 300)
-        assert await healthy(server) < 1
-        assert (await server.metrics())["tidewire_open_fds"] < 120
+        assert await healthy(server) < 2
+        metrics = await server.metrics()
+        assert metrics["tidewire_connections"] >= 150 - freed["reserve"]
+        assert metrics["tidewire_max_connections"] == lowered["connections"]
 
 
 async def test_what_somebody_else_has_opened_is_not_taken_from_the_reserve() -> None:

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.descriptors import RESERVE, plan
+from service.core.descriptors import (
+    MIN_ROOM,
+    RESERVE,
+    TooFewFilesError,
+    check_limit,
+    least_limit,
+    plan,
+    sufficient_limit,
+)
 from service.core.limits import Limits
 
 ENOUGH = 30_000
@@ -20,10 +28,10 @@ def test_plan_with_descriptors_enough_lowers_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "connections", "http_connections", "ops_connections"),
-    [(80, 30, 16, 10), (400, 282, 40, 32), (1_024, 828, 118, 32), (4_096, 3_762, 256, 32), (16_384, 15_000, 1_306, 32)],
+    [(80, 18, 16, 13), (400, 278, 39, 32), (1_024, 824, 117, 32), (4_096, 3_757, 256, 32), (16_384, 15_000, 1_301, 32)],
 )
 def test_plan_of_few_descriptors(limit: int, connections: int, http_connections: int, ops_connections: int) -> None:
-    planned = plan(limit, 14, Limits())
+    planned = plan(limit, 19, Limits())
     assert (planned.connections, planned.http_connections, planned.ops_connections) == (
         connections,
         http_connections,
@@ -45,3 +53,25 @@ def test_plan_fits_the_limit(limit: int, in_use: int, connections: int) -> None:
     assert planned.ops_connections < planned.reserve
     if in_use * 2 < limit:
         assert in_use + planned.connections + planned.http_connections + planned.reserve <= limit
+
+
+@given(in_use=st.integers(8, 1_000), connections=st.integers(1, 200_000))
+def test_plan_at_the_least_limit_can_make_all_that_was_open_anew(in_use: int, connections: int) -> None:
+    planned = plan(least_limit(in_use), in_use, Limits(connections=connections))
+    assert planned.reserve > in_use
+    assert planned.room >= MIN_ROOM
+
+
+@given(in_use=st.integers(8, 1_000), connections=st.integers(1, 200_000))
+def test_sufficient_limit_lowers_nothing(in_use: int, connections: int) -> None:
+    limits = Limits(connections=connections)
+    assert plan(sufficient_limit(in_use, limits), in_use, limits).connections == connections
+
+
+def test_limit_that_leaves_nothing_for_clients_is_refused_with_the_numbers() -> None:
+    check_limit(float("inf"), 19, Limits())
+    check_limit(least_limit(19), 19, Limits())
+    with pytest.raises(
+        TooFewFilesError, match=r"may open 53 files, but it needs 54 .* LimitNOFILE.* \(15000\) needs 15339"
+    ):
+        check_limit(least_limit(19) - 1, 19, Limits())

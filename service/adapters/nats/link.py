@@ -22,6 +22,7 @@ from service.adapters.nats import wire
 from service.adapters.nats.config import NatsConfig
 from service.adapters.nats.wire import Message
 from service.core.backoff import Backoff
+from service.core.descriptors import EXHAUSTED, is_exhaustion
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.outage import LimitedLog, OutageLog
 
@@ -226,6 +227,8 @@ class Link:
             except (OSError, wire.Broken, EOFError, asyncio.LimitOverrunError, ServiceError) as error:
                 # Their words are the system's and the server's own, about addresses and permissions.
                 reason = error.message if isinstance(error, ServiceError) else str(error) or type(error).__name__
+                if is_exhaustion(error):
+                    reason = EXHAUSTED
                 place = urlsplit(server)
                 if self._told.get(server) != reason:  # each reason once, not with each try
                     self._told[server] = reason

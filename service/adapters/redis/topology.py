@@ -16,6 +16,7 @@ from service.adapters.redis.link import Link, LinkLost, ReplyError
 from service.adapters.redis.refusals import meaning
 from service.adapters.redis.reign import RUN, tag_in
 from service.adapters.store_config import ServerTime
+from service.core.descriptors import EXHAUSTED, is_exhaustion
 
 Place = tuple[str, int]
 Login = tuple[str, str] | None
@@ -330,6 +331,8 @@ def said(error: BaseException) -> str:
         return f"has a certificate that is not trusted (broker.ca): {error.verify_message}"
     elif isinstance(error, ssl.SSLError):
         return f"fails TLS: {error.reason or type(error).__name__}"
+    elif is_exhaustion(error):
+        return f"cannot be reached: {EXHAUSTED}"
     else:
         return f"cannot be reached: {getattr(error, 'strerror', None) or type(error).__name__}"
     for part, sentence in _WORDED.items():
