@@ -21,6 +21,7 @@ from service.realtime.caps import Caps, cap_reached
 from service.realtime.connection import Connection
 from service.realtime.rates import ConnectionRates, Exceeded, Kind, Rates
 from service.telemetry.metrics import Metrics
+from service.telemetry.outage import OutageLog
 
 SLICE = 1_000
 """Buckets that are forgotten at a time."""
@@ -96,6 +97,7 @@ class Admission:
         now = clock.monotonic()
         self._turnstile = Turnstile(rollout.accept_rate, now)
         self._accept_rate = AdaptiveRate(rollout.accept_rate, rollout.accept_max_lag, now)
+        self._overload = OutageLog(_log, "accept_rate_reduced", "accept_rate_restored", clock.monotonic, reminds=False)
         metrics.accept_rate.set(rollout.accept_rate.per_second)
         self.draining = False
 
@@ -183,16 +185,16 @@ class Admission:
     def observe_lag(self, lag: float) -> None:
         """Takes how late the event loop is, in seconds: a slow node accepts fewer upgrades than it may."""
         adaptive, now = self._accept_rate, self._clock.monotonic()
-        before, was_reduced = adaptive.rate, adaptive.is_reduced
+        before = adaptive.rate
         adaptive.observe(lag, now)
         if adaptive.rate is before:
             return
         self._turnstile.change(adaptive.rate, now)
         self._metrics.accept_rate.set(adaptive.rate.per_second)
-        if not was_reduced:
-            _log.warning("accept_rate_reduced", lag=round(lag, 3), per_second=adaptive.rate.per_second)
-        elif not adaptive.is_reduced:
-            _log.info("accept_rate_restored", per_second=adaptive.rate.per_second)
+        if adaptive.is_reduced:
+            self._overload.failed(lag=round(lag, 3), per_second=adaptive.rate.per_second)
+        else:
+            self._overload.over(per_second=adaptive.rate.per_second)
 
     def take_seat(self, network: str) -> Seat:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""
