@@ -185,8 +185,10 @@ async def test_want_of_descriptors_is_logged_once_a_minute() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock) as server:
         with structlog.testing.capture_logs() as log:
-            limits = [float(open_fds())]
-            server.service.descriptors.start(lambda: limits[0])  # all are taken, from the first moment
+            limits = [inf]
+            server.service.descriptors.start(lambda: limits[0])
+            limits[0] = float(open_fds())  # all are taken
+            await passes(clock, 1)
             for minutes in range(1, 4):
                 told = [entry for entry in log if entry["event"] == "descriptors_exhausted"]
                 assert len(told) == minutes

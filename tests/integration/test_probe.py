@@ -295,7 +295,7 @@ async def test_a_connection_that_cannot_be_made_is_tried_ever_more_seldom(monkey
         monkeypatch.undo()
         clock.advance(60)
         await eventually(lambda: successes(server) == 1)
-        assert not probe._is_failing
+        assert not probe._outage.is_on
 
 
 async def test_a_node_starts_though_it_cannot_connect_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
