@@ -359,7 +359,7 @@ async def test_keys_that_cannot_be_fetched_are_logged_once_and_their_return_once
     ]
 
 
-async def test_a_file_that_is_missing_or_broken_is_logged_once_and_its_return_once(
+async def test_a_file_that_is_missing_or_broken_is_logged_once_for_each_reason(
     clock: FakeClock, tmp_path: Path
 ) -> None:
     path = tmp_path / "keys.json"
@@ -374,4 +374,5 @@ async def test_a_file_that_is_missing_or_broken_is_logged_once_and_its_return_on
             for _ in range(3):
                 clock.advance(FILE_LOOK)
                 await authenticator.authenticate(token(pair("one")))
-    assert [entry["event"] for entry in logs] == ["jwks_file_unreadable", "jwks_file_readable"]
+    assert [entry["event"] for entry in logs] == ["jwks_file_unreadable", "jwks_file_unreadable", "jwks_file_readable"]
+    assert logs[0]["reason"] != logs[1]["reason"]
