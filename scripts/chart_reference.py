@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the chart's values.schema.json and the tables in its README from values.yaml, versions and the service's settings.
+"""Makes the chart's values.schema.json, files/without-null.yaml and the tables in its README from its sources.
+
+The sources are values.yaml, files/versions.yaml and the service's settings.
 
 In values.yaml a comment above a key is what the key means. In it a line
 
@@ -299,8 +301,26 @@ def _minors(full: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(".".join(map(str, _parts(one)[:2])) for one in sorted(full, key=_parts)))
 
 
+# --- what templates find where a value is null --------------------------------------------------------------------------
+
+
+def without_null(values: list[Value]) -> str:
+    """What stands for a value that is null: an empty list or map, false, or the default. Values that may be null are left out."""
+    whole: Json = {}
+    for value in values:
+        if value.is_settings or value.default is None or "null" in value.schema.get("type", ()):
+            continue
+        holder = whole
+        for name in value.place[:-1]:
+            holder = holder[name]
+        has_nothing = isinstance(value.default, (bool, list, dict))
+        holder[value.place[-1]] = type(value.default)() if has_nothing else value.default
+    head = "# What templates find where a value is null. Made by scripts/chart_reference.py from values.yaml.\n"
+    return head + yaml.safe_dump({**whole, "settings": {}}, sort_keys=False)
+
+
 def main(check: bool) -> int:
-    """Writes both files, or says which are out of date."""
+    """Writes the files, or says which are out of date."""
     values = list(read((ROOT / CHART / "values.yaml").read_text(encoding="utf-8")))
     controllers = yaml.safe_load((ROOT / CHART / "files" / "versions.yaml").read_text(encoding="utf-8"))
     pins = yaml.safe_load((ROOT / PINS).read_text(encoding="utf-8"))
@@ -309,6 +329,7 @@ def main(check: bool) -> int:
     wanted = {
         "values.schema.json": json.dumps(schema(values), indent=2, ensure_ascii=False) + "\n",
         "README.md": _TABLE.sub(lambda marks: f"{marks[1]}{tables[marks[2]]}\n{marks[3]}", readme),
+        "files/without-null.yaml": without_null(values),
     }
     stale = 0
     for name, text in wanted.items():

@@ -13,7 +13,7 @@ import yaml
 
 from tests.chart.cases import REDIS, gateway, ingress
 from tests.chart.conftest import rendered
-from tests.chart.tools import CHART, WHOLE, Helm, Refused, Values, of_kind
+from tests.chart.tools import CHART, WHOLE, Helm, Refused, Values, helms, of_kind
 
 pytestmark = pytest.mark.chart
 
@@ -452,6 +452,18 @@ def test_an_unknown_key_is_refused_in_every_group(place: tuple[str, ...]) -> Non
 )
 def test_a_wrong_value_is_refused(values: Values) -> None:
     assert not jsonschema_rs.is_valid(SCHEMA, values)
+
+
+@pytest.mark.parametrize("major", [3, 4] if WHOLE else [4])
+def test_null_in_place_of_any_value_leaves_a_chart_that_renders(major: int) -> None:
+    """A parent takes values back with null. One run takes back all of a group, then all groups."""
+    groups = {name: value for name, value in DEFAULTS.items() if isinstance(value, dict) and name != "settings"}
+    needed = {"secrets", "podDisruptionBudget"}
+    inner = {name: dict.fromkeys(value) for name, value in groups.items() if name not in needed}
+    outer = dict.fromkeys(name for name in DEFAULTS if name not in needed)
+    for values in (inner, outer):
+        documents = helms()[major].template(values)
+        assert of_kind(documents, "Deployment")["spec"]["replicas"] == 1
 
 
 # --- what must stay what it is ----------------------------------------------------------------------------------------

@@ -12,17 +12,35 @@ no dots, as names of Services must. Where a name had to be changed for that, a h
 {{- define "tidewire.namespace" -}}{{ .Values.namespaceOverride | default .Release.Namespace }}{{- end -}}
 
 {{/*
-The name of objects, without a suffix. Chosen once: it may depend on what there is in the cluster. Every template asks for it, and none
-is rendered from values that are refused: so the first call checks them.
+The first line of every template: nothing is rendered from values that are refused. Done once. The name is chosen once too, as it may
+depend on what there is in the cluster.
 */}}
-{{- define "tidewire.fullname" -}}
+{{- define "tidewire.begin" -}}
 {{- if not (hasKey .Values "tidewireFullname") -}}
 {{- $_ := include "tidewire.validateNames" . -}}
+{{- $_ := include "tidewire.complete" (list .Values (.Files.Get "files/without-null.yaml" | fromYaml)) -}}
 {{- $_ := include "tidewire.validateOverrides" . -}}
 {{- $_ := set .Values "tidewireFullname" (include "tidewire.chosenName" .) -}}
 {{- $_ := include "tidewire.validate" . -}}
 {{- $_ := include "tidewire.validateFormats" . -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Helm removes a value that is set to null. Templates find what files/without-null.yaml has in its place: [values, those] */}}
+{{- define "tidewire.complete" -}}
+{{- $values := index . 0 -}}
+{{- range $name, $empty := index . 1 -}}
+{{- if kindIs "invalid" (index $values $name) -}}
+{{- $_ := set $values $name (ternary $empty (deepCopy $empty) (not (kindIs "map" $empty))) -}}
+{{- else if and (kindIs "map" $empty) (kindIs "map" (index $values $name)) -}}
+{{- $_ := include "tidewire.complete" (list (index $values $name) $empty) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of objects, without a suffix. */}}
+{{- define "tidewire.fullname" -}}
+{{- include "tidewire.begin" . -}}
 {{- .Values.tidewireFullname -}}
 {{- end -}}
 

@@ -12,7 +12,7 @@
 {{- fail (printf "%s is no value of this chart: did you mean %s?" $place $here) -}}
 {{- end -}}
 {{- end -}}
-{{- range .Values.ingress.hosts -}}
+{{- range (.Values.ingress | default dict).hosts -}}
 {{- if kindIs "map" . }}{{ fail (printf "ingress.hosts is a list of names, such as [%s]: the paths are publicPaths, and certificates stand in ingress.tls" (get . "host" | default (get . "name") | default "rt.example.com" | quote)) }}{{ end -}}
 {{- end -}}
 {{- if kindIs "map" .Values.extraEnv }}{{ fail "extraEnv is a list, such as [{name: LANG, value: C.UTF-8}]" }}{{ end -}}
