@@ -130,7 +130,18 @@ def schema(values: list[Value]) -> Json:
         _group_of(whole, value.place)[value.place[-1]] = _schema_of(value)
     for place in other_names():
         _group_of(whole, place).setdefault(place[-1], {})
+    for value in values:
+        if value.place[0] not in ("settings", "global"):
+            for slip in slips(value.place[-1]):
+                _group_of(whole, value.place).setdefault(slip, {})
     return whole
+
+
+def slips(name: str) -> set[str]:
+    """What people write in its place: small letters, snake_case, kebab-case, one more or less. Templates say what they meant."""
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    written = {parts, parts.replace("_", "-"), parts.replace("_", ""), name}
+    return {one for each in written for one in (each, f"{each}s", each.removesuffix("s"))} - {name}
 
 
 def _group_of(whole: Json, place: tuple[str, ...]) -> Json:

@@ -76,8 +76,11 @@ tolerations:
 {{/* The names of pull secrets, those of all charts first: {"secrets": […]} */}}
 {{- define "tidewire.pullSecrets" -}}
 {{- $names := list -}}
-{{- $shared := .Values.global.imagePullSecrets | default list -}}
-{{- range concat (ternary (list $shared) $shared (kindIs "string" $shared)) .Values.imagePullSecrets -}}
+{{- $given := list -}}
+{{- range list .Values.global.imagePullSecrets .Values.imagePullSecrets -}}
+{{- if . }}{{ $given = concat $given (ternary (list .) . (kindIs "string" .)) }}{{ end -}}
+{{- end -}}
+{{- range $given -}}
 {{- $names = append $names (ternary . (ternary (get (ternary . dict (kindIs "map" .)) "name") "" (kindIs "map" .)) (kindIs "string" .)) -}}
 {{- end -}}
 {{- dict "secrets" (uniq $names) | toJson -}}
