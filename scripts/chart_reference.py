@@ -132,7 +132,7 @@ def schema(values: list[Value]) -> Json:
         _group_of(whole, place).setdefault(place[-1], {})
     for value in values:
         if value.place[0] not in ("settings", "global"):
-            for slip in slips(value.place[-1]):
+            for slip in sorted(slips(value.place[-1])):
                 _group_of(whole, value.place).setdefault(slip, {})
     return whole
 
