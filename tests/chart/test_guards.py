@@ -296,6 +296,19 @@ FORMATS: dict[str, tuple[Values, str]] = {
         },
         '"a" is the name of two listeners',
     ),
+    "two listeners of one place": (
+        {
+            "gateway": {
+                "enabled": True,
+                "create": {
+                    "enabled": True,
+                    "className": "a",
+                    "listeners": [{"name": name, "port": 80, "protocol": "HTTP"} for name in ("a", "b")],
+                },
+            }
+        },
+        "is the port, protocol and hostname of two listeners",
+    ),
     "a listener without its certificate": (
         {
             "gateway": {

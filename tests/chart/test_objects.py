@@ -407,6 +407,13 @@ def test_gateways_policies(helm: Helm) -> None:
     assert of_kind(sticky, chosen["extensionRef"]["kind"])["metadata"]["name"] == chosen["extensionRef"]["name"]
 
 
+def test_a_listener_takes_its_port_as_text(helm: Helm) -> None:
+    listeners = [{"name": "a", "port": "8080", "protocol": "HTTP"}]
+    create = {"enabled": True, "className": "a", "listeners": listeners}
+    made = of_kind(helm.template({"gateway": {"enabled": True, "create": create}}), "Gateway")
+    assert made["spec"]["listeners"] == [{"name": "a", "port": 8080, "protocol": "HTTP"}]
+
+
 def test_session_persistence_goes_in_as_it_is(helm: Helm) -> None:
     rule = of_kind(rendered(helm, "gateway session persistence"), "HTTPRoute")["spec"]["rules"][0]
     assert rule["sessionPersistence"] == {"sessionName": "pod", "type": "Cookie"}

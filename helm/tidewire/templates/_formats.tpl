@@ -368,6 +368,7 @@ sentence says where, what, and what would be right.
 {{- end -}}
 {{- if $v.gateway.create.enabled -}}
 {{- $listeners := list -}}
+{{- $places := list -}}
 {{- range $v.gateway.create.listeners -}}
 {{- $name := index . "name" -}}
 {{- if not $name }}{{ fail "gateway.create.listeners: a listener has no name" }}{{ end -}}
@@ -376,12 +377,14 @@ sentence says where, what, and what would be right.
 {{- $port := toString (index . "port") -}}
 {{- if or (not (regexMatch "^[1-9][0-9]{0,4}$" $port)) (gt (int $port) 65535) }}{{ include "tidewire.refuse" (list (printf "gateway.create.listeners: port of %s" $name) (index . "port") "no port: 1 to 65535") }}{{ end -}}
 {{- $protocol := index . "protocol" -}}
+{{- $places = append $places (printf "%s %v %s" $port $protocol (index . "hostname" | default "")) -}}
 {{- if not $protocol }}{{ fail (printf "gateway.create.listeners: %s has no protocol: HTTP or HTTPS" $name) }}{{ end -}}
 {{- if and (eq $protocol "HTTP") (hasKey . "tls") }}{{ fail (printf "gateway.create.listeners: %s has tls, and its protocol is HTTP: make it HTTPS" $name) }}{{ end -}}
 {{- if and (eq $protocol "HTTPS") (not (hasKey . "tls")) }}{{ fail (printf "gateway.create.listeners: %s is HTTPS without tls: name its Secret, as tls: {certificateRefs: [{name: …}]}" $name) }}{{ end -}}
 {{- with index . "hostname" }}{{ include "tidewire.checkHost" (list (printf "gateway.create.listeners: hostname of %s" $name) . true) }}{{ end -}}
 {{- end -}}
 {{- include "tidewire.checkTwice" (list "gateway.create.listeners" $listeners "the name of two listeners") -}}
+{{- include "tidewire.checkTwice" (list "gateway.create.listeners" $places "the port, protocol and hostname of two listeners") -}}
 {{- end -}}
 
 {{- /* --- Services --- */ -}}

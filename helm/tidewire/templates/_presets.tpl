@@ -125,6 +125,13 @@ appgw.ingress.kubernetes.io/cookie-based-affinity: "true"
 {{- end }}
 {{- end -}}
 
+{{/* The listeners of a Gateway; a port may be given as text. */}}
+{{- define "tidewire.listeners" -}}
+{{- $listeners := list -}}
+{{- range .Values.gateway.create.listeners }}{{ $listeners = append $listeners (mergeOverwrite (deepCopy .) (dict "port" (int .port))) }}{{ end -}}
+{{- toYaml $listeners -}}
+{{- end -}}
+
 {{- define "tidewire.serviceAnnotations" -}}
 {{- if .Values.ingress.enabled }}
 {{- $preset := .Values.ingress.preset -}}
