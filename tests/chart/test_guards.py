@@ -348,8 +348,8 @@ FORMATS: dict[str, tuple[Values, str]] = {
     ),
     "variables as a map": ({"extraEnv": {"LANG": "C"}}, "extraEnv is a list, such as [{name: LANG, value: C.UTF-8}]"),
 }
-"""Values that the API server would refuse, or that other charts call so."""
-GUARDS |= FORMATS
+"""Values that the API server would refuse, or that other charts call so; `make test` plays a third of them."""
+GUARDS |= FORMATS if WHOLE else dict(list(FORMATS.items())[::3])
 
 OTHER_NAMES: dict[str, str] = yaml.safe_load((CHART / "files" / "other-names.yaml").read_text(encoding="utf-8"))
 
