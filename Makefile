@@ -42,7 +42,7 @@ test-chart: lint-deploy ## test the chart: every preset and switch, Helm 3 and 4
 
 test-cluster: ## install the chart on a real control plane of Kubernetes, with Helm 3 and 4 (builds it first, 15 min, once)
 	@scripts/setup.sh cluster
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m cluster tests/cluster
 
 test-e2e: test-image ## test the image, and behind real proxies, set as the chart's presets set them: nginx, HAProxy, Traefik, Envoy (installs what it needs first)
 	@scripts/setup.sh e2e

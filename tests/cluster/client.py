@@ -134,13 +134,13 @@ class Release:
         """The same release, as another chart goes on with it."""
         return replace(self, chart=chart)
 
-    def install(self, values: Values, *flags: str) -> str:
-        """Installs it and waits until all pods are available."""
-        return self._run("install", str(self.chart), "--wait", *flags, values=values)
+    def install(self, values: Values, *flags: str, wait: bool = True) -> str:
+        """Installs it; by itself waits until all pods are available."""
+        return self._run("install", str(self.chart), *self._waiting(wait), *flags, values=values)
 
-    def upgrade(self, values: Values, *flags: str) -> str:
-        """Upgrades it and waits until all pods are available."""
-        return self._run("upgrade", str(self.chart), "--wait", *flags, values=values)
+    def upgrade(self, values: Values, *flags: str, wait: bool = True) -> str:
+        """Upgrades it; by itself waits until all pods are available."""
+        return self._run("upgrade", str(self.chart), *self._waiting(wait), *flags, values=values)
 
     def rollback(self, revision: int, *flags: str) -> str:
         """Goes back to a revision."""
@@ -166,6 +166,10 @@ class Release:
         """The objects that Helm knows of it."""
         text = self.helm.run("get", "manifest", self.name, "--namespace", self.namespace)
         return [document for document in yaml.safe_load_all(text) if document]
+
+    @staticmethod
+    def _waiting(wait: bool) -> list[str]:
+        return ["--wait"] if wait else []
 
     def _run(self, command: str, *arguments: str, values: Values | None = None) -> str:
         return self.helm.run(

@@ -1,4 +1,4 @@
-"""Plays nodes and their kubelets: `python -m tests.cluster.kubelet URL TOKEN CA READY`.
+"""Plays nodes, their kubelets and a cloud's load balancers: `python -m tests.cluster.kubelet URL TOKEN CA READY`.
 
 Registers three nodes in three zones. A pod that is scheduled to one of them becomes ready at once, a pod that may end
 (`restartPolicy: Never`) has succeeded at once, and one that is deleted is gone at once: no container runs. A pod whose image has
@@ -11,7 +11,7 @@ import asyncio
 import json
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ HEARTBEAT = 10.0
 CAPACITY = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "100Gi", "pods": "110"}
 BROKEN = ":broken"
 """How an image ends that cannot be pulled."""
+BALANCER = "192.0.2.1"
 _MERGE = {"Content-Type": "application/strategic-merge-patch+json"}
 
 Document = dict[str, Any]
@@ -42,6 +43,7 @@ class Kubelets:
                 "kubernetes.io/hostname": name,
                 "topology.kubernetes.io/zone": zone,
                 "kubernetes.io/arch": "amd64",
+                "pool": "rt",
             }
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
             await self._send("POST", "/api/v1/nodes", node)
@@ -51,7 +53,8 @@ class Kubelets:
         """Reports on nodes and serves pods until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._heartbeats())
-            tasks.create_task(self._pods())
+            tasks.create_task(self._each("/api/v1/pods", self._serve))
+            tasks.create_task(self._each("/api/v1/services", self._expose))
 
     async def _heartbeats(self) -> None:
         while True:
@@ -65,21 +68,20 @@ class Kubelets:
         for name in NODES:
             await self._send("PATCH", f"/api/v1/nodes/{name}/status", {"status": status})
 
-    async def _pods(self) -> None:
-        """Serves pods as they come and change. A watch ends now and then; then they are listed anew."""
+    async def _each(self, path: str, serve: Callable[[Document], Awaitable[None]]) -> None:
+        """Serves objects as they come and change. A watch ends now and then; then they are listed anew."""
         while True:
-            async for pod in self._changes():
-                if pod["spec"].get("nodeName") in NODES:
-                    await self._serve(pod)
+            async for found in self._changes(path):
+                await serve(found)
 
-    async def _changes(self) -> AsyncIterator[Document]:
-        async with self._session.get("/api/v1/pods") as answer:
+    async def _changes(self, path: str) -> AsyncIterator[Document]:
+        async with self._session.get(path) as answer:
             answer.raise_for_status()
             listed = await answer.json()
-        for pod in listed["items"]:
-            yield pod
+        for found in listed["items"]:
+            yield found
         query = {"watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
-        async with self._session.get("/api/v1/pods", params=query) as answer:
+        async with self._session.get(path, params=query) as answer:
             async for line in answer.content:
                 event = json.loads(line)
                 if event["type"] == "ERROR":  # too long ago
@@ -87,7 +89,16 @@ class Kubelets:
                 if event["type"] != "DELETED":
                     yield event["object"]
 
+    async def _expose(self, service: Document) -> None:
+        """Gives a load balancer its address, as a cloud does."""
+        if service["spec"]["type"] == "LoadBalancer" and not service["status"]["loadBalancer"].get("ingress"):
+            metadata = service["metadata"]
+            path = f"/api/v1/namespaces/{metadata['namespace']}/services/{metadata['name']}/status"
+            await self._send("PATCH", path, {"status": {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}})
+
     async def _serve(self, pod: Document) -> None:
+        if pod["spec"].get("nodeName") not in NODES:
+            return
         metadata = pod["metadata"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
         if metadata.get("deletionTimestamp"):

@@ -21,7 +21,7 @@ from tests.cluster.client import WITHIN
 from tests.cluster.control_plane import Storage
 from tests.cluster.crds import Crd, load, short, sources
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("versions")]  # one API server, whose CRDs come and go
 
 VERSIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = yaml.safe_load(
     (CHART / "files" / "versions.yaml").read_text(encoding="utf-8")
