@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from functools import partial
 from typing import Any
 
+import structlog
 from aiohttp import web
 from pydantic import SecretStr
 
@@ -59,11 +60,14 @@ from service.web.http_protocol import HttpProtocol, PeerBounds
 from service.web.listener import Listener, bound_buffers, listen
 from service.web.parse_queue import ParseQueue
 from service.web.request_queue import RequestQueue
+from service.web.scrapes import Scrapes
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
 OPS_BACKLOG = 128
 """The same of the ops listener."""
+
+_log = structlog.get_logger("app")
 
 
 class Service:
@@ -124,7 +128,10 @@ class Service:
         self.listening = False
         self.upgrades = upgrade.Upgrades(self.node, _edge(settings), compresses=settings.compression.enabled)
         self.public = self._public(extra_routes)
-        self.ops = ops.build_ops(self.node, self.metrics, lambda: self.listening, [self.ops_connections.middleware()])
+        self.scrapes = Scrapes(self.clock)
+        self.ops = ops.build_ops(
+            self.node, self.metrics, lambda: self.listening, self.scrapes, [self.ops_connections.middleware()]
+        )
 
     def _http_connections(self, name: str, cap: int, per_address: int | None) -> HttpConnections:
         deadlines, close_grace = self.settings.deadlines, self.settings.outbox.close_grace
@@ -150,6 +157,19 @@ class Service:
         app.on_shutdown.append(self._drain)
         app.cleanup_ctx.append(self._life)
         return app
+
+    def hurry(self) -> None:
+        """Ends the service as fast as it can be, now or once it drains: closes all connections at once, waits for no scrape."""
+        self.node.hurry()
+        self.scrapes.hurry()
+
+    async def last_scrape(self) -> None:
+        """After a drain that timed out, waits until its counters have been scraped: they end with the process."""
+        within = self.settings.deadlines.last_scrape
+        if not self.node.drain_timed_out or not within or not self.scrapes.recent:
+            return
+        _log.info("waiting_for_last_scrape", seconds=within)
+        _log.info("last_scrape_done" if await self.scrapes.wait_for_each(within) else "last_scrape_missed")
 
     async def _drain(self, app: web.Application) -> None:
         await self.node.drain()
@@ -382,6 +402,8 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
             service.door.close()
         service.http_connections.stop()
         service.descriptors.stop()
+        if ops_listener is not None:
+            await service.last_scrape()
         loop_lag.stop()
         gc_watch.uninstall()
         if ops_listener is not None:

@@ -47,7 +47,7 @@ def return_large_blocks() -> None:
 
 
 def serve(service: Service, companion: Companion | None = None) -> int:
-    """Runs until a signal of `service.signals`, then drains; a second one, a second later or more, ends the drain at once.
+    """Runs until a signal of `service.signals`, then drains; a second one, a second later or more, ends that at once.
 
     Returns the exit status: 0, also if the signal came before the service listened; 1 if a port or the broker cannot be had.
     """
@@ -91,7 +91,7 @@ class _Stop:
             if self._starting is not None:
                 self._starting.cancel()
         elif now - self._asked_at >= PATIENCE:
-            self._service.node.hurry()
+            self._service.hurry()
 
     @property
     def is_asked(self) -> bool:

@@ -25,6 +25,11 @@ FOREIGN = {
     "kube_pod_container_status_restarts_total": "kube-state-metrics",
     "container_memory_working_set_bytes": "cAdvisor",
     "container_cpu_cfs_throttled_seconds_total": "cAdvisor",
+    "kube_deployment_status_condition": "kube-state-metrics",
+    "kube_deployment_status_replicas_available": "kube-state-metrics",
+    "kube_deployment_status_replicas_unavailable": "kube-state-metrics",
+    "kube_deployment_status_replicas_updated": "kube-state-metrics",
+    "kube_pod_container_status_last_terminated_reason": "kube-state-metrics",
     "up": "Prometheus",
 }
 """Metrics of others, by whose they are."""

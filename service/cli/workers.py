@@ -37,7 +37,7 @@ BEAT = 1.0
 SILENCE = 30.0
 """Seconds without one after which a worker's loop counts as one that does not turn any more."""
 LATE = 10.0
-"""Seconds beyond `deadlines.shutdown` that a draining worker gets before it is killed."""
+"""Seconds beyond `deadlines.shutdown` and `deadlines.last_scrape` that a draining worker gets before it is killed."""
 
 _SERVING, _DRAINING = b".", b"-"
 _PR_SET_PDEATHSIG = 1
@@ -78,7 +78,10 @@ def serve(settings: Settings, contract: Contract) -> int:
     if sys.platform != "linux":
         raise Faults([Fault("workers", None, "only Linux spreads connections over several; leave it at 1")])
     log.configure(settings.log.level, settings.log.format, queue_bytes=settings.log.queue_bytes)
-    patience = Patience(start=settings.broker.unready_after + SILENCE, drain=settings.deadlines.shutdown + LATE)
+    patience = Patience(
+        start=settings.broker.unready_after + SILENCE,
+        drain=settings.deadlines.shutdown + settings.deadlines.last_scrape + LATE,
+    )
     with ExitStack() as held:
         try:
             port = held.enter_context(_held(settings.host, settings.port))

@@ -198,6 +198,9 @@ class Deadlines:
     """How long after a user's last connection went `presence.left` is told."""
     shutdown: Seconds = 20.0
     """From SIGTERM to the last connection closed."""
+    last_scrape: Annotated[float, Ge(0)] = 35.0
+    """After a drain that timed out: how long the ops listener stays open, at most, until whoever scrapes `/metrics` has done so
+    once more. Longer than the scrape interval. 0: it closes at once, and no alert tells of connections that were cut."""
 
 
 @dataclass(frozen=True, slots=True)

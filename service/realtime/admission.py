@@ -28,6 +28,9 @@ SLICE = 1_000
 FAILED_SHARE = 0.01
 """How much of an address's burst a request of the backend API without a valid key uses up."""
 
+MANY = 100
+"""Connections of a node, more than half of which one client would not have."""
+
 _log = structlog.get_logger("admission")
 
 
@@ -105,6 +108,10 @@ class Admission:
     def total(self) -> int:
         """Connections under the caps, those too that are still being checked."""
         return self._total
+
+    def is_proxy(self, network: str) -> bool:
+        """Whether so many of the connections come from this address that it must stand for many clients."""
+        return self._total >= MANY and 2 * self._per_ip.get(network, 0) > self._total
 
     def lower_connections(self, cap: int) -> None:
         """Sets the cap on connections, to what the process has descriptors for."""

@@ -52,6 +52,17 @@ class ByteBudget:
         """Whether nothing more fits, whoever asks."""
         return self.used >= self.limit
 
+    @property
+    def used_ratio(self) -> float:
+        """How near the limit is: the node's bytes in use as a share of its limit, or an account's as a share of what it may
+        hold, whichever is greater."""
+        used = self.used / max(1, self.limit)
+        for account in list(self._accounts.values()):
+            part = self.tenant_share * (self.limit - self.used + account.held)
+            if part > 0:
+                used = max(used, account.held / part)
+        return used
+
     def account(self, tenant: str, *, is_backend: bool = False) -> Account:
         """The account of the tenant's clients, or of its backend: clients that do not read must not keep it from publishing.
 

@@ -33,6 +33,8 @@ class Drain:
         self._metrics = metrics
         self._is_hurried = False
         self._is_over = False
+        self.timed_out = False
+        """Whether connections were cut because the time was over."""
 
     async def run(self) -> None:
         """Has every client told its own time to come back, and closes all evenly.
@@ -45,7 +47,9 @@ class Drain:
         self._departures.withdraw()  # whoever would have gone later
         self._departures.ask(self._roster, over=self._window(len(self._roster)), reason="shutdown")
         if not await self._emptied_within(self._deadlines.shutdown):
+            self.timed_out = True
             self._metrics.drain_timeouts.inc()
+            self._metrics.drain_cut.inc(len(self._roster))
             _log.warning("drain timed out", left=len(self._roster))
             for connection in self._roster:
                 connection.socket.abort()

@@ -47,11 +47,12 @@ async def introduce(
 
     Raises CloseConnection, after telling the client why.
     """
-    identity, rest = await _hello(node, socket, arriving)
+    seat = arrival.seat
+    identity, rest = await _hello(node, socket, seat, arriving)
     try:
-        await arrival.seat.identify(identity)
+        await seat.identify(identity)
     except ServiceError as error:
-        raise _refuse(node, socket, error, CloseCode.RATE_LIMITED) from error
+        raise _refuse(node, socket, seat, error, CloseCode.RATE_LIMITED) from error
     socket.charge(node.budget.account(identity.tenant))
     return identity, "anonymous" if identity.is_anonymous else "hello", rest
 
@@ -66,7 +67,7 @@ def greet(
     if node.admission.draining:  # it has begun since the upgrade was checked, and does not know of this connection yet
         if head:
             socket.write(head)
-        _check_open(node, socket)
+        _check_open(node, socket, seat)
     session = Session(identity, node.bounds.limits.subscriptions)
     connection = Connection(new_id(), socket, session, seat, node.surroundings)
     left = node.sweep.seconds_left(connection)
@@ -82,15 +83,15 @@ def greet(
     return connection
 
 
-def _check_open(node: Node, socket: Socket) -> None:
+def _check_open(node: Node, socket: Socket, seat: Seat) -> None:
     try:
         node.admission.check_open()
     except ServiceError as error:
-        raise _refuse(node, socket, error, CloseCode.RESTART) from error
+        raise _refuse(node, socket, seat, error, CloseCode.RESTART) from error
 
 
-async def _hello(node: Node, socket: Socket, arriving: Arriving) -> tuple[Identity, Iterator[str | Raw]]:
-    frame = await _first_frame(node, socket, arriving)
+async def _hello(node: Node, socket: Socket, seat: Seat, arriving: Arriving) -> tuple[Identity, Iterator[str | Raw]]:
+    frame = await _first_frame(node, socket, seat, arriving)
     message: str | Raw | None = None
     try:
         rest = iter(take_apart(node, frame))
@@ -100,7 +101,7 @@ async def _hello(node: Node, socket: Socket, arriving: Arriving) -> tuple[Identi
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "the first message must be hello", path="$.type")
     except ServiceError as error:
         request = None if message is None else id_of(message)
-        raise _refuse(node, socket, error, CloseCode.BAD_REQUEST, request) from error
+        raise _refuse(node, socket, seat, error, CloseCode.BAD_REQUEST, request) from error
     try:
         if command.token is not None:
             return await node.authenticator.authenticate(command.token), rest
@@ -109,7 +110,7 @@ async def _hello(node: Node, socket: Socket, arriving: Arriving) -> tuple[Identi
         return anonymous(node.bounds.anonymous_tenant), rest
     except ServiceError as error:
         close = CloseCode.OVERLOAD if error.retryable else CloseCode.UNAUTHORIZED
-        raise _refuse(node, socket, error, close) from error
+        raise _refuse(node, socket, seat, error, close) from error
 
 
 def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
@@ -126,30 +127,31 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
     return parts
 
 
-async def _first_frame(node: Node, socket: Socket, arriving: Arriving) -> str:
+async def _first_frame(node: Node, socket: Socket, seat: Seat, arriving: Arriving) -> str:
     await in_a_task()  # for the timeout
-    _check_open(node, socket)  # a drain that has begun since would not find this wait
+    _check_open(node, socket, seat)  # a drain that has begun since would not find this wait
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as patience:
             with node.greeting(patience):
                 frame = await arriving.first()
     except TimeoutError as late:
-        _check_open(node, socket)  # a drain cuts the wait short
+        _check_open(node, socket, seat)  # a drain cuts the wait short
         node.metrics.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
-        raise _refuse(node, socket, error, CloseCode.DEADLINE) from late
+        raise _refuse(node, socket, seat, error, CloseCode.DEADLINE) from late
     if frame is None:
         raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
     if isinstance(frame, bytes):
         error = ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
-        raise _refuse(node, socket, error, CloseCode.BAD_REQUEST)
+        raise _refuse(node, socket, seat, error, CloseCode.BAD_REQUEST)
     return frame
 
 
 def _refuse(
-    node: Node, socket: Socket, error: ServiceError, close: CloseCode, request: str | None = None
+    node: Node, socket: Socket, seat: Seat, error: ServiceError, close: CloseCode, request: str | None = None
 ) -> CloseConnection:
+    node.refusals.count(error, "hello", seat.network)
     node.metrics.errors.labels(code=error.code.code).inc()
     socket.write(framing.frame(framing.TEXT, messages.encode(error_message(error, request))))
     return CloseConnection(close, error.message)

@@ -40,6 +40,7 @@ from service.realtime.presence import Presence
 from service.realtime.probe import Connect, Probe
 from service.realtime.publisher import Publisher
 from service.realtime.rebalancing import Rebalancing
+from service.realtime.refusals import Refusals
 from service.realtime.relay import Relay
 from service.realtime.revocations import RevocationGuard, Revocations
 from service.realtime.roster import Roster
@@ -116,6 +117,7 @@ class Node:
         self.budget = ByteBudget(bounds.outbox.node_bytes, bounds.outbox.tenant_share)
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
         self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
+        self.refusals = Refusals(self.admission, ports.clock, metrics)
         self.roster = Roster(metrics)
         self.departures = Departures(ports.clock, metrics)
         self.sweep = Sweep(
@@ -201,6 +203,7 @@ class Node:
         metrics.max_connections.set(bounds.limits.connections)
         metrics.max_outbox_bytes.set(bounds.outbox.node_bytes)
         metrics.outbox_bytes.set_function(lambda: self.budget.used)
+        metrics.outbox_used_ratio.set_function(lambda: self.budget.used_ratio)
         for share in (0.5, 0.9, 1.0):
             metrics.connection_age.labels(quantile=f"{share:g}").set_function(partial(self._age, share))
 
@@ -278,6 +281,11 @@ class Node:
     def is_draining(self) -> bool:
         """Whether its connections are being moved to other nodes."""
         return self.admission.draining
+
+    @property
+    def drain_timed_out(self) -> bool:
+        """Whether it has drained, and connections were cut because the time was over."""
+        return self._drain.timed_out
 
     @property
     def connections(self) -> int:

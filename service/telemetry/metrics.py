@@ -128,7 +128,19 @@ class Metrics:
             "outcome",
         )
         _start(self.token_signatures, ("checked", "remembered"))
-        self.refusals = self._tallies("upgrade_refusals", "Upgrades refused, by error code.", "reason")
+        self.refusals = self._tallies(
+            "upgrade_refusals",
+            "Clients refused, by error code; by cause (`client`: what it sent or a limit of its own, `service`: a limit or a "
+            "fault of this node, `draining`); and by where: `upgrade`, `hello`, `ticket`.",
+            *("cause", "door", "reason"),
+        )
+        for door in ("upgrade", "hello", "ticket"):
+            _start(
+                self.refusals, ("overloaded", "too_many_connections", "broker_unavailable", "internal"), "service", door
+            )
+        self.refused_addresses = self._gauge(
+            "refused_addresses", "Client addresses refused in the last 5 minutes for a cause that is the client's."
+        )
         self.closes = self._tallies("closes", "Connections closed, by close code.", "code")
         self.handshake_seconds = self._spread(
             "handshake_seconds",
@@ -172,6 +184,12 @@ class Metrics:
             "outbox_bytes",
             "Bytes that this node holds for its peers: in outboxes, in transports, of messages that have come in part or wait, "
             "of request bodies.",
+        )
+
+        self.outbox_used_ratio = self._gauge(
+            "outbox_used_ratio",
+            "How full the bytes for peers are: the share of `outbox.node_bytes` in use, or of its own part the fullest tenant's, "
+            "whichever is greater. At 1, clients that do not read are closed and large replies are refused.",
         )
 
         self.publishes = self._tallies("publishes", "Publishes, by delivery class and outcome.", "delivery", "outcome")
@@ -299,6 +317,9 @@ class Metrics:
         self.drain_timeouts = self._counter(
             "drain_timeouts", "Drains that did not end in time, after which connections were cut."
         )
+        self.drain_cut = self._counter(
+            "drain_cut_connections", "Connections cut because they were left when `deadlines.shutdown` was over."
+        )
         self.probe_seconds = self._spread(
             "probe_seconds",
             "Time from publishing an event of the node's own to its echo by a client of the node's own.",
@@ -313,7 +334,7 @@ class Metrics:
             "When the probe succeeded last, or began, in Unix time; 0 where there is none.",
         )
 
-        self.ready = self._gauge("ready", "1 while this node takes new connections, else 0.")
+        self.ready = self._gauge("ready", "1 while this node takes new connections, as `/readyz` tells it, else 0.")
         self.tasks_died = self._tallies(
             "supervised_task_deaths", "Supervised tasks that ended unasked, by task.", "task"
         )

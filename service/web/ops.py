@@ -14,6 +14,7 @@ from service.realtime.node import Node
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
 from service.web import problem
 from service.web.http_connections import HttpConnections
+from service.web.scrapes import Scrapes
 
 
 class OpsProtocol(asyncio.Protocol):
@@ -33,9 +34,20 @@ class OpsProtocol(asyncio.Protocol):
 
 
 def build_ops(
-    node: Node, metrics: Metrics, listening: Callable[[], bool], middlewares: Sequence[Middleware] = ()
+    node: Node,
+    metrics: Metrics,
+    listening: Callable[[], bool],
+    scrapes: Scrapes,
+    middlewares: Sequence[Middleware] = (),
 ) -> web.Application:
     """The ops application. `listening`: whether the public listener accepts connections."""
+    has_fault = False
+    """Whether readiness could not be told the last time."""
+
+    def is_ready() -> float:
+        return float(not has_fault and not _refusals(node, listening) and not node.health.is_worn_out)
+
+    metrics.ready.set_function(is_ready)  # each scrape computes it: not everybody has a kubelet that asks /readyz
 
     async def healthz(request: web.Request) -> web.Response:
         """The process runs and its event loop turns. Nothing else: a restart would not bring the broker back."""
@@ -43,12 +55,16 @@ def build_ops(
 
     async def readyz(request: web.Request) -> web.Response:
         """Whether this node should get new connections, and if not, why. A broker that has gone only lately is told of."""
-        metrics.ready.set(False)
+        nonlocal has_fault
         refusals = _refusals(node, listening)
-        fault = await node.health.fault()
+        try:
+            fault = await node.health.fault()
+        except Exception:
+            has_fault = True
+            raise
+        has_fault = False
         if fault is not None and (refusals or node.health.is_worn_out):
             refusals.append(fault)
-        metrics.ready.set(not refusals)
         if refusals:
             return web.json_response({"status": "not ready", "reasons": _told(refusals)}, status=503)
         if fault is not None:
@@ -56,6 +72,7 @@ def build_ops(
         return web.json_response({"status": "ready"})
 
     async def render(request: web.Request) -> web.Response:
+        scrapes.note(request.remote or "")
         return web.Response(body=metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
     app = web.Application(middlewares=[*middlewares, problem.middleware()])

@@ -131,12 +131,15 @@ class Upgrades:
             admitted = await self._admit(request)
         except ServiceError as error:
             if error.code is not ErrorCode.UPGRADE_REQUIRED:
-                self._node.metrics.refusals.labels(reason=error.code.code).inc()
+                self._refused(request, error)
             response = problem(error)
             if error.code is ErrorCode.INVALID_REQUEST:
                 response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"  # RFC 6455 §4.4
             allow_cross_origin(request, response, self._edge)
             return response
+        except Exception:
+            self._refused(request, ServiceError(ErrorCode.INTERNAL, "a fault of the service"))
+            raise
         taken = take()
         transport, early, has_ended = taken.transport, taken.early, taken.has_ended
         if transport is None or transport.is_closing():
@@ -160,6 +163,9 @@ class Upgrades:
             transport.close()
         await serve(self._node, websocket, arriving, admitted.arrival, head)
         return None
+
+    def _refused(self, request: web.BaseRequest, error: ServiceError) -> None:
+        self._node.refusals.count(error, "upgrade", network_of(client_ip(request, self._edge.hops)))
 
     async def _admit(self, request: web.BaseRequest) -> _Admitted:
         """Raises ServiceError; then nothing is taken. UPGRADE_REQUIRED if an upgrade would have succeeded."""
@@ -352,9 +358,10 @@ def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | N
 
 async def _tickets(request: web.Request) -> web.StreamResponse:
     node, edge = request.app[NODE], request.app[EDGE]
+    network = network_of(client_ip(request, edge.hops))
     try:
         node.admission.check_open()
-        node.admission.check_connect_rate(network_of(client_ip(request, edge.hops)))
+        node.admission.check_connect_rate(network)
         check_origin(request, edge)
         token = credentials(request, edge).token
         if token is None:
@@ -366,6 +373,7 @@ async def _tickets(request: web.Request) -> web.StreamResponse:
             {"ticket": ticket, "expires_in": ttl}, status=201, headers={hdrs.CACHE_CONTROL: "no-store"}
         )
     except ServiceError as error:
+        node.refusals.count(error, "ticket", network)
         response = problem(error)
     allow_cross_origin(request, response, edge)
     return response

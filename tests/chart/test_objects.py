@@ -30,15 +30,38 @@ def _annotations(document: Document) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("values", "grace"),
     [
-        ({}, 150),
-        ({"preStopSeconds": 120}, 255),
-        ({"settings": {"deadlines": {"shutdown": 20.5}}}, 51),
-        ({"preStopSeconds": 0, "settings": {"deadlines": {"shutdown": None}}}, 35),  # the service's own 20 s
+        ({}, 185),
+        ({"preStopSeconds": 120}, 290),
+        ({"settings": {"deadlines": {"shutdown": 20.5}}}, 86),
+        ({"settings": {"deadlines": {"last_scrape": 0}}}, 150),
+        ({"settings": {"deadlines": {"last_scrape": 9.5}}}, 160),
+        ({"serviceMonitor": {"enabled": True, "interval": "30s"}}, 185),
+        ({"serviceMonitor": {"enabled": True, "interval": "1m30s"}}, 245),
+        ({"podMonitor": {"enabled": True, "interval": "60s"}}, 215),
+        ({"preStopSeconds": 0, "settings": {"deadlines": {"shutdown": None}}}, 70),  # the service's own 20 s
+        ({"terminationGracePeriodSeconds": 150}, 150),
         ({"terminationGracePeriodSeconds": 600}, 600),
     ],
 )
 def test_there_is_time_to_drain(helm: Helm, values: dict[str, Any], grace: int) -> None:
     assert _pod(helm.template(values))["terminationGracePeriodSeconds"] == grace
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        ({}, None),
+        ({"serviceMonitor": {"enabled": True}}, None),
+        ({"serviceMonitor": {"enabled": True, "interval": "1m"}}, 65),
+        ({"serviceMonitor": {"enabled": True, "interval": "1m"}, "settings": {"deadlines": {"last_scrape": 0}}}, 0),
+    ],
+    ids=["no monitor", "every 15 s", "every minute", "as set"],
+)
+def test_pod_waits_for_its_last_scrape_longer_than_the_interval(
+    helm: Helm, values: dict[str, Any], seconds: float | None
+) -> None:
+    config = of_kind(helm.template(values), "ConfigMap")["data"]["tidewire.yaml"]
+    assert yaml.safe_load(config)["deadlines"].get("last_scrape") == seconds
 
 
 def test_the_pod_waits_before_its_end_until_proxies_have_noticed(helm: Helm) -> None:

@@ -35,7 +35,10 @@ async def _place(visitor: Visitor) -> int:
 
 
 async def _refusals(members: Sequence[Node]) -> list[float]:
-    return [(await node.metrics()).get('upgrade_refusals_total{reason="invalid_token"}', 0.0) for node in members]
+    return [
+        (await node.metrics()).get('upgrade_refusals_total{cause="client",door="upgrade",reason="invalid_token"}', 0.0)
+        for node in members
+    ]
 
 
 async def _pinned_to(number: int, http: aiohttp.ClientSession, front: Front) -> Visitor:

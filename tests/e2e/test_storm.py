@@ -96,7 +96,7 @@ async def test_a_storm_against_one_pod() -> None:
             came = asyncio.create_task(_come(crowd))
             storm = await listeners.p99(came)
             metrics = await node.metrics()
-        refused = metrics['upgrade_refusals_total{reason="overloaded"}']
+        refused = metrics['upgrade_refusals_total{cause="service",door="upgrade",reason="overloaded"}']
         tries = len((await crowd.seen()).tries)
         print(
             f"\n{STORM} clients at once, {ACCEPTS} a second let in: all were in after {came.result():.1f} s, with {tries} tries;"

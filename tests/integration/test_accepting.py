@@ -42,7 +42,7 @@ async def test_one_more_is_told_when_to_come_back() -> None:
         assert all(answer.problem["retryable"] for answer in refused)
         assert {answer.headers["connection"] for answer in refused} == {"close"}, "who is sent away costs no more"
         assert await server.metric("limit_hits_total", limit="accept_rate") == 3
-        assert await server.metric("upgrade_refusals_total", reason="overloaded") == 3
+        assert await server.metric("upgrade_refusals_total", reason="overloaded", cause="service", door="upgrade") == 3
         clock.advance(2.0)
         async with upgraded(server, "cid"):
             assert await server.metric("connections") == 3

@@ -151,12 +151,14 @@ async def test_a_faulty_check_is_a_500_and_not_ready() -> None:
 
 
 async def test_a_node_that_does_not_listen_yet_is_not_ready(server: Running, aiohttp_client: AiohttpClient) -> None:
-    listening = False
-    client = await aiohttp_client(build_ops(server.service.node, server.service.metrics, lambda: listening))
+    listening, node = False, server.service.node
+    client = await aiohttp_client(build_ops(node, server.service.metrics, lambda: listening, server.service.scrapes))
     async with client.get("/readyz") as response:
         assert response.status == 503
         assert (await response.json())["reasons"][0]["message"] == "the public listener is not open"
+        assert (await server.metrics())["tidewire_ready"] == 0
     listening = True
+    assert (await server.metrics())["tidewire_ready"] == 1, "whether or not somebody asks /readyz"
     async with client.get("/readyz") as response:
         assert response.status == 200
 

@@ -75,7 +75,7 @@ async def stopping(clock: FakeClock, **groups: Any) -> AsyncIterator[tuple[Runni
             yield Running(service, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", http), stop, life
         finally:
             stop.set()
-            service.node.hurry()
+            service.hurry()
             async with asyncio.timeout(DEADLINE):
                 await asyncio.wait([life])
     await life
@@ -101,7 +101,9 @@ class TestPublicListener:
                     assert (response.status, response.content_type) == (503, "application/problem+json")
                     assert int(response.headers["Retry-After"]) >= 1
                     assert (await response.json(content_type=None))["code"] == "draining"
-            assert await server.metric("upgrade_refusals_total", reason="draining") == 2
+            assert (
+                await server.metric("upgrade_refusals_total", reason="draining", cause="draining", door="upgrade") == 2
+            )
 
             await server.publish("news:1", {"type": "news.flash", "data": {"text": "still here"}})
             for client in clients[1:]:
@@ -198,6 +200,63 @@ async def test_who_does_not_go_is_cut_in_the_end() -> None:
         await server.service.node.drain()
         await server.at_rest()
         assert await server.metric("drain_timeouts_total") == 1
+
+
+class TestLastScrape:
+    """The counters of a drain that timed out end with the process: the ops listener waits for whoever reads them."""
+
+    CUT: dict[str, Any] = {  # noqa: RUF012  # read only
+        "deadlines": {"shutdown": 0.3, "last_scrape": 60.0},
+        "outbox": {"close_grace": 1.0},
+    }
+
+    async def test_is_waited_for_when_connections_were_cut(self) -> None:
+        async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
+            assert await server.metric("drain_timeouts_total") == 0  # a scrape, as one of many
+            stop.set()
+            await eventually(lambda: server.service.node.drain_timed_out)
+            await eventually(lambda: not server.service.listening)
+            assert not life.done()
+            metrics = await server.metrics()
+            assert metrics["tidewire_drain_timeouts_total"] == 1
+            assert metrics["tidewire_drain_cut_connections_total"] == 1
+            assert metrics["tidewire_ready"] == 0
+            async with asyncio.timeout(DEADLINE):
+                await life
+
+    async def test_is_not_waited_for_when_nobody_scrapes(self) -> None:
+        async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
+            stop.set()
+            async with asyncio.timeout(DEADLINE):
+                await life
+            assert server.service.node.drain_timed_out
+
+    async def test_is_not_waited_for_when_all_have_left(self) -> None:
+        groups = self.CUT | {"deadlines": {"shutdown": DEADLINE, "last_scrape": 60.0}}
+        async with stopping(FakeClock(time.time()), **groups) as (server, stop, life):
+            await server.metrics()
+            stop.set()
+            async with asyncio.timeout(DEADLINE):
+                await life
+            assert not server.service.node.drain_timed_out
+
+    async def test_is_waited_for_no_longer_than_the_setting(self) -> None:
+        groups = self.CUT | {"deadlines": {"shutdown": 0.3, "last_scrape": 0.3}}
+        async with stopping(FakeClock(time.time()), **groups) as (server, stop, life), upgraded(server):
+            await server.metrics()
+            stop.set()
+            async with asyncio.timeout(DEADLINE):
+                await life
+            assert server.service.node.drain_timed_out
+
+    async def test_is_given_up_for_a_second_signal(self) -> None:
+        async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
+            await server.metrics()
+            stop.set()
+            await eventually(lambda: server.service.node.drain_timed_out and not server.service.listening)
+            server.service.hurry()
+            async with asyncio.timeout(DEADLINE):
+                await life
 
 
 class Hanging(Line):

@@ -57,6 +57,8 @@ SCOPES = {
     "tenant full": "connections_per_tenant",
     "user full": "connections_per_user",
 }
+SERVICES = ("node full", "tenant full", "accepted too many", "outboxes full")
+"""Faults that are the node's: no client can mend them."""
 
 
 @asynccontextmanager
@@ -103,7 +105,9 @@ async def test_each_check_answers_with_its_problem(name: str, upgrade: bool) -> 
             assert 0 < problem["details"]["retry_after"] <= int(answer.headers["retry-after"]) <= 60
         if name == "asked too often":
             assert await server.metric("rate_limited_total", scope="connect") == 1
-        assert await server.metric("upgrade_refusals_total", reason=fault.code) == 1
+        cause = "draining" if fault.draining else "service" if name in SERVICES else "client"
+        assert await server.metric("upgrade_refusals_total", reason=fault.code, cause=cause, door="upgrade") == 1
+        assert await server.metric("refused_addresses") == (cause == "client")
         assert await server.metric("connections") == 1, "the connection that was there does not notice"
 
 
@@ -171,7 +175,8 @@ class TestPlainGet:
         assert answer.headers["upgrade"] == "websocket"
         assert answer.headers["connection"].lower() == "upgrade"
         assert answer.problem["retryable"] is False
-        assert not [name for name in await server.metrics() if name.startswith("tidewire_upgrade_refusals_total")]
+        counted = await server.metrics()
+        assert not any(value for name, value in counted.items() if name.startswith("tidewire_upgrade_refusals_total"))
         await server.at_rest()
 
     async def test_takes_nobody_s_place(self) -> None:

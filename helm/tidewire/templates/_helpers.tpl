@@ -42,22 +42,44 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- dig "preStop" "sleep" "seconds" .Values.preStopSeconds .Values.lifecycle | int -}}
 {{- end -}}
 
-{{/* The least time from a pod's end to SIGKILL. */}}
+{{/* The least time from a pod's end to SIGKILL: less would cut connections. */}}
 {{- define "tidewire.leastGrace" -}}
 {{- add (include "tidewire.preStopSeconds" . | int) (include "tidewire.shutdown" . | float64 | ceil | int) 15 -}}
 {{- end -}}
 
+{{/* Seconds between two scrapes of the chart's monitor; 0 without one, or where Prometheus decides. */}}
+{{- define "tidewire.scrapeInterval" -}}
+{{- $seconds := 0 -}}
+{{- $interval := "" -}}
+{{- if .Values.serviceMonitor.enabled }}{{ $interval = .Values.serviceMonitor.interval }}{{ else if .Values.podMonitor.enabled }}{{ $interval = .Values.podMonitor.interval }}{{ end -}}
+{{- range $part := regexFindAll "[0-9]+(ms|[smh])" (toString $interval) -1 -}}
+{{- $number := regexFind "^[0-9]+" $part | int -}}
+{{- if hasSuffix "ms" $part }}{{ $seconds = add $seconds (ternary 1 0 (gt $number 0)) -}}
+{{- else if hasSuffix "s" $part }}{{ $seconds = add $seconds $number -}}
+{{- else if hasSuffix "m" $part }}{{ $seconds = add $seconds (mul $number 60) -}}
+{{- else }}{{ $seconds = add $seconds (mul $number 3600) }}{{ end -}}
+{{- end -}}
+{{- $seconds -}}
+{{- end -}}
+
+{{/* settings.deadlines.last_scrape, or a default that is longer than the scrape interval. */}}
+{{- define "tidewire.lastScrape" -}}
+{{- include "tidewire.setting" (list . "deadlines" "last_scrape" (max 35 (add 5 (include "tidewire.scrapeInterval" . | int)))) -}}
+{{- end -}}
+
+{{/* The time from a pod's end to SIGKILL. After a drain that timed out a pod waits for its last scrape: that is counted here, but
+not in tidewire.leastGrace, as a pod that is killed meanwhile has no connections any more. */}}
 {{- define "tidewire.grace" -}}
 {{- if .Values.terminationGracePeriodSeconds -}}
 {{- int .Values.terminationGracePeriodSeconds -}}
 {{- else -}}
-{{- include "tidewire.leastGrace" . -}}
+{{- add (include "tidewire.leastGrace" .) (include "tidewire.lastScrape" . | float64 | ceil | int) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* How long a load balancer leaves the connections of a pod that goes: as long as the pod takes, and not less than 180 s. */}}
+{{/* How long a load balancer leaves the connections of a pod that goes: as long as they can last, and not less than 180 s. */}}
 {{- define "tidewire.drainSeconds" -}}
-{{- max 180 (include "tidewire.grace" . | int) -}}
+{{- max 180 (.Values.terminationGracePeriodSeconds | default (include "tidewire.leastGrace" .) | int) -}}
 {{- end -}}
 
 {{/* The pods that there are at least. */}}
@@ -117,6 +139,8 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- $own := dict "host" "::" "ops_host" "::" -}}
 {{- if include "tidewire.isBehindProxy" . }}{{ $_ := set $own "proxy" (dict "hops" 1) }}{{ end -}}
 {{- if include "tidewire.isSticky" . }}{{ $_ := set $own "rollout" (dict "rebalance" false) }}{{ end -}}
+{{- $scrape := include "tidewire.lastScrape" . | float64 -}}
+{{- if gt $scrape 35.0 }}{{ $_ := set $own "deadlines" (dict "last_scrape" $scrape) }}{{ end -}}
 {{- $broker := dict -}}
 {{- if or .Values.secrets.brokerCa.existingSecret .Values.secrets.brokerCa.existingConfigMap }}{{ $_ := set $broker "ca" "/etc/tidewire/secrets/broker/ca.crt" }}{{ end -}}
 {{- if .Values.secrets.brokerClient.existingSecret -}}

@@ -1,0 +1,68 @@
+"""Counts clients that are refused, and says whose part it is to change something.
+
+One client that tries again and again must not look like an outage, and an outage must not look like one client. So each refusal
+has a cause, and of refusals that are the client's the addresses are counted too.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+from service.core.clock import Clock
+from service.errors import ErrorCode, ServiceError
+from service.realtime.admission import Admission
+from service.telemetry.metrics import Metrics
+
+Door = Literal["upgrade", "hello", "ticket"]
+"""Where a client is refused."""
+Cause = Literal["client", "service", "draining"]
+"""`client`: what it sent, or a limit of its own. `service`: a limit or a fault of this node. `draining`: the node goes away."""
+
+WINDOW = 300.0
+"""Seconds that a refused address is counted."""
+MAX_ADDRESSES = 10_000
+"""Refused addresses that are kept; with more, the one refused longest ago is forgotten."""
+
+_SERVICE = frozenset({ErrorCode.OVERLOADED, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.INTERNAL})
+_OWN_CAPS = frozenset({"connections_per_ip", "connections_per_user"})
+"""Caps that one client alone can reach."""
+
+
+class Refusals:
+    """Of one node."""
+
+    def __init__(self, admission: Admission, clock: Clock, metrics: Metrics) -> None:
+        self._admission = admission
+        self._clock = clock
+        self._metrics = metrics
+        self._addresses: OrderedDict[str, float] = OrderedDict()
+        """When each was refused last (monotonic), the oldest first."""
+        metrics.refused_addresses.set_function(self._count_addresses)
+
+    def count(self, error: ServiceError, door: Door, network: str) -> None:
+        """Counts a refusal of a client at this address."""
+        cause = self._cause(error, network)
+        self._metrics.refusals.labels(cause, door, error.code.code).inc()
+        if cause == "client":
+            self._addresses[network] = self._clock.monotonic()
+            self._addresses.move_to_end(network)
+            if len(self._addresses) > MAX_ADDRESSES:
+                self._addresses.popitem(last=False)
+
+    def _cause(self, error: ServiceError, network: str) -> Cause:
+        if error.code is ErrorCode.DRAINING:
+            return "draining"
+        if error.code in _SERVICE:
+            return "service"
+        if error.code is ErrorCode.TOO_MANY_CONNECTIONS and error.details.get("scope") not in _OWN_CAPS:
+            return "service"
+        if error.code in (ErrorCode.TOO_MANY_CONNECTIONS, ErrorCode.RATE_LIMITED) and self._admission.is_proxy(network):
+            return "service"  # `proxy.hops` is too low: the limits of one address refuse everybody
+        return "client"
+
+    def _count_addresses(self) -> float:
+        since = self._clock.monotonic() - WINDOW
+        while self._addresses and next(iter(self._addresses.values())) < since:
+            self._addresses.popitem(last=False)
+        return len(self._addresses)
