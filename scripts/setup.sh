@@ -293,6 +293,8 @@ install_chart_types() {
 install_prometheus() {
     command -v promtool >/dev/null || apt_install_idle prometheus ||
         say "no promtool: the chart's rules are not played (Debian: apt-get install prometheus)"
+    command -v amtool >/dev/null || apt_install_idle prometheus-alertmanager ||
+        say "no Alertmanager: the inhibition rules are not played (Debian: apt-get install prometheus-alertmanager)"
 }
 
 install_haproxy() {
