@@ -29,7 +29,6 @@ FOREIGN = {
     "kube_deployment_status_replicas_available": "kube-state-metrics",
     "kube_deployment_status_replicas_unavailable": "kube-state-metrics",
     "kube_deployment_status_replicas_updated": "kube-state-metrics",
-    "kube_pod_container_status_last_terminated_reason": "kube-state-metrics",
     "up": "Prometheus",
 }
 """Metrics of others, by whose they are."""

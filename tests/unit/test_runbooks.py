@@ -9,7 +9,7 @@ import pytest
 from tests.monitoring import FOREIGN, ROOT, RUNBOOKS, Rule, exported, groups, names, rules, runbook_queries
 
 ALERTS = [rule for rule in rules() if rule.is_alert]
-SECTIONS = ["What it means for users", "Look", "Do", "When to worry", "Over when"]
+SECTIONS = ["Impact", "Diagnosis", "Mitigation", "Escalation", "Resolved when"]
 
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:

@@ -1,0 +1,73 @@
+"""Runs a service in which everything goes wrong that runbooks search logs for; its log, on standard error, is that of a pod.
+
+python -m tests.support.pod_log
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import time
+
+from service.errors import ErrorCode, ServiceError
+from service.telemetry import log
+from tests.harness import API_KEY, Running, serving
+
+FILLER = 40
+"""Lines after those that are searched for, so that a command that sees only the end of a log misses them."""
+
+
+async def main() -> None:
+    """All of it, one after the other."""
+    log.configure("info", "json")
+    async with serving() as server:
+        await _faulty_request(server)
+        await _broker_outage(server)
+        _clocks(server)
+        await _dead_task(server)
+        for number in range(FILLER):
+            log.get_logger("tests").info("something else", number=number)
+    log.flush()
+
+
+async def _faulty_request(server: Running) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault for the test")
+
+    publisher = server.service.node.publisher
+    publisher.publish = broken  # type: ignore[method-assign, assignment]  # to fail
+    async with server.http.post(
+        f"{server.url}/api/v1/channels/room:1/events",
+        json={"type": "room.said", "data": {}},
+        headers={"Authorization": f"Bearer {API_KEY}"},
+    ) as response:
+        assert response.status == 500, await response.text()
+
+
+async def _broker_outage(server: Running) -> None:
+    node = server.service.node
+    answers = node.broker.check
+
+    async def away() -> None:
+        raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "connection refused")
+
+    node.broker.check = away  # type: ignore[method-assign]  # to fail
+    await node.health.fault()
+    node.broker.check = answers  # type: ignore[method-assign]  # as it was
+    await node.health.fault()
+
+
+def _clocks(server: Running) -> None:
+    for ahead in (60.0, 0.0):
+        server.service.store_clock.read("one", time() + ahead, 0.0)
+
+
+async def _dead_task(server: Running) -> None:
+    async def dies() -> None:
+        raise RuntimeError("a fault for the test")
+
+    task = server.service.node.supervisor.spawn("a task of the test", dies(), vital=True)
+    await asyncio.wait([task])
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
