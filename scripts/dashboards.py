@@ -37,7 +37,7 @@ PLACES = {
 have another job."""
 SCHEMA = 38
 """Version of the dashboard's form, of Grafana 10.0; newer ones raise it by themselves."""
-QUANTILES = {"half": "0.5", "99 of 100": "0.99"}
+QUANTILES = {"p50": "0.5", "p99": "0.99"}
 _GREEN, _YELLOW, _RED = "green", "yellow", "red"
 
 

@@ -1,5 +1,5 @@
-"""As much of the Kubernetes API as the commands of the runbooks read: objects of one release, and its pods' logs. Flags, selectors
-and defaults are kubectl's own."""
+"""As much of the Kubernetes API as the commands of the runbooks read: objects of one release, and its pods' logs. Flags,
+selectors and defaults are kubectl's own."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic, time
+from typing import TypeVar
 
 import pytest
 
@@ -140,15 +141,27 @@ async def staged() -> AsyncIterator[Stage]:
 # --- scenes: each begins when all pods have been scraped --------------------------------------------------------------
 
 Scene = Callable[[], Awaitable[None]]
+T = TypeVar("T")
+
+
+async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """All at the same time, and none left behind if one fails."""
+
+    async def one(part: Awaitable[T]) -> T:
+        return await part
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(part)) for part in parts]
+    return [task.result() for task in tasks]
 
 
 async def cut(stage: Stage, cluster: Cluster) -> Scene:
     """A drain that times out, with clients that do not read."""
     pod = await stage.pod("cut", only=cluster, OUTBOX__CLOSE_GRACE="10")
-    await pod.clients(DEAF, deaf=True)
     await pod.scraped()
 
     async def play() -> None:
+        await pod.clients(DEAF, deaf=True)  # now: their heartbeat ends them soon
         took = await pod.terminated(2 + cluster.interval + LATE)
         stage.ends[f"cut, scraped every {cluster.interval} s"] = took
         assert took >= 2
@@ -185,9 +198,10 @@ async def rollout(stage: Stage) -> Scene:
     async def play() -> None:
         new = await stage.pod("rollout")
         await new.scraped(1)
-        coming = [asyncio.create_task(back(wire, new)) for wire in old.wires]
-        stage.ends["rollout"] = await old.terminated(30 + LEFT)
-        await asyncio.gather(*coming)
+        async with asyncio.TaskGroup() as coming:
+            for wire in old.wires:
+                coming.create_task(back(wire, new))
+            stage.ends["rollout"] = await old.terminated(30 + LEFT)
 
     async def back(wire: Wire, new: Pod) -> None:
         await wire.gone
@@ -270,12 +284,13 @@ async def stuck(stage: Stage) -> Scene:
 async def test_alerts_about_drains_rollouts_and_restarts_at_both_scrape_intervals() -> None:
     need("prometheus", "redis-server")
     async with staged() as stage:
-        scenes = [await scene(stage) for scene in (left, down, rollout, crash, outage, unready, stuck)]
-        scenes += [await cut(stage, cluster) for cluster in stage.clusters]
+        prepared = [scene(stage) for scene in (left, down, rollout, crash, outage, unready, stuck)]
+        prepared += [cut(stage, cluster) for cluster in stage.clusters]
+        scenes = await together(prepared)
         for cluster in stage.clusters:
             assert not await cluster.firings(time() - 120, time()), "nothing has happened yet"
         stage.began = time()
-        await asyncio.gather(*(play() for play in scenes))
+        await together([play() for play in scenes])
         await asyncio.sleep(max(0.0, stage.began + OUTAGE + WATCHED - time()))  # the time itself is what is wanted
         for pod, seconds in stage.ends.items():
             print(f"\n  the pod of {pod!r} ended after {seconds:.1f} s", end="")
