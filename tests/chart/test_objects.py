@@ -60,7 +60,7 @@ def test_there_is_time_to_drain(helm: Helm, values: dict[str, Any], grace: int) 
 def test_pod_waits_for_its_last_scrape_longer_than_the_interval(
     helm: Helm, values: dict[str, Any], seconds: float | None
 ) -> None:
-    config = of_kind(helm.template(values), "ConfigMap")["data"]["tidewire.yaml"]
+    config = of_kind(helm.template(values), "ConfigMap")["data"]["settings.yaml"]
     assert yaml.safe_load(config)["deadlines"].get("last_scrape") == seconds
 
 

@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from time import monotonic, time
 from typing import TypeVar
 
@@ -49,6 +50,7 @@ FIRING = {
     ("TidewireRolloutStuck", "chat"),
 }
 """All that may fire: the same names are silent in every other scene."""
+USERS = count()
 DEPLOYMENT = 'namespace="chat",deployment="rt-tidewire"'
 
 
@@ -105,10 +107,11 @@ class Pod:
 
             await until(enough, f"{self.target} is scraped", within=times * cluster.interval + LATE + 30)
 
-    async def clients(self, count: int, *, deaf: bool = False) -> None:
+    async def clients(self, number: int, *, deaf: bool = False) -> None:
         """So many connect; deaf ones never read again."""
-        for number in range(count):
-            wire = await connect(self.node.port, lambda text: None, bearer=token(f"user-{number}", "red"))
+        for _ in range(number):
+            user = f"user-{next(USERS)}"  # each its own: one user may have some connections only
+            wire = await connect(self.node.port, lambda text: None, bearer=token(user, "red"))
             wire.send({"type": "ready"})
             if deaf:
                 wire.read(on=False)

@@ -20,6 +20,8 @@ QUIET_RULES = {
     "TidewireTaskDied": "nothing kills a task from outside",
     "TidewireNoTraffic": "looks only at releases to which nothing is sent",
     "TidewirePodSkew": "looks only at pods with more than a hundred connections each",
+    "namespace_job:tidewire_connections:skew": "the same",
+    "TidewireClientsRejected": "looks only at more than five addresses, and everybody here has the same",
 }
 """Alerts that look at nothing on a good day, and why. Each is seen to fire in tests/chart/rules."""
 
