@@ -21,6 +21,7 @@ QUIET_RULES = {
     "TidewireNoTraffic": "looks only at releases to which nothing is sent",
     "TidewirePodSkew": "looks only at pods with more than a hundred connections each",
     "namespace_job:tidewire_connections:skew": "the same",
+    "TidewireReconnectStorm": "compares with the connections of two minutes ago, and the day may be shorter",
     "TidewireClientsRejected": "looks only at more than five addresses, and everybody here has the same",
 }
 """Alerts that look at nothing on a good day, and why. Each is seen to fire in tests/chart/rules."""
