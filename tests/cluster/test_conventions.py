@@ -154,7 +154,7 @@ def test_every_convention_at_once_is_taken(release: Release) -> None:
     release.test()
     spec = release.cluster.get("deployment", NAME, release.namespace)["spec"]["template"]["spec"]
     assert spec["containers"][0]["image"] == "tidewire:20261128"
-    assert spec["terminationGracePeriodSeconds"] == 140
+    assert spec["terminationGracePeriodSeconds"] == 175  # 5, 120, 15, and 35 for the last scrape
     assert release.cluster.get("service", NAME, release.namespace)["spec"]["ipFamilies"] == ["IPv4", "IPv6"]
 
 
