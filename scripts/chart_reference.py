@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the chart's values.schema.json, files/without-null.yaml and the tables in its README from its sources.
+"""Makes values.schema.json, files/without-null.yaml, files/settings-names.yaml and the README's tables of the chart.
 
 The sources are values.yaml, files/versions.yaml and the service's settings.
 
@@ -130,18 +130,26 @@ def schema(values: list[Value]) -> Json:
         _group_of(whole, value.place)[value.place[-1]] = _schema_of(value)
     for place in other_names():
         _group_of(whole, place).setdefault(place[-1], {})
-    for value in values:
-        if value.place[0] not in ("settings", "global"):
-            for slip in sorted(slips(value.place[-1])):
-                _group_of(whole, value.place).setdefault(slip, {})
+    places = [value.place for value in values if value.place[0] not in ("settings", "global")]
+    settings = list(setting_places(setting_names(settings_schema()), ("settings",)))
+    for place in (*places, *settings):
+        for slip in sorted(slips(place[-1])):
+            _group_of(whole, place).setdefault(slip, {})
+    for name in (each for place in settings for each in (place[-1], camel_case(place[-1]))):
+        whole["properties"]["settings"]["properties"].setdefault(name, {})  # without its group
     return whole
 
 
 def slips(name: str) -> set[str]:
-    """What people write in its place: small letters, snake_case, kebab-case, one more or less. Templates say what they meant."""
+    """Other spellings: camelCase, snake_case, kebab-case, one word, plural or singular. Templates say what was meant."""
     parts = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    written = {parts, parts.replace("_", "-"), parts.replace("_", ""), name}
+    written = {parts, parts.replace("_", "-"), parts.replace("_", ""), camel_case(parts), name}
     return {one for each in written for one in (each, f"{each}s", each.removesuffix("s"))} - {name}
+
+
+def camel_case(name: str) -> str:
+    """As in maxAge, from max_age."""
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
 
 
 def _group_of(whole: Json, place: tuple[str, ...]) -> Json:
@@ -169,7 +177,7 @@ def _group(meaning: str, *, is_open: bool = False) -> Json:
 
 def _schema_of(value: Value) -> Json:
     if value.is_group:
-        return _group(value.meaning, is_open=value.is_open)
+        return {**_group(value.meaning, is_open=value.is_open), **value.schema}
     described = {"description": value.meaning}
     if value.is_settings:
         return {**settings_schema(), **described}
@@ -214,6 +222,20 @@ def settings_schema() -> Json:
         properties[group]["properties"].update({name: {} for name in names})
     properties["auth"]["properties"]["issuers"]["items"]["properties"]["secret"] = {}
     return found
+
+
+def setting_names(part: Json) -> Json:
+    """The names of the service's settings, as a tree; a setting that is no group has null."""
+    return {
+        name: setting_names(inside) if "properties" in inside else None for name, inside in part["properties"].items()
+    }
+
+
+def setting_places(names: Json, below: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The place of each setting and each group of settings."""
+    for name, inside in names.items():
+        yield (*below, name)
+        yield from setting_places(inside or {}, (*below, name))
 
 
 def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
@@ -341,6 +363,8 @@ def main(check: bool) -> int:
         "values.schema.json": json.dumps(schema(values), indent=2, ensure_ascii=False) + "\n",
         "README.md": _TABLE.sub(lambda marks: f"{marks[1]}{tables[marks[2]]}\n{marks[3]}", readme),
         "files/without-null.yaml": without_null(values),
+        "files/settings-names.yaml": "# Names of the service's settings, for hints. Made by scripts/chart_reference.py.\n"
+        + yaml.safe_dump(setting_names(settings_schema()), sort_keys=False),
     }
     stale = 0
     for name, text in wanted.items():

@@ -451,7 +451,14 @@ sentence says where, what, and what would be right.
 {{- range $v.extraArgs -}}
 {{- range $flag, $here := dict "--workers" "a pod is one node: raise replicas" "--demo" "set secrets and a contract" "--config" "use settings" -}}
 {{- $given := $.Values.extraArgs | join " " -}}
-{{- if regexMatch (printf "(^| )%s( |=|$)" $flag) $given }}{{ fail (printf "extraArgs: %s is the chart's: %s" $flag $here) }}{{ end -}}
+{{- if regexMatch (printf "(^| )%s( |=|$)" $flag) $given }}{{ fail (printf "extraArgs: the chart sets %s: %s" $flag $here) }}{{ end -}}
+{{- end -}}
+{{- $option := regexFind "^--[a-z][-_a-z0-9]*" (include "tidewire.text" .) | trimPrefix "--" | replace "-" "_" -}}
+{{- range $group, $names := $.Files.Get "files/settings-names.yaml" | fromYaml -}}
+{{- range $name, $_ := $names | default (dict $group "") -}}
+{{- $place := ternary $name (printf "%s.%s" $group $name) (eq $name $group) -}}
+{{- if has $option (list $name (replace "." "_" $place)) }}{{ fail (printf "extraArgs: tidewire serve has no option --%s, and pods would not start: set settings.%s" (replace "_" "-" $option) $place) }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $names := list -}}
