@@ -157,7 +157,7 @@ CASES: dict[str, Values] = {
     },
     "dashboards": {"dashboards": {"enabled": True, "folder": "Realtime"}},
     "disruptions: none": {"podDisruptionBudget": {"maxUnavailable": 0}},
-    "disruptions: per cent": {"podDisruptionBudget": {"maxUnavailable": None, "minAvailable": "50%"}},
+    "disruptions: per cent": {"podDisruptionBudget": {"minAvailable": "50%"}},
     "disruptions: no budget": {"podDisruptionBudget": {"enabled": False}},
     "rollout": {"strategy": {"maxUnavailable": "25%", "maxSurge": 0}, "minReadySeconds": 0, "preStopSeconds": 0},
     "load balancer": {

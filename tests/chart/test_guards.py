@@ -197,10 +197,9 @@ GUARDS: dict[str, tuple[Values, str]] = {
         {"secrets": {"brokerCa": {"existingSecret": "a", "existingConfigMap": "b"}}},
         "secrets.brokerCa names a Secret and a ConfigMap",
     ),
-    "two budgets": ({"podDisruptionBudget": {"minAvailable": 1}}, "maxUnavailable and minAvailable exclude each other"),
-    "an empty budget": (
-        {"podDisruptionBudget": {"maxUnavailable": None}},
-        "podDisruptionBudget: set maxUnavailable or minAvailable",
+    "two budgets": (
+        {"podDisruptionBudget": {"maxUnavailable": 1, "minAvailable": 1}},
+        "maxUnavailable and minAvailable exclude each other",
     ),
     "a rollout that stands still": (
         {"strategy": {"maxUnavailable": "0%", "maxSurge": 0}},
@@ -516,7 +515,7 @@ def test_a_wrong_value_is_refused(values: Values) -> None:
 def test_null_in_place_of_any_value_leaves_a_chart_that_renders(major: int) -> None:
     """A parent takes values back with null. One run takes back all of a group, then all groups."""
     groups = {name: value for name, value in DEFAULTS.items() if isinstance(value, dict) and name != "settings"}
-    needed = {"secrets", "podDisruptionBudget"}
+    needed = {"secrets"}
     inner = {name: dict.fromkeys(value) for name, value in groups.items() if name not in needed}
     outer = dict.fromkeys(name for name in DEFAULTS if name not in needed)
     for values in (inner, outer):

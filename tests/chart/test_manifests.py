@@ -112,8 +112,8 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
         assert sentence in said
 
 
-def _budget(**fields: Any) -> dict[str, Any]:
-    return {"podDisruptionBudget": {"maxUnavailable": None, **fields}}
+def _budget(**fields: int | str) -> dict[str, Any]:
+    return {"podDisruptionBudget": fields}
 
 
 def _pods(number: int) -> dict[str, Any]:

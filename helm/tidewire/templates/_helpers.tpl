@@ -183,3 +183,13 @@ contract.yaml: {{ .Values.contract.text | default (.Files.Get "files/contract.ya
 {{- $value := index . 1 -}}
 {{- tpl (ternary $value (toYaml $value) (kindIs "string" $value)) (index . 0) -}}
 {{- end -}}
+
+{{/* What the PodDisruptionBudget says: one of its two fields. */}}
+{{- define "tidewire.budget" -}}
+{{- $budget := .Values.podDisruptionBudget -}}
+{{- if not (kindIs "invalid" $budget.minAvailable) -}}
+minAvailable: {{ $budget.minAvailable }}
+{{- else -}}
+maxUnavailable: {{ ternary 1 $budget.maxUnavailable (kindIs "invalid" $budget.maxUnavailable) }}
+{{- end -}}
+{{- end -}}

@@ -60,10 +60,7 @@
 {{- fail (printf "%d pods need a broker that they share, and memory:// is one pod's own: set settings.broker.url to redis://…, redis+sentinel://…, redis+cluster://… or nats://…, or stay with one pod" $most) -}}
 {{- end -}}
 {{- if and (not (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable)) (not (kindIs "invalid" $v.podDisruptionBudget.minAvailable)) $v.podDisruptionBudget.enabled -}}
-{{- fail "podDisruptionBudget: maxUnavailable and minAvailable exclude each other: set one of them to null" -}}
-{{- end -}}
-{{- if and $v.podDisruptionBudget.enabled (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable) (kindIs "invalid" $v.podDisruptionBudget.minAvailable) -}}
-{{- fail "podDisruptionBudget: set maxUnavailable or minAvailable, or enabled to false" -}}
+{{- fail "podDisruptionBudget: maxUnavailable and minAvailable exclude each other: set one of them" -}}
 {{- end -}}
 {{- if and (has (toString $v.strategy.maxUnavailable) (list "0" "0%")) (has (toString $v.strategy.maxSurge) (list "0" "0%")) -}}
 {{- fail "strategy: with maxUnavailable and maxSurge both 0 no pod could ever be replaced" -}}
