@@ -142,32 +142,13 @@ class APIServer(_Part):
         ]
 
 
-class _Controllers(_Part):
-    def __init__(self, api: APIServer) -> None:
-        super().__init__("kube-controller-manager")
+class _Controller(_Part):
+    """A part that works on what the API server holds."""
+
+    def __init__(self, name: str, api: APIServer, *more: str) -> None:
+        super().__init__(name)
         self._api = api
-
-    def _prepare(self) -> None: ...
-
-    def _arguments(self) -> list[str]:
-        return [
-            f"--kubeconfig={self._api.kubeconfig}",
-            f"--bind-address={HOST}",
-            f"--secure-port={self.port}",
-            "--cert-dir=certificates",
-            "--leader-elect=false",
-            f"--service-account-private-key-file={self._api.key}",
-            f"--root-ca-file={self._api.certificates.ca}",
-            # The autoscaler looks every 15 s by itself.
-            "--horizontal-pod-autoscaler-sync-period=1s",
-            "--authorization-always-allow-paths=/healthz",
-        ]
-
-
-class _Scheduler(_Part):
-    def __init__(self, api: APIServer) -> None:
-        super().__init__("kube-scheduler")
-        self._api = api
+        self._more = more
 
     def _prepare(self) -> None: ...
 
@@ -179,6 +160,7 @@ class _Scheduler(_Part):
             "--cert-dir=certificates",
             "--leader-elect=false",
             "--authorization-always-allow-paths=/healthz",
+            *self._more,
         ]
 
 
@@ -218,25 +200,26 @@ class Storage(Group):
         self.api = APIServer(etcd)
         await self._launch(self.api)
 
-
-class ControlPlane(Group):
-    """All of it. Starts in some ten seconds."""
-
-    async def _build(self) -> None:
-        etcd = _Etcd()
-        await self._launch(etcd)
-        self.api = APIServer(etcd)
-        await self._launch(self.api)
-        await self._launch(_Controllers(self.api), _Scheduler(self.api), _Kubelet(self.api))
-
     @property
     def kubeconfig(self) -> Path:
         """The file that leads an administrator to it."""
         return self.api.kubeconfig
 
-    def logs(self) -> str:
-        """The last lines of each part's log, for a test that failed."""
-        return "\n".join(f"--- {member.name}\n{member.log[-4000:]}" for member in self._members)
+
+class ControlPlane(Storage):
+    """All of it. Starts in some ten seconds."""
+
+    async def _build(self) -> None:
+        await super()._build()
+        controllers = _Controller(
+            "kube-controller-manager",
+            self.api,
+            f"--service-account-private-key-file={self.api.key}",
+            f"--root-ca-file={self.api.certificates.ca}",
+            # The autoscaler looks every 15 s by itself.
+            "--horizontal-pod-autoscaler-sync-period=1s",
+        )
+        await self._launch(controllers, _Controller("kube-scheduler", self.api), _Kubelet(self.api))
 
 
 def _unchecked() -> ssl.SSLContext:

@@ -76,7 +76,7 @@ def api() -> Iterator[Api]:
     servers = Storage()
     asyncio.run(servers.start())
     try:
-        found = Api(servers.api.kubeconfig)
+        found = Api(servers.kubeconfig)
         found.ensure_namespace(NAMESPACE)
         yield found
     finally:
