@@ -8,6 +8,7 @@ In values.yaml a comment above a key is what the key means. In it a line
 - `@schema {…}` adds to the type that the default shows;
 - `@texts` is for a map whose values may be numbers or booleans too;
 - `@open` is for a group that may hold other keys;
+- `@section …` begins a section of the README, which this key and those below it are in;
 - `@settings` stands for the settings of the service, so that chart and service cannot drift.
 
 Names that other charts use (files/other-names.yaml) pass the schema: the chart's guards say what they are called here.
@@ -56,6 +57,8 @@ class Value:
     schema: Json = field(default_factory=dict)
     is_settings: bool = False
     is_open: bool = False
+    section: str = ""
+    """The section of the README that begins here, if one does."""
 
     @property
     def is_group(self) -> bool:
@@ -112,6 +115,8 @@ def _value(place: tuple[str, ...], defaults: Any, comment: list[str]) -> Value:
             value.schema = {"additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
         elif line == "@open":
             value.is_open = True
+        elif line.startswith("@section "):
+            value.section = line.removeprefix("@section ")
         else:
             words.append(line)
     value.meaning = " ".join(words)
@@ -259,13 +264,20 @@ def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def table(values: list[Value]) -> str:
-    """Every value as a Markdown table."""
-    rows = [
-        f"| `{value.name}` | {_shown(value.default)} | {_cell(value.meaning)} |"
-        for value in values
-        if not value.is_group
-    ]
-    return "\n".join(["| value | default | meaning |", "|---|---|---|", *rows])
+    """Every value, in a Markdown table for each section, and links to the sections."""
+    links = [f"[{value.section}](#{_anchor(value.section)})" for value in values if value.section]
+    lines = [" · ".join(links)]
+    for value in values:
+        if value.section:
+            lines += ["", f"### {value.section}", "", "| value | default | meaning |", "|---|---|---|"]
+        if not value.is_group:
+            lines.append(f"| `{value.name}` | {_shown(value.default)} | {_cell(value.meaning)} |")
+    return "\n".join(lines)
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
 
 
 def _shown(default: Any) -> str:
