@@ -314,8 +314,8 @@ def versions(controllers: Json, pins: Json) -> str:
     columns = (
         "values",
         "controller",
-        "everything from",
-        "with an older version in values",
+        "all features from",
+        "with an older version set",
         "Gateway API CRDs",
         "checked CRDs",
     )

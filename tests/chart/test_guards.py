@@ -26,7 +26,7 @@ def _with_timeouts(implementation: str) -> Values:
 GUARDS: dict[str, tuple[Values, str]] = {
     "two pods, one memory": (
         {"replicas": 2},
-        "2 pods need a broker that they share, and memory:// is one pod's own: set settings.broker.url to redis://",
+        "2 pods need a broker that they share, and memory:// belongs to one pod: set settings.broker.url to redis://",
     ),
     "an autoscaler, one memory": (
         {"autoscaling": {"hpa": {"enabled": True}}},
@@ -49,7 +49,7 @@ GUARDS: dict[str, tuple[Values, str]] = {
     ),
     "KEDA with half an address": (
         {"autoscaling": {"keda": {"enabled": True, "prometheusAddress": "prometheus:9090"}}, "settings": REDIS},
-        "autoscaling.keda.prometheusAddress (prometheus:9090) is no address: it begins with http:// or https://",
+        "autoscaling.keda.prometheusAddress (prometheus:9090) is not a URL: begin it with http:// or https://",
     ),
     "a tag in the repository": (
         {"image": {"repository": "registry.test:5000/tidewire:1.0"}},
@@ -61,17 +61,17 @@ GUARDS: dict[str, tuple[Values, str]] = {
     ),
     "a grace that kills": (
         {"terminationGracePeriodSeconds": 149},
-        "terminationGracePeriodSeconds (149) would kill a pod that still drains: it takes preStopSeconds (15), "
-        "settings.deadlines.shutdown (120) and 15, so at least 150",
+        "terminationGracePeriodSeconds (149) would kill a pod before its drain ends: set it to 150 or more, the sum of "
+        "preStopSeconds (15), settings.deadlines.shutdown (120) and 15, or to 0",
     ),
     "an age that is a storm": (
         {"settings": {"rollout": {"max_age": 60}}},
-        "settings.rollout.max_age (60 s) would move more connections a second of a full pod (settings.limits.connections: 15000) "
-        "than settings.rollout.drain_rate (200) lets a drain: set it to 100 or more, or to 0",
+        "settings.rollout.max_age (60 s) would move more connections a second from a full pod (settings.limits.connections: "
+        "15000) than a drain does (settings.rollout.drain_rate: 200): set it to 100 or more, or to 0",
     ),
     "a drain that the others refuse": (
         {"settings": {"rollout": {"drain_rate": 300, "accept_rate": {"per_second": 250, "burst": 250}}}},
-        "settings.rollout.drain_rate (300) is above settings.rollout.accept_rate.per_second (250): of two pods one that drains",
+        "settings.rollout.drain_rate (300) is above settings.rollout.accept_rate.per_second (250): one of two pods would",
     ),
     "a ping that races nginx": (
         {**ingress("nginx"), "idleTimeout": 60, "settings": {"deadlines": {"heartbeat": 30}}},
@@ -95,22 +95,22 @@ GUARDS: dict[str, tuple[Values, str]] = {
     ),
     "timeouts that Traefik ignores": (
         _with_timeouts("traefik"),
-        "traefik ignores timeouts of a route without a word",
+        "traefik silently ignores the timeouts of a route",
     ),
     "timeouts that NGF ignores": (
         _with_timeouts("ngf"),
-        "ngf ignores timeouts of a route without a word",
+        "ngf silently ignores the timeouts of a route",
     ),
     "cookies that lead back": (
         {**ingress("nginx", sticky=True), "settings": {"rollout": {"rebalance": True}}},
-        "sticky cookies would lead clients back to the very pod that asks them to go",
+        "sticky sessions would route clients back to the pod that asks them to leave",
     ),
-    "a cookie that Cilium has not": (gateway("cilium", sticky=True), 'no policy of gateway.implementation "cilium"'),
+    "a cookie that Cilium has not": (gateway("cilium", sticky=True), 'no policy for gateway.implementation "cilium"'),
     "a cookie of nobody's": (
         ingress("", sticky=True),
-        "every controller has its own words for them: set ingress.preset",
+        "they are configured differently for each controller: set ingress.preset",
     ),
-    "a route to nowhere": ({"gateway": {"enabled": True}}, "the route belongs to no Gateway: set gateway.parentRefs"),
+    "a route to nowhere": ({"gateway": {"enabled": True}}, "the route has no Gateway: set gateway.parentRefs"),
     "a Gateway without a class": (
         {"gateway": {"enabled": True, "create": {"enabled": True}}},
         "set gateway.create.className",
@@ -122,43 +122,44 @@ GUARDS: dict[str, tuple[Values, str]] = {
     "Contour without hosts": ({"ingress": {"enabled": True, "preset": "contour"}}, "ingress.hosts is empty"),
     "a secret in a ConfigMap": (
         {"settings": {"auth": {"secret": "0123456789abcdef0123456789abcdef"}}},
-        "settings.auth.secret would be readable in a ConfigMap: put it into a Secret and name that in "
-        "secrets.authSecret.existingSecret",
+        "settings.auth.secret would be readable in a ConfigMap: put it into a Secret, and set "
+        "secrets.authSecret.existingSecret to the Secret's name",
     ),
     "keys in a ConfigMap": (
         {"settings": {"api": {"keys": [{"name": "a", "tenant": "b", "key": "c"}]}}},
-        "name that in secrets.apiKeys.existingSecret",
+        "set secrets.apiKeys.existingSecret to the Secret's name",
     ),
     "a password in a ConfigMap": (
         {"settings": {"broker": {"password": "x"}}},
-        "name that in secrets.brokerPassword.existingSecret",
+        "set secrets.brokerPassword.existingSecret to the Secret's name",
     ),
     "a password in the broker's address": (
         {"settings": {"broker": {"url": "redis://:hunter2@redis.db:6379"}}},
-        "settings.broker.url would be readable in a ConfigMap, and holds a user or password: leave them out, put the password "
-        "into a Secret and name that in secrets.brokerPassword.existingSecret; a user's name is settings.broker.user",
+        "settings.broker.url holds a user or password, which would be readable in a ConfigMap: set the user in "
+        "settings.broker.user, put the password into a Secret, and set secrets.brokerPassword.existingSecret to the Secret's "
+        "name",
     ),
     "an authority for a broker without TLS": (
         {"settings": REDIS, "secrets": {"brokerCa": {"existingSecret": "a"}}},
-        "secrets.brokerCa and secrets.brokerClient are for TLS, and settings.broker.url is without it: begin it with rediss "
-        "(Redis, Valkey) or tls (NATS), or leave them out",
+        "secrets.brokerCa and secrets.brokerClient need TLS, which settings.broker.url does not use: begin it with rediss "
+        "(Redis, Valkey) or tls (NATS), or leave the secrets out",
     ),
     "a certificate for a broker without TLS": (
         {"settings": {"broker": {"url": "nats://n1"}}, "secrets": {"brokerClient": {"existingSecret": "a"}}},
-        "begin it with rediss (Redis, Valkey) or tls (NATS), or leave them out",
+        "begin it with rediss (Redis, Valkey) or tls (NATS), or leave the secrets out",
     ),
     "an address without a scheme": (
         {"settings": {"broker": {"url": "redis.db:6379"}}},
-        "settings.broker.url is no address of a broker: it begins with memory://, redis://, redis+sentinel://, redis+cluster:// "
-        "(each also as rediss, for TLS), nats:// or tls://",
+        "settings.broker.url is not a broker URL: begin it with memory://, redis://, redis+sentinel://, redis+cluster:// "
+        "(rediss instead of redis for TLS), nats:// or tls://",
     ),
     "a scheme that nobody speaks": (
         {"settings": {"broker": {"url": "rediss+sentinels://a/m"}}},
-        "settings.broker.url is no address of a broker",
+        "settings.broker.url is not a broker URL",
     ),
     "an issuer's secret in a ConfigMap": (
         {"settings": {"auth": {"issuers": [{"issuer": "i", "audience": "a", "algorithm": "HS256", "secret": "x"}]}}},
-        "name that in secrets.authIssuers.existingSecret",
+        "set secrets.authIssuers.existingSecret to the Secret's name",
     ),
     "issuers twice": (
         {
@@ -169,22 +170,22 @@ GUARDS: dict[str, tuple[Values, str]] = {
                 }
             },
         },
-        "the first would hide the second: keep one",
+        "the first would replace the second: set only one of them",
     ),
     "a file that is not there": (
         {"settings": {"broker": {"ca": "/ca.crt"}}},
-        "name the Secret that holds it in secrets.brokerCa",
+        "name the Secret in secrets.brokerCa",
     ),
-    "workers in a pod": ({"settings": {"workers": 2}}, "settings.workers is the chart's: a pod is one node"),
-    "another port": ({"settings": {"port": 80}}, "settings.port is the chart's: pods always listen on 8080"),
-    "the demo": ({"settings": {"demo": True}}, "settings.demo is the chart's"),
-    "a contract by the way": ({"settings": {"contract": "c.yaml"}}, "settings.contract is the chart's"),
-    "nobody gets in": ({"secrets": {"generate": False}}, "nobody could get in: set secrets.generate"),
+    "workers in a pod": ({"settings": {"workers": 2}}, "settings.workers is set by the chart: a pod runs one node"),
+    "another port": ({"settings": {"port": 80}}, "settings.port is set by the chart: pods always listen on 8080"),
+    "the demo": ({"settings": {"demo": True}}, "settings.demo is set by the chart"),
+    "a contract by the way": ({"settings": {"contract": "c.yaml"}}, "settings.contract is set by the chart"),
+    "nobody gets in": ({"secrets": {"generate": False}}, "no client could authenticate: set secrets.generate"),
     "two contracts": (
         {"contract": {"text": "channels: {}", "existingConfigMap": "x"}},
         "contract.text and contract.existingConfigMap are both set",
     ),
-    "files of no contract": ({"contract": {"files": {"a.json": "{}"}}}, "contract.files stand beside contract.text"),
+    "files of no contract": ({"contract": {"files": {"a.json": "{}"}}}, "contract.files needs contract.text"),
     "files elsewhere": (
         {"contract": {"text": "channels: {}", "files": {"../a.json": "{}"}}},
         "../a.json is not below the contract's folder",
@@ -217,67 +218,67 @@ GUARDS: dict[str, tuple[Values, str]] = {
 
 
 FORMATS: dict[str, tuple[Values, str]] = {
-    "a label": ({"podLabels": {"team": "chat room"}}, 'podLabels: team: "chat room" is no value of a label'),
+    "a label": ({"podLabels": {"team": "chat room"}}, 'podLabels: team: "chat room" is not a label value'),
     "a key": (
         {"service": {"annotations": {"a b": "c"}}},
-        'service.annotations: "a b" is no key of a label or annotation',
+        'service.annotations: "a b" is not a key of a label or annotation',
     ),
     "a Secret's name": (
         {"secrets": {"apiKey": {"existingSecret": "API_KEY"}}},
-        'secrets.apiKey.existingSecret: "API_KEY" is no name of an object',
+        'secrets.apiKey.existingSecret: "API_KEY" is not a valid object name',
     ),
     "a Secret's key": (
         {"secrets": {"apiKey": {"existingSecret": "a", "key": "a/b"}}},
-        'secrets.apiKey.key: "a/b" is no key of a Secret or ConfigMap',
+        'secrets.apiKey.key: "a/b" is not a key of a Secret or ConfigMap',
     ),
     "a pull secret without a name": ({"imagePullSecrets": [{"nam": "a"}]}, "an entry has no name"),
     "a tag that YAML has read": ({"image": {"tag": 1.1}}, "image.tag: YAML reads it as the number 1.1"),
     "a registry with a scheme": (
         {"global": {"imageRegistry": "https://r.example.com"}},
-        'global.imageRegistry: "https://r.example.com" is no registry',
+        'global.imageRegistry: "https://r.example.com" is not a registry',
     ),
-    "a host": ({"ingress": {"enabled": True, "hosts": ["https://a.test"]}}, '"https://a.test" is no name of a host'),
+    "a host": ({"ingress": {"enabled": True, "hosts": ["https://a.test"]}}, '"https://a.test" is not a host name'),
     "a node port": (
         {"service": {"type": "NodePort", "nodePort": 80}},
-        "30000-32767; a cluster with another range says so",
+        "(30000-32767): if your cluster has another range",
     ),
-    "an address": ({"service": {"clusterIP": "10.0.0"}}, 'service.clusterIP: "10.0.0" is no address'),
+    "an address": ({"service": {"clusterIP": "10.0.0"}}, 'service.clusterIP: "10.0.0" is not an IP address'),
     "ranges of no balancer": (
         {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}},
-        "would keep nobody out: service.type is ClusterIP",
+        "has no effect: service.type is ClusterIP",
     ),
-    "a quantity": ({"resources": {"limits": {"memory": "1GB"}}}, 'resources.limits.memory: "1GB" is no quantity'),
+    "a quantity": ({"resources": {"limits": {"memory": "1GB"}}}, 'resources.limits.memory: "1GB" is not a quantity'),
     "a request above its limit": (
         {"tests": {"resources": {"requests": {"memory": "1Gi"}}}},
         'tests.resources.requests.memory: "1Gi" is above tests.resources.limits.memory (256Mi)',
     ),
-    "a budget": ({"podDisruptionBudget": {"maxUnavailable": "110%"}}, "per cent from 0% to 100%"),
+    "a budget": ({"podDisruptionBudget": {"maxUnavailable": "110%"}}, "a percentage from 0% to 100%"),
     "a toleration": (
         {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
         "its operator Exists takes none",
     ),
     "two variables": (
         {"extraEnv": [{"name": "A", "value": "{{ .Release.Name }}"}, {"name": "A", "value": 1}]},
-        'extraEnv: "A" is there twice, or the chart\'s own',
+        'extraEnv: "A" is listed twice, or set by the chart',
     ),
-    "a variable that YAML has read": ({"extraEnv": [{"name": True, "value": 1}]}, "are booleans without quotes"),
+    "a variable that YAML has read": ({"extraEnv": [{"name": True, "value": 1}]}, "so put them in quotes"),
     "a mount of no volume": (
         {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}]},
-        'extraVolumeMounts: name: "a" is none of the volumes',
+        'extraVolumeMounts: name: "a" is not a volume of the pod',
     ),
     "two containers": (
         {"extraContainers": [{"name": "tidewire", "image": "a"}]},
-        '"tidewire" is the name of two containers, or the chart\'s own',
+        '"tidewire" is the name of two containers, or of the chart\'s own',
     ),
     "an argument of the chart's": (
         {"extraArgs": ["--workers=4"]},
-        "extraArgs: the chart sets --workers: a pod is one node",
+        "extraArgs: the chart sets --workers: a pod runs one node",
     ),
     "a window": (
         {"autoscaling": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 7200}}}},
         'stabilizationWindowSeconds: "7200" is not between 0 and 3600',
     ),
-    "a duration": ({"podMonitor": {"interval": "1 m"}}, 'podMonitor.interval: "1 m" is no duration of Prometheus'),
+    "a duration": ({"podMonitor": {"interval": "1 m"}}, 'podMonitor.interval: "1 m" is not a Prometheus duration'),
     "a scrape that is longer than its interval": (
         {"serviceMonitor": {"interval": "5s"}},
         "serviceMonitor.scrapeTimeout (10s) is above serviceMonitor.interval (5s)",

@@ -103,7 +103,7 @@ def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
     for sentence in (
         "Set settings.broker.url to a Redis, Valkey or NATS, then replicas to 2 or more.",
         "--set-file contract.text=contract.yaml",
-        "Name Secrets of your own",
+        "name Secrets of your own",
         "enable ingress or gateway, with TLS",
         "enable networkPolicy",
         "enable serviceMonitor or podMonitor",
@@ -155,17 +155,19 @@ def test_the_notes_do_not_warn_of_a_drain_that_works(helm: Helm, values: dict[st
     [
         (ingress("alb"), "preStopSeconds is 15: set it to 120 or more"),
         (gateway("aws"), "preStopSeconds is 15: set it to 120 or more"),
-        (gateway("aws"), "name rt-tidewire (LoadBalancerConfiguration) in its infrastructure.parametersRef"),
+        (gateway("aws"), "set infrastructure.parametersRef to rt-tidewire (LoadBalancerConfiguration)"),
         (ingress("traefik"), "transport.respondingTimeouts"),
         (ingress("haproxytech"), "timeout-tunnel in the controller's ConfigMap"),
         (ingress("nginx"), "ingress-nginx is retired"),
         (ingress("nginx", sticky=True), "so settings.rollout.rebalance is off"),
-        (ingress("nginx"), "X-Forwarded-For is believed of 1 hop(s)"),
+        (ingress("nginx"), "The service trusts X-Forwarded-For from 1 hop(s)"),
         (
             {"networkPolicy": {"enabled": True}, "podMonitor": {"enabled": True}},
-            "The NetworkPolicy lets only this namespace to port 9090: a Prometheus elsewhere needs networkPolicy.opsFrom.",
+            "The NetworkPolicy lets only this namespace connect to port 9090: for a Prometheus elsewhere, set "
+            "networkPolicy.opsFrom.",
         ),
-        (ingress("gce"), "ends a WebSocket after 86400 s"),
+        ({"extraArgs": ["--verbose"]}, "has no such arguments: its pods do not start"),
+        (ingress("gce"), "ends every WebSocket after 86400 s"),
         *(
             (
                 {**front, "networkPolicy": {"enabled": True}},
@@ -181,13 +183,13 @@ def test_the_notes_do_not_warn_of_a_drain_that_works(helm: Helm, values: dict[st
         ),
         (
             {**gateway("gke"), "networkPolicy": {"enabled": True, "publicFrom": [{"podSelector": {}}]}},
-            "networkPolicy.publicFrom must hold 35.191.0.0/16 and 130.211.0.0/22.",
+            "networkPolicy.publicFrom must contain 35.191.0.0/16 and 130.211.0.0/22.",
         ),
         *((values, "WARNING: a node drain hangs: podDisruptionBudget.") for values in BLOCKED),
         (
             {"settings": {"limits": {"connections": 30_000}}},
-            "drains faster than settings.rollout.drain_rate (200 a second): for that settings.deadlines.shutdown would have "
-            "to be 200.",
+            "drains faster than settings.rollout.drain_rate (200 a second), because settings.deadlines.shutdown is too short for "
+            "that rate: set it to 200.",
         ),
     ],
 )

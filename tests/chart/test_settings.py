@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -211,3 +212,21 @@ def test_the_readmes_production_values_work(helm: Helm) -> None:
     documents = helm.template(yaml.safe_load(text))
     assert of_kind(documents, "Deployment")["spec"]["replicas"] == 3
     assert "Secret" not in {document["kind"] for document in documents}
+
+
+TASKS = dict(
+    re.findall(r"^\| ([^|]+) \| `(\{.*\})` \|$", (CHART / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+)
+"""Values for the common tasks of the chart's page."""
+
+
+@pytest.mark.parametrize("task", TASKS if WHOLE else list(TASKS)[::12])
+def test_the_readmes_common_tasks_are_values_that_the_service_accepts(helm: Helm, task: str, tmp_path: Path) -> None:
+    view = lay(
+        helm.template(yaml.safe_load(TASKS[task])), tmp_path, {**GIVEN, "tidewire-api": {"api-key": KEY}, "ca": {}}
+    )
+    assert load_settings(view.config, view.environ)
+
+
+def test_the_readme_has_common_tasks() -> None:
+    assert "Run 3 pods on a Redis" in TASKS

@@ -126,8 +126,8 @@ def test_pings_are_checked_against_the_idle_time_in_force(helm: Helm) -> None:
 @pytest.mark.parametrize(
     ("case", "missing", "newer"),
     [
-        ("gateway envoy-gateway 1.7", "Envoy Gateway 1.7 takes no idle time", _of("envoy-gateway", "1.8")),
-        ("gateway ngf 2.5", "NGINX Gateway Fabric 2.5 takes no idle time", _of("ngf", "2.6")),
+        ("gateway envoy-gateway 1.7", "Envoy Gateway 1.7 has no idle timeout", _of("envoy-gateway", "1.8")),
+        ("gateway ngf 2.5", "NGINX Gateway Fabric 2.5 has no idle timeout", _of("ngf", "2.6")),
         ("keda 2.16", "KEDA 2.16 has no fallback", _keda("2.17")),
         ("ingress f5-nginx 5.3 sticky", "need NGINX Plus with F5 NGINX Ingress Controller 5.3", ingress("f5-nginx")),
     ],
@@ -143,7 +143,7 @@ def test_notes_say_what_is_missing(helm: Helm, case: str, missing: str, newer: V
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (_of("envoy-gateway", 1.1), "gateway.implementationVersion (1.1) is a number, and as numbers 1.10 and 1.1 are"),
+        (_of("envoy-gateway", 1.1), "gateway.implementationVersion (1.1) is a number, and YAML reads 1.10 as 1.1"),
         (_keda(2.2), "autoscaling.keda.version (2.2) is a number"),
         (
             _of("envoy-gateway", "1.1"),
@@ -156,9 +156,9 @@ def test_notes_say_what_is_missing(helm: Helm, case: str, missing: str, newer: V
         ),
         ({"ingress": {"enabled": True, "presetVersion": "5.3"}}, "ingress.presetVersion (5.3) is the version of the"),
         ({"ingress": {**ingress("agic")["ingress"], "presetVersion": "1.3"}}, "Ingress Controller 1.4 or newer"),
-        (_of("envoy-gateway", "newest"), "gateway.implementationVersion (newest) is no version: write it as"),
-        (_of("aws", "3"), "gateway.implementationVersion (3) is no version"),
-        (_of("aws", "3.05"), "gateway.implementationVersion (3.05) is no version"),
+        (_of("envoy-gateway", "newest"), "gateway.implementationVersion (newest) is not a version: write it as"),
+        (_of("aws", "3"), "gateway.implementationVersion (3) is not a version"),
+        (_of("aws", "3.05"), "gateway.implementationVersion (3.05) is not a version"),
     ],
     ids=json.dumps,
 )

@@ -12,7 +12,7 @@ sentence says where, what, and what would be right.
 {{- define "tidewire.checkName" -}}
 {{- $name := include "tidewire.text" (index . 1) -}}
 {{- if and $name (or (gt (len $name) 253) (not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" $name))) -}}
-{{- include "tidewire.refuse" (list (index . 0) $name "no name of an object: small letters, digits, dashes and dots, at most 253, beginning and ending with a letter or digit") -}}
+{{- include "tidewire.refuse" (list (index . 0) $name "not a valid object name: use lower-case letters, digits, dashes and dots, at most 253, beginning and ending with a letter or digit") -}}
 {{- end -}}
 {{- end -}}
 
@@ -20,7 +20,7 @@ sentence says where, what, and what would be right.
 {{- define "tidewire.checkLabel" -}}
 {{- $name := include "tidewire.text" (index . 1) -}}
 {{- if and $name (not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" $name)) -}}
-{{- include "tidewire.refuse" (list (index . 0) $name "no DNS label: small letters, digits and dashes, at most 63, beginning and ending with a letter or digit") -}}
+{{- include "tidewire.refuse" (list (index . 0) $name "not a DNS label: use lower-case letters, digits and dashes, at most 63, beginning and ending with a letter or digit") -}}
 {{- end -}}
 {{- end -}}
 
@@ -29,7 +29,7 @@ sentence says where, what, and what would be right.
 {{- $name := include "tidewire.text" (index . 1) -}}
 {{- $bare := ternary (trimPrefix "*." $name) $name (index . 2) -}}
 {{- if or (gt (len $name) 253) (regexMatch "^[0-9.]+$" $bare) (not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$" $bare)) -}}
-{{- include "tidewire.refuse" (list (index . 0) $name (print "no name of a host: small letters, without scheme, port, path or address, such as rt.example.com" (ternary " or *.example.com" "" (index . 2)))) -}}
+{{- include "tidewire.refuse" (list (index . 0) $name (print "not a host name: use lower-case letters, without scheme, port, path or IP address, such as rt.example.com" (ternary " or *.example.com" "" (index . 2)))) -}}
 {{- end -}}
 {{- end -}}
 
@@ -43,7 +43,7 @@ sentence says where, what, and what would be right.
 {{- $isKey = and $isKey (le (len (first $parts)) 253) (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" (first $parts)) -}}
 {{- end -}}
 {{- if not $isKey -}}
-{{- include "tidewire.refuse" (list (index . 0) $key "no key of a label or annotation: a name of at most 63 letters, digits, dashes, dots and underscores, with at most one prefix such as example.com/ before it") -}}
+{{- include "tidewire.refuse" (list (index . 0) $key "not a key of a label or annotation: use a name of at most 63 letters, digits, dashes, dots and underscores, with at most one prefix such as example.com/ before it") -}}
 {{- end -}}
 {{- end -}}
 
@@ -53,7 +53,7 @@ sentence says where, what, and what would be right.
 {{- range $key, $value := index . 1 -}}
 {{- include "tidewire.checkKey" (list $place $key) -}}
 {{- if not (regexMatch "^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$" (include "tidewire.text" $value)) -}}
-{{- include "tidewire.refuse" (list (printf "%s: %s" $place $key) $value "no value of a label: at most 63 letters, digits, dashes, dots and underscores, beginning and ending with a letter or digit") -}}
+{{- include "tidewire.refuse" (list (printf "%s: %s" $place $key) $value "not a label value: use at most 63 letters, digits, dashes, dots and underscores, beginning and ending with a letter or digit") -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -71,7 +71,7 @@ sentence says where, what, and what would be right.
 
 {{/* [place, address] */}}
 {{- define "tidewire.checkAddress" -}}
-{{- if not (include "tidewire.isAddress" (index . 1)) }}{{ include "tidewire.refuse" (list (index . 0) (index . 1) "no address: 10.0.0.7 or fd00::7, say") }}{{ end -}}
+{{- if not (include "tidewire.isAddress" (index . 1)) }}{{ include "tidewire.refuse" (list (index . 0) (index . 1) "not an IP address, such as 10.0.0.7 or fd00::7") }}{{ end -}}
 {{- end -}}
 {{- define "tidewire.isAddress" -}}
 {{- $octet := "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])" -}}
@@ -90,7 +90,7 @@ sentence says where, what, and what would be right.
 {{- $parts := splitList "/" $range -}}
 {{- $most := ternary 128 32 (contains ":" $range) -}}
 {{- if or (ne (len $parts) 2) (not (include "tidewire.isAddress" (first $parts))) (not (regexMatch "^(0|[1-9][0-9]{0,2})$" (last $parts))) (gt (last $parts | int) $most) -}}
-{{- include "tidewire.refuse" (list (index . 0) $range "no range of addresses: 203.0.113.0/24 or 2001:db8::/32, say") -}}
+{{- include "tidewire.refuse" (list (index . 0) $range "not an address range, such as 203.0.113.0/24 or 2001:db8::/32") -}}
 {{- end -}}
 {{- end -}}
 
@@ -98,7 +98,7 @@ sentence says where, what, and what would be right.
 {{- define "tidewire.checkDataKey" -}}
 {{- $key := toString (index . 1) -}}
 {{- if or (not (regexMatch "^[-._a-zA-Z0-9]{1,253}$" $key)) (hasPrefix ".." $key) (eq $key ".") -}}
-{{- include "tidewire.refuse" (list (index . 0) $key "no key of a Secret or ConfigMap: letters, digits, dashes, dots and underscores, at most 253") -}}
+{{- include "tidewire.refuse" (list (index . 0) $key "not a key of a Secret or ConfigMap: use letters, digits, dashes, dots and underscores, at most 253") -}}
 {{- end -}}
 {{- end -}}
 
@@ -115,9 +115,9 @@ sentence says where, what, and what would be right.
 {{/* Fails for a key of a map that Kubernetes does not know: [place, map, keys that it knows] */}}
 {{- define "tidewire.checkKeys" -}}
 {{- $args := . -}}
-{{- if not (kindIs "map" (index . 1)) }}{{ include "tidewire.refuse" (list (index . 0) (index . 1) (printf "no map with %s" (index . 2 | join ", "))) }}{{ end -}}
+{{- if not (kindIs "map" (index . 1)) }}{{ include "tidewire.refuse" (list (index . 0) (index . 1) (printf "not a map with %s" (index . 2 | join ", "))) }}{{ end -}}
 {{- range $key, $_ := index . 1 -}}
-{{- if not (has $key (index $args 2)) }}{{ include "tidewire.refuse" (list (index $args 0) $key (printf "no key of it; it has %s" (index $args 2 | join ", "))) }}{{ end -}}
+{{- if not (has $key (index $args 2)) }}{{ include "tidewire.refuse" (list (index $args 0) $key (printf "not one of its keys: %s" (index $args 2 | join ", "))) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 
@@ -126,7 +126,7 @@ sentence says where, what, and what would be right.
 {{- $args := . -}}
 {{- range index . 1 -}}
 {{- $operator := index . "operator" -}}
-{{- if not (has $operator (index $args 2)) }}{{ include "tidewire.refuse" (list (printf "%s: operator" (index $args 0)) $operator (printf "none of %s" (index $args 2 | join ", "))) }}{{ end -}}
+{{- if not (has $operator (index $args 2)) }}{{ include "tidewire.refuse" (list (printf "%s: operator" (index $args 0)) $operator (printf "not one of %s" (index $args 2 | join ", "))) }}{{ end -}}
 {{- if and (has $operator (list "In" "NotIn")) (not (index . "values")) }}{{ fail (printf "%s: %s needs values" (index $args 0) $operator) }}{{ end -}}
 {{- if and (has $operator (list "Exists" "DoesNotExist")) (index . "values") }}{{ fail (printf "%s: %s takes no values" (index $args 0) $operator) }}{{ end -}}
 {{- end -}}
@@ -182,13 +182,13 @@ sentence says where, what, and what would be right.
 {{- range $part, $quantities := $resources -}}
 {{- if not (has $part (list "requests" "limits" "claims")) }}{{ include "tidewire.refuse" (list $place $part "neither requests nor limits") }}{{ end -}}
 {{- if and (ne $part "claims") $quantities -}}
-{{- if not (kindIs "map" $quantities) }}{{ include "tidewire.refuse" (list (printf "%s.%s" $place $part) $quantities "no map of quantities, such as {cpu: 250m, memory: 512Mi}") }}{{ end -}}
+{{- if not (kindIs "map" $quantities) }}{{ include "tidewire.refuse" (list (printf "%s.%s" $place $part) $quantities "not a map of quantities, such as {cpu: 250m, memory: 512Mi}") }}{{ end -}}
 {{- range $name, $quantity := $quantities -}}
 {{- if not (or (has $name (list "cpu" "memory" "ephemeral-storage")) (hasPrefix "hugepages-" $name) (contains "/" $name)) -}}
-{{- include "tidewire.refuse" (list (printf "%s.%s" $place $part) $name "no resource of a container: cpu, memory, ephemeral-storage, or one with a prefix such as example.com/") -}}
+{{- include "tidewire.refuse" (list (printf "%s.%s" $place $part) $name "not a container resource: use cpu, memory, ephemeral-storage, or one with a prefix such as example.com/") -}}
 {{- end -}}
 {{- if and (not (kindIs "invalid" $quantity)) (lt (include "tidewire.quantity" $quantity | float64) 0.0) -}}
-{{- include "tidewire.refuse" (list (printf "%s.%s.%s" $place $part $name) $quantity "no quantity: a number with or without a unit, such as 250m, 512Mi, 2Gi") -}}
+{{- include "tidewire.refuse" (list (printf "%s.%s.%s" $place $part $name) $quantity "not a quantity: use a number with or without a unit, such as 250m, 512Mi, 2Gi") -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -219,7 +219,7 @@ sentence says where, what, and what would be right.
 {{- define "tidewire.checkShare" -}}
 {{- $value := include "tidewire.text" (index . 1) -}}
 {{- if not (regexMatch "^([0-9]+|([0-9]{1,2}|100)%)$" $value) -}}
-{{- include "tidewire.refuse" (list (index . 0) $value "no number of pods: a whole number, or per cent from 0% to 100%") -}}
+{{- include "tidewire.refuse" (list (index . 0) $value "not a number of pods: use a whole number, or a percentage from 0% to 100%") -}}
 {{- end -}}
 {{- end -}}
 
@@ -248,7 +248,7 @@ sentence says where, what, and what would be right.
 {{- range $kind := list "httpGet" "tcpSocket" -}}
 {{- if and (hasKey $hook $kind) (not (dig $kind "port" "" $hook)) }}{{ fail (printf "%s.%s has no port" (index $ 0) $kind) }}{{ end -}}
 {{- end -}}
-{{- if and (hasKey $hook "sleep") (not (regexMatch "^[0-9]+$" (include "tidewire.text" (dig "sleep" "seconds" "" $hook)))) }}{{ include "tidewire.refuse" (list (printf "%s.sleep.seconds" (index . 0)) (dig "sleep" "seconds" "" $hook) "no number of seconds") }}{{ end -}}
+{{- if and (hasKey $hook "sleep") (not (regexMatch "^[0-9]+$" (include "tidewire.text" (dig "sleep" "seconds" "" $hook)))) }}{{ include "tidewire.refuse" (list (printf "%s.sleep.seconds" (index . 0)) (dig "sleep" "seconds" "" $hook) "not a number of seconds") }}{{ end -}}
 {{- end -}}
 
 {{/* Scaling in one direction: [place, rules] */}}
@@ -273,7 +273,7 @@ sentence says where, what, and what would be right.
 {{- define "tidewire.validateOverrides" -}}
 {{- $v := .Values -}}
 {{- range $name := list "nameOverride" "fullnameOverride" -}}
-{{- if not (regexMatch "^([A-Za-z0-9]([-.A-Za-z0-9]*[-A-Za-z0-9])?)?$" (index $v $name)) }}{{ include "tidewire.refuse" (list $name (index $v $name) "no part of a name: letters, digits, dashes and dots, beginning with a letter or digit") }}{{ end -}}
+{{- if not (regexMatch "^([A-Za-z0-9]([-.A-Za-z0-9]*[-A-Za-z0-9])?)?$" (index $v $name)) }}{{ include "tidewire.refuse" (list $name (index $v $name) "not part of a valid name: use letters, digits, dashes and dots, beginning with a letter or digit") }}{{ end -}}
 {{- end -}}
 {{- include "tidewire.checkLabel" (list "namespaceOverride" $v.namespaceOverride) -}}
 {{- end -}}
@@ -308,13 +308,13 @@ sentence says where, what, and what would be right.
 {{- end -}}
 
 {{- /* --- the image --- */ -}}
-{{- if regexMatch "\\s|[A-Z][^.:]*$" $v.image.repository }}{{ include "tidewire.refuse" (list "image.repository" $v.image.repository "no repository: small letters, digits, dashes, dots and slashes, such as registry.example.com/tidewire") }}{{ end -}}
+{{- if regexMatch "\\s|[A-Z][^.:]*$" $v.image.repository }}{{ include "tidewire.refuse" (list "image.repository" $v.image.repository "not a repository: use lower-case letters, digits, dashes, dots and slashes, such as registry.example.com/tidewire") }}{{ end -}}
 {{- if and (kindIs "float64" $v.image.tag) (or (ne (floor $v.image.tag) $v.image.tag) (ge $v.image.tag 1e15) (lt $v.image.tag 0.0)) -}}
-{{- fail (printf "image.tag: YAML reads it as the number %v, and what was written may have been another text: put it in quotes" $v.image.tag) -}}
+{{- fail (printf "image.tag: YAML reads it as the number %v, which may differ from what you wrote: put it in quotes" $v.image.tag) -}}
 {{- end -}}
-{{- if not (regexMatch "^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$" (include "tidewire.text" $v.image.tag)) }}{{ include "tidewire.refuse" (list "image.tag" $v.image.tag "no tag: at most 128 letters, digits, dashes, dots and underscores") }}{{ end -}}
+{{- if not (regexMatch "^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$" (include "tidewire.text" $v.image.tag)) }}{{ include "tidewire.refuse" (list "image.tag" $v.image.tag "not a tag: use at most 128 letters, digits, dashes, dots and underscores") }}{{ end -}}
 {{- range $place, $registry := dict "image.registry" $v.image.registry "global.imageRegistry" $v.global.imageRegistry -}}
-{{- if and $registry (or (contains "://" $registry) (not (regexMatch "^[-a-zA-Z0-9.\\[\\]:]+(/[-a-z0-9._]+)*/?$" $registry))) }}{{ include "tidewire.refuse" (list $place $registry "no registry: a host, with a port and a path if need be, such as registry.example.com:5000, without https://") }}{{ end -}}
+{{- if and $registry (or (contains "://" $registry) (not (regexMatch "^[-a-zA-Z0-9.\\[\\]:]+(/[-a-z0-9._]+)*/?$" $registry))) }}{{ include "tidewire.refuse" (list $place $registry "not a registry: use a host, with a port and a path if needed, such as registry.example.com:5000, without https://") }}{{ end -}}
 {{- end -}}
 
 {{- /* --- labels and annotations --- */ -}}
@@ -341,25 +341,25 @@ sentence says where, what, and what would be right.
 {{- include "tidewire.checkAnnotations" (list $place $annotations) -}}
 {{- end -}}
 {{- range $name, $_ := $v.prometheusRule.alertLabels -}}
-{{- if not (regexMatch "^[a-zA-Z_][a-zA-Z0-9_]*$" $name) }}{{ include "tidewire.refuse" (list "prometheusRule.alertLabels" $name "no label of Prometheus: letters, digits and underscores, no digit first") }}{{ end -}}
+{{- if not (regexMatch "^[a-zA-Z_][a-zA-Z0-9_]*$" $name) }}{{ include "tidewire.refuse" (list "prometheusRule.alertLabels" $name "not a Prometheus label: use letters, digits and underscores, without a digit first") }}{{ end -}}
 {{- end -}}
 
 {{- /* --- paths and hosts --- */ -}}
 {{- range $v.publicPaths -}}
 {{- if or (regexMatch "//|/\\./|/\\.\\./|%2[fF]|#|/\\.\\.?$" .) (not (regexMatch "^/([-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})*$" .)) (gt (len .) 1024) -}}
-{{- include "tidewire.refuse" (list "publicPaths" . "no path of a route: /ws, say; no empty steps, no dots as steps, no #, at most 1024 characters") -}}
+{{- include "tidewire.refuse" (list "publicPaths" . "not a path, such as /ws: it has no empty or dot segments, no #, and at most 1024 characters") -}}
 {{- end -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list "publicPaths" $v.publicPaths "there twice") -}}
+{{- include "tidewire.checkTwice" (list "publicPaths" $v.publicPaths "listed twice") -}}
 {{- range $v.ingress.hosts }}{{ include "tidewire.checkHost" (list "ingress.hosts" . true) }}{{ end -}}
-{{- include "tidewire.checkTwice" (list "ingress.hosts" $v.ingress.hosts "there twice") -}}
+{{- include "tidewire.checkTwice" (list "ingress.hosts" $v.ingress.hosts "listed twice") -}}
 {{- range $v.ingress.tls -}}
 {{- range $key, $_ := . }}{{ if not (has $key (list "hosts" "secretName")) }}{{ include "tidewire.refuse" (list "ingress.tls" $key "neither secretName nor hosts") }}{{ end }}{{ end -}}
 {{- include "tidewire.checkName" (list "ingress.tls: secretName" (index . "secretName")) -}}
 {{- range index . "hosts" }}{{ include "tidewire.checkHost" (list "ingress.tls: hosts" . true) }}{{ end -}}
 {{- end -}}
 {{- range $v.gateway.hostnames }}{{ include "tidewire.checkHost" (list "gateway.hostnames" . true) }}{{ end -}}
-{{- if gt (len $v.gateway.hostnames) 16 }}{{ fail (printf "gateway.hostnames: a route has 16 at most, and here are %d" (len $v.gateway.hostnames)) }}{{ end -}}
+{{- if gt (len $v.gateway.hostnames) 16 }}{{ fail (printf "gateway.hostnames: a route has at most 16, and you list %d" (len $v.gateway.hostnames)) }}{{ end -}}
 {{- range $v.gateway.parentRefs -}}
 {{- include "tidewire.checkKeys" (list "gateway.parentRefs" . (list "group" "kind" "namespace" "name" "sectionName" "port")) -}}
 {{- if not (index . "name") }}{{ fail "gateway.parentRefs: an entry has no name: they are [{name: …, namespace: …}]" }}{{ end -}}
@@ -375,7 +375,7 @@ sentence says where, what, and what would be right.
 {{- include "tidewire.checkName" (list "gateway.create.listeners: name" $name) -}}
 {{- $listeners = append $listeners $name -}}
 {{- $port := toString (index . "port") -}}
-{{- if or (not (regexMatch "^[1-9][0-9]{0,4}$" $port)) (gt (int $port) 65535) }}{{ include "tidewire.refuse" (list (printf "gateway.create.listeners: port of %s" $name) (index . "port") "no port: 1 to 65535") }}{{ end -}}
+{{- if or (not (regexMatch "^[1-9][0-9]{0,4}$" $port)) (gt (int $port) 65535) }}{{ include "tidewire.refuse" (list (printf "gateway.create.listeners: port of %s" $name) (index . "port") "not a port: use 1 to 65535") }}{{ end -}}
 {{- $protocol := index . "protocol" -}}
 {{- $places = append $places (printf "%s %v %s" $port $protocol (index . "hostname" | default "")) -}}
 {{- if not $protocol }}{{ fail (printf "gateway.create.listeners: %s has no protocol: HTTP or HTTPS" $name) }}{{ end -}}
@@ -388,17 +388,17 @@ sentence says where, what, and what would be right.
 {{- end -}}
 
 {{- /* --- Services --- */ -}}
-{{- if gt (int $v.service.port) 65535 }}{{ include "tidewire.refuse" (list "service.port" $v.service.port "no port: 1 to 65535") }}{{ end -}}
+{{- if gt (int $v.service.port) 65535 }}{{ include "tidewire.refuse" (list "service.port" $v.service.port "not a port: use 1 to 65535") }}{{ end -}}
 {{- $range := splitList "-" $v.service.nodePortRange -}}
 {{- if and (int $v.service.nodePort) (or (lt (int $v.service.nodePort) (first $range | int)) (gt (int $v.service.nodePort) (last $range | int))) -}}
-{{- include "tidewire.refuse" (list "service.nodePort" $v.service.nodePort (printf "not in the cluster's range of such ports, %s; a cluster with another range says so in service.nodePortRange" $v.service.nodePortRange)) -}}
+{{- include "tidewire.refuse" (list "service.nodePort" $v.service.nodePort (printf "not in the cluster's range of node ports (%s): if your cluster has another range, set service.nodePortRange" $v.service.nodePortRange)) -}}
 {{- end -}}
 {{- if and $v.service.clusterIP (ne $v.service.clusterIP "None") }}{{ include "tidewire.checkAddress" (list "service.clusterIP" $v.service.clusterIP) }}{{ end -}}
 {{- if and (eq $v.service.clusterIP "None") (ne $v.service.type "ClusterIP") }}{{ fail (printf "service.clusterIP None makes a headless Service, and service.type is %s: leave one of them out" $v.service.type) }}{{ end -}}
 {{- with $v.service.loadBalancerIP }}{{ include "tidewire.checkAddress" (list "service.loadBalancerIP" .) }}{{ end -}}
-{{- if and $v.service.loadBalancerSourceRanges (ne $v.service.type "LoadBalancer") }}{{ fail (printf "service.loadBalancerSourceRanges would keep nobody out: service.type is %s, and only a LoadBalancer has them; networkPolicy.publicFrom is for all types" $v.service.type) }}{{ end -}}
+{{- if and $v.service.loadBalancerSourceRanges (ne $v.service.type "LoadBalancer") }}{{ fail (printf "service.loadBalancerSourceRanges has no effect: service.type is %s, and only a LoadBalancer has source ranges; for other types use networkPolicy.publicFrom" $v.service.type) }}{{ end -}}
 {{- range $v.service.loadBalancerSourceRanges }}{{ include "tidewire.checkCidr" (list "service.loadBalancerSourceRanges" .) }}{{ end -}}
-{{- include "tidewire.checkTwice" (list "service.ipFamilies" $v.service.ipFamilies "there twice") -}}
+{{- include "tidewire.checkTwice" (list "service.ipFamilies" $v.service.ipFamilies "listed twice") -}}
 {{- if and (eq $v.service.ipFamilyPolicy "SingleStack") (gt (len $v.service.ipFamilies) 1) }}{{ fail "service.ipFamilies has two families, and service.ipFamilyPolicy is SingleStack: make it PreferDualStack or RequireDualStack, or name one family" }}{{ end -}}
 {{- if and $v.service.ipFamilies $v.service.clusterIP (ne $v.service.clusterIP "None") (ne (eq (first $v.service.ipFamilies) "IPv6") (contains ":" $v.service.clusterIP)) }}{{ fail (printf "service.clusterIP (%s) is not of the first of service.ipFamilies (%s)" $v.service.clusterIP (first $v.service.ipFamilies)) }}{{ end -}}
 {{- if not (has $v.service.appProtocol (list "auto" "none")) }}{{ include "tidewire.checkKey" (list "service.appProtocol" $v.service.appProtocol) }}{{ end -}}
@@ -424,13 +424,13 @@ sentence says where, what, and what would be right.
 {{- $pairs := list -}}
 {{- range include "tidewire.topologySpread" . | fromJsonArray -}}
 {{- include "tidewire.checkKeys" (list "topologySpreadConstraints" . (list "topologyKey" "maxSkew" "whenUnsatisfiable" "labelSelector" "matchLabelKeys" "minDomains" "nodeAffinityPolicy" "nodeTaintsPolicy")) -}}
-{{- if not (index . "topologyKey") }}{{ fail "topologySpreadConstraints: topologyKey is empty: topology.kubernetes.io/zone or kubernetes.io/hostname, say" }}{{ end -}}
+{{- if not (index . "topologyKey") }}{{ fail "topologySpreadConstraints: topologyKey is empty: use topology.kubernetes.io/zone or kubernetes.io/hostname, for example" }}{{ end -}}
 {{- if lt (index . "maxSkew" | int) 1 }}{{ include "tidewire.refuse" (list "topologySpreadConstraints: maxSkew" (index . "maxSkew") "not 1 or more") }}{{ end -}}
 {{- if not (has (index . "whenUnsatisfiable") (list "DoNotSchedule" "ScheduleAnyway")) }}{{ include "tidewire.refuse" (list "topologySpreadConstraints: whenUnsatisfiable" (index . "whenUnsatisfiable") "neither DoNotSchedule nor ScheduleAnyway") }}{{ end -}}
 {{- if and (hasKey . "minDomains") (ne (index . "whenUnsatisfiable") "DoNotSchedule") }}{{ fail "topologySpreadConstraints: minDomains is only for whenUnsatisfiable: DoNotSchedule" }}{{ end -}}
 {{- $pairs = append $pairs (printf "%s, %s" (index . "topologyKey") (index . "whenUnsatisfiable")) -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list "topologySpreadConstraints" $pairs "there twice: one constraint for each topologyKey and whenUnsatisfiable") -}}
+{{- include "tidewire.checkTwice" (list "topologySpreadConstraints" $pairs "listed twice: use one constraint for each topologyKey and whenUnsatisfiable") -}}
 {{- $addresses := list -}}
 {{- range $v.hostAliases -}}
 {{- include "tidewire.checkKeys" (list "hostAliases" . (list "ip" "hostnames")) -}}
@@ -438,10 +438,10 @@ sentence says where, what, and what would be right.
 {{- $addresses = append $addresses (index . "ip") -}}
 {{- range index . "hostnames" }}{{ include "tidewire.checkName" (list "hostAliases: hostnames" .) }}{{ end -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list "hostAliases" $addresses "there twice: put all of its hostnames into one entry") -}}
+{{- include "tidewire.checkTwice" (list "hostAliases" $addresses "listed twice: put all its hostnames into one entry") -}}
 {{- range $v.dnsConfig.nameservers }}{{ include "tidewire.checkAddress" (list "dnsConfig.nameservers" .) }}{{ end -}}
 {{- range $v.dnsConfig.searches -}}
-{{- if or (gt (len .) 253) (not (regexMatch "^(\\.|(_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*\\.?)$" .)) }}{{ include "tidewire.refuse" (list "dnsConfig.searches" . "no domain: small letters, digits, dashes, underscores and dots") }}{{ end -}}
+{{- if or (gt (len .) 253) (not (regexMatch "^(\\.|(_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*\\.?)$" .)) }}{{ include "tidewire.refuse" (list "dnsConfig.searches" . "not a domain: use lower-case letters, digits, dashes, underscores and dots") }}{{ end -}}
 {{- end -}}
 {{- range $v.dnsConfig.options }}{{ include "tidewire.checkKeys" (list "dnsConfig.options" . (list "name" "value")) }}{{ end -}}
 {{- if and (eq $v.dnsPolicy "None") (not $v.dnsConfig.nameservers) }}{{ fail "dnsPolicy None leaves pods without nameservers: name some in dnsConfig.nameservers" }}{{ end -}}
@@ -449,7 +449,7 @@ sentence says where, what, and what would be right.
 {{- if hasKey $v.lifecycle $name }}{{ include "tidewire.checkHook" (list (printf "lifecycle.%s" $name) (index $v.lifecycle $name)) }}{{ end -}}
 {{- end -}}
 {{- range $v.extraArgs -}}
-{{- range $flag, $here := dict "--workers" "a pod is one node: raise replicas" "--demo" "set secrets and a contract" "--config" "use settings" -}}
+{{- range $flag, $here := dict "--workers" "a pod runs one node; raise replicas" "--demo" "set secrets and a contract" "--config" "use settings" -}}
 {{- $given := $.Values.extraArgs | join " " -}}
 {{- if regexMatch (printf "(^| )%s( |=|$)" $flag) $given }}{{ fail (printf "extraArgs: the chart sets %s: %s" $flag $here) }}{{ end -}}
 {{- end -}}
@@ -464,12 +464,12 @@ sentence says where, what, and what would be right.
 {{- $names := list -}}
 {{- range concat (include "tidewire.env" . | fromYamlArray) (include "tidewire.extraEnv" . | fromYamlArray) -}}
 {{- include "tidewire.checkKeys" (list "extraEnv" . (list "name" "value" "valueFrom")) -}}
-{{- if not (kindIs "string" .name) }}{{ include "tidewire.refuse" (list "extraEnv: name" .name "what YAML makes of it, and no text: y, n, yes, no, on and off are booleans without quotes") }}{{ end -}}
-{{- if not (regexMatch "^[ -<>-~]+$" .name) }}{{ include "tidewire.refuse" (list "extraEnv" .name "no name of a variable: visible characters without =") }}{{ end -}}
-{{- if and (hasKey . "value") (hasKey . "valueFrom") .value }}{{ fail (printf "extraEnv: %s has value and valueFrom: only one of them can be meant" .name) }}{{ end -}}
+{{- if not (kindIs "string" .name) }}{{ include "tidewire.refuse" (list "extraEnv: name" .name "not text: YAML reads y, n, yes, no, on and off as booleans, so put them in quotes") }}{{ end -}}
+{{- if not (regexMatch "^[ -<>-~]+$" .name) }}{{ include "tidewire.refuse" (list "extraEnv" .name "not a variable name: use visible characters without =") }}{{ end -}}
+{{- if and (hasKey . "value") (hasKey . "valueFrom") .value }}{{ fail (printf "extraEnv: %s has value and valueFrom: set only one of them" .name) }}{{ end -}}
 {{- $names = append $names .name -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list "extraEnv" $names "there twice, or the chart's own") -}}
+{{- include "tidewire.checkTwice" (list "extraEnv" $names "listed twice, or set by the chart") -}}
 {{- range include "tidewire.renderedList" (list . $v.extraEnvFrom) | fromYamlArray -}}
 {{- include "tidewire.checkKeys" (list "extraEnvFrom" . (list "prefix" "configMapRef" "secretRef")) -}}
 {{- if eq (hasKey . "configMapRef") (hasKey . "secretRef") }}{{ fail "extraEnvFrom: an entry is either {configMapRef: {name: …}} or {secretRef: {name: …}}" }}{{ end -}}
@@ -479,17 +479,17 @@ sentence says where, what, and what would be right.
 {{- range include "tidewire.renderedList" (list . $v.extraVolumes) | fromYamlArray -}}
 {{- include "tidewire.checkLabel" (list "extraVolumes" (index . "name")) -}}
 {{- $names = append $names (index . "name") -}}
-{{- if gt (len .) 2 }}{{ fail (printf "extraVolumes: %s has %d sources, and takes one: {name: %s, emptyDir: {}}, say" (index . "name") (sub (len .) 1) (index . "name")) }}{{ end -}}
+{{- if gt (len .) 2 }}{{ fail (printf "extraVolumes: %s has %d sources and needs exactly one, such as {name: %s, emptyDir: {}}" (index . "name") (sub (len .) 1) (index . "name")) }}{{ end -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list "extraVolumes" $names "there twice, or the chart's own") -}}
+{{- include "tidewire.checkTwice" (list "extraVolumes" $names "listed twice, or set by the chart") -}}
 {{- $paths := list -}}
 {{- range include "tidewire.mounts" . | fromYamlArray }}{{ $paths = append $paths .mountPath }}{{ end -}}
 {{- range include "tidewire.renderedList" (list . $v.extraVolumeMounts) | fromYamlArray -}}
 {{- include "tidewire.checkKeys" (list "extraVolumeMounts" . (list "name" "mountPath" "subPath" "subPathExpr" "readOnly" "recursiveReadOnly" "mountPropagation")) -}}
 {{- $paths = append $paths (index . "mountPath") -}}
-{{- if not (has (index . "name") $names) }}{{ include "tidewire.refuse" (list "extraVolumeMounts: name" (index . "name") (printf "none of the volumes: add it to extraVolumes, or take one of %s" (join ", " $names))) }}{{ end -}}
+{{- if not (has (index . "name") $names) }}{{ include "tidewire.refuse" (list "extraVolumeMounts: name" (index . "name") (printf "not a volume of the pod: add it to extraVolumes, or use one of %s" (join ", " $names))) }}{{ end -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list "extraVolumeMounts" $paths "there twice, or the chart's own") -}}
+{{- include "tidewire.checkTwice" (list "extraVolumeMounts" $paths "listed twice, or set by the chart") -}}
 {{- $names := list "tidewire" -}}
 {{- range $place := list "initContainers" "extraContainers" -}}
 {{- range include "tidewire.renderedList" (list $ (index $v $place)) | fromYamlArray -}}
@@ -499,7 +499,7 @@ sentence says where, what, and what would be right.
 {{- with index . "resources" }}{{ include "tidewire.checkResources" (list (printf "%s: resources" $place) .) }}{{ end -}}
 {{- end -}}
 {{- end -}}
-{{- include "tidewire.checkTwice" (list "initContainers and extraContainers" $names "the name of two containers, or the chart's own") -}}
+{{- include "tidewire.checkTwice" (list "initContainers and extraContainers" $names "the name of two containers, or of the chart's own") -}}
 {{- include "tidewire.checkKeys" (list "podSecurityContext" $v.podSecurityContext (list "appArmorProfile" "fsGroup" "fsGroupChangePolicy" "runAsGroup" "runAsNonRoot" "runAsUser" "seLinuxChangePolicy" "seLinuxOptions" "seccompProfile" "supplementalGroups" "supplementalGroupsPolicy" "sysctls" "windowsOptions")) -}}
 {{- include "tidewire.checkKeys" (list "securityContext" $v.securityContext (list "allowPrivilegeEscalation" "appArmorProfile" "capabilities" "privileged" "procMount" "readOnlyRootFilesystem" "runAsGroup" "runAsNonRoot" "runAsUser" "seLinuxOptions" "seccompProfile" "windowsOptions")) -}}
 {{- if not (dig "allowPrivilegeEscalation" false $v.securityContext) -}}
@@ -523,12 +523,12 @@ sentence says where, what, and what would be right.
 {{- range $v.networkPolicy.extraIngress }}{{ include "tidewire.checkKeys" (list "networkPolicy.extraIngress" . (list "ports" "from")) }}{{ include "tidewire.checkPeers" (list "networkPolicy.extraIngress: from" (index . "from")) }}{{ end -}}
 {{- range $v.networkPolicy.extraEgress }}{{ include "tidewire.checkKeys" (list "networkPolicy.extraEgress" . (list "ports" "to")) }}{{ include "tidewire.checkPeers" (list "networkPolicy.extraEgress: to" (index . "to")) }}{{ end -}}
 {{- range $name := list "publicFrom" "opsFrom" "brokerTo" }}{{ include "tidewire.checkPeers" (list (printf "networkPolicy.%s" $name) (index $v.networkPolicy $name)) }}{{ end -}}
-{{- range $v.networkPolicy.brokerPorts }}{{ if gt (int .) 65535 }}{{ include "tidewire.refuse" (list "networkPolicy.brokerPorts" . "no port: 1 to 65535") }}{{ end }}{{ end -}}
+{{- range $v.networkPolicy.brokerPorts }}{{ if gt (int .) 65535 }}{{ include "tidewire.refuse" (list "networkPolicy.brokerPorts" . "not a port: use 1 to 65535") }}{{ end }}{{ end -}}
 {{- range $name := list "serviceMonitor" "podMonitor" -}}
 {{- $monitor := index $v $name -}}
 {{- range $field := list "interval" "scrapeTimeout" -}}
 {{- $value := index $monitor $field -}}
-{{- if and $value (lt (include "tidewire.milliseconds" $value | int64) 0) }}{{ include "tidewire.refuse" (list (printf "%s.%s" $name $field) $value "no duration of Prometheus: 15s or 1m, say") }}{{ end -}}
+{{- if and $value (lt (include "tidewire.milliseconds" $value | int64) 0) }}{{ include "tidewire.refuse" (list (printf "%s.%s" $name $field) $value "not a Prometheus duration, such as 15s or 1m") }}{{ end -}}
 {{- end -}}
 {{- if and $monitor.interval $monitor.scrapeTimeout (gt (include "tidewire.milliseconds" $monitor.scrapeTimeout | int64) (include "tidewire.milliseconds" $monitor.interval | int64)) -}}
 {{- fail (printf "%s.scrapeTimeout (%s) is above %s.interval (%s), and Prometheus would refuse its configuration: lower the one or raise the other" $name $monitor.scrapeTimeout $name $monitor.interval) -}}
@@ -539,8 +539,8 @@ sentence says where, what, and what would be right.
 {{- $size := add (len "settings.yaml") (len (include "tidewire.settings" .)) -}}
 {{- range $key, $text := ternary (include "tidewire.contractFiles" . | fromYaml) dict (eq $v.contract.existingConfigMap "") }}{{ $size = add $size (len $key) (len $text) }}{{ end -}}
 {{- if gt $size 1048576 }}{{ fail (printf "contract.text, contract.files and settings have %d bytes, and a ConfigMap takes 1048576: mount files of yours with extraVolumes, or make the schemas smaller" $size) }}{{ end -}}
-{{- range $path, $_ := $v.contract.files }}{{ if or (not $path) (hasPrefix ".." $path) }}{{ include "tidewire.refuse" (list "contract.files" $path "no path below the contract's folder") }}{{ end }}{{ end -}}
-{{- if hasKey $v.contract.files "contract.yaml" }}{{ fail "contract.files: contract.yaml is the contract itself: give it by contract.text" }}{{ end -}}
+{{- range $path, $_ := $v.contract.files }}{{ if or (not $path) (hasPrefix ".." $path) }}{{ include "tidewire.refuse" (list "contract.files" $path "not a path below the contract's folder") }}{{ end }}{{ end -}}
+{{- if hasKey $v.contract.files "contract.yaml" }}{{ fail "contract.files: contract.yaml is the contract itself: set it in contract.text" }}{{ end -}}
 
 {{- /* --- objects of the user's --- */ -}}
 {{- range $index, $object := $v.extraObjects -}}

@@ -101,27 +101,27 @@ appgw.ingress.kubernetes.io/cookie-based-affinity: "true"
 {{- define "tidewire.versionNotes" -}}
 {{- if and .Values.ingress.enabled (eq .Values.ingress.preset "f5-nginx") .Values.stickySessions.enabled }}
 {{- if include "tidewire.lacks" (list . "ingress" "f5-nginx" "nginx.org/sticky-cookie-services") }}
-- Sticky cookies need NGINX Plus with F5 NGINX Ingress Controller {{ .Values.ingress.presetVersion }}: without Plus it refuses the Ingress. From 5.4 on it
-  is not needed.
+- Sticky sessions need NGINX Plus with F5 NGINX Ingress Controller {{ .Values.ingress.presetVersion }}: without Plus it rejects the Ingress. Version 5.4 and newer
+  need no Plus.
 {{- else if not .Values.ingress.presetVersion }}
-- F5 NGINX Ingress Controller older than 5.4 ignores nginx.org/sticky-cookie-services: say which one it is in ingress.presetVersion.
+- F5 NGINX Ingress Controller older than 5.4 ignores nginx.org/sticky-cookie-services: if you have one, set ingress.presetVersion.
 {{- end }}
 {{- end }}
 {{- if .Values.gateway.enabled }}
 {{- $implementation := .Values.gateway.implementation }}
 {{- $version := .Values.gateway.implementationVersion }}
 {{- if and (eq $implementation "envoy-gateway") (include "tidewire.lacks" (list . "gateway" "envoy-gateway" "timeout.http.streamIdleTimeout")) }}
-- Envoy Gateway {{ $version }} takes no idle time for a route (1.8 does), so idleTimeout is not in force. Silent connections are cut
-  {{ ternary "never, as the route has no request timeout" "after an hour, or after the route's request timeout if that is longer" (include "tidewire.gatewayIdle" . | empty) }}. A ClientTrafficPolicy of yours may say otherwise
-  (timeout.http.streamIdleTimeout): name its time in idleTimeouts, so that pings are checked against it.
+- Envoy Gateway {{ $version }} has no idle timeout for a route (1.8 has), so idleTimeout has no effect. Silent connections are cut
+  {{ ternary "never, as the route has no request timeout" "after an hour, or after the route's request timeout if that is longer" (include "tidewire.gatewayIdle" . | empty) }}. If you have a ClientTrafficPolicy with
+  timeout.http.streamIdleTimeout, add that time to idleTimeouts: the chart then checks the heartbeat against it.
 {{- else if and (eq $implementation "ngf") (include "tidewire.lacks" (list . "gateway" "ngf" "ProxySettingsPolicy.timeout")) }}
-- NGINX Gateway Fabric {{ $version }} takes no idle time (2.6 does), so idleTimeout is not in force: connections that are silent for 60 s are cut.
-  Pings come every {{ include "tidewire.heartbeat" . }} s.
+- NGINX Gateway Fabric {{ $version }} has no idle timeout (2.6 has), so idleTimeout has no effect: connections that are silent for 60 s are cut.
+  Pings are sent every {{ include "tidewire.heartbeat" . }} s.
 {{- end }}
 {{- end }}
 {{- if and .Values.autoscaling.keda.enabled (include "tidewire.lacks" (list . "autoscaling" "keda" "fallback.behavior")) }}
-- KEDA {{ .Values.autoscaling.keda.version }} has no fallback that keeps the pods there are (2.17 has), so there is none. While Prometheus does not answer, pods are
-  added by CPU and none are removed.
+- KEDA {{ .Values.autoscaling.keda.version }} has no fallback that keeps the number of pods (2.17 has), so the chart sets none. While Prometheus does not answer, the
+  HPA adds pods by CPU and removes none.
 {{- end }}
 {{- end -}}
 

@@ -49,7 +49,7 @@ object, and the API server fills in 1.
 {{- if not $scaler -}}
 {{- /* The cluster is asked for autoscalers only where it matters: not everybody may read them. */ -}}
 {{- if and (gt (int $live.replicas) (int .Values.replicas)) (include "tidewire.hasAutoscaler" .) -}}
-{{- fail (printf "replicas (%d) is below the %d pods that run, and the autoscaler is turned off: %d of them would end at once; set replicas to %d, and lower it later in steps" (int .Values.replicas) (int $live.replicas) (sub (int $live.replicas) (int .Values.replicas)) (int $live.replicas)) -}}
+{{- fail (printf "replicas (%d) is below the %d pods that run, and the autoscaler is turned off: Kubernetes would end %d of them at once; set replicas to %d, and lower it later in steps" (int .Values.replicas) (int $live.replicas) (sub (int $live.replicas) (int .Values.replicas)) (int $live.replicas)) -}}
 {{- end -}}
 {{- else -}}
 {{- /* While an autoscaler is at work, a lower maximum is meant. */ -}}
