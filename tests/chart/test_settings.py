@@ -225,7 +225,7 @@ def test_the_readmes_common_tasks_are_values_that_the_service_accepts(helm: Helm
     view = lay(
         helm.template(yaml.safe_load(TASKS[task])), tmp_path, {**GIVEN, "tidewire-api": {"api-key": KEY}, "ca": {}}
     )
-    assert load_settings(view.config, view.environ)
+    assert load_settings(view.config, view.environ).contract is not None
 
 
 def test_the_readme_has_common_tasks() -> None:
