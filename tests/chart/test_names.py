@@ -176,7 +176,7 @@ async def test_two_releases_of_one_name_in_one_namespace_are_refused(helm: Helm)
     other = owned("Service", "rt-tidewire", namespace="elsewhere")
     other["metadata"]["namespace"] = "shared"
     async with serving([other]) as address:
-        with pytest.raises(Refused, match="there is the release rt of the namespace elsewhere already"):
+        with pytest.raises(Refused, match="already has the release rt of the namespace elsewhere"):
             await templated(helm, address, "--set", "namespaceOverride=shared")
 
 

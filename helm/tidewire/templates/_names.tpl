@@ -103,7 +103,7 @@ An installed release keeps its name: selectors are immutable, and Services would
 {{- $name := get (dig "metadata" "labels" dict $found | default dict) "app.kubernetes.io/name" | default (include "tidewire.appName" $root) -}}
 {{- if not $release -}}
 {{- else if and (eq $release $root.Release.Name) (ne $home $root.Release.Namespace) (eq $name (include "tidewire.appName" $root)) (eq $namespace (include "tidewire.namespace" $root)) -}}
-{{- fail (printf "namespaceOverride: in the namespace %s there is the release %s of the namespace %s already, and pods of both would have the same labels: give this release another name, or set nameOverride and fullnameOverride" $namespace $release $home) -}}
+{{- fail (printf "namespaceOverride: the namespace %s already has the release %s of the namespace %s, and the pods of both would have the same labels: give this release another name, or set nameOverride and fullnameOverride" $namespace $release $home) -}}
 {{- else if and (eq $release $root.Release.Name) (eq $home $root.Release.Namespace) (eq $name (include "tidewire.appName" $root)) -}}own
 {{- else -}}other
 {{- end -}}
