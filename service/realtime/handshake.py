@@ -80,6 +80,7 @@ def greet(
     )
     connection.greet(welcome, head)
     node.metrics.connects.labels(credentials).inc()
+    node.recent_clients.connected(seat.network, identity)
     return connection
 
 

@@ -40,6 +40,7 @@ from service.realtime.presence import Presence
 from service.realtime.probe import Connect, Probe
 from service.realtime.publisher import Publisher
 from service.realtime.rebalancing import Rebalancing
+from service.realtime.recent_clients import RecentClients
 from service.realtime.refusals import Refusals
 from service.realtime.relay import Relay
 from service.realtime.revocations import RevocationGuard, Revocations
@@ -118,6 +119,7 @@ class Node:
         self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
         self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
         self.refusals = Refusals(self.admission, ports.clock, metrics)
+        self.recent_clients = RecentClients(self.admission, bounds.limits.connections, ports.clock, metrics)
         self.roster = Roster(metrics)
         self.departures = Departures(ports.clock, metrics)
         self.sweep = Sweep(
@@ -269,6 +271,7 @@ class Node:
         # No delivery from here on.
         if code is CloseCode.SLOW_CONSUMER:
             self.metrics.slow_consumers.inc()
+            self.recent_clients.slow(connection.seat.network, connection.session.identity)
         for subscription in connection.session.subscriptions.values():
             self.relay.detach(connection, subscription)
 

@@ -6,12 +6,12 @@ has a cause, and of refusals that are the client's the addresses are counted too
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Literal
 
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission import Admission
+from service.realtime.recent_keys import RecentKeys
 from service.telemetry.metrics import Metrics
 
 Door = Literal["upgrade", "hello", "ticket"]
@@ -34,21 +34,16 @@ class Refusals:
 
     def __init__(self, admission: Admission, clock: Clock, metrics: Metrics) -> None:
         self._admission = admission
-        self._clock = clock
         self._metrics = metrics
-        self._addresses: OrderedDict[str, float] = OrderedDict()
-        """When each was refused last (monotonic), the oldest first."""
-        metrics.refused_addresses.set_function(self._count_addresses)
+        self._addresses = RecentKeys(clock, WINDOW, MAX_ADDRESSES)
+        metrics.refused_addresses.set_function(self._addresses.__len__)
 
     def count(self, error: ServiceError, door: Door, network: str) -> None:
         """Counts a refusal of a client at this address."""
         cause = self._cause(error, network)
         self._metrics.refusals.labels(cause, door, error.code.code).inc()
         if cause == "client":
-            self._addresses[network] = self._clock.monotonic()
-            self._addresses.move_to_end(network)
-            if len(self._addresses) > MAX_ADDRESSES:
-                self._addresses.popitem(last=False)
+            self._addresses.add(network)
 
     def _cause(self, error: ServiceError, network: str) -> Cause:
         if error.code is ErrorCode.DRAINING:
@@ -60,9 +55,3 @@ class Refusals:
         if error.code in (ErrorCode.TOO_MANY_CONNECTIONS, ErrorCode.RATE_LIMITED) and self._admission.is_proxy(network):
             return "service"  # `proxy.hops` is too low: the limits of one address refuse everybody
         return "client"
-
-    def _count_addresses(self) -> float:
-        since = self._clock.monotonic() - WINDOW
-        while self._addresses and next(iter(self._addresses.values())) < since:
-            self._addresses.popitem(last=False)
-        return len(self._addresses)

@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from service.contract.model import ChannelSpec
 from service.core.eager import begin
+from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of
@@ -46,8 +47,8 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
             identity, credentials, rest = await introduce(node, socket, arriving, arrival)
         connection = greet(node, socket, arrival.seat, identity, credentials, head)
     except CloseConnection as end:
+        _count_close(node, arrival.seat.network, identity, end.code.code)
         arrival.seat.release()
-        _count_close(node, end.code.code)
         if end.code is CloseCode.ABNORMAL:
             socket.hang_up()  # the peer has ended without a word, and is told none
         else:
@@ -291,8 +292,8 @@ class Serving:
                 await _leave(node, connection, channel)
         finally:
             connection.forget()
+            _count_close(node, connection.seat.network, connection.session.identity, code)
             node.retire(connection)
-            _count_close(node, code)
             node.metrics.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.since))
 
 
@@ -309,9 +310,11 @@ async def _leave(node: Node, connection: Connection, channel: str) -> None:
         _log.exception("leaving failed", connection=connection.id)
 
 
-def _count_close(node: Node, code: int) -> None:
+def _count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:
+    """Call it before the connection gives its seat back."""
     label = str(code)
     node.metrics.closes.labels(code=label if label in _CODES else "other").inc()
+    node.recent_clients.closed(network, identity, code)
 
 
 def _count_in(node: Node, kind: str, message: str | Raw) -> None:

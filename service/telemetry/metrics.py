@@ -142,6 +142,18 @@ class Metrics:
             "refused_addresses", "Client addresses refused in the last 5 minutes for a cause that is the client's."
         )
         self.closes = self._tallies("closes", "Connections closed, by close code.", "code")
+        self.recent_connect_clients = self._gauge(
+            "recent_connect_clients",
+            "Different clients that connected in the last 2 minutes. A client is a user at an address.",
+        )
+        self.recent_close_clients = self._gauge(
+            "recent_close_clients", "Different clients of which a connection closed in the last 5 minutes."
+        )
+        self.recent_abnormal_close_clients = self._gauge(
+            "recent_abnormal_close_clients",
+            "Different clients of which a connection broke off or closed by a fault (close codes 1006, 1011, 1013, 4408) in the "
+            "last 5 minutes.",
+        )
         self.handshake_seconds = self._spread(
             "handshake_seconds",
             "Time from the whole request for an upgrade to its 101: waiting for its turn, and every check.",
@@ -169,6 +181,10 @@ class Metrics:
         self.replaced = self._counter("outbox_replaced", "Latest events that a newer value replaced in an outbox.")
         self.slow_consumers = self._counter(
             "slow_consumers", "Connections closed because they did not read fast enough."
+        )
+        self.recent_slow_clients = self._gauge(
+            "recent_slow_clients",
+            "Different clients of which a connection was closed in the last 5 minutes because it did not read fast enough.",
         )
         self.connections_behind = self._gauge(
             "connections_behind", "Connections that have not taken all that they were sent."

@@ -9,10 +9,9 @@ import pytest
 from service.adapters.memory.caps import MemoryCaps
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
-from service.realtime import refusals as module
 from service.realtime.admission import MANY, Admission
 from service.realtime.caps import Caps
-from service.realtime.refusals import WINDOW, Refusals
+from service.realtime.refusals import MAX_ADDRESSES, WINDOW, Refusals
 from service.realtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -118,8 +117,8 @@ def test_one_scanner_is_one_address_and_forgotten_in_time(stage: Stage) -> None:
     assert stage.addresses == 0
 
 
-def test_number_of_kept_addresses_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ADDRESSES", 10)
-    for number in range(25):
-        stage.refusals.count(ServiceError(ErrorCode.INVALID_TOKEN, ""), "ticket", f"10.0.0.{number}")
-    assert stage.addresses == 10
+def test_number_of_kept_addresses_is_bounded(stage: Stage) -> None:
+    refused = ServiceError(ErrorCode.INVALID_TOKEN, "")
+    for number in range(MAX_ADDRESSES + 25):
+        stage.refusals.count(refused, "ticket", str(number))
+    assert stage.addresses == MAX_ADDRESSES

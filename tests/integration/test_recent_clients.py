@@ -1,0 +1,96 @@
+"""One client in a loop is one client, whatever it does; a crowd is as many as it is. By the metrics of a real service."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.harness import Client, Running, eventually, serving, token
+from tests.integration.test_slow_consumers import deaf, gone, shout
+from tests.wire import Wire, connect
+
+RECENT = ("connect", "close", "abnormal_close", "slow")
+OFFICE = 110
+"""Clients behind one address: enough for it to stand for many."""
+
+
+async def recent(server: Running) -> list[float]:
+    """What it exports of recent clients, in the order of RECENT."""
+    metrics = await server.metrics()
+    return [metrics[f"tidewire_recent_{name}_clients"] for name in RECENT]
+
+
+def port_of(server: Running) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
+async def break_off(server: Running, users: list[str | None]) -> None:
+    """A connection for each user (None: anonymous) is opened; then all break off at once."""
+    roster = server.service.node.roster
+
+    async def come(user: str | None) -> Wire:
+        wire = await connect(port_of(server), lambda text: None, bearer=None if user is None else token(user))
+        if user is None:
+            wire.send({"type": "hello"})
+        return wire
+
+    wires = await asyncio.gather(*map(come, users))
+    await eventually(lambda: len(roster) == len(users))
+    for wire in wires:
+        wire.abort()
+    await eventually(lambda: len(roster) == 0)
+
+
+async def test_client_that_breaks_off_in_a_loop_moves_each_count_by_one(server: Running) -> None:
+    async with server.client("ben"):
+        assert await recent(server) == [1, 0, 0, 0]
+        for _ in range(10):
+            async with server.client("ann"):
+                pass
+        await eventually(lambda: not server.service.node.roster.of_user("default", "ann"))
+        assert await recent(server) == [2, 1, 0, 0]
+    await server.at_rest()
+    for _ in range(10):
+        await break_off(server, ["ann"])
+    assert await server.metric("closes_total", code="1006") == 10
+    assert await recent(server) == [2, 2, 1, 0]
+
+
+async def test_crowd_behind_one_address_is_as_many_as_its_users(server: Running) -> None:
+    for _ in range(2):
+        await break_off(server, [f"user-{number}" for number in range(OFFICE)])
+    assert await recent(server) == [OFFICE, OFFICE, OFFICE, 0]
+
+
+async def test_anonymous_crowd_behind_one_address_is_told_from_one_client() -> None:
+    async with serving(auth={"anonymous": True}) as server:
+        for _ in range(10):
+            await break_off(server, [None])
+        assert await recent(server) == [1, 1, 1, 0]
+        await break_off(server, [None] * OFFICE)
+        connected, closed, broken, _ = await recent(server)
+        assert min(connected, closed, broken) > 5, "from the hundredth on each counts by itself"
+        await break_off(server, [None] * OFFICE)
+        assert (await recent(server))[0] >= OFFICE, "and all of them when they come back"
+
+
+async def test_client_that_never_says_hello_is_one_client(server: Running) -> None:
+    for number in range(5):
+        client = await Client.open(server, hello=False)
+        await client.send(type="hello", token="x.y.z")
+        assert await client.closed() == 4401
+        client = await Client.open(server, hello=False)
+        server.hello_is_late()
+        assert await client.closed() == 4408
+        assert await server.metric("closes_total", code="4408") == number + 1
+    assert await recent(server) == [0, 1, 1, 0]
+
+
+async def test_client_that_reads_too_slowly_in_a_loop_moves_the_count_by_one() -> None:
+    async with serving(outbox={"bytes": 65_536}) as server:
+        for number in range(2):
+            async with deaf(server, "ben", "room:1"):
+                while server.service.node.roster.of_user("default", "ben"):
+                    await shout(server, 4)
+                await gone(server, "ben")
+            assert await server.metric("slow_consumers_total") == number + 1
+        assert await recent(server) == [1, 1, 0, 1]
