@@ -22,6 +22,8 @@ QUIET_RULES = {
     "TidewirePodSkew": "looks only at pods with more than a hundred connections each",
     "namespace_job:tidewire_connections:skew": "the same",
     "TidewireReconnectStorm": "compares with the connections of two minutes ago, and the day may be shorter",
+    "TidewireAbnormalCloses": "looks only at pods on which more than ten clients ended",
+    "TidewireSlowConsumers": "looks only at pods with more than five clients that are too slow",
     "TidewireClientsRejected": "looks only at more than five addresses, and everybody here has the same",
 }
 """Alerts that look at nothing on a good day, and why. Each is seen to fire in tests/chart/rules."""
