@@ -9,7 +9,9 @@ In values.yaml a comment above a key is what the key means. In it a line
 - `@texts` is for a map whose values may be numbers or booleans too;
 - `@open` is for a group that may hold other keys;
 - `@section …` begins a section of the README, which this key and those below it are in;
-- `@settings` stands for the settings of the service, so that chart and service cannot drift.
+- `@settings` stands for the settings of the service, so that chart and service cannot drift;
+- `@kubernetes Affinity` or `@kubernetes [Toleration]` is for a value that is such an object of Kubernetes, or a list of them
+  (scripts/kubernetes_types.json).
 
 Names that other charts use (files/other-names.yaml) pass the schema: the chart's guards say what they are called here.
 The table of versions is made from files/versions.yaml and tests/cluster/crds.yaml. `--check` writes nothing and fails if a file
@@ -43,6 +45,24 @@ _KEPT = frozenset(
 
 MAX_INT32 = 2**31 - 1
 """Kubernetes takes no greater number of pods, seconds or anything else."""
+
+KUBERNETES = Path("scripts/kubernetes_types.json")
+_SAID_BY_GUARDS = (
+    "Affinity",
+    "EnvFromSource",
+    "HorizontalPodAutoscalerBehavior",
+    "HostAlias",
+    "LifecycleHandler",
+    "NetworkPolicyEgressRule",
+    "NetworkPolicyIngressRule",
+    "NetworkPolicyPeer",
+    "PodSecurityContext",
+    "SecurityContext",
+    "Toleration",
+    "TopologySpreadConstraint",
+    "VolumeMount",
+)
+"""Types whose unknown keys the chart's templates refuse: their sentence lists those that there are."""
 
 Json = dict[str, Any]
 
@@ -108,11 +128,13 @@ def _value(place: tuple[str, ...], defaults: Any, comment: list[str]) -> Value:
     words = []
     for line in comment:
         if line.startswith("@schema "):
-            value.schema = json.loads(line.removeprefix("@schema "))
+            value.schema |= json.loads(line.removeprefix("@schema "))
         elif line == "@settings":
             value.is_settings = True
         elif line == "@texts":
             value.schema = {"additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+        elif line.startswith("@kubernetes "):
+            value.schema |= _kubernetes(line.removeprefix("@kubernetes "))
         elif line == "@open":
             value.is_open = True
         elif line.startswith("@section "):
@@ -121,6 +143,23 @@ def _value(place: tuple[str, ...], defaults: Any, comment: list[str]) -> Value:
             words.append(line)
     value.meaning = " ".join(words)
     return value
+
+
+def _kubernetes(kind: str) -> Json:
+    name = kind.strip("[]")
+    if name not in _definitions():
+        raise ValueError(f"{CHART}/values.yaml: {KUBERNETES} has no type {name}")
+    one = {"$ref": f"#/definitions/{name}"}
+    return {"items": one} if kind.startswith("[") else one
+
+
+def _definitions() -> Json:
+    found: Json = json.loads((ROOT / KUBERNETES).read_text(encoding="utf-8"))
+    for name in _SAID_BY_GUARDS:
+        del found[name]["additionalProperties"]
+    # A guard says that a number belongs into quotes.
+    found["Toleration"]["properties"]["value"]["type"] = ["string", "number", "boolean", "null"]
+    return found
 
 
 # --- the schema -------------------------------------------------------------------------------------------------------
@@ -142,7 +181,7 @@ def schema(values: list[Value]) -> Json:
             _group_of(whole, place).setdefault(slip, {})
     for name in (each for place in settings for each in (place[-1], camel_case(place[-1]))):
         whole["properties"]["settings"]["properties"].setdefault(name, {})  # without its group
-    return whole
+    return {**whole, "definitions": _definitions()}
 
 
 def slips(name: str) -> set[str]:

@@ -524,6 +524,24 @@ def test_null_in_place_of_any_value_leaves_a_chart_that_renders(major: int) -> N
         assert of_kind(documents, "Deployment")["spec"]["replicas"] == 1
 
 
+def test_null_inside_objects_of_kubernetes_says_nothing(helm: Helm) -> None:
+    nothing: Values = {
+        "affinity": {"podAntiAffinity": None, "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": None}},
+        "tolerations": [None],
+        "hostAliases": [{"ip": "10.0.0.1", "hostnames": None}],
+        "lifecycle": {"preStop": None},
+        "securityContext": {"capabilities": None},
+        "extraEnv": [{"name": "A", "value": 1, "valueFrom": None}],
+        "networkPolicy": {"enabled": True, "publicFrom": [{"podSelector": {}, "ipBlock": None}]},
+    }
+    documents = helm.template(nothing)
+    pod = of_kind(documents, "Deployment")["spec"]["template"]["spec"]
+    assert pod["affinity"] == {"nodeAffinity": {}}
+    assert "tolerations" not in pod
+    assert "preStop" in pod["containers"][0]["lifecycle"]
+    assert pod["containers"][0]["env"][-1] == {"name": "A", "value": "1"}
+
+
 # --- what must stay what it is ----------------------------------------------------------------------------------------
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from typing import Any
 
 import pytest
 import yaml
 
+from scripts import kubernetes_types
 from tests.chart.cases import CASES, SOME
 from tests.chart.conftest import absent, rendered
 from tests.chart.pod_security import breaches, pods
@@ -67,6 +69,14 @@ def test_the_schemas_find_faults(helm: Helm, change: str) -> None:
         case _:
             document["spec"]["replicas"] = "1"
     assert faults(document, LATER[-1])
+
+
+def test_types_in_the_schema_of_values_are_those_of_kubernetes() -> None:
+    if not has_schemas(KUBERNETES[-1]):
+        absent("there are no schemas of Kubernetes")
+    definitions = kubernetes_types.newest()
+    assert definitions
+    assert json.loads(kubernetes_types.FILE.read_bytes()) == kubernetes_types.types(definitions)
 
 
 @pytest.mark.parametrize("case", CHOSEN)

@@ -55,6 +55,13 @@ def affine(**kinds: Any) -> Values:
 PREFERENCE = {"weight": 5, "preference": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}
 
 
+def required(expressions: Any) -> Values:
+    """Rules for nodes: one term with expressions."""
+    return {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": expressions}]}
+    }
+
+
 def variable(name: str, **fields: Any) -> Values:
     """A variable of the container."""
     return {"extraEnv": [{"name": name, **fields}]}
@@ -266,6 +273,95 @@ PROBES: dict[str, Values] = {
     ),
     "rule with a slip": {"networkPolicy": {"enabled": True, "extraEgress": [{"port": 80}]}},
     "namespace with a capital": {"namespaceOverride": "Chat"},
+    "affinity of null": affine(podAntiAffinity=None),
+    "requirement of null": affine(nodeAffinity={"requiredDuringSchedulingIgnoredDuringExecution": None}),
+    "term with a slip": affine(
+        nodeAffinity={"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFelds": []}]}}
+    ),
+    "expression without a key": affine(nodeAffinity=required([{"operator": "Exists"}])),
+    "expression with a number": affine(nodeAffinity=required([{"key": "a", "operator": "In", "values": [5]}])),
+    "expression of text": affine(nodeAffinity=required("a")),
+    "label of a selector that is a number": affine(
+        podAffinity={
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "zone", "labelSelector": {"matchLabels": {"team": 5}}}
+            ]
+        }
+    ),
+    "key of a topology that is a number": affine(
+        podAffinity={"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": 5}]}
+    ),
+    "selector with a bad operator": constraint(
+        labelSelector={"matchExpressions": [{"key": "a", "operator": "in", "values": ["b"]}]}
+    ),
+    "policy of nodes that is none": constraint(nodeAffinityPolicy="Maybe"),
+    "toleration of nulls": {
+        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": None}]
+    },
+    "toleration for a while in words": {
+        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": "60"}]
+    },
+    "capabilities of null": {"securityContext": {"capabilities": None}},
+    "capabilities with a slip": {"securityContext": {"capabilities": {"adds": ["NET_BIND_SERVICE"]}}},
+    "group in words": {"podSecurityContext": {"fsGroup": "users"}},
+    "user below 0": {"securityContext": {"runAsUser": -1}},
+    "seccomp profile without a type": {"podSecurityContext": {"seccompProfile": {"localhostProfile": "a"}}},
+    "seccomp profile with a slip": {"securityContext": {"seccompProfile": {"type": "runtimeDefault"}}},
+    "sysctl without a name": {"podSecurityContext": {"sysctls": [{"value": "1"}]}},
+    "hook with a header": {
+        "lifecycle": {"postStart": {"httpGet": {"port": 80, "httpHeaders": [{"name": "a", "value": ""}]}}}
+    },
+    "hook with a scheme of none": {"lifecycle": {"postStart": {"httpGet": {"port": 80, "scheme": "http"}}}},
+    "hook with a command as text": {"lifecycle": {"preStop": {"exec": {"command": "sleep 5"}}}},
+    "hook with null beside it": {"lifecycle": {"preStop": {"exec": None, "sleep": {"seconds": 5}}}},
+    "requests of text": {"resources": {"requests": ""}},
+    "policy of scaling in words": scaled(
+        scaleDown={"policies": [{"type": "Pods", "value": "one", "periodSeconds": 60}]}
+    ),
+    "scaling with a slip": scaled(scaleDown={"stabilizationWindow": 60}),
+    "port of a rule in words": {"networkPolicy": {"enabled": True, "extraEgress": [{"ports": [{"port": "http"}]}]}},
+    "port of a rule with a slip": {"networkPolicy": {"enabled": True, "extraEgress": [{"ports": [{"prot": 80}]}]}},
+    "protocol of a rule of none": {
+        "networkPolicy": {"enabled": True, "extraEgress": [{"ports": [{"port": 80, "protocol": "tcp"}]}]}
+    },
+    "selector of a peer with a slip": peer(podSelector={"matchLabel": {"a": "b"}}),
+    "peer with null": peer(podSelector={}, ipBlock=None),
+    "variable with null beside it": variable("A", value="x", valueFrom=None),
+    "variable of a Secret without a key": variable("A", valueFrom={"secretKeyRef": {"name": "a"}}),
+    "variable of a source with a slip": variable("A", valueFrom={"secretRef": {"name": "a", "key": "b"}}),
+    "volume with a slip": {"extraVolumes": [{"name": "a", "configmap": {"name": "b"}}]},
+    "volume with a mode as text": {
+        "extraVolumes": [{"name": "a", "secret": {"secretName": "b", "defaultMode": "0400"}}]
+    },
+    "mount with a slip inside": {
+        "extraVolumes": [{"name": "a", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "a", "mountPath": "/a", "readOnly": "yes"}],
+    },
+    "volume of a Secret without a name": {"extraVolumes": [{"name": "a", "secret": {"defaultMode": 256}}]},
+    "volume with a size in words": {"extraVolumes": [{"name": "a", "emptyDir": {"sizeLimit": "1GB"}}]},
+    "variable of no source": variable("A", valueFrom={}),
+    "source of variables without a name": {"extraEnvFrom": [{"secretRef": {"optional": True}}]},
+    "selector without values": peer(podSelector={"matchExpressions": [{"key": "a", "operator": "In"}]}),
+    "selector with values that it has no use for": peer(
+        podSelector={"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}
+    ),
+    "port of a rule above": {"networkPolicy": {"enabled": True, "extraIngress": [{"ports": [{"port": 65_536}]}]}},
+    "hook at port 0": {"lifecycle": {"postStart": {"tcpSocket": {"port": 0}}}},
+    "container with templates": {
+        "extraContainers": [
+            {
+                "name": "a",
+                "image": "{{ .Values.image.repository }}",
+                "imagePullPolicy": "{{ .Values.image.pullPolicy }}",
+                "resources": {"limits": {"memory": "{{ .Values.resources.limits.memory }}"}},
+            }
+        ]
+    },
+    "container with a slip": {"extraContainers": [{"name": "a", "image": "b", "arg": ["c"]}]},
+    "container with a port as text": {
+        "extraContainers": [{"name": "a", "image": "b", "ports": [{"containerPort": "80"}]}]
+    },
+    "certificate of a host with a slip": {"ingress": {"enabled": True, "tls": [{"secretName": "a", "hosts": "a.b"}]}},
     "object without a kind": {"extraObjects": [{"apiVersion": "v1", "metadata": {"name": "a"}}]},
 }
 

@@ -181,7 +181,7 @@ sentence says where, what, and what would be right.
 {{- $resources := index . 1 -}}
 {{- range $part, $quantities := $resources -}}
 {{- if not (has $part (list "requests" "limits" "claims")) }}{{ include "tidewire.refuse" (list $place $part "neither requests nor limits") }}{{ end -}}
-{{- if and (ne $part "claims") $quantities -}}
+{{- if and (ne $part "claims") (not (kindIs "invalid" $quantities)) -}}
 {{- if not (kindIs "map" $quantities) }}{{ include "tidewire.refuse" (list (printf "%s.%s" $place $part) $quantities "not a map of quantities, such as {cpu: 250m, memory: 512Mi}") }}{{ end -}}
 {{- range $name, $quantity := $quantities -}}
 {{- if not (or (has $name (list "cpu" "memory" "ephemeral-storage")) (hasPrefix "hugepages-" $name) (contains "/" $name)) -}}
@@ -273,7 +273,7 @@ sentence says where, what, and what would be right.
 {{- define "tidewire.validateOverrides" -}}
 {{- $v := .Values -}}
 {{- range $name := list "nameOverride" "fullnameOverride" -}}
-{{- if not (regexMatch "^([A-Za-z0-9]([-.A-Za-z0-9]*[-A-Za-z0-9])?)?$" (index $v $name)) }}{{ include "tidewire.refuse" (list $name (index $v $name) "not part of a valid name: use letters, digits, dashes and dots, beginning with a letter or digit") }}{{ end -}}
+{{- if not (regexMatch "^([A-Za-z0-9]([-_.A-Za-z0-9]*[-A-Za-z0-9])?)?$" (index $v $name)) }}{{ include "tidewire.refuse" (list $name (index $v $name) "not part of a valid name: use letters, digits, dashes, dots and underscores, beginning with a letter or digit") }}{{ end -}}
 {{- end -}}
 {{- include "tidewire.checkLabel" (list "namespaceOverride" $v.namespaceOverride) -}}
 {{- end -}}
@@ -504,7 +504,7 @@ sentence says where, what, and what would be right.
 {{- include "tidewire.checkKeys" (list "securityContext" $v.securityContext (list "allowPrivilegeEscalation" "appArmorProfile" "capabilities" "privileged" "procMount" "readOnlyRootFilesystem" "runAsGroup" "runAsNonRoot" "runAsUser" "seLinuxOptions" "seccompProfile" "windowsOptions")) -}}
 {{- if not (dig "allowPrivilegeEscalation" false $v.securityContext) -}}
 {{- if dig "privileged" false $v.securityContext }}{{ fail "securityContext.privileged needs securityContext.allowPrivilegeEscalation, which is false" }}{{ end -}}
-{{- range dig "capabilities" "add" list $v.securityContext -}}
+{{- range index (index $v.securityContext "capabilities" | default dict) "add" -}}
 {{- if eq . "CAP_SYS_ADMIN" }}{{ fail "securityContext.capabilities.add: CAP_SYS_ADMIN needs securityContext.allowPrivilegeEscalation, which is false" }}{{ end -}}
 {{- end -}}
 {{- end -}}

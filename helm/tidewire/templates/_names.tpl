@@ -19,6 +19,7 @@ depend on what there is in the cluster.
 {{- if not (hasKey .Values "tidewireFullname") -}}
 {{- $_ := include "tidewire.validateNames" . -}}
 {{- $_ := include "tidewire.complete" (list .Values (.Files.Get "files/without-null.yaml" | fromYaml)) -}}
+{{- $_ := include "tidewire.dropNulls" .Values -}}
 {{- $_ := include "tidewire.validateOverrides" . -}}
 {{- $_ := set .Values "tidewireFullname" (include "tidewire.chosenName" .) -}}
 {{- $_ := include "tidewire.validate" . -}}
@@ -35,6 +36,41 @@ depend on what there is in the cluster.
 {{- else if and (kindIs "map" $empty) (kindIs "map" (index $values $name)) -}}
 {{- $_ := include "tidewire.complete" (list (index $values $name) $empty) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Nulls inside objects of Kubernetes say nothing there, and are left out. At the top of a security context null takes a field of the
+chart's away, and in settings it is written down.
+*/}}
+{{- define "tidewire.dropNulls" -}}
+{{- $values := . -}}
+{{- range list "affinity" "tolerations" "topologySpreadConstraints" "hostAliases" "dnsConfig" "lifecycle" "networkPolicy" "ingress" "gateway" "extraEnv" "extraEnvFrom" "extraVolumes" "extraVolumeMounts" "initContainers" "extraContainers" -}}
+{{- $_ := include "tidewire.dropNullsOf" (list $values .) -}}
+{{- end -}}
+{{- $_ := include "tidewire.dropNullsOf" (list .autoscaling "behavior") -}}
+{{- range list .podSecurityContext .securityContext -}}
+{{- $context := . -}}
+{{- range $name, $_ := . }}{{ $_ := include "tidewire.dropNullsOf" (list $context $name) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* [map, key whose value loses its nulls] */}}
+{{- define "tidewire.dropNullsOf" -}}
+{{- $holder := index . 0 -}}
+{{- $key := index . 1 -}}
+{{- $value := index $holder $key -}}
+{{- if kindIs "map" $value -}}
+{{- range $name, $inside := $value -}}
+{{- if kindIs "invalid" $inside }}{{ $_ := unset $value $name }}{{ else }}{{ $_ := include "tidewire.dropNullsOf" (list $value $name) }}{{ end -}}
+{{- end -}}
+{{- else if kindIs "slice" $value -}}
+{{- $kept := list -}}
+{{- range $value -}}
+{{- $one := dict "item" . -}}
+{{- if not (kindIs "invalid" .) }}{{ $_ := include "tidewire.dropNullsOf" (list $one "item") }}{{ $kept = append $kept (index $one "item") }}{{ end -}}
+{{- end -}}
+{{- $_ := set $holder $key $kept -}}
 {{- end -}}
 {{- end -}}
 
