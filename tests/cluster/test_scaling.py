@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.chart.tools import CHART, NAME, Refused, Values
 from tests.cluster.client import RefusedError, Release, eventually, replicas
@@ -156,6 +158,53 @@ def test_an_autoscaler_of_an_older_chart_is_handed_over_in_two_upgrades(release:
         release.cluster.apply({**scaled, "metadata": {"name": "second", "namespace": release.namespace}})
     release.upgrade(hpa())
     release.upgrade(keda())
+
+
+@pytest.mark.parametrize("change", [{"fullnameOverride": "chat"}, {"nameOverride": "chat"}], ids=["full", "part"])
+def test_a_release_that_changes_its_name_keeps_its_number(release: Release, change: Values) -> None:
+    release.install(hpa())
+    release.cluster.kubectl("scale", "deployment", NAME, "--replicas=9", "-n", release.namespace)
+    release.upgrade({**hpa(), **change})
+    [deployment] = release.cluster.items("deployment", release.namespace)
+    assert deployment["metadata"]["name"] != NAME
+    assert deployment["spec"]["replicas"] == 9
+
+
+def test_nobody_needs_to_read_autoscalers_without_one(release: Release, tmp_path: Path) -> None:
+    own = _with_rights(release, tmp_path)
+    own.install(fixed(4))
+    own.upgrade(fixed(2))
+    assert _replicas(release) == 2
+
+
+def _with_rights(release: Release, folder: Path) -> Release:
+    """The same release, by an account that may make everything but autoscalers in its namespace."""
+    namespace, kinds = release.namespace, {"": ["configmaps", "pods", "secrets", "serviceaccounts", "services"]}
+    kinds |= {"apps": ["deployments", "replicasets"], "policy": ["poddisruptionbudgets"]}
+    metadata = {"name": "deployer", "namespace": namespace}
+    rbac = "rbac.authorization.k8s.io"
+    release.cluster.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "Role",
+            "metadata": metadata,
+            "rules": [{"apiGroups": [group], "resources": names, "verbs": ["*"]} for group, names in kinds.items()],
+        },
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "deployer"},
+            "subjects": [{"kind": "ServiceAccount", "name": "deployer", "namespace": namespace}],
+        },
+    )
+    config = yaml.safe_load(release.cluster.kubeconfig.read_text(encoding="utf-8"))
+    token = release.cluster.kubectl("create", "token", "deployer", "-n", namespace).strip()
+    config["users"][0]["user"] = {"token": token}
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return replace(release, helm=replace(release.helm, kubeconfig=kubeconfig))
 
 
 def _scaled_since_its_first_revision(release: Release, number: int) -> None:

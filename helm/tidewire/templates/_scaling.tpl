@@ -10,9 +10,13 @@
 {{- toJson $found -}}
 {{- end -}}
 
+{{/* The annotation of the Deployment that says which autoscaler is on, so that nobody has to be asked who may not read autoscalers. */}}
+{{- define "tidewire.autoscalerNote" -}}tidewire/autoscaler{{- end -}}
+
 {{/*
-What is known of the live Deployment, as a JSON object: `replicas`, and `isScaled` if somebody set them through the subresource
-`scale`, as autoscalers and `kubectl scale` do. A render that cannot see the cluster knows autoscaling.liveReplicas alone.
+What is known of the live Deployment, as a JSON object: `replicas`, `isScaled` if somebody set them through the subresource `scale`, as
+autoscalers and `kubectl scale` do, and `autoscaler`: hpa, keda or none, empty where an older chart made it. A render that cannot see
+the cluster knows autoscaling.liveReplicas alone.
 */}}
 {{- define "tidewire.live" -}}
 {{- $live := lookup "apps/v1" "Deployment" (include "tidewire.namespace" .) (include "tidewire.fullname" .) | default dict -}}
@@ -20,7 +24,29 @@ What is known of the live Deployment, as a JSON object: `replicas`, and `isScale
 {{- range dig "metadata" "managedFields" list $live -}}
 {{- if eq (dig "subresource" "" .) "scale" }}{{ $isScaled = true }}{{ end -}}
 {{- end -}}
-{{- dict "replicas" (max (dig "spec" "replicas" 0 $live | int) (int .Values.autoscaling.liveReplicas)) "isScaled" $isScaled | toJson -}}
+{{- $note := get (dig "metadata" "annotations" dict $live | default dict) (include "tidewire.autoscalerNote" .) -}}
+{{- $replicas := dig "spec" "replicas" 0 $live | int -}}
+{{- if and (not $live) .Release.IsUpgrade (include "tidewire.autoscaler" . | fromJson) }}{{ $replicas = include "tidewire.renamedReplicas" . | int }}{{ end -}}
+{{- dict "isThere" (not (empty $live)) "replicas" (max $replicas (int .Values.autoscaling.liveReplicas)) "isScaled" $isScaled "autoscaler" $note | toJson -}}
+{{- end -}}
+
+{{/*
+Pods of the release's Deployment of another name or namespace, which ends with this upgrade: nameOverride, fullnameOverride or
+namespaceOverride has changed. In a parent there may be others of this chart, so that only one with the same label counts.
+*/}}
+{{- define "tidewire.renamedReplicas" -}}
+{{- $most := 0 -}}
+{{- $namespaces := list (include "tidewire.namespace" .) .Release.Namespace | uniq -}}
+{{- range $namespace := $namespaces -}}
+{{- range (lookup "apps/v1" "Deployment" $namespace "" | default dict).items -}}
+{{- $annotations := dig "metadata" "annotations" dict . | default dict -}}
+{{- $labels := dig "metadata" "labels" dict . | default dict -}}
+{{- $isOwn := and (eq (get $annotations "meta.helm.sh/release-name") $.Release.Name) (eq (get $annotations "meta.helm.sh/release-namespace") $.Release.Namespace) -}}
+{{- $isNode := and (eq (get $labels "app.kubernetes.io/component") "node") (or $.Chart.IsRoot (eq (get $labels "app.kubernetes.io/name") (include "tidewire.appName" $))) -}}
+{{- if and $isOwn $isNode }}{{ $most = max $most (dig "spec" "replicas" 0 . | int) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $most -}}
 {{- end -}}
 
 {{/*
@@ -56,7 +82,8 @@ object, and the API server fills in 1.
 {{- if and (gt (int $live.replicas) (int $scaler.maxReplicas)) (not (include "tidewire.hasAutoscaler" .)) -}}
 {{- fail (printf "autoscaling.%s.maxReplicas (%d) is below the %d pods that run: the autoscaler would end %d of them at once; set it to %d or more, and lower it later in steps" $scaler.name (int $scaler.maxReplicas) (int $live.replicas) (sub (int $live.replicas) (int $scaler.maxReplicas)) (int $live.replicas)) -}}
 {{- end -}}
-{{- if eq $scaler.name "keda" -}}
+{{- /* A Deployment that had no autoscaler, or KEDA's, leaves nothing to hand over. */ -}}
+{{- if and (eq $scaler.name "keda") $live.isThere (has $live.autoscaler (list "" "hpa")) -}}
 {{- $hpa := lookup "autoscaling/v2" "HorizontalPodAutoscaler" (include "tidewire.namespace" .) $name | default dict -}}
 {{- if and $hpa (ne (dig "metadata" "annotations" "validations.keda.sh/hpa-ownership" "" $hpa) "false") -}}
 {{- fail (printf "autoscaling.keda: an older chart made the HorizontalPodAutoscaler %s, and KEDA's admission webhook refuses a second autoscaler of the same pods: upgrade once more with autoscaling.hpa.enabled, then switch to autoscaling.keda.enabled" $name) -}}
@@ -65,10 +92,17 @@ object, and the API server fills in 1.
 {{- end -}}
 {{- end -}}
 
-{{/* "true" if the cluster has an autoscaler for the Deployment, the chart's own or KEDA's. */}}
+{{/*
+"true" if there is an autoscaler for the Deployment: the chart's own or KEDA's, or one that `kubectl autoscale` made. The cluster is
+asked for it only where the Deployment does not say, or where somebody has scaled it.
+*/}}
 {{- define "tidewire.hasAutoscaler" -}}
+{{- $live := include "tidewire.live" . | fromJson -}}
 {{- $name := include "tidewire.fullname" . -}}
+{{- if has $live.autoscaler (list "hpa" "keda") -}}true
+{{- else if and $live.isThere (or $live.isScaled (not $live.autoscaler)) -}}
 {{- range $hpa := list $name (printf "keda-hpa-%s" $name) -}}
 {{- if lookup "autoscaling/v2" "HorizontalPodAutoscaler" (include "tidewire.namespace" $) $hpa }}true{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
