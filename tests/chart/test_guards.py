@@ -110,6 +110,7 @@ GUARDS: dict[str, tuple[Values, str]] = {
         ingress("", sticky=True),
         "they are configured differently for each controller: set ingress.preset",
     ),
+    "a condition that is text": ({"enabled": "false"}, 'enabled is the text "false"'),
     "a route to nowhere": ({"gateway": {"enabled": True}}, "the route has no Gateway: set gateway.parentRefs"),
     "a Gateway without a class": (
         {"gateway": {"enabled": True, "create": {"enabled": True}}},

@@ -174,6 +174,34 @@ def test_a_field_that_somebody_else_set_conflicts_until_values_agree(release: Re
     release.upgrade({**shared, "replicas": 2})
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"clusterIP": "10.96.44.{}"}, {"clusterIP": "10.96.45.{}"}),
+        ({}, {"ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"}),
+        (
+            {"type": "LoadBalancer", "loadBalancerClass": "example.com/a"},
+            {"type": "LoadBalancer", "loadBalancerClass": "example.com/b"},
+        ),
+    ],
+    ids=["address", "family", "class"],
+)
+def test_what_a_service_cannot_change_is_refused_before_half_an_upgrade(
+    release: Release, before: Values, after: Values
+) -> None:
+    def service(fields: Values, text: str) -> Values:
+        filled = {
+            name: value.format(release.helm.major) if name == "clusterIP" else value for name, value in fields.items()
+        }
+        return {**QUICK, "service": filled, "contract": {"text": text}}
+
+    release.install(service(before, "channels: {}"), wait=False)
+    with pytest.raises(Refused, match="a Service cannot change it"):
+        release.upgrade(service(after, "channels: {} # other"), wait=False)
+    assert release.cluster.get("configmap", NAME, release.namespace)["data"]["contract.yaml"] == "channels: {}"
+    release.upgrade(service(before, "channels: {} # other"), wait=False)
+
+
 def _secret(release: Release, namespace: str) -> Document:
     found: Document = release.cluster.get("secret", NAME, namespace)["data"]
     return found

@@ -404,6 +404,19 @@ sentence says where, what, and what would be right.
 {{- if not (has $v.service.appProtocol (list "auto" "none")) }}{{ include "tidewire.checkKey" (list "service.appProtocol" $v.service.appProtocol) }}{{ end -}}
 {{- with $v.service.loadBalancerClass }}{{ include "tidewire.checkKey" (list "service.loadBalancerClass" .) }}{{ end -}}
 
+{{- /* What a Service cannot change is refused before half an upgrade. */ -}}
+{{- $live := (lookup "v1" "Service" (include "tidewire.namespace" .) (include "tidewire.fullname" .) | default dict).spec | default dict -}}
+{{- $change := "and a Service cannot change it: leave it as it is, or delete the Service first, which interrupts its clients" -}}
+{{- if and $v.service.clusterIP $live.clusterIP (ne $v.service.clusterIP $live.clusterIP) -}}
+{{- fail (printf "service.clusterIP is %q, and the Service has %q, %s" $v.service.clusterIP $live.clusterIP $change) -}}
+{{- end -}}
+{{- if and $v.service.ipFamilies $live.ipFamilies (ne (first $v.service.ipFamilies) (first $live.ipFamilies)) -}}
+{{- fail (printf "service.ipFamilies begins with %s, and the Service with %s, %s" (first $v.service.ipFamilies) (first $live.ipFamilies) $change) -}}
+{{- end -}}
+{{- if and $v.service.loadBalancerClass (eq $v.service.type "LoadBalancer") (eq ($live.type | default "") "LoadBalancer") (ne $v.service.loadBalancerClass ($live.loadBalancerClass | default "")) -}}
+{{- fail (printf "service.loadBalancerClass is %q, and the LoadBalancer has %q, %s" $v.service.loadBalancerClass ($live.loadBalancerClass | default "") $change) -}}
+{{- end -}}
+
 {{- /* --- pods --- */ -}}
 {{- include "tidewire.checkResources" (list "resources" $v.resources) -}}
 {{- include "tidewire.checkResources" (list "tests.resources" $v.tests.resources) -}}

@@ -72,6 +72,7 @@
 {{- $isTls := or (kindIs "invalid" $ingress.tls) (kindIs "slice" $ingress.tls) -}}
 {{- if kindIs "slice" $ingress.tls }}{{ range $ingress.tls }}{{ if not (kindIs "map" .) }}{{ $isTls = false }}{{ end }}{{ end }}{{ end -}}
 {{- if not $isTls }}{{ $found = append $found "ingress.tls is a list, such as [{secretName: rt-tls, hosts: [rt.example.com]}]; cert-manager makes that Secret if ingress.annotations name an issuer" }}{{ end -}}
+{{- if and (kindIs "string" $v.enabled) (ne $v.enabled "true") }}{{ $found = append $found (printf "enabled is the text %q, which Helm does not read as a condition, so that the chart would be installed: write true or false without quotes" $v.enabled) }}{{ end -}}
 {{- if kindIs "map" $v.extraEnv }}{{ $found = append $found "extraEnv is a list, such as [{name: LANG, value: C.UTF-8}]" }}{{ end -}}
 {{- $_ := set $faults "found" (concat $faults.found $found) -}}
 {{- end -}}
