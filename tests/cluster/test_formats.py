@@ -362,6 +362,10 @@ PROBES: dict[str, Values] = {
         "extraContainers": [{"name": "a", "image": "b", "ports": [{"containerPort": "80"}]}]
     },
     "certificate of a host with a slip": {"ingress": {"enabled": True, "tls": [{"secretName": "a", "hosts": "a.b"}]}},
+    "Secret of a certificate that is a number": {"ingress": {"enabled": True, "tls": [{"secretName": 5}]}},
+    "file that is a number": {"contract": {"text": "channels: {}", "files": {"a": 5}}},
+    "file of null": {"contract": {"text": "channels: {}", "files": {"a": None}}},
+    "node port of no text": service(type="NodePort", nodePort=""),
     "object without a kind": {"extraObjects": [{"apiVersion": "v1", "metadata": {"name": "a"}}]},
 }
 

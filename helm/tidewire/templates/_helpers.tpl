@@ -164,7 +164,7 @@ not in tidewire.leastGrace, as a pod that is killed meanwhile has no connections
 {{- define "tidewire.contractFiles" -}}
 contract.yaml: {{ .Values.contract.text | default (.Files.Get "files/contract.yaml") | toJson }}
 {{- range $path, $text := .Values.contract.files }}
-{{ include "tidewire.fileKey" $path }}: {{ toJson $text }}
+{{ include "tidewire.fileKey" $path }}: {{ include "tidewire.text" $text | toJson }}
 {{- end }}
 {{- end -}}
 {{- define "tidewire.fileKey" -}}contract-file.{{ sha256sum . | trunc 16 }}{{- end -}}
