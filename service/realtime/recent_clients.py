@@ -40,10 +40,10 @@ class RecentClients:
         self._admission = admission
         self._clock = clock
         most = max(MIN_KEPT, connections)
-        self._connected = RecentKeys(clock, CONNECT_WINDOW, most)
-        self._closed = RecentKeys(clock, CLOSE_WINDOW, most)
-        self._abnormally_closed = RecentKeys(clock, CLOSE_WINDOW, most)
-        self._slow = RecentKeys(clock, CLOSE_WINDOW, most)
+        self._connected: RecentKeys[int] = RecentKeys(clock, CONNECT_WINDOW, most)
+        self._closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, most)
+        self._abnormally_closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, most)
+        self._slow: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, most)
         self._serial = count()
         self._crowd: tuple[str, str, str] | None = None
         """The user and address that most connections had, until `_crowd_until`: in a storm they leave before they come back."""

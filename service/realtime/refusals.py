@@ -35,7 +35,7 @@ class Refusals:
     def __init__(self, admission: Admission, clock: Clock, metrics: Metrics) -> None:
         self._admission = admission
         self._metrics = metrics
-        self._addresses = RecentKeys(clock, WINDOW, MAX_ADDRESSES)
+        self._addresses: RecentKeys[str] = RecentKeys(clock, WINDOW, MAX_ADDRESSES)
         metrics.refused_addresses.set_function(self._addresses.__len__)
 
     def count(self, error: ServiceError, door: Door, network: str) -> None:

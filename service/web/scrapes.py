@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from service.core.clock import Clock
+from service.realtime.recent_keys import RecentKeys
 
 RECENT = 150.0
 """Seconds after its last scrape in which an address counts as one that scrapes: more than two of Prometheus' default minute."""
@@ -16,19 +17,14 @@ class Scrapes:
     """Remembers the addresses that scraped lately, and waits until each has done so once more."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._last: dict[str, float] = {}
-        """When each address scraped last (monotonic), the oldest first."""
+        self._recent: RecentKeys[str] = RecentKeys(clock, RECENT, MAX_ADDRESSES)
         self._missing: set[str] = set()
         self._is_complete = asyncio.Event()
         self._is_hurried = False
 
     def note(self, address: str) -> None:
         """Takes note of a scrape that has been rendered."""
-        self._last.pop(address, None)
-        self._last[address] = self._clock.monotonic()
-        if len(self._last) > MAX_ADDRESSES:
-            del self._last[next(iter(self._last))]
+        self._recent.add(address)
         self._missing.discard(address)
         if not self._missing:
             self._is_complete.set()
@@ -36,8 +32,7 @@ class Scrapes:
     @property
     def recent(self) -> set[str]:
         """The addresses that scraped lately."""
-        since = self._clock.monotonic() - RECENT
-        return {address for address, at in self._last.items() if at >= since}
+        return set(self._recent)
 
     async def wait_for_each(self, within: float) -> bool:
         """Waits until every address that scraped lately has scraped again; False if that takes longer than so many seconds, or

@@ -119,7 +119,7 @@ async def test_address_with_most_of_a_few_connections_is_one_client(stage: Stage
 
 def test_number_of_recent_keys_is_bounded_and_the_oldest_is_forgotten() -> None:
     clock = FakeClock()
-    keys = RecentKeys(clock, 60.0, 10)
+    keys: RecentKeys[int] = RecentKeys(clock, 60.0, 10)
     for number in range(25):
         keys.add(number)
         clock.advance(1.0)

@@ -10,7 +10,7 @@
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* The annotation of the Deployment that says which autoscaler is on, so that nobody has to be asked who may not read autoscalers. */}}
+{{/* The annotation of the Deployment that names its autoscaler: not every account that upgrades may read autoscalers. */}}
 {{- define "tidewire.autoscalerNote" -}}tidewire/autoscaler{{- end -}}
 
 {{/*
