@@ -1,4 +1,4 @@
-"""Compiles service/web/native.c while a wheel or an editable install is built, where that can be done.
+"""Compiles service/web/ws/native.c while a wheel or an editable install is built, where that can be done.
 
 Where it can't (no compiler, not Linux) the build goes on: the wheel is a pure one, and the service writes to each connection by
 itself. `TIDEWIRE_BUILD_NATIVE=always` makes that an error, `never` makes the pure wheel anywhere. docs/adr/0019-native-send.md.
@@ -18,8 +18,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SWITCH = "TIDEWIRE_BUILD_NATIVE"
-SOURCE = Path("service/web/native.c")
-LIBRARY = Path("service/web/_native.so")
+SOURCE = Path("service/web/ws/native.c")
+LIBRARY = Path("service/web/ws/_native.so")
 _FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from service.telemetry.fast_metrics import Level, Mirror, Spread, Tallies
 from service.telemetry.metrics import Metrics
-from service.telemetry.tally import Level, Mirror, Spread, Tallies
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 BEGIN, END = "<!-- generated: metrics -->\n", "<!-- /generated -->"

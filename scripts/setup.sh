@@ -153,7 +153,7 @@ can_compile() {
 
 # wanted LOCK: what stands for an environment with what LOCK names and this checkout's package. A compiler may come later.
 wanted() {
-    fingerprint requirements/bootstrap.lock requirements/build.lock "$1" pyproject.toml hatch_build.py service/web/native.c
+    fingerprint requirements/bootstrap.lock requirements/build.lock "$1" pyproject.toml hatch_build.py service/web/ws/native.c
     ! can_compile || echo native
 }
 

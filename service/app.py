@@ -44,23 +44,27 @@ from service.core.clock import Clock
 from service.core.presence import PresenceStore
 from service.core.tickets import TicketStore
 from service.protocol.messages import SYSTEM_TYPES
-from service.realtime.budget import UNAUTHENTICATED
-from service.realtime.control_messages import OWN_CHANNELS
+from service.realtime.cluster.messages import OWN_CHANNELS
+from service.realtime.cluster.store_clock import StoreClock
+from service.realtime.connections.byte_budget import UNAUTHENTICATED
 from service.realtime.node import Bounds, Node, Ports
-from service.realtime.store_clock import StoreClock
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag
-from service.web import api, loopback, native, ops, parting, problem, upgrade
+from service.web import problem
+from service.web.api import routes as api
 from service.web.descriptors import Descriptors
-from service.web.edge import EDGE, NODE, ApiKey, Edge
-from service.web.front import Door
-from service.web.http_connections import HTTP_CONNECTIONS, HttpConnections
-from service.web.http_protocol import HttpProtocol, PeerBounds
-from service.web.listener import Listener, bound_buffers, listen
-from service.web.parse_queue import ParseQueue
-from service.web.request_queue import RequestQueue
-from service.web.scrapes import Scrapes
+from service.web.http import drain_middleware
+from service.web.http.http_connections import HTTP_CONNECTIONS, HttpConnections
+from service.web.http.http_protocol import HttpProtocol, PeerBounds
+from service.web.http.parse_queue import ParseQueue
+from service.web.http.request_queue import RequestQueue
+from service.web.http.socket_options import Listener, bound_buffers, listen
+from service.web.http_config import EDGE, NODE, ApiKey, Edge
+from service.web.ops import routes as ops
+from service.web.ops.scrapes import Scrapes
+from service.web.ws import loopback, native, upgrade
+from service.web.ws.upgrade_queue import Door
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
@@ -142,7 +146,7 @@ class Service:
             middlewares=[
                 self.http_connections.middleware(),
                 RequestQueue().middleware(),
-                parting.middleware(self.node),
+                drain_middleware.middleware(self.node),
                 problem.middleware(),
             ],
             client_max_size=api.MAX_BODY,

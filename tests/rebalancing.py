@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
-from service.realtime.control import BEAT
-from service.realtime.control_messages import NODES, NodeState, encode
-from service.realtime.departures import LATEST, SOONEST
-from service.realtime.peers import Peers
-from service.realtime.rebalancing import INTERVAL, Scales
+from service.realtime.cluster.control import BEAT
+from service.realtime.cluster.membership import Peers
+from service.realtime.cluster.messages import NODES, NodeState, encode
+from service.realtime.lifecycle.rebalancer import INTERVAL, Scales
+from service.realtime.lifecycle.reconnects import LATEST, SOONEST
 from tests.clock import FakeClock
 
 STEP = 0.25

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.realtime.budget import Account, ByteBudget
-from service.realtime.socket import Ear
+from service.realtime.connections.byte_budget import Account, ByteBudget
+from service.realtime.connections.transport import Ear
 
 
 class NobodysSocket:

@@ -84,7 +84,7 @@ async def _connect(settings: Settings) -> None:
     from service import app
     from service.adapters.clock import SystemClock
     from service.errors import ServiceError
-    from service.realtime.store_clock import StoreClock
+    from service.realtime.cluster.store_clock import StoreClock
     from service.telemetry import log
     from service.telemetry.metrics import Metrics
 

@@ -30,7 +30,7 @@ from service.core.backoff import Backoff
 from service.settings import Settings
 from service.signals import STOPPING, stopping
 from service.telemetry import log
-from service.web.listener import bound_sockets
+from service.web.http.socket_options import bound_sockets
 
 BEAT = 1.0
 """Seconds between two signs of life of a worker; must stay far below SILENCE."""

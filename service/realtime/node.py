@@ -11,6 +11,7 @@ from math import nan
 
 from msgspec import Raw, structs
 
+from service.aio.supervisor import Supervisor
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
@@ -25,31 +26,30 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import Unsubscribed
-from service.realtime.admission import Admission
-from service.realtime.budget import ByteBudget
-from service.realtime.caps import Caps
-from service.realtime.connection import Connection, Surroundings
-from service.realtime.control import Control
-from service.realtime.departures import Departures
-from service.realtime.drain import Drain
-from service.realtime.frame import Press
-from service.realtime.health import BrokerHealth
-from service.realtime.hub import Hub
-from service.realtime.lines import Lines
-from service.realtime.presence import Presence
-from service.realtime.probe import Connect, Probe
+from service.realtime.admission.admission import Admission
+from service.realtime.admission.quota import Caps
+from service.realtime.admission.recent_clients import RecentClients
+from service.realtime.admission.refusals import Refusals
+from service.realtime.admission.session_evictor import Lines
+from service.realtime.cluster.control import Control
+from service.realtime.cluster.revocations import RevocationGuard, Revocations
+from service.realtime.connections.byte_budget import ByteBudget
+from service.realtime.connections.connection import Connection, Surroundings
+from service.realtime.connections.frame import Press
+from service.realtime.connections.registry import Roster
+from service.realtime.connections.transport import Sender
+from service.realtime.connections.write_scheduler import Turn
+from service.realtime.delivery.hub import Hub
+from service.realtime.lifecycle.broker_health import BrokerHealth
+from service.realtime.lifecycle.drain import Drain
+from service.realtime.lifecycle.latency_probe import Connect, Probe
+from service.realtime.lifecycle.monitor import Sweep
+from service.realtime.lifecycle.rebalancer import Rebalancing
+from service.realtime.lifecycle.reconnects import Departures
+from service.realtime.presence.tracker import Presence
 from service.realtime.publisher import Publisher
-from service.realtime.rebalancing import Rebalancing
-from service.realtime.recent_clients import RecentClients
-from service.realtime.refusals import Refusals
-from service.realtime.relay import Relay
-from service.realtime.revocations import RevocationGuard, Revocations
-from service.realtime.roster import Roster
-from service.realtime.socket import Sender
-from service.realtime.subscriptions import Subscriptions
-from service.realtime.supervisor import Supervisor
-from service.realtime.sweep import Sweep
-from service.realtime.turn import Turn
+from service.realtime.streams.broker_relay import Relay
+from service.realtime.streams.subscriptions import Subscriptions
 from service.telemetry.metrics import Metrics
 
 REPLACED = "replaced by a newer session"

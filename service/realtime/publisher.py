@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from base64 import urlsafe_b64encode
 from typing import NamedTuple
 
 from msgspec import Raw
@@ -14,21 +12,9 @@ from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery
 from service.core.identity import Identity
 from service.errors import ServiceError
+from service.realtime.ids import new_id
+from service.telemetry.fast_metrics import Tally
 from service.telemetry.metrics import Metrics
-from service.telemetry.tally import Tally
-
-_BLOCK = 256
-"""Ids made at once: asking the operating system costs more than all the rest of making one."""
-_spare: list[str] = []
-os.register_at_fork(after_in_child=_spare.clear)  # or parent and child would give the same ones
-
-
-def new_id() -> str:
-    """An id for something nobody has named: 96 random bits."""
-    if not _spare:
-        text = urlsafe_b64encode(os.urandom(12 * _BLOCK)).decode()
-        _spare.extend(text[start : start + 16] for start in range(0, len(text), 16))
-    return _spare.pop()
 
 
 class _Outcomes(NamedTuple):

@@ -29,13 +29,13 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.telemetry import log, tally
-from service.telemetry.tally import Level, Mirror, Spread, Tallies, Tally
+from service.telemetry import fast_metrics, log
+from service.telemetry.fast_metrics import Level, Mirror, Spread, Tallies, Tally
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """Of what `Metrics.render` gives."""
 
-OTHER: Final = tally.OTHER
+OTHER: Final = fast_metrics.OTHER
 """Stands for every event type that nobody declared: clients could otherwise create labels."""
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from service.core.authority import parse_authority, same_authority, split_origin
 from service.errors import ErrorCode, ServiceError
-from service.web.address import own_authority
+from service.web.client_info import own_authority
 
 _USER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _HEADERS = {

@@ -13,10 +13,10 @@ from service.core.clock import Clock, Timer
 from service.core.descriptors import USUALLY_IN_USE, DescriptorPlan, check_limit, plan, sufficient_limit
 from service.core.limits import Limits
 from service.protocol.close import CloseCode
-from service.realtime.admission import Admission
-from service.realtime.roster import Roster
+from service.realtime.admission.admission import Admission
+from service.realtime.connections.registry import Roster
 from service.telemetry.metrics import Metrics, open_files
-from service.web.http_connections import HttpConnections
+from service.web.http.http_connections import HttpConnections
 
 CHECK_INTERVAL = 1.0
 """Seconds between two looks at how many descriptors are left, and whether the limit is still the same."""

@@ -11,11 +11,11 @@ from service.adapters.clock import SystemClock
 from service.core.limits import Limits, OutboxLimits, Rate
 from service.protocol.deflate import Deflater, negotiate
 from service.protocol.framing import BINARY, RSV1, TEXT, accept_key, frame
-from service.realtime.budget import ByteBudget
+from service.realtime.connections.byte_budget import ByteBudget
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
-from service.web.reading import ReadScheduler
-from service.web.websocket import Terms, WebSocket
+from service.web.ws.read_scheduler import ReadScheduler
+from service.web.ws.websocket import Terms, WebSocket
 
 BOUNDS = Bounds(
     # The cases ask for messages of 16 MiB and for thousands at once; what bounds a client of the service is tested elsewhere.

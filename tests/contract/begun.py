@@ -1,4 +1,4 @@
-"""Calls that are begun outside of any task, as those of an arrival and of a command are (service/core/eager.py)."""
+"""Calls that are begun outside of any task, as those of an arrival and of a command are (service/aio/eager_start.py)."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import pytest
 
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
-from service.realtime import control
-from service.realtime.revocation_lists import RevocationList
+from service.realtime.cluster import control
+from service.realtime.cluster.revocation_log import RevocationList
 from tests.harness import Client, Running, eventually, serving, token
 from tests.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
 

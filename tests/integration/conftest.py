@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from service.realtime import control
-from service.realtime.control_messages import NODE_STATE
+from service.realtime.cluster import control
+from service.realtime.cluster.messages import NODE_STATE
 from tests.harness import DEADLINE, Running, serving
 from tests.integration.cluster import BUSES
 from tests.shared_broker import Bus

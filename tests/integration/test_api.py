@@ -12,8 +12,8 @@ import pytest
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.tickets import MemoryTickets
-from service.web.api import OPERATIONS
-from service.web.api_operation import Operation
+from service.web.api.operation import Operation
+from service.web.api.routes import OPERATIONS
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving, token
 from tests.integration.api_client import ask, get, post
 

@@ -21,10 +21,11 @@ from schemathesis.generation.case import Case
 
 from service.core.channel import NAME, check_name
 from service.errors import ServiceError
-from service.web import api, openapi
-from service.web.api_call import is_user
-from service.web.api_messages import CHANNEL_SCHEMA, USER_SCHEMA
-from service.web.api_operation import Operation
+from service.web.api import openapi
+from service.web.api import routes as api
+from service.web.api.call import is_user
+from service.web.api.messages import CHANNEL_SCHEMA, USER_SCHEMA
+from service.web.api.operation import Operation
 from tests.harness import API_KEY, DEADLINE, Running, serving
 
 DESCRIPTION = openapi.describe(api.OPERATIONS)

@@ -21,7 +21,7 @@ from service.app import Service, running
 from service.contract.load import load
 from service.core.channel import ChannelKey
 from service.protocol.messages import Pong
-from service.realtime.connection import Connection
+from service.realtime.connections.connection import Connection
 from service.web import demo
 from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, settings, token
 from tests.wire import Wire, connect

@@ -15,7 +15,7 @@ from service.adapters.nats.tickets import NatsTickets
 from service.core.channel import ChannelKey
 from service.core.identity import Identity
 from service.errors import ServiceError
-from service.realtime.store_clock import StoreClock
+from service.realtime.cluster.store_clock import StoreClock
 from service.telemetry.metrics import Metrics
 from tests.clock import START, FakeClock
 from tests.contract.broker_suite import Publisher, RecordingSink

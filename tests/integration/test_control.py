@@ -19,8 +19,8 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
-from service.realtime import control
-from service.realtime.control_messages import (
+from service.realtime.cluster import control
+from service.realtime.cluster.messages import (
     COMMANDS,
     CONTROL,
     NODES,

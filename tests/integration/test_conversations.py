@@ -20,7 +20,7 @@ from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode
 from service.protocol import messages
 from service.protocol.close import CloseCode
-from service.realtime.control_messages import OWN_CHANNELS
+from service.realtime.cluster.messages import OWN_CHANNELS
 from tests.harness import DEADLINE, Running, serving, token
 from tests.integration.api_client import ask
 from tests.wire import Wire, connect

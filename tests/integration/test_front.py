@@ -18,9 +18,9 @@ import pytest
 from aiohttp import web
 
 from service.core.identity import Identity
-from service.web.front import FRAME_HEAD, MOST_HEAD, MOST_IN_TURN, Door, Front
-from service.web.http_connections import SWEEP_INTERVAL
-from service.web.upgrade import Fresh
+from service.web.http.http_connections import SWEEP_INTERVAL
+from service.web.ws.upgrade import Fresh
+from service.web.ws.upgrade_queue import FRAME_HEAD, MOST_HEAD, MOST_IN_TURN, Door, Front
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, passes, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text

@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from service.core.identity import Identity
-from service.web.front import MAX_DISCARDED
-from service.web.request_queue import MAX_BEGUN, RequestQueue
+from service.web.http.request_queue import MAX_BEGUN, RequestQueue
+from service.web.ws.upgrade_queue import MAX_DISCARDED
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
 from tests.integration.raw import HANDSHAKE, TEXT, Raw, connected, frame, upgraded

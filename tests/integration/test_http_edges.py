@@ -18,8 +18,8 @@ from aiohttp.base_protocol import BaseProtocol
 
 from service.cli import workers
 from service.core.identity import Identity
-from service.web.http_protocol import RequestParser
-from service.web.listener import bound_sockets
+from service.web.http.http_protocol import RequestParser
+from service.web.http.socket_options import bound_sockets
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, token
 from tests.integration.raw import HANDSHAKE, TEXT, Answer, Raw, connected, frame, new_ticket, text, upgraded

@@ -28,7 +28,7 @@ OLDEST_PIP = ROOT / ".venv" / "oldest-pip"
 OLDEST = (3, 11)
 NEWER = "9999"
 DEADLINE = 120
-CHECKOUT = ("scripts", "pyproject.toml", "hatch_build.py", "service/web/native.c")
+CHECKOUT = ("scripts", "pyproject.toml", "hatch_build.py", "service/web/ws/native.c")
 
 BACKEND = """
 import zipfile

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from service.telemetry.tally import Spread
+from service.telemetry.fast_metrics import Spread
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, passes, serving
 from tests.integration.test_slow_consumers import deaf, shout

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from service.core.channel import ChannelKey
-from service.realtime.audience import FEW
-from service.realtime.connection import Connection
-from service.web import native
-from service.web.native import NativeSender
-from service.web.websocket import WebSocket
+from service.realtime.connections.connection import Connection
+from service.realtime.delivery.broadcast import FEW
+from service.web.ws import native
+from service.web.ws.native import NativeSender
+from service.web.ws.websocket import WebSocket
 from tests.autobahn.cases import LOOPS
 from tests.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, frame, text, upgraded

@@ -11,8 +11,8 @@ from pytest_aiohttp import AiohttpClient
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode, ServiceError
-from service.realtime.health import INTERVAL
-from service.web.ops import build_ops
+from service.realtime.lifecycle.broker_health import INTERVAL
+from service.web.ops.routes import build_ops
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, serving
 

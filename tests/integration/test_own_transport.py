@@ -12,8 +12,8 @@ from msgspec import Raw as Part
 from service.core.channel import ChannelKey
 from service.core.identity import Identity
 from service.protocol.close import CloseCode
-from service.realtime.handshake import take_apart
 from service.realtime.node import Node
+from service.realtime.session.handshake import take_apart
 from tests.harness import DEADLINE, Running, eventually, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, text, upgraded
 
@@ -75,7 +75,7 @@ async def test_a_fault_of_ours_ends_the_connection_and_frees_its_place(
             raise RuntimeError("a bug")
         return take_apart(node, frame)
 
-    monkeypatch.setattr("service.realtime.serving.take_apart", broken)
+    monkeypatch.setattr("service.realtime.session.handler.take_apart", broken)
     async with serving() as server:
         async with upgraded(server) as raw:
             raw.write(b"" if prompt else text(type="ready") + text(type="subscribe", id="s", channel="room:1"))

@@ -16,8 +16,8 @@ from service.core.broker import Receipt
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.errors import ErrorCode, ServiceError
-from service.realtime.probe import Probe
-from service.web import loopback
+from service.realtime.lifecycle.latency_probe import Probe
+from service.web.ws import loopback
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving
 from tests.integration.api_client import post

@@ -14,7 +14,8 @@ import pytest
 
 from service.core.broker import Receipt
 from service.core.event import Publication
-from service.realtime import control, rebalancing
+from service.realtime.cluster import control
+from service.realtime.lifecycle import rebalancer
 from tests.faults.books import Told
 from tests.faults.crowd import Cast, Crowd
 from tests.faults.tokens import API_KEYS, SECRET
@@ -39,7 +40,7 @@ def _hurried(_unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All times a tenth of what they are."""
     monkeypatch.setattr(control, "BEAT", 0.5)
     for name in ("INTERVAL", "SETTLE", "TRIAL"):
-        monkeypatch.setattr(rebalancing, name, getattr(rebalancing, name) / 10)
+        monkeypatch.setattr(rebalancer, name, getattr(rebalancer, name) / 10)
 
 
 class InTurns(list[int]):

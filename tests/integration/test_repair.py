@@ -16,7 +16,7 @@ from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from service.realtime.repair import GRACE, RETRY
+from service.realtime.streams.gap_recovery import GRACE, RETRY
 from tests.clock import FakeClock
 from tests.harness import Client, Running, eventually, serving
 

@@ -14,11 +14,11 @@ from service.adapters.clock import SystemClock
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.revocation import Revocation, Target
-from service.realtime import control
-from service.realtime.control_messages import REVOKING_TENANTS, encode, revocations_of
-from service.realtime.revocation_lists import Keeping
-from service.realtime.revocations import AHEAD
-from service.web.api import MAX_AHEAD
+from service.realtime.cluster import control
+from service.realtime.cluster.messages import REVOKING_TENANTS, encode, revocations_of
+from service.realtime.cluster.revocation_log import Keeping
+from service.realtime.cluster.revocations import AHEAD
+from service.web.api.routes import MAX_AHEAD
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, eventually, serving, token
 from tests.integration.api_client import post
 from tests.integration.cluster import BUSES, SOON, away, cluster, ends, old, refused

@@ -13,17 +13,17 @@ from typing import Any
 import aiohttp
 import pytest
 
+from service.aio.eager_start import begin
 from service.app import Service, running
 from service.contract.load import load
 from service.core.channel import ChannelKey
-from service.core.eager import begin
 from service.protocol.close import CloseCode, CloseConnection
-from service.realtime.arriving import Arriving
-from service.realtime.connection import Connection
-from service.realtime.control_messages import OWN_TENANT
-from service.realtime.handshake import Arrival, introduce
-from service.realtime.serving import Serving, serve
-from service.web.websocket import WebSocket
+from service.realtime.cluster.messages import OWN_TENANT
+from service.realtime.connections.connection import Connection
+from service.realtime.session.handler import Serving, serve
+from service.realtime.session.handshake import Arrival, introduce
+from service.realtime.session.pre_auth_buffer import Arriving
+from service.web.ws.websocket import WebSocket
 from tests.clock import FakeClock
 from tests.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
 from tests.integration.raw import upgraded

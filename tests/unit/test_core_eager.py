@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.core.eager import begin, in_a_task
-from service.realtime.supervisor import Supervisor
+from service.aio.eager_start import begin, in_a_task
+from service.aio.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 
 DEADLINE = 5.0

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
+from service.core.accept_throttle import MOST, Turnstile
 from service.core.limits import Rate
-from service.core.turnstile import MOST, Turnstile
 
 RATE = Rate(per_second=100, burst=100)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service.web.native import LIBRARY, load
+from service.web.ws.native import LIBRARY, load
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = (
@@ -26,7 +26,7 @@ TREE = (
     "demo",
     "clients/js/src",
 )
-PLACE = "service/web/_native.so"
+PLACE = "service/web/ws/_native.so"
 DEADLINE = 120
 
 has_compiler = pytest.mark.skipif(
@@ -133,5 +133,5 @@ def test_the_source_distribution_holds_what_a_build_of_it_needs(tree: Path) -> N
     made, _ = build(tree, "sdist")
     with tarfile.open(made) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
-    assert {"hatch_build.py", "service/web/native.c", "service/web/native.py"} <= names
+    assert {"hatch_build.py", "service/web/ws/native.c", "service/web/ws/native.py"} <= names
     assert PLACE not in names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.realtime.budget import ByteBudget
+from service.realtime.connections.byte_budget import ByteBudget
 
 
 def test_used_ratio_of_a_node_without_tenants_is_zero() -> None:

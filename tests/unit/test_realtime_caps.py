@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from service.aio.supervisor import Supervisor
 from service.core.caps import Claim, Holder, Step
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
-from service.realtime.admission import Admission, Seat
-from service.realtime.caps import GATHERING, RENEWAL, RETRY, Caps
-from service.realtime.supervisor import Supervisor
+from service.realtime.admission.admission import Admission, Seat
+from service.realtime.admission.quota import GATHERING, RENEWAL, RETRY, Caps
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 

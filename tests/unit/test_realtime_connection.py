@@ -20,11 +20,11 @@ from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
-from service.realtime.budget import SMALL_REPLY, ByteBudget
-from service.realtime.connection import MOST_REPLIES, Connection, Surroundings
-from service.realtime.frame import Burst, Frame, Press
-from service.realtime.rates import ConnectionRates, SharedRates
-from service.realtime.turn import Turn
+from service.realtime.connections.byte_budget import SMALL_REPLY, ByteBudget
+from service.realtime.connections.connection import MOST_REPLIES, Connection, Surroundings
+from service.realtime.connections.frame import Burst, Frame, Press
+from service.realtime.connections.rates import ConnectionRates, SharedRates
+from service.realtime.connections.write_scheduler import Turn
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.sockets import NobodysSocket

@@ -12,12 +12,12 @@ from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
 from service.protocol.close import CloseCode
-from service.realtime.connection import Connection, Surroundings
-from service.realtime.departures import LATEST, NOTICE, SLICE, SOONEST, TICK, Departures
-from service.realtime.drain import Drain
-from service.realtime.frame import Press
-from service.realtime.roster import Roster
-from service.realtime.turn import Turn
+from service.realtime.connections.connection import Connection, Surroundings
+from service.realtime.connections.frame import Press
+from service.realtime.connections.registry import Roster
+from service.realtime.connections.write_scheduler import Turn
+from service.realtime.lifecycle.drain import Drain
+from service.realtime.lifecycle.reconnects import LATEST, NOTICE, SLICE, SOONEST, TICK, Departures
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.sockets import NobodysSocket

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.aio.supervisor import Supervisor
 from service.core.broker import Mark, Snapshot
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication, Retention
 from service.errors import ErrorCode, ServiceError
-from service.realtime.following import Following
-from service.realtime.supervisor import Supervisor
+from service.realtime.streams.channel_follower import Following
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.harness import eventually

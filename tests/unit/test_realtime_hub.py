@@ -19,11 +19,11 @@ from service.core.limits import Compression
 from service.core.position import Position
 from service.core.session import PresenceAccess, Subscription
 from service.protocol.close import CloseCode
-from service.realtime.connection import Connection
-from service.realtime.frame import MAX_BURST_BYTES, Burst, Frame, Press
-from service.realtime.hub import Hub, Room
-from service.realtime.turn import BUDGET, SLICE, Turn
-from service.realtime.ways import Ways
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import Ways
+from service.realtime.connections.frame import MAX_BURST_BYTES, Burst, Frame, Press
+from service.realtime.connections.write_scheduler import BUDGET, SLICE, Turn
+from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -253,7 +253,7 @@ def test_fan_outs_give_the_loop_back_after_their_budget() -> None:
 @pytest.fixture
 def halfway(monkeypatch: pytest.MonkeyPatch) -> tuple[Room, list[Member]]:
     """A room whose first slice has gone out."""
-    monkeypatch.setattr("service.realtime.turn.BUDGET", -1.0)  # one slice a turn
+    monkeypatch.setattr("service.realtime.connections.write_scheduler.BUDGET", -1.0)  # one slice a turn
     clock = Stepper()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     room = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)

@@ -16,12 +16,12 @@ from service.core.event import Delivery
 from service.core.limits import Compression
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
-from service.realtime.audience import FEW
-from service.realtime.connection import Connection
-from service.realtime.frame import Burst, Frame, Press
-from service.realtime.hub import Hub, Room
-from service.realtime.turn import SLICE, Turn
-from service.realtime.ways import Ways
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import Ways
+from service.realtime.connections.frame import Burst, Frame, Press
+from service.realtime.connections.write_scheduler import SLICE, Turn
+from service.realtime.delivery.broadcast import FEW
+from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 

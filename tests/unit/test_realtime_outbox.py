@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.core.limits import Compression, OutboxLimits
-from service.realtime.budget import ByteBudget
-from service.realtime.frame import MAX_BURST_BYTES, Frame, Press, bursts, event_frame, join
-from service.realtime.outbox import EVENT_OVERHEAD, Outbox
+from service.realtime.connections.byte_budget import ByteBudget
+from service.realtime.connections.frame import MAX_BURST_BYTES, Frame, Press, bursts, event_frame, join
+from service.realtime.connections.outbox import EVENT_OVERHEAD, Outbox
 from service.telemetry.metrics import Metrics
 
 

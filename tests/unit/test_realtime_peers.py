@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from service.core.event import Delivery, Event
-from service.realtime.control_messages import NODE_STATE, NODES, Answer, NodeState, encode
-from service.realtime.peers import Inquiries, Peers
+from service.realtime.cluster.membership import Inquiries, Peers
+from service.realtime.cluster.messages import NODE_STATE, NODES, Answer, NodeState, encode
 from tests.clock import FakeClock
 
 HOUR = 3600.0

@@ -11,12 +11,12 @@ from structlog.testing import capture_logs
 
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
+from service.aio.supervisor import Supervisor
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.presence import Change, Entrance, Entry, Farewell
 from service.errors import ErrorCode, ServiceError
-from service.realtime.presence import JOINED, LEFT, RETRY, Presence
-from service.realtime.supervisor import Supervisor
+from service.realtime.presence.tracker import JOINED, LEFT, RETRY, Presence
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.contract.presence_suite import event

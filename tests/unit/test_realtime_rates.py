@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rate, TokenBucket
-from service.realtime.rates import ConnectionRates, KeyedRates, Rates
+from service.realtime.connections.rates import ConnectionRates, KeyedRates, Rates
 
 ANN = Identity("t", "ann")
 PLENTY = Rate(per_second=1e6, burst=10**6)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from service.realtime.control_messages import NodeState, decode_state
-from service.realtime.peers import Word
-from service.realtime.rebalancing import INTERVAL, MOST_REST, REST, SETTLE, STALE, TRIAL, Scales
+from service.realtime.cluster.membership import Word
+from service.realtime.cluster.messages import NodeState, decode_state
+from service.realtime.lifecycle.rebalancer import INTERVAL, MOST_REST, REST, SETTLE, STALE, TRIAL, Scales
 from tests.rebalancing import Choose, Cluster, at_random, in_turns, to_the_emptiest
 
 HOUR = 3600.0

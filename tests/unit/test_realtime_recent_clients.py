@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from service.adapters.memory.caps import MemoryCaps
+from service.aio.supervisor import Supervisor
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
-from service.realtime.admission import MANY, Admission
-from service.realtime.caps import Caps
-from service.realtime.recent_clients import CLOSE_WINDOW, CONNECT_WINDOW, RecentClients
-from service.realtime.recent_keys import RecentKeys
-from service.realtime.supervisor import Supervisor
+from service.realtime.admission.admission import MANY, Admission
+from service.realtime.admission.quota import Caps
+from service.realtime.admission.recent_clients import CLOSE_WINDOW, CONNECT_WINDOW, RecentClients
+from service.realtime.admission.recent_keys import RecentKeys
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from service.adapters.memory.caps import MemoryCaps
+from service.aio.supervisor import Supervisor
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
-from service.realtime.admission import MANY, Admission
-from service.realtime.caps import Caps
-from service.realtime.refusals import MAX_ADDRESSES, WINDOW, Refusals
-from service.realtime.supervisor import Supervisor
+from service.realtime.admission.admission import MANY, Admission
+from service.realtime.admission.quota import Caps
+from service.realtime.admission.refusals import MAX_ADDRESSES, WINDOW, Refusals
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 

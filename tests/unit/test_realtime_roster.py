@@ -11,9 +11,9 @@ from typing import cast
 from service.core.channel import ChannelKey, channel_key
 from service.core.identity import Identity
 from service.core.session import Session
-from service.realtime.connection import Connection
-from service.realtime.publisher import new_id
-from service.realtime.roster import Roster
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.registry import Roster
+from service.realtime.ids import new_id
 from service.telemetry.metrics import Metrics
 
 
@@ -82,7 +82,7 @@ def test_ids_are_of_96_bits_and_no_two_alike() -> None:
 
 _FORKS = """
 import os
-from service.realtime.publisher import new_id
+from service.realtime.ids import new_id
 
 new_id()  # some are spare now
 child = os.fork()

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.core.clock import milliseconds
-from service.realtime.store_clock import STALE, StoreClock
+from service.realtime.cluster.store_clock import STALE, StoreClock
 from service.telemetry.metrics import Metrics
 from tests.clock import START, FakeClock
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.adapters.redis import publishing, wire
+from service.adapters.redis import publish_template, wire
 from service.adapters.redis.config import namer
 from service.adapters.redis.link import Link
-from service.adapters.redis.publishing import Forms
+from service.adapters.redis.publish_template import Forms
 from service.adapters.redis.scripts import PUBLISH
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
@@ -81,7 +81,7 @@ def test_a_form_holds_for_one_retention_and_one_life_of_the_server() -> None:
 
 
 def test_forms_of_so_many_channels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "CHANNELS", 3)
+    monkeypatch.setattr(publish_template, "CHANNELS", 3)
     made = forms()
     for number in range(10):
         one = Publication(ChannelKey("acme", f"room:{number}"), "t", "m", Delivery.DURABLE, b"{}", None, 17, None, KEEP)

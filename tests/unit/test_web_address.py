@@ -6,7 +6,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.web.address import parameters
+from service.web.client_info import parameters
 
 PIECES = st.sampled_from(["channels", "ticket", "=", "&", "?", "#", "%3A", "%", "+", ",", "room:1", "", ";", "é"])
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT
-from service.web.frames import (
+from service.web.ws.frames import (
     MAX_FRAGMENTS,
     Fault,
     FrameReader,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.web import native
-from service.web.native import NativeSender, load
+from service.web.ws import native
+from service.web.ws.native import NativeSender, load
 
 pytestmark = pytest.mark.skipif(
     not native.LIBRARY.exists() and not any(map(shutil.which, ("cc", "gcc", "clang"))),

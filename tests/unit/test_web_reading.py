@@ -11,8 +11,8 @@ from service.core.limits import Limits, Rate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
-from service.web.reading import FRAMES_PER_TURN, TURNS_BUDGET, ReadScheduler
-from service.web.websocket import LATE_BYTES
+from service.web.ws.read_scheduler import FRAMES_PER_TURN, TURNS_BUDGET, ReadScheduler
+from service.web.ws.websocket import LATE_BYTES
 from tests.clock import FakeClock
 from tests.integration.raw import frame as sent
 from tests.unit.test_web_websocket import Stage

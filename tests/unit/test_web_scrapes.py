@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from service.web.scrapes import MAX_ADDRESSES, RECENT, Scrapes
+from service.web.ops.scrapes import MAX_ADDRESSES, RECENT, Scrapes
 from tests.clock import FakeClock
 
 LONG = 60.0

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from service.core.limits import Limits, OutboxLimits, Rate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
-from service.realtime.budget import ByteBudget
+from service.realtime.connections.byte_budget import ByteBudget
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
-from service.web.reading import ReadScheduler
-from service.web.websocket import Terms, WebSocket
+from service.web.ws.read_scheduler import ReadScheduler
+from service.web.ws.websocket import Terms, WebSocket
 from tests.clock import FakeClock
 from tests.integration.raw import frame as sent
 

@@ -10,12 +10,12 @@ import pytest
 
 from service.protocol import deflate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
-from service.realtime.arriving import MOST_BYTES, MOST_WAITING, Arriving
-from service.realtime.budget import ByteBudget
+from service.realtime.connections.byte_budget import ByteBudget
 from service.realtime.node import Bounds
+from service.realtime.session.pre_auth_buffer import MOST_BYTES, MOST_WAITING, Arriving
 from service.telemetry.metrics import Metrics
-from service.web.reading import ReadScheduler
-from service.web.websocket import Terms, WebSocket
+from service.web.ws.read_scheduler import ReadScheduler
+from service.web.ws.websocket import Terms, WebSocket
 from tests.clock import FakeClock
 from tests.integration.raw import frame
 

@@ -23,8 +23,8 @@ from service.adapters.nats.records import Entry, Head, Heard, decode, encode, en
 from service.adapters.nats.stream import Kept, Stream
 from service.adapters.nats.wire import Message, publish
 from service.adapters.nats.writer import Writer
-from service.adapters.own_task import need_task
 from service.adapters.store_config import ServerTime
+from service.aio.own_task import need_task
 from service.core import epoch as epochs
 from service.core.backoff import Backoff
 from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot

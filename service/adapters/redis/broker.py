@@ -21,11 +21,11 @@ from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import RedisConfig, milliseconds, namer
 from service.adapters.redis.index import ChannelIndex
 from service.adapters.redis.link import Argument, pack
-from service.adapters.redis.publishing import Form, Forms
+from service.adapters.redis.publish_template import Form, Forms
 from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
-from service.adapters.redis.tasks import Tasks
 from service.adapters.store_config import ServerTime
+from service.aio.tasks import Tasks
 from service.core import epoch as epochs
 from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
 from service.core.channel import ChannelKey

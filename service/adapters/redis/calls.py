@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from service.adapters.own_task import need_task
 from service.adapters.redis.config import Names, RedisConfig, milliseconds
 from service.adapters.redis.link import Argument, Link, LinkLost, ReplyError, pack
 from service.adapters.redis.refusals import MEANINGS, meaning, word_of
@@ -17,6 +16,7 @@ from service.adapters.redis.scripts import Script
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.topology import said
+from service.aio.own_task import need_task
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import LimitedLog
 

@@ -32,12 +32,12 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.adapters.own_task import need_task
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import Keys, RedisConfig
 from service.adapters.redis.refusals import MEANINGS, meaning, word_of
 from service.adapters.redis.scripts import Script
 from service.adapters.redis.topology import ASK_SECONDS, SHARE, Place, Servers
+from service.aio.own_task import need_task
 from service.errors import ErrorCode, ServiceError
 
 CONNECTIONS = 16

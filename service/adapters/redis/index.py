@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from itertools import islice
 from typing import Any, TypeVar
 
-from service.adapters.own_task import need_task
 from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import Keys
 from service.adapters.redis.link import Argument, pack
 from service.adapters.redis.scripts import INDEX, INDEX_SETTLE, Script
+from service.aio.own_task import need_task
 from service.core.channel import ChannelKey
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics

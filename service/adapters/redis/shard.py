@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection
 import structlog
 
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.line import Line
 from service.adapters.redis.link import Link, LinkLost, ReplyError
+from service.adapters.redis.reconnecting_link import Line
 from service.adapters.redis.reign import RUN, Seat
 from service.adapters.redis.scripts import CHANNEL_SCRIPTS, REIGN
 from service.adapters.redis.subscriber import Subscriber
-from service.adapters.redis.tasks import Tasks
 from service.adapters.redis.topology import NoServer, Place, Servers, ask_server
+from service.aio.tasks import Tasks
 
 _log = structlog.get_logger("redis")
 

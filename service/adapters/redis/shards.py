@@ -9,9 +9,9 @@ import structlog
 
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.shard import Shard
-from service.adapters.redis.tasks import Tasks
 from service.adapters.redis.topology import NoServer, Place, Servers
 from service.adapters.store_config import ServerTime
+from service.aio.tasks import Tasks
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import OutageLog

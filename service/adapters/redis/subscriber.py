@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.adapters.own_task import need_task
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.line import Line
 from service.adapters.redis.link import Link, LinkLost
+from service.adapters.redis.reconnecting_link import Line
 from service.adapters.redis.topology import Place, Servers
+from service.aio.own_task import need_task
 
 CHUNK = 500
 """Names in one SUBSCRIBE; a Cluster takes one, as each may be in a slot of its own."""

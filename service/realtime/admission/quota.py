@@ -1,0 +1,185 @@
+"""Connections by tenant and user: here exactly, and on all nodes together as far as their shared store tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from service.aio.supervisor import Supervisor
+from service.core.caps import LEASE, CapStore, Claim, Holder
+from service.core.clock import Clock, Timer
+from service.core.identity import Identity
+from service.core.limits import Limits, jittered
+from service.errors import ErrorCode, ServiceError
+from service.telemetry.metrics import Metrics
+
+RENEWAL = LEASE / 3
+"""Seconds between two renewals of all claims."""
+RETRY = 1.0
+"""Seconds between two tries while the store is away."""
+GATHERING = 0.1
+"""Seconds that places given back wait for others, so that a crowd that leaves is told of in a few calls."""
+SLICE = 1_000
+"""Claims in one call of the store."""
+
+_log = structlog.get_logger("caps")
+
+
+def holders(identity: Identity) -> tuple[Holder, ...]:
+    """Whom a connection counts for."""
+    tenant = Holder(identity.tenant)
+    return (tenant,) if identity.is_anonymous else (tenant, Holder(identity.tenant, identity.user))
+
+
+def cap_reached(name: str, cap: int, metrics: Metrics) -> ServiceError:
+    """Counts a refusal for the setting `limits.…` with this name, and makes it."""
+    metrics.limit_hits.labels(limit=name).inc()
+    return ServiceError(
+        ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{name} ({cap}) is reached", scope=name, retry_after=jittered(5.0)
+    )
+
+
+class Caps:
+    """The caps on connections that hold over all nodes.
+
+    While the store is away those of this node alone are kept to, with the same numbers: nobody is refused for want of an
+    answer, and no connection waits for one twice.
+    """
+
+    def __init__(self, store: CapStore, limits: Limits, clock: Clock, supervisor: Supervisor, metrics: Metrics) -> None:
+        self._store = store
+        self.is_shared = store.is_shared
+        """Whether other nodes may have connections of the same holders."""
+        self._limits = limits
+        self._clock = clock
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self.held: Counter[Holder] = Counter()
+        """Of this node."""
+        self._changed: set[Holder] = set()
+        """Holders with fewer connections here than the store may know of."""
+        self._away = False
+        self._outage = supervisor.outages.log(
+            _log, "caps of this node alone", "caps of all nodes again", clock.monotonic
+        )
+        self._telling: Timer | None = None
+        self._renewing: Timer | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Begins to renew what this node claims."""
+        self._renew_after(RENEWAL)
+
+    def close(self) -> None:
+        """Lets the timers go; what this node claims expires in the store."""
+        self._closed = True
+        for timer in (self._telling, self._renewing):
+            if timer is not None:
+                timer.cancel()
+
+    def rebuild(self) -> None:
+        """Claims everything anew, soon: the store may have lost it."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            self._renew_after(GATHERING)
+
+    def take(self, identity: Identity) -> None:
+        """Counts a connection here. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap."""
+        concerned, held = holders(identity), self.held
+        for holder in concerned:
+            most = self._most(holder)
+            if most is not None and held.get(holder, 0) >= most:
+                raise self._full(holder)
+        for holder in concerned:
+            held[holder] = held.get(holder, 0) + 1
+
+    async def confirm(self, identity: Identity) -> None:
+        """Counts a connection that was taken on all nodes, where `is_shared`. Raises ServiceError(TOO_MANY_CONNECTIONS); it must
+        be given back then as ever."""
+        if self._away:
+            self._metrics.caps_unshared.inc()
+            return
+        claims = [Claim(holder, self.held[holder], self._most(holder)) for holder in holders(identity)]
+        try:
+            totals = await self._store.claim(claims)
+        except ServiceError as error:
+            self._lose(error)
+            self._metrics.caps_unshared.inc()
+            return
+        for claim, total in zip(claims, totals, strict=True):
+            if claim.most is not None and total > claim.most:
+                raise self._full(claim.holder)
+
+    def give_back(self, identity: Identity) -> None:
+        """Counts a connection less, here at once and on all nodes soon."""
+        for holder in holders(identity):
+            self.held[holder] -= 1
+            if self.held[holder] <= 0:
+                del self.held[holder]
+            self._changed.add(holder)
+        if self._telling is None and not self._closed:
+            self._telling = self._clock.call_later(GATHERING, self._spawn("caps told", self._tell))
+
+    def _most(self, holder: Holder) -> int | None:
+        if holder.user is None:
+            return self._limits.connections_per_tenant
+        return self._limits.connections_per_user if self._limits.on_user_cap == "refuse" else None
+
+    def _full(self, holder: Holder) -> ServiceError:
+        scope = "connections_per_tenant" if holder.user is None else "connections_per_user"
+        return cap_reached(scope, getattr(self._limits, scope), self._metrics)
+
+    async def _tell(self) -> None:
+        changed, self._changed = self._changed, set()
+        self._telling = None
+        if self._away:  # what is still held is told on return, what is not expires
+            return
+        try:
+            await self._claim(changed)
+        except ServiceError as error:
+            self._lose(error)
+
+    async def _renew(self) -> None:
+        self._renewing = None
+        try:
+            await self._claim(list(self.held))
+        except ServiceError as error:
+            self._lose(error)
+        else:
+            self._find()
+        finally:
+            self._renew_after(RETRY if self._away else RENEWAL)
+
+    async def _claim(self, concerned: Iterable[Holder]) -> None:
+        left = iter(concerned)
+        while some := list(islice(left, SLICE)):
+            await self._store.claim([Claim(holder, self.held.get(holder, 0)) for holder in some])
+
+    def _renew_after(self, delay: float) -> None:
+        if not self._closed:
+            self._renewing = self._clock.call_later(delay, self._spawn("caps renewal", self._renew))
+
+    def _lose(self, error: ServiceError) -> None:
+        self._outage.failed(code=error.code.code, reason=error.message)
+        if self._away:
+            return
+        self._away = True
+        if self._renewing is not None:
+            self._renewing.cancel()
+            self._renew_after(RETRY)
+
+    def _find(self) -> None:
+        self._away = False
+        self._outage.over()
+
+    def _spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+        return partial(_spawn, self._supervisor, name, work)
+
+
+def _spawn(supervisor: Supervisor, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    supervisor.spawn(name, work())

@@ -1,0 +1,57 @@
+"""Counts clients that are refused, and says whose part it is to change something.
+
+One client that tries again and again must not look like an outage, and an outage must not look like one client. So each refusal
+has a cause, and of refusals that are the client's the addresses are counted too.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from service.core.clock import Clock
+from service.errors import ErrorCode, ServiceError
+from service.realtime.admission.admission import Admission
+from service.realtime.admission.recent_keys import RecentKeys
+from service.telemetry.metrics import Metrics
+
+Door = Literal["upgrade", "hello", "ticket"]
+"""Where a client is refused."""
+Cause = Literal["client", "service", "draining"]
+"""`client`: what it sent, or a limit of its own. `service`: a limit or a fault of this node. `draining`: the node goes away."""
+
+WINDOW = 300.0
+"""Seconds that a refused address is counted."""
+MAX_ADDRESSES = 10_000
+"""Refused addresses that are kept; with more, the one refused longest ago is forgotten."""
+
+_SERVICE = frozenset({ErrorCode.OVERLOADED, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.INTERNAL})
+_OWN_CAPS = frozenset({"connections_per_ip", "connections_per_user"})
+"""Caps that one client alone can reach."""
+
+
+class Refusals:
+    """Of one node."""
+
+    def __init__(self, admission: Admission, clock: Clock, metrics: Metrics) -> None:
+        self._admission = admission
+        self._metrics = metrics
+        self._addresses: RecentKeys[str] = RecentKeys(clock, WINDOW, MAX_ADDRESSES)
+        metrics.refused_addresses.set_function(self._addresses.__len__)
+
+    def count(self, error: ServiceError, door: Door, network: str) -> None:
+        """Counts a refusal of a client at this address."""
+        cause = self._cause(error, network)
+        self._metrics.refusals.labels(cause, door, error.code.code).inc()
+        if cause == "client":
+            self._addresses.add(network)
+
+    def _cause(self, error: ServiceError, network: str) -> Cause:
+        if error.code is ErrorCode.DRAINING:
+            return "draining"
+        if error.code in _SERVICE:
+            return "service"
+        if error.code is ErrorCode.TOO_MANY_CONNECTIONS and error.details.get("scope") not in _OWN_CAPS:
+            return "service"
+        if error.code in (ErrorCode.TOO_MANY_CONNECTIONS, ErrorCode.RATE_LIMITED) and self._admission.is_proxy(network):
+            return "service"  # `proxy.hops` is too low: the limits of one address refuse everybody
+        return "client"

@@ -1,0 +1,315 @@
+"""What nodes ask of each other: it goes through the broker, so it takes the same way, and survives the same faults, as events.
+
+A command is a durable event: once the broker has accepted it, it reaches every node that has not been away for longer than
+the stream goes back. A question is an ephemeral one, for the nodes that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from service.aio.supervisor import Supervisor
+from service.core.broker import Broker, Snapshot
+from service.core.channel import ChannelKey
+from service.core.clock import Clock, Timer, milliseconds
+from service.core.event import Delivery, Event, Publication, Retention
+from service.errors import ServiceError
+from service.protocol.close import CloseCode
+from service.realtime.cluster.membership import Inquiries, Peers, Tally, Word
+from service.realtime.cluster.messages import (
+    COMMANDS,
+    CONTROL,
+    NODE_STATE,
+    NODES,
+    Answer,
+    Close,
+    Command,
+    CountSubscribers,
+    Disconnect,
+    NodeState,
+    Request,
+    Unsubscribe,
+    decode_answer,
+    decode_request,
+    encode,
+    inbox,
+)
+from service.realtime.cluster.revocations import Revocations
+from service.realtime.ids import new_id
+from service.realtime.streams.channel_follower import Following
+from service.telemetry.metrics import Metrics
+
+BEAT = 5.0
+"""Seconds between two times that a node tells of itself; must stay well below NODE_STATE.ttl."""
+PATIENCE = 1.0
+"""Seconds to wait for the other nodes' answers."""
+MARKS = 200
+"""Channels that the broker is asked for together."""
+
+_log = structlog.get_logger("control")
+
+
+class Here(Protocol):
+    """What others can ask of this node."""
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether it takes new ones."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether all of them are being moved away."""
+
+    async def disconnect(self, tenant: str, user: str, reason: str) -> int:
+        """Closes the user's connections; returns how many there were."""
+
+    async def unsubscribe(self, tenant: str, user: str, channel: str) -> int:
+        """Ends the user's subscriptions to the channel; returns how many there were."""
+
+    async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> int:
+        """Closes those of the connections that are here; returns how many were."""
+
+    def subscribers(self, channel: ChannelKey) -> int:
+        """How many connections have joined the channel."""
+
+
+class Control:
+    """This node's part in what all nodes do together."""
+
+    def __init__(
+        self,
+        here: Here,
+        revocations: Revocations,
+        broker: Broker,
+        clock: Clock,
+        supervisor: Supervisor,
+        metrics: Metrics,
+    ) -> None:
+        self.me = new_id()
+        """This node's id, for as long as it runs."""
+        self._here = here
+        self._revocations = revocations
+        self._broker = broker
+        self._clock = clock
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self._started = clock.wall()
+        self._peers = Peers(self.me, clock)
+        self._inquiries = Inquiries()
+        self._requests = Following(CONTROL, broker, clock, supervisor, metrics, self._take, kept=COMMANDS.entries)
+        self._nodes = Following(NODES, broker, clock, supervisor, metrics, self._peers.take, restarted=self._tell_again)
+        self._inbox = _Inbox(inbox(self.me), self._inquiries)
+        self._timer: Timer | None = None
+        self._telling = False
+        self._has_changed = False
+        """Whether there is something to tell that the word on its way may not say."""
+        self._outage = supervisor.outages.log(
+            _log,
+            "the other nodes cannot be told of this one",
+            "the other nodes are told of this one again",
+            clock.monotonic,
+        )
+        self._answer_not_sent = supervisor.outages.limited(_log, "answer not sent", clock.monotonic)
+        metrics.nodes.set_function(lambda: 1 + len(self._peers.alive()))
+
+    @property
+    def taps(self) -> Collection[Following | _Inbox]:
+        """What the relay must hand this node's own channels to."""
+        return (self._requests, self._nodes, self._inbox)
+
+    @property
+    def others(self) -> Mapping[str, NodeState]:
+        """The other nodes that are alive, by id, and what they have told last."""
+        return self._peers.alive()
+
+    @property
+    def words(self) -> Mapping[str, Word]:
+        """The same, with the age of each word."""
+        return self._peers.words()
+
+    async def start(self) -> None:
+        """Reads what this node must know before it lets anybody in, and tells the others of it. Raises ServiceError."""
+        await self._revocations.start()
+        await self._broker.subscribe(self._inbox.channel)
+        await self._requests.start()
+        await self._nodes.start()
+        await self._tell()
+        self._timer = self._clock.call_later(BEAT, self._beat)
+
+    async def close(self) -> None:
+        """Tells the others that this node is gone."""
+        self._revocations.close()
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        try:
+            await self._tell(gone=True)
+        except ServiceError as error:  # they will notice
+            _log.warning("leaving was not told", code=error.code.code)
+
+    # --- to all nodes -------------------------------------------------------------------------------------------------
+
+    async def disconnect(self, tenant: str, user: str, reason: str) -> Tally:
+        """Closes all of the user's connections with 4403. ServiceError: it may still be done; ask again."""
+        return await self._command(Disconnect(asker=self.me, tenant=tenant, user=user, reason=reason))
+
+    async def unsubscribe(self, tenant: str, user: str, channel: str) -> Tally:
+        """Ends all of the user's subscriptions to the channel. ServiceError: it may still be done; ask again."""
+        return await self._command(Unsubscribe(asker=self.me, tenant=tenant, user=user, channel=channel))
+
+    async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> Tally:
+        """Closes these connections, wherever they are. ServiceError: it may still be done; ask again."""
+        return await self._command(Close(asker=self.me, connections=list(ids), code=code.name, reason=reason))
+
+    async def subscribers(self, tenant: str, channels: Sequence[str]) -> Tally:
+        """How many connections have joined each of the channels. Raises ServiceError."""
+        question = CountSubscribers(asker=self.me, tenant=tenant, channels=list(channels))
+        others = self._peers.alive()
+        if not others or not channels:
+            return Tally(self._count(question), nodes=1, complete=True)
+        with self._inquiries.open({self.me, *others}, len(channels)) as inquiry:
+            inquiry.take(Answer(request=inquiry.id, node=self.me, counts=self._count(question)))
+            await self._publish(CONTROL, "control.question", inquiry.id, question)
+            return await inquiry.tally(PATIENCE)
+
+    async def _command(self, command: Command) -> Tally:
+        with self._inquiries.open({self.me, *self._peers.alive()}) as inquiry:
+            await self._publish(CONTROL, "control.command", inquiry.id, command, Delivery.DURABLE, COMMANDS)
+            return await inquiry.tally(PATIENCE)
+
+    # --- from another node, or this one -------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        request = decode_request(event.data)
+        if event.offset is None and request.asker == self.me:
+            return  # the answer to an own question does not wait for the broker
+        # Tasks begin in the order in which they are spawned, and what concerns connections is done before the first wait.
+        self._supervisor.spawn("control request", self._serve(event.id, request))
+
+    async def _serve(self, id: str, request: Command | CountSubscribers) -> None:
+        answer = Answer(request=id, node=self.me, counts=await self._act(request))
+        if request.asker == self.me:
+            self._inquiries.take(answer)
+            return
+        try:
+            await self._publish(inbox(request.asker), "control.answer", new_id(), answer)
+        except ServiceError as error:  # who asked says that it does not know
+            self._answer_not_sent(code=error.code.code)
+
+    async def _act(self, request: Command | CountSubscribers) -> list[int]:
+        if isinstance(request, CountSubscribers):
+            return self._count(request)
+        self._metrics.control_commands.labels(kind=str(request.__struct_config__.tag)).inc()
+        if isinstance(request, Disconnect):
+            return [await self._here.disconnect(request.tenant, request.user, request.reason)]
+        if isinstance(request, Unsubscribe):
+            return [await self._here.unsubscribe(request.tenant, request.user, request.channel)]
+        return [await self._here.close_connections(request.connections, CloseCode[request.code], request.reason)]
+
+    def _count(self, question: CountSubscribers) -> list[int]:
+        return [self._here.subscribers(ChannelKey(question.tenant, name)) for name in question.channels]
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        self._timer = self._clock.call_later(BEAT, self._beat)
+        self._revocations.tend()
+        self._tell_soon()
+
+    def _tell_again(self, snapshot: Snapshot) -> None:
+        """The broker has started anew and may have forgotten who is there."""
+        self._tell_soon()
+
+    def tell(self) -> None:
+        """Tells the others of this node as it is now, before the next beat would."""
+        if self._timer is not None:
+            self._has_changed = self._telling
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if not self._telling:  # else the broker is slow, and another word would only wait behind this one
+            self._telling = True
+            self._supervisor.spawn("control beat", self._check_and_tell())
+
+    async def _check_and_tell(self) -> None:
+        try:
+            followed = (self._requests, *self._revocations.followings)
+            for start in range(0, len(followed), MARKS):
+                some = followed[start : start + MARKS]
+                marks = await self._broker.marks(
+                    [following.channel for following in some], [following.known for following in some]
+                )
+                for following, mark in zip(some, marks, strict=True):
+                    if mark is not None:
+                        following.compare(mark)
+            if self._timer is not None:  # else the last word has been said
+                await self._tell()
+            self._outage.over()
+        except ServiceError as error:
+            self._outage.failed(code=error.code.code)
+        finally:
+            self._telling = False
+            if self._has_changed:
+                self._has_changed = False
+                self.tell()
+
+    async def _tell(self, *, gone: bool = False) -> None:
+        state = NodeState(
+            connections=self._here.connections,
+            started=self._started,
+            version=self._metrics.version,
+            accepting=self._here.is_accepting,
+            draining=self._here.is_draining,
+            gone=gone,
+        )
+        await self._publish(NODES, "node.state", new_id(), state, Delivery.LATEST, NODE_STATE, key=self.me)
+
+    async def _publish(
+        self,
+        channel: ChannelKey,
+        type: str,
+        id: str,
+        message: Request | Answer | NodeState,
+        delivery: Delivery = Delivery.EPHEMERAL,
+        retention: Retention | None = None,
+        key: str | None = None,
+    ) -> None:
+        await self._broker.publish(
+            Publication(
+                channel=channel,
+                type=type,
+                id=id,
+                delivery=delivery,
+                data=encode(message),
+                sender=None,
+                at=milliseconds(self._clock),
+                key=key,
+                retention=retention,
+            )
+        )
+
+
+class _Inbox:
+    """A tap on what other nodes answer. An answer that is lost is not sent again: the asker says that it does not know."""
+
+    def __init__(self, channel: ChannelKey, inquiries: Inquiries) -> None:
+        self.channel = channel
+        self._inquiries = inquiries
+
+    def deliver(self, event: Event) -> None:
+        """See EventSink."""
+        try:
+            self._inquiries.take(decode_answer(event.data))
+        except ValueError:  # of a version that says more than this one understands
+            _log.warning("answer not understood", event_id=event.id)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        """See EventSink."""

@@ -1,0 +1,35 @@
+"""The commands: one file each, and the one table that finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from service.protocol import messages
+from service.realtime.connections.connection import Connection
+from service.realtime.node import Node
+from service.realtime.session.commands import (
+    hello,
+    history,
+    ping,
+    presence,
+    publish,
+    ready,
+    refresh,
+    subscribe,
+    unsubscribe,
+)
+
+Handler = Callable[[Node, Connection, Any], Awaitable[None]]
+
+HANDLERS: Mapping[type[messages.Command], Handler] = {
+    messages.Hello: hello.handle,
+    messages.Ready: ready.handle,
+    messages.Subscribe: subscribe.handle,
+    messages.Unsubscribe: unsubscribe.handle,
+    messages.History: history.handle,
+    messages.Presence: presence.handle,
+    messages.Refresh: refresh.handle,
+    messages.Ping: ping.handle,
+    messages.Publish: publish.handle,
+}

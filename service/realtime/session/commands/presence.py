@@ -1,0 +1,17 @@
+"""`presence`: who is in a channel."""
+
+from __future__ import annotations
+
+from service.core.channel import ChannelKey
+from service.core.identity import Right
+from service.protocol.messages import Presence, PresenceReply
+from service.realtime.connections.connection import Connection
+from service.realtime.node import Node
+
+
+async def handle(node: Node, connection: Connection, command: Presence) -> None:
+    """Replies with `presence`."""
+    identity = connection.session.identity
+    node.gate.authorise(identity, command.channel, Right.PRESENCE)
+    view = await node.presence.view(ChannelKey(identity.tenant, command.channel))
+    connection.reply(PresenceReply(id=command.id, channel=command.channel, presence=view))

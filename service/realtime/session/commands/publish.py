@@ -1,0 +1,24 @@
+"""Any declared event: publish it."""
+
+from __future__ import annotations
+
+from service.protocol.messages import Ack, Publish
+from service.realtime.connections.connection import Connection
+from service.realtime.node import Node
+
+
+async def handle(node: Node, connection: Connection, command: Publish) -> None:
+    """Replies with `ack` if the event has an id."""
+    session = connection.session
+    receipt = await node.publisher.publish(
+        session.identity,
+        channel=command.channel,
+        type=command.type,
+        data=command.data,
+        id=command.id,
+        key=command.key,
+        sender=session.identity.user or f"anonymous-{connection.id}",
+        subscribed=session.is_subscribed(command.channel),
+    )
+    if command.id is not None:
+        connection.reply(Ack(id=command.id, offset=receipt.offset, rev=receipt.rev, duplicate=receipt.duplicate))

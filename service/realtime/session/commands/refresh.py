@@ -1,0 +1,20 @@
+"""`refresh`: swap the token in place."""
+
+from __future__ import annotations
+
+from service.errors import ErrorCode, ServiceError
+from service.protocol.messages import Ack, Refresh
+from service.realtime.connections.connection import Connection
+from service.realtime.node import Node
+
+
+async def handle(node: Node, connection: Connection, command: Refresh) -> None:
+    """Replies with `ack`, after the subscriptions have followed the new token's rights."""
+    old = connection.session.identity
+    new = await node.authenticator.authenticate(command.token)
+    if (new.tenant, new.user) != (old.tenant, old.user):
+        raise ServiceError(ErrorCode.FORBIDDEN, "the new token must be of the same tenant and user", path="$.token")
+    connection.session.identity = new
+    connection.is_told_of_expiry = False
+    await node.subscriptions.reauthorise(connection)
+    connection.reply(Ack(id=command.id))

@@ -1,0 +1,15 @@
+"""`subscribe`: join a channel, fresh or from a position."""
+
+from __future__ import annotations
+
+from service.core.position import Position
+from service.protocol.messages import Subscribe
+from service.realtime.connections.connection import Connection
+from service.realtime.node import Node
+
+
+async def handle(node: Node, connection: Connection, command: Subscribe) -> None:
+    """Replies with `subscribed`: at once, or at `ready`."""
+    since = command.since
+    position = None if since is None else Position(since.epoch, since.offset, since.id)
+    await node.subscriptions.subscribe(connection, command.channel, command.id, position)

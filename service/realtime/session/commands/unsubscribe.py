@@ -1,0 +1,14 @@
+"""`unsubscribe`: leave a channel."""
+
+from __future__ import annotations
+
+from service.protocol.messages import Unsubscribe, Unsubscribed
+from service.realtime.connections.connection import Connection
+from service.realtime.node import Node
+
+
+async def handle(node: Node, connection: Connection, command: Unsubscribe) -> None:
+    """Replies with `unsubscribed`; no event of the channel follows."""
+    connection.session.subscription(command.channel)
+    await node.subscriptions.leave(connection, command.channel)
+    connection.reply(Unsubscribed(channel=command.channel, code="requested", id=command.id))

@@ -1,0 +1,170 @@
+"""From a socket to an authenticated connection. What this returns can issue commands; nothing else can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from msgspec import Raw, Struct
+
+from service.aio.eager_start import in_a_task
+from service.contract.model import ChannelSpec
+from service.core.identity import Identity, anonymous
+from service.core.session import Session
+from service.errors import ErrorCode, ServiceError
+from service.protocol import framing, messages
+from service.protocol.close import CloseCode, CloseConnection
+from service.protocol.codec import decode, id_of, split
+from service.protocol.messages import Hello, Welcome
+from service.realtime.admission.admission import Seat
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.transport import Socket
+from service.realtime.ids import new_id
+from service.realtime.node import Node
+from service.realtime.session.pre_auth_buffer import Arriving
+
+NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
+
+
+class Arrival(Struct, frozen=True):
+    """What the upgrade has found out. It has passed every check that needs no WebSocket."""
+
+    seat: Seat
+    identity: Identity | None = None
+    """None: `hello` must follow."""
+    credentials: str = "hello"
+    """How it authenticated: bearer, ticket, cookie or hello."""
+    channels: Mapping[str, ChannelSpec] = NO_CHANNELS
+    """Named in the address, and what the contract says of them; authorised already."""
+
+
+async def introduce(
+    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
+) -> tuple[Identity, str, Iterator[str | Raw]]:
+    """Waits for `hello`, of an arrival without an identity. Returns who it is, by what kind of credentials, and what the client
+    sent in the same frame behind it. `arriving` is the socket's ear until then.
+
+    Raises CloseConnection, after telling the client why.
+    """
+    seat = arrival.seat
+    identity, rest = await _hello(node, socket, seat, arriving)
+    try:
+        await seat.identify(identity)
+    except ServiceError as error:
+        raise _refuse(node, socket, seat, error, CloseCode.RATE_LIMITED) from error
+    socket.charge(node.budget.account(identity.tenant))
+    return identity, "anonymous" if identity.is_anonymous else "hello", rest
+
+
+def greet(
+    node: Node, socket: Socket, seat: Seat, identity: Identity, credentials: str, head: bytes = b""
+) -> Connection:
+    """Returns the connection, welcomed. `head` is what must be sent before the welcome.
+
+    Raises CloseConnection, after telling the client why.
+    """
+    if node.admission.draining:  # it has begun since the upgrade was checked, and does not know of this connection yet
+        if head:
+            socket.write(head)
+        _check_open(node, socket, seat)
+    session = Session(identity, node.bounds.limits.subscriptions)
+    connection = Connection(new_id(), socket, session, seat, node.surroundings)
+    left = node.sweep.seconds_left(connection)
+    welcome = Welcome(
+        connection=connection.id,
+        user=identity.user,
+        heartbeat=node.bounds.deadlines.heartbeat,
+        limits=node.limits_of(identity),
+        expires_in=None if left is None else max(0, int(left)),
+    )
+    connection.greet(welcome, head)
+    node.metrics.connects.labels(credentials).inc()
+    node.recent_clients.connected(seat.network, identity)
+    return connection
+
+
+def _check_open(node: Node, socket: Socket, seat: Seat) -> None:
+    try:
+        node.admission.check_open()
+    except ServiceError as error:
+        raise _refuse(node, socket, seat, error, CloseCode.RESTART) from error
+
+
+async def _hello(node: Node, socket: Socket, seat: Seat, arriving: Arriving) -> tuple[Identity, Iterator[str | Raw]]:
+    frame = await _first_frame(node, socket, seat, arriving)
+    message: str | Raw | None = None
+    try:
+        rest = iter(take_apart(node, frame))
+        message = next(rest)
+        command = decode(message)
+        if not isinstance(command, Hello):
+            raise ServiceError(ErrorCode.UNAUTHENTICATED, "the first message must be hello", path="$.type")
+    except ServiceError as error:
+        request = None if message is None else id_of(message)
+        raise _refuse(node, socket, seat, error, CloseCode.BAD_REQUEST, request) from error
+    try:
+        if command.token is not None:
+            return await node.authenticator.authenticate(command.token), rest
+        if node.bounds.anonymous_tenant is None:
+            raise ServiceError(ErrorCode.UNAUTHENTICATED, "hello needs a token here", path="$.token")
+        return anonymous(node.bounds.anonymous_tenant), rest
+    except ServiceError as error:
+        close = CloseCode.OVERLOAD if error.retryable else CloseCode.UNAUTHORIZED
+        raise _refuse(node, socket, seat, error, close) from error
+
+
+def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
+    """The messages of a frame: at least one. Raises ServiceError: MALFORMED, or INVALID_MESSAGE if they are too many."""
+    if isinstance(frame, str) and frame.startswith("{"):
+        return [frame]  # as nearly always
+    parts = list(split(frame))
+    most = node.bounds.limits.batch
+    if len(parts) > most:
+        node.metrics.limit_hits.labels(limit="batch").inc()
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a batch has at most {most} messages", path="$")
+    if not parts:
+        raise ServiceError(ErrorCode.MALFORMED, "a batch has at least one message", path="$")
+    return parts
+
+
+async def _first_frame(node: Node, socket: Socket, seat: Seat, arriving: Arriving) -> str:
+    await in_a_task()  # for the timeout
+    _check_open(node, socket, seat)  # a drain that has begun since would not find this wait
+    deadline = node.bounds.deadlines.hello
+    try:
+        async with asyncio.timeout(deadline) as patience:
+            with node.greeting(patience):
+                frame = await arriving.first()
+    except TimeoutError as late:
+        _check_open(node, socket, seat)  # a drain cuts the wait short
+        node.metrics.limit_hits.labels(limit="hello_deadline").inc()
+        error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
+        raise _refuse(node, socket, seat, error, CloseCode.DEADLINE) from late
+    if frame is None:
+        raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
+    if isinstance(frame, bytes):
+        error = ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
+        raise _refuse(node, socket, seat, error, CloseCode.BAD_REQUEST)
+    return frame
+
+
+def _refuse(
+    node: Node, socket: Socket, seat: Seat, error: ServiceError, close: CloseCode, request: str | None = None
+) -> CloseConnection:
+    node.refusals.count(error, "hello", seat.network)
+    node.metrics.errors.labels(code=error.code.code).inc()
+    socket.write(framing.frame(framing.TEXT, messages.encode(error_message(error, request))))
+    return CloseConnection(close, error.message)
+
+
+def error_message(error: ServiceError, request: str | None) -> messages.Error:
+    """The `error` that tells a client of a refusal. Where the broker is and what it says is not for clients."""
+    is_broker = error.code is ErrorCode.BROKER_UNAVAILABLE
+    return messages.Error(
+        code=error.code.code,
+        message=error.code.meaning if is_broker else error.message,
+        retryable=error.retryable,
+        details=dict(error.details),
+        id=request,
+    )

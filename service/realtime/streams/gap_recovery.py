@@ -1,0 +1,318 @@
+"""Finding and closing gaps: between what the broker delivered to this node and what is in its streams.
+
+Clients of this node notice nothing of a gap that can be closed. One that can't is announced: `subscribed` in place, with
+`recovered: false`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+import structlog
+
+from service.aio.sleep import pause
+from service.aio.supervisor import Supervisor
+from service.core.backoff import Backoff
+from service.core.broker import Broker, Known, Mark, Snapshot
+from service.core.channel import ChannelKey
+from service.core.clock import Clock, Timer
+from service.core.event import Event
+from service.core.limits import RepairLimits
+from service.core.position import Position
+from service.core.stream_cursor import Verdict
+from service.errors import ServiceError
+from service.realtime.connections.frame import MAX_BURST_BYTES, restart_frame
+from service.realtime.delivery.hub import Hub, Room
+from service.telemetry.metrics import Metrics
+
+MOST_HELD = 1_000
+"""Events of one channel that wait while its stream is read; with more, the stream is read once more."""
+MOST_READS = 64
+"""Streams read at a time, so that thousands of doubtful channels do not crowd out everything else."""
+PORTION = 100
+"""Missed events delivered at a time, of MAX_BURST_BYTES at most: all at once would not fit into anyone's outbox."""
+PAGE = 500
+"""Events of a new epoch read in one call."""
+SLICE = 500
+"""Channels whose positions are asked for in one call."""
+GRACE = 0.1
+"""Seconds for events on their way to arrive, before a position behind the stream's counts as a gap."""
+RETRY = 0.1
+MOST_RETRY = 2.0
+"""Seconds between two tries while the broker is away: the first, and the longest."""
+
+_log = structlog.get_logger("repair")
+
+
+class Repair:
+    """Reads what is missing from the streams, and delivers it before anything newer."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        broker: Broker,
+        clock: Clock,
+        supervisor: Supervisor,
+        metrics: Metrics,
+        limits: RepairLimits,
+        push: Callable[[Room, Event], None],
+    ) -> None:
+        self._hub = hub
+        self._broker = broker
+        self._clock = clock
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self._limits = limits
+        self._push = push
+        self._reads = asyncio.Semaphore(MOST_READS)
+        self._doubted: dict[ChannelKey, None] = {}
+        self._suspected: dict[Room, Timer] = {}
+        self._wake = asyncio.Event()
+        self._timer: Timer | None = None
+        outages = supervisor.outages
+        self._reading = outages.log(_log, "repair waits for the broker", "repair goes on", clock.monotonic)
+        self._checking = outages.log(
+            _log, "position check waits for the broker", "positions checked again", clock.monotonic
+        )
+        self._all_due = False
+        """Whether it is time to compare all rooms."""
+
+    def start(self) -> None:
+        """Begins to compare positions: at once after an interruption, and all of them now and then."""
+        self._look_after(self._limits.check)
+        self._supervisor.spawn("position check", self._check(), vital=True)
+
+    def close(self) -> None:
+        """Lets the timers go; the supervisor ends the tasks."""
+        for timer in (*self._suspected.values(), *([self._timer] if self._timer else [])):
+            timer.cancel()
+        self._suspected.clear()
+
+    # --- one room -----------------------------------------------------------------------------------------------------
+
+    def begin(self, room: Room, cause: str) -> None:
+        """Reads a room's stream from where the room stands. Events wait meanwhile."""
+        if room.waiting is None and room.sequence is not None:
+            self._metrics.gaps.labels(cause=cause).inc()
+            room.waiting = []
+            self._supervisor.spawn("repair", self._repair(room, room.waiting))
+
+    def hold(self, room: Room, event: Event) -> None:
+        """Keeps an event of a room whose stream is being read."""
+        if room.waiting is not None:
+            if len(room.waiting) >= MOST_HELD:
+                room.waiting.clear()  # what is left out here shows as a gap before the next one
+            room.waiting.append(event)
+
+    def release(self, room: Room) -> None:
+        """Lets through what has waited for a room's first snapshot."""
+        waiting, room.waiting = room.waiting or [], None
+        if not self._let_through(room, waiting):
+            self.begin(room, "jump")
+
+    def suspect(self, room: Room, mark: Mark) -> None:
+        """Looks again soon whether a room has come as far as its stream was; of another epoch nothing can be on its way."""
+        if room.sequence is not None and room.sequence.mark.epoch != mark.epoch:
+            self.begin(room, "check")
+        elif room not in self._suspected:
+            self._suspected[room] = self._clock.call_later(GRACE, partial(self._look_again, room, mark))
+
+    def compare(self, room: Room) -> None:
+        """Has a room compared with its stream at once: what came to it does not fit what it has delivered."""
+        self._doubted[room.key] = None
+        self._wake.set()
+
+    async def compare_now(self, room: Room) -> None:
+        """The same, and returns when it is done. Raises ServiceError."""
+        await self._compare([room.key], lambda room, _: self.begin(room, "check"))
+
+    def _look_again(self, room: Room, mark: Mark) -> None:
+        self._suspected.pop(room, None)
+        if _is_behind(room, mark):
+            self.begin(room, "check")
+
+    def _let_through(self, room: Room, waiting: Collection[Event]) -> bool:
+        sequence = room.sequence
+        for event in waiting:
+            verdict = Verdict.GAP if sequence is None else sequence.take(event)
+            if verdict is Verdict.GAP:
+                return False
+            if verdict is Verdict.DELIVER:
+                self._push(room, event)
+        return True
+
+    async def _repair(self, room: Room, waiting: list[Event]) -> None:
+        try:
+            while (snapshot := await self._read(room, waiting)) is not None:
+                if await self._apply(room, snapshot, waiting) and self._let_through(room, waiting):
+                    return
+        finally:
+            if room.waiting is waiting:  # else nobody listened for a while, and the order begins anew
+                room.waiting = None
+
+    async def _read(self, room: Room, waiting: list[Event]) -> Snapshot | None:
+        """What the stream holds after the room's position; None if nobody is interested any more."""
+        backoff = Backoff(RETRY, MOST_RETRY)
+        try:
+            while room.waiting is waiting and room.sequence is not None and room.is_listening:
+                try:
+                    async with self._reads:
+                        # They were published before the stream is read, so that will show them, or they are lost.
+                        waiting.clear()
+                        snapshot = await self._read_after(room, room.sequence.known)
+                except ServiceError as error:
+                    self._metrics.repair_failures.inc()
+                    self._reading.failed(room, code=error.code.code)
+                    await pause(self._clock, backoff.next())
+                    continue
+                return snapshot if room.waiting is waiting and room.is_listening else None
+            return None
+        finally:
+            self._reading.over(room)
+
+    async def _read_after(self, room: Room, known: Known) -> Snapshot:
+        """What follows on how far the room has come, or how its new epoch began."""
+        snapshot = await self._broker.snapshot(room.key, known.position, self._limits.events, self._limits.bytes)
+        if not snapshot.recovered and snapshot.top.epoch == known.position.epoch:
+            # Too much is missing; or the stream was set back, and this begins its new epoch.
+            [mark] = await self._broker.marks([room.key], [known])
+            if mark is not None and mark.epoch != known.position.epoch:
+                snapshot = await self._broker.snapshot(
+                    room.key, known.position, self._limits.events, self._limits.bytes
+                )
+        if snapshot.top.epoch == known.position.epoch:
+            return snapshot
+        return await self._from_base(room, snapshot)
+
+    async def _from_base(self, room: Room, snapshot: Snapshot) -> Snapshot:
+        """A snapshot in a new epoch, as of where that began, with what has been published since; the same one if that is not
+        there any more, is not known, or is too much."""
+        base, top = snapshot.base, snapshot.top
+        if base is None or room.spec.history is None or not 0 < top.offset - base <= self._limits.events:
+            return snapshot
+        events: list[Event] = []
+        after = max(0, base - 1)  # with the event at the base, for its id
+        while after < top.offset:
+            page = await self._broker.history(room.key, after, None, min(PAGE, top.offset - after))
+            events += page.events
+            too_much = sum(len(event.data) for event in events) > self._limits.bytes
+            if page.top.epoch != top.epoch or not page.events or too_much:
+                return snapshot
+            after = events[-1].offset or 0
+        last = events.pop(0).id if events[0].offset == base else None
+        if [event.offset for event in events] != list(range(base + 1, top.offset + 1)):
+            return snapshot
+        start = Position(top.epoch, base, last)
+        return Snapshot(start, snapshot.state, events, recovered=False, rev=snapshot.rev, base=base)
+
+    async def _apply(self, room: Room, snapshot: Snapshot, waiting: list[Event]) -> bool:
+        """False if nobody was interested any more before all was delivered."""
+        sequence = room.sequence
+        if sequence is None:
+            return False
+        before = sequence.mark
+        if snapshot.top.epoch != before.epoch:
+            self._metrics.epoch_changes.inc()
+        if not snapshot.recovered:
+            lost = room.spec.history is not None  # without history there are no durable events to lose
+            room.push(restart_frame(room.key, snapshot, self._clock.monotonic(), lost=lost), 0.0)
+            sequence.jump(snapshot)
+            self._metrics.repairs.labels(outcome="announced").inc()
+        for portion in _portions(snapshot.missed):
+            for event in portion:
+                sequence.take(event)
+                self._push(room, event)
+            await room.written(MOST_RETRY)
+            if room.waiting is not waiting or room.sequence is not sequence:
+                return False
+        if not snapshot.recovered:
+            return True
+        news = [event for event in snapshot.state if (event.rev or 0) > before.rev]
+        for event in news:
+            self._push(room, event)
+        sequence.jump(snapshot)
+        self._metrics.repairs.labels(outcome="repaired").inc()
+        self._metrics.repaired_events.inc(len(snapshot.missed) + len(news))
+        return True
+
+    # --- many rooms ---------------------------------------------------------------------------------------------------
+
+    def doubt(self, channels: Collection[ChannelKey] | None) -> None:
+        """Has these channels compared with their streams; None: all."""
+        self._metrics.interruptions.inc()
+        self._doubted.update(dict.fromkeys(self._hub.keys() if channels is None else channels))
+        self._wake.set()
+
+    async def _check(self) -> None:
+        backoff = Backoff(RETRY, MOST_RETRY)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            all_due, self._all_due = self._all_due, False
+            try:
+                await self._compare_doubted()
+                if all_due:
+                    await self._compare(list(self._hub.keys()), self.suspect)
+                    self._look_after(self._limits.check)
+                backoff.reset()
+                self._checking.over()
+            except ServiceError as error:
+                self._checking.failed(code=error.code.code)
+                self._look_after(backoff.next())
+
+    def _look_after(self, seconds: float) -> None:
+        """Has all rooms compared then."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_later(seconds, self._all_are_due)
+
+    def _all_are_due(self) -> None:
+        self._all_due = True
+        self._wake.set()
+
+    async def _compare_doubted(self) -> None:
+        while self._doubted:
+            some = list(islice(self._doubted, SLICE))
+            await self._compare(some, lambda room, _: self.begin(room, "interruption"))
+            for channel in some:
+                self._doubted.pop(channel, None)
+
+    async def _compare(self, channels: list[ChannelKey], found: Callable[[Room, Mark], None]) -> None:
+        for start in range(0, len(channels), SLICE):
+            some = channels[start : start + SLICE]
+            known = [None if (room := self._hub.get(channel)) is None else _known(room) for channel in some]
+            for channel, mark in zip(some, await self._broker.marks(some, known), strict=True):
+                room = self._hub.get(channel)
+                if room is None or mark is None or room.sequence is None:
+                    continue
+                if mark.epoch == room.sequence.mark.epoch:
+                    room.sequence.forget_repeats()
+                if _is_behind(room, mark):
+                    found(room, mark)
+
+
+def _portions(events: Sequence[Event]) -> Iterator[list[Event]]:
+    portion: list[Event] = []
+    size = 0
+    for event in events:
+        if portion and (len(portion) >= PORTION or size + len(event.data) > MAX_BURST_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(event)
+        size += len(event.data)
+    if portion:
+        yield portion
+
+
+def _known(room: Room) -> Known | None:
+    return None if room.sequence is None or not room.is_listening else room.sequence.known
+
+
+def _is_behind(room: Room, mark: Mark) -> bool:
+    """Whether a room that minds its order has not come as far as a mark."""
+    if room.waiting is not None or room.sequence is None or not room.is_listening:
+        return False
+    return not room.sequence.has_reached(mark)

@@ -1,0 +1,187 @@
+"""Joining and leaving channels: the steps that several commands share."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from msgspec import Raw
+
+from service.contract.gate import Gate
+from service.contract.model import ChannelSpec
+from service.core.channel import channel_key
+from service.core.identity import Identity, Right
+from service.core.position import Position
+from service.core.session import Phase, PresenceAccess, Start, Subscription
+from service.errors import ErrorCode, ServiceError
+from service.protocol.close import CloseCode
+from service.protocol.messages import PresenceReply, Subscribed, Unsubscribed
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.frame import Frame, encode_event
+from service.realtime.presence.tracker import Presence
+from service.realtime.streams.broker_relay import Joined, Relay
+from service.telemetry.metrics import Metrics
+
+
+class Subscriptions:
+    """Joins and leaves channels on behalf of connections: authorisation, room, presence, snapshot."""
+
+    def __init__(self, gate: Gate, relay: Relay, presence: Presence, metrics: Metrics) -> None:
+        self._gate = gate
+        self._relay = relay
+        self._presence = presence
+        self._metrics = metrics
+        self._fresh = metrics.resumes.labels(outcome="fresh")
+
+    async def subscribe(
+        self, connection: Connection, channel: str, request: str | None, since: Position | None
+    ) -> None:
+        """Authorises, joins and, if the client is ready, replies and goes live. Raises ServiceError; then nothing was joined.
+
+        A client without the right to read history may name a position, and one without the right to see presence may join a
+        channel that keeps it: they are shown less, and not refused.
+        """
+        spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
+        await self.join(connection, channel, spec, request, since)
+
+    async def join(
+        self, connection: Connection, channel: str, spec: ChannelSpec, request: str | None, since: Position | None
+    ) -> None:
+        """As `subscribe` to a channel that the connection's present identity has been authorised for."""
+        session = connection.session
+        identity = session.identity
+        try:
+            session.check_room_for(channel)
+        except ServiceError as error:
+            if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
+                self._metrics.limit_hits.labels(limit="subscriptions").inc()
+            raise
+        key = channel_key(identity.tenant, channel)
+        start = Start.JOIN if since is None else Start.POSITION
+        subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
+        session.subscriptions[key.name] = subscription
+        try:
+            await self._relay.join(connection, subscription, spec)
+            if not session.ready:
+                await self._relay.hold(subscription)
+            if start is Start.POSITION and not self._may_resume(identity, channel, spec):
+                await self._relay.forgo_history(subscription)
+            if spec.presence and not identity.is_anonymous:
+                await self._presence.join(subscription.channel, identity.user, connection.id, identity.info)
+            if session.subscriptions.get(channel) is not subscription:
+                # The backend has ended it, when not all of the above was there to be ended.
+                await self._leave(connection, subscription)
+            elif session.ready:
+                await self.present(connection, subscription)
+        except BaseException:
+            await self.leave(connection, channel)
+            raise
+
+    async def present(self, connection: Connection, subscription: Subscription) -> None:
+        """Sends `subscribed` with the snapshot; from here on the connection gets the channel's events."""
+        sees = subscription.presence is PresenceAccess.SEES
+        view = partial(self._presence.view, subscription.channel) if sees else None
+        joined = await self._relay.go_live(connection, subscription, view)
+        if joined is None:
+            return
+        subscription.since = None  # it is live: where it began is nobody's concern any more
+        self._count(subscription, joined)
+        snapshot = joined.snapshot
+        held_without_gap = subscription.start is Start.JOIN and joined.recovered is True and not snapshot.missed
+        connection.reply(
+            Subscribed(
+                id=subscription.request,
+                channel=subscription.channel.name,
+                epoch=snapshot.top.epoch,
+                offset=snapshot.top.offset,
+                last=snapshot.top.id,
+                recovered=None if held_without_gap else joined.recovered,
+                events=[Raw(encode_event(event)) for event in snapshot.missed],
+                state=[Raw(encode_event(event)) for event in snapshot.state],
+                presence=joined.presence,
+            )
+        )
+        self._send(connection, joined.after)
+
+    def _count(self, subscription: Subscription, joined: Joined) -> None:
+        if subscription.start is Start.JOIN:
+            self._fresh.inc()
+            return
+        self._metrics.resumes.labels(outcome="gap" if joined.recovered is False else "recovered").inc()
+        missed = len(joined.snapshot.missed)
+        self._metrics.resumed_events.inc(missed)
+        self._metrics.resume_events.observe(missed)
+
+    def _presence_access(self, identity: Identity, channel: str, spec: ChannelSpec) -> PresenceAccess:
+        if not spec.presence:
+            return PresenceAccess.NONE
+        sees = self._gate.allows(identity, channel, Right.PRESENCE)
+        return PresenceAccess.SEES if sees else PresenceAccess.LISTED
+
+    def _may_resume(self, identity: Identity, channel: str, spec: ChannelSpec) -> bool:
+        # Where nothing is kept there is nothing to hide, and the position need not be read.
+        return spec.history is None or self._gate.allows(identity, channel, Right.HISTORY)
+
+    async def reauthorise(self, connection: Connection) -> None:
+        """Has every subscription follow the rights of the connection's present token: ends what it does not allow, shows no more
+        and no less than it allows, and brings what presence shows of the user up to date.
+
+        Raises ServiceError if the broker is away. Then nothing is shown any more that is not allowed, and `reauthorise` can be
+        repeated to do the rest.
+        """
+        session = connection.session
+        ended = [one for one in session.subscriptions.values() if not self._restrict(connection, one)]
+        for subscription in ended:  # told first: leaving may wait for the broker
+            await self.leave(connection, subscription.channel.name)
+        for subscription in list(session.subscriptions.values()):
+            if session.subscriptions.get(subscription.channel.name) is subscription:  # else it has ended meanwhile
+                await self._grant(connection, subscription)
+
+    def _restrict(self, connection: Connection, subscription: Subscription) -> bool:
+        """Shows a subscription nothing more that the token does not allow, at once; False if it must be left."""
+        identity, channel = connection.session.identity, subscription.channel.name
+        try:
+            spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
+        except ServiceError as error:
+            self._relay.detach(connection, subscription)
+            connection.reply(Unsubscribed(channel=channel, code=error.code.code))
+            return False
+        is_held = subscription.phase is Phase.HELD
+        if is_held and subscription.start is Start.POSITION and not self._may_resume(identity, channel, spec):
+            subscription.since, subscription.start = None, Start.GAP
+        access = self._presence_access(identity, channel, spec)
+        if access is PresenceAccess.LISTED and subscription.presence is PresenceAccess.SEES:
+            self._relay.withdraw_presence(connection, subscription)
+            if not is_held:
+                connection.reply(PresenceReply(id=None, channel=channel, presence=None))
+        return True
+
+    async def _grant(self, connection: Connection, subscription: Subscription) -> None:
+        """Gives a subscription what the token allows."""
+        identity, channel = connection.session.identity, subscription.channel
+        if subscription.phase is Phase.HELD:
+            await self._relay.hold(subscription)  # from now on, if it had to forgo what it had named
+        sees = self._gate.allows(identity, channel.name, Right.PRESENCE)
+        if sees and subscription.presence is PresenceAccess.LISTED:
+            granted = await self._relay.grant_presence(connection, subscription, partial(self._presence.view, channel))
+            if granted is not None:
+                view, after = granted
+                connection.reply(PresenceReply(id=None, channel=channel.name, presence=view))
+                self._send(connection, after)
+        if subscription.presence is not PresenceAccess.NONE and not identity.is_anonymous:
+            await self._presence.update(channel, identity.user, connection.id, identity.info)
+
+    def _send(self, connection: Connection, frames: list[Frame]) -> None:
+        if not connection.send(frames):
+            connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+
+    async def leave(self, connection: Connection, channel: str) -> None:
+        """Leaves a channel; harmless if it was not joined."""
+        subscription = connection.session.subscriptions.pop(channel, None)
+        if subscription is not None:
+            await self._leave(connection, subscription)
+
+    async def _leave(self, connection: Connection, subscription: Subscription) -> None:
+        await self._relay.leave(connection, subscription)
+        identity = connection.session.identity
+        if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
+            self._presence.leave(subscription.channel, identity.user, connection.id)

@@ -1,0 +1,157 @@
+"""The machine-readable description of the backend API (OpenAPI 3.1), made of the operations and Structs that answer it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from service.errors import ErrorCode
+from service.protocol.messages import Event
+from service.web.api.messages import CHANNEL_SCHEMA, USER_SCHEMA, IdempotencyKey, Problem, Published, Refused, ref
+
+if TYPE_CHECKING:
+    from service.web.api.operation import Operation
+
+PATH = "/api/v1/openapi.json"
+VERSION = "1.0.0"
+"""Of the API: the first number is the one in its addresses."""
+
+_PARAMETER = re.compile(r"\{(?P<name>\w+)\}")
+_IN_ADDRESS: Mapping[str, dict[str, Any]] = {
+    "channel": {
+        "name": "channel",
+        "in": "path",
+        "required": True,
+        "description": "A channel name, percent-encoded once. A user in it is percent-encoded before that, where it has other "
+        "characters than letters, digits and _.@~=+-: `inbox:auth0%257Cann` in the address is `inbox:auth0%7Cann`.",
+        "schema": CHANNEL_SCHEMA,
+    },
+    "user": {
+        "name": "user",
+        "in": "path",
+        "required": True,
+        "description": "A user as tokens name it, percent-encoded once.",
+        "schema": USER_SCHEMA,
+    },
+}
+_EVENT_EXAMPLE = {"type": "chat.message", "id": "m-1", "from": "ann", "data": {"text": "hi"}}
+_BODY_EXAMPLES: Mapping[str, dict[str, Any]] = {
+    "publishToChannel": {
+        "one": {"summary": "One event", "value": _EVENT_EXAMPLE},
+        "several": {"summary": "Several", "value": [_EVENT_EXAMPLE, {"type": "chat.typing", "data": {}}]},
+    },
+    "publish": {"several": {"summary": "In several channels", "value": [{**_EVENT_EXAMPLE, "channel": "room:42"}]}},
+    "disconnectUser": {"reason": {"summary": "With a reason", "value": {"reason": "the account was closed"}}},
+    "revokeUser": {"before": {"summary": "All tokens up to a moment", "value": {"before": 1795374000}}},
+    "revokeToken": {"jti": {"summary": "One token", "value": {"jti": "4f1c9a"}}},
+    "unsubscribeUser": {"channel": {"summary": "From one channel", "value": {"channel": "room:42"}}},
+}
+_CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`."}}
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds to wait."}}
+
+
+def describe(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The document. Everything in it that the code checks too comes from where the code has it."""
+    bodies = [operation.body for operation in operations if operation.body is not None]
+    replies = [reply for operation in operations for reply in operation.replies]
+    schemas, components = msgspec.json.schema_components(
+        [*bodies, *replies, Problem, Published, Refused, Event], ref_template="#/components/schemas/{name}"
+    )
+    body_schemas = iter(schemas)
+    paths: dict[str, Any] = {}
+    for operation in operations:
+        body = next(body_schemas) if operation.body is not None else None
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, body)
+    paths[PATH] = {"get": _THIS}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidewire backend API",
+            "version": VERSION,
+            "description": "Publish, look at channels, end connections, revoke tokens. Each API key belongs to one tenant.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"apiKey": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key of the settings."}
+            },
+        },
+    }
+
+
+def _operation(operation: Operation, body: dict[str, Any] | None) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": _parameters(operation),
+        "responses": {"200": _success(operation.replies), **_refusals(operation.all_refusals)},
+    }
+    if body is not None:
+        content = {"schema": body, "examples": _BODY_EXAMPLES[operation.name]}
+        described["requestBody"] = {"required": operation.body_required, "content": {"application/json": content}}
+    return described
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    found = [_IN_ADDRESS[parameter["name"]] for parameter in _PARAMETER.finditer(operation.path)]
+    _, components = msgspec.json.schema_components([operation.query])
+    for name, schema in components[operation.query.__name__]["properties"].items():
+        description = schema.pop("description", "")
+        found.append({"name": name, "in": "query", "description": description, "schema": schema})
+    if operation.idempotent:
+        found.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "The id of a single event without one; of several, the n-th (from 0) gets `<key>.<n>`.",
+                "schema": msgspec.json.schema(IdempotencyKey),
+            }
+        )
+    return found
+
+
+def _success(replies: Sequence[type[Struct]]) -> dict[str, Any]:
+    schema = ref(replies[0]) if len(replies) == 1 else {"anyOf": [ref(reply) for reply in replies]}
+    texts = [(reply.__doc__ or "").splitlines()[0] for reply in replies]
+    return {"description": " Or: ".join(texts), "content": {"application/json": {"schema": schema}}}
+
+
+def _refusals(codes: Iterable[ErrorCode]) -> dict[str, Any]:
+    """One response a status, which names every code it can carry."""
+    by_status: dict[int, list[ErrorCode]] = {}
+    for code in sorted(set(codes), key=lambda code: (code.status, code.code)):
+        by_status.setdefault(code.status, []).append(code)
+    return {str(status): _refusal(status, of_status) for status, of_status in by_status.items()}
+
+
+def _refusal(status: int, codes: Sequence[ErrorCode]) -> dict[str, Any]:
+    text = "\n".join(f"- `{code.code}`: {code.meaning}" for code in codes)
+    response: dict[str, Any] = {
+        "description": f"{HTTPStatus(status).phrase}\n\n{text}",
+        "content": {"application/problem+json": {"schema": ref(Problem)}},
+    }
+    if status == HTTPStatus.UNAUTHORIZED:
+        response["headers"] = _CHALLENGE
+    elif any(code.retryable for code in codes):
+        response["headers"] = _RETRY_AFTER
+    return response
+
+
+_THIS = {
+    "operationId": "getDescription",
+    "summary": "This document; needs no key",
+    "security": [],
+    "responses": {
+        "200": {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}},
+        **_refusals([ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL]),
+    },
+}

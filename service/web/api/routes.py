@@ -1,0 +1,335 @@
+"""The backend API: what docs/http-api.md promises, operation by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET
+
+from service.contract.model import ChannelSpec
+from service.core.identity import Right
+from service.core.position import Position
+from service.errors import ErrorCode, ServiceError
+from service.realtime.session.commands.history import encode_page
+from service.web.api import openapi, publish
+from service.web.api.call import MAX_BODY, Call, check_address_rate, decode
+from service.web.api.messages import (
+    MAX_REASON,
+    AddressedEvent,
+    ChannelList,
+    ChannelsQuery,
+    ChannelView,
+    Declared,
+    DeclaredEvent,
+    Disconnect,
+    Disconnected,
+    Events,
+    History,
+    HistoryQuery,
+    KeptEvents,
+    KeptKeys,
+    ListedChannel,
+    NewEvent,
+    NoQuery,
+    Presence,
+    Published,
+    Results,
+    RevokeToken,
+    RevokeUser,
+    State,
+    StateQuery,
+    TokenRevoked,
+    Unsubscribe,
+    Unsubscribed,
+    UserRevoked,
+)
+from service.web.api.operation import ON_CHANNEL, Operation
+
+__all__ = ["MAX_BODY", "OPERATIONS", "routes"]
+
+MAX_AHEAD = 300.0
+"""Seconds by which an issuer's clock may be ahead of this node's, as for the tokens' leeway."""
+
+_disconnect = msgspec.json.Decoder(Disconnect)
+_revoke_user = msgspec.json.Decoder(RevokeUser)
+_revoke_token = msgspec.json.Decoder(RevokeToken)
+_unsubscribe = msgspec.json.Decoder(Unsubscribe)
+
+
+async def list_channels(call: Call, query: ChannelsQuery) -> ChannelList:
+    """Channels with subscribers, history or state."""
+    found = await call.node.broker.channels(call.identity.tenant, query.prefix, query.limit + 1)
+    shown = found[: query.limit]
+    tally = await call.node.control.subscribers(call.identity.tenant, [info.name for info in shown])
+    listed = [
+        ListedChannel(
+            channel=info.name,
+            epoch=info.top.epoch,
+            offset=info.top.offset,
+            last=_last(info.top),
+            subscribers=subscribers,
+        )
+        for info, subscribers in zip(shown, tally.counts, strict=True)
+    ]
+    return ChannelList(channels=listed, more=len(found) > query.limit, complete=tally.complete)
+
+
+async def show_channel(call: Call, query: NoQuery) -> ChannelView:
+    """One channel, whether or not anything has happened in it."""
+    channel, (spec, _) = call.channel()
+    snapshot = await call.node.broker.snapshot(call.key_of(channel), None, 0, 0)
+    tally = await call.node.control.subscribers(call.identity.tenant, [channel])
+    return ChannelView(
+        channel=channel,
+        epoch=snapshot.top.epoch,
+        offset=snapshot.top.offset,
+        last=_last(snapshot.top),
+        subscribers=tally.counts[0],
+        complete=tally.complete,
+        contract=_declared(spec),
+    )
+
+
+async def read_history(call: Call, query: HistoryQuery) -> History:
+    """A page, cut to outbox.recovery_bytes: `more` tells that there is a next one."""
+    channel, _ = call.channel(Right.HISTORY)
+    after = query.after if query.after is not UNSET else None
+    before = query.before if query.before is not UNSET else None
+    page = await call.node.broker.history(call.key_of(channel), after, before, query.limit)
+    events = encode_page(page.events, call.node.bounds.outbox.recovery_bytes, newest_first=after is None)
+    return History(
+        channel=channel,
+        epoch=page.top.epoch,
+        offset=page.top.offset,
+        last=_last(page.top),
+        events=events,
+        more=page.more or len(events) < len(page.events),
+    )
+
+
+async def read_state(call: Call, query: StateQuery) -> State:
+    """A page by rev, cut as history is. A value that changes while someone pages has moved ahead, so none is missed."""
+    channel, _ = call.channel()
+    snapshot = await call.node.broker.snapshot(call.key_of(channel), None, 0, 0)
+    after = query.after if query.after is not UNSET else 0
+    further = [event for event in snapshot.state if (event.rev or 0) > after]
+    state = encode_page(further[: query.limit], call.node.bounds.outbox.recovery_bytes, newest_first=False)
+    return State(
+        channel=channel,
+        epoch=snapshot.top.epoch,
+        offset=snapshot.top.offset,
+        last=_last(snapshot.top),
+        state=state,
+        more=len(state) < len(further),
+    )
+
+
+async def read_presence(call: Call, query: NoQuery) -> Presence:
+    """Who is there; in a large channel only how many."""
+    channel, _ = call.channel(Right.PRESENCE)
+    return Presence(channel=channel, presence=await call.node.presence.view(call.key_of(channel)))
+
+
+async def disconnect(call: Call, query: NoQuery) -> Disconnected:
+    """Closes the user's connections with 4403."""
+    user = call.user()
+    body = await call.body()
+    reason = _reason(decode(body, _disconnect).reason if body else "")
+    call.note("disconnect", user=user)
+    tally = await call.node.control.disconnect(call.identity.tenant, user, reason or "disconnected by the backend")
+    return Disconnected(connections=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
+
+
+async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
+    """Ends the user's subscriptions to one channel."""
+    user = call.user()
+    channel = decode(await call.body(), _unsubscribe).channel
+    call.node.gate.authorise(call.identity, channel, Right.SUBSCRIBE)
+    call.note("unsubscribe", user=user, channel=channel)
+    tally = await call.node.control.unsubscribe(call.identity.tenant, user, channel)
+    return Unsubscribed(subscriptions=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
+
+
+async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:
+    """Refuses the user's tokens from now on, and closes with 4401 what came in with them."""
+    user = call.user()
+    body = await call.body()
+    asked = decode(body, _revoke_user) if body else RevokeUser()
+    now = call.node.store_clock.wall()
+    before = asked.before if asked.before is not UNSET else now
+    if before > now + MAX_AHEAD:  # it would refuse tokens that are yet to be issued
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, "before is in the future", path="$.before")
+    call.note("revoke", user=user)
+    revocation = await call.node.revocations.revoke_user(call.identity.tenant, user, before, _reason(asked.reason))
+    return UserRevoked(before=revocation.before or 0.0, until=revocation.until)
+
+
+async def revoke_token(call: Call, query: NoQuery) -> TokenRevoked:
+    """Refuses one token from now on, and closes with 4401 what came in with it."""
+    asked = decode(await call.body(), _revoke_token)
+    call.note("revoke token")
+    revocation = await call.node.revocations.revoke_token(call.identity.tenant, asked.jti, _reason(asked.reason))
+    return TokenRevoked(until=revocation.until)
+
+
+def _reason(reason: str) -> str:
+    if len(reason.encode()) > MAX_REASON:
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a reason has at most {MAX_REASON} bytes", path="$.reason")
+    return reason
+
+
+def _last(top: Position) -> str | msgspec.UnsetType:
+    return top.id if top.id is not None else UNSET
+
+
+def _declared(spec: ChannelSpec) -> Declared:
+    history = spec.history
+    return Declared(
+        pattern=spec.pattern.text,
+        subscribe=spec.subscribe,
+        presence=spec.presence,
+        history=KeptEvents(events=history.entries, ttl=history.ttl) if history is not None else UNSET,
+        state=KeptKeys(keys=spec.state.entries, ttl=spec.state.ttl),
+        events={
+            event.type: DeclaredEvent(
+                publish=event.publish,
+                delivery=event.delivery,
+                key=_pointer(event.key) if event.key is not None else UNSET,
+                window=event.window or UNSET,
+            )
+            for event in spec.events.values()
+        },
+    )
+
+
+def _pointer(steps: Sequence[str]) -> str:
+    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
+
+
+_CHANNEL = "/api/v1/channels/{channel}"
+_USER = "/api/v1/users/{user}"
+
+OPERATIONS = (
+    Operation(
+        name="publishToChannel",
+        method="POST",
+        path=f"{_CHANNEL}/events",
+        summary="Publishes one event (an object) or several (an array) in a channel",
+        handle=publish.to_channel,
+        replies=(Published, Results),
+        body=NewEvent | Events[NewEvent],
+        idempotent=True,
+        refusals=(*ON_CHANNEL, ErrorCode.UNKNOWN_EVENT, ErrorCode.INVALID_DATA, ErrorCode.INVALID_KEY),
+    ),
+    Operation(
+        name="publish",
+        method="POST",
+        path="/api/v1/events",
+        summary="Publishes several events, each in the channel that it names",
+        handle=publish.to_channels,
+        replies=(Results,),
+        body=Events[AddressedEvent],
+        idempotent=True,
+    ),
+    Operation(
+        name="listChannels",
+        method="GET",
+        path="/api/v1/channels",
+        summary="Lists channels with subscribers, history or state, by name",
+        handle=list_channels,
+        replies=(ChannelList,),
+        query=ChannelsQuery,
+    ),
+    Operation(
+        name="getChannel",
+        method="GET",
+        path=_CHANNEL,
+        summary="Shows a channel's position, its subscribers and what the contract says",
+        handle=show_channel,
+        replies=(ChannelView,),
+        refusals=ON_CHANNEL,
+    ),
+    Operation(
+        name="getHistory",
+        method="GET",
+        path=f"{_CHANNEL}/history",
+        summary="Reads a page of a channel's durable events",
+        handle=read_history,
+        replies=(History,),
+        query=HistoryQuery,
+        refusals=(*ON_CHANNEL, ErrorCode.NO_HISTORY),
+    ),
+    Operation(
+        name="getState",
+        method="GET",
+        path=f"{_CHANNEL}/state",
+        summary="Reads the newest event of every key",
+        handle=read_state,
+        replies=(State,),
+        query=StateQuery,
+        refusals=ON_CHANNEL,
+    ),
+    Operation(
+        name="getPresence",
+        method="GET",
+        path=f"{_CHANNEL}/presence",
+        summary="Tells who is in a channel",
+        handle=read_presence,
+        replies=(Presence,),
+        refusals=(*ON_CHANNEL, ErrorCode.NO_PRESENCE),
+    ),
+    Operation(
+        name="disconnectUser",
+        method="POST",
+        path=f"{_USER}/disconnect",
+        summary="Closes a user's connections with 4403",
+        handle=disconnect,
+        replies=(Disconnected,),
+        body=Disconnect,
+        body_required=False,
+        refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="unsubscribeUser",
+        method="POST",
+        path=f"{_USER}/unsubscribe",
+        summary="Ends a user's subscriptions to a channel",
+        handle=unsubscribe,
+        replies=(Unsubscribed,),
+        body=Unsubscribe,
+        refusals=ON_CHANNEL,
+    ),
+    Operation(
+        name="revokeUser",
+        method="POST",
+        path=f"{_USER}/revoke",
+        summary="Revokes a user's tokens, and closes with 4401 the connections that came in with them",
+        handle=revoke_user,
+        replies=(UserRevoked,),
+        body=RevokeUser,
+        body_required=False,
+        refusals=(ErrorCode.NOT_FOUND,),
+    ),
+    Operation(
+        name="revokeToken",
+        method="POST",
+        path="/api/v1/tokens/revoke",
+        summary="Revokes one token by its id, and closes with 4401 the connections that came in with it",
+        handle=revoke_token,
+        replies=(TokenRevoked,),
+        body=RevokeToken,
+    ),
+)
+
+
+def routes() -> list[web.RouteDef]:
+    """The API's routes, for an application with NODE, EDGE and the problem middleware."""
+    description = msgspec.json.encode(openapi.describe(OPERATIONS))
+
+    async def describe(request: web.Request) -> web.Response:
+        check_address_rate(request)
+        return web.Response(body=description, content_type="application/json")
+
+    return [*(operation.route() for operation in OPERATIONS), web.get(openapi.PATH, describe)]
