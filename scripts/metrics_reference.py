@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from service.telemetry.fast_metrics import Level, Mirror, Spread, Tallies
+from service.telemetry.fast_metrics import FastCounterFamily, FastGauge, FastHistogram, Mirror
 from service.telemetry.metrics import Metrics
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
@@ -22,7 +22,7 @@ def table() -> str:
     for metric in vars(Metrics()).values():
         if isinstance(metric, MetricWrapperBase):
             rows.append(_row(metric._name, metric._type or "", metric._labelnames, metric._documentation))
-        elif isinstance(metric, Tallies | Level | Mirror | Spread):
+        elif isinstance(metric, FastCounterFamily | FastGauge | Mirror | FastHistogram):
             rows.append(_row(metric.name, metric.kind, metric.label_names, metric.text))
     rows.sort()
     return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"

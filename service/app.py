@@ -60,11 +60,11 @@ from service.web.http.http_protocol import HttpProtocol, PeerBounds
 from service.web.http.parse_queue import ParseQueue
 from service.web.http.request_queue import RequestQueue
 from service.web.http.socket_options import Listener, bound_buffers, listen
-from service.web.http_config import EDGE, NODE, ApiKey, Edge
+from service.web.http_config import HTTP_CONFIG, NODE, ApiKey, HttpConfig
 from service.web.ops import routes as ops
 from service.web.ops.scrapes import Scrapes
 from service.web.ws import loopback, native, upgrade
-from service.web.ws.upgrade_queue import Door
+from service.web.ws.upgrade_queue import UpgradeQueue
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
@@ -127,7 +127,7 @@ class Service:
         self.metrics.http_connections.set_function(lambda: len(self.http_connections))
         self.metrics.max_http_connections.set_function(lambda: self.http_connections.max_connections)
         self.metrics.ops_connections.set_function(lambda: len(self.ops_connections))
-        self.door: Door | None = None
+        self.door: UpgradeQueue | None = None
         """While it listens."""
         self.listening = False
         self.upgrades = upgrade.Upgrades(self.node, _edge(settings), compresses=settings.compression.enabled)
@@ -152,7 +152,7 @@ class Service:
             client_max_size=api.MAX_BODY,
         )
         app[NODE] = self.node
-        app[EDGE] = _edge(self.settings)
+        app[HTTP_CONFIG] = _edge(self.settings)
         app[HTTP_CONNECTIONS] = self.http_connections
         app[upgrade.UPGRADES] = self.upgrades
         app.add_routes(upgrade.routes())
@@ -325,8 +325,8 @@ def _bounds(settings: Settings) -> Bounds:
     )
 
 
-def _edge(settings: Settings) -> Edge:
-    return Edge(
+def _edge(settings: Settings) -> HttpConfig:
+    return HttpConfig(
         origins=tuple(settings.origins),
         cookie=settings.auth.cookie,
         hops=settings.proxy.hops,
@@ -372,7 +372,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
             ops_protocol = partial(ops.OpsProtocol, service.ops_connections, ops_server)
             ops_listener = await listen(ops_protocol, settings.ops_host, settings.ops_port, backlog=OPS_BACKLOG)
         service.ops_connections.start()
-        door = service.door = Door(
+        door = service.door = UpgradeQueue(
             service.upgrades,
             await _set_up(public, bounds, http),
             service.http_connections,

@@ -1,4 +1,4 @@
-"""A cluster in a simulation: real `Scales` and real `Peers` on every node, made-up connections, balancer and broker.
+"""A cluster in a simulation: real `RebalancePolicy` and `Membership` on every node, made-up connections, balancer and broker.
 
 Time moves in quarters of a second, so that a run of an hour over eleven nodes takes about a second.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
-from service.realtime.cluster.control import BEAT
-from service.realtime.cluster.membership import Peers
+from service.realtime.cluster.control import HEARTBEAT_INTERVAL
+from service.realtime.cluster.membership import Membership
 from service.realtime.cluster.messages import NODES, NodeState, encode
-from service.realtime.lifecycle.rebalancer import INTERVAL, Scales
+from service.realtime.lifecycle.rebalancer import INTERVAL, RebalancePolicy
 from service.realtime.lifecycle.reconnects import LATEST, SOONEST
 from tests.clock import FakeClock
 
@@ -57,12 +57,12 @@ class Node:
         """In the order in which they came."""
         self.departing: deque[tuple[float, Connection]] = deque()
         """Those who have been asked, by the time of their close; still in `connections`, too."""
-        self.peers = Peers(name, cluster.clock)
-        self.scales = Scales(cluster.margin, cluster.rate)
+        self.peers = Membership(name, cluster.clock)
+        self.scales = RebalancePolicy(cluster.margin, cluster.rate)
         self.accepting = True
         self.hears = True
         """Whether anything gets to it and from it."""
-        self.beat = cluster.now + cluster.chance.uniform(0, BEAT)
+        self.beat = cluster.now + cluster.chance.uniform(0, HEARTBEAT_INTERVAL)
         self.look = cluster.now + cluster.chance.uniform(0, INTERVAL)
 
     def step(self) -> None:
@@ -72,7 +72,7 @@ class Node:
             self.connections.remove(connection)
             self.cluster.moved(connection)
         if now >= self.beat:
-            self.beat += BEAT
+            self.beat += HEARTBEAT_INTERVAL
             self.tell()
         if now >= self.look:
             self.look += INTERVAL

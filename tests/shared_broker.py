@@ -18,7 +18,7 @@ from service.adapters.nats.config import NatsConfig
 from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
-from service.core.broker import Broker, ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
+from service.core.broker import Broker, ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event, Publication
@@ -116,7 +116,9 @@ class Line:
         """As the port says."""
         return await self._reached().snapshot(channel, since, max_events, max_bytes)
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+    async def marks(
+        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    ) -> Sequence[StreamHead | None]:
         """As the port says."""
         return await self._reached().marks(channels, known)
 
@@ -271,7 +273,9 @@ class _Front:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         return await self._store.snapshot(channel, since, max_events, max_bytes)
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+    async def marks(
+        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    ) -> Sequence[StreamHead | None]:
         return await self._store.marks(channels, known)
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:

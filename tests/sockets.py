@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from service.realtime.connections.byte_budget import Account, ByteBudget
-from service.realtime.connections.transport import Ear
+from service.realtime.connections.transport import MessageHandler
 
 
 class NobodysSocket:
     """A Socket that takes all that is written and does nothing with it. A test replaces what it wants to know of."""
 
-    ear: Ear
+    ear: MessageHandler
     write: Callable[[bytes], None]
     close_code = 1006
     is_paused = False

@@ -7,11 +7,11 @@ from collections.abc import Coroutine, Generator
 from typing import Any
 
 
-def begin(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
+def start_eagerly(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
     """Runs the work up to where it first waits. None if it is done; else the rest, of which a task must be made (it
     cannot be awaited). Raises what the work raises until then.
 
-    Until then there is no current task, so what needs one (asyncio.timeout) must not come before `in_a_task`.
+    Until then there is no current task, so what needs one (asyncio.timeout) must not come before `continue_in_task`.
     Python 3.12 has this as eager tasks; 3.11 has not.
     """
     try:
@@ -26,7 +26,7 @@ def begin(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
 
 
 @types.coroutine
-def in_a_task() -> Generator[None, None, None]:
+def continue_in_task() -> Generator[None, None, None]:
     """Waits until the work goes on in a task."""
     yield
 

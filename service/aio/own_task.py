@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-async def need_task() -> None:
+async def ensure_task() -> None:
     """Returns in a task. Calls may be begun outside of any (aio/eager_start.py); what uses asyncio.timeout asks for one first."""
     if asyncio.current_task() is None:
         loop = asyncio.get_running_loop()

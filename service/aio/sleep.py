@@ -7,7 +7,7 @@ import asyncio
 from service.core.clock import Clock
 
 
-async def pause(clock: Clock, seconds: float) -> None:
+async def sleep(clock: Clock, seconds: float) -> None:
     """Returns after so many seconds."""
     over = asyncio.Event()
     timer = clock.call_later(seconds, over.set)

@@ -10,7 +10,7 @@ _STEP = 0.618_033_988_749_895
 """Multiples of the golden ratio, less their whole parts, lie evenly in 0 to 1."""
 
 
-class Turnstile:
+class AcceptThrottle:
     """Whoever is turned away gets the next place of a line that moves at the rate: so a crowd comes back as it can be let in, and
     not in waves. Places are not kept: whoever comes while there is a token is let in, and one who stays away costs nobody."""
 

@@ -37,7 +37,7 @@ class Receipt(Struct, frozen=True, gc=False):
     and rev are that one's, and nothing was delivered again."""
 
 
-class Mark(NamedTuple):
+class StreamHead(NamedTuple):
     """How far a channel has come; cheap to read for thousands of channels."""
 
     epoch: str
@@ -82,9 +82,9 @@ class Snapshot(Struct, frozen=True):
     """The offset at which the epoch began: every durable event above it belongs to the epoch. None if that is not known."""
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> StreamHead:
         """How far the channel has come."""
-        return Mark(self.top.epoch, self.top.offset, self.rev)
+        return StreamHead(self.top.epoch, self.top.offset, self.rev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,9 @@ class Broker(Protocol):
         the epoch is younger than `epoch.MIN_EPOCH_AGE`.
         """
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+    async def marks(
+        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    ) -> Sequence[StreamHead | None]:
         """How far each of the channels has come, in their order; makes none that is not there. None for one that cannot be
         read just now while others can.
 

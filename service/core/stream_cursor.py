@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from service.core.broker import Known, Mark, Snapshot
+from service.core.broker import Known, Snapshot, StreamHead
 from service.core.event import Event
 from service.core.position import Position
 
@@ -19,7 +19,7 @@ class Verdict(Enum):
     """Something before it is missing, or the stream has started anew: read the stream first."""
 
 
-class Sequence:
+class StreamCursor:
     """Lets every durable event through once and in order, and every change of state once."""
 
     __slots__ = ("_again", "_epoch", "_id", "_offset", "_rev")
@@ -44,9 +44,9 @@ class Sequence:
         return self._rev
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> StreamHead:
         """How far it has come."""
-        return Mark(self._epoch, self._offset, self._rev)
+        return StreamHead(self._epoch, self._offset, self._rev)
 
     @property
     def known(self) -> Known:
@@ -62,7 +62,7 @@ class Sequence:
         """The stream was found to be what has been let through."""
         self._again = None
 
-    def has_reached(self, mark: Mark) -> bool:
+    def has_reached(self, mark: StreamHead) -> bool:
         """Whether everything up to a mark has been let through. A mark of another epoch is never reached."""
         return self._epoch == mark.epoch and self._offset >= mark.offset and self._rev >= mark.rev
 

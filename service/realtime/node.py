@@ -27,28 +27,28 @@ from service.protocol import messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import Unsubscribed
 from service.realtime.admission.admission import Admission
-from service.realtime.admission.quota import Caps
+from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.recent_clients import RecentClients
 from service.realtime.admission.refusals import Refusals
-from service.realtime.admission.session_evictor import Lines
+from service.realtime.admission.session_evictor import SessionEvictor
 from service.realtime.cluster.control import Control
 from service.realtime.cluster.revocations import RevocationGuard, Revocations
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.connections.connection import Connection, Surroundings
-from service.realtime.connections.frame import Press
-from service.realtime.connections.registry import Roster
-from service.realtime.connections.transport import Sender
-from service.realtime.connections.write_scheduler import Turn
+from service.realtime.connections.connection import Connection, ConnectionContext
+from service.realtime.connections.frame import FrameEncoder
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.connections.transport import BatchSender
+from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.delivery.hub import Hub
 from service.realtime.lifecycle.broker_health import BrokerHealth
 from service.realtime.lifecycle.drain import Drain
-from service.realtime.lifecycle.latency_probe import Connect, Probe
-from service.realtime.lifecycle.monitor import Sweep
-from service.realtime.lifecycle.rebalancer import Rebalancing
-from service.realtime.lifecycle.reconnects import Departures
+from service.realtime.lifecycle.latency_probe import Connect, LatencyProbe
+from service.realtime.lifecycle.monitor import ConnectionMonitor
+from service.realtime.lifecycle.rebalancer import Rebalancer
+from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.realtime.presence.tracker import Presence
 from service.realtime.publisher import Publisher
-from service.realtime.streams.broker_relay import Relay
+from service.realtime.streams.broker_relay import BrokerRelay
 from service.realtime.streams.subscriptions import Subscriptions
 from service.telemetry.metrics import Metrics
 
@@ -69,7 +69,7 @@ class Ports:
     """For the probe."""
     store_clock: Clock | None = None
     """The store's time, where that is another than `clock`'s."""
-    sender: Sender | None = None
+    sender: BatchSender | None = None
     """None: every delivery is a call of its socket."""
 
 
@@ -116,13 +116,13 @@ class Node:
         """For what all nodes have to agree on."""
         self.supervisor = Supervisor(metrics)
         self.budget = ByteBudget(bounds.outbox.node_bytes, bounds.outbox.tenant_share)
-        self.caps = Caps(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
+        self.caps = ConnectionQuota(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
         self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
         self.refusals = Refusals(self.admission, ports.clock, metrics)
         self.recent_clients = RecentClients(self.admission, bounds.limits.connections, ports.clock, metrics)
-        self.roster = Roster(metrics)
-        self.departures = Departures(ports.clock, metrics)
-        self.sweep = Sweep(
+        self.roster = ConnectionRegistry(metrics)
+        self.departures = ReconnectScheduler(ports.clock, metrics)
+        self.sweep = ConnectionMonitor(
             self.roster,
             bounds.deadlines,
             bounds.outbox,
@@ -132,18 +132,18 @@ class Node:
             rollout=bounds.rollout,
             departures=self.departures,
         )
-        self.surroundings = Surroundings(
+        self.surroundings = ConnectionContext(
             ports.clock,
             metrics,
-            Turn(ports.clock),
-            Press(bounds.compression),
+            WriteScheduler(ports.clock),
+            FrameEncoder(bounds.compression),
             bounds.limits.batch,
             ports.sender,
             limits=bounds.outbox,
             on_close=self._closing,
         )
         self.hub = Hub(self.surroundings)
-        self.relay = Relay(
+        self.relay = BrokerRelay(
             self.hub,
             ports.broker,
             ports.clock,
@@ -166,7 +166,7 @@ class Node:
         )
         self.authenticator = RevocationGuard(ports.authenticator, self.revocations)
         self.control = Control(self, self.revocations, ports.broker, ports.clock, self.supervisor, metrics)
-        self.probe = Probe(
+        self.probe = LatencyProbe(
             self.control.me, bounds.probe, ports.broker, ports.connect, self.surroundings, self.supervisor
         )
         for tap in (*self.control.taps, self.probe):
@@ -188,9 +188,9 @@ class Node:
         self.relay.on_interrupted = self.caps.rebuild
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
-        self.lines = Lines(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
+        self.lines = SessionEvictor(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
         self._greeting: set[asyncio.Timeout] = set()
-        self.rebalancing = Rebalancing(
+        self.rebalancing = Rebalancer(
             self.roster,
             self.departures,
             lambda: self.control.words,

@@ -13,16 +13,16 @@ from service.core.event import Delivery
 from service.core.identity import Identity
 from service.errors import ServiceError
 from service.realtime.ids import new_id
-from service.telemetry.fast_metrics import Tally
+from service.telemetry.fast_metrics import FastCounter
 from service.telemetry.metrics import Metrics
 
 
 class _Outcomes(NamedTuple):
     """The counters of publishes of one delivery class."""
 
-    accepted: Tally
-    duplicate: Tally
-    refused: Tally
+    accepted: FastCounter
+    duplicate: FastCounter
+    refused: FastCounter
 
     @classmethod
     def of(cls, metrics: Metrics, delivery: str) -> _Outcomes:

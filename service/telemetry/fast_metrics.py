@@ -24,7 +24,7 @@ OTHER = "other"
 """The value of every label of what comes beyond."""
 
 
-class Tally:
+class FastCounter:
     """One number."""
 
     __slots__ = ("value",)
@@ -37,7 +37,7 @@ class Tally:
         self.value += amount
 
 
-class Tallies:
+class FastCounterFamily:
     """A counter by labels: a collector for a registry. Of the names no two may be the same in a registry."""
 
     kind: ClassVar = "counter"
@@ -46,11 +46,11 @@ class Tallies:
         self.name = name
         self.text = text
         self.label_names = tuple(labels)
-        self.children: dict[tuple[str, ...], Tally] = {}
+        self.children: dict[tuple[str, ...], FastCounter] = {}
         """What there is, by the values of its labels."""
         registry.register(self)
 
-    def labels(self, *values: str, **named: str) -> Tally:
+    def labels(self, *values: str, **named: str) -> FastCounter:
         """The number with these labels, given in their order or by name; made if there is none. Where it is needed for every
         message it is kept."""
         if named:
@@ -61,7 +61,7 @@ class Tallies:
         if child is None:
             if len(self.children) >= MAX_CHILDREN:
                 values = (OTHER,) * len(values)
-            child = self.children.setdefault(values, Tally())
+            child = self.children.setdefault(values, FastCounter())
         return child
 
     def collect(self) -> Iterator[Metric]:
@@ -95,7 +95,7 @@ class Mirror:
         yield family
 
 
-class Level(Tally):
+class FastGauge(FastCounter):
     """A gauge without labels: a collector for a registry."""
 
     __slots__ = ("name", "text")
@@ -118,7 +118,7 @@ class Level(Tally):
         yield GaugeMetricFamily(self.name, self.text, self.value)
 
 
-class Spread:
+class FastHistogram:
     """A histogram without labels: a collector for a registry. `buckets` are upper bounds, rising."""
 
     __slots__ = ("_bounds", "_counts", "_sum", "name", "text")

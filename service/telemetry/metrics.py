@@ -30,7 +30,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.telemetry import fast_metrics, log
-from service.telemetry.fast_metrics import Level, Mirror, Spread, Tallies, Tally
+from service.telemetry.fast_metrics import FastCounter, FastCounterFamily, FastGauge, FastHistogram, Mirror
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """Of what `Metrics.render` gives."""
@@ -93,7 +93,7 @@ _RATES = (
 _FDS = Path("/proc/self/fd")
 _STATM = Path("/proc/self/statm")
 
-Traffic = tuple[Tally, Tally]
+Traffic = tuple[FastCounter, FastCounter]
 """The counters of messages and of bytes of one event type."""
 
 
@@ -412,7 +412,9 @@ class Metrics:
         """All metrics in Prometheus' text format. One that fails is left out and counted."""
         return b"".join(self.registry.rendered())
 
-    def _traffic(self, cache: dict[str, Traffic], type_: str, messages: Tallies, size: Tallies) -> Traffic:
+    def _traffic(
+        self, cache: dict[str, Traffic], type_: str, messages: FastCounterFamily, size: FastCounterFamily
+    ) -> Traffic:
         label = self.event_type(type_)  # the cache is keyed by labels, so what clients make up does not fill it
         if label not in cache:
             cache[label] = (messages.labels(label), size.labels(label))
@@ -424,14 +426,14 @@ class Metrics:
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"tidewire_{name}", text, registry=self.registry)
 
-    def _tallies(self, name: str, text: str, *labels: str) -> Tallies:
-        return Tallies(f"tidewire_{name}", text, labels, self.registry)
+    def _tallies(self, name: str, text: str, *labels: str) -> FastCounterFamily:
+        return FastCounterFamily(f"tidewire_{name}", text, labels, self.registry)
 
-    def _level(self, name: str, text: str) -> Level:
-        return Level(f"tidewire_{name}", text, self.registry)
+    def _level(self, name: str, text: str) -> FastGauge:
+        return FastGauge(f"tidewire_{name}", text, self.registry)
 
-    def _spread(self, name: str, text: str, buckets: tuple[float, ...]) -> Spread:
-        return Spread(f"tidewire_{name}", text, buckets, self.registry)
+    def _spread(self, name: str, text: str, buckets: tuple[float, ...]) -> FastHistogram:
+        return FastHistogram(f"tidewire_{name}", text, buckets, self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"tidewire_{name}", text, labels, buckets=buckets, registry=self.registry)
@@ -440,7 +442,7 @@ class Metrics:
 class _Registry(CollectorRegistry):
     """A registry of which each collector is rendered by itself, so that a broken one takes no other with it."""
 
-    errors: Tallies
+    errors: FastCounterFamily
     """Counts what failed, by the metric's name."""
 
     def __init__(self) -> None:
@@ -481,7 +483,7 @@ def _name(collector: Collector) -> str:
     return str(getattr(collector, "name", None) or getattr(collector, "_name", None) or type(collector).__name__)
 
 
-def _start(counter: Tallies, values: Iterable[str], *before: str) -> None:
+def _start(counter: FastCounterFamily, values: Iterable[str], *before: str) -> None:
     for value in values:
         counter.labels(*before, value)
 

@@ -13,7 +13,7 @@ from service.core.authority import canonical_origin, same_authority, split_origi
 from service.core.identity import Credentials
 from service.errors import ErrorCode, ServiceError
 from service.web.http.header_list import list_of
-from service.web.http_config import Edge
+from service.web.http_config import HttpConfig
 
 _BEARER = "bearer "
 _PATH = re.compile("[/?#]")
@@ -45,7 +45,7 @@ def _address(entry: str) -> str | None:
     return None
 
 
-def check_origin(request: web.BaseRequest, edge: Edge) -> None:
+def check_origin(request: web.BaseRequest, edge: HttpConfig) -> None:
     """Raises ServiceError(ORIGIN_REFUSED) if the request comes from a page that may not use this service.
 
     A request without Origin is no cross-site request of a browser; credentials from a cookie are checked further.
@@ -61,14 +61,14 @@ def _origin(request: web.BaseRequest) -> str | None:
     return None if given is None else ", ".join(given)
 
 
-def _allowed(origin: str, request: web.BaseRequest, edge: Edge) -> bool:
+def _allowed(origin: str, request: web.BaseRequest, edge: HttpConfig) -> bool:
     if edge.origins:
         return "*" in edge.origins or _is_listed(origin, edge)
     parts = split_origin(origin)
     return parts is not None and same_authority(*parts, own_authority(request))
 
 
-def _is_listed(origin: str, edge: Edge) -> bool:
+def _is_listed(origin: str, edge: HttpConfig) -> bool:
     return canonical_origin(origin) in edge.origins
 
 
@@ -81,7 +81,7 @@ def own_authority(request: web.BaseRequest) -> str:
     return _PATH.split(target.partition("://")[2], maxsplit=1)[0]
 
 
-def credentials(request: web.BaseRequest, edge: Edge) -> Credentials:
+def credentials(request: web.BaseRequest, edge: HttpConfig) -> Credentials:
     """What the request carries: a bearer token, else a ticket, else a cookie.
 
     Raises ServiceError(UNAUTHENTICATED) for an Authorization header of another scheme, and for several of one kind.
@@ -131,7 +131,7 @@ def _cookies(request: web.BaseRequest) -> Mapping[str, str]:
     return request.cookies
 
 
-def _cookie_counts(request: web.BaseRequest, edge: Edge) -> bool:
+def _cookie_counts(request: web.BaseRequest, edge: HttpConfig) -> bool:
     """Browsers send cookies with every site's requests, so only an allowed page's count.
 
     A same-origin GET carries no Origin; the browser then vouches for it in Sec-Fetch-Site, which pages cannot set.
@@ -144,7 +144,7 @@ def _cookie_counts(request: web.BaseRequest, edge: Edge) -> bool:
     return own and request.headers.get("Sec-Fetch-Site") == "same-origin"
 
 
-def allow_cross_origin(request: web.BaseRequest, response: web.StreamResponse, edge: Edge) -> None:
+def allow_cross_origin(request: web.BaseRequest, response: web.StreamResponse, edge: HttpConfig) -> None:
     """Lets the page that asked read the answer, refusals too: they tell it whether to retry, and hold no secret."""
     origin = _origin(request)
     if origin is None or not origin.isascii():  # RFC 6454 §6.2: the other is no page's, and no header's value

@@ -14,7 +14,7 @@ from service.core.descriptors import USUALLY_IN_USE, DescriptorPlan, check_limit
 from service.core.limits import Limits
 from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
-from service.realtime.connections.registry import Roster
+from service.realtime.connections.registry import ConnectionRegistry
 from service.telemetry.metrics import Metrics, open_files
 from service.web.http.http_connections import HttpConnections
 
@@ -35,7 +35,7 @@ class Descriptors:
         self,
         limits: Limits,
         admission: Admission,
-        roster: Roster,
+        roster: ConnectionRegistry,
         http_connections: HttpConnections,
         ops_connections: HttpConnections,
         clock: Clock,

@@ -19,7 +19,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class HttpConfig:
     """The settings that concern the HTTP edge alone; the bounds are the node's."""
 
     origins: tuple[str, ...] = ()
@@ -32,4 +32,4 @@ class Edge:
 
 
 NODE = web.AppKey("node", Node)
-EDGE = web.AppKey("edge", Edge)
+HTTP_CONFIG = web.AppKey("edge", HttpConfig)

@@ -14,7 +14,7 @@ from itertools import count
 
 import pytest
 
-from service.core.broker import Broker, Mark, Receipt, Snapshot
+from service.core.broker import Broker, Receipt, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
@@ -426,7 +426,7 @@ class BrokerSuite(ABC):
         await self.advance(clock, TTL * 100)
         top = Position(receipts[0].epoch, 3, "m-3")
         assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None, base=0)
-        assert await broker.marks([ROOM]) == [Mark(top.epoch, 3, 0)]
+        assert await broker.marks([ROOM]) == [StreamHead(top.epoch, 3, 0)]
         page = await broker.history(ROOM, None, None, MANY)
         assert (page.top, list(page.events), page.more) == (top, [], False)
         assert (await publish.durable()).offset == 4
@@ -577,9 +577,9 @@ class BrokerSuite(ABC):
             await publish.latest("k")
         other = await publish.latest("k", OTHER_ROOM)
         nobodys = ChannelKey("acme", "room:nobodys")
-        expected = [Mark(other.epoch, 0, 1), Mark("", 0, 0), Mark(receipt.epoch, 3, 2)]
+        expected = [StreamHead(other.epoch, 0, 1), StreamHead("", 0, 0), StreamHead(receipt.epoch, 3, 2)]
         assert list(await broker.marks([OTHER_ROOM, nobodys, ROOM])) == expected
-        assert list(await broker.marks([nobodys])) == [Mark("", 0, 0)]
+        assert list(await broker.marks([nobodys])) == [StreamHead("", 0, 0)]
         assert list(await broker.marks([])) == []
         snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
         assert snapshot.mark == expected[2]

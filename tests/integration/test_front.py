@@ -20,7 +20,7 @@ from aiohttp import web
 from service.core.identity import Identity
 from service.web.http.http_connections import SWEEP_INTERVAL
 from service.web.ws.upgrade import Fresh
-from service.web.ws.upgrade_queue import FRAME_HEAD, MOST_HEAD, MOST_IN_TURN, Door, Front
+from service.web.ws.upgrade_queue import FRAME_HEAD, MOST_HEAD, MOST_IN_TURN, FirstRequestProtocol, UpgradeQueue
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, passes, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text
@@ -131,7 +131,7 @@ class TestEitherWay:
 async def nobody_waits(server: Running) -> None:
     """Nothing of the front is left."""
     door = server.service.door
-    assert isinstance(door, Door)
+    assert isinstance(door, UpgradeQueue)
     await eventually(lambda: not door.waiting, lambda: door.waiting)
 
 
@@ -289,14 +289,14 @@ async def test_an_upgrade_is_answered_the_same_either_way(server: Running, name:
 async def test_who_cannot_be_answered_is_cut(server: Running, crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours, and no deadline is left that would end the connection; the others of a queue do not notice."""
 
-    def fails(front: Front, response: web.Response) -> None:
+    def fails(front: FirstRequestProtocol, response: web.Response) -> None:
         raise RuntimeError("a fault, for this test")
 
-    monkeypatch.setattr(Front, "answer", fails)
+    monkeypatch.setattr(FirstRequestProtocol, "answer", fails)
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(connected(server)) for _ in range(crowd)]
         door = server.service.door
-        assert isinstance(door, Door)
+        assert isinstance(door, UpgradeQueue)
         await eventually(lambda: len(door.waiting) == crowd, lambda: door.waiting)
         for front in list(door.waiting):  # as if the kernel had told of all of them at once
             front.data_received(request(without="Sec-WebSocket-Key"))
@@ -409,7 +409,7 @@ async def test_whoever_does_not_ask_in_time_is_cut() -> None:
 
 async def test_who_hangs_up_without_a_word_leaves_nothing(server: Running) -> None:
     door = server.service.door
-    assert isinstance(door, Door)
+    assert isinstance(door, UpgradeQueue)
     async with connected(server):
         await eventually(lambda: len(door.waiting) == 1, lambda: door.waiting)
     await nobody_waits(server)
@@ -455,7 +455,7 @@ def crowded() -> AbstractAsyncContextManager[Running]:
 async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() -> None:
     async with crowded() as server, AsyncExitStack() as stack:
         door = server.service.door
-        assert isinstance(door, Door)
+        assert isinstance(door, UpgradeQueue)
         begin, come, turns, now = door.upgrades.begin, list[int](), list[int](), 0
 
         def noted(request: web.BaseRequest, fresh: Fresh) -> None:
@@ -494,7 +494,7 @@ async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() ->
 async def test_those_in_the_queue_are_cut_with_the_door() -> None:
     async with crowded() as server, AsyncExitStack() as stack:
         door = server.service.door
-        assert isinstance(door, Door)
+        assert isinstance(door, UpgradeQueue)
         crowd = [await stack.enter_async_context(connected(server)) for _ in range(MOST_IN_TURN + 3)]
         await eventually(lambda: len(door.waiting) == len(crowd), lambda: door.waiting)
         for front in list(door.waiting):

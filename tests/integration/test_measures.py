@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from service.telemetry.fast_metrics import Spread
+from service.telemetry.fast_metrics import FastHistogram
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, passes, serving
 from tests.integration.test_slow_consumers import deaf, shout
@@ -21,7 +21,7 @@ async def count(server: Running, name: str) -> float:
     return await server.metric(f"{name}_count")
 
 
-def measured(spread: Spread) -> float:
+def measured(spread: FastHistogram) -> float:
     """The same, asked without a request."""
     [family] = spread.collect()
     return next(sample.value for sample in family.samples if sample.name.endswith("_count"))

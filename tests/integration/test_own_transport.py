@@ -13,7 +13,7 @@ from service.core.channel import ChannelKey
 from service.core.identity import Identity
 from service.protocol.close import CloseCode
 from service.realtime.node import Node
-from service.realtime.session.handshake import take_apart
+from service.realtime.session.handshake import split_frame
 from tests.harness import DEADLINE, Running, eventually, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, text, upgraded
 
@@ -73,7 +73,7 @@ async def test_a_fault_of_ours_ends_the_connection_and_frees_its_place(
     def broken(node: Node, frame: str | bytes) -> list[str | Part]:
         if "boom" in str(frame):
             raise RuntimeError("a bug")
-        return take_apart(node, frame)
+        return split_frame(node, frame)
 
     monkeypatch.setattr("service.realtime.session.handler.take_apart", broken)
     async with serving() as server:

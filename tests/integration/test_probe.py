@@ -16,7 +16,7 @@ from service.core.broker import Receipt
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.errors import ErrorCode, ServiceError
-from service.realtime.lifecycle.latency_probe import Probe
+from service.realtime.lifecycle.latency_probe import LatencyProbe
 from service.web.ws import loopback
 from tests.clock import FakeClock
 from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving
@@ -30,7 +30,7 @@ PATIENT: dict[str, Any] = {"interval": 0.01, "timeout": 60.0}
 HASTY: dict[str, Any] = {"interval": 0.01, "timeout": 0.05}
 
 
-def probe_of(server: Running) -> Probe:
+def probe_of(server: Running) -> LatencyProbe:
     return server.service.node.probe
 
 
@@ -268,7 +268,7 @@ async def test_a_connection_that_breaks_is_made_anew() -> None:
             assert len(probe._room.occupants) == 1
 
 
-def _is_waiting(probe: Probe) -> bool:
+def _is_waiting(probe: LatencyProbe) -> bool:
     line = probe._line
     return line is not None and line._echo is not None and not line._echo.done()
 

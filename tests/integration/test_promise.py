@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
+from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
@@ -122,7 +122,9 @@ class Hesitant:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         return await self._late(lambda: self._broker.snapshot(channel, since, max_events, max_bytes))
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+    async def marks(
+        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    ) -> Sequence[StreamHead | None]:
         return await self._late(lambda: self._broker.marks(channels, known))
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import EventSink, Known, Mark, Snapshot
+from service.core.broker import EventSink, Known, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.position import Position
@@ -79,7 +79,9 @@ class Lossy(MemoryBroker):
         [last] = stored.tail(1)
         stored.last_id = last.id
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+    async def marks(
+        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    ) -> Sequence[StreamHead | None]:
         self.known += known
         for channel, what in zip(channels, known, strict=False):
             stored = self._channels.find(channel)

@@ -13,16 +13,16 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service.aio.eager_start import begin
+from service.aio.eager_start import start_eagerly
 from service.app import Service, running
 from service.contract.load import load
 from service.core.channel import ChannelKey
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.cluster.messages import OWN_TENANT
 from service.realtime.connections.connection import Connection
-from service.realtime.session.handler import Serving, serve
-from service.realtime.session.handshake import Arrival, introduce
-from service.realtime.session.pre_auth_buffer import Arriving
+from service.realtime.session.handler import SessionHandler, serve
+from service.realtime.session.handshake import AcceptedUpgrade, introduce
+from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.ws.websocket import WebSocket
 from tests.clock import FakeClock
 from tests.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
@@ -309,7 +309,7 @@ class Silent(NobodysSocket):
     def __init__(self) -> None:
         super().__init__()
         self.heard = False
-        self.arriving = Arriving(self)
+        self.arriving = PreAuthBuffer(self)
         self.ear = self.arriving
         self.written: list[bytes] = []
         self.write = self.written.append
@@ -319,7 +319,7 @@ async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
         node, socket = server.service.node, Silent()
         seat = node.admission.take_seat("127.0.0.1")
-        greeting = asyncio.create_task(introduce(node, socket, socket.arriving, Arrival(seat)))
+        greeting = asyncio.create_task(introduce(node, socket, socket.arriving, AcceptedUpgrade(seat)))
         async with asyncio.timeout(DEADLINE):
             while not any(patience.expired() for patience in node._greeting):  # noqa: ASYNC110  # it is one turn of the loop
                 await asyncio.sleep(0)
@@ -335,7 +335,9 @@ async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
     """An arrival is begun at once and waits for `hello` in a task, a turn later: the drain comes in between."""
     async with serving(deadlines={"hello": 3600.0}) as server:
         node, socket = server.service.node, Silent()
-        rest = begin(serve(node, socket, socket.arriving, Arrival(node.admission.take_seat("127.0.0.1"))))
+        rest = start_eagerly(
+            serve(node, socket, socket.arriving, AcceptedUpgrade(node.admission.take_seat("127.0.0.1")))
+        )
         assert rest is not None
         await node.drain()
         async with asyncio.timeout(DEADLINE):
@@ -360,7 +362,7 @@ async def test_nothing_is_left_when_everyone_has_gone() -> None:
 
 async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector() -> None:
     """Its collections would have to look at every connection there is, and stop everybody meanwhile."""
-    kinds = (Connection, Serving, WebSocket)  # what holds the rest, and all that the collector looks at
+    kinds = (Connection, SessionHandler, WebSocket)  # what holds the rest, and all that the collector looks at
 
     def left() -> list[object]:
         return [thing for thing in gc.get_objects() if isinstance(thing, kinds)]

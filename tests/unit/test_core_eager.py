@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.aio.eager_start import begin, in_a_task
+from service.aio.eager_start import continue_in_task, start_eagerly
 from service.aio.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
 
@@ -42,7 +42,7 @@ async def begun(work: Work) -> Begun:
     def start() -> None:
         assert asyncio.current_task() is None
         try:
-            rest = begin(work)
+            rest = start_eagerly(work)
         except Exception as error:
             answer.set_result(Begun(error, None))
         else:
@@ -94,7 +94,7 @@ async def test_what_has_come_before_the_task_began_is_not_lost() -> None:
     async def work() -> None:
         said.append(await value)
 
-    rest = begin(work())
+    rest = start_eagerly(work())
     assert rest is not None
     value.set_result("x")
     async with asyncio.timeout(DEADLINE):
@@ -106,9 +106,9 @@ async def test_the_rest_is_a_coroutine_that_every_python_makes_a_task_of() -> No
     """Python 3.12 and later take no generators."""
 
     async def work() -> None:
-        await in_a_task()
+        await continue_in_task()
 
-    rest = begin(work())
+    rest = start_eagerly(work())
     assert isinstance(rest, types.CoroutineType)
     async with asyncio.timeout(DEADLINE):
         await asyncio.create_task(rest)
@@ -174,7 +174,7 @@ class Waiting:
 class TestCancelling:
     async def test_reaches_the_work_which_cleans_up(self, after_a_turn: bool) -> None:
         waiting = Waiting()
-        rest = begin(waiting.work())
+        rest = start_eagerly(waiting.work())
         assert rest is not None
         task = asyncio.create_task(rest)
         if after_a_turn:
@@ -188,7 +188,7 @@ class TestCancelling:
 
     async def test_may_be_refused(self, after_a_turn: bool) -> None:
         waiting = Waiting(stubborn=True)
-        rest = begin(waiting.work())
+        rest = start_eagerly(waiting.work())
         assert rest is not None
         task = asyncio.create_task(rest)
         if after_a_turn:
@@ -202,7 +202,7 @@ class TestCancelling:
         metrics = Metrics()
         supervisor = Supervisor(metrics)
         waiting = Waiting()
-        rest = begin(waiting.work())
+        rest = start_eagerly(waiting.work())
         assert rest is not None
         supervisor.spawn("command", rest)
         if after_a_turn:
@@ -222,7 +222,7 @@ async def test_a_rest_that_nobody_awaits_closes_the_work() -> None:
         finally:
             said.append("closed")
 
-    rest = begin(work())
+    rest = start_eagerly(work())
     assert rest is not None
     rest.close()
     assert said == ["closed"]
@@ -234,7 +234,7 @@ async def test_a_timeout_works_in_a_task_and_only_there() -> None:
     async def work() -> None:
         with pytest.raises(RuntimeError):
             await asyncio.timeout(0.001).__aenter__()
-        await in_a_task()
+        await continue_in_task()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.001):
                 await asyncio.Future[None]()
@@ -249,7 +249,7 @@ async def test_a_timeout_works_in_a_task_and_only_there() -> None:
 
 async def test_a_timeout_around_the_task_ends_the_work() -> None:
     waiting = Waiting()
-    rest = begin(waiting.work())
+    rest = start_eagerly(waiting.work())
     assert rest is not None
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
@@ -261,9 +261,9 @@ async def test_going_into_a_task_once_more_costs_a_turn_and_changes_nothing() ->
     said: list[object] = []
 
     async def work() -> None:
-        await in_a_task()
+        await continue_in_task()
         said.append(asyncio.current_task())
-        await in_a_task()
+        await continue_in_task()
         said.append(asyncio.current_task())
 
     it = await begun(work())

@@ -9,21 +9,21 @@ from collections import Counter
 
 import pytest
 
-from service.core.accept_throttle import MOST, Turnstile
+from service.core.accept_throttle import MOST, AcceptThrottle
 from service.core.limits import Rate
 
 RATE = Rate(per_second=100, burst=100)
 
 
 def test_so_many_come_in_at_once_and_then_so_many_a_second() -> None:
-    turnstile = Turnstile(RATE, 0.0)
+    turnstile = AcceptThrottle(RATE, 0.0)
     assert [turnstile.enter(0.0) for _ in range(100)] == [0.0] * 100
     assert turnstile.enter(0.0) > 0
     assert [turnstile.enter(0.5) > 0 for _ in range(51)] == [False] * 50 + [True]
 
 
 def test_each_who_is_turned_away_gets_a_place_of_its_own() -> None:
-    turnstile = Turnstile(Rate(per_second=10, burst=1), 0.0)
+    turnstile = AcceptThrottle(Rate(per_second=10, burst=1), 0.0)
     turnstile.enter(0.0)
     assert [round(turnstile.enter(0.0), 6) for _ in range(4)] == [0.1, 0.2, 0.3, 0.4]
     assert turnstile.enter(0.2, 0.5) == 0.0, "whoever comes while there is a token need not wait for the others"
@@ -33,7 +33,7 @@ def test_each_who_is_turned_away_gets_a_place_of_its_own() -> None:
 
 
 def test_whoever_only_looks_takes_nothing() -> None:
-    turnstile = Turnstile(Rate(per_second=1, burst=2), 0.0)
+    turnstile = AcceptThrottle(Rate(per_second=1, burst=2), 0.0)
     assert [turnstile.look(0.0) for _ in range(10)] == [0.0] * 10
     assert [turnstile.enter(0.0), turnstile.enter(0.0)] == [0.0, 0.0]
     assert turnstile.look(0.0) == 1.0
@@ -41,7 +41,7 @@ def test_whoever_only_looks_takes_nothing() -> None:
 
 
 def test_what_was_taken_for_nothing_can_be_given_back_and_no_more() -> None:
-    turnstile = Turnstile(Rate(per_second=1, burst=1), 0.0)
+    turnstile = AcceptThrottle(Rate(per_second=1, burst=1), 0.0)
     assert turnstile.enter(0.0) == 0.0
     turnstile.leave()
     turnstile.leave()
@@ -50,7 +50,7 @@ def test_what_was_taken_for_nothing_can_be_given_back_and_no_more() -> None:
 
 
 def test_another_rate_holds_from_now_on() -> None:
-    turnstile = Turnstile(Rate(per_second=10, burst=10), 0.0)
+    turnstile = AcceptThrottle(Rate(per_second=10, burst=10), 0.0)
     turnstile.change(Rate(per_second=5, burst=2), 0.0)
     assert [turnstile.enter(0.0) for _ in range(2)] == [0.0, 0.0], "a full burst, but of the new rate"
     assert [round(turnstile.enter(0.0), 6) for _ in range(2)] == [0.2, 0.4]
@@ -60,7 +60,7 @@ def test_another_rate_holds_from_now_on() -> None:
 
 
 def test_nobody_is_sent_away_for_long_and_the_end_of_a_long_line_is_spread() -> None:
-    turnstile = Turnstile(RATE, 0.0)
+    turnstile = AcceptThrottle(RATE, 0.0)
     count = 50_000
     waits = [wait for _ in range(count) if (wait := turnstile.enter(0.0))]
     assert max(waits) <= MOST
@@ -71,7 +71,7 @@ def test_nobody_is_sent_away_for_long_and_the_end_of_a_long_line_is_spread() -> 
 
 
 def test_a_burst_that_is_none_and_a_slow_rate_still_tell_a_moment() -> None:
-    turnstile = Turnstile(Rate(per_second=0.001, burst=1), 0.0)
+    turnstile = AcceptThrottle(Rate(per_second=0.001, burst=1), 0.0)
     turnstile.enter(0.0)
     assert MOST / 2 <= turnstile.enter(0.0) <= MOST
 
@@ -80,7 +80,7 @@ def storm(*, browsers: bool, jitter: float, crowd: int = 3_000) -> tuple[list[fl
     """A crowd that comes within half a second and heeds the whole seconds that it is told: when each came in, and how often
     somebody asked. A browser's client asks by a plain request what an upgrade's refusal meant."""
     dice = random.Random(7)
-    turnstile = Turnstile(RATE, 0.0)
+    turnstile = AcceptThrottle(RATE, 0.0)
     share = 0.5 if browsers else 1.0
     coming = [(dice.uniform(0.0, 0.5), one, True) for one in range(crowd)]
     heapq.heapify(coming)
@@ -113,7 +113,7 @@ def test_a_crowd_comes_in_as_fast_as_it_may_and_hardly_anybody_asks_often(browse
 def test_without_places_of_their_own_the_crowd_would_ask_far_more_often() -> None:
     """What the line is for: told the same second, nearly all come in vain again and again."""
     entered, asked = storm(browsers=False, jitter=1.0)
-    turnstile, waiting, naive, second = Turnstile(RATE, 0.0), 3_000, 0, 0
+    turnstile, waiting, naive, second = AcceptThrottle(RATE, 0.0), 3_000, 0, 0
     while waiting:
         naive += waiting
         waiting -= sum(not turnstile.enter(float(second)) for _ in range(waiting))

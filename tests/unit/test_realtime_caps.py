@@ -12,8 +12,8 @@ from service.core.caps import Claim, Holder, Step
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
-from service.realtime.admission.admission import Admission, Seat
-from service.realtime.admission.quota import GATHERING, RENEWAL, RETRY, Caps
+from service.realtime.admission.admission import Admission, ConnectionSlot
+from service.realtime.admission.quota import GATHERING, RENEWAL, RETRY, ConnectionQuota
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -57,11 +57,11 @@ class Stage:
     def __init__(self, limits: Limits) -> None:
         self.clock, self.store, self.metrics = FakeClock(), Store(), Metrics()
         self.supervisor = Supervisor(self.metrics)
-        self.caps = Caps(self.store, limits, self.clock, self.supervisor, self.metrics)
+        self.caps = ConnectionQuota(self.store, limits, self.clock, self.supervisor, self.metrics)
         self.admission = Admission(limits, Rollout(), self.caps, self.clock, self.metrics)
         self.caps.start()
 
-    async def enter(self, identity: Identity) -> Seat:
+    async def enter(self, identity: Identity) -> ConnectionSlot:
         seat = self.admission.take_seat("192.0.2.1")
         try:
             await seat.identify(identity)

@@ -21,10 +21,10 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
 from service.realtime.connections.byte_budget import SMALL_REPLY, ByteBudget
-from service.realtime.connections.connection import MOST_REPLIES, Connection, Surroundings
-from service.realtime.connections.frame import Burst, Frame, Press
+from service.realtime.connections.connection import MAX_REPLIES, Connection, ConnectionContext
+from service.realtime.connections.frame import Batch, Frame, FrameEncoder
 from service.realtime.connections.rates import ConnectionRates, SharedRates
-from service.realtime.connections.write_scheduler import Turn
+from service.realtime.connections.write_scheduler import WriteScheduler
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.sockets import NobodysSocket
@@ -89,17 +89,17 @@ class Stage:
     clock: FakeClock = field(default_factory=FakeClock)
     metrics: Metrics = field(default_factory=Metrics)
     budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 30))
-    press: Press = field(default_factory=lambda: Press(Compression(enabled=True, min_bytes=1)))
+    press: FrameEncoder = field(default_factory=lambda: FrameEncoder(Compression(enabled=True, min_bytes=1)))
     ends: list[CloseCode] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.turns: list[Callable[[], None]] = []
         self.socket = PeerSocket(self.window_bits)
         self.socket.account = self.budget.account("t")
-        shared = Surroundings(
+        shared = ConnectionContext(
             self.clock,
             self.metrics,
-            Turn(self.clock, self.turns.append),
+            WriteScheduler(self.clock, self.turns.append),
             self.press,
             BATCH,
             limits=self.limits,
@@ -117,8 +117,8 @@ class Stage:
         self.socket.is_lost = True
         self.connection.forget()
 
-    def burst(self, *frames: Frame) -> Burst:
-        return Burst(frames, self.press)
+    def burst(self, *frames: Frame) -> Batch:
+        return Batch(frames, self.press)
 
     # Methods, as type checkers take it that an attribute stays what it was seen to be.
 
@@ -237,7 +237,7 @@ def test_a_frame_has_no_more_replies_than_a_batch_may_have(stage: Stage) -> None
 
 
 def test_many_replies_do_not_wait_for_the_end_of_the_turn(stage: Stage) -> None:
-    names = [str(number) for number in range(MOST_REPLIES + 1)]
+    names = [str(number) for number in range(MAX_REPLIES + 1)]
     for name in names[:-1]:
         stage.connection.reply(Pong(name))
     assert stage.socket.writes == []
@@ -354,7 +354,7 @@ class AnyMixture(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @rule(large=st.sampled_from([False] * 7 + [True]), count=st.sampled_from([1, 1, 2, 5, MOST_REPLIES + 2]))
+    @rule(large=st.sampled_from([False] * 7 + [True]), count=st.sampled_from([1, 1, 2, 5, MAX_REPLIES + 2]))
     def reply(self, large: bool, count: int) -> None:
         for _ in range(count):
             name = self.new_name() + ("x" * SMALL_REPLY if large and count < 3 else "")

@@ -12,12 +12,12 @@ from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
 from service.protocol.close import CloseCode
-from service.realtime.connections.connection import Connection, Surroundings
-from service.realtime.connections.frame import Press
-from service.realtime.connections.registry import Roster
-from service.realtime.connections.write_scheduler import Turn
+from service.realtime.connections.connection import Connection, ConnectionContext
+from service.realtime.connections.frame import FrameEncoder
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.lifecycle.drain import Drain
-from service.realtime.lifecycle.reconnects import LATEST, NOTICE, SLICE, SOONEST, TICK, Departures
+from service.realtime.lifecycle.reconnects import LATEST, NOTICE, SLICE, SOONEST, TICK, ReconnectScheduler
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.sockets import NobodysSocket
@@ -46,12 +46,12 @@ class Stage:
 
     def __init__(self) -> None:
         self.clock, self.metrics = FakeClock(), Metrics()
-        self.departures = Departures(self.clock, self.metrics)
-        self._shared = Surroundings(
+        self.departures = ReconnectScheduler(self.clock, self.metrics)
+        self._shared = ConnectionContext(
             self.clock,
             self.metrics,
-            Turn(self.clock, lambda callback: self.clock.call_later(0.0, callback)),
-            Press(Compression()),
+            WriteScheduler(self.clock, lambda callback: self.clock.call_later(0.0, callback)),
+            FrameEncoder(Compression()),
             100,
             limits=OutboxLimits(),
             on_close=lambda connection, code, reason: None,
@@ -203,7 +203,11 @@ def test_a_drain_keeps_its_rate_where_there_is_time(
     stage: Stage, count: int, rate: float, shutdown: float, window: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drain = Drain(
-        Roster(stage.metrics), stage.departures, Rollout(drain_rate=rate), Deadlines(shutdown=shutdown), stage.metrics
+        ConnectionRegistry(stage.metrics),
+        stage.departures,
+        Rollout(drain_rate=rate),
+        Deadlines(shutdown=shutdown),
+        stage.metrics,
     )
     assert drain._window(count) == pytest.approx(window)
     is_hurried = count / rate > window

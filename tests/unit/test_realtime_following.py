@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.aio.supervisor import Supervisor
-from service.core.broker import Mark, Snapshot
+from service.core.broker import Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication, Retention
 from service.errors import ErrorCode, ServiceError
-from service.realtime.streams.channel_follower import Following
+from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.harness import eventually
@@ -37,7 +37,7 @@ class Follower:
         self.state: dict[str, bytes] = {}
         self.ephemeral: list[str] = []
         self.restarts = 0
-        self.following = Following(
+        self.following = ChannelFollower(
             CHANNEL, line, clock, self.supervisor, self.metrics, self._take, kept=KEPT, restarted=self._restarted
         )
 
@@ -215,7 +215,7 @@ async def test_a_mark_that_is_ahead_is_a_reason_to_read_and_others_are_not() -> 
         (mark,) = await made.other.marks([CHANNEL])
         assert mark is not None
         following.compare(mark)
-        following.compare(Mark(mark.epoch, 0, 0))
+        following.compare(StreamHead(mark.epoch, 0, 0))
         assert made.follower.at_rest
         made.line.cut()
         await made.publish()

@@ -20,9 +20,9 @@ from service.core.position import Position
 from service.core.session import PresenceAccess, Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.context import Ways
-from service.realtime.connections.frame import MAX_BURST_BYTES, Burst, Frame, Press
-from service.realtime.connections.write_scheduler import BUDGET, SLICE, Turn
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame, FrameEncoder
+from service.realtime.connections.write_scheduler import BUDGET, SLICE, WriteScheduler
 from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -44,7 +44,7 @@ class Member:
         self.room: Room | None = None
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def deliver(self, burst: Burst) -> bool:
+    def deliver(self, burst: Batch) -> bool:
         self.meanwhile()
         self.bursts.append(json.loads(burst.payload))
         return self.keeps_up
@@ -74,14 +74,14 @@ class BrokenMember(ClearMember):
         raise RuntimeError("unable to perform operation; the handler is closed")
 
 
-class BrokenPress(Press):
+class BrokenPress(FrameEncoder):
     """Stands for whatever may go wrong before a round has members."""
 
     @staticmethod
     def plain(payload: bytes) -> bytes:
         if b"poison" in payload:
             raise MemoryError
-        return Press.plain(payload)
+        return FrameEncoder.plain(payload)
 
 
 @pytest.fixture
@@ -92,11 +92,13 @@ def clock() -> FakeClock:
 @pytest.fixture
 def room(clock: FakeClock) -> Room:
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    return Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    return Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100)).open(
+        KEY, spec
+    )
 
 
-def turn_of(clock: FakeClock) -> Turn:
-    return Turn(clock, lambda callback: clock.call_later(0.0, callback))
+def turn_of(clock: FakeClock) -> WriteScheduler:
+    return WriteScheduler(clock, lambda callback: clock.call_later(0.0, callback))
 
 
 def enter(room: Room, member: Member, access: PresenceAccess = PresenceAccess.NONE) -> Member:
@@ -185,7 +187,7 @@ def test_who_is_too_slow_for_a_burst_gets_none_after_it(room: Room, clock: FakeC
     slow = enter(room, Member(keeps_up=False))
     slow.room = room
     for _ in range(3):
-        room.push(frame("x" * MAX_BURST_BYTES), 0.0)
+        room.push(frame("x" * MAX_BATCH_BYTES), 0.0)
     clock.advance(0)
     assert (len(slow.bursts), slow.closed) == (1, [CloseCode.SLOW_CONSUMER])
 
@@ -213,7 +215,7 @@ def crowd(room: Room, size: int) -> list[Member]:
 
 
 def test_a_huge_room_goes_out_in_slices_and_a_small_one_does_not_wait_for_it(clock: FakeClock) -> None:
-    hub = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100))
+    hub = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100))
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     huge, small = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
     many, one = crowd(huge, 5 * SLICE), enter(small, Member())
@@ -238,7 +240,9 @@ class Stepper(FakeClock):
 def test_fan_outs_give_the_loop_back_after_their_budget() -> None:
     clock = Stepper()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100)).open(
+        KEY, spec
+    )
     members = crowd(room, 5 * SLICE)
     for member in members:
         member.meanwhile = lambda: clock.advance(BUDGET / SLICE / 1.5)
@@ -256,7 +260,9 @@ def halfway(monkeypatch: pytest.MonkeyPatch) -> tuple[Room, list[Member]]:
     monkeypatch.setattr("service.realtime.connections.write_scheduler.BUDGET", -1.0)  # one slice a turn
     clock = Stepper()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(Ways(clock, Metrics(), turn_of(clock), Press(Compression()), most_batch=100)).open(KEY, spec)
+    room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100)).open(
+        KEY, spec
+    )
     members = crowd(room, 2 * SLICE)
     room.push(frame("1"), 0.0)
     clock.step()
@@ -362,7 +368,7 @@ def test_a_member_that_cannot_be_written_to_is_ended_alone(room: Room, clock: Fa
 
 
 def test_a_room_that_fails_ends_its_members_and_no_other_room_notices(clock: FakeClock) -> None:
-    hub = Hub(Ways(clock, Metrics(), turn_of(clock), BrokenPress(Compression()), most_batch=100))
+    hub = Hub(RoomContext(clock, Metrics(), turn_of(clock), BrokenPress(Compression()), most_batch=100))
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     failing, other = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
     member, witness = enter(failing, ClearMember()), enter(other, ClearMember())
@@ -432,8 +438,8 @@ def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
 ) -> None:
     clock = FakeClock()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    turn = Turn(clock, lambda callback: None)  # the test asks for each slice itself
-    room = Hub(Ways(clock, Metrics(), turn, Press(Compression()), most_batch)).open(KEY, spec)
+    turn = WriteScheduler(clock, lambda callback: None)  # the test asks for each slice itself
+    room = Hub(RoomContext(clock, Metrics(), turn, FrameEncoder(Compression()), most_batch)).open(KEY, spec)
     members = [Member() for _ in range(8)]
     inside: set[int] = set()
     owed: dict[int, list[list[str]]] = {number: [] for number in range(8)}
@@ -499,10 +505,10 @@ def test_presence_goes_to_those_who_may_see_it(room: Room, clock: FakeClock) -> 
 
 
 def test_without_presence_among_them_both_audiences_get_the_same_burst(room: Room, clock: FakeClock) -> None:
-    made: list[Burst] = []
+    made: list[Batch] = []
 
     class Noting(Member):
-        def deliver(self, burst: Burst) -> bool:
+        def deliver(self, burst: Batch) -> bool:
             made.append(burst)
             return True
 
@@ -559,8 +565,8 @@ def test_whoever_changes_audience_misses_nothing_and_sees_presence_only_while_it
 ) -> None:
     clock = FakeClock()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {}, presence=True)
-    turn = Turn(clock, lambda callback: None)  # the test asks for each slice itself
-    room = Hub(Ways(clock, Metrics(), turn, Press(Compression()), most_batch)).open(KEY, spec)
+    turn = WriteScheduler(clock, lambda callback: None)  # the test asks for each slice itself
+    room = Hub(RoomContext(clock, Metrics(), turn, FrameEncoder(Compression()), most_batch)).open(KEY, spec)
     members = [Member() for _ in range(8)]
     access: dict[int, PresenceAccess] = {}
     owed: dict[int, list[str]] = {number: [] for number in range(8)}

@@ -17,9 +17,9 @@ from service.core.limits import Compression
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.context import Ways
-from service.realtime.connections.frame import Burst, Frame, Press
-from service.realtime.connections.write_scheduler import SLICE, Turn
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import Batch, Frame, FrameEncoder
+from service.realtime.connections.write_scheduler import SLICE, WriteScheduler
 from service.realtime.delivery.broadcast import FEW
 from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
@@ -51,7 +51,7 @@ class Member:
         self.meanwhile()
         self.got += part
 
-    def deliver(self, burst: Burst) -> bool:
+    def deliver(self, burst: Batch) -> bool:
         self.calls.append("deliver")
         self.got += burst.wire(self.window_bits)
         return self.keeps_up
@@ -90,13 +90,15 @@ class Wires:
 class Stage:
     """A room of members, whose sender is `wires`."""
 
-    def __init__(self, members: Sequence[Member], press: Press | None = None) -> None:
+    def __init__(self, members: Sequence[Member], press: FrameEncoder | None = None) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
         self.wires = Wires(members)
         self.members = members
-        turn = Turn(self.clock, lambda callback: self.clock.call_later(0.0, callback))
-        ways = Ways(self.clock, self.metrics, turn, press or Press(Compression()), most_batch=100, sender=self.wires)
+        turn = WriteScheduler(self.clock, lambda callback: self.clock.call_later(0.0, callback))
+        ways = RoomContext(
+            self.clock, self.metrics, turn, press or FrameEncoder(Compression()), most_batch=100, sender=self.wires
+        )
         spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
         self.room: Room = Hub(ways).open(KEY, spec)
         for member in members:
@@ -109,7 +111,7 @@ class Stage:
         frames = [Frame(json.dumps(name).encode(), "a.b", Delivery.DURABLE) for name in names]
         for frame in frames:
             self.room.push(frame, 0.0)
-        return Burst(tuple(frames), Press(Compression())).plain
+        return Batch(tuple(frames), FrameEncoder(Compression())).plain
 
     def sent(self) -> tuple[float, float]:
         """The metric: frames that were taken whole, and in part."""
@@ -206,12 +208,12 @@ def test_nothing_comes_between_the_parts_of_a_frame() -> None:
 
 
 def test_each_window_gets_its_own_bytes() -> None:
-    press = Press(Compression(enabled=True, min_bytes=1))
+    press = FrameEncoder(Compression(enabled=True, min_bytes=1))
     group = [Member(100 + number, (0, 15, 12)[number % 3]) for number in range(3 * FEW)]
     stage = Stage(group, press)
     far = random.Random(7).randbytes(3000).hex()  # repeated from further back than the small window reaches
     frame = Frame(json.dumps(far + far).encode(), "a.b", Delivery.DURABLE)
-    burst = Burst((frame,), press)
+    burst = Batch((frame,), press)
     stage.room.push(frame, 0.0)
     stage.clock.advance(0)
     for member in group:
@@ -221,7 +223,7 @@ def test_each_window_gets_its_own_bytes() -> None:
 
 
 def test_a_fault_of_the_sender_ends_only_those_it_was_to_write_to() -> None:
-    press = Press(Compression(enabled=True, min_bytes=1))
+    press = FrameEncoder(Compression(enabled=True, min_bytes=1))
     group = [Member(100 + number, 15 * (number % 2)) for number in range(MANY)]
     stage = Stage(group, press)
     stage.wires.breaks_on = 101

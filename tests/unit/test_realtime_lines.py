@@ -13,7 +13,7 @@ from service.core.identity import Identity, anonymous
 from service.core.limits import Limits
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.quota import GATHERING, RENEWAL
-from service.realtime.admission.session_evictor import Lines
+from service.realtime.admission.session_evictor import SessionEvictor
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -48,7 +48,7 @@ class Stage:
     def __init__(self, limits: Limits) -> None:
         self.clock, self.store, self.ended = FakeClock(), Store(), list[str]()
         self.supervisor = Supervisor(Metrics())
-        self.lines = Lines(self.store, limits, self.clock, self.supervisor, self.end)
+        self.lines = SessionEvictor(self.store, limits, self.clock, self.supervisor, self.end)
         self.lines.start()
 
     async def end(self, connections: Sequence[str]) -> None:

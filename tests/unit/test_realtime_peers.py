@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.core.event import Delivery, Event
-from service.realtime.cluster.membership import Inquiries, Peers
+from service.realtime.cluster.membership import ClusterRequests, Membership
 from service.realtime.cluster.messages import NODE_STATE, NODES, Answer, NodeState, encode
 from tests.clock import FakeClock
 
@@ -20,7 +20,7 @@ def told(node: str, connections: int = 0, *, gone: bool = False) -> Event:
 
 def test_a_node_is_alive_until_it_has_been_silent_for_too_long() -> None:
     clock = FakeClock()
-    peers = Peers("me", clock)
+    peers = Membership("me", clock)
     peers.take(told("a", 1))
     clock.advance(NODE_STATE.ttl - 1)
     peers.take(told("b", 2))
@@ -32,7 +32,7 @@ def test_a_node_is_alive_until_it_has_been_silent_for_too_long() -> None:
 
 
 def test_a_node_that_says_goodbye_is_gone_at_once() -> None:
-    peers = Peers("me", FakeClock())
+    peers = Membership("me", FakeClock())
     peers.take(told("a"))
     peers.take(told("a", gone=True))
     peers.take(told("b", gone=True))
@@ -40,7 +40,7 @@ def test_a_node_that_says_goodbye_is_gone_at_once() -> None:
 
 
 def test_a_node_is_no_peer_of_itself() -> None:
-    peers = Peers("me", FakeClock())
+    peers = Membership("me", FakeClock())
     peers.take(told("me"))
     assert peers.alive() == {}
 
@@ -50,7 +50,7 @@ def answer(request: str, node: str, *counts: int) -> Answer:
 
 
 async def test_answers_are_summed_up_once_all_have_come() -> None:
-    inquiries = Inquiries()
+    inquiries = ClusterRequests()
     with inquiries.open({"a", "b"}, 2) as inquiry:
         inquiries.take(answer(inquiry.id, "a", 1, 2))
         inquiries.take(answer(inquiry.id, "a", 50, 50))  # a second time
@@ -63,7 +63,7 @@ async def test_answers_are_summed_up_once_all_have_come() -> None:
 
 @pytest.mark.parametrize("counts", [(), (1,), (1, 2, 3)])
 async def test_an_answer_of_another_size_is_none(counts: tuple[int, ...]) -> None:
-    with Inquiries().open({"a", "b"}, 2) as inquiry:
+    with ClusterRequests().open({"a", "b"}, 2) as inquiry:
         inquiry.take(answer(inquiry.id, "a", 1, 2))
         inquiry.take(answer(inquiry.id, "b", *counts))
         tally = await inquiry.tally(0.0)
@@ -71,7 +71,7 @@ async def test_an_answer_of_another_size_is_none(counts: tuple[int, ...]) -> Non
 
 
 async def test_what_comes_too_late_goes_nowhere() -> None:
-    inquiries = Inquiries()
+    inquiries = ClusterRequests()
     with inquiries.open({"a"}) as inquiry:
         tally = await inquiry.tally(0.0)
     inquiries.take(answer(inquiry.id, "a", 1))

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from service.realtime.cluster.membership import Word
+from service.realtime.cluster.membership import NodeReport
 from service.realtime.cluster.messages import NodeState, decode_state
-from service.realtime.lifecycle.rebalancer import INTERVAL, MOST_REST, REST, SETTLE, STALE, TRIAL, Scales
+from service.realtime.lifecycle.rebalancer import INTERVAL, MOST_REST, REST, SETTLE, STALE, TRIAL, RebalancePolicy
 from tests.rebalancing import Choose, Cluster, at_random, in_turns, to_the_emptiest
 
 HOUR = 3600.0
@@ -230,19 +230,21 @@ def test_a_node_that_takes_none_neither_counts_nor_moves() -> None:
 # --- one node's decisions ---------------------------------------------------------------------------------------------
 
 
-def words(ages: float = 1.0, /, **counts: int) -> Mapping[str, Word]:
-    return {name: Word(ages, NodeState(connections=count, started=0.0, version="")) for name, count in counts.items()}
+def words(ages: float = 1.0, /, **counts: int) -> Mapping[str, NodeReport]:
+    return {
+        name: NodeReport(ages, NodeState(connections=count, started=0.0, version="")) for name, count in counts.items()
+    }
 
 
-def settled(**counts: int) -> Scales:
+def settled(**counts: int) -> RebalancePolicy:
     """Scales that have known these nodes for long enough."""
-    scales = Scales(0.1, 10.0)
+    scales = RebalancePolicy(0.1, 10.0)
     scales.weigh(0.0, 100, 0, words(**counts))
     return scales
 
 
 def test_alone_there_is_nobody_to_move_to() -> None:
-    scales = Scales(0.1, 10.0)
+    scales = RebalancePolicy(0.1, 10.0)
     assert scales.weigh(0.0, 10_000, 0, {}) == 0
     assert scales.weigh(SETTLE, 10_000, 0, {}) == 0
     assert scales.surplus == 0
@@ -275,7 +277,9 @@ def test_old_words_are_not_acted_on() -> None:
 
 def test_while_a_node_drains_its_connections_are_waited_for() -> None:
     scales = settled(b=0)
-    leaving = {"c": Word(1.0, NodeState(connections=500, started=0.0, version="", accepting=False, draining=True))}
+    leaving = {
+        "c": NodeReport(1.0, NodeState(connections=500, started=0.0, version="", accepting=False, draining=True))
+    }
     assert not scales.weigh(SETTLE, 1000, 0, {**words(b=0), **leaving})
     assert scales.weigh(SETTLE + 5, 1000, 0, words(b=0))
 

@@ -9,7 +9,7 @@ from service.aio.supervisor import Supervisor
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.realtime.admission.admission import MANY, Admission
-from service.realtime.admission.quota import Caps
+from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.recent_clients import CLOSE_WINDOW, CONNECT_WINDOW, RecentClients
 from service.realtime.admission.recent_keys import RecentKeys
 from service.telemetry.metrics import Metrics
@@ -26,7 +26,7 @@ class Stage:
         self.clock = FakeClock()
         self.metrics = Metrics()
         limits = Limits(connections_per_user=1_000)
-        caps = Caps(MemoryCaps(), limits, self.clock, Supervisor(self.metrics), self.metrics)
+        caps = ConnectionQuota(MemoryCaps(), limits, self.clock, Supervisor(self.metrics), self.metrics)
         self.admission = Admission(limits, Rollout(), caps, self.clock, self.metrics)
         self.clients = RecentClients(self.admission, limits.connections, self.clock, self.metrics)
 

@@ -12,7 +12,7 @@ from service.core.channel import ChannelKey, channel_key
 from service.core.identity import Identity
 from service.core.session import Session
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.registry import Roster
+from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.ids import new_id
 from service.telemetry.metrics import Metrics
 
@@ -30,7 +30,7 @@ def someone(id: str, user: str, tenant: str = "acme") -> Connection:
 
 
 def test_a_users_connections_oldest_first() -> None:
-    roster = Roster(Metrics())
+    roster = ConnectionRegistry(Metrics())
     one, two, three = (someone(id, "ann") for id in ("1", "2", "3"))
     others = someone("4", "bob"), someone("5", "ann", "other")
     for connection in (one, others[0], two, others[1], three):
@@ -52,7 +52,7 @@ def test_a_users_connections_oldest_first() -> None:
 
 
 def test_a_lone_connection_that_goes_takes_nobody_along() -> None:
-    roster = Roster(Metrics())
+    roster = ConnectionRegistry(Metrics())
     one, two = someone("1", "ann"), someone("2", "ann")
     roster.add(one)
     roster.remove(two)  # never entered
@@ -64,7 +64,7 @@ def test_a_lone_connection_that_goes_takes_nobody_along() -> None:
 
 
 async def test_empty_once_all_have_gone() -> None:
-    roster = Roster(Metrics())
+    roster = ConnectionRegistry(Metrics())
     one, two = someone("1", "ann"), someone("2", "ann")
     roster.add(one)
     roster.add(two)

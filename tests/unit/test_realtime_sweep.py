@@ -9,12 +9,12 @@ import pytest
 from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
-from service.realtime.connections.connection import Connection, Surroundings
-from service.realtime.connections.frame import Press
-from service.realtime.connections.registry import Roster
-from service.realtime.connections.write_scheduler import Turn
-from service.realtime.lifecycle.monitor import LATE, PARTING, Sweep, _share
-from service.realtime.lifecycle.reconnects import Departures
+from service.realtime.connections.connection import Connection, ConnectionContext
+from service.realtime.connections.frame import FrameEncoder
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.connections.write_scheduler import WriteScheduler
+from service.realtime.lifecycle.monitor import LATE, PARTING, ConnectionMonitor, _share
+from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.sockets import NobodysSocket
@@ -53,20 +53,20 @@ class Stage:
 
     def __init__(self, clock: FakeClock, rollout: Rollout, id: str = "c") -> None:
         metrics, self.line = Metrics(), Line()
-        shared = Surroundings(
+        shared = ConnectionContext(
             clock,
             metrics,
-            Turn(clock, lambda call: None),
-            Press(Compression()),
+            WriteScheduler(clock, lambda call: None),
+            FrameEncoder(Compression()),
             100,
             limits=OutboxLimits(),
             on_close=lambda connection, code, reason: None,
         )
         self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), shared)
-        self.departures = Departures(clock, metrics)
-        roster = Roster(metrics)
+        self.departures = ReconnectScheduler(clock, metrics)
+        roster = ConnectionRegistry(metrics)
         roster.add(self.connection)
-        sweep = Sweep(
+        sweep = ConnectionMonitor(
             roster,
             Deadlines(heartbeat=HEARTBEAT),
             OutboxLimits(),

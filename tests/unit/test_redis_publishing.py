@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service.adapters.redis import publish_template, wire
 from service.adapters.redis.config import namer
 from service.adapters.redis.link import Link
-from service.adapters.redis.publish_template import Forms
+from service.adapters.redis.publish_template import PublishTemplates
 from service.adapters.redis.scripts import PUBLISH
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
@@ -21,8 +21,8 @@ KEEP = Retention(10, 60.0)
 names = namer("tw", 0)
 
 
-def forms() -> Forms:
-    return Forms(names, seed="5eed", position_ttl=7000, idempotency_window=3.0, publish="PUBLISH")
+def forms() -> PublishTemplates:
+    return PublishTemplates(names, seed="5eed", position_ttl=7000, idempotency_window=3.0, publish="PUBLISH")
 
 
 class Server(Link):
@@ -32,7 +32,7 @@ class Server(Link):
         self.generation = generation
 
 
-def told(made: Forms, publication: Publication, generation: str = "g1") -> list[bytes]:
+def told(made: PublishTemplates, publication: Publication, generation: str = "g1") -> list[bytes]:
     """The arguments that the server gets."""
     reader = hiredis.Reader(notEnoughData=None)
     reader.feed(made.of(publication).fill_in(publication, Server(generation)))

@@ -12,7 +12,7 @@ from service.protocol import deflate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
 from service.realtime.connections.byte_budget import ByteBudget
 from service.realtime.node import Bounds
-from service.realtime.session.pre_auth_buffer import MOST_BYTES, MOST_WAITING, Arriving
+from service.realtime.session.pre_auth_buffer import MOST_BYTES, MOST_WAITING, PreAuthBuffer
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import Terms, WebSocket
@@ -126,11 +126,11 @@ async def test_reading_goes_on_only_when_all_that_was_held_back_has_been_taken()
 
 async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_they_are_sent() -> None:
     socket, pipe = open_socket(window_bits=15)
-    socket.ear = arriving = Arriving(socket)
+    socket.ear = arriving = PreAuthBuffer(socket)
     socket.data_received(frame(TEXT, b"x") * MOST_WAITING * 10)
     assert len(arriving.waiting or ()) == MOST_WAITING
     socket, pipe = open_socket(window_bits=15)
-    socket.ear = arriving = Arriving(socket)
+    socket.ear = arriving = PreAuthBuffer(socket)
     socket.data_received(bomb() * 1000)
     assert sum(map(len, arriving.waiting or ())) <= MOST_BYTES + 65_536
     assert not pipe.reads

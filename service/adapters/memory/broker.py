@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from service.adapters.memory.receipts import Receipts
 from service.adapters.memory.store import ChannelStore, StoreBounds, StoredChannel, accepted
-from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
+from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Delivery, Event, Publication, Retention
@@ -129,11 +129,13 @@ class MemoryBroker:
             return Snapshot(stored.top, stored.state(), (), recovered=False, rev=stored.rev, base=stored.base)
         return Snapshot(stored.top, stored.state(), found, recovered=True, rev=stored.rev, base=stored.base)
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+    async def marks(
+        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    ) -> Sequence[StreamHead | None]:
         """As the port says; a process does not forget what its sink has got from it, so nothing depends on `known`."""
         self._started()
         found = map(self._channels.find, channels)
-        return [Mark("", 0, 0) if one is None else Mark(one.epoch, one.offset, one.rev) for one in found]
+        return [StreamHead("", 0, 0) if one is None else StreamHead(one.epoch, one.offset, one.rev) for one in found]
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """As the port says."""

@@ -24,10 +24,10 @@ from service.adapters.nats.stream import Kept, Stream
 from service.adapters.nats.wire import Message, publish
 from service.adapters.nats.writer import Writer
 from service.adapters.store_config import ServerTime
-from service.aio.own_task import need_task
+from service.aio.own_task import ensure_task
 from service.core import epoch as epochs
 from service.core.backoff import Backoff
-from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
+from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
@@ -145,7 +145,7 @@ class NatsBroker:
 
         Raises ServiceError, also in place of TimeoutError.
         """
-        await need_task()
+        await ensure_task()
         with self._counted() as sink, self._bounded():
             async with asyncio.timeout(self._config.timeout):
                 yield sink
@@ -302,13 +302,13 @@ class NatsBroker:
         age = milliseconds(self._clock) / 1_000 - epochs.number(head.epoch) / 1_000_000
         return age >= epochs.MIN_EPOCH_AGE
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark]:
+    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[StreamHead]:
         """As the port says. A channel of which NATS has lost something begins its new epoch here."""
         gate = asyncio.Semaphore(HEADS_AT_ONCE)
 
-        async def mark(channel: ChannelKey, heard: Heard | None, kept: Kept | None, told: Known | None) -> Mark:
+        async def mark(channel: ChannelKey, heard: Heard | None, kept: Kept | None, told: Known | None) -> StreamHead:
             if kept is None:
-                return Mark("", 0, 0)
+                return StreamHead("", 0, 0)
             head = decode(kept.data, Head)
             taken = (
                 None if told is None else Heard(told.position.epoch, told.position.offset, told.position.id, told.rev)
@@ -316,7 +316,7 @@ class NatsBroker:
             if self._heads.is_over(channel, head, heard) or (taken is not None and head.lacks(taken)):
                 async with gate:  # a replica that is behind may have answered: the leader decides
                     head = (await self._heads.known(channel, taken)).head
-            return Mark(head.epoch, head.offset, head.rev)
+            return StreamHead(head.epoch, head.offset, head.rev)
 
         async with self.call():
             heard = [self._heads.heard(channel) for channel in channels]  # before asking, see `Heads.known`

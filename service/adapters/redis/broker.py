@@ -21,13 +21,13 @@ from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import RedisConfig, milliseconds, namer
 from service.adapters.redis.index import ChannelIndex
 from service.adapters.redis.link import Argument, pack
-from service.adapters.redis.publish_template import Form, Forms
+from service.adapters.redis.publish_template import PublishTemplate, PublishTemplates
 from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, MARK, PUBLISH, SNAPSHOT
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.store_config import ServerTime
 from service.aio.tasks import Tasks
 from service.core import epoch as epochs
-from service.core.broker import ChannelInfo, EventSink, Known, Mark, Page, Receipt, Snapshot
+from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.core.position import Position, missed
@@ -66,7 +66,7 @@ class RedisBroker:
         )
         self.calls = Calls(config, metrics, self.shards)
         self._publish = "SPUBLISH" if self.shards.is_cluster else "PUBLISH"
-        self._forms = Forms(
+        self._forms = PublishTemplates(
             self.names,
             seed=self.calls.seed,
             position_ttl=self.calls.position_ttl,
@@ -139,7 +139,7 @@ class RedisBroker:
             return Receipt(publication.id, epoch, place, None, duplicate)
         return Receipt(publication.id, epoch, None, place, duplicate)
 
-    async def _given_twice(self, publication: Publication, form: Form, place: int) -> None:
+    async def _given_twice(self, publication: Publication, form: PublishTemplate, place: int) -> None:
         """An offset or a rev was given that this node has seen given before: the channel was set back."""
         if form.is_durable:
             known = Known(Position(form.epoch, form.place, form.id), 0, again=place)
@@ -205,7 +205,9 @@ class RedisBroker:
             return Snapshot(top, values, (), recovered=False, rev=rev, base=base)
         return Snapshot(top, values, found, recovered=True, rev=rev, base=base)
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[Mark | None]:
+    async def marks(
+        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    ) -> Sequence[StreamHead | None]:
         """As the port says: one pipeline."""
         self.shards.require_open()
         answers = await asyncio.gather(
@@ -319,12 +321,12 @@ def _readable() -> Iterator[None]:
         raise unavailable("what Redis holds of the channel was not written by this version") from error
 
 
-def _mark(answer: Any) -> Mark | None:
+def _mark(answer: Any) -> StreamHead | None:
     if isinstance(answer, BaseException):
         return None
     try:
         epoch, offset, rev = answer
-        return Mark(epoch.decode(), offset, rev)
+        return StreamHead(epoch.decode(), offset, rev)
     except (ValueError, TypeError):  # a hand at redis-cli, or another version
         _position_not_understood()
         return None

@@ -16,7 +16,7 @@ from service.adapters.redis.scripts import Script
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.topology import said
-from service.aio.own_task import need_task
+from service.aio.own_task import ensure_task
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import LimitedLog
 
@@ -106,7 +106,7 @@ class Calls:
 
     async def _persist(self, trial: _Trial, shard: Shard, link: Link | None, error: Exception | None) -> Any:
         """Tries again after whatever may pass, until the deadline."""
-        await need_task()
+        await ensure_task()
         try:
             async with asyncio.timeout_at(trial.deadline):
                 while True:

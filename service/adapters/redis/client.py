@@ -37,7 +37,7 @@ from service.adapters.redis.config import Keys, RedisConfig
 from service.adapters.redis.refusals import MEANINGS, meaning, word_of
 from service.adapters.redis.scripts import Script
 from service.adapters.redis.topology import ASK_SECONDS, SHARE, Place, Servers
-from service.aio.own_task import need_task
+from service.aio.own_task import ensure_task
 from service.errors import ErrorCode, ServiceError
 
 CONNECTIONS = 16
@@ -135,7 +135,7 @@ class RedisClient:
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
-        await need_task()
+        await ensure_task()
         try:
             async with asyncio.timeout(self._timeout), self._places:
                 yield

@@ -16,7 +16,7 @@ from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import Keys
 from service.adapters.redis.link import Argument, pack
 from service.adapters.redis.scripts import INDEX, INDEX_SETTLE, Script
-from service.aio.own_task import need_task
+from service.aio.own_task import ensure_task
 from service.core.channel import ChannelKey
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
@@ -73,7 +73,7 @@ class ChannelIndex:
         if not channel.tenant:
             return
         self._left.pop(channel, None)
-        await need_task()
+        await ensure_task()
         try:
             async with asyncio.timeout(ENTER_SECONDS):
                 await self._note(channel.tenant, [f"+{channel.name}"], seconds)

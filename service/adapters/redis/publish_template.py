@@ -20,7 +20,7 @@ _LENGTHS = tuple(b"$%d\r\n" % number for number in range(2048))
 """What stands before an argument of so many bytes."""
 
 
-class Form:
+class PublishTemplate:
     """The call of publish.lua with the durable or the latest publications of a channel, but for what differs between them."""
 
     __slots__ = (
@@ -86,7 +86,7 @@ class Form:
         return b"".join(parts)
 
 
-class Forms:
+class PublishTemplates:
     """A form for every channel that is published in. `seed` and `position_ttl` are what channel.lua wants, `publish` what
     publish.lua wants."""
 
@@ -103,10 +103,10 @@ class Forms:
         self._always = (seed, position_ttl)
         self._window = milliseconds(idempotency_window)
         self._publish = publish
-        self._durable: dict[ChannelKey, Form] = {}
-        self._latest: dict[ChannelKey, Form] = {}
+        self._durable: dict[ChannelKey, PublishTemplate] = {}
+        self._latest: dict[ChannelKey, PublishTemplate] = {}
 
-    def of(self, publication: Publication) -> Form:
+    def of(self, publication: Publication) -> PublishTemplate:
         """The form for a durable or latest publication. Raises ValueError for one without retention."""
         is_durable = publication.delivery is _DURABLE
         forms = self._durable if is_durable else self._latest
@@ -117,14 +117,14 @@ class Forms:
             form = forms[publication.channel] = self._new(publication, is_durable)
         return form
 
-    def _new(self, publication: Publication, is_durable: bool) -> Form:
+    def _new(self, publication: Publication, is_durable: bool) -> PublishTemplate:
         retention = publication.retention
         if retention is None:
             raise ValueError(f"a {publication.delivery.value} publication needs a retention")
         names = self._names(publication.channel)
         kept = (max(0, retention.entries), milliseconds(retention.ttl), self._window)
         kind = "d" if is_durable else "l"
-        return Form(names, retention, is_durable, *self._always, kind, *kept, self._publish, names.events)
+        return PublishTemplate(names, retention, is_durable, *self._always, kind, *kept, self._publish, names.events)
 
 
 def _length(size: int) -> bytes:

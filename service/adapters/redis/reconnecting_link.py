@@ -22,7 +22,7 @@ that takes two seconds would be noticed after many more."""
 _log = structlog.get_logger("redis")
 
 
-class Line:
+class ReconnectingLink:
     """Keeps one link open. `locate` says where to, before each try; `on_up` prepares a fresh link before anybody uses it."""
 
     def __init__(

@@ -9,7 +9,7 @@ import structlog
 
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost, ReplyError
-from service.adapters.redis.reconnecting_link import Line
+from service.adapters.redis.reconnecting_link import ReconnectingLink
 from service.adapters.redis.reign import RUN, Seat
 from service.adapters.redis.scripts import CHANNEL_SCRIPTS, REIGN
 from service.adapters.redis.subscriber import Subscriber
@@ -43,7 +43,7 @@ class Shard:
         self._servers = servers
         self._on_interrupted = on_interrupted
         self._seat = Seat()
-        self.commands = Line(
+        self.commands = ReconnectingLink(
             "commands",
             servers,
             config,

@@ -10,16 +10,16 @@ from typing import Any
 
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost
-from service.adapters.redis.reconnecting_link import Line
+from service.adapters.redis.reconnecting_link import ReconnectingLink
 from service.adapters.redis.topology import Place, Servers
-from service.aio.own_task import need_task
+from service.aio.own_task import ensure_task
 
 CHUNK = 500
 """Names in one SUBSCRIBE; a Cluster takes one, as each may be in a slot of its own."""
 
 
 @dataclass(slots=True, eq=False)
-class Wish:
+class SubscriptionState:
     """A name that is wanted."""
 
     confirmed: bool = False
@@ -61,7 +61,7 @@ class Subscriber:
         sharded = servers.is_cluster
         self._subscribe, self._unsubscribe = ("SSUBSCRIBE", "SUNSUBSCRIBE") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE")
         self._chunk = 1 if sharded else CHUNK
-        self._wanted: dict[bytes, Wish] = {}
+        self._wanted: dict[bytes, SubscriptionState] = {}
         # What was told on this link and is not answered yet, in order: whether to subscribe, and which name.
         self._told: deque[tuple[bool, bytes]] = deque()
         # How often each name is to be subscribed among these: only the last answer says how things stand.
@@ -72,7 +72,7 @@ class Subscriber:
         self._rejoining = False
         self._back: dict[bytes, None] = {}
         """Names whose interruption is over and has not been told yet."""
-        self.line = Line(
+        self.line = ReconnectingLink(
             "messages",
             servers,
             config,
@@ -106,14 +106,14 @@ class Subscriber:
             raise TimeoutError(self.line.reason)
         wish = self._wanted.get(name)
         if wish is None:
-            wish = self._wanted[name] = Wish()
+            wish = self._wanted[name] = SubscriptionState()
             self._ask_for(name)
         if not wish.confirmed:
             confirmed = self._loop.create_future()
             wish.waiting.append(confirmed)
             wish.callers += 1
             try:
-                await need_task()
+                await ensure_task()
                 async with asyncio.timeout_at(deadline):
                     await confirmed
             finally:
@@ -137,7 +137,7 @@ class Subscriber:
         self._tell_off(name)
         self._changed.set()
 
-    def release(self, names: Collection[bytes]) -> Mapping[bytes, Wish]:
+    def release(self, names: Collection[bytes]) -> Mapping[bytes, SubscriptionState]:
         """Lets names go that another server has now, for it to `adopt` them."""
         released = {name: wish for name in names if (wish := self._wanted.pop(name, None)) is not None}
         for name in released:
@@ -145,7 +145,7 @@ class Subscriber:
         self._changed.set()
         return released
 
-    def adopt(self, names: Mapping[bytes, Wish]) -> None:
+    def adopt(self, names: Mapping[bytes, SubscriptionState]) -> None:
         """Takes names over from another server; what was missed meanwhile is an interruption."""
         for name, wish in names.items():
             wish.confirmed = False
@@ -263,7 +263,7 @@ class Subscriber:
         return True
 
 
-def _resolve(wish: Wish) -> None:
+def _resolve(wish: SubscriptionState) -> None:
     waiting, wish.waiting = wish.waiting, []
     for future in waiting:
         if not future.done():

@@ -10,14 +10,14 @@ from typing import Any
 
 import structlog
 
-from service.core.accept_throttle import Turnstile
+from service.core.accept_throttle import AcceptThrottle
 from service.core.adaptive_rate import AdaptiveRate
 from service.core.clock import Clock
 from service.core.identity import Identity
 from service.core.limits import KeyedBuckets, Limits, Rollout, jittered
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
-from service.realtime.admission.quota import Caps, cap_reached
+from service.realtime.admission.quota import ConnectionQuota, cap_reached
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.rates import ConnectionRates, Exceeded, Kind, Rates
 from service.telemetry.metrics import Metrics
@@ -48,7 +48,7 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class Seat:
+class ConnectionSlot:
     """One connection's place under the caps, taken before its WebSocket exists and given back once."""
 
     __slots__ = ("_admission", "_identity", "_open", "network", "rates")
@@ -82,7 +82,7 @@ class Admission:
     """Caps and rates of this node. A `network` is what `network_of` makes of a client's address; `caps` counts by tenant and
     user, on all nodes."""
 
-    def __init__(self, limits: Limits, rollout: Rollout, caps: Caps, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, rollout: Rollout, caps: ConnectionQuota, clock: Clock, metrics: Metrics) -> None:
         self._limits = limits
         self.caps = caps
         self._clock = clock
@@ -98,7 +98,7 @@ class Admission:
         self.rates = Rates(limits)
         """Of all connections: each takes its own with its seat, and gives them back with it."""
         now = clock.monotonic()
-        self._turnstile = Turnstile(rollout.accept_rate, now)
+        self._turnstile = AcceptThrottle(rollout.accept_rate, now)
         self._accept_rate = AdaptiveRate(rollout.accept_rate, rollout.accept_max_lag, now)
         self._overload = OutageLog(_log, "accept_rate_reduced", "accept_rate_restored", clock.monotonic, reminds=False)
         metrics.accept_rate.set(rollout.accept_rate.per_second)
@@ -203,13 +203,13 @@ class Admission:
         else:
             self._overload.over(per_second=adaptive.rate.per_second)
 
-    def take_seat(self, network: str) -> Seat:
+    def take_seat(self, network: str) -> ConnectionSlot:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""
         self._total += 1
         self._pending += 1
         self._per_ip[network] += 1
         self._metrics.pending.inc()
-        return Seat(self, network)
+        return ConnectionSlot(self, network)
 
     def count_identity(self, identity: Identity) -> None:
         """For Seat alone."""
@@ -250,7 +250,7 @@ class Admission:
         if exceeded is not None:
             raise self._above_rate(exceeded, "messages")
 
-    def check_subscribes(self, seat: Seat, count: int, *, is_upgrade: bool) -> None:
+    def check_subscribes(self, seat: ConnectionSlot, count: int, *, is_upgrade: bool) -> None:
         """Takes what the channels in an upgrade's address cost; a plain request only asks. Raises ServiceError(RATE_LIMITED)."""
         self._take_subscribes(seat.rates, count)
         if not is_upgrade:

@@ -44,7 +44,7 @@ def cap_reached(name: str, cap: int, metrics: Metrics) -> ServiceError:
     )
 
 
-class Caps:
+class ConnectionQuota:
     """The caps on connections that hold over all nodes.
 
     While the store is away those of this node alone are kept to, with the same numbers: nobody is refused for want of an

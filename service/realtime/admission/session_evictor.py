@@ -19,7 +19,7 @@ from service.realtime.admission.quota import GATHERING, RENEWAL, SLICE
 _log = structlog.get_logger("lines")
 
 
-class Lines:
+class SessionEvictor:
     """Tells the store of this node's connections, and has the ones ended that it finds too many.
 
     Does nothing unless `limits.on_user_cap` is `replace`. While the store is away each node replaces among its own.

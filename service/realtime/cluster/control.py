@@ -18,7 +18,7 @@ from service.core.clock import Clock, Timer, milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
-from service.realtime.cluster.membership import Inquiries, Peers, Tally, Word
+from service.realtime.cluster.membership import Aggregate, ClusterRequests, Membership, NodeReport
 from service.realtime.cluster.messages import (
     COMMANDS,
     CONTROL,
@@ -39,12 +39,12 @@ from service.realtime.cluster.messages import (
 )
 from service.realtime.cluster.revocations import Revocations
 from service.realtime.ids import new_id
-from service.realtime.streams.channel_follower import Following
+from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
 
-BEAT = 5.0
+HEARTBEAT_INTERVAL = 5.0
 """Seconds between two times that a node tells of itself; must stay well below NODE_STATE.ttl."""
-PATIENCE = 1.0
+ANSWER_TIMEOUT = 1.0
 """Seconds to wait for the other nodes' answers."""
 MARKS = 200
 """Channels that the broker is asked for together."""
@@ -101,10 +101,12 @@ class Control:
         self._supervisor = supervisor
         self._metrics = metrics
         self._started = clock.wall()
-        self._peers = Peers(self.me, clock)
-        self._inquiries = Inquiries()
-        self._requests = Following(CONTROL, broker, clock, supervisor, metrics, self._take, kept=COMMANDS.entries)
-        self._nodes = Following(NODES, broker, clock, supervisor, metrics, self._peers.take, restarted=self._tell_again)
+        self._peers = Membership(self.me, clock)
+        self._inquiries = ClusterRequests()
+        self._requests = ChannelFollower(CONTROL, broker, clock, supervisor, metrics, self._take, kept=COMMANDS.entries)
+        self._nodes = ChannelFollower(
+            NODES, broker, clock, supervisor, metrics, self._peers.take, restarted=self._tell_again
+        )
         self._inbox = _Inbox(inbox(self.me), self._inquiries)
         self._timer: Timer | None = None
         self._telling = False
@@ -120,7 +122,7 @@ class Control:
         metrics.nodes.set_function(lambda: 1 + len(self._peers.alive()))
 
     @property
-    def taps(self) -> Collection[Following | _Inbox]:
+    def taps(self) -> Collection[ChannelFollower | _Inbox]:
         """What the relay must hand this node's own channels to."""
         return (self._requests, self._nodes, self._inbox)
 
@@ -130,7 +132,7 @@ class Control:
         return self._peers.alive()
 
     @property
-    def words(self) -> Mapping[str, Word]:
+    def words(self) -> Mapping[str, NodeReport]:
         """The same, with the age of each word."""
         return self._peers.words()
 
@@ -141,7 +143,7 @@ class Control:
         await self._requests.start()
         await self._nodes.start()
         await self._tell()
-        self._timer = self._clock.call_later(BEAT, self._beat)
+        self._timer = self._clock.call_later(HEARTBEAT_INTERVAL, self._beat)
 
     async def close(self) -> None:
         """Tells the others that this node is gone."""
@@ -157,33 +159,33 @@ class Control:
 
     # --- to all nodes -------------------------------------------------------------------------------------------------
 
-    async def disconnect(self, tenant: str, user: str, reason: str) -> Tally:
+    async def disconnect(self, tenant: str, user: str, reason: str) -> Aggregate:
         """Closes all of the user's connections with 4403. ServiceError: it may still be done; ask again."""
         return await self._command(Disconnect(asker=self.me, tenant=tenant, user=user, reason=reason))
 
-    async def unsubscribe(self, tenant: str, user: str, channel: str) -> Tally:
+    async def unsubscribe(self, tenant: str, user: str, channel: str) -> Aggregate:
         """Ends all of the user's subscriptions to the channel. ServiceError: it may still be done; ask again."""
         return await self._command(Unsubscribe(asker=self.me, tenant=tenant, user=user, channel=channel))
 
-    async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> Tally:
+    async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> Aggregate:
         """Closes these connections, wherever they are. ServiceError: it may still be done; ask again."""
         return await self._command(Close(asker=self.me, connections=list(ids), code=code.name, reason=reason))
 
-    async def subscribers(self, tenant: str, channels: Sequence[str]) -> Tally:
+    async def subscribers(self, tenant: str, channels: Sequence[str]) -> Aggregate:
         """How many connections have joined each of the channels. Raises ServiceError."""
         question = CountSubscribers(asker=self.me, tenant=tenant, channels=list(channels))
         others = self._peers.alive()
         if not others or not channels:
-            return Tally(self._count(question), nodes=1, complete=True)
+            return Aggregate(self._count(question), nodes=1, complete=True)
         with self._inquiries.open({self.me, *others}, len(channels)) as inquiry:
             inquiry.take(Answer(request=inquiry.id, node=self.me, counts=self._count(question)))
             await self._publish(CONTROL, "control.question", inquiry.id, question)
-            return await inquiry.tally(PATIENCE)
+            return await inquiry.tally(ANSWER_TIMEOUT)
 
-    async def _command(self, command: Command) -> Tally:
+    async def _command(self, command: Command) -> Aggregate:
         with self._inquiries.open({self.me, *self._peers.alive()}) as inquiry:
             await self._publish(CONTROL, "control.command", inquiry.id, command, Delivery.DURABLE, COMMANDS)
-            return await inquiry.tally(PATIENCE)
+            return await inquiry.tally(ANSWER_TIMEOUT)
 
     # --- from another node, or this one -------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class Control:
     # --- who is there -------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        self._timer = self._clock.call_later(BEAT, self._beat)
+        self._timer = self._clock.call_later(HEARTBEAT_INTERVAL, self._beat)
         self._revocations.tend()
         self._tell_soon()
 
@@ -300,7 +302,7 @@ class Control:
 class _Inbox:
     """A tap on what other nodes answer. An answer that is lost is not sent again: the asker says that it does not know."""
 
-    def __init__(self, channel: ChannelKey, inquiries: Inquiries) -> None:
+    def __init__(self, channel: ChannelKey, inquiries: ClusterRequests) -> None:
         self.channel = channel
         self._inquiries = inquiries
 

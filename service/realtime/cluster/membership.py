@@ -14,7 +14,7 @@ from service.realtime.cluster.messages import NODE_STATE, Answer, NodeState, dec
 from service.realtime.ids import new_id
 
 
-class Word(NamedTuple):
+class NodeReport(NamedTuple):
     """What a node has told of itself last."""
 
     age: float
@@ -22,7 +22,7 @@ class Word(NamedTuple):
     state: NodeState
 
 
-class Peers:
+class Membership:
     """Every other node that has told of itself lately."""
 
     def __init__(self, me: str, clock: Clock) -> None:
@@ -43,16 +43,16 @@ class Peers:
         """What each one has told last, by id."""
         return {node: word.state for node, word in self.words().items()}
 
-    def words(self) -> Mapping[str, Word]:
+    def words(self) -> Mapping[str, NodeReport]:
         """As `alive`, and how old each word is."""
         now = self._clock.monotonic()
         for node in [node for node, (heard, _) in self._heard.items() if heard <= now - NODE_STATE.ttl]:
             del self._heard[node]
-        return {node: Word(now - heard, state) for node, (heard, state) in self._heard.items()}
+        return {node: NodeReport(now - heard, state) for node, (heard, state) in self._heard.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Aggregate:
     """What the nodes have answered, summed up."""
 
     counts: list[int]
@@ -62,7 +62,7 @@ class Tally:
     """Whether every node that is known to be alive has."""
 
 
-class Inquiry:
+class ClusterRequest:
     """One request to all nodes, and the answers so far."""
 
     def __init__(self, expected: Set[str], size: int) -> None:
@@ -83,7 +83,7 @@ class Inquiry:
     def _complete(self) -> bool:
         return self._answers.keys() >= self._expected
 
-    async def tally(self, patience: float) -> Tally:
+    async def tally(self, patience: float) -> Aggregate:
         """The sum, once all have answered or so many seconds are over."""
         try:
             async with asyncio.timeout(patience):
@@ -91,19 +91,19 @@ class Inquiry:
         except TimeoutError:
             pass  # `complete` says it
         counts = [sum(column) for column in zip([0] * self._size, *self._answers.values(), strict=True)]
-        return Tally(counts, len(self._answers), self._complete)
+        return Aggregate(counts, len(self._answers), self._complete)
 
 
-class Inquiries:
+class ClusterRequests:
     """The inquiries under way."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Inquiry] = {}
+        self._open: dict[str, ClusterRequest] = {}
 
     @contextmanager
-    def open(self, expected: Set[str], size: int = 1) -> Iterator[Inquiry]:
+    def open(self, expected: Set[str], size: int = 1) -> Iterator[ClusterRequest]:
         """Begins one, of which each node answers `size` numbers; answers that come after the block are too late."""
-        inquiry = Inquiry(expected, size)
+        inquiry = ClusterRequest(expected, size)
         self._open[inquiry.id] = inquiry
         try:
             yield inquiry

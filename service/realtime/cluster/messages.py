@@ -32,7 +32,7 @@ MOST_TENANTS = 100_000
 COMMANDS = Retention(entries=1_000, ttl=600.0)
 """How far back a node can read the commands that it has missed."""
 NODE_STATE = Retention(entries=10_000, ttl=15.0)
-"""A node that has said nothing for so long is gone; must stay above the interval of control.BEAT."""
+"""A node that has said nothing for so long is gone; must stay above the interval of control.HEARTBEAT_INTERVAL."""
 
 
 def inbox(node: str) -> ChannelKey:

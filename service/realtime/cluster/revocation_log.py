@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from service.aio.sleep import pause
+from service.aio.sleep import sleep
 from service.aio.supervisor import Supervisor
 from service.core.backoff import Backoff
 from service.core.broker import Broker, Snapshot
@@ -30,7 +30,7 @@ from service.realtime.cluster.messages import (
     revocations_of,
 )
 from service.realtime.ids import new_id
-from service.realtime.streams.channel_follower import MOST_RETRY, RETRY, Following
+from service.realtime.streams.channel_follower import MOST_RETRY, RETRY, ChannelFollower
 from service.telemetry.metrics import Metrics
 
 PUT_BACK_AT_ONCE = 16
@@ -96,7 +96,7 @@ class RevokingTenants:
         self._outage = parts.supervisor.outages.log(
             _log, "revoking tenants not told again", "revoking tenants told again", parts.clock.monotonic
         )
-        self.following = Following(
+        self.following = ChannelFollower(
             REVOKING_TENANTS,
             parts.broker,
             parts.clock,
@@ -192,7 +192,7 @@ class RevocationList:
         self._found_lost = outages.limited(
             _log, "the broker has lost revocations; they are put back", parts.clock.monotonic
         )
-        self.following = Following(
+        self.following = ChannelFollower(
             revocations_of(tenant),
             parts.broker,
             parts.clock,
@@ -210,7 +210,7 @@ class RevocationList:
                 await self.following.start()
             except ServiceError as error:
                 self._beginning.failed(self, code=error.code.code)
-                await pause(self._parts.clock, backoff.next())
+                await sleep(self._parts.clock, backoff.next())
             else:
                 self._beginning.over(self)
                 return

@@ -17,8 +17,8 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.realtime.cluster.revocation_log import PUT_BACK_AT_ONCE, Keeping, Parts, RevocationList, RevokingTenants
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.registry import Roster
-from service.realtime.streams.channel_follower import Following
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
 
 REASON = "the token has been revoked"
@@ -47,7 +47,7 @@ class Revocations:
 
     def __init__(
         self,
-        roster: Roster,
+        roster: ConnectionRegistry,
         broker: Broker,
         clock: Clock,
         supervisor: Supervisor,
@@ -82,7 +82,7 @@ class Revocations:
         metrics.revocations.set_function(lambda: len(self._table))
 
     @property
-    def followings(self) -> Sequence[Following]:
+    def followings(self) -> Sequence[ChannelFollower]:
         """Of the channels that this node must not fall behind in."""
         return (self._tenants.following, *(one.following for one in self._lists.values()))
 

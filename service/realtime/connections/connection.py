@@ -16,21 +16,21 @@ from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage, Welcome
 from service.realtime.connections.byte_budget import SMALL_REPLY, overloaded
-from service.realtime.connections.context import Ways
-from service.realtime.connections.frame import MAX_BURST_BYTES, Burst, Frame, join
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame, join
 from service.realtime.connections.outbox import Outbox
 from service.realtime.connections.rates import ConnectionRates
-from service.realtime.connections.transport import Socket
+from service.realtime.connections.transport import Transport
 
 _log = structlog.get_logger("connection")
 
 _UNREAD = frozenset((CloseCode.SLOW_CONSUMER, CloseCode.DEADLINE))
 """Closes of a peer that does not read, or does not answer: what is queued for it is not waited for."""
-MOST_REPLIES = 64
+MAX_REPLIES = 64
 """Replies of SMALL_REPLY bytes or less that wait for the end of the turn, to share a write with others."""
 
 
-class Seat(Protocol):
+class ConnectionSlot(Protocol):
     """A connection's place under the caps (see admission.py)."""
 
     @property
@@ -53,7 +53,7 @@ class _Reach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings(Ways):
+class ConnectionContext(RoomContext):
     """What all connections share, and with them the rooms."""
 
     limits: OutboxLimits
@@ -83,7 +83,9 @@ class Connection(_Reach):
         "socket",
     )
 
-    def __init__(self, id: str, socket: Socket, session: Session, seat: Seat, shared: Surroundings) -> None:
+    def __init__(
+        self, id: str, socket: Transport, session: Session, seat: ConnectionSlot, shared: ConnectionContext
+    ) -> None:
         self.id = id
         self.socket = socket
         self.write = socket.write
@@ -127,7 +129,7 @@ class Connection(_Reach):
 
     # --- what goes out ------------------------------------------------------------------------------------------------
 
-    def deliver(self, burst: Burst) -> bool:
+    def deliver(self, burst: Batch) -> bool:
         """Takes a burst. Never blocks; False if the peer is too slow for a frame that may not be dropped.
 
         A peer that keeps up gets the bytes that were made for all; one that does not gets the frames by their classes.
@@ -185,7 +187,7 @@ class Connection(_Reach):
                 self.is_clear = False
                 self._shared.turn.flush_later(self)
                 return
-            if len(self._replies) < MOST_REPLIES:
+            if len(self._replies) < MAX_REPLIES:
                 self._replies.append(payload)
                 return
         # Asked before anything is written: the peer may read none of it, and then this process keeps it.
@@ -237,7 +239,7 @@ class Connection(_Reach):
         outbox, shared = self._outbox, self._shared
         if outbox is None:
             return
-        while not self.socket.is_paused and (frames := outbox.take(MAX_BURST_BYTES, shared.most_batch)):
+        while not self.socket.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, shared.most_batch)):
             if frames[0].delivery is not None:
                 shared.metrics.delivery_seconds.observe(max(0.0, shared.clock.monotonic() - frames[0].accepted))
             self._write(shared.press.wire(frames, self.window_bits))

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.core.clock import Clock
-from service.realtime.connections.frame import Press
-from service.realtime.connections.transport import Sender
-from service.realtime.connections.write_scheduler import Turn
+from service.realtime.connections.frame import FrameEncoder
+from service.realtime.connections.transport import BatchSender
+from service.realtime.connections.write_scheduler import WriteScheduler
 from service.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class RoomContext:
     """What all rooms share."""
 
     clock: Clock
     metrics: Metrics
-    turn: Turn
-    press: Press
+    turn: WriteScheduler
+    press: FrameEncoder
     most_batch: int
     """Messages in one frame."""
-    sender: Sender | None = None
+    sender: BatchSender | None = None
     """Writes to many members at once, if there is one."""

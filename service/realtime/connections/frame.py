@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Raw
 
-from service.core.broker import Mark, Snapshot
+from service.core.broker import Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.core.limits import Compression
@@ -15,7 +15,7 @@ from service.protocol.deflate import Deflater
 from service.protocol.framing import RSV1, TEXT
 from service.protocol.framing import frame as framed
 
-MAX_BURST_BYTES = 65_536
+MAX_BATCH_BYTES = 65_536
 """Bytes joined into one message, at most (one frame alone may be larger): a client must not wait for megabytes."""
 
 
@@ -140,23 +140,23 @@ def restart_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: 
     )
 
 
-class Floor:
+class SnapshotFilter:
     """What one subscriber has been given already: the snapshot in its `subscribed`, which may be ahead of its room."""
 
     __slots__ = ("_mark",)
 
-    def __init__(self, mark: Mark) -> None:
+    def __init__(self, mark: StreamHead) -> None:
         self._mark = mark
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> StreamHead:
         """How far the subscriber has come."""
         return self._mark
 
     def reach(self, frame: Frame) -> None:
         """Takes note of a frame that has passed."""
         epoch, offset, rev = self._mark
-        self._mark = Mark(epoch, max(offset, frame.offset or 0), max(rev, frame.rev or 0))
+        self._mark = StreamHead(epoch, max(offset, frame.offset or 0), max(rev, frame.rev or 0))
 
     def passes(self, frame: Frame) -> bool:
         """Whether the frame is news to the subscriber. Frames must be asked about in the order of the room."""
@@ -164,7 +164,7 @@ class Floor:
         if frame.restarts:
             if frame.epoch == epoch and (frame.offset or 0) <= offset and (frame.rev or 0) <= rev:
                 return False
-            self._mark = Mark(frame.epoch, frame.offset or 0, frame.rev or 0)
+            self._mark = StreamHead(frame.epoch, frame.offset or 0, frame.rev or 0)
             return True
         if frame.offset is not None:
             return frame.epoch == epoch and frame.offset > offset
@@ -173,7 +173,7 @@ class Floor:
         return True
 
 
-class Press:
+class FrameEncoder:
     """Makes WebSocket frames of messages: deflated for whoever takes that, where it is worth it."""
 
     __slots__ = ("_compression", "_deflater")
@@ -201,12 +201,12 @@ class Press:
         return framed(TEXT, deflater.deflate(payload, window_bits), RSV1)
 
 
-class Burst:
+class Batch:
     """Frames of one channel that go out together: joined once for all members, and deflated once for each window."""
 
     __slots__ = ("_deflated", "_press", "frames", "payload", "plain")
 
-    def __init__(self, frames: tuple[Frame, ...], press: Press) -> None:
+    def __init__(self, frames: tuple[Frame, ...], press: FrameEncoder) -> None:
         self.frames = frames
         self.payload = join(frames)
         """The message."""
@@ -234,15 +234,15 @@ def join(messages: Iterable[Frame] | Iterable[bytes]) -> bytes:
     return payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
 
 
-def bursts(frames: Iterable[Frame], most: int, press: Press) -> Iterator[Burst]:
+def batches(frames: Iterable[Frame], most: int, press: FrameEncoder) -> Iterator[Batch]:
     """Cuts frames into bursts of at most `most` frames and MAX_BURST_BYTES."""
     part: list[Frame] = []
     size = 0
     for frame in frames:
-        if part and (len(part) >= most or size + len(frame.payload) > MAX_BURST_BYTES):
-            yield Burst(tuple(part), press)
+        if part and (len(part) >= most or size + len(frame.payload) > MAX_BATCH_BYTES):
+            yield Batch(tuple(part), press)
             part, size = [], 0
         part.append(frame)
         size += len(frame.payload)
     if part:
-        yield Burst(tuple(part), press)
+        yield Batch(tuple(part), press)

@@ -9,7 +9,7 @@ from service.realtime.connections.connection import Connection
 from service.telemetry.metrics import Metrics
 
 
-class Roster:
+class ConnectionRegistry:
     """Who is connected here."""
 
     def __init__(self, metrics: Metrics) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from service.realtime.connections.byte_budget import Account
 
 
-class Ear(Protocol):
+class MessageHandler(Protocol):
     """Whom a socket tells. Called on the event loop; never raises."""
 
     def received(self, message: str | bytes) -> None:
@@ -22,13 +22,13 @@ class Ear(Protocol):
 
     def ended(self) -> bool:
         """The peer has ended its sending side: nothing more comes. Whether something that has come is still in hand: then
-        `Socket.hang_up` is called when that is done. May come again."""
+        `Transport.hang_up` is called when that is done. May come again."""
 
     def lost(self) -> None:
         """The connection is over. Comes once, last."""
 
 
-class Socket(Protocol):
+class Transport(Protocol):
     """A message transport. The realtime core knows no more of it than this."""
 
     write: Callable[[bytes], None]
@@ -42,7 +42,7 @@ class Socket(Protocol):
     """Whether reading is paused: what the peer says meanwhile, nobody hears."""
     window_bits: int
     """Of the deflated frames that the peer takes; 0 if it takes none."""
-    ear: Ear
+    ear: MessageHandler
     account: Account
     """What counts the bytes that are held for the peer."""
 
@@ -85,7 +85,7 @@ class Socket(Protocol):
         """The code with which it ended, whoever said it first; 1006 if nobody has."""
 
 
-class Sender(Protocol):
+class BatchSender(Protocol):
     """Writes one frame to many sockets at once."""
 
     def __call__(self, fds: list[int], frame: bytes) -> Sequence[tuple[int, int]]:

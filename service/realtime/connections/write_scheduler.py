@@ -44,7 +44,7 @@ class Peer(Protocol):
         """Called when `flush` has raised."""
 
 
-class Turn:
+class WriteScheduler:
     """Runs at most once in a turn of the loop, behind what the turn has read. A fault in one room or peer is logged, and
     the others do not notice."""
 

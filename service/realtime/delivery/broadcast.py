@@ -15,9 +15,9 @@ import structlog
 
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
-from service.realtime.connections.context import Ways
-from service.realtime.connections.frame import MAX_BURST_BYTES, Burst, Frame
-from service.realtime.connections.transport import Sender
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame
+from service.realtime.connections.transport import BatchSender
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
@@ -29,12 +29,12 @@ FEW = 10
 """Members to whom a burst is written one by one: for so few a call of the sender hardly saves what it costs (ADR 19)."""
 
 
-class _Round:
+class Broadcast:
     """A burst on its way to the members there were when it was cut."""
 
     __slots__ = ("burst", "gone", "is_merged", "members", "next")
 
-    def __init__(self, burst: Burst, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
+    def __init__(self, burst: Batch, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
         self.burst = burst
         self.members = members
         self.is_merged = is_merged
@@ -60,16 +60,16 @@ class Audience:
 
     __slots__ = ("_ways", "live", "rounds")
 
-    def __init__(self, ways: Ways) -> None:
+    def __init__(self, ways: RoomContext) -> None:
         self._ways = ways
         self.live: dict[Connection, Subscription] = {}
         """Those who get deliveries."""
-        self.rounds: deque[_Round] = deque()
+        self.rounds: deque[Broadcast] = deque()
 
-    def take(self, bursts: Iterable[Burst]) -> None:
+    def take(self, bursts: Iterable[Batch]) -> None:
         """Starts to deliver bursts to those who are members now."""
         members = tuple(self.live)
-        self.rounds.extend(_Round(burst, members) for burst in bursts)
+        self.rounds.extend(Broadcast(burst, members) for burst in bursts)
 
     def remove(self, connection: Connection) -> bool:
         """Takes a member out, at once; returns whether it was one. Harmless if it was not."""
@@ -129,7 +129,7 @@ class Audience:
         return len(members) or 1
 
     def _send(
-        self, sender: Sender, members: tuple[Connection, ...], burst: Burst, gone: Collection[Connection]
+        self, sender: BatchSender, members: tuple[Connection, ...], burst: Batch, gone: Collection[Connection]
     ) -> tuple[Connection, ...]:
         """Gives the burst to all those who have nothing waiting, at once, unless they are few; returns the others.
 
@@ -179,7 +179,7 @@ class Audience:
             size += len(waiting.burst.payload)
             if (
                 waiting.is_merged
-                or size > MAX_BURST_BYTES
+                or size > MAX_BATCH_BYTES
                 or len(frames) + len(waiting.burst.frames) > self._ways.most_batch
             ):
                 break
@@ -201,6 +201,6 @@ class Audience:
                 known.update(newcomers)
                 parts.append((at, tuple(newcomers)))
         rounds.extendleft(
-            _Round(Burst(tuple(frames[start:]), self._ways.press), members, is_merged=True)
+            Broadcast(Batch(tuple(frames[start:]), self._ways.press), members, is_merged=True)
             for start, members in reversed(parts)
         )

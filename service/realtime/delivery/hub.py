@@ -16,10 +16,10 @@ from service.core.event import Event
 from service.core.position import Position
 from service.core.presence import is_presence
 from service.core.session import Phase, PresenceAccess, Subscription
-from service.core.stream_cursor import Sequence
+from service.core.stream_cursor import StreamCursor
 from service.protocol.close import CloseCode
-from service.realtime.connections.context import Ways
-from service.realtime.connections.frame import Floor, Frame, bursts
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import Frame, SnapshotFilter, batches
 from service.realtime.delivery.broadcast import Audience
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Room:
         "waiting",
     )
 
-    def __init__(self, key: ChannelKey, spec: ChannelSpec, ways: Ways) -> None:
+    def __init__(self, key: ChannelKey, spec: ChannelSpec, ways: RoomContext) -> None:
         self.key = key
         self.spec = spec
         self.metrics = ways.metrics
@@ -75,12 +75,12 @@ class Room:
         """Everyone who has joined, held ones too."""
         self.joining: dict[Connection, list[Frame]] = {}
         """Those whose snapshot is being read, and what came meanwhile."""
-        self.catching_up: dict[Connection, tuple[Subscription, Floor]] = {}
+        self.catching_up: dict[Connection, tuple[Subscription, SnapshotFilter]] = {}
         """Those whose snapshot was ahead of the room: they get what is news to them until the room has come as far."""
         self.viewing: dict[Connection, list[Frame]] | None = None
         """Live members who have just got the right to see presence: who is there is being read, and these presence events
         came meanwhile."""
-        self.sequence: Sequence | None = None
+        self.sequence: StreamCursor | None = None
         """How far the room has come; None while nobody listens, and until the first snapshot is there."""
         self.waiting: list[Event] | None = None
         """Events that came while the stream is being read; None while they go out as they come."""
@@ -176,7 +176,7 @@ class Room:
             self._deliver_to_both(frames.values(), self._audience, self._restricted)
         elif self._audience.live:
             self._count(frames.values(), len(self._audience.live))
-            self._audience.take(bursts(frames.values(), self._ways.most_batch, self._ways.press))
+            self._audience.take(batches(frames.values(), self._ways.most_batch, self._ways.press))
             self._queue()
         for connection in caught_up:
             subscription, _ = self.catching_up.pop(connection)
@@ -188,11 +188,11 @@ class Room:
         told = [frame for frame in frames if is_presence(frame.type)]
         self._count(public, len(seeing.live) + len(restricted.live))
         self._count(told, len(seeing.live))
-        made = list(bursts(frames, self._ways.most_batch, self._ways.press))
+        made = list(batches(frames, self._ways.most_batch, self._ways.press))
         if seeing.live:
             seeing.take(made)
         if restricted.live:
-            restricted.take(bursts(public, self._ways.most_batch, self._ways.press) if told else made)
+            restricted.take(batches(public, self._ways.most_batch, self._ways.press) if told else made)
         self._queue()
 
     def _audience_of(self, subscription: Subscription) -> Audience:
@@ -299,7 +299,7 @@ class Room:
     def continues(self, connection: Connection, snapshot: Snapshot) -> bool:
         """Whether what has come for a joining connection follows on its snapshot, without a hole."""
         self.cut()
-        floor = Floor(snapshot.mark)
+        floor = SnapshotFilter(snapshot.mark)
         for frame in self.joining[connection]:
             before = floor.mark.offset
             if not floor.passes(frame) or frame.restarts:
@@ -318,7 +318,7 @@ class Room:
     def go_live(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
         """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""
         self.cut()
-        floor = Floor(snapshot.mark)
+        floor = SnapshotFilter(snapshot.mark)
         waiting = _allowed(subscription, [frame for frame in self.joining.pop(connection) if floor.passes(frame)])
         subscription.phase = Phase.LIVE
         if self.sequence is None or self.sequence.has_reached(floor.mark):
@@ -393,7 +393,7 @@ def _allowed(subscription: Subscription, frames: list[Frame]) -> list[Frame]:
 class Hub:
     """All rooms of this node."""
 
-    def __init__(self, ways: Ways) -> None:
+    def __init__(self, ways: RoomContext) -> None:
         self._ways = ways
         self._metrics = ways.metrics
         self._rooms: dict[ChannelKey, Room] = {}

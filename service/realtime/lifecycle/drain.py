@@ -7,8 +7,8 @@ import asyncio
 import structlog
 
 from service.core.limits import Deadlines, Rollout
-from service.realtime.connections.registry import Roster
-from service.realtime.lifecycle.reconnects import Departures
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
 WINDOW = 0.75
@@ -24,7 +24,12 @@ class Drain:
     """Of one node, which lets nobody in any more when it begins."""
 
     def __init__(
-        self, roster: Roster, departures: Departures, rollout: Rollout, deadlines: Deadlines, metrics: Metrics
+        self,
+        roster: ConnectionRegistry,
+        departures: ReconnectScheduler,
+        rollout: Rollout,
+        deadlines: Deadlines,
+        metrics: Metrics,
     ) -> None:
         self._roster = roster
         self._departures = departures

@@ -30,10 +30,10 @@ from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.codec import id_of, split
 from service.realtime.cluster.messages import OWN_TENANT, probe_of
-from service.realtime.connections.connection import Connection, Surroundings
+from service.realtime.connections.connection import Connection, ConnectionContext
 from service.realtime.connections.frame import event_frame
 from service.realtime.connections.rates import ConnectionRates, SharedRates
-from service.realtime.connections.transport import Ear, Socket
+from service.realtime.connections.transport import MessageHandler, Transport
 from service.realtime.delivery.hub import Room
 from service.realtime.ids import new_id
 from service.telemetry.metrics import Metrics
@@ -52,18 +52,18 @@ class Loopback(Protocol):
     """A connection of this process to itself, whose far end is a client that sends back every message."""
 
     @property
-    def socket(self) -> Socket:
+    def socket(self) -> Transport:
         """The near end."""
 
     def cut(self) -> None:
         """Ends both ends at once; harmless when they have ended."""
 
 
-Connect = Callable[[Ear, Metrics], Awaitable[Loopback]]
+Connect = Callable[[MessageHandler, Metrics], Awaitable[Loopback]]
 """Makes one, counting in these metrics. Raises OSError."""
 
 
-class Probe:
+class LatencyProbe:
     """Measures again and again, one event at a time, from `start` to `close`, also while the node drains.
 
     It is the relay's tap on its channel. One measurement ends, well or not, before the next begins.
@@ -75,7 +75,7 @@ class Probe:
         times: Probing,
         broker: Broker,
         connect: Connect,
-        shared: Surroundings,
+        shared: ConnectionContext,
         supervisor: Supervisor,
     ) -> None:
         """`node`: its id. `shared`: the node's."""
@@ -256,7 +256,7 @@ class _Line:
         """Whether it is of no more use."""
         return self._is_lost or self._connection is None or self._connection.is_closing
 
-    async def open(self, connect: Connect, room: Room, shared: Surroundings) -> None:
+    async def open(self, connect: Connect, room: Room, shared: ConnectionContext) -> None:
         """Connects, and becomes a member of the room. Raises OSError."""
         self._loopback = await connect(self, shared.metrics)
         session = Session(anonymous(OWN_TENANT), most_subscriptions=1)
@@ -278,27 +278,27 @@ class _Line:
         return self._echo
 
     def received(self, message: str | bytes) -> None:
-        """See Ear."""
+        """See MessageHandler."""
         echo = self._echo
         if echo is not None and not echo.done() and self._id in map(id_of, split(message)):
             echo.set_result(self._now())
 
     def paused(self) -> None:
-        """See Ear."""
+        """See MessageHandler."""
         if self._connection is not None:
             self._connection.paused()
 
     def resumed(self) -> None:
-        """See Ear."""
+        """See MessageHandler."""
         if self._connection is not None:
             self._connection.resumed()
 
     def ended(self) -> bool:
-        """See Ear."""
+        """See MessageHandler."""
         return False
 
     def lost(self) -> None:
-        """See Ear."""
+        """See MessageHandler."""
         self._is_lost = True
         if self._connection is not None:
             self._connection.forget()

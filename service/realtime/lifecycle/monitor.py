@@ -14,8 +14,8 @@ from service.core.limits import Deadlines, OutboxLimits, Rollout
 from service.protocol.close import CloseCode
 from service.protocol.messages import Expiring
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.registry import Roster
-from service.realtime.lifecycle.reconnects import Departures
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
 INTERVAL = 0.5
@@ -29,12 +29,12 @@ SLICE = 500
 """Connections looked at in one turn of the loop: all of them may be due for a ping."""
 
 
-class Sweep:
+class ConnectionMonitor:
     """Looks at every connection of the roster, again and again."""
 
     def __init__(
         self,
-        roster: Roster,
+        roster: ConnectionRegistry,
         deadlines: Deadlines,
         outbox: OutboxLimits,
         clock: Clock,
@@ -42,7 +42,7 @@ class Sweep:
         tidy: Callable[[float], None],
         *,
         rollout: Rollout,
-        departures: Departures,
+        departures: ReconnectScheduler,
     ) -> None:
         """`tidy` is called with the monotonic time at every look."""
         self._roster = roster

@@ -16,10 +16,10 @@ import structlog
 
 from service.core.clock import Clock, Timer
 from service.core.limits import Rollout
-from service.realtime.cluster.membership import Word
+from service.realtime.cluster.membership import NodeReport
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.registry import Roster
-from service.realtime.lifecycle.reconnects import Departures
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
 INTERVAL = 5.0
@@ -64,7 +64,7 @@ class StableNodes:
         self._suspicious_until = -math.inf
         self._is_new_here = True
 
-    def of(self, now: float, others: Mapping[str, Word]) -> Mapping[str, Word]:
+    def of(self, now: float, others: Mapping[str, NodeReport]) -> Mapping[str, NodeReport]:
         """Those of the others that count: all of them, but for those on trial."""
         taking = frozenset(node for node, word in others.items() if word.state.accepting)
         for node in self._taking - taking:
@@ -82,7 +82,7 @@ class StableNodes:
             return others
         return {node: word for node, word in others.items() if now - self._first.get(node, now) >= self._trial}
 
-    def _gone(self, node: str, now: float, word: Word | None) -> None:
+    def _gone(self, node: str, now: float, word: NodeReport | None) -> None:
         if self._last[node] - self._first[node] < YOUNG:
             self._suspicious_until = now + SUSPICION
             if now - self._first[node] >= self._trial:  # it was counted
@@ -94,7 +94,7 @@ class StableNodes:
         del self._first[node], self._last[node]
 
 
-class Scales:
+class RebalancePolicy:
     """Decides how many connections a node asks to move. Time comes in as an argument."""
 
     def __init__(self, margin: float, rate: float) -> None:
@@ -112,7 +112,7 @@ class Scales:
         self.surplus = 0
         """Connections above the margin, as of the last time."""
 
-    def weigh(self, now: float, here: int, departing: int, others: Mapping[str, Word]) -> int:
+    def weigh(self, now: float, here: int, departing: int, others: Mapping[str, NodeReport]) -> int:
         """How many to ask now, to be spread over INTERVAL. `here`: connections of this node, which takes new ones; `departing`:
         those of them that have been asked to go."""
         others = self._stable.of(now, others)
@@ -173,14 +173,14 @@ class _Move:
         return WASTE * max(0, gained) * self._nodes / len(self._light) / (self._nodes - len(self._light))
 
 
-class Rebalancing:
+class Rebalancer:
     """Weighs this node again and again, and has departures ask the connections that came first."""
 
     def __init__(
         self,
-        roster: Roster,
-        departures: Departures,
-        others: Callable[[], Mapping[str, Word]],
+        roster: ConnectionRegistry,
+        departures: ReconnectScheduler,
+        others: Callable[[], Mapping[str, NodeReport]],
         may: Callable[[], bool],
         rollout: Rollout,
         clock: Clock,
@@ -194,7 +194,7 @@ class Rebalancing:
         self._rollout = rollout
         self._clock = clock
         self._metrics = metrics
-        self._scales = Scales(rollout.rebalance_margin, rollout.rebalance_rate)
+        self._scales = RebalancePolicy(rollout.rebalance_margin, rollout.rebalance_rate)
         self._timer: Timer | None = None
 
     def start(self) -> None:

@@ -41,14 +41,14 @@ _STEP = 0.618_033_988_749_895
 """The golden ratio: multiples of it, less their whole parts, lie evenly in 0 to 1, however many they are."""
 
 
-class Departures:
+class ReconnectScheduler:
     """Those who have been asked to go and have not gone yet. A connection is asked once at a time."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
         self._asked: set[Connection] = set()
-        self._rounds: list[_Round] = []
+        self._rounds: list[_Batch] = []
         self._timer: Timer | None = None
         self._place = random.random()  # noqa: S311  # spreads load, guards nothing
         """Where between SOONEST and LATEST the next client comes back: from 0 to 1."""
@@ -62,7 +62,7 @@ class Departures:
         fresh = [one for one in connections if one.closing is None and one not in self._asked]
         if fresh:
             self._asked.update(fresh)
-            self._rounds.append(_Round(fresh, reason, over, self._clock.monotonic()))
+            self._rounds.append(_Batch(fresh, reason, over, self._clock.monotonic()))
             self._walk()
         return len(fresh)
 
@@ -129,7 +129,7 @@ _WHY: dict[Reason, str] = {
 }
 
 
-class _Round:
+class _Batch:
     """Those who were asked together."""
 
     def __init__(self, connections: Iterable[Connection], reason: Reason, over: float, now: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from msgspec import Raw
 
-from service.aio.eager_start import begin
+from service.aio.eager_start import start_eagerly
 from service.contract.model import ChannelSpec
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
@@ -19,11 +19,11 @@ from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of
 from service.protocol.messages import Command, Publish
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.transport import Socket
+from service.realtime.connections.transport import Transport
 from service.realtime.node import Node
 from service.realtime.session.commands import HANDLERS
-from service.realtime.session.handshake import Arrival, error_message, greet, introduce, take_apart
-from service.realtime.session.pre_auth_buffer import Arriving
+from service.realtime.session.handshake import AcceptedUpgrade, error_message, greet, introduce, split_frame
+from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 MOST_WAITING = 32
 """Messages that may wait behind a command that is being carried out; then nothing more is read from the peer."""
@@ -37,7 +37,9 @@ _CODES = frozenset(str(code.code) for code in CloseCode)
 _log = structlog.get_logger("serving")
 
 
-async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival, head: bytes = b"") -> None:
+async def serve(
+    node: Node, socket: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade, head: bytes = b""
+) -> None:
     """Takes a socket in, whose ear is `arriving` so far; returns when it is served, or turned away. What it took is freed
     when the socket is lost. `head`: what is still to be sent before anything else."""
     identity, credentials = arrival.identity, arrival.credentials
@@ -58,7 +60,7 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
         arrival.seat.release()
         socket.abort()
         raise
-    serving = Serving(node, connection)
+    serving = SessionHandler(node, connection)
     node.sweep.welcome(connection)
     node.roster.add(connection)
     node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
@@ -66,7 +68,7 @@ async def serve(node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
     await serving.open(arriving, arrival.channels, rest)
 
 
-class Serving:
+class SessionHandler:
     """The ear of an authenticated connection: one command at a time, in their order."""
 
     __slots__ = ("_connection", "_has_ended", "_in_hand", "_is_busy", "_is_lost", "_node", "_waiting", "_waiting_bytes")
@@ -84,7 +86,9 @@ class Serving:
         self._has_ended = False
         """Whether the peer has ended its sending side: the connection ends with the command in hand."""
 
-    async def open(self, arriving: Arriving, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]) -> None:
+    async def open(
+        self, arriving: PreAuthBuffer, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]
+    ) -> None:
         """Takes over: first the channels of the address, then what came with `hello`, then what has come since."""
         connection = self._connection
         connection.socket.ear = self
@@ -145,7 +149,7 @@ class Serving:
         if self._connection.closing is not None:
             return
         self._is_busy = True
-        rest = begin(self._work(message))
+        rest = start_eagerly(self._work(message))
         if rest is not None:
             if len(message) > SMALL_FRAME:
                 self._in_hand = getsizeof(message)
@@ -231,7 +235,7 @@ class Serving:
         try:
             if isinstance(frame, bytes):
                 raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
-            return take_apart(self._node, frame), None
+            return split_frame(self._node, frame), None
         except ServiceError as error:
             return ("",), error
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from msgspec import Raw, Struct
 
-from service.aio.eager_start import in_a_task
+from service.aio.eager_start import continue_in_task
 from service.contract.model import ChannelSpec
 from service.core.identity import Identity, anonymous
 from service.core.session import Session
@@ -17,20 +17,20 @@ from service.protocol import framing, messages
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of, split
 from service.protocol.messages import Hello, Welcome
-from service.realtime.admission.admission import Seat
+from service.realtime.admission.admission import ConnectionSlot
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.transport import Socket
+from service.realtime.connections.transport import Transport
 from service.realtime.ids import new_id
 from service.realtime.node import Node
-from service.realtime.session.pre_auth_buffer import Arriving
+from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
 NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
 
 
-class Arrival(Struct, frozen=True):
+class AcceptedUpgrade(Struct, frozen=True):
     """What the upgrade has found out. It has passed every check that needs no WebSocket."""
 
-    seat: Seat
+    seat: ConnectionSlot
     identity: Identity | None = None
     """None: `hello` must follow."""
     credentials: str = "hello"
@@ -40,7 +40,7 @@ class Arrival(Struct, frozen=True):
 
 
 async def introduce(
-    node: Node, socket: Socket, arriving: Arriving, arrival: Arrival
+    node: Node, socket: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade
 ) -> tuple[Identity, str, Iterator[str | Raw]]:
     """Waits for `hello`, of an arrival without an identity. Returns who it is, by what kind of credentials, and what the client
     sent in the same frame behind it. `arriving` is the socket's ear until then.
@@ -58,7 +58,7 @@ async def introduce(
 
 
 def greet(
-    node: Node, socket: Socket, seat: Seat, identity: Identity, credentials: str, head: bytes = b""
+    node: Node, socket: Transport, seat: ConnectionSlot, identity: Identity, credentials: str, head: bytes = b""
 ) -> Connection:
     """Returns the connection, welcomed. `head` is what must be sent before the welcome.
 
@@ -84,18 +84,20 @@ def greet(
     return connection
 
 
-def _check_open(node: Node, socket: Socket, seat: Seat) -> None:
+def _check_open(node: Node, socket: Transport, seat: ConnectionSlot) -> None:
     try:
         node.admission.check_open()
     except ServiceError as error:
         raise _refuse(node, socket, seat, error, CloseCode.RESTART) from error
 
 
-async def _hello(node: Node, socket: Socket, seat: Seat, arriving: Arriving) -> tuple[Identity, Iterator[str | Raw]]:
+async def _hello(
+    node: Node, socket: Transport, seat: ConnectionSlot, arriving: PreAuthBuffer
+) -> tuple[Identity, Iterator[str | Raw]]:
     frame = await _first_frame(node, socket, seat, arriving)
     message: str | Raw | None = None
     try:
-        rest = iter(take_apart(node, frame))
+        rest = iter(split_frame(node, frame))
         message = next(rest)
         command = decode(message)
         if not isinstance(command, Hello):
@@ -114,7 +116,7 @@ async def _hello(node: Node, socket: Socket, seat: Seat, arriving: Arriving) -> 
         raise _refuse(node, socket, seat, error, close) from error
 
 
-def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
+def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
     """The messages of a frame: at least one. Raises ServiceError: MALFORMED, or INVALID_MESSAGE if they are too many."""
     if isinstance(frame, str) and frame.startswith("{"):
         return [frame]  # as nearly always
@@ -128,8 +130,8 @@ def take_apart(node: Node, frame: str | bytes) -> list[str | Raw]:
     return parts
 
 
-async def _first_frame(node: Node, socket: Socket, seat: Seat, arriving: Arriving) -> str:
-    await in_a_task()  # for the timeout
+async def _first_frame(node: Node, socket: Transport, seat: ConnectionSlot, arriving: PreAuthBuffer) -> str:
+    await continue_in_task()  # for the timeout
     _check_open(node, socket, seat)  # a drain that has begun since would not find this wait
     deadline = node.bounds.deadlines.hello
     try:
@@ -150,7 +152,12 @@ async def _first_frame(node: Node, socket: Socket, seat: Seat, arriving: Arrivin
 
 
 def _refuse(
-    node: Node, socket: Socket, seat: Seat, error: ServiceError, close: CloseCode, request: str | None = None
+    node: Node,
+    socket: Transport,
+    seat: ConnectionSlot,
+    error: ServiceError,
+    close: CloseCode,
+    request: str | None = None,
 ) -> CloseConnection:
     node.refusals.count(error, "hello", seat.network)
     node.metrics.errors.labels(code=error.code.code).inc()

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from sys import getsizeof
 
-from service.realtime.connections.transport import Socket
+from service.realtime.connections.transport import Transport
 
 MOST_WAITING = 16
 """Messages that may come before the first has been answered; then nothing more is read."""
@@ -14,12 +14,12 @@ MOST_BYTES = 65_536
 """Of all of them, as they lie in memory, however few: nobody has vouched for whoever sends them."""
 
 
-class Arriving:
+class PreAuthBuffer:
     """Keeps what comes, until somebody takes it."""
 
     __slots__ = ("_come", "_size", "has_ended", "is_over", "socket", "waiting")
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Transport) -> None:
         self.socket = socket
         self.waiting: deque[str | bytes] | None = None
         self.is_over = False

@@ -20,12 +20,12 @@ from service.core.event import Event
 from service.core.limits import OutboxLimits, RepairLimits
 from service.core.position import Position
 from service.core.session import Phase, PresenceAccess, Start, Subscription
-from service.core.stream_cursor import Sequence, Verdict
+from service.core.stream_cursor import StreamCursor, Verdict
 from service.errors import ServiceError
 from service.protocol.messages import PresenceView
 from service.realtime.connections.frame import Frame, event_frame
 from service.realtime.delivery.hub import Hub, Room
-from service.realtime.streams.gap_recovery import Repair
+from service.realtime.streams.gap_recovery import GapRecovery
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class PresenceEar(Protocol):
         """See EventSink."""
 
 
-class Relay:
+class BrokerRelay:
     """The broker's sink on this node."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Relay:
         self.on_interrupted: Callable[[], None] | None = None
         """Called when the broker was away: what other stores keep beside it may be gone too."""
         self._unsubscribe_failed = supervisor.outages.limited(_log, "unsubscribe failed", clock.monotonic)
-        self._repair = Repair(hub, broker, clock, supervisor, metrics, repair, self._push)
+        self._repair = GapRecovery(hub, broker, clock, supervisor, metrics, repair, self._push)
 
     def tap(self, channel: ChannelKey, sink: EventSink) -> None:
         """Gives a channel that no client can join to a part of this node."""
@@ -223,7 +223,7 @@ class Relay:
     def _settle(self, room: Room, snapshot: Snapshot) -> None:
         """The first snapshot of a room says where its order begins; one that is ahead of it may mean that it has a gap."""
         if room.sequence is None:
-            room.sequence = Sequence(snapshot)
+            room.sequence = StreamCursor(snapshot)
             self._repair.release(room)
         elif not room.sequence.has_reached(snapshot.mark):
             self._repair.suspect(room, snapshot.mark)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from service.aio.sleep import pause
+from service.aio.sleep import sleep
 from service.aio.supervisor import Supervisor
 from service.core.backoff import Backoff
-from service.core.broker import Broker, Known, Mark, Snapshot
+from service.core.broker import Broker, Known, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event
-from service.core.stream_cursor import Sequence, Verdict
+from service.core.stream_cursor import StreamCursor, Verdict
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
@@ -33,7 +33,7 @@ def _nothing(snapshot: Snapshot) -> None:
     pass
 
 
-class Following:
+class ChannelFollower:
     """A tap of the relay on one channel.
 
     `take` gets every durable event that is published after `start` once and in order, also what comes while this node cannot
@@ -62,7 +62,7 @@ class Following:
         self._take = take
         self._kept = kept
         self._restarted = restarted
-        self._sequence: Sequence | None = None
+        self._sequence: StreamCursor | None = None
         # Ids outlive epochs: a store that has started anew may still hold what was taken before. Twice what the stream holds,
         # as another replica's stream may end elsewhere.
         self._taken: OrderedDict[str, None] = OrderedDict()
@@ -94,7 +94,7 @@ class Following:
                     self._is_new(event)
         for event in snapshot.state:
             self._give(event)
-        self._sequence = Sequence(snapshot)
+        self._sequence = StreamCursor(snapshot)
         if self._behind:
             self._read_soon()
 
@@ -110,7 +110,7 @@ class Following:
         """See EventSink."""
         self._read_soon()
 
-    def compare(self, mark: Mark) -> None:
+    def compare(self, mark: StreamHead) -> None:
         """Reads the channel if it has come further than what was taken. Finds what was lost without anyone telling."""
         if self._sequence is not None and not self._sequence.has_reached(mark):
             self._read_soon()
@@ -132,7 +132,7 @@ class Following:
             except ServiceError as error:
                 self._behind = True
                 self._outage.failed(self, channel=self.channel.name, code=error.code.code)
-                await pause(self._clock, backoff.next())
+                await sleep(self._clock, backoff.next())
 
     async def _read(self) -> None:
         sequence = self._sequence

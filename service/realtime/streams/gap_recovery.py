@@ -13,10 +13,10 @@ from itertools import islice
 
 import structlog
 
-from service.aio.sleep import pause
+from service.aio.sleep import sleep
 from service.aio.supervisor import Supervisor
 from service.core.backoff import Backoff
-from service.core.broker import Broker, Known, Mark, Snapshot
+from service.core.broker import Broker, Known, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Event
@@ -24,7 +24,7 @@ from service.core.limits import RepairLimits
 from service.core.position import Position
 from service.core.stream_cursor import Verdict
 from service.errors import ServiceError
-from service.realtime.connections.frame import MAX_BURST_BYTES, restart_frame
+from service.realtime.connections.frame import MAX_BATCH_BYTES, restart_frame
 from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
 
@@ -47,7 +47,7 @@ MOST_RETRY = 2.0
 _log = structlog.get_logger("repair")
 
 
-class Repair:
+class GapRecovery:
     """Reads what is missing from the streams, and delivers it before anything newer."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Repair:
         if not self._let_through(room, waiting):
             self.begin(room, "jump")
 
-    def suspect(self, room: Room, mark: Mark) -> None:
+    def suspect(self, room: Room, mark: StreamHead) -> None:
         """Looks again soon whether a room has come as far as its stream was; of another epoch nothing can be on its way."""
         if room.sequence is not None and room.sequence.mark.epoch != mark.epoch:
             self.begin(room, "check")
@@ -129,7 +129,7 @@ class Repair:
         """The same, and returns when it is done. Raises ServiceError."""
         await self._compare([room.key], lambda room, _: self.begin(room, "check"))
 
-    def _look_again(self, room: Room, mark: Mark) -> None:
+    def _look_again(self, room: Room, mark: StreamHead) -> None:
         self._suspected.pop(room, None)
         if _is_behind(room, mark):
             self.begin(room, "check")
@@ -166,7 +166,7 @@ class Repair:
                 except ServiceError as error:
                     self._metrics.repair_failures.inc()
                     self._reading.failed(room, code=error.code.code)
-                    await pause(self._clock, backoff.next())
+                    await sleep(self._clock, backoff.next())
                     continue
                 return snapshot if room.waiting is waiting and room.is_listening else None
             return None
@@ -280,7 +280,7 @@ class Repair:
             for channel in some:
                 self._doubted.pop(channel, None)
 
-    async def _compare(self, channels: list[ChannelKey], found: Callable[[Room, Mark], None]) -> None:
+    async def _compare(self, channels: list[ChannelKey], found: Callable[[Room, StreamHead], None]) -> None:
         for start in range(0, len(channels), SLICE):
             some = channels[start : start + SLICE]
             known = [None if (room := self._hub.get(channel)) is None else _known(room) for channel in some]
@@ -298,7 +298,7 @@ def _portions(events: Sequence[Event]) -> Iterator[list[Event]]:
     portion: list[Event] = []
     size = 0
     for event in events:
-        if portion and (len(portion) >= PORTION or size + len(event.data) > MAX_BURST_BYTES):
+        if portion and (len(portion) >= PORTION or size + len(event.data) > MAX_BATCH_BYTES):
             yield portion
             portion, size = [], 0
         portion.append(event)
@@ -311,7 +311,7 @@ def _known(room: Room) -> Known | None:
     return None if room.sequence is None or not room.is_listening else room.sequence.known
 
 
-def _is_behind(room: Room, mark: Mark) -> bool:
+def _is_behind(room: Room, mark: StreamHead) -> bool:
     """Whether a room that minds its order has not come as far as a mark."""
     if room.waiting is not None or room.sequence is None or not room.is_listening:
         return False

@@ -18,14 +18,14 @@ from service.protocol.messages import PresenceReply, Subscribed, Unsubscribed
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.frame import Frame, encode_event
 from service.realtime.presence.tracker import Presence
-from service.realtime.streams.broker_relay import Joined, Relay
+from service.realtime.streams.broker_relay import BrokerRelay, Joined
 from service.telemetry.metrics import Metrics
 
 
 class Subscriptions:
     """Joins and leaves channels on behalf of connections: authorisation, room, presence, snapshot."""
 
-    def __init__(self, gate: Gate, relay: Relay, presence: Presence, metrics: Metrics) -> None:
+    def __init__(self, gate: Gate, relay: BrokerRelay, presence: Presence, metrics: Metrics) -> None:
         self._gate = gate
         self._relay = relay
         self._presence = presence

@@ -29,7 +29,7 @@ from service.web.api.messages import MAX_USER, IdempotencyKey
 from service.web.client_info import client_ip
 from service.web.http.header_list import list_of
 from service.web.http.http_protocol import HttpProtocol
-from service.web.http_config import EDGE, NODE, ApiKey
+from service.web.http_config import HTTP_CONFIG, NODE, ApiKey
 
 MAX_BODY = 1_048_576
 """Bytes of a request body; the application's client_max_size must not be below it."""
@@ -61,7 +61,7 @@ def authenticate(request: web.Request, keys: Iterable[ApiKey]) -> ApiKey:
 
 def check_address_rate(request: web.Request) -> str:
     """Counts a request for its address, which is returned. Raises ServiceError(RATE_LIMITED)."""
-    network = network_of(client_ip(request, request.app[EDGE].hops))
+    network = network_of(client_ip(request, request.app[HTTP_CONFIG].hops))
     request.app[NODE].admission.check_api_address(network)
     return network
 
@@ -85,7 +85,7 @@ class Call:
     @classmethod
     def of(cls, request: web.Request) -> Call:
         """Raises ServiceError: RATE_LIMITED or INVALID_API_KEY."""
-        node, edge = request.app[NODE], request.app[EDGE]
+        node, edge = request.app[NODE], request.app[HTTP_CONFIG]
         network = check_address_rate(request)
         try:
             key = authenticate(request, edge.api_keys)

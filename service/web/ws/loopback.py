@@ -13,7 +13,7 @@ from typing import cast
 from service.core.clock import Clock
 from service.protocol.framing import FIN, MASK, TEXT
 from service.realtime.connections.byte_budget import UNAUTHENTICATED, ByteBudget
-from service.realtime.connections.transport import Ear
+from service.realtime.connections.transport import MessageHandler
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.http.socket_options import bound_buffers
@@ -43,7 +43,7 @@ class Line:
         self._far.abort()
 
 
-async def connect(bounds: Bounds, clock: Clock, ear: Ear, metrics: Metrics) -> Line:
+async def connect(bounds: Bounds, clock: Clock, ear: MessageHandler, metrics: Metrics) -> Line:
     """A new connection, on the terms of every client's. Raises OSError."""
     try:
         async with asyncio.timeout(PATIENCE):

@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from msgspec import Struct
 from multidict import CIMultiDictProxy
 
-from service.aio.eager_start import begin
+from service.aio.eager_start import start_eagerly
 from service.contract.model import ChannelSpec
 from service.core.identity import Identity, Right
 from service.core.limits import jittered
@@ -24,13 +24,13 @@ from service.realtime.admission.admission import network_of
 from service.realtime.connections.byte_budget import UNAUTHENTICATED
 from service.realtime.node import Node
 from service.realtime.session.handler import serve
-from service.realtime.session.handshake import NO_CHANNELS, Arrival
-from service.realtime.session.pre_auth_buffer import Arriving
+from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
+from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.client_info import allow_cross_origin, check_origin, client_ip, credentials, parameters, preflight
 from service.web.http.header_list import list_of, offers_websocket
 from service.web.http.http_connections import HTTP_CONNECTIONS
 from service.web.http.http_protocol import HttpProtocol
-from service.web.http_config import EDGE, NODE, Edge
+from service.web.http_config import HTTP_CONFIG, NODE, HttpConfig
 from service.web.problem import fault, problem
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import Terms, WebSocket
@@ -59,7 +59,7 @@ def routes() -> list[web.RouteDef]:
 
 
 class _Admitted(Struct, frozen=True):
-    arrival: Arrival
+    arrival: AcceptedUpgrade
     head: bytes
     """The response."""
     window_bits: int
@@ -96,16 +96,16 @@ class Fresh(Protocol):
 class Upgrades:
     """Decides about upgrades and carries them out, wherever their request was read."""
 
-    def __init__(self, node: Node, edge: Edge, *, compresses: bool) -> None:
+    def __init__(self, node: Node, edge: HttpConfig, *, compresses: bool) -> None:
         self._node = node
         self._edge = edge
         self.reads = ReadScheduler(node.clock, node.metrics, node.bounds.deadlines.message)
         self._terms = Terms(node.bounds, node.clock, node.metrics, self.reads)
         self._compresses = compresses
 
-    def begin(self, request: web.BaseRequest, fresh: Fresh) -> None:
+    def accept(self, request: web.BaseRequest, fresh: Fresh) -> None:
         """Answers an upgrade that has come by itself, and takes its connection over."""
-        rest = begin(self._arrive(request, fresh))
+        rest = start_eagerly(self._arrive(request, fresh))
         if rest is not None:
             self._node.supervisor.spawn("arrival", rest)
 
@@ -148,7 +148,7 @@ class Upgrades:
         identity = admitted.arrival.identity
         account = self._node.budget.account(UNAUTHENTICATED if identity is None else identity.tenant)
         websocket = WebSocket(self._terms, transport, admitted.window_bits, account=account)
-        websocket.ear = arriving = Arriving(websocket)
+        websocket.ear = arriving = PreAuthBuffer(websocket)
         transport.set_protocol(websocket)
         websocket.connection_made(transport)
         head = admitted.head
@@ -183,7 +183,7 @@ class Upgrades:
             identity, kind = await _identify(request, node, edge)
             if identity is not None:
                 await seat.identify(identity)
-            arrival = Arrival(seat, identity, kind, _check_channels(request, node, identity))
+            arrival = AcceptedUpgrade(seat, identity, kind, _check_channels(request, node, identity))
             if not is_upgrade:
                 _take_subscribes(node, arrival, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
@@ -289,7 +289,7 @@ def _head(key: bytes, agreement: Agreement | None) -> bytes:
     return _HEAD % (accept_key(key), SUBPROTOCOL.encode(), extensions)
 
 
-def _take_subscribes(node: Node, arrival: Arrival, *, is_upgrade: bool) -> None:
+def _take_subscribes(node: Node, arrival: AcceptedUpgrade, *, is_upgrade: bool) -> None:
     """The channels of the address cost what subscribing to them would. All or none: a client could not tell which are missing."""
     if arrival.channels:
         node.admission.check_subscribes(arrival.seat, len(arrival.channels), is_upgrade=is_upgrade)
@@ -301,7 +301,7 @@ async def _use_ticket(request: web.BaseRequest, node: Node) -> None:
         raise _no_such_ticket()  # another upgrade was faster
 
 
-def _check_arrival(request: web.BaseRequest, node: Node, edge: Edge) -> str:
+def _check_arrival(request: web.BaseRequest, node: Node, edge: HttpConfig) -> str:
     node.admission.check_open()
     if node.budget.is_full:
         node.metrics.limit_hits.labels(limit="outbox_node").inc()
@@ -328,7 +328,7 @@ def _no_such_ticket() -> ServiceError:
     return ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")
 
 
-async def _identify(request: web.BaseRequest, node: Node, edge: Edge) -> tuple[Identity | None, str]:
+async def _identify(request: web.BaseRequest, node: Node, edge: HttpConfig) -> tuple[Identity | None, str]:
     """Who it is, if the request says so, and by what kind of credentials."""
     given = credentials(request, edge)
     if given.ticket is not None:
@@ -357,7 +357,7 @@ def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | N
 
 
 async def _tickets(request: web.Request) -> web.StreamResponse:
-    node, edge = request.app[NODE], request.app[EDGE]
+    node, edge = request.app[NODE], request.app[HTTP_CONFIG]
     network = network_of(client_ip(request, edge.hops))
     try:
         node.admission.check_open()
@@ -389,5 +389,5 @@ async def _preflight_tickets(request: web.Request) -> web.StreamResponse:
 
 def _preflight(request: web.Request, methods: str) -> web.StreamResponse:
     response = preflight(request, methods)
-    allow_cross_origin(request, response, request.app[EDGE])
+    allow_cross_origin(request, response, request.app[HTTP_CONFIG])
     return response

@@ -39,7 +39,7 @@ when so many come at once, those that are served already would wait for all of t
 _START = b"GET /ws"
 
 
-class Door:
+class UpgradeQueue:
     """What all fronts share, and whose turn it is."""
 
     def __init__(
@@ -63,19 +63,19 @@ class Door:
         self.max_early = message_bytes + FRAME_HEAD
         """Bytes that may come before the upgrade has been answered: one message, though RFC 6455 §4.1 has clients wait."""
         self.loop = asyncio.get_running_loop()
-        self._queue: deque[Front] = deque()
+        self._queue: deque[FirstRequestProtocol] = deque()
         self._looked_at = 0
         """Upgrades of this turn."""
 
-    def __call__(self) -> Front:
+    def __call__(self) -> FirstRequestProtocol:
         """The protocol of a connection."""
-        return Front(self)
+        return FirstRequestProtocol(self)
 
     @property
-    def waiting(self) -> list[Front]:
+    def waiting(self) -> list[FirstRequestProtocol]:
         """Connections that have not sent a whole request yet, as they came."""
         protocols = (transport.get_protocol() for transport in self.connections)
-        return [front for front in protocols if isinstance(front, Front) and not front.is_whole]
+        return [front for front in protocols if isinstance(front, FirstRequestProtocol) and not front.is_whole]
 
     def close(self) -> None:
         """Cuts those that still wait: nobody is left to serve them."""
@@ -83,7 +83,7 @@ class Door:
             front.abort()
         self._queue.clear()
 
-    def take(self, front: Front) -> None:
+    def take(self, front: FirstRequestProtocol) -> None:
         """Has an upgrade looked at, now or in one of the next turns."""
         if not self._looked_at:
             self.loop.call_soon(self._next_turn)
@@ -101,7 +101,7 @@ class Door:
                 self._queue.popleft().look()
 
 
-class Front(asyncio.Protocol):
+class FirstRequestProtocol(asyncio.Protocol):
     """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
 
     __slots__ = (
@@ -119,7 +119,7 @@ class Front(asyncio.Protocol):
     ssl_context = None
     """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: UpgradeQueue) -> None:
         self._door = door
         self.transport: asyncio.Transport | None = None
         self.peername: object = None
@@ -241,7 +241,7 @@ class Front(asyncio.Protocol):
             None,  # type: ignore[arg-type]  # the task that a response would be cancelled with
             self._door.loop,
         )
-        self._door.upgrades.begin(request, self)
+        self._door.upgrades.accept(request, self)
 
     def _hand_over(self) -> None:
         transport, data = self.transport, self._data

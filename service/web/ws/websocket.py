@@ -16,7 +16,7 @@ from service.core.limits import TokenBucket
 from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
 from service.realtime.connections.byte_budget import Account
-from service.realtime.connections.transport import Ear
+from service.realtime.connections.transport import MessageHandler
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.http.half_close import end_sending
@@ -78,7 +78,7 @@ class WebSocket(asyncio.Protocol):
         "write",
     )
 
-    ear: Ear
+    ear: MessageHandler
     """To be set before anything else is called."""
 
     def __init__(self, terms: Terms, transport: asyncio.Transport, window_bits: int = 0, *, account: Account) -> None:
@@ -420,20 +420,20 @@ class _Deaf:
     """The ear of a socket that is over."""
 
     def received(self, message: str | bytes) -> None:
-        """See Ear."""
+        """See MessageHandler."""
 
     def paused(self) -> None:
-        """See Ear."""
+        """See MessageHandler."""
 
     def resumed(self) -> None:
-        """See Ear."""
+        """See MessageHandler."""
 
     def ended(self) -> bool:
-        """See Ear."""
+        """See MessageHandler."""
         return False
 
     def lost(self) -> None:
-        """See Ear."""
+        """See MessageHandler."""
 
 
 _DEAF = _Deaf()
