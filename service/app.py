@@ -118,7 +118,7 @@ class Service:
         self.descriptors = Descriptors(
             settings.limits,
             self.node.admission,
-            self.node.roster,
+            self.node.registry,
             self.http_connections,
             self.ops_connections,
             self.clock,

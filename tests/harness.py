@@ -114,7 +114,7 @@ class Running:
 
         def counted() -> tuple[object, ...]:
             return (
-                len(node.roster),
+                len(node.registry),
                 admission._total,
                 admission._pending,
                 dict(admission._per_ip),

@@ -34,7 +34,7 @@ PREFIX = "bus"
 class Line:
     """One node's way to the shared broker: a Broker that passes everything on, unless a test breaks it."""
 
-    is_prompt = False
+    delivers_synchronously = False
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -221,7 +221,7 @@ def _in(epoch: str, event: Event) -> Event:
 class _Front:
     """The broker of one node, in front of the store that all share."""
 
-    is_prompt = False
+    delivers_synchronously = False
 
     def __init__(self, bus: SharedBroker) -> None:
         self._bus = bus

@@ -11,7 +11,7 @@ from service.realtime.connections.transport import MessageHandler
 class NobodysSocket:
     """A Socket that takes all that is written and does nothing with it. A test replaces what it wants to know of."""
 
-    ear: MessageHandler
+    handler: MessageHandler
     write: Callable[[bytes], None]
     close_code = 1006
     is_paused = False

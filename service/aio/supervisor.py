@@ -23,33 +23,33 @@ class Supervisor:
         """What its tasks log while they fail."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._vital: set[asyncio.Task[Any]] = set()
+        self._critical: set[asyncio.Task[Any]] = set()
         self.failed: str | None = None
         """The name of a vital task that has died; the node is not ready then."""
 
-    def spawn(self, name: str, work: Coroutine[Any, Any, Any], *, vital: bool = False) -> asyncio.Task[Any]:
-        """Runs the work. `vital`: it must not end before `close`."""
+    def spawn(self, name: str, work: Coroutine[Any, Any, Any], *, critical: bool = False) -> asyncio.Task[Any]:
+        """Runs the work. `critical`: it must not end before `close`."""
         if self._loop is None:  # asked for once: on Python 3.11 it is a system call
             self._loop = asyncio.get_running_loop()
         task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
-        if vital:
-            self._vital.add(task)
+        if critical:
+            self._critical.add(task)
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        vital = task in self._vital
-        self._vital.discard(task)
+        critical = task in self._critical
+        self._critical.discard(task)
         if task.cancelled():
             return
         error = task.exception()
-        if error is None and not vital:
+        if error is None and not critical:
             return
         self._metrics.tasks_died.labels(task=task.get_name()).inc()
-        _log.error("task died", task=task.get_name(), vital=vital, exc_info=error)
-        if vital:
+        _log.error("task died", task=task.get_name(), critical=critical, exc_info=error)
+        if critical:
             self.failed = task.get_name()
 
     async def close(self) -> None:

@@ -115,7 +115,7 @@ class Broker(Protocol):
     """
 
     @property
-    def is_prompt(self) -> bool:
+    def delivers_synchronously(self) -> bool:
         """Whether an event that is accepted has reached the sink by then: the sink knows all that the broker would say."""
 
     async def start(self, sink: EventSink) -> None:

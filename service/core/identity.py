@@ -79,7 +79,7 @@ def backend(tenant: str) -> Identity:
     return Identity(tenant=tenant, user="", is_backend=True)
 
 
-MOST_SHARED = 16
+MAX_SHARED = 16
 """Grants of one token up to which equal ones are the same object in all identities."""
 _TEXT = frozenset({str})
 
@@ -91,7 +91,7 @@ def parse_grants(claim: Any) -> tuple[Grant, ...]:
 
     Raises ValueError with a sentence. A grant that is not understood refuses the token: it must never widen or vanish.
     """
-    if type(claim) is list and len(claim) <= MOST_SHARED:
+    if type(claim) is list and len(claim) <= MAX_SHARED:
         entries = tuple(claim)
         if _TEXT.issuperset(map(type, entries)):
             return _of_patterns(entries)

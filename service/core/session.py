@@ -18,9 +18,9 @@ from service.errors import ErrorCode, ServiceError
 class Phase(Enum):
     """How far a subscription has come."""
 
-    HELD = "held"
+    PENDING = "held"
     """Authorised and joined; nothing is delivered before `ready`."""
-    JOINING = "joining"
+    SUBSCRIBING = "joining"
     """The snapshot is being read; live events wait behind it."""
     LIVE = "live"
     """`subscribed` has been sent; events follow."""
@@ -58,7 +58,7 @@ class Subscription(Struct, eq=False, gc=False):
     """Where to resume: the client's position, or the one at which the subscription joined (see `start`)."""
     start: Start = Start.JOIN
     presence: PresenceAccess = PresenceAccess.NONE
-    phase: Phase = Phase.HELD
+    phase: Phase = Phase.PENDING
 
 
 class Session(Struct, eq=False, gc=False):

@@ -120,19 +120,19 @@ class Node:
         self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
         self.refusals = Refusals(self.admission, ports.clock, metrics)
         self.recent_clients = RecentClients(self.admission, bounds.limits.connections, ports.clock, metrics)
-        self.roster = ConnectionRegistry(metrics)
-        self.departures = ReconnectScheduler(ports.clock, metrics)
-        self.sweep = ConnectionMonitor(
-            self.roster,
+        self.registry = ConnectionRegistry(metrics)
+        self.reconnects = ReconnectScheduler(ports.clock, metrics)
+        self.monitor = ConnectionMonitor(
+            self.registry,
             bounds.deadlines,
             bounds.outbox,
             ports.clock,
             metrics,
             tidy=self.admission.tidy,
             rollout=bounds.rollout,
-            departures=self.departures,
+            reconnects=self.reconnects,
         )
-        self.surroundings = ConnectionContext(
+        self.connection_context = ConnectionContext(
             ports.clock,
             metrics,
             WriteScheduler(ports.clock),
@@ -142,7 +142,7 @@ class Node:
             limits=bounds.outbox,
             on_close=self._closing,
         )
-        self.hub = Hub(self.surroundings)
+        self.hub = Hub(self.connection_context)
         self.relay = BrokerRelay(
             self.hub,
             ports.broker,
@@ -153,7 +153,7 @@ class Node:
             repair=bounds.repair,
         )
         self.revocations = Revocations(
-            self.roster,
+            self.registry,
             ports.broker,
             self.store_clock,
             self.supervisor,
@@ -167,7 +167,7 @@ class Node:
         self.authenticator = RevocationGuard(ports.authenticator, self.revocations)
         self.control = Control(self, self.revocations, ports.broker, ports.clock, self.supervisor, metrics)
         self.probe = LatencyProbe(
-            self.control.me, bounds.probe, ports.broker, ports.connect, self.surroundings, self.supervisor
+            self.control.me, bounds.probe, ports.broker, ports.connect, self.connection_context, self.supervisor
         )
         for tap in (*self.control.taps, self.probe):
             self.relay.tap(tap.channel, tap)
@@ -191,17 +191,17 @@ class Node:
         self.lines = SessionEvictor(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
         self._greeting: set[asyncio.Timeout] = set()
         self.rebalancing = Rebalancer(
-            self.roster,
-            self.departures,
+            self.registry,
+            self.reconnects,
             lambda: self.control.words,
             lambda: self.is_accepting and not self.health.is_away,
             bounds.rollout,
             ports.clock,
             metrics,
         )
-        self._drain = Drain(self.roster, self.departures, bounds.rollout, bounds.deadlines, metrics)
+        self._drain = Drain(self.registry, self.reconnects, bounds.rollout, bounds.deadlines, metrics)
         metrics.draining.set_function(lambda: float(self.admission.draining))
-        metrics.drain_left.set_function(lambda: len(self.roster) if self.admission.draining else 0)
+        metrics.drain_left.set_function(lambda: len(self.registry) if self.admission.draining else 0)
         metrics.max_connections.set(bounds.limits.connections)
         metrics.max_outbox_bytes.set(bounds.outbox.node_bytes)
         metrics.outbox_bytes.set_function(lambda: self.budget.used)
@@ -223,14 +223,14 @@ class Node:
         except BaseException:
             await self.close()
             raise
-        self.sweep.start()
+        self.monitor.start()
         self.rebalancing.start()
 
     async def close(self) -> None:
         """Ends whatever is left, then the broker. Call `drain` first."""
-        self.sweep.close()
+        self.monitor.close()
         self.rebalancing.close()
-        self.departures.close()
+        self.reconnects.close()
         self.probe.close()
         self.health.close()
         await self.control.close()
@@ -264,14 +264,14 @@ class Node:
 
     def _age(self, share: float) -> float:
         """Seconds that this share of the connections have lasted at most; NaN if there are none."""
-        began = self.roster.began(1.0 - share)
+        began = self.registry.began(1.0 - share)
         return nan if began is None else self.clock.monotonic() - began
 
     def _closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
         # No delivery from here on.
         if code is CloseCode.SLOW_CONSUMER:
             self.metrics.slow_consumers.inc()
-            self.recent_clients.slow(connection.seat.network, connection.session.identity)
+            self.recent_clients.slow(connection.slot.network, connection.session.identity)
         for subscription in connection.session.subscriptions.values():
             self.relay.detach(connection, subscription)
 
@@ -293,7 +293,7 @@ class Node:
     @property
     def connections(self) -> int:
         """How many there are here."""
-        return len(self.roster)
+        return len(self.registry)
 
     def subscribers(self, channel: ChannelKey) -> int:
         """How many connections have joined the channel here."""
@@ -302,7 +302,7 @@ class Node:
 
     async def disconnect(self, tenant: str, user: str, reason: str) -> int:
         """Closes all connections that the user has here; returns how many. `control` does it on all nodes."""
-        connections = self.roster.of_user(tenant, user)
+        connections = self.registry.of_user(tenant, user)
         for connection in connections:
             connection.close(CloseCode.FORBIDDEN, reason)
         return len(connections)
@@ -310,7 +310,7 @@ class Node:
     async def unsubscribe(self, tenant: str, user: str, channel: str) -> int:
         """Ends the user's subscriptions to the channel here; returns how many there were. `control` does it on all nodes."""
         count = 0
-        for connection in self.roster.of_user(tenant, user):
+        for connection in self.registry.of_user(tenant, user):
             if connection.session.is_subscribed(channel):
                 # Told first: leaving may wait for the broker, and what the client asks for meanwhile is answered at once.
                 connection.reply(Unsubscribed(channel=channel, code="removed"))
@@ -320,19 +320,19 @@ class Node:
 
     async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> int:
         """Closes those of the connections that are here; returns how many were. `control` does it on all nodes."""
-        connections = [found for id in ids if (found := self.roster.get(id)) is not None]
+        connections = [found for id in ids if (found := self.registry.get(id)) is not None]
         for connection in connections:
             connection.close(code, reason)
         return len(connections)
 
-    def make_room_after(self, newest: Connection) -> None:
+    def evict_oldest_sessions(self, newest: Connection) -> None:
         """Where the settings say so, ends the user's oldest connections above the cap. Comes after the newest has come in:
         one that is refused in the end replaces nobody."""
         limits = self.bounds.limits
         identity = newest.session.identity
         if limits.on_user_cap != "replace" or identity.is_anonymous:
             return
-        for oldest in self.roster.of_user(identity.tenant, identity.user)[: -limits.connections_per_user]:
+        for oldest in self.registry.of_user(identity.tenant, identity.user)[: -limits.connections_per_user]:
             oldest.close(CloseCode.REPLACED, REPLACED)
             self.retire(oldest)
         self.lines.come(identity, newest.id)
@@ -343,9 +343,9 @@ class Node:
     def retire(self, connection: Connection) -> None:
         """Gives a connection's place back."""
         self.lines.go(connection.session.identity, connection.id)
-        self.roster.remove(connection)
-        self.departures.gone(connection)
-        connection.seat.release()
+        self.registry.remove(connection)
+        self.reconnects.gone(connection)
+        connection.slot.release()
 
     async def drain(self) -> None:
         """Takes no more connections, tells every client its own time to come back, and closes them evenly.

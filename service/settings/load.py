@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from service.contract.document import Document, Fault, Faults, Place, nearest, read
 from service.core.limits import Limits
 from service.protocol.unique_keys import DuplicateKeyError, unique
-from service.settings.model import MOST_PORT, PREFIX, Broker, Setting, Settings, every_setting
+from service.settings.model import MAX_PORT, PREFIX, Broker, Setting, Settings, every_setting
 
 CONFIG = "TIDEWIRE_CONFIG"
 """Names the settings file."""
@@ -167,10 +167,10 @@ def _contradicting_ports(found: Settings) -> Iterator[tuple[Place, str]]:
             ("ops_port",),
             f"the {found.workers} workers take ops ports {found.ops_port} to {last}, and port is among them",
         )
-    if last > MOST_PORT:
+    if last > MAX_PORT:
         yield (
             ("ops_port",),
-            f"the {found.workers} workers would take ops ports up to {last}; there are none above {MOST_PORT}",
+            f"the {found.workers} workers would take ops ports up to {last}; there are none above {MAX_PORT}",
         )
 
 

@@ -36,8 +36,8 @@ PREFIX = "TIDEWIRE_"
 MIN_SECRET_BYTES = 32
 """RFC 7518 §3.2: an HS256 key is at least as long as its hash."""
 MIN_KEY = 24
-MOST_PORT = 65_535
-MOST_WORKERS = 256
+MAX_PORT = 65_535
+MAX_WORKERS = 256
 """More than any machine has use for; a slip of the finger must not fork a thousand processes."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
@@ -96,7 +96,7 @@ Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Key = Annotated[SecretStr, AfterValidator(_good_key)]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Port = Annotated[int, Field(ge=0, le=MOST_PORT)]
+Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 Origins = Annotated[tuple[str, ...], AfterValidator(_good_origins)]
 HttpsUrl = Annotated[str, AfterValidator(_https)]
 BrokerUrl = Annotated[str, AfterValidator(_known_broker)]
@@ -273,7 +273,7 @@ class Settings(BaseSettings):
     """Address of the listener for health and metrics; as `host`."""
     ops_port: Port = 9090
     """Port of the listener for health and metrics; 0 takes a free one."""
-    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     """Processes that serve the public port, each a node; above 1 they need a broker that they share, and Linux. Worker i,
     counted from 0, serves `ops_port` + i."""
     native_send: Literal["auto", "off"] = "auto"

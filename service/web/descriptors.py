@@ -35,7 +35,7 @@ class Descriptors:
         self,
         limits: Limits,
         admission: Admission,
-        roster: ConnectionRegistry,
+        registry: ConnectionRegistry,
         http_connections: HttpConnections,
         ops_connections: HttpConnections,
         clock: Clock,
@@ -43,7 +43,7 @@ class Descriptors:
     ) -> None:
         self._limits = limits
         self._admission = admission
-        self._roster = roster
+        self._registry = registry
         self._http = http_connections
         self._ops = ops_connections
         self._clock = clock
@@ -142,10 +142,10 @@ class Descriptors:
             if socket is not None and planned.first_reserved <= socket.fileno() < planned.limit:
                 transport.abort()
                 closed += 1
-        for connection in self._roster:
-            if planned.first_reserved <= connection.socket.fd < planned.limit:
+        for connection in self._registry:
+            if planned.first_reserved <= connection.transport.fd < planned.limit:
                 connection.close(CloseCode.OVERLOAD, OUT_OF_DESCRIPTORS)
-                connection.socket.hang_up()  # without waiting for the peer's answer
+                connection.transport.hang_up()  # without waiting for the peer's answer
                 closed += 1
         if closed:
             self._metrics.limit_hits.labels(limit="open_files").inc(closed)

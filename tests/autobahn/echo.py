@@ -84,7 +84,7 @@ class Handshake(asyncio.Protocol):
         assert self._transport is not None
         window_bits = agreement.window_bits if agreement is not None else 0
         socket = WebSocket(self._terms, self._transport, window_bits, account=ACCOUNT)
-        socket.ear = Echo(socket, self._deflater or Deflater(1))
+        socket.handler = Echo(socket, self._deflater or Deflater(1))
         self._transport.set_protocol(socket)
         socket.connection_made(self._transport)
         socket.write(b"\r\n".join((*answer, b"", b"")))

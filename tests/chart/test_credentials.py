@@ -13,7 +13,7 @@ from tests.chart.tools import NAME, Helm
 
 pytestmark = pytest.mark.chart
 
-HELD = {"auth-secret": "the secret that was made when this was installed", "api-key": "the-api-key-of-that-day-0123"}
+PENDING = {"auth-secret": "the secret that was made when this was installed", "api-key": "the-api-key-of-that-day-0123"}
 
 
 @asynccontextmanager
@@ -32,21 +32,21 @@ async def credentials(helm: Helm, address: str) -> dict[str, str]:
 
 
 async def test_an_upgrade_keeps_what_there_is(each_helm: Helm) -> None:
-    async with cluster(HELD) as address:
-        assert await credentials(each_helm, address) == HELD
+    async with cluster(PENDING) as address:
+        assert await credentials(each_helm, address) == PENDING
 
 
 async def test_an_upgrade_adds_what_is_missing(each_helm: Helm) -> None:
-    held = {"auth-secret": HELD["auth-secret"]}
+    held = {"auth-secret": PENDING["auth-secret"]}
     async with cluster(held) as address:
         found = await credentials(each_helm, address)
-    assert found.pop("api-key") != HELD["api-key"]
+    assert found.pop("api-key") != PENDING["api-key"]
     assert found == held
 
 
 async def test_an_install_makes_new_ones(each_helm: Helm) -> None:
     async with cluster({}) as address:
         first, second = await credentials(each_helm, address), await credentials(each_helm, address)
-    assert first.keys() == second.keys() == HELD.keys()
+    assert first.keys() == second.keys() == PENDING.keys()
     assert not set(first.values()) & set(second.values())
     assert all(len(text) >= 64 for text in first.values())

@@ -28,7 +28,7 @@ T = TypeVar("T")
 KEYS = [ChannelKey(tenant, name) for tenant in ("acme", "other") for name in ("room:1", "room:2")]
 RETENTION = Retention(entries=5, ttl=30.0)
 WINDOW = 100.0
-MOST_EVENTS = 4
+MAX_EVENTS = 4
 """What one resume may bring: less than a stream keeps, so that all three outcomes occur."""
 
 MACHINE_SETTINGS = settings(
@@ -84,7 +84,7 @@ class ModelChannel:
         if since.offset == top:
             return []
         # The entry at `since` itself must be there to be compared; offset 0 has none.
-        if max(since.offset, 1) < self.first(now) or top - since.offset > MOST_EVENTS:
+        if max(since.offset, 1) < self.first(now) or top - since.offset > MAX_EVENTS:
             return None
         return [event.id for event in self.events[since.offset :]]
 
@@ -322,7 +322,7 @@ class BrokerMachine(RuleBasedStateMachine):
         return self.may_forget or (self.may_forget_empty and not model.events and not model.rev)
 
     def _resume(self, channel: ChannelKey, since: Position | None) -> bool:
-        snapshot = self.attempt(self.broker.snapshot(channel, since, MOST_EVENTS, 1_000_000))
+        snapshot = self.attempt(self.broker.snapshot(channel, since, MAX_EVENTS, 1_000_000))
         if snapshot is None:
             return False
         self._meet_epoch(channel, snapshot.top.epoch)

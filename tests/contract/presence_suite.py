@@ -24,7 +24,7 @@ from tests.contract.begun import Begun
 ROOM = ChannelKey("acme", "room:1")
 OTHER_ROOM = ChannelKey("acme", "room:2")
 SAME_ROOM_OF_ANOTHER_TENANT = ChannelKey("other", "room:1")
-MOST_TOLD = 4
+MAX_TOLD = 4
 """What the stores under test are opened with."""
 TTL = 30.0
 JOINED, LEFT = "presence.joined", "presence.left"
@@ -111,7 +111,7 @@ class Staged(ABC):
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[Stage]:
-        """An empty store, that tells of at most `MOST_TOLD` users one by one."""
+        """An empty store, that tells of at most `MAX_TOLD` users one by one."""
 
     @pytest.fixture
     async def stage(self) -> AsyncIterator[Stage]:
@@ -151,14 +151,14 @@ class PresenceSuite(Staged):
 
     async def test_a_channel_with_many_users_is_not_told_of_each(self, stage: Stage) -> None:
         node = stage.one
-        for number in range(1, MOST_TOLD + 1):
+        for number in range(1, MAX_TOLD + 1):
             assert await node.join(ROOM, f"u-{number}", "c-1") == (True, number, True)
-        assert await node.join(ROOM, "one-more", "c-1") == (True, MOST_TOLD + 1, False)
-        assert await node.join(ROOM, "and-another", "c-1") == (True, MOST_TOLD + 2, False)
-        assert await node.leave(ROOM, "one-more", "c-1") == (True, MOST_TOLD + 1, False)
-        assert await node.leave(ROOM, "and-another", "c-1") == (True, MOST_TOLD, True)
+        assert await node.join(ROOM, "one-more", "c-1") == (True, MAX_TOLD + 1, False)
+        assert await node.join(ROOM, "and-another", "c-1") == (True, MAX_TOLD + 2, False)
+        assert await node.leave(ROOM, "one-more", "c-1") == (True, MAX_TOLD + 1, False)
+        assert await node.leave(ROOM, "and-another", "c-1") == (True, MAX_TOLD, True)
         assert await stage.story() == [
-            *((JOINED, f"u-{number}") for number in range(1, MOST_TOLD + 1)),
+            *((JOINED, f"u-{number}") for number in range(1, MAX_TOLD + 1)),
             (LEFT, "and-another"),
         ]
 
@@ -256,10 +256,10 @@ class PresenceSuite(Staged):
         assert await stage.story() == [(JOINED, "ann")]
 
     async def test_new_info_in_a_channel_with_many_users_is_not_told(self, stage: Stage) -> None:
-        for number in range(MOST_TOLD + 1):
+        for number in range(MAX_TOLD + 1):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
         await stage.told()
-        assert await stage.one.update(ROOM, "u-0", "c-1", b"{}") == (False, MOST_TOLD + 1, False)
+        assert await stage.one.update(ROOM, "u-0", "c-1", b"{}") == (False, MAX_TOLD + 1, False)
         assert await stage.told() == []
 
     async def test_an_empty_channel_has_nobody(self, node: Node) -> None:
@@ -457,14 +457,14 @@ class TimedPresenceSuite(Staged):
         assert await stage.story() == [(JOINED, "ann")]
 
     async def test_two_that_sweep_at_once_tell_once(self, stage: Stage) -> None:
-        for number in range(MOST_TOLD):
+        for number in range(MAX_TOLD):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
             await stage.one.join(ROOM, f"u-{number}", "c-2")
         await stage.told()
         await self.advance(TTL + 1)
         swept = await asyncio.gather(*(node.sweep(ROOM, OTHER_ROOM) for node in (stage.one, stage.two) * 3))
-        assert sum(map(len, swept)) == MOST_TOLD
-        assert sorted(await stage.story()) == [(LEFT, f"u-{number}") for number in range(MOST_TOLD)]
+        assert sum(map(len, swept)) == MAX_TOLD
+        assert sorted(await stage.story()) == [(LEFT, f"u-{number}") for number in range(MAX_TOLD)]
 
     async def test_a_sweeper_that_dies_is_followed_by_another(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
@@ -480,13 +480,13 @@ class TimedPresenceSuite(Staged):
         assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
 
     async def test_a_sweep_of_a_large_channel_tells_nobody_but_the_caller(self, stage: Stage) -> None:
-        for number in range(MOST_TOLD + 2):
+        for number in range(MAX_TOLD + 2):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
         await stage.told()
         await self.advance(TTL + 1)
         changes = [change for _, change in await stage.two.sweep(ROOM)]
-        assert [change.told for change in changes] == [False] + [True] * (MOST_TOLD + 1)
-        assert len(await stage.story()) == MOST_TOLD + 1
+        assert [change.told for change in changes] == [False] + [True] * (MAX_TOLD + 1)
+        assert len(await stage.story()) == MAX_TOLD + 1
 
     async def test_nothing_stays_for_ever(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1", b"{}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from service.adapters.memory.presence import MemoryPresence
 from service.core.event import Publication
 from service.errors import ErrorCode, ServiceError
-from tests.contract.presence_suite import JOINED, MOST_TOLD, ROOM, Node, PresenceSuite, Stage
+from tests.contract.presence_suite import JOINED, MAX_TOLD, ROOM, Node, PresenceSuite, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class TestMemoryPresence(PresenceSuite):
                 await asyncio.sleep(0)
             events.append(event)
 
-        node = Node(MemoryPresence(publish, MOST_TOLD))
+        node = Node(MemoryPresence(publish, MAX_TOLD))
         yield MemoryStage(node, node, events)
 
 
 async def test_nothing_is_kept_of_those_who_left() -> None:
     async def publish(event: Publication) -> None: ...
 
-    store = MemoryPresence(publish, MOST_TOLD)
+    store = MemoryPresence(publish, MAX_TOLD)
     node = Node(store)
     for n in range(100):
         await node.join(ROOM, f"u-{n}", "c-1", None)
@@ -55,7 +55,7 @@ async def test_what_cannot_be_told_has_happened_all_the_same() -> None:
     async def publish(event: Publication) -> None:
         raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
 
-    node = Node(MemoryPresence(publish, MOST_TOLD))
+    node = Node(MemoryPresence(publish, MAX_TOLD))
     assert await node.join(ROOM, "ann", "c-1") == (True, 1, False)
     assert await node.store.count(ROOM) == 1
     assert await node.leave(ROOM, "ann", "c-1") == (True, 0, False)

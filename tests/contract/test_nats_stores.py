@@ -25,7 +25,7 @@ from tests.contract.caps_suite import Nodes, SharedCapsSuite, TimedCapsSuite
 from tests.contract.nats_stage import ListeningSink, config, running
 from tests.contract.presence_suite import (
     LEFT,
-    MOST_TOLD,
+    MAX_TOLD,
     OTHER_ROOM,
     ROOM,
     SAME_ROOM_OF_ANOTHER_TENANT,
@@ -146,7 +146,7 @@ class NatsPresenceStage:
             for channel in (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
                 await one.subscribe(channel)
             documents = [Documents(broker) for broker in (one, two)]
-            nodes = [Node(NatsPresence(each, self.clock, ttl=PRESENCE_TTL, most_told=MOST_TOLD)) for each in documents]
+            nodes = [Node(NatsPresence(each, self.clock, ttl=PRESENCE_TTL, most_told=MAX_TOLD)) for each in documents]
             yield NatsStage(nodes[0], nodes[1], documents[0], sink, where)
 
 
@@ -182,7 +182,7 @@ async def test_a_channel_with_more_users_than_a_message_holds_refuses_the_next(c
         NatsServer(config="max_payload: 8192") as small,
         running(config(small), clock_at) as (broker, _),
     ):
-        node = Node(NatsPresence(Documents(broker), clock_at, ttl=PRESENCE_TTL, most_told=MOST_TOLD))
+        node = Node(NatsPresence(Documents(broker), clock_at, ttl=PRESENCE_TTL, most_told=MAX_TOLD))
 
         async def crowd() -> None:
             for number in range(1_000):

@@ -15,7 +15,7 @@ from service.adapters.redis import wire
 from service.adapters.redis.presence import RedisPresence
 from service.core.channel import ChannelKey
 from service.core.event import Publication
-from tests.contract.presence_suite import MOST_TOLD, TTL, Node, SharedPresenceSuite, Stage, TimedPresenceSuite
+from tests.contract.presence_suite import MAX_TOLD, TTL, Node, SharedPresenceSuite, Stage, TimedPresenceSuite
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, RedisServer
 
@@ -71,7 +71,7 @@ async def staged(server: RedisServer) -> AsyncIterator[RedisStage]:
         listener.pubsub() as pubsub,
     ):
         await pubsub.psubscribe(f"{prefix}:*")
-        first, second = (Node(RedisPresence(client, ttl=TTL, most_told=MOST_TOLD)) for client in (one, two))
+        first, second = (Node(RedisPresence(client, ttl=TTL, most_told=MAX_TOLD)) for client in (one, two))
         yield RedisStage(first, second, listener, pubsub, prefix)
 
 

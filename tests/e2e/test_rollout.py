@@ -28,7 +28,7 @@ MOVES = 50
 """Connections a second that a pod may ask to move, for a test that does not take minutes."""
 SKEW = 1.3
 """By how much the fullest pod may be above the mean, once it is even."""
-MOST_MOVED = 1.5
+MAX_MOVED = 1.5
 """How many times as many as must be may be moved."""
 QUIET = 8.0
 """Seconds after the last connect in which all of presence has been told: the debounce of 5 s, and a sweep."""
@@ -131,7 +131,7 @@ async def test_pods_that_are_added_get_their_share() -> None:
         seen, moved = books.tally(began), books.told - before.told
         report.tell(f"{counts} connections, {moved} told, {seen}")
         report.expect(set(seen) == {"closed 1012"}, f"clients saw {seen}")
-        report.expect(moved <= MOST_MOVED * CLIENTS / 2, f"{moved} connections were moved")
+        report.expect(moved <= MAX_MOVED * CLIENTS / 2, f"{moved} connections were moved")
 
 
 async def _all_joined(stage: Cluster) -> bool:

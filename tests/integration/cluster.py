@@ -86,7 +86,7 @@ async def refused(server: Running, offered: str) -> None:
 def unheard() -> Iterator[None]:
     """For questions to a node that does not hear them: there is no point in waiting for its answer."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(control, "PATIENCE", 0.1)
+        patch.setattr(control, "ANSWER_TIMEOUT", 0.1)
         yield
 
 

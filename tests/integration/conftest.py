@@ -17,8 +17,8 @@ from tests.shared_broker import Bus
 @pytest.fixture(autouse=True)
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes wait for answers until they come, and no beat comes to the help of what must do without."""
-    monkeypatch.setattr(control, "PATIENCE", DEADLINE)
-    monkeypatch.setattr(control, "BEAT", NODE_STATE.ttl / 2)
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT", DEADLINE)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", NODE_STATE.ttl / 2)
 
 
 @pytest_asyncio.fixture

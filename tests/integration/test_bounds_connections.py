@@ -116,7 +116,7 @@ class TestReplace:
         async with serving(limits={"connections_per_user": 3, "on_user_cap": "replace"}) as server:
             clients = await asyncio.gather(*(Client.open(server) for _ in range(20)), return_exceptions=True)
             node = server.service.node
-            await eventually(lambda: len(node.roster.of_user("default", "ann")) == 3)
+            await eventually(lambda: len(node.registry.of_user("default", "ann")) == 3)
             for client in clients:
                 if isinstance(client, Client):
                     await client.close()
@@ -210,8 +210,8 @@ async def test_the_client_s_address_is_the_one_that_a_trusted_proxy_wrote(
     async with serving(proxy={"hops": hops}) as server:
         headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
         async with upgraded(server, "ann", **headers):
-            (connection,) = server.service.node.roster
-            assert connection.seat.network == counts_as
+            (connection,) = server.service.node.registry
+            assert connection.slot.network == counts_as
         await server.at_rest()
 
 

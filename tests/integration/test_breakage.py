@@ -44,7 +44,7 @@ async def deaf(server: Running, user: str = "ben") -> tuple[Wire, Connection]:
     wire = await connect(port_of(server), lambda _: None, bearer=token(user), receive_buffer=4096)
     wire.read(False)
     wire.send({"type": "ready"})
-    of_user = server.service.node.roster.of_user
+    of_user = server.service.node.registry.of_user
     await eventually(lambda: any(found.session.ready for found in of_user("default", user)))
     return wire, of_user("default", user)[0]
 
@@ -103,7 +103,7 @@ async def test_ready_does_not_queue_the_snapshots_of_all_channels_at_once() -> N
 
 
 async def _of_user(server: Running, user: str) -> tuple[Connection, ...]:
-    of_user = server.service.node.roster.of_user
+    of_user = server.service.node.registry.of_user
     await eventually(lambda: bool(of_user("default", user)))
     return of_user("default", user)
 
@@ -250,7 +250,7 @@ async def test_a_fault_in_leaving_a_channel_keeps_nobody_connected(monkeypatch: 
                 raise RuntimeError("a bug")
 
             monkeypatch.setattr(server.service.broker, "unsubscribe", broken)
-        await eventually(lambda: not len(server.service.node.roster))
+        await eventually(lambda: not len(server.service.node.registry))
         monkeypatch.undo()
         async with server.client("ann") as ann:
             await ann.subscribe("room:1")

@@ -48,7 +48,7 @@ def away() -> ServiceError:
 
 def nothing_held(server: Running, user: str) -> None:
     node = server.service.node
-    (connection,) = node.roster.of_user("default", user)
+    (connection,) = node.registry.of_user("default", user)
     assert connection.session.subscriptions == {}
     assert all(connection not in room.occupants for room in node.hub.rooms())
 

@@ -259,7 +259,7 @@ async def test_a_hole_in_the_deliveries_is_found_by_the_next_command(make_bus: C
 async def test_what_nobody_noticed_is_found_at_the_next_beat(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "BEAT", 0.1)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with second.server.client() as ann, second.server.client("ben", jti="t") as ben:

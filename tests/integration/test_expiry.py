@@ -28,7 +28,7 @@ async def test_a_refresh_in_time_keeps_it_and_checks_the_subscriptions_again() -
         kept = await ann.ask("chat.message", channel="room:2", data={"text": "x"})
         assert kept["type"] == "ack"
         await ann.until("chat.message", channel="room:2")
-        connection = server.service.node.roster.of_user("default", "ann")[0]
+        connection = server.service.node.registry.of_user("default", "ann")[0]
         assert connection.session.identity.expires_at is not None
         assert not connection.is_told_of_expiry, "it will be told when this one runs out"
 

@@ -20,7 +20,7 @@ from aiohttp import web
 from service.core.identity import Identity
 from service.web.http.http_connections import SWEEP_INTERVAL
 from service.web.ws.upgrade import Fresh
-from service.web.ws.upgrade_queue import FRAME_HEAD, MOST_HEAD, MOST_IN_TURN, FirstRequestProtocol, UpgradeQueue
+from service.web.ws.upgrade_queue import FRAME_HEAD, MAX_HEAD, MAX_IN_TURN, FirstRequestProtocol, UpgradeQueue
 from tests.clock import FakeClock
 from tests.harness import DEADLINE, Running, eventually, passes, serving, token
 from tests.integration.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text
@@ -285,7 +285,7 @@ async def test_an_upgrade_is_answered_the_same_either_way(server: Running, name:
     await nobody_waits(server)
 
 
-@pytest.mark.parametrize("crowd", [1, MOST_IN_TURN + 3])
+@pytest.mark.parametrize("crowd", [1, MAX_IN_TURN + 3])
 async def test_who_cannot_be_answered_is_cut(server: Running, crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours, and no deadline is left that would end the connection; the others of a queue do not notice."""
 
@@ -425,14 +425,14 @@ async def test_who_asks_and_vanishes_writes_nothing_into_the_log(
     refused = server.service.metrics.refusals.labels(cause="client", door="upgrade", reason="unsupported_version")
 
     async def vanish(looked_at: int) -> None:
-        for _ in range(MOST_IN_TURN):  # whoever had to wait for another turn would be gone by then, and not looked at
+        for _ in range(MAX_IN_TURN):  # whoever had to wait for another turn would be gone by then, and not looked at
             with socket.create_connection(address) as end:
                 end.sendall(asks)
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await eventually(lambda: refused.value == looked_at)
 
     for times in range(1, 6):
-        await vanish(times * MOST_IN_TURN)
+        await vanish(times * MAX_IN_TURN)
     await eventually(lambda: waiting(server) == 0)
     gc.collect()  # what is told of tasks is told at their end
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
@@ -440,7 +440,7 @@ async def test_who_asks_and_vanishes_writes_nothing_into_the_log(
 
 async def test_a_head_that_does_not_end_is_aiohttp_s_to_refuse(server: Running) -> None:
     async with connected(server) as raw:
-        raw.write(b"GET /ws HTTP/1.1\r\nX-Long: " + b"x" * MOST_HEAD)
+        raw.write(b"GET /ws HTTP/1.1\r\nX-Long: " + b"x" * MAX_HEAD)
         assert (await raw.answer()).code == "header_too_large"
     await nobody_waits(server)
 
@@ -456,7 +456,7 @@ async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() ->
     async with crowded() as server, AsyncExitStack() as stack:
         door = server.service.door
         assert isinstance(door, UpgradeQueue)
-        begin, come, turns, now = door.upgrades.begin, list[int](), list[int](), 0
+        begin, come, turns, now = door.upgrades.accept, list[int](), list[int](), 0
 
         def noted(request: web.BaseRequest, fresh: Fresh) -> None:
             come.append(now)
@@ -470,21 +470,21 @@ async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() ->
                 loop.call_soon(next_turn)
 
         loop = asyncio.get_running_loop()
-        count = 3 * MOST_IN_TURN + 5
+        count = 3 * MAX_IN_TURN + 5
         crowd = [await stack.enter_async_context(connected(server)) for _ in range(count)]
         await eventually(lambda: len(door.waiting) == count, lambda: door.waiting)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(door.upgrades, "begin", noted)
+            patch.setattr(door.upgrades, "accept", noted)
             loop.call_soon(next_turn)
             for front in list(door.waiting):  # as if the kernel had told of all of them at once
                 front.data_received(request())
-            assert len(come) == MOST_IN_TURN, "the first are not kept waiting"
+            assert len(come) == MAX_IN_TURN, "the first are not kept waiting"
             gone = door._queue[-1]
             gone.abort()
             await eventually(lambda: len(come) == count - 1 and gone.transport is None, lambda: come)
             await asyncio.sleep(0)  # the last turn has still to be counted
-        assert max(Counter(come).values()) <= MOST_IN_TURN
-        assert len(turns) >= count // MOST_IN_TURN
+        assert max(Counter(come).values()) <= MAX_IN_TURN
+        assert len(turns) >= count // MAX_IN_TURN
         await crowd.pop().gone()
         for raw in crowd:
             await welcomed(raw)
@@ -495,7 +495,7 @@ async def test_those_in_the_queue_are_cut_with_the_door() -> None:
     async with crowded() as server, AsyncExitStack() as stack:
         door = server.service.door
         assert isinstance(door, UpgradeQueue)
-        crowd = [await stack.enter_async_context(connected(server)) for _ in range(MOST_IN_TURN + 3)]
+        crowd = [await stack.enter_async_context(connected(server)) for _ in range(MAX_IN_TURN + 3)]
         await eventually(lambda: len(door.waiting) == len(crowd), lambda: door.waiting)
         for front in list(door.waiting):
             front.data_received(request())
@@ -503,4 +503,4 @@ async def test_those_in_the_queue_are_cut_with_the_door() -> None:
         assert len(queued) == 3
         door.close()
         await eventually(lambda: all(front.transport is None for front in queued))
-        assert await server.metric("connections") == MOST_IN_TURN
+        assert await server.metric("connections") == MAX_IN_TURN

@@ -39,7 +39,7 @@ async def test_a_connection_tells_how_old_it_is_and_in_the_end_how_long_it_laste
                 assert ages["1"] == pytest.approx(WHILE + 60, abs=1)
                 assert ages["0.9"] == ages["1"]
                 assert ages["0.5"] == pytest.approx(60, abs=1)
-            await eventually(lambda: len(server.service.node.roster) == 1)
+            await eventually(lambda: len(server.service.node.registry) == 1)
             metrics = await server.metrics()
             assert metrics["tidewire_connection_seconds_count"] == 1
             assert metrics["tidewire_connection_seconds_sum"] == pytest.approx(60, abs=1)

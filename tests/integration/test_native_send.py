@@ -228,14 +228,14 @@ class Watch:
         self.calls += 1
         assert self.server is not None
         for fd in fds:
-            owners = [connection for connection in self.server.service.node.roster if connection.fd == fd]
-            if len(owners) != 1 or self.inodes.get(owners[0].socket) != self.inode(fd):  # type: ignore[call-overload]  # all are
+            owners = [connection for connection in self.server.service.node.registry if connection.fd == fd]
+            if len(owners) != 1 or self.inodes.get(owners[0].transport) != self.inode(fd):  # type: ignore[call-overload]  # all are
                 self.faults.append(f"{fd} is claimed by {len(owners)} connections, or is another's")
         return self.sender(fds, frame)
 
     def owner(self, end: WebSocket) -> Connection | None:
         assert self.server is not None
-        return next((one for one in self.server.service.node.roster if one.socket is end), None)
+        return next((one for one in self.server.service.node.registry if one.transport is end), None)
 
     @staticmethod
     def inode(fd: int) -> int | None:
@@ -263,7 +263,7 @@ async def _eof(client: Client, connection: Connection) -> None:
 
 
 async def _abort(client: Client, connection: Connection) -> None:
-    connection.socket.abort()
+    connection.transport.abort()
 
 
 async def _fail(client: Client, connection: Connection) -> None:
@@ -316,7 +316,7 @@ def test_a_number_that_comes_back_never_carries_another_s_bytes(loop: str, monke
                 for number in range(36):
                     tenant, other = chance.sample(list(TENANTS), 2)
                     client = clients[tenant].pop(chance.randrange(len(clients[tenant])))
-                    connection = server.service.node.roster.get(client.welcome["connection"])
+                    connection = server.service.node.registry.get(client.welcome["connection"])
                     assert connection is not None
                     coming = group.create_task(come(other))
                     await ENDS[number % len(ENDS)](client, connection)

@@ -47,7 +47,7 @@ async def test_nothing_comes_behind_the_goodbye_to_a_slow_reader_that_reads_agai
         raw.write(text(type="ready") + text(type="subscribe", id="s", channel="room:1"))
         node = server.service.node
         await eventually(lambda: server.service.node.subscribers(ChannelKey("default", "room:1")) == 1)
-        (ben,) = node.roster.of_user("default", "ben")
+        (ben,) = node.registry.of_user("default", "ben")
         for _ in range(100):
             await server.publish("room:1", {"type": "chat.message", "data": {"text": BIG}})
             if ben.closing is not None:
@@ -75,7 +75,7 @@ async def test_a_fault_of_ours_ends_the_connection_and_frees_its_place(
             raise RuntimeError("a bug")
         return split_frame(node, frame)
 
-    monkeypatch.setattr("service.realtime.session.handler.take_apart", broken)
+    monkeypatch.setattr("service.realtime.session.handler.split_frame", broken)
     async with serving() as server:
         async with upgraded(server) as raw:
             raw.write(b"" if prompt else text(type="ready") + text(type="subscribe", id="s", channel="room:1"))

@@ -117,7 +117,7 @@ async def test_it_opens_no_way_in() -> None:
         line = probe_of(server)._line
         assert line is not None
         assert isinstance(line._loopback, loopback.Line)
-        near, far = line._loopback.socket._transport, line._loopback._far
+        near, far = line._loopback.transport._transport, line._loopback._far
         assert near.get_extra_info("peername") == far.get_extra_info("sockname")
         assert near.get_extra_info("sockname") == far.get_extra_info("peername")
         assert connected >= {near.get_extra_info("sockname")[1], far.get_extra_info("sockname")[1]}
@@ -224,7 +224,7 @@ async def test_a_late_event_is_not_taken_for_the_one_that_is_awaited() -> None:
         line = probe._line
         assert line is not None
         assert line._loopback is not None
-        so_far, near = successes(member.server), line._loopback.socket
+        so_far, near = successes(member.server), line._loopback.transport
         near.heard = False
         probe.deliver(Event(probe.channel, "node.probe", "late", Delivery.EPHEMERAL, b"{}", None, at=0))
         await eventually(lambda: near.heard)
@@ -259,7 +259,7 @@ async def test_a_connection_that_breaks_is_made_anew() -> None:
             member.line.cut()
             await eventually(lambda: _is_waiting(probe))
             broken = failures(server, "connection")
-            (line._loopback.socket if end == "near" else line._loopback._far).abort()
+            (line._loopback.transport if end == "near" else line._loopback._far).abort()
             await eventually(lambda broken=broken: failures(server, "connection") > broken)  # type: ignore[misc]  # bound now
             member.line.hear_again()
             probe._backoff.reset()

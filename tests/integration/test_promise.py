@@ -50,7 +50,7 @@ class Hesitant:
     anything else may happen. What it delivers may be late, or be lost until it says that it was interrupted.
     """
 
-    is_prompt = False
+    delivers_synchronously = False
 
     def __init__(self) -> None:
         self.before = 0
@@ -858,7 +858,7 @@ class PromiseMachine(RuleBasedStateMachine):
 async def _subscribing(server: Running, user: str) -> None:
     """Returns once the service has begun to join the user to hall:1."""
     async with asyncio.timeout(DEADLINE):
-        session = server.service.node.roster.of_user("default", user)[0].session
+        session = server.service.node.registry.of_user("default", user)[0].session
         while not session.is_subscribed("hall:1"):  # noqa: ASYNC110  # the service has no event for it
             await asyncio.sleep(0)
 

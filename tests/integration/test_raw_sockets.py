@@ -206,14 +206,14 @@ async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None
 async def test_who_answers_pings_stays() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock, deadlines={"heartbeat": HEARTBEAT}) as server, upgraded(server) as raw:
-        (connection,) = server.service.node.roster
+        (connection,) = server.service.node.registry
         pings = 0
         for _ in range(4 * 8 + 4):
             clock.advance(STEP)
-            if connection.is_asked and not connection.socket.heard:
+            if connection.is_asked and not connection.transport.heard:
                 assert await raw.receive() == (PING, b"")
                 raw.write(frame(PONG))
-                await eventually(lambda: connection.socket.heard)
+                await eventually(lambda: connection.transport.heard)
                 pings += 1
         assert pings >= 4
         raw.write(text(type="ping", id="k"))

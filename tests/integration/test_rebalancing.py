@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _hurried(_unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All times a tenth of what they are."""
-    monkeypatch.setattr(control, "BEAT", 0.5)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.5)
     for name in ("INTERVAL", "SETTLE", "TRIAL"):
         monkeypatch.setattr(rebalancer, name, getattr(rebalancer, name) / 10)
 
@@ -58,7 +58,7 @@ def port(member: Member) -> int:
 
 
 def counts(nodes: Cluster) -> list[int]:
-    return [len(member.server.service.node.roster) for member in nodes.members]
+    return [len(member.server.service.node.registry) for member in nodes.members]
 
 
 def asked(nodes: Cluster) -> float:
@@ -152,7 +152,7 @@ async def test_what_nodes_tell_of_themselves() -> None:
 
 
 async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "BEAT", 600.0)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 600.0)
     async with cluster(SharedBroker, nodes=2, **SETTINGS) as nodes:
         one, other = (member.server.service.node for member in nodes.members)
         line = nodes.members[1].line

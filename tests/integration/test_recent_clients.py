@@ -25,7 +25,7 @@ def port_of(server: Running) -> int:
 
 async def break_off(server: Running, users: list[str | None]) -> None:
     """A connection for each user (None: anonymous) is opened; then all break off at once."""
-    roster = server.service.node.roster
+    registry = server.service.node.registry
 
     async def come(user: str | None) -> Wire:
         wire = await connect(port_of(server), lambda text: None, bearer=None if user is None else token(user))
@@ -34,10 +34,10 @@ async def break_off(server: Running, users: list[str | None]) -> None:
         return wire
 
     wires = await asyncio.gather(*map(come, users))
-    await eventually(lambda: len(roster) == len(users))
+    await eventually(lambda: len(registry) == len(users))
     for wire in wires:
         wire.abort()
-    await eventually(lambda: len(roster) == 0)
+    await eventually(lambda: len(registry) == 0)
 
 
 async def test_client_that_breaks_off_in_a_loop_moves_each_count_by_one(server: Running) -> None:
@@ -46,7 +46,7 @@ async def test_client_that_breaks_off_in_a_loop_moves_each_count_by_one(server: 
         for _ in range(10):
             async with server.client("ann"):
                 pass
-        await eventually(lambda: not server.service.node.roster.of_user("default", "ann"))
+        await eventually(lambda: not server.service.node.registry.of_user("default", "ann"))
         assert await recent(server) == [2, 1, 0, 0]
     await server.at_rest()
     for _ in range(10):
@@ -89,7 +89,7 @@ async def test_client_that_reads_too_slowly_in_a_loop_moves_the_count_by_one() -
     async with serving(outbox={"bytes": 65_536}) as server:
         for number in range(2):
             async with deaf(server, "ben", "room:1"):
-                while server.service.node.roster.of_user("default", "ben"):
+                while server.service.node.registry.of_user("default", "ben"):
                     await shout(server, 4)
                 await gone(server, "ben")
             assert await server.metric("slow_consumers_total") == number + 1

@@ -28,7 +28,7 @@ CHECK = 10.0
 class Lossy(MemoryBroker):
     """The in-memory broker behind a bad network: what it delivers can be lost, held up, or come twice."""
 
-    is_prompt = False
+    delivers_synchronously = False
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock, idempotency_window=300, idempotency_entries=1000, channels=100, max_bytes=10_000_000)

@@ -89,7 +89,7 @@ async def test_one_that_nobody_noticed_is_found_at_the_next_beat(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the channel of a tenant that the node follows already."""
-    monkeypatch.setattr(control, "BEAT", 0.1)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         await post(first.server, "/tokens/revoke", {"jti": "t"})
@@ -358,7 +358,7 @@ async def test_a_clock_that_was_ahead_has_forgotten_nothing(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither what the node knew when its clock jumped, nor what it heard until the clock was set right."""
-    monkeypatch.setattr(control, "BEAT", 0.1)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
     clock = WrongClock()
     async with cluster(make_bus, 1, auth=LASTS) as nodes:
         first = nodes.members[0].server
@@ -382,7 +382,7 @@ async def test_a_clock_that_was_ahead_has_forgotten_nothing(
 async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
     make_bus: Callable[[], Bus], ahead: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "BEAT", 0.1)  # with NATS it does not find the others in the state
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)  # with NATS it does not find the others in the state
     async with cluster(make_bus, 1, auth=LASTS) as nodes:
         await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
         clock = WrongClock(ahead)
@@ -396,7 +396,7 @@ async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
 async def test_where_the_store_has_a_clock_a_node_s_may_be_wrong_by_any_amount(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "BEAT", 0.1)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(BUSES[store], 1, auth=LASTS) as nodes:
         await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
         clock = WrongClock(1000 * HOUR)
@@ -410,7 +410,7 @@ async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By their clocks its time is over when it comes."""
-    monkeypatch.setattr(control, "BEAT", 0.1)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus, 1, auth=LASTS) as nodes:
         first = nodes.members[0].server
         slow = (await nodes.join(WrongClock(-2.5 * HOUR), auth=LASTS)).server
@@ -426,7 +426,7 @@ async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
 async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "BEAT", 0.1)
+    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus, 0) as nodes:
         clock = WrongClock()
         wrong = await nodes.join(clock, auth=LASTS)

@@ -60,9 +60,9 @@ async def die(node: Running) -> None:
     presence.drain()
     presence.close()
     caps.close()
-    for connection in node.service.node.roster:
-        connection.socket.abort()
-    await eventually(lambda: not len(node.service.node.roster))
+    for connection in node.service.node.registry:
+        connection.transport.abort()
+    await eventually(lambda: not len(node.service.node.registry))
 
 
 async def test_a_user_on_two_nodes_is_told_of_once(nodes: Nodes) -> None:

@@ -310,7 +310,7 @@ class Silent(NobodysSocket):
         super().__init__()
         self.heard = False
         self.arriving = PreAuthBuffer(self)
-        self.ear = self.arriving
+        self.handler = self.arriving
         self.written: list[bytes] = []
         self.write = self.written.append
 
@@ -318,8 +318,8 @@ class Silent(NobodysSocket):
 async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
         node, socket = server.service.node, Silent()
-        seat = node.admission.take_seat("127.0.0.1")
-        greeting = asyncio.create_task(introduce(node, socket, socket.arriving, AcceptedUpgrade(seat)))
+        slot = node.admission.acquire_slot("127.0.0.1")
+        greeting = asyncio.create_task(introduce(node, socket, socket.arriving, AcceptedUpgrade(slot)))
         async with asyncio.timeout(DEADLINE):
             while not any(patience.expired() for patience in node._greeting):  # noqa: ASYNC110  # it is one turn of the loop
                 await asyncio.sleep(0)
@@ -328,7 +328,7 @@ async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
             await greeting
         assert end.value.code is CloseCode.RESTART
         assert b'"draining"' in socket.written[0]
-        seat.release()
+        slot.release()
 
 
 async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
@@ -336,7 +336,7 @@ async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
     async with serving(deadlines={"hello": 3600.0}) as server:
         node, socket = server.service.node, Silent()
         rest = start_eagerly(
-            serve(node, socket, socket.arriving, AcceptedUpgrade(node.admission.take_seat("127.0.0.1")))
+            serve(node, socket, socket.arriving, AcceptedUpgrade(node.admission.acquire_slot("127.0.0.1")))
         )
         assert rest is not None
         await node.drain()
@@ -353,7 +353,7 @@ async def test_nothing_is_left_when_everyone_has_gone() -> None:
                 await client.subscribe("room:1")
                 await client.subscribe("board:1")
         node = server.service.node
-        await node.roster.emptied()
+        await node.registry.emptied()
         metrics = await server.metrics()
         for gauge in ("connections", "pending_connections", "subscriptions", "channels", "outbox_bytes"):
             assert metrics[f"tidewire_{gauge}"] == 0, gauge

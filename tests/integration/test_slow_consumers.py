@@ -61,7 +61,7 @@ async def shout(server: Running, count: int) -> None:
 
 
 async def gone(server: Running, user: str) -> None:
-    await eventually(lambda: not server.service.node.roster.of_user("default", user), within=DEADLINE * 3)
+    await eventually(lambda: not server.service.node.registry.of_user("default", user), within=DEADLINE * 3)
 
 
 async def test_a_durable_event_too_many_ends_the_slow_one_and_it_resumes() -> None:
@@ -71,7 +71,7 @@ async def test_a_durable_event_too_many_ends_the_slow_one_and_it_resumes() -> No
             for number in range(1, 41):
                 await shout(server, 1)
                 assert (await ann.until("chat.message"))["offset"] == number, "the others get everything"
-                if not server.service.node.roster.of_user("default", "ben"):
+                if not server.service.node.registry.of_user("default", "ben"):
                     break
             await gone(server, "ben")
         metrics = await server.metrics()
@@ -95,7 +95,7 @@ async def test_ephemeral_events_to_a_slow_one_are_dropped_and_counted_not_fatal(
                 await asyncio.sleep(0)
                 if (await server.metrics()).get('tidewire_outbox_dropped_total{delivery="ephemeral"}', 0) > 3:
                     break
-            assert server.service.node.roster.of_user("default", "ben"), "still connected"
+            assert server.service.node.registry.of_user("default", "ben"), "still connected"
         assert (await server.metrics())['tidewire_outbox_dropped_total{delivery="ephemeral"}'] > 3
 
 
@@ -118,7 +118,7 @@ async def test_the_budget_of_the_node_bounds_all_outboxes_together() -> None:
                 await shout(server, 1)
                 assert server.service.node.budget.used <= 400_000
                 await ann.until("chat.message")
-                if len(server.service.node.roster) == 1:
+                if len(server.service.node.registry) == 1:
                     break
             await gone(server, "ben")
             await gone(server, "cat")

@@ -62,13 +62,13 @@ class Stage:
         self.caps.start()
 
     async def enter(self, identity: Identity) -> ConnectionSlot:
-        seat = self.admission.take_seat("192.0.2.1")
+        slot = self.admission.acquire_slot("192.0.2.1")
         try:
-            await seat.identify(identity)
+            await slot.identify(identity)
         except BaseException:
-            seat.release()
+            slot.release()
             raise
-        return seat
+        return slot
 
     async def refused(self, identity: Identity) -> str:
         with pytest.raises(ServiceError) as refusal:
@@ -127,9 +127,9 @@ async def test_this_nodes_own_count_needs_no_question(stage: Stage) -> None:
 async def test_a_crowd_that_leaves_is_told_of_in_one_call(stage: Stage) -> None:
     seats = [await stage.enter(identity) for identity in (ANN, ANN, BEN)]
     calls = stage.store.calls
-    for seat in seats:
-        seat.release()
-        seat.release()
+    for slot in seats:
+        slot.release()
+        slot.release()
     await stage.pass_time(2 * GATHERING)
     assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0, OF_BEN: 0}
     assert stage.store.calls == calls + 1

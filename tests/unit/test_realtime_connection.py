@@ -56,14 +56,14 @@ class PeerSocket(NobodysSocket):
             self.takes -= 1
             if self.takes <= 0:
                 self.is_paused = True
-                self.ear.paused()
+                self.handler.paused()
 
     def reads(self, takes: int | None = None) -> None:
         """The peer reads what waits; from then on so many writes go out at once."""
         self.takes = takes
         if self.is_paused:
             self.is_paused = False
-            self.ear.resumed()
+            self.handler.resumed()
 
     def close(self, code: int, reason: str) -> None:
         if not self.closed:
@@ -89,7 +89,7 @@ class Stage:
     clock: FakeClock = field(default_factory=FakeClock)
     metrics: Metrics = field(default_factory=Metrics)
     budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 30))
-    press: FrameEncoder = field(default_factory=lambda: FrameEncoder(Compression(enabled=True, min_bytes=1)))
+    encoder: FrameEncoder = field(default_factory=lambda: FrameEncoder(Compression(enabled=True, min_bytes=1)))
     ends: list[CloseCode] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,13 +100,13 @@ class Stage:
             self.clock,
             self.metrics,
             WriteScheduler(self.clock, self.turns.append),
-            self.press,
+            self.encoder,
             BATCH,
             limits=self.limits,
             on_close=lambda connection, code, reason: self.ends.append(code),
         )
         self.connection = Connection("c", self.socket, Session(Identity("t", "ann"), 10), Given(), shared)
-        self.socket.ear = Listening(self.connection)
+        self.socket.handler = Listening(self.connection)
 
     def end_turn(self) -> None:
         turns, self.turns[:] = list(self.turns), []
@@ -118,15 +118,15 @@ class Stage:
         self.connection.forget()
 
     def burst(self, *frames: Frame) -> Batch:
-        return Batch(frames, self.press)
+        return Batch(frames, self.encoder)
 
     # Methods, as type checkers take it that an attribute stays what it was seen to be.
 
     def is_clear(self) -> bool:
         return self.connection.is_clear
 
-    def has_room(self) -> bool:
-        return self.connection.has_room
+    def is_writable(self) -> bool:
+        return self.connection.is_writable
 
     def paused_since(self) -> float | None:
         return self.connection.paused_since
@@ -600,11 +600,11 @@ async def test_who_does_not_read_is_not_served_until(stage: Stage, how: str) -> 
     slow(stage)
     for number in range(LIMITS.messages):
         stage.connection.reply(Pong(str(number)))
-    assert stage.has_room()
-    await stage.connection.room_to_reply()
+    assert stage.is_writable()
+    await stage.connection.wait_writable()
     stage.connection.reply(Pong("more"))
-    assert not stage.has_room()
-    work = asyncio.create_task(stage.connection.room_to_reply())
+    assert not stage.is_writable()
+    work = asyncio.create_task(stage.connection.wait_writable())
     assert await waits(work)
     FREED[how](stage)
     await ends(work)
@@ -614,7 +614,7 @@ async def test_room_comes_back_as_soon_as_the_peer_has_read_some(stage: Stage) -
     slow(stage)
     for number in range(LIMITS.messages + 1):
         stage.connection.reply(Pong(str(number)))
-    work = asyncio.create_task(stage.connection.room_to_reply())
+    work = asyncio.create_task(stage.connection.wait_writable())
     drained = asyncio.create_task(stage.connection.drained())
     assert await waits(work)
     stage.socket.reads(takes=1)

@@ -46,7 +46,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.clock, self.metrics = FakeClock(), Metrics()
-        self.departures = ReconnectScheduler(self.clock, self.metrics)
+        self.reconnects = ReconnectScheduler(self.clock, self.metrics)
         self._shared = ConnectionContext(
             self.clock,
             self.metrics,
@@ -76,7 +76,7 @@ def stage() -> Stage:
 
 
 def test_each_is_told_once_with_a_delay_of_its_own_and_then_closed(stage: Stage) -> None:
-    assert stage.departures.ask(stage.connections(100), over=10.0, reason="shutdown") == 100
+    assert stage.reconnects.ask(stage.connections(100), over=10.0, reason="shutdown") == 100
     stage.clock.advance(10.0 + TICK)
     delays = []
     for line in stage.lines:
@@ -93,7 +93,7 @@ def test_each_is_told_once_with_a_delay_of_its_own_and_then_closed(stage: Stage)
 
 
 def test_one_by_itself_has_notice(stage: Stage) -> None:
-    stage.departures.ask(stage.connections(1), over=5.0, reason="age")
+    stage.reconnects.ask(stage.connections(1), over=5.0, reason="age")
     start = stage.clock.monotonic()
     stage.clock.advance(6.0)
     (line,) = stage.lines
@@ -104,7 +104,7 @@ def test_one_by_itself_has_notice(stage: Stage) -> None:
 @pytest.mark.parametrize(("count", "over"), [(12_000, 60.0), (1_000, 60.0), (300, 60.0), (60, 60.0), (5_000, 15.0)])
 def test_clients_come_back_evenly(stage: Stage, count: int, over: float) -> None:
     """Whether they heed what they are told, or come back as soon as they are closed."""
-    stage.departures.ask(stage.connections(count), over=over, reason="shutdown")
+    stage.reconnects.ask(stage.connections(count), over=over, reason="shutdown")
     stage.clock.advance(over + 1.0)
     planned = count / over
     closed = [line.closed[0][0] for line in stage.lines]
@@ -119,7 +119,7 @@ def test_clients_come_back_evenly(stage: Stage, count: int, over: float) -> None
 @pytest.mark.parametrize("still", [0.5, 3.0, 20.0])
 def test_after_the_loop_has_stood_still_nobody_comes_in_a_heap(stage: Stage, still: float) -> None:
     count, over = 6_000, 60.0
-    stage.departures.ask(stage.connections(count), over=over, reason="shutdown")
+    stage.reconnects.ask(stage.connections(count), over=over, reason="shutdown")
     stage.clock.advance(10.0)
     (timer,) = [timer for timer in stage.clock._timers if not timer.cancelled]
     timer.due += still  # a loop that stands still calls late
@@ -132,55 +132,55 @@ def test_after_the_loop_has_stood_still_nobody_comes_in_a_heap(stage: Stage, sti
 
 def test_who_is_asked_already_is_not_asked_again(stage: Stage) -> None:
     connections = stage.connections(3)
-    assert stage.departures.ask(connections[:2], over=4.0, reason="rebalance") == 2
-    assert stage.departures.ask(connections, over=4.0, reason="age") == 1
-    assert [stage.departures.is_departing(one) for one in connections] == [True] * 3
-    assert len(stage.departures) == 3
+    assert stage.reconnects.ask(connections[:2], over=4.0, reason="rebalance") == 2
+    assert stage.reconnects.ask(connections, over=4.0, reason="age") == 1
+    assert [stage.reconnects.is_departing(one) for one in connections] == [True] * 3
+    assert len(stage.reconnects) == 3
     stage.clock.advance(5.0)
     assert [line.told[0][1]["reason"] for line in stage.lines] == ["rebalance", "rebalance", "age"]
     assert [len(line.told) for line in stage.lines] == [1, 1, 1]
-    assert stage.departures.ask(connections, over=4.0, reason="age") == 0, "they are closing"
+    assert stage.reconnects.ask(connections, over=4.0, reason="age") == 0, "they are closing"
 
 
 def test_who_has_gone_meanwhile_is_skipped(stage: Stage) -> None:
     connections = stage.connections(10)
-    stage.departures.ask(connections, over=20.0, reason="rebalance")
+    stage.reconnects.ask(connections, over=20.0, reason="rebalance")
     for one in connections[::2]:
         one.forget()
-        stage.departures.gone(one)
-    assert len(stage.departures) == 5
+        stage.reconnects.gone(one)
+    assert len(stage.reconnects) == 5
     connections[1].close(CloseCode.FORBIDDEN, "banned")
     stage.clock.advance(21.0)
     assert [len(line.told) for line in stage.lines] == [0, 0] + [0, 1] * 4
     assert [[code for _, code in line.closed] for line in stage.lines] == [[], [4403]] + [[], [1012]] * 4
     assert stage.asked("rebalance") == 4
     for one in connections:
-        stage.departures.gone(one)
-    assert len(stage.departures) == 0
+        stage.reconnects.gone(one)
+    assert len(stage.reconnects) == 0
     assert stage.clock.pending == 0, "nothing is left to wait for"
 
 
 def test_what_nobody_has_heard_of_can_be_taken_back(stage: Stage) -> None:
     connections = stage.connections(10)
-    stage.departures.ask(connections, over=100.0, reason="rebalance")
+    stage.reconnects.ask(connections, over=100.0, reason="rebalance")
     stage.clock.advance(50.0 - NOTICE / 2)
-    stage.departures.withdraw()
-    stay = [one for one in connections if not stage.departures.is_departing(one)]
+    stage.reconnects.withdraw()
+    stay = [one for one in connections if not stage.reconnects.is_departing(one)]
     assert stay == connections[5:]
     stage.clock.advance(200.0)
     assert [len(line.closed) for line in stage.lines] == [1] * 5 + [0] * 5, "who has been told, goes"
-    assert stage.departures.ask(stay, over=1.0, reason="shutdown") == 5
+    assert stage.reconnects.ask(stay, over=1.0, reason="shutdown") == 5
     stage.clock.advance(2.0)
     assert all(line.closed for line in stage.lines)
 
 
 def test_those_who_are_left_can_be_hurried(stage: Stage) -> None:
     count = 3 * SLICE
-    stage.departures.ask(stage.connections(count), over=100.0, reason="shutdown")
+    stage.reconnects.ask(stage.connections(count), over=100.0, reason="shutdown")
     stage.clock.advance(10.0)
     gone = sum(bool(line.closed) for line in stage.lines)
     assert gone == pytest.approx(count / 10, abs=2)
-    stage.departures.hurry()
+    stage.reconnects.hurry()
     assert sum(bool(line.closed) for line in stage.lines) == gone + SLICE, "in slices: others want to be served"
     stage.clock.advance(3 * TICK)
     assert all(line.closed and line.told for line in stage.lines)
@@ -188,10 +188,10 @@ def test_those_who_are_left_can_be_hurried(stage: Stage) -> None:
 
 def test_there_is_one_timer(stage: Stage) -> None:
     for _ in range(5):
-        stage.departures.ask(stage.connections(200), over=30.0, reason="age")
+        stage.reconnects.ask(stage.connections(200), over=30.0, reason="age")
         stage.clock.advance(0.5)
         assert stage.clock.pending == 1
-    stage.departures.close()
+    stage.reconnects.close()
     assert stage.clock.pending == 0
 
 
@@ -204,7 +204,7 @@ def test_a_drain_keeps_its_rate_where_there_is_time(
 ) -> None:
     drain = Drain(
         ConnectionRegistry(stage.metrics),
-        stage.departures,
+        stage.reconnects,
         Rollout(drain_rate=rate),
         Deadlines(shutdown=shutdown),
         stage.metrics,

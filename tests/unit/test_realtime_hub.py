@@ -92,7 +92,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def room(clock: FakeClock) -> Room:
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    return Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100)).open(
+    return Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
         KEY, spec
     )
 
@@ -215,7 +215,7 @@ def crowd(room: Room, size: int) -> list[Member]:
 
 
 def test_a_huge_room_goes_out_in_slices_and_a_small_one_does_not_wait_for_it(clock: FakeClock) -> None:
-    hub = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100))
+    hub = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100))
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     huge, small = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
     many, one = crowd(huge, 5 * SLICE), enter(small, Member())
@@ -240,7 +240,7 @@ class Stepper(FakeClock):
 def test_fan_outs_give_the_loop_back_after_their_budget() -> None:
     clock = Stepper()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100)).open(
+    room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
         KEY, spec
     )
     members = crowd(room, 5 * SLICE)
@@ -260,7 +260,7 @@ def halfway(monkeypatch: pytest.MonkeyPatch) -> tuple[Room, list[Member]]:
     monkeypatch.setattr("service.realtime.connections.write_scheduler.BUDGET", -1.0)  # one slice a turn
     clock = Stepper()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), most_batch=100)).open(
+    room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
         KEY, spec
     )
     members = crowd(room, 2 * SLICE)
@@ -368,7 +368,7 @@ def test_a_member_that_cannot_be_written_to_is_ended_alone(room: Room, clock: Fa
 
 
 def test_a_room_that_fails_ends_its_members_and_no_other_room_notices(clock: FakeClock) -> None:
-    hub = Hub(RoomContext(clock, Metrics(), turn_of(clock), BrokenPress(Compression()), most_batch=100))
+    hub = Hub(RoomContext(clock, Metrics(), turn_of(clock), BrokenPress(Compression()), max_batch=100))
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     failing, other = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
     member, witness = enter(failing, ClearMember()), enter(other, ClearMember())
@@ -401,10 +401,10 @@ def test_a_peer_that_cannot_be_flushed_costs_no_other_its_replies(clock: FakeClo
 
     turn = turn_of(clock)
     broken, whole, later = Peer(breaks=True), Peer(breaks=False), Peer(breaks=False)
-    turn.flush_later(broken)
-    turn.flush_later(whole)
+    turn.schedule_flush(broken)
+    turn.schedule_flush(whole)
     clock.advance(0)
-    turn.flush_later(later)
+    turn.schedule_flush(later)
     clock.advance(0)
     assert broken.failed
     assert whole.flushed
@@ -417,7 +417,7 @@ def test_a_crowd_that_joins_does_not_make_a_write_of_every_event(halfway: tuple[
     newcomers = [Member() for _ in range(50)]
     for number, newcomer in enumerate(newcomers):
         room.push(frame(f"before {number}"), 0.0)
-        room.cut()
+        room.flush()
         enter(room, newcomer)
     room.push(frame("last"), 0.0)
     steps(room)
@@ -434,12 +434,12 @@ def test_a_crowd_that_joins_does_not_make_a_write_of_every_event(halfway: tuple[
     st.integers(1, 4),
 )
 def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
-    doings: list[tuple[str, int]], most_batch: int
+    doings: list[tuple[str, int]], max_batch: int
 ) -> None:
     clock = FakeClock()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     turn = WriteScheduler(clock, lambda callback: None)  # the test asks for each slice itself
-    room = Hub(RoomContext(clock, Metrics(), turn, FrameEncoder(Compression()), most_batch)).open(KEY, spec)
+    room = Hub(RoomContext(clock, Metrics(), turn, FrameEncoder(Compression()), max_batch)).open(KEY, spec)
     members = [Member() for _ in range(8)]
     inside: set[int] = set()
     owed: dict[int, list[list[str]]] = {number: [] for number in range(8)}
@@ -447,7 +447,7 @@ def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
     serial = 0
 
     def cut() -> None:
-        room.cut()
+        room.flush()
         for number in inside:
             owed[number][-1].extend(waiting)
         waiting.clear()
@@ -467,10 +467,10 @@ def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
         elif doing == "go" and number in inside:
             room.remove(cast("Connection", members[number]))
             inside.discard(number)
-        elif doing == "step" and room._audience.rounds:
+        elif doing == "step" and room._audience.broadcasts:
             room._audience.write(3)
     cut()
-    while room._audience.rounds:
+    while room._audience.broadcasts:
         room._audience.write(3)
     for number, member in enumerate(members):
         got = flat(member.bursts)
@@ -561,12 +561,12 @@ def test_a_member_that_changes_audience_is_too_slow_for_what_is_under_way(room: 
     st.integers(1, 4),
 )
 def test_whoever_changes_audience_misses_nothing_and_sees_presence_only_while_it_may(
-    doings: list[tuple[str, int]], most_batch: int
+    doings: list[tuple[str, int]], max_batch: int
 ) -> None:
     clock = FakeClock()
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {}, presence=True)
     turn = WriteScheduler(clock, lambda callback: None)  # the test asks for each slice itself
-    room = Hub(RoomContext(clock, Metrics(), turn, FrameEncoder(Compression()), most_batch)).open(KEY, spec)
+    room = Hub(RoomContext(clock, Metrics(), turn, FrameEncoder(Compression()), max_batch)).open(KEY, spec)
     members = [Member() for _ in range(8)]
     access: dict[int, PresenceAccess] = {}
     owed: dict[int, list[str]] = {number: [] for number in range(8)}
@@ -574,7 +574,7 @@ def test_whoever_changes_audience_misses_nothing_and_sees_presence_only_while_it
     serial = 0
 
     def cut() -> None:
-        room.cut()
+        room.flush()
         for number, sees in access.items():
             owed[number] += [one for one in waiting if one[0] == "e" or sees is PresenceAccess.SEES]
         waiting.clear()

@@ -90,14 +90,14 @@ class Wires:
 class Stage:
     """A room of members, whose sender is `wires`."""
 
-    def __init__(self, members: Sequence[Member], press: FrameEncoder | None = None) -> None:
+    def __init__(self, members: Sequence[Member], encoder: FrameEncoder | None = None) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
         self.wires = Wires(members)
         self.members = members
         turn = WriteScheduler(self.clock, lambda callback: self.clock.call_later(0.0, callback))
         ways = RoomContext(
-            self.clock, self.metrics, turn, press or FrameEncoder(Compression()), most_batch=100, sender=self.wires
+            self.clock, self.metrics, turn, encoder or FrameEncoder(Compression()), max_batch=100, sender=self.wires
         )
         spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
         self.room: Room = Hub(ways).open(KEY, spec)
@@ -208,12 +208,12 @@ def test_nothing_comes_between_the_parts_of_a_frame() -> None:
 
 
 def test_each_window_gets_its_own_bytes() -> None:
-    press = FrameEncoder(Compression(enabled=True, min_bytes=1))
+    encoder = FrameEncoder(Compression(enabled=True, min_bytes=1))
     group = [Member(100 + number, (0, 15, 12)[number % 3]) for number in range(3 * FEW)]
-    stage = Stage(group, press)
+    stage = Stage(group, encoder)
     far = random.Random(7).randbytes(3000).hex()  # repeated from further back than the small window reaches
     frame = Frame(json.dumps(far + far).encode(), "a.b", Delivery.DURABLE)
-    burst = Batch((frame,), press)
+    burst = Batch((frame,), encoder)
     stage.room.push(frame, 0.0)
     stage.clock.advance(0)
     for member in group:
@@ -223,9 +223,9 @@ def test_each_window_gets_its_own_bytes() -> None:
 
 
 def test_a_fault_of_the_sender_ends_only_those_it_was_to_write_to() -> None:
-    press = FrameEncoder(Compression(enabled=True, min_bytes=1))
+    encoder = FrameEncoder(Compression(enabled=True, min_bytes=1))
     group = [Member(100 + number, 15 * (number % 2)) for number in range(MANY)]
-    stage = Stage(group, press)
+    stage = Stage(group, encoder)
     stage.wires.breaks_on = 101
     frame = Frame(json.dumps("x" * 500).encode(), "a.b", Delivery.DURABLE)
     stage.room.push(frame, 0.0)

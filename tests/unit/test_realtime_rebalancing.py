@@ -10,7 +10,7 @@ import pytest
 
 from service.realtime.cluster.membership import NodeReport
 from service.realtime.cluster.messages import NodeState, decode_state
-from service.realtime.lifecycle.rebalancer import INTERVAL, MOST_REST, REST, SETTLE, STALE, TRIAL, RebalancePolicy
+from service.realtime.lifecycle.rebalancer import INTERVAL, MAX_REST, REST, SETTLE, STALE, TRIAL, RebalancePolicy
 from tests.rebalancing import Choose, Cluster, at_random, in_turns, to_the_emptiest
 
 HOUR = 3600.0
@@ -144,7 +144,7 @@ def test_a_node_that_is_led_to_by_nobody_costs_little() -> None:
     first = cluster.total_asked
     assert 0 < first <= 2 * cluster.rate * TRIAL
     cluster.run(12 * HOUR)
-    rounds = 2 + math.log2(MOST_REST / REST) + 12 * HOUR / MOST_REST
+    rounds = 2 + math.log2(MAX_REST / REST) + 12 * HOUR / MAX_REST
     assert cluster.total_asked <= first * rounds
     assert max(connection.moves for node in cluster.nodes for connection in node.connections) <= rounds
 

@@ -87,12 +87,12 @@ async def test_connections_that_most_have_the_client_of_are_clients_of_their_own
     stage: Stage, identity: Identity
 ) -> None:
     """They come through a proxy that `proxy.hops` leaves out. They leave before they come back, so it must be remembered."""
-    seats = [stage.admission.take_seat(HERE) for _ in range(MANY)]
-    for seat in seats:
-        await seat.identify(identity)
-    for seat in seats:
+    seats = [stage.admission.acquire_slot(HERE) for _ in range(MANY)]
+    for slot in seats:
+        await slot.identify(identity)
+    for slot in seats:
         stage.clients.closed(HERE, identity, 1006)
-        seat.release()
+        slot.release()
     for _ in range(MANY):
         stage.clients.connected(HERE, identity)
     assert stage.value("abnormal_close") == stage.value("connect") == MANY
@@ -104,7 +104,7 @@ async def test_connections_that_most_have_the_client_of_are_clients_of_their_own
 
 async def test_user_in_a_loop_behind_the_proxy_of_all_counts_once(stage: Stage) -> None:
     for number in range(MANY):
-        await stage.admission.take_seat(HERE).identify(Identity("red", f"user-{number}"))
+        await stage.admission.acquire_slot(HERE).identify(Identity("red", f"user-{number}"))
     for _ in range(100):
         stage.clients.connected(HERE, ANN)
     assert stage.value("connect") == 1
@@ -112,7 +112,7 @@ async def test_user_in_a_loop_behind_the_proxy_of_all_counts_once(stage: Stage) 
 
 async def test_address_with_most_of_a_few_connections_is_one_client(stage: Stage) -> None:
     for _ in range(MANY - 1):
-        await stage.admission.take_seat(HERE).identify(NOBODY)
+        await stage.admission.acquire_slot(HERE).identify(NOBODY)
         stage.clients.connected(HERE, NOBODY)
     assert stage.value("connect") == 1
 

@@ -88,7 +88,7 @@ def test_limit_of_an_address_that_most_come_from_is_the_services(
 ) -> None:
     """It is a proxy's, and `proxy.hops` is too low: one client's limit refuses everybody."""
     for number in range(MANY):
-        stage.admission.take_seat(taken(number))
+        stage.admission.acquire_slot(taken(number))
     stage.refusals.count(ServiceError(ErrorCode.RATE_LIMITED, ""), "upgrade", HERE)
     stage.refusals.count(ServiceError(ErrorCode.TOO_MANY_CONNECTIONS, "", scope="connections_per_ip"), "upgrade", HERE)
     assert stage.count(cause) == 2
@@ -98,7 +98,7 @@ def test_limit_of_an_address_that_most_come_from_is_the_services(
 
 def test_address_with_most_of_a_few_connections_is_no_proxy(stage: Stage) -> None:
     for _ in range(MANY - 1):
-        stage.admission.take_seat(HERE)
+        stage.admission.acquire_slot(HERE)
     stage.refusals.count(ServiceError(ErrorCode.RATE_LIMITED, ""), "upgrade", HERE)
     assert stage.count("client") == 1
 

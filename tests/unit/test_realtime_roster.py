@@ -30,47 +30,47 @@ def someone(id: str, user: str, tenant: str = "acme") -> Connection:
 
 
 def test_a_users_connections_oldest_first() -> None:
-    roster = ConnectionRegistry(Metrics())
+    registry = ConnectionRegistry(Metrics())
     one, two, three = (someone(id, "ann") for id in ("1", "2", "3"))
     others = someone("4", "bob"), someone("5", "ann", "other")
     for connection in (one, others[0], two, others[1], three):
-        roster.add(connection)
-    assert roster.of_user("acme", "ann") == (one, two, three)
-    assert (roster.of_user("acme", "bob"), roster.of_user("other", "ann")) == ((others[0],), (others[1],))
-    assert roster.of_user("acme", "cem") == ()
-    roster.remove(one)
-    roster.remove(one)
-    assert roster.of_user("acme", "ann") == (two, three)
-    roster.remove(three)
-    assert roster.of_user("acme", "ann") == (two,)
+        registry.add(connection)
+    assert registry.of_user("acme", "ann") == (one, two, three)
+    assert (registry.of_user("acme", "bob"), registry.of_user("other", "ann")) == ((others[0],), (others[1],))
+    assert registry.of_user("acme", "cem") == ()
+    registry.remove(one)
+    registry.remove(one)
+    assert registry.of_user("acme", "ann") == (two, three)
+    registry.remove(three)
+    assert registry.of_user("acme", "ann") == (two,)
     four = someone("6", "ann")
-    roster.add(four)
-    assert roster.of_user("acme", "ann") == (two, four)
+    registry.add(four)
+    assert registry.of_user("acme", "ann") == (two, four)
     for connection in (two, four, *others):
-        roster.remove(connection)
-    assert (len(roster), list(roster), roster.of_user("acme", "ann")) == (0, [], ())
+        registry.remove(connection)
+    assert (len(registry), list(registry), registry.of_user("acme", "ann")) == (0, [], ())
 
 
 def test_a_lone_connection_that_goes_takes_nobody_along() -> None:
-    roster = ConnectionRegistry(Metrics())
+    registry = ConnectionRegistry(Metrics())
     one, two = someone("1", "ann"), someone("2", "ann")
-    roster.add(one)
-    roster.remove(two)  # never entered
-    assert roster.of_user("acme", "ann") == (one,)
-    roster.remove(one)
-    roster.add(two)
-    roster.remove(one)
-    assert (roster.of_user("acme", "ann"), roster.get("2"), roster.get("1")) == ((two,), two, None)
+    registry.add(one)
+    registry.remove(two)  # never entered
+    assert registry.of_user("acme", "ann") == (one,)
+    registry.remove(one)
+    registry.add(two)
+    registry.remove(one)
+    assert (registry.of_user("acme", "ann"), registry.get("2"), registry.get("1")) == ((two,), two, None)
 
 
 async def test_empty_once_all_have_gone() -> None:
-    roster = ConnectionRegistry(Metrics())
+    registry = ConnectionRegistry(Metrics())
     one, two = someone("1", "ann"), someone("2", "ann")
-    roster.add(one)
-    roster.add(two)
-    roster.remove(one)
-    waiting = roster.emptied()
-    roster.remove(two)
+    registry.add(one)
+    registry.add(two)
+    registry.remove(one)
+    waiting = registry.emptied()
+    registry.remove(two)
     await waiting
 
 

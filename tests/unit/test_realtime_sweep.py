@@ -63,21 +63,21 @@ class Stage:
             on_close=lambda connection, code, reason: None,
         )
         self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), shared)
-        self.departures = ReconnectScheduler(clock, metrics)
-        roster = ConnectionRegistry(metrics)
-        roster.add(self.connection)
-        sweep = ConnectionMonitor(
-            roster,
+        self.reconnects = ReconnectScheduler(clock, metrics)
+        registry = ConnectionRegistry(metrics)
+        registry.add(self.connection)
+        monitor = ConnectionMonitor(
+            registry,
             Deadlines(heartbeat=HEARTBEAT),
             OutboxLimits(),
             clock,
             metrics,
             tidy=lambda now: None,
             rollout=rollout,
-            departures=self.departures,
+            reconnects=self.reconnects,
         )
-        sweep.start()
-        sweep.welcome(self.connection)
+        monitor.start()
+        monitor.welcome(self.connection)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_after_the_loop_has_stood_still_answers_are_read_before_anyone_is_cut(li
 def test_an_old_connection_is_asked_to_come_back_at_a_time_of_its_own(clock: FakeClock, id: str) -> None:
     stage, most = Stage(clock, Rollout(max_age=1_000.0), id), 1_000.0
     begun = clock.monotonic()
-    while not stage.departures.is_departing(stage.connection):
+    while not stage.reconnects.is_departing(stage.connection):
         stage.line.heard = True
         clock.advance(0.5)
     age = clock.monotonic() - begun
@@ -149,5 +149,5 @@ def test_without_a_greatest_age_nobody_is_asked(clock: FakeClock) -> None:
     for _ in range(1_000):
         stage.line.heard = True
         clock.advance(HEARTBEAT / 2)
-    assert not stage.departures.is_departing(stage.connection)
+    assert not stage.reconnects.is_departing(stage.connection)
     assert stage.line.codes == []

@@ -28,12 +28,12 @@ def hits(stage: Stage, limit: str) -> float:
 async def test_a_read_of_many_frames_is_taken_in_turns() -> None:
     stage = Stage()
     stage.hear(EMPTY * 100)
-    assert len(stage.ear.told) == FRAMES_PER_TURN
+    assert len(stage.handler.told) == FRAMES_PER_TURN
     assert stage.wire.did[-1] == "pause", "nothing more is read from the kernel until these are done"
-    taken = [len(stage.ear.told)]
+    taken = [len(stage.handler.told)]
     while taken[-1] < 100:
         await asyncio.sleep(0)
-        taken.append(len(stage.ear.told))
+        taken.append(len(stage.handler.told))
     assert max(after - before for before, after in pairwise(taken)) == FRAMES_PER_TURN
     assert stage.wire.did[-1] == "resume"
     assert stage.budget.used == 0
@@ -50,10 +50,10 @@ async def test_who_comes_while_others_wait_reads_one_frame_then_waits_behind_the
     second.socket._terms = first.socket._terms  # of one node
     first.hear(EMPTY * 100)
     second.hear(EMPTY * 100)
-    assert len(second.ear.told) == 1
+    assert len(second.handler.told) == 1
     second.hear()
     await asyncio.sleep(0)
-    assert (len(first.ear.told), len(second.ear.told)) == (FRAMES_PER_TURN + 1, 2)
+    assert (len(first.handler.told), len(second.handler.told)) == (FRAMES_PER_TURN + 1, 2)
 
 
 async def test_turns_of_one_iteration_share_a_budget_of_time() -> None:
@@ -106,10 +106,10 @@ async def test_held_back_frames_wait_until_the_core_reads_again(held: bool) -> N
     if held:
         stage.socket.pause_reading()
     stage.hear(EMPTY * 10 + EMPTY[:2])
-    assert len(stage.ear.told) == (1 if held else 10)
+    assert len(stage.handler.told) == (1 if held else 10)
     stage.socket.resume_reading()
     await asyncio.sleep(0)
-    assert len(stage.ear.told) == 10
+    assert len(stage.handler.told) == 10
     assert stage.wire.did[-1:] == (["resume"] if held else [])
 
 
@@ -140,15 +140,15 @@ async def test_a_flood_that_costs_no_message_costs_the_connection(flood: bytes) 
     stage = Stage(Bounds(limits=Limits(connection_rate=Rate(per_second=0.001, burst=100))))
     stage.hear(flood)
     assert await until_over(stage) < 2 * MANY / FRAMES_PER_TURN
-    assert len(stage.ear.told) < 1700, "a burst of messages at most"
-    assert stage.ear.told[-1] == "(lost)"
+    assert len(stage.handler.told) < 1700, "a burst of messages at most"
+    assert stage.handler.told[-1] == "(lost)"
 
 
 async def test_a_message_in_a_few_small_fragments_is_nothing_bad() -> None:
     stage = Stage()
     for _ in range(50):
         stage.hear(sent(TEXT, b"a", fin=False) + sent(CONTINUATION, b"b"))
-    assert stage.ear.told == ["ab"] * 50
+    assert stage.handler.told == ["ab"] * 50
 
 
 # --- after the close frame --------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ async def test_few_bytes_are_read_after_a_close_frame_then_the_connection_is_cut
     stage.hear(EMPTY * MANY)
     assert "abort" in stage.wire.did
     assert hits(stage, "late_bytes") == 1
-    assert not stage.ear.told
+    assert not stage.handler.told
 
 
 async def test_what_waits_when_a_connection_is_closed_counts_as_late() -> None:
@@ -172,7 +172,7 @@ async def test_what_waits_when_a_connection_is_closed_counts_as_late() -> None:
     stage.hear(EMPTY * MANY)
     stage.socket.close(4429, "too much")
     await until_over(stage)
-    assert len(stage.ear.told) == FRAMES_PER_TURN
+    assert len(stage.handler.told) == FRAMES_PER_TURN
     assert stage.wire.did[-1] == "abort"
 
 

@@ -125,7 +125,7 @@ class Stage:
         self.budget = ByteBudget(bounds.outbox.node_bytes)
         terms = Terms(bounds, self.clock, self.metrics, self.reads)
         self.socket = self.wire.socket = WebSocket(terms, transport, account=self.budget.account("t"))
-        self.ear = self.socket.ear = Heard()
+        self.handler = self.socket.handler = Heard()
         self.socket.connection_made(transport)
 
     def hear(self, *data: bytes) -> None:
@@ -168,7 +168,7 @@ def test_every_message_and_every_ping_is_taken_however_they_come(data: st.DataOb
                 told.append(text)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
     stage.hear(*(wire[start:end] for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True) if end > start))
-    assert stage.ear.told == told
+    assert stage.handler.told == told
     assert stage.wire.written == answered
     assert stage.socket.heard
 
@@ -180,17 +180,17 @@ class TestControlFrames:
         assert stage.wire.written == [frame(PONG, b"1")]
         stage.wire.drains()
         assert stage.wire.written == [frame(PONG, b"1"), frame(PONG, b"3")], "RFC 6455 §5.5.3"
-        assert stage.ear.told == ["(paused)", "(resumed)"]
+        assert stage.handler.told == ["(paused)", "(resumed)"]
 
     def test_whom_its_pong_pauses_again_is_not_told_that_it_goes_on(self, stage: Stage) -> None:
         stage.wire.takes = 1
         stage.hear(sent(PING, b"1"), sent(PING, b"2"))
         stage.wire.takes = 1
         stage.socket.resume_writing()
-        assert stage.ear.told == ["(paused)", "(paused)"]
+        assert stage.handler.told == ["(paused)", "(paused)"]
         assert stage.socket.is_paused
         stage.wire.drains()
-        assert stage.ear.told == ["(paused)", "(paused)", "(resumed)"]
+        assert stage.handler.told == ["(paused)", "(paused)", "(resumed)"]
 
     def test_nothing_more_is_written_for_a_peer_that_has_hung_up(self, stage: Stage) -> None:
         """asyncio's transport tells of room while it closes; a write that failed then would have it end twice."""
@@ -199,17 +199,17 @@ class TestControlFrames:
         stage.wire.close()
         stage.wire.drains()
         assert stage.wire.written == [frame(PONG, b"1")]
-        assert stage.ear.told == ["(paused)"]
+        assert stage.handler.told == ["(paused)"]
         stage.socket.connection_lost(None)
-        assert stage.ear.told == ["(paused)", "(lost)"]
+        assert stage.handler.told == ["(paused)", "(lost)"]
 
     @pytest.mark.parametrize("opcode", [PING, PONG])
     def test_a_flood_ends_the_connection_and_nothing_is_sent_behind_the_close(self, stage: Stage, opcode: int) -> None:
         stage.hear(*[sent(opcode)] * BURST)
-        assert stage.ear.told == []
+        assert stage.handler.told == []
         stage.hear(sent(opcode) + sent(TEXT, b"behind"))
         assert stage.wire.written[-1] == close_frame(4429, "too many control frames")
-        assert stage.ear.told == ["(lost)"], "else the core would go on writing"
+        assert stage.handler.told == ["(lost)"], "else the core would go on writing"
         assert stage.socket.close_code == 4429
         assert stage.metrics.rate_limited.labels(scope="connection").value == 1
         before = len(stage.wire.written)
@@ -246,7 +246,7 @@ class TestTheEnd:
     def test_a_close_is_answered_with_its_code(self, stage: Stage, payload: bytes, answer: bytes, code: int) -> None:
         stage.hear(sent(CLOSE, payload) + sent(TEXT, b"behind") + sent(PING))
         assert stage.wire.written == [answer]
-        assert stage.ear.told == ["(lost)"]
+        assert stage.handler.told == ["(lost)"]
         assert stage.socket.close_code == code
         assert stage.wire.did == ["close"]
 
@@ -257,17 +257,17 @@ class TestTheEnd:
         assert stage.wire.written == [close_frame(1012, "restart")]
         assert stage.wire.did == ["pause", "resume"], "or the answer would never be heard"
         stage.hear(sent(TEXT, b"whole"), sent(TEXT, b"a", fin=False), sent(PING), sent(CONTINUATION, b"b"))
-        assert stage.ear.told == []
+        assert stage.handler.told == []
         stage.hear(sent(CLOSE, (1000).to_bytes(2, "big")))
         assert stage.wire.written == [close_frame(1012, "restart")]
-        assert (stage.ear.told, stage.socket.close_code) == (["(lost)"], 1012)
+        assert (stage.handler.told, stage.socket.close_code) == (["(lost)"], 1012)
         assert stage.wire.did[-1] == "close"
 
     def test_a_fault_while_closing_sends_no_second_close(self, stage: Stage) -> None:
         stage.socket.close(1012, "restart")
         stage.hear(sent(TEXT, b"x", masked=False))
         assert stage.wire.written == [close_frame(1012, "restart")]
-        assert (stage.ear.told, stage.socket.close_code) == (["(lost)"], 1012)
+        assert (stage.handler.told, stage.socket.close_code) == (["(lost)"], 1012)
 
     def test_a_fault_says_why_and_reads_on_until_the_peer_hangs_up(self, stage: Stage) -> None:
         """Bytes that nobody has read would make the kernel reset the connection, and the close frame be lost."""
@@ -277,9 +277,9 @@ class TestTheEnd:
         assert stage.wire.did == ["pause", "resume", "eof"]
         assert stage.metrics.limit_hits.labels(limit="message_bytes").value == 1
         stage.hear(sent(TEXT, b"behind"), b"\xff" * 100)
-        assert stage.ear.told == ["(lost)"]
+        assert stage.handler.told == ["(lost)"]
         stage.socket.connection_lost(None)
-        assert stage.ear.told == ["(lost)"], "once"
+        assert stage.handler.told == ["(lost)"], "once"
         assert stage.clock.pending == 0
 
     @pytest.mark.parametrize("how", ["close", "its close", "fault"])
@@ -293,13 +293,13 @@ class TestTheEnd:
         stage.clock.advance(GRACE * 0.2)
         assert stage.wire.did[-1] == "abort"
         stage.socket.connection_lost(None)
-        assert stage.ear.told == ["(lost)"]
+        assert stage.handler.told == ["(lost)"]
         assert stage.clock.pending == 0
 
     def test_a_connection_that_breaks_is_lost_without_a_code(self, stage: Stage) -> None:
         stage.hear(sent(TEXT, b"half")[:5])
         stage.socket.connection_lost(ConnectionResetError())
-        assert (stage.ear.told, stage.socket.close_code, stage.wire.written) == (["(lost)"], 1006, [])
+        assert (stage.handler.told, stage.socket.close_code, stage.wire.written) == (["(lost)"], 1006, [])
 
 
 class TestDescriptor:

@@ -12,7 +12,7 @@ from service.protocol import deflate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
 from service.realtime.connections.byte_budget import ByteBudget
 from service.realtime.node import Bounds
-from service.realtime.session.pre_auth_buffer import MOST_BYTES, MOST_WAITING, PreAuthBuffer
+from service.realtime.session.pre_auth_buffer import MAX_BYTES, MAX_WAITING, PreAuthBuffer
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import Terms, WebSocket
@@ -84,14 +84,14 @@ def open_socket(*, window_bits: int = 0) -> tuple[WebSocket, Pipe]:
 
 def bomb(size: int = 65_000) -> bytes:
     """A frame of some eighty bytes that is a message of `size`."""
-    press = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return frame(TEXT, (press.compress(b"x" * size) + press.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
+    encoder = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return frame(TEXT, (encoder.compress(b"x" * size) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 async def test_what_is_held_back_comes_later_all_of_it_and_in_order(size: int) -> None:
     socket, pipe = open_socket()
-    socket.ear = keeper = Keeper(socket)
+    socket.handler = keeper = Keeper(socket)
     names = [str(number) for number in range(10)]
     data = b"".join(frame(TEXT, name.encode()) for name in names) + frame(CLOSE, b"\x03\xe8")
     for start in range(0, len(data), size):
@@ -112,7 +112,7 @@ async def test_what_is_held_back_comes_later_all_of_it_and_in_order(size: int) -
 
 async def test_reading_goes_on_only_when_all_that_was_held_back_has_been_taken() -> None:
     socket, pipe = open_socket()
-    socket.ear = keeper = Keeper(socket)
+    socket.handler = keeper = Keeper(socket)
     socket.data_received(b"".join(frame(TEXT, b"x") for _ in range(9)))
     assert (len(keeper.got), pipe.reads) == (3, False)
     for taken in (6, 9):
@@ -126,19 +126,19 @@ async def test_reading_goes_on_only_when_all_that_was_held_back_has_been_taken()
 
 async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_they_are_sent() -> None:
     socket, pipe = open_socket(window_bits=15)
-    socket.ear = arriving = PreAuthBuffer(socket)
-    socket.data_received(frame(TEXT, b"x") * MOST_WAITING * 10)
-    assert len(arriving.waiting or ()) == MOST_WAITING
+    socket.handler = arriving = PreAuthBuffer(socket)
+    socket.data_received(frame(TEXT, b"x") * MAX_WAITING * 10)
+    assert len(arriving.waiting or ()) == MAX_WAITING
     socket, pipe = open_socket(window_bits=15)
-    socket.ear = arriving = PreAuthBuffer(socket)
+    socket.handler = arriving = PreAuthBuffer(socket)
     socket.data_received(bomb() * 1000)
-    assert sum(map(len, arriving.waiting or ())) <= MOST_BYTES + 65_536
+    assert sum(map(len, arriving.waiting or ())) <= MAX_BYTES + 65_536
     assert not pipe.reads
 
 
 async def test_what_comes_behind_our_goodbye_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
     socket, _ = open_socket(window_bits=15)
-    socket.ear = keeper = Keeper(socket)
+    socket.handler = keeper = Keeper(socket)
     inflated = 0
 
     def inflate(data: bytes, most: int) -> bytes:
@@ -162,7 +162,7 @@ async def test_what_comes_behind_our_goodbye_is_not_inflated(monkeypatch: pytest
 
 async def test_who_breaks_the_protocol_while_held_back_is_read_on_until_it_hangs_up() -> None:
     socket, pipe = open_socket()
-    socket.ear = Keeper(socket)
+    socket.handler = Keeper(socket)
     socket.data_received(frame(TEXT, b"x") * 3 + frame(3))
     assert not pipe.reads
     socket.resume_reading()

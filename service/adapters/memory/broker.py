@@ -48,7 +48,7 @@ class MemoryBroker:
     BROKER_UNAVAILABLE; that is no reason to fail `check`, as everything that needs no more room still works.
     """
 
-    is_prompt = True
+    delivers_synchronously = True
 
     def __init__(
         self,

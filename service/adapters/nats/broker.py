@@ -49,7 +49,7 @@ class NatsBroker:
     """Keeps the port's guarantee as docs/guarantees.md says for NATS. Nothing here outlives `broker.timeout`; when more than
     `broker.queue` calls wait, or while there is no connection, calls fail at once."""
 
-    is_prompt = False
+    delivers_synchronously = False
 
     def __init__(self, config: NatsConfig, clock: Clock, metrics: Metrics, on_time: ServerTime | None = None) -> None:
         """`clock`: by which what is kept expires; all nodes should agree on it. `on_time` gets what the server's clock shows."""

@@ -18,7 +18,7 @@ from service.core.presence import Change, Entrance, Entry, Farewell, Member
 KEPT = 2
 """How many times the ttl everything of a channel stays when no node speaks of it. More than one: entries that have expired
 while NATS could not be reached come back without a word."""
-MOST_TOLD_AT_ONCE = 500
+MAX_TOLD_AT_ONCE = 500
 """Events told with one change; NATS takes at most 1 000 messages in a batch."""
 
 
@@ -76,8 +76,8 @@ class NatsPresence:
 
     async def _join(self, work: Work) -> dict[int, Change]:
         changes: dict[int, Change] = {}
-        for start in range(0, len(work.entrances), MOST_TOLD_AT_ONCE):
-            part = work.entrances[start : start + MOST_TOLD_AT_ONCE]
+        for start in range(0, len(work.entrances), MAX_TOLD_AT_ONCE):
+            part = work.entrances[start : start + MAX_TOLD_AT_ONCE]
             changes |= await self._change(work.channel, partial(self._enter, entrances=part))
         return changes
 
@@ -179,7 +179,7 @@ class NatsPresence:
         told: list[Publication] = []
         changes: list[tuple[ChannelKey, Change]] = []
         for user, places in list(roster.users.items()):
-            if len(changes) == MOST_TOLD_AT_ONCE:
+            if len(changes) == MAX_TOLD_AT_ONCE:
                 break
             _strike_out(places, [connection for connection, place in places.items() if place.expiry <= now])
             if not places:

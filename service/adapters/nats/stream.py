@@ -28,10 +28,10 @@ NO_MESSAGE = 10_037
 NO_STREAM = 10_059
 NAME_IN_USE = 10_058
 NO_JETSTREAM = frozenset({10_039, 10_076})
-MOST_SUBJECTS = 512
+MAX_SUBJECTS = 512
 """Asked for in one question; the server answers at most 1 024."""
-MOST_IN_PAGE = 256
-MOST_AT_ONCE = 64
+MAX_IN_PAGE = 256
+MAX_AT_ONCE = 64
 """Questions on their way together: the server drops some when too many wait."""
 PAUSES = (0.005, 0.1)
 """Between two tries of what a replica that is behind, or another node, has been in the way of; see `Backoff`."""
@@ -138,7 +138,7 @@ class Stream:
 
     async def several(self, subjects: Sequence[str]) -> Mapping[str, Kept]:
         """The newest messages of many subjects, in few questions."""
-        parts = [subjects[at : at + MOST_SUBJECTS] for at in range(0, len(subjects), MOST_SUBJECTS)]
+        parts = [subjects[at : at + MAX_SUBJECTS] for at in range(0, len(subjects), MAX_SUBJECTS)]
         found: dict[str, Kept] = {}
         for part in parts:
             answers = await self._read({"multi_last": part, "batch": len(part)})
@@ -147,7 +147,7 @@ class Stream:
 
     async def all_of(self, subjects: Collection[str]) -> Sequence[Kept]:
         """All messages of each subject or wildcard, oldest first."""
-        gate = asyncio.Semaphore(MOST_AT_ONCE)
+        gate = asyncio.Semaphore(MAX_AT_ONCE)
 
         async def one(subject: str) -> list[Kept]:
             async with gate:
@@ -159,7 +159,7 @@ class Stream:
         found: list[Kept] = []
         while True:
             start = found[-1].sequence + 1 if found else 1
-            answers = await self._read({"seq": start, "next_by_subj": subject, "batch": MOST_IN_PAGE})
+            answers = await self._read({"seq": start, "next_by_subj": subject, "batch": MAX_IN_PAGE})
             found.extend(map(_kept, answers))
             if not answers or int(answers[-1].header("Nats-Num-Pending") or 0) == 0:
                 return found

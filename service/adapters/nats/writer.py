@@ -23,7 +23,7 @@ from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication, Retention
 from service.errors import ServiceError
 
-MOST_IN_BATCH = 300
+MAX_IN_BATCH = 300
 """Publications kept together; NATS takes at most 1 000 messages in a batch, and each of these is two, or three with a head."""
 BYTES_IN_BATCH = 4_194_304
 BATCHES_AT_ONCE = 8
@@ -93,7 +93,7 @@ class Writer:
         claimed: set[str] = set()
         behind: set[ChannelKey] = set()
         size = 0
-        while self._queue and len(batch) < MOST_IN_BATCH and len(left) < MOST_IN_BATCH and size < BYTES_IN_BATCH:
+        while self._queue and len(batch) < MAX_IN_BATCH and len(left) < MAX_IN_BATCH and size < BYTES_IN_BATCH:
             one = self._queue.popleft()
             channel = one.publication.channel
             claims = self._claims(one.publication)

@@ -54,7 +54,7 @@ class RedisBroker:
     have none, so they are not.
     """
 
-    is_prompt = False
+    delivers_synchronously = False
 
     def __init__(self, config: RedisConfig, metrics: Metrics, on_time: ServerTime | None = None) -> None:
         """`on_time` gets what the servers' clocks show, at each connection and every few seconds."""

@@ -35,7 +35,7 @@ PORTION = 500
 """Names in one call."""
 DUE = 200
 """Entries found due by one call."""
-MOST_LEFT, MOST_DUE = 20_000, 10_000
+MAX_LEFT, MAX_DUE = 20_000, 10_000
 """Names that wait for the next look; further ones are found again by somebody when they are due."""
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class ChannelIndex:
         if len(names) == DUE:
             self._crowded.add(tenant)
         for name in names:
-            if len(self._due) < MOST_DUE:
+            if len(self._due) < MAX_DUE:
                 self._due[ChannelKey(tenant, name.decode())] = due
 
     async def _settle(self, due: Mapping[ChannelKey, bytes]) -> None:
@@ -154,7 +154,7 @@ class ChannelIndex:
         return self._keys.tagged("channels", tenant), self._keys.tagged("channels-due", tenant)
 
     def _say(self, word: str, channel: ChannelKey) -> None:
-        if channel.tenant and len(self._left) < MOST_LEFT:
+        if channel.tenant and len(self._left) < MAX_LEFT:
             self._left[channel] = word
 
 

@@ -15,7 +15,7 @@ from service.core.backoff import Backoff
 from service.telemetry.outage import OutageLog
 
 FIRST_PAUSE = 0.05
-MOST_PAUSE = 1.0
+MAX_PAUSE = 1.0
 """Seconds before the next try: from the first, doubled, up to the second, each with jitter; no longer, or a failover
 that takes two seconds would be noticed after many more."""
 
@@ -63,7 +63,7 @@ class ReconnectingLink:
 
     async def keep(self) -> None:
         """Opens the link, again and again. Runs until it is cancelled."""
-        backoff = Backoff(FIRST_PAUSE, MOST_PAUSE)
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             link = Link(
                 ping=self._config.ping,

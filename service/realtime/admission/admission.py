@@ -203,7 +203,7 @@ class Admission:
         else:
             self._overload.over(per_second=adaptive.rate.per_second)
 
-    def take_seat(self, network: str) -> ConnectionSlot:
+    def acquire_slot(self, network: str) -> ConnectionSlot:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""
         self._total += 1
         self._pending += 1
@@ -237,7 +237,7 @@ class Admission:
         The first `ready` costs nothing, and leaving a channel was paid for by joining it: a client whose `ready` or
         `unsubscribe` is refused would be deaf, or present where it is not.
         """
-        rates = connection.seat.rates
+        rates = connection.slot.rates
         if isinstance(command, Subscribe):
             self._take_subscribes(rates, 1)
             return
@@ -250,11 +250,11 @@ class Admission:
         if exceeded is not None:
             raise self._above_rate(exceeded, "messages")
 
-    def check_subscribes(self, seat: ConnectionSlot, count: int, *, is_upgrade: bool) -> None:
+    def check_subscribes(self, slot: ConnectionSlot, count: int, *, is_upgrade: bool) -> None:
         """Takes what the channels in an upgrade's address cost; a plain request only asks. Raises ServiceError(RATE_LIMITED)."""
-        self._take_subscribes(seat.rates, count)
+        self._take_subscribes(slot.rates, count)
         if not is_upgrade:
-            self.rates.give_back(seat.rates, "subscribes", count)
+            self.rates.give_back(slot.rates, "subscribes", count)
 
     def _take_subscribes(self, rates: ConnectionRates, count: int) -> None:
         exceeded = self.rates.take_subscribes(rates, self._clock.monotonic(), count)
@@ -274,4 +274,4 @@ class Admission:
 
     def is_abusive(self, connection: Connection, refusal: ServiceError) -> bool:
         """Notes a frame with messages above a rate; True once there were too many lately."""
-        return self.rates.is_abusive(connection.seat.rates, refusal.details["scope"], self._clock.monotonic())
+        return self.rates.is_abusive(connection.slot.rates, refusal.details["scope"], self._clock.monotonic())

@@ -26,7 +26,7 @@ REVOKING_TENANTS = ChannelKey(OWN_TENANT, "revoking")
 OWN_CHANNELS = 4
 """These three and the node's inbox: what a node takes of a broker that bounds its channels, beside one a tenant that revokes, and
 one for a probe."""
-MOST_TENANTS = 100_000
+MAX_TENANTS = 100_000
 """Entries of REVOKING_TENANTS. Only holders of API keys revoke, so there are no more than the settings name."""
 
 COMMANDS = Retention(entries=1_000, ttl=600.0)

@@ -23,14 +23,14 @@ from service.core.event import Delivery, Event, Publication, Retention
 from service.core.revocation import Revocation, RevocationTable, Subject
 from service.errors import ServiceError
 from service.realtime.cluster.messages import (
-    MOST_TENANTS,
+    MAX_TENANTS,
     REVOKING_TENANTS,
     decode_revocation,
     encode,
     revocations_of,
 )
 from service.realtime.ids import new_id
-from service.realtime.streams.channel_follower import MOST_RETRY, RETRY, ChannelFollower
+from service.realtime.streams.channel_follower import MAX_RETRY, RETRY, ChannelFollower
 from service.telemetry.metrics import Metrics
 
 PUT_BACK_AT_ONCE = 16
@@ -68,7 +68,7 @@ class Keeping:
     @property
     def tenants(self) -> Retention:
         """A tenant is to be found for as long as its revocations."""
-        return Retention(MOST_TENANTS, 2 * self.life + self.again + self.life)
+        return Retention(MAX_TENANTS, 2 * self.life + self.again + self.life)
 
     @property
     def again(self) -> float:
@@ -204,7 +204,7 @@ class RevocationList:
 
     async def begin(self) -> None:
         """Follows the channel; tries again while the broker is away."""
-        backoff = Backoff(RETRY, MOST_RETRY)
+        backoff = Backoff(RETRY, MAX_RETRY)
         while True:
             try:
                 await self.following.start()

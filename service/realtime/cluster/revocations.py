@@ -47,7 +47,7 @@ class Revocations:
 
     def __init__(
         self,
-        roster: ConnectionRegistry,
+        registry: ConnectionRegistry,
         broker: Broker,
         clock: Clock,
         supervisor: Supervisor,
@@ -62,7 +62,7 @@ class Revocations:
         """`token_clock`: by which tokens expire on this node, if not by `clock`.
         `tap`: has a channel delivered (see Relay.tap). `ttl`: seconds that a revocation lasts; no token may live longer.
         `most`: how many are kept of a tenant; `total`: of all together on this node."""
-        self._roster = roster
+        self._registry = registry
         self._clock = clock
         self._token_clock = token_clock or clock
         self._supervisor = supervisor
@@ -169,7 +169,7 @@ class Revocations:
 
     def _look(self) -> None:
         self._timer = None
-        for connection in self._roster:
+        for connection in self._registry:
             self.look_at(connection)
 
 

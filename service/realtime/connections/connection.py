@@ -77,24 +77,24 @@ class Connection(_Reach):
         "is_told_of_expiry",
         "paused_since",
         "ping_due",
-        "seat",
         "session",
         "since",
-        "socket",
+        "slot",
+        "transport",
     )
 
     def __init__(
-        self, id: str, socket: Transport, session: Session, seat: ConnectionSlot, shared: ConnectionContext
+        self, id: str, transport: Transport, session: Session, slot: ConnectionSlot, shared: ConnectionContext
     ) -> None:
         self.id = id
-        self.socket = socket
-        self.write = socket.write
+        self.transport = transport
+        self.write = transport.write
         """The socket's, for those who have seen that the connection `is_clear`."""
-        self.fd = socket.fd
+        self.fd = transport.fd
         """The socket's, for a Sender, under the same condition; -1 once the connection is over."""
-        self.window_bits = socket.window_bits
+        self.window_bits = transport.window_bits
         self.session = session
-        self.seat = seat
+        self.slot = slot
         self.closing: tuple[CloseCode, str] | None = None
         self.is_clear = True
         """Whether what is written goes out at once, behind nothing else."""
@@ -129,7 +129,7 @@ class Connection(_Reach):
 
     # --- what goes out ------------------------------------------------------------------------------------------------
 
-    def deliver(self, burst: Batch) -> bool:
+    def deliver(self, batch: Batch) -> bool:
         """Takes a burst. Never blocks; False if the peer is too slow for a frame that may not be dropped.
 
         A peer that keeps up gets the bytes that were made for all; one that does not gets the frames by their classes.
@@ -139,7 +139,7 @@ class Connection(_Reach):
             return True
         if self._outbox is None:
             replies, self._replies = self._replies, None
-            wire = burst.wire(self.window_bits)
+            wire = batch.wire(self.window_bits)
             if replies is None:
                 self.write(wire)
             else:
@@ -147,7 +147,7 @@ class Connection(_Reach):
                 self._write(self._wire(replies) + wire)
             return True
         put = self._outbox.put
-        return all(put(frame) for frame in burst.frames)
+        return all(put(frame) for frame in batch.frames)
 
     def send(self, frames: list[Frame]) -> bool:
         """As `deliver`, for frames of this connection alone."""
@@ -185,7 +185,7 @@ class Connection(_Reach):
             if self._replies is None:
                 self._replies = [payload]
                 self.is_clear = False
-                self._shared.turn.flush_later(self)
+                self._shared.turn.schedule_flush(self)
                 return
             if len(self._replies) < MAX_REPLIES:
                 self._replies.append(payload)
@@ -200,7 +200,7 @@ class Connection(_Reach):
         """Writes what a Sender could not of a frame. If that fails, the transport has ended, and the descriptor is of no use."""
         self.write(part)
         if self.is_clear:  # else the rest waits, and the peer is slow
-            self.fd = self.socket.fd
+            self.fd = self.transport.fd
 
     def flush(self) -> None:
         """Writes the replies of this turn, if they have not gone out with an event."""
@@ -212,11 +212,11 @@ class Connection(_Reach):
     def _write(self, wire: bytes) -> None:
         """Writes bytes of this connection's own, and counts them if the peer does not take them all."""
         self.write(wire)
-        if self.socket.is_paused:
-            self.socket.count_unsent(len(wire))
+        if self.transport.is_paused:
+            self.transport.count_unsent(len(wire))
 
     def _wire(self, replies: list[bytes]) -> bytes:
-        most = self._shared.most_batch
+        most = self._shared.max_batch
         if len(replies) <= most:
             return framing.frame(framing.TEXT, join(replies))
         parts = (replies[start : start + most] for start in range(0, len(replies), most))
@@ -228,7 +228,7 @@ class Connection(_Reach):
         if outbox is None:
             self.is_clear = False
             shared = self._shared
-            outbox = self._outbox = Outbox(shared.limits, self.socket.account, shared.metrics)
+            outbox = self._outbox = Outbox(shared.limits, self.transport.account, shared.metrics)
             replies, self._replies = self._replies, None
             for payload in replies or ():
                 outbox.put(_reply(payload, "reply"))
@@ -239,18 +239,18 @@ class Connection(_Reach):
         outbox, shared = self._outbox, self._shared
         if outbox is None:
             return
-        while not self.socket.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, shared.most_batch)):
+        while not self.transport.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, shared.max_batch)):
             if frames[0].delivery is not None:
                 shared.metrics.delivery_seconds.observe(max(0.0, shared.clock.monotonic() - frames[0].accepted))
-            self._write(shared.press.wire(frames, self.window_bits))
-        if not outbox and not self.socket.is_paused:
+            self._write(shared.encoder.wire(frames, self.window_bits))
+        if not outbox and not self.transport.is_paused:
             self._outbox = None
             self._clear()
         elif self._drained is not None and not outbox.is_full:
             self._drained.set()
 
     def _clear(self) -> None:
-        self.is_clear = self.closing is None and not self.socket.is_paused
+        self.is_clear = self.closing is None and not self.transport.is_paused
         if self._drained is not None:
             self._drained.set()
 
@@ -272,10 +272,10 @@ class Connection(_Reach):
         while self._outbox is not None and self.closing is None and not self._is_over:
             await self._wait()
 
-    async def room_to_reply(self) -> None:
+    async def wait_writable(self) -> None:
         """Waits while the peer has not read its replies: whoever does not read is not served further. Never waits for a
         peer that is gone."""
-        while not self.has_room and self.closing is None and not self._is_over:
+        while not self.is_writable and self.closing is None and not self._is_over:
             await self._wait()
 
     async def _wait(self) -> None:
@@ -285,8 +285,8 @@ class Connection(_Reach):
         await self._drained.wait()
 
     @property
-    def has_room(self) -> bool:
-        """Whether `room_to_reply` would not wait."""
+    def is_writable(self) -> bool:
+        """Whether `wait_writable` would not wait."""
         return self._outbox is None or not self._outbox.is_full
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ class Connection(_Reach):
             self._parting = None
         self._drop()
         if self.closing is not None:
-            self.socket.close(self.closing[0].code, self.closing[1])
+            self.transport.close(self.closing[0].code, self.closing[1])
 
     def _drop(self) -> None:
         outbox, self._outbox = self._outbox, None
@@ -332,7 +332,7 @@ class Connection(_Reach):
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
         except Exception:
             _log.exception("no goodbye was possible", connection=self.id)
-            self.socket.abort()
+            self.transport.abort()
 
     def forget(self) -> None:
         """Frees the queue; the connection is over, and what comes late goes nowhere."""

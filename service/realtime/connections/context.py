@@ -18,8 +18,8 @@ class RoomContext:
     clock: Clock
     metrics: Metrics
     turn: WriteScheduler
-    press: FrameEncoder
-    most_batch: int
+    encoder: FrameEncoder
+    max_batch: int
     """Messages in one frame."""
     sender: BatchSender | None = None
     """Writes to many members at once, if there is one."""

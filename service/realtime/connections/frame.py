@@ -204,15 +204,15 @@ class FrameEncoder:
 class Batch:
     """Frames of one channel that go out together: joined once for all members, and deflated once for each window."""
 
-    __slots__ = ("_deflated", "_press", "frames", "payload", "plain")
+    __slots__ = ("_deflated", "_encoder", "frames", "payload", "plain")
 
-    def __init__(self, frames: tuple[Frame, ...], press: FrameEncoder) -> None:
+    def __init__(self, frames: tuple[Frame, ...], encoder: FrameEncoder) -> None:
         self.frames = frames
         self.payload = join(frames)
         """The message."""
-        self.plain = press.plain(self.payload)
+        self.plain = encoder.plain(self.payload)
         """The message as a WebSocket frame."""
-        self._press = press
+        self._encoder = encoder
         self._deflated: dict[int, bytes] | None = None
 
     def wire(self, window_bits: int) -> bytes:
@@ -224,7 +224,7 @@ class Batch:
             made = self._deflated = {}
         wire = made.get(window_bits)
         if wire is None:
-            wire = made[window_bits] = self._press.deflated(self.frames, self.payload, window_bits)
+            wire = made[window_bits] = self._encoder.deflated(self.frames, self.payload, window_bits)
         return wire
 
 
@@ -234,15 +234,15 @@ def join(messages: Iterable[Frame] | Iterable[bytes]) -> bytes:
     return payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
 
 
-def batches(frames: Iterable[Frame], most: int, press: FrameEncoder) -> Iterator[Batch]:
+def batches(frames: Iterable[Frame], most: int, encoder: FrameEncoder) -> Iterator[Batch]:
     """Cuts frames into bursts of at most `most` frames and MAX_BURST_BYTES."""
     part: list[Frame] = []
     size = 0
     for frame in frames:
         if part and (len(part) >= most or size + len(frame.payload) > MAX_BATCH_BYTES):
-            yield Batch(tuple(part), press)
+            yield Batch(tuple(part), encoder)
             part, size = [], 0
         part.append(frame)
         size += len(frame.payload)
     if part:
-        yield Batch(tuple(part), press)
+        yield Batch(tuple(part), encoder)

@@ -42,7 +42,7 @@ class Transport(Protocol):
     """Whether reading is paused: what the peer says meanwhile, nobody hears."""
     window_bits: int
     """Of the deflated frames that the peer takes; 0 if it takes none."""
-    ear: MessageHandler
+    handler: MessageHandler
     account: Account
     """What counts the bytes that are held for the peer."""
 

@@ -31,7 +31,7 @@ class Room(Protocol):
         """Writes to at most so many; gives whether more is left to be written now."""
 
     def fail(self) -> None:
-        """Called when `fan_out` has raised. It is asked again only after `fan_out_later`."""
+        """Called when `fan_out` has raised. It is asked again only after `schedule`."""
 
 
 class Peer(Protocol):
@@ -63,12 +63,12 @@ class WriteScheduler:
         self._soon = asyncio.get_running_loop().call_soon
         return self._soon(callback)
 
-    def fan_out_later(self, room: Room) -> None:
+    def schedule(self, room: Room) -> None:
         """Has the room write at the end of this turn. It must not ask again before it has been asked to write the last."""
         self._rooms.append(room)
         self._run_soon()
 
-    def flush_later(self, peer: Peer) -> None:
+    def schedule_flush(self, peer: Peer) -> None:
         """Has the peer flush at the end of this turn."""
         self._peers.append(peer)
         self._run_soon()

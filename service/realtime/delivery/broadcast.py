@@ -32,10 +32,10 @@ FEW = 10
 class Broadcast:
     """A burst on its way to the members there were when it was cut."""
 
-    __slots__ = ("burst", "gone", "is_merged", "members", "next")
+    __slots__ = ("batch", "gone", "is_merged", "members", "next")
 
-    def __init__(self, burst: Batch, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
-        self.burst = burst
+    def __init__(self, batch: Batch, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
+        self.batch = batch
         self.members = members
         self.is_merged = is_merged
         """Whether it holds what came in several; see Audience._merge."""
@@ -58,23 +58,23 @@ class Broadcast:
 class Audience:
     """Members, and the bursts that have not been written to all of them."""
 
-    __slots__ = ("_ways", "live", "rounds")
+    __slots__ = ("_ways", "broadcasts", "live")
 
     def __init__(self, ways: RoomContext) -> None:
         self._ways = ways
         self.live: dict[Connection, Subscription] = {}
         """Those who get deliveries."""
-        self.rounds: deque[Broadcast] = deque()
+        self.broadcasts: deque[Broadcast] = deque()
 
     def take(self, bursts: Iterable[Batch]) -> None:
         """Starts to deliver bursts to those who are members now."""
         members = tuple(self.live)
-        self.rounds.extend(Broadcast(burst, members) for burst in bursts)
+        self.broadcasts.extend(Broadcast(batch, members) for batch in bursts)
 
     def remove(self, connection: Connection) -> bool:
         """Takes a member out, at once; returns whether it was one. Harmless if it was not."""
         was_live = self.live.pop(connection, None) is not None
-        for under_way in self.rounds:
+        for under_way in self.broadcasts:
             under_way.leave(connection)
         return was_live
 
@@ -82,46 +82,46 @@ class Audience:
         """Takes a member out, after it has got what is on its way to it; returns whether it was one."""
         if self.live.pop(connection, None) is None:
             return False
-        owed = [under_way for under_way in self.rounds if under_way.is_owed(connection)]
+        owed = [under_way for under_way in self.broadcasts if under_way.is_owed(connection)]
         for under_way in owed:
             under_way.leave(connection)
-        if not all(connection.deliver(under_way.burst) for under_way in owed):
+        if not all(connection.deliver(under_way.batch) for under_way in owed):
             connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
         return True
 
     def write(self, most: int) -> int:
         """Gives the round's burst to its next members; returns to how many."""
-        if len(self.rounds) > 1 and not self.rounds[0].next:
+        if len(self.broadcasts) > 1 and not self.broadcasts[0].next:
             self._merge()
-        now = self.rounds[0]
-        burst, gone = now.burst, now.gone
+        now = self.broadcasts[0]
+        batch, gone = now.batch, now.gone
         end = now.next + most
         members = now.members if end >= len(now.members) and not now.next else now.members[now.next : end]
         now.next = end
-        wire, bits = burst.plain, 0
+        wire, bits = batch.plain, 0
         slow: list[Connection] | None = None
         rest = members
         sender = self._ways.sender
         if sender is not None and len(members) > FEW:
-            rest = self._send(sender, members, burst, gone or ())
+            rest = self._send(sender, members, batch, gone or ())
         for member in rest:
             if gone is not None and member in gone:
                 continue
             try:  # costs nothing as long as nothing is raised
                 if member.is_clear:
                     if member.window_bits != bits:
-                        wire = burst.wire(member.window_bits)
+                        wire = batch.wire(member.window_bits)
                         bits = member.window_bits
                     member.write(wire)
-                elif not member.deliver(burst):
+                elif not member.deliver(batch):
                     slow = slow or []
                     slow.append(member)
             except Exception:
                 _log.exception("a delivery failed")
                 member.fail()  # it alone: it has a hole now
         if end >= len(now.members):
-            self.rounds.popleft()
-            took = self._ways.clock.monotonic() - burst.frames[0].accepted
+            self.broadcasts.popleft()
+            took = self._ways.clock.monotonic() - batch.frames[0].accepted
             self._ways.metrics.delivery_seconds.observe(max(0.0, took))
         if slow is not None:
             for member in slow:  # at once: it must not get the next burst, with a hole before it
@@ -129,7 +129,7 @@ class Audience:
         return len(members) or 1
 
     def _send(
-        self, sender: BatchSender, members: tuple[Connection, ...], burst: Batch, gone: Collection[Connection]
+        self, sender: BatchSender, members: tuple[Connection, ...], batch: Batch, gone: Collection[Connection]
     ) -> tuple[Connection, ...]:
         """Gives the burst to all those who have nothing waiting, at once, unless they are few; returns the others.
 
@@ -143,14 +143,14 @@ class Audience:
         short: list[tuple[Connection, bytes]] = []
         failed: list[Connection] = []
         for bits in windows:
-            batch = ready if len(windows) == 1 else [member for member in ready if member.window_bits == bits]
+            group = ready if len(windows) == 1 else [member for member in ready if member.window_bits == bits]
             try:
-                wire = burst.wire(bits)
-                taken = sender([member.fd for member in batch], wire)
-                short += [(batch[index], wire[size:]) for index, size in taken]
+                wire = batch.wire(bits)
+                taken = sender([member.fd for member in group], wire)
+                short += [(group[index], wire[size:]) for index, size in taken]
             except Exception:
                 _log.exception("a delivery failed")
-                failed += batch
+                failed += group
         whole, parts = self._ways.metrics.sent_natively
         whole.inc(len(ready) - len(short) - len(failed))
         parts.inc(len(short))
@@ -173,34 +173,34 @@ class Audience:
         Every join draws a line. Were each of them a write to every member, a room with much traffic would fall further and
         further behind while thousands come back to it.
         """
-        rounds = self.rounds
+        broadcasts = self.broadcasts
         frames, size, last = list[Frame](), 0, 0
-        for waiting in rounds:
-            size += len(waiting.burst.payload)
+        for waiting in broadcasts:
+            size += len(waiting.batch.payload)
             if (
                 waiting.is_merged
                 or size > MAX_BATCH_BYTES
-                or len(frames) + len(waiting.burst.frames) > self._ways.most_batch
+                or len(frames) + len(waiting.batch.frames) > self._ways.max_batch
             ):
                 break
-            frames += waiting.burst.frames
+            frames += waiting.batch.frames
             last += 1
         if last < 2:
             return
-        merged = [rounds.popleft() for _ in range(last)]
+        merged = [broadcasts.popleft() for _ in range(last)]
         first = merged[0]
         known = set(first.members).difference(first.gone or ())
         parts = [(0, tuple(member for member in first.members if member in known))]
         at = 0
         for before, after in pairwise(merged):
-            at += len(before.burst.frames)
+            at += len(before.batch.frames)
             # Whoever was in the round before and has not left is in this one too, and newcomers are at its end.
             newcomers = list(takewhile(lambda member: member not in known, reversed(after.members)))
             newcomers = [member for member in reversed(newcomers) if after.gone is None or member not in after.gone]
             if newcomers:
                 known.update(newcomers)
                 parts.append((at, tuple(newcomers)))
-        rounds.extendleft(
-            Broadcast(Batch(tuple(frames[start:]), self._ways.press), members, is_merged=True)
+        broadcasts.extendleft(
+            Broadcast(Batch(tuple(frames[start:]), self._ways.encoder), members, is_merged=True)
             for start, members in reversed(parts)
         )

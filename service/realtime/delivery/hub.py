@@ -42,8 +42,8 @@ class Room:
     __slots__ = (
         "_audience",
         "_clock",
-        "_cut_at",
         "_due",
+        "_flushed_at",
         "_is_queued",
         "_pending",
         "_quiet",
@@ -53,15 +53,15 @@ class Room:
         "_turn",
         "_ways",
         "carried",
-        "catching_up",
         "dropped",
-        "joining",
         "key",
         "lock",
         "metrics",
         "occupants",
+        "replaying",
         "sequence",
         "spec",
+        "subscribing",
         "viewing",
         "waiting",
     )
@@ -73,9 +73,9 @@ class Room:
         self.lock = asyncio.Lock()
         self.occupants: dict[Connection, Subscription] = {}
         """Everyone who has joined, held ones too."""
-        self.joining: dict[Connection, list[Frame]] = {}
+        self.subscribing: dict[Connection, list[Frame]] = {}
         """Those whose snapshot is being read, and what came meanwhile."""
-        self.catching_up: dict[Connection, tuple[Subscription, SnapshotFilter]] = {}
+        self.replaying: dict[Connection, tuple[Subscription, SnapshotFilter]] = {}
         """Those whose snapshot was ahead of the room: they get what is news to them until the room has come as far."""
         self.viewing: dict[Connection, list[Frame]] | None = None
         """Live members who have just got the right to see presence: who is there is being read, and these presence events
@@ -97,7 +97,7 @@ class Room:
         """Those who may not see presence; None while there is nobody."""
         self._pending: dict[int | tuple[str, str, str], Frame] = {}
         self._serial = count()
-        self._cut_at = _NOW
+        self._flushed_at = _NOW
         self._due = _NEVER
         self._timer: Timer | None = None
         self._is_queued = False
@@ -106,13 +106,13 @@ class Room:
 
     @property
     def _is_writing(self) -> bool:
-        return bool(self._audience.rounds or (self._restricted is not None and self._restricted.rounds))
+        return bool(self._audience.broadcasts or (self._restricted is not None and self._restricted.broadcasts))
 
     @property
     def is_listening(self) -> bool:
         """Whether anyone would get a frame now. Held members read what they missed from the broker."""
         return bool(
-            self._audience.live or self.joining or self.catching_up or (self._restricted and self._restricted.live)
+            self._audience.live or self.subscribing or self.replaying or (self._restricted and self._restricted.live)
         )
 
     @property
@@ -132,7 +132,7 @@ class Room:
             self._write_now()
             return
         now = self._clock.monotonic()
-        due = self._cut_at + window
+        due = self._flushed_at + window
         if due <= now:
             self._write_now()
         elif due < self._due:
@@ -144,7 +144,7 @@ class Room:
     def _queue(self) -> None:
         if not self._is_queued:
             self._is_queued = True
-            self._turn.fan_out_later(self)
+            self._turn.schedule(self)
 
     def _window_over(self) -> None:
         self._timer = None
@@ -154,7 +154,7 @@ class Room:
         self._due = _NOW
         self._queue()
 
-    def cut(self) -> None:
+    def flush(self) -> None:
         """Draws a line: what waits is for those who are members now, and kept for those who are joining; what comes later
         is not mixed with it."""
         if self._timer is not None:
@@ -164,22 +164,22 @@ class Room:
         if not self._pending:
             return
         frames, self._pending = self._pending, {}
-        self._cut_at = self._clock.monotonic()
-        for waiting in self.joining.values():
+        self._flushed_at = self._clock.monotonic()
+        for waiting in self.subscribing.values():
             waiting.extend(frames.values())
         if self.viewing:
             told = [frame for frame in frames.values() if is_presence(frame.type)]
             for waiting in self.viewing.values():
                 waiting.extend(told)
-        caught_up = self._catch_up(frames.values()) if self.catching_up else ()
+        caught_up = self._catch_up(frames.values()) if self.replaying else ()
         if self._restricted is not None:
             self._deliver_to_both(frames.values(), self._audience, self._restricted)
         elif self._audience.live:
             self._count(frames.values(), len(self._audience.live))
-            self._audience.take(batches(frames.values(), self._ways.most_batch, self._ways.press))
+            self._audience.take(batches(frames.values(), self._ways.max_batch, self._ways.encoder))
             self._queue()
         for connection in caught_up:
-            subscription, _ = self.catching_up.pop(connection)
+            subscription, _ = self.replaying.pop(connection)
             self._audience_of(subscription).live[connection] = subscription
 
     def _deliver_to_both(self, frames: Collection[Frame], seeing: Audience, restricted: Audience) -> None:
@@ -188,11 +188,11 @@ class Room:
         told = [frame for frame in frames if is_presence(frame.type)]
         self._count(public, len(seeing.live) + len(restricted.live))
         self._count(told, len(seeing.live))
-        made = list(batches(frames, self._ways.most_batch, self._ways.press))
+        made = list(batches(frames, self._ways.max_batch, self._ways.encoder))
         if seeing.live:
             seeing.take(made)
         if restricted.live:
-            restricted.take(batches(public, self._ways.most_batch, self._ways.press) if told else made)
+            restricted.take(batches(public, self._ways.max_batch, self._ways.encoder) if told else made)
         self._queue()
 
     def _audience_of(self, subscription: Subscription) -> Audience:
@@ -204,10 +204,12 @@ class Room:
 
     def _catch_up(self, frames: Iterable[Frame]) -> list[Connection]:
         caught_up = []
-        for connection, (subscription, floor) in tuple(self.catching_up.items()):
-            if not connection.send(_allowed(subscription, [frame for frame in frames if floor.passes(frame)])):
+        for connection, (subscription, snapshot_filter) in tuple(self.replaying.items()):
+            if not connection.send(
+                _allowed(subscription, [frame for frame in frames if snapshot_filter.passes(frame)])
+            ):
                 connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
-            elif self.sequence is not None and self.sequence.has_reached(floor.mark):
+            elif self.sequence is not None and self.sequence.has_reached(snapshot_filter.mark):
                 caught_up.append(connection)
         return caught_up
 
@@ -224,11 +226,11 @@ class Room:
         if self._restricted is not None:
             self._fan_out_to_both(most, audience, self._restricted)
         else:
-            if not audience.rounds and self._due == _NOW:
-                self.cut()
-            while audience.rounds and most > 0:
+            if not audience.broadcasts and self._due == _NOW:
+                self.flush()
+            while audience.broadcasts and most > 0:
                 most -= audience.write(most)
-        if audience.rounds or self._due == _NOW or (self._restricted is not None and self._restricted.rounds):
+        if audience.broadcasts or self._due == _NOW or (self._restricted is not None and self._restricted.broadcasts):
             return True
         self._is_queued = False
         if self._quiet is not None:
@@ -236,12 +238,12 @@ class Room:
         return False
 
     def _fan_out_to_both(self, most: int, seeing: Audience, restricted: Audience) -> None:
-        if not (seeing.rounds or restricted.rounds) and self._due == _NOW:
-            self.cut()
+        if not (seeing.broadcasts or restricted.broadcasts) and self._due == _NOW:
+            self.flush()
         share = most // 2  # neither waits for all that the other has
         for audience, some in ((restricted, share), (seeing, most - share), (restricted, most)):
             some = min(some, most)
-            while audience.rounds and some > 0:
+            while audience.broadcasts and some > 0:
                 written = audience.write(some)
                 some -= written
                 most -= written
@@ -252,12 +254,12 @@ class Room:
         self._is_queued = False
         if self._quiet is not None:
             self._quiet.set()
-        for member in (*self.live, *self.joining, *self.catching_up):
+        for member in (*self.live, *self.subscribing, *self.replaying):
             member.fail()
 
     async def written(self, most: float) -> None:
         """Waits until every live member has written what it has been given, or `most` seconds: nobody waits for the slow."""
-        self.cut()
+        self.flush()
         with suppress(TimeoutError):
             async with asyncio.timeout(most):
                 while self._is_writing:
@@ -265,7 +267,7 @@ class Room:
                         self._quiet = asyncio.Event()
                     self._quiet.clear()
                     await self._quiet.wait()
-                for member in (*self.live, *self.catching_up):
+                for member in (*self.live, *self.replaying):
                     await member.drained()
 
     @property
@@ -277,14 +279,14 @@ class Room:
             return None
         return sequence.position
 
-    def standing(self) -> Snapshot | None:
+    def local_snapshot(self) -> Snapshot | None:
         """The channel at its `top`; None without one."""
         top, sequence = self.top, self.sequence
         return None if top is None or sequence is None else Snapshot(top, (), (), None, sequence.rev)
 
     def admit(self, connection: Connection, subscription: Subscription) -> None:
-        """From here on the connection gets what comes after `standing`."""
-        self.cut()
+        """From here on the connection gets what comes after `local_snapshot`."""
+        self.flush()
         subscription.phase = Phase.LIVE
         self._audience_of(subscription).live[connection] = subscription
 
@@ -292,57 +294,59 @@ class Room:
         """Opens the buffer in which live events wait behind the snapshot."""
         if not self.is_listening:  # nobody has minded the order so far
             self.sequence, self.waiting = None, []
-        self.cut()
-        subscription.phase = Phase.JOINING
-        self.joining[connection] = []
+        self.flush()
+        subscription.phase = Phase.SUBSCRIBING
+        self.subscribing[connection] = []
 
     def continues(self, connection: Connection, snapshot: Snapshot) -> bool:
         """Whether what has come for a joining connection follows on its snapshot, without a hole."""
-        self.cut()
-        floor = SnapshotFilter(snapshot.mark)
-        for frame in self.joining[connection]:
-            before = floor.mark.offset
-            if not floor.passes(frame) or frame.restarts:
+        self.flush()
+        snapshot_filter = SnapshotFilter(snapshot.mark)
+        for frame in self.subscribing[connection]:
+            before = snapshot_filter.mark.offset
+            if not snapshot_filter.passes(frame) or frame.restarts:
                 continue
             if frame.offset is not None and frame.offset != before + 1:
                 return False
-            floor.reach(frame)
+            snapshot_filter.reach(frame)
         sequence = self.sequence
         if sequence is None:
             return True
-        mark, reached = sequence.mark, floor.mark
+        mark, reached = sequence.mark, snapshot_filter.mark
         if mark.epoch != reached.epoch:
             return self.waiting is not None  # a repair is under way that will tell everyone of the new epoch
         return mark.offset <= reached.offset and mark.rev <= reached.rev
 
     def go_live(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
         """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""
-        self.cut()
-        floor = SnapshotFilter(snapshot.mark)
-        waiting = _allowed(subscription, [frame for frame in self.joining.pop(connection) if floor.passes(frame)])
+        self.flush()
+        snapshot_filter = SnapshotFilter(snapshot.mark)
+        waiting = _allowed(
+            subscription, [frame for frame in self.subscribing.pop(connection) if snapshot_filter.passes(frame)]
+        )
         subscription.phase = Phase.LIVE
-        if self.sequence is None or self.sequence.has_reached(floor.mark):
+        if self.sequence is None or self.sequence.has_reached(snapshot_filter.mark):
             self._audience_of(subscription).live[connection] = subscription
         else:
-            self.catching_up[connection] = (subscription, floor)
+            self.replaying[connection] = (subscription, snapshot_filter)
         return waiting
 
     def begin_to_view(self, connection: Connection) -> None:
         """Opens the buffer in which presence events wait behind the view that a live member is about to get."""
-        self.cut()
+        self.flush()
         if self.viewing is None:
             self.viewing = {}
         self.viewing[connection] = []
 
     def end_viewing(self, connection: Connection) -> list[Frame] | None:
         """Closes that buffer; returns what has come, or None if the member has left meanwhile."""
-        self.cut()
+        self.flush()
         return None if self.viewing is None else self.viewing.pop(connection, None)
 
     def grant_presence(self, connection: Connection, subscription: Subscription, access: PresenceAccess) -> None:
         """From here on the connection gets presence events, or none any more. It misses nothing else: what is on its way to
         it goes out first."""
-        self.cut()
+        self.flush()
         before = self._audience_of(subscription)
         subscription.presence = access
         after = self._audience_of(subscription)
@@ -355,10 +359,10 @@ class Room:
         self._audience.remove(connection)
         if self._restricted is not None:
             self._restricted.remove(connection)
-            if not self._restricted.live and not self._restricted.rounds:
+            if not self._restricted.live and not self._restricted.broadcasts:
                 self._restricted = None
-        self.joining.pop(connection, None)
-        self.catching_up.pop(connection, None)
+        self.subscribing.pop(connection, None)
+        self.replaying.pop(connection, None)
         if self.viewing is not None:
             self.viewing.pop(connection, None)
 
@@ -374,9 +378,9 @@ class Room:
 
     def _forget(self) -> None:
         self._pending.clear()
-        self._audience.rounds.clear()
+        self._audience.broadcasts.clear()
         if self._restricted is not None:
-            self._restricted.rounds.clear()
+            self._restricted.broadcasts.clear()
         self._due = _NEVER
         if self._timer is not None:
             self._timer.cancel()

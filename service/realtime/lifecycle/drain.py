@@ -25,14 +25,14 @@ class Drain:
 
     def __init__(
         self,
-        roster: ConnectionRegistry,
-        departures: ReconnectScheduler,
+        registry: ConnectionRegistry,
+        reconnects: ReconnectScheduler,
         rollout: Rollout,
         deadlines: Deadlines,
         metrics: Metrics,
     ) -> None:
-        self._roster = roster
-        self._departures = departures
+        self._registry = registry
+        self._reconnects = reconnects
         self._rollout = rollout
         self._deadlines = deadlines
         self._metrics = metrics
@@ -49,22 +49,22 @@ class Drain:
         """
         if self._is_over:
             return
-        self._departures.withdraw()  # whoever would have gone later
-        self._departures.ask(self._roster, over=self._window(len(self._roster)), reason="shutdown")
+        self._reconnects.withdraw()  # whoever would have gone later
+        self._reconnects.ask(self._registry, over=self._window(len(self._registry)), reason="shutdown")
         if not await self._emptied_within(self._deadlines.shutdown):
             self.timed_out = True
             self._metrics.drain_timeouts.inc()
-            self._metrics.drain_cut.inc(len(self._roster))
-            _log.warning("drain timed out", left=len(self._roster))
-            for connection in self._roster:
-                connection.socket.abort()
+            self._metrics.drain_cut.inc(len(self._registry))
+            _log.warning("drain timed out", left=len(self._registry))
+            for connection in self._registry:
+                connection.transport.abort()
             await self._emptied_within(AFTERMATH)
         self._is_over = True
 
     async def _emptied_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await self._roster.emptied()
+                await self._registry.emptied()
         except TimeoutError:
             return False
         return True
@@ -72,7 +72,7 @@ class Drain:
     def hurry(self) -> None:
         """Closes all as fast as the loop can, now or when the drain begins."""
         self._is_hurried = True
-        self._departures.hurry()
+        self._reconnects.hurry()
 
     def _window(self, count: int) -> float:
         """Seconds that so many closes are spread over."""

@@ -39,7 +39,7 @@ from service.realtime.ids import new_id
 from service.telemetry.metrics import Metrics
 
 RECONNECT = 1.0
-MOST_RECONNECT = 60.0
+MAX_RECONNECT = 60.0
 """Seconds before a connection that could not be made is tried again, unless the interval is longer: at first, and at most."""
 
 _SPEC = ChannelSpec(ChannelPattern("probe"), SubscribeRule.GRANT, {})
@@ -52,7 +52,7 @@ class Loopback(Protocol):
     """A connection of this process to itself, whose far end is a client that sends back every message."""
 
     @property
-    def socket(self) -> Transport:
+    def transport(self) -> Transport:
         """The near end."""
 
     def cut(self) -> None:
@@ -88,7 +88,7 @@ class LatencyProbe:
         self._metrics = shared.metrics
         self._unread = replace(shared, metrics=Metrics(), on_close=self._closing)
         self._room = Room(self.channel, _SPEC, self._unread)
-        self._backoff = Backoff(RECONNECT, MOST_RECONNECT)
+        self._backoff = Backoff(RECONNECT, MAX_RECONNECT)
         self._line: _Line | None = None
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -260,7 +260,7 @@ class _Line:
         """Connects, and becomes a member of the room. Raises OSError."""
         self._loopback = await connect(self, shared.metrics)
         session = Session(anonymous(OWN_TENANT), most_subscriptions=1)
-        self._connection = Connection(new_id(), self._loopback.socket, session, _Nowhere(), shared)
+        self._connection = Connection(new_id(), self._loopback.transport, session, _Nowhere(), shared)
         subscription = Subscription(room.key, None)
         room.occupants[self._connection] = subscription
         room.admit(self._connection, subscription)

@@ -34,7 +34,7 @@ class ConnectionMonitor:
 
     def __init__(
         self,
-        roster: ConnectionRegistry,
+        registry: ConnectionRegistry,
         deadlines: Deadlines,
         outbox: OutboxLimits,
         clock: Clock,
@@ -42,11 +42,11 @@ class ConnectionMonitor:
         tidy: Callable[[float], None],
         *,
         rollout: Rollout,
-        departures: ReconnectScheduler,
+        reconnects: ReconnectScheduler,
     ) -> None:
         """`tidy` is called with the monotonic time at every look."""
-        self._roster = roster
-        self._departures = departures
+        self._registry = registry
+        self._reconnects = reconnects
         self._max_age = rollout.max_age
         self._old: list[Connection] = []
         """Those whose age has come, of this look."""
@@ -99,7 +99,7 @@ class ConnectionMonitor:
         self._behind = 0
         self._was_late = not self._was_late and now > self._due + LATE
         self._tidy(now)
-        self._go_on(iter(self._roster))
+        self._go_on(iter(self._registry))
 
     def _go_on(self, connections: Iterator[Connection]) -> None:
         now, wall = self._clock.monotonic(), self._clock.wall()
@@ -113,14 +113,14 @@ class ConnectionMonitor:
         else:
             self._metrics.connections_behind.set(self._behind)
             old, self._old = self._old, []
-            self._departures.ask(old, over=PARTING, reason="age")
+            self._reconnects.ask(old, over=PARTING, reason="age")
             self._wait()
 
     def _look(self, connection: Connection, now: float, wall: float) -> None:
         since = connection.paused_since
         if since is not None:
             self._behind += 1
-            connection.socket.count_unsent()
+            connection.transport.count_unsent()
             self._metrics.outbox_depth.observe(connection.waiting)
             if since <= now - self._stall and not self._was_late:
                 self._metrics.limit_hits.labels(limit="stall").inc()
@@ -135,9 +135,9 @@ class ConnectionMonitor:
             self._expire(connection, expires_at - wall)
 
     def _beat(self, connection: Connection, now: float) -> None:
-        socket = connection.socket
-        if connection.is_asked and not socket.heard:
-            if socket.is_held or self._was_late:
+        transport = connection.transport
+        if connection.is_asked and not transport.heard:
+            if transport.is_held or self._was_late:
                 return  # it may have answered long ago: the next look tells
             self._metrics.limit_hits.labels(limit="heartbeat").inc()
             # A peer that only did not answer learns why; one that has gone keeps its descriptor for the grace of a close.
@@ -146,8 +146,8 @@ class ConnectionMonitor:
         connection.ping_due = now + self._half
         connection.is_asked = not connection.is_asked
         if connection.is_asked:
-            socket.heard = False
-            socket.ping()
+            transport.heard = False
+            transport.ping()
 
     def _expire(self, connection: Connection, left: float) -> None:
         if left <= -self._deadlines.expiry_grace:

@@ -40,7 +40,7 @@ YOUNG = 300.0
 SUSPICION = 900.0
 """Seconds for which new nodes are on trial after that: longer than Kubernetes waits before it starts such a pod again."""
 REST = 600.0
-MOST_REST = 14_400.0
+MAX_REST = 14_400.0
 """Seconds until it is tried again where it has not helped: the first time, and at most."""
 
 _log = structlog.get_logger("rebalancing")
@@ -154,7 +154,7 @@ class RebalancePolicy:
         _log.warning("moving connections does not help: are clients led to all nodes?", pause=self._rest)
         self._move = None
         self._resting = now + self._rest
-        self._rest = min(2 * self._rest, MOST_REST)
+        self._rest = min(2 * self._rest, MAX_REST)
 
 
 class _Move:
@@ -178,8 +178,8 @@ class Rebalancer:
 
     def __init__(
         self,
-        roster: ConnectionRegistry,
-        departures: ReconnectScheduler,
+        registry: ConnectionRegistry,
+        reconnects: ReconnectScheduler,
         others: Callable[[], Mapping[str, NodeReport]],
         may: Callable[[], bool],
         rollout: Rollout,
@@ -187,8 +187,8 @@ class Rebalancer:
         metrics: Metrics,
     ) -> None:
         """`may`: whether this node takes connections and reaches the broker. While the broker is away nobody could resume."""
-        self._roster = roster
-        self._departures = departures
+        self._registry = registry
+        self._reconnects = reconnects
         self._others = others
         self._may = may
         self._rollout = rollout
@@ -216,18 +216,18 @@ class Rebalancer:
             self._metrics.rebalance_surplus.set(0)
             return
         now = self._clock.monotonic()
-        count = self._scales.weigh(now, len(self._roster), len(self._departures), self._others())
+        count = self._scales.weigh(now, len(self._registry), len(self._reconnects), self._others())
         self._metrics.rebalance_surplus.set(self._scales.surplus)
         if count:
-            asked = self._departures.ask(islice(self._movable(now), count), over=INTERVAL, reason="rebalance")
+            asked = self._reconnects.ask(islice(self._movable(now), count), over=INTERVAL, reason="rebalance")
             self._scales.moved(asked)
             _log.info("moving connections", asked=asked, surplus=self._scales.surplus)
 
     def _movable(self, now: float) -> Iterator[Connection]:
         """Who came first goes first: whoever has been moved is last in the line of the other node."""
         latest = now - self._rollout.rebalance_least_age
-        for connection in self._roster:
+        for connection in self._registry:
             if connection.since > latest:
                 return
-            if connection.closing is None and not self._departures.is_departing(connection):
+            if connection.closing is None and not self._reconnects.is_departing(connection):
                 yield connection

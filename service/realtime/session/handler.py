@@ -25,11 +25,11 @@ from service.realtime.session.commands import HANDLERS
 from service.realtime.session.handshake import AcceptedUpgrade, error_message, greet, introduce, split_frame
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
-MOST_WAITING = 32
+MAX_WAITING = 32
 """Messages that may wait behind a command that is being carried out; then nothing more is read from the peer."""
 SMALL_FRAME = 1_024
 """Characters of a frame that is not counted while its command waits: a connection has one at most, and counting takes 1 µs."""
-MOST_WAITING_BYTES = 65_536
+MAX_WAITING_BYTES = 65_536
 """Bytes of these, as they lie in memory; the same then. One message alone may be larger."""
 
 _CODES = frozenset(str(code.code) for code in CloseCode)
@@ -38,7 +38,7 @@ _log = structlog.get_logger("serving")
 
 
 async def serve(
-    node: Node, socket: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade, head: bytes = b""
+    node: Node, transport: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade, head: bytes = b""
 ) -> None:
     """Takes a socket in, whose ear is `arriving` so far; returns when it is served, or turned away. What it took is freed
     when the socket is lost. `head`: what is still to be sent before anything else."""
@@ -46,25 +46,25 @@ async def serve(
     rest: Iterable[str | Raw] = ()
     try:
         if identity is None:
-            identity, credentials, rest = await introduce(node, socket, arriving, arrival)
-        connection = greet(node, socket, arrival.seat, identity, credentials, head)
+            identity, credentials, rest = await introduce(node, transport, arriving, arrival)
+        connection = greet(node, transport, arrival.slot, identity, credentials, head)
     except CloseConnection as end:
-        _count_close(node, arrival.seat.network, identity, end.code.code)
-        arrival.seat.release()
+        _count_close(node, arrival.slot.network, identity, end.code.code)
+        arrival.slot.release()
         if end.code is CloseCode.ABNORMAL:
-            socket.hang_up()  # the peer has ended without a word, and is told none
+            transport.hang_up()  # the peer has ended without a word, and is told none
         else:
-            socket.close(end.code.code, end.reason[:100])
+            transport.close(end.code.code, end.reason[:100])
         return
     except BaseException:
-        arrival.seat.release()
-        socket.abort()
+        arrival.slot.release()
+        transport.abort()
         raise
     serving = SessionHandler(node, connection)
-    node.sweep.welcome(connection)
-    node.roster.add(connection)
+    node.monitor.welcome(connection)
+    node.registry.add(connection)
     node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
-    node.make_room_after(connection)
+    node.evict_oldest_sessions(connection)
     await serving.open(arriving, arrival.channels, rest)
 
 
@@ -91,18 +91,18 @@ class SessionHandler:
     ) -> None:
         """Takes over: first the channels of the address, then what came with `hello`, then what has come since."""
         connection = self._connection
-        connection.socket.ear = self
+        connection.transport.handler = self
         if not (
             channels or rest or arriving.waiting or arriving.has_ended or arriving.is_over
         ):  # as with nearly everybody
-            if connection.socket.is_paused:
+            if connection.transport.is_paused:
                 connection.paused()
             return
         self._is_busy = True
         self._waiting = arriving.waiting
         if self._waiting:
             self._waiting_bytes = sum(map(getsizeof, self._waiting))
-        if connection.socket.is_paused:
+        if connection.transport.is_paused:
             connection.paused()
         self._has_ended = arriving.has_ended
         if arriving.is_over:
@@ -137,12 +137,12 @@ class SessionHandler:
             size = getsizeof(message)
             self._waiting.append(message)
             self._waiting_bytes += size
-            socket = self._connection.socket
-            socket.hold(size)
+            transport = self._connection.transport
+            transport.hold(size)
             if (
-                len(self._waiting) >= MOST_WAITING
-                or self._waiting_bytes >= MOST_WAITING_BYTES
-                or not socket.account.fits()
+                len(self._waiting) >= MAX_WAITING
+                or self._waiting_bytes >= MAX_WAITING_BYTES
+                or not transport.account.fits()
             ):
                 self._set_reading(reading=False)
             return
@@ -153,7 +153,7 @@ class SessionHandler:
         if rest is not None:
             if len(message) > SMALL_FRAME:
                 self._in_hand = getsizeof(message)
-                self._connection.socket.hold(self._in_hand)
+                self._connection.transport.hold(self._in_hand)
             self._node.supervisor.spawn("command", rest)
 
     def paused(self) -> None:
@@ -184,9 +184,9 @@ class SessionHandler:
         return self._is_lost or self._connection.closing is not None
 
     def _set_reading(self, *, reading: bool) -> None:
-        socket = self._connection.socket
-        if reading is socket.is_held:
-            (socket.resume_reading if reading else socket.pause_reading)()
+        transport = self._connection.transport
+        if reading is transport.is_held:
+            (transport.resume_reading if reading else transport.pause_reading)()
 
     async def _work(self, frame: str | bytes | None, first: Coroutine[Any, Any, None] | None = None) -> None:
         """Handles a frame, or does something else first, then handles what has come meanwhile; ends the connection if that was
@@ -205,14 +205,14 @@ class SessionHandler:
                 self._waiting_bytes -= size
                 self._put_down(size)
                 await self._handle(*self._take_apart(frame))
-                if len(self._waiting) < MOST_WAITING // 2 and self._waiting_bytes < MOST_WAITING_BYTES // 2:
+                if len(self._waiting) < MAX_WAITING // 2 and self._waiting_bytes < MAX_WAITING_BYTES // 2:
                     self._set_reading(reading=True)
         except Exception:
             _log.exception("serving failed", connection=self._connection.id)
             self._connection.fail()
         frame = self._waiting = None  # neither is counted any more
         if self._waiting_bytes or self._in_hand:
-            self._connection.socket.hold(-self._waiting_bytes)
+            self._connection.transport.hold(-self._waiting_bytes)
             self._waiting_bytes = 0
             self._put_down(0)
         if self._is_lost:
@@ -222,12 +222,12 @@ class SessionHandler:
             self._set_reading(reading=True)
             if self._has_ended:
                 self._connection.flush()  # the replies of this turn
-                self._connection.socket.hang_up()
+                self._connection.transport.hang_up()
 
     def _put_down(self, taken: int) -> None:
         """The frame in hand is done with; one of `taken` bytes that waited is in hand now."""
         if self._in_hand:
-            self._connection.socket.hold(-self._in_hand)
+            self._connection.transport.hold(-self._in_hand)
         self._in_hand = taken
 
     def _take_apart(self, frame: str | bytes) -> tuple[Iterable[str | Raw], ServiceError | None]:
@@ -268,8 +268,8 @@ class SessionHandler:
                 _log.exception("command failed", incident=incident, connection=connection.id)
                 internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
                 _refuse(node, connection, internal, id_of(message))
-            if not connection.has_room:
-                await connection.room_to_reply()
+            if not connection.is_writable:
+                await connection.wait_writable()
 
     def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
         """The command, which the rates allow. Raises ServiceError: `fault`, if there is one, or why it is none."""
@@ -290,13 +290,13 @@ class SessionHandler:
 
     async def _end(self) -> None:
         node, connection = self._node, self._connection
-        code = connection.closing[0].code if connection.closing is not None else connection.socket.close_code
+        code = connection.closing[0].code if connection.closing is not None else connection.transport.close_code
         try:
             for channel in list(connection.session.subscriptions):
                 await _leave(node, connection, channel)
         finally:
             connection.forget()
-            _count_close(node, connection.seat.network, connection.session.identity, code)
+            _count_close(node, connection.slot.network, connection.session.identity, code)
             node.retire(connection)
             node.metrics.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.since))
 

@@ -30,7 +30,7 @@ NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
 class AcceptedUpgrade(Struct, frozen=True):
     """What the upgrade has found out. It has passed every check that needs no WebSocket."""
 
-    seat: ConnectionSlot
+    slot: ConnectionSlot
     identity: Identity | None = None
     """None: `hello` must follow."""
     credentials: str = "hello"
@@ -40,25 +40,25 @@ class AcceptedUpgrade(Struct, frozen=True):
 
 
 async def introduce(
-    node: Node, socket: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade
+    node: Node, transport: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade
 ) -> tuple[Identity, str, Iterator[str | Raw]]:
     """Waits for `hello`, of an arrival without an identity. Returns who it is, by what kind of credentials, and what the client
     sent in the same frame behind it. `arriving` is the socket's ear until then.
 
     Raises CloseConnection, after telling the client why.
     """
-    seat = arrival.seat
-    identity, rest = await _hello(node, socket, seat, arriving)
+    slot = arrival.slot
+    identity, rest = await _hello(node, transport, slot, arriving)
     try:
-        await seat.identify(identity)
+        await slot.identify(identity)
     except ServiceError as error:
-        raise _refuse(node, socket, seat, error, CloseCode.RATE_LIMITED) from error
-    socket.charge(node.budget.account(identity.tenant))
+        raise _refuse(node, transport, slot, error, CloseCode.RATE_LIMITED) from error
+    transport.charge(node.budget.account(identity.tenant))
     return identity, "anonymous" if identity.is_anonymous else "hello", rest
 
 
 def greet(
-    node: Node, socket: Transport, seat: ConnectionSlot, identity: Identity, credentials: str, head: bytes = b""
+    node: Node, transport: Transport, slot: ConnectionSlot, identity: Identity, credentials: str, head: bytes = b""
 ) -> Connection:
     """Returns the connection, welcomed. `head` is what must be sent before the welcome.
 
@@ -66,11 +66,11 @@ def greet(
     """
     if node.admission.draining:  # it has begun since the upgrade was checked, and does not know of this connection yet
         if head:
-            socket.write(head)
-        _check_open(node, socket, seat)
+            transport.write(head)
+        _check_open(node, transport, slot)
     session = Session(identity, node.bounds.limits.subscriptions)
-    connection = Connection(new_id(), socket, session, seat, node.surroundings)
-    left = node.sweep.seconds_left(connection)
+    connection = Connection(new_id(), transport, session, slot, node.connection_context)
+    left = node.monitor.seconds_left(connection)
     welcome = Welcome(
         connection=connection.id,
         user=identity.user,
@@ -80,21 +80,21 @@ def greet(
     )
     connection.greet(welcome, head)
     node.metrics.connects.labels(credentials).inc()
-    node.recent_clients.connected(seat.network, identity)
+    node.recent_clients.connected(slot.network, identity)
     return connection
 
 
-def _check_open(node: Node, socket: Transport, seat: ConnectionSlot) -> None:
+def _check_open(node: Node, transport: Transport, slot: ConnectionSlot) -> None:
     try:
         node.admission.check_open()
     except ServiceError as error:
-        raise _refuse(node, socket, seat, error, CloseCode.RESTART) from error
+        raise _refuse(node, transport, slot, error, CloseCode.RESTART) from error
 
 
 async def _hello(
-    node: Node, socket: Transport, seat: ConnectionSlot, arriving: PreAuthBuffer
+    node: Node, transport: Transport, slot: ConnectionSlot, arriving: PreAuthBuffer
 ) -> tuple[Identity, Iterator[str | Raw]]:
-    frame = await _first_frame(node, socket, seat, arriving)
+    frame = await _first_frame(node, transport, slot, arriving)
     message: str | Raw | None = None
     try:
         rest = iter(split_frame(node, frame))
@@ -104,7 +104,7 @@ async def _hello(
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "the first message must be hello", path="$.type")
     except ServiceError as error:
         request = None if message is None else id_of(message)
-        raise _refuse(node, socket, seat, error, CloseCode.BAD_REQUEST, request) from error
+        raise _refuse(node, transport, slot, error, CloseCode.BAD_REQUEST, request) from error
     try:
         if command.token is not None:
             return await node.authenticator.authenticate(command.token), rest
@@ -113,7 +113,7 @@ async def _hello(
         return anonymous(node.bounds.anonymous_tenant), rest
     except ServiceError as error:
         close = CloseCode.OVERLOAD if error.retryable else CloseCode.UNAUTHORIZED
-        raise _refuse(node, socket, seat, error, close) from error
+        raise _refuse(node, transport, slot, error, close) from error
 
 
 def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
@@ -130,38 +130,38 @@ def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
     return parts
 
 
-async def _first_frame(node: Node, socket: Transport, seat: ConnectionSlot, arriving: PreAuthBuffer) -> str:
+async def _first_frame(node: Node, transport: Transport, slot: ConnectionSlot, arriving: PreAuthBuffer) -> str:
     await continue_in_task()  # for the timeout
-    _check_open(node, socket, seat)  # a drain that has begun since would not find this wait
+    _check_open(node, transport, slot)  # a drain that has begun since would not find this wait
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as patience:
             with node.greeting(patience):
                 frame = await arriving.first()
     except TimeoutError as late:
-        _check_open(node, socket, seat)  # a drain cuts the wait short
+        _check_open(node, transport, slot)  # a drain cuts the wait short
         node.metrics.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
-        raise _refuse(node, socket, seat, error, CloseCode.DEADLINE) from late
+        raise _refuse(node, transport, slot, error, CloseCode.DEADLINE) from late
     if frame is None:
         raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
     if isinstance(frame, bytes):
         error = ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
-        raise _refuse(node, socket, seat, error, CloseCode.BAD_REQUEST)
+        raise _refuse(node, transport, slot, error, CloseCode.BAD_REQUEST)
     return frame
 
 
 def _refuse(
     node: Node,
-    socket: Transport,
-    seat: ConnectionSlot,
+    transport: Transport,
+    slot: ConnectionSlot,
     error: ServiceError,
     close: CloseCode,
     request: str | None = None,
 ) -> CloseConnection:
-    node.refusals.count(error, "hello", seat.network)
+    node.refusals.count(error, "hello", slot.network)
     node.metrics.errors.labels(code=error.code.code).inc()
-    socket.write(framing.frame(framing.TEXT, messages.encode(error_message(error, request))))
+    transport.write(framing.frame(framing.TEXT, messages.encode(error_message(error, request))))
     return CloseConnection(close, error.message)
 
 

@@ -8,19 +8,19 @@ from sys import getsizeof
 
 from service.realtime.connections.transport import Transport
 
-MOST_WAITING = 16
+MAX_WAITING = 16
 """Messages that may come before the first has been answered; then nothing more is read."""
-MOST_BYTES = 65_536
+MAX_BYTES = 65_536
 """Of all of them, as they lie in memory, however few: nobody has vouched for whoever sends them."""
 
 
 class PreAuthBuffer:
     """Keeps what comes, until somebody takes it."""
 
-    __slots__ = ("_come", "_size", "has_ended", "is_over", "socket", "waiting")
+    __slots__ = ("_come", "_size", "has_ended", "is_over", "transport", "waiting")
 
-    def __init__(self, socket: Transport) -> None:
-        self.socket = socket
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
         self.waiting: deque[str | bytes] | None = None
         self.is_over = False
         """Whether the socket is lost."""
@@ -37,7 +37,7 @@ class PreAuthBuffer:
         if not self.waiting:
             return None
         message = self.waiting.popleft()
-        self.socket.hold(-getsizeof(message))
+        self.transport.hold(-getsizeof(message))
         return message
 
     def received(self, message: str | bytes) -> None:
@@ -47,9 +47,9 @@ class PreAuthBuffer:
         self.waiting.append(message)
         size = getsizeof(message)
         self._size += size
-        self.socket.hold(size)
-        if len(self.waiting) >= MOST_WAITING or self._size >= MOST_BYTES:
-            self.socket.pause_reading()
+        self.transport.hold(size)
+        if len(self.waiting) >= MAX_WAITING or self._size >= MAX_BYTES:
+            self.transport.pause_reading()
         self._tell()
 
     def paused(self) -> None:

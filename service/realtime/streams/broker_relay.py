@@ -175,7 +175,7 @@ class BrokerRelay:
 
     def _known_top(self, subscription: Subscription) -> Position | None:
         room = self._hub.get(subscription.channel)
-        return room.top if room is not None and self._broker.is_prompt else None
+        return room.top if room is not None and self._broker.delivers_synchronously else None
 
     async def _read_top(self, subscription: Subscription) -> Position:
         return (await self._broker.snapshot(subscription.channel, None, 0, 0)).top
@@ -188,10 +188,10 @@ class BrokerRelay:
         if room is None or connection not in room.occupants:
             return None
         if view is None and subscription.start is Start.JOIN:
-            standing = self._standing(room)
-            if standing is not None and subscription.since in (None, standing.top):
+            local_snapshot = self._local_snapshot(room)
+            if local_snapshot is not None and subscription.since in (None, local_snapshot.top):
                 room.admit(connection, subscription)
-                return Joined(standing, None, None, [])
+                return Joined(local_snapshot, None, None, [])
         room.begin(connection, subscription)
         try:
             presence = await view() if view is not None else None
@@ -199,7 +199,7 @@ class BrokerRelay:
                 snapshot = await self._broker.snapshot(
                     subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
                 )
-                if connection not in room.joining:
+                if connection not in room.subscribing:
                     return None
                 self._settle(room, snapshot)
                 if room.continues(connection, snapshot):
@@ -208,17 +208,17 @@ class BrokerRelay:
                 # the stream was set back it lacks them for good, until it has a new epoch.
                 await self._repair.compare_now(room)
         except BaseException:
-            room.joining.pop(connection, None)
-            subscription.phase = Phase.HELD
+            room.subscribing.pop(connection, None)
+            subscription.phase = Phase.PENDING
             raise
         recovered = False if subscription.start is Start.GAP else snapshot.recovered
         if room.spec.history is None:
             recovered = None
         return Joined(snapshot, presence, recovered, room.go_live(connection, subscription, snapshot))
 
-    def _standing(self, room: Room | None) -> Snapshot | None:
+    def _local_snapshot(self, room: Room | None) -> Snapshot | None:
         """For those who only need to know where they come in: whoever asks to resume is told what the stream says."""
-        return room.standing() if room is not None and self._broker.is_prompt else None
+        return room.local_snapshot() if room is not None and self._broker.delivers_synchronously else None
 
     def _settle(self, room: Room, snapshot: Snapshot) -> None:
         """The first snapshot of a room says where its order begins; one that is ahead of it may mean that it has a gap."""

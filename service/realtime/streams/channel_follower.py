@@ -19,10 +19,10 @@ from service.core.stream_cursor import StreamCursor, Verdict
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
-MOST_BYTES = 16_777_216
+MAX_BYTES = 16_777_216
 """Bytes of missed events in one reading; commands are small."""
 RETRY = 0.1
-MOST_RETRY = 1.0
+MAX_RETRY = 1.0
 """Seconds between two tries while the broker is away: the first, and the longest. Must stay below the 2 s within
 which a revocation is everywhere."""
 
@@ -122,7 +122,7 @@ class ChannelFollower:
 
     async def resync(self) -> None:
         """Reads until nothing is missing; tries again while the broker is away. Harmless when nothing is."""
-        backoff = Backoff(RETRY, MOST_RETRY)
+        backoff = Backoff(RETRY, MAX_RETRY)
         while self._behind:
             self._behind = False
             try:
@@ -140,7 +140,7 @@ class ChannelFollower:
             return
         self._metrics.control_readings.inc()
         since = sequence.position if self._kept else None
-        snapshot = await self._broker.snapshot(self.channel, since, self._kept, MOST_BYTES)
+        snapshot = await self._broker.snapshot(self.channel, since, self._kept, MAX_BYTES)
         missed: Collection[Event] = snapshot.missed
         if snapshot.recovered is False:
             missed = (await self._broker.history(self.channel, None, None, self._kept)).events

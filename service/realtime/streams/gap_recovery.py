@@ -28,9 +28,9 @@ from service.realtime.connections.frame import MAX_BATCH_BYTES, restart_frame
 from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
 
-MOST_HELD = 1_000
+MAX_HELD = 1_000
 """Events of one channel that wait while its stream is read; with more, the stream is read once more."""
-MOST_READS = 64
+MAX_READS = 64
 """Streams read at a time, so that thousands of doubtful channels do not crowd out everything else."""
 PORTION = 100
 """Missed events delivered at a time, of MAX_BURST_BYTES at most: all at once would not fit into anyone's outbox."""
@@ -41,7 +41,7 @@ SLICE = 500
 GRACE = 0.1
 """Seconds for events on their way to arrive, before a position behind the stream's counts as a gap."""
 RETRY = 0.1
-MOST_RETRY = 2.0
+MAX_RETRY = 2.0
 """Seconds between two tries while the broker is away: the first, and the longest."""
 
 _log = structlog.get_logger("repair")
@@ -67,7 +67,7 @@ class GapRecovery:
         self._metrics = metrics
         self._limits = limits
         self._push = push
-        self._reads = asyncio.Semaphore(MOST_READS)
+        self._reads = asyncio.Semaphore(MAX_READS)
         self._doubted: dict[ChannelKey, None] = {}
         self._suspected: dict[Room, Timer] = {}
         self._wake = asyncio.Event()
@@ -83,7 +83,7 @@ class GapRecovery:
     def start(self) -> None:
         """Begins to compare positions: at once after an interruption, and all of them now and then."""
         self._look_after(self._limits.check)
-        self._supervisor.spawn("position check", self._check(), vital=True)
+        self._supervisor.spawn("position check", self._check(), critical=True)
 
     def close(self) -> None:
         """Lets the timers go; the supervisor ends the tasks."""
@@ -103,7 +103,7 @@ class GapRecovery:
     def hold(self, room: Room, event: Event) -> None:
         """Keeps an event of a room whose stream is being read."""
         if room.waiting is not None:
-            if len(room.waiting) >= MOST_HELD:
+            if len(room.waiting) >= MAX_HELD:
                 room.waiting.clear()  # what is left out here shows as a gap before the next one
             room.waiting.append(event)
 
@@ -155,7 +155,7 @@ class GapRecovery:
 
     async def _read(self, room: Room, waiting: list[Event]) -> Snapshot | None:
         """What the stream holds after the room's position; None if nobody is interested any more."""
-        backoff = Backoff(RETRY, MOST_RETRY)
+        backoff = Backoff(RETRY, MAX_RETRY)
         try:
             while room.waiting is waiting and room.sequence is not None and room.is_listening:
                 try:
@@ -225,7 +225,7 @@ class GapRecovery:
             for event in portion:
                 sequence.take(event)
                 self._push(room, event)
-            await room.written(MOST_RETRY)
+            await room.written(MAX_RETRY)
             if room.waiting is not waiting or room.sequence is not sequence:
                 return False
         if not snapshot.recovered:
@@ -247,7 +247,7 @@ class GapRecovery:
         self._wake.set()
 
     async def _check(self) -> None:
-        backoff = Backoff(RETRY, MOST_RETRY)
+        backoff = Backoff(RETRY, MAX_RETRY)
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -145,7 +145,7 @@ class Subscriptions:
             self._relay.detach(connection, subscription)
             connection.reply(Unsubscribed(channel=channel, code=error.code.code))
             return False
-        is_held = subscription.phase is Phase.HELD
+        is_held = subscription.phase is Phase.PENDING
         if is_held and subscription.start is Start.POSITION and not self._may_resume(identity, channel, spec):
             subscription.since, subscription.start = None, Start.GAP
         access = self._presence_access(identity, channel, spec)
@@ -158,7 +158,7 @@ class Subscriptions:
     async def _grant(self, connection: Connection, subscription: Subscription) -> None:
         """Gives a subscription what the token allows."""
         identity, channel = connection.session.identity, subscription.channel
-        if subscription.phase is Phase.HELD:
+        if subscription.phase is Phase.PENDING:
             await self._relay.hold(subscription)  # from now on, if it had to forgo what it had named
         sees = self._gate.allows(identity, channel.name, Right.PRESENCE)
         if sees and subscription.presence is PresenceAccess.LISTED:

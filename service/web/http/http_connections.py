@@ -85,7 +85,7 @@ class HttpConnections:
 
     def start(self) -> None:
         """Begins to watch the deadlines."""
-        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
+        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._monitor)
 
     def stop(self) -> None:
         """Ends that."""
@@ -233,8 +233,8 @@ class HttpConnections:
         first.abort()
         return True
 
-    def _sweep(self) -> None:
-        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
+    def _monitor(self) -> None:
+        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._monitor)
         now = self._clock.monotonic()
         for transport, connection in list(self._all.items()):
             is_closed = transport.is_closing()

@@ -31,19 +31,19 @@ _NO_MASK = bytes(4)
 class Line:
     """Implements realtime.probe.Loopback."""
 
-    __slots__ = ("_far", "socket")
+    __slots__ = ("_far", "transport")
 
     def __init__(self, near: WebSocket, far: asyncio.Transport) -> None:
-        self.socket = near
+        self.transport = near
         self._far = far
 
     def cut(self) -> None:
         """See Loopback."""
-        self.socket.abort()
+        self.transport.abort()
         self._far.abort()
 
 
-async def connect(bounds: Bounds, clock: Clock, ear: MessageHandler, metrics: Metrics) -> Line:
+async def connect(bounds: Bounds, clock: Clock, handler: MessageHandler, metrics: Metrics) -> Line:
     """A new connection, on the terms of every client's. Raises OSError."""
     try:
         async with asyncio.timeout(PATIENCE):
@@ -65,7 +65,7 @@ async def connect(bounds: Bounds, clock: Clock, ear: MessageHandler, metrics: Me
     client, server = transports
     terms = Terms(bounds, clock, metrics, ReadScheduler(clock, metrics, bounds.deadlines.message))
     websocket = WebSocket(terms, server, account=ByteBudget(bounds.outbox.node_bytes).account(UNAUTHENTICATED))
-    websocket.ear = ear
+    websocket.handler = handler
     server.set_protocol(websocket)
     websocket.connection_made(server)
     return Line(websocket, client)

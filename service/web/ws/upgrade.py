@@ -143,12 +143,12 @@ class Upgrades:
         taken = take()
         transport, early, has_ended = taken.transport, taken.early, taken.has_ended
         if transport is None or transport.is_closing():
-            admitted.arrival.seat.release()
+            admitted.arrival.slot.release()
             return None
         identity = admitted.arrival.identity
         account = self._node.budget.account(UNAUTHENTICATED if identity is None else identity.tenant)
         websocket = WebSocket(self._terms, transport, admitted.window_bits, account=account)
-        websocket.ear = arriving = PreAuthBuffer(websocket)
+        websocket.handler = arriving = PreAuthBuffer(websocket)
         transport.set_protocol(websocket)
         websocket.connection_made(transport)
         head = admitted.head
@@ -170,7 +170,7 @@ class Upgrades:
     async def _admit(self, request: web.BaseRequest) -> _Admitted:
         """Raises ServiceError; then nothing is taken. UPGRADE_REQUIRED if an upgrade would have succeeded."""
         node, edge = self._node, self._edge
-        seat = node.admission.take_seat(_check_arrival(request, node, edge))
+        slot = node.admission.acquire_slot(_check_arrival(request, node, edge))
         # It is counted before anything is awaited, so that no crowd slips through.
         has_entered = False
         is_upgrade = offers_websocket(request.headers)
@@ -182,8 +182,8 @@ class Upgrades:
             has_entered = is_upgrade
             identity, kind = await _identify(request, node, edge)
             if identity is not None:
-                await seat.identify(identity)
-            arrival = AcceptedUpgrade(seat, identity, kind, _check_channels(request, node, identity))
+                await slot.identify(identity)
+            arrival = AcceptedUpgrade(slot, identity, kind, _check_channels(request, node, identity))
             if not is_upgrade:
                 _take_subscribes(node, arrival, is_upgrade=False)
                 raise ServiceError(ErrorCode.UPGRADE_REQUIRED, "an upgrade of this address would succeed")
@@ -195,7 +195,7 @@ class Upgrades:
         except BaseException:
             if has_entered:
                 node.admission.leave()
-            seat.release()
+            slot.release()
             raise
         return _Admitted(arrival, _head(key, agreement), agreement.window_bits if agreement is not None else 0)
 
@@ -292,7 +292,7 @@ def _head(key: bytes, agreement: Agreement | None) -> bytes:
 def _take_subscribes(node: Node, arrival: AcceptedUpgrade, *, is_upgrade: bool) -> None:
     """The channels of the address cost what subscribing to them would. All or none: a client could not tell which are missing."""
     if arrival.channels:
-        node.admission.check_subscribes(arrival.seat, len(arrival.channels), is_upgrade=is_upgrade)
+        node.admission.check_subscribes(arrival.slot, len(arrival.channels), is_upgrade=is_upgrade)
 
 
 async def _use_ticket(request: web.BaseRequest, node: Node) -> None:

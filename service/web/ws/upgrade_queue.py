@@ -25,13 +25,13 @@ from service.web.http.http_protocol import HttpProtocol, upgrade_request
 from service.web.problem import serialized
 from service.web.ws.upgrade import Taken, Upgrades
 
-MOST_HEAD = 16_384
+MAX_HEAD = 16_384
 """Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
 FRAME_HEAD = 14
 """Bytes of the longest head of a frame (RFC 6455 §5.2)."""
 MAX_DISCARDED = 4_096
 """Bytes that a refused upgrade may still send while it is being closed."""
-MOST_IN_TURN = 4
+MAX_IN_TURN = 4
 """Upgrades that are looked at in one turn of the loop: about a millisecond of work. A turn reads from a thousand connections;
 when so many come at once, those that are served already would wait for all of them, and a publish takes several turns. While
 5 000 came at once, its p99 was 13 to 23 ms with 32 a turn and 5 to 9 with 4, and connecting cost the same
@@ -87,14 +87,14 @@ class UpgradeQueue:
         """Has an upgrade looked at, now or in one of the next turns."""
         if not self._looked_at:
             self.loop.call_soon(self._next_turn)
-        if self._looked_at < MOST_IN_TURN:
+        if self._looked_at < MAX_IN_TURN:
             self._looked_at += 1
             front.look()
         else:
             self._queue.append(front)
 
     def _next_turn(self) -> None:
-        self._looked_at = min(len(self._queue), MOST_IN_TURN)
+        self._looked_at = min(len(self._queue), MAX_IN_TURN)
         if self._looked_at:
             self.loop.call_soon(self._next_turn)
             for _ in range(self._looked_at):
@@ -301,8 +301,8 @@ def _end_of_head(data: bytes) -> int:
         return -1 if _START.startswith(data) else 0
     if len(data) > len(_START) and data[len(_START)] not in b"? ":
         return 0
-    end = data.find(b"\r\n\r\n", 0, MOST_HEAD)
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
     if end >= 0:
         return end + 4
     # What ends its lines with LF alone would never end here; aiohttp has its own opinion of it.
-    return -1 if len(data) < MOST_HEAD and b"\n\n" not in data else 0
+    return -1 if len(data) < MAX_HEAD and b"\n\n" not in data else 0

@@ -70,7 +70,7 @@ class WebSocket(asyncio.Protocol):
         "_transport",
         "_unsent",
         "account",
-        "ear",
+        "handler",
         "heard",
         "is_held",
         "is_paused",
@@ -78,7 +78,7 @@ class WebSocket(asyncio.Protocol):
         "write",
     )
 
-    ear: MessageHandler
+    handler: MessageHandler
     """To be set before anything else is called."""
 
     def __init__(self, terms: Terms, transport: asyncio.Transport, window_bits: int = 0, *, account: Account) -> None:
@@ -126,7 +126,7 @@ class WebSocket(asyncio.Protocol):
             if reader is None:
                 text = whole_text(data, most)
                 if text is not None:
-                    self.ear.received(text)
+                    self.handler.received(text)
                     return
                 reader = self._reader = FrameReader(most, inflates=bool(self.window_bits))
             self._read(reader, data)
@@ -141,7 +141,7 @@ class WebSocket(asyncio.Protocol):
         for opcode, payload in reader.feed(data, reads.frames):
             if opcode in (TEXT, BINARY):
                 completed = True
-                self.ear.received(payload)
+                self.handler.received(payload)
             else:
                 self._take_control(opcode, cast(bytes, payload))
             if self.is_held or self._state is not _State.OPEN:
@@ -258,7 +258,7 @@ class WebSocket(asyncio.Protocol):
     def eof_received(self) -> bool:
         """See asyncio.Protocol. A peer that half-closes without a close frame is answered what is in hand, within
         `outbox.close_grace`; with nothing in hand the transport closes itself."""
-        if self._state is not _State.OPEN or not self.ear.ended():
+        if self._state is not _State.OPEN or not self.handler.ended():
             return False
         self._end_within_grace()
         return True
@@ -276,7 +276,7 @@ class WebSocket(asyncio.Protocol):
         """See asyncio.Protocol."""
         self.is_paused = True
         self.count_unsent()
-        self.ear.paused()
+        self.handler.paused()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -288,7 +288,7 @@ class WebSocket(asyncio.Protocol):
         if pong is not None and self._state is _State.OPEN:
             self.write(frame(PONG, pong))
         if not self.is_paused:
-            self.ear.resumed()
+            self.handler.resumed()
 
     # --- frames that are no messages ----------------------------------------------------------------------------------
 
@@ -412,8 +412,8 @@ class WebSocket(asyncio.Protocol):
                 self._count(reader)
             self.write = _nowhere
             # No circle is left: what was this connection's is freed at once, and not by the garbage collector.
-            ear, self.ear = self.ear, _DEAF
-            ear.lost()
+            handler, self.handler = self.handler, _DEAF
+            handler.lost()
 
 
 class _Deaf:

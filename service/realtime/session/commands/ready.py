@@ -15,9 +15,9 @@ async def handle(node: Node, connection: Connection, command: Ready) -> None:
     session = connection.session
     session.ready = True
     for subscription in list(session.subscriptions.values()):
-        if subscription.phase is Phase.HELD and not connection.is_closing:
+        if subscription.phase is Phase.PENDING and not connection.is_closing:
             await _present(node, connection, subscription)
-            await connection.room_to_reply()  # each of many can be large
+            await connection.wait_writable()  # each of many can be large
 
 
 async def _present(node: Node, connection: Connection, subscription: Subscription) -> None:
