@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sys import getsizeof
 
 # The one part of it that must not be Python: bytes against a mask of four. In a private module, hence pinned, and held by
-# tests/unit/test_web_frames.py.
+# tests/unit/test_ws_frames.py.
 from aiohttp._websocket.helpers import websocket_mask
 
 from service.protocol import deflate

@@ -15,7 +15,7 @@ from service.web.ws.read_scheduler import FRAMES_PER_TURN, TURNS_BUDGET, ReadSch
 from service.web.ws.websocket import LATE_BYTES
 from tests.clock import FakeClock
 from tests.integration.raw import frame as sent
-from tests.unit.test_web_websocket import Stage
+from tests.unit.test_ws_websocket import Stage
 
 MANY = 40_000
 EMPTY = sent(TEXT)
