@@ -93,7 +93,7 @@ def _command(words: Sequence[str]) -> int:
 
 def _version() -> str:
     try:
-        return version("tidewire")
+        return version("tidewire-server")
     except PackageNotFoundError:  # a checkout that was never installed
         return "(not installed)"
 

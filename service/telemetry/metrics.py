@@ -517,6 +517,6 @@ def max_files() -> float:
 
 def _version() -> str:
     try:
-        return version("tidewire")
+        return version("tidewire-server")
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "unknown"

@@ -34,9 +34,9 @@ BACKEND = """
 import zipfile
 
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
-    name = "tidewire-0.1.0"
+    name = "tidewire_server-0.1.0"
     with zipfile.ZipFile(f"{wheel_directory}/{name}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tidewire\\nVersion: 0.1.0\\n")
+        wheel.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tidewire-server\\nVersion: 0.1.0\\n")
         wheel.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{name}.dist-info/RECORD", "")
     return f"{name}-py3-none-any.whl"
@@ -124,7 +124,7 @@ class Machine:
         uv = str(self.checkout / ".venv/bin/uv")
         listed = self.run(uv, "pip", "list", "--format", "json", "--python", folder)
         found = {each["name"]: each["version"] for each in json.loads(listed.splitlines()[-1])}
-        found.pop("tidewire", None)
+        found.pop("tidewire-server", None)
         return found
 
 

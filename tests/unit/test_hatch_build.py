@@ -82,7 +82,7 @@ def test_a_checkout_with_a_compiler_has_the_sender() -> None:
 @has_compiler
 def test_with_a_compiler_the_wheel_is_this_platform_s_for_every_python(tree: Path, tmp_path: Path) -> None:
     wheel, _ = build(tree)
-    assert wheel.name.startswith("tidewire-")
+    assert wheel.name.startswith("tidewire_server-")
     assert "-py3-none-linux_" in wheel.name
     with zipfile.ZipFile(wheel) as content:
         assert load(Path(content.extract(PLACE, tmp_path))) is not None, "it is the new one"
