@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
@@ -19,7 +20,9 @@ _SUFFIX = {"counter": "_total", "info": "_info"}
 def table() -> str:
     """One row a metric, by name."""
     rows = []
-    for metric in vars(Metrics()).values():
+    metrics = Metrics()
+    groups = (vars(group).values() for group in vars(metrics).values() if type(group).__name__.endswith("Metrics"))
+    for metric in (metrics.metric_errors, *chain.from_iterable(groups)):
         if isinstance(metric, MetricWrapperBase):
             rows.append(_row(metric._name, metric._type or "", metric._labelnames, metric._documentation))
         elif isinstance(metric, FastCounterFamily | FastGauge | Mirror | FastHistogram):

@@ -49,7 +49,8 @@ from service.realtime.cluster.store_clock import StoreClock
 from service.realtime.connections.byte_budget import UNAUTHENTICATED
 from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
-from service.telemetry.metrics import Metrics, resident_memory
+from service.telemetry.metrics import Metrics
+from service.telemetry.process import resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag
 from service.web import problem
 from service.web.api import routes as api
@@ -124,9 +125,9 @@ class Service:
             self.clock,
             self.metrics,
         )
-        self.metrics.http_connections.set_function(lambda: len(self.http_connections))
-        self.metrics.max_http_connections.set_function(lambda: self.http_connections.max_connections)
-        self.metrics.ops_connections.set_function(lambda: len(self.ops_connections))
+        self.metrics.http.http_connections.set_function(lambda: len(self.http_connections))
+        self.metrics.http.max_http_connections.set_function(lambda: self.http_connections.max_connections)
+        self.metrics.http.ops_connections.set_function(lambda: len(self.ops_connections))
         self.door: UpgradeQueue | None = None
         """While it listens."""
         self.listening = False
@@ -232,9 +233,9 @@ def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metri
         max_bytes=broker.bytes,
         empty_ttl=broker.empty_ttl,
     )
-    metrics.broker_channels.set_function(lambda: memory.stats().channels)
-    metrics.broker_events.set_function(lambda: memory.stats().events)
-    metrics.broker_bytes.set_function(lambda: memory.stats().bytes)
+    metrics.memory_broker.broker_channels.set_function(lambda: memory.stats().channels)
+    metrics.memory_broker.broker_events.set_function(lambda: memory.stats().events)
+    metrics.memory_broker.broker_bytes.set_function(lambda: memory.stats().bytes)
     return memory
 
 
@@ -390,7 +391,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
             service.descriptors.start(max_files)
         gc_watch.install()
         loop_lag.start()
-        service.metrics.start_memory.set(resident_memory())
+        service.metrics.process.start_memory_bytes.set(resident_memory())
         service.listening = True
         yield listener.port, ops_listener.port
     finally:

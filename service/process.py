@@ -17,7 +17,7 @@ from service.core.descriptors import EXHAUSTED, USUALLY_IN_USE, TooFewFilesError
 from service.errors import ServiceError
 from service.signals import stopping
 from service.telemetry import log
-from service.telemetry.metrics import max_files
+from service.telemetry.process import max_files
 from service.telemetry.runtime import settle_gc
 
 PATIENCE = 1.0

@@ -22,8 +22,8 @@ class Signatures:
         """Remembers `most` tokens, the one seen longest ago is forgotten first; none with 0."""
         self._most = most
         self._known: OrderedDict[bytes, bytes] = OrderedDict()
-        self._checked = metrics.token_signatures.labels(outcome="checked")
-        self._remembered = metrics.token_signatures.labels(outcome="remembered")
+        self._checked = metrics.clients.token_signatures.labels(outcome="checked")
+        self._remembered = metrics.clients.token_signatures.labels(outcome="remembered")
 
     def is_right(self, key: Key, signed: bytes, signature: bytes, token: bytes) -> bool:
         """Whether `signature` is the key's for `signed`; `token` is both, as they came."""

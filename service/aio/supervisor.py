@@ -47,7 +47,7 @@ class Supervisor:
         error = task.exception()
         if error is None and not critical:
             return
-        self._metrics.tasks_died.labels(task=task.get_name()).inc()
+        self._metrics.process.supervised_task_deaths.labels(task=task.get_name()).inc()
         _log.error("task died", task=task.get_name(), critical=critical, exc_info=error)
         if critical:
             self.failed = task.get_name()

@@ -32,7 +32,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._metrics.tasks_died.labels(task=task.get_name()).inc()
+            self._metrics.process.supervised_task_deaths.labels(task=task.get_name()).inc()
             _log.error("task died", task=task.get_name(), exc_info=error)
             self.dead = task.get_name()
 

@@ -200,14 +200,16 @@ class Node:
             metrics,
         )
         self._drain = Drain(self.registry, self.reconnects, bounds.rollout, bounds.deadlines, metrics)
-        metrics.draining.set_function(lambda: float(self.admission.draining))
-        metrics.drain_left.set_function(lambda: len(self.registry) if self.admission.draining else 0)
-        metrics.max_connections.set(bounds.limits.connections)
-        metrics.max_outbox_bytes.set(bounds.outbox.node_bytes)
-        metrics.outbox_bytes.set_function(lambda: self.budget.used)
-        metrics.outbox_used_ratio.set_function(lambda: self.budget.used_ratio)
+        metrics.lifecycle.draining.set_function(lambda: float(self.admission.draining))
+        metrics.lifecycle.drain_left.set_function(lambda: len(self.registry) if self.admission.draining else 0)
+        metrics.connections.max_connections.set(bounds.limits.connections)
+        metrics.outbox.max_outbox_bytes.set(bounds.outbox.node_bytes)
+        metrics.outbox.outbox_bytes.set_function(lambda: self.budget.used)
+        metrics.outbox.outbox_used_ratio.set_function(lambda: self.budget.used_ratio)
         for share in (0.5, 0.9, 1.0):
-            metrics.connection_age.labels(quantile=f"{share:g}").set_function(partial(self._age, share))
+            metrics.connections.connection_age_seconds.labels(quantile=f"{share:g}").set_function(
+                partial(self._age, share)
+            )
 
     async def start(self) -> None:
         """Starts the broker and the sweep. Raises ServiceError if the broker cannot be had; then nothing is left running."""
@@ -270,7 +272,7 @@ class Node:
     def _closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
         # No delivery from here on.
         if code is CloseCode.SLOW_CONSUMER:
-            self.metrics.slow_consumers.inc()
+            self.metrics.outbox.slow_consumers.inc()
             self.recent_clients.slow(connection.slot.network, connection.session.identity)
         for subscription in connection.session.subscriptions.values():
             self.relay.detach(connection, subscription)

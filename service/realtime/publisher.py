@@ -26,7 +26,7 @@ class _Outcomes(NamedTuple):
 
     @classmethod
     def of(cls, metrics: Metrics, delivery: str) -> _Outcomes:
-        return cls(*(metrics.publishes.labels(delivery, outcome) for outcome in cls._fields))
+        return cls(*(metrics.delivery.publishes.labels(delivery, outcome) for outcome in cls._fields))
 
 
 class Publisher:
@@ -37,7 +37,7 @@ class Publisher:
         self._broker = broker
         self._clock = clock
         self._metrics = metrics
-        self._unknown = metrics.publishes.labels("unknown", "refused")
+        self._unknown = metrics.delivery.publishes.labels("unknown", "refused")
         """What the gate has refused."""
         self._outcomes = {delivery: _Outcomes.of(metrics, delivery.value) for delivery in Delivery}
 
@@ -79,5 +79,5 @@ class Publisher:
             refused.inc()
             raise
         (outcomes.duplicate if receipt.duplicate else outcomes.accepted).inc()
-        self._metrics.publish_seconds.observe(max(0.0, self._clock.monotonic() - started))
+        self._metrics.delivery.publish_seconds.observe(max(0.0, self._clock.monotonic() - started))
         return receipt

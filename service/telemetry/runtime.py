@@ -45,7 +45,7 @@ class GcWatch:
     def __init__(self, metrics: Metrics) -> None:
         # One child a generation, made now: `labels()` takes a lock that the code interrupted by a collection may hold. A
         # child's own lock is held for float arithmetic only, during which nothing is collected.
-        self._pauses = [metrics.gc_pause.labels(str(generation)) for generation in range(3)]
+        self._pauses = [metrics.process.gc_pause_seconds.labels(str(generation)) for generation in range(3)]
         self._started = 0.0
 
     def install(self) -> None:
@@ -120,6 +120,6 @@ class LoopLag:
         lag = max(0.0, self._loop.time() - self._due)
         self._schedule()
         self._recent.append(lag)
-        self._metrics.loop_lag.observe(lag)
-        self._metrics.loop_lag_max.set(max(self._recent))
+        self._metrics.process.loop_lag_seconds.observe(lag)
+        self._metrics.process.loop_lag_max_seconds.set(max(self._recent))
         self._on_lag(lag)

@@ -15,7 +15,8 @@ from service.core.limits import Limits
 from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
 from service.realtime.connections.registry import ConnectionRegistry
-from service.telemetry.metrics import Metrics, open_files
+from service.telemetry.metrics import Metrics
+from service.telemetry.process import open_files
 from service.web.http.http_connections import HttpConnections
 
 CHECK_INTERVAL = 1.0
@@ -80,7 +81,7 @@ class Descriptors:
         if socket is None or socket.fileno() < self._first_reserved:
             return True
         self._refused += 1
-        self._metrics.limit_hits.labels(limit="open_files").inc()
+        self._metrics.limits.limit_hits.labels(limit="open_files").inc()
         self._http.close_longest_waiting()  # so that the next one finds a place
         self._report()
         return False
@@ -148,7 +149,7 @@ class Descriptors:
                 connection.transport.hang_up()  # without waiting for the peer's answer
                 closed += 1
         if closed:
-            self._metrics.limit_hits.labels(limit="open_files").inc(closed)
+            self._metrics.limits.limit_hits.labels(limit="open_files").inc(closed)
             _log.warning("descriptors_freed", closed=closed, limit=planned.limit, reserve=planned.reserve)
 
     def _is_full(self, planned: DescriptorPlan, lowest_free: float) -> bool:

@@ -36,7 +36,7 @@ class Member:
     @property
     def commands(self) -> Any:
         """How often a kind of command was carried out here."""
-        counter = self.server.service.metrics.control_commands
+        counter = self.server.service.metrics.cluster.control_commands
         return lambda kind: counter.labels(kind=kind).value
 
     @property

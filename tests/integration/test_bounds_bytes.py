@@ -75,7 +75,7 @@ async def test_pages_that_nobody_reads_stay_within_the_budget_and_others_are_ser
         for raw in greedy:
             raw.write(ask)
         await eventually(lambda: server.service.node.budget.used > NODE_BYTES / 2)
-        refused = server.service.metrics.errors.labels(code="overloaded")
+        refused = server.service.metrics.messages.errors.labels(code="overloaded")
         await eventually(lambda: refused.value > 0)
         assert NODE_BYTES / 2 < await held(server) <= NODE_BYTES
         # Another tenant has its share, for what it asks and for coming in.

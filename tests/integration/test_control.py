@@ -277,7 +277,7 @@ async def test_a_node_ignores_commands_from_before_it_came(make_bus: Callable[[]
         late = await nodes.join()
         async with late.server.client() as ann:
             late.line.mend()
-            await eventually(lambda: late.server.service.metrics.control_readings._value.get() >= 1)
+            await eventually(lambda: late.server.service.metrics.cluster.control_readings._value.get() >= 1)
             await nodes.bus.lose_everything()
             await post(nodes.members[0].server, "/users/ben/disconnect", None)
             await ann.silence()

@@ -56,7 +56,7 @@ async def test_upgrades_pings_and_capacity_are_measured() -> None:
             assert await count(server, "ping_seconds") == 0
             await passes(clock, 25.0)
             await ann.silence()  # reads, and so answers the ping
-            await eventually(lambda: measured(server.service.metrics.ping_seconds) == 1)
+            await eventually(lambda: measured(server.service.metrics.connections.ping_seconds) == 1)
 
 
 async def test_a_resume_tells_how_much_was_missed() -> None:
@@ -92,6 +92,6 @@ async def test_who_is_behind_is_counted_with_what_waits_for_it() -> None:
 @pytest.mark.parametrize("program", [RedisServer, NatsServer], ids=["redis", "nats"])
 async def test_a_broker_shows_how_far_it_lags(program: type[RedisServer | NatsServer]) -> None:
     async with program() as store, serving(broker_settings={"url": store.url, "ping": 0.05}) as server:
-        lag = server.service.metrics.broker_lag
+        lag = server.service.metrics.broker.broker_lag_seconds
         await eventually(lambda: measured(lag) > 2)
         assert 0 <= await server.metric("broker_lag_seconds_sum") < DEADLINE

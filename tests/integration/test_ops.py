@@ -94,10 +94,10 @@ async def test_how_long_the_broker_has_been_away_is_known_without_anybody_asking
     broker, clock = Sick(), FakeClock()
     async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
         clock.advance(INTERVAL)
-        await eventually(lambda: server.service.metrics.broker_up._value.get() == 1)
+        await eventually(lambda: server.service.metrics.broker.broker_up._value.get() == 1)
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
         clock.advance(INTERVAL)
-        await eventually(lambda: server.service.metrics.broker_up._value.get() == 0)
+        await eventually(lambda: server.service.metrics.broker.broker_up._value.get() == 0)
         clock.advance(30)
         assert (await probe(server, "/readyz"))[0] == 503
 

@@ -35,11 +35,11 @@ def probe_of(server: Running) -> LatencyProbe:
 
 
 def successes(server: Running) -> int:
-    return sum(server.service.metrics.probe_seconds._counts)
+    return sum(server.service.metrics.probe.probe_seconds._counts)
 
 
 def failures(server: Running, reason: str) -> float:
-    return server.service.metrics.probe_failures.labels(reason).value
+    return server.service.metrics.probe.probe_failures.labels(reason).value
 
 
 async def succeeds(server: Running) -> None:

@@ -62,7 +62,9 @@ def counts(nodes: Cluster) -> list[int]:
 
 
 def asked(nodes: Cluster) -> float:
-    return sum(member.server.service.metrics.reconnects_asked.labels("rebalance").value for member in nodes.members)
+    return sum(
+        member.server.service.metrics.lifecycle.reconnects_asked.labels("rebalance").value for member in nodes.members
+    )
 
 
 def surpluses(nodes: Cluster) -> list[float]:

@@ -422,7 +422,9 @@ async def test_who_asks_and_vanishes_writes_nothing_into_the_log(
     """The refusal finds a connection that has been reset, which shows when it is written."""
     asks = b"GET /ws HTTP/1.1\r\nHost: service.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
-    refused = server.service.metrics.refusals.labels(cause="client", door="upgrade", reason="unsupported_version")
+    refused = server.service.metrics.clients.upgrade_refusals.labels(
+        cause="client", door="upgrade", reason="unsupported_version"
+    )
 
     async def vanish(looked_at: int) -> None:
         for _ in range(MAX_IN_TURN):  # whoever had to wait for another turn would be gone by then, and not looked at

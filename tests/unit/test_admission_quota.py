@@ -84,7 +84,7 @@ class Stage:
 
     @property
     def unshared(self) -> float:
-        return float(self.metrics.caps_unshared._value.get())
+        return float(self.metrics.limits.caps_unshared._value.get())
 
 
 @pytest.fixture

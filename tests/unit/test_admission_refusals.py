@@ -31,7 +31,9 @@ class Stage:
 
     def count(self, cause: str) -> float:
         return sum(
-            tally.value for (labelled, _, _), tally in self.metrics.refusals.children.items() if labelled == cause
+            tally.value
+            for (labelled, _, _), tally in self.metrics.clients.upgrade_refusals.children.items()
+            if labelled == cause
         )
 
     @property

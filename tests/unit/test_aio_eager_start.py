@@ -210,7 +210,7 @@ class TestCancelling:
         async with asyncio.timeout(DEADLINE):
             await supervisor.close()
         assert waiting.said == ["cancelled", "cleaned up"]
-        assert metrics.tasks_died.labels(task="command").value == 0
+        assert metrics.process.supervised_task_deaths.labels(task="command").value == 0
 
 
 async def test_a_rest_that_nobody_awaits_closes_the_work() -> None:

@@ -134,7 +134,7 @@ class Stage:
     def held(self) -> tuple[float, int]:
         """What the gauges say of outboxes, and the node's budget."""
         return (
-            self.metrics.outbox_messages.value,
+            self.metrics.outbox.outbox_messages.value,
             self.budget.used,
         )
 
@@ -684,7 +684,7 @@ def test_a_large_reply_that_does_not_fit_behind_the_small_ones_is_refused_and_no
     with pytest.raises(ServiceError) as refused:
         stage.connection.reply(Pong("x" * 8_000))
     assert refused.value.code is ErrorCode.OVERLOADED
-    assert stage.metrics.limit_hits.labels(limit="outbox_node").value == 1
+    assert stage.metrics.limits.limit_hits.labels(limit="outbox_node").value == 1
     stage.end_turn()
     assert written(*stage.socket.writes) == ["1" * 3_000]
     assert stage.held() == (0, 0)

@@ -44,7 +44,7 @@ def test_ephemeral_frames_go_first_and_oldest_first() -> None:
     for frame in (ephemeral("e1"), durable("d1"), ephemeral("e2"), durable("d2"), durable("d3"), durable("d4")):
         assert outbox.put(frame)
     assert contents(outbox) == [b"d1", b"d2", b"d3", b"d4"]
-    assert metrics.dropped.labels(delivery="ephemeral").value == 2
+    assert metrics.outbox.outbox_dropped.labels(delivery="ephemeral").value == 2
 
 
 def test_an_ephemeral_frame_that_does_not_fit_is_dropped_itself() -> None:
@@ -66,7 +66,7 @@ def test_a_latest_frame_is_replaced_in_its_place() -> None:
     for frame in (latest("x", "x1"), durable("d1"), latest("y", "y1"), latest("x", "x2")):
         assert outbox.put(frame)
     assert contents(outbox) == [b"x2", b"d1", b"y1"]
-    assert metrics.replaced._value.get() == 1
+    assert metrics.outbox.outbox_replaced._value.get() == 1
 
 
 def test_a_replacement_that_grows_over_the_limit_ends_the_connection() -> None:
@@ -147,7 +147,7 @@ def test_accounts_are_exact_and_no_accepted_durable_frame_is_lost(steps: list[Fr
             owed.append(frame)
     waiting = outbox.bytes
     assert budget.used == waiting + EVENT_OVERHEAD * len(outbox)
-    assert metrics.outbox_messages.value == len(outbox)
+    assert metrics.outbox.outbox_messages.value == len(outbox)
     got += outbox.take(10**9, 10**9)
     assert [frame for frame in got if frame.delivery is Delivery.DURABLE] == owed
     assert (outbox.bytes, budget.used, len(outbox)) == (0, 0, 0)

@@ -115,7 +115,7 @@ class Stage:
 
     def sent(self) -> tuple[float, float]:
         """The metric: frames that were taken whole, and in part."""
-        whole, short = self.metrics.sent_natively
+        whole, short = self.metrics.delivery.sent_natively
         return whole.value, short.value
 
 

@@ -48,7 +48,7 @@ class Desk:
 
     def counts(self) -> tuple[float, ...]:
         """Signatures checked and remembered."""
-        counter = self.metrics.token_signatures
+        counter = self.metrics.clients.token_signatures
         return counter.labels(outcome="checked").value, counter.labels(outcome="remembered").value
 
 

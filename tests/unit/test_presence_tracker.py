@@ -139,7 +139,7 @@ async def stage() -> AsyncIterator[Stage]:
     stage.presence.close()
     await stage.supervisor.close()
     assert stage.clock.pending == 0
-    assert not stage.metrics.tasks_died.children
+    assert not stage.metrics.process.supervised_task_deaths.children
 
 
 async def test_a_leave_is_told_after_the_debounce_and_not_when_they_come_back(stage: Stage) -> None:
@@ -182,7 +182,7 @@ async def test_what_the_store_lost_is_entered_again_at_once(stage: Stage) -> Non
     await stage.pass_time(RETRY)
     assert await stage.store.count(ROOM) == 2
     assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ben")] * 2
-    assert stage.metrics.presence_reentered._value.get() == 2
+    assert stage.metrics.subscriptions.presence_reentered._value.get() == 2
 
 
 async def test_what_the_store_lost_while_it_was_away_is_entered_again_on_its_return(stage: Stage) -> None:
@@ -264,7 +264,7 @@ async def test_a_leave_while_entries_are_renewed_is_no_loss(stage: Stage) -> Non
     await asyncio.sleep(0)
     stage.store.gate.set()
     await stage.rest()
-    assert stage.metrics.presence_reentered._value.get() == 0
+    assert stage.metrics.subscriptions.presence_reentered._value.get() == 0
     assert stage.store.sweeps
 
 
@@ -299,7 +299,7 @@ async def test_a_join_that_failed_is_neither_renewed_nor_forgotten(stage: Stage)
     stage.store.story()
     await stage.pass_time(DEBOUNCE)
     assert stage.store.story() == [(LEFT, "ann")]
-    assert stage.metrics.presence_reentered._value.get() == 0
+    assert stage.metrics.subscriptions.presence_reentered._value.get() == 0
 
 
 async def test_whoever_leaves_in_a_drain_is_left_to_expire(stage: Stage) -> None:

@@ -57,7 +57,7 @@ class Follower:
     @property
     def readings(self) -> float:
         """How often it has read."""
-        return float(self.metrics.control_readings._value.get())
+        return float(self.metrics.cluster.control_readings._value.get())
 
     @property
     def at_rest(self) -> bool:

@@ -7,7 +7,8 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.telemetry.metrics import CONTENT_TYPE, OTHER, Metrics
+from service.telemetry.metrics import CONTENT_TYPE, Metrics
+from service.telemetry.metrics.traffic import OTHER
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_no_label_can_hold_a_channel_user_or_tenant(metrics: Metrics) -> None:
 
 def test_registries_are_apart(metrics: Metrics) -> None:
     other = Metrics()
-    metrics.replaced.inc(3)
+    metrics.outbox.outbox_replaced.inc(3)
     assert value(metrics, "tidewire_outbox_replaced_total") == 3
     assert value(other, "tidewire_outbox_replaced_total") == 0
 
@@ -68,24 +69,24 @@ def test_counters_with_known_labels_start_at_zero(metrics: Metrics) -> None:
 
 
 def test_there_are_no_created_samples(metrics: Metrics) -> None:
-    metrics.publish_seconds.observe(0.1)
+    metrics.delivery.publish_seconds.observe(0.1)
     assert b"_created" not in metrics.render()
 
 
 def test_traffic_of_a_declared_type_has_its_own_label(metrics: Metrics) -> None:
-    messages, size = metrics.out("chat.message")
+    messages, size = metrics.messages.out("chat.message")
     messages.inc()
     size.inc(120)
     assert value(metrics, "tidewire_messages_out_total", type="chat.message") == 1
     assert value(metrics, "tidewire_bytes_out_total", type="chat.message") == 120
-    assert metrics.out("chat.message")[0] is messages, "children are cached"
-    assert metrics.in_("chat.message")[0] is not messages
+    assert metrics.messages.out("chat.message")[0] is messages, "children are cached"
+    assert metrics.messages.in_("chat.message")[0] is not messages
 
 
 def test_types_that_clients_make_up_share_one_label(metrics: Metrics) -> None:
     for number in range(1000):
-        metrics.in_(f"made.up.{number}")[0].inc()
-    assert metrics.event_type("made.up") == OTHER
+        metrics.messages.in_(f"made.up.{number}")[0].inc()
+    assert metrics.messages.event_type("made.up") == OTHER
     assert value(metrics, "tidewire_messages_in_total", type=OTHER) == 1000
     assert metrics.render().count(b"tidewire_messages_in_total{") == 1
 
@@ -107,8 +108,8 @@ def test_collector_that_fails_is_left_out_and_counted(metrics: Metrics) -> None:
     def broken() -> float:
         raise RuntimeError("a broken collector")
 
-    metrics.broker_bytes.set_function(broken)
-    metrics.replaced.inc(3)
+    metrics.memory_broker.broker_bytes.set_function(broken)
+    metrics.outbox.outbox_replaced.inc(3)
     assert value(metrics, "tidewire_outbox_replaced_total") == 3
     assert value(metrics, "tidewire_metric_errors_total", metric="tidewire_broker_bytes") == 2
     assert ("tidewire_broker_bytes", ()) not in samples(metrics)

@@ -22,7 +22,7 @@ EMPTY = sent(TEXT)
 
 
 def hits(stage: Stage, limit: str) -> float:
-    return stage.metrics.limit_hits.labels(limit=limit).value
+    return stage.metrics.limits.limit_hits.labels(limit=limit).value
 
 
 async def test_a_read_of_many_frames_is_taken_in_turns() -> None:

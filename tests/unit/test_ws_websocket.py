@@ -211,7 +211,7 @@ class TestControlFrames:
         assert stage.wire.written[-1] == close_frame(4429, "too many control frames")
         assert stage.handler.told == ["(lost)"], "else the core would go on writing"
         assert stage.socket.close_code == 4429
-        assert stage.metrics.rate_limited.labels(scope="connection").value == 1
+        assert stage.metrics.limits.rate_limited.labels(scope="connection").value == 1
         before = len(stage.wire.written)
         stage.socket.write(b"late")
         stage.socket.ping()
@@ -223,7 +223,7 @@ class TestControlFrames:
         stage.socket.ping()
         stage.clock.advance(0.25)
         stage.hear(sent(PONG) + sent(PONG))
-        [family] = stage.metrics.ping_seconds.collect()
+        [family] = stage.metrics.connections.ping_seconds.collect()
         figures = {sample.name.rpartition("_")[2]: sample.value for sample in family.samples}
         assert (figures["count"], figures["sum"]) == (1, 0.25), "what was not asked for is no answer"
 
@@ -275,7 +275,7 @@ class TestTheEnd:
         stage.hear(sent(TEXT, b"x" * 1025))
         assert stage.wire.written == [close_frame(1009, "a message has at most 1024 bytes")]
         assert stage.wire.did == ["pause", "resume", "eof"]
-        assert stage.metrics.limit_hits.labels(limit="message_bytes").value == 1
+        assert stage.metrics.limits.limit_hits.labels(limit="message_bytes").value == 1
         stage.hear(sent(TEXT, b"behind"), b"\xff" * 100)
         assert stage.handler.told == ["(lost)"]
         stage.socket.connection_lost(None)

@@ -57,7 +57,7 @@ class NatsBroker:
         self._clock = clock
         self._metrics = metrics
         self.subjects = Subjects(config.prefix)
-        self._link = Link(config, self._restored, metrics.broker_lag.observe)
+        self._link = Link(config, self._restored, metrics.broker.broker_lag_seconds.observe)
         prefix = config.prefix
         self.stream = Stream(self._link, prefix, self.subjects.kept, (f"{prefix}.e.>", f"{prefix}.live.>"), on_time)
         self._sink: EventSink | None = None
@@ -93,9 +93,9 @@ class NatsBroker:
         self._sink = sink
         self._state = "started"
         self._keeping = asyncio.create_task(self._go_on_keeping(), name="nats empty channels")
-        self._metrics.broker_queue.set_function(lambda: self._calls)
-        self._metrics.broker_subscriptions.set_function(lambda: len(self._subscriptions))
-        self._metrics.broker_empty.set_function(lambda: len(self._empty))
+        self._metrics.broker.broker_queue.set_function(lambda: self._calls)
+        self._metrics.broker.broker_subscriptions.set_function(lambda: len(self._subscriptions))
+        self._metrics.broker.broker_empty_channels.set_function(lambda: len(self._empty))
 
     async def _until(self, deadline: float, step: Callable[[], Awaitable[None]]) -> None:
         """Repeats a step that fails, unless waiting does not help or the deadline has passed."""
@@ -133,7 +133,7 @@ class NatsBroker:
 
     async def _restored(self) -> None:
         """After each reconnect: what was heard and known before may be outdated, and some may have been missed."""
-        self._metrics.broker_reconnects.labels(line="messages").inc()
+        self._metrics.broker.broker_reconnects.labels(line="messages").inc()
         await self.stream.ensure()
         self._heads.reconnected()
         if self._sink is not None:
@@ -158,7 +158,7 @@ class NatsBroker:
         if not self._link.usable:
             raise unavailable("there is no connection to NATS")
         if self._calls >= self._config.queue:
-            self._metrics.limit_hits.labels(limit="broker_queue").inc()
+            self._metrics.limits.limit_hits.labels(limit="broker_queue").inc()
             raise unavailable(f"{self._config.queue} calls wait for NATS already")
         self._calls += 1
         loop = asyncio.get_running_loop()
@@ -167,7 +167,7 @@ class NatsBroker:
             yield self._sink
         finally:
             self._calls -= 1
-            self._metrics.broker_seconds.observe(loop.time() - began)
+            self._metrics.broker.broker_seconds.observe(loop.time() - began)
 
     @contextmanager
     def _bounded(self) -> Iterator[None]:
@@ -266,7 +266,7 @@ class NatsBroker:
         try:
             heard = decode(message.payload, Entry)
         except ServiceError:
-            self._metrics.broker_errors.labels(reply="message").inc()
+            self._metrics.broker.broker_errors.labels(reply="message").inc()
             sink.interrupted([channel])  # whatever it was, the stream knows what should have come
             return
         if heard.delivery is not Delivery.EPHEMERAL and not self._heads.fits(channel, heard):

@@ -89,9 +89,9 @@ class RedisBroker:
         """As the port says; waits `config.start` seconds for servers that cannot be reached."""
         self.shards.open()
         self._sink = sink
-        self._metrics.broker_queue.set_function(lambda: self.calls.waiting)
-        self._metrics.broker_subscriptions.set_function(lambda: len(self._channels))
-        self._metrics.broker_empty.set_function(lambda: len(self._empty))
+        self._metrics.broker.broker_queue.set_function(lambda: self.calls.waiting)
+        self._metrics.broker.broker_subscriptions.set_function(lambda: len(self._channels))
+        self._metrics.broker.broker_empty_channels.set_function(lambda: len(self._empty))
         try:
             await self.shards.reach()
         except BaseException:
@@ -300,7 +300,7 @@ class RedisBroker:
         try:
             event = wire.parse(channel, message)
         except ValueError as error:  # somebody else writes here, or a newer version does
-            self._metrics.broker_errors.labels(reply="message").inc()
+            self._metrics.broker.broker_errors.labels(reply="message").inc()
             self._not_understood(kind=type(error).__name__)
             return
         sink.deliver(event)

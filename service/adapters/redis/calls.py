@@ -75,7 +75,7 @@ class Calls:
         """Sends what `command` packs for a link. `repeats`: it may be sent again after it may have been carried out."""
         shard = self._shards.of(key)
         if self.waiting >= self._config.queue:
-            self._metrics.limit_hits.labels(limit="broker_queue").inc()
+            self._metrics.limits.limit_hits.labels(limit="broker_queue").inc()
             raise unavailable(f"{self.waiting} calls wait for Redis already (broker.queue)")
         self.waiting += 1
         try:
@@ -95,7 +95,7 @@ class Calls:
                 else:
                     self._count += 1
                     if self._count % MEASURED == 0:
-                        self._metrics.broker_seconds.observe(asyncio.get_running_loop().time() - began)
+                        self._metrics.broker.broker_seconds.observe(asyncio.get_running_loop().time() - began)
                     return reply
             trial = _Trial(key, command, script, repeats, began + self._config.timeout)
             return await self._persist(trial, shard, link, error)
@@ -144,7 +144,7 @@ class Calls:
         elif word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK", "BUSY"):
             await asyncio.sleep(WAIT_SECONDS)
         else:
-            self._metrics.broker_errors.labels(reply=word if word in MEANINGS else "other").inc()
+            self._metrics.broker.broker_errors.labels(reply=word if word in MEANINGS else "other").inc()
             self._log_refusal(word, reply=word, meaning=meaning(error) or "unexpected")
             raise unavailable(f"Redis refuses: {meaning(error) or word}") from error
 

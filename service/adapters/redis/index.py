@@ -78,7 +78,7 @@ class ChannelIndex:
             async with asyncio.timeout(ENTER_SECONDS):
                 await self._note(channel.tenant, [f"+{channel.name}"], seconds)
         except (ServiceError, TimeoutError):
-            self._metrics.broker_errors.labels(reply="index").inc()
+            self._metrics.broker.broker_errors.labels(reply="index").inc()
 
     def leave(self, channel: ChannelKey) -> None:
         """This node is not subscribed any more: the entry is looked at soon."""
@@ -101,7 +101,7 @@ class ChannelIndex:
             try:
                 await self._tend()
             except ServiceError:  # whatever was under way comes again when it is due
-                self._metrics.broker_errors.labels(reply="index").inc()
+                self._metrics.broker.broker_errors.labels(reply="index").inc()
 
     async def _tend(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -170,13 +170,13 @@ class Shards:
             on_message=self._on_message,
             on_interrupted=self._on_interrupted,
             on_dismissed=lambda name, redirection: self._dismissed(place, name, redirection),
-            on_pong=self._metrics.broker_lag.observe,
+            on_pong=self._metrics.broker.broker_lag_seconds.observe,
             on_lost=self._lost,
         )
         return shard
 
     def _lost(self, line: str) -> None:
-        self._metrics.broker_reconnects.labels(line=line).inc()
+        self._metrics.broker.broker_reconnects.labels(line=line).inc()
         if self.is_cluster:
             self._rehome_soon()
 

@@ -101,7 +101,7 @@ class Admission:
         self._turnstile = AcceptThrottle(rollout.accept_rate, now)
         self._accept_rate = AdaptiveRate(rollout.accept_rate, rollout.accept_max_lag, now)
         self._overload = OutageLog(_log, "accept_rate_reduced", "accept_rate_restored", clock.monotonic, reminds=False)
-        metrics.accept_rate.set(rollout.accept_rate.per_second)
+        metrics.limits.accept_rate.set(rollout.accept_rate.per_second)
         self.draining = False
 
     @property
@@ -116,7 +116,7 @@ class Admission:
     def lower_connections(self, cap: int) -> None:
         """Sets the cap on connections, to what the process has descriptors for."""
         self.max_connections = cap
-        self._metrics.max_connections.set(cap)
+        self._metrics.connections.max_connections.set(cap)
 
     def check_open(self) -> None:
         """Raises ServiceError(DRAINING) if the node takes no new connections."""
@@ -152,7 +152,7 @@ class Admission:
         self._api_addresses.of(network, self._clock.monotonic()).charge(max(0.0, cost - 1.0))
 
     def _rate_limited(self, metric: str, message: str, wait: float, **details: Any) -> ServiceError:
-        self._metrics.rate_limited.labels(scope=metric).inc()
+        self._metrics.limits.rate_limited.labels(scope=metric).inc()
         # Many can be refused at the same moment, each for a bucket of its own.
         told = round(uniform(wait, 1.25 * wait), 3)  # noqa: S311  # spreads load, guards nothing
         return ServiceError(ErrorCode.RATE_LIMITED, message, **details, retry_after=told)
@@ -175,7 +175,7 @@ class Admission:
         now = self._clock.monotonic()
         wait = self._turnstile.enter(now, share) if is_upgrade else self._turnstile.look(now, share)
         if wait:
-            self._metrics.limit_hits.labels(limit="accept_rate").inc()
+            self._metrics.limits.limit_hits.labels(limit="accept_rate").inc()
             raise ServiceError(
                 ErrorCode.OVERLOADED, "this node accepts no more connections at the moment", retry_after=round(wait, 3)
             )
@@ -197,7 +197,7 @@ class Admission:
         if adaptive.rate is before:
             return
         self._turnstile.change(adaptive.rate, now)
-        self._metrics.accept_rate.set(adaptive.rate.per_second)
+        self._metrics.limits.accept_rate.set(adaptive.rate.per_second)
         if adaptive.is_reduced:
             self._overload.failed(lag=round(lag, 3), per_second=adaptive.rate.per_second)
         else:
@@ -208,14 +208,14 @@ class Admission:
         self._total += 1
         self._pending += 1
         self._per_ip[network] += 1
-        self._metrics.pending.inc()
+        self._metrics.connections.pending_connections.inc()
         return ConnectionSlot(self, network)
 
     def count_identity(self, identity: Identity) -> None:
         """For Seat alone."""
         self.caps.take(identity)
         self._pending -= 1
-        self._metrics.pending.dec()
+        self._metrics.connections.pending_connections.dec()
 
     def give_back(self, network: str, identity: Identity | None) -> None:
         """For Seat alone."""
@@ -225,7 +225,7 @@ class Admission:
             del self._per_ip[network]
         if identity is None:
             self._pending -= 1
-            self._metrics.pending.dec()
+            self._metrics.connections.pending_connections.dec()
         else:
             self.caps.give_back(identity)
             self.rates.release(network, identity)

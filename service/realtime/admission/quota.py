@@ -38,7 +38,7 @@ def holders(identity: Identity) -> tuple[Holder, ...]:
 
 def cap_reached(name: str, cap: int, metrics: Metrics) -> ServiceError:
     """Counts a refusal for the setting `limits.…` with this name, and makes it."""
-    metrics.limit_hits.labels(limit=name).inc()
+    metrics.limits.limit_hits.labels(limit=name).inc()
     return ServiceError(
         ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{name} ({cap}) is reached", scope=name, retry_after=jittered(5.0)
     )
@@ -102,14 +102,14 @@ class ConnectionQuota:
         """Counts a connection that was taken on all nodes, where `is_shared`. Raises ServiceError(TOO_MANY_CONNECTIONS); it must
         be given back then as ever."""
         if self._away:
-            self._metrics.caps_unshared.inc()
+            self._metrics.limits.caps_unshared.inc()
             return
         claims = [Claim(holder, self.held[holder], self._most(holder)) for holder in holders(identity)]
         try:
             totals = await self._store.claim(claims)
         except ServiceError as error:
             self._lose(error)
-            self._metrics.caps_unshared.inc()
+            self._metrics.limits.caps_unshared.inc()
             return
         for claim, total in zip(claims, totals, strict=True):
             if claim.most is not None and total > claim.most:

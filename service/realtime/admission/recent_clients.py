@@ -48,10 +48,10 @@ class RecentClients:
         self._crowd: tuple[str, str, str] | None = None
         """The user and address that most connections had, until `_crowd_until`: in a storm they leave before they come back."""
         self._crowd_until = 0.0
-        metrics.recent_connect_clients.set_function(self._connected.__len__)
-        metrics.recent_close_clients.set_function(self._closed.__len__)
-        metrics.recent_abnormal_close_clients.set_function(self._abnormally_closed.__len__)
-        metrics.recent_slow_clients.set_function(self._slow.__len__)
+        metrics.clients.recent_connect_clients.set_function(self._connected.__len__)
+        metrics.clients.recent_close_clients.set_function(self._closed.__len__)
+        metrics.clients.recent_abnormal_close_clients.set_function(self._abnormally_closed.__len__)
+        metrics.clients.recent_slow_clients.set_function(self._slow.__len__)
 
     def connected(self, network: str, identity: Identity) -> None:
         """Counts the client of a connection that is authenticated."""

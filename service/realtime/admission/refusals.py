@@ -36,12 +36,12 @@ class Refusals:
         self._admission = admission
         self._metrics = metrics
         self._addresses: RecentKeys[str] = RecentKeys(clock, WINDOW, MAX_ADDRESSES)
-        metrics.refused_addresses.set_function(self._addresses.__len__)
+        metrics.clients.refused_addresses.set_function(self._addresses.__len__)
 
     def count(self, error: ServiceError, door: Door, network: str) -> None:
         """Counts a refusal of a client at this address."""
         cause = self._cause(error, network)
-        self._metrics.refusals.labels(cause, door, error.code.code).inc()
+        self._metrics.clients.upgrade_refusals.labels(cause, door, error.code.code).inc()
         if cause == "client":
             self._addresses.add(network)
 

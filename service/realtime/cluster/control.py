@@ -41,6 +41,7 @@ from service.realtime.cluster.revocations import Revocations
 from service.realtime.ids import new_id
 from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
+from service.telemetry.process import version
 
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two times that a node tells of itself; must stay well below NODE_STATE.ttl."""
@@ -119,7 +120,7 @@ class Control:
             clock.monotonic,
         )
         self._answer_not_sent = supervisor.outages.limited(_log, "answer not sent", clock.monotonic)
-        metrics.nodes.set_function(lambda: 1 + len(self._peers.alive()))
+        metrics.cluster.nodes.set_function(lambda: 1 + len(self._peers.alive()))
 
     @property
     def taps(self) -> Collection[ChannelFollower | _Inbox]:
@@ -209,7 +210,7 @@ class Control:
     async def _act(self, request: Command | CountSubscribers) -> list[int]:
         if isinstance(request, CountSubscribers):
             return self._count(request)
-        self._metrics.control_commands.labels(kind=str(request.__struct_config__.tag)).inc()
+        self._metrics.cluster.control_commands.labels(kind=str(request.__struct_config__.tag)).inc()
         if isinstance(request, Disconnect):
             return [await self._here.disconnect(request.tenant, request.user, request.reason)]
         if isinstance(request, Unsubscribe):
@@ -267,7 +268,7 @@ class Control:
         state = NodeState(
             connections=self._here.connections,
             started=self._started,
-            version=self._metrics.version,
+            version=version(),
             accepting=self._here.is_accepting,
             draining=self._here.is_draining,
             gone=gone,

@@ -79,7 +79,7 @@ class Revocations:
         self._gate = asyncio.Semaphore(PUT_BACK_AT_ONCE)
         self._timer: Timer | None = None
         tap(self._tenants.following.channel, self._tenants.following)
-        metrics.revocations.set_function(lambda: len(self._table))
+        metrics.cluster.revocations.set_function(lambda: len(self._table))
 
     @property
     def followings(self) -> Sequence[ChannelFollower]:
@@ -163,7 +163,7 @@ class Revocations:
 
     def _add(self, revocation: Revocation) -> None:
         if not self._table.add(revocation, self._clock.monotonic()):
-            self._metrics.limit_hits.labels(limit="revocations").inc()
+            self._metrics.limits.limit_hits.labels(limit="revocations").inc()
         if self._timer is None:
             self._timer = self._clock.call_later(LOOK, self._look)
 

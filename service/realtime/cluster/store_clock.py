@@ -42,7 +42,7 @@ class StoreClock:
         """By server: what to add to the monotonic clock to have its time, and when it said so."""
         self._ahead = 0.0
         self._warned_at: float | None = None
-        metrics.broker_clock_skew.set_function(lambda: self.skew)
+        metrics.broker.broker_clock_skew_seconds.set_function(lambda: self.skew)
 
     @property
     def skew(self) -> float:

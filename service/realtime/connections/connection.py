@@ -168,7 +168,7 @@ class Connection(_Reach):
 
     def _encode(self, message: ServerMessage) -> bytes:
         payload = messages.encode(message)
-        sent, size = self._shared.metrics.out(str(message.__struct_config__.tag))
+        sent, size = self._shared.metrics.messages.out(str(message.__struct_config__.tag))
         sent.inc()
         size.inc(len(payload))
         return payload
@@ -241,7 +241,9 @@ class Connection(_Reach):
             return
         while not self.transport.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, shared.max_batch)):
             if frames[0].delivery is not None:
-                shared.metrics.delivery_seconds.observe(max(0.0, shared.clock.monotonic() - frames[0].accepted))
+                shared.metrics.delivery.publish_to_write_seconds.observe(
+                    max(0.0, shared.clock.monotonic() - frames[0].accepted)
+                )
             self._write(shared.encoder.wire(frames, self.window_bits))
         if not outbox and not self.transport.is_paused:
             self._outbox = None

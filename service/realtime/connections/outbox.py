@@ -65,16 +65,16 @@ class Outbox:
             return self._make_room(0, 0)
         if frame.delivery is None:
             if len(frame.payload) > SMALL_REPLY and not self._account.fits(len(frame.payload)):
-                self._metrics.limit_hits.labels(limit="outbox_node").inc()
+                self._metrics.limits.limit_hits.labels(limit="outbox_node").inc()
                 return False
             self._add(next(self._serial), frame)
             return True
         if not self._make_room(1, len(frame.payload)):
             if frame.delivery is Delivery.EPHEMERAL:
-                self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
+                self._metrics.outbox.outbox_dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
             fits = self._account.fits(len(frame.payload))
-            self._metrics.limit_hits.labels(limit="outbox" if fits else "outbox_node").inc()
+            self._metrics.limits.limit_hits.labels(limit="outbox" if fits else "outbox_node").inc()
             return False
         if frame.key is not None:
             self._add(frame.key, frame)
@@ -115,7 +115,7 @@ class Outbox:
             self._queue.move_to_end(key)
         self._count(old, -1)
         self._count(frame, 1)
-        self._metrics.replaced.inc()
+        self._metrics.outbox.outbox_replaced.inc()
 
     def _add(self, key: int | tuple[str, str, str], frame: Frame) -> None:
         self._queue[key] = frame
@@ -139,7 +139,7 @@ class Outbox:
             frame = self._queue.pop(self._ephemeral.popleft(), None)
             if frame is not None:  # else it has been sent since
                 self._count(frame, -1)
-                self._metrics.dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
+                self._metrics.outbox.outbox_dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
         return False
 
@@ -154,4 +154,4 @@ class Outbox:
         else:
             size += sign * EVENT_OVERHEAD
         self._account.add(size)
-        self._metrics.outbox_messages.inc(sign)
+        self._metrics.outbox.outbox_messages.inc(sign)

@@ -30,14 +30,14 @@ class ConnectionRegistry:
             there[connection.id] = connection
         elif there is not connection:
             self._by_user[user] = {there.id: there, connection.id: connection}
-        self._metrics.connections.inc()
+        self._metrics.connections.connections.inc()
         self._empty.clear()
 
     def remove(self, connection: Connection) -> None:
         """Strikes it out."""
         if self._by_id.pop(connection.id, None) is None:
             return
-        self._metrics.connections.dec()
+        self._metrics.connections.connections.dec()
         identity = connection.session.identity
         user = (identity.tenant, identity.user)
         there = self._by_user.get(user)

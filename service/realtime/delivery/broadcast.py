@@ -122,7 +122,7 @@ class Audience:
         if end >= len(now.members):
             self.broadcasts.popleft()
             took = self._ways.clock.monotonic() - batch.frames[0].accepted
-            self._ways.metrics.delivery_seconds.observe(max(0.0, took))
+            self._ways.metrics.delivery.publish_to_write_seconds.observe(max(0.0, took))
         if slow is not None:
             for member in slow:  # at once: it must not get the next burst, with a hole before it
                 member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
@@ -151,7 +151,7 @@ class Audience:
             except Exception:
                 _log.exception("a delivery failed")
                 failed += group
-        whole, parts = self._ways.metrics.sent_natively
+        whole, parts = self._ways.metrics.delivery.sent_natively
         whole.inc(len(ready) - len(short) - len(failed))
         parts.inc(len(short))
         for member, part in short:

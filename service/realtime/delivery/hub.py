@@ -215,10 +215,10 @@ class Room:
 
     def _count(self, frames: Iterable[Frame], members: int) -> None:
         for frame in frames if members else ():
-            sent, size = self.metrics.out(frame.type)
+            sent, size = self.metrics.messages.out(frame.type)
             sent.inc(members)
             size.inc(members * len(frame.payload))
-            self.metrics.fanout.observe(members)
+            self.metrics.delivery.fanout_members.observe(members)
 
     def fan_out(self, most: int) -> bool:
         """See turn.Room."""
@@ -411,14 +411,14 @@ class Hub:
         room = self._rooms.get(key)
         if room is None:
             room = self._rooms[key] = Room(key, spec, self._ways)
-            self._metrics.channels.inc()
+            self._metrics.subscriptions.channels.inc()
         return room
 
     def drop(self, room: Room) -> None:
         """Forgets an empty room."""
         room.discard()
         if self._rooms.pop(room.key, None) is not None:
-            self._metrics.channels.dec()
+            self._metrics.subscriptions.channels.dec()
 
     def keys(self) -> Collection[ChannelKey]:
         """The channels of all rooms, as they are now."""

@@ -39,7 +39,7 @@ class BrokerHealth:
 
     def start(self) -> None:
         """Begins to look at a broker that has just started."""
-        self._metrics.broker_up.set(1)
+        self._metrics.broker.broker_up.set(1)
         self._timer = self._clock.call_later(INTERVAL, self._spawn)
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class BrokerHealth:
             fault = error
         except TimeoutError:
             fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, f"the broker did not answer within {DEADLINE:g} s")
-        self._metrics.broker_up.set(fault is None)
+        self._metrics.broker.broker_up.set(fault is None)
         self._note(fault)
         return fault
 

@@ -53,8 +53,8 @@ class Drain:
         self._reconnects.ask(self._registry, over=self._window(len(self._registry)), reason="shutdown")
         if not await self._emptied_within(self._deadlines.shutdown):
             self.timed_out = True
-            self._metrics.drain_timeouts.inc()
-            self._metrics.drain_cut.inc(len(self._registry))
+            self._metrics.lifecycle.drain_timeouts.inc()
+            self._metrics.lifecycle.drain_cut_connections.inc(len(self._registry))
             _log.warning("drain timed out", left=len(self._registry))
             for connection in self._registry:
                 connection.transport.abort()

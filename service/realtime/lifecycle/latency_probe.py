@@ -113,7 +113,7 @@ class LatencyProbe:
             self._failed("connection", str(error))
         except Exception as error:
             self._fault(error)
-        self._metrics.probe_success.set(self._clock.wall())
+        self._metrics.probe.probe_last_success_timestamp_seconds.set(self._clock.wall())
         self._wait(random.uniform(0.0, self._times.interval))  # noqa: S311  # spreads load, guards nothing
 
     def close(self) -> None:
@@ -204,12 +204,12 @@ class LatencyProbe:
 
     def _succeeded(self, took: float) -> None:
         self._backoff.reset()
-        self._metrics.probe_seconds.observe(took)
-        self._metrics.probe_success.set(self._clock.wall())
+        self._metrics.probe.probe_seconds.observe(took)
+        self._metrics.probe.probe_last_success_timestamp_seconds.set(self._clock.wall())
         self._outage.over()
 
     def _failed(self, reason: str, message: str) -> None:
-        self._metrics.probe_failures.labels(reason).inc()
+        self._metrics.probe.probe_failures.labels(reason).inc()
         self._outage.failed(reason=reason, detail=message)
 
     def _fault(self, error: Exception) -> None:

@@ -111,7 +111,7 @@ class ConnectionMonitor:
         if looked == SLICE:
             self._timer = self._clock.call_later(0.0, lambda: self._go_on(connections))
         else:
-            self._metrics.connections_behind.set(self._behind)
+            self._metrics.outbox.connections_behind.set(self._behind)
             old, self._old = self._old, []
             self._reconnects.ask(old, over=PARTING, reason="age")
             self._wait()
@@ -121,9 +121,9 @@ class ConnectionMonitor:
         if since is not None:
             self._behind += 1
             connection.transport.count_unsent()
-            self._metrics.outbox_depth.observe(connection.waiting)
+            self._metrics.outbox.outbox_depth_messages.observe(connection.waiting)
             if since <= now - self._stall and not self._was_late:
-                self._metrics.limit_hits.labels(limit="stall").inc()
+                self._metrics.limits.limit_hits.labels(limit="stall").inc()
                 connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")
                 return
         if now >= connection.ping_due:
@@ -139,7 +139,7 @@ class ConnectionMonitor:
         if connection.is_asked and not transport.heard:
             if transport.is_held or self._was_late:
                 return  # it may have answered long ago: the next look tells
-            self._metrics.limit_hits.labels(limit="heartbeat").inc()
+            self._metrics.limits.limit_hits.labels(limit="heartbeat").inc()
             # A peer that only did not answer learns why; one that has gone keeps its descriptor for the grace of a close.
             connection.close(CloseCode.DEADLINE, "no pong")
             return

@@ -213,11 +213,11 @@ class Rebalancer:
     def _look(self) -> None:
         self._wait(INTERVAL)
         if not self._may():
-            self._metrics.rebalance_surplus.set(0)
+            self._metrics.lifecycle.rebalance_surplus.set(0)
             return
         now = self._clock.monotonic()
         count = self._scales.weigh(now, len(self._registry), len(self._reconnects), self._others())
-        self._metrics.rebalance_surplus.set(self._scales.surplus)
+        self._metrics.lifecycle.rebalance_surplus.set(self._scales.surplus)
         if count:
             asked = self._reconnects.ask(islice(self._movable(now), count), over=INTERVAL, reason="rebalance")
             self._scales.moved(asked)

@@ -119,7 +119,7 @@ class ReconnectScheduler:
         self._place = (self._place + _STEP) % 1.0
         after = SOONEST + (LATEST - SOONEST) * self._place
         connection.reply(Reconnect(after=round(after, 3), reason=reason))
-        self._metrics.reconnects_asked.labels(reason).inc()
+        self._metrics.lifecycle.reconnects_asked.labels(reason).inc()
 
 
 _WHY: dict[Reason, str] = {

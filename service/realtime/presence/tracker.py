@@ -288,7 +288,7 @@ class Presence:
             self._returned = self._clock.monotonic()
         self._heard = now
         if missing:
-            self._metrics.presence_reentered.inc(len(missing))
+            self._metrics.subscriptions.presence_reentered.inc(len(missing))
             self._reentered(entries=len(missing))
             for entries in _sliced(missing):
                 await self._enter_again(entries)
@@ -376,7 +376,7 @@ class Presence:
             self._count_soon(channel)
 
     def _count_told(self, kind: str) -> None:
-        self._metrics.presence_events.labels(kind=kind.partition(".")[2]).inc()
+        self._metrics.subscriptions.presence_events.labels(kind=kind.partition(".")[2]).inc()
 
     def _count_soon(self, channel: ChannelKey) -> None:
         if channel not in self._counting:

@@ -298,11 +298,11 @@ class SessionHandler:
             connection.forget()
             _count_close(node, connection.slot.network, connection.session.identity, code)
             node.retire(connection)
-            node.metrics.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.since))
+            node.metrics.connections.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.since))
 
 
 def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
-    node.metrics.errors.labels(code=error.code.code).inc()
+    node.metrics.messages.errors.labels(code=error.code.code).inc()
     connection.reply(error_message(error, request))
 
 
@@ -317,12 +317,12 @@ async def _leave(node: Node, connection: Connection, channel: str) -> None:
 def _count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:
     """Call it before the connection gives its seat back."""
     label = str(code)
-    node.metrics.closes.labels(code=label if label in _CODES else "other").inc()
+    node.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
     node.recent_clients.closed(network, identity, code)
 
 
 def _count_in(node: Node, kind: str, message: str | Raw) -> None:
-    count, received = node.metrics.in_(kind)
+    count, received = node.metrics.messages.in_(kind)
     count.inc()
     received.inc(_size(message))
 

@@ -79,7 +79,7 @@ def greet(
         expires_in=None if left is None else max(0, int(left)),
     )
     connection.greet(welcome, head)
-    node.metrics.connects.labels(credentials).inc()
+    node.metrics.connections.connects.labels(credentials).inc()
     node.recent_clients.connected(slot.network, identity)
     return connection
 
@@ -123,7 +123,7 @@ def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
     parts = list(split(frame))
     most = node.bounds.limits.batch
     if len(parts) > most:
-        node.metrics.limit_hits.labels(limit="batch").inc()
+        node.metrics.limits.limit_hits.labels(limit="batch").inc()
         raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a batch has at most {most} messages", path="$")
     if not parts:
         raise ServiceError(ErrorCode.MALFORMED, "a batch has at least one message", path="$")
@@ -140,7 +140,7 @@ async def _first_frame(node: Node, transport: Transport, slot: ConnectionSlot, a
                 frame = await arriving.first()
     except TimeoutError as late:
         _check_open(node, transport, slot)  # a drain cuts the wait short
-        node.metrics.limit_hits.labels(limit="hello_deadline").inc()
+        node.metrics.limits.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
         raise _refuse(node, transport, slot, error, CloseCode.DEADLINE) from late
     if frame is None:
@@ -160,7 +160,7 @@ def _refuse(
     request: str | None = None,
 ) -> CloseConnection:
     node.refusals.count(error, "hello", slot.network)
-    node.metrics.errors.labels(code=error.code.code).inc()
+    node.metrics.messages.errors.labels(code=error.code.code).inc()
     transport.write(framing.frame(framing.TEXT, messages.encode(error_message(error, request))))
     return CloseConnection(close, error.message)
 

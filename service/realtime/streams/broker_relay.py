@@ -109,7 +109,7 @@ class BrokerRelay:
         elif verdict is Verdict.GAP:
             self._repair.begin(room, "jump")
         else:
-            self._metrics.repeats.inc()
+            self._metrics.streams.repeats.inc()
             room.sequence.note_repeat(event)
             self._repair.compare(room)  # or another event had its place before, and the stream was set back
 
@@ -152,14 +152,14 @@ class BrokerRelay:
                 except BaseException:
                     if connection in room.occupants:  # else it has left meanwhile
                         room.remove(connection)
-                        self._metrics.subscriptions.dec()
+                        self._metrics.subscriptions.subscriptions.dec()
                     self._drop_if_empty(room)
                     raise
                 break
 
     def _enter(self, room: Room, connection: Connection, subscription: Subscription) -> None:
         room.occupants[connection] = subscription
-        self._metrics.subscriptions.inc()
+        self._metrics.subscriptions.subscriptions.inc()
 
     async def hold(self, subscription: Subscription) -> None:
         """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
@@ -267,7 +267,7 @@ class BrokerRelay:
         if room is None or connection not in room.occupants:
             return
         room.remove(connection)
-        self._metrics.subscriptions.dec()
+        self._metrics.subscriptions.subscriptions.dec()
         if room.occupants:
             return
         async with room.lock:

@@ -138,7 +138,7 @@ class ChannelFollower:
         sequence = self._sequence
         if sequence is None:
             return
-        self._metrics.control_readings.inc()
+        self._metrics.cluster.control_readings.inc()
         since = sequence.position if self._kept else None
         snapshot = await self._broker.snapshot(self.channel, since, self._kept, MAX_BYTES)
         missed: Collection[Event] = snapshot.missed

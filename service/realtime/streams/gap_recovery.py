@@ -96,7 +96,7 @@ class GapRecovery:
     def begin(self, room: Room, cause: str) -> None:
         """Reads a room's stream from where the room stands. Events wait meanwhile."""
         if room.waiting is None and room.sequence is not None:
-            self._metrics.gaps.labels(cause=cause).inc()
+            self._metrics.streams.gaps.labels(cause=cause).inc()
             room.waiting = []
             self._supervisor.spawn("repair", self._repair(room, room.waiting))
 
@@ -164,7 +164,7 @@ class GapRecovery:
                         waiting.clear()
                         snapshot = await self._read_after(room, room.sequence.known)
                 except ServiceError as error:
-                    self._metrics.repair_failures.inc()
+                    self._metrics.streams.repair_failures.inc()
                     self._reading.failed(room, code=error.code.code)
                     await sleep(self._clock, backoff.next())
                     continue
@@ -215,12 +215,12 @@ class GapRecovery:
             return False
         before = sequence.mark
         if snapshot.top.epoch != before.epoch:
-            self._metrics.epoch_changes.inc()
+            self._metrics.streams.epoch_changes.inc()
         if not snapshot.recovered:
             lost = room.spec.history is not None  # without history there are no durable events to lose
             room.push(restart_frame(room.key, snapshot, self._clock.monotonic(), lost=lost), 0.0)
             sequence.jump(snapshot)
-            self._metrics.repairs.labels(outcome="announced").inc()
+            self._metrics.streams.repairs.labels(outcome="announced").inc()
         for portion in _portions(snapshot.missed):
             for event in portion:
                 sequence.take(event)
@@ -234,15 +234,15 @@ class GapRecovery:
         for event in news:
             self._push(room, event)
         sequence.jump(snapshot)
-        self._metrics.repairs.labels(outcome="repaired").inc()
-        self._metrics.repaired_events.inc(len(snapshot.missed) + len(news))
+        self._metrics.streams.repairs.labels(outcome="repaired").inc()
+        self._metrics.streams.repaired_events.inc(len(snapshot.missed) + len(news))
         return True
 
     # --- many rooms ---------------------------------------------------------------------------------------------------
 
     def doubt(self, channels: Collection[ChannelKey] | None) -> None:
         """Has these channels compared with their streams; None: all."""
-        self._metrics.interruptions.inc()
+        self._metrics.streams.interruptions.inc()
         self._doubted.update(dict.fromkeys(self._hub.keys() if channels is None else channels))
         self._wake.set()
 

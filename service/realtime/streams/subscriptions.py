@@ -30,7 +30,7 @@ class Subscriptions:
         self._relay = relay
         self._presence = presence
         self._metrics = metrics
-        self._fresh = metrics.resumes.labels(outcome="fresh")
+        self._fresh = metrics.subscriptions.resumes.labels(outcome="fresh")
 
     async def subscribe(
         self, connection: Connection, channel: str, request: str | None, since: Position | None
@@ -53,7 +53,7 @@ class Subscriptions:
             session.check_room_for(channel)
         except ServiceError as error:
             if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
-                self._metrics.limit_hits.labels(limit="subscriptions").inc()
+                self._metrics.limits.limit_hits.labels(limit="subscriptions").inc()
             raise
         key = channel_key(identity.tenant, channel)
         start = Start.JOIN if since is None else Start.POSITION
@@ -106,10 +106,10 @@ class Subscriptions:
         if subscription.start is Start.JOIN:
             self._fresh.inc()
             return
-        self._metrics.resumes.labels(outcome="gap" if joined.recovered is False else "recovered").inc()
+        self._metrics.subscriptions.resumes.labels(outcome="gap" if joined.recovered is False else "recovered").inc()
         missed = len(joined.snapshot.missed)
-        self._metrics.resumed_events.inc(missed)
-        self._metrics.resume_events.observe(missed)
+        self._metrics.subscriptions.resumed_events.inc(missed)
+        self._metrics.subscriptions.resume_events.observe(missed)
 
     def _presence_access(self, identity: Identity, channel: str, spec: ChannelSpec) -> PresenceAccess:
         if not spec.presence:

@@ -183,7 +183,7 @@ class Call:
             async with asyncio.timeout(self.node.bounds.deadlines.body):
                 return await self._read()
         except TimeoutError as error:
-            self.node.metrics.limit_hits.labels(limit="body_deadline").inc()
+            self.node.metrics.limits.limit_hits.labels(limit="body_deadline").inc()
             raise ServiceError(
                 ErrorCode.DEADLINE, f"the body did not arrive within {self.node.bounds.deadlines.body:g} s"
             ) from error
@@ -216,7 +216,7 @@ class Call:
             body.clear()  # an exception keeps this frame until the garbage collector comes; it must not keep megabytes
 
     def _too_big(self) -> ServiceError:
-        self.node.metrics.limit_hits.labels(limit="message_bytes").inc()
+        self.node.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         return ServiceError(ErrorCode.TOO_BIG, f"a body has at most {MAX_BODY} bytes", limit=MAX_BODY)
 
 

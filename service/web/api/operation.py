@@ -92,8 +92,8 @@ class Operation:
                 call.holding.release()
             metrics = node.metrics
             with metrics.guarded("api_requests"):
-                metrics.api_requests.labels(route=self.path, method=self.method, status=str(status)).inc()
-                metrics.api_seconds.labels(route=self.path).observe(max(0.0, node.clock.monotonic() - started))
+                metrics.http.api_requests.labels(route=self.path, method=self.method, status=str(status)).inc()
+                metrics.http.api_seconds.labels(route=self.path).observe(max(0.0, node.clock.monotonic() - started))
         return response
 
 

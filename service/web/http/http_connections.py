@@ -223,7 +223,7 @@ class HttpConnections:
 
     def _hit(self, cap: str, *, is_lowered: bool) -> None:
         self.is_at_lowered_cap |= is_lowered
-        self._metrics.limit_hits.labels(limit=cap).inc()
+        self._metrics.limits.limit_hits.labels(limit=cap).inc()
 
     def _close_first(self, waiting: dict[asyncio.Transport, None]) -> bool:
         first = next(iter(waiting), None)
@@ -246,7 +246,7 @@ class HttpConnections:
                 connection.deadline = min(connection.deadline, now + self._close_grace)
             if now >= connection.deadline:
                 if not connection.is_ending:
-                    self._metrics.limit_hits.labels(limit="header_deadline").inc()
+                    self._metrics.limits.limit_hits.labels(limit="header_deadline").inc()
                 self.remove(transport)
                 transport.abort()
 

@@ -332,7 +332,7 @@ class HttpProtocol(RequestHandler):
             self._refusals = TokenBucket(bounds.refusal_rate, now)
         if not self._refusals.take(now):
             return False
-        bounds.metrics.rate_limited.labels(scope="http").inc()
+        bounds.metrics.limits.rate_limited.labels(scope="http").inc()
         return True
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes an answer; aiohttp's gives none
@@ -383,7 +383,7 @@ class HttpProtocol(RequestHandler):
             if parser.payload is not EMPTY_PAYLOAD:
                 size += parser.payload._size
         if not self._unread.set(size):
-            self._bounds.metrics.limit_hits.labels(limit="outbox_node").inc()
+            self._bounds.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             if self._messages:
                 _forget_body(parser)
                 self._messages[-1] = _refused(Refusal(ErrorCode.OVERLOADED, FULL))

@@ -47,7 +47,9 @@ def build_ops(
     def is_ready() -> float:
         return float(not has_fault and not _refusals(node, listening) and not node.health.is_worn_out)
 
-    metrics.ready.set_function(is_ready)  # each scrape computes it: not everybody has a kubelet that asks /readyz
+    metrics.lifecycle.ready.set_function(
+        is_ready
+    )  # each scrape computes it: not everybody has a kubelet that asks /readyz
 
     async def healthz(request: web.Request) -> web.Response:
         """The process runs and its event loop turns. Nothing else: a restart would not bring the broker back."""

@@ -101,7 +101,7 @@ class ReadScheduler:
             late.append(reader)
         for reader in late:
             del self._partial[reader]
-            self._metrics.limit_hits.labels(limit="message_deadline").inc()
+            self._metrics.limits.limit_hits.labels(limit="message_deadline").inc()
             reader.message_timed_out()
         if self._partial:
             self._timer = self._clock.call_later(CHECK_INTERVAL, self._check)

@@ -156,7 +156,7 @@ class Upgrades:
         if identity is None or early or has_ended:
             websocket.write(head)
             head = b""
-        self._node.metrics.handshake_seconds.observe(max(0.0, self._node.clock.monotonic() - asked_at))
+        self._node.metrics.connections.handshake_seconds.observe(max(0.0, self._node.clock.monotonic() - asked_at))
         if early:
             websocket.data_received(early)
         if has_ended and not websocket.eof_received():
@@ -304,7 +304,7 @@ async def _use_ticket(request: web.BaseRequest, node: Node) -> None:
 def _check_arrival(request: web.BaseRequest, node: Node, edge: HttpConfig) -> str:
     node.admission.check_open()
     if node.budget.is_full:
-        node.metrics.limit_hits.labels(limit="outbox_node").inc()
+        node.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
         raise ServiceError(
             ErrorCode.OVERLOADED, "this node holds as many bytes for its peers as it may", retry_after=jittered(5.0)
         )
@@ -351,7 +351,7 @@ def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | N
         raise ServiceError(ErrorCode.UNAUTHENTICATED, "?channels= needs credentials in the upgrade")
     limit = node.bounds.limits.subscriptions
     if len(named) > limit:
-        node.metrics.limit_hits.labels(limit="subscriptions").inc()
+        node.metrics.limits.limit_hits.labels(limit="subscriptions").inc()
         raise ServiceError(ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {limit} channels", limit=limit)
     return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in named}
 

@@ -205,7 +205,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         """Cuts the connection if so many bytes are more than may come before the answer."""
         if size <= self._door.max_early:
             return True
-        self._door.metrics.limit_hits.labels(limit="message_bytes").inc()
+        self._door.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         self.abort()
         return False
 
@@ -216,7 +216,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         if self._counted is None:
             self._counted = Holding(self._door.account)
         if not self._counted.set(size):
-            self._door.metrics.limit_hits.labels(limit="outbox_node").inc()
+            self._door.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             self.abort()
 
     def _release(self) -> None:

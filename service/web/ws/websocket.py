@@ -171,7 +171,7 @@ class WebSocket(asyncio.Protocol):
         change, reader.counted = kept - reader.counted, kept
         self.hold(change)
         if change > 0 and not self.account.fits():
-            self._terms.metrics.limit_hits.labels(limit="outbox_node").inc()
+            self._terms.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             raise Fault(CloseCode.OVERLOAD.code, "this node holds too many bytes; come back")
 
     def _wait_for_turn(self, reader: FrameReader) -> None:
@@ -218,7 +218,7 @@ class WebSocket(asyncio.Protocol):
         self._late -= len(data)
         if self._late < 0:
             if not self._transport.is_closing():
-                self._terms.metrics.limit_hits.labels(limit="late_bytes").inc()
+                self._terms.metrics.limits.limit_hits.labels(limit="late_bytes").inc()
             self._transport.abort()
         elif self._state is _State.CLOSING:
             if reader is None:
@@ -298,7 +298,7 @@ class WebSocket(asyncio.Protocol):
         elif self._state is _State.OPEN:
             if opcode == PONG and self._asked_at is not None:
                 terms, asked_at, self._asked_at = self._terms, self._asked_at, None
-                terms.metrics.ping_seconds.observe(max(0.0, terms.clock.monotonic() - asked_at))
+                terms.metrics.connections.ping_seconds.observe(max(0.0, terms.clock.monotonic() - asked_at))
             elif self._is_flood():
                 # A fault, not a close: the core, which knows of no close, would go on writing behind it.
                 raise Fault(CloseCode.RATE_LIMITED.code, "too many control frames")
@@ -313,7 +313,7 @@ class WebSocket(asyncio.Protocol):
             self._control = TokenBucket(self._terms.bounds.limits.connection_rate, clock.monotonic())
         if self._control.take(clock.monotonic(), cost) == 0:
             return False
-        self._terms.metrics.rate_limited.labels(scope="connection").inc()
+        self._terms.metrics.limits.rate_limited.labels(scope="connection").inc()
         return True
 
     def _take_close(self, payload: bytes) -> None:
@@ -329,7 +329,7 @@ class WebSocket(asyncio.Protocol):
         """RFC 6455 §7.1.7. What the peer still sends is dropped until it hangs up: bytes that nobody has read would make the
         kernel reset the connection, and the close frame would be lost with it."""
         if isinstance(fault, TooBig):
-            self._terms.metrics.limit_hits.labels(limit="message_bytes").inc()
+            self._terms.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         if self._reader is not None:  # the rest of the frame is on its way
             self._late += min(self._reader.missing, self._terms.bounds.limits.message_bytes)
         if self._state is _State.OPEN:

@@ -27,6 +27,6 @@ async def _present(node: Node, connection: Connection, subscription: Subscriptio
     except ServiceError as error:
         channel = subscription.channel.name
         await node.subscriptions.leave(connection, channel)
-        node.metrics.errors.labels(code=error.code.code).inc()
+        node.metrics.messages.errors.labels(code=error.code.code).inc()
         told = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
         connection.reply(error_message(told, subscription.request))

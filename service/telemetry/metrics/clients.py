@@ -1,0 +1,162 @@
+"""Metrics of clients: connections, refusals, HTTP, and the limits that they reach."""
+
+from __future__ import annotations
+
+from service.telemetry.metrics.registry import LATENCY_BUCKETS, MetricFactory, start_at_zero
+
+_PING = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 12.5)
+_LENGTH = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0)
+_LIMITS = (
+    "message_bytes",
+    "batch",
+    "subscriptions",
+    "connections",
+    "connections_per_tenant",
+    "connections_per_user",
+    "connections_per_ip",
+    "pending",
+    "http_connections",
+    "http_connections_per_ip",
+    "ops_connections",
+    "open_files",
+    "hello_deadline",
+    "header_deadline",
+    "body_deadline",
+    "message_deadline",
+    "late_bytes",
+    "outbox",
+    "outbox_node",
+    "stall",
+    "heartbeat",
+    "broker_queue",
+    "revocations",
+    "accept_rate",
+)
+_RATES = (
+    "connection",
+    "user",
+    "ip",
+    "tenant",
+    "connection_subscribes",
+    "user_subscribes",
+    "ip_subscribes",
+    "tenant_subscribes",
+    "connect",
+    "api_ip",
+    "api_key",
+    "http",
+)
+
+
+class ConnectionMetrics:
+    """Client connections of this node, from the upgrade to the close."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.connections = make.fast_gauge("connections", "Connections that are authenticated.")
+        self.max_connections = make.gauge("max_connections", "Connections that this node takes at most.")
+        self.pending_connections = make.fast_gauge("pending_connections", "Connections that have not said hello yet.")
+        self.connects = make.fast_counters(
+            "connects", "Connections authenticated, by the kind of credentials.", "credentials"
+        )
+        start_at_zero(self.connects, ("bearer", "ticket", "cookie", "hello", "anonymous"))
+        self.closes = make.fast_counters("closes", "Connections closed, by close code.", "code")
+        self.handshake_seconds = make.fast_histogram(
+            "handshake_seconds",
+            "Time from the whole request for an upgrade to its 101: waiting for its turn, and every check.",
+            LATENCY_BUCKETS,
+        )
+        self.connection_seconds = make.fast_histogram(
+            "connection_seconds", "How long connections lasted that have ended.", _LENGTH
+        )
+        self.connection_age_seconds = make.gauge(
+            "connection_age_seconds",
+            "How long the present connections have lasted: the median (0.5), nine of ten at most (0.9), the oldest (1).",
+            "quantile",
+        )
+        self.ping_seconds = make.fast_histogram("ping_seconds", "Time from a ping to the client's answer.", _PING)
+
+
+class ClientMetrics:
+    """Different clients behind connects, closes and refusals."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.token_signatures = make.fast_counters(
+            "token_signatures",
+            "Tokens signed with a private key, by whether the signature was checked or remembered to be right.",
+            "outcome",
+        )
+        start_at_zero(self.token_signatures, ("checked", "remembered"))
+        self.upgrade_refusals = make.fast_counters(
+            "upgrade_refusals",
+            "Clients refused, by error code; by cause (`client`: what it sent or a limit of its own, `service`: a limit or a "
+            "fault of this node, `draining`); and by where: `upgrade`, `hello`, `ticket`.",
+            *("cause", "door", "reason"),
+        )
+        for door in ("upgrade", "hello", "ticket"):
+            start_at_zero(
+                self.upgrade_refusals,
+                ("overloaded", "too_many_connections", "broker_unavailable", "internal"),
+                "service",
+                door,
+            )
+        self.refused_addresses = make.gauge(
+            "refused_addresses", "Client addresses refused in the last 5 minutes for a cause that is the client's."
+        )
+        self.recent_connect_clients = make.gauge(
+            "recent_connect_clients",
+            "Different clients that connected in the last 2 minutes. A client is a user at an address.",
+        )
+        self.recent_close_clients = make.gauge(
+            "recent_close_clients", "Different clients of which a connection closed in the last 5 minutes."
+        )
+        self.recent_abnormal_close_clients = make.gauge(
+            "recent_abnormal_close_clients",
+            "Different clients of which a connection broke off or closed by a fault (close codes 1006, 1011, 1013, 4408) in the "
+            "last 5 minutes.",
+        )
+        self.recent_slow_clients = make.gauge(
+            "recent_slow_clients",
+            "Different clients of which a connection was closed in the last 5 minutes because it did not read fast enough.",
+        )
+
+
+class HttpMetrics:
+    """TCP connections and requests that are no WebSockets."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.http_connections = make.gauge(
+            "http_connections", "TCP connections of the public listener that are not WebSockets."
+        )
+        self.max_http_connections = make.gauge(
+            "max_http_connections", "TCP connections that are not WebSockets that this node takes at most."
+        )
+        self.ops_connections = make.gauge("ops_connections", "TCP connections of the listener for health and metrics.")
+        self.api_requests = make.fast_counters(
+            "api_requests", "HTTP requests, by route template, method and status.", "route", "method", "status"
+        )
+        self.api_seconds = make.histogram(
+            "api_seconds", "Time of one HTTP request, by route template.", LATENCY_BUCKETS, "route"
+        )
+
+
+class LimitMetrics:
+    """Limits that were reached."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.rate_limited = make.fast_counters(
+            "rate_limited",
+            "Messages, subscribes, upgrades and requests of the backend API above a rate, by its scope.",
+            "scope",
+        )
+        start_at_zero(self.rate_limited, _RATES)
+        self.limit_hits = make.fast_counters(
+            "limit_hits", "Times that a bound or deadline was reached, by its name.", "limit"
+        )
+        start_at_zero(self.limit_hits, _LIMITS)
+        self.accept_rate = make.gauge(
+            "accept_rate",
+            "Upgrades a second that this node accepts: the setting, or less while its event loop is late.",
+        )
+        self.caps_unshared = make.counter(
+            "caps_unshared", "Connections let in by the caps of this node alone, because the shared store was away."
+        )

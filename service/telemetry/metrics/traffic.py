@@ -1,0 +1,160 @@
+"""Metrics of messages, deliveries, subscriptions and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from service.telemetry import fast_metrics
+from service.telemetry.fast_metrics import FastCounter, FastCounterFamily
+from service.telemetry.metrics.registry import LATENCY_BUCKETS, MetricFactory, start_at_zero
+
+OTHER: Final = fast_metrics.OTHER
+"""The label of every event type that is not declared: clients could otherwise create labels."""
+
+_EVENTS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0)
+_DEPTH = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 350.0, 500.0)
+_MEMBERS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0)
+_DELIVERIES = ("durable", "latest", "ephemeral")
+
+Traffic = tuple[FastCounter, FastCounter]
+"""The counters of messages and of bytes of one event type."""
+
+
+class MessageMetrics:
+    """Messages between clients and this node.
+
+    `event_types` are the types that may become a label; every other type counts as "other".
+    """
+
+    def __init__(self, make: MetricFactory, event_types: Iterable[str]) -> None:
+        self._event_types = frozenset(event_types)
+        self.messages_in = make.fast_counters("messages_in", "Messages received from clients, by type.", "type")
+        self.messages_out = make.fast_counters("messages_out", "Messages written to clients, by type.", "type")
+        self.bytes_in = make.fast_counters("bytes_in", "Bytes of the messages received from clients, by type.", "type")
+        self.bytes_out = make.fast_counters("bytes_out", "Bytes of the messages written to clients, by type.", "type")
+        self.errors = make.fast_counters("errors", "Refusals sent to clients, by error code.", "code")
+        self._in: dict[str, Traffic] = {}
+        self._out: dict[str, Traffic] = {}
+
+    def event_type(self, type_: str) -> str:
+        """The type as a label: itself if it is declared, else "other"."""
+        return type_ if type_ in self._event_types else OTHER
+
+    def in_(self, type_: str) -> Traffic:
+        """Counters of messages and bytes received with this type. Cached: `.labels()` is too slow for every message."""
+        return self._in.get(type_) or self._traffic(self._in, type_, self.messages_in, self.bytes_in)
+
+    def out(self, type_: str) -> Traffic:
+        """Counters of messages and bytes written with this type. Cached as in `in_`."""
+        return self._out.get(type_) or self._traffic(self._out, type_, self.messages_out, self.bytes_out)
+
+    def _traffic(
+        self, cache: dict[str, Traffic], type_: str, messages: FastCounterFamily, size: FastCounterFamily
+    ) -> Traffic:
+        label = self.event_type(type_)  # the cache is keyed by labels, so what clients make up does not fill it
+        if label not in cache:
+            cache[label] = (messages.labels(label), size.labels(label))
+        return cache[label]
+
+
+class OutboxMetrics:
+    """Bytes and messages that wait for clients."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.outbox_dropped = make.fast_counters(
+            "outbox_dropped", "Events that an outbox dropped, by delivery class.", "delivery"
+        )
+        start_at_zero(self.outbox_dropped, _DELIVERIES)
+        self.outbox_replaced = make.counter(
+            "outbox_replaced", "Latest events that a newer value replaced in an outbox."
+        )
+        self.slow_consumers = make.counter(
+            "slow_consumers", "Connections closed because they did not read fast enough."
+        )
+        self.connections_behind = make.gauge(
+            "connections_behind", "Connections that have not taken all that they were sent."
+        )
+        self.outbox_depth_messages = make.fast_histogram(
+            "outbox_depth_messages",
+            "Messages that wait for one connection that is behind: of each of them, at every look (twice a second).",
+            _DEPTH,
+        )
+        self.max_outbox_bytes = make.gauge("max_outbox_bytes", "Bytes that this node may hold for its peers.")
+        self.outbox_messages = make.fast_gauge("outbox_messages", "Messages waiting in all outboxes of this node.")
+        self.outbox_bytes = make.gauge(
+            "outbox_bytes",
+            "Bytes that this node holds for its peers: in outboxes, in transports, of messages that have come in part or wait, "
+            "of request bodies.",
+        )
+        self.outbox_used_ratio = make.gauge(
+            "outbox_used_ratio",
+            "How full the bytes for peers are: the share of `outbox.node_bytes` in use, or of its own part the fullest tenant's, "
+            "whichever is greater. At 1, clients that do not read are closed and large replies are refused.",
+        )
+
+
+class DeliveryMetrics:
+    """Publishes, and deliveries to members of rooms."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.publishes = make.fast_counters(
+            "publishes", "Publishes, by delivery class and outcome.", "delivery", "outcome"
+        )
+        for delivery in _DELIVERIES:
+            start_at_zero(self.publishes, ("accepted", "duplicate", "refused"), delivery)
+        self.publish_seconds = make.fast_histogram(
+            "publish_seconds", "Time of one publish through the contract's gate and the broker.", LATENCY_BUCKETS
+        )
+        self.publish_to_write_seconds = make.fast_histogram(
+            "publish_to_write_seconds", "Time from accepting an event to writing it to a subscriber.", LATENCY_BUCKETS
+        )
+        self.native_sends = make.fast_counters(
+            "native_sends",
+            "Frames written to members by the native sender, by whether the kernel took all of it at once.",
+            "outcome",
+        )
+        self.sent_natively = (self.native_sends.labels("whole"), self.native_sends.labels("short"))
+        self.fanout_members = make.fast_histogram(
+            "fanout_members", "Connections that one event was delivered to.", _MEMBERS
+        )
+
+
+class SubscriptionMetrics:
+    """Subscriptions, resumed positions and presence."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.subscriptions = make.fast_gauge("subscriptions", "Subscriptions of all connections of this node.")
+        self.channels = make.fast_gauge("channels", "Channels with a subscriber on this node.")
+        self.resumes = make.fast_counters("resumes", "Subscribes, by what came of the position they gave.", "outcome")
+        start_at_zero(self.resumes, ("recovered", "gap", "fresh"))
+        self.resumed_events = make.counter("resumed_events", "Missed events replayed to resuming clients.")
+        self.resume_events = make.fast_histogram(
+            "resume_events", "Missed events replayed to one resuming subscription.", _EVENTS
+        )
+        self.presence_events = make.fast_counters(
+            "presence_events", "Presence events told to channels, by kind.", "kind"
+        )
+        start_at_zero(self.presence_events, ("joined", "left", "count"))
+        self.presence_reentered = make.counter(
+            "presence_reentered", "Entries of this node in presence that the store had lost, and that were made again."
+        )
+
+
+class StreamMetrics:
+    """Gaps between this node and the streams of the broker."""
+
+    def __init__(self, make: MetricFactory) -> None:
+        self.interruptions = make.counter(
+            "interruptions", "Times that the broker told of events that may not have been delivered to this node."
+        )
+        self.gaps = make.fast_counters("gaps", "Gaps found between this node and a stream, by how.", "cause")
+        start_at_zero(self.gaps, ("jump", "interruption", "check"))
+        self.repairs = make.fast_counters(
+            "repairs", "Gaps closed from the stream, or announced to subscribers.", "outcome"
+        )
+        start_at_zero(self.repairs, ("repaired", "announced"))
+        self.repaired_events = make.counter("repaired_events", "Events read from streams to close gaps.")
+        self.repair_failures = make.counter("repair_failures", "Tries to read a stream that the broker did not answer.")
+        self.epoch_changes = make.counter("epoch_changes", "Streams found to have started anew.")
+        self.repeats = make.counter("repeats", "Events delivered to this node again, and dropped.")
