@@ -3,11 +3,11 @@
 The guarantee, for every implementation (tests/contract/broker_suite.py holds each one to it):
 
 - A publish that returns is in the stream, once; one that raises may be repeated with the same id and is in it at most once.
-- Per channel and epoch, offsets of durable events and revs of latest ones are dense: 1, 2, 3 …, each once. A store that
-  may have lost something it had accepted (it was restarted, or another replica took over) starts a new epoch; offsets go
-  on from what is left. So does one that is found behind what a node knows of it (`marks`): it was set back.
+- Per channel and epoch, offsets of durable events and state versions of latest ones are dense: 1, 2, 3 …, each once. A
+  store that may have lost something it had accepted (it was restarted, or another replica took over) starts a new epoch;
+  offsets go on from what is left. So does one that is found behind what a node knows of it (`marks`): it was set back.
 - Between `subscribe` returning and `unsubscribe` being called, every event of the channel reaches the sink in the order of
-  its offset or rev, or the sink is told that some may not have (`interrupted`): what is missing then is in the stream.
+  its offset or state version, or the sink is told that some may not have (`interrupted`): the stream has what is missing.
 - Nothing of one tenant is ever visible under another.
 """
 
@@ -31,10 +31,10 @@ class Receipt(Struct, frozen=True, gc=False):
     epoch: str
     """The stream's; empty with EPHEMERAL, which enters no stream."""
     offset: int | None = None
-    rev: int | None = None
+    state_version: int | None = None
     duplicate: bool = False
-    """An earlier publication of the same (tenant, channel, sender, id) was accepted within the idempotency window; offset
-    and rev are that one's, and nothing was delivered again."""
+    """An earlier publication of the same (tenant, channel, sender, id) was accepted within the idempotency window;
+    offset and state version are that one's, and nothing was delivered again."""
 
 
 class StreamHead(NamedTuple):
@@ -43,14 +43,14 @@ class StreamHead(NamedTuple):
     epoch: str
     """Empty for a channel that the broker does not know."""
     offset: int
-    rev: int
+    state_version: int
 
 
 class Known(NamedTuple):
     """How far a node has delivered a channel: what its store must not have forgotten."""
 
     position: Position
-    rev: int
+    state_version: int
     again: int | None = None
     """The lowest offset of which an event came although it had been delivered, if one did: from there on, what the node knows
     may not be what the store has now."""
@@ -71,20 +71,20 @@ class Snapshot(Struct, frozen=True):
 
     top: Position
     state: Sequence[Event]
-    """The newest event of every (type, key), by rev."""
+    """The newest event of every (type, key), by state version."""
     missed: Sequence[Event]
     """What came after the position asked for; empty when `recovered` is not True."""
     recovered: bool | None
     """None when no position was asked for; False when the stream cannot show that there is no hole after it."""
-    rev: int = 0
-    """The newest rev; `state` may end below it, as values expire."""
+    state_version: int = 0
+    """The newest state version; `state` may end below it, as values expire."""
     base: int | None = None
     """The offset at which the epoch began: every durable event above it belongs to the epoch. None if that is not known."""
 
     @property
     def mark(self) -> StreamHead:
         """How far the channel has come."""
-        return StreamHead(self.top.epoch, self.top.offset, self.rev)
+        return StreamHead(self.top.epoch, self.top.offset, self.state_version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,8 @@ class Event(Struct, frozen=True):
     at: int
     offset: int | None = None
     """Dense per channel and epoch, from 1; only DURABLE."""
-    rev: int | None = None
+    state_version: int | None = None
     """Dense per channel and epoch, from 1; only LATEST."""
     key: str | None = None
     epoch: str = ""
-    """The stream's, of offset and rev; empty with EPHEMERAL."""
+    """The stream's, of offset and state version; empty with EPHEMERAL."""

@@ -22,7 +22,7 @@ class Verdict(Enum):
 class StreamCursor:
     """Lets every durable event through once and in order, and every change of state once."""
 
-    __slots__ = ("_again", "_epoch", "_id", "_offset", "_rev")
+    __slots__ = ("_again", "_epoch", "_id", "_offset", "_state_version")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.jump(snapshot)
@@ -30,7 +30,7 @@ class StreamCursor:
     def jump(self, snapshot: Snapshot) -> None:
         """Goes on from what a snapshot holds."""
         top = snapshot.top
-        self._epoch, self._offset, self._id, self._rev = top.epoch, top.offset, top.id, snapshot.rev
+        self._epoch, self._offset, self._id, self._state_version = top.epoch, top.offset, top.id, snapshot.state_version
         self._again: int | None = None
 
     @property
@@ -39,19 +39,19 @@ class StreamCursor:
         return Position(self._epoch, self._offset, self._id)
 
     @property
-    def rev(self) -> int:
+    def state_version(self) -> int:
         """The revision of its mark."""
-        return self._rev
+        return self._state_version
 
     @property
     def mark(self) -> StreamHead:
         """How far it has come."""
-        return StreamHead(self._epoch, self._offset, self._rev)
+        return StreamHead(self._epoch, self._offset, self._state_version)
 
     @property
     def known(self) -> Known:
         """What the store must not have forgotten."""
-        return Known(self.position, self._rev, self._again)
+        return Known(self.position, self._state_version, self._again)
 
     def note_repeat(self, event: Event) -> None:
         """An event was dropped: it came twice, or another one came for its place."""
@@ -64,7 +64,7 @@ class StreamCursor:
 
     def has_reached(self, mark: StreamHead) -> bool:
         """Whether everything up to a mark has been let through. A mark of another epoch is never reached."""
-        return self._epoch == mark.epoch and self._offset >= mark.offset and self._rev >= mark.rev
+        return self._epoch == mark.epoch and self._offset >= mark.offset and self._state_version >= mark.state_version
 
     def take(self, event: Event) -> Verdict:
         """Judges an event; with DELIVER it has gone through. An event of no stream always does."""
@@ -76,12 +76,12 @@ class StreamCursor:
             if event.offset > self._offset + 1:
                 return Verdict.GAP
             self._offset, self._id = event.offset, event.id
-        elif event.rev is not None:
+        elif event.state_version is not None:
             if event.epoch != self._epoch:
                 return Verdict.GAP
-            if event.rev <= self._rev:
+            if event.state_version <= self._state_version:
                 return Verdict.DROP
-            if event.rev > self._rev + 1:
+            if event.state_version > self._state_version + 1:
                 return Verdict.GAP
-            self._rev = event.rev
+            self._state_version = event.state_version
         return Verdict.DELIVER

@@ -55,7 +55,7 @@ class ModelChannel:
     events: list[Kept] = field(default_factory=list)
     state: dict[str, tuple[str, float]] = field(default_factory=dict)
     """key → (id, time), the newest last."""
-    rev: int = 0
+    state_version: int = 0
     subscribed: bool = False
     seen: list[Position] = field(default_factory=list)
     """Positions that a client may hold, of this epoch and of earlier ones."""
@@ -179,7 +179,7 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         receipt, publication, _ = self.receipts[data.draw(st.sampled_from(known))]
         again = self.run(self.broker.publish(publication))
-        assert again == Receipt(receipt.id, receipt.epoch, receipt.offset, receipt.rev, duplicate=True)
+        assert again == Receipt(receipt.id, receipt.epoch, receipt.offset, receipt.state_version, duplicate=True)
 
     @rule(channel=channels)
     def join(self, channel: ChannelKey) -> None:
@@ -290,10 +290,10 @@ class BrokerMachine(RuleBasedStateMachine):
             assert publication.key is not None
             model.state.pop(publication.key, None)
             model.state[publication.key] = (publication.id, now)
-            assert receipt.rev is not None
-            assert receipt.rev > model.rev
-            assert receipt == Receipt(publication.id, receipt.epoch, rev=receipt.rev)
-            model.rev = receipt.rev
+            assert receipt.state_version is not None
+            assert receipt.state_version > model.state_version
+            assert receipt == Receipt(publication.id, receipt.epoch, state_version=receipt.state_version)
+            model.state_version = receipt.state_version
         self._accepted(publication, receipt)
 
     def _accepted(self, publication: Publication, receipt: Receipt) -> None:
@@ -316,10 +316,10 @@ class BrokerMachine(RuleBasedStateMachine):
             model.epoch = epoch
             model.events.clear()
             model.state.clear()
-            model.rev = 0
+            model.state_version = 0
 
     def _may_forget(self, model: ModelChannel) -> bool:
-        return self.may_forget or (self.may_forget_empty and not model.events and not model.rev)
+        return self.may_forget or (self.may_forget_empty and not model.events and not model.state_version)
 
     def _resume(self, channel: ChannelKey, since: Position | None) -> bool:
         snapshot = self.attempt(self.broker.snapshot(channel, since, MAX_EVENTS, 1_000_000))

@@ -194,7 +194,7 @@ class BrokerSuite(ABC):
         calls = [Begun(publish.durable()), Begun(publish.latest("k")), Begun(publish.ephemeral())]
         async with asyncio.timeout(10):
             durable, latest, ephemeral = [await call for call in calls]
-        assert (durable.offset, latest.rev, ephemeral.epoch) == (1, 1, "")
+        assert (durable.offset, latest.state_version, ephemeral.epoch) == (1, 1, "")
         await self.settled(broker)
         assert sorted(sink.ids()) == ["m-1", "m-2", "m-3"]
 
@@ -249,11 +249,11 @@ class BrokerSuite(ABC):
         receipts = [await publish.durable() for _ in range(25)]  # more than are kept
         assert [receipt.offset for receipt in receipts] == list(range(1, 26))
         assert len({receipt.epoch for receipt in receipts}) == 1
-        assert all(receipt.epoch and receipt.rev is None and not receipt.duplicate for receipt in receipts)
+        assert all(receipt.epoch and receipt.state_version is None and not receipt.duplicate for receipt in receipts)
 
     async def test_revs_of_latest_events_are_dense_and_use_up_no_offset(self, publish: Publisher) -> None:
         receipts = [await publish.latest(key) for key in ("a", "b", "a", "c")]
-        assert [receipt.rev for receipt in receipts] == [1, 2, 3, 4]
+        assert [receipt.state_version for receipt in receipts] == [1, 2, 3, 4]
         assert all(receipt.offset is None for receipt in receipts)
         assert (await publish.durable()).offset == 1
 
@@ -275,7 +275,7 @@ class BrokerSuite(ABC):
     ) -> None:
         await broker.subscribe(ROOM)
         await publish.durable(id="d", data='{"text":"ä\\u0000"}'.encode(), sender="ann")
-        rev = (await publish.latest("key", id="l", data=b"[1]")).rev
+        state_version = (await publish.latest("key", id="l", data=b"[1]")).state_version
         await publish.ephemeral(id="e", key="k")
         at = milliseconds(clock)
         epoch = (await broker.snapshot(ROOM, None, MANY, MUCH)).top.epoch
@@ -290,7 +290,18 @@ class BrokerSuite(ABC):
             offset=1,
             epoch=epoch,
         )
-        latest = Event(ROOM, "ticker.price", "l", Delivery.LATEST, b"[1]", None, at, rev=rev, key="key", epoch=epoch)
+        latest = Event(
+            ROOM,
+            "ticker.price",
+            "l",
+            Delivery.LATEST,
+            b"[1]",
+            None,
+            at,
+            state_version=state_version,
+            key="key",
+            epoch=epoch,
+        )
         ephemeral = Event(ROOM, "chat.typing", "e", Delivery.EPHEMERAL, b"{}", "ann", at, key="k")
         await self.settled(broker)
         assert sink.events == [durable, latest, ephemeral]
@@ -319,7 +330,7 @@ class BrokerSuite(ABC):
         first = await publish.latest("k", id="same", data=b"1")
         await publish.latest("k", data=b"2")
         again = await publish.latest("k", id="same", data=b"1")
-        assert again == Receipt("same", first.epoch, rev=first.rev, duplicate=True)
+        assert again == Receipt("same", first.epoch, state_version=first.state_version, duplicate=True)
         assert [event.data for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [b"2"]
         await self.settled(broker)
         assert len(sink.events) == 2
@@ -483,9 +494,9 @@ class BrokerSuite(ABC):
         await self.advance(clock, TTL)
         assert not (await broker.snapshot(ROOM, None, MANY, MUCH)).state
         after = await publish.latest("a")
-        assert after.rev is not None
-        assert renewed.rev is not None
-        assert after.rev > renewed.rev
+        assert after.state_version is not None
+        assert renewed.state_version is not None
+        assert after.state_version > renewed.state_version
 
     # --- snapshot -----------------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ async def test_one_id_published_at_two_nodes_at_once_is_kept_once(shared: NatsSe
             )
             assert sum(not receipt.duplicate for receipt in receipts) == 2
             assert {receipt.offset for receipt in receipts} == {n + 1, None}
-            assert {receipt.rev for receipt in receipts} == {n + 1, None}
+            assert {receipt.state_version for receipt in receipts} == {n + 1, None}
 
 
 async def test_many_channels_are_published_into_at_once(shared: NatsServer, clock: FakeClock) -> None:
@@ -171,9 +171,9 @@ async def test_values_of_one_key_published_at_once_leave_the_last(shared: NatsSe
         await broker.subscribe(ROOM)
         publish = Publisher(broker, clock)
         receipts = await asyncio.gather(*(publish.latest("k") for _ in range(30)))
-        assert [receipt.rev for receipt in receipts] == list(range(1, 31))
-        assert [event.rev for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [30]
-        assert [event.rev for event in sink.events] == list(range(1, 31))
+        assert [receipt.state_version for receipt in receipts] == list(range(1, 31))
+        assert [event.state_version for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [30]
+        assert [event.state_version for event in sink.events] == list(range(1, 31))
 
 
 # --- names and what is kept -------------------------------------------------------------------------------------------

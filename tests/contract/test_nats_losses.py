@@ -165,7 +165,7 @@ async def test_a_value_that_is_lost_begins_an_epoch(server: NatsServer, clock: F
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
         [mark] = await broker.marks([ROOM])
-        assert (mark.epoch != old, mark.offset, mark.rev) == (True, 1, 0)
+        assert (mark.epoch != old, mark.offset, mark.state_version) == (True, 1, 0)
 
 
 async def test_a_restart_without_a_loss_is_no_new_epoch(server: NatsServer, clock: FakeClock) -> None:

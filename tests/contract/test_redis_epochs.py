@@ -102,7 +102,7 @@ async def test_a_master_that_comes_back_begins_new_epochs_although_it_never_stop
         [new_state] = await broker.marks([OTHER_ROOM])
         assert old_state is not None
         assert new_state is not None
-        assert (new_state.epoch != old_state.epoch, new_state.rev) == (True, 1)
+        assert (new_state.epoch != old_state.epoch, new_state.state_version) == (True, 1)
         epochs = {(await broker.publish(durable(f"n-{n}", AWAY))).epoch for n in range(3)}
         assert len(epochs) == 1
         assert not epochs & {before[-1].epoch, between.epoch}
@@ -367,9 +367,9 @@ async def test_a_value_that_was_lost_begins_a_new_epoch(server: RedisServer) -> 
         copy = await Copy(server, broker, ROOM).take()
         last = await broker.publish(latest("v-2", "k"))
         await copy.put_back()
-        [told] = await broker.marks([ROOM], [Known(Position(last.epoch, 0), last.rev or 0)])
+        [told] = await broker.marks([ROOM], [Known(Position(last.epoch, 0), last.state_version or 0)])
         assert told is not None
-        assert (told.epoch != last.epoch, told.rev) == (True, 1)
+        assert (told.epoch != last.epoch, told.state_version) == (True, 1)
 
 
 @pytest.mark.parametrize("make", [durable, latest], ids=["durable", "latest"])
@@ -388,7 +388,7 @@ async def test_a_publisher_that_is_given_a_place_twice_begins_a_new_epoch(
         assert given_again.epoch == first.epoch, "found by its receipt"
         after = await broker.publish(make("n-3", *words))  # type: ignore[arg-type]  # the same
         assert after.epoch != first.epoch
-        assert (after.offset or after.rev) == 3
+        assert (after.offset or after.state_version) == 3
 
 
 async def test_a_repeat_of_what_the_store_has_lost_is_accepted_anew(server: RedisServer) -> None:

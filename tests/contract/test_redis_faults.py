@@ -460,7 +460,7 @@ async def test_a_restart_begins_one_epoch_and_goes_on_from_what_is_left() -> Non
         # The same id at the same offset does not make it the same stream: what came after may be gone.
         snapshot = await one.snapshot(ROOM, Position(before.epoch, 2, "m-2"), MANY, MUCH)
         assert snapshot.recovered is False
-        assert (snapshot.top.offset, snapshot.rev) == (2, value.rev)
+        assert (snapshot.top.offset, snapshot.state_version) == (2, value.state_version)
         assert snapshot.top.epoch != before.epoch
         receipts = await asyncio.gather(
             *(insist(broker, durable(f"n-{n}-{of}")) for of, broker in enumerate((one, two)) for n in range(50))
@@ -560,7 +560,7 @@ async def test_a_full_server_refuses_and_keeps_nothing_by_halves(server: RedisSe
         assert (await broker.snapshot(ROOM, None, MANY, MUCH)).top.offset == 1
         await server.command("CONFIG", "SET", "maxmemory", "128mb")
         assert (await broker.publish(durable("m-2"))).offset == 2
-        assert (await broker.publish(latest("v-1", "k"))).rev == 1
+        assert (await broker.publish(latest("v-1", "k"))).state_version == 1
         await settled(broker)
         assert sink.ids() == ["m-1", "m-2", "v-1"]
         assert not sink.interruptions
@@ -621,7 +621,7 @@ async def test_a_key_of_another_type_refuses_and_moves_nothing(part: str) -> Non
         await server.command("RENAME", f"{key}-kept", key)
         assert await broker.marks([ROOM]) == before
         receipt = await broker.publish(publication)
-        assert (receipt.offset or receipt.rev, receipt.duplicate) == (2, False)
+        assert (receipt.offset or receipt.state_version, receipt.duplicate) == (2, False)
         await settled(broker)
         assert sink.ids() == ["m-1", "v-1", publication.id]
 
@@ -633,7 +633,12 @@ async def test_a_lost_position_begins_anew_and_drops_what_cannot_be_continued() 
         await broker.publish(latest("v-1", "k"))
         assert await server.command("DEL", f"{prefix}:{{acme:room:1}}:meta") == 1
         snapshot = await broker.snapshot(ROOM, Position(before[4].epoch, 5, "m-4"), MANY, MUCH)
-        assert (snapshot.recovered, snapshot.top.offset, snapshot.rev, list(snapshot.state)) == (False, 0, 0, [])
+        assert (snapshot.recovered, snapshot.top.offset, snapshot.state_version, list(snapshot.state)) == (
+            False,
+            0,
+            0,
+            [],
+        )
         after = await broker.publish(durable("new"))
         assert (after.offset, after.epoch == before[0].epoch) == (1, False)
         assert await stream(broker) == ["new"]

@@ -52,7 +52,7 @@ class RedisStage(Stage):
                 return found
             tenant, _, name = channel.partition("{")[2].partition("}")[0].partition(":")
             event = wire.parse(ChannelKey(tenant, name), message["data"])
-            assert (event.offset, event.rev, event.epoch) == (None, None, "")
+            assert (event.offset, event.state_version, event.epoch) == (None, None, "")
             found.append(
                 Publication(
                     event.channel, event.type, event.id, event.delivery, event.data, event.sender, event.at, event.key

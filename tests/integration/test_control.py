@@ -317,7 +317,9 @@ async def test_another_replica_brings_no_command_back() -> None:
             await post(first.server, "/users/ben/disconnect", None)
             await ann.silence()
         assert second.commands("disconnect") == 2
-        assert (await first.line.snapshot(REVOCATIONS, None, 0, 0)).rev == 1, "what is not lost is not put back"
+        assert (await first.line.snapshot(REVOCATIONS, None, 0, 0)).state_version == 1, (
+            "what is not lost is not put back"
+        )
 
 
 async def test_a_command_that_this_version_does_not_know_stops_nothing(make_bus: Callable[[], Bus]) -> None:

@@ -130,7 +130,7 @@ async def test_revocations_that_the_broker_lost_are_put_back_once(
             while await kept() < 20:  # noqa: ASYNC110  # nobody tells of the last one
                 await asyncio.sleep(0.01)
         await eventually(lambda: all(not one.revoked.missing for one in nodes.members))
-        assert (await line.snapshot(REVOCATIONS, None, 0, 0)).rev == 20, "not once a node"
+        assert (await line.snapshot(REVOCATIONS, None, 0, 0)).state_version == 20, "not once a node"
         late = await nodes.join()
         await refused(late.server, token(jti="t7"))
 
@@ -155,7 +155,7 @@ async def test_what_could_not_be_put_back_is_put_back_later(
         monkeypatch.undo()
         member.server.service.node.revocations.tend()
         await eventually(lambda: not member.revoked.missing)
-        assert (await member.line.snapshot(REVOCATIONS, None, 0, 0)).rev == 1
+        assert (await member.line.snapshot(REVOCATIONS, None, 0, 0)).state_version == 1
 
 
 async def test_the_wider_of_two_revocations_at_the_same_moment_stays(make_bus: Callable[[], Bus]) -> None:

@@ -15,7 +15,7 @@ HOUR = 3600.0
 
 def told(node: str, connections: int = 0, *, gone: bool = False) -> Event:
     state = NodeState(connections=connections, started=1.0, version="1", gone=gone)
-    return Event(NODES, "node.state", "i", Delivery.LATEST, encode(state), None, 0, rev=1, key=node)
+    return Event(NODES, "node.state", "i", Delivery.LATEST, encode(state), None, 0, state_version=1, key=node)
 
 
 def test_a_node_is_alive_until_it_has_been_silent_for_too_long() -> None:

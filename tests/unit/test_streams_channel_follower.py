@@ -46,7 +46,7 @@ class Follower:
             raise ValueError("not understood")
         if event.offset is not None:
             self.durable.append(event.id)
-        elif event.rev is not None:
+        elif event.state_version is not None:
             self.state[event.key or ""] = event.data
         else:
             self.ephemeral.append(event.id)

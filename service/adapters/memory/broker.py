@@ -105,7 +105,7 @@ class MemoryBroker:
             return earlier
         channel = self._channels.open(publication.channel, now)
         event = self._channels.keep(channel, publication, _retention(publication), now)
-        receipt = Receipt(event.id, channel.epoch, event.offset, event.rev)
+        receipt = Receipt(event.id, channel.epoch, event.offset, event.state_version)
         self._receipts.add(publication, receipt, now)
         _deliver(sink, channel, event)
         return receipt
@@ -123,11 +123,15 @@ class MemoryBroker:
         """As the port says."""
         stored = self._open(channel)
         if since is None:
-            return Snapshot(stored.top, stored.state(), (), None, stored.rev, stored.base)
+            return Snapshot(stored.top, stored.state(), (), None, stored.state_version, stored.base)
         found = _missed(stored, since, max_events)
         if found is None or sum(len(event.data) for event in found) > max_bytes:
-            return Snapshot(stored.top, stored.state(), (), recovered=False, rev=stored.rev, base=stored.base)
-        return Snapshot(stored.top, stored.state(), found, recovered=True, rev=stored.rev, base=stored.base)
+            return Snapshot(
+                stored.top, stored.state(), (), recovered=False, state_version=stored.state_version, base=stored.base
+            )
+        return Snapshot(
+            stored.top, stored.state(), found, recovered=True, state_version=stored.state_version, base=stored.base
+        )
 
     async def marks(
         self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
@@ -135,7 +139,10 @@ class MemoryBroker:
         """As the port says; a process does not forget what its sink has got from it, so nothing depends on `known`."""
         self._started()
         found = map(self._channels.find, channels)
-        return [StreamHead("", 0, 0) if one is None else StreamHead(one.epoch, one.offset, one.rev) for one in found]
+        return [
+            StreamHead("", 0, 0) if one is None else StreamHead(one.epoch, one.offset, one.state_version)
+            for one in found
+        ]
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
         """As the port says."""

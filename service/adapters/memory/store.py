@@ -53,7 +53,7 @@ class StoredChannel:
         "key",
         "last_id",
         "offset",
-        "rev",
+        "state_version",
         "subscribed",
     )
 
@@ -64,7 +64,7 @@ class StoredChannel:
         """The offset at which the epoch began."""
         self.offset = 0
         self.last_id: str | None = None
-        self.rev = 0
+        self.state_version = 0
         self.subscribed = False
         self.is_listed = False
         """Whether it is among the names that can be listed; only the store writes it."""
@@ -83,7 +83,7 @@ class StoredChannel:
     @property
     def is_blank(self) -> bool:
         """Whether nothing was ever kept here, so that forgetting the channel costs nobody an event."""
-        return self.offset == 0 and self.rev == 0
+        return self.offset == 0 and self.state_version == 0
 
     @property
     def holdings(self) -> Holdings:
@@ -107,7 +107,7 @@ class StoredChannel:
         return [entry.event for entry in islice(self._stream, max(0, low - first), max(0, high - first + 1))]
 
     def state(self) -> Sequence[Event]:
-        """The newest event of every (type, key), by rev."""
+        """The newest event of every (type, key), by state version."""
         return [entry.event for entry in self._state.values()]
 
     def growth(self, publication: Publication, retention: Retention) -> int:
@@ -125,7 +125,7 @@ class StoredChannel:
         return size - sum(_size(entry.event) for entry in islice(self._state.values(), surplus))
 
     def keep(self, publication: Publication, retention: Retention, now: float) -> Event:
-        """Gives the publication its offset or rev, keeps it, and drops what the retention no longer covers."""
+        """Gives the publication its offset or state version, keeps it, and drops what the retention no longer covers."""
         if publication.delivery is Delivery.DURABLE:
             self.offset += 1
             self.last_id = publication.id
@@ -136,12 +136,12 @@ class StoredChannel:
             while len(self._stream) > retention.entries:
                 self._drop_oldest_event()
         else:
-            self.rev += 1
+            self.state_version += 1
             self._state_ttl = retention.ttl
-            event = accepted(publication, self.epoch, rev=self.rev)
+            event = accepted(publication, self.epoch, state_version=self.state_version)
             replaced = self._state.pop(
                 (event.type, event.key), None
-            )  # so that the new value goes last: order is by rev
+            )  # so that the new value goes last: order is by state version
             self._size += _size(event) - (_size(replaced.event) if replaced else 0)
             self._state[event.type, event.key] = Entry(now, event)
             while len(self._state) > retention.entries:
@@ -353,7 +353,9 @@ class ChannelStore:
         self._list(channel)
 
 
-def accepted(publication: Publication, epoch: str = "", offset: int | None = None, rev: int | None = None) -> Event:
+def accepted(
+    publication: Publication, epoch: str = "", offset: int | None = None, state_version: int | None = None
+) -> Event:
     """The event that a publication becomes."""
     return Event(
         channel=publication.channel,
@@ -364,7 +366,7 @@ def accepted(publication: Publication, epoch: str = "", offset: int | None = Non
         sender=publication.sender,
         at=publication.at,
         offset=offset,
-        rev=rev,
+        state_version=state_version,
         key=publication.key,
         epoch=epoch,
     )

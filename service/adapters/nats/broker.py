@@ -278,7 +278,7 @@ class NatsBroker:
     # --- reading --------------------------------------------------------------------------------------------------------
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """As the port says. If the channel changes all the time, `state` may hold values newer than `rev`; none is missing."""
+        """Reads until head and state agree; while a channel keeps changing, `state` may hold values above `state_version`."""
         async with self.call():
             head, state = await self._reader.read(channel)
             if since is not None and self._contradicts(head, since):
@@ -290,7 +290,7 @@ class NatsBroker:
             state=[one.event(channel) for one in state],
             missed=[] if found is None else found,
             recovered=None if since is None else found is not None,
-            rev=head.rev,
+            state_version=head.state_version,
             base=head.base,
         )
 
@@ -311,12 +311,14 @@ class NatsBroker:
                 return StreamHead("", 0, 0)
             head = decode(kept.data, Head)
             taken = (
-                None if told is None else Heard(told.position.epoch, told.position.offset, told.position.id, told.rev)
+                None
+                if told is None
+                else Heard(told.position.epoch, told.position.offset, told.position.id, told.state_version)
             )
             if self._heads.is_over(channel, head, heard) or (taken is not None and head.lacks(taken)):
                 async with gate:  # a replica that is behind may have answered: the leader decides
                     head = (await self._heads.known(channel, taken)).head
-            return StreamHead(head.epoch, head.offset, head.rev)
+            return StreamHead(head.epoch, head.offset, head.state_version)
 
         async with self.call():
             heard = [self._heads.heard(channel) for channel in channels]  # before asking, see `Heads.known`

@@ -191,12 +191,12 @@ class Heads:
         else:
             if heard.offset > read.offset:
                 read = read._replace(offset=heard.offset, id=heard.id)
-            if heard.rev > read.rev:
-                read = read._replace(rev=heard.rev, state_id=heard.state_id)
+            if heard.state_version > read.state_version:
+                read = read._replace(state_version=heard.state_version, state_id=heard.state_id)
         self._heard[channel] = read
 
     def fits(self, channel: ChannelKey, entry: Entry) -> bool:
-        """Notes an event; False if another one had its offset or rev before, so that NATS must have lost that."""
+        """Notes an event; False if another one had its offset or state version before, so that NATS must have lost that."""
         heard = self._heard.get(channel)
         if heard is None or heard.epoch != entry.epoch:
             self._doubted.discard(channel)
@@ -207,10 +207,12 @@ class Heads:
             if entry.offset < heard.offset or (entry.offset == heard.offset and entry.id != heard.id):
                 return False
             heard = heard._replace(offset=entry.offset, id=entry.id)
-        elif entry.rev is not None:
-            if entry.rev < heard.rev or (entry.rev == heard.rev and entry.id != heard.state_id):
+        elif entry.state_version is not None:
+            if entry.state_version < heard.state_version or (
+                entry.state_version == heard.state_version and entry.id != heard.state_id
+            ):
                 return False
-            heard = heard._replace(rev=entry.rev, state_id=entry.id)
+            heard = heard._replace(state_version=entry.state_version, state_id=entry.id)
         self._heard[channel] = heard
         return True
 

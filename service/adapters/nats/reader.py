@@ -42,12 +42,16 @@ class Reader:
         backoff = Backoff(*PAUSES)
         for remaining in reversed(range(TRIES)):
             head = (await self._heads.open(channel)).head
-            if not head.rev:
+            if not head.state_version:
                 return Read(head, ())
             state = [decode(one.data, Entry) for one in await self._stream.all_of([self._subjects.state(channel)])]
-            newest = max((one.rev or 0 for one in state), default=0)
+            newest = max((one.state_version or 0 for one in state), default=0)
             now = milliseconds(self._clock)
-            if newest == head.rev or not head.has_state(now) or (newest > head.rev and not remaining):
+            if (
+                newest == head.state_version
+                or not head.has_state(now)
+                or (newest > head.state_version and not remaining)
+            ):
                 return Read(head, values(head, state, now))
             await asyncio.sleep(backoff.next())
         raise unavailable("JetStream's replicas are too far behind")

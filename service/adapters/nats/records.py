@@ -25,7 +25,7 @@ class Heard(NamedTuple):
     epoch: str
     offset: int = 0
     id: str | None = None
-    rev: int = 0
+    state_version: int = 0
     state_id: str | None = None
 
 
@@ -43,26 +43,26 @@ class Head(Struct, frozen=True, array_like=True):
     ttl: float = 0.0
     at: int = 0
     """When the event at `offset` was accepted, in milliseconds."""
-    rev: int = 0
+    state_version: int = 0
     state_entries: int = 0
     """… and of the state."""
     state_ttl: float = 0.0
     state_at: int = 0
-    """When the value at `rev` was accepted, in milliseconds."""
+    """When the value at `state_version` was accepted, in milliseconds."""
     state_id: str | None = None
-    """Of the value at `rev`."""
+    """Of the value at `state_version`."""
     base: int | None = None
     """The offset at which the epoch began; None if an older version has begun it."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was ever published."""
-        return not self.offset and not self.rev
+        return not self.offset and not self.state_version
 
     @property
     def heard(self) -> Heard:
         """What somebody knows who has read this."""
-        return Heard(self.epoch, self.offset, self.id, self.rev, self.state_id)
+        return Heard(self.epoch, self.offset, self.id, self.state_version, self.state_id)
 
     def lacks(self, heard: Heard) -> bool:
         """Whether NATS has lost what this node knows of the epoch, or the epoch; maybe others have gone on from what was left."""
@@ -70,9 +70,13 @@ class Head(Struct, frozen=True, array_like=True):
             return is_later(heard.epoch, than=self.epoch)
         return (
             self.offset < heard.offset
-            or self.rev < heard.rev
+            or self.state_version < heard.state_version
             or (self.offset == heard.offset and heard.id is not None and self.id != heard.id)
-            or (self.rev == heard.rev and heard.state_id is not None and self.state_id != heard.state_id)
+            or (
+                self.state_version == heard.state_version
+                and heard.state_id is not None
+                and self.state_id != heard.state_id
+            )
         )
 
     @property
@@ -86,8 +90,9 @@ class Head(Struct, frozen=True, array_like=True):
         return max(1, self.offset - self.entries + 1)
 
     def in_new_epoch(self, now: int, known: str = "") -> Head:
-        """After NATS has lost something that it had accepted: offsets and revs go on from what is left. `now` in milliseconds;
-        `known`: an epoch that the new one must follow, too."""
+        """After NATS has lost something that it had accepted: offsets and state versions go on from what is left.
+
+        `now` in milliseconds; `known`: an epoch that the new one must follow, too."""
         before = known if is_later(known, than=self.epoch) else self.epoch
         return msgspec.structs.replace(self, epoch=new_epoch(now * 1_000, before), base=self.offset)
 
@@ -97,7 +102,7 @@ class Head(Struct, frozen=True, array_like=True):
 
     def has_state(self, now: int) -> bool:
         """Whether the newest value still counts."""
-        return self.rev > 0 and self.state_entries > 0 and now < self.state_at + self.state_ttl * 1000
+        return self.state_version > 0 and self.state_entries > 0 and now < self.state_at + self.state_ttl * 1000
 
 
 def new_head(now: int) -> Head:
@@ -116,7 +121,7 @@ class Entry(Struct, frozen=True, array_like=True):
     sender: str | None
     at: int
     offset: int | None
-    rev: int | None
+    state_version: int | None
     key: str | None
     accepted: int
     total: int
@@ -132,7 +137,7 @@ class Entry(Struct, frozen=True, array_like=True):
             sender=self.sender,
             at=self.at,
             offset=self.offset,
-            rev=self.rev,
+            state_version=self.state_version,
             key=self.key,
             epoch=self.epoch,
         )
@@ -143,12 +148,12 @@ class Outcome(Struct, frozen=True, array_like=True):
 
     epoch: str
     offset: int | None
-    rev: int | None
+    state_version: int | None
     accepted: int
 
     def receipt(self, id: str) -> Receipt:
         """For whoever publishes the id again."""
-        return Receipt(id, self.epoch, self.offset, self.rev, duplicate=True)
+        return Receipt(id, self.epoch, self.offset, self.state_version, duplicate=True)
 
 
 R = TypeVar("R", Head, Entry, Outcome)
@@ -183,13 +188,13 @@ def advance(head: Head, publication: Publication, retention: Retention, now: int
         return after, entry(publication, now, head.epoch, offset=after.offset, total=after.total)
     after = msgspec.structs.replace(
         head,
-        rev=head.rev + 1,
+        state_version=head.state_version + 1,
         state_entries=retention.entries,
         state_ttl=retention.ttl,
         state_at=now,
         state_id=publication.id,
     )
-    return after, entry(publication, now, head.epoch, rev=after.rev)
+    return after, entry(publication, now, head.epoch, state_version=after.state_version)
 
 
 def entry(
@@ -197,7 +202,7 @@ def entry(
     now: int,
     epoch: str = "",
     offset: int | None = None,
-    rev: int | None = None,
+    state_version: int | None = None,
     total: int = 0,
 ) -> Entry:
     """What is written for a publication."""
@@ -210,7 +215,7 @@ def entry(
         sender=publication.sender,
         at=publication.at,
         offset=offset,
-        rev=rev,
+        state_version=state_version,
         key=publication.key,
         accepted=now,
         total=total,
@@ -237,9 +242,9 @@ def unbroken(head: Head, entries: Iterable[Entry], now: int) -> Sequence[Entry]:
 
 
 def values(head: Head, entries: Iterable[Entry], now: int) -> Sequence[Entry]:
-    """Of the state those values that still count, by rev."""
-    alive = [one for one in entries if one.rev is not None and now < one.accepted + head.state_ttl * 1000]
-    alive.sort(key=lambda one: one.rev or 0)
+    """Of the state those values that still count, by state version."""
+    alive = [one for one in entries if one.state_version is not None and now < one.accepted + head.state_ttl * 1000]
+    alive.sort(key=lambda one: one.state_version or 0)
     return alive[-head.state_entries :] if head.state_entries else ()
 
 

@@ -189,9 +189,9 @@ class Writer:
         receipts, writes = [], []
         for publication, retention in ((one.publication, one.retention) for one in batch):
             head, next_entry = advance(head, publication, retention, now)
-            receipts.append(Receipt(publication.id, head.epoch, next_entry.offset, next_entry.rev))
+            receipts.append(Receipt(publication.id, head.epoch, next_entry.offset, next_entry.state_version))
             subject = self._id_of(publication)
-            outcome = encode(Outcome(head.epoch, next_entry.offset, next_entry.rev, now))
+            outcome = encode(Outcome(head.epoch, next_entry.offset, next_entry.state_version, now))
             window = self._config.idempotency_window
             writes.append(Write(subject, outcome, window, only=True, after=expired.get(subject, 0)))
             writes.append(self._event(next_entry, publication, retention))
@@ -228,7 +228,7 @@ class Writer:
         """Now and then lets go of what the retention no longer covers; what is left until then does not count."""
         if _passes(before.offset, after.offset, after.entries):
             self._stream.trim(self._subjects.durable(channel), after.entries)
-        if _passes(before.rev, after.rev, after.state_entries):
+        if _passes(before.state_version, after.state_version, after.state_entries):
             self._stream.trim(self._subjects.state(channel), after.state_entries)
 
 

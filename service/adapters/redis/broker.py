@@ -140,7 +140,7 @@ class RedisBroker:
         return Receipt(publication.id, epoch, None, place, duplicate)
 
     async def _given_twice(self, publication: Publication, form: PublishTemplate, place: int) -> None:
-        """An offset or a rev was given that this node has seen given before: the channel was set back."""
+        """An offset or a state version was given that this node has seen given before: the channel was set back."""
         if form.is_durable:
             known = Known(Position(form.epoch, form.place, form.id), 0, again=place)
         else:
@@ -155,7 +155,15 @@ class RedisBroker:
         words: tuple[Argument, ...] = ("", 0, "", 0, 0, "", "")
         if known is not None:
             at, again = known.position, "" if known.again is None else known.again
-            words = (at.epoch, at.offset, at.id or "", known.rev, int(sure), again, "" if age is None else age)
+            words = (
+                at.epoch,
+                at.offset,
+                at.id or "",
+                known.state_version,
+                int(sure),
+                again,
+                "" if age is None else age,
+            )
         return self.calls.run(MARK, self.names(channel), *words)
 
     async def subscribe(self, channel: ChannelKey) -> None:
@@ -183,7 +191,7 @@ class RedisBroker:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """As the port says."""
         names = self.names(channel)
-        epoch, offset, id_, rev, state, kept, base = await self.calls.run(
+        epoch, offset, id_, state_version, state, kept, base = await self.calls.run(
             SNAPSHOT,
             names,
             since.epoch if since is not None else "",
@@ -192,18 +200,18 @@ class RedisBroker:
             max_bytes,
             int(epochs.MIN_EPOCH_AGE * 1_000_000),
         )
-        if not offset and not rev and names.events in self._channels:
+        if not offset and not state_version and names.events in self._channels:
             self._empty[channel] = None
         with _readable():
             top = _position(epoch, offset, id_)
             values = _state(channel, state, top.epoch)
             entries = [_entry(channel, entry, top.epoch) for entry in kept or ()]
         if since is None:
-            return Snapshot(top, values, (), None, rev, base)
+            return Snapshot(top, values, (), None, state_version, base)
         found = missed(since, top, entries) if kept is not None or since.offset == top.offset else None
         if found is None or sum(len(event.data) for event in found) > max_bytes:
-            return Snapshot(top, values, (), recovered=False, rev=rev, base=base)
-        return Snapshot(top, values, found, recovered=True, rev=rev, base=base)
+            return Snapshot(top, values, (), recovered=False, state_version=state_version, base=base)
+        return Snapshot(top, values, found, recovered=True, state_version=state_version, base=base)
 
     async def marks(
         self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
@@ -325,8 +333,8 @@ def _mark(answer: Any) -> StreamHead | None:
     if isinstance(answer, BaseException):
         return None
     try:
-        epoch, offset, rev = answer
-        return StreamHead(epoch.decode(), offset, rev)
+        epoch, offset, state_version = answer
+        return StreamHead(epoch.decode(), offset, state_version)
     except (ValueError, TypeError):  # a hand at redis-cli, or another version
         _position_not_understood()
         return None
@@ -345,5 +353,5 @@ def _state(channel: ChannelKey, flat: list[bytes], epoch: str) -> list[Event]:
     events = []
     for value in flat[1::2]:
         head, _, body = value.partition(b"\n")
-        events.append(wire.decode(channel, Delivery.LATEST, body, epoch, rev=int(head.partition(b" ")[0])))
-    return sorted(events, key=lambda event: event.rev or 0)
+        events.append(wire.decode(channel, Delivery.LATEST, body, epoch, state_version=int(head.partition(b" ")[0])))
+    return sorted(events, key=lambda event: event.state_version or 0)

@@ -1,6 +1,6 @@
 """How events travel through Redis: what is PUBLISHed and what the stream and the state keep.
 
-A message is `d<epoch> <offset>\n<body>`, `l<epoch> <rev>\n<body>` or `e<body>`; the body is MessagePack.
+A message is `d<epoch> <offset>\n<body>`, `l<epoch> <state version>\n<body>` or `e<body>`; the body is MessagePack.
 """
 
 from __future__ import annotations
@@ -56,12 +56,22 @@ def decode(
     body: bytes,
     epoch: str = "",
     offset: int | None = None,
-    rev: int | None = None,
+    state_version: int | None = None,
 ) -> Event:
     """The event with a body. Raises msgspec.MsgspecError for what is none."""
     found = _decode(body)
     return Event(
-        channel, found.type, found.id, delivery, found.data, found.sender, found.at, offset, rev, found.key, epoch
+        channel,
+        found.type,
+        found.id,
+        delivery,
+        found.data,
+        found.sender,
+        found.at,
+        offset,
+        state_version,
+        found.key,
+        epoch,
     )
 
 

@@ -180,7 +180,7 @@ class RevocationList:
         self._tell = tell
         self._gate = gate
         self._missing: dict[Subject, tuple[Revocation, int]] = {}
-        """What the broker has lost and nobody has put back yet, and the rev of what stands in its place."""
+        """What the broker has lost and nobody has put back yet, and the state version of what stands in its place."""
         self._putting_back: asyncio.Task[None] | None = None
         outages = parts.supervisor.outages
         self._beginning = outages.log(
@@ -225,11 +225,14 @@ class RevocationList:
         if self._missing and (self._putting_back is None or self._putting_back.done()):
             self._putting_back = self._parts.supervisor.spawn("revocations put back", self._put_back())
 
-    async def publish(self, revocation: Revocation, rev: int = 0) -> None:
-        """Raises ServiceError; then it may still have been done. `rev`: of what it corrects. All nodes that put back the same
-        thing use the same id, so it is done once."""
+    async def publish(self, revocation: Revocation, state_version: int = 0) -> None:
+        """Publishes a revocation. Raises ServiceError; then it may still have been published.
+
+        `state_version`: that of the value it corrects. All nodes that put back the same revocation use the same id, so it is
+        published once.
+        """
         await self._tell(self._tenant)
-        name = repr((*revocation.subject, revocation.before, revocation.until, self.following.epoch, rev))
+        name = repr((*revocation.subject, revocation.before, revocation.until, self.following.epoch, state_version))
         await self._parts.broker.publish(
             Publication(
                 channel=self.following.channel,
@@ -249,7 +252,7 @@ class RevocationList:
         known = self._table.get(revocation.subject)
         if known is not None and not revocation.covers(known):
             # Two nodes have revoked at the same moment, and the narrower one has replaced the wider one at the broker.
-            self._missing[known.subject] = (known.joined(revocation), event.rev or 0)
+            self._missing[known.subject] = (known.joined(revocation), event.state_version or 0)
             self.tend()
         else:
             self._missing.pop(revocation.subject, None)

@@ -32,7 +32,7 @@ class Frame:
         "ordered",
         "payload",
         "restarts",
-        "rev",
+        "state_version",
         "type",
     )
 
@@ -43,7 +43,7 @@ class Frame:
         delivery: Delivery | None = None,
         key: tuple[str, str, str] | None = None,
         offset: int | None = None,
-        rev: int | None = None,
+        state_version: int | None = None,
         accepted: float = 0.0,
         *,
         epoch: str = "",
@@ -59,11 +59,11 @@ class Frame:
         self.ordered = ordered
         """Whether it goes to the end of the queue when it replaces another, instead of in its place."""
         self.offset = offset
-        self.rev = rev
+        self.state_version = state_version
         self.epoch = epoch
-        """Of offset and rev."""
+        """The stream epoch of `offset` and `state_version`."""
         self.restarts = restarts
-        """Whether it tells that the stream goes on from (epoch, offset, rev), whatever came before."""
+        """Whether it tells that the stream goes on from (epoch, offset, state_version), whatever came before."""
         self.compress = compress
         """What the contract says to compressing it; None: that its size decides."""
         self.accepted = accepted
@@ -81,7 +81,7 @@ def encode_event(event: Event) -> bytes:
             sender=event.sender,
             data=Raw(event.data),
             offset=event.offset,
-            rev=event.rev,
+            rev=event.state_version,
             key=event.key,
         )
     )
@@ -90,19 +90,19 @@ def encode_event(event: Event) -> bytes:
 def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame:
     """Encodes an event. One with a key is replaceable in queues, whatever its class: presence changes are, too.
 
-    Those have no `rev`: the order alone tells whether a user joined or left last, so a second join must not take the place of
-    the first, before the leave between them. They are rare (leaves are debounced), so going last is no waiting for ever.
+    Presence changes have no `state_version`: only their order tells whether a user joined or left last. So a second join must
+    not take the place of the first, before the leave between them. They are rare, as leaves are debounced.
     """
     key = None if event.key is None else (event.channel.name, event.type, event.key)
     delivery = event.delivery if key is None else Delivery.LATEST
-    ordered = key is not None and event.rev is None
+    ordered = key is not None and event.state_version is None
     return Frame(
         encode_event(event),
         event.type,
         delivery,
         key,
         event.offset,
-        event.rev,
+        event.state_version,
         now,
         epoch=event.epoch,
         ordered=ordered,
@@ -132,7 +132,7 @@ def restart_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: 
         None,
         None,
         mark.offset,
-        mark.rev,
+        mark.state_version,
         now,
         epoch=mark.epoch,
         restarts=True,
@@ -155,21 +155,21 @@ class SnapshotFilter:
 
     def reach(self, frame: Frame) -> None:
         """Takes note of a frame that has passed."""
-        epoch, offset, rev = self._mark
-        self._mark = StreamHead(epoch, max(offset, frame.offset or 0), max(rev, frame.rev or 0))
+        epoch, offset, state_version = self._mark
+        self._mark = StreamHead(epoch, max(offset, frame.offset or 0), max(state_version, frame.state_version or 0))
 
     def passes(self, frame: Frame) -> bool:
         """Whether the frame is news to the subscriber. Frames must be asked about in the order of the room."""
-        epoch, offset, rev = self._mark
+        epoch, offset, state_version = self._mark
         if frame.restarts:
-            if frame.epoch == epoch and (frame.offset or 0) <= offset and (frame.rev or 0) <= rev:
+            if frame.epoch == epoch and (frame.offset or 0) <= offset and (frame.state_version or 0) <= state_version:
                 return False
-            self._mark = StreamHead(frame.epoch, frame.offset or 0, frame.rev or 0)
+            self._mark = StreamHead(frame.epoch, frame.offset or 0, frame.state_version or 0)
             return True
         if frame.offset is not None:
             return frame.epoch == epoch and frame.offset > offset
-        if frame.rev is not None:
-            return frame.epoch == epoch and frame.rev > rev
+        if frame.state_version is not None:
+            return frame.epoch == epoch and frame.state_version > state_version
         return True
 
 

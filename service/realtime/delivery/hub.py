@@ -282,7 +282,7 @@ class Room:
     def local_snapshot(self) -> Snapshot | None:
         """The channel at its `top`; None without one."""
         top, sequence = self.top, self.sequence
-        return None if top is None or sequence is None else Snapshot(top, (), (), None, sequence.rev)
+        return None if top is None or sequence is None else Snapshot(top, (), (), None, sequence.state_version)
 
     def admit(self, connection: Connection, subscription: Subscription) -> None:
         """From here on the connection gets what comes after `local_snapshot`."""
@@ -315,7 +315,7 @@ class Room:
         mark, reached = sequence.mark, snapshot_filter.mark
         if mark.epoch != reached.epoch:
             return self.waiting is not None  # a repair is under way that will tell everyone of the new epoch
-        return mark.offset <= reached.offset and mark.rev <= reached.rev
+        return mark.offset <= reached.offset and mark.state_version <= reached.state_version
 
     def go_live(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
         """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""

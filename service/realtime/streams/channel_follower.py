@@ -151,7 +151,7 @@ class ChannelFollower:
             if self._is_new(event):
                 self._give(event)
         for event in snapshot.state:
-            if restarted or (event.rev or 0) > before.rev:
+            if restarted or (event.state_version or 0) > before.state_version:
                 self._give(event)
         if not sequence.has_reached(snapshot.mark):
             sequence.jump(snapshot)

@@ -206,7 +206,7 @@ class GapRecovery:
         if [event.offset for event in events] != list(range(base + 1, top.offset + 1)):
             return snapshot
         start = Position(top.epoch, base, last)
-        return Snapshot(start, snapshot.state, events, recovered=False, rev=snapshot.rev, base=base)
+        return Snapshot(start, snapshot.state, events, recovered=False, state_version=snapshot.state_version, base=base)
 
     async def _apply(self, room: Room, snapshot: Snapshot, waiting: list[Event]) -> bool:
         """False if nobody was interested any more before all was delivered."""
@@ -230,7 +230,7 @@ class GapRecovery:
                 return False
         if not snapshot.recovered:
             return True
-        news = [event for event in snapshot.state if (event.rev or 0) > before.rev]
+        news = [event for event in snapshot.state if (event.state_version or 0) > before.state_version]
         for event in news:
             self._push(room, event)
         sequence.jump(snapshot)

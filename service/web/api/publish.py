@@ -128,6 +128,6 @@ def _published(receipt: Receipt) -> Published:
         id=receipt.id,
         epoch=receipt.epoch or UNSET,
         offset=receipt.offset if receipt.offset is not None else UNSET,
-        rev=receipt.rev if receipt.rev is not None else UNSET,
+        rev=receipt.state_version if receipt.state_version is not None else UNSET,
         duplicate=receipt.duplicate,
     )

@@ -110,11 +110,11 @@ async def read_history(call: Call, query: HistoryQuery) -> History:
 
 
 async def read_state(call: Call, query: StateQuery) -> State:
-    """A page by rev, cut as history is. A value that changes while someone pages has moved ahead, so none is missed."""
+    """A page by state version, cut as history is. A value that changes meanwhile moves to a later page, so none is missed."""
     channel, _ = call.channel()
     snapshot = await call.node.broker.snapshot(call.key_of(channel), None, 0, 0)
     after = query.after if query.after is not UNSET else 0
-    further = [event for event in snapshot.state if (event.rev or 0) > after]
+    further = [event for event in snapshot.state if (event.state_version or 0) > after]
     state = encode_page(further[: query.limit], call.node.bounds.outbox.recovery_bytes, newest_first=False)
     return State(
         channel=channel,

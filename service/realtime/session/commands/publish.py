@@ -21,4 +21,6 @@ async def handle(node: Node, connection: Connection, command: Publish) -> None:
         subscribed=session.is_subscribed(command.channel),
     )
     if command.id is not None:
-        connection.reply(Ack(id=command.id, offset=receipt.offset, rev=receipt.rev, duplicate=receipt.duplicate))
+        connection.reply(
+            Ack(id=command.id, offset=receipt.offset, rev=receipt.state_version, duplicate=receipt.duplicate)
+        )
