@@ -1,4 +1,4 @@
-# docs/operations.md, "Image", says how it is used; docs/adr/0024-image-and-release.md why it is so.
+# Use: docs/deploy/image.md. Reasons: docs/adr/0024-image-and-release.md.
 # checkov:skip=CKV_DOCKER_7: the tag is in the argument
 # A release names this image with its digest, so that both stages have the same Python and C library.
 ARG PYTHON=docker.io/library/python:3.13-slim

@@ -1,5 +1,7 @@
-"""Writes the table of alerts in docs/operations.md and docs/runbooks/README.md from the chart's rules; --check only says if it
-differs."""
+"""Writes the table of alerts in docs/operate/alerts.md and docs/runbooks/README.md from the chart's rules.
+
+`--check` writes nothing and fails if a page differs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "helm" / "tidewire" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
-PAGES = {ROOT / "docs" / "operations.md": "runbooks/", RUNBOOKS / "README.md": ""}
+PAGES = {ROOT / "docs" / "operate" / "alerts.md": "../runbooks/", RUNBOOKS / "README.md": ""}
 """Where the table stands, and how the runbooks are reached from there."""
 BEGIN, END = "<!-- generated: alerts -->\n", "<!-- /generated -->"
 _THRESHOLD = re.compile(r"(?:>=|<=|==|>|<) [0-9.]+$")

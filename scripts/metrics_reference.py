@@ -1,4 +1,4 @@
-"""Writes the table of metrics in docs/operations.md from the metrics themselves; with --check only says if it differs."""
+"""Writes the table in docs/reference/metrics.md from the metrics. `--check` writes nothing and fails if it differs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from service.telemetry.fast_metrics import FastCounterFamily, FastGauge, FastHistogram, Mirror
 from service.telemetry.metrics import Metrics
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "metrics.md"
 BEGIN, END = "<!-- generated: metrics -->\n", "<!-- /generated -->"
 _SUFFIX = {"counter": "_total", "info": "_info"}
 

@@ -277,7 +277,7 @@ class Settings(BaseSettings):
     """Processes that serve the public port, each a node; above 1 they need a broker that they share, and Linux. Worker i,
     counted from 0, serves `ops_port` + i."""
     native_send: Literal["auto", "off"] = "auto"
-    """`auto` writes to the members of a room in C where that has been built (Linux; docs/operations.md), which saves
+    """`auto` writes to the members of a room in C where that has been built (Linux; docs/deploy/native-sender.md), which saves
     processor time; `off` never does."""
     contract: Path | None = None
     """The contract file. In the settings file it is relative to that file."""

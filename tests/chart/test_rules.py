@@ -151,8 +151,8 @@ def test_every_alert_can_have_another_threshold(helm: Helm) -> None:
 
 
 def test_the_command_of_the_manual_makes_a_rule_file(helm: Helm, tmp_path: Path) -> None:
-    """The sed of docs/operations.md, over what Helm prints."""
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    """The sed of docs/operate/alerts.md, over what Helm prints."""
+    page = (Path(__file__).parents[2] / "docs" / "operate" / "alerts.md").read_text(encoding="utf-8")
     [script] = re.findall(r"--show-only templates/prometheusrule\.yaml \| sed -n '([^']+)'", page)
     chart = str(RULES[0].parents[1])
     shown = helm.run(

@@ -1,4 +1,4 @@
-"""The image does what docs/operations.md promises of it, run as the chart runs it."""
+"""The image does what docs/deploy/image.md promises of it, run as the chart runs it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a proxy does to connections that are open when its configuration changes, when endpoints do, and when its own pod goes.
 
-docs/operations.md, "Proxy by proxy", has the table that this measures.
+docs/deploy/proxies.md has the table that this measures.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ async def test_pods_that_are_added_get_their_share() -> None:
         began = monotonic()
         await asyncio.gather(*(stage.add(node) for node in stage.nodes[2:]))
         ready = monotonic()
-        # docs/operations.md, "Rebalancing", with a balancer that takes the node with the fewest connections.
+        # docs/operate/rebalancing.md, with a balancer that takes the node with the fewest connections.
         window = 30 + (CLIENTS / 2 - CLIENTS / 4) / MOVES
 
         async def even() -> bool:

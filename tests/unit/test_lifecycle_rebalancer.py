@@ -15,7 +15,7 @@ from tests.rebalancing import Choose, Cluster, at_random, in_turns, to_the_empti
 
 HOUR = 3600.0
 DELAY = 30.0
-"""Seconds until the first has moved and what has moved is known, as docs/operations.md has it."""
+"""Seconds until the first has moved and what has moved is known, as docs/operate/rebalancing.md has it."""
 BALANCERS = (at_random, in_turns, to_the_emptiest)
 GROWTHS = {
     "2→4": ([500, 500], 2),

@@ -1,4 +1,4 @@
-{{/* What each proxy is told, in its own words. Facts and sources: docs/operations.md, "Kubernetes". */}}
+{{/* What each proxy is told, in its own words. Facts and sources: docs/deploy/proxies.md. */}}
 
 {{/* The version of a controller in values, as major.minor; empty if none is given: [root, "ingress", "gateway" or "autoscaling"] */}}
 {{- define "tidewire.versionOf" -}}

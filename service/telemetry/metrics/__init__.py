@@ -1,4 +1,4 @@
-"""Every metric of the service. docs/operations.md explains how to read them.
+"""Every metric of the service. docs/reference/metrics.md explains how to read them.
 
 Labels come from small closed sets: an error code, a delivery class, a declared event type. Never a channel, user or tenant:
 their number grows with the traffic, and their names are other people's data.
