@@ -18,30 +18,30 @@ from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
 from service.adapters.jwt import Issuer, JwtAuthenticator
 from service.adapters.memory.broker import MemoryBroker
-from service.adapters.memory.caps import MemoryCaps
 from service.adapters.memory.presence import MemoryPresence
+from service.adapters.memory.quota import MemoryQuota
 from service.adapters.memory.tickets import MemoryTickets
 from service.adapters.nats import address as nats_address
 from service.adapters.nats.broker import NatsBroker
-from service.adapters.nats.caps import NatsCaps
 from service.adapters.nats.config import NatsConfig
 from service.adapters.nats.documents import Documents
 from service.adapters.nats.presence import NatsPresence
+from service.adapters.nats.quota import NatsQuota
 from service.adapters.nats.tickets import NatsTickets
 from service.adapters.redis import address as redis_address
 from service.adapters.redis.broker import RedisBroker
-from service.adapters.redis.caps import RedisCaps
 from service.adapters.redis.client import RedisClient
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.presence import RedisPresence
+from service.adapters.redis.quota import RedisQuota
 from service.adapters.redis.tickets import RedisTickets
 from service.contract.gate import Gate
 from service.contract.model import Contract
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
-from service.core.caps import CapStore
 from service.core.clock import Clock
 from service.core.presence import PresenceStore
+from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
 from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.cluster.messages import OWN_CHANNELS
@@ -244,7 +244,7 @@ def _own_channels(settings: Settings) -> int:
     return OWN_CHANNELS + len(revoking) + bool(settings.probe.interval)
 
 
-Stores = tuple[PresenceStore, TicketStore, CapStore, Callable[[], Awaitable[None]]]
+Stores = tuple[PresenceStore, TicketStore, QuotaStore, Callable[[], Awaitable[None]]]
 """What nodes share beside the broker, and what lets it go."""
 
 
@@ -253,13 +253,13 @@ def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: B
     if settings.broker.url.startswith("redis"):
         client = RedisClient(redis_config(settings))
         shared = RedisPresence(client, ttl=settings.presence.ttl, most_told=most_told)
-        return shared, RedisTickets(client), RedisCaps(client), client.close
+        return shared, RedisTickets(client), RedisQuota(client), client.close
     if isinstance(broker, NatsBroker):
         documents = Documents(broker)
         there = NatsPresence(documents, store_clock, ttl=settings.presence.ttl, most_told=most_told)
-        return there, NatsTickets(documents, store_clock), NatsCaps(documents, store_clock), _nothing
+        return there, NatsTickets(documents, store_clock), NatsQuota(documents, store_clock), _nothing
     presence = MemoryPresence(broker.publish, most_told)
-    return presence, MemoryTickets(clock, settings.limits.tracked), MemoryCaps(), _nothing
+    return presence, MemoryTickets(clock, settings.limits.tracked), MemoryQuota(), _nothing
 
 
 async def _nothing() -> None:

@@ -18,7 +18,16 @@ from service.adapters.nats.config import NatsConfig
 from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
-from service.core.broker import Broker, ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
+from service.core.broker import (
+    Broker,
+    ChannelInfo,
+    DeliveredHead,
+    EventSink,
+    HistoryPage,
+    PublishResult,
+    Snapshot,
+    StreamHead,
+)
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event, Publication
@@ -100,7 +109,7 @@ class Line:
         """As the port says."""
         await self._reached().check()
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         """As the port says."""
         return await self._reached().publish(publication)
 
@@ -116,19 +125,19 @@ class Line:
         """As the port says."""
         return await self._reached().snapshot(channel, since, max_events, max_bytes)
 
-    async def marks(
-        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
         """As the port says."""
-        return await self._reached().marks(channels, known)
+        return await self._reached().stream_heads(channels, known)
 
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         """As the port says."""
         return await self._reached().history(channel, after, before, limit)
 
-    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
         """As the port says."""
-        return await self._reached().channels(tenant, prefix, limit)
+        return await self._reached().list_channels(tenant, prefix, limit)
 
 
 class Bus(Protocol):
@@ -259,7 +268,7 @@ class _Front:
     async def check(self) -> None:
         await self._store.check()
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         return await self._store.publish(publication)
 
     async def subscribe(self, channel: ChannelKey) -> None:
@@ -273,16 +282,16 @@ class _Front:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         return await self._store.snapshot(channel, since, max_events, max_bytes)
 
-    async def marks(
-        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
-        return await self._store.marks(channels, known)
+        return await self._store.stream_heads(channels, known)
 
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         return await self._store.history(channel, after, before, limit)
 
-    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        return await self._store.channels(tenant, prefix, limit)
+    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+        return await self._store.list_channels(tenant, prefix, limit)
 
 
 class RedisBus:

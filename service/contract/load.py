@@ -17,7 +17,7 @@ from service.contract.schemas import Schemas
 from service.core.access import PublishRule, SubscribeRule
 from service.core.channel import OWNER_PARAMETER, ChannelPattern
 from service.core.event import Delivery, Retention
-from service.core.presence import EVENT_PREFIX
+from service.core.presence import PRESENCE_PREFIX
 
 MAX_WINDOW = 1.0
 """Seconds. A longer wait would look like a fault to whoever watches the screen."""
@@ -219,8 +219,8 @@ class _Reader:
 
 
 def _bad_type(type_: str) -> str | None:
-    if type_.startswith(EVENT_PREFIX):
-        return f"event types that start with {EVENT_PREFIX!r} belong to the service"
+    if type_.startswith(PRESENCE_PREFIX):
+        return f"event types that start with {PRESENCE_PREFIX!r} belong to the service"
     if "." not in type_:
         return f"event type {type_!r} has no dot; system messages have none, events always do, such as chat.message"
     if not _TYPE.fullmatch(type_) or len(type_) > MAX_TYPE:

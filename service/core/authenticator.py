@@ -1,4 +1,4 @@
-"""The Authenticator port: tokens to identities."""
+"""The Authenticator port: turns tokens into identities."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from service.core.identity import Identity
 
 
 class Authenticator(Protocol):
-    """Whoever it returns has been vouched for by an issuer the settings name."""
+    """Returns only identities that a configured issuer vouches for."""
 
     async def authenticate(self, token: str) -> Identity:
-        """Checks a token.
+        """Verifies a token.
 
-        Raises ServiceError: INVALID_TOKEN (with a reason that names no secret), TOKEN_EXPIRED, or OVERLOADED when the
-        issuer's keys cannot be had right now.
+        Raises ServiceError: INVALID_TOKEN (the reason names no secret), TOKEN_EXPIRED, or OVERLOADED if the issuer's keys
+        are not available now.
         """

@@ -1,14 +1,15 @@
-"""The Broker port: what carries events between nodes and keeps history and state.
+"""The Broker port: carries events between nodes, and keeps the history and state of channels.
 
-The guarantee, for every implementation (tests/contract/broker_suite.py holds each one to it):
+Every implementation guarantees (tests/contract/broker_suite.py checks each of them):
 
-- A publish that returns is in the stream, once; one that raises may be repeated with the same id and is in it at most once.
-- Per channel and epoch, offsets of durable events and state versions of latest ones are dense: 1, 2, 3 …, each once. A
-  store that may have lost something it had accepted (it was restarted, or another replica took over) starts a new epoch;
-  offsets go on from what is left. So does one that is found behind what a node knows of it (`marks`): it was set back.
-- Between `subscribe` returning and `unsubscribe` being called, every event of the channel reaches the sink in the order of
-  its offset or state version, or the sink is told that some may not have (`interrupted`): the stream has what is missing.
-- Nothing of one tenant is ever visible under another.
+- A publish that returns is in the stream exactly once. A publish that raises is in it at most once, also if it is repeated with
+  the same id.
+- Per channel and epoch, offsets of durable events and state versions of latest ones are dense: 1, 2, 3 …, each once.
+- A store that may have lost accepted events (after a restart or a failover) starts a new epoch; offsets continue from what is
+  left. It also does so when a node has delivered more of a channel than the store has (`stream_heads`).
+- Between the return of `subscribe` and the call of `unsubscribe`, the sink gets every event of the channel, in the order of
+  offsets and state versions. Otherwise the sink is told (`interrupted`), and the stream has what is missing.
+- No tenant ever sees anything of another tenant.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from service.core.event import Event, Publication
 from service.core.position import Position
 
 
-class Receipt(Struct, frozen=True, gc=False):
-    """What became of a publication. A struct, as one is made for each."""
+class PublishResult(Struct, frozen=True, gc=False):
+    """The outcome of a publish. A struct, because every message makes one."""
 
     id: str
     epoch: str
-    """The stream's; empty with EPHEMERAL, which enters no stream."""
+    """The epoch of the stream; empty for EPHEMERAL, which enters no stream."""
     offset: int | None = None
     state_version: int | None = None
     duplicate: bool = False
-    """An earlier publication of the same (tenant, channel, sender, id) was accepted within the idempotency window;
-    offset and state version are that one's, and nothing was delivered again."""
+    """True if the same (tenant, channel, sender, id) was accepted before, within the idempotency window. Offset and state
+    version are those of the first publish; nothing is delivered again."""
 
 
 class StreamHead(NamedTuple):
-    """How far a channel has come; cheap to read for thousands of channels."""
+    """The end of a channel's stream and state; cheap to read for thousands of channels."""
 
     epoch: str
     """Empty for a channel that the broker does not know."""
@@ -46,45 +47,47 @@ class StreamHead(NamedTuple):
     state_version: int
 
 
-class Known(NamedTuple):
-    """How far a node has delivered a channel: what its store must not have forgotten."""
+class DeliveredHead(NamedTuple):
+    """The last event and state version that a node has delivered of a channel. The store must still have both."""
 
     position: Position
     state_version: int
-    again: int | None = None
-    """The lowest offset of which an event came although it had been delivered, if one did: from there on, what the node knows
-    may not be what the store has now."""
+    lowest_repeat: int | None = None
+    """The lowest offset at which an event came that was delivered before, if any. From there on, the store may hold other
+    events than the node has delivered."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class HistoryPage:
     """Part of a stream, oldest first."""
 
-    top: Position
+    position: Position
+    """The newest position of the stream."""
     events: Sequence[Event]
-    more: bool
-    """Whether the stream holds further events in the direction asked for."""
+    has_more: bool
+    """True if the stream holds further events in the requested direction."""
 
 
 class Snapshot(Struct, frozen=True):
-    """A channel as it is at one moment."""
+    """A channel at one moment."""
 
-    top: Position
+    position: Position
+    """The newest position of the stream."""
     state: Sequence[Event]
     """The newest event of every (type, key), by state version."""
     missed: Sequence[Event]
-    """What came after the position asked for; empty when `recovered` is not True."""
+    """The events after the requested position; empty unless `recovered` is True."""
     recovered: bool | None
-    """None when no position was asked for; False when the stream cannot show that there is no hole after it."""
+    """None if no position was requested; False if the stream may have a hole after it."""
     state_version: int = 0
-    """The newest state version; `state` may end below it, as values expire."""
-    base: int | None = None
-    """The offset at which the epoch began: every durable event above it belongs to the epoch. None if that is not known."""
+    """The newest state version. The last event of `state` may be older, as values expire."""
+    epoch_start: int | None = None
+    """The offset at which the epoch began: every durable event above it belongs to the epoch. None if unknown."""
 
     @property
-    def mark(self) -> StreamHead:
-        """How far the channel has come."""
-        return StreamHead(self.top.epoch, self.top.offset, self.state_version)
+    def head(self) -> StreamHead:
+        """The end of the stream and the state."""
+        return StreamHead(self.position.epoch, self.position.offset, self.state_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,77 +95,80 @@ class ChannelInfo:
     """A channel that the broker knows, for the backend API."""
 
     name: str
-    top: Position
+    position: Position
+    """The newest position of the stream."""
 
 
 class EventSink(Protocol):
-    """Where a broker delivers: the relay."""
+    """Receives what a broker delivers; the relay implements it."""
 
     def deliver(self, event: Event) -> None:
         """Takes one event. Called on the event loop, per channel in order; never blocks and never raises."""
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """Some events of these channels (None: of all that are subscribed) may not have been delivered and will not be.
+        """Reports that some events of these channels (None: of all subscribed ones) may be lost to this node.
 
-        Called when the broker delivers again, so that what is read now leaves no hole before what is delivered next.
+        Called when delivery works again: a read from now on leaves no hole before the next delivery.
         """
 
 
 class Broker(Protocol):
-    """See the module's docstring for the guarantee. Every method raises ServiceError(BROKER_UNAVAILABLE) if it can't.
+    """Keeps the guarantee of this module. Every method raises ServiceError(BROKER_UNAVAILABLE) if the store fails.
 
-    The coroutines may be begun (`send(None)`) outside of any task, and finished inside one.
+    A coroutine may be started outside of any task (`send(None)`) and finished inside one.
     """
 
     @property
     def delivers_synchronously(self) -> bool:
-        """Whether an event that is accepted has reached the sink by then: the sink knows all that the broker would say."""
+        """True if an event has reached the sink when `publish` returns, so that the sink is never behind the stream."""
 
     async def start(self, sink: EventSink) -> None:
-        """Makes the broker usable and names the sink. Called once, first."""
+        """Connects, and delivers to the sink from now on. Called once, before anything else."""
 
     async def close(self) -> None:
-        """Lets everything go. Later calls raise."""
+        """Releases all resources. Later calls raise."""
 
     async def check(self) -> None:
         """Returns if the store answers now, else raises."""
 
-    async def publish(self, publication: Publication) -> Receipt:
-        """Accepts an event: by its delivery class appends it to the stream or replaces the value of its (type, key),
-        then delivers it to every node that has subscribed. Ephemeral events are delivered and forgotten, their ids too.
+    async def publish(self, publication: Publication) -> PublishResult:
+        """Accepts an event and delivers it to every subscribed node.
 
-        The newest publication's retention holds for the whole stream (DURABLE) or state (LATEST).
+        DURABLE events are appended to the stream. LATEST events replace the value of their (type, key). EPHEMERAL events
+        and their ids are forgotten. The retention of the newest publication applies to the whole stream or state.
 
-        Cancelled or closed at any time, it leaves nothing behind but perhaps the event.
+        A call that is cancelled leaves nothing behind except perhaps the event.
         """
 
     async def subscribe(self, channel: ChannelKey) -> None:
-        """From its return on, every event of the channel reaches the sink."""
+        """Delivers every event of the channel to the sink from the return of this call on."""
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """Stops that; what is on its way may be dropped. Harmless when not subscribed."""
+        """Stops the delivery; events in flight may be dropped. Harmless when not subscribed."""
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """Reads top, state and what was missed since a position, as of one moment.
+        """Reads position, state and the events missed since a position, all at one moment.
 
-        More than `max_events` events or `max_bytes` bytes of missed data count as not recovered. A position that the epoch
-        has not come to is not recovered either; where the store can be set back, the channel starts a new epoch then, unless
-        the epoch is younger than `epoch.MIN_EPOCH_AGE`.
+        It does not recover more than `max_events` events or `max_bytes` bytes of data, nor a position that the epoch has
+        not reached. Such a position shows that the store was set back. So the channel starts a new epoch then, unless the
+        epoch is younger than `epoch.MIN_EPOCH_AGE`.
         """
 
-    async def marks(
-        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], delivered: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
-        """How far each of the channels has come, in their order; makes none that is not there. None for one that cannot be
-        read just now while others can.
+        """Reads the head of each channel, in their order, and creates none. None for a head that cannot be read now.
 
-        `known`: how far this node has delivered each of them (None: it does not say). A channel that has lost something of
-        that starts a new epoch, below `again` if that is given.
+        `delivered`: what this node has delivered of each channel (None: unknown). A channel that has lost some of it starts
+        a new epoch, from below `lowest_repeat` if that is given.
         """
 
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
-        """Reads a page: the first `limit` events with an offset above `after`, or else the last `limit` below `before`, or
-        else the last `limit`. With both given: the first `limit` of those between. Of megabytes it may give fewer, and `more`."""
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
+        """Reads a page of the stream: the first `limit` events after an offset, or else the last `limit` before one.
 
-    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """The tenant's channels that have subscribers, history or state, by name, from `prefix`; at most `limit`."""
+        Without `after` and `before`: the last `limit` of the stream. With both: the first `limit` between them. A page of
+        several megabytes ends early, with `has_more`.
+        """
+
+    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+        """Lists at most `limit` channels of the tenant by name that have subscribers, history or state."""

@@ -1,4 +1,4 @@
-"""Positions in a channel's stream, and when one can be resumed from."""
+"""Positions in a channel's stream, and when a client can resume from one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from service.core.event import Event
 class Position(Struct, frozen=True, gc=False):
     """A place in a stream: the epoch, the offset, and the id of the event at that offset (None at offset 0).
 
-    All three are needed: after a failover to a lagging replica and as many new publishes, epoch and offset match again
-    while the events differ.
+    The id is needed: after a failover to a lagging replica and as many new publishes, epoch and offset match again, but the
+    events differ.
     """
 
     epoch: str
@@ -21,22 +21,21 @@ class Position(Struct, frozen=True, gc=False):
     id: str | None = None
 
 
-def missed(since: Position, top: Position, kept: Sequence[Event]) -> Sequence[Event] | None:
-    """The events after `since` up to `top`, or None if the stream cannot show that there is no hole.
+def events_after(since: Position, newest: Position, kept: Sequence[Event]) -> Sequence[Event] | None:
+    """Returns the events after `since` up to `newest`, or None if there may be a hole.
 
-    `kept` holds the stream's newest events, oldest first, ending at `top`. None if the epoch differs, `since` is ahead of
-    the stream, the event at `since` has another id, or events after it are gone. An id that can no longer be compared,
-    because the entry at `since` itself has been trimmed, counts as a hole unless nothing was published since (then `top`
-    still knows its id).
+    `kept` holds the newest events of the stream, oldest first, and ends at `newest`. There may be a hole if the epoch differs,
+    if `since` is ahead of the stream, if the event at `since` has another id, or if events after it are gone. If the event at
+    `since` itself is gone, its id cannot be compared: that counts as a hole, unless `since` is the newest position.
     """
-    if since.epoch != top.epoch or since.offset > top.offset:
+    if since.epoch != newest.epoch or since.offset > newest.offset:
         return None
-    if since.offset == top.offset:
-        return () if since.id == top.id else None
-    first = top.offset - len(kept) + 1
+    if since.offset == newest.offset:
+        return () if since.id == newest.id else None
+    first = newest.offset - len(kept) + 1
     if since.offset == 0:
         return kept if first == 1 and since.id is None else None
     if since.offset < first:
         return None
-    at = since.offset - first
-    return kept[at + 1 :] if kept[at].id == since.id else None
+    index = since.offset - first
+    return kept[index + 1 :] if kept[index].id == since.id else None

@@ -1,4 +1,4 @@
-"""The PresenceStore port: who is in a channel, counted by user over all their connections."""
+"""The PresenceStore port: the users in a channel, each counted once over all connections."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 
-EVENT_PREFIX = "presence."
-"""Begins the types of the events that tell of presence, and of no others: contracts may not declare such types."""
+PRESENCE_PREFIX = "presence."
+"""The prefix of presence event types; contracts may not declare such types."""
 
 
-def is_presence(event_type: str) -> bool:
-    """Whether an event of this type tells of presence, so that only those with the right to see that may get it."""
-    return event_type.startswith(EVENT_PREFIX)
+def is_presence_event(event_type: str) -> bool:
+    """Whether events of this type need the right to see presence."""
+    return event_type.startswith(PRESENCE_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,12 @@ class Member:
 
     user: str
     connections: int
-    """Without those of nodes that have fallen silent."""
+    """Connections to live nodes."""
     info: bytes | None = None
-    """JSON from the token that the user has shown last, by any connection."""
+    """JSON from the token that the user has presented last, on any connection."""
 
 
-class Entry(NamedTuple):
+class PresenceEntry(NamedTuple):
     """One connection of a user in a channel."""
 
     channel: ChannelKey
@@ -38,68 +38,69 @@ class Entry(NamedTuple):
     """An id without spaces."""
 
 
-class Entrance(NamedTuple):
-    """An entry to be made, and the event that tells of it if it is the user's first or brings other info."""
+class PresenceJoin(NamedTuple):
+    """An entry to add, and the event to publish if it is the user's first or brings other info."""
 
-    entry: Entry
+    entry: PresenceEntry
     info: bytes | None
-    joined: Publication
+    event: Publication
 
 
-class Change(NamedTuple):
-    """What an entry made, changed or struck out has changed."""
+class PresenceChange(NamedTuple):
+    """The outcome of adding, updating or removing an entry."""
 
     changed: bool
-    """Whether the user has come, or gone."""
+    """Whether the user has joined or left."""
     users: int
-    """How many are there now."""
-    told: bool
-    """Whether the channel has been told, of this or of other info. A change in a channel with too many users is not: the caller
-    may tell their number."""
+    """The number of users in the channel now."""
+    published: bool
+    """Whether the event was published. It is not in a channel with too many users; then the caller may publish their number."""
 
 
-Farewell = Callable[[ChannelKey, str], Publication]
-"""Makes the event that tells of a user's going."""
+LeaveEventFactory = Callable[[ChannelKey, str], Publication]
+"""Makes the event that says that a user has left a channel."""
 
 
 class PresenceStore(Protocol):
-    """Counts users on all nodes, and tells each channel of their coming and going.
+    """Counts users on all nodes, and publishes an event when one joins or leaves a channel.
 
-    - An event is told in the same step as the change that it tells of: per user, `joined` and `left` take turns in the order
-      of the changes, on whichever nodes they happen. `joined` comes again when the user's info has changed, and from a store
-      that has lost its data.
-    - A user's info is that of the newest entry that brings some, or of the newest `update`, and stays until the user leaves: the
-      end of a connection changes nothing of what was told, nor does a further connection without info.
-    - An event reaches the channel's subscribers as an ephemeral publication does. In a channel with more users than the
-      store was given to tell of one by one, none is.
-    - Who has been told as here is among the members until told as gone, so what is read and what is told never differ.
-    - An entry that its node does not renew expires, and goes with the next `sweep` by anybody.
+    - A change and its event are one step. Per user, `joined` and `left` alternate in the order of the changes, on any node.
+      `joined` comes again when the user's info changes, and from a store that has lost its data.
+    - A user's info is that of the newest entry with info, or of the newest `update`, until the user leaves. Further connections
+      without info do not change it, nor does the end of a connection.
+    - The events are delivered as ephemeral publications. A channel with more users than the configured limit gets none.
+    - A user is a member from the `joined` event until the `left` event, so reads and events never differ.
+    - An entry that its node does not renew expires. The next `remove_expired` by any node removes it.
 
-    Every method raises ServiceError(BROKER_UNAVAILABLE) if the store can't; then it may have happened, and may be repeated.
-    Its coroutines may be begun outside of any task, as the Broker's.
+    Every method raises ServiceError(BROKER_UNAVAILABLE) if the store fails; the change may have happened, and may be repeated.
+    A coroutine may be started outside of any task, as those of the Broker.
     """
 
-    async def join(self, entrance: Entrance) -> Change:
+    async def join(self, join: PresenceJoin) -> PresenceChange:
         """Adds a connection. Adding it again changes nothing."""
 
-    async def update(self, entrance: Entrance) -> Change:
-        """Has a connection's user be shown with this info. Harmless if the connection is not there."""
+    async def update(self, update: PresenceJoin) -> PresenceChange:
+        """Replaces the user's info with that of the connection. Harmless if the connection is not there."""
 
-    async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
-        """Adds many, not as of one moment."""
+    async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
+        """Adds many connections, not as one step."""
 
-    async def leave(self, entry: Entry, left: Publication) -> Change:
-        """Removes a connection; harmless if it is not there."""
+    async def leave(self, entry: PresenceEntry, event: Publication) -> PresenceChange:
+        """Removes a connection, and publishes the event if it was the user's last. Harmless if it is not there."""
 
-    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Puts off the expiry of this node's entries; returns those that are not there (any more). Without entries it still
-        raises if the store is away."""
+    async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
+        """Extends the expiry of this node's entries; returns those that are missing.
 
-    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
-        """Removes the entries of these channels that have expired, each once however many nodes sweep; returns the changes."""
+        Without entries, it still raises if the store fails.
+        """
+
+    async def remove_expired(
+        self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
+    ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
+        """Removes the expired entries of these channels, each once even if several nodes call it; returns the changes."""
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
-        """The number of users, and up to `limit` of them by name."""
+        """Returns the number of users, and the first `limit` of them by name."""
 
     async def count(self, channel: ChannelKey) -> int:
-        """The number of users."""
+        """Returns the number of users."""

@@ -1,87 +1,89 @@
-"""How far a node has delivered a channel, and what the next event means for that."""
+"""The position up to which a node has delivered a channel, and how the next event relates to it."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-from service.core.broker import Known, Snapshot, StreamHead
+from service.core.broker import DeliveredHead, Snapshot, StreamHead
 from service.core.event import Event
 from service.core.position import Position
 
 
-class Verdict(Enum):
-    """What to do with an event."""
+class EventOrder(Enum):
+    """How an event follows the events before it."""
 
-    DELIVER = "deliver"
-    DROP = "drop"
-    """It has been delivered before."""
+    NEXT = "next"
+    """In order: deliver it."""
+    DUPLICATE = "duplicate"
+    """Delivered before: drop it."""
     GAP = "gap"
-    """Something before it is missing, or the stream has started anew: read the stream first."""
+    """An earlier event is missing, or the stream has a new epoch: read the stream first."""
 
 
 class StreamCursor:
-    """Lets every durable event through once and in order, and every change of state once."""
+    """Passes every durable event once and in order, and every state version once."""
 
-    __slots__ = ("_again", "_epoch", "_id", "_offset", "_state_version")
+    __slots__ = ("_epoch", "_id", "_lowest_repeat", "_offset", "_state_version")
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.jump(snapshot)
+        self.reset(snapshot)
 
-    def jump(self, snapshot: Snapshot) -> None:
-        """Goes on from what a snapshot holds."""
-        top = snapshot.top
-        self._epoch, self._offset, self._id, self._state_version = top.epoch, top.offset, top.id, snapshot.state_version
-        self._again: int | None = None
+    def reset(self, snapshot: Snapshot) -> None:
+        """Continues after a snapshot."""
+        position = snapshot.position
+        self._epoch, self._offset, self._id = position.epoch, position.offset, position.id
+        self._state_version = snapshot.state_version
+        self._lowest_repeat: int | None = None
 
     @property
     def position(self) -> Position:
-        """The last durable event that was let through."""
+        """The last durable event that passed."""
         return Position(self._epoch, self._offset, self._id)
 
     @property
     def state_version(self) -> int:
-        """The revision of its mark."""
+        """The last state version that passed."""
         return self._state_version
 
     @property
-    def mark(self) -> StreamHead:
-        """How far it has come."""
+    def head(self) -> StreamHead:
+        """The last offset and state version that passed."""
         return StreamHead(self._epoch, self._offset, self._state_version)
 
     @property
-    def known(self) -> Known:
-        """What the store must not have forgotten."""
-        return Known(self.position, self._state_version, self._again)
+    def delivered(self) -> DeliveredHead:
+        """What the store must still have."""
+        return DeliveredHead(self.position, self._state_version, self._lowest_repeat)
 
-    def note_repeat(self, event: Event) -> None:
-        """An event was dropped: it came twice, or another one came for its place."""
-        if event.offset is not None and (self._again is None or event.offset < self._again):
-            self._again = event.offset
+    def record_repeat(self, event: Event) -> None:
+        """Records a dropped event: a second delivery, or another event at the same offset."""
+        if event.offset is not None and (self._lowest_repeat is None or event.offset < self._lowest_repeat):
+            self._lowest_repeat = event.offset
 
-    def forget_repeats(self) -> None:
-        """The stream was found to be what has been let through."""
-        self._again = None
+    def clear_repeats(self) -> None:
+        """Forgets the repeats, after the stream was read and matches what has passed."""
+        self._lowest_repeat = None
 
-    def has_reached(self, mark: StreamHead) -> bool:
-        """Whether everything up to a mark has been let through. A mark of another epoch is never reached."""
-        return self._epoch == mark.epoch and self._offset >= mark.offset and self._state_version >= mark.state_version
+    def has_reached(self, head: StreamHead) -> bool:
+        """Whether everything up to a head has passed. A head of another epoch is never reached."""
+        return self._epoch == head.epoch and self._offset >= head.offset and self._state_version >= head.state_version
 
-    def take(self, event: Event) -> Verdict:
-        """Judges an event; with DELIVER it has gone through. An event of no stream always does."""
+    def advance(self, event: Event) -> EventOrder:
+        """Classifies an event; NEXT moves the cursor to it. An ephemeral event is always NEXT."""
         if event.offset is not None:
             if event.epoch != self._epoch:
-                return Verdict.GAP
+                return EventOrder.GAP
             if event.offset <= self._offset:
-                return Verdict.DROP
+                return EventOrder.DUPLICATE
             if event.offset > self._offset + 1:
-                return Verdict.GAP
+                return EventOrder.GAP
             self._offset, self._id = event.offset, event.id
         elif event.state_version is not None:
             if event.epoch != self._epoch:
-                return Verdict.GAP
+                return EventOrder.GAP
             if event.state_version <= self._state_version:
-                return Verdict.DROP
+                return EventOrder.DUPLICATE
             if event.state_version > self._state_version + 1:
-                return Verdict.GAP
+                return EventOrder.GAP
             self._state_version = event.state_version
-        return Verdict.DELIVER
+        return EventOrder.NEXT

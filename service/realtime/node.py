@@ -15,12 +15,12 @@ from service.aio.supervisor import Supervisor
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
-from service.core.caps import CapStore
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.identity import Identity
 from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Probing, Rate, RepairLimits, Rollout
 from service.core.presence import PresenceStore
+from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
@@ -62,7 +62,7 @@ class Ports:
     broker: Broker
     presence: PresenceStore
     tickets: TicketStore
-    caps: CapStore
+    caps: QuotaStore
     authenticator: Authenticator
     clock: Clock
     connect: Connect

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from service.contract.gate import Gate
-from service.core.broker import Broker, Receipt
+from service.core.broker import Broker, PublishResult
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery
 from service.core.identity import Identity
@@ -52,7 +52,7 @@ class Publisher:
         key: str | None,
         sender: str | None,
         subscribed: bool,
-    ) -> Receipt:
+    ) -> PublishResult:
         """Checks the event against the contract and gives it to the broker; an event without id gets one.
 
         Raises ServiceError as `Gate.admit` and `Broker.publish` do: after the gate's nothing was accepted, after the broker's

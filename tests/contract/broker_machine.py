@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.core.broker import Broker, Receipt
+from service.core.broker import Broker, PublishResult
 from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
@@ -111,7 +111,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = FakeClock()
         self.model = {key: ModelChannel() for key in KEYS}
-        self.receipts: dict[tuple[ChannelKey, str], tuple[Receipt, Publication, float]] = {}
+        self.receipts: dict[tuple[ChannelKey, str], tuple[PublishResult, Publication, float]] = {}
         self.refused: list[Publication] = []
         self.published = 0
         self.delivered: list[Event] = []
@@ -168,7 +168,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(channel=channels)
     def publish_ephemeral(self, channel: ChannelKey) -> None:
         publication = self._publication(channel, Delivery.EPHEMERAL, b"{}")
-        assert self.run(self.broker.publish(publication)) == Receipt(publication.id, epoch="")
+        assert self.run(self.broker.publish(publication)) == PublishResult(publication.id, epoch="")
         self._expect(publication, None)
 
     @precondition(lambda self: self.receipts)
@@ -179,7 +179,7 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         receipt, publication, _ = self.receipts[data.draw(st.sampled_from(known))]
         again = self.run(self.broker.publish(publication))
-        assert again == Receipt(receipt.id, receipt.epoch, receipt.offset, receipt.state_version, duplicate=True)
+        assert again == PublishResult(receipt.id, receipt.epoch, receipt.offset, receipt.state_version, duplicate=True)
 
     @rule(channel=channels)
     def join(self, channel: ChannelKey) -> None:
@@ -221,7 +221,7 @@ class BrokerMachine(RuleBasedStateMachine):
         page = self.attempt(self.broker.history(channel, after, before, limit))
         if page is None:
             return
-        self._meet_epoch(channel, page.top.epoch)
+        self._meet_epoch(channel, page.position.epoch)
         model = self.model[channel]
         top = len(model.events)
         asked = [
@@ -232,8 +232,8 @@ class BrokerMachine(RuleBasedStateMachine):
         wanted = asked[:limit] if after is not None else asked[-limit:]
         assert [event.offset for event in page.events] == wanted
         assert [event.data for event in page.events] == [model.events[n - 1].data for n in wanted]
-        assert page.more == (len(asked) > limit)
-        assert page.top == model.position(top)
+        assert page.has_more == (len(asked) > limit)
+        assert page.position == model.position(top)
 
     @rule(seconds=st.sampled_from([1, 5, 29, 30, 31, 99, 100]))
     def let_time_pass(self, seconds: int) -> None:
@@ -285,18 +285,18 @@ class BrokerMachine(RuleBasedStateMachine):
         now = self.clock.monotonic()
         if publication.delivery is Delivery.DURABLE:
             model.events.append(Kept(publication.id, publication.data, now))
-            assert receipt == Receipt(publication.id, receipt.epoch, offset=len(model.events))
+            assert receipt == PublishResult(publication.id, receipt.epoch, offset=len(model.events))
         else:
             assert publication.key is not None
             model.state.pop(publication.key, None)
             model.state[publication.key] = (publication.id, now)
             assert receipt.state_version is not None
             assert receipt.state_version > model.state_version
-            assert receipt == Receipt(publication.id, receipt.epoch, state_version=receipt.state_version)
+            assert receipt == PublishResult(publication.id, receipt.epoch, state_version=receipt.state_version)
             model.state_version = receipt.state_version
         self._accepted(publication, receipt)
 
-    def _accepted(self, publication: Publication, receipt: Receipt) -> None:
+    def _accepted(self, publication: Publication, receipt: PublishResult) -> None:
         model = self.model[publication.channel]
         self.receipts[publication.channel, publication.id] = (receipt, publication, self.clock.monotonic())
         model.seen.append(model.position(len(model.events)))
@@ -325,11 +325,11 @@ class BrokerMachine(RuleBasedStateMachine):
         snapshot = self.attempt(self.broker.snapshot(channel, since, MAX_EVENTS, 1_000_000))
         if snapshot is None:
             return False
-        self._meet_epoch(channel, snapshot.top.epoch)
+        self._meet_epoch(channel, snapshot.position.epoch)
         model = self.model[channel]
         now = self.clock.monotonic()
         top = model.position(len(model.events))
-        assert snapshot.top == top
+        assert snapshot.position == top
         assert [event.id for event in snapshot.state] == model.values(now)
         missed = model.missed(since, now) if since is not None else []
         assert snapshot.recovered == (None if since is None else missed is not None)

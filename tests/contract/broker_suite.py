@@ -14,7 +14,7 @@ from itertools import count
 
 import pytest
 
-from service.core.broker import Broker, Receipt, Snapshot, StreamHead
+from service.core.broker import Broker, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
@@ -68,7 +68,7 @@ class Publisher:
         data: bytes = b"{}",
         sender: str | None = "ann",
         retention: Retention = KEEP,
-    ) -> Receipt:
+    ) -> PublishResult:
         return await self._publish(Delivery.DURABLE, channel, id, "chat.message", data, sender, None, retention)
 
     async def latest(
@@ -80,10 +80,12 @@ class Publisher:
         type: str = "ticker.price",
         data: bytes = b"{}",
         retention: Retention = KEEP,
-    ) -> Receipt:
+    ) -> PublishResult:
         return await self._publish(Delivery.LATEST, channel, id, type, data, None, key, retention)
 
-    async def ephemeral(self, channel: ChannelKey = ROOM, *, id: str | None = None, key: str | None = None) -> Receipt:
+    async def ephemeral(
+        self, channel: ChannelKey = ROOM, *, id: str | None = None, key: str | None = None
+    ) -> PublishResult:
         return await self._publish(Delivery.EPHEMERAL, channel, id, "chat.typing", b"{}", "ann", key, None)
 
     async def _publish(
@@ -96,7 +98,7 @@ class Publisher:
         sender: str | None,
         key: str | None,
         retention: Retention | None,
-    ) -> Receipt:
+    ) -> PublishResult:
         return await self._broker.publish(
             Publication(
                 channel=channel,
@@ -173,7 +175,7 @@ class BrokerSuite(ABC):
             lambda: broker.unsubscribe(ROOM),
             lambda: broker.snapshot(ROOM, None, MANY, MUCH),
             lambda: broker.history(ROOM, None, None, 10),
-            lambda: broker.channels("acme", "", 10),
+            lambda: broker.list_channels("acme", "", 10),
         ]
         for call in calls:
             with pytest.raises(ServiceError) as refused:
@@ -206,10 +208,10 @@ class BrokerSuite(ABC):
             since = Position(first.epoch, 1, first.id)
             assert ids((await Begun(broker.snapshot(ROOM, since, 10, 1000))).missed) == ["m-2"]
             assert ids((await Begun(broker.history(ROOM, None, None, 1))).events) == ["m-2"]
-            [mark] = await Begun(broker.marks([ROOM]))
+            [mark] = await Begun(broker.stream_heads([ROOM]))
             assert mark is not None
             assert mark.offset == 2
-            assert [info.name for info in await Begun(broker.channels(ROOM.tenant, "", 10))] == [ROOM.name]
+            assert [info.name for info in await Begun(broker.list_channels(ROOM.tenant, "", 10))] == [ROOM.name]
             await Begun(broker.check())
             await Begun(broker.unsubscribe(ROOM))
 
@@ -259,7 +261,7 @@ class BrokerSuite(ABC):
 
     async def test_ephemeral_events_enter_no_stream(self, broker: Broker, publish: Publisher) -> None:
         receipt = await publish.ephemeral(id="e-1")
-        assert receipt == Receipt("e-1", epoch="")
+        assert receipt == PublishResult("e-1", epoch="")
         assert (await publish.durable()).offset == 1
         snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
         assert not snapshot.state
@@ -278,7 +280,7 @@ class BrokerSuite(ABC):
         state_version = (await publish.latest("key", id="l", data=b"[1]")).state_version
         await publish.ephemeral(id="e", key="k")
         at = milliseconds(clock)
-        epoch = (await broker.snapshot(ROOM, None, MANY, MUCH)).top.epoch
+        epoch = (await broker.snapshot(ROOM, None, MANY, MUCH)).position.epoch
         durable = Event(
             ROOM,
             "chat.message",
@@ -317,7 +319,7 @@ class BrokerSuite(ABC):
         first = await publish.durable(id="same", data=b"1")
         await publish.durable()
         again = await publish.durable(id="same", data=b"2")
-        assert again == Receipt("same", first.epoch, first.offset, duplicate=True)
+        assert again == PublishResult("same", first.epoch, first.offset, duplicate=True)
         await self.settled(broker)
         assert sink.ids() == ["same", "m-1"]
         assert (await publish.durable()).offset == 3
@@ -330,7 +332,7 @@ class BrokerSuite(ABC):
         first = await publish.latest("k", id="same", data=b"1")
         await publish.latest("k", data=b"2")
         again = await publish.latest("k", id="same", data=b"1")
-        assert again == Receipt("same", first.epoch, state_version=first.state_version, duplicate=True)
+        assert again == PublishResult("same", first.epoch, state_version=first.state_version, duplicate=True)
         assert [event.data for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [b"2"]
         await self.settled(broker)
         assert len(sink.events) == 2
@@ -353,7 +355,7 @@ class BrokerSuite(ABC):
     async def test_an_id_is_remembered_for_the_window(self, publish: Publisher, clock: FakeClock) -> None:
         await publish.durable(id="same")
         await self.advance(clock, WINDOW - 1)  # long after the event itself has expired
-        assert await publish.durable(id="same") == Receipt(
+        assert await publish.durable(id="same") == PublishResult(
             "same", (await publish.durable()).epoch, offset=1, duplicate=True
         )
         await self.advance(clock, 1)
@@ -436,10 +438,10 @@ class BrokerSuite(ABC):
         receipts = [await publish.durable() for _ in range(3)]
         await self.advance(clock, TTL * 100)
         top = Position(receipts[0].epoch, 3, "m-3")
-        assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None, base=0)
-        assert await broker.marks([ROOM]) == [StreamHead(top.epoch, 3, 0)]
+        assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None, epoch_start=0)
+        assert await broker.stream_heads([ROOM]) == [StreamHead(top.epoch, 3, 0)]
         page = await broker.history(ROOM, None, None, MANY)
-        assert (page.top, list(page.events), page.more) == (top, [], False)
+        assert (page.position, list(page.events), page.has_more) == (top, [], False)
         assert (await publish.durable()).offset == 4
 
     async def test_the_newest_publications_retention_holds_for_the_whole_stream(
@@ -502,11 +504,11 @@ class BrokerSuite(ABC):
 
     async def test_a_fresh_channel_is_at_offset_zero_of_its_epoch(self, broker: Broker, publish: Publisher) -> None:
         snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
-        assert (snapshot.top.offset, snapshot.top.id, snapshot.recovered) == (0, None, None)
-        assert (await publish.durable()).epoch == snapshot.top.epoch
+        assert (snapshot.position.offset, snapshot.position.id, snapshot.recovered) == (0, None, None)
+        assert (await publish.durable()).epoch == snapshot.position.epoch
 
     async def test_resuming_gives_exactly_what_was_missed(self, broker: Broker, publish: Publisher) -> None:
-        start = (await broker.snapshot(ROOM, None, MANY, MUCH)).top
+        start = (await broker.snapshot(ROOM, None, MANY, MUCH)).position
         epoch = start.epoch
         for _ in range(10):
             await publish.durable()
@@ -514,7 +516,7 @@ class BrokerSuite(ABC):
         for position in positions:
             snapshot = await broker.snapshot(ROOM, position, MANY, MUCH)
             assert snapshot.recovered is True
-            assert snapshot.top == positions[-1]
+            assert snapshot.position == positions[-1]
             assert [event.offset for event in snapshot.missed] == list(range(position.offset + 1, 11))
 
     async def test_resuming_at_the_top_needs_no_entries(
@@ -524,7 +526,7 @@ class BrokerSuite(ABC):
         await self.advance(clock, TTL)
         top = Position(receipt.epoch, 1, receipt.id)
         snapshot = await broker.snapshot(ROOM, top, MANY, MUCH)
-        assert (snapshot.top, list(snapshot.missed), snapshot.recovered) == (top, [], True)
+        assert (snapshot.position, list(snapshot.missed), snapshot.recovered) == (top, [], True)
 
     @pytest.mark.parametrize(
         "doubtful",
@@ -548,7 +550,7 @@ class BrokerSuite(ABC):
         good: dict[str, object] = {"epoch": first.epoch, "offset": 20, "id": "m-20"}
         assert (await broker.snapshot(ROOM, Position(**good), MANY, MUCH)).recovered is True  # type: ignore[arg-type]  # spelled as changes
         snapshot = await broker.snapshot(ROOM, Position(**(good | doubtful)), MANY, MUCH)  # type: ignore[arg-type]  # the same
-        assert (snapshot.recovered, list(snapshot.missed), snapshot.top.offset) == (False, [], 25)
+        assert (snapshot.recovered, list(snapshot.missed), snapshot.position.offset) == (False, [], 25)
 
     async def test_more_than_the_given_number_of_events_is_not_recovered(
         self, broker: Broker, publish: Publisher
@@ -589,13 +591,13 @@ class BrokerSuite(ABC):
         other = await publish.latest("k", OTHER_ROOM)
         nobodys = ChannelKey("acme", "room:nobodys")
         expected = [StreamHead(other.epoch, 0, 1), StreamHead("", 0, 0), StreamHead(receipt.epoch, 3, 2)]
-        assert list(await broker.marks([OTHER_ROOM, nobodys, ROOM])) == expected
-        assert list(await broker.marks([nobodys])) == [StreamHead("", 0, 0)]
-        assert list(await broker.marks([])) == []
+        assert list(await broker.stream_heads([OTHER_ROOM, nobodys, ROOM])) == expected
+        assert list(await broker.stream_heads([nobodys])) == [StreamHead("", 0, 0)]
+        assert list(await broker.stream_heads([])) == []
         snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
-        assert snapshot.mark == expected[2]
+        assert snapshot.head == expected[2]
         await self.advance(clock, TTL)  # a mark outlives what it counts
-        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).mark == expected[2]
+        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).head == expected[2]
 
     # --- history ------------------------------------------------------------------------------------------------------
 
@@ -636,12 +638,12 @@ class BrokerSuite(ABC):
         for _ in range(19):  # 11 to 20 are kept
             await publish.durable()
         page = await broker.history(ROOM, after, before, limit)
-        assert ([event.offset for event in page.events], page.more) == (offsets, more)
-        assert page.top == Position(first.epoch, 20, "m-20")
+        assert ([event.offset for event in page.events], page.has_more) == (offsets, more)
+        assert page.position == Position(first.epoch, 20, "m-20")
 
     async def test_the_history_of_a_fresh_channel_is_empty(self, broker: Broker) -> None:
         page = await broker.history(ROOM, None, None, 10)
-        assert (list(page.events), page.more, page.top.offset, page.top.id) == ([], False, 0, None)
+        assert (list(page.events), page.has_more, page.position.offset, page.position.id) == ([], False, 0, None)
 
     # --- channels -----------------------------------------------------------------------------------------------------
 
@@ -655,16 +657,16 @@ class BrokerSuite(ABC):
         await publish.durable(ChannelKey("other", "room:x"))
         await broker.history(ChannelKey("acme", "room:only-read"), None, None, 10)
 
-        listed = await broker.channels("acme", "", 10)
+        listed = await broker.list_channels("acme", "", 10)
         assert [info.name for info in listed] == ["lobby", "room:a", "room:b", "room:c"]
-        assert listed[1].top == Position(receipt.epoch, 1, receipt.id)
-        assert [info.name for info in await broker.channels("acme", "room:", 2)] == ["room:a", "room:b"]
-        assert [info.name for info in await broker.channels("acme", "room:c", 2)] == ["room:c"]
-        assert not await broker.channels("acme", "nowhere", 10)
-        assert not await broker.channels("nobody", "", 10)
+        assert listed[1].position == Position(receipt.epoch, 1, receipt.id)
+        assert [info.name for info in await broker.list_channels("acme", "room:", 2)] == ["room:a", "room:b"]
+        assert [info.name for info in await broker.list_channels("acme", "room:c", 2)] == ["room:c"]
+        assert not await broker.list_channels("acme", "nowhere", 10)
+        assert not await broker.list_channels("nobody", "", 10)
 
         await self.advance(clock, TTL)
-        assert [info.name for info in await broker.channels("acme", "", 10)] == ["room:b"]
+        assert [info.name for info in await broker.list_channels("acme", "", 10)] == ["room:b"]
 
     # --- tenants ------------------------------------------------------------------------------------------------------
 
@@ -678,8 +680,8 @@ class BrokerSuite(ABC):
         theirs = await broker.snapshot(
             SAME_ROOM_OF_ANOTHER_TENANT, Position(mine.epoch, 0, None), max_events=MANY, max_bytes=MUCH
         )
-        assert (theirs.top.offset, list(theirs.state), list(theirs.missed), theirs.recovered) == (0, [], [], False)
-        assert theirs.top.epoch != mine.epoch
+        assert (theirs.position.offset, list(theirs.state), list(theirs.missed), theirs.recovered) == (0, [], [], False)
+        assert theirs.position.epoch != mine.epoch
         assert not (await broker.history(SAME_ROOM_OF_ANOTHER_TENANT, None, None, 10)).events
         await self.settled(broker)
         assert sink.events == []

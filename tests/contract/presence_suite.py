@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication
-from service.core.presence import Change, Entrance, Entry, Member, PresenceStore
+from service.core.presence import Member, PresenceChange, PresenceEntry, PresenceJoin, PresenceStore
 from tests.contract.begun import Begun
 
 ROOM = ChannelKey("acme", "room:1")
@@ -61,8 +61,8 @@ def farewell(channel: ChannelKey, user: str) -> Publication:
     return event(LEFT, channel, user)
 
 
-def entrance(channel: ChannelKey, user: str, connection: str, info: bytes | None = None) -> Entrance:
-    return Entrance(Entry(channel, user, connection), info, event(JOINED, channel, user))
+def entrance(channel: ChannelKey, user: str, connection: str, info: bytes | None = None) -> PresenceJoin:
+    return PresenceJoin(PresenceEntry(channel, user, connection), info, event(JOINED, channel, user))
 
 
 class Node:
@@ -71,13 +71,13 @@ class Node:
     def __init__(self, store: PresenceStore) -> None:
         self.store = store
 
-    async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None = None) -> Change:
+    async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None = None) -> PresenceChange:
         return await self.store.join(entrance(channel, user, connection, info))
 
-    async def leave(self, channel: ChannelKey, user: str, connection: str) -> Change:
-        return await self.store.leave(Entry(channel, user, connection), event(LEFT, channel, user))
+    async def leave(self, channel: ChannelKey, user: str, connection: str) -> PresenceChange:
+        return await self.store.leave(PresenceEntry(channel, user, connection), event(LEFT, channel, user))
 
-    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> Change:
+    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> PresenceChange:
         return await self.store.update(entrance(channel, user, connection, info))
 
     async def joins(self, channel: ChannelKey, user: str, connection: str) -> bool:
@@ -86,8 +86,8 @@ class Node:
     async def leaves(self, channel: ChannelKey, user: str, connection: str) -> bool:
         return (await self.leave(channel, user, connection)).changed
 
-    async def sweep(self, *channels: ChannelKey) -> list[tuple[ChannelKey, Change]]:
-        return list(await self.store.sweep(channels, farewell))
+    async def sweep(self, *channels: ChannelKey) -> list[tuple[ChannelKey, PresenceChange]]:
+        return list(await self.store.remove_expired(channels, farewell))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class PresenceSuite(Staged):
         for user in users:
             assert await node.joins(ROOM, user, "c-1")
         assert [member.user for member in (await node.store.members(ROOM, 10))[1]] == users
-        assert list(await node.store.renew([Entry(ROOM, user, "c-1") for user in users])) == []
+        assert list(await node.store.renew([PresenceEntry(ROOM, user, "c-1") for user in users])) == []
         for user in users:
             assert await node.leaves(ROOM, user, "c-1")
         assert await node.store.count(ROOM) == 0
@@ -288,11 +288,15 @@ class PresenceSuite(Staged):
         await node.join(ROOM, "ann", "c-1")
         await node.join(ROOM, "ann", "c-2")
         await node.join(OTHER_ROOM, "ben", "c-3")
-        there = [Entry(ROOM, "ann", "c-1"), Entry(OTHER_ROOM, "ben", "c-3"), Entry(ROOM, "ann", "c-2")]
+        there = [
+            PresenceEntry(ROOM, "ann", "c-1"),
+            PresenceEntry(OTHER_ROOM, "ben", "c-3"),
+            PresenceEntry(ROOM, "ann", "c-2"),
+        ]
         missing = [
-            Entry(ROOM, "ann", "c-9"),
-            Entry(ROOM, "ben", "c-3"),
-            Entry(SAME_ROOM_OF_ANOTHER_TENANT, "ann", "c-1"),
+            PresenceEntry(ROOM, "ann", "c-9"),
+            PresenceEntry(ROOM, "ben", "c-3"),
+            PresenceEntry(SAME_ROOM_OF_ANOTHER_TENANT, "ann", "c-1"),
         ]
         assert list(await node.store.renew(there)) == []
         assert sorted(await node.store.renew([missing[0], *there, *missing[1:]])) == sorted(missing)
@@ -350,7 +354,7 @@ class PresenceSuite(Staged):
             )
             kinds = [kind for kind, _ in await stage.story()]
             assert kinds == [(JOINED, LEFT)[index % 2] for index in range(len(kinds))]
-            assert len(kinds) == sum(change.told for change in changes)
+            assert len(kinds) == sum(change.published for change in changes)
             assert await stage.one.store.count(ROOM) == len(kinds) % 2
 
 
@@ -386,7 +390,9 @@ class SharedPresenceSuite(PresenceSuite):
         assert sorted(await stage.one.store.renew(held)) == sorted(held)
         assert [change.changed for change in await stage.one.store.join_all(entrances)] == [True, True, True]
         assert list(await stage.one.store.renew(held)) == []
-        assert list(await stage.two.store.renew([Entry(ROOM, "ann", "c-3")])) == [Entry(ROOM, "ann", "c-3")]
+        assert list(await stage.two.store.renew([PresenceEntry(ROOM, "ann", "c-3")])) == [
+            PresenceEntry(ROOM, "ann", "c-3")
+        ]
         assert not await stage.two.joins(ROOM, "ann", "c-3")
         # Told again, for those who have looked in between; of those who stayed nobody is told to have left.
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ben")]
@@ -407,13 +413,15 @@ class TimedPresenceSuite(Staged):
         assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
         assert await stage.two.store.count(ROOM) == 0
         assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
-        assert list(await stage.one.store.renew([Entry(ROOM, "ann", "c-1")])) == [Entry(ROOM, "ann", "c-1")]
+        assert list(await stage.one.store.renew([PresenceEntry(ROOM, "ann", "c-1")])) == [
+            PresenceEntry(ROOM, "ann", "c-1")
+        ]
 
     async def test_renewing_puts_it_off(self, stage: Stage) -> None:
         for _ in range(5):
             await stage.one.join(ROOM, "ann", "c-1")
             await self.advance(TTL / 2)
-            assert list(await stage.one.store.renew([Entry(ROOM, "ann", "c-1")])) == []
+            assert list(await stage.one.store.renew([PresenceEntry(ROOM, "ann", "c-1")])) == []
         await self.advance(TTL - 1)
         assert await stage.two.sweep(ROOM) == []
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)])
@@ -424,7 +432,7 @@ class TimedPresenceSuite(Staged):
         await stage.two.join(ROOM, "ann", "c-2", b'{"n":2}')
         await stage.one.join(ROOM, "ann", "c-1", b'{"n":1}')
         await self.advance(TTL / 2)
-        await stage.two.store.renew([Entry(ROOM, "ann", "c-2")])
+        await stage.two.store.renew([PresenceEntry(ROOM, "ann", "c-2")])
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2, b'{"n":1}')])
         await self.advance(TTL / 2 + 1)
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')]), "as was told"
@@ -452,7 +460,7 @@ class TimedPresenceSuite(Staged):
     async def test_an_entry_that_has_expired_can_be_renewed_before_the_sweep(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(TTL + 1)
-        assert list(await stage.one.store.renew([Entry(ROOM, "ann", "c-1")])) == []
+        assert list(await stage.one.store.renew([PresenceEntry(ROOM, "ann", "c-1")])) == []
         assert await stage.two.sweep(ROOM) == []
         assert await stage.story() == [(JOINED, "ann")]
 
@@ -474,7 +482,7 @@ class TimedPresenceSuite(Staged):
             raise RuntimeError("killed")
 
         with pytest.raises(RuntimeError, match="killed"):
-            await stage.one.store.sweep([ROOM], dies)
+            await stage.one.store.remove_expired([ROOM], dies)
         assert await stage.two.sweep(ROOM) == [], "one node works at a time"
         await self.advance(TTL / 6)
         assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
@@ -485,7 +493,7 @@ class TimedPresenceSuite(Staged):
         await stage.told()
         await self.advance(TTL + 1)
         changes = [change for _, change in await stage.two.sweep(ROOM)]
-        assert [change.told for change in changes] == [False] + [True] * (MAX_TOLD + 1)
+        assert [change.published for change in changes] == [False] + [True] * (MAX_TOLD + 1)
         assert len(await stage.story()) == MAX_TOLD + 1
 
     async def test_nothing_stays_for_ever(self, stage: Stage) -> None:

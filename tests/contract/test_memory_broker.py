@@ -109,7 +109,7 @@ def room(n: int) -> ChannelKey:
 
 
 async def epoch(broker: Broker, channel: ChannelKey) -> str:
-    return (await broker.history(channel, None, None, 1)).top.epoch
+    return (await broker.history(channel, None, None, 1)).position.epoch
 
 
 # --- at most so many channels -----------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ async def test_the_least_recently_used_channel_makes_room_and_comes_back_with_a_
     assert await epoch(small, room(2)) == receipts[2].epoch
     snapshot = await small.snapshot(room(1), Position(receipts[1].epoch, 1, "m-2"), MANY, MUCH)
     assert snapshot.recovered is False
-    assert snapshot.top.epoch != receipts[1].epoch
+    assert snapshot.position.epoch != receipts[1].epoch
 
 
 async def test_a_channel_with_subscribers_is_never_pushed_out(
@@ -313,12 +313,12 @@ async def test_what_has_expired_is_not_shown_between_two_sweeps(small: MemoryBro
     await publish.durable(room(0), retention=briefly)
     await publish.latest("k", room(0), retention=briefly)
     clock.advance(SWEEP_SECONDS / 2)
-    assert not await small.channels("acme", "", 10)
+    assert not await small.list_channels("acme", "", 10)
     await publish.durable(room(0), retention=briefly)
     assert [event.offset for event in (await small.history(room(0), None, None, 10)).events] == [2]
     clock.advance(SWEEP_SECONDS / 4)
     snapshot = await small.snapshot(room(0), None, MANY, MUCH)
-    assert (snapshot.top.offset, list(snapshot.state)) == (2, [])
+    assert (snapshot.position.offset, list(snapshot.state)) == (2, [])
     assert not (await small.history(room(0), None, None, 10)).events
 
 
@@ -395,9 +395,9 @@ async def test_channel_that_is_only_named_is_forgotten_after_a_minute(clock: Fak
         await broker.snapshot(channel, None, 0, 0)
         await broker.unsubscribe(channel)
     await broker.subscribe(ROOM)
-    told = (await broker.snapshot(ROOM, None, 0, 0)).top
+    told = (await broker.snapshot(ROOM, None, 0, 0)).position
     assert broker.stats().channels == 2_001
-    assert [info.name for info in await broker.channels("acme", "", 10)] == [ROOM.name]
+    assert [info.name for info in await broker.list_channels("acme", "", 10)] == [ROOM.name]
     clock.advance(EMPTY_SECONDS + SWEEP_SECONDS)
     stats = broker.stats()
     assert (stats.channels, stats.evicted, stats.bytes) == (1, 0, CHANNEL_BYTES)
@@ -415,7 +415,7 @@ async def test_listing_follows_what_is_there(clock: FakeClock) -> None:
     await broker.subscribe(rooms[3])
 
     async def listed(prefix: str = "", limit: int = 10) -> list[str]:
-        return [info.name for info in await broker.channels("acme", prefix, limit)]
+        return [info.name for info in await broker.list_channels("acme", prefix, limit)]
 
     assert await listed() == ["a", "b", "c:1", "c:2"]
     assert await listed("c:", 1) == ["c:1"]

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.records import SEGMENT
-from service.core.broker import Broker, Receipt
+from service.core.broker import Broker, PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Retention
 from service.core.position import Position
@@ -116,7 +116,7 @@ async def test_two_nodes_publish_into_one_channel_at_once(shared: NatsServer, cl
             await broker.subscribe(ROOM)
         publishers = [Publisher(one, clock), Publisher(two, clock)]
         keep = Retention(entries=MANY, ttl=TTL)
-        receipts: list[Receipt] = await asyncio.gather(
+        receipts: list[PublishResult] = await asyncio.gather(
             *(
                 publisher.durable(id=f"{node}-{n}", retention=keep)
                 for n in range(each)
@@ -162,8 +162,8 @@ async def test_many_channels_are_published_into_at_once(shared: NatsServer, cloc
             )
         )
         assert len(receipts) == 6 * len(rooms)
-        assert [mark.offset for mark in await one.marks(rooms)] == [6] * len(rooms)
-        assert len(await two.channels("acme", "room:", MANY)) == len(rooms)
+        assert [mark.offset for mark in await one.stream_heads(rooms)] == [6] * len(rooms)
+        assert len(await two.list_channels("acme", "room:", MANY)) == len(rooms)
 
 
 async def test_values_of_one_key_published_at_once_leave_the_last(shared: NatsServer, clock: FakeClock) -> None:
@@ -189,7 +189,7 @@ async def test_names_that_mean_something_to_nats_stay_apart(shared: NatsServer, 
             await publish.latest("a.*.>", key)
             await publish.ephemeral(key)
         assert [event.channel for event in sink.events] == [key for key in keys for _ in range(3)]
-        assert [info.name for info in await broker.channels("a", "", MANY)] == sorted(["b.c", "b:c", "b%2Ec"])
+        assert [info.name for info in await broker.list_channels("a", "", MANY)] == sorted(["b.c", "b:c", "b%2Ec"])
 
 
 async def test_the_stream_lets_go_of_what_no_longer_counts(shared: NatsServer, clock: FakeClock) -> None:
@@ -286,7 +286,7 @@ async def test_calls_fail_at_once_while_there_is_no_connection(server: NatsServe
         publish = Publisher(broker, clock)
         await _refusal(broker.check)
         began = time.monotonic()
-        for call in (publish.durable, publish.ephemeral, lambda: broker.marks([ROOM]), broker.check):
+        for call in (publish.durable, publish.ephemeral, lambda: broker.stream_heads([ROOM]), broker.check):
             assert await _refusal(call) == "there is no connection to NATS"
         assert time.monotonic() - began < 20, "none waited"
 
@@ -311,10 +311,10 @@ async def test_a_server_that_has_lost_what_it_accepted_begins_a_new_epoch(server
         await sink.until(lambda: len(sink.interruptions) == 2)
         snapshot = await broker.snapshot(ROOM, Position(first.epoch, 4, "m-4"), MANY, MUCH)
         assert snapshot.recovered is False
-        assert snapshot.top.offset == 1
-        assert snapshot.top.epoch != first.epoch
+        assert snapshot.position.offset == 1
+        assert snapshot.position.epoch != first.epoch
         after = await publish.durable()
-        assert (after.offset, after.epoch) == (2, snapshot.top.epoch)
+        assert (after.offset, after.epoch) == (2, snapshot.position.epoch)
 
 
 async def test_a_deleted_stream_is_made_again_and_begins_new_epochs(server: NatsServer, clock: FakeClock) -> None:

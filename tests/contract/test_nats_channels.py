@@ -26,8 +26,8 @@ DOORS: dict[str, Callable[[NatsBroker], Awaitable[Any]]] = {
     "snapshot": lambda broker: broker.snapshot(INVENTED, None, 0, 0),
     "resume": lambda broker: broker.snapshot(INVENTED, Position("nobody", 3, "x"), MANY, MUCH),
     "history": lambda broker: broker.history(INVENTED, None, None, 10),
-    "marks": lambda broker: broker.marks([INVENTED]),
-    "channels": lambda broker: broker.channels("acme", "", 10),
+    "stream_heads": lambda broker: broker.stream_heads([INVENTED]),
+    "channels": lambda broker: broker.list_channels("acme", "", 10),
 }
 
 
@@ -57,7 +57,7 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed(server
     async with running(where, clock) as (one, _), running(where, clock) as (other, _):
         for broker in (one, other):
             await broker.subscribe(INVENTED)
-        told = (await one.snapshot(INVENTED, None, 0, 0)).top
+        told = (await one.snapshot(INVENTED, None, 0, 0)).position
         loop = asyncio.get_running_loop()
         end = loop.time() + 3 * (SHORT + 2)
         while loop.time() < end:
@@ -79,7 +79,7 @@ async def test_a_head_outlives_the_minute_once_something_was_published(server: N
         receipt = await Publisher(broker, clock).durable(INVENTED)
         await broker.unsubscribe(INVENTED)
         await asyncio.sleep(SHORT + 3)
-        assert (await broker.snapshot(INVENTED, None, 0, 0)).top.epoch == receipt.epoch
+        assert (await broker.snapshot(INVENTED, None, 0, 0)).position.epoch == receipt.epoch
 
 
 async def test_nodes_that_keep_at_the_same_moment_lose_no_channel(server: NatsServer) -> None:
@@ -90,11 +90,11 @@ async def test_nodes_that_keep_at_the_same_moment_lose_no_channel(server: NatsSe
         for broker in (one, other):
             for channel in (*shared, own[broker]):
                 await broker.subscribe(channel)
-        told = {channel: (await one.snapshot(channel, None, 0, 0)).top for channel in (*shared, *own.values())}
+        told = {channel: (await one.snapshot(channel, None, 0, 0)).position for channel in (*shared, *own.values())}
         loop = asyncio.get_running_loop()
         end = loop.time() + 2 * (SHORT + 2)
         while loop.time() < end:
             await asyncio.gather(one.keep_empty(), other.keep_empty())
             await asyncio.sleep(SHORT / 4)
         for channel, top in told.items():
-            assert (await one.snapshot(channel, None, 0, 0)).top == top
+            assert (await one.snapshot(channel, None, 0, 0)).position == top

@@ -17,7 +17,7 @@ import pytest
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
 from service.core import epoch as epochs
-from service.core.broker import Known
+from service.core.broker import DeliveredHead
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
@@ -86,9 +86,9 @@ async def test_a_position_behind_what_was_heard_begins_an_epoch(server: NatsServ
         backup.restore()
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        [mark] = await broker.marks([ROOM])
+        [mark] = await broker.stream_heads([ROOM])
         assert (mark.epoch != old, mark.offset) == (True, 1)
-        assert [mark] == list(await broker.marks([ROOM])), "once"
+        assert [mark] == list(await broker.stream_heads([ROOM])), "once"
         assert (await broker.snapshot(ROOM, Position(old, 3, "m-3"), MANY, MUCH)).recovered is False
 
 
@@ -98,12 +98,12 @@ async def test_a_subscriber_who_has_only_read_notices_it_too(server: NatsServer,
     async with running(where, clock) as (publisher, _):
         await publish_all(publisher, clock, "m-2", "m-3")
     async with subscriber(where, clock) as (broker, sink):
-        [before] = await broker.marks([ROOM])
+        [before] = await broker.stream_heads([ROOM])
         server.kill()
         backup.restore()
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        [after] = await broker.marks([ROOM])
+        [after] = await broker.stream_heads([ROOM])
         assert sink.events == []
         assert (before.offset, after.offset, after.epoch != before.epoch) == (3, 1, True)
 
@@ -126,7 +126,7 @@ async def test_another_event_at_the_last_offset_heard_begins_an_epoch(server: Na
         shutil.copytree(elsewhere.folder / "jetstream", server.folder / "jetstream")
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        [mark] = await broker.marks([ROOM])
+        [mark] = await broker.stream_heads([ROOM])
         assert (mark.epoch != old, mark.offset) == (True, 3)
 
 
@@ -147,7 +147,7 @@ async def test_an_offset_that_is_given_again_is_not_delivered_as_the_next(server
             await sink.until(lambda: [ROOM] in sink.interruptions)
             await broker.check()  # what was published has been heard
             assert sink.ids() == ["m-2", "m-3"]
-            [mark] = await broker.marks([ROOM])
+            [mark] = await broker.stream_heads([ROOM])
             assert (mark.epoch != old, mark.offset) == (True, 4)
             await publish_all(other, clock, "n-5")
             await sink.until(lambda: sink.ids() == ["m-2", "m-3", "n-5"])
@@ -164,7 +164,7 @@ async def test_a_value_that_is_lost_begins_an_epoch(server: NatsServer, clock: F
         backup.restore()
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        [mark] = await broker.marks([ROOM])
+        [mark] = await broker.stream_heads([ROOM])
         assert (mark.epoch != old, mark.offset, mark.state_version) == (True, 1, 0)
 
 
@@ -173,10 +173,10 @@ async def test_a_restart_without_a_loss_is_no_new_epoch(server: NatsServer, cloc
     async with subscriber(where, clock) as (broker, sink):
         await publish_all(broker, clock, "m-1")
         await Publisher(broker, clock).latest("k")
-        before = await broker.marks([ROOM])
+        before = await broker.stream_heads([ROOM])
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        assert await broker.marks([ROOM]) == before
+        assert await broker.stream_heads([ROOM]) == before
 
 
 async def well(broker: NatsBroker) -> None:
@@ -215,22 +215,24 @@ async def test_a_new_node_begins_an_epoch_when_it_is_told(
     backup = await back_up_after_one(server, where, clock)
     async with running(where, clock) as (broker, _):
         await publish_all(broker, clock, "m-2", "m-3")
-        top = (await broker.snapshot(ROOM, None, MANY, MUCH)).top
+        top = (await broker.snapshot(ROOM, None, MANY, MUCH)).position
     server.kill()
     backup.restore()
     await server.restart()
     async with running(where, clock) as (broker, _):
         if word == "known":
-            [mark] = await broker.marks([ROOM], [Known(top, 0)])
-            assert [mark] == list(await broker.marks([ROOM], [Known(top, 0)])), "once"
+            [mark] = await broker.stream_heads([ROOM], [DeliveredHead(top, 0)])
+            assert [mark] == list(await broker.stream_heads([ROOM], [DeliveredHead(top, 0)])), "once"
         else:
             snapshot = await broker.snapshot(ROOM, top, MANY, MUCH)
-            mark = snapshot.mark
-            assert (snapshot.recovered, snapshot.base) == (False, 1)
+            mark = snapshot.head
+            assert (snapshot.recovered, snapshot.epoch_start) == (False, 1)
         assert (mark.epoch != top.epoch, mark.offset) == (True, 1)
         monkeypatch.setattr(epochs, "MIN_EPOCH_AGE", 60.0)
         again = await broker.snapshot(ROOM, Position(mark.epoch, 70, "m-70"), MANY, MUCH)
-        assert (again.recovered, again.top.epoch) == (False, mark.epoch), "an epoch that has just begun is left alone"
+        assert (again.recovered, again.position.epoch) == (False, mark.epoch), (
+            "an epoch that has just begun is left alone"
+        )
 
 
 # --- servers that are not what is needed ------------------------------------------------------------------------------

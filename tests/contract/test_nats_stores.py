@@ -10,18 +10,17 @@ from dataclasses import dataclass
 import nats
 import pytest
 
-from service.adapters.nats.caps import NatsCaps
 from service.adapters.nats.config import NatsConfig
 from service.adapters.nats.documents import Documents
 from service.adapters.nats.presence import NatsPresence
+from service.adapters.nats.quota import NatsQuota
 from service.adapters.nats.tickets import NatsTickets
 from service.core.channel import ChannelKey
 from service.core.event import Publication
-from service.core.presence import Entry
+from service.core.presence import PresenceEntry
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
 from tests.clock import FakeClock
-from tests.contract.caps_suite import Nodes, SharedCapsSuite, TimedCapsSuite
 from tests.contract.nats_stage import ListeningSink, config, running
 from tests.contract.presence_suite import (
     LEFT,
@@ -36,6 +35,7 @@ from tests.contract.presence_suite import (
     farewell,
 )
 from tests.contract.presence_suite import TTL as PRESENCE_TTL
+from tests.contract.quota_suite import Nodes, SharedCapsSuite, TimedCapsSuite
 from tests.contract.tickets_suite import TTL, TimedTicketsSuite
 from tests.stores import NatsServer
 
@@ -98,7 +98,7 @@ class NatsCapsStage:
     async def opened(self) -> AsyncIterator[Nodes]:
         where = config(self.server)
         async with running(where, self.clock) as (one, _), running(where, self.clock) as (two, _):
-            yield Nodes(*(NatsCaps(Documents(broker), self.clock) for broker in (one, two)))
+            yield Nodes(*(NatsQuota(Documents(broker), self.clock) for broker in (one, two)))
 
 
 class TestNatsCaps(NatsCapsStage, SharedCapsSuite):
@@ -171,8 +171,8 @@ class TestNatsPresenceInTime(NatsPresenceStage, TimedPresenceSuite):
             raise RuntimeError("killed")
 
         with pytest.raises(RuntimeError, match="killed"):
-            await stage.one.store.sweep([ROOM], dies)
-        assert await stage.two.store.sweep([ROOM], farewell) == [(ROOM, (True, 0, True))]
+            await stage.one.store.remove_expired([ROOM], dies)
+        assert await stage.two.store.remove_expired([ROOM], farewell) == [(ROOM, (True, 0, True))]
         assert (await stage.story())[-1] == (LEFT, "ann")
 
 
@@ -191,7 +191,7 @@ async def test_a_channel_with_more_users_than_a_message_holds_refuses_the_next(c
         with pytest.raises(ServiceError, match="too large for NATS"):
             await crowd()
         await broker.check()
-        assert await node.store.renew([Entry(ROOM, "u-0", "c-0")]) == []
+        assert await node.store.renew([PresenceEntry(ROOM, "u-0", "c-0")]) == []
 
 
 @pytest.fixture

@@ -146,11 +146,11 @@ async def test_a_page_of_megabytes_ends_early_and_says_so(flavour: Flavour) -> N
         await publish.durable(data=b'"' + b"x" * 60_000 + b'"', retention=Retention(entries=200, ttl=60.0))
     newest = await broker.history(ROOM, None, None, 200)
     offsets = [event.offset for event in newest.events]
-    assert newest.more
+    assert newest.has_more
     assert 50 <= len(offsets) < 200
     assert offsets == list(range(201 - len(offsets), 201))
     oldest = await broker.history(ROOM, 0, None, 200)
-    assert oldest.more
+    assert oldest.has_more
     assert [event.offset for event in oldest.events] == list(range(1, len(oldest.events) + 1))
     rest = await broker.history(ROOM, oldest.events[-1].offset, None, 200)
     assert rest.events[0].offset == len(oldest.events) + 1

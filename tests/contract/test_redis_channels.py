@@ -27,8 +27,8 @@ DOORS: dict[str, Callable[[RedisBroker], Awaitable[object]]] = {
     "snapshot": lambda broker: broker.snapshot(INVENTED, None, 0, 0),
     "resume": lambda broker: broker.snapshot(INVENTED, Position("nobody", 3, "x"), MANY, MUCH),
     "history": lambda broker: broker.history(INVENTED, None, None, 10),
-    "marks": lambda broker: broker.marks([INVENTED]),
-    "channels": lambda broker: broker.channels("acme", "", 10),
+    "stream_heads": lambda broker: broker.stream_heads([INVENTED]),
+    "channels": lambda broker: broker.list_channels("acme", "", 10),
     "ephemeral": lambda broker: broker.publish(event(INVENTED, "e", Delivery.EPHEMERAL)),
 }
 
@@ -51,7 +51,7 @@ async def running(url: str, prefix: str | None = None) -> AsyncIterator[RedisBro
 
 
 async def names(broker: RedisBroker, tenant: str = "acme") -> list[str]:
-    return [info.name for info in await broker.channels(tenant, "", 100)]
+    return [info.name for info in await broker.list_channels(tenant, "", 100)]
 
 
 @pytest.fixture(params=FLAVOURS)
@@ -96,7 +96,7 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed() -> N
     prefix = new_prefix()
     async with running(server.url, prefix) as broker, running(server.url, prefix) as other:
         await broker.subscribe(INVENTED)
-        told = (await broker.snapshot(INVENTED, None, 0, 0)).top
+        told = (await broker.snapshot(INVENTED, None, 0, 0)).position
         for _ in range(10):
             await server.advance(EMPTY_SECONDS / 3)
             await broker.keep_empty()
@@ -110,11 +110,11 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed() -> N
 async def test_empty_channel_that_nobody_keeps_begins_anew_and_says_so() -> None:
     server = await movable_valkey()
     async with running(server.url) as broker:
-        told = (await broker.snapshot(INVENTED, None, 0, 0)).top
+        told = (await broker.snapshot(INVENTED, None, 0, 0)).position
         await server.advance(EMPTY_SECONDS + 1)
         later = await broker.snapshot(INVENTED, told, MANY, MUCH)
         assert later.recovered is False
-        assert later.top.epoch != told.epoch
+        assert later.position.epoch != told.epoch
 
 
 async def test_reading_an_empty_channel_keeps_the_position_that_it_tells() -> None:
@@ -123,7 +123,7 @@ async def test_reading_an_empty_channel_keeps_the_position_that_it_tells() -> No
         told = await broker.snapshot(INVENTED, None, 0, 0)
         for _ in range(3):
             await server.advance(EMPTY_SECONDS * 0.75)
-            assert (await broker.history(INVENTED, None, None, 1)).top == told.top
+            assert (await broker.history(INVENTED, None, None, 1)).position == told.position
 
 
 async def test_position_outlives_the_minute_once_something_was_published() -> None:
@@ -131,7 +131,7 @@ async def test_position_outlives_the_minute_once_something_was_published() -> No
     async with running(server.url) as broker:
         receipt = await broker.publish(event(INVENTED, "m", ttl=5.0))
         await server.advance(10 * EMPTY_SECONDS)
-        top = (await broker.snapshot(INVENTED, None, 0, 0)).top
+        top = (await broker.snapshot(INVENTED, None, 0, 0)).position
         assert (top.epoch, top.offset) == (receipt.epoch, 1)
 
 
@@ -151,7 +151,7 @@ async def test_listing_looks_at_what_it_lists_and_not_at_what_once_was(monkeypat
 
         await until(is_pruned, "what is not listed has gone", within=30)
         before = int((await server.info("commandstats"))["cmdstat_evalsha"].split(",")[0].removeprefix("calls="))
-        assert [info.name for info in await broker.channels("acme", "", 10)] == ["zzz"]
+        assert [info.name for info in await broker.list_channels("acme", "", 10)] == ["zzz"]
         after = int((await server.info("commandstats"))["cmdstat_evalsha"].split(",")[0].removeprefix("calls="))
         assert after - before <= 20, "and whatever others ask meanwhile"
 

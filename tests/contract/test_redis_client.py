@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.adapters.redis.address import parse
-from service.adapters.redis.caps import RedisCaps
 from service.adapters.redis.client import BATCH, CONNECTIONS, Call, RedisClient
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.presence import RedisPresence
+from service.adapters.redis.quota import RedisQuota
 from service.adapters.redis.scripts import Script
 from service.adapters.redis.tickets import RedisTickets
-from service.core.caps import Claim, Holder
 from service.core.channel import ChannelKey
-from service.core.presence import Entry
+from service.core.presence import PresenceEntry
+from service.core.quota import QuotaClaim, QuotaScope
 from service.errors import ErrorCode, ServiceError
 from tests.contract.presence_suite import Node, entrance, farewell
 from tests.contract.redis_stage import client_of, new_prefix
@@ -50,8 +50,8 @@ async def uses_everything(client: RedisClient) -> None:
     node = Node(RedisPresence(client, ttl=30, most_told=10))
     changes = await node.store.join_all([entrance(room, "ann", "c-1") for room in rooms])
     assert [tuple(change) for change in changes] == [(True, 1, True)] * len(rooms)
-    assert list(await node.store.renew([Entry(room, "ann", "c-1") for room in rooms])) == []
-    assert list(await node.store.sweep(rooms, farewell)) == []
+    assert list(await node.store.renew([PresenceEntry(room, "ann", "c-1") for room in rooms])) == []
+    assert list(await node.store.remove_expired(rooms, farewell)) == []
     assert await node.leave(rooms[0], "ann", "c-1") == (True, 0, True)
     assert await node.store.members(rooms[0], 1) == (0, [])
 
@@ -59,9 +59,9 @@ async def uses_everything(client: RedisClient) -> None:
     ticket = await tickets.issue("token", 30)
     assert [await tickets.redeem(ticket), await tickets.redeem(ticket)] == ["token", None]
 
-    holders = [Holder("acme"), *(Holder("acme", f"u-{number}") for number in range(50))]
-    assert list(await RedisCaps(client).claim([Claim(holder, 1) for holder in holders])) == [1] * 51
-    assert list(await RedisCaps(client).claim([Claim(holder, 1) for holder in holders])) == [2] * 51
+    holders = [QuotaScope("acme"), *(QuotaScope("acme", f"u-{number}") for number in range(50))]
+    assert list(await RedisQuota(client).claim([QuotaClaim(holder, 1) for holder in holders])) == [1] * 51
+    assert list(await RedisQuota(client).claim([QuotaClaim(holder, 1) for holder in holders])) == [2] * 51
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -93,7 +93,7 @@ async def test_sentinels_and_a_failover() -> None:
         async with asyncio.timeout(20):
             while True:
                 try:
-                    await RedisCaps(client).claim([Claim(Holder("acme"), 1, None)])
+                    await RedisQuota(client).claim([QuotaClaim(QuotaScope("acme"), 1, None)])
                 except ServiceError:
                     continue
                 break

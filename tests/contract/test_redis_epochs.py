@@ -10,7 +10,7 @@ import pytest
 
 from service.adapters.redis.broker import RedisBroker
 from service.core import epoch as epochs_of_streams
-from service.core.broker import Known, Receipt
+from service.core.broker import DeliveredHead, PublishResult
 from service.core.channel import ChannelKey
 from service.core.position import Position
 from service.errors import ServiceError
@@ -72,7 +72,7 @@ async def an_address(flavour: Flavour = "redis") -> AsyncIterator[Address]:
                 await proxy.close()
 
 
-def position(receipt: Receipt) -> Position:
+def position(receipt: PublishResult) -> Position:
     return Position(receipt.epoch, receipt.offset or 0, receipt.id)
 
 
@@ -89,7 +89,7 @@ async def test_a_master_that_comes_back_begins_new_epochs_although_it_never_stop
         await broker.subscribe(ROOM)
         before = [await broker.publish(durable(f"m-{n}", channel)) for n in range(3) for channel in (ROOM, AWAY)]
         await broker.publish(latest("v-1", "k", OTHER_ROOM))
-        [old_state] = await broker.marks([OTHER_ROOM])
+        [old_state] = await broker.stream_heads([OTHER_ROOM])
         await address.promote()
         await address.lead_to(address.replica, broker)
         between = await insist(broker, durable("lost", AWAY))
@@ -99,7 +99,7 @@ async def test_a_master_that_comes_back_begins_new_epochs_although_it_never_stop
         assert await recovered(broker, position(before[-2]), ROOM) is False
         assert await recovered(broker, position(before[-1]), AWAY) is False
         assert await recovered(broker, position(between), AWAY) is False
-        [new_state] = await broker.marks([OTHER_ROOM])
+        [new_state] = await broker.stream_heads([OTHER_ROOM])
         assert old_state is not None
         assert new_state is not None
         assert (new_state.epoch != old_state.epoch, new_state.state_version) == (True, 1)
@@ -136,7 +136,7 @@ async def test_a_node_that_was_away_goes_along_with_one_that_has_seen_another() 
             await insist(seer, durable("lost", AWAY))
             await address.lead_to(address.master, seer)
             await sink.was_interrupted(within=10)
-            [mark] = await stayer.marks([ROOM], [Known(position(first), 0)])
+            [mark] = await stayer.stream_heads([ROOM], [DeliveredHead(position(first), 0)])
             assert mark is not None
             assert mark.epoch != first.epoch
         async with running(direct, prefix) as (newcomer, _):
@@ -300,7 +300,7 @@ async def server() -> AsyncIterator[RedisServer]:
         yield alone
 
 
-async def publish(broker: RedisBroker, *ids: str, channel: ChannelKey = ROOM) -> list[Receipt]:
+async def publish(broker: RedisBroker, *ids: str, channel: ChannelKey = ROOM) -> list[PublishResult]:
     return [await broker.publish(durable(id, channel)) for id in ids]
 
 
@@ -310,14 +310,14 @@ async def test_who_knows_more_than_a_restored_channel_begins_its_new_epoch(flavo
         await publish(broker, "m-1")
         copy = await Copy(server, broker, ROOM).take()
         last = (await publish(broker, "m-2", "m-3"))[-1]
-        known = Known(position(last), 0)
-        [same] = await broker.marks([ROOM], [known])
+        known = DeliveredHead(position(last), 0)
+        [same] = await broker.stream_heads([ROOM], [known])
         assert same == (last.epoch, 3, 0)
         await copy.put_back()
-        [told] = await broker.marks([ROOM], [known])
+        [told] = await broker.stream_heads([ROOM], [known])
         assert told is not None
         assert (told.epoch != last.epoch, told.offset) == (True, 1)
-        assert list(await broker.marks([ROOM], [known])) == [told], "once"
+        assert list(await broker.stream_heads([ROOM], [known])) == [told], "once"
         assert await recovered(broker, position(last)) is False
         assert (await publish(broker, "m-4"))[0].epoch == told.epoch
 
@@ -334,10 +334,10 @@ async def test_another_event_at_a_known_offset_begins_a_new_epoch(server: RedisS
         async with running(server.url, prefix) as (other, _):
             receipts = await publish(other, *(f"n-{n}" for n in range(others)))
             assert receipts[0].offset == 2, "the store does not know what it has lost"
-            [told] = await broker.marks([ROOM], [Known(position(last), 0, again=2)])
+            [told] = await broker.stream_heads([ROOM], [DeliveredHead(position(last), 0, lowest_repeat=2)])
             assert told is not None
             assert told.epoch != last.epoch
-            assert (await broker.snapshot(ROOM, None, MANY, MUCH)).base == 1, (
+            assert (await broker.snapshot(ROOM, None, MANY, MUCH)).epoch_start == 1, (
                 "what has been published since belongs to it"
             )
             [after] = await publish(other, "n-after")
@@ -350,14 +350,14 @@ async def test_an_epoch_that_comes_back_is_no_epoch(server: RedisServer) -> None
         copy = await Copy(server, broker, ROOM).take()
         first = (await publish(broker, "m-2"))[-1]
         epochs = [first.epoch]
-        known = Known(position(first), 0)
+        known = DeliveredHead(position(first), 0)
         for turn in range(3):
             await copy.put_back()
-            [mark] = await broker.marks([ROOM], [known])
+            [mark] = await broker.stream_heads([ROOM], [known])
             assert mark is not None
             epochs.append(mark.epoch)
             [receipt] = await publish(broker, f"n-{turn}")
-            known = Known(position(receipt), 0)
+            known = DeliveredHead(position(receipt), 0)
         assert len(set(epochs)) == 4
 
 
@@ -367,7 +367,7 @@ async def test_a_value_that_was_lost_begins_a_new_epoch(server: RedisServer) -> 
         copy = await Copy(server, broker, ROOM).take()
         last = await broker.publish(latest("v-2", "k"))
         await copy.put_back()
-        [told] = await broker.marks([ROOM], [Known(Position(last.epoch, 0), last.state_version or 0)])
+        [told] = await broker.stream_heads([ROOM], [DeliveredHead(Position(last.epoch, 0), last.state_version or 0)])
         assert told is not None
         assert (told.epoch != last.epoch, told.state_version) == (True, 1)
 
@@ -421,11 +421,11 @@ async def test_a_client_that_knows_more_begins_a_new_epoch(
     async with running(server.url, prefix) as (broker, _):
         snapshot = await broker.snapshot(ROOM, position(last), MANY, MUCH)
         assert snapshot.recovered is False
-        assert snapshot.top.epoch != last.epoch
+        assert snapshot.position.epoch != last.epoch
         assert await recovered(broker, Position(last.epoch, 1, "m-1")) is False
         monkeypatch.setattr(epochs_of_streams, "MIN_EPOCH_AGE", 60.0)
-        again = await broker.snapshot(ROOM, Position(snapshot.top.epoch, 70, "m-70"), MANY, MUCH)
-        assert (again.recovered, again.top.epoch) == (False, snapshot.top.epoch)
+        again = await broker.snapshot(ROOM, Position(snapshot.position.epoch, 70, "m-70"), MANY, MUCH)
+        assert (again.recovered, again.position.epoch) == (False, snapshot.position.epoch)
 
 
 async def test_a_page_beyond_the_top_is_empty(server: RedisServer) -> None:
@@ -433,7 +433,7 @@ async def test_a_page_beyond_the_top_is_empty(server: RedisServer) -> None:
         await publish(broker, "m-1", "m-2")
         for after, before in ((70, None), (70, 90), (2, None)):
             page = await broker.history(ROOM, after, before, 10)
-            assert (list(page.events), page.more, page.top.offset) == ([], False, 2)
+            assert (list(page.events), page.has_more, page.position.offset) == ([], False, 2)
 
 
 @pytest.mark.parametrize("how", ["FLUSHALL", "SWAPDB"])
@@ -441,13 +441,13 @@ async def test_a_store_that_is_empty_all_at_once_makes_all_new(server: RedisServ
     async with running(server.url) as (broker, _):
         last = (await publish(broker, "m-1", "m-2"))[-1]
         await server.command(*(("SWAPDB", 0, 1) if how == "SWAPDB" else ("FLUSHALL",)))
-        await broker.marks([ROOM], [Known(position(last), 0)])
+        await broker.stream_heads([ROOM], [DeliveredHead(position(last), 0)])
         assert await recovered(broker, position(last)) is False
         [receipt] = await publish(broker, "m-3")
         assert (receipt.offset, receipt.epoch != last.epoch) == (1, True)
         if how == "SWAPDB":
             await server.command("SWAPDB", 0, 1)
-            [mark] = await broker.marks([ROOM], [Known(position(receipt), 0)])
+            [mark] = await broker.stream_heads([ROOM], [DeliveredHead(position(receipt), 0)])
             assert mark is not None
             assert mark.epoch not in (last.epoch, receipt.epoch)
 
@@ -461,6 +461,6 @@ async def test_a_reload_of_an_older_file_begins_a_new_epoch() -> None:
         await server.command("SAVE")
         last = (await publish(broker, "m-2"))[-1]
         await server.command("DEBUG", "RELOAD", "NOSAVE")
-        [mark] = await broker.marks([ROOM], [Known(position(last), 0)])
+        [mark] = await broker.stream_heads([ROOM], [DeliveredHead(position(last), 0)])
         assert mark is not None
         assert (mark.epoch != last.epoch, mark.offset) == (True, 1)

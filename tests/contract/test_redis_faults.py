@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from service.adapters.redis.broker import RedisBroker
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
@@ -71,7 +71,7 @@ async def server() -> AsyncIterator[RedisServer]:
         yield alone
 
 
-async def insist(broker: RedisBroker, publication: Publication, within: float = 20.0) -> Receipt:
+async def insist(broker: RedisBroker, publication: Publication, within: float = 20.0) -> PublishResult:
     """Publishes as a client would: again while it is refused."""
     async with asyncio.timeout(within):
         while True:
@@ -103,11 +103,11 @@ async def refused(call: Awaitable[object]) -> ServiceError:
 async def stream(broker: RedisBroker, channel: ChannelKey = ROOM) -> list[str]:
     page = await broker.history(channel, None, None, 5_000)
     assert [event.offset for event in page.events] == list(range(1, len(page.events) + 1))
-    assert page.top.offset == len(page.events)
+    assert page.position.offset == len(page.events)
     return [event.id for event in page.events]
 
 
-def dense(receipts: Sequence[Receipt]) -> None:
+def dense(receipts: Sequence[PublishResult]) -> None:
     assert sorted(receipt.offset or 0 for receipt in receipts) == list(range(1, len(receipts) + 1))
     assert len({receipt.epoch for receipt in receipts}) == 1
 
@@ -117,7 +117,7 @@ def dense(receipts: Sequence[Receipt]) -> None:
 
 async def test_scripts_that_were_flushed_are_loaded_again_under_load(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
-        receipts: list[Receipt] = []
+        receipts: list[PublishResult] = []
         for burst in range(5):
             await server.command("SCRIPT", "FLUSH")
             receipts += await asyncio.gather(*(broker.publish(durable(f"m-{burst}-{n}")) for n in range(100)))
@@ -236,7 +236,7 @@ async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) 
             broker.publish(durable("m-3")),
             broker.subscribe(OTHER_ROOM),
             broker.snapshot(ROOM, None, MANY, MUCH),
-            broker.marks([ROOM]),
+            broker.stream_heads([ROOM]),
         ):
             await refused(call)
         assert time.monotonic() - began < 2 * FAST["timeout"], "at once: four would wait twice as long"
@@ -269,7 +269,7 @@ async def test_killed_subscriptions_come_back_and_tell(server: RedisServer) -> N
         told = [channel for some in sink.interruptions for channel in some or ()]
         assert sorted(told) == sorted(channels)
         assert len(await server.command("PUBSUB", "CHANNELS")) == 700
-        snapshot = await broker.snapshot(channels[0], before.top, MANY, MUCH)
+        snapshot = await broker.snapshot(channels[0], before.position, MANY, MUCH)
         assert snapshot.recovered
         assert [event.id for event in snapshot.missed] == [f"m-{n}" for n in range(200)]
         await broker.publish(durable("after", channels[0]))
@@ -397,7 +397,7 @@ async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: 
                 work: Sequence[Callable[[], Any]] = (
                     lambda c=channel, b=burst: broker.publish(durable(f"m-{b}", c)),  # type: ignore[misc]  # bound early
                     lambda c=channel: broker.snapshot(c, None, MANY, MUCH),  # type: ignore[misc]  # the same
-                    lambda c=channel: broker.marks([c]),  # type: ignore[misc]  # the same
+                    lambda c=channel: broker.stream_heads([c]),  # type: ignore[misc]  # the same
                 )
                 calls.append((n % 3, asyncio.ensure_future(work[n % 3]())))
             for _ in range(chance.randrange(6)):
@@ -408,7 +408,7 @@ async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: 
             results = await asyncio.gather(*(call for _, call in calls), return_exceptions=True)
             for (kind, _), result in zip(calls, results, strict=True):
                 if not isinstance(result, asyncio.CancelledError):
-                    assert type(result).__name__ == ("Receipt", "Snapshot", "list")[kind], result
+                    assert type(result).__name__ == ("PublishResult", "Snapshot", "list")[kind], result
         assert broker.calls.waiting == 0
         for n in range(0, 60, 3):
             channel = ChannelKey("acme", f"room:{n}")
@@ -420,7 +420,11 @@ async def test_closing_with_calls_in_flight_leaves_nothing(server: RedisServer) 
     async with running(server.url) as (broker, _):
         await server.command("CLIENT", "PAUSE", "1000", "ALL")
         calls: list[Awaitable[object]] = [broker.publish(durable(f"m-{n}")) for n in range(20)]
-        calls += [broker.subscribe(ROOM), broker.snapshot(ROOM, None, MANY, MUCH), broker.marks([ROOM, OTHER_ROOM])]
+        calls += [
+            broker.subscribe(ROOM),
+            broker.snapshot(ROOM, None, MANY, MUCH),
+            broker.stream_heads([ROOM, OTHER_ROOM]),
+        ]
         begun = [asyncio.ensure_future(call) for call in calls]
         await asyncio.sleep(0.05)
         await broker.close()
@@ -460,12 +464,12 @@ async def test_a_restart_begins_one_epoch_and_goes_on_from_what_is_left() -> Non
         # The same id at the same offset does not make it the same stream: what came after may be gone.
         snapshot = await one.snapshot(ROOM, Position(before.epoch, 2, "m-2"), MANY, MUCH)
         assert snapshot.recovered is False
-        assert (snapshot.top.offset, snapshot.state_version) == (2, value.state_version)
-        assert snapshot.top.epoch != before.epoch
+        assert (snapshot.position.offset, snapshot.state_version) == (2, value.state_version)
+        assert snapshot.position.epoch != before.epoch
         receipts = await asyncio.gather(
             *(insist(broker, durable(f"n-{n}-{of}")) for of, broker in enumerate((one, two)) for n in range(50))
         )
-        assert {receipt.epoch for receipt in receipts} == {snapshot.top.epoch}
+        assert {receipt.epoch for receipt in receipts} == {snapshot.position.epoch}
         assert sorted(receipt.offset or 0 for receipt in receipts) == list(range(3, 103))
         assert (await one.publish(durable("m-2"))).duplicate
 
@@ -478,7 +482,7 @@ async def test_a_restart_without_its_data_makes_all_new(server: RedisServer) -> 
         await server.restart()
         await sink.was_interrupted()
         snapshot = await broker.snapshot(ROOM, Position(before[2].epoch, 3, "m-2"), MANY, MUCH)
-        assert (snapshot.recovered, snapshot.top.offset) == (False, 0)
+        assert (snapshot.recovered, snapshot.position.offset) == (False, 0)
         after = await insist(broker, durable("m-0"))
         assert (after.offset, after.duplicate, after.epoch == before[0].epoch) == (1, False, False)
 
@@ -505,7 +509,7 @@ async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: Redi
                 found = [epoch for epoch, _ in groupby(receipt.epoch for receipt in receipts)]
                 # Until the first who knows comes, nobody can tell; from then on there is one epoch.
                 assert len(found) == 1 if told else 1 <= len(found) <= 2
-                [mark] = await old.marks([ROOM])
+                [mark] = await old.stream_heads([ROOM])
                 assert mark is not None
                 assert mark.epoch == found[-1]
                 epochs.append(found[-1])
@@ -557,7 +561,7 @@ async def test_a_full_server_refuses_and_keeps_nothing_by_halves(server: RedisSe
         for publication in (durable("m-2"), latest("v-1", "k"), durable("m-3", OTHER_ROOM)):
             assert "maxmemory" in (await refused(broker.publish(publication))).message
         assert await server.keys() == keys
-        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).top.offset == 1
+        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).position.offset == 1
         await server.command("CONFIG", "SET", "maxmemory", "128mb")
         assert (await broker.publish(durable("m-2"))).offset == 2
         assert (await broker.publish(latest("v-1", "k"))).state_version == 1
@@ -600,7 +604,7 @@ async def test_a_server_that_cannot_save_still_delivers(server: RedisServer) -> 
         assert "disk" in (await refused(broker.publish(durable("m-2")))).message
         await asyncio.sleep(3 * FAST["ping"])  # pings and their answers
         await broker.check()
-        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).top.offset == 1
+        assert (await broker.snapshot(ROOM, None, MANY, MUCH)).position.offset == 1
         assert not sink.interruptions
 
 
@@ -611,7 +615,7 @@ async def test_a_key_of_another_type_refuses_and_moves_nothing(part: str) -> Non
         await broker.subscribe(ROOM)
         await broker.publish(durable("m-1"))
         await broker.publish(latest("v-1", "k"))
-        before = await broker.marks([ROOM])
+        before = await broker.stream_heads([ROOM])
         key = f"{prefix}:{{acme:room:1}}:{part}"
         await server.command("RENAME", key, f"{key}-kept")
         await server.command("SET", key, "not ours")
@@ -619,7 +623,7 @@ async def test_a_key_of_another_type_refuses_and_moves_nothing(part: str) -> Non
         for _ in range(3):
             await refused(broker.publish(publication))
         await server.command("RENAME", f"{key}-kept", key)
-        assert await broker.marks([ROOM]) == before
+        assert await broker.stream_heads([ROOM]) == before
         receipt = await broker.publish(publication)
         assert (receipt.offset or receipt.state_version, receipt.duplicate) == (2, False)
         await settled(broker)
@@ -633,7 +637,7 @@ async def test_a_lost_position_begins_anew_and_drops_what_cannot_be_continued() 
         await broker.publish(latest("v-1", "k"))
         assert await server.command("DEL", f"{prefix}:{{acme:room:1}}:meta") == 1
         snapshot = await broker.snapshot(ROOM, Position(before[4].epoch, 5, "m-4"), MANY, MUCH)
-        assert (snapshot.recovered, snapshot.top.offset, snapshot.state_version, list(snapshot.state)) == (
+        assert (snapshot.recovered, snapshot.position.offset, snapshot.state_version, list(snapshot.state)) == (
             False,
             0,
             0,

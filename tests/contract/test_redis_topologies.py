@@ -17,7 +17,7 @@ import pytest
 from redis.crc import key_slot
 
 from service.adapters.redis.broker import RedisBroker
-from service.core.broker import Broker, Receipt
+from service.core.broker import Broker, PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
@@ -162,7 +162,7 @@ class Publishing:
         self._broker = broker
         self._channel = channel
         self._ended = False
-        self.accepted: list[Receipt] = []
+        self.accepted: list[PublishResult] = []
         self.longest = 0.0
         """Seconds that the slowest event took until it was accepted."""
         self.task = asyncio.ensure_future(self._run())
@@ -352,7 +352,7 @@ async def test_one_address_of_the_cluster_is_enough() -> None:
             await broker.subscribe(channel)
             await delivers(broker, sink, channel, "m")
         assert len([*broker.shards]) == 3
-        assert len(await broker.channels("acme", "", 100)) == 20
+        assert len(await broker.list_channels("acme", "", 100)) == 20
 
 
 async def move(cluster: Cluster, slot: int, source: ClusterNode, target: ClusterNode) -> None:
@@ -521,8 +521,8 @@ async def everything(broker: RedisBroker, server: RedisServer) -> bool:
         await broker.publish(message("d-2", OTHER_ROOM))
         await broker.history(OTHER_ROOM, None, None, 10)
         await broker.history(ROOM, None, None, 10)
-        await broker.marks([ROOM])
-        await broker.channels("acme", "", 10)
+        await broker.stream_heads([ROOM])
+        await broker.list_channels("acme", "", 10)
         await broker.unsubscribe(ROOM)
         await settled(broker)
         await broker.publish(Publication(ROOM, "t", "e", Delivery.EPHEMERAL, b"1", None, 0))

@@ -11,7 +11,7 @@ import pytest
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.event import Publication
 from service.errors import ErrorCode, ServiceError
 from service.web.problem import MAX_RETRY
@@ -164,7 +164,7 @@ class Flaky(MemoryBroker):
         )
         self.refuse: str | None = None
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         if publication.id == self.refuse:
             self.refuse = None
             raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.event import Publication
 from tests.clock import FakeClock
 from tests.harness import API_KEY, OTHER_API_KEY, Running, eventually, passes, serving, token
@@ -156,7 +156,7 @@ class StalledBroker(MemoryBroker):
         )
         self.may = asyncio.Event()
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         if publication.type == "news.comment":
             await self.may.wait()
         return await super().publish(publication)

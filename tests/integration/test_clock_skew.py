@@ -90,7 +90,7 @@ async def test_nats_presence_tickets_and_receipts_of_nodes_that_disagree() -> No
             ticket = await NatsTickets(documents, clock).issue("token", 30.0)
             receipt = await Publisher(nodes[0][0], clock).durable(room, id="m")  # type: ignore[arg-type]  # any clock
             for (broker, some, its), store in zip(nodes[1:], stores[1:], strict=True):
-                assert await store.sweep([room], farewell) == []
+                assert await store.remove_expired([room], farewell) == []
                 assert (await store.members(room, 10))[0] == 1
                 assert await NatsTickets(some, its).peek(ticket) == "token"
                 assert (await Publisher(broker, its).durable(room, id="m")).offset == receipt.offset  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 
-from service.core.broker import Receipt, StreamHead
+from service.core.broker import PublishResult, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.errors import ServiceError
@@ -154,13 +154,13 @@ async def test_that_it_is_gone_is_the_last_that_a_node_says(
 ) -> None:
     async with cluster(make_bus, 1) as nodes:
         line = nodes.bus.line()
-        publish, marks, held, words = line.publish, line.marks, asyncio.Event(), list[bool]()
+        publish, marks, held, words = line.publish, line.stream_heads, asyncio.Event(), list[bool]()
 
         async def slow_marks(channels: Sequence[ChannelKey]) -> Sequence[StreamHead | None]:
             await held.wait()
             return await marks(channels)
 
-        async def noted(publication: Publication) -> Receipt:
+        async def noted(publication: Publication) -> PublishResult:
             receipt = await publish(publication)
             if publication.channel == NODES:
                 words.append(decode_state(publication.data).gone)
@@ -171,7 +171,7 @@ async def test_that_it_is_gone_is_the_last_that_a_node_says(
             return receipt
 
         async with serving(broker=line) as leaving:
-            monkeypatch.setattr(line, "marks", slow_marks)
+            monkeypatch.setattr(line, "stream_heads", slow_marks)
             monkeypatch.setattr(line, "publish", noted)
             leaving.service.node.control.tell()
         assert words == [True]

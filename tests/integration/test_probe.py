@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.errors import ErrorCode, ServiceError
@@ -58,7 +58,7 @@ class Stuck(Line):
         self.most = 0
         """That hung at the same time."""
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         if self.hangs and publication.type == "node.probe":
             self.hanging += 1
             self.most = max(self.most, self.hanging)

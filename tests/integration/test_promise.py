@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
+from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
@@ -110,7 +110,7 @@ class Hesitant:
     async def check(self) -> None:
         await self._broker.check()
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         return await self._late(lambda: self._broker.publish(publication))
 
     async def subscribe(self, channel: ChannelKey) -> None:
@@ -122,16 +122,16 @@ class Hesitant:
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         return await self._late(lambda: self._broker.snapshot(channel, since, max_events, max_bytes))
 
-    async def marks(
-        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
-        return await self._late(lambda: self._broker.marks(channels, known))
+        return await self._late(lambda: self._broker.stream_heads(channels, known))
 
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         return await self._late(lambda: self._broker.history(channel, after, before, limit))
 
-    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        return await self._late(lambda: self._broker.channels(tenant, prefix, limit))
+    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+        return await self._late(lambda: self._broker.list_channels(tenant, prefix, limit))
 
 
 # --- what is known of the streams ---------------------------------------------------------------------------------------

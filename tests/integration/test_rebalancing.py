@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.event import Publication
 from service.realtime.cluster import control
 from service.realtime.lifecycle import rebalancer
@@ -160,7 +160,7 @@ async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypa
         line = nodes.members[1].line
         publish, on_its_way, arrives = line.publish, asyncio.Event(), asyncio.Event()
 
-        async def slow(publication: Publication) -> Receipt:
+        async def slow(publication: Publication) -> PublishResult:
             on_its_way.set()
             await arrives.wait()
             return await publish(publication)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import EventSink, Known, Snapshot, StreamHead
+from service.core.broker import DeliveredHead, EventSink, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.position import Position
@@ -40,7 +40,7 @@ class Lossy(MemoryBroker):
         self.gate: asyncio.Event | None = None
         """Snapshots wait for it, after they are read."""
         self.reads = 0
-        self.known: list[Known | None] = []
+        self.known: list[DeliveredHead | None] = []
         """What the nodes have said that they know."""
         self.unreadable: ChannelKey | None = None
 
@@ -79,8 +79,8 @@ class Lossy(MemoryBroker):
         [last] = stored.tail(1)
         stored.last_id = last.id
 
-    async def marks(
-        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
         self.known += known
         for channel, what in zip(channels, known, strict=False):
@@ -89,7 +89,7 @@ class Lossy(MemoryBroker):
                 continue
             if stored.offset < what.position.offset:
                 self.begin_epoch(channel, f"{stored.epoch}-again")
-        marks = await super().marks(channels, known)
+        marks = await super().stream_heads(channels, known)
         return [None if channel == self.unreadable else mark for channel, mark in zip(channels, marks, strict=True)]
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:

@@ -15,7 +15,7 @@ import structlog
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.event import Publication
 from service.telemetry import log
 from tests.harness import API_KEY, OTHER_API_KEY, SECRET, Client, Running, eventually, serving, token
@@ -48,7 +48,7 @@ class FaultyBroker(MemoryBroker):
 
     broken = False
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         if self.broken:
             raise RuntimeError(FAULT)
         return await super().publish(publication)

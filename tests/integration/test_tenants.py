@@ -209,9 +209,9 @@ async def test_ten_thousand_random_tries_move_no_byte_between_tenants() -> None:
                 page = await node.broker.history(key, chance.choice((None, 0)), None, 1000)
                 foreign += sum(_is_foreign(event, tenant) for event in page.events)
             elif what == "channels":
-                for info in await node.broker.channels(tenant, "", 1000):
+                for info in await node.broker.list_channels(tenant, "", 1000):
                     own = await node.broker.history(ChannelKey(tenant, info.name), None, None, 1)
-                    foreign += own.top != info.top
+                    foreign += own.position != info.position
             elif what == "presence":
                 user = f"{tenant}-{number % 5}"
                 await node.presence.join(key, user, f"c-{number}", None)

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from service.aio.supervisor import Supervisor
-from service.core.caps import Claim, Holder, Step
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
+from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.admission import Admission, ConnectionSlot
 from service.realtime.admission.quota import GATHERING, RENEWAL, RETRY, ConnectionQuota
@@ -18,7 +18,7 @@ from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
 ANN, BEN = Identity("acme", "ann"), Identity("acme", "ben")
-OF_ACME, OF_ANN, OF_BEN = Holder("acme"), Holder("acme", "ann"), Holder("acme", "ben")
+OF_ACME, OF_ANN, OF_BEN = QuotaScope("acme"), QuotaScope("acme", "ann"), QuotaScope("acme", "ben")
 
 
 class Store:
@@ -27,27 +27,27 @@ class Store:
     is_shared = True
 
     def __init__(self) -> None:
-        self.elsewhere: dict[Holder, int] = {}
-        self.claimed: dict[Holder, int] = {}
+        self.elsewhere: dict[QuotaScope, int] = {}
+        self.claimed: dict[QuotaScope, int] = {}
         self.calls = 0
         self.away = False
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def claim(self, claims: Sequence[Claim]) -> Sequence[int]:
+    async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
         self.calls += 1
         if self.away:
             raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
         await self.gate.wait()
         totals = []
         for claim in claims:
-            total = self.elsewhere.get(claim.holder, 0) + claim.held
+            total = self.elsewhere.get(claim.scope, 0) + claim.connections
             totals.append(total)
-            if claim.most is None or total <= claim.most:
-                self.claimed[claim.holder] = claim.held
+            if claim.max_connections is None or total <= claim.max_connections:
+                self.claimed[claim.scope] = claim.connections
         return totals
 
-    async def line_up(self, steps: Sequence[Step]) -> Sequence[Sequence[str]]:
+    async def update_session_order(self, steps: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
         raise AssertionError("nobody is replaced here")
 
 

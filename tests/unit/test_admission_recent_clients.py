@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.adapters.memory.caps import MemoryCaps
+from service.adapters.memory.quota import MemoryQuota
 from service.aio.supervisor import Supervisor
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
@@ -26,7 +26,7 @@ class Stage:
         self.clock = FakeClock()
         self.metrics = Metrics()
         limits = Limits(connections_per_user=1_000)
-        caps = ConnectionQuota(MemoryCaps(), limits, self.clock, Supervisor(self.metrics), self.metrics)
+        caps = ConnectionQuota(MemoryQuota(), limits, self.clock, Supervisor(self.metrics), self.metrics)
         self.admission = Admission(limits, Rollout(), caps, self.clock, self.metrics)
         self.clients = RecentClients(self.admission, limits.connections, self.clock, self.metrics)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.adapters.memory.caps import MemoryCaps
+from service.adapters.memory.quota import MemoryQuota
 from service.aio.supervisor import Supervisor
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
@@ -25,7 +25,7 @@ class Stage:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
-        caps = ConnectionQuota(MemoryCaps(), Limits(), self.clock, Supervisor(self.metrics), self.metrics)
+        caps = ConnectionQuota(MemoryQuota(), Limits(), self.clock, Supervisor(self.metrics), self.metrics)
         self.admission = Admission(Limits(), Rollout(), caps, self.clock, self.metrics)
         self.refusals = Refusals(self.admission, self.clock, self.metrics)
 

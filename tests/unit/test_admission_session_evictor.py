@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from service.aio.supervisor import Supervisor
-from service.core.caps import Claim, Holder, Step
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits
+from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.quota import GATHERING, RENEWAL
 from service.realtime.admission.session_evictor import SessionEvictor
@@ -18,7 +18,7 @@ from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
 ANN = Identity("acme", "ann")
-OF_ANN = Holder("acme", "ann")
+OF_ANN = QuotaScope("acme", "ann")
 
 
 class Store:
@@ -31,15 +31,15 @@ class Store:
         self.oldest: list[str] = []
         self.away = False
 
-    async def claim(self, claims: Sequence[Claim]) -> Sequence[int]:
+    async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
         raise AssertionError("nothing is counted here")
 
-    async def line_up(self, steps: Sequence[Step]) -> Sequence[Sequence[str]]:
+    async def update_session_order(self, steps: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
         if self.away:
             raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
         for step in steps:
-            assert (step.holder, step.most) == (OF_ANN, 2)
-            self.said.append((list(step.came), list(step.stay), list(step.went)))
+            assert (step.scope, step.max_connections) == (OF_ANN, 2)
+            self.said.append((list(step.added), list(step.renewed), list(step.removed)))
         oldest, self.oldest = self.oldest, []
         return [oldest] + [[]] * (len(steps) - 1)
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
-from service.core.position import Position, missed
+from service.core.position import Position, events_after
 
 EPOCH = "a1b2c3d4e5f60718"
 ROOM = ChannelKey("acme", "room:1")
@@ -52,7 +52,7 @@ def test_it_agrees_with_the_naive_model(length: int, trimmed: int, offset: int, 
     events = stream([f"m-{n}" for n in range(1, length + 1)])
     top, kept = top_of(events), events[trimmed:]
     for since in (Position(epoch, offset, id), Position(EPOCH, offset, f"m-{offset}" if offset else None)):
-        found = missed(since, top, kept)
+        found = events_after(since, top, kept)
         assert (None if found is None else list(found)) == naive(since, top, kept)
 
 
@@ -70,7 +70,7 @@ def test_a_failover_that_lost_events_is_never_taken_for_the_same_stream(
     old = stream([f"m-{n}" for n in range(common)] + [f"lost-{n}" for n in range(lost)])
     new = stream([f"m-{n}" for n in range(common)] + [f"new-{n}" for n in range(later)])
     applied = old[: min(seen, len(old))]
-    found = missed(top_of(applied), top_of(new), new[max(0, len(new) - kept) :])
+    found = events_after(top_of(applied), top_of(new), new[max(0, len(new) - kept) :])
     if found is not None:
         assert [*applied, *found] == new
 
@@ -82,8 +82,8 @@ def test_a_shorter_tail_may_refuse_but_never_answers_differently(length: int, su
     offset = min(offset, length)
     since = top_of(events[:offset])
     whole, part = (
-        missed(since, top_of(events), events),
-        missed(since, top_of(events), events[length - min(suffix, length) :]),
+        events_after(since, top_of(events), events),
+        events_after(since, top_of(events), events[length - min(suffix, length) :]),
     )
     assert part is None or part == whole or list(part) == list(whole or [])
     if suffix >= length - offset + 1:
@@ -110,24 +110,24 @@ def test_a_shorter_tail_may_refuse_but_never_answers_differently(length: int, su
 )
 def test_a_trimmed_stream(since: Position, offsets: list[int] | None) -> None:
     events = stream([f"m-{n}" for n in range(1, 11)])
-    found = missed(since, top_of(events), events[5:])
+    found = events_after(since, top_of(events), events[5:])
     assert (None if found is None else [entry.offset for entry in found]) == offsets
 
 
 def test_an_empty_stream_has_nothing_to_miss() -> None:
     empty = Position(EPOCH, 0)
-    assert missed(empty, empty, ()) == ()
-    assert missed(replace(empty, id="m-1"), empty, ()) is None
-    assert missed(Position(EPOCH, 1, "m-1"), empty, ()) is None
+    assert events_after(empty, empty, ()) == ()
+    assert events_after(replace(empty, id="m-1"), empty, ()) is None
+    assert events_after(Position(EPOCH, 1, "m-1"), empty, ()) is None
 
 
 def test_the_beginning_of_a_whole_stream_brings_all_of_it() -> None:
     events = stream(["a", "b"])
-    assert missed(Position(EPOCH, 0), top_of(events), events) == events
-    assert missed(Position(EPOCH, 0, "a"), top_of(events), events) is None
+    assert events_after(Position(EPOCH, 0), top_of(events), events) == events
+    assert events_after(Position(EPOCH, 0, "a"), top_of(events), events) is None
 
 
 def test_a_stream_that_kept_nothing_still_knows_its_top() -> None:
     top = Position(EPOCH, 3, "m-3")
-    assert missed(top, top, ()) == ()
-    assert missed(Position(EPOCH, 2, "m-2"), top, ()) is None
+    assert events_after(top, top, ()) == ()
+    assert events_after(Position(EPOCH, 2, "m-2"), top, ()) is None

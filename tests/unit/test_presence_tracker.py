@@ -14,7 +14,7 @@ from service.adapters.memory.presence import MemoryPresence
 from service.aio.supervisor import Supervisor
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
-from service.core.presence import Change, Entrance, Entry, Farewell
+from service.core.presence import LeaveEventFactory, PresenceChange, PresenceEntry, PresenceJoin
 from service.errors import ErrorCode, ServiceError
 from service.realtime.presence.tracker import JOINED, LEFT, RETRY, Presence
 from service.telemetry.metrics import Metrics
@@ -34,7 +34,7 @@ class Store(MemoryPresence):
         self.events: list[tuple[str, str | None]] = []
         self.away = False
         self.sweeps: list[float] = []
-        self.renewed: list[Entry] = []
+        self.renewed: list[PresenceEntry] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -53,25 +53,27 @@ class Store(MemoryPresence):
         if self.away:
             raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
 
-    async def join(self, entrance: Entrance) -> Change:
+    async def join(self, entrance: PresenceJoin) -> PresenceChange:
         self._there()
         return await super().join(entrance)
 
-    async def update(self, entrance: Entrance) -> Change:
+    async def update(self, entrance: PresenceJoin) -> PresenceChange:
         self._there()
         return await super().update(entrance)
 
-    async def leave(self, entry: Entry, left: Publication) -> Change:
+    async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
         self._there()
         await self.gate.wait()
         return await super().leave(entry, left)
 
-    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+    async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         self._there()
         self.renewed = list(entries)
         return await super().renew(entries)
 
-    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+    async def remove_expired(
+        self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
+    ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
         self._there()
         assert list(channels) == [ROOM]
         self.sweeps.append(self.clock.monotonic())
@@ -159,7 +161,7 @@ async def test_entries_are_renewed_until_they_have_left(stage: Stage) -> None:
     await stage.join("ann", "ben")
     stage.leave("ben")
     await stage.pass_time(TTL / 3)
-    assert stage.store.renewed == [Entry(ROOM, "ann", "c-ann")]
+    assert stage.store.renewed == [PresenceEntry(ROOM, "ann", "c-ann")]
     assert stage.store.story()[-1] == (LEFT, "ben")
 
 
@@ -246,7 +248,9 @@ async def test_after_data_were_lost_a_leave_waits_until_other_nodes_have_entered
     stage.leave("ann")
     await stage.pass_time(DEBOUNCE + 1)
     # She has another connection, on a node that is slower.
-    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ann", "elsewhere"), None, event(JOINED, ROOM, "ann")))
+    await MemoryPresence.join(
+        stage.store, PresenceJoin(PresenceEntry(ROOM, "ann", "elsewhere"), None, event(JOINED, ROOM, "ann"))
+    )
     await stage.pass_time(TTL)
     assert stage.store.story() == [(JOINED, "ann")] * 2
     assert (await stage.store.members(ROOM, 1))[1][0].connections == 1
@@ -259,7 +263,7 @@ async def test_a_leave_while_entries_are_renewed_is_no_loss(stage: Stage) -> Non
     stage.store.gate.clear()
     stage.clock.advance(0.5)  # ben's leave is on its way
     await asyncio.sleep(0)
-    await MemoryPresence.leave(stage.store, Entry(ROOM, "ben", "c-ben"), _left("ben"))  # and has arrived
+    await MemoryPresence.leave(stage.store, PresenceEntry(ROOM, "ben", "c-ben"), _left("ben"))  # and has arrived
     stage.clock.advance(TTL / 3)
     await asyncio.sleep(0)
     stage.store.gate.set()
@@ -285,7 +289,7 @@ async def test_who_comes_back_while_the_leave_is_on_its_way_stays(stage: Stage) 
     assert await stage.store.count(ROOM) == 1
     assert stage.store.story() == [(JOINED, "ann"), (LEFT, "ann"), (JOINED, "ann")]
     await stage.pass_time(TTL)
-    assert stage.store.renewed == [Entry(ROOM, "ann", "c-ann")]
+    assert stage.store.renewed == [PresenceEntry(ROOM, "ann", "c-ann")]
 
 
 async def test_a_join_that_failed_is_neither_renewed_nor_forgotten(stage: Stage) -> None:
@@ -295,7 +299,7 @@ async def test_a_join_that_failed_is_neither_renewed_nor_forgotten(stage: Stage)
     stage.leave("ann")
     stage.store.away = False
     # It may have happened all the same.
-    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ann", "c-ann"), None, _left("ann")))
+    await MemoryPresence.join(stage.store, PresenceJoin(PresenceEntry(ROOM, "ann", "c-ann"), None, _left("ann")))
     stage.store.story()
     await stage.pass_time(DEBOUNCE)
     assert stage.store.story() == [(LEFT, "ann")]
@@ -308,7 +312,7 @@ async def test_whoever_leaves_in_a_drain_is_left_to_expire(stage: Stage) -> None
     stage.presence.drain()
     stage.leave("ann")
     await stage.pass_time(TTL)
-    assert stage.store.renewed == [Entry(ROOM, "ben", "c-ben")]
+    assert stage.store.renewed == [PresenceEntry(ROOM, "ben", "c-ben")]
     assert stage.store.story()[3:] == [(LEFT, "eve")], "who left before it has left"
 
 
@@ -370,15 +374,21 @@ async def test_what_a_store_has_lost_comes_back_with_the_info_of_now(stage: Stag
 
 async def test_nobody_is_missed_before_other_nodes_have_entered_theirs_again(stage: Stage) -> None:
     await stage.join("ann")
-    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ben", "elsewhere"), None, event(JOINED, ROOM, "ben")))
-    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "eve", "killed"), None, event(JOINED, ROOM, "eve")))
+    await MemoryPresence.join(
+        stage.store, PresenceJoin(PresenceEntry(ROOM, "ben", "elsewhere"), None, event(JOINED, ROOM, "ben"))
+    )
+    await MemoryPresence.join(
+        stage.store, PresenceJoin(PresenceEntry(ROOM, "eve", "killed"), None, event(JOINED, ROOM, "eve"))
+    )
     stage.hear()
     stage.store.lose()
     stage.presence.interrupted(None)
     await stage.pass_time(RETRY)
     stage.hear()
     assert stage.delivered == []
-    await MemoryPresence.join(stage.store, Entrance(Entry(ROOM, "ben", "elsewhere"), None, event(JOINED, ROOM, "ben")))
+    await MemoryPresence.join(
+        stage.store, PresenceJoin(PresenceEntry(ROOM, "ben", "elsewhere"), None, event(JOINED, ROOM, "ben"))
+    )
     stage.hear()
     await stage.pass_time(TTL / 3 + TTL / 6)
     assert stage.delivered == [(LEFT, "eve")]

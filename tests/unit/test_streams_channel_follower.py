@@ -212,14 +212,14 @@ async def test_a_mark_that_is_ahead_is_a_reason_to_read_and_others_are_not() -> 
     async with world() as made:
         await made.publish()
         following = made.follower.following
-        (mark,) = await made.other.marks([CHANNEL])
+        (mark,) = await made.other.stream_heads([CHANNEL])
         assert mark is not None
         following.compare(mark)
         following.compare(StreamHead(mark.epoch, 0, 0))
         assert made.follower.at_rest
         made.line.cut()
         await made.publish()
-        (mark,) = await made.other.marks([CHANNEL])
+        (mark,) = await made.other.stream_heads([CHANNEL])
         assert mark is not None
         following.compare(mark)
         await made.settle()

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from service.adapters.memory.receipts import Receipts
 from service.adapters.memory.store import ChannelStore, StoreBounds, StoredChannel, accepted
-from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
+from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Delivery, Event, Publication, Retention
-from service.core.position import Position, missed
+from service.core.position import Position, events_after
 from service.errors import ErrorCode, ServiceError
 
 SWEEP_SECONDS = 1.0
@@ -93,19 +93,19 @@ class MemoryBroker:
         """As the port says."""
         self._started()
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
         sink = self._started()
         if publication.delivery is Delivery.EPHEMERAL:
             channel = self._channels.find(publication.channel)
             _deliver(sink, channel, accepted(publication))
-            return Receipt(publication.id, epoch="")
+            return PublishResult(publication.id, epoch="")
         now = self._clock.monotonic()
         if earlier := self._receipts.find(publication, now):
             return earlier
         channel = self._channels.open(publication.channel, now)
         event = self._channels.keep(channel, publication, _retention(publication), now)
-        receipt = Receipt(event.id, channel.epoch, event.offset, event.state_version)
+        receipt = PublishResult(event.id, channel.epoch, event.offset, event.state_version)
         self._receipts.add(publication, receipt, now)
         _deliver(sink, channel, event)
         return receipt
@@ -127,14 +127,24 @@ class MemoryBroker:
         found = _missed(stored, since, max_events)
         if found is None or sum(len(event.data) for event in found) > max_bytes:
             return Snapshot(
-                stored.top, stored.state(), (), recovered=False, state_version=stored.state_version, base=stored.base
+                stored.top,
+                stored.state(),
+                (),
+                recovered=False,
+                state_version=stored.state_version,
+                epoch_start=stored.base,
             )
         return Snapshot(
-            stored.top, stored.state(), found, recovered=True, state_version=stored.state_version, base=stored.base
+            stored.top,
+            stored.state(),
+            found,
+            recovered=True,
+            state_version=stored.state_version,
+            epoch_start=stored.base,
         )
 
-    async def marks(
-        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
         """As the port says; a process does not forget what its sink has got from it, so nothing depends on `known`."""
         self._started()
@@ -144,7 +154,7 @@ class MemoryBroker:
             for one in found
         ]
 
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         """As the port says."""
         stored = self._open(channel)
         low = stored.first if after is None else max(stored.first, after + 1)
@@ -154,9 +164,9 @@ class MemoryBroker:
             events = stored.between(low, min(high, low + limit - 1))
         else:
             events = stored.between(max(low, high - limit + 1), high)
-        return Page(stored.top, events, more=size > limit)
+        return HistoryPage(stored.top, events, has_more=size > limit)
 
-    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
         """As the port says."""
         self._started()
         found = self._channels.named(tenant, prefix, limit, self._clock.monotonic())
@@ -192,7 +202,7 @@ def _missed(channel: StoredChannel, since: Position, most: int) -> Sequence[Even
     if behind > most:
         return None
     # The event at `since` too, whose id is compared: no more of the stream than that is copied.
-    return missed(since, channel.top, channel.tail(max(0, behind + 1)))
+    return events_after(since, channel.top, channel.tail(max(0, behind + 1)))
 
 
 def _deliver(sink: EventSink, channel: StoredChannel | None, event: Event) -> None:

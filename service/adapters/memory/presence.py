@@ -11,7 +11,7 @@ import structlog
 
 from service.core.channel import ChannelKey
 from service.core.event import Publication
-from service.core.presence import Change, Entrance, Entry, Farewell, Member
+from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
 from service.errors import ServiceError
 
 _log = structlog.get_logger("presence")
@@ -33,64 +33,70 @@ class MemoryPresence:
         self._publish = publish
         self._most_told = most_told
 
-    async def join(self, entrance: Entrance) -> Change:
+    async def join(self, entrance: PresenceJoin) -> PresenceChange:
         """As the port says."""
         (channel, user, connection), info, joined = entrance
         async with self._lock(channel):
             users = self._channels.setdefault(channel, {})
             connections = users.setdefault(user, {})
             if connection in connections:
-                return Change(False, len(users), False)
+                return PresenceChange(False, len(users), False)
             first = not connections
             shown = info if first else _shown(connections)
             connections[connection] = shown if info is None else info
             is_news = first or _shown(connections) != shown
             return (
-                await self._changed(len(users), joined, changed=first) if is_news else Change(False, len(users), False)
+                await self._changed(len(users), joined, changed=first)
+                if is_news
+                else PresenceChange(False, len(users), False)
             )
 
-    async def update(self, entrance: Entrance) -> Change:
+    async def update(self, entrance: PresenceJoin) -> PresenceChange:
         """As the port says."""
         (channel, user, connection), info, joined = entrance
         async with self._lock(channel):
             users = self._channels.get(channel, {})
             connections = users.get(user, {})
             if connection not in connections:
-                return Change(False, len(users), False)
+                return PresenceChange(False, len(users), False)
             is_news = _shown(connections) != info
             del connections[connection]
             connections[connection] = info  # the newest from now on
             return (
-                await self._changed(len(users), joined, changed=False) if is_news else Change(False, len(users), False)
+                await self._changed(len(users), joined, changed=False)
+                if is_news
+                else PresenceChange(False, len(users), False)
             )
 
-    async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
+    async def join_all(self, entrances: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
         """As the port says."""
         return [await self.join(entrance) for entrance in entrances]
 
-    async def leave(self, entry: Entry, left: Publication) -> Change:
+    async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
         """As the port says."""
         channel, user, connection = entry
         async with self._lock(channel):
             users = self._channels.get(channel, {})
             connections = users.get(user, {})
             if connection not in connections:
-                return Change(False, len(users), False)
+                return PresenceChange(False, len(users), False)
             shown = _shown(connections)
             del connections[connection]
             if connections:
                 connections[next(reversed(connections))] = shown
-                return Change(False, len(users), False)
+                return PresenceChange(False, len(users), False)
             del users[user]
             if not users:
                 del self._channels[channel]
             return await self._changed(len(users), left, changed=True)
 
-    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+    async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """As the port says."""
         return [entry for entry in entries if not self._holds(entry)]
 
-    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+    async def remove_expired(
+        self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
+    ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
         """As the port says."""
         return ()
 
@@ -103,21 +109,21 @@ class MemoryPresence:
         """As the port says."""
         return len(self._channels.get(channel, {}))
 
-    def _holds(self, entry: Entry) -> bool:
+    def _holds(self, entry: PresenceEntry) -> bool:
         return entry.connection in self._channels.get(entry.channel, {}).get(entry.user, {})
 
     def _lock(self, channel: ChannelKey) -> asyncio.Lock:
         return self._locks.setdefault(channel, asyncio.Lock())
 
-    async def _changed(self, users: int, event: Publication, *, changed: bool) -> Change:
+    async def _changed(self, users: int, event: Publication, *, changed: bool) -> PresenceChange:
         if users > self._most_told:
-            return Change(changed, users, False)
+            return PresenceChange(changed, users, False)
         try:
             await self._publish(event)
         except ServiceError as error:  # the broker is away, and the change has happened: the caller tells the number
             _log.warning("presence not told", kind=event.type, code=error.code.code)
-            return Change(changed, users, False)
-        return Change(changed, users, True)
+            return PresenceChange(changed, users, False)
+        return PresenceChange(changed, users, True)
 
 
 def _member(user: str, connections: dict[str, bytes | None]) -> Member:

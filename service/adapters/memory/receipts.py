@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 
@@ -30,15 +30,15 @@ class Receipts:
         self._window = window
         self._entries = entries
         # One window for all, so the order of insertion is the order of expiry.
-        self._receipts: OrderedDict[_Sending, tuple[float, Receipt]] = OrderedDict()
+        self._receipts: OrderedDict[_Sending, tuple[float, PublishResult]] = OrderedDict()
 
-    def find(self, publication: Publication, now: float) -> Receipt | None:
+    def find(self, publication: Publication, now: float) -> PublishResult | None:
         """The receipt of an earlier publication of the same (channel, sender, id), marked as a duplicate."""
         self.expire(now)
         found = self._receipts.get(_sending(publication))
         return replace(found[1], duplicate=True) if found else None
 
-    def add(self, publication: Publication, receipt: Receipt, now: float) -> None:
+    def add(self, publication: Publication, receipt: PublishResult, now: float) -> None:
         """Remembers what became of a publication that `find` did not know."""
         self._receipts[_sending(publication)] = (now + self._window, receipt)
         if len(self._receipts) > self._entries:

@@ -27,7 +27,7 @@ from service.adapters.store_config import ServerTime
 from service.aio.own_task import ensure_task
 from service.core import epoch as epochs
 from service.core.backoff import Backoff
-from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
+from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
@@ -188,7 +188,7 @@ class NatsBroker:
 
     # --- publishing -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
         with self._counted():
             if len(publication.data) > self.most_bytes:
@@ -197,7 +197,7 @@ class NatsBroker:
                 data = encode(entry(publication, milliseconds(self._clock)))
                 self._link.send(publish(self.subjects.ephemeral(publication.channel), data))
                 await self._in_time(self._link.settle())
-                return Receipt(publication.id, epoch="")
+                return PublishResult(publication.id, epoch="")
             if publication.retention is None:
                 raise ValueError(f"a {publication.delivery.value} publication needs a retention")
             return await self._in_time(self._writer.keep(publication, publication.retention))
@@ -286,12 +286,12 @@ class NatsBroker:
                 head, state = await self._reader.read(channel)
             found = () if since is None else await self._reader.missed(channel, head, since, max_events, max_bytes)
         return Snapshot(
-            top=head.top,
+            position=head.top,
             state=[one.event(channel) for one in state],
             missed=[] if found is None else found,
             recovered=None if since is None else found is not None,
             state_version=head.state_version,
-            base=head.base,
+            epoch_start=head.base,
         )
 
     def _contradicts(self, head: Head, since: Position) -> bool:
@@ -299,14 +299,18 @@ class NatsBroker:
         is_further = since.epoch == head.epoch and since.offset > head.offset
         if not is_further and not epochs.is_later(since.epoch, than=head.epoch):
             return False
-        age = milliseconds(self._clock) / 1_000 - epochs.number(head.epoch) / 1_000_000
+        age = milliseconds(self._clock) / 1_000 - epochs.start_of(head.epoch) / 1_000_000
         return age >= epochs.MIN_EPOCH_AGE
 
-    async def marks(self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()) -> Sequence[StreamHead]:
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
+    ) -> Sequence[StreamHead]:
         """As the port says. A channel of which NATS has lost something begins its new epoch here."""
         gate = asyncio.Semaphore(HEADS_AT_ONCE)
 
-        async def mark(channel: ChannelKey, heard: Heard | None, kept: Kept | None, told: Known | None) -> StreamHead:
+        async def mark(
+            channel: ChannelKey, heard: Heard | None, kept: Kept | None, told: DeliveredHead | None
+        ) -> StreamHead:
             if kept is None:
                 return StreamHead("", 0, 0)
             head = decode(kept.data, Head)
@@ -328,7 +332,7 @@ class NatsBroker:
                 *(mark(*one) for one in zip_longest(channels, heard, map(found.get, subjects), known))
             )
 
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         """As the port says."""
         async with self.call():
             head = (await self._heads.open(channel)).head
@@ -339,9 +343,9 @@ class NatsBroker:
             find = self._reader.last if after is None else self._reader.earliest
             found = await find(channel, head, low, high, limit + 1) if low <= high else ()
         kept = found[-limit:] if after is None else found[:limit]
-        return Page(head.top, [one.event(channel) for one in kept], more=len(found) > limit)
+        return HistoryPage(head.top, [one.event(channel) for one in kept], has_more=len(found) > limit)
 
-    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
         """As the port says, but of channels without history and state only those that have subscribers on this node."""
         async with self.call():
             subjects = await self.stream.names(self.subjects.heads(tenant))

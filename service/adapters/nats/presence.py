@@ -13,7 +13,7 @@ from service.adapters.nats.documents import Documents, Draft, each
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Publication
-from service.core.presence import Change, Entrance, Entry, Farewell, Member
+from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
 
 KEPT = 2
 """How many times the ttl everything of a channel stays when no node speaks of it. More than one: entries that have expired
@@ -44,7 +44,7 @@ class Work(NamedTuple):
     """Some entrances of one call into one channel, and their places in the call."""
 
     channel: ChannelKey
-    entrances: Sequence[tuple[int, Entrance]]
+    entrances: Sequence[tuple[int, PresenceJoin]]
 
 
 class NatsPresence:
@@ -59,33 +59,33 @@ class NatsPresence:
         self._ttl = int(ttl * 1000)
         self._most_told = most_told
 
-    async def join(self, entrance: Entrance) -> Change:
+    async def join(self, entrance: PresenceJoin) -> PresenceChange:
         """As the port says."""
         [change] = await self.join_all([entrance])
         return change
 
-    async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
+    async def join_all(self, entrances: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
         """As the port says."""
-        channels: dict[ChannelKey, list[tuple[int, Entrance]]] = {}
+        channels: dict[ChannelKey, list[tuple[int, PresenceJoin]]] = {}
         for numbered in enumerate(entrances):
             channels.setdefault(numbered[1].entry.channel, []).append(numbered)
-        changes: dict[int, Change] = {}
+        changes: dict[int, PresenceChange] = {}
         for found in await each(self._join, [Work(*item) for item in channels.items()]):
             changes |= found
         return [changes[number] for number in range(len(entrances))]
 
-    async def _join(self, work: Work) -> dict[int, Change]:
-        changes: dict[int, Change] = {}
+    async def _join(self, work: Work) -> dict[int, PresenceChange]:
+        changes: dict[int, PresenceChange] = {}
         for start in range(0, len(work.entrances), MAX_TOLD_AT_ONCE):
             part = work.entrances[start : start + MAX_TOLD_AT_ONCE]
             changes |= await self._change(work.channel, partial(self._enter, entrances=part))
         return changes
 
     def _enter(
-        self, roster: Roster, now: int, entrances: Sequence[tuple[int, Entrance]]
-    ) -> tuple[Sequence[Publication] | None, dict[int, Change]]:
+        self, roster: Roster, now: int, entrances: Sequence[tuple[int, PresenceJoin]]
+    ) -> tuple[Sequence[Publication] | None, dict[int, PresenceChange]]:
         told: list[Publication] = []
-        changes: dict[int, Change] = {}
+        changes: dict[int, PresenceChange] = {}
         for number, ((_, user, connection), info, joined) in entrances:
             is_first = user not in roster.users
             places = roster.users.setdefault(user, {})
@@ -98,14 +98,14 @@ class NatsPresence:
         roster.spoken = now
         return told, changes
 
-    async def update(self, entrance: Entrance) -> Change:
+    async def update(self, entrance: PresenceJoin) -> PresenceChange:
         """As the port says."""
         (channel, user, connection), info, joined = entrance
 
-        def show(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, Change]:
+        def show(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, PresenceChange]:
             places = roster.users.get(user, {})
             if connection not in places:
-                return None, Change(False, len(roster.users), False)
+                return None, PresenceChange(False, len(roster.users), False)
             is_news = _shown(places) != info
             places[connection] = Place(places.pop(connection).expiry, info)  # the newest from now on
             told: list[Publication] = []
@@ -113,13 +113,13 @@ class NatsPresence:
 
         return await self._change(channel, show)
 
-    async def leave(self, entry: Entry, left: Publication) -> Change:
+    async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
         """As the port says."""
 
-        def strike_out(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, Change]:
+        def strike_out(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, PresenceChange]:
             places = roster.users.get(entry.user, {})
             if entry.connection not in places:
-                return None, Change(False, len(roster.users), False)
+                return None, PresenceChange(False, len(roster.users), False)
             _strike_out(places, [entry.connection])
             told: list[Publication] = []
             if not places:
@@ -128,22 +128,22 @@ class NatsPresence:
 
         return await self._change(entry.channel, strike_out)
 
-    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+    async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """As the port says."""
         if not entries:
             await self._documents.check()
-        channels: dict[ChannelKey, list[Entry]] = {}
+        channels: dict[ChannelKey, list[PresenceEntry]] = {}
         for entry in entries:
             channels.setdefault(entry.channel, []).append(entry)
 
-        async def one(item: tuple[ChannelKey, list[Entry]]) -> Sequence[Entry]:
+        async def one(item: tuple[ChannelKey, list[PresenceEntry]]) -> Sequence[PresenceEntry]:
             return await self._change(item[0], lambda roster, now: self._renew(roster, now, item[1]))
 
         return [entry for missing in await each(one, channels.items()) for entry in missing]
 
     def _renew(
-        self, roster: Roster, now: int, entries: Sequence[Entry]
-    ) -> tuple[Sequence[Publication] | None, Sequence[Entry]]:
+        self, roster: Roster, now: int, entries: Sequence[PresenceEntry]
+    ) -> tuple[Sequence[Publication] | None, Sequence[PresenceEntry]]:
         missing = []
         for entry in entries:
             places = roster.users.get(entry.user, {})
@@ -157,7 +157,9 @@ class NatsPresence:
         roster.spoken = now
         return (), missing
 
-    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+    async def remove_expired(
+        self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
+    ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
         """As the port says."""
         subjects = {self._documents.subjects.present(channel): channel for channel in channels}
         if not subjects:
@@ -166,25 +168,25 @@ class NatsPresence:
         now = milliseconds(self._clock)
         expired = [subjects[subject] for subject, data in found.items() if _has_expired(self._read(data, now), now)]
 
-        async def one(channel: ChannelKey) -> Sequence[tuple[ChannelKey, Change]]:
-            return await self._change(channel, lambda roster, now: self._expire(channel, roster, now, farewell))
+        async def one(channel: ChannelKey) -> Sequence[tuple[ChannelKey, PresenceChange]]:
+            return await self._change(channel, lambda roster, now: self._expire(channel, roster, now, leave_event))
 
         return [change for changes in await each(one, expired) for change in changes]
 
     def _expire(
-        self, channel: ChannelKey, roster: Roster, now: int, farewell: Farewell
-    ) -> tuple[Sequence[Publication] | None, Sequence[tuple[ChannelKey, Change]]]:
+        self, channel: ChannelKey, roster: Roster, now: int, leave_event: LeaveEventFactory
+    ) -> tuple[Sequence[Publication] | None, Sequence[tuple[ChannelKey, PresenceChange]]]:
         if not _has_expired(roster, now):
             return None, ()
         told: list[Publication] = []
-        changes: list[tuple[ChannelKey, Change]] = []
+        changes: list[tuple[ChannelKey, PresenceChange]] = []
         for user, places in list(roster.users.items()):
             if len(changes) == MAX_TOLD_AT_ONCE:
                 break
             _strike_out(places, [connection for connection, place in places.items() if place.expiry <= now])
             if not places:
                 del roster.users[user]
-                changes.append((channel, self._changed(True, roster, farewell(channel, user), told, is_news=True)))
+                changes.append((channel, self._changed(True, roster, leave_event(channel, user), told, is_news=True)))
         return told, changes
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
@@ -223,12 +225,12 @@ class NatsPresence:
 
     def _changed(
         self, changed: bool, roster: Roster, event: Publication, told: list[Publication], *, is_news: bool
-    ) -> Change:
+    ) -> PresenceChange:
         users = len(roster.users)
         tells = is_news and users <= self._most_told
         if tells:
             told.append(event)
-        return Change(changed, users, tells)
+        return PresenceChange(changed, users, tells)
 
 
 def _has_expired(roster: Roster, now: int) -> bool:

@@ -15,7 +15,7 @@ from service.core.backoff import Backoff
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Event
-from service.core.position import Position, missed
+from service.core.position import Position, events_after
 
 TRIES = 5
 """Readings of a channel that changes under them, or by a replica that is behind, before what was read has to do."""
@@ -64,7 +64,7 @@ class Reader:
         if since.epoch != head.epoch or behind < 0 or behind > max_events or since.offset < head.first - 1:
             return None
         if behind == 0:
-            return missed(since, head.top, ())
+            return events_after(since, head.top, ())
         if since.offset:
             # Before the rest is read, its size: the event at the position tells it.
             start = await self._entries(channel, head, since.offset, since.offset)
@@ -75,7 +75,7 @@ class Reader:
         kept = await self._entries(channel, head, max(1, since.offset), head.offset)
         if not kept or kept[-1].offset != head.offset:
             return None
-        return missed(since, head.top, [one.event(channel) for one in kept])
+        return events_after(since, head.top, [one.event(channel) for one in kept])
 
     async def _entries(self, channel: ChannelKey, head: Head, low: int, high: int) -> Sequence[Entry]:
         """Those from `low` to `high` that still count, without a hole before the newest."""

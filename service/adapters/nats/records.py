@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from service.adapters.nats.link import unavailable
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.epoch import is_later, new_epoch
 from service.core.event import Delivery, Event, Publication, Retention
@@ -151,9 +151,9 @@ class Outcome(Struct, frozen=True, array_like=True):
     state_version: int | None
     accepted: int
 
-    def receipt(self, id: str) -> Receipt:
+    def receipt(self, id: str) -> PublishResult:
         """For whoever publishes the id again."""
-        return Receipt(id, self.epoch, self.offset, self.state_version, duplicate=True)
+        return PublishResult(id, self.epoch, self.offset, self.state_version, duplicate=True)
 
 
 R = TypeVar("R", Head, Entry, Outcome)

@@ -17,7 +17,7 @@ from service.adapters.nats.heads import Heads, Known
 from service.adapters.nats.records import SEGMENT, Entry, Head, Outcome, advance, decode, encode
 from service.adapters.nats.stream import PAUSES, Conflict, Stream, Write
 from service.core.backoff import Backoff
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication, Retention
@@ -36,9 +36,9 @@ class Waiting:
 
     publication: Publication
     retention: Retention
-    done: asyncio.Future[Receipt]
+    done: asyncio.Future[PublishResult]
 
-    def succeed(self, receipt: Receipt) -> None:
+    def succeed(self, receipt: PublishResult) -> None:
         """Nobody may be waiting any more."""
         if not self.done.done():
             self.done.set_result(receipt)
@@ -61,7 +61,7 @@ class Writer:
         self._queue: deque[Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def keep(self, publication: Publication, retention: Retention) -> asyncio.Future[Receipt]:
+    def keep(self, publication: Publication, retention: Retention) -> asyncio.Future[PublishResult]:
         """Has the publication kept; the future tells what came of it, or the ServiceError."""
         waiting = Waiting(publication, retention, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
@@ -162,7 +162,7 @@ class Writer:
         read = zip(unknown, await asyncio.gather(*map(self._heads.known, unknown)), strict=True)
         heads_before = remembered | dict(read)
         writes: list[Write] = []
-        receipts: list[Receipt] = []
+        receipts: list[PublishResult] = []
         heads: list[tuple[ChannelKey, Head, Head, int]] = []
         for channel, batch in channels.items():
             known = heads_before[channel]
@@ -184,12 +184,12 @@ class Writer:
 
     def _writes(
         self, head: Head, batch: Sequence[Waiting], expired: dict[str, int], now: int
-    ) -> tuple[Head, list[Receipt], list[Write]]:
+    ) -> tuple[Head, list[PublishResult], list[Write]]:
         """The head after the batch, what becomes of each publication, and what is to be written beside the head."""
         receipts, writes = [], []
         for publication, retention in ((one.publication, one.retention) for one in batch):
             head, next_entry = advance(head, publication, retention, now)
-            receipts.append(Receipt(publication.id, head.epoch, next_entry.offset, next_entry.state_version))
+            receipts.append(PublishResult(publication.id, head.epoch, next_entry.offset, next_entry.state_version))
             subject = self._id_of(publication)
             outcome = encode(Outcome(head.epoch, next_entry.offset, next_entry.state_version, now))
             window = self._config.idempotency_window
@@ -207,10 +207,10 @@ class Writer:
     def _id_of(self, publication: Publication) -> str:
         return self._subjects.id(publication.channel, publication.sender, publication.id)
 
-    async def _outcomes(self, batch: Sequence[Waiting], expired: dict[str, int]) -> Sequence[Receipt | None]:
+    async def _outcomes(self, batch: Sequence[Waiting], expired: dict[str, int]) -> Sequence[PublishResult | None]:
         """What became of each publication earlier; notes the ids that are there although their window is over."""
 
-        async def one(publication: Publication) -> Receipt | None:
+        async def one(publication: Publication) -> PublishResult | None:
             subject = self._id_of(publication)
             kept = await self._stream.last(subject)
             if kept is None:

@@ -22,15 +22,15 @@ from service.adapters.redis.config import RedisConfig, milliseconds, namer
 from service.adapters.redis.index import ChannelIndex
 from service.adapters.redis.link import Argument, pack
 from service.adapters.redis.publish_template import PublishTemplate, PublishTemplates
-from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, MARK, PUBLISH, SNAPSHOT
+from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, PUBLISH, SNAPSHOT, STREAM_HEAD
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.store_config import ServerTime
 from service.aio.tasks import Tasks
 from service.core import epoch as epochs
-from service.core.broker import ChannelInfo, EventSink, Known, Page, Receipt, Snapshot, StreamHead
+from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
-from service.core.position import Position, missed
+from service.core.position import Position, events_after
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import LimitedLog
@@ -114,13 +114,13 @@ class RedisBroker:
 
     # --- the port -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, publication: Publication) -> Receipt:
+    async def publish(self, publication: Publication) -> PublishResult:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
         if publication.delivery is _EPHEMERAL:
             names = self.names(publication.channel)
             message = pack((self._publish, names.events, wire.ephemeral(publication)))
             await self.calls.call(names.tag, lambda _: message, repeats=False)
-            return Receipt(publication.id, "")
+            return PublishResult(publication.id, "")
         form = self._forms.of(publication)
         reply = await self.calls.call(form.tag, partial(form.fill_in, publication), PUBLISH)
         duplicate = enters = False
@@ -136,25 +136,25 @@ class RedisBroker:
         if enters or (duplicate and place == 1):  # the first may have been accepted and not entered
             await self._index.enter(publication.channel, form.retention.ttl)
         if publication.delivery is _DURABLE:
-            return Receipt(publication.id, epoch, place, None, duplicate)
-        return Receipt(publication.id, epoch, None, place, duplicate)
+            return PublishResult(publication.id, epoch, place, None, duplicate)
+        return PublishResult(publication.id, epoch, None, place, duplicate)
 
     async def _given_twice(self, publication: Publication, form: PublishTemplate, place: int) -> None:
         """An offset or a state version was given that this node has seen given before: the channel was set back."""
         if form.is_durable:
-            known = Known(Position(form.epoch, form.place, form.id), 0, again=place)
+            known = DeliveredHead(Position(form.epoch, form.place, form.id), 0, lowest_repeat=place)
         else:
-            known = Known(Position(form.epoch, 0), form.place)
+            known = DeliveredHead(Position(form.epoch, 0), form.place)
         age = max(0, publication.at - form.at)
         with suppress(ServiceError):  # the event is accepted; who knows more will find out
             await self._mark(publication.channel, known, sure=True, age=age)
 
     def _mark(
-        self, channel: ChannelKey, known: Known | None, *, sure: bool = False, age: int | None = None
+        self, channel: ChannelKey, known: DeliveredHead | None, *, sure: bool = False, age: int | None = None
     ) -> Awaitable[Any]:
         words: tuple[Argument, ...] = ("", 0, "", 0, 0, "", "")
         if known is not None:
-            at, again = known.position, "" if known.again is None else known.again
+            at, again = known.position, "" if known.lowest_repeat is None else known.lowest_repeat
             words = (
                 at.epoch,
                 at.offset,
@@ -164,7 +164,7 @@ class RedisBroker:
                 again,
                 "" if age is None else age,
             )
-        return self.calls.run(MARK, self.names(channel), *words)
+        return self.calls.run(STREAM_HEAD, self.names(channel), *words)
 
     async def subscribe(self, channel: ChannelKey) -> None:
         """As the port says."""
@@ -208,13 +208,13 @@ class RedisBroker:
             entries = [_entry(channel, entry, top.epoch) for entry in kept or ()]
         if since is None:
             return Snapshot(top, values, (), None, state_version, base)
-        found = missed(since, top, entries) if kept is not None or since.offset == top.offset else None
+        found = events_after(since, top, entries) if kept is not None or since.offset == top.offset else None
         if found is None or sum(len(event.data) for event in found) > max_bytes:
-            return Snapshot(top, values, (), recovered=False, state_version=state_version, base=base)
-        return Snapshot(top, values, found, recovered=True, state_version=state_version, base=base)
+            return Snapshot(top, values, (), recovered=False, state_version=state_version, epoch_start=base)
+        return Snapshot(top, values, found, recovered=True, state_version=state_version, epoch_start=base)
 
-    async def marks(
-        self, channels: Sequence[ChannelKey], known: Sequence[Known | None] = ()
+    async def stream_heads(
+        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
         """As the port says: one pipeline."""
         self.shards.require_open()
@@ -227,7 +227,7 @@ class RedisBroker:
             raise failed
         return marks
 
-    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> Page:
+    async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
         """As the port says."""
         epoch, offset, id_, entries, more = await self.calls.run(
             HISTORY,
@@ -239,9 +239,9 @@ class RedisBroker:
         )
         with _readable():
             top = _position(epoch, offset, id_)
-            return Page(top, [_entry(channel, entry, top.epoch) for entry in entries], bool(more))
+            return HistoryPage(top, [_entry(channel, entry, top.epoch) for entry in entries], bool(more))
 
-    async def channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
+    async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
         """As the port says. Looks at no more of the tenant's index than it lists, and what is on its way out of it."""
         found: list[ChannelInfo] = []
         low = f"[{prefix}" if prefix else "-"
@@ -282,7 +282,7 @@ class RedisBroker:
             return None
         if epoch:
             return ChannelInfo(channel.name, _position(epoch, offset, id_))
-        return ChannelInfo(channel.name, (await self.snapshot(channel, None, 0, 0)).top)
+        return ChannelInfo(channel.name, (await self.snapshot(channel, None, 0, 0)).position)
 
     async def _go_on_keeping(self) -> None:
         while True:

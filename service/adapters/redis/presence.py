@@ -9,7 +9,7 @@ from service.adapters.redis import scripts, wire
 from service.adapters.redis.client import Call, RedisClient
 from service.core.channel import ChannelKey
 from service.core.event import Publication
-from service.core.presence import Change, Entrance, Entry, Farewell, Member
+from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
 
 RENEWED = 500
 """Entries renewed by one run of a script: half a millisecond of Redis' time."""
@@ -37,26 +37,26 @@ class RedisPresence:
         self._ttl = int(ttl * 1000)
         self._most_told = most_told
 
-    async def join(self, entrance: Entrance) -> Change:
+    async def join(self, entrance: PresenceJoin) -> PresenceChange:
         """As the port says."""
         return _change(await self._client.run(_JOIN, *self._joining(entrance)))
 
-    async def update(self, entrance: Entrance) -> Change:
+    async def update(self, entrance: PresenceJoin) -> PresenceChange:
         """As the port says."""
         (channel, user, connection), info, joined = entrance
         keys = (*self._keys(channel), self._client.keys.events(channel))
         told = (self._most_told, self._client.publish, wire.ephemeral(joined))
         return _change(await self._client.run(_UPDATE, keys, (user, connection, info or b"", *told)))
 
-    async def join_all(self, entrances: Sequence[Entrance]) -> Sequence[Change]:
+    async def join_all(self, entrances: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
         """As the port says."""
         return [_change(found) for found in await self._client.run_all(_JOIN, list(map(self._joining, entrances)))]
 
-    async def leave(self, entry: Entry, left: Publication) -> Change:
+    async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
         """As the port says."""
         return _change(await self._client.run(_LEAVE, *self._leaving(entry, left, expired=False)))
 
-    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+    async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """As the port says."""
         if not entries:
             await self._client.check()
@@ -68,13 +68,15 @@ class RedisPresence:
         found = await self._client.run_all(_RENEW, calls)
         return [group[place - 1] for group, missing in zip(groups, found, strict=True) for place in missing]
 
-    async def sweep(self, channels: Sequence[ChannelKey], farewell: Farewell) -> Sequence[tuple[ChannelKey, Change]]:
+    async def remove_expired(
+        self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
+    ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
         """As the port says."""
         lease = max(1, int(LEASE * self._ttl))
         looks = [Call((*self._keys(channel), self._key(channel, "lease")), (lease, SWEPT)) for channel in channels]
         found = await self._client.run_all(_EXPIRED, looks)
         gone = [_entry(channel, name) for channel, names in zip(channels, found, strict=True) for name in names]
-        strikes = [self._leaving(entry, farewell(entry.channel, entry.user), expired=True) for entry in gone]
+        strikes = [self._leaving(entry, leave_event(entry.channel, entry.user), expired=True) for entry in gone]
         changes = map(_change, await self._client.run_all(_LEAVE, strikes))
         return [(entry.channel, change) for entry, change in zip(gone, changes, strict=True) if change.changed]
 
@@ -92,7 +94,7 @@ class RedisPresence:
         """As the port says."""
         return int(await self._client.command("HLEN", self._key(channel, "users")))
 
-    def _joining(self, entrance: Entrance) -> Call:
+    def _joining(self, entrance: PresenceJoin) -> Call:
         (channel, user, connection), info, joined = entrance
         return Call(
             (*self._keys(channel), self._client.keys.events(channel)),
@@ -108,7 +110,7 @@ class RedisPresence:
             ),
         )
 
-    def _leaving(self, entry: Entry, left: Publication, *, expired: bool) -> Call:
+    def _leaving(self, entry: PresenceEntry, left: Publication, *, expired: bool) -> Call:
         channel, user, connection = entry
         return Call(
             (*self._keys(channel), self._client.keys.events(channel)),
@@ -122,9 +124,9 @@ class RedisPresence:
         return self._client.keys.channel(channel, f"presence-{part}")
 
 
-def _grouped(entries: Iterable[Entry]) -> Iterable[Sequence[Entry]]:
+def _grouped(entries: Iterable[PresenceEntry]) -> Iterable[Sequence[PresenceEntry]]:
     """The entries by channel, not too many at a time."""
-    channels: dict[ChannelKey, list[Entry]] = {}
+    channels: dict[ChannelKey, list[PresenceEntry]] = {}
     for entry in entries:
         channels.setdefault(entry.channel, []).append(entry)
     for group in channels.values():
@@ -133,15 +135,15 @@ def _grouped(entries: Iterable[Entry]) -> Iterable[Sequence[Entry]]:
             yield some
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: PresenceEntry) -> str:
     return f"{entry.connection} {entry.user}"
 
 
-def _entry(channel: ChannelKey, name: bytes) -> Entry:
+def _entry(channel: ChannelKey, name: bytes) -> PresenceEntry:
     connection, _, user = name.decode().partition(" ")
-    return Entry(channel, user, connection)
+    return PresenceEntry(channel, user, connection)
 
 
-def _change(found: Sequence[int]) -> Change:
+def _change(found: Sequence[int]) -> PresenceChange:
     changed, users, told = found
-    return Change(bool(changed), users, bool(told))
+    return PresenceChange(bool(changed), users, bool(told))

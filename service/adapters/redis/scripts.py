@@ -30,11 +30,11 @@ def _on_channel(*names: str) -> Script:
 PUBLISH = _on_channel("publish")
 SNAPSHOT = _on_channel("empty", "snapshot")
 HISTORY = _on_channel("empty", "history")
-MARK = _on_channel("mark")
+STREAM_HEAD = _on_channel("stream_head")
 LISTED = _on_channel("listed")
 KEEP = _on_channel("empty", "keep")
 REIGN = load("reign")
-CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, MARK, LISTED, KEEP)
+CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, STREAM_HEAD, LISTED, KEEP)
 """What the broker runs; all begin with channel.lua."""
 INDEX = load("index")
 INDEX_SETTLE = load("index_settle")

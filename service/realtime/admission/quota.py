@@ -11,14 +11,14 @@ from typing import Any
 import structlog
 
 from service.aio.supervisor import Supervisor
-from service.core.caps import LEASE, CapStore, Claim, Holder
 from service.core.clock import Clock, Timer
 from service.core.identity import Identity
 from service.core.limits import Limits, jittered
+from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 
-RENEWAL = LEASE / 3
+RENEWAL = CLAIM_TTL / 3
 """Seconds between two renewals of all claims."""
 RETRY = 1.0
 """Seconds between two tries while the store is away."""
@@ -30,10 +30,10 @@ SLICE = 1_000
 _log = structlog.get_logger("caps")
 
 
-def holders(identity: Identity) -> tuple[Holder, ...]:
+def holders(identity: Identity) -> tuple[QuotaScope, ...]:
     """Whom a connection counts for."""
-    tenant = Holder(identity.tenant)
-    return (tenant,) if identity.is_anonymous else (tenant, Holder(identity.tenant, identity.user))
+    tenant = QuotaScope(identity.tenant)
+    return (tenant,) if identity.is_anonymous else (tenant, QuotaScope(identity.tenant, identity.user))
 
 
 def cap_reached(name: str, cap: int, metrics: Metrics) -> ServiceError:
@@ -51,7 +51,9 @@ class ConnectionQuota:
     answer, and no connection waits for one twice.
     """
 
-    def __init__(self, store: CapStore, limits: Limits, clock: Clock, supervisor: Supervisor, metrics: Metrics) -> None:
+    def __init__(
+        self, store: QuotaStore, limits: Limits, clock: Clock, supervisor: Supervisor, metrics: Metrics
+    ) -> None:
         self._store = store
         self.is_shared = store.is_shared
         """Whether other nodes may have connections of the same holders."""
@@ -59,9 +61,9 @@ class ConnectionQuota:
         self._clock = clock
         self._supervisor = supervisor
         self._metrics = metrics
-        self.held: Counter[Holder] = Counter()
+        self.held: Counter[QuotaScope] = Counter()
         """Of this node."""
-        self._changed: set[Holder] = set()
+        self._changed: set[QuotaScope] = set()
         """Holders with fewer connections here than the store may know of."""
         self._away = False
         self._outage = supervisor.outages.log(
@@ -104,7 +106,7 @@ class ConnectionQuota:
         if self._away:
             self._metrics.limits.caps_unshared.inc()
             return
-        claims = [Claim(holder, self.held[holder], self._most(holder)) for holder in holders(identity)]
+        claims = [QuotaClaim(holder, self.held[holder], self._most(holder)) for holder in holders(identity)]
         try:
             totals = await self._store.claim(claims)
         except ServiceError as error:
@@ -112,8 +114,8 @@ class ConnectionQuota:
             self._metrics.limits.caps_unshared.inc()
             return
         for claim, total in zip(claims, totals, strict=True):
-            if claim.most is not None and total > claim.most:
-                raise self._full(claim.holder)
+            if claim.max_connections is not None and total > claim.max_connections:
+                raise self._full(claim.scope)
 
     def give_back(self, identity: Identity) -> None:
         """Counts a connection less, here at once and on all nodes soon."""
@@ -125,12 +127,12 @@ class ConnectionQuota:
         if self._telling is None and not self._closed:
             self._telling = self._clock.call_later(GATHERING, self._spawn("caps told", self._tell))
 
-    def _most(self, holder: Holder) -> int | None:
+    def _most(self, holder: QuotaScope) -> int | None:
         if holder.user is None:
             return self._limits.connections_per_tenant
         return self._limits.connections_per_user if self._limits.on_user_cap == "refuse" else None
 
-    def _full(self, holder: Holder) -> ServiceError:
+    def _full(self, holder: QuotaScope) -> ServiceError:
         scope = "connections_per_tenant" if holder.user is None else "connections_per_user"
         return cap_reached(scope, getattr(self._limits, scope), self._metrics)
 
@@ -155,10 +157,10 @@ class ConnectionQuota:
         finally:
             self._renew_after(RETRY if self._away else RENEWAL)
 
-    async def _claim(self, concerned: Iterable[Holder]) -> None:
+    async def _claim(self, concerned: Iterable[QuotaScope]) -> None:
         left = iter(concerned)
         while some := list(islice(left, SLICE)):
-            await self._store.claim([Claim(holder, self.held.get(holder, 0)) for holder in some])
+            await self._store.claim([QuotaClaim(holder, self.held.get(holder, 0)) for holder in some])
 
     def _renew_after(self, delay: float) -> None:
         if not self._closed:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from itertools import count
 
-from service.core.caps import Holder
 from service.core.clock import Clock
 from service.core.identity import Identity
+from service.core.quota import QuotaScope
 from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
 from service.realtime.admission.recent_keys import RecentKeys
@@ -79,7 +79,7 @@ class RecentClients:
         admission = self._admission
         network, tenant, user = client
         if admission.is_proxy(network):
-            held = admission.caps.held.get(Holder(tenant, user), 0) if user else admission.total
+            held = admission.caps.held.get(QuotaScope(tenant, user), 0) if user else admission.total
             if 2 * held > admission.total:
                 self._crowd, self._crowd_until = client, self._clock.monotonic() + CLOSE_WINDOW
                 return True

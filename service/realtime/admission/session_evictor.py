@@ -9,10 +9,10 @@ from itertools import islice
 import structlog
 
 from service.aio.supervisor import Supervisor
-from service.core.caps import CapStore, Holder, Step
 from service.core.clock import Clock, Timer
 from service.core.identity import Identity
 from service.core.limits import Limits
+from service.core.quota import QuotaScope, QuotaStore, SessionOrderUpdate
 from service.errors import ServiceError
 from service.realtime.admission.quota import GATHERING, RENEWAL, SLICE
 
@@ -27,7 +27,7 @@ class SessionEvictor:
 
     def __init__(
         self,
-        store: CapStore,
+        store: QuotaStore,
         limits: Limits,
         clock: Clock,
         supervisor: Supervisor,
@@ -39,9 +39,9 @@ class SessionEvictor:
         self._clock = clock
         self._supervisor = supervisor
         self._end = end
-        self._here: dict[Holder, dict[str, bool]] = {}
+        self._here: dict[QuotaScope, dict[str, bool]] = {}
         """Connections, and whether the store knows of them; the newest last."""
-        self._gone: dict[Holder, list[str]] = {}
+        self._gone: dict[QuotaScope, list[str]] = {}
         self._telling: Timer | None = None
         self._renewing: Timer | None = None
         self._lock = asyncio.Lock()
@@ -64,12 +64,12 @@ class SessionEvictor:
     def come(self, identity: Identity, connection: str) -> None:
         """Puts a connection at the end of its user's line."""
         if self._replaces and not identity.is_anonymous:
-            self._here.setdefault(Holder(identity.tenant, identity.user), {})[connection] = False
+            self._here.setdefault(QuotaScope(identity.tenant, identity.user), {})[connection] = False
             self._tell_soon()
 
     def go(self, identity: Identity, connection: str) -> None:
         """Takes it out; harmless if it is not there."""
-        holder = Holder(identity.tenant, identity.user)
+        holder = QuotaScope(identity.tenant, identity.user)
         here = self._here.get(holder, {})
         if here.pop(connection, None) is None:
             return
@@ -106,20 +106,20 @@ class SessionEvictor:
         finally:
             self._renew_later()
 
-    def _step(self, holder: Holder, gone: Sequence[str], *, renewing: bool) -> Step:
+    def _step(self, holder: QuotaScope, gone: Sequence[str], *, renewing: bool) -> SessionOrderUpdate:
         here = self._here.get(holder, {})
         came = [connection for connection, known in here.items() if not known]
         stay = [connection for connection, known in here.items() if known] if renewing else []
-        return Step(holder, self._most, came, stay, gone)
+        return SessionOrderUpdate(holder, self._most, came, stay, gone)
 
-    async def _say(self, steps: Sequence[Step]) -> None:
+    async def _say(self, steps: Sequence[SessionOrderUpdate]) -> None:
         left = iter(steps)
         try:
             while some := list(islice(left, SLICE)):
-                oldest = [one for line in await self._store.line_up(some) for one in line]
+                oldest = [one for line in await self._store.update_session_order(some) for one in line]
                 for step in some:
-                    here = self._here.get(step.holder, {})
-                    here.update((connection, True) for connection in step.came if connection in here)
+                    here = self._here.get(step.scope, {})
+                    here.update((connection, True) for connection in step.added if connection in here)
                 if oldest:
                     await self._end(oldest)
             self._outage.over()

@@ -247,7 +247,7 @@ class Control:
             followed = (self._requests, *self._revocations.followings)
             for start in range(0, len(followed), MARKS):
                 some = followed[start : start + MARKS]
-                marks = await self._broker.marks(
+                marks = await self._broker.stream_heads(
                     [following.channel for following in some], [following.known for following in some]
                 )
                 for following, mark in zip(some, marks, strict=True):

@@ -118,14 +118,14 @@ def restart_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: 
     message = messages.Subscribed(
         id=None,
         channel=channel.name,
-        epoch=snapshot.top.epoch,
-        offset=snapshot.top.offset,
-        last=snapshot.top.id,
+        epoch=snapshot.position.epoch,
+        offset=snapshot.position.offset,
+        last=snapshot.position.id,
         recovered=False if lost else None,
         events=[],
         state=[Raw(encode_event(event)) for event in snapshot.state],
     )
-    mark = snapshot.mark
+    mark = snapshot.head
     return Frame(
         messages.encode(message),
         "subscribed",

@@ -14,7 +14,7 @@ from service.core.channel import ChannelKey
 from service.core.clock import Timer
 from service.core.event import Event
 from service.core.position import Position
-from service.core.presence import is_presence
+from service.core.presence import is_presence_event
 from service.core.session import Phase, PresenceAccess, Subscription
 from service.core.stream_cursor import StreamCursor
 from service.protocol.close import CloseCode
@@ -168,7 +168,7 @@ class Room:
         for waiting in self.subscribing.values():
             waiting.extend(frames.values())
         if self.viewing:
-            told = [frame for frame in frames.values() if is_presence(frame.type)]
+            told = [frame for frame in frames.values() if is_presence_event(frame.type)]
             for waiting in self.viewing.values():
                 waiting.extend(told)
         caught_up = self._catch_up(frames.values()) if self.replaying else ()
@@ -184,8 +184,8 @@ class Room:
 
     def _deliver_to_both(self, frames: Collection[Frame], seeing: Audience, restricted: Audience) -> None:
         """Starts to deliver frames: the same bursts to both audiences, unless there is presence among them."""
-        public = [frame for frame in frames if not is_presence(frame.type)]
-        told = [frame for frame in frames if is_presence(frame.type)]
+        public = [frame for frame in frames if not is_presence_event(frame.type)]
+        told = [frame for frame in frames if is_presence_event(frame.type)]
         self._count(public, len(seeing.live) + len(restricted.live))
         self._count(told, len(seeing.live))
         made = list(batches(frames, self._ways.max_batch, self._ways.encoder))
@@ -301,7 +301,7 @@ class Room:
     def continues(self, connection: Connection, snapshot: Snapshot) -> bool:
         """Whether what has come for a joining connection follows on its snapshot, without a hole."""
         self.flush()
-        snapshot_filter = SnapshotFilter(snapshot.mark)
+        snapshot_filter = SnapshotFilter(snapshot.head)
         for frame in self.subscribing[connection]:
             before = snapshot_filter.mark.offset
             if not snapshot_filter.passes(frame) or frame.restarts:
@@ -312,7 +312,7 @@ class Room:
         sequence = self.sequence
         if sequence is None:
             return True
-        mark, reached = sequence.mark, snapshot_filter.mark
+        mark, reached = sequence.head, snapshot_filter.mark
         if mark.epoch != reached.epoch:
             return self.waiting is not None  # a repair is under way that will tell everyone of the new epoch
         return mark.offset <= reached.offset and mark.state_version <= reached.state_version
@@ -320,7 +320,7 @@ class Room:
     def go_live(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
         """From here on the connection gets what the snapshot does not hold; returns what of that has come already."""
         self.flush()
-        snapshot_filter = SnapshotFilter(snapshot.mark)
+        snapshot_filter = SnapshotFilter(snapshot.head)
         waiting = _allowed(
             subscription, [frame for frame in self.subscribing.pop(connection) if snapshot_filter.passes(frame)]
         )
@@ -391,7 +391,7 @@ def _allowed(subscription: Subscription, frames: list[Frame]) -> list[Frame]:
     """Those of the frames that may be shown to a subscription."""
     if subscription.presence is not PresenceAccess.LISTED:
         return frames
-    return [frame for frame in frames if not is_presence(frame.type)]
+    return [frame for frame in frames if not is_presence_event(frame.type)]
 
 
 class Hub:

@@ -19,7 +19,7 @@ from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer, milliseconds
 from service.core.event import Delivery, Event, Publication
-from service.core.presence import Change, Entrance, Entry, PresenceStore
+from service.core.presence import PresenceChange, PresenceEntry, PresenceJoin, PresenceStore
 from service.errors import ServiceError
 from service.protocol.messages import PresenceMember, PresenceView
 from service.realtime.ids import new_id
@@ -89,14 +89,14 @@ class Presence:
         self._debounce = debounce
         self._most_members = most_members
         self._ttl = ttl
-        self._stays: dict[Entry, _Stay] = {}
-        self._going: dict[Entry, asyncio.Task[None]] = {}
+        self._stays: dict[PresenceEntry, _Stay] = {}
+        self._going: dict[PresenceEntry, asyncio.Task[None]] = {}
         """Leaves that the store has been asked for and has not answered yet."""
         outages = supervisor.outages
         self._renewals = outages.log(_log, "presence not renewed", "presence renewed again", clock.monotonic)
         self._counts = outages.log(_log, "presence not told", "presence told again", clock.monotonic)
         self._reentered = outages.limited(_log, "presence entered again", clock.monotonic, level="info")
-        self._unshown: dict[Entry, None] = {}
+        self._unshown: dict[PresenceEntry, None] = {}
         """Entries whose info the store has not taken yet."""
         self._known: dict[ChannelKey, dict[str, int]] = {}
         """Whom this node's subscribers believe to be in the channels that it carries, each with the hash of the info shown."""
@@ -123,7 +123,7 @@ class Presence:
 
     async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
         """Enters a connection; the channel is told if it is the user's first. When it raises, `leave` must follow."""
-        entry = Entry(channel, user, connection)
+        entry = PresenceEntry(channel, user, connection)
         while going := self._going.get(entry):  # what is asked for later must not be overtaken
             await asyncio.wait([going])
         stay = self._stays.setdefault(entry, _Stay(info))
@@ -139,7 +139,7 @@ class Presence:
     async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
         """Has the user be shown with another info, which the channel is told; harmless if it is the same or nobody is there.
         While the store is away it is put off."""
-        entry = Entry(channel, user, connection)
+        entry = PresenceEntry(channel, user, connection)
         stay = self._stays.get(entry)
         if stay is None or stay.info == info:
             return
@@ -151,7 +151,7 @@ class Presence:
             self._in_doubt = True
             _log.debug("presence info put off", code=error.code.code)
 
-    async def _show(self, entry: Entry) -> None:
+    async def _show(self, entry: PresenceEntry) -> None:
         stay = self._stays.get(entry)
         if stay is not None and entry not in self._going:
             self._note(JOINED, entry.channel, await self._store.update(self._entrance(entry, stay.info)))
@@ -159,7 +159,7 @@ class Presence:
 
     def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
         """Strikes a connection out after the debounce, and tells the channel if it was the user's last."""
-        entry = Entry(channel, user, connection)
+        entry = PresenceEntry(channel, user, connection)
         stay = self._stays.get(entry)
         if stay is None or stay.leaving is not None or stay.overdue or entry in self._going:
             return
@@ -226,11 +226,11 @@ class Presence:
 
     # --- leaving ---------------------------------------------------------------------------------------------------------
 
-    def _go(self, entry: Entry) -> None:
+    def _go(self, entry: PresenceEntry) -> None:
         self._stays[entry].leaving = None
         self._going[entry] = self._supervisor.spawn("presence leave", self._leave(entry))
 
-    async def _leave(self, entry: Entry) -> None:
+    async def _leave(self, entry: PresenceEntry) -> None:
         try:
             if self._calm_for() < self._ttl / 3:
                 # Other nodes may not have entered again yet what the store has lost: who is still there by one of
@@ -278,7 +278,7 @@ class Presence:
 
     async def _renew(self) -> None:
         now = self._renewed = self._clock.monotonic()
-        missing: list[Entry] = []
+        missing: list[PresenceEntry] = []
         for entries in _sliced([entry for entry, stay in self._stays.items() if stay.entered]) or [[]]:
             missing += await self._store.renew(entries)
         missing = [
@@ -295,7 +295,7 @@ class Presence:
         for entry in tuple(self._unshown):
             await self._show(entry)
 
-    async def _enter_again(self, missing: Sequence[Entry]) -> None:
+    async def _enter_again(self, missing: Sequence[PresenceEntry]) -> None:
         there = [
             (entry, self._stays[entry].info) for entry in missing if entry in self._stays and entry not in self._going
         ]
@@ -326,13 +326,13 @@ class Presence:
             self._deliver(_unstored(self._farewell(channel, user)))
         for user in there.keys() - heard:
             if before.get(user) != hash(there[user]):
-                self._deliver(_unstored(self._entrance(Entry(channel, user, ""), there[user]).joined))
+                self._deliver(_unstored(self._entrance(PresenceEntry(channel, user, ""), there[user]).event))
 
     async def _sweep(self) -> None:
         for channels in _sliced(list(self._carried())):
             if self._has_been_deaf():  # this process was stopped meanwhile, and its own entries may have expired
                 return
-            for channel, change in await self._store.sweep(channels, self._farewell):
+            for channel, change in await self._store.remove_expired(channels, self._farewell):
                 self._note(LEFT, channel, change)
             self._heard = self._clock.monotonic()
 
@@ -348,11 +348,11 @@ class Presence:
 
     # --- telling ---------------------------------------------------------------------------------------------------------
 
-    def _entrance(self, entry: Entry, info: bytes | None) -> Entrance:
+    def _entrance(self, entry: PresenceEntry, info: bytes | None) -> PresenceJoin:
         data: dict[str, str | Raw] = {"user": entry.user}
         if info is not None:
             data["info"] = Raw(info)
-        return Entrance(entry, info, self._event(entry.channel, JOINED, data, entry.user))
+        return PresenceJoin(entry, info, self._event(entry.channel, JOINED, data, entry.user))
 
     def _farewell(self, channel: ChannelKey, user: str) -> Publication:
         return self._event(channel, LEFT, {"user": user}, user)
@@ -369,8 +369,8 @@ class Presence:
             key=user or "",
         )
 
-    def _note(self, kind: str, channel: ChannelKey, change: Change) -> None:
-        if change.told:
+    def _note(self, kind: str, channel: ChannelKey, change: PresenceChange) -> None:
+        if change.published:
             self._count_told(kind)
         elif change.changed:
             self._count_soon(channel)

@@ -20,7 +20,7 @@ from service.core.event import Event
 from service.core.limits import OutboxLimits, RepairLimits
 from service.core.position import Position
 from service.core.session import Phase, PresenceAccess, Start, Subscription
-from service.core.stream_cursor import StreamCursor, Verdict
+from service.core.stream_cursor import EventOrder, StreamCursor
 from service.errors import ServiceError
 from service.protocol.messages import PresenceView
 from service.realtime.connections.frame import Frame, event_frame
@@ -104,13 +104,13 @@ class BrokerRelay:
             return
         if room.waiting is not None and event.epoch:
             self._repair.hold(room, event)
-        elif room.sequence is None or (verdict := room.sequence.take(event)) is Verdict.DELIVER:
+        elif room.sequence is None or (verdict := room.sequence.advance(event)) is EventOrder.NEXT:
             self._push(room, event)
-        elif verdict is Verdict.GAP:
+        elif verdict is EventOrder.GAP:
             self._repair.begin(room, "jump")
         else:
             self._metrics.streams.repeats.inc()
-            room.sequence.note_repeat(event)
+            room.sequence.record_repeat(event)
             self._repair.compare(room)  # or another event had its place before, and the stream was set back
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
@@ -178,7 +178,7 @@ class BrokerRelay:
         return room.top if room is not None and self._broker.delivers_synchronously else None
 
     async def _read_top(self, subscription: Subscription) -> Position:
-        return (await self._broker.snapshot(subscription.channel, None, 0, 0)).top
+        return (await self._broker.snapshot(subscription.channel, None, 0, 0)).position
 
     async def go_live(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
@@ -189,7 +189,7 @@ class BrokerRelay:
             return None
         if view is None and subscription.start is Start.JOIN:
             local_snapshot = self._local_snapshot(room)
-            if local_snapshot is not None and subscription.since in (None, local_snapshot.top):
+            if local_snapshot is not None and subscription.since in (None, local_snapshot.position):
                 room.admit(connection, subscription)
                 return Joined(local_snapshot, None, None, [])
         room.begin(connection, subscription)
@@ -225,8 +225,8 @@ class BrokerRelay:
         if room.sequence is None:
             room.sequence = StreamCursor(snapshot)
             self._repair.release(room)
-        elif not room.sequence.has_reached(snapshot.mark):
-            self._repair.suspect(room, snapshot.mark)
+        elif not room.sequence.has_reached(snapshot.head):
+            self._repair.suspect(room, snapshot.head)
 
     async def grant_presence(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]]

@@ -11,11 +11,11 @@ import structlog
 from service.aio.sleep import sleep
 from service.aio.supervisor import Supervisor
 from service.core.backoff import Backoff
-from service.core.broker import Broker, Known, Snapshot, StreamHead
+from service.core.broker import Broker, DeliveredHead, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.event import Event
-from service.core.stream_cursor import StreamCursor, Verdict
+from service.core.stream_cursor import EventOrder, StreamCursor
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
@@ -74,14 +74,14 @@ class ChannelFollower:
         self._not_joined_up = outages.limited(_log, "control channel could not be joined up", clock.monotonic)
 
     @property
-    def known(self) -> Known | None:
+    def known(self) -> DeliveredHead | None:
         """How far the channel has been taken; None before the start."""
-        return None if self._sequence is None else self._sequence.known
+        return None if self._sequence is None else self._sequence.delivered
 
     @property
     def epoch(self) -> str:
         """The channel's; empty before the start."""
-        return "" if self._sequence is None else self._sequence.mark.epoch
+        return "" if self._sequence is None else self._sequence.head.epoch
 
     async def start(self) -> None:
         """Subscribes and reads the state. Raises ServiceError."""
@@ -90,7 +90,7 @@ class ChannelFollower:
         if self._kept:
             page = await self._broker.history(self.channel, None, None, self._kept)
             for event in page.events:
-                if (event.offset or 0) <= snapshot.top.offset:
+                if (event.offset or 0) <= snapshot.position.offset:
                     self._is_new(event)
         for event in snapshot.state:
             self._give(event)
@@ -100,10 +100,10 @@ class ChannelFollower:
 
     def deliver(self, event: Event) -> None:
         """See EventSink."""
-        verdict = Verdict.GAP if self._sequence is None else self._sequence.take(event)
-        if verdict is Verdict.GAP:  # the reading shows this event too
+        verdict = EventOrder.GAP if self._sequence is None else self._sequence.advance(event)
+        if verdict is EventOrder.GAP:  # the reading shows this event too
             self._read_soon()
-        elif verdict is Verdict.DELIVER and (event.offset is None or self._is_new(event)):
+        elif verdict is EventOrder.NEXT and (event.offset is None or self._is_new(event)):
             self._give(event)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
@@ -145,16 +145,16 @@ class ChannelFollower:
         if snapshot.recovered is False:
             missed = (await self._broker.history(self.channel, None, None, self._kept)).events
             self._not_joined_up(channel=self.channel.name, kept=len(missed))
-        before = sequence.mark
-        restarted = snapshot.top.epoch != before.epoch
+        before = sequence.head
+        restarted = snapshot.position.epoch != before.epoch
         for event in missed:
             if self._is_new(event):
                 self._give(event)
         for event in snapshot.state:
             if restarted or (event.state_version or 0) > before.state_version:
                 self._give(event)
-        if not sequence.has_reached(snapshot.mark):
-            sequence.jump(snapshot)
+        if not sequence.has_reached(snapshot.head):
+            sequence.reset(snapshot)
         if restarted:
             self._restarted(snapshot)
 

@@ -16,13 +16,13 @@ import structlog
 from service.aio.sleep import sleep
 from service.aio.supervisor import Supervisor
 from service.core.backoff import Backoff
-from service.core.broker import Broker, Known, Snapshot, StreamHead
+from service.core.broker import Broker, DeliveredHead, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Event
 from service.core.limits import RepairLimits
 from service.core.position import Position
-from service.core.stream_cursor import Verdict
+from service.core.stream_cursor import EventOrder
 from service.errors import ServiceError
 from service.realtime.connections.frame import MAX_BATCH_BYTES, restart_frame
 from service.realtime.delivery.hub import Hub, Room
@@ -115,7 +115,7 @@ class GapRecovery:
 
     def suspect(self, room: Room, mark: StreamHead) -> None:
         """Looks again soon whether a room has come as far as its stream was; of another epoch nothing can be on its way."""
-        if room.sequence is not None and room.sequence.mark.epoch != mark.epoch:
+        if room.sequence is not None and room.sequence.head.epoch != mark.epoch:
             self.begin(room, "check")
         elif room not in self._suspected:
             self._suspected[room] = self._clock.call_later(GRACE, partial(self._look_again, room, mark))
@@ -137,10 +137,10 @@ class GapRecovery:
     def _let_through(self, room: Room, waiting: Collection[Event]) -> bool:
         sequence = room.sequence
         for event in waiting:
-            verdict = Verdict.GAP if sequence is None else sequence.take(event)
-            if verdict is Verdict.GAP:
+            verdict = EventOrder.GAP if sequence is None else sequence.advance(event)
+            if verdict is EventOrder.GAP:
                 return False
-            if verdict is Verdict.DELIVER:
+            if verdict is EventOrder.NEXT:
                 self._push(room, event)
         return True
 
@@ -162,7 +162,7 @@ class GapRecovery:
                     async with self._reads:
                         # They were published before the stream is read, so that will show them, or they are lost.
                         waiting.clear()
-                        snapshot = await self._read_after(room, room.sequence.known)
+                        snapshot = await self._read_after(room, room.sequence.delivered)
                 except ServiceError as error:
                     self._metrics.streams.repair_failures.inc()
                     self._reading.failed(room, code=error.code.code)
@@ -173,24 +173,24 @@ class GapRecovery:
         finally:
             self._reading.over(room)
 
-    async def _read_after(self, room: Room, known: Known) -> Snapshot:
+    async def _read_after(self, room: Room, known: DeliveredHead) -> Snapshot:
         """What follows on how far the room has come, or how its new epoch began."""
         snapshot = await self._broker.snapshot(room.key, known.position, self._limits.events, self._limits.bytes)
-        if not snapshot.recovered and snapshot.top.epoch == known.position.epoch:
+        if not snapshot.recovered and snapshot.position.epoch == known.position.epoch:
             # Too much is missing; or the stream was set back, and this begins its new epoch.
-            [mark] = await self._broker.marks([room.key], [known])
+            [mark] = await self._broker.stream_heads([room.key], [known])
             if mark is not None and mark.epoch != known.position.epoch:
                 snapshot = await self._broker.snapshot(
                     room.key, known.position, self._limits.events, self._limits.bytes
                 )
-        if snapshot.top.epoch == known.position.epoch:
+        if snapshot.position.epoch == known.position.epoch:
             return snapshot
         return await self._from_base(room, snapshot)
 
     async def _from_base(self, room: Room, snapshot: Snapshot) -> Snapshot:
         """A snapshot in a new epoch, as of where that began, with what has been published since; the same one if that is not
         there any more, is not known, or is too much."""
-        base, top = snapshot.base, snapshot.top
+        base, top = snapshot.epoch_start, snapshot.position
         if base is None or room.spec.history is None or not 0 < top.offset - base <= self._limits.events:
             return snapshot
         events: list[Event] = []
@@ -199,31 +199,33 @@ class GapRecovery:
             page = await self._broker.history(room.key, after, None, min(PAGE, top.offset - after))
             events += page.events
             too_much = sum(len(event.data) for event in events) > self._limits.bytes
-            if page.top.epoch != top.epoch or not page.events or too_much:
+            if page.position.epoch != top.epoch or not page.events or too_much:
                 return snapshot
             after = events[-1].offset or 0
         last = events.pop(0).id if events[0].offset == base else None
         if [event.offset for event in events] != list(range(base + 1, top.offset + 1)):
             return snapshot
         start = Position(top.epoch, base, last)
-        return Snapshot(start, snapshot.state, events, recovered=False, state_version=snapshot.state_version, base=base)
+        return Snapshot(
+            start, snapshot.state, events, recovered=False, state_version=snapshot.state_version, epoch_start=base
+        )
 
     async def _apply(self, room: Room, snapshot: Snapshot, waiting: list[Event]) -> bool:
         """False if nobody was interested any more before all was delivered."""
         sequence = room.sequence
         if sequence is None:
             return False
-        before = sequence.mark
-        if snapshot.top.epoch != before.epoch:
+        before = sequence.head
+        if snapshot.position.epoch != before.epoch:
             self._metrics.streams.epoch_changes.inc()
         if not snapshot.recovered:
             lost = room.spec.history is not None  # without history there are no durable events to lose
             room.push(restart_frame(room.key, snapshot, self._clock.monotonic(), lost=lost), 0.0)
-            sequence.jump(snapshot)
+            sequence.reset(snapshot)
             self._metrics.streams.repairs.labels(outcome="announced").inc()
         for portion in _portions(snapshot.missed):
             for event in portion:
-                sequence.take(event)
+                sequence.advance(event)
                 self._push(room, event)
             await room.written(MAX_RETRY)
             if room.waiting is not waiting or room.sequence is not sequence:
@@ -233,7 +235,7 @@ class GapRecovery:
         news = [event for event in snapshot.state if (event.state_version or 0) > before.state_version]
         for event in news:
             self._push(room, event)
-        sequence.jump(snapshot)
+        sequence.reset(snapshot)
         self._metrics.streams.repairs.labels(outcome="repaired").inc()
         self._metrics.streams.repaired_events.inc(len(snapshot.missed) + len(news))
         return True
@@ -284,12 +286,12 @@ class GapRecovery:
         for start in range(0, len(channels), SLICE):
             some = channels[start : start + SLICE]
             known = [None if (room := self._hub.get(channel)) is None else _known(room) for channel in some]
-            for channel, mark in zip(some, await self._broker.marks(some, known), strict=True):
+            for channel, mark in zip(some, await self._broker.stream_heads(some, known), strict=True):
                 room = self._hub.get(channel)
                 if room is None or mark is None or room.sequence is None:
                     continue
-                if mark.epoch == room.sequence.mark.epoch:
-                    room.sequence.forget_repeats()
+                if mark.epoch == room.sequence.head.epoch:
+                    room.sequence.clear_repeats()
                 if _is_behind(room, mark):
                     found(room, mark)
 
@@ -307,8 +309,8 @@ def _portions(events: Sequence[Event]) -> Iterator[list[Event]]:
         yield portion
 
 
-def _known(room: Room) -> Known | None:
-    return None if room.sequence is None or not room.is_listening else room.sequence.known
+def _known(room: Room) -> DeliveredHead | None:
+    return None if room.sequence is None or not room.is_listening else room.sequence.delivered
 
 
 def _is_behind(room: Room, mark: StreamHead) -> bool:

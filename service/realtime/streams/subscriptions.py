@@ -91,9 +91,9 @@ class Subscriptions:
             Subscribed(
                 id=subscription.request,
                 channel=subscription.channel.name,
-                epoch=snapshot.top.epoch,
-                offset=snapshot.top.offset,
-                last=snapshot.top.id,
+                epoch=snapshot.position.epoch,
+                offset=snapshot.position.offset,
+                last=snapshot.position.id,
                 recovered=None if held_without_gap else joined.recovered,
                 events=[Raw(encode_event(event)) for event in snapshot.missed],
                 state=[Raw(encode_event(event)) for event in snapshot.state],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, Raw
 
-from service.core.broker import Receipt
+from service.core.broker import PublishResult
 from service.errors import ErrorCode, ServiceError
 from service.protocol.unique_keys import check_text
 from service.web.api.call import Call, decode_leniently, is_user
@@ -123,7 +123,7 @@ def _check(call: Call, event: NewEvent) -> None:
         raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)
 
 
-def _published(receipt: Receipt) -> Published:
+def _published(receipt: PublishResult) -> Published:
     return Published(
         id=receipt.id,
         epoch=receipt.epoch or UNSET,

@@ -60,15 +60,15 @@ _unsubscribe = msgspec.json.Decoder(Unsubscribe)
 
 async def list_channels(call: Call, query: ChannelsQuery) -> ChannelList:
     """Channels with subscribers, history or state."""
-    found = await call.node.broker.channels(call.identity.tenant, query.prefix, query.limit + 1)
+    found = await call.node.broker.list_channels(call.identity.tenant, query.prefix, query.limit + 1)
     shown = found[: query.limit]
     tally = await call.node.control.subscribers(call.identity.tenant, [info.name for info in shown])
     listed = [
         ListedChannel(
             channel=info.name,
-            epoch=info.top.epoch,
-            offset=info.top.offset,
-            last=_last(info.top),
+            epoch=info.position.epoch,
+            offset=info.position.offset,
+            last=_last(info.position),
             subscribers=subscribers,
         )
         for info, subscribers in zip(shown, tally.counts, strict=True)
@@ -83,9 +83,9 @@ async def show_channel(call: Call, query: NoQuery) -> ChannelView:
     tally = await call.node.control.subscribers(call.identity.tenant, [channel])
     return ChannelView(
         channel=channel,
-        epoch=snapshot.top.epoch,
-        offset=snapshot.top.offset,
-        last=_last(snapshot.top),
+        epoch=snapshot.position.epoch,
+        offset=snapshot.position.offset,
+        last=_last(snapshot.position),
         subscribers=tally.counts[0],
         complete=tally.complete,
         contract=_declared(spec),
@@ -101,11 +101,11 @@ async def read_history(call: Call, query: HistoryQuery) -> History:
     events = encode_page(page.events, call.node.bounds.outbox.recovery_bytes, newest_first=after is None)
     return History(
         channel=channel,
-        epoch=page.top.epoch,
-        offset=page.top.offset,
-        last=_last(page.top),
+        epoch=page.position.epoch,
+        offset=page.position.offset,
+        last=_last(page.position),
         events=events,
-        more=page.more or len(events) < len(page.events),
+        more=page.has_more or len(events) < len(page.events),
     )
 
 
@@ -118,9 +118,9 @@ async def read_state(call: Call, query: StateQuery) -> State:
     state = encode_page(further[: query.limit], call.node.bounds.outbox.recovery_bytes, newest_first=False)
     return State(
         channel=channel,
-        epoch=snapshot.top.epoch,
-        offset=snapshot.top.offset,
-        last=_last(snapshot.top),
+        epoch=snapshot.position.epoch,
+        offset=snapshot.position.offset,
+        last=_last(snapshot.position),
         state=state,
         more=len(state) < len(further),
     )

@@ -27,11 +27,11 @@ async def handle(node: Node, connection: Connection, command: History) -> None:
         HistoryPage(
             id=command.id,
             channel=command.channel,
-            epoch=page.top.epoch,
-            offset=page.top.offset,
-            last=page.top.id,
+            epoch=page.position.epoch,
+            offset=page.position.offset,
+            last=page.position.id,
             events=events,
-            more=page.more or len(events) < len(page.events),
+            more=page.has_more or len(events) < len(page.events),
         )
     )
 

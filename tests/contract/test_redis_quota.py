@@ -1,4 +1,4 @@
-"""The CapStore at Redis: the port's contract, on Redis and on Valkey, and with Valkey's clock moved on."""
+"""The QuotaStore at Redis: the port's contract, on Redis and on Valkey, and with Valkey's clock moved on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 import pytest_asyncio
 
-from service.adapters.redis.caps import RedisCaps
-from service.core.caps import LEASE, Claim, Step
-from tests.contract.caps_suite import ACME, ANN, Nodes, SharedCapsSuite, TimedCapsSuite
+from service.adapters.redis.quota import RedisQuota
+from service.core.quota import CLAIM_TTL, QuotaClaim, SessionOrderUpdate
+from tests.contract.quota_suite import ACME, ANN, Nodes, SharedCapsSuite, TimedCapsSuite
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 
@@ -19,7 +19,7 @@ from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 async def two_nodes(server: RedisServer) -> AsyncIterator[Nodes]:
     prefix = new_prefix()
     async with client_of(server.url, prefix) as one, client_of(server.url, prefix) as two:
-        yield Nodes(RedisCaps(one), RedisCaps(two))
+        yield Nodes(RedisQuota(one), RedisQuota(two))
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -61,9 +61,9 @@ class TestRedisCapsInTime(TimedCapsSuite):
 async def test_nothing_stays_for_ever() -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with client_of(server.url, prefix) as client:
-        await RedisCaps(client).claim([Claim(ACME, 1), Claim(ANN, 1)])
-        await RedisCaps(client).line_up([Step(ANN, 1, came=["c"])])
+        await RedisQuota(client).claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])
+        await RedisQuota(client).update_session_order([SessionOrderUpdate(ANN, 1, added=["c"])])
         keys = await server.keys(f"{prefix}:*")
         assert len(keys) == 4
         for key in keys:
-            assert 0 < await server.command("PTTL", key) <= LEASE * 1000
+            assert 0 < await server.command("PTTL", key) <= CLAIM_TTL * 1000

@@ -1,16 +1,16 @@
-"""The CapStore of one node: the port's contract."""
+"""The QuotaStore of one node: the port's contract."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.adapters.memory.caps import MemoryCaps
-from tests.contract.caps_suite import CapsSuite, Nodes
+from service.adapters.memory.quota import MemoryQuota
+from tests.contract.quota_suite import CapsSuite, Nodes
 
 
 class TestMemoryCaps(CapsSuite):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Nodes]:
-        store = MemoryCaps()
+        store = MemoryQuota()
         yield Nodes(store, store)

@@ -1,0 +1,66 @@
+"""The QuotaStore port: counts the connections of a tenant or user on all nodes, and knows which are the oldest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+CLAIM_TTL = 30.0
+"""Seconds that a claim counts unless the node repeats it. So long the connections of a killed node still count."""
+
+
+class QuotaScope(NamedTuple):
+    """A tenant or a user, whose connections are counted together."""
+
+    tenant: str
+    user: str | None = None
+    """None: all users of the tenant."""
+
+
+class QuotaClaim(NamedTuple):
+    """How many connections one node has in a scope."""
+
+    scope: QuotaScope
+    connections: int
+    """All connections of the node in the scope, not only new ones: so a claim may be repeated, and the last one counts."""
+    max_connections: int | None = None
+    """The limit for all nodes together; None stores the claim without a limit."""
+
+
+class SessionOrderUpdate(NamedTuple):
+    """How the connections of one user to one node have changed."""
+
+    scope: QuotaScope
+    max_connections: int
+    """The limit for all nodes together."""
+    added: Sequence[str] = ()
+    """New connections, the newest last."""
+    renewed: Sequence[str] = ()
+    """Connections that are still open."""
+    removed: Sequence[str] = ()
+    """Connections that have ended."""
+
+
+class QuotaStore(Protocol):
+    """Adds up the claims of all nodes. An instance belongs to one node.
+
+    A coroutine may be started outside of any task, as those of the Broker.
+    """
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there can be other nodes; if not, the node's own count is the total."""
+
+    async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
+        """Replaces this node's last claim for each scope, for `CLAIM_TTL` seconds, unless the total would pass the limit.
+
+        Returns the total of all nodes with each claim, stored or not. Of claims made at the same time, the last one stays.
+        Raises ServiceError(BROKER_UNAVAILABLE).
+        """
+
+    async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
+        """Orders each user's connections to all nodes by age, and removes the oldest above the limit.
+
+        Returns the removed connections of each user, for the caller to close. A connection that its node does not renew
+        expires after `CLAIM_TTL` seconds. Raises ServiceError(BROKER_UNAVAILABLE).
+        """

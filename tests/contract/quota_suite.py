@@ -1,0 +1,222 @@
+"""What every QuotaStore owes (service/core/quota.py), as tests. A subclass says how to open one.
+
+`SharedCapsSuite` adds what two nodes owe each other, `TimedCapsSuite` what comes with time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore, SessionOrderUpdate
+from tests.contract.begun import Begun
+
+ACME, ANN = QuotaScope("acme"), QuotaScope("acme", "ann")
+CAP = 5
+COMINGS = st.lists(st.tuples(st.integers(0, 1), st.booleans()), max_size=30)
+"""Which node, and whether a connection comes or goes."""
+
+
+class Nodes(NamedTuple):
+    """Two nodes of one store, empty; of a store that has only one node it is twice the same."""
+
+    one: QuotaStore
+    two: QuotaStore
+
+
+class Staged(ABC):
+    """How a suite gets its store."""
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[Nodes]:
+        """An empty store."""
+
+    @pytest.fixture
+    async def nodes(self) -> AsyncIterator[Nodes]:
+        async with self.opened() as nodes:
+            yield nodes
+
+
+async def update_session_order(store: QuotaStore, step: SessionOrderUpdate) -> list[str]:
+    [oldest] = await store.update_session_order([step])
+    return list(oldest)
+
+
+class CapsSuite(Staged):
+    """Subclassed once per implementation."""
+
+    async def test_claims_are_added_up_by_holder(self, nodes: Nodes) -> None:
+        store = nodes.one
+        assert list(await store.claim([QuotaClaim(ACME, 1, CAP), QuotaClaim(ANN, 1, CAP)])) == [1, 1]
+        assert list(await store.claim([QuotaClaim(ACME, 2, CAP), QuotaClaim(QuotaScope("acme", "ben"), 1, CAP)])) == [
+            2,
+            1,
+        ]
+        assert list(
+            await store.claim([QuotaClaim(QuotaScope("other"), 1), QuotaClaim(QuotaScope("other", "ann"), 1)])
+        ) == [1, 1]
+
+    async def test_calls_can_be_begun_outside_of_a_task(self, nodes: Nodes) -> None:
+        async with asyncio.timeout(10):
+            assert list(await Begun(nodes.one.claim([QuotaClaim(ACME, 1, CAP)]))) == [1]
+            assert [
+                list(oldest)
+                for oldest in await Begun(nodes.one.update_session_order([SessionOrderUpdate(ANN, 1, added=["c-1"])]))
+            ] == [[]]
+
+    async def test_a_claim_takes_the_place_of_the_one_before(self, nodes: Nodes) -> None:
+        for held in (1, 2, 2, 1, 0, 4):
+            assert list(await nodes.one.claim([QuotaClaim(ANN, held)])) == [held]
+
+    async def test_more_than_the_cap_is_counted_and_not_entered(self, nodes: Nodes) -> None:
+        assert list(await nodes.one.claim([QuotaClaim(ANN, CAP, CAP)])) == [CAP]
+        assert list(await nodes.one.claim([QuotaClaim(ANN, CAP + 1, CAP)])) == [CAP + 1]
+        assert list(await nodes.one.claim([QuotaClaim(ANN, CAP, CAP)])) == [CAP]
+
+    async def test_nothing_claimed_is_nothing(self, nodes: Nodes) -> None:
+        assert list(await nodes.one.claim([])) == []
+
+    async def test_in_a_line_below_the_cap_nobody_falls_out(self, nodes: Nodes) -> None:
+        steps = [
+            SessionOrderUpdate(ANN, 2, added=["a"]),
+            SessionOrderUpdate(ANN, 2, added=["b"]),
+            SessionOrderUpdate(ANN, 2, renewed=["a", "b"]),
+        ]
+        assert [list(oldest) for oldest in await nodes.one.update_session_order(steps)] == [[], [], []]
+        assert list(await nodes.one.update_session_order([])) == []
+
+
+class SharedCapsSuite(CapsSuite):
+    """What the nodes of one store owe each other."""
+
+    async def test_the_cap_is_over_all_nodes(self, nodes: Nodes) -> None:
+        assert list(await nodes.one.claim([QuotaClaim(ANN, 3, CAP)])) == [3]
+        assert list(await nodes.two.claim([QuotaClaim(ANN, 2, CAP)])) == [5]
+        assert list(await nodes.two.claim([QuotaClaim(ANN, 3, CAP)])) == [6]
+        assert list(await nodes.one.claim([QuotaClaim(ANN, 4, CAP)])) == [6]
+        assert list(await nodes.two.claim([QuotaClaim(ANN, 1)])) == [4]
+        assert list(await nodes.one.claim([QuotaClaim(ANN, 4, CAP)])) == [5]
+        assert list(await nodes.one.claim([QuotaClaim(ANN, 0)])) == [1]
+        assert list(await nodes.two.claim([QuotaClaim(ANN, CAP, CAP)])) == [CAP]
+
+    async def test_no_user_passes_for_somebody_else(self, nodes: Nodes) -> None:
+        holders = [
+            ACME,
+            ANN,
+            QuotaScope("acme", ""),
+            QuotaScope("acme", "ann}"),
+            QuotaScope("acme", "{ann}"),
+            QuotaScope("acme", "a:b"),
+        ]
+        assert list(await nodes.one.claim([QuotaClaim(holder, 1) for holder in holders])) == [1] * len(holders)
+        assert list(await nodes.two.claim([QuotaClaim(holder, 1) for holder in holders])) == [2] * len(holders)
+
+    async def test_the_oldest_falls_out_wherever_it_is(self, nodes: Nodes) -> None:
+        assert await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a"])) == []
+        assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["b"])) == []
+        assert (
+            await update_session_order(nodes.one, SessionOrderUpdate(QuotaScope("acme", "ben"), 2, added=["x", "y"]))
+            == []
+        )
+        assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["c"])) == ["a"]
+        assert await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, renewed=["a"])) == [], (
+            "it does not come back by being there"
+        )
+        assert await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["d", "e"])) == ["b", "c"]
+
+    async def test_whoever_goes_makes_room(self, nodes: Nodes) -> None:
+        await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
+        assert (
+            await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["c"], removed=["b", "never there"]))
+            == []
+        )
+        assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["d"])) == ["a"]
+
+    async def test_coming_again_changes_nothing(self, nodes: Nodes) -> None:
+        for _ in range(2):
+            await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
+        assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["c"])) == ["a"]
+
+    async def test_of_a_crowd_on_all_nodes_as_many_stay_as_may(self, nodes: Nodes) -> None:
+        names = [f"c-{number}" for number in range(30)]
+        fallen = await asyncio.gather(
+            *(
+                update_session_order(nodes[number % 2], SessionOrderUpdate(ANN, CAP, added=[name]))
+                for number, name in enumerate(names)
+            )
+        )
+        out = [name for some in fallen for name in some]
+        assert len(set(out)) == len(out) == len(names) - CAP
+
+    @given(steps=COMINGS)
+    @settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
+    async def test_however_nodes_hurry_the_cap_holds(self, steps: list[tuple[int, bool]]) -> None:
+        async with self.opened() as nodes:
+            held = [0, 0]
+            inside = [0, 0]  # of those: let in, so that they can go
+
+            async def step(which: int, comes: bool) -> None:
+                if comes:
+                    held[which] += 1
+                    [total] = await nodes[which].claim([QuotaClaim(ANN, held[which], CAP)])
+                    entered.append(total <= CAP)
+                    if total > CAP:
+                        held[which] -= 1
+                    else:
+                        inside[which] += 1
+                elif inside[which]:
+                    held[which] -= 1
+                    inside[which] -= 1
+                await nodes[which].claim([QuotaClaim(ANN, held[which])])
+
+            entered: list[bool] = []
+            await asyncio.gather(*(step(which, comes) for which, comes in steps))
+            comings = sum(comes for _, comes in steps)
+            assert len(entered) == comings
+            assert all(entered) or comings > CAP
+            assert sum(held) <= CAP
+            # What was claimed last is what stays, in whatever order it arrived.
+            assert list(await nodes.one.claim([QuotaClaim(ANN, held[0])])) == [sum(held)]
+            assert list(await nodes.two.claim([QuotaClaim(ANN, held[1])])) == [sum(held)]
+
+
+class TimedCapsSuite(Staged):
+    """What comes with time."""
+
+    @abstractmethod
+    async def advance(self, seconds: float) -> None:
+        """Lets time pass for the store."""
+
+    async def test_the_connections_of_a_node_that_has_fallen_silent_stop_counting(self, nodes: Nodes) -> None:
+        await nodes.one.claim([QuotaClaim(ACME, 3), QuotaClaim(ANN, 3)])
+        await self.advance(CLAIM_TTL - 1)
+        assert list(await nodes.two.claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])) == [4, 4]
+        await self.advance(2)
+        assert list(await nodes.two.claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])) == [1, 1]
+
+    async def test_a_claim_made_again_counts_on(self, nodes: Nodes) -> None:
+        for _ in range(4):
+            await nodes.one.claim([QuotaClaim(ANN, 3)])
+            await self.advance(CLAIM_TTL / 2)
+        assert list(await nodes.two.claim([QuotaClaim(ANN, 1)])) == [4]
+
+    async def test_the_places_of_a_node_that_has_fallen_silent_are_free(self, nodes: Nodes) -> None:
+        await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
+        await self.advance(CLAIM_TTL / 2)
+        await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, renewed=["b"]))
+        await self.advance(CLAIM_TTL / 2 + 1)
+        assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["c"])) == []
+        assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["d"])) == ["b"]
+
+    async def test_a_line_that_was_lost_is_made_anew_by_those_who_stay(self, nodes: Nodes) -> None:
+        await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
+        await self.advance(CLAIM_TTL + 1)
+        assert await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, renewed=["a", "b"])) == []
+        assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["c"])) == ["a"]
