@@ -1,34 +1,52 @@
-"""Coroutines that are begun at once, and become a task only if they have to wait: most arrivals and commands never do."""
+"""Coroutines that start at once, and become a task only if they have to wait. Most upgrades and commands never wait.
+
+rest = start_eagerly(work())
+if rest is not None:
+    tasks.spawn("command", rest)
+"""
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Coroutine, Generator
 from typing import Any
 
 
 def start_eagerly(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
-    """Runs the work up to where it first waits. None if it is done; else the rest, of which a task must be made (it
-    cannot be awaited). Raises what the work raises until then.
+    """Runs the work up to its first wait. Returns None if it is done, else the rest, of which to make a task.
 
-    Until then there is no current task, so what needs one (asyncio.timeout) must not come before `continue_in_task`.
-    Python 3.12 has this as eager tasks; 3.11 has not.
+    Raises what the work raises before its first wait. Before that there is no current task, so what needs one (asyncio.timeout)
+    comes after `continue_in_task`. Python 3.12 has eager tasks; 3.11 has not.
     """
     try:
         awaited = work.send(None)
     except StopIteration:
         return None
     rest = _rest(work, awaited)
-    rest.send(
-        None
-    )  # to where it can be told: what is thrown into a coroutine that has not begun never reaches its body
+    rest.send(None)  # into its body: an exception thrown into a coroutine that has not started never reaches the work
     return rest
 
 
 @types.coroutine
 def continue_in_task() -> Generator[None, None, None]:
-    """Waits until the work goes on in a task."""
+    """Waits until the work runs in a task. Only for work that `start_eagerly` runs."""
     yield
+
+
+async def ensure_task() -> None:
+    """Returns in a task, whether the caller runs in one or not. What uses asyncio.timeout awaits this first."""
+    if asyncio.current_task() is None:
+        loop = asyncio.get_running_loop()
+        # A future and not a bare yield: a coroutine between this one and the task may need something to await.
+        started = loop.create_future()
+        loop.call_soon(_resolve, started)
+        await started
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> None:
@@ -37,18 +55,18 @@ async def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> None:
 
 @types.coroutine
 def _pass_on(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
-    # What the work waits for is passed to the task, and what the task says to that to the work.
+    # Passes what the work awaits to the task, and the task's answer to the work.
     try:
         try:
-            yield  # begin
+            yield  # the end of start_eagerly
         except BaseException as error:  # cancelled before the task's first step
             awaited = work.throw(error)
         while True:
             try:
-                said = yield awaited
-            except BaseException as error:  # cancellation, too, is the work's to handle
+                answer = yield awaited
+            except BaseException as error:  # the work handles cancellation, too
                 awaited = work.throw(error)
             else:
-                awaited = work.send(said)
+                awaited = work.send(answer)
     except StopIteration:
         return

@@ -1,44 +1,67 @@
-"""Tasks that are watched: the death of one is logged, counted, and known to whoever asks whether all is well."""
+"""Tasks that are owned: none is lost, none outlives its owner, and the death of one is logged and counted."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 
-from service.telemetry.metrics import Metrics
-
-_log = structlog.get_logger("redis")
+_log = structlog.get_logger("tasks")
 
 
-class Tasks:
-    """Owns the tasks of an adapter, so that none is lost and none outlives it."""
+class TaskSupervisor:
+    """Owns tasks from `spawn` to `close`."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.dead: str | None = None
-        """The name of one that has died."""
+    def __init__(self, on_death: Callable[[str], None]) -> None:
+        """`on_death` is called with the name of each task that dies."""
+        self._on_death = on_death
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._critical: set[asyncio.Task[Any]] = set()
+        self.died: str | None = None
+        """The name of the task that died last."""
+        self.failed: str | None = None
+        """The name of the critical task that died last."""
 
-    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs the work."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+    def spawn(self, name: str, work: Coroutine[Any, Any, Any], *, critical: bool = False) -> asyncio.Task[Any]:
+        """Starts a task.
+
+        A task dies when it raises. A critical one, which its owner cannot do without, dies also when it returns.
+        """
+        if self._loop is None:  # asked for once: on Python 3.11 it is a system call
+            self._loop = asyncio.get_running_loop()
+        task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        if critical:
+            self._critical.add(task)
+        task.add_done_callback(self._on_done)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._metrics.process.supervised_task_deaths.labels(task=task.get_name()).inc()
-            _log.error("task died", task=task.get_name(), exc_info=error)
-            self.dead = task.get_name()
+        is_critical = task in self._critical
+        self._critical.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None and not is_critical:
+            return
+        name = task.get_name()
+        self.died = name
+        self._on_death(name)
+        _log.error("task_died", task=name, critical=is_critical, exc_info=error)
+        if is_critical:
+            self.failed = name
 
-    def cancel(self) -> asyncio.Future[Any]:
-        """Cancels whatever still runs; the future is done when all of it has ended."""
-        tasks = [*self._tasks]
+    def cancel(self) -> asyncio.Future[list[Any]]:
+        """Cancels all tasks that run now. The future is done when they have ended."""
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         return asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Cancels all tasks that run now, and waits until they have ended."""
+        await self.cancel()

@@ -11,7 +11,6 @@ from math import nan
 
 from msgspec import Raw, structs
 
-from service.aio.supervisor import Supervisor
 from service.contract.gate import Gate
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
@@ -48,6 +47,7 @@ from service.realtime.lifecycle.rebalancer import Rebalancer
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.realtime.presence.tracker import Presence
 from service.realtime.publisher import Publisher
+from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
 from service.realtime.streams.subscriptions import Subscriptions
 from service.telemetry.metrics import Metrics
@@ -114,9 +114,11 @@ class Node:
         self.clock = ports.clock
         self.store_clock = ports.store_clock or ports.clock
         """For what all nodes have to agree on."""
-        self.supervisor = Supervisor(metrics)
+        self.runtime = Runtime.create(ports.clock, metrics)
+        self.tasks = self.runtime.tasks
+        store_runtime = self.runtime.with_clock(self.store_clock)
         self.budget = ByteBudget(bounds.outbox.node_bytes, bounds.outbox.tenant_share)
-        self.caps = ConnectionQuota(ports.caps, bounds.limits, ports.clock, self.supervisor, metrics)
+        self.caps = ConnectionQuota(ports.caps, bounds.limits, self.runtime)
         self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
         self.refusals = Refusals(self.admission, ports.clock, metrics)
         self.recent_clients = RecentClients(self.admission, bounds.limits.connections, ports.clock, metrics)
@@ -146,18 +148,14 @@ class Node:
         self.relay = BrokerRelay(
             self.hub,
             ports.broker,
-            ports.clock,
-            self.supervisor,
-            metrics,
+            self.runtime,
             outbox=bounds.outbox,
             repair=bounds.repair,
         )
         self.revocations = Revocations(
             self.registry,
             ports.broker,
-            self.store_clock,
-            self.supervisor,
-            metrics,
+            store_runtime,
             token_clock=ports.clock,
             tap=self.relay.tap,
             ttl=bounds.revocation_ttl,
@@ -165,9 +163,9 @@ class Node:
             total=bounds.revocations_total,
         )
         self.authenticator = RevocationGuard(ports.authenticator, self.revocations)
-        self.control = Control(self, self.revocations, ports.broker, ports.clock, self.supervisor, metrics)
+        self.control = Control(self, self.revocations, ports.broker, self.runtime)
         self.probe = LatencyProbe(
-            self.control.me, bounds.probe, ports.broker, ports.connect, self.connection_context, self.supervisor
+            self.control.me, bounds.probe, ports.broker, ports.connect, self.connection_context, self.runtime
         )
         for tap in (*self.control.taps, self.probe):
             self.relay.tap(tap.channel, tap)
@@ -175,9 +173,7 @@ class Node:
         self.presence = Presence(
             ports.presence,
             ports.broker,
-            self.store_clock,
-            self.supervisor,
-            metrics,
+            store_runtime,
             self._channels_with_presence,
             self.relay.deliver,
             debounce=bounds.deadlines.presence_leave,
@@ -187,8 +183,8 @@ class Node:
         self.relay.presence = self.presence
         self.relay.on_interrupted = self.caps.rebuild
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
-        self.health = BrokerHealth(ports.broker, ports.clock, self.supervisor, metrics, patience=bounds.unready_after)
-        self.lines = SessionEvictor(ports.caps, bounds.limits, ports.clock, self.supervisor, self._replace)
+        self.health = BrokerHealth(ports.broker, self.runtime, patience=bounds.unready_after)
+        self.lines = SessionEvictor(ports.caps, bounds.limits, self.runtime, self._replace)
         self._greeting: set[asyncio.Timeout] = set()
         self.rebalancing = Rebalancer(
             self.registry,
@@ -240,7 +236,7 @@ class Node:
         self.lines.close()
         self.presence.close()
         self.relay.close()
-        await self.supervisor.close()
+        await self.tasks.close()
         self.hub.close()
         await self.broker.close()
 
@@ -252,8 +248,8 @@ class Node:
         """Returns if this node by itself should get new connections, else raises ServiceError with the reason. The broker
         is `health`'s matter."""
         self.admission.check_open()
-        if self.supervisor.failed is not None:
-            raise ServiceError(ErrorCode.INTERNAL, f"the task {self.supervisor.failed!r} has died")
+        if self.tasks.failed is not None:
+            raise ServiceError(ErrorCode.INTERNAL, f"the task {self.tasks.failed!r} has died")
 
     @contextlib.contextmanager
     def greeting(self, patience: asyncio.Timeout) -> Iterator[None]:
@@ -280,7 +276,7 @@ class Node:
     @property
     def is_accepting(self) -> bool:
         """Whether this node gets new connections, as far as the other nodes are concerned."""
-        return not self.admission.draining and self.supervisor.failed is None and not self.health.is_worn_out
+        return not self.admission.draining and self.tasks.failed is None and not self.health.is_worn_out
 
     @property
     def is_draining(self) -> bool:

@@ -401,7 +401,7 @@ async def test_switched_off_it_is_not_there() -> None:
         probe = probe_of(server)
         assert probe.channel not in bus.fronts[0].carried
         clock.advance(60)
-        assert not any(task.get_name() == "probe" for task in server.service.node.supervisor._tasks)
+        assert not any(task.get_name() == "probe" for task in server.service.node.tasks._tasks)
         assert probe._line is None
         assert await server.metric("probe_last_success_timestamp_seconds") == 0
     await bus.close()

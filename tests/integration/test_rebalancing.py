@@ -145,9 +145,9 @@ async def test_what_nodes_tell_of_themselves() -> None:
             return one.control.others[other.control.me]
 
         await eventually(lambda: word().accepting and not word().draining)
-        other.supervisor.failed = "something vital"
+        other.tasks.failed = "something vital"
         await eventually(lambda: not word().accepting and not word().draining)
-        other.supervisor.failed = None
+        other.tasks.failed = None
         await eventually(lambda: word().accepting)
         await other.drain()
         await eventually(lambda: word().draining and not word().accepting)

@@ -65,7 +65,7 @@ async def _dead_task(server: Running) -> None:
     async def dies() -> None:
         raise RuntimeError("a fault for the test")
 
-    task = server.service.node.supervisor.spawn("a task of the test", dies(), critical=True)
+    task = server.service.node.tasks.spawn("a task of the test", dies(), critical=True)
     await asyncio.wait([task])
 
 

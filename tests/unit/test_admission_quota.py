@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from service.aio.supervisor import Supervisor
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.admission import Admission, ConnectionSlot
 from service.realtime.admission.quota import GATHERING, RENEWAL, RETRY, ConnectionQuota
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -56,8 +56,8 @@ class Stage:
 
     def __init__(self, limits: Limits) -> None:
         self.clock, self.store, self.metrics = FakeClock(), Store(), Metrics()
-        self.supervisor = Supervisor(self.metrics)
-        self.caps = ConnectionQuota(self.store, limits, self.clock, self.supervisor, self.metrics)
+        self.runtime = Runtime.create(self.clock, self.metrics)
+        self.caps = ConnectionQuota(self.store, limits, self.runtime)
         self.admission = Admission(limits, Rollout(), self.caps, self.clock, self.metrics)
         self.caps.start()
 
@@ -79,8 +79,8 @@ class Stage:
     async def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds * 10)):
             self.clock.advance(0.1)
-            while self.supervisor._tasks:
-                await asyncio.wait(self.supervisor._tasks)
+            while self.runtime.tasks._tasks:
+                await asyncio.wait(self.runtime.tasks._tasks)
 
     @property
     def unshared(self) -> float:
@@ -92,7 +92,7 @@ async def stage() -> AsyncIterator[Stage]:
     stage = Stage(Limits(connections_per_tenant=5, connections_per_user=3))
     yield stage
     stage.caps.close()
-    await stage.supervisor.close()
+    await stage.runtime.tasks.close()
     assert stage.clock.pending == 0
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from service.adapters.memory.quota import MemoryQuota
-from service.aio.supervisor import Supervisor
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.realtime.admission.admission import MANY, Admission
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.recent_clients import CLOSE_WINDOW, CONNECT_WINDOW, RecentClients
 from service.realtime.admission.recent_keys import RecentKeys
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -26,7 +26,7 @@ class Stage:
         self.clock = FakeClock()
         self.metrics = Metrics()
         limits = Limits(connections_per_user=1_000)
-        caps = ConnectionQuota(MemoryQuota(), limits, self.clock, Supervisor(self.metrics), self.metrics)
+        caps = ConnectionQuota(MemoryQuota(), limits, Runtime.create(self.clock, self.metrics))
         self.admission = Admission(limits, Rollout(), caps, self.clock, self.metrics)
         self.clients = RecentClients(self.admission, limits.connections, self.clock, self.metrics)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from service.adapters.memory.quota import MemoryQuota
-from service.aio.supervisor import Supervisor
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.admission import MANY, Admission
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.refusals import MAX_ADDRESSES, WINDOW, Refusals
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -25,7 +25,7 @@ class Stage:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
-        caps = ConnectionQuota(MemoryQuota(), Limits(), self.clock, Supervisor(self.metrics), self.metrics)
+        caps = ConnectionQuota(MemoryQuota(), Limits(), Runtime.create(self.clock, self.metrics))
         self.admission = Admission(Limits(), Rollout(), caps, self.clock, self.metrics)
         self.refusals = Refusals(self.admission, self.clock, self.metrics)
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from service.aio.supervisor import Supervisor
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits
 from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
 from service.realtime.admission.quota import GATHERING, RENEWAL
 from service.realtime.admission.session_evictor import SessionEvictor
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 
@@ -47,8 +47,8 @@ class Store:
 class Stage:
     def __init__(self, limits: Limits) -> None:
         self.clock, self.store, self.ended = FakeClock(), Store(), list[str]()
-        self.supervisor = Supervisor(Metrics())
-        self.lines = SessionEvictor(self.store, limits, self.clock, self.supervisor, self.end)
+        self.runtime = Runtime.create(self.clock, Metrics())
+        self.lines = SessionEvictor(self.store, limits, self.runtime, self.end)
         self.lines.start()
 
     async def end(self, connections: Sequence[str]) -> None:
@@ -57,15 +57,15 @@ class Stage:
     async def pass_time(self, seconds: float) -> list[tuple[list[str], list[str], list[str]]]:
         """What was said meanwhile: came, stay, went."""
         self.clock.advance(seconds)
-        while self.supervisor._tasks:
-            await asyncio.wait(self.supervisor._tasks)
+        while self.runtime.tasks._tasks:
+            await asyncio.wait(self.runtime.tasks._tasks)
         said = list(self.store.said)
         self.store.said.clear()
         return said
 
     async def close(self) -> None:
         self.lines.close()
-        await self.supervisor.close()
+        await self.runtime.tasks.close()
         assert self.clock.pending == 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.aio.eager_start import continue_in_task, start_eagerly
-from service.aio.supervisor import Supervisor
+from service.aio.tasks import TaskSupervisor
 from service.telemetry.metrics import Metrics
 
 DEADLINE = 5.0
@@ -200,7 +200,7 @@ class TestCancelling:
 
     async def test_by_the_supervisor_leaves_nothing(self, after_a_turn: bool) -> None:
         metrics = Metrics()
-        supervisor = Supervisor(metrics)
+        supervisor = TaskSupervisor(metrics.process.count_task_death)
         waiting = Waiting()
         rest = start_eagerly(waiting.work())
         assert rest is not None

@@ -11,12 +11,12 @@ from structlog.testing import capture_logs
 
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
-from service.aio.supervisor import Supervisor
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.presence import LeaveEventFactory, PresenceChange, PresenceEntry, PresenceJoin
 from service.errors import ErrorCode, ServiceError
 from service.realtime.presence.tracker import JOINED, LEFT, RETRY, Presence
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
 from tests.contract.presence_suite import event
@@ -88,14 +88,12 @@ class Stage:
         self.store = Store(self.clock)
         self.metrics = Metrics()
         self.delivered: list[tuple[str, str | None]] = []
-        self.supervisor = Supervisor(self.metrics)
+        self.runtime = Runtime.create(self.clock, self.metrics)
         broker = MemoryBroker(self.clock, idempotency_window=1, idempotency_entries=1, channels=1, max_bytes=10_000)
         self.presence = Presence(
             self.store,
             broker,
-            self.clock,
-            self.supervisor,
-            self.metrics,
+            self.runtime,
             lambda: [ROOM],
             self.deliver,
             debounce=DEBOUNCE,
@@ -130,8 +128,8 @@ class Stage:
 
     async def rest(self) -> None:
         """Waits until nothing is under way."""
-        while self.supervisor._tasks:
-            await asyncio.wait(self.supervisor._tasks)
+        while self.runtime.tasks._tasks:
+            await asyncio.wait(self.runtime.tasks._tasks)
 
 
 @pytest.fixture
@@ -139,7 +137,7 @@ async def stage() -> AsyncIterator[Stage]:
     stage = Stage()
     yield stage
     stage.presence.close()
-    await stage.supervisor.close()
+    await stage.runtime.tasks.close()
     assert stage.clock.pending == 0
     assert not stage.metrics.process.supervised_task_deaths.children
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.aio.supervisor import Supervisor
 from service.core.broker import Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication, Retention
 from service.errors import ErrorCode, ServiceError
+from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -31,15 +31,13 @@ class Follower:
 
     def __init__(self, line: Line, clock: FakeClock) -> None:
         self.metrics = Metrics()
-        self.supervisor = Supervisor(self.metrics)
+        self.runtime = Runtime.create(clock, self.metrics)
         self.line = line
         self.durable: list[str] = []
         self.state: dict[str, bytes] = {}
         self.ephemeral: list[str] = []
         self.restarts = 0
-        self.following = ChannelFollower(
-            CHANNEL, line, clock, self.supervisor, self.metrics, self._take, kept=KEPT, restarted=self._restarted
-        )
+        self.following = ChannelFollower(CHANNEL, line, self.runtime, self._take, kept=KEPT, restarted=self._restarted)
 
     def _take(self, event: Event) -> None:
         if event.data == b"bad":
@@ -118,7 +116,7 @@ async def world(*before: Callable[[World], Any]) -> AsyncIterator[World]:
     try:
         yield made
     finally:
-        await follower.supervisor.close()
+        await follower.runtime.tasks.close()
         await made.bus.close()
 
 

@@ -24,7 +24,7 @@ from service.adapters.nats.stream import Kept, Stream
 from service.adapters.nats.wire import Message, publish
 from service.adapters.nats.writer import Writer
 from service.adapters.store_config import ServerTime
-from service.aio.own_task import ensure_task
+from service.aio.eager_start import ensure_task
 from service.core import epoch as epochs
 from service.core.backoff import Backoff
 from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead

@@ -387,8 +387,8 @@ class Link:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Only `close` ends the task. If anything else does, every call fails from now on, and `Broker.check` with them."""
         if not task.cancelled():
-            _log.error("task died", task=task.get_name(), exc_info=task.exception())
-            self._lost("its task died")
+            _log.error("task_died", task=task.get_name(), exc_info=task.exception())
+            self._lost("its task_died")
 
     def _flush(self) -> None:
         lines, self._out = self._out, []

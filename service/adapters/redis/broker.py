@@ -25,7 +25,7 @@ from service.adapters.redis.publish_template import PublishTemplate, PublishTemp
 from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, PUBLISH, SNAPSHOT, STREAM_HEAD
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.store_config import ServerTime
-from service.aio.tasks import Tasks
+from service.aio.tasks import TaskSupervisor
 from service.core import epoch as epochs
 from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
@@ -81,7 +81,7 @@ class RedisBroker:
         self._index = ChannelIndex(
             self.calls, config.prefix, metrics, look=self._look, subscribed=self._channels.values
         )
-        self._tasks = Tasks(metrics)
+        self._tasks = TaskSupervisor(metrics.process.count_task_death)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from service.adapters.redis.scripts import Script
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.shards import Shards, unavailable
 from service.adapters.redis.topology import said
-from service.aio.own_task import ensure_task
+from service.aio.eager_start import ensure_task
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import LimitedLog
 

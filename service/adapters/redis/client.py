@@ -37,7 +37,7 @@ from service.adapters.redis.config import Keys, RedisConfig
 from service.adapters.redis.refusals import MEANINGS, meaning, word_of
 from service.adapters.redis.scripts import Script
 from service.adapters.redis.topology import ASK_SECONDS, SHARE, Place, Servers
-from service.aio.own_task import ensure_task
+from service.aio.eager_start import ensure_task
 from service.errors import ErrorCode, ServiceError
 
 CONNECTIONS = 16

@@ -16,7 +16,7 @@ from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import Keys
 from service.adapters.redis.link import Argument, pack
 from service.adapters.redis.scripts import INDEX, INDEX_SETTLE, Script
-from service.aio.own_task import ensure_task
+from service.aio.eager_start import ensure_task
 from service.core.channel import ChannelKey
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics

@@ -14,7 +14,7 @@ from service.adapters.redis.reign import RUN, Seat
 from service.adapters.redis.scripts import CHANNEL_SCRIPTS, REIGN
 from service.adapters.redis.subscriber import Subscriber
 from service.adapters.redis.topology import NoServer, Place, Servers, ask_server
-from service.aio.tasks import Tasks
+from service.aio.tasks import TaskSupervisor
 
 _log = structlog.get_logger("redis")
 
@@ -30,7 +30,7 @@ class Shard:
         place: Place | None,
         servers: Servers,
         config: RedisConfig,
-        tasks: Tasks,
+        tasks: TaskSupervisor,
         *,
         on_message: Callable[[bytes, bytes], None],
         on_interrupted: Callable[[Collection[bytes]], None],

@@ -11,7 +11,7 @@ from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.shard import Shard
 from service.adapters.redis.topology import NoServer, Place, Servers
 from service.adapters.store_config import ServerTime
-from service.aio.tasks import Tasks
+from service.aio.tasks import TaskSupervisor
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import OutageLog
@@ -59,7 +59,7 @@ class Shards:
         self._shut: str | None = "the broker is not started yet"
         """Why nothing can be asked of it; None while it is open."""
         self._shards: dict[Place | None, Shard] = {}
-        self._tasks = Tasks(metrics)
+        self._tasks = TaskSupervisor(metrics.process.count_task_death)
         self._homeless: dict[bytes, None] = {}
         """Names whose server does not want them any more, until they are subscribed elsewhere."""
         self._rehoming: asyncio.Task[None] | None = None
@@ -133,8 +133,8 @@ class Shards:
     def check(self) -> None:
         """Raises ServiceError unless all is well. Costs no call: every link asks by itself all the time."""
         self.require_open()
-        if self._tasks.dead is not None:
-            raise unavailable(f"the task {self._tasks.dead!r} has died")
+        if self._tasks.died is not None:
+            raise unavailable(f"the task {self._tasks.died!r} has died")
         for shard in self:
             for line in shard.lines:
                 if line.link is None:

@@ -12,7 +12,7 @@ from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.link import Link, LinkLost
 from service.adapters.redis.reconnecting_link import ReconnectingLink
 from service.adapters.redis.topology import Place, Servers
-from service.aio.own_task import ensure_task
+from service.aio.eager_start import ensure_task
 
 CHUNK = 500
 """Names in one SUBSCRIBE; a Cluster takes one, as each may be in a slot of its own."""

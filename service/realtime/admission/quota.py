@@ -10,12 +10,13 @@ from typing import Any
 
 import structlog
 
-from service.aio.supervisor import Supervisor
-from service.core.clock import Clock, Timer
+from service.aio.tasks import TaskSupervisor
+from service.core.clock import Timer
 from service.core.identity import Identity
 from service.core.limits import Limits, jittered
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore
 from service.errors import ErrorCode, ServiceError
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 
 RENEWAL = CLAIM_TTL / 3
@@ -51,23 +52,19 @@ class ConnectionQuota:
     answer, and no connection waits for one twice.
     """
 
-    def __init__(
-        self, store: QuotaStore, limits: Limits, clock: Clock, supervisor: Supervisor, metrics: Metrics
-    ) -> None:
+    def __init__(self, store: QuotaStore, limits: Limits, runtime: Runtime) -> None:
         self._store = store
         self.is_shared = store.is_shared
         """Whether other nodes may have connections of the same holders."""
         self._limits = limits
-        self._clock = clock
-        self._supervisor = supervisor
-        self._metrics = metrics
+        self._runtime = runtime
         self.held: Counter[QuotaScope] = Counter()
         """Of this node."""
         self._changed: set[QuotaScope] = set()
         """Holders with fewer connections here than the store may know of."""
         self._away = False
-        self._outage = supervisor.outages.log(
-            _log, "caps of this node alone", "caps of all nodes again", clock.monotonic
+        self._outage = runtime.outages.log(
+            _log, "caps of this node alone", "caps of all nodes again", runtime.clock.monotonic
         )
         self._telling: Timer | None = None
         self._renewing: Timer | None = None
@@ -104,14 +101,14 @@ class ConnectionQuota:
         """Counts a connection that was taken on all nodes, where `is_shared`. Raises ServiceError(TOO_MANY_CONNECTIONS); it must
         be given back then as ever."""
         if self._away:
-            self._metrics.limits.caps_unshared.inc()
+            self._runtime.metrics.limits.caps_unshared.inc()
             return
         claims = [QuotaClaim(holder, self.held[holder], self._most(holder)) for holder in holders(identity)]
         try:
             totals = await self._store.claim(claims)
         except ServiceError as error:
             self._lose(error)
-            self._metrics.limits.caps_unshared.inc()
+            self._runtime.metrics.limits.caps_unshared.inc()
             return
         for claim, total in zip(claims, totals, strict=True):
             if claim.max_connections is not None and total > claim.max_connections:
@@ -125,7 +122,7 @@ class ConnectionQuota:
                 del self.held[holder]
             self._changed.add(holder)
         if self._telling is None and not self._closed:
-            self._telling = self._clock.call_later(GATHERING, self._spawn("caps told", self._tell))
+            self._telling = self._runtime.clock.call_later(GATHERING, self._spawn("caps told", self._tell))
 
     def _most(self, holder: QuotaScope) -> int | None:
         if holder.user is None:
@@ -134,7 +131,7 @@ class ConnectionQuota:
 
     def _full(self, holder: QuotaScope) -> ServiceError:
         scope = "connections_per_tenant" if holder.user is None else "connections_per_user"
-        return cap_reached(scope, getattr(self._limits, scope), self._metrics)
+        return cap_reached(scope, getattr(self._limits, scope), self._runtime.metrics)
 
     async def _tell(self) -> None:
         changed, self._changed = self._changed, set()
@@ -164,7 +161,7 @@ class ConnectionQuota:
 
     def _renew_after(self, delay: float) -> None:
         if not self._closed:
-            self._renewing = self._clock.call_later(delay, self._spawn("caps renewal", self._renew))
+            self._renewing = self._runtime.clock.call_later(delay, self._spawn("caps renewal", self._renew))
 
     def _lose(self, error: ServiceError) -> None:
         self._outage.failed(code=error.code.code, reason=error.message)
@@ -180,8 +177,8 @@ class ConnectionQuota:
         self._outage.over()
 
     def _spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-        return partial(_spawn, self._supervisor, name, work)
+        return partial(_spawn, self._runtime.tasks, name, work)
 
 
-def _spawn(supervisor: Supervisor, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    supervisor.spawn(name, work())
+def _spawn(tasks: TaskSupervisor, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    tasks.spawn(name, work())

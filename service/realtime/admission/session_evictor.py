@@ -8,13 +8,13 @@ from itertools import islice
 
 import structlog
 
-from service.aio.supervisor import Supervisor
-from service.core.clock import Clock, Timer
+from service.core.clock import Timer
 from service.core.identity import Identity
 from service.core.limits import Limits
 from service.core.quota import QuotaScope, QuotaStore, SessionOrderUpdate
 from service.errors import ServiceError
 from service.realtime.admission.quota import GATHERING, RENEWAL, SLICE
+from service.realtime.runtime import Runtime
 
 _log = structlog.get_logger("lines")
 
@@ -29,15 +29,13 @@ class SessionEvictor:
         self,
         store: QuotaStore,
         limits: Limits,
-        clock: Clock,
-        supervisor: Supervisor,
+        runtime: Runtime,
         end: Callable[[Sequence[str]], Awaitable[object]],
     ) -> None:
         self._store = store
         self._most = limits.connections_per_user
         self._replaces = limits.on_user_cap == "replace"
-        self._clock = clock
-        self._supervisor = supervisor
+        self._runtime = runtime
         self._end = end
         self._here: dict[QuotaScope, dict[str, bool]] = {}
         """Connections, and whether the store knows of them; the newest last."""
@@ -45,7 +43,7 @@ class SessionEvictor:
         self._telling: Timer | None = None
         self._renewing: Timer | None = None
         self._lock = asyncio.Lock()
-        self._outage = supervisor.outages.log(_log, "lines not told", "lines told again", clock.monotonic)
+        self._outage = runtime.outages.log(_log, "lines not told", "lines told again", runtime.clock.monotonic)
         """Held across every call, as what is said of one connection must arrive in order."""
         self._closed = False
 
@@ -80,11 +78,11 @@ class SessionEvictor:
 
     def _tell_soon(self) -> None:
         if self._telling is None and not self._closed:
-            self._telling = self._clock.call_later(GATHERING, self._begin_to_tell)
+            self._telling = self._runtime.clock.call_later(GATHERING, self._begin_to_tell)
 
     def _begin_to_tell(self) -> None:
         self._telling = None
-        self._supervisor.spawn("lines told", self._tell())
+        self._runtime.tasks.spawn("lines told", self._tell())
 
     async def _tell(self) -> None:
         async with self._lock:
@@ -94,10 +92,10 @@ class SessionEvictor:
 
     def _renew_later(self) -> None:
         if not self._closed:
-            self._renewing = self._clock.call_later(RENEWAL, self._begin_to_renew)
+            self._renewing = self._runtime.clock.call_later(RENEWAL, self._begin_to_renew)
 
     def _begin_to_renew(self) -> None:
-        self._supervisor.spawn("lines renewal", self._renew())
+        self._runtime.tasks.spawn("lines renewal", self._renew())
 
     async def _renew(self) -> None:
         try:

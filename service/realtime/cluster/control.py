@@ -11,10 +11,9 @@ from typing import Protocol
 
 import structlog
 
-from service.aio.supervisor import Supervisor
 from service.core.broker import Broker, Snapshot
 from service.core.channel import ChannelKey
-from service.core.clock import Clock, Timer, milliseconds
+from service.core.clock import Timer, milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
@@ -39,8 +38,8 @@ from service.realtime.cluster.messages import (
 )
 from service.realtime.cluster.revocations import Revocations
 from service.realtime.ids import new_id
+from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
-from service.telemetry.metrics import Metrics
 from service.telemetry.process import version
 
 HEARTBEAT_INTERVAL = 5.0
@@ -89,38 +88,32 @@ class Control:
         here: Here,
         revocations: Revocations,
         broker: Broker,
-        clock: Clock,
-        supervisor: Supervisor,
-        metrics: Metrics,
+        runtime: Runtime,
     ) -> None:
         self.me = new_id()
         """This node's id, for as long as it runs."""
         self._here = here
         self._revocations = revocations
         self._broker = broker
-        self._clock = clock
-        self._supervisor = supervisor
-        self._metrics = metrics
-        self._started = clock.wall()
-        self._peers = Membership(self.me, clock)
+        self._runtime = runtime
+        self._started = runtime.clock.wall()
+        self._peers = Membership(self.me, runtime.clock)
         self._inquiries = ClusterRequests()
-        self._requests = ChannelFollower(CONTROL, broker, clock, supervisor, metrics, self._take, kept=COMMANDS.entries)
-        self._nodes = ChannelFollower(
-            NODES, broker, clock, supervisor, metrics, self._peers.take, restarted=self._tell_again
-        )
+        self._requests = ChannelFollower(CONTROL, broker, runtime, self._take, kept=COMMANDS.entries)
+        self._nodes = ChannelFollower(NODES, broker, runtime, self._peers.take, restarted=self._tell_again)
         self._inbox = _Inbox(inbox(self.me), self._inquiries)
         self._timer: Timer | None = None
         self._telling = False
         self._has_changed = False
         """Whether there is something to tell that the word on its way may not say."""
-        self._outage = supervisor.outages.log(
+        self._outage = runtime.outages.log(
             _log,
             "the other nodes cannot be told of this one",
             "the other nodes are told of this one again",
-            clock.monotonic,
+            runtime.clock.monotonic,
         )
-        self._answer_not_sent = supervisor.outages.limited(_log, "answer not sent", clock.monotonic)
-        metrics.cluster.nodes.set_function(lambda: 1 + len(self._peers.alive()))
+        self._answer_not_sent = runtime.outages.limited(_log, "answer not sent", runtime.clock.monotonic)
+        runtime.metrics.cluster.nodes.set_function(lambda: 1 + len(self._peers.alive()))
 
     @property
     def taps(self) -> Collection[ChannelFollower | _Inbox]:
@@ -144,7 +137,7 @@ class Control:
         await self._requests.start()
         await self._nodes.start()
         await self._tell()
-        self._timer = self._clock.call_later(HEARTBEAT_INTERVAL, self._beat)
+        self._timer = self._runtime.clock.call_later(HEARTBEAT_INTERVAL, self._beat)
 
     async def close(self) -> None:
         """Tells the others that this node is gone."""
@@ -195,7 +188,7 @@ class Control:
         if event.offset is None and request.asker == self.me:
             return  # the answer to an own question does not wait for the broker
         # Tasks begin in the order in which they are spawned, and what concerns connections is done before the first wait.
-        self._supervisor.spawn("control request", self._serve(event.id, request))
+        self._runtime.tasks.spawn("control request", self._serve(event.id, request))
 
     async def _serve(self, id: str, request: Command | CountSubscribers) -> None:
         answer = Answer(request=id, node=self.me, counts=await self._act(request))
@@ -210,7 +203,7 @@ class Control:
     async def _act(self, request: Command | CountSubscribers) -> list[int]:
         if isinstance(request, CountSubscribers):
             return self._count(request)
-        self._metrics.cluster.control_commands.labels(kind=str(request.__struct_config__.tag)).inc()
+        self._runtime.metrics.cluster.control_commands.labels(kind=str(request.__struct_config__.tag)).inc()
         if isinstance(request, Disconnect):
             return [await self._here.disconnect(request.tenant, request.user, request.reason)]
         if isinstance(request, Unsubscribe):
@@ -223,7 +216,7 @@ class Control:
     # --- who is there -------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        self._timer = self._clock.call_later(HEARTBEAT_INTERVAL, self._beat)
+        self._timer = self._runtime.clock.call_later(HEARTBEAT_INTERVAL, self._beat)
         self._revocations.tend()
         self._tell_soon()
 
@@ -240,7 +233,7 @@ class Control:
     def _tell_soon(self) -> None:
         if not self._telling:  # else the broker is slow, and another word would only wait behind this one
             self._telling = True
-            self._supervisor.spawn("control beat", self._check_and_tell())
+            self._runtime.tasks.spawn("control beat", self._check_and_tell())
 
     async def _check_and_tell(self) -> None:
         try:
@@ -293,7 +286,7 @@ class Control:
                 delivery=delivery,
                 data=encode(message),
                 sender=None,
-                at=milliseconds(self._clock),
+                at=milliseconds(self._runtime.clock),
                 key=key,
                 retention=retention,
             )

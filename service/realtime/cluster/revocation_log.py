@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from service.aio.sleep import sleep
-from service.aio.supervisor import Supervisor
+from service.aio.timers import sleep
 from service.core.backoff import Backoff
 from service.core.broker import Broker, Snapshot
-from service.core.clock import Clock, milliseconds
+from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.revocation import Revocation, RevocationTable, Subject
 from service.errors import ServiceError
@@ -30,8 +29,8 @@ from service.realtime.cluster.messages import (
     revocations_of,
 )
 from service.realtime.ids import new_id
+from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import MAX_RETRY, RETRY, ChannelFollower
-from service.telemetry.metrics import Metrics
 
 PUT_BACK_AT_ONCE = 16
 """Revocations that one node puts back at the same time, of so many tenants: they take turns, so that none waits for the
@@ -45,9 +44,7 @@ class Parts:
     """What both kinds of channels need."""
 
     broker: Broker
-    clock: Clock
-    supervisor: Supervisor
-    metrics: Metrics
+    runtime: Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +90,20 @@ class RevokingTenants:
         self._lost: set[str] = set()
         """Of whom the broker has lost the entry, and this node has not told again yet."""
         self._telling: asyncio.Task[None] | None = None
-        self._outage = parts.supervisor.outages.log(
-            _log, "revoking tenants not told again", "revoking tenants told again", parts.clock.monotonic
+        self._outage = parts.runtime.outages.log(
+            _log, "revoking tenants not told again", "revoking tenants told again", parts.runtime.clock.monotonic
         )
         self.following = ChannelFollower(
             REVOKING_TENANTS,
             parts.broker,
-            parts.clock,
-            parts.supervisor,
-            parts.metrics,
+            parts.runtime,
             self._take,
             restarted=self._find_lost,
         )
 
     async def tell(self, tenant: str) -> None:
         """Comes before a revocation is published: makes sure that every node finds it. Raises ServiceError."""
-        now = self._parts.clock.monotonic()
+        now = self._parts.runtime.clock.monotonic()
         told = self._told.get(tenant)
         if told is None or told + self._keeping.again <= now:
             await self._publish(tenant, new_id())
@@ -117,7 +112,7 @@ class RevokingTenants:
     def tend(self) -> None:
         """Called now and then: goes on with what could not be told."""
         if self._lost and (self._telling is None or self._telling.done()):
-            self._telling = self._parts.supervisor.spawn("revoking tenants told", self._tell_again())
+            self._telling = self._parts.runtime.tasks.spawn("revoking tenants told", self._tell_again())
 
     def _take(self, event: Event) -> None:
         if not event.key:
@@ -151,7 +146,7 @@ class RevokingTenants:
                 delivery=Delivery.LATEST,
                 data=b"{}",
                 sender=None,
-                at=milliseconds(self._parts.clock),
+                at=milliseconds(self._parts.runtime.clock),
                 key=tenant,
                 retention=self._keeping.tenants,
             )
@@ -182,22 +177,23 @@ class RevocationList:
         self._missing: dict[Subject, tuple[Revocation, int]] = {}
         """What the broker has lost and nobody has put back yet, and the state version of what stands in its place."""
         self._putting_back: asyncio.Task[None] | None = None
-        outages = parts.supervisor.outages
+        outages = parts.runtime.outages
         self._beginning = outages.log(
-            _log, "a tenant's revocations wait for the broker", "a tenant's revocations are read", parts.clock.monotonic
+            _log,
+            "a tenant's revocations wait for the broker",
+            "a tenant's revocations are read",
+            parts.runtime.clock.monotonic,
         )
         self._outage = outages.log(
-            _log, "revocations not put back", "revocations put back again", parts.clock.monotonic
+            _log, "revocations not put back", "revocations put back again", parts.runtime.clock.monotonic
         )
         self._found_lost = outages.limited(
-            _log, "the broker has lost revocations; they are put back", parts.clock.monotonic
+            _log, "the broker has lost revocations; they are put back", parts.runtime.clock.monotonic
         )
         self.following = ChannelFollower(
             revocations_of(tenant),
             parts.broker,
-            parts.clock,
-            parts.supervisor,
-            parts.metrics,
+            parts.runtime,
             self._take,
             restarted=self._find_missing,
         )
@@ -210,7 +206,7 @@ class RevocationList:
                 await self.following.start()
             except ServiceError as error:
                 self._beginning.failed(self, code=error.code.code)
-                await sleep(self._parts.clock, backoff.next())
+                await sleep(self._parts.runtime.clock, backoff.next())
             else:
                 self._beginning.over(self)
                 return
@@ -223,7 +219,7 @@ class RevocationList:
     def tend(self) -> None:
         """Called now and then: goes on with what could not be put back."""
         if self._missing and (self._putting_back is None or self._putting_back.done()):
-            self._putting_back = self._parts.supervisor.spawn("revocations put back", self._put_back())
+            self._putting_back = self._parts.runtime.tasks.spawn("revocations put back", self._put_back())
 
     async def publish(self, revocation: Revocation, state_version: int = 0) -> None:
         """Publishes a revocation. Raises ServiceError; then it may still have been published.
@@ -241,7 +237,7 @@ class RevocationList:
                 delivery=Delivery.LATEST,
                 data=encode(revocation),
                 sender=None,
-                at=milliseconds(self._parts.clock),
+                at=milliseconds(self._parts.runtime.clock),
                 key=revocation.name,
                 retention=self._keeping.revocations,
             )

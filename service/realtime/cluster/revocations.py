@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from service.aio.supervisor import Supervisor
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker, EventSink
 from service.core.channel import ChannelKey
@@ -18,8 +17,8 @@ from service.protocol.close import CloseCode
 from service.realtime.cluster.revocation_log import PUT_BACK_AT_ONCE, Keeping, Parts, RevocationList, RevokingTenants
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
-from service.telemetry.metrics import Metrics
 
 REASON = "the token has been revoked"
 LOOK = 0.05
@@ -49,9 +48,7 @@ class Revocations:
         self,
         registry: ConnectionRegistry,
         broker: Broker,
-        clock: Clock,
-        supervisor: Supervisor,
-        metrics: Metrics,
+        runtime: Runtime,
         *,
         token_clock: Clock | None = None,
         tap: Callable[[ChannelKey, EventSink], None],
@@ -59,18 +56,16 @@ class Revocations:
         most: int,
         total: int,
     ) -> None:
-        """`token_clock`: by which tokens expire on this node, if not by `clock`.
+        """`token_clock`: by which tokens expire on this node, if not by the runtime's clock.
         `tap`: has a channel delivered (see Relay.tap). `ttl`: seconds that a revocation lasts; no token may live longer.
         `most`: how many are kept of a tenant; `total`: of all together on this node."""
         self._registry = registry
-        self._clock = clock
-        self._token_clock = token_clock or clock
-        self._supervisor = supervisor
-        self._metrics = metrics
+        self._runtime = runtime
+        self._token_clock = token_clock or runtime.clock
         self._tap = tap
         self._ttl = ttl
         self._table = RevocationTable(most, total)
-        self._parts = Parts(broker, clock, supervisor, metrics)
+        self._parts = Parts(broker, runtime)
         self._keeping = Keeping(most, ttl + AHEAD)
         self._tenants = RevokingTenants(self._parts, self._keeping, self._table, self._list_of)
         self._lists: dict[str, RevocationList] = {}
@@ -79,7 +74,7 @@ class Revocations:
         self._gate = asyncio.Semaphore(PUT_BACK_AT_ONCE)
         self._timer: Timer | None = None
         tap(self._tenants.following.channel, self._tenants.following)
-        metrics.cluster.revocations.set_function(lambda: len(self._table))
+        runtime.metrics.cluster.revocations.set_function(lambda: len(self._table))
 
     @property
     def followings(self) -> Sequence[ChannelFollower]:
@@ -110,7 +105,7 @@ class Revocations:
         )
         self._tap(made.following.channel, made.following)
         if self._unread is None:
-            self._supervisor.spawn("revocations followed", made.begin())
+            self._runtime.tasks.spawn("revocations followed", made.begin())
         else:
             self._unread.append(made)
         return made
@@ -121,12 +116,12 @@ class Revocations:
         """Revokes every token of the user that was issued before a moment, at most AHEAD from now, or says not when. An
         earlier revocation that goes further stays in force, and is what is returned. ServiceError: it may still be done; ask
         again."""
-        now = self._clock.wall()
+        now = self._runtime.clock.wall()
         return await self._revoke(Target.USER, tenant, user, now, self._ttl + max(0.0, before - now), before, reason)
 
     async def revoke_token(self, tenant: str, token_id: str, reason: str) -> Revocation:
         """Revokes one token by its id. ServiceError: it may still be done; ask again."""
-        return await self._revoke(Target.TOKEN, tenant, token_id, self._clock.wall(), self._ttl, None, reason)
+        return await self._revoke(Target.TOKEN, tenant, token_id, self._runtime.clock.wall(), self._ttl, None, reason)
 
     async def _revoke(
         self, target: Target, tenant: str, name: str, now: float, life: float, before: float | None, reason: str
@@ -155,17 +150,17 @@ class Revocations:
     def tend(self) -> None:
         """Called now and then: drops what no living token can meet any more, and goes on with what could not be put back."""
         # While this node's own clock has not come to it, the node still takes tokens that have expired.
-        wall = min(self._clock.wall(), self._token_clock.wall())
-        self._table.forget(self._clock.monotonic(), wall)
+        wall = min(self._runtime.clock.wall(), self._token_clock.wall())
+        self._table.forget(self._runtime.clock.monotonic(), wall)
         self._tenants.tend()
         for one in self._lists.values():
             one.tend()
 
     def _add(self, revocation: Revocation) -> None:
-        if not self._table.add(revocation, self._clock.monotonic()):
-            self._metrics.limits.limit_hits.labels(limit="revocations").inc()
+        if not self._table.add(revocation, self._runtime.clock.monotonic()):
+            self._runtime.metrics.limits.limit_hits.labels(limit="revocations").inc()
         if self._timer is None:
-            self._timer = self._clock.call_later(LOOK, self._look)
+            self._timer = self._runtime.clock.call_later(LOOK, self._look)
 
     def _look(self) -> None:
         self._timer = None

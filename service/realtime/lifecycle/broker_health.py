@@ -7,11 +7,10 @@ import asyncio
 
 import structlog
 
-from service.aio.supervisor import Supervisor
 from service.core.broker import Broker
-from service.core.clock import Clock, Timer
+from service.core.clock import Timer
 from service.errors import ErrorCode, ServiceError
-from service.telemetry.metrics import Metrics
+from service.realtime.runtime import Runtime
 from service.telemetry.outage import OutageLog
 
 INTERVAL = 1.0
@@ -25,22 +24,18 @@ _log = structlog.get_logger("health")
 class BrokerHealth:
     """Looks after the broker all the time, so that it is known since when it is away."""
 
-    def __init__(
-        self, broker: Broker, clock: Clock, supervisor: Supervisor, metrics: Metrics, *, patience: float
-    ) -> None:
+    def __init__(self, broker: Broker, runtime: Runtime, *, patience: float) -> None:
         self._broker = broker
-        self._clock = clock
-        self._supervisor = supervisor
-        self._metrics = metrics
+        self._runtime = runtime
         self._patience = patience
         self._away_since: float | None = None
-        self._outage = OutageLog(_log, "the broker is away", "the broker is back", clock.monotonic)
+        self._outage = OutageLog(_log, "the broker is away", "the broker is back", runtime.clock.monotonic)
         self._timer: Timer | None = None
 
     def start(self) -> None:
         """Begins to look at a broker that has just started."""
-        self._metrics.broker.broker_up.set(1)
-        self._timer = self._clock.call_later(INTERVAL, self._spawn)
+        self._runtime.metrics.broker.broker_up.set(1)
+        self._timer = self._runtime.clock.call_later(INTERVAL, self._spawn)
 
     def close(self) -> None:
         """Stops looking."""
@@ -48,8 +43,8 @@ class BrokerHealth:
             self._timer.cancel()
 
     def _spawn(self) -> None:
-        self._timer = self._clock.call_later(INTERVAL, self._spawn)
-        self._supervisor.spawn("broker health", self._look())
+        self._timer = self._runtime.clock.call_later(INTERVAL, self._spawn)
+        self._runtime.tasks.spawn("broker health", self._look())
 
     async def _look(self) -> None:
         await self.fault()
@@ -64,12 +59,12 @@ class BrokerHealth:
             fault = error
         except TimeoutError:
             fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, f"the broker did not answer within {DEADLINE:g} s")
-        self._metrics.broker.broker_up.set(fault is None)
+        self._runtime.metrics.broker.broker_up.set(fault is None)
         self._note(fault)
         return fault
 
     def _note(self, fault: ServiceError | None) -> None:
-        outages, now = self._supervisor.outages, self._clock.monotonic()
+        outages, now = self._runtime.outages, self._runtime.clock.monotonic()
         if fault is not None:
             self._outage.failed(reason=fault.message)
             outages.broker_is_away()
@@ -88,4 +83,4 @@ class BrokerHealth:
     @property
     def is_worn_out(self) -> bool:
         """Whether the broker has been away for longer than a node may wait for it and still be ready."""
-        return self._away_since is not None and self._clock.monotonic() - self._away_since >= self._patience
+        return self._away_since is not None and self._runtime.clock.monotonic() - self._away_since >= self._patience

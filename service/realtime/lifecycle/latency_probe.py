@@ -14,7 +14,6 @@ from typing import Protocol
 
 import structlog
 
-from service.aio.supervisor import Supervisor
 from service.contract.model import ChannelSpec
 from service.core.access import SubscribeRule
 from service.core.backoff import Backoff
@@ -36,6 +35,7 @@ from service.realtime.connections.rates import ConnectionRates, SharedRates
 from service.realtime.connections.transport import MessageHandler, Transport
 from service.realtime.delivery.hub import Room
 from service.realtime.ids import new_id
+from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 
 RECONNECT = 1.0
@@ -76,16 +76,14 @@ class LatencyProbe:
         broker: Broker,
         connect: Connect,
         shared: ConnectionContext,
-        supervisor: Supervisor,
+        runtime: Runtime,
     ) -> None:
         """`node`: its id. `shared`: the node's."""
         self.channel = probe_of(node)
         self._times = times
         self._broker = broker
         self._connect = connect
-        self._supervisor = supervisor
-        self._clock = shared.clock
-        self._metrics = shared.metrics
+        self._runtime = runtime
         self._unread = replace(shared, metrics=Metrics(), on_close=self._closing)
         self._room = Room(self.channel, _SPEC, self._unread)
         self._backoff = Backoff(RECONNECT, MAX_RECONNECT)
@@ -93,10 +91,10 @@ class LatencyProbe:
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_subscribed = False
-        self._outage = supervisor.outages.log(
-            _log, "the probe failed", "the probe succeeds again", self._clock.monotonic
+        self._outage = runtime.outages.log(
+            _log, "the probe failed", "the probe succeeds again", runtime.clock.monotonic
         )
-        self._faulted = supervisor.outages.limited(_log, "probe_fault", self._clock.monotonic, level="error")
+        self._faulted = runtime.outages.limited(_log, "probe_fault", runtime.clock.monotonic, level="error")
         self._is_closed = False
 
     async def start(self) -> None:
@@ -113,7 +111,7 @@ class LatencyProbe:
             self._failed("connection", str(error))
         except Exception as error:
             self._fault(error)
-        self._metrics.probe.probe_last_success_timestamp_seconds.set(self._clock.wall())
+        self._runtime.metrics.probe.probe_last_success_timestamp_seconds.set(self._runtime.clock.wall())
         self._wait(random.uniform(0.0, self._times.interval))  # noqa: S311  # spreads load, guards nothing
 
     def close(self) -> None:
@@ -132,7 +130,7 @@ class LatencyProbe:
 
     def deliver(self, event: Event) -> None:
         """See EventSink."""
-        self._room.push(event_frame(event, self._clock.monotonic()), 0.0)
+        self._room.push(event_frame(event, self._runtime.clock.monotonic()), 0.0)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """See EventSink. What was lost shows as a timeout."""
@@ -141,13 +139,13 @@ class LatencyProbe:
 
     def _wait(self, seconds: float) -> None:
         if not self._is_closed:
-            self._timer = self._clock.call_later(seconds, self._begin)
+            self._timer = self._runtime.clock.call_later(seconds, self._begin)
 
     def _begin(self) -> None:
-        self._task = self._supervisor.spawn("probe", self._measure())
+        self._task = self._runtime.tasks.spawn("probe", self._measure())
 
     async def _measure(self) -> None:
-        began = self._clock.monotonic()
+        began = self._runtime.clock.monotonic()
         wait = self._times.interval
         try:
             async with asyncio.timeout(self._times.timeout):
@@ -171,7 +169,7 @@ class LatencyProbe:
         else:
             self._succeeded(took)
         finally:
-            self._wait(max(0.0, began + wait - self._clock.monotonic()))
+            self._wait(max(0.0, began + wait - self._runtime.clock.monotonic()))
 
     async def _subscribe(self) -> None:
         """Has the broker deliver the channel, once. Raises _Unsubscribed."""
@@ -185,7 +183,7 @@ class LatencyProbe:
     async def _round_trip(self, line: _Line) -> float:
         id = new_id()
         echo = line.expect(id)
-        published = self._clock.monotonic()
+        published = self._runtime.clock.monotonic()
         await self._broker.publish(
             Publication(
                 channel=self.channel,
@@ -194,7 +192,7 @@ class LatencyProbe:
                 delivery=Delivery.EPHEMERAL,
                 data=b"{}",
                 sender=None,
-                at=milliseconds(self._clock),
+                at=milliseconds(self._runtime.clock),
             )
         )
         came = await echo
@@ -204,12 +202,12 @@ class LatencyProbe:
 
     def _succeeded(self, took: float) -> None:
         self._backoff.reset()
-        self._metrics.probe.probe_seconds.observe(took)
-        self._metrics.probe.probe_last_success_timestamp_seconds.set(self._clock.wall())
+        self._runtime.metrics.probe.probe_seconds.observe(took)
+        self._runtime.metrics.probe.probe_last_success_timestamp_seconds.set(self._runtime.clock.wall())
         self._outage.over()
 
     def _failed(self, reason: str, message: str) -> None:
-        self._metrics.probe.probe_failures.labels(reason).inc()
+        self._runtime.metrics.probe.probe_failures.labels(reason).inc()
         self._outage.failed(reason=reason, detail=message)
 
     def _fault(self, error: Exception) -> None:
@@ -222,7 +220,7 @@ class LatencyProbe:
     async def _connected(self) -> _Line:
         if self._line is None or self._line.is_over:
             self._cut()
-            line = _Line(self._clock.monotonic)
+            line = _Line(self._runtime.clock.monotonic)
             await line.open(self._connect, self._room, self._unread)
             self._line = line
         return self._line

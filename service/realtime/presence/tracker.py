@@ -14,16 +14,15 @@ import msgspec
 import structlog
 from msgspec import Raw
 
-from service.aio.supervisor import Supervisor
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
-from service.core.clock import Clock, Timer, milliseconds
+from service.core.clock import Timer, milliseconds
 from service.core.event import Delivery, Event, Publication
 from service.core.presence import PresenceChange, PresenceEntry, PresenceJoin, PresenceStore
 from service.errors import ServiceError
 from service.protocol.messages import PresenceMember, PresenceView
 from service.realtime.ids import new_id
-from service.telemetry.metrics import Metrics
+from service.realtime.runtime import Runtime
 
 JOINED, LEFT, COUNT = "presence.joined", "presence.left", "presence.count"
 
@@ -69,9 +68,7 @@ class Presence:
         self,
         store: PresenceStore,
         broker: Broker,
-        clock: Clock,
-        supervisor: Supervisor,
-        metrics: Metrics,
+        runtime: Runtime,
         carried: Callable[[], Iterable[ChannelKey]],
         deliver: Callable[[Event], None],
         *,
@@ -81,9 +78,7 @@ class Presence:
     ) -> None:
         self._store = store
         self._broker = broker
-        self._clock = clock
-        self._supervisor = supervisor
-        self._metrics = metrics
+        self._runtime = runtime
         self._carried = carried
         self._deliver = deliver
         self._debounce = debounce
@@ -92,10 +87,10 @@ class Presence:
         self._stays: dict[PresenceEntry, _Stay] = {}
         self._going: dict[PresenceEntry, asyncio.Task[None]] = {}
         """Leaves that the store has been asked for and has not answered yet."""
-        outages = supervisor.outages
-        self._renewals = outages.log(_log, "presence not renewed", "presence renewed again", clock.monotonic)
-        self._counts = outages.log(_log, "presence not told", "presence told again", clock.monotonic)
-        self._reentered = outages.limited(_log, "presence entered again", clock.monotonic, level="info")
+        outages = runtime.outages
+        self._renewals = outages.log(_log, "presence not renewed", "presence renewed again", runtime.clock.monotonic)
+        self._counts = outages.log(_log, "presence not told", "presence told again", runtime.clock.monotonic)
+        self._reentered = outages.limited(_log, "presence entered again", runtime.clock.monotonic, level="info")
         self._unshown: dict[PresenceEntry, None] = {}
         """Entries whose info the store has not taken yet."""
         self._known: dict[ChannelKey, dict[str, int]] = {}
@@ -118,7 +113,7 @@ class Presence:
 
     def start(self) -> None:
         """Begins to look after this node's entries and channels."""
-        self._renewed = self._heard = self._clock.monotonic()
+        self._renewed = self._heard = self._runtime.clock.monotonic()
         self._look_again(self._ttl / 6)
 
     async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
@@ -166,7 +161,7 @@ class Presence:
         if self._draining:
             del self._stays[entry]
             return
-        stay.leaving = self._clock.call_later(self._debounce, partial(self._go, entry))
+        stay.leaving = self._runtime.clock.call_later(self._debounce, partial(self._go, entry))
 
     def drain(self) -> None:
         """From here on those who leave are left to expire in the store: until then they have come back to another node."""
@@ -192,7 +187,7 @@ class Presence:
         self._in_doubt = True
         if self._upkeep is not None:  # else it is at work, and looks again right after
             self._upkeep.cancel()
-            self._look_again(self._renewed + RETRY - self._clock.monotonic())
+            self._look_again(self._renewed + RETRY - self._runtime.clock.monotonic())
 
     async def view(self, channel: ChannelKey) -> PresenceView:
         """Who is in the channel; above the settable size only how many."""
@@ -228,7 +223,7 @@ class Presence:
 
     def _go(self, entry: PresenceEntry) -> None:
         self._stays[entry].leaving = None
-        self._going[entry] = self._supervisor.spawn("presence leave", self._leave(entry))
+        self._going[entry] = self._runtime.tasks.spawn("presence leave", self._leave(entry))
 
     async def _leave(self, entry: PresenceEntry) -> None:
         try:
@@ -250,15 +245,15 @@ class Presence:
 
     def _look_again(self, delay: float) -> None:
         if not self._closed:
-            self._upkeep = self._clock.call_later(max(0.0, delay), self._begin_to_look)
+            self._upkeep = self._runtime.clock.call_later(max(0.0, delay), self._begin_to_look)
 
     def _begin_to_look(self) -> None:
         self._upkeep = None
-        self._supervisor.spawn("presence upkeep", self._look_after())
+        self._runtime.tasks.spawn("presence upkeep", self._look_after())
 
     async def _look_after(self) -> None:
         try:
-            if self._in_doubt or self._clock.monotonic() - self._renewed >= self._ttl / 3:
+            if self._in_doubt or self._runtime.clock.monotonic() - self._renewed >= self._ttl / 3:
                 self._in_doubt = False
                 await self._renew()
             if self._calm_for() >= self._ttl / 3:
@@ -277,7 +272,7 @@ class Presence:
             self._look_again(min(RETRY, self._ttl / 6) if self._in_doubt else self._ttl / 6)
 
     async def _renew(self) -> None:
-        now = self._renewed = self._clock.monotonic()
+        now = self._renewed = self._runtime.clock.monotonic()
         missing: list[PresenceEntry] = []
         for entries in _sliced([entry for entry, stay in self._stays.items() if stay.entered]) or [[]]:
             missing += await self._store.renew(entries)
@@ -285,10 +280,10 @@ class Presence:
             entry for entry in missing if entry in self._stays and entry not in self._going
         ]  # not those just left
         if missing or self._has_been_deaf():
-            self._returned = self._clock.monotonic()
+            self._returned = self._runtime.clock.monotonic()
         self._heard = now
         if missing:
-            self._metrics.subscriptions.presence_reentered.inc(len(missing))
+            self._runtime.metrics.subscriptions.presence_reentered.inc(len(missing))
             self._reentered(entries=len(missing))
             for entries in _sliced(missing):
                 await self._enter_again(entries)
@@ -334,17 +329,17 @@ class Presence:
                 return
             for channel, change in await self._store.remove_expired(channels, self._farewell):
                 self._note(LEFT, channel, change)
-            self._heard = self._clock.monotonic()
+            self._heard = self._runtime.clock.monotonic()
 
     def _has_been_deaf(self) -> bool:
         """Whether the last sign of the store is so old that others' entries may have expired too. Before that, what was
         renewed before the silence has a sixth of its time left at least."""
-        return self._clock.monotonic() - self._heard > self._ttl / 2
+        return self._runtime.clock.monotonic() - self._heard > self._ttl / 2
 
     def _calm_for(self) -> float:
         """Seconds since the store came back. Right after that everybody's entries may have expired or be lost, and only a
         node that does not renew its own within their time is gone."""
-        return self._clock.monotonic() - self._returned
+        return self._runtime.clock.monotonic() - self._returned
 
     # --- telling ---------------------------------------------------------------------------------------------------------
 
@@ -365,7 +360,7 @@ class Presence:
             delivery=Delivery.EPHEMERAL,
             data=msgspec.json.encode(data),
             sender=user,
-            at=milliseconds(self._clock),
+            at=milliseconds(self._runtime.clock),
             key=user or "",
         )
 
@@ -376,11 +371,11 @@ class Presence:
             self._count_soon(channel)
 
     def _count_told(self, kind: str) -> None:
-        self._metrics.subscriptions.presence_events.labels(kind=kind.partition(".")[2]).inc()
+        self._runtime.metrics.subscriptions.presence_events.labels(kind=kind.partition(".")[2]).inc()
 
     def _count_soon(self, channel: ChannelKey) -> None:
         if channel not in self._counting:
-            self._counting[channel] = self._clock.call_later(
+            self._counting[channel] = self._runtime.clock.call_later(
                 COUNT_INTERVAL, partial(self._spawn, "presence count", self._count, channel)
             )
 
@@ -396,7 +391,7 @@ class Presence:
             self._count_told(COUNT)
 
     def _spawn(self, name: str, work: Callable[[_T], Coroutine[Any, Any, None]], argument: _T) -> None:
-        self._supervisor.spawn(name, work(argument))
+        self._runtime.tasks.spawn(name, work(argument))
 
 
 class _Told(msgspec.Struct):

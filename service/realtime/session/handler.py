@@ -154,7 +154,7 @@ class SessionHandler:
             if len(message) > SMALL_FRAME:
                 self._in_hand = getsizeof(message)
                 self._connection.transport.hold(self._in_hand)
-            self._node.supervisor.spawn("command", rest)
+            self._node.tasks.spawn("command", rest)
 
     def paused(self) -> None:
         """See Ear."""
@@ -175,7 +175,7 @@ class SessionHandler:
         self._connection.forget()
         if not self._is_busy:
             self._is_busy = True
-            self._node.supervisor.spawn("end", self._end())
+            self._node.tasks.spawn("end", self._end())
 
     # --- the work -----------------------------------------------------------------------------------------------------
 

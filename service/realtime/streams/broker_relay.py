@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 from msgspec import Struct
 
-from service.aio.supervisor import Supervisor
 from service.contract.model import ChannelSpec
 from service.core.broker import Broker, EventSink, Snapshot
 from service.core.channel import ChannelKey
-from service.core.clock import Clock
 from service.core.event import Event
 from service.core.limits import OutboxLimits, RepairLimits
 from service.core.position import Position
@@ -25,8 +23,8 @@ from service.errors import ServiceError
 from service.protocol.messages import PresenceView
 from service.realtime.connections.frame import Frame, event_frame
 from service.realtime.delivery.hub import Hub, Room
+from service.realtime.runtime import Runtime
 from service.realtime.streams.gap_recovery import GapRecovery
-from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
@@ -61,24 +59,22 @@ class BrokerRelay:
         self,
         hub: Hub,
         broker: Broker,
-        clock: Clock,
-        supervisor: Supervisor,
-        metrics: Metrics,
+        runtime: Runtime,
         *,
         outbox: OutboxLimits,
         repair: RepairLimits,
     ) -> None:
         self._hub = hub
         self._broker = broker
-        self._clock = clock
+        self._clock = runtime.clock
+        self._metrics = runtime.metrics
         self._limits = outbox
-        self._metrics = metrics
         self._taps: dict[ChannelKey, EventSink] = {}
         self.presence: PresenceEar | None = None
         self.on_interrupted: Callable[[], None] | None = None
         """Called when the broker was away: what other stores keep beside it may be gone too."""
-        self._unsubscribe_failed = supervisor.outages.limited(_log, "unsubscribe failed", clock.monotonic)
-        self._repair = GapRecovery(hub, broker, clock, supervisor, metrics, repair, self._push)
+        self._unsubscribe_failed = runtime.outages.limited(_log, "unsubscribe failed", runtime.clock.monotonic)
+        self._repair = GapRecovery(hub, broker, runtime, repair, self._push)
 
     def tap(self, channel: ChannelKey, sink: EventSink) -> None:
         """Gives a channel that no client can join to a part of this node."""

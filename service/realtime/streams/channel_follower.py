@@ -8,16 +8,14 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from service.aio.sleep import sleep
-from service.aio.supervisor import Supervisor
+from service.aio.timers import sleep
 from service.core.backoff import Backoff
 from service.core.broker import Broker, DeliveredHead, Snapshot, StreamHead
 from service.core.channel import ChannelKey
-from service.core.clock import Clock
 from service.core.event import Event
 from service.core.stream_cursor import EventOrder, StreamCursor
 from service.errors import ServiceError
-from service.telemetry.metrics import Metrics
+from service.realtime.runtime import Runtime
 
 MAX_BYTES = 16_777_216
 """Bytes of missed events in one reading; commands are small."""
@@ -45,9 +43,7 @@ class ChannelFollower:
         self,
         channel: ChannelKey,
         broker: Broker,
-        clock: Clock,
-        supervisor: Supervisor,
-        metrics: Metrics,
+        runtime: Runtime,
         take: Callable[[Event], None],
         *,
         kept: int = 0,
@@ -56,9 +52,7 @@ class ChannelFollower:
         """`kept`: how many durable events the stream holds at most."""
         self.channel = channel
         self._broker = broker
-        self._clock = clock
-        self._supervisor = supervisor
-        self._metrics = metrics
+        self._runtime = runtime
         self._take = take
         self._kept = kept
         self._restarted = restarted
@@ -68,10 +62,10 @@ class ChannelFollower:
         self._taken: OrderedDict[str, None] = OrderedDict()
         self._behind = False
         self._reading: asyncio.Task[None] | None = None
-        outages = supervisor.outages
-        self._outage = outages.log(_log, "reading waits for the broker", "reading goes on", clock.monotonic)
-        self._event_failed = outages.limited(_log, "control event failed", clock.monotonic, level="exception")
-        self._not_joined_up = outages.limited(_log, "control channel could not be joined up", clock.monotonic)
+        outages = runtime.outages
+        self._outage = outages.log(_log, "reading waits for the broker", "reading goes on", runtime.clock.monotonic)
+        self._event_failed = outages.limited(_log, "control event failed", runtime.clock.monotonic, level="exception")
+        self._not_joined_up = outages.limited(_log, "control channel could not be joined up", runtime.clock.monotonic)
 
     @property
     def known(self) -> DeliveredHead | None:
@@ -118,7 +112,7 @@ class ChannelFollower:
     def _read_soon(self) -> None:
         self._behind = True
         if self._sequence is not None and (self._reading is None or self._reading.done()):
-            self._reading = self._supervisor.spawn("control reading", self.resync())
+            self._reading = self._runtime.tasks.spawn("control reading", self.resync())
 
     async def resync(self) -> None:
         """Reads until nothing is missing; tries again while the broker is away. Harmless when nothing is."""
@@ -132,13 +126,13 @@ class ChannelFollower:
             except ServiceError as error:
                 self._behind = True
                 self._outage.failed(self, channel=self.channel.name, code=error.code.code)
-                await sleep(self._clock, backoff.next())
+                await sleep(self._runtime.clock, backoff.next())
 
     async def _read(self) -> None:
         sequence = self._sequence
         if sequence is None:
             return
-        self._metrics.cluster.control_readings.inc()
+        self._runtime.metrics.cluster.control_readings.inc()
         since = sequence.position if self._kept else None
         snapshot = await self._broker.snapshot(self.channel, since, self._kept, MAX_BYTES)
         missed: Collection[Event] = snapshot.missed

@@ -13,12 +13,11 @@ from itertools import islice
 
 import structlog
 
-from service.aio.sleep import sleep
-from service.aio.supervisor import Supervisor
+from service.aio.timers import sleep
 from service.core.backoff import Backoff
 from service.core.broker import Broker, DeliveredHead, Snapshot, StreamHead
 from service.core.channel import ChannelKey
-from service.core.clock import Clock, Timer
+from service.core.clock import Timer
 from service.core.event import Event
 from service.core.limits import RepairLimits
 from service.core.position import Position
@@ -26,7 +25,7 @@ from service.core.stream_cursor import EventOrder
 from service.errors import ServiceError
 from service.realtime.connections.frame import MAX_BATCH_BYTES, restart_frame
 from service.realtime.delivery.hub import Hub, Room
-from service.telemetry.metrics import Metrics
+from service.realtime.runtime import Runtime
 
 MAX_HELD = 1_000
 """Events of one channel that wait while its stream is read; with more, the stream is read once more."""
@@ -54,17 +53,13 @@ class GapRecovery:
         self,
         hub: Hub,
         broker: Broker,
-        clock: Clock,
-        supervisor: Supervisor,
-        metrics: Metrics,
+        runtime: Runtime,
         limits: RepairLimits,
         push: Callable[[Room, Event], None],
     ) -> None:
         self._hub = hub
         self._broker = broker
-        self._clock = clock
-        self._supervisor = supervisor
-        self._metrics = metrics
+        self._runtime = runtime
         self._limits = limits
         self._push = push
         self._reads = asyncio.Semaphore(MAX_READS)
@@ -72,10 +67,10 @@ class GapRecovery:
         self._suspected: dict[Room, Timer] = {}
         self._wake = asyncio.Event()
         self._timer: Timer | None = None
-        outages = supervisor.outages
-        self._reading = outages.log(_log, "repair waits for the broker", "repair goes on", clock.monotonic)
+        outages = runtime.outages
+        self._reading = outages.log(_log, "repair waits for the broker", "repair goes on", runtime.clock.monotonic)
         self._checking = outages.log(
-            _log, "position check waits for the broker", "positions checked again", clock.monotonic
+            _log, "position check waits for the broker", "positions checked again", runtime.clock.monotonic
         )
         self._all_due = False
         """Whether it is time to compare all rooms."""
@@ -83,7 +78,7 @@ class GapRecovery:
     def start(self) -> None:
         """Begins to compare positions: at once after an interruption, and all of them now and then."""
         self._look_after(self._limits.check)
-        self._supervisor.spawn("position check", self._check(), critical=True)
+        self._runtime.tasks.spawn("position check", self._check(), critical=True)
 
     def close(self) -> None:
         """Lets the timers go; the supervisor ends the tasks."""
@@ -96,9 +91,9 @@ class GapRecovery:
     def begin(self, room: Room, cause: str) -> None:
         """Reads a room's stream from where the room stands. Events wait meanwhile."""
         if room.waiting is None and room.sequence is not None:
-            self._metrics.streams.gaps.labels(cause=cause).inc()
+            self._runtime.metrics.streams.gaps.labels(cause=cause).inc()
             room.waiting = []
-            self._supervisor.spawn("repair", self._repair(room, room.waiting))
+            self._runtime.tasks.spawn("repair", self._repair(room, room.waiting))
 
     def hold(self, room: Room, event: Event) -> None:
         """Keeps an event of a room whose stream is being read."""
@@ -118,7 +113,7 @@ class GapRecovery:
         if room.sequence is not None and room.sequence.head.epoch != mark.epoch:
             self.begin(room, "check")
         elif room not in self._suspected:
-            self._suspected[room] = self._clock.call_later(GRACE, partial(self._look_again, room, mark))
+            self._suspected[room] = self._runtime.clock.call_later(GRACE, partial(self._look_again, room, mark))
 
     def compare(self, room: Room) -> None:
         """Has a room compared with its stream at once: what came to it does not fit what it has delivered."""
@@ -164,9 +159,9 @@ class GapRecovery:
                         waiting.clear()
                         snapshot = await self._read_after(room, room.sequence.delivered)
                 except ServiceError as error:
-                    self._metrics.streams.repair_failures.inc()
+                    self._runtime.metrics.streams.repair_failures.inc()
                     self._reading.failed(room, code=error.code.code)
-                    await sleep(self._clock, backoff.next())
+                    await sleep(self._runtime.clock, backoff.next())
                     continue
                 return snapshot if room.waiting is waiting and room.is_listening else None
             return None
@@ -217,12 +212,12 @@ class GapRecovery:
             return False
         before = sequence.head
         if snapshot.position.epoch != before.epoch:
-            self._metrics.streams.epoch_changes.inc()
+            self._runtime.metrics.streams.epoch_changes.inc()
         if not snapshot.recovered:
             lost = room.spec.history is not None  # without history there are no durable events to lose
-            room.push(restart_frame(room.key, snapshot, self._clock.monotonic(), lost=lost), 0.0)
+            room.push(restart_frame(room.key, snapshot, self._runtime.clock.monotonic(), lost=lost), 0.0)
             sequence.reset(snapshot)
-            self._metrics.streams.repairs.labels(outcome="announced").inc()
+            self._runtime.metrics.streams.repairs.labels(outcome="announced").inc()
         for portion in _portions(snapshot.missed):
             for event in portion:
                 sequence.advance(event)
@@ -236,15 +231,15 @@ class GapRecovery:
         for event in news:
             self._push(room, event)
         sequence.reset(snapshot)
-        self._metrics.streams.repairs.labels(outcome="repaired").inc()
-        self._metrics.streams.repaired_events.inc(len(snapshot.missed) + len(news))
+        self._runtime.metrics.streams.repairs.labels(outcome="repaired").inc()
+        self._runtime.metrics.streams.repaired_events.inc(len(snapshot.missed) + len(news))
         return True
 
     # --- many rooms ---------------------------------------------------------------------------------------------------
 
     def doubt(self, channels: Collection[ChannelKey] | None) -> None:
         """Has these channels compared with their streams; None: all."""
-        self._metrics.streams.interruptions.inc()
+        self._runtime.metrics.streams.interruptions.inc()
         self._doubted.update(dict.fromkeys(self._hub.keys() if channels is None else channels))
         self._wake.set()
 
@@ -269,7 +264,7 @@ class GapRecovery:
         """Has all rooms compared then."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._clock.call_later(seconds, self._all_are_due)
+        self._timer = self._runtime.clock.call_later(seconds, self._all_are_due)
 
     def _all_are_due(self) -> None:
         self._all_due = True

@@ -152,3 +152,7 @@ class ProcessMetrics:
         ProcessCollector(registry=make.registry)  # process_*: CPU seconds, resident memory, start time
         self.build = Info("tidewire_build", "What is running.", registry=make.registry)
         self.build.info({"version": process.version(), "python": platform.python_version()})
+
+    def count_task_death(self, task: str) -> None:
+        """Counts a supervised task that ended unasked."""
+        self.supervised_task_deaths.labels(task=task).inc()

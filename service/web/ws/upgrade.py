@@ -107,7 +107,7 @@ class Upgrades:
         """Answers an upgrade that has come by itself, and takes its connection over."""
         rest = start_eagerly(self._arrive(request, fresh))
         if rest is not None:
-            self._node.supervisor.spawn("arrival", rest)
+            self._node.tasks.spawn("arrival", rest)
 
     async def _arrive(self, request: web.BaseRequest, fresh: Fresh) -> None:
         try:
