@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
-from service.adapters.jwt import Issuer, JwtAuthenticator
+from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
 from service.adapters.memory.quota import MemoryQuota
@@ -24,17 +24,17 @@ from service.adapters.memory.tickets import MemoryTickets
 from service.adapters.nats import address as nats_address
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
-from service.adapters.nats.documents import Documents
-from service.adapters.nats.presence import NatsPresence
-from service.adapters.nats.quota import NatsQuota
-from service.adapters.nats.tickets import NatsTickets
+from service.adapters.nats.stores.documents import Documents
+from service.adapters.nats.stores.presence import NatsPresence
+from service.adapters.nats.stores.quota import NatsQuota
+from service.adapters.nats.stores.tickets import NatsTickets
 from service.adapters.redis import address as redis_address
 from service.adapters.redis.broker import RedisBroker
-from service.adapters.redis.client import RedisClient
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.presence import RedisPresence
-from service.adapters.redis.quota import RedisQuota
-from service.adapters.redis.tickets import RedisTickets
+from service.adapters.redis.stores.client import RedisClient
+from service.adapters.redis.stores.presence import RedisPresence
+from service.adapters.redis.stores.quota import RedisQuota
+from service.adapters.redis.stores.tickets import RedisTickets
 from service.contract.gate import Gate
 from service.contract.model import Contract
 from service.core.authenticator import Authenticator

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
-from service.adapters.memory.store import Entry
+from service.adapters.memory.channel_store import Entry
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
 from service.adapters.redis.address import parse

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from service.adapters.redis.address import parse
-from service.adapters.redis.client import RedisClient
 from service.adapters.redis.config import RedisConfig
+from service.adapters.redis.stores.client import RedisClient
 
 
 def new_prefix() -> str:

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from service.adapters.memory.broker import SWEEP_CHANNELS, SWEEP_SECONDS, MemoryBroker
-from service.adapters.memory.store import CHANNEL_BYTES, STATE_ENTRY_BYTES, STREAM_ENTRY_BYTES
+from service.adapters.memory.channel_store import CHANNEL_BYTES, STATE_ENTRY_BYTES, STREAM_ENTRY_BYTES
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention

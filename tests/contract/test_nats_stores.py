@@ -11,10 +11,10 @@ import nats
 import pytest
 
 from service.adapters.nats.config import NatsConfig
-from service.adapters.nats.documents import Documents
-from service.adapters.nats.presence import NatsPresence
-from service.adapters.nats.quota import NatsQuota
-from service.adapters.nats.tickets import NatsTickets
+from service.adapters.nats.stores.documents import Documents
+from service.adapters.nats.stores.presence import NatsPresence
+from service.adapters.nats.stores.quota import NatsQuota
+from service.adapters.nats.stores.tickets import NatsTickets
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 from service.core.presence import PresenceEntry

@@ -15,7 +15,7 @@ from hypothesis.stateful import invariant, rule
 from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.shard import Shard
+from service.adapters.redis.connections.shard import Shard
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Retention

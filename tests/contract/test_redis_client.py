@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.adapters.redis.address import parse
-from service.adapters.redis.client import BATCH, CONNECTIONS, Call, RedisClient
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.presence import RedisPresence
-from service.adapters.redis.quota import RedisQuota
-from service.adapters.redis.scripts import Script
-from service.adapters.redis.tickets import RedisTickets
+from service.adapters.redis.lua.scripts import Script
+from service.adapters.redis.stores.client import BATCH, CONNECTIONS, Call, RedisClient
+from service.adapters.redis.stores.presence import RedisPresence
+from service.adapters.redis.stores.quota import RedisQuota
+from service.adapters.redis.stores.tickets import RedisTickets
 from service.core.channel import ChannelKey
 from service.core.presence import PresenceEntry
 from service.core.quota import QuotaClaim, QuotaScope

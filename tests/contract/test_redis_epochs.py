@@ -186,7 +186,7 @@ async def test_nothing_begins_where_nobody_else_was_seen() -> None:
 
 async def test_both_connections_lead_to_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that moves without breaking anything: whoever reconnects alone would hear nothing of what it publishes."""
-    monkeypatch.setattr("service.adapters.redis.shards.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("service.adapters.redis.connections.shard_map.WATCH_SECONDS", 0.05)
     async with an_address() as address, running(address.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
         await address.promote()
@@ -239,7 +239,7 @@ async def test_a_full_server_is_in_a_new_reign_all_the_same() -> None:
 
 async def test_a_master_that_loses_its_new_name_is_in_a_new_reign(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was a replica once. With its first replica of its own, or an hour without any, its name is that of its first life."""
-    monkeypatch.setattr("service.adapters.redis.shards.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("service.adapters.redis.connections.shard_map.WATCH_SECONDS", 0.05)
     prefix = new_prefix()
     async with (
         RedisServer() as server,

@@ -520,7 +520,7 @@ async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: Redi
 async def test_a_changed_role_is_noticed_without_a_publish(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.adapters.redis.shards.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("service.adapters.redis.connections.shard_map.WATCH_SECONDS", 0.05)
     async with running(server.url) as (broker, _):
         before = await broker.publish(durable("m-1"))
         link = only(broker).commands.link

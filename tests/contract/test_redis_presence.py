@@ -11,8 +11,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from service.adapters.redis import wire
-from service.adapters.redis.presence import RedisPresence
+from service.adapters.redis import event_codec
+from service.adapters.redis.stores.presence import RedisPresence
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 from tests.contract.presence_suite import MAX_TOLD, TTL, Node, SharedPresenceSuite, Stage, TimedPresenceSuite
@@ -51,7 +51,7 @@ class RedisStage(Stage):
             if channel == f"{self.prefix}:end":
                 return found
             tenant, _, name = channel.partition("{")[2].partition("}")[0].partition(":")
-            event = wire.parse(ChannelKey(tenant, name), message["data"])
+            event = event_codec.parse(ChannelKey(tenant, name), message["data"])
             assert (event.offset, event.state_version, event.epoch) == (None, None, "")
             found.append(
                 Publication(

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import pytest_asyncio
 
-from service.adapters.redis.quota import RedisQuota
+from service.adapters.redis.stores.quota import RedisQuota
 from service.core.quota import CLAIM_TTL, QuotaClaim, SessionOrderUpdate
 from tests.contract.quota_suite import ACME, ANN, Nodes, SharedCapsSuite, TimedCapsSuite
 from tests.contract.redis_stage import client_of, new_prefix

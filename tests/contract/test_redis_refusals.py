@@ -9,10 +9,10 @@ import pytest
 
 from service.adapters.redis.address import parse
 from service.adapters.redis.broker import RedisBroker
-from service.adapters.redis.client import RedisClient
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.refusals import meaning
-from service.adapters.redis.tickets import RedisTickets
+from service.adapters.redis.connections.error_replies import meaning
+from service.adapters.redis.stores.client import RedisClient
+from service.adapters.redis.stores.tickets import RedisTickets
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.errors import ErrorCode, ServiceError

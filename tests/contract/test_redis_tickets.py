@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from service.adapters.redis.client import RedisClient
-from service.adapters.redis.tickets import RedisTickets
+from service.adapters.redis.stores.client import RedisClient
+from service.adapters.redis.stores.tickets import RedisTickets
 from service.core.tickets import TicketStore
 from tests.clock import FakeClock
 from tests.contract.redis_stage import client_of, new_prefix

@@ -9,9 +9,9 @@ import pytest
 
 from service.adapters.clock import SystemClock
 from service.adapters.nats.broker import NatsBroker
-from service.adapters.nats.documents import Documents
-from service.adapters.nats.presence import NatsPresence
-from service.adapters.nats.tickets import NatsTickets
+from service.adapters.nats.stores.documents import Documents
+from service.adapters.nats.stores.presence import NatsPresence
+from service.adapters.nats.stores.tickets import NatsTickets
 from service.core.channel import ChannelKey
 from service.core.identity import Identity
 from service.errors import ServiceError

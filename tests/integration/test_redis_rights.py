@@ -26,7 +26,7 @@ def test_every_command_of_the_scripts_is_among_the_rights() -> None:
     folder = Path(redis_adapters.__file__).parent
     used = {
         word.lower()
-        for file in folder.glob("*.lua")
+        for file in folder.rglob("*.lua")
         for word in re.findall(r"redis\.p?call\('(\w+)'", file.read_text())
     }
     allowed = {right.removeprefix("+").partition("|")[0] for right in RULE.split() if right.startswith("+")}

@@ -21,7 +21,7 @@ from service import app, assets, process
 from service.__main__ import main
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
-from service.adapters.jwt import Issuer, JwtAuthenticator
+from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
 from service.cli import demo
 from service.cli.development import Development, development, needs_development
 from service.cli.options import service_url

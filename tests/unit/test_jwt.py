@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.adapters.jwks import Algorithm
-from service.adapters.jwt import MAX_INFO, MAX_SUBJECT, MAX_TIME, Issuer, JwtAuthenticator
+from service.adapters.jwt.authenticator import MAX_INFO, MAX_SUBJECT, MAX_TIME, Issuer, JwtAuthenticator
+from service.adapters.jwt.key_sources import Algorithm
 from service.core.authenticator import Authenticator
 from service.core.identity import Grant, Identity, Right
 from service.errors import ErrorCode, ServiceError

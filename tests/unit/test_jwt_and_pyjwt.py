@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.adapters.jwks import Algorithm
-from service.adapters.jwt import MAX_TIME, Issuer, JwtAuthenticator
+from service.adapters.jwt.authenticator import MAX_TIME, Issuer, JwtAuthenticator
+from service.adapters.jwt.key_sources import Algorithm
 from service.core.identity import Identity, parse_grants
 from service.errors import ErrorCode, ServiceError
 from tests.clock import START, FakeClock

@@ -10,9 +10,9 @@ from typing import Any
 import jwt
 import pytest
 
-from service.adapters.jwks import FILE_LOOK, Algorithm, PublicKey, SharedKey
-from service.adapters.jwt import Issuer, JwtAuthenticator
-from service.adapters.signatures import Signatures
+from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
+from service.adapters.jwt.key_sources import FILE_LOOK, Algorithm, PublicKey, SharedKey
+from service.adapters.jwt.signature_cache import Signatures
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 from tests.clock import START, FakeClock

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.adapters.nats import wire
 from service.adapters.nats.address import parse
 from service.adapters.nats.config import Subjects, digest, text, token
+from service.adapters.nats.connection import protocol
 from service.core.channel import ChannelKey
 
 HEADERS = b"NATS/1.0 404 Not Here\r\nNats-Sequence: 17\r\n\r\n"
@@ -27,19 +27,19 @@ SAID = (
     b"-ERR 'Authorization Violation'\r\n"
 )
 HEARD = [
-    wire.Info({"server_id": "X", "max_payload": 1_048_576}),
-    wire.Ping(),
-    wire.Message(7, "live.a", b"", b"he\r\no"),
-    wire.Message(8, "live.b", b"", b""),
-    wire.Message(9, "_INBOX.1", HEADERS, b"abc"),
-    wire.Pong(),
-    wire.Complaint("Authorization Violation"),
+    protocol.Info({"server_id": "X", "max_payload": 1_048_576}),
+    protocol.Ping(),
+    protocol.Message(7, "live.a", b"", b"he\r\no"),
+    protocol.Message(8, "live.b", b"", b""),
+    protocol.Message(9, "_INBOX.1", HEADERS, b"abc"),
+    protocol.Pong(),
+    protocol.Complaint("Authorization Violation"),
 ]
 
 
 @given(cuts=st.lists(st.integers(0, len(SAID))))
 def test_what_is_said_does_not_depend_on_where_the_bytes_are_cut(cuts: list[int]) -> None:
-    parser, heard = wire.Parser(), []
+    parser, heard = protocol.Parser(), []
     places = [0, *sorted(cuts), len(SAID)]
     for start, end in pairwise(places):
         heard += list(parser.feed(SAID[start:end]))
@@ -48,7 +48,7 @@ def test_what_is_said_does_not_depend_on_where_the_bytes_are_cut(cuts: list[int]
 
 def test_headers_are_read() -> None:
     message = HEARD[4]
-    assert isinstance(message, wire.Message)
+    assert isinstance(message, protocol.Message)
     assert (message.status, message.description) == (404, "Not Here")
     assert message.header("Nats-Sequence") == "17"
     assert message.header("Nats-Subject") == ""
@@ -56,11 +56,11 @@ def test_headers_are_read() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
-    parser = wire.Parser()
+    parser = protocol.Parser()
     try:
         for _ in parser.feed(data):
             pass
-    except wire.Broken:
+    except protocol.Broken:
         pass
 
 
@@ -73,19 +73,19 @@ def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
         b"MSG a 1 -11\r\n",
         b"INFO {\r\n",
         b"INFO 3\r\n",
-        b"x" * (wire.MAX_LINE + 1),
+        b"x" * (protocol.MAX_LINE + 1),
     ],
 )
 def test_nonsense_is_refused(nonsense: bytes) -> None:
-    with pytest.raises(wire.Broken):
-        list(wire.Parser().feed(nonsense))
+    with pytest.raises(protocol.Broken):
+        list(protocol.Parser().feed(nonsense))
 
 
 def test_what_we_say() -> None:
-    assert wire.publish("a.b", b"12") == b"PUB a.b 2\r\n12\r\n"
-    assert wire.publish("a.b", b"12", "r") == b"PUB a.b r 2\r\n12\r\n"
-    assert wire.publish("a", b"12", "r", {"X": "1"}) == b"HPUB a r 18 20\r\nNATS/1.0\r\nX: 1\r\n\r\n12\r\n"
-    assert wire.subscribe("a.>", 3) + wire.unsubscribe(3) == b"SUB a.> 3\r\nUNSUB 3\r\n"
+    assert protocol.publish("a.b", b"12") == b"PUB a.b 2\r\n12\r\n"
+    assert protocol.publish("a.b", b"12", "r") == b"PUB a.b r 2\r\n12\r\n"
+    assert protocol.publish("a", b"12", "r", {"X": "1"}) == b"HPUB a r 18 20\r\nNATS/1.0\r\nX: 1\r\n\r\n12\r\n"
+    assert protocol.subscribe("a.>", 3) + protocol.unsubscribe(3) == b"SUB a.> 3\r\nUNSUB 3\r\n"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

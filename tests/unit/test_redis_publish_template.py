@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.adapters.redis import publish_template, wire
+from service.adapters.redis import event_codec, publish_template
 from service.adapters.redis.config import namer
-from service.adapters.redis.link import Link
+from service.adapters.redis.connections.link import Link
+from service.adapters.redis.lua.scripts import PUBLISH
 from service.adapters.redis.publish_template import PublishTemplates
-from service.adapters.redis.scripts import PUBLISH
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 
@@ -49,7 +49,12 @@ def expected(publication: Publication, kind: str, *slot: str, generation: str = 
     receipt = f"{channel.receipt}{publication.id}{sender}"
     kept = (str(retention.entries), str(round(retention.ttl * 1000)), "3000")
     before = ("EVALSHA", PUBLISH.sha, "5", *channel.keys, receipt, generation, "5eed", "7000", kind, *kept, "PUBLISH")
-    texts = (*(text.encode() for text in before), channel.events, publication.id.encode(), wire.encode(publication))
+    texts = (
+        *(text.encode() for text in before),
+        channel.events,
+        publication.id.encode(),
+        event_codec.encode(publication),
+    )
     return [*texts, *(text.encode() for text in slot)]
 
 

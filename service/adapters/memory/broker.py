@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.adapters.memory.receipts import Receipts
-from service.adapters.memory.store import ChannelStore, StoreBounds, StoredChannel, accepted
+from service.adapters.memory.channel_store import ChannelStore, StoreBounds, StoredChannel, accepted
+from service.adapters.memory.idempotency_cache import Receipts
 from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer

@@ -15,15 +15,15 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+from service.adapters.nats.channel_reader import Reader
 from service.adapters.nats.config import NatsConfig, Subjects, text
-from service.adapters.nats.heads import Heads
-from service.adapters.nats.link import Link, Unfit, unavailable
-from service.adapters.nats.reader import Reader
+from service.adapters.nats.connection.jetstream import Kept, Stream
+from service.adapters.nats.connection.link import Link, Unfit, unavailable
+from service.adapters.nats.connection.protocol import Message, publish
+from service.adapters.nats.head_tracker import Heads
+from service.adapters.nats.publish_queue import Writer
 from service.adapters.nats.records import Entry, Head, Heard, decode, encode, entry
-from service.adapters.nats.stream import Kept, Stream
-from service.adapters.nats.wire import Message, publish
-from service.adapters.nats.writer import Writer
-from service.adapters.store_config import ServerTime
+from service.adapters.store.config import ServerTime
 from service.aio.eager_start import ensure_task
 from service.core import epoch as epochs
 from service.core.backoff import Backoff

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from service.adapters.store_config import StoreConfig
+from service.adapters.store.config import StoreConfig
 from service.core.channel import ChannelKey
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
-from service.adapters.nats.link import unavailable
+from service.adapters.nats.connection.link import unavailable
 from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.epoch import is_later, new_epoch

@@ -16,15 +16,15 @@ from typing import Any
 
 import structlog
 
-from service.adapters.redis import wire
+from service.adapters.redis import event_codec
 from service.adapters.redis.calls import Calls
+from service.adapters.redis.channel_index import ChannelIndex
 from service.adapters.redis.config import RedisConfig, milliseconds, namer
-from service.adapters.redis.index import ChannelIndex
-from service.adapters.redis.link import Argument, pack
+from service.adapters.redis.connections.link import Argument, pack
+from service.adapters.redis.connections.shard_map import Shards, unavailable
+from service.adapters.redis.lua.scripts import HISTORY, KEEP, LISTED, PUBLISH, SNAPSHOT, STREAM_HEAD
 from service.adapters.redis.publish_template import PublishTemplate, PublishTemplates
-from service.adapters.redis.scripts import HISTORY, KEEP, LISTED, PUBLISH, SNAPSHOT, STREAM_HEAD
-from service.adapters.redis.shards import Shards, unavailable
-from service.adapters.store_config import ServerTime
+from service.adapters.store.config import ServerTime
 from service.aio.tasks import TaskSupervisor
 from service.core import epoch as epochs
 from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
@@ -118,7 +118,7 @@ class RedisBroker:
         """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
         if publication.delivery is _EPHEMERAL:
             names = self.names(publication.channel)
-            message = pack((self._publish, names.events, wire.ephemeral(publication)))
+            message = pack((self._publish, names.events, event_codec.ephemeral(publication)))
             await self.calls.call(names.tag, lambda _: message, repeats=False)
             return PublishResult(publication.id, "")
         form = self._forms.of(publication)
@@ -306,7 +306,7 @@ class RedisBroker:
         if channel is None or sink is None:
             return
         try:
-            event = wire.parse(channel, message)
+            event = event_codec.parse(channel, message)
         except ValueError as error:  # somebody else writes here, or a newer version does
             self._metrics.broker.broker_errors.labels(reply="message").inc()
             self._not_understood(kind=type(error).__name__)
@@ -346,12 +346,14 @@ def _position(epoch: bytes, offset: int, id_: bytes) -> Position:
 
 def _entry(channel: ChannelKey, entry: list[Any], epoch: str) -> Event:
     id_, fields = entry
-    return wire.decode(channel, Delivery.DURABLE, fields[1], epoch, offset=int(id_.partition(b"-")[0]))
+    return event_codec.decode(channel, Delivery.DURABLE, fields[1], epoch, offset=int(id_.partition(b"-")[0]))
 
 
 def _state(channel: ChannelKey, flat: list[bytes], epoch: str) -> list[Event]:
     events = []
     for value in flat[1::2]:
         head, _, body = value.partition(b"\n")
-        events.append(wire.decode(channel, Delivery.LATEST, body, epoch, state_version=int(head.partition(b" ")[0])))
+        events.append(
+            event_codec.decode(channel, Delivery.LATEST, body, epoch, state_version=int(head.partition(b" ")[0]))
+        )
     return sorted(events, key=lambda event: event.state_version or 0)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import structlog
 
 from service.adapters.redis.config import Names, RedisConfig, milliseconds
-from service.adapters.redis.link import Argument, Link, LinkLost, ReplyError, pack
-from service.adapters.redis.refusals import MEANINGS, meaning, word_of
-from service.adapters.redis.scripts import Script
-from service.adapters.redis.shard import Shard
-from service.adapters.redis.shards import Shards, unavailable
-from service.adapters.redis.topology import said
+from service.adapters.redis.connections.error_replies import MEANINGS, meaning, word_of
+from service.adapters.redis.connections.link import Argument, Link, LinkLost, ReplyError, pack
+from service.adapters.redis.connections.shard import Shard
+from service.adapters.redis.connections.shard_map import Shards, unavailable
+from service.adapters.redis.connections.topology import said
+from service.adapters.redis.lua.scripts import Script
 from service.aio.eager_start import ensure_task
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import LimitedLog

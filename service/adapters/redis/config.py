@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from service.adapters.redis.address import Address
-from service.adapters.store_config import StoreConfig
+from service.adapters.store.config import StoreConfig
 from service.core.channel import ChannelKey
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.adapters.redis import wire
+from service.adapters.redis import event_codec
 from service.adapters.redis.config import Names, milliseconds
-from service.adapters.redis.link import Argument, Link, pack
-from service.adapters.redis.scripts import PUBLISH
+from service.adapters.redis.connections.link import Argument, Link, pack
+from service.adapters.redis.lua.scripts import PUBLISH
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 
@@ -66,7 +66,7 @@ class PublishTemplate:
         id_, sender, key = publication.id, publication.sender, self._key
         receipt = (id_ if sender is None else f"{id_} {sender}").encode()  # an id holds no space
         id_bytes = id_.encode()
-        body = wire.encode(publication)
+        body = event_codec.encode(publication)
         parts: tuple[bytes, ...] = (
             self._head,
             _length(len(key) + len(receipt)),

@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeVar
 
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import Subjects
-from service.adapters.nats.link import unavailable
+from service.adapters.nats.connection.jetstream import PAUSES, Conflict, Write
+from service.adapters.nats.connection.link import unavailable
 from service.adapters.nats.records import encode, entry
-from service.adapters.nats.stream import PAUSES, Conflict, Write
 from service.core.backoff import Backoff
 from service.core.event import Publication
 

@@ -7,7 +7,7 @@ import secrets
 
 import msgspec
 
-from service.adapters.nats.documents import Documents, Draft
+from service.adapters.nats.stores.documents import Documents, Draft
 from service.core.clock import Clock, milliseconds
 
 USED = b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from service.adapters.redis.client import RedisClient
+from service.adapters.redis.stores.client import RedisClient
 
 
 class RedisTickets:

@@ -12,10 +12,10 @@ from redis.crc import key_slot
 
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.link import Link, LinkLost, ReplyError
-from service.adapters.redis.refusals import meaning
-from service.adapters.redis.reign import RUN, tag_in
-from service.adapters.store_config import ServerTime
+from service.adapters.redis.connections.error_replies import meaning
+from service.adapters.redis.connections.generation import RUN, tag_in
+from service.adapters.redis.connections.link import Link, LinkLost, ReplyError
+from service.adapters.store.config import ServerTime
 from service.core.descriptors import EXHAUSTED, is_exhaustion
 
 Place = tuple[str, int]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection
 import structlog
 
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.link import Link, LinkLost, ReplyError
-from service.adapters.redis.reconnecting_link import ReconnectingLink
-from service.adapters.redis.reign import RUN, Seat
-from service.adapters.redis.scripts import CHANNEL_SCRIPTS, REIGN
-from service.adapters.redis.subscriber import Subscriber
-from service.adapters.redis.topology import NoServer, Place, Servers, ask_server
+from service.adapters.redis.connections.generation import RUN, Seat
+from service.adapters.redis.connections.link import Link, LinkLost, ReplyError
+from service.adapters.redis.connections.reconnecting_link import ReconnectingLink
+from service.adapters.redis.connections.subscriber import Subscriber
+from service.adapters.redis.connections.topology import NoServer, Place, Servers, ask_server
+from service.adapters.redis.lua.scripts import CHANNEL_SCRIPTS, REIGN
 from service.aio.tasks import TaskSupervisor
 
 _log = structlog.get_logger("redis")

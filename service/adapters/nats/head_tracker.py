@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from service.adapters.nats.config import NatsConfig, Subjects
+from service.adapters.nats.connection.jetstream import Conflict, Stream, Write
 from service.adapters.nats.records import Entry, Head, Heard, decode, encode, new_head
-from service.adapters.nats.stream import Conflict, Stream, Write
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator
 import structlog
 
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.shard import Shard
-from service.adapters.redis.topology import NoServer, Place, Servers
-from service.adapters.store_config import ServerTime
+from service.adapters.redis.connections.shard import Shard
+from service.adapters.redis.connections.topology import NoServer, Place, Servers
+from service.adapters.store.config import ServerTime
 from service.aio.tasks import TaskSupervisor
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics

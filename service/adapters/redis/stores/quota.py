@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Sequence
 from itertools import count
 
-from service.adapters.redis import scripts
-from service.adapters.redis.client import Call, RedisClient
+from service.adapters.redis.lua import scripts
+from service.adapters.redis.stores.client import Call, RedisClient
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, SessionOrderUpdate
 
 _CLAIM = scripts.load("quota_claim")

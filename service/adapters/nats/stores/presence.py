@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from service.adapters.nats.documents import Documents, Draft, each
+from service.adapters.nats.stores.documents import Documents, Draft, each
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Publication

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from service.adapters.nats import wire
 from service.adapters.nats.config import NatsConfig
-from service.adapters.nats.wire import Message
+from service.adapters.nats.connection import protocol
+from service.adapters.nats.connection.protocol import Message
 from service.core.backoff import Backoff
 from service.core.descriptors import EXHAUSTED, is_exhaustion
 from service.errors import ErrorCode, ServiceError
@@ -175,7 +175,7 @@ class Link:
         self._next += 1
         token = str(self._next)
         call = _Call(self._loop.create_future(), last)
-        self.send(*ahead, wire.publish(subject, payload, f"{self._inbox}.{token}", headers))
+        self.send(*ahead, protocol.publish(subject, payload, f"{self._inbox}.{token}", headers))
         self._calls[token] = call
         try:
             return await call.future
@@ -184,7 +184,7 @@ class Link:
 
     def tell(self, subject: str, payload: bytes) -> None:
         """Asks something whose answer is of no interest. Raises as `send`."""
-        self.send(wire.publish(subject, payload, f"{self._inbox}.0"))
+        self.send(protocol.publish(subject, payload, f"{self._inbox}.0"))
 
     def settle(self) -> asyncio.Future[None]:
         """Done when the server has dealt with everything sent before.
@@ -192,7 +192,7 @@ class Link:
         Raises ServiceError when there is no connection; the future does so when it ends before.
         """
         pong: asyncio.Future[None] = self._loop.create_future()
-        self.send(wire.PING)
+        self.send(protocol.PING)
         self._pongs.append(pong)
         return pong
 
@@ -201,7 +201,7 @@ class Link:
         raises. Returns what `unsubscribe` wants. Raises as `send`."""
         self._next += 1
         self._refused.discard(subject)
-        self.send(wire.subscribe(subject, self._next))
+        self.send(protocol.subscribe(subject, self._next))
         self._subscriptions[self._next] = (subject, handler)
         return self._next
 
@@ -214,17 +214,17 @@ class Link:
         """Stops that at once."""
         if self._subscriptions.pop(sid, None) is not None:
             with suppress(ServiceError):  # without a connection there is nothing to end
-                self.send(wire.unsubscribe(sid))
+                self.send(protocol.unsubscribe(sid))
 
     # --- connecting -----------------------------------------------------------------------------------------------------
 
-    async def _connect_any(self) -> tuple[asyncio.StreamReader, wire.Parser]:
+    async def _connect_any(self) -> tuple[asyncio.StreamReader, protocol.Parser]:
         found: ServiceError = unavailable("there is no NATS server")
         for server in random.sample(self._config.servers, len(self._config.servers)):
             try:
                 async with asyncio.timeout(self._config.silence):
                     return await self._connect(server)
-            except (OSError, wire.Broken, EOFError, asyncio.LimitOverrunError, ServiceError) as error:
+            except (OSError, protocol.Broken, EOFError, asyncio.LimitOverrunError, ServiceError) as error:
                 # Their words are the system's and the server's own, about addresses and permissions.
                 reason = error.message if isinstance(error, ServiceError) else str(error) or type(error).__name__
                 if is_exhaustion(error):
@@ -236,14 +236,14 @@ class Link:
                 found = error if isinstance(error, ServiceError) else unavailable(f"NATS cannot be reached: {reason}")
         raise found
 
-    async def _connect(self, server: str) -> tuple[asyncio.StreamReader, wire.Parser]:
+    async def _connect(self, server: str) -> tuple[asyncio.StreamReader, protocol.Parser]:
         place = urlsplit(server)
-        reader, writer = await asyncio.open_connection(place.hostname, place.port or 4222, limit=wire.MAX_LINE)
+        reader, writer = await asyncio.open_connection(place.hostname, place.port or 4222, limit=protocol.MAX_LINE)
         try:
-            parser = wire.Parser()
+            parser = protocol.Parser()
             # Nothing may be read beyond INFO before TLS: what follows is not in the clear.
-            for said in parser.feed(await reader.readuntil(wire.CRLF)):
-                if isinstance(said, wire.Info):
+            for said in parser.feed(await reader.readuntil(protocol.CRLF)):
+                if isinstance(said, protocol.Info):
                     self.info = said.fields
             if self._tls is not None:
                 await writer.start_tls(self._tls, server_hostname=place.hostname)
@@ -277,17 +277,17 @@ class Link:
             options["user"] = config.user
         if config.password is not None:
             options["pass" if config.user is not None else "auth_token"] = config.password
-        subscriptions = (wire.subscribe(subject, sid) for sid, (subject, _) in self._subscriptions.items())
-        return b"".join((wire.connect(options), *subscriptions, wire.PING))
+        subscriptions = (protocol.subscribe(subject, sid) for sid, (subject, _) in self._subscriptions.items())
+        return b"".join((protocol.connect(options), *subscriptions, protocol.PING))
 
-    async def _welcome(self, reader: asyncio.StreamReader, parser: wire.Parser) -> None:
+    async def _welcome(self, reader: asyncio.StreamReader, parser: protocol.Parser) -> None:
         """Waits until the subscriptions are in force. What comes in before is delivered: it follows what was missed."""
         while data := await reader.read(READ_BYTES):
             welcome = False
             for said in parser.feed(data):
-                if isinstance(said, wire.Complaint) and not _about_permissions(said.text):
+                if isinstance(said, protocol.Complaint) and not _about_permissions(said.text):
                     raise Unfit(f"NATS says: {said.text}")
-                if isinstance(said, wire.Pong):
+                if isinstance(said, protocol.Pong):
                     welcome = True
                 else:
                     self._hear(said)
@@ -297,7 +297,7 @@ class Link:
 
     # --- living ---------------------------------------------------------------------------------------------------------
 
-    async def _run(self, reader: asyncio.StreamReader, parser: wire.Parser) -> None:
+    async def _run(self, reader: asyncio.StreamReader, parser: protocol.Parser) -> None:
         """Reads, and connects again, for ever."""
         while True:
             reason = await self._read(reader, parser)
@@ -311,18 +311,18 @@ class Link:
             self._outage.over()
             self._restoring = asyncio.create_task(self._restore(), name="nats restore")
 
-    async def _read(self, reader: asyncio.StreamReader, parser: wire.Parser) -> str:
+    async def _read(self, reader: asyncio.StreamReader, parser: protocol.Parser) -> str:
         """Until the connection ends; returns why."""
         try:
             while data := await reader.read(READ_BYTES):
                 self._heard = self._loop.time()
                 for said in parser.feed(data):
                     self._hear(said)
-        except (OSError, wire.Broken) as error:
+        except (OSError, protocol.Broken) as error:
             return str(error) or type(error).__name__
         return "NATS closed the connection"
 
-    async def _connect_again(self, reason: str) -> tuple[asyncio.StreamReader, wire.Parser]:
+    async def _connect_again(self, reason: str) -> tuple[asyncio.StreamReader, protocol.Parser]:
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             if self._outage.failed(reason=reason):
@@ -346,22 +346,22 @@ class Link:
                 self.usable = self._writer is writer
                 return
 
-    def _hear(self, said: wire.Said) -> None:
+    def _hear(self, said: protocol.Said) -> None:
         match said:
             case Message():
                 if (found := self._subscriptions.get(said.sid)) is not None:
                     found[1](said)
-            case wire.Ping():
-                self.send(wire.PONG)
-            case wire.Pong():
+            case protocol.Ping():
+                self.send(protocol.PONG)
+            case protocol.Pong():
                 pong = self._pongs.popleft() if self._pongs else None
                 if isinstance(pong, float):
                     self._on_pong(self._loop.time() - pong)
                 elif pong is not None and not pong.done():
                     pong.set_result(None)
-            case wire.Info():
+            case protocol.Info():
                 self.info = said.fields
-            case wire.Complaint():
+            case protocol.Complaint():
                 self._complained(said.text, reason=said.text)
                 if _about_permissions(said.text):
                     self._refused.add(said.text.partition('"')[2].partition('"')[0])
@@ -382,13 +382,13 @@ class Link:
             self._writer.transport.abort()  # which ends `_read`
             return
         self._pongs.append(self._loop.time())
-        self.send(wire.PING)
+        self.send(protocol.PING)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Only `close` ends the task. If anything else does, every call fails from now on, and `Broker.check` with them."""
         if not task.cancelled():
             _log.error("task_died", task=task.get_name(), exc_info=task.exception())
-            self._lost("its task_died")
+            self._lost("its task died")
 
     def _flush(self) -> None:
         lines, self._out = self._out, []

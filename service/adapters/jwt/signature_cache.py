@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from service.adapters.jwks import Key
+from service.adapters.jwt.key_sources import Key
 from service.telemetry.metrics import Metrics
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.link import Link, LinkLost
-from service.adapters.redis.reconnecting_link import ReconnectingLink
-from service.adapters.redis.topology import Place, Servers
+from service.adapters.redis.connections.link import Link, LinkLost
+from service.adapters.redis.connections.reconnecting_link import ReconnectingLink
+from service.adapters.redis.connections.topology import Place, Servers
 from service.aio.eager_start import ensure_task
 
 CHUNK = 500

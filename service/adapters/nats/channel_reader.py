@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.adapters.nats.config import Subjects
-from service.adapters.nats.heads import Heads
-from service.adapters.nats.link import unavailable
+from service.adapters.nats.connection.jetstream import PAUSES, Stream
+from service.adapters.nats.connection.link import unavailable
+from service.adapters.nats.head_tracker import Heads
 from service.adapters.nats.records import Entry, Head, decode, segments, unbroken, values
-from service.adapters.nats.stream import PAUSES, Stream
 from service.core.backoff import Backoff
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds

@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 import jwt
 import msgspec
 
-from service.adapters.jwks import Algorithm, Fetch, FileKeys, KeySource, SecretKey, SharedKey, UrlKeys
-from service.adapters.signatures import Signatures
+from service.adapters.jwt.key_sources import Algorithm, Fetch, FileKeys, KeySource, SecretKey, SharedKey, UrlKeys
+from service.adapters.jwt.signature_cache import Signatures
 from service.core.clock import Clock
 from service.core.identity import Identity, parse_grants
 from service.errors import ErrorCode, ServiceError

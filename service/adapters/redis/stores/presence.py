@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from service.adapters.redis import scripts, wire
-from service.adapters.redis.client import Call, RedisClient
+from service.adapters.redis import event_codec
+from service.adapters.redis.lua import scripts
+from service.adapters.redis.stores.client import Call, RedisClient
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
@@ -45,7 +46,7 @@ class RedisPresence:
         """As the port says."""
         (channel, user, connection), info, joined = entrance
         keys = (*self._keys(channel), self._client.keys.events(channel))
-        told = (self._most_told, self._client.publish, wire.ephemeral(joined))
+        told = (self._most_told, self._client.publish, event_codec.ephemeral(joined))
         return _change(await self._client.run(_UPDATE, keys, (user, connection, info or b"", *told)))
 
     async def join_all(self, entrances: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
@@ -106,7 +107,7 @@ class RedisPresence:
                 KEPT * self._ttl,
                 self._most_told,
                 self._client.publish,
-                wire.ephemeral(joined),
+                event_codec.ephemeral(joined),
             ),
         )
 
@@ -114,7 +115,7 @@ class RedisPresence:
         channel, user, connection = entry
         return Call(
             (*self._keys(channel), self._client.keys.events(channel)),
-            (user, connection, int(expired), self._most_told, self._client.publish, wire.ephemeral(left)),
+            (user, connection, int(expired), self._most_told, self._client.publish, event_codec.ephemeral(left)),
         )
 
     def _keys(self, channel: ChannelKey) -> tuple[str, str, str]:

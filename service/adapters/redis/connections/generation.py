@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from redis.crc import key_slot
 
-from service.adapters.redis.link import Argument, Link, ReplyError
-from service.adapters.redis.scripts import REIGN
+from service.adapters.redis.connections.link import Argument, Link, ReplyError
+from service.adapters.redis.lua.scripts import REIGN
 
 RUN = 20
 """Characters of a generation that name the process; more of them tell its lives as a master apart."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from service.adapters.nats.config import NatsConfig, Subjects
-from service.adapters.nats.heads import Heads, Known
+from service.adapters.nats.connection.jetstream import PAUSES, Conflict, Stream, Write
+from service.adapters.nats.head_tracker import Heads, Known
 from service.adapters.nats.records import SEGMENT, Entry, Head, Outcome, advance, decode, encode
-from service.adapters.nats.stream import PAUSES, Conflict, Stream, Write
 from service.core.backoff import Backoff
 from service.core.broker import PublishResult
 from service.core.channel import ChannelKey

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from service.adapters.nats import wire
-from service.adapters.nats.link import Link, Unfit, unavailable
-from service.adapters.nats.wire import Message
-from service.adapters.store_config import ServerTime
+from service.adapters.nats.connection import protocol
+from service.adapters.nats.connection.link import Link, Unfit, unavailable
+from service.adapters.nats.connection.protocol import Message
+from service.adapters.store.config import ServerTime
 
 OLDEST_SERVER = (2, 12, 1)
 """2.12.0 refuses what a batch expects of subjects that have no message yet."""
@@ -188,7 +188,7 @@ class Stream:
                 for number, write in enumerate(batch, 1)
             ]
             *ahead, (final, headers) = numbered
-            lines = tuple(wire.publish(write.subject, write.data, headers=some) for write, some in ahead)
+            lines = tuple(protocol.publish(write.subject, write.data, headers=some) for write, some in ahead)
             answer = await self._put(final, lines, headers | {"Nats-Batch-Commit": "1"})
         if _code(answer) == WRONG_LAST_SEQUENCE:
             raise Conflict

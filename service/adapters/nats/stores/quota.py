@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from service.adapters.nats.config import digest
-from service.adapters.nats.documents import Documents, Draft, each
+from service.adapters.nats.stores.documents import Documents, Draft, each
 from service.core.clock import Clock, milliseconds
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, SessionOrderUpdate
 

@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.link import Link, LinkLost, ReplyError
-from service.adapters.redis.topology import NoServer, Place, Servers, is_refusal, said
+from service.adapters.redis.connections.link import Link, LinkLost, ReplyError
+from service.adapters.redis.connections.topology import NoServer, Place, Servers, is_refusal, said
 from service.core.backoff import Backoff
 from service.telemetry.outage import OutageLog
 

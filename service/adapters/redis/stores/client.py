@@ -34,9 +34,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.adapters.redis.address import Topology
 from service.adapters.redis.config import Keys, RedisConfig
-from service.adapters.redis.refusals import MEANINGS, meaning, word_of
-from service.adapters.redis.scripts import Script
-from service.adapters.redis.topology import ASK_SECONDS, SHARE, Place, Servers
+from service.adapters.redis.connections.error_replies import MEANINGS, meaning, word_of
+from service.adapters.redis.connections.topology import ASK_SECONDS, SHARE, Place, Servers
+from service.adapters.redis.lua.scripts import Script
 from service.aio.eager_start import ensure_task
 from service.errors import ErrorCode, ServiceError
 

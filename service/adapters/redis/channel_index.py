@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from service.adapters.redis.calls import Calls
 from service.adapters.redis.config import Keys
-from service.adapters.redis.link import Argument, pack
-from service.adapters.redis.scripts import INDEX, INDEX_SETTLE, Script
+from service.adapters.redis.connections.link import Argument, pack
+from service.adapters.redis.lua.scripts import INDEX, INDEX_SETTLE, Script
 from service.aio.eager_start import ensure_task
 from service.core.channel import ChannelKey
 from service.errors import ServiceError
