@@ -45,7 +45,7 @@ from service.realtime.lifecycle.latency_probe import Connect, LatencyProbe
 from service.realtime.lifecycle.monitor import ConnectionMonitor
 from service.realtime.lifecycle.rebalancer import Rebalancer
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
-from service.realtime.presence.tracker import Presence
+from service.realtime.presence.presence import Presence
 from service.realtime.publisher import Publisher
 from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
@@ -177,7 +177,7 @@ class Node:
             self._channels_with_presence,
             self.relay.deliver,
             debounce=bounds.deadlines.presence_leave,
-            most_members=bounds.presence_members,
+            max_members=bounds.presence_members,
             ttl=bounds.presence_ttl,
         )
         self.relay.presence = self.presence

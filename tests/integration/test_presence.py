@@ -29,7 +29,7 @@ def members(reply: dict[str, object]) -> dict[str, int]:
     return found
 
 
-async def test_a_join_is_told_to_the_others_with_what_the_token_says(server: Running) -> None:
+async def test_join_is_published_with_the_info_of_the_token(server: Running) -> None:
     async with server.client("ann") as ann:
         reply = await ann.subscribe("room:1")
         assert members(reply) == {"ann": 1}
@@ -40,7 +40,7 @@ async def test_a_join_is_told_to_the_others_with_what_the_token_says(server: Run
             assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "ben": 1}
 
 
-async def test_five_tabs_are_one_user() -> None:
+async def test_five_connections_of_a_user_are_one_member() -> None:
     async with serving(deadlines={"presence_leave": 0.05}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
         tabs: list[Client] = []
@@ -59,7 +59,7 @@ async def test_five_tabs_are_one_user() -> None:
         assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1}
 
 
-async def test_coming_back_within_the_debounce_flaps_nobody() -> None:
+async def test_reconnect_within_the_debounce_publishes_nothing() -> None:
     async with serving(deadlines={"presence_leave": 0.3}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
         async with server.client("ben") as ben:
@@ -79,7 +79,7 @@ async def pass_time(server: Running, seconds: float) -> None:
     await done.wait()
 
 
-async def test_leaving_a_channel_is_a_leave_too() -> None:
+async def test_unsubscribe_publishes_a_leave() -> None:
     quickly = {"presence_leave": 0.05}
     async with serving(deadlines=quickly) as server, server.client("ann") as ann, server.client("ben") as ben:
         await ann.subscribe("room:1")
@@ -89,7 +89,7 @@ async def test_leaving_a_channel_is_a_leave_too() -> None:
         assert (left["from"], left["data"]) == ("ben", {"user": "ben"})
 
 
-async def test_a_large_room_gets_counts() -> None:
+async def test_large_channel_gets_counts_instead_of_names() -> None:
     async with serving(presence={"members": 2}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
         clients = [await Client.open(server, f"u{number}") for number in range(4)]
@@ -101,7 +101,7 @@ async def test_a_large_room_gets_counts() -> None:
             await client.close()
 
 
-async def test_channels_without_presence_tell_nothing(server: Running) -> None:
+async def test_channel_without_presence_publishes_no_presence(server: Running) -> None:
     async with server.client() as ann:
         assert "presence" not in await ann.subscribe("board:1")
 

@@ -65,7 +65,7 @@ async def die(node: Running) -> None:
     await eventually(lambda: not len(node.service.node.registry))
 
 
-async def test_a_user_on_two_nodes_is_told_of_once(nodes: Nodes) -> None:
+async def test_user_on_two_nodes_is_announced_once(nodes: Nodes) -> None:
     async with nodes.one.client("ann") as ann, nodes.two.client("eve") as eve:
         await ann.subscribe("room:1")
         await eve.subscribe("room:1")
@@ -84,7 +84,7 @@ async def test_a_user_on_two_nodes_is_told_of_once(nodes: Nodes) -> None:
         assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "eve": 1}
 
 
-async def test_the_users_of_a_node_that_died_are_told_as_gone_and_who_came_back_is_not(nodes: Nodes) -> None:
+async def test_killed_node_users_leave_unless_they_reconnect_elsewhere(nodes: Nodes) -> None:
     async with nodes.two.client("ann") as ann:
         await ann.subscribe("room:1")
         theirs = [await Client.open(nodes.one, user) for user in ("ben", "eve")]
@@ -104,7 +104,7 @@ async def test_the_users_of_a_node_that_died_are_told_as_gone_and_who_came_back_
             assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "eve": 1}
 
 
-async def test_whoever_moves_to_another_node_in_a_drain_flaps_nobody() -> None:
+async def test_user_who_moves_in_a_drain_causes_no_presence_events() -> None:
     async with two_nodes(await shared_redis()) as nodes, nodes.two.client("ann") as ann:
         await ann.subscribe("room:1")
         ben = await Client.open(nodes.one, "ben")
@@ -121,7 +121,7 @@ async def test_whoever_moves_to_another_node_in_a_drain_flaps_nobody() -> None:
             assert members(await ann.ask("presence", channel="room:1")) == {"ann": 1, "ben": 1}
 
 
-async def test_presence_is_there_again_after_redis_lost_everything() -> None:
+async def test_presence_is_restored_after_redis_lost_its_data() -> None:
     async with (
         RedisServer() as server,
         two_nodes(server) as nodes,
@@ -141,7 +141,7 @@ async def test_presence_is_there_again_after_redis_lost_everything() -> None:
         assert "presence.left" not in [message["type"] for message in (*ann.received, *ben.received)]
 
 
-async def test_who_comes_and_goes_while_a_node_is_deaf_is_told_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_during_an_interruption_reach_subscribers_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         RedisServer() as server,
         two_nodes(server, deadlines={"presence_leave": 0.05}) as nodes,
@@ -176,7 +176,7 @@ async def until_refused(node: Running, user: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("cap", ["connections_per_user", "connections_per_tenant"])
-async def test_a_cap_holds_over_both_nodes_and_whoever_leaves_makes_room(cap: str) -> None:
+async def test_cap_holds_on_both_nodes_and_a_leave_frees_a_place(cap: str) -> None:
     async with two_nodes(await shared_redis(), limits={cap: 2}) as nodes:
         async with nodes.one.client("ann") as first, nodes.two.client("ann"):
             for node in nodes:
@@ -188,7 +188,7 @@ async def test_a_cap_holds_over_both_nodes_and_whoever_leaves_makes_room(cap: st
             await node.at_rest()
 
 
-async def test_a_newer_session_on_one_node_ends_the_oldest_on_the_other() -> None:
+async def test_newer_session_on_one_node_closes_the_oldest_on_the_other() -> None:
     limits = {"connections_per_user": 2, "on_user_cap": "replace"}
     async with two_nodes(await shared_redis(), limits=limits) as nodes:
         clients = []
@@ -203,7 +203,7 @@ async def test_a_newer_session_on_one_node_ends_the_oldest_on_the_other() -> Non
             await node.at_rest()
 
 
-async def test_when_redis_is_gone_connections_come_in_by_each_nodes_own_caps() -> None:
+async def test_caps_of_each_node_hold_while_redis_is_away() -> None:
     async with (
         RedisServer() as server,
         two_nodes(server, limits={"connections_per_user": 1}) as nodes,
@@ -218,7 +218,7 @@ async def test_when_redis_is_gone_connections_come_in_by_each_nodes_own_caps() -
         await until_refused(nodes.two, "ann", "connections_per_user")
 
 
-async def test_a_ticket_of_one_node_is_good_on_the_other_once(nodes: Nodes) -> None:
+async def test_ticket_of_one_node_is_valid_once_on_the_other(nodes: Nodes) -> None:
     headers = {"Authorization": f"Bearer {token('ann')}"}
     async with nodes.one.http.post(f"{nodes.one.url}/tickets", headers=headers) as response:
         ticket = (await response.json())["ticket"]

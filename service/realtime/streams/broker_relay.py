@@ -42,11 +42,11 @@ class Joined(Struct, frozen=True):
     after: list[Frame]
 
 
-class PresenceEar(Protocol):
-    """Presence, as far as it listens: what is told of it is in no stream that could be read after a gap."""
+class PresenceObserver(Protocol):
+    """Receives presence events and interruptions: presence events are in no stream that could be read after a gap."""
 
-    def heard(self, event: Event) -> None:
-        """Takes note of an event without offset that goes out in a channel with presence."""
+    def observe(self, event: Event) -> None:
+        """Records an event without offset that goes out in a channel with presence."""
 
     def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
         """See EventSink."""
@@ -70,7 +70,7 @@ class BrokerRelay:
         self._metrics = runtime.metrics
         self._limits = outbox
         self._taps: dict[ChannelKey, EventSink] = {}
-        self.presence: PresenceEar | None = None
+        self.presence: PresenceObserver | None = None
         self.on_interrupted: Callable[[], None] | None = None
         """Called when the broker was away: what other stores keep beside it may be gone too."""
         self._unsubscribe_failed = runtime.outages.limited(_log, "unsubscribe failed", runtime.clock.monotonic)
@@ -123,7 +123,7 @@ class BrokerRelay:
     def _push(self, room: Room, event: Event) -> None:
         """Encodes an event once and hands it to its room."""
         if event.offset is None and room.spec.presence and self.presence is not None:
-            self.presence.heard(event)
+            self.presence.observe(event)
         spec = room.spec.events.get(event.type)
         if spec is None:  # one of the service's own
             room.push(event_frame(event, self._clock.monotonic()), 0.0)

@@ -17,7 +17,7 @@ from service.protocol.close import CloseCode
 from service.protocol.messages import PresenceReply, Subscribed, Unsubscribed
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.frame import Frame, encode_event
-from service.realtime.presence.tracker import Presence
+from service.realtime.presence.presence import Presence
 from service.realtime.streams.broker_relay import BrokerRelay, Joined
 from service.telemetry.metrics import Metrics
 

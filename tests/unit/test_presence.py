@@ -15,7 +15,9 @@ from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.presence import LeaveEventFactory, PresenceChange, PresenceEntry, PresenceJoin
 from service.errors import ErrorCode, ServiceError
-from service.realtime.presence.tracker import JOINED, LEFT, RETRY, Presence
+from service.realtime.presence.events import JOINED, LEFT
+from service.realtime.presence.lease import RETRY_INTERVAL
+from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.clock import FakeClock
@@ -97,21 +99,21 @@ class Stage:
             lambda: [ROOM],
             self.deliver,
             debounce=DEBOUNCE,
-            most_members=10,
+            max_members=10,
             ttl=TTL,
         )
         self.presence.start()
 
     def deliver(self, event: Event) -> None:
-        """The relay: all that goes out passes presence's ear."""
-        self.presence.heard(event)
+        """The relay: presence observes all that goes out."""
+        self.presence.observe(event)
         self.delivered.append((event.type, event.key))
 
     def hear(self) -> None:
-        """The broker brings what has been told."""
+        """The broker delivers what was published."""
         for kind, user in self.store.story():
             told = event(kind, ROOM, str(user))
-            self.presence.heard(Event(told.channel, told.type, told.id, told.delivery, told.data, user, 0, key=user))
+            self.presence.observe(Event(told.channel, told.type, told.id, told.delivery, told.data, user, 0, key=user))
 
     async def join(self, *users: str) -> None:
         for user in users:
@@ -121,13 +123,13 @@ class Stage:
         self.presence.leave(ROOM, user, f"c-{user}")
 
     async def pass_time(self, seconds: float) -> None:
-        """Half a second at a time, as what one moment starts has ended before the next."""
+        """Moves time in steps of half a second, and lets tasks end between two steps."""
         for _ in range(round(seconds * 2)):
             self.clock.advance(0.5)
             await self.rest()
 
     async def rest(self) -> None:
-        """Waits until nothing is under way."""
+        """Waits until no task runs."""
         while self.runtime.tasks._tasks:
             await asyncio.wait(self.runtime.tasks._tasks)
 
@@ -142,7 +144,7 @@ async def stage() -> AsyncIterator[Stage]:
     assert not stage.metrics.process.supervised_task_deaths.children
 
 
-async def test_a_leave_is_told_after_the_debounce_and_not_when_they_come_back(stage: Stage) -> None:
+async def test_leave_is_published_after_the_debounce_unless_the_user_returns(stage: Stage) -> None:
     await stage.join("ann", "ben")
     stage.leave("ann")
     stage.leave("ben")
@@ -155,7 +157,7 @@ async def test_a_leave_is_told_after_the_debounce_and_not_when_they_come_back(st
     assert stage.store.story() == []
 
 
-async def test_entries_are_renewed_until_they_have_left(stage: Stage) -> None:
+async def test_renewal_covers_entries_until_they_leave(stage: Stage) -> None:
     await stage.join("ann", "ben")
     stage.leave("ben")
     await stage.pass_time(TTL / 3)
@@ -163,50 +165,50 @@ async def test_entries_are_renewed_until_they_have_left(stage: Stage) -> None:
     assert stage.store.story()[-1] == (LEFT, "ben")
 
 
-async def test_a_leave_that_the_store_did_not_take_is_made_up_for(stage: Stage) -> None:
+async def test_leave_is_repeated_after_the_store_was_away(stage: Stage) -> None:
     await stage.join("ann")
     stage.leave("ann")
     stage.store.away = True
     await stage.pass_time(DEBOUNCE + 1)
     assert await stage.store.count(ROOM) == 1
     stage.store.away = False
-    await stage.pass_time(RETRY + TTL / 6)
+    await stage.pass_time(RETRY_INTERVAL + TTL / 6)
     assert stage.store.story() == [(JOINED, "ann"), (LEFT, "ann")]
 
 
-async def test_what_the_store_lost_is_entered_again_at_once(stage: Stage) -> None:
+async def test_interruption_adds_lost_entries_again_at_once(stage: Stage) -> None:
     await stage.join("ann", "ben")
     await stage.pass_time(1)
     stage.store.lose()
     stage.presence.interrupted(None)
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     assert await stage.store.count(ROOM) == 2
     assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ben")] * 2
     assert stage.metrics.subscriptions.presence_reentered._value.get() == 2
 
 
-async def test_what_the_store_lost_while_it_was_away_is_entered_again_on_its_return(stage: Stage) -> None:
+async def test_entries_lost_during_an_outage_are_added_again_after_it(stage: Stage) -> None:
     await stage.join("ann")
     stage.store.away = True
     await stage.pass_time(60)
     stage.store.lose()
     stage.store.away = False
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     assert stage.store.story() == [(JOINED, "ann")] * 2
 
 
-async def test_being_asked_again_and_again_it_looks_once_a_second(stage: Stage) -> None:
+async def test_repeated_interruptions_cause_one_check_a_second(stage: Stage) -> None:
     await stage.join("ann")
-    looks = 0
+    checks = 0
     for _ in range(40):
         stage.store.renewed = []
         stage.presence.interrupted(None)
         await stage.pass_time(0.5)
-        looks += bool(stage.store.renewed)
-    assert 15 <= looks <= 21
+        checks += bool(stage.store.renewed)
+    assert 15 <= checks <= 21
 
 
-async def test_nobody_is_swept_in_the_first_time_after_an_outage(stage: Stage) -> None:
+async def test_expired_entries_are_kept_for_a_ttl_after_an_outage(stage: Stage) -> None:
     await stage.pass_time(20)
     assert len(stage.store.sweeps) == 4
     stage.store.away = True
@@ -215,19 +217,19 @@ async def test_nobody_is_swept_in_the_first_time_after_an_outage(stage: Stage) -
     back = stage.clock.monotonic()
     del stage.store.sweeps[:]
     await stage.pass_time(2 * TTL)
-    assert back + TTL <= stage.store.sweeps[0] <= back + TTL + TTL / 6 + RETRY
+    assert back + TTL <= stage.store.sweeps[0] <= back + TTL + TTL / 6 + RETRY_INTERVAL
 
 
-async def test_nobody_is_swept_by_a_node_that_was_stopped(stage: Stage) -> None:
-    """Its own entries have expired then."""
+async def test_node_that_was_suspended_removes_no_entries(stage: Stage) -> None:
+    """Its own entries have expired by then."""
     await stage.pass_time(20)
     del stage.store.sweeps[:]
-    stage.clock.advance(2 * TTL)  # what fell due meanwhile happens after it
+    stage.clock.advance(2 * TTL)  # timers that fell due run after it
     await stage.rest()
     assert stage.store.sweeps == []
 
 
-async def test_a_blip_stops_no_sweep(stage: Stage) -> None:
+async def test_short_outage_does_not_delay_removal_of_expired_entries(stage: Stage) -> None:
     await stage.pass_time(20)
     stage.store.away = True
     await stage.pass_time(TTL / 6)
@@ -237,15 +239,15 @@ async def test_a_blip_stops_no_sweep(stage: Stage) -> None:
     assert stage.store.sweeps
 
 
-async def test_after_data_were_lost_a_leave_waits_until_other_nodes_have_entered_theirs_again(stage: Stage) -> None:
+async def test_leave_after_data_loss_waits_until_other_nodes_have_renewed(stage: Stage) -> None:
     await stage.join("ann")
     await stage.pass_time(1)
     stage.store.lose()
     stage.presence.interrupted(None)
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     stage.leave("ann")
     await stage.pass_time(DEBOUNCE + 1)
-    # She has another connection, on a node that is slower.
+    # The user has another connection, on a node that renews later.
     await MemoryPresence.join(
         stage.store, PresenceJoin(PresenceEntry(ROOM, "ann", "elsewhere"), None, event(JOINED, ROOM, "ann"))
     )
@@ -254,7 +256,7 @@ async def test_after_data_were_lost_a_leave_waits_until_other_nodes_have_entered
     assert (await stage.store.members(ROOM, 1))[1][0].connections == 1
 
 
-async def test_a_leave_while_entries_are_renewed_is_no_loss(stage: Stage) -> None:
+async def test_leave_during_a_renewal_does_not_count_as_a_loss(stage: Stage) -> None:
     await stage.join("ann", "ben")
     stage.leave("ben")
     await stage.pass_time(DEBOUNCE - 0.5)
@@ -274,7 +276,7 @@ def _left(user: str) -> Publication:
     return event(LEFT, ROOM, user)
 
 
-async def test_who_comes_back_while_the_leave_is_on_its_way_stays(stage: Stage) -> None:
+async def test_join_waits_for_the_leave_before_it(stage: Stage) -> None:
     await stage.join("ann")
     stage.leave("ann")
     stage.store.gate.clear()
@@ -290,7 +292,7 @@ async def test_who_comes_back_while_the_leave_is_on_its_way_stays(stage: Stage) 
     assert stage.store.renewed == [PresenceEntry(ROOM, "ann", "c-ann")]
 
 
-async def test_a_join_that_failed_is_neither_renewed_nor_forgotten(stage: Stage) -> None:
+async def test_failed_join_is_not_renewed_and_still_left(stage: Stage) -> None:
     stage.store.away = True
     with pytest.raises(ServiceError):
         await stage.join("ann")
@@ -304,7 +306,7 @@ async def test_a_join_that_failed_is_neither_renewed_nor_forgotten(stage: Stage)
     assert stage.metrics.subscriptions.presence_reentered._value.get() == 0
 
 
-async def test_whoever_leaves_in_a_drain_is_left_to_expire(stage: Stage) -> None:
+async def test_leave_during_a_drain_lets_the_entry_expire(stage: Stage) -> None:
     await stage.join("ann", "ben", "eve")
     stage.leave("eve")
     stage.presence.drain()
@@ -314,7 +316,7 @@ async def test_whoever_leaves_in_a_drain_is_left_to_expire(stage: Stage) -> None
     assert stage.store.story()[3:] == [(LEFT, "eve")], "who left before it has left"
 
 
-async def test_what_was_not_heard_in_an_interruption_is_told_afterwards(stage: Stage) -> None:
+async def test_users_missed_in_an_interruption_are_delivered_afterwards(stage: Stage) -> None:
     await stage.join("ann", "ben")
     await stage.presence.view(ROOM)
     stage.hear()
@@ -323,15 +325,15 @@ async def test_what_was_not_heard_in_an_interruption_is_told_afterwards(stage: S
     await stage.pass_time(DEBOUNCE)
     assert stage.store.story() == [(JOINED, "eve"), (LEFT, "ben")], "which nobody here has heard"
     stage.presence.interrupted([ROOM])
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     assert sorted(stage.delivered) == [(JOINED, "eve"), (LEFT, "ben")]
     del stage.delivered[:]
     stage.presence.interrupted([ROOM])
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     assert stage.delivered == [], "they know by now"
 
 
-async def test_info_that_was_not_heard_in_an_interruption_is_told_afterwards(stage: Stage) -> None:
+async def test_info_missed_in_an_interruption_is_delivered_afterwards(stage: Stage) -> None:
     await stage.join("ann", "ben")
     await stage.presence.view(ROOM)
     stage.hear()
@@ -339,38 +341,38 @@ async def test_info_that_was_not_heard_in_an_interruption_is_told_afterwards(sta
     assert stage.store.story() == [(JOINED, "ben")], "which nobody here has heard"
     for told in ([(JOINED, "ben")], []):
         stage.presence.interrupted([ROOM])
-        await stage.pass_time(RETRY)
+        await stage.pass_time(RETRY_INTERVAL)
         assert stage.delivered == told
         del stage.delivered[:]
 
 
-async def test_info_that_the_store_could_not_take_is_shown_when_it_is_back(stage: Stage) -> None:
+async def test_info_update_is_repeated_after_an_outage(stage: Stage) -> None:
     await stage.join("ann", "ben")
     stage.store.away = True
     await stage.presence.update(ROOM, "ann", "c-ann", b'{"n":1}')
     await stage.presence.update(ROOM, "ann", "c-ann", b'{"n":2}')
     await stage.presence.update(ROOM, "ben", "c-ben", b"{}")
     stage.leave("ben")
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     stage.store.story()
     stage.store.away = False
-    await stage.pass_time(TTL / 6 + RETRY)
+    await stage.pass_time(TTL / 6 + RETRY_INTERVAL)
     assert stage.store.story()[0] == (JOINED, "ann")
     assert (await stage.store.members(ROOM, 1))[1][0].info == b'{"n":2}'
     await stage.pass_time(TTL)
     assert (JOINED, "ann") not in stage.store.story(), "once"
 
 
-async def test_what_a_store_has_lost_comes_back_with_the_info_of_now(stage: Stage) -> None:
+async def test_lost_entry_is_added_again_with_its_present_info(stage: Stage) -> None:
     await stage.join("ann")
     await stage.presence.update(ROOM, "ann", "c-ann", b"{}")
     stage.store.lose()
     stage.presence.interrupted(None)
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     assert (await stage.store.members(ROOM, 1))[1][0].info == b"{}"
 
 
-async def test_nobody_is_missed_before_other_nodes_have_entered_theirs_again(stage: Stage) -> None:
+async def test_reconciliation_waits_until_other_nodes_have_renewed(stage: Stage) -> None:
     await stage.join("ann")
     await MemoryPresence.join(
         stage.store, PresenceJoin(PresenceEntry(ROOM, "ben", "elsewhere"), None, event(JOINED, ROOM, "ben"))
@@ -381,7 +383,7 @@ async def test_nobody_is_missed_before_other_nodes_have_entered_theirs_again(sta
     stage.hear()
     stage.store.lose()
     stage.presence.interrupted(None)
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     stage.hear()
     assert stage.delivered == []
     await MemoryPresence.join(
@@ -392,7 +394,7 @@ async def test_nobody_is_missed_before_other_nodes_have_entered_theirs_again(sta
     assert stage.delivered == [(LEFT, "eve")]
 
 
-async def test_who_comes_while_it_is_compared_is_not_told_to_have_left(
+async def test_user_who_joins_during_reconciliation_is_not_reported_as_left(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stage.join("ann")
@@ -407,18 +409,18 @@ async def test_who_comes_while_it_is_compared_is_not_told_to_have_left(
 
     monkeypatch.setattr(Store, "members", staticmethod(slowly))
     stage.presence.interrupted([ROOM])
-    await stage.pass_time(RETRY)
+    await stage.pass_time(RETRY_INTERVAL)
     assert stage.delivered == []
 
 
 @pytest.mark.parametrize("users", [(), ("ann",)], ids=["nothing to renew", "something to renew"])
-async def test_store_that_is_away_is_logged_once_and_its_return_once(stage: Stage, users: tuple[str, ...]) -> None:
+async def test_outage_of_the_store_is_logged_once_with_its_end(stage: Stage, users: tuple[str, ...]) -> None:
     await stage.join(*users)
     with capture_logs() as logs:
         stage.store.away = True
         await stage.pass_time(30)
         stage.store.away = False
         await stage.pass_time(30)
-    told = [(entry["event"], entry.get("entries")) for entry in logs if "renewed" in entry["event"]]
-    assert told == [("presence not renewed", len(users)), ("presence renewed again", len(users))]
-    assert all(entry["seconds"] >= 15 for entry in logs if entry["event"] == "presence renewed again")
+    told = [(entry["event"], entry.get("entries")) for entry in logs if "renewal" in entry["event"]]
+    assert told == [("presence_renewal_failed", len(users)), ("presence_renewal_recovered", len(users))]
+    assert all(entry["seconds"] >= 15 for entry in logs if entry["event"] == "presence_renewal_recovered")

@@ -1,0 +1,79 @@
+"""Presence events: `presence.joined` and `presence.left` for a user, `presence.count` for a large channel."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from service.core.channel import ChannelKey
+from service.core.clock import Clock, milliseconds
+from service.core.event import Delivery, Event, Publication
+from service.core.presence import PresenceEntry, PresenceJoin
+from service.realtime.ids import new_id
+
+JOINED, LEFT, COUNT = "presence.joined", "presence.left", "presence.count"
+
+
+class PresenceEvents:
+    """Makes presence events, stamped with the time of the store."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def join(self, entry: PresenceEntry, info: bytes | None) -> PresenceJoin:
+        """An entry for the store, with the event that announces its user."""
+        data: dict[str, str | Raw] = {"user": entry.user}
+        if info is not None:
+            data["info"] = Raw(info)
+        return PresenceJoin(entry, info, self._publication(entry.channel, JOINED, data, entry.user))
+
+    def left(self, channel: ChannelKey, user: str) -> Publication:
+        """The event that a user has left the channel."""
+        return self._publication(channel, LEFT, {"user": user}, user)
+
+    def count(self, channel: ChannelKey, users: int) -> Publication:
+        """The event that tells the number of users, where they are too many to be announced one by one."""
+        return self._publication(channel, COUNT, {"count": users}, None)
+
+    def _publication(self, channel: ChannelKey, kind: str, data: object, user: str | None) -> Publication:
+        return Publication(
+            channel=channel,
+            type=kind,
+            id=new_id(),
+            delivery=Delivery.EPHEMERAL,
+            data=msgspec.json.encode(data),
+            sender=user,
+            at=milliseconds(self._clock),
+            key=user or "",
+        )
+
+
+class _JoinedData(msgspec.Struct):
+    """The part of a `presence.joined` event that shows the user."""
+
+    info: Raw = Raw(b"")
+
+
+_decode_joined = msgspec.json.Decoder(_JoinedData).decode
+
+
+def shown_info(joined: Event) -> bytes | None:
+    """The info that a `presence.joined` event shows. None if it shows none, or was made by another version."""
+    try:
+        return bytes(_decode_joined(joined.data).info) or None
+    except msgspec.DecodeError:
+        return None
+
+
+def local_event(publication: Publication) -> Event:
+    """The publication as an event for the subscribers of this node alone."""
+    return Event(
+        channel=publication.channel,
+        type=publication.type,
+        id=publication.id,
+        delivery=publication.delivery,
+        data=publication.data,
+        sender=publication.sender,
+        at=publication.at,
+        key=publication.key,
+    )

@@ -1,0 +1,148 @@
+"""Presence: the users of a channel, each announced once, with leaves debounced so that a reload or a deploy is no change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+import msgspec
+import structlog
+from msgspec import Raw
+
+from service.aio.timers import PeriodicTask
+from service.core.broker import Broker
+from service.core.channel import ChannelKey
+from service.core.event import Event
+from service.core.presence import PresenceEntry, PresenceStore
+from service.errors import ServiceError
+from service.protocol.messages import PresenceMember, PresenceView
+from service.realtime.presence.counts import CountPublisher
+from service.realtime.presence.events import LEFT, PresenceEvents
+from service.realtime.presence.lease import Lease
+from service.realtime.presence.reconciler import PresenceReconciler
+from service.realtime.presence.tracker import PresenceTracker, sliced
+from service.realtime.runtime import Runtime
+
+_log = structlog.get_logger("presence")
+
+
+class Presence:
+    """The presence of this node's channels: joins and leaves of its connections, and what its subscribers are shown.
+
+    A store that nodes share expires entries. Every check renews this node's entries if that is due, and removes the expired
+    entries of the channels that this node subscribes to, so that the users of a node that was killed are reported as gone.
+    """
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        broker: Broker,
+        runtime: Runtime,
+        subscribed: Callable[[], Iterable[ChannelKey]],
+        deliver: Callable[[Event], None],
+        *,
+        debounce: float,
+        max_members: int,
+        ttl: float,
+    ) -> None:
+        """`runtime` goes by the clock of the store. `subscribed` returns the channels with presence that the broker delivers to
+        this node; `deliver` brings an event to their subscribers. `debounce` and `ttl` are seconds. A channel with more users
+        than `max_members` is shown as a count."""
+        self._store = store
+        self._subscribed = subscribed
+        self._max_members = max_members
+        self._lease = Lease(runtime.clock, ttl)
+        self._events = events = PresenceEvents(runtime.clock)
+        self._counts = CountPublisher(store, broker, events, runtime)
+        self._tracker = PresenceTracker(
+            store, events, self._lease, runtime, self._counts.record_change, debounce=debounce
+        )
+        self._reconciler = PresenceReconciler(store, events, deliver, max_members=max_members)
+        self._checks = PeriodicTask(
+            runtime.clock, runtime.tasks, "presence check", self._check, interval=self._lease.check_interval
+        )
+        self._outage = runtime.outages.log(
+            _log, "presence_renewal_failed", "presence_renewal_recovered", runtime.clock.monotonic
+        )
+
+    def start(self) -> None:
+        """Starts the checks of this node's entries and channels."""
+        self._lease.start()
+        self._checks.start()
+
+    def close(self) -> None:
+        """Cancels the timers. Entries in the store expire."""
+        self._checks.close()
+        self._tracker.close()
+        self._counts.close()
+
+    def drain(self) -> None:
+        """Lets the entries of connections that leave from now on expire: until then they have reconnected to another node."""
+        self._tracker.drain()
+
+    async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
+        """Adds a connection; the channel is notified if it is the user's first. When it raises, `leave` must follow."""
+        await self._tracker.join(PresenceEntry(channel, user, connection), info)
+
+    async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
+        """Shows the user with other info, and notifies the channel. Harmless if the info is the same, or nobody has joined.
+
+        While the store is away, the update waits for it.
+        """
+        await self._tracker.update(PresenceEntry(channel, user, connection), info)
+
+    def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
+        """Removes a connection after the debounce; the channel is notified if it was the user's last."""
+        self._tracker.leave(PresenceEntry(channel, user, connection))
+
+    async def view(self, channel: ChannelKey) -> PresenceView:
+        """The users of the channel; only their number if they are more than `max_members`."""
+        count = await self._store.count(channel)
+        if count > self._max_members:  # else thousands of names would be sorted for each of thousands who join
+            return PresenceView(count=count)
+        count, members = await self._store.members(channel, self._max_members)
+        self._reconciler.record_members(channel, members)
+        return PresenceView(
+            count=count,
+            members=[
+                PresenceMember(
+                    user=member.user,
+                    connections=member.connections,
+                    info=Raw(member.info) if member.info is not None else msgspec.UNSET,
+                )
+                for member in members
+            ],
+        )
+
+    def observe(self, event: Event) -> None:
+        """Records a presence event that goes out to this node's subscribers."""
+        self._reconciler.observe(event)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
+        """Schedules a check, because events may have been missed and the store may have lost entries. None: in all channels.
+
+        Interruptions cause at most one check in `lease.RETRY_INTERVAL` seconds.
+        """
+        self._reconciler.record_interruption(self._subscribed() if channels is None else channels)
+        self._lease.doubt()
+        self._checks.run_within(self._lease.soonest_check_in)
+
+    async def _check(self) -> float:
+        try:
+            if self._lease.is_renewal_due:
+                await self._tracker.renew()
+            if self._lease.is_stable:
+                self._tracker.retry_overdue_leaves()
+                await self._reconciler.reconcile(set(self._subscribed()))
+            if self._lease.has_expired_elsewhere:
+                await self._remove_expired()
+            self._outage.over(entries=len(self._tracker))
+        except ServiceError as error:
+            self._lease.doubt()
+            self._outage.failed(code=error.code.code, entries=len(self._tracker))
+        return self._lease.next_check_in
+
+    async def _remove_expired(self) -> None:
+        for channels in sliced(list(self._subscribed())):
+            for channel, change in await self._store.remove_expired(channels, self._events.left):
+                self._counts.record_change(LEFT, channel, change)
+            self._lease.record_answer()
