@@ -51,7 +51,7 @@ def _main(contract: str, type_: str, text: str) -> None:
 
     def publish(times: int) -> None:
         for _ in range(times):
-            gate.admit(
+            gate.validate(
                 ann, channel="room:1", type=type_, data=data, id="e", key=None, sender="ann", at=1, subscribed=True
             )
 

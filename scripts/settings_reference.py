@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # works before the project is installed
 
 from service.core.limits import Rate  # noqa: E402  # needs the path above
-from service.settings.model import Setting, Settings, every_setting  # noqa: E402  # needs the path above
+from service.settings.model import Setting, Settings, all_settings  # noqa: E402  # needs the path above
 
 PAGE = Path("docs/settings.md")
 _TABLE = re.compile(r"(<!-- generated: settings -->\n).*?(<!-- /generated -->)", re.DOTALL)
@@ -46,7 +46,7 @@ def table() -> str:
     """Every setting as a Markdown table."""
     rows = [
         f"| `{setting.name}` | `{setting.variable}` | {_default(setting)} | {meaning(setting)} |"
-        for setting in every_setting()
+        for setting in all_settings()
     ]
     return "\n".join(["| setting | variable | default | meaning |", "|---|---|---|---|", *rows])
 

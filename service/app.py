@@ -214,7 +214,7 @@ def _issuers(settings: Settings) -> list[Issuer]:
             info_claim=issuer.info_claim,
             leeway=issuer.leeway,
         )
-        for issuer in settings.issuers_all()
+        for issuer in settings.all_issuers()
     ]
 
 
@@ -240,7 +240,7 @@ def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metri
 
 
 def _own_channels(settings: Settings) -> int:
-    revoking = {key.tenant for key in settings.api_keys_all()}
+    revoking = {key.tenant for key in settings.all_api_keys()}
     return OWN_CHANNELS + len(revoking) + bool(settings.probe.interval)
 
 
@@ -331,7 +331,7 @@ def _edge(settings: Settings) -> HttpConfig:
         origins=tuple(settings.origins),
         cookie=settings.auth.cookie,
         hops=settings.proxy.hops,
-        api_keys=tuple(ApiKey(key.name, key.key.get_secret_value(), key.tenant) for key in settings.api_keys_all()),
+        api_keys=tuple(ApiKey(key.name, key.key.get_secret_value(), key.tenant) for key in settings.all_api_keys()),
     )
 
 

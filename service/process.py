@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 from service.app import Companion, Service, running
-from service.core.descriptors import EXHAUSTED, USUALLY_IN_USE, TooFewFilesError, check_limit, is_exhaustion
+from service.core.descriptors import EXHAUSTED, TYPICAL_IN_USE, TooFewFilesError, check_limit, is_exhaustion
 from service.errors import ServiceError
 from service.signals import stopping
 from service.telemetry import log
@@ -56,7 +56,7 @@ def serve(service: Service, companion: Companion | None = None) -> int:
     settings = service.settings.log
     log.configure(settings.level, settings.format, queue_bytes=settings.queue_bytes)
     try:
-        check_limit(max_files(), USUALLY_IN_USE, service.settings.limits)  # no event loop can be made with a few less
+        check_limit(max_files(), TYPICAL_IN_USE, service.settings.limits)  # no event loop can be made with a few less
     except TooFewFilesError as error:
         _log.error("cannot start", reason=str(error))
         log.flush()

@@ -13,7 +13,7 @@ import aiohttp
 from service.cli import output
 from service.cli.development import kept_api_key
 from service.cli.options import Commands, add_config, add_url, client_settings, service_url
-from service.protocol.unique_keys import unique
+from service.protocol.unique_keys import reject_duplicate_keys
 
 TIMEOUT = 15.0
 
@@ -95,6 +95,6 @@ def refusal(status: int, text: str) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"is not JSON: {error}") from error

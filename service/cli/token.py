@@ -16,7 +16,7 @@ from service.cli.development import development
 from service.cli.options import Commands, add_config, client_settings
 from service.contract import duration
 from service.core.identity import parse_grants
-from service.protocol.unique_keys import unique
+from service.protocol.unique_keys import reject_duplicate_keys
 from service.settings import Settings
 
 _USER = re.compile(r"[\x21-\x7e]{1,128}")
@@ -120,6 +120,6 @@ def _ttl(text: str) -> float:
 
 def _info(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"is not JSON: {error}") from error

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from service.protocol.unique_keys import DuplicateKeyError, unique
+from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_keys
 
 Place = tuple[str | int, ...]
 """The way from a document's root to a value."""
@@ -128,7 +128,7 @@ def _read_json(file: str, text: str, faults: list[Fault]) -> Document | None:
 def _refuse_duplicates(file: str, text: str, faults: list[Fault]) -> None:
     """Where the lines are known, `_Builder` does it."""
     try:
-        json.loads(text, object_pairs_hook=unique)
+        json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except DuplicateKeyError as error:
         faults.append(Fault(file, None, str(error)))
 

@@ -49,7 +49,7 @@ class Gate:
         HISTORY) or NO_PRESENCE (asked for PRESENCE).
         """
         if right is Right.PUBLISH:
-            raise ValueError("admit decides about publishing: it depends on the event's type")
+            raise ValueError("validate decides about publishing: it depends on the event's type")
         resolved = self._contract.resolve(channel)
         spec, parameters = resolved
         if not may_read(spec.subscribe, right, identity, channel, parameters):
@@ -71,7 +71,7 @@ class Gate:
         )
         return is_kept and may_read(spec.subscribe, right, identity, channel, parameters)
 
-    def admit(
+    def validate(
         self,
         identity: Identity,
         *,

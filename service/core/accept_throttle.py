@@ -1,56 +1,56 @@
-"""The turnstile: lets so many in a second, and tells each of those it turns away another moment to come back. Pure."""
+"""Limits the upgrades that a node accepts, and tells each refused client its own time to retry. Pure."""
 
 from __future__ import annotations
 
-from service.core.limits import LONGEST_WAIT, Rate, TokenBucket
-
-MOST = LONGEST_WAIT
-"""Seconds that anybody is told to stay away, at most."""
-_STEP = 0.618_033_988_749_895
-"""Multiples of the golden ratio, less their whole parts, lie evenly in 0 to 1."""
+from service.core.backoff import GOLDEN_RATIO, MAX_RETRY_AFTER
+from service.core.limits import Rate
+from service.core.token_bucket import TokenBucket
 
 
 class AcceptThrottle:
-    """Whoever is turned away gets the next place of a line that moves at the rate: so a crowd comes back as it can be let in, and
-    not in waves. Places are not kept: whoever comes while there is a token is let in, and one who stays away costs nobody."""
+    """A token bucket whose refused clients retry at the rate, one after the other, and not all at once.
 
-    __slots__ = ("_bucket", "_last", "_place", "_rate")
+    Retry slots are not reserved. Any client is accepted while there is a token.
+    """
+
+    __slots__ = ("_bucket", "_last_slot", "_overflow", "_rate")
 
     def __init__(self, rate: Rate, now: float) -> None:
         self._rate = rate
         self._bucket = TokenBucket(rate, now)
-        self._last = now
-        """When the turn of the last place comes."""
-        self._place = 0.0
+        self._last_slot = now
+        """The time of the last retry slot that was assigned."""
+        self._overflow = 0.0
+        """Where in 0 to 1 the last client was placed that found all slots assigned."""
 
-    def enter(self, now: float, share: float = 1.0) -> float:
-        """Takes a token and returns 0.0; or takes none and returns after how many seconds to come back.
+    def acquire(self, now: float, weight: float = 1.0) -> float:
+        """Acquires a token and returns 0.0; without a token returns the seconds after which to retry.
 
-        `share` is how much of a place is given: less than one to somebody who asks twice before coming back.
+        `weight` is the part of a slot to assign: less than one for a client that asks twice before it returns.
         """
-        return self._turn_away(now, share) if self._bucket.take(now) else 0.0
+        return self._assign_slot(now, weight) if self._bucket.acquire(now) else 0.0
 
-    def look(self, now: float, share: float = 1.0) -> float:
-        """The same, and takes no token."""
-        wait = self.enter(now, share)
+    def check(self, now: float, weight: float = 1.0) -> float:
+        """Returns what `acquire` would return, without acquiring a token."""
+        wait = self.acquire(now, weight)
         if not wait:
-            self.leave()
+            self.refund()
         return wait
 
-    def leave(self) -> None:
-        """Gives the token back: it was for nothing."""
-        self._bucket.give_back()
+    def refund(self) -> None:
+        """Returns a token that was acquired for nothing."""
+        self._bucket.refund()
 
-    def change(self, rate: Rate, now: float) -> None:
-        """Goes on at another rate."""
+    def set_rate(self, rate: Rate, now: float) -> None:
+        """Changes the rate."""
         self._rate = rate
-        self._bucket.change(rate, now)
+        self._bucket.set_rate(rate, now)
 
-    def _turn_away(self, now: float, share: float) -> float:
-        self._last = max(self._last, now) + share / self._rate.per_second
-        if self._last <= now + MOST:
-            return self._last - now
-        # A line this long: all beyond its end are spread over its second half, and get new places then.
-        self._last = now + MOST
-        self._place = (self._place + _STEP) % 1.0
-        return MOST * (1.0 + self._place) / 2
+    def _assign_slot(self, now: float, weight: float) -> float:
+        self._last_slot = max(self._last_slot, now) + weight / self._rate.per_second
+        if self._last_slot <= now + MAX_RETRY_AFTER:
+            return self._last_slot - now
+        # All slots are assigned: further clients are spread over the second half of the wait, and get a slot then.
+        self._last_slot = now + MAX_RETRY_AFTER
+        self._overflow = (self._overflow + GOLDEN_RATIO) % 1.0
+        return MAX_RETRY_AFTER * (1.0 + self._overflow) / 2

@@ -1,4 +1,4 @@
-"""Who may subscribe, publish, read history and see presence. Each is decided by itself."""
+"""Rules for who may subscribe, publish, read history and see presence. Each right is checked separately."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from service.core.identity import Identity, Right
 
 
 class SubscribeRule(Enum):
-    """Who may join a channel (and, by the same rule and its own right, read its history and presence)."""
+    """Who may subscribe to a channel. The same rule, with its own right, decides about history and presence."""
 
     EVERYONE = "everyone"
-    """Anonymous connections too."""
+    """Everyone, anonymous connections included."""
     AUTHENTICATED = "authenticated"
     """Every user of the tenant."""
     GRANT = "grant"
-    """Whoever's token grants the channel."""
+    """Users whose token grants the channel."""
     OWNER = "owner"
     """The user named by the pattern's {user}."""
 
 
 class PublishRule(Enum):
-    """Who may publish an event type. The backend may publish every declared type."""
+    """Who may publish an event type. The backend may publish every declared event type."""
 
     SERVER = "server"
     """Only the backend."""
     SUBSCRIBER = "subscriber"
-    """Whoever has joined the channel."""
+    """Users with a subscription to the channel."""
     AUTHENTICATED = "authenticated"
     """Every user of the tenant."""
     GRANT = "grant"
-    """Whoever's token grants publishing in the channel."""
+    """Users whose token grants publishing in the channel."""
     OWNER = "owner"
     """The user named by the pattern's {user}."""
 
@@ -40,20 +40,20 @@ class PublishRule(Enum):
 def may_read(
     rule: SubscribeRule, right: Right, identity: Identity, channel: str, parameters: Mapping[str, str]
 ) -> bool:
-    """Whether the identity may subscribe, read history or see presence (the `right`) in a channel with this rule."""
+    """Whether the identity has the right to subscribe, to read history or to see presence, in a channel with this rule."""
     if identity.is_backend or rule is SubscribeRule.EVERYONE:
         return True
     if rule is SubscribeRule.AUTHENTICATED:
         return not identity.is_anonymous
     if rule is SubscribeRule.OWNER:
-        return _owns(identity, parameters)
+        return _is_owner(identity, parameters)
     return identity.may(right, channel)
 
 
 def may_publish(
     rule: PublishRule, identity: Identity, channel: str, parameters: Mapping[str, str], *, subscribed: bool
 ) -> bool:
-    """Whether the identity may publish an event with this rule. `subscribed`: it has joined the channel."""
+    """Whether the identity may publish an event with this rule. `subscribed`: it has subscribed to the channel."""
     if identity.is_backend:
         return True
     if rule is PublishRule.SERVER:
@@ -63,9 +63,9 @@ def may_publish(
     if rule is PublishRule.AUTHENTICATED:
         return not identity.is_anonymous
     if rule is PublishRule.OWNER:
-        return _owns(identity, parameters)
+        return _is_owner(identity, parameters)
     return identity.may(Right.PUBLISH, channel)
 
 
-def _owns(identity: Identity, parameters: Mapping[str, str]) -> bool:
+def _is_owner(identity: Identity, parameters: Mapping[str, str]) -> bool:
     return not identity.is_anonymous and parameters.get(OWNER_PARAMETER) == encode_user(identity.user)

@@ -1,55 +1,55 @@
-"""A rate that falls while the node is slow and rises again: additive increase, multiplicative decrease, as in TCP. Pure."""
+"""A rate that falls while the event loop is late and rises again: additive increase, multiplicative decrease. Pure."""
 
 from __future__ import annotations
 
 from service.core.limits import Rate
 
-DECREASE = 0.5
-"""Of the present rate, what is left after a decrease."""
+DECREASE_FACTOR = 0.5
+"""What a decrease multiplies the rate by."""
 DECREASE_INTERVAL = 1.0
-"""Seconds between two decreases: what a decrease changes shows only after what was accepted before it is done."""
-INCREASE = 0.1
-"""Of the ceiling, what is added each second: from a half back to all in 5 s."""
-FLOOR = 0.05
-"""Of the ceiling, the least: clients must get in somewhere, even if every node is slow."""
+"""Seconds between two decreases. The effect of one shows only when the work accepted before it is done."""
+INCREASE_PER_SECOND = 0.1
+"""Part of the ceiling that is added each second. From half to all takes 5 s."""
+MIN_RATIO = 0.05
+"""Lowest rate, as part of the ceiling. Clients must get in somewhere, even if every node is slow."""
 
 
 class AdaptiveRate:
-    """Follows how late the event loop is. `ceiling` is the rate of a node that is never later than `max_lag` seconds.
+    """Follows the lag of the event loop. `ceiling` is the rate while the lag stays within `max_lag` seconds.
 
-    Burst and rate change together: a full bucket would let a crowd in however slow the node is.
+    Burst and rate change together. A full burst would let a crowd in, however slow the node is.
     """
 
-    __slots__ = ("_ceiling", "_decreased", "_max_lag", "_observed", "_share", "rate")
+    __slots__ = ("_ceiling", "_decreased_at", "_max_lag", "_observed_at", "_ratio", "rate")
 
     def __init__(self, ceiling: Rate, max_lag: float, now: float) -> None:
         self._ceiling = ceiling
         self._max_lag = max_lag
-        self._share = 1.0
-        """Of the ceiling."""
-        self._observed = now
-        self._decreased = now - DECREASE_INTERVAL
+        self._ratio = 1.0
+        """The current rate as part of the ceiling."""
+        self._observed_at = now
+        self._decreased_at = now - DECREASE_INTERVAL
         self.rate = ceiling
-        """The present one."""
+        """The current rate."""
 
     @property
     def is_reduced(self) -> bool:
-        """Whether it is below the ceiling."""
-        return self._share < 1.0
+        """Whether the rate is below the ceiling."""
+        return self._ratio < 1.0
 
     def observe(self, lag: float, now: float) -> None:
-        """Takes a measurement of the lag, in seconds."""
-        elapsed, self._observed = now - self._observed, now
+        """Adapts the rate to one measurement of the lag, in seconds."""
+        elapsed, self._observed_at = now - self._observed_at, now
         if lag > self._max_lag:
-            if now < self._decreased + DECREASE_INTERVAL:
+            if now < self._decreased_at + DECREASE_INTERVAL:
                 return
-            self._decreased = now
-            share = max(FLOOR, self._share * DECREASE)
+            self._decreased_at = now
+            ratio = max(MIN_RATIO, self._ratio * DECREASE_FACTOR)
         else:
-            # Of a long silence nothing is known: the loop stood still, or the process was stopped.
-            share = min(1.0, self._share + INCREASE * min(elapsed, DECREASE_INTERVAL))
-        share = round(share, 6)  # or tenths would add up to nearly one
-        if share != self._share:
-            self._share = share
+            # A long gap between measurements proves nothing: the loop stood still, or the process was stopped.
+            ratio = min(1.0, self._ratio + INCREASE_PER_SECOND * min(elapsed, DECREASE_INTERVAL))
+        ratio = round(ratio, 6)  # or tenths would add up to nearly one
+        if ratio != self._ratio:
+            self._ratio = ratio
             ceiling = self._ceiling
-            self.rate = Rate(ceiling.per_second * share, max(1, round(ceiling.burst * share)))
+            self.rate = Rate(ceiling.per_second * ratio, max(1, round(ceiling.burst * ratio)))

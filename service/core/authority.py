@@ -1,9 +1,9 @@
-"""Hosts and ports, compared as RFC 3986 §6.2 says: the case of a host means nothing, and a default port is as good as none.
+"""Hosts, ports and origins, compared as in RFC 3986 §6.2: case-insensitive hosts, default ports equal to none.
 
     same_authority("https", "EXAMPLE.com:443", "example.com")  # True
     canonical_origin("HTTP://Example.com:80")                  # "http://example.com"
 
-A dot at the end of a name counts: browsers keep `example.com.` and `example.com` apart (RFC 6454 §5).
+A trailing dot counts: browsers treat `example.com.` and `example.com` as different hosts (RFC 6454 §5).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _ORIGIN = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#
 
 
 class Authority(NamedTuple):
-    """A host in its one spelling, and a port."""
+    """A normalised host, and a port."""
 
     host: str
-    """In lower case; an IPv6 address in brackets, as RFC 5952 writes it."""
+    """Lower case; an IPv6 address in brackets, in the form of RFC 5952."""
     port: int | None
 
 
 @lru_cache(maxsize=256)
 def parse_authority(text: str, scheme: str | None = None) -> Authority | None:
-    """Reads `host` or `host:port`; None if the text is neither. The scheme's default port stands for one that is left out."""
+    """Parses `host` or `host:port`; None if the text is neither. Without a port, the scheme's default port applies."""
     found = _AUTHORITY.fullmatch(text)
     if found is None:
         return None
@@ -55,20 +55,20 @@ def _host(text: str) -> str | None:
 
 
 def same_authority(scheme: str, one: str, other: str) -> bool:
-    """Whether two texts name the same host and port, for addresses of this scheme."""
+    """Whether two authorities name the same host and port, for this scheme."""
     found = parse_authority(one, scheme.lower())
     return found is not None and found == parse_authority(other, scheme.lower())
 
 
 def split_origin(origin: str) -> tuple[str, str] | None:
-    """The scheme and the authority of an origin (RFC 6454 §6.2); None for `null`, and for what is no origin."""
+    """Splits an origin into scheme and authority (RFC 6454 §6.2); None for `null` and for any text that is not an origin."""
     found = _ORIGIN.fullmatch(origin)
     return None if found is None else (found["scheme"].lower(), found["authority"])
 
 
 @lru_cache(maxsize=256)
 def canonical_origin(origin: str) -> str | None:
-    """The one spelling of an origin: lower case, without a default port; None for `null`, and for what is no origin."""
+    """Normalises an origin: lower case, no default port. None for `null` and for any text that is not an origin."""
     parts = split_origin(origin)
     authority = parse_authority(parts[1], parts[0]) if parts is not None else None
     if parts is None or authority is None:

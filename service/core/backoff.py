@@ -1,25 +1,57 @@
-"""How long to wait before something is tried again."""
+"""When to try again: waits of the service's own retries, and waits that refused clients are told.
+
+backoff = Backoff(0.1, 5.0)
+await sleep(backoff.next())   # 0.05 to 0.1 s, then 0.1 to 0.2 s, …
+backoff.reset()               # after a success
+"""
 
 from __future__ import annotations
 
 import random
 
+MAX_RETRY_AFTER = 60.0
+"""Seconds that a refused client is told to wait, at most. The load a minute ahead is unknown."""
+GOLDEN_RATIO = 0.618_033_988_749_895
+"""Multiples of it modulo 1 are spread evenly over 0 to 1, however many there are."""
+
 
 class Backoff:
-    """Seconds from `first` to `most`, doubled each time; of each, half is left to chance, so that many do not come at once."""
+    """Exponential backoff: from `initial` to `maximum` seconds, doubled each time, with up to half removed at random."""
 
-    __slots__ = ("_first", "_most", "_next")
+    __slots__ = ("_initial", "_maximum", "_next")
 
-    def __init__(self, first: float, most: float) -> None:
-        self._first = first
-        self._most = most
-        self._next = first
+    def __init__(self, initial: float, maximum: float) -> None:
+        self._initial = initial
+        self._maximum = maximum
+        self._next = initial
 
     def next(self) -> float:
-        """The next wait."""
-        wait, self._next = self._next, min(2 * self._next, self._most)
+        """Returns the next wait in seconds."""
+        wait, self._next = self._next, min(2 * self._next, self._maximum)
         return wait * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
 
     def reset(self) -> None:
-        """After a success: begins anew."""
-        self._next = self._first
+        """Starts again at the initial wait."""
+        self._next = self._initial
+
+
+def jittered(seconds: float) -> float:
+    """Returns a random wait between `seconds` and twice that, so that clients refused together return apart."""
+    return round(random.uniform(seconds, 2 * seconds), 3)  # noqa: S311  # spreads load, guards nothing
+
+
+def next_retry_slot(last: float, now: float, soonest: float, step: float, full: float) -> tuple[float, float]:
+    """Returns the next retry slot after `last` (a time), and the seconds until then.
+
+    Args:
+        last: The slot that the previous refused client was given.
+        now: The current time.
+        soonest: Seconds until a retry could succeed.
+        step: Seconds that one request costs.
+        full: Seconds that a full bucket is worth. Retries beyond that are spread at random over its second half.
+    """
+    longest = min(MAX_RETRY_AFTER, full)
+    slot = max(last, now + soonest - step) + step
+    if slot <= now + longest:
+        return slot, max(soonest, slot - now)
+    return now + longest, max(soonest, random.uniform(longest / 2, longest))  # noqa: S311  # as above

@@ -1,4 +1,4 @@
-"""The Clock port: the only source of time for the rooms below the edges."""
+"""The Clock port: the only source of time for core and realtime code."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """Something that will happen once."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Makes sure that it does not happen; harmless after it has."""
+        """Cancels the call. Does nothing after the call was made."""
 
 
 class Clock(Protocol):
-    """Time that tests can move."""
+    """Time that tests can control."""
 
     def wall(self) -> float:
-        """Seconds since the Unix epoch; may jump."""
+        """Returns seconds since the Unix epoch; may jump."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never jumps or goes back."""
+        """Returns seconds since a fixed moment; never goes back."""
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Calls back once, `delay` seconds from now, on the event loop's thread."""
+        """Calls `callback` once on the event loop's thread, after `delay` seconds."""
 
 
 def milliseconds(clock: Clock) -> int:
-    """Now, in milliseconds since the Unix epoch."""
+    """Returns the current time in milliseconds since the Unix epoch."""
     return int(clock.wall() * 1000)

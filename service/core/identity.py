@@ -1,4 +1,4 @@
-"""Who is speaking, and what a token lets them do."""
+"""Identities, and the grants that their tokens carry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.core.channel import grant_regex
 
 
 class Right(Enum):
-    """What a grant can allow in a channel; each is asked for by itself."""
+    """What a grant can allow in a channel. Each right is checked separately."""
 
     SUBSCRIBE = "subscribe"
     PUBLISH = "publish"
@@ -27,7 +27,7 @@ ALL_RIGHTS = frozenset(Right)
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Some rights in all channels that a pattern matches."""
+    """Rights in all channels that match a pattern."""
 
     pattern: str
     rights: frozenset[Right] = ALL_RIGHTS
@@ -38,7 +38,7 @@ class Grant:
 
 
 class Identity(Struct, frozen=True, gc=False):
-    """An authenticated party; made only by an Authenticator, by `anonymous` or by `backend`."""
+    """An authenticated party. Only an Authenticator, `anonymous` and `backend` create one."""
 
     tenant: str
     user: str
@@ -47,21 +47,21 @@ class Identity(Struct, frozen=True, gc=False):
     expires_at: float | None = None
     """Seconds since the Unix epoch; None if the credentials do not expire."""
     info: bytes | None = None
-    """JSON shown to others in presence."""
+    """JSON that presence shows to others."""
     is_backend: bool = False
-    """Holds an API key: may publish every declared event of its tenant."""
+    """Whether the party holds an API key; it may publish every declared event of its tenant."""
     issued_at: float | None = None
     """Seconds since the Unix epoch; None if the credentials do not say."""
     token_id: str | None = None
-    """By which this one token can be revoked."""
+    """The token's `jti`, by which it can be revoked."""
 
     def __repr__(self) -> str:
-        """Without what only the token's owner has to know."""
+        """Omits grants and info."""
         return f"Identity(tenant={self.tenant!r}, user={self.user!r})"
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether nobody has vouched for this party."""
+        """Whether the party has no credentials."""
         return not self.user and not self.is_backend
 
     def may(self, right: Right, channel: str) -> bool:
@@ -70,32 +70,30 @@ class Identity(Struct, frozen=True, gc=False):
 
 
 def anonymous(tenant: str) -> Identity:
-    """A party without credentials, for services that allow it."""
+    """Returns the identity of a client without credentials."""
     return Identity(tenant=tenant, user="")
 
 
 def backend(tenant: str) -> Identity:
-    """The holder of one of the tenant's API keys."""
+    """Returns the identity of a holder of the tenant's API key."""
     return Identity(tenant=tenant, user="", is_backend=True)
 
 
-MAX_SHARED = 16
-"""Grants of one token up to which equal ones are the same object in all identities."""
+MAX_INTERNED = 16
+"""Grants of one token up to which equal grants share one object. Many connections have few different grants."""
 _TEXT = frozenset({str})
 
 
 def parse_grants(claim: Any) -> tuple[Grant, ...]:
-    """Reads a token's grants: a list of patterns (every right), or of ``{"channel": pattern, "rights": [...]}``.
+    """Parses a token's grants: a list of patterns (every right), or of ``{"channel": pattern, "rights": [...]}``.
 
-    Equal claims nearly always give the same tuple: connections have many, and few different ones.
-
-    Raises ValueError with a sentence. A grant that is not understood refuses the token: it must never widen or vanish.
+    Raises ValueError with a sentence. An unknown grant refuses the token: it must neither widen nor vanish.
     """
-    if type(claim) is list and len(claim) <= MAX_SHARED:
+    if type(claim) is list and len(claim) <= MAX_INTERNED:
         entries = tuple(claim)
         if _TEXT.issuperset(map(type, entries)):
-            return _of_patterns(entries)
-        return _shared(tuple(_grant(entry, index) for index, entry in enumerate(entries)))
+            return _from_patterns(entries)
+        return _intern(tuple(_grant(entry, index) for index, entry in enumerate(entries)))
     if claim is None:
         return ()
     if not isinstance(claim, Iterable) or isinstance(claim, str | bytes | Mapping):
@@ -104,24 +102,24 @@ def parse_grants(claim: Any) -> tuple[Grant, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _of_patterns(patterns: tuple[str, ...]) -> tuple[Grant, ...]:
-    return _shared(tuple(map(_whole, patterns)))
+def _from_patterns(patterns: tuple[str, ...]) -> tuple[Grant, ...]:
+    return _intern(tuple(map(_full_grant, patterns)))
 
 
 @lru_cache(maxsize=1024)
-def _shared(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
+def _intern(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
     return grants
 
 
 @lru_cache(maxsize=4096)
-def _whole(pattern: str) -> Grant:
+def _full_grant(pattern: str) -> Grant:
     grant_regex(pattern)
     return Grant(pattern)
 
 
 def _grant(entry: Any, index: int) -> Grant:
     if isinstance(entry, str):
-        return _whole(entry)
+        return _full_grant(entry)
     if not isinstance(entry, Mapping) or set(entry) != {"channel", "rights"} or not isinstance(entry["channel"], str):
         raise ValueError(f"grants[{index}] is neither a pattern nor {{channel, rights}}")
     if not isinstance(entry["rights"], list):
@@ -136,12 +134,12 @@ def _grant(entry: Any, index: int) -> Grant:
 
 
 class Credentials(Struct, frozen=True, gc=False):
-    """What an upgrade or request carried, before anyone has checked it."""
+    """What an upgrade or a request carried, not checked yet."""
 
     token: str | None = None
     ticket: str | None = None
     from_cookie: bool = False
 
     def __repr__(self) -> str:
-        """Without the secrets."""
+        """Omits the secrets."""
         return f"Credentials(from_cookie={self.from_cookie})"

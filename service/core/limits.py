@@ -1,12 +1,11 @@
-"""Bounds and rates. The numbers are settings; docs/settings.md lists them. Time comes in as an argument (seconds)."""
+"""Limits and rates as settings: the dataclasses below are groups of the settings file. docs/settings.md lists them.
+
+Each default is stated here once. `service/settings` and `service/realtime` use these classes and constants.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
 from dataclasses import dataclass
-from math import inf
-from random import uniform
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -17,8 +16,20 @@ Seconds = Annotated[float, Gt(0)]
 PerSecond = Annotated[float, Gt(0)]
 
 STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
-"""For pydantic, which reads these classes as groups of settings: an unknown name is a fault, not a comment, and so is infinity,
-which no timer can be set for."""
+"""For pydantic, which reads these classes as settings: unknown names are faults, and so are infinity and NaN."""
+
+UNREADY_AFTER = 30.0
+"""Seconds without the broker after which a node is not ready."""
+PRESENCE_MEMBERS = 200
+"""Users in a channel above which presence is sent as a count."""
+PRESENCE_TTL = 30.0
+"""Seconds that an entry in presence lasts unless it is renewed."""
+REVOCATION_TTL = 86_400.0
+"""Seconds that a revocation lasts."""
+MAX_REVOCATIONS = 10_000
+"""Revocations that are kept of one tenant."""
+MAX_TOTAL_REVOCATIONS = 100_000
+"""Revocations that are kept of all tenants together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,38 +43,38 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client, address, user, tenant or node may take."""
+    """What one client, address, user, tenant or node may use."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     message_bytes: Bytes = 65_536
-    """One inbound message; a message of exactly this size is accepted."""
+    """Largest inbound message, in bytes."""
     batch: Count = 100
     """Messages in one inbound frame."""
     subscriptions: Count = 128
-    """Channels a connection."""
+    """Channels that one connection may subscribe to."""
     connections: Count = 15_000
-    """Connections of this node. Fewer where the process may not open enough files; the log says so at the start."""
+    """Connections of this node. A low limit of open files lowers it; a log record at the start says so."""
     connections_per_tenant: Count = 1_000_000
     """Connections of one tenant to all nodes together."""
     connections_per_user: Count = 32
     """Connections of one user to all nodes together."""
     on_user_cap: Literal["refuse", "replace"] = "refuse"
-    """What happens to one connection more: it is refused, or it replaces the user's oldest (closed with 4409)."""
+    """At the cap of a user: `refuse` the new connection, or `replace` the oldest one, which is closed with 4409."""
     connections_per_ip: Count = 1_000
-    """Per IPv4 address or IPv6 /64."""
+    """Connections of one IPv4 address or IPv6 /64 to this node."""
     pending: Count = 2_000
-    """Connections that have not said hello yet."""
+    """Connections that have not sent `hello` yet."""
     http_connections: Count = 10_000
-    """TCP connections of the public listener that are not WebSockets: those that have sent no request yet, those kept alive,
-    those with a request in hand. For one more, the one that has waited longest for a request is closed."""
+    """TCP connections of the public listener that are not WebSockets: before their first request, with a request, kept alive. One
+    more closes the connection that has waited longest for a request."""
     http_connections_per_ip: Count | None = None
-    """The same, of the one address that the TCP connection comes from (IPv6: /64). Unset, as many as `limits.connections_per_ip`,
-    as they may come back all at once, and at least 1 000. Not applied with `proxy.hops`: a proxy's are everybody's."""
+    """The same for one address (IPv6: /64) of the TCP connection. Unset: `limits.connections_per_ip`, which may all
+    reconnect at once, and at least 1 000. Not applied with `proxy.hops`: the address is the proxy's."""
     ops_connections: Count = 32
-    """TCP connections of the listener for health and metrics. For one more, the one that has waited longest is closed."""
+    """TCP connections of the listener for health and metrics. One more closes the connection that has waited longest."""
     connection_rate: Rate = Rate(per_second=20, burst=100)
-    """Inbound messages of one connection. Subscribes have a budget of their own, which refills as fast, and whose burst is
-    `limits.subscriptions` for each connection that there may be; so do those of the next three."""
+    """Inbound messages of one connection. Subscribes have a budget of their own with the same refill; its burst is
+    `limits.subscriptions` times the connections allowed. The next three rates do the same."""
     user_rate: Rate = Rate(per_second=50, burst=200)
     """Inbound messages of one user over all connections."""
     ip_rate: Rate = Rate(per_second=500, burst=2_000)
@@ -71,16 +82,16 @@ class Limits:
     tenant_rate: Rate = Rate(per_second=5_000, burst=10_000)
     """Inbound messages of one tenant."""
     connect_rate_per_ip: Rate = Rate(per_second=50, burst=500)
-    """Upgrades and tickets asked for by one address."""
+    """Upgrade and ticket requests from one address."""
     api_rate_per_key: Rate = Rate(per_second=2_000, burst=10_000)
-    """Requests of the backend API with one key."""
+    """Backend API requests with one key."""
     api_rate_per_ip: Rate = Rate(per_second=2_000, burst=10_000)
-    """Requests of the backend API from one address. One without a valid key uses up a hundredth of the burst, so that keys cannot
-    be tried fast."""
+    """Backend API requests from one address. A request without a valid key costs a hundredth of the burst, so that keys cannot be
+    guessed fast."""
     rate_violations: Count = 20
-    """Frames with messages above its own rate that a connection may send within 10 s before it is closed with 4429."""
+    """Frames above its own rate that a connection may send within 10 s before it is closed with 4429."""
     tracked: Count = 50_000
-    """Users and addresses without a connection whose rates are remembered; the one idle longest is forgotten first."""
+    """Users and addresses without a connection whose rates are remembered. One more evicts the one idle longest."""
 
     @property
     def subscribe_rate(self) -> Rate:
@@ -103,13 +114,13 @@ class Limits:
         return self._subscribes(self.tenant_rate, self.connections_per_tenant)
 
     def _subscribes(self, messages: Rate, connections: int) -> Rate:
-        """Over time as many as messages; at once what that many connections need to get all their channels back."""
+        """The refill of `messages`, with a burst that lets so many connections resubscribe to all their channels at once."""
         burst = min(connections, self.connections) * self.subscriptions
         return Rate(messages.per_second, max(messages.burst, burst))
 
     @property
     def max_http_connections_per_ip(self) -> int:
-        """`http_connections_per_ip`, or what it is where it is not set."""
+        """`http_connections_per_ip`, or its default when unset."""
         return self.http_connections_per_ip or max(self.connections_per_ip, 1_000)
 
 
@@ -119,38 +130,38 @@ class OutboxLimits:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     bytes: Bytes = 262_144
-    """Bytes of events that may wait for one connection; what happens then depends on the delivery class. When events and
-    replies together are over it, no further command of the connection is read."""
+    """Bytes of events that may wait for one connection. Above that, the delivery class decides what is dropped. While events and
+    replies together exceed it, the connection's commands are not read."""
     messages: Count = 512
-    """Events that may wait for one connection; the same then."""
+    """Events that may wait for one connection; above that, as for `outbox.bytes`."""
     stall: Seconds = 10.0
-    """Seconds one write may wait for the peer to read; then 4450."""
+    """Seconds that one write may wait for the peer to read; then the connection is closed with 4450."""
     close_grace: Seconds = 1.0
-    """Seconds between asking a connection to close and cutting it."""
+    """Seconds between the close frame and the end of the TCP connection."""
     node_bytes: Bytes = 268_435_456
-    """All that this node holds for its peers: what waits in outboxes, what has been written and not sent, messages that have come
-    in part, those that wait behind a command, request bodies."""
+    """Bytes that this node holds for its peers: outboxes, writes not sent yet, partial messages, commands that wait,
+    request bodies."""
     tenant_share: Annotated[float, Gt(0), Le(1)] = 0.9
-    """The part of `node_bytes` that the clients of one tenant, or its backend, may hold, of what the others leave of it."""
+    """Part of `node_bytes` that the clients of one tenant, or its backend, may use, of what the others leave."""
     send_buffer: Bytes = 65_536
-    """Kernel send buffer a connection asks for; what hides there no delivery class can reach."""
+    """Kernel send buffer of a connection. Bytes in it can no longer be dropped by delivery class."""
     recovery_events: Count = 1_000
-    """Missed events in one `subscribed`; a client further behind is told recovered:false and pages through history."""
+    """Missed events in one `subscribed`. A client further behind gets `recovered: false` and reads the history in pages."""
     recovery_bytes: Bytes = 1_048_576
-    """Bytes of missed events in one `subscribed`; the same beyond."""
+    """Bytes of missed events in one `subscribed`; above that, as for `outbox.recovery_events`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairLimits:
-    """How gaps between a node and the broker are looked for, and how much is read to close one."""
+    """How a node looks for gaps between itself and the broker, and how much it reads to close one."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     check: Seconds = 10.0
-    """Seconds within which every channel's position is compared with the stream's, in case that a delivery was lost."""
+    """Seconds within which each channel's position is compared with the stream's, in case a delivery was lost."""
     events: Count = 10_000
-    """Missed events of one channel that a node reads; more are announced as lost to its subscribers."""
+    """Missed events of one channel that a node reads. Subscribers are told that further events are lost."""
     bytes: Bytes = 16_777_216
-    """Bytes of those."""
+    """Bytes of missed events of one channel that a node reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +170,15 @@ class Compression:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     enabled: bool = False
-    """Compresses what is sent to clients that offer it, and reads what they compress. Leave it off where a message can hold a
+    """Compresses messages to clients that offer it, and reads their compressed messages. Leave it off where a message can hold a
     secret beside text that somebody else chose (docs/adr/0015-compression.md)."""
     min_bytes: Annotated[int, Ge(0)] = 256
-    """Bytes from which on a message is compressed, unless the contract says `compress` for its type; small ones gain little."""
+    """Smallest message that is compressed, unless the contract sets `compress` for its type. Small messages gain little."""
     level: Annotated[int, Ge(1), Le(9)] = 5
-    """From 1 (fast) to 9 (small)."""
+    """Compression level, from 1 (fast) to 9 (small)."""
 
     def wanted(self, asked: bool | None, size: int) -> bool:
-        """Whether to compress a message of `size` bytes, given what the contract asks for its type (None: nothing)."""
+        """Whether to compress a message of `size` bytes. `asked` is what the contract sets for its type (None: nothing)."""
         return self.enabled and (size >= self.min_bytes if asked is None else asked)
 
 
@@ -177,184 +188,70 @@ class Deadlines:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     header: Seconds = 10.0
-    """From accepting a TCP connection (or the last response) to a complete request header; keep-alive adds its own."""
+    """Seconds from accepting a TCP connection (or the last response) to a complete request header. Keep-alive adds its own."""
     body: Seconds = 10.0
-    """Reading a request body."""
+    """Seconds to read a request body."""
     message: Seconds = 10.0
-    """From the first byte of a WebSocket message to its last."""
+    """Seconds from the first byte of a WebSocket message to its last."""
     hello: Seconds = 5.0
-    """From an upgrade without credentials to hello."""
+    """Seconds from an upgrade without credentials to `hello`."""
     keep_alive: Seconds = 30.0
-    """Idle time of an HTTP connection between two requests."""
+    """Seconds that an HTTP connection may be idle between two requests."""
     heartbeat: Seconds = 25.0
-    """Between WebSocket pings; below half of every idle timeout on the way (docs/protocol.md)."""
+    """Seconds between two WebSocket pings. Keep it below half of every idle timeout between client and node
+    (docs/protocol.md)."""
     ticket: Seconds = 30.0
-    """Life of a ticket."""
+    """Seconds that a ticket is valid."""
     expiry_notice: Seconds = 60.0
-    """How long before a token's expiry `expiring` is sent."""
+    """Seconds before a token's expiry at which `expiring` is sent."""
     expiry_grace: Seconds = 10.0
-    """How long after its token's expiry a connection is closed."""
+    """Seconds after a token's expiry at which its connection is closed."""
     presence_leave: Annotated[float, Ge(0)] = 5.0
-    """How long after a user's last connection went `presence.left` is told."""
+    """Seconds from the close of a user's last connection to `presence.left`."""
     shutdown: Seconds = 20.0
-    """From SIGTERM to the last connection closed."""
+    """Seconds from SIGTERM to the close of the last connection."""
     last_scrape: Annotated[float, Ge(0)] = 35.0
-    """After a drain that timed out: how long the ops listener stays open, at most, until whoever scrapes `/metrics` has done so
-    once more. Longer than the scrape interval. 0: it closes at once, and no alert tells of connections that were cut."""
+    """Seconds that the ops listener stays open after a drain that timed out, for one more scrape of `/metrics`. Set it above the
+    scrape interval. 0 closes the listener at once; then no alert reports the connections that were cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """How connections move between nodes: when a node goes away, and when one comes."""
+    """How connections move between nodes when one starts or stops."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     drain_rate: PerSecond = 200.0
-    """Connections closed a second when this node shuts down, evenly, so that the other nodes get as many back; more where
-    three quarters of `deadlines.shutdown` are too short for that."""
+    """Connections closed a second when this node shuts down, evenly spread. The node closes faster where three
+    quarters of `deadlines.shutdown` would not suffice."""
     accept_rate: Rate = Rate(per_second=1_000, burst=1_000)
-    """Upgrades that this node accepts; the others are refused with 503, each with a moment of its own to come back. Less than
-    half of what a core can do: a crowd must not slow down those who are connected. `burst` should be a second's worth or more,
-    as crowds come back at whole seconds. Keep it far above `limits.connect_rate_per_ip`: who comes without credentials has a
-    place until it says hello, or does not."""
+    """Upgrades that this node accepts. Others are refused with 503 and a time to retry. The default is below half of what one
+    core can do, so that a crowd does not slow down connected clients. Set `burst` to one second's worth or more: crowds return at
+    whole seconds. Keep the rate far above `limits.connect_rate_per_ip`: a client without credentials uses a place until
+    `hello`."""
     accept_max_lag: Seconds = 0.1
-    """Seconds that the event loop may be late. While it is later, the node accepts fewer upgrades than `rollout.accept_rate`:
-    half as many, each second again; after that a tenth of the setting more each second, up to all of it."""
+    """Seconds that the event loop may be late. While it is later, each second halves the accepted upgrades. After that
+    the rate grows by a tenth of `rollout.accept_rate` a second."""
     max_age: Annotated[float, Ge(0)] = 0.0
-    """Seconds after which a connection is asked to come back, less up to a half by chance; 0: never. So connections come to
-    nodes that are new, and none outlives what was decided when it came, such as which proxy it goes through."""
+    """Seconds after which a connection is asked to reconnect, less up to a half at random; 0: never. Connections then reach new
+    nodes, and drop what was decided when they connected, such as the proxy on their way."""
     rebalance: bool = True
-    """Asks connections to come back while this node has more than others that take some, so that new nodes get their share. Off
-    where persistent sticky cookies lead clients back to the same node."""
+    """Asks connections to reconnect while this node has more of them than others. Turn it off where persistent sticky cookies
+    lead clients back to the same node."""
     rebalance_margin: Annotated[float, Gt(0)] = 0.1
-    """How far above the mean a node may be, as a share of that; with few connections at least three times the mean's square
-    root, as chance does that."""
+    """How far above the mean a node may be, as a part of the mean. With few connections at least three times the mean's square
+    root applies, which chance alone explains."""
     rebalance_rate: PerSecond = 10.0
     """Connections a second that one node asks to move, at most."""
     rebalance_least_age: Annotated[float, Ge(0)] = 60.0
-    """Seconds that a connection is left alone after it has come, from wherever."""
+    """Seconds for which a new connection is not asked to move."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """The latency probe: an event of the node's own, published, delivered over a connection to itself, and echoed."""
+    """The latency probe: the node publishes an event of its own, and receives it over a connection to itself."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     interval: Annotated[float, Ge(0)] = 5.0
-    """Seconds between two; 0 measures nothing."""
+    """Seconds between two probes; 0 disables them."""
     timeout: Seconds = 5.0
-    """Seconds without an echo after which one has failed. Longer than the interval, it puts the next one off."""
-
-
-LONGEST_WAIT = 60.0
-"""Seconds that anybody is told to stay away, at most: the longer the wait, the less is known of what will be then."""
-
-
-def jittered(seconds: float) -> float:
-    """A time to come back that many could be told at once: up to twice as long, by chance."""
-    return round(uniform(seconds, 2 * seconds), 3)  # noqa: S311  # spreads load, guards nothing
-
-
-def next_place(last: float, now: float, soonest: float, step: float, full: float) -> tuple[float, float]:
-    """The time that one who is refused is told to come at, and how long that is, in seconds: behind the `last` that was told.
-
-    `soonest`: until it could succeed. `step`: what it costs. `full`: what a full bucket is worth; beyond that nothing is known
-    of who will still be there, and those are spread over the second half of it.
-    """
-    longest = min(LONGEST_WAIT, full)
-    place = max(last, now + soonest - step) + step
-    if place <= now + longest:
-        return place, max(soonest, place - now)
-    return now + longest, max(soonest, uniform(longest / 2, longest))  # noqa: S311  # spreads load, guards nothing
-
-
-class TokenBucket:
-    """Allows `rate.per_second` over time and `rate.burst` at once. `now` is seconds that never go back."""
-
-    __slots__ = ("_last_place", "_rate", "_tokens", "_updated")
-
-    def __init__(self, rate: Rate, now: float) -> None:
-        self._rate = rate
-        self._tokens = float(rate.burst)
-        self._updated = now
-        self._last_place = 0.0
-        """When the last one that was refused was told to come back."""
-
-    def take(self, now: float, cost: float = 1.0) -> float:
-        """Takes `cost` and returns 0.0, or takes nothing and returns the seconds until it would succeed (inf: never)."""
-        tokens = self._refill(now)
-        if tokens >= cost:
-            self._tokens = tokens - cost
-            return 0.0
-        if cost > self._rate.burst:
-            return inf
-        return (cost - tokens) / self._rate.per_second
-
-    def place(self, now: float, cost: float = 1.0) -> float:
-        """Seconds after which one that was refused should try again. Each that is refused meanwhile is told a later time: told
-        the same, all but one would come in vain. Nothing is reserved: whoever comes while there are tokens gets them."""
-        rate = self._rate
-        soonest = (cost - self._refill(now)) / rate.per_second
-        self._last_place, wait = next_place(
-            self._last_place, now, soonest, cost / rate.per_second, rate.burst / rate.per_second
-        )
-        return wait
-
-    def charge(self, cost: float) -> None:
-        """Takes `cost` even if there is less: what comes next waits until that is paid."""
-        self._tokens -= cost
-
-    def give_back(self, cost: float = 1.0) -> None:
-        """Puts back what was taken for nothing."""
-        self._tokens = min(self._rate.burst, self._tokens + cost)
-
-    def change(self, rate: Rate, now: float) -> None:
-        """Goes on with another rate, and no more tokens than fit into its burst."""
-        self._refill(now)
-        self._rate = rate
-        self._tokens = min(rate.burst, self._tokens)
-
-    def is_full(self, now: float) -> bool:
-        """Whether it is as good as a new one."""
-        return self._tokens + (now - self._updated) * self._rate.per_second >= self._rate.burst
-
-    def _refill(self, now: float) -> float:
-        self._tokens = min(self._rate.burst, self._tokens + (now - self._updated) * self._rate.per_second)
-        self._updated = now
-        return self._tokens
-
-
-class KeyedBuckets:
-    """A bucket per key, for at most `most` keys: the one idle longest is forgotten first, so memory is bounded."""
-
-    __slots__ = ("_buckets", "_most", "_rate")
-
-    def __init__(self, rate: Rate, most: int) -> None:
-        self._rate = rate
-        self._most = most
-        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
-
-    def take(self, key: Hashable, now: float, cost: float = 1.0) -> float:
-        """As `TokenBucket.take`, on the key's bucket."""
-        return self.of(key, now).take(now, cost)
-
-    def of(self, key: Hashable, now: float) -> TokenBucket:
-        """The key's bucket, for use at once: it may be forgotten later."""
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            bucket = self._buckets[key] = TokenBucket(self._rate, now)
-            if len(self._buckets) > self._most:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(key)
-        return bucket
-
-    def forget_full(self, now: float, most: int) -> None:
-        """Lets go of those that have not been used for so long that they are full again: at most so many."""
-        for _ in range(most):
-            key = next(iter(self._buckets), None)
-            if key is None or not self._buckets[key].is_full(now):
-                return
-            del self._buckets[key]
-
-    def __len__(self) -> int:
-        return len(self._buckets)
+    """Seconds without an answer after which a probe has failed. A timeout above the interval delays the next probe."""

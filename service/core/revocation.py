@@ -1,5 +1,4 @@
-"""Tokens that are good no more although they have not expired. Pure: time comes in as an argument, and of which clock it must
-be stands with it."""
+"""Tokens that are revoked before they expire. Pure: each time argument says which clock it is of."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from service.core.identity import Identity
 
 
 class Target(Enum):
-    """What a revocation is aimed at."""
+    """What a revocation revokes."""
 
     USER = "user"
     """Every token of a user that was issued before a moment."""
@@ -21,7 +20,7 @@ class Target(Enum):
 
 
 class Subject(NamedTuple):
-    """Whose tokens, or which one. Tenants never share one."""
+    """The user whose tokens are revoked, or the token. Tenants never share one."""
 
     target: Target
     tenant: str
@@ -31,38 +30,38 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Says that tokens are good no more."""
+    """One revocation, in the form that the broker stores."""
 
     target: Target
     tenant: str
     name: str
-    """As in Subject."""
+    """The user, or the token's id."""
     until: float
-    """When every token that it concerns has expired by itself, in seconds since the Unix epoch by the store's clock as the
-    node that made it knew it: for people to read, and never alone a reason to forget it."""
+    """When every revoked token has expired by itself: seconds since the Unix epoch, by the store's clock as its node knew it. For
+    people to read; never the only reason to forget the revocation."""
     life: float
-    """Seconds from its making until then."""
+    """Seconds from the revocation to `until`."""
     before: float | None = None
-    """Tokens issued before this moment are concerned; None: whenever they were issued."""
+    """Only tokens issued before this moment are revoked; None: all."""
     reason: str = ""
-    """Told to the clients that are disconnected."""
+    """Sent to the clients that are disconnected."""
 
     @property
     def subject(self) -> Subject:
-        """Whom it is about; there is one revocation a subject."""
+        """What it revokes. There is one revocation a subject."""
         return Subject(self.target, self.tenant, self.name)
 
-    def concerns(self, issued_at: float | None) -> bool:
-        """Whether a token of the subject is revoked. One that does not say when it was issued is."""
+    def applies_to(self, issued_at: float | None) -> bool:
+        """Whether a token of the subject is revoked. A token without an issue time always is."""
         return self.before is None or issued_at is None or issued_at < self.before
 
     def covers(self, other: Revocation) -> bool:
-        """Whether it says all that another one of the same subject says."""
+        """Whether it revokes at least as much, and for as long, as another one of the same subject."""
         wide = self.before is None or (other.before is not None and self.before >= other.before)
         return wide and self.until >= other.until and self.life >= other.life
 
-    def joined(self, older: Revocation) -> Revocation:
-        """Both in one: what has been revoked stays so."""
+    def merged(self, older: Revocation) -> Revocation:
+        """Returns one revocation that covers both."""
         wide = self.before is None or older.before is None
         before = None if wide else max(self.before or 0.0, older.before or 0.0)
         return replace(
@@ -74,146 +73,146 @@ class Revocation:
         )
 
 
-class Held(NamedTuple):
+class StoredRevocation(NamedTuple):
     """A revocation in the table."""
 
     revocation: Revocation
     since: float
-    """When this node heard of it first, or of more of it (monotonic)."""
+    """When this node first received it, or a wider one (monotonic)."""
 
-    def is_over(self, monotonic: float, wall: float) -> bool:
-        """Whether no living token can meet it any more.
+    def is_expired(self, monotonic: float, wall: float) -> bool:
+        """Whether every token that it revokes has expired.
 
-        A wall clock that is wrong makes that later, never sooner. One that is ahead has no say before the life is over as the
-        monotonic clock counts it. While one that is behind has not come to `until`, this node would still take tokens that
-        have expired, so the revocation stays; but at most for its life once more, as `until` may be what is wrong.
+        A wrong wall clock delays this, and never makes it early. A clock that is ahead is ignored until `life` has passed on the
+        monotonic clock. While a clock is behind `until`, this node would still accept expired tokens, so the revocation stays,
+        but for at most one more `life`: `until` itself may be wrong.
         """
         end = self.since + self.revocation.life
         return end <= monotonic and (self.revocation.until <= wall or end + self.revocation.life <= monotonic)
 
 
 class RevocationTable:
-    """At most `most` revocations of a tenant, and `total` of all tenants together.
+    """At most `max_per_tenant` revocations of one tenant, and `max_total` of all tenants together.
 
-    A tenant that has one more than `most` forgets the one that it has had longest. With one more than `total`, the tenant that
-    has the most forgets its own. So no tenant can push out another's: one that has no more than an equal share, `total` by the
-    number of tenants, loses nothing by what the others revoke. To refuse the newest instead would let those who revoke a
-    lot keep everybody else from revoking at all; and what is forgotten is the oldest, of which most tokens have expired by
-    themselves.
+    At `max_per_tenant` a tenant's oldest revocation is evicted. At `max_total` the oldest one of the largest tenant is
+    evicted, so no tenant can evict another's: a tenant with at most an equal share of `max_total` loses nothing. Refusing
+    the newest revocation instead would let one tenant keep all others from revoking; and most tokens of the oldest one have
+    expired.
     """
 
-    __slots__ = ("_most", "_sizes", "_tenants", "_total")
+    __slots__ = ("_max_per_tenant", "_max_total", "_sizes", "_tenants")
 
-    def __init__(self, most: int, total: int) -> None:
-        self._most = most
-        self._total = total
-        self._tenants: dict[str, dict[Subject, Held]] = {}
-        """Each tenant's by the time since when they are held."""
+    def __init__(self, max_per_tenant: int, max_total: int) -> None:
+        self._max_per_tenant = max_per_tenant
+        self._max_total = max_total
+        self._tenants: dict[str, dict[Subject, StoredRevocation]] = {}
+        """Each tenant's revocations, by `since`."""
         self._sizes = _Sizes()
 
     def add(self, revocation: Revocation, monotonic: float) -> bool:
-        """Takes a revocation, joined with what is known of its subject. False if another was forgotten for it.
+        """Adds a revocation, merged with the known one of its subject. Returns False if it evicted another one.
 
-        What says nothing new changes nothing: to read it once more is no reason to hold it longer.
+        A revocation that adds nothing new changes nothing: reading it again must not extend it.
         """
         subject, tenant = revocation.subject, revocation.tenant
-        held = self._tenants.setdefault(tenant, {})
-        known = held.get(subject)
+        stored = self._tenants.setdefault(tenant, {})
+        known = stored.get(subject)
         if known is not None:
-            joined = revocation.joined(known.revocation)
-            if joined != known.revocation:
-                del held[subject]
-                held[subject] = Held(joined, monotonic)
+            merged = revocation.merged(known.revocation)
+            if merged != known.revocation:
+                del stored[subject]
+                stored[subject] = StoredRevocation(merged, monotonic)
             return True
-        held[subject] = Held(revocation, monotonic)
+        stored[subject] = StoredRevocation(revocation, monotonic)
         self._sizes.grow(tenant)
-        if len(held) > self._most:
-            self._drop(tenant, next(iter(held)))
-        elif self._sizes.total > self._total:
+        if len(stored) > self._max_per_tenant:
+            self._remove(tenant, next(iter(stored)))
+        elif self._sizes.total > self._max_total:
             largest = self._sizes.largest
-            self._drop(largest, next(iter(self._tenants[largest])))
+            self._remove(largest, next(iter(self._tenants[largest])))
         else:
             return True
         return False
 
     def get(self, subject: Subject) -> Revocation | None:
-        """What is known of a subject."""
+        """Returns the revocation of a subject."""
         of_tenant = self._tenants.get(subject.tenant)
-        held = None if of_tenant is None else of_tenant.get(subject)
-        return None if held is None else held.revocation
+        stored = None if of_tenant is None else of_tenant.get(subject)
+        return None if stored is None else stored.revocation
 
     def find(self, identity: Identity) -> Revocation | None:
-        """Why the token behind an identity is good no more; None if it is, or if there is none behind it."""
+        """Returns the revocation that applies to the identity's token, if any."""
         if not identity.user or identity.tenant not in self._tenants:
             return None
         of_user = self.get(Subject(Target.USER, identity.tenant, identity.user))
-        if of_user is not None and of_user.concerns(identity.issued_at):
+        if of_user is not None and of_user.applies_to(identity.issued_at):
             return of_user
         if identity.token_id is None:
             return None
         return self.get(Subject(Target.TOKEN, identity.tenant, identity.token_id))
 
-    def forget(self, monotonic: float, wall: float) -> None:
-        """Drops what no living token can meet any more (see `Held.is_over`)."""
-        for tenant, held in tuple(self._tenants.items()):
-            over = []
-            for subject, one in held.items():
-                # The others are held for less long. Some of them may have a shorter life: they wait, so that this costs
-                # nothing for the thousands whose time has not come.
+    def evict_expired(self, monotonic: float, wall: float) -> None:
+        """Removes the revocations of which every token has expired."""
+        for tenant, stored in tuple(self._tenants.items()):
+            expired = []
+            for subject, one in stored.items():
+                # The rest is younger. Some of it may have a shorter life and be expired: it waits, so that this stays cheap
+                # for thousands that are not.
                 if one.since + one.revocation.life > monotonic:
                     break
-                if one.is_over(monotonic, wall):
-                    over.append(subject)
-            for subject in over:
-                self._drop(tenant, subject)
+                if one.is_expired(monotonic, wall):
+                    expired.append(subject)
+            for subject in expired:
+                self._remove(tenant, subject)
 
     @property
     def tenants(self) -> Collection[str]:
-        """Those that have revocations."""
+        """Tenants that have revocations."""
         return self._tenants.keys()
 
-    def of(self, tenant: str) -> Iterator[Revocation]:
-        """The tenant's, the one held longest first."""
-        return iter([held.revocation for held in self._tenants.get(tenant, {}).values()])
+    def of_tenant(self, tenant: str) -> Iterator[Revocation]:
+        """Iterates over a tenant's revocations, the oldest first."""
+        return iter([stored.revocation for stored in self._tenants.get(tenant, {}).values()])
 
     def __len__(self) -> int:
         return self._sizes.total
 
-    def _drop(self, tenant: str, subject: Subject) -> None:
-        held = self._tenants[tenant]
-        del held[subject]
-        if not held:
+    def _remove(self, tenant: str, subject: Subject) -> None:
+        stored = self._tenants[tenant]
+        del stored[subject]
+        if not stored:
             del self._tenants[tenant]
         self._sizes.shrink(tenant)
 
 
 class _Sizes:
-    """How many each tenant has, and who has the most, in constant time: a full table asks with every revocation."""
+    """The number of revocations of each tenant, and the largest tenant in constant time: a full table asks at every
+    revocation."""
 
-    __slots__ = ("_by_size", "_most", "_sizes", "total")
+    __slots__ = ("_by_size", "_max_size", "_sizes", "total")
 
     def __init__(self) -> None:
         self.total = 0
         self._sizes: dict[str, int] = {}
         self._by_size: dict[int, dict[str, None]] = {}
-        """The tenants of each size, the one that came to it first in front; no size without any."""
-        self._most = 0
+        """The tenants of each size, the one that reached it first in front. No size is without tenants."""
+        self._max_size = 0
 
     @property
     def largest(self) -> str:
-        """Of the tenants that have the most the one that has had so many longest. There must be one."""
-        return next(iter(self._by_size[self._most]))
+        """The tenant with the most revocations; of several, the first to reach that size. There must be one."""
+        return next(iter(self._by_size[self._max_size]))
 
     def grow(self, tenant: str) -> None:
-        """One more."""
+        """Counts one more."""
         size = self._move(tenant, 1)
-        self._most = max(self._most, size)
+        self._max_size = max(self._max_size, size)
 
     def shrink(self, tenant: str) -> None:
-        """One less."""
+        """Counts one less."""
         size = self._move(tenant, -1)
-        if self._most not in self._by_size:  # it was the only one of its size, and is now of the next one
-            self._most = size
+        if self._max_size not in self._by_size:  # it was the only tenant of that size, and now has the next lower one
+            self._max_size = size
 
     def _move(self, tenant: str, by: int) -> int:
         before = self._sizes.pop(tenant, 0)

@@ -1,6 +1,6 @@
-"""A session: who is on a connection, and what they have joined. Pure.
+"""A session: the identity of a connection, and its subscriptions. Pure.
 
-The garbage collector does not look at these (`gc=False`): nothing that they hold leads back to them.
+The garbage collector skips these objects (`gc=False`): they are in no reference cycle.
 """
 
 from __future__ import annotations
@@ -16,77 +16,78 @@ from service.errors import ErrorCode, ServiceError
 
 
 class Phase(Enum):
-    """How far a subscription has come."""
+    """The state of a subscription."""
 
-    PENDING = "held"
-    """Authorised and joined; nothing is delivered before `ready`."""
-    SUBSCRIBING = "joining"
-    """The snapshot is being read; live events wait behind it."""
+    PENDING = "pending"
+    """Authorised. Nothing is delivered before `ready`."""
+    SUBSCRIBING = "subscribing"
+    """The snapshot is being read. Live events wait behind it."""
     LIVE = "live"
-    """`subscribed` has been sent; events follow."""
+    """`subscribed` has been sent. Events are delivered."""
 
 
 class Start(Enum):
-    """From where a subscription gets the channel's events."""
+    """Where in the stream a subscription starts."""
 
     JOIN = "join"
-    """From the join on."""
+    """At the subscribe."""
     POSITION = "position"
-    """From the position that the client has named."""
+    """At the position that the client sent."""
     GAP = "gap"
-    """From the join on, though the client has named a position: it may not read what came in between, and is told so."""
+    """At the subscribe, although the client sent a position: it may not read history, and is told so."""
 
 
 class PresenceAccess(Enum):
-    """What a subscription has to do with its channel's presence."""
+    """How a subscription takes part in its channel's presence."""
 
     NONE = "none"
-    """Nothing: the channel keeps none."""
+    """Not at all: the channel has no presence."""
     LISTED = "listed"
-    """Its user is shown to others, and may not see them."""
+    """Others see its user; the user does not see them."""
     SEES = "sees"
-    """Its user is shown to others, and sees them."""
+    """Others see its user, and the user sees them."""
 
 
 class Subscription(Struct, eq=False, gc=False):
-    """One channel of one session."""
+    """One subscription of one session."""
 
     channel: ChannelKey
     request: str | None
-    """The id of the `subscribe` that asked for it; None for a channel named in the address."""
+    """The id of the `subscribe` request; None for a channel in the address."""
     since: Position | None = None
-    """Where to resume: the client's position, or the one at which the subscription joined (see `start`)."""
+    """Where to resume: the client's position, or the position at the subscribe (`start` says which)."""
     start: Start = Start.JOIN
     presence: PresenceAccess = PresenceAccess.NONE
     phase: Phase = Phase.PENDING
 
 
 class Session(Struct, eq=False, gc=False):
-    """Belongs to one connection, and changes only by that connection's commands and the backend's."""
+    """The session of one connection. Only commands of the connection and of the backend change it."""
 
     identity: Identity
-    most_subscriptions: int
-    ready: bool = False
+    max_subscriptions: int
+    is_ready: bool = False
+    """Whether the client has sent `ready`."""
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
 
-    def check_room_for(self, channel: str) -> None:
-        """Raises ServiceError if the channel is joined already or the session has joined as many as it may."""
+    def check_can_subscribe(self, channel: str) -> None:
+        """Raises ServiceError if the channel is subscribed already, or the session has `max_subscriptions`."""
         if channel in self.subscriptions:
             raise ServiceError(ErrorCode.ALREADY_SUBSCRIBED, f"{channel} is subscribed already", path="$.channel")
-        if len(self.subscriptions) >= self.most_subscriptions:
+        if len(self.subscriptions) >= self.max_subscriptions:
             raise ServiceError(
                 ErrorCode.TOO_MANY_SUBSCRIPTIONS,
-                f"a connection has at most {self.most_subscriptions} channels",
-                limit=self.most_subscriptions,
+                f"a connection has at most {self.max_subscriptions} channels",
+                limit=self.max_subscriptions,
             )
 
     def subscription(self, channel: str) -> Subscription:
-        """The subscription, or ServiceError(NOT_SUBSCRIBED)."""
+        """Returns the subscription. Raises ServiceError(NOT_SUBSCRIBED)."""
         found = self.subscriptions.get(channel)
         if found is None:
             raise ServiceError(ErrorCode.NOT_SUBSCRIBED, f"{channel} is not subscribed", path="$.channel")
         return found
 
     def is_subscribed(self, channel: str) -> bool:
-        """Whether the channel has been joined."""
+        """Whether the session has a subscription to the channel."""
         return channel in self.subscriptions

@@ -38,8 +38,8 @@ class DuplicateKeyError(ValueError):
         self.key = key
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads(…, object_pairs_hook=unique)`. Raises DuplicateKeyError."""
+def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(…, object_pairs_hook=reject_duplicate_keys)`. Raises DuplicateKeyError."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise DuplicateKeyError(_first_duplicate(pairs))
@@ -55,7 +55,9 @@ def _no_number(text: str) -> int:
     return 0
 
 
-_exact = json.JSONDecoder(object_pairs_hook=unique, parse_int=_no_number, parse_float=_no_number, strict=False).decode
+_exact = json.JSONDecoder(
+    object_pairs_hook=reject_duplicate_keys, parse_int=_no_number, parse_float=_no_number, strict=False
+).decode
 """Numbers are not made: they have been, and a long one costs much."""
 
 

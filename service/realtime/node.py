@@ -17,7 +17,22 @@ from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.clock import Clock
 from service.core.identity import Identity
-from service.core.limits import Compression, Deadlines, Limits, OutboxLimits, Probing, Rate, RepairLimits, Rollout
+from service.core.limits import (
+    MAX_REVOCATIONS,
+    MAX_TOTAL_REVOCATIONS,
+    PRESENCE_MEMBERS,
+    PRESENCE_TTL,
+    REVOCATION_TTL,
+    UNREADY_AFTER,
+    Compression,
+    Deadlines,
+    Limits,
+    OutboxLimits,
+    Probing,
+    Rate,
+    RepairLimits,
+    Rollout,
+)
 from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
@@ -83,19 +98,19 @@ class Bounds:
     repair: RepairLimits = field(default_factory=RepairLimits)
     deadlines: Deadlines = field(default_factory=Deadlines)
     rollout: Rollout = field(default_factory=Rollout)
-    unready_after: float = 30.0
+    unready_after: float = UNREADY_AFTER
     """Seconds without the broker after which the node is not ready."""
-    presence_members: int = 200
+    presence_members: int = PRESENCE_MEMBERS
     """Users in a channel above which presence is told as a count."""
-    presence_ttl: float = 30.0
+    presence_ttl: float = PRESENCE_TTL
     """Seconds that an entry in presence lasts unless it is renewed."""
     anonymous_tenant: str | None = None
     """The tenant of connections without credentials; None if they are refused."""
-    revocation_ttl: float = 86_400.0
+    revocation_ttl: float = REVOCATION_TTL
     """Seconds that a revocation lasts."""
-    revocations: int = 10_000
+    revocations: int = MAX_REVOCATIONS
     """Revocations that are kept of a tenant."""
-    revocations_total: int = 100_000
+    revocations_total: int = MAX_TOTAL_REVOCATIONS
     """Of all tenants together."""
     probe: Probing = field(default_factory=Probing)
 

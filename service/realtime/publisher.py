@@ -61,7 +61,7 @@ class Publisher:
         started = self._clock.monotonic()
         refused = self._unknown
         try:
-            publication = self._gate.admit(
+            publication = self._gate.validate(
                 identity,
                 channel=channel,
                 type=type,

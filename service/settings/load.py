@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from service.contract.document import Document, Fault, Faults, Place, nearest, read
 from service.core.limits import Limits
-from service.protocol.unique_keys import DuplicateKeyError, unique
-from service.settings.model import MAX_PORT, PREFIX, Broker, Setting, Settings, every_setting
+from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_keys
+from service.settings.model import MAX_PORT, PREFIX, Broker, Setting, Settings, all_settings
 
 CONFIG = "TIDEWIRE_CONFIG"
 """Names the settings file."""
@@ -107,7 +107,7 @@ class _Loading:
     def _refused_variables(self) -> Iterator[Place]:
         """Settings whose variable was refused: nothing more is said of what then seems to be missing."""
         names = {fault.file for fault in self.faults}
-        for setting in every_setting():
+        for setting in all_settings():
             if names & {setting.variable, f"{setting.variable}_FILE"}:
                 yield setting.place
 
@@ -123,7 +123,7 @@ class _Loading:
 
 def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
     """What is wrong with settings each of which is right."""
-    issuers = [issuer.issuer for issuer in found.issuers_all()]
+    issuers = [issuer.issuer for issuer in found.all_issuers()]
     if not found.demo and not issuers and not found.auth.anonymous:
         yield (
             ("auth", "secret"),
@@ -140,7 +140,7 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
     for index, issuer in enumerate(found.auth.issuers):
         if issuers.count(issuer.issuer) > 1:
             yield ("auth", "issuers", index, "issuer"), "stands twice; a token's `iss` could not tell which is meant"
-    keys = found.api_keys_all()
+    keys = found.all_api_keys()
     for index, key in enumerate(found.api.keys):
         if [other.name for other in keys].count(key.name) > 1:
             yield ("api", "keys", index, "name"), "stands twice; the log could not tell which is meant"
@@ -199,7 +199,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterator[tuple[Place, str, Any]]:
     """Every setting in the environment: its place, its variable, its value. An empty variable sets nothing."""
-    known = {setting.variable: setting for setting in every_setting()}
+    known = {setting.variable: setting for setting in all_settings()}
     files = {f"{variable}_FILE": setting for variable, setting in known.items() if setting.is_secret}
     for name, text in sorted(environ.items()):
         if not name.startswith(PREFIX) or name in OTHERS or not text or _is_service_link(name, text):
@@ -260,7 +260,7 @@ def _value(setting: Setting, text: str) -> Any:
         return [word.strip() for word in text.split(",")]
     if not setting.is_list:
         return text
-    value = json.loads(text, object_pairs_hook=unique)
+    value = json.loads(text, object_pairs_hook=reject_duplicate_keys)
     if not isinstance(value, list):
         raise ValueError("not a list")  # noqa: TRY004  # told like other texts that are no JSON list
     return value
@@ -271,7 +271,7 @@ def _value(setting: Setting, text: str) -> Any:
 
 def _names_beside(place: Place) -> Iterator[str]:
     """The names that could stand where an unknown one does."""
-    for setting in every_setting():
+    for setting in all_settings():
         if setting.place[: len(place) - 1] == place[:-1]:
             yield setting.place[len(place) - 1]
         elif setting.place == place[:-2]:

@@ -20,6 +20,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.adapters.nats import address as nats_address
 from service.adapters.redis import address as redis_address
 from service.core.limits import (
+    MAX_REVOCATIONS,
+    MAX_TOTAL_REVOCATIONS,
+    PRESENCE_MEMBERS,
+    PRESENCE_TTL,
+    REVOCATION_TTL,
+    UNREADY_AFTER,
     Bytes,
     Compression,
     Count,
@@ -159,13 +165,13 @@ class Auth(BaseModel):
     verified_tokens: Annotated[int, Field(ge=0)] = 10_000
     """Tokens whose signatures are remembered to be right, about 150 bytes each, so that whoever comes back is let in for less;
     everything else about a token is checked every time. 0 remembers none. HS256 needs no memory: it is as cheap as looking."""
-    revocation_ttl: Seconds = 86_400.0
+    revocation_ttl: Seconds = REVOCATION_TTL
     """Seconds that a revocation lasts: at least the life of the longest-lived token and its issuer's leeway; a token that
     lives longer would be good again."""
-    revocations: Count = 10_000
+    revocations: Count = MAX_REVOCATIONS
     """Revoked users and tokens that are kept of each tenant; with more, the tenant's oldest is forgotten, and `limit_hits`
     counts it."""
-    revocations_total: Count = 100_000
+    revocations_total: Count = MAX_TOTAL_REVOCATIONS
     """The same of all tenants together, in each node's memory; with more, the oldest of the tenant that has the most is
     forgotten, so a tenant with no more than an equal share loses none to others."""
 
@@ -221,7 +227,7 @@ class Broker(BaseModel):
     """Seconds between two questions whether the broker is there."""
     silence: Seconds = 3.0
     """Seconds without any answer after which a connection to the broker is given up and made anew."""
-    unready_after: Annotated[float, Field(ge=0)] = 30.0
+    unready_after: Annotated[float, Field(ge=0)] = UNREADY_AFTER
     """Seconds without the broker after which this node is not ready, or gives its start up. Connections stay open."""
     position_ttl: Seconds = 604_800.0
     """Seconds that a channel without publishes keeps its position (never less than its history's ttl)."""
@@ -242,9 +248,9 @@ class Presence(BaseModel):
     """Who is in a channel."""
 
     model_config = _STRICT
-    members: Annotated[int, Field(ge=0)] = 200
+    members: Annotated[int, Field(ge=0)] = PRESENCE_MEMBERS
     """Users in a channel above which counts are sent and not names."""
-    ttl: Annotated[float, Field(ge=1)] = 30.0
+    ttl: Annotated[float, Field(ge=1)] = PRESENCE_TTL
     """Seconds after which a node that has fallen silent no longer counts; its users are told as gone within a sixth more. The
     same on all nodes."""
 
@@ -311,14 +317,14 @@ class Settings(BaseSettings):
         """Leaves only the arguments: the library's own sources stop at the first fault and know no lines."""
         return (init_settings,)
 
-    def issuers_all(self) -> tuple[Issuer, ...]:
+    def all_issuers(self) -> tuple[Issuer, ...]:
         """Every issuer, the one behind `auth.secret` first."""
         if self.auth.secret is None:
             return self.auth.issuers
         short = Issuer(issuer=self.auth.issuer, audience=self.auth.audience, algorithm="HS256", secret=self.auth.secret)
         return (short, *self.auth.issuers)
 
-    def api_keys_all(self) -> tuple[ApiKey, ...]:
+    def all_api_keys(self) -> tuple[ApiKey, ...]:
         """Every API key, `api.key` (by the name `default`) first."""
         if self.api.key is None:
             return self.api.keys
@@ -363,7 +369,7 @@ class Setting:
 
 
 @cache
-def every_setting() -> tuple[Setting, ...]:
+def all_settings() -> tuple[Setting, ...]:
     """Every setting, in the order of declaration."""
     return tuple(_walk(Settings(), ()))
 

@@ -10,7 +10,7 @@ from math import inf, isfinite, isnan
 import structlog
 
 from service.core.clock import Clock, Timer
-from service.core.descriptors import USUALLY_IN_USE, DescriptorPlan, check_limit, plan, sufficient_limit
+from service.core.descriptors import TYPICAL_IN_USE, DescriptorPlan, check_limit, plan, sufficient_limit
 from service.core.limits import Limits
 from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
@@ -63,7 +63,7 @@ class Descriptors:
         """To be called when everything but connections is open. `limit`: how many files the process may open; inf for any
         number. Raises TooFewFilesError."""
         counted = open_files()
-        self._in_use = USUALLY_IN_USE if isnan(counted) else int(counted)
+        self._in_use = TYPICAL_IN_USE if isnan(counted) else int(counted)
         self._limit = limit
         check_limit(limit(), self._in_use, self._limits)
         self._check()
@@ -115,7 +115,7 @@ class Descriptors:
             return
         self._first_reserved = planned.first_reserved
         self._admission.lower_connections(planned.connections)
-        self._http.lower(planned.http_connections, lambda: planned.room - self._admission.total)
+        self._http.lower(planned.http_connections, lambda: planned.client_descriptors - self._admission.total)
         self._ops.lower(planned.ops_connections)
         if planned.connections < limits.connections:
             _log.warning(

@@ -14,7 +14,7 @@ import yaml
 
 from service.cli.check import everything
 from service.settings import Settings, load_settings
-from service.settings.model import Setting, every_setting
+from service.settings.model import Setting, all_settings
 from tests.chart.cases import CASES, SOME, every_secret, gateway, ingress
 from tests.chart.conftest import rendered
 from tests.chart.pod_view import lay
@@ -76,8 +76,8 @@ def test_the_service_accepts_what_is_rendered(helm: Helm, case: str, tmp_path: P
 
 def test_every_secret_reaches_its_setting(helm: Helm, tmp_path: Path) -> None:
     settings = accepted(helm.template(every_secret()), tmp_path)
-    assert [issuer.issuer for issuer in settings.issuers_all()] == ["tidewire", "https://login.test/"]
-    assert [key.name for key in settings.api_keys_all()] == ["default", "billing"]
+    assert [issuer.issuer for issuer in settings.all_issuers()] == ["tidewire", "https://login.test/"]
+    assert [key.name for key in settings.all_api_keys()] == ["default", "billing"]
     assert settings.broker.password is not None
     assert settings.broker.password.get_secret_value() == "p"
     assert settings.broker.sentinel_password is not None
@@ -157,7 +157,7 @@ class Every:
 def _every() -> Every:
     values: dict[str, Any] = {}
     wanted = {}
-    for setting in every_setting():
+    for setting in all_settings():
         if setting.name in CHARTS_OWN | FILES or (setting.is_secret and setting.name != "auth.issuers"):
             continue
         holder = values

@@ -45,7 +45,7 @@ async def deaf(server: Running, user: str = "ben") -> tuple[Wire, Connection]:
     wire.read(False)
     wire.send({"type": "ready"})
     of_user = server.service.node.registry.of_user
-    await eventually(lambda: any(found.session.ready for found in of_user("default", user)))
+    await eventually(lambda: any(found.session.is_ready for found in of_user("default", user)))
     return wire, of_user("default", user)[0]
 
 

@@ -30,7 +30,7 @@ REVOCATIONS = revocations_of("default")
 def held(server: Running) -> list[Revocation]:
     """What the node knows to be revoked, each tenant's oldest first."""
     table = server.service.node.revocations._table
-    return [one for tenant in table.tenants for one in table.of(tenant)]
+    return [one for tenant in table.tenants for one in table.of_tenant(tenant)]
 
 
 def names(server: Running) -> set[str]:
@@ -39,7 +39,7 @@ def names(server: Running) -> set[str]:
 
 def newest(server: Running) -> str:
     """The default tenant's."""
-    return [one.name for one in server.service.node.revocations._table.of("default")][-1]
+    return [one.name for one in server.service.node.revocations._table.of_tenant("default")][-1]
 
 
 async def test_a_revocation_reaches_every_node(make_bus: Callable[[], Bus]) -> None:

@@ -162,8 +162,8 @@ def test_development_credentials_fill_only_what_is_missing() -> None:
     filled = found.complete(Settings(demo=True))
     assert needs_development(Settings(demo=True))
     assert not needs_development(filled)
-    assert filled.issuers_all()[0].secret is not None
-    assert filled.api_keys_all()[0].key.get_secret_value() == "k" * 30
+    assert filled.all_issuers()[0].secret is not None
+    assert filled.all_api_keys()[0].key.get_secret_value() == "k" * 30
 
 
 # --- token -------------------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_serve_runs_what_is_good(
     assert main(["serve"]) == 0
     [(service, companion)] = started
     assert companion is None
-    assert service.settings.api_keys_all() == ()
+    assert service.settings.all_api_keys() == ()
     assert capsys.readouterr() == ("", "")
     assert not made_credentials()
 
@@ -280,7 +280,7 @@ def test_the_demo_makes_its_own_credentials_and_says_so_once_it_listens(
     assert (settings.demo, settings.host) == (True, "127.0.0.1")
     assert settings.auth.secret is not None
     assert settings.auth.secret.get_secret_value() == found.secret
-    assert [key.key.get_secret_value() for key in settings.api_keys_all()] == [found.api_key]
+    assert [key.key.get_secret_value() for key in settings.all_api_keys()] == [found.api_key]
     assert capsys.readouterr() == ("", ""), "a service that cannot listen must not advertise another one's page"
 
     (tmp_path / "backend.py").touch()
@@ -329,7 +329,7 @@ def test_a_demo_that_cannot_keep_its_credentials_says_where(tmp_path: Path, caps
 def test_the_event_to_paste_passes_the_demo_s_gate() -> None:
     channel, kind, data = demo.SAMPLE
     gate = Gate(load(assets.demo_folder() / "contract.yaml"))
-    published = gate.admit(
+    published = gate.validate(
         backend("default"), channel=channel, type=kind, data=data.encode(), id="1", key=None, sender=None, at=1, subscribed=False
     )  # fmt: skip
     assert published.channel.name == channel

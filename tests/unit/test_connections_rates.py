@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.identity import Identity, anonymous
-from service.core.limits import Limits, Rate, TokenBucket
+from service.core.limits import Limits, Rate
+from service.core.token_bucket import TokenBucket
 from service.realtime.connections.rates import ConnectionRates, KeyedRates, Rates
 
 ANN = Identity("t", "ann")
@@ -76,13 +77,13 @@ def test_all_buckets_are_taken_from_or_none(
             exceeded = rates.take_message(connection, now)
         else:
             exceeded = rates.take(connection, kind, now, cost)
-        could = [bucket.take(now, cost) == 0.0 for bucket in model]
+        could = [bucket.acquire(now, cost) == 0.0 for bucket in model]
         assert (exceeded is None) is all(could)
         if exceeded is not None:
             assert could[list(SETTINGS).index(exceeded.scope)] is False
             for bucket, took in zip(model, could, strict=True):
                 if took:
-                    bucket.give_back(cost)
+                    bucket.refund(cost)
 
 
 def test_messages_and_subscribes_have_buckets_of_their_own() -> None:

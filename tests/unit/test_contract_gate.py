@@ -31,7 +31,7 @@ def admit(identity: Identity = ANN, **changes: Any) -> Publication:
         "channel": "room:42", "type": "chat.message", "data": b'{"text":"hi"}', "id": "m-1", "key": None, "sender": identity.user,
         "at": 1_795_374_000_000, "subscribed": True,
     }  # fmt: skip
-    return GATE.admit(identity, **event | changes)
+    return GATE.validate(identity, **event | changes)
 
 
 def refused(identity: Identity = ANN, **changes: Any) -> ServiceError:
@@ -153,7 +153,7 @@ def test_who_may_read(identity: Identity, channel: str, right: Right, code: Erro
 
 
 def test_publishing_is_not_decided_without_an_event() -> None:
-    with pytest.raises(ValueError, match="admit decides"):
+    with pytest.raises(ValueError, match="validate decides"):
         GATE.authorise(ANN, "room:42", Right.PUBLISH)
 
 
@@ -235,7 +235,9 @@ def list_gate(tmp_path: Path) -> Gate:
 
 def faults(gate: Gate, data: bytes) -> list[dict[str, str]]:
     with pytest.raises(ServiceError) as caught:
-        gate.admit(BACKEND, channel="a", type="a.b", data=data, id="1", key=None, sender=None, at=1, subscribed=False)
+        gate.validate(
+            BACKEND, channel="a", type="a.b", data=data, id="1", key=None, sender=None, at=1, subscribed=False
+        )
     assert caught.value.code is ErrorCode.INVALID_DATA
     errors: list[dict[str, str]] = caught.value.details["errors"]
     return errors

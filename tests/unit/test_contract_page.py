@@ -34,7 +34,7 @@ def test_every_marked_block_is_found() -> None:
 def test_the_example_loads_and_admits_what_it_is_about(tmp_path: Path) -> None:
     contract = load(write(tmp_path, "file"))
     assert len(contract.channels) == 3
-    published = Gate(contract).admit(
+    published = Gate(contract).validate(
         backend("t"), channel="board:main", type="ticker.price", data=b'{"symbol":"ACME","price":1}', id="1", key=None,
         sender=None, at=1, subscribed=False,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The turnstile: how fast a crowd comes in, and how often it has to ask. Time is the test's."""
+"""The throttle: how fast a crowd comes in, and how often it has to ask. Time is the test's."""
 
 from __future__ import annotations
 
@@ -9,78 +9,79 @@ from collections import Counter
 
 import pytest
 
-from service.core.accept_throttle import MOST, AcceptThrottle
+from service.core.accept_throttle import AcceptThrottle
+from service.core.backoff import MAX_RETRY_AFTER
 from service.core.limits import Rate
 
 RATE = Rate(per_second=100, burst=100)
 
 
 def test_so_many_come_in_at_once_and_then_so_many_a_second() -> None:
-    turnstile = AcceptThrottle(RATE, 0.0)
-    assert [turnstile.enter(0.0) for _ in range(100)] == [0.0] * 100
-    assert turnstile.enter(0.0) > 0
-    assert [turnstile.enter(0.5) > 0 for _ in range(51)] == [False] * 50 + [True]
+    throttle = AcceptThrottle(RATE, 0.0)
+    assert [throttle.acquire(0.0) for _ in range(100)] == [0.0] * 100
+    assert throttle.acquire(0.0) > 0
+    assert [throttle.acquire(0.5) > 0 for _ in range(51)] == [False] * 50 + [True]
 
 
 def test_each_who_is_turned_away_gets_a_place_of_its_own() -> None:
-    turnstile = AcceptThrottle(Rate(per_second=10, burst=1), 0.0)
-    turnstile.enter(0.0)
-    assert [round(turnstile.enter(0.0), 6) for _ in range(4)] == [0.1, 0.2, 0.3, 0.4]
-    assert turnstile.enter(0.2, 0.5) == 0.0, "whoever comes while there is a token need not wait for the others"
-    assert [round(turnstile.enter(0.2, 0.5), 6) for _ in range(3)] == [0.25, 0.3, 0.35]
-    assert turnstile.enter(5.0) == 0.0
-    assert round(turnstile.enter(5.0), 6) == 0.1, "the line has moved on"
+    throttle = AcceptThrottle(Rate(per_second=10, burst=1), 0.0)
+    throttle.acquire(0.0)
+    assert [round(throttle.acquire(0.0), 6) for _ in range(4)] == [0.1, 0.2, 0.3, 0.4]
+    assert throttle.acquire(0.2, 0.5) == 0.0, "whoever comes while there is a token need not wait for the others"
+    assert [round(throttle.acquire(0.2, 0.5), 6) for _ in range(3)] == [0.25, 0.3, 0.35]
+    assert throttle.acquire(5.0) == 0.0
+    assert round(throttle.acquire(5.0), 6) == 0.1, "the line has moved on"
 
 
 def test_whoever_only_looks_takes_nothing() -> None:
-    turnstile = AcceptThrottle(Rate(per_second=1, burst=2), 0.0)
-    assert [turnstile.look(0.0) for _ in range(10)] == [0.0] * 10
-    assert [turnstile.enter(0.0), turnstile.enter(0.0)] == [0.0, 0.0]
-    assert turnstile.look(0.0) == 1.0
-    assert turnstile.look(1.0) == 0.0
+    throttle = AcceptThrottle(Rate(per_second=1, burst=2), 0.0)
+    assert [throttle.check(0.0) for _ in range(10)] == [0.0] * 10
+    assert [throttle.acquire(0.0), throttle.acquire(0.0)] == [0.0, 0.0]
+    assert throttle.check(0.0) == 1.0
+    assert throttle.check(1.0) == 0.0
 
 
 def test_what_was_taken_for_nothing_can_be_given_back_and_no_more() -> None:
-    turnstile = AcceptThrottle(Rate(per_second=1, burst=1), 0.0)
-    assert turnstile.enter(0.0) == 0.0
-    turnstile.leave()
-    turnstile.leave()
-    assert turnstile.enter(0.0) == 0.0
-    assert turnstile.enter(0.0) > 0.0
+    throttle = AcceptThrottle(Rate(per_second=1, burst=1), 0.0)
+    assert throttle.acquire(0.0) == 0.0
+    throttle.refund()
+    throttle.refund()
+    assert throttle.acquire(0.0) == 0.0
+    assert throttle.acquire(0.0) > 0.0
 
 
 def test_another_rate_holds_from_now_on() -> None:
-    turnstile = AcceptThrottle(Rate(per_second=10, burst=10), 0.0)
-    turnstile.change(Rate(per_second=5, burst=2), 0.0)
-    assert [turnstile.enter(0.0) for _ in range(2)] == [0.0, 0.0], "a full burst, but of the new rate"
-    assert [round(turnstile.enter(0.0), 6) for _ in range(2)] == [0.2, 0.4]
-    turnstile.change(Rate(per_second=10, burst=10), 1.0)
-    assert [turnstile.enter(1.0) for _ in range(2)] == [0.0, 0.0]
-    assert round(turnstile.enter(1.0), 6) == 0.1
+    throttle = AcceptThrottle(Rate(per_second=10, burst=10), 0.0)
+    throttle.set_rate(Rate(per_second=5, burst=2), 0.0)
+    assert [throttle.acquire(0.0) for _ in range(2)] == [0.0, 0.0], "a full burst, but of the new rate"
+    assert [round(throttle.acquire(0.0), 6) for _ in range(2)] == [0.2, 0.4]
+    throttle.set_rate(Rate(per_second=10, burst=10), 1.0)
+    assert [throttle.acquire(1.0) for _ in range(2)] == [0.0, 0.0]
+    assert round(throttle.acquire(1.0), 6) == 0.1
 
 
 def test_nobody_is_sent_away_for_long_and_the_end_of_a_long_line_is_spread() -> None:
-    turnstile = AcceptThrottle(RATE, 0.0)
+    throttle = AcceptThrottle(RATE, 0.0)
     count = 50_000
-    waits = [wait for _ in range(count) if (wait := turnstile.enter(0.0))]
-    assert max(waits) <= MOST
-    beyond = waits[int(RATE.per_second * MOST) :]
+    waits = [wait for _ in range(count) if (wait := throttle.acquire(0.0))]
+    assert max(waits) <= MAX_RETRY_AFTER
+    beyond = waits[int(RATE.per_second * MAX_RETRY_AFTER) :]
     seconds = Counter(int(wait) for wait in beyond)
-    assert set(seconds) == set(range(int(MOST / 2), int(MOST)))
-    assert max(seconds.values()) <= 1.01 * len(beyond) / (MOST / 2)
+    assert set(seconds) == set(range(int(MAX_RETRY_AFTER / 2), int(MAX_RETRY_AFTER)))
+    assert max(seconds.values()) <= 1.01 * len(beyond) / (MAX_RETRY_AFTER / 2)
 
 
 def test_a_burst_that_is_none_and_a_slow_rate_still_tell_a_moment() -> None:
-    turnstile = AcceptThrottle(Rate(per_second=0.001, burst=1), 0.0)
-    turnstile.enter(0.0)
-    assert MOST / 2 <= turnstile.enter(0.0) <= MOST
+    throttle = AcceptThrottle(Rate(per_second=0.001, burst=1), 0.0)
+    throttle.acquire(0.0)
+    assert MAX_RETRY_AFTER / 2 <= throttle.acquire(0.0) <= MAX_RETRY_AFTER
 
 
 def storm(*, browsers: bool, jitter: float, crowd: int = 3_000) -> tuple[list[float], int]:
     """A crowd that comes within half a second and heeds the whole seconds that it is told: when each came in, and how often
     somebody asked. A browser's client asks by a plain request what an upgrade's refusal meant."""
     dice = random.Random(7)
-    turnstile = AcceptThrottle(RATE, 0.0)
+    throttle = AcceptThrottle(RATE, 0.0)
     share = 0.5 if browsers else 1.0
     coming = [(dice.uniform(0.0, 0.5), one, True) for one in range(crowd)]
     heapq.heapify(coming)
@@ -89,7 +90,7 @@ def storm(*, browsers: bool, jitter: float, crowd: int = 3_000) -> tuple[list[fl
     while coming:
         now, one, upgrades = heapq.heappop(coming)
         asked += upgrades
-        wait = turnstile.enter(now, share) if upgrades else turnstile.look(now, share)
+        wait = throttle.acquire(now, share) if upgrades else throttle.check(now, share)
         if upgrades and not wait:
             entered.append(now)
         elif upgrades and browsers:
@@ -113,10 +114,10 @@ def test_a_crowd_comes_in_as_fast_as_it_may_and_hardly_anybody_asks_often(browse
 def test_without_places_of_their_own_the_crowd_would_ask_far_more_often() -> None:
     """What the line is for: told the same second, nearly all come in vain again and again."""
     entered, asked = storm(browsers=False, jitter=1.0)
-    turnstile, waiting, naive, second = AcceptThrottle(RATE, 0.0), 3_000, 0, 0
+    throttle, waiting, naive, second = AcceptThrottle(RATE, 0.0), 3_000, 0, 0
     while waiting:
         naive += waiting
-        waiting -= sum(not turnstile.enter(float(second)) for _ in range(waiting))
+        waiting -= sum(not throttle.acquire(float(second)) for _ in range(waiting))
         second += 1
     assert naive > 5 * asked
     assert len(entered) == 3_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.adaptive_rate import FLOOR, AdaptiveRate
+from service.core.adaptive_rate import MIN_RATIO, AdaptiveRate
 from service.core.limits import Rate
 
 CEILING = Rate(per_second=1_000, burst=800)
@@ -52,7 +52,7 @@ def test_rate_never_falls_to_nothing() -> None:
     rate = AdaptiveRate(Rate(per_second=10, burst=10), MAX_LAG, 0.0)
     for second in range(1_000):
         rate.observe(LATE, float(second))
-    assert rate.rate == Rate(10 * FLOOR, 1)
+    assert rate.rate == Rate(10 * MIN_RATIO, 1)
 
 
 def test_a_loop_that_stood_still_costs_one_decrease() -> None:
@@ -72,5 +72,5 @@ def test_rate_stays_between_floor_and_ceiling(ceiling: Rate, steps: list[tuple[f
     for wait, lag in steps:
         now += wait
         rate.observe(lag, now)
-        assert FLOOR * ceiling.per_second * 0.999 <= rate.rate.per_second <= ceiling.per_second
+        assert MIN_RATIO * ceiling.per_second * 0.999 <= rate.rate.per_second <= ceiling.per_second
         assert 1 <= rate.rate.burst <= ceiling.burst

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.descriptors import (
-    MIN_ROOM,
+    MIN_CLIENTS,
     RESERVE,
     TooFewFilesError,
     check_limit,
-    least_limit,
+    min_limit,
     plan,
     sufficient_limit,
 )
@@ -57,9 +57,9 @@ def test_plan_fits_the_limit(limit: int, in_use: int, connections: int) -> None:
 
 @given(in_use=st.integers(8, 1_000), connections=st.integers(1, 200_000))
 def test_plan_at_the_least_limit_can_make_all_that_was_open_anew(in_use: int, connections: int) -> None:
-    planned = plan(least_limit(in_use), in_use, Limits(connections=connections))
+    planned = plan(min_limit(in_use), in_use, Limits(connections=connections))
     assert planned.reserve > in_use
-    assert planned.room >= MIN_ROOM
+    assert planned.client_descriptors >= MIN_CLIENTS
 
 
 @given(in_use=st.integers(8, 1_000), connections=st.integers(1, 200_000))
@@ -70,8 +70,8 @@ def test_sufficient_limit_lowers_nothing(in_use: int, connections: int) -> None:
 
 def test_limit_that_leaves_nothing_for_clients_is_refused_with_the_numbers() -> None:
     check_limit(float("inf"), 19, Limits())
-    check_limit(least_limit(19), 19, Limits())
+    check_limit(min_limit(19), 19, Limits())
     with pytest.raises(
         TooFewFilesError, match=r"may open 53 files, but it needs 54 .* LimitNOFILE.* \(15000\) needs 15339"
     ):
-        check_limit(least_limit(19) - 1, 19, Limits())
+        check_limit(min_limit(19) - 1, 19, Limits())

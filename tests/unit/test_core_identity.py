@@ -8,7 +8,7 @@ import pytest
 
 from service.core.identity import (
     ALL_RIGHTS,
-    MAX_SHARED,
+    MAX_INTERNED,
     Credentials,
     Grant,
     Identity,
@@ -102,7 +102,7 @@ def test_credentials_do_not_show() -> None:
     [
         ["room:*", "log:**"],
         [{"channel": "room:*", "rights": ["history"]}, "log:**"],
-        ["a"] * MAX_SHARED,
+        ["a"] * MAX_INTERNED,
     ],
 )
 def test_equal_claims_share_their_grants(claim: list[Any]) -> None:
@@ -123,5 +123,5 @@ def test_a_claim_that_is_not_understood_is_refused_every_time() -> None:
 
 
 def test_long_claims_are_read_alike() -> None:
-    claim = [f"room:{number}" for number in range(MAX_SHARED + 1)]
+    claim = [f"room:{number}" for number in range(MAX_INTERNED + 1)]
     assert parse_grants(claim) == tuple(map(Grant, claim))

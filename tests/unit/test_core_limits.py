@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core.limits import LONGEST_WAIT, Compression, KeyedBuckets, Limits, Rate, TokenBucket, jittered
+from service.core.backoff import MAX_RETRY_AFTER, jittered
+from service.core.limits import Compression, Limits, Rate
+from service.core.token_bucket import KeyedBuckets, TokenBucket
 
 NEGLIGIBLE = 1e-6
 """What floating point may add up to."""
@@ -24,7 +26,7 @@ def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(rate: Rate, st
     taken: list[tuple[float, int]] = []
     for wait, cost in steps:
         now += wait
-        if bucket.take(now, cost) == 0.0:
+        if bucket.acquire(now, cost) == 0.0:
             taken.append((now, cost))
     for first, (start, _) in enumerate(taken):
         total = 0
@@ -37,11 +39,11 @@ def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(rate: Rate, st
 def test_a_full_bucket_gives_its_burst_at_once(rate: Rate, cost: int) -> None:
     bucket = TokenBucket(rate, 0.0)
     if cost <= rate.burst:
-        assert bucket.take(0.0, cost) == 0.0
-        assert sum(bucket.take(0.0) == 0.0 for _ in range(1_001)) == rate.burst - cost
+        assert bucket.acquire(0.0, cost) == 0.0
+        assert sum(bucket.acquire(0.0) == 0.0 for _ in range(1_001)) == rate.burst - cost
     else:
-        assert bucket.take(0.0, cost) == inf
-        assert bucket.take(0.0, rate.burst) == 0.0
+        assert bucket.acquire(0.0, cost) == inf
+        assert bucket.acquire(0.0, rate.burst) == 0.0
 
 
 @given(rate=rates, spent=st.integers(0, 1_000), cost=st.integers(1, 1_000), early=st.floats(0, 0.99))
@@ -49,35 +51,35 @@ def test_a_full_bucket_gives_its_burst_at_once(rate: Rate, cost: int) -> None:
 def test_the_wait_it_names_is_enough_and_no_longer_than_needed(rate: Rate, spent: int, cost: int, early: float) -> None:
     bucket, other = TokenBucket(rate, 0.0), TokenBucket(rate, 0.0)
     for each in (bucket, other):
-        each.take(0.0, min(spent, rate.burst))
-    wait = bucket.take(0.0, cost)
+        each.acquire(0.0, min(spent, rate.burst))
+    wait = bucket.acquire(0.0, cost)
     if wait == inf:
         assert cost > rate.burst
         return
     if wait:
-        assert other.take(wait * early, cost) > 0.0
-        assert bucket.take(wait + NEGLIGIBLE * (1 + wait), cost) == 0.0
+        assert other.acquire(wait * early, cost) > 0.0
+        assert bucket.acquire(wait + NEGLIGIBLE * (1 + wait), cost) == 0.0
 
 
 @given(rate=rates, tries=st.integers(1, 50))
 def test_a_refused_try_costs_nothing(rate: Rate, tries: int) -> None:
     bucket = TokenBucket(rate, 0.0)
-    bucket.take(0.0, rate.burst)
-    waits = [bucket.take(0.0) for _ in range(tries)]
+    bucket.acquire(0.0, rate.burst)
+    waits = [bucket.acquire(0.0) for _ in range(tries)]
     assert waits == [1.0 / rate.per_second] * tries
 
 
 def test_what_is_not_used_does_not_pile_up() -> None:
     bucket = TokenBucket(Rate(per_second=10, burst=5), 0.0)
-    assert [bucket.take(1_000_000.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
+    assert [bucket.acquire(1_000_000.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
 
 
 @given(rate=rates, refused=st.integers(1, 60))
 def test_place_tells_each_refused_one_a_later_time_until_a_full_bucket_s(rate: Rate, refused: int) -> None:
     bucket = TokenBucket(rate, 0.0)
-    bucket.take(0.0, rate.burst)
-    soonest, longest = 1.0 / rate.per_second, min(LONGEST_WAIT, rate.burst / rate.per_second)
-    for number, told in enumerate([bucket.place(0.0) for _ in range(refused)], 1):
+    bucket.acquire(0.0, rate.burst)
+    soonest, longest = 1.0 / rate.per_second, min(MAX_RETRY_AFTER, rate.burst / rate.per_second)
+    for number, told in enumerate([bucket.schedule_retry(0.0) for _ in range(refused)], 1):
         place = number * soonest
         if place <= longest * (1 - NEGLIGIBLE):
             assert told == pytest.approx(place)
@@ -87,31 +89,31 @@ def test_place_tells_each_refused_one_a_later_time_until_a_full_bucket_s(rate: R
 
 def test_place_moves_on_with_time() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
-    bucket.take(0.0, 10)
-    assert [bucket.place(0.0) for _ in range(3)] == [1.0, 2.0, 3.0]
-    assert bucket.place(2.0) == 2.0
-    assert bucket.take(9.0) == 0.0, "nothing is reserved"
+    bucket.acquire(0.0, 10)
+    assert [bucket.schedule_retry(0.0) for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert bucket.schedule_retry(2.0) == 2.0
+    assert bucket.acquire(9.0) == 0.0, "nothing is reserved"
 
 
 def test_place_of_several_is_when_there_are_as_many_tokens() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
-    bucket.take(0.0, 10)
-    assert [bucket.place(0.0, 4), bucket.place(0.0, 4)] == [4.0, 8.0]
+    bucket.acquire(0.0, 10)
+    assert [bucket.schedule_retry(0.0, 4), bucket.schedule_retry(0.0, 4)] == [4.0, 8.0]
 
 
 def test_charge_is_paid_before_anything_else() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=2), 0.0)
     bucket.charge(5)
-    assert bucket.take(0.0) == 4.0
-    assert bucket.take(4.0) == 0.0
+    assert bucket.acquire(0.0) == 4.0
+    assert bucket.acquire(4.0) == 0.0
 
 
 def test_change_of_rate_keeps_no_more_than_the_new_burst() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
-    bucket.change(Rate(per_second=2, burst=3), 0.0)
-    assert [bucket.take(0.0) == 0.0 for _ in range(4)] == [True] * 3 + [False]
-    bucket.change(Rate(per_second=10, burst=10), 1.0)
-    assert [bucket.take(1.0) == 0.0 for _ in range(3)] == [True] * 2 + [False], "what was earned at the old rate"
+    bucket.set_rate(Rate(per_second=2, burst=3), 0.0)
+    assert [bucket.acquire(0.0) == 0.0 for _ in range(4)] == [True] * 3 + [False]
+    bucket.set_rate(Rate(per_second=10, burst=10), 1.0)
+    assert [bucket.acquire(1.0) == 0.0 for _ in range(3)] == [True] * 2 + [False], "what was earned at the old rate"
 
 
 @given(st.floats(0.1, 60))
@@ -133,11 +135,11 @@ def test_subscribe_bursts_follow_from_the_channels_and_connections_that_there_ma
 
 
 def test_keys_have_buckets_of_their_own() -> None:
-    buckets = KeyedBuckets(Rate(per_second=1, burst=1), most=10)
-    assert buckets.take("a", 0.0) == 0.0
-    assert buckets.take("a", 0.0) == 1.0
-    assert buckets.take(("b", 1), 0.0) == 0.0
-    assert buckets.take("a", 1.0) == 0.0
+    buckets = KeyedBuckets(Rate(per_second=1, burst=1), max_keys=10)
+    assert buckets.acquire("a", 0.0) == 0.0
+    assert buckets.acquire("a", 0.0) == 1.0
+    assert buckets.acquire(("b", 1), 0.0) == 0.0
+    assert buckets.acquire("a", 1.0) == 0.0
     assert len(buckets) == 2
 
 
@@ -150,24 +152,24 @@ def test_never_more_than_so_many_are_remembered_and_the_longest_idle_is_forgotte
         if known:
             remembered.remove(key)
         remembered = [*remembered, key][-most:]
-        assert (buckets.take(key, 0.0) > 0.0) is known  # a forgotten key starts with a full bucket
+        assert (buckets.acquire(key, 0.0) > 0.0) is known  # a forgotten key starts with a full bucket
         assert len(buckets) == len(remembered)
 
 
 def test_full_buckets_are_forgotten_and_nobody_gains_by_it() -> None:
-    buckets = KeyedBuckets(Rate(per_second=1, burst=2), most=10)
+    buckets = KeyedBuckets(Rate(per_second=1, burst=2), max_keys=10)
     for key in "abc":
-        buckets.take(key, 0.0)
-    buckets.take("b", 0.0)
-    buckets.forget_full(0.5, most=10)
+        buckets.acquire(key, 0.0)
+    buckets.acquire("b", 0.0)
+    buckets.evict_full(0.5, max_evictions=10)
     assert len(buckets) == 3
-    buckets.forget_full(1.0, most=1)
+    buckets.evict_full(1.0, max_evictions=1)
     assert len(buckets) == 2
-    buckets.forget_full(1.0, most=10)
+    buckets.evict_full(1.0, max_evictions=10)
     assert len(buckets) == 1, "c is full; b, which comes behind it, is not"
-    assert buckets.take("b", 1.0) == 0.0
-    assert buckets.take("b", 1.0) == 1.0
-    buckets.forget_full(3.0, most=10)
+    assert buckets.acquire("b", 1.0) == 0.0
+    assert buckets.acquire("b", 1.0) == 1.0
+    buckets.evict_full(3.0, max_evictions=10)
     assert len(buckets) == 0
 
 

@@ -29,7 +29,7 @@ def table(*revocations: Revocation, most: int = 10, total: int = 100) -> Revocat
 
 
 def names(known: RevocationTable, tenant: str = "acme") -> list[str]:
-    return [entry.name for entry in known.of(tenant)]
+    return [entry.name for entry in known.of_tenant(tenant)]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_to_hear_the_same_again_changes_nothing() -> None:
     known = table(of_token("a"), of_token("b"), most=2)
     assert known.add(of_token("a"), 50.0)
     assert names(known) == ["a", "b"]
-    known.forget(100.0, 5000.0)
+    known.evict_expired(100.0, 5000.0)
     assert names(known) == []
 
 
@@ -157,22 +157,22 @@ def test_a_tenant_keeps_its_newest_whatever_others_do(
 def test_when_it_is_forgotten(monotonic: float, wall: float, held: bool) -> None:
     known = table()
     known.add(of_token("a", until=1000.0, life=100.0), 10.0)
-    known.forget(monotonic, wall)
+    known.evict_expired(monotonic, wall)
     assert (names(known) == ["a"], len(known)) == (held, int(held))
 
 
 def test_one_that_stays_holds_up_no_other() -> None:
     known = table(of_token("a", until=5000.0), of_token("b", until=900.0), of_token("c", tenant="other"))
-    known.forget(100.0, 1000.0)
+    known.evict_expired(100.0, 1000.0)
     assert (names(known), names(known, "other")) == (["a"], [])
 
 
 def test_more_of_it_makes_it_last_longer() -> None:
     known = table(of_user(200.0, 1000.0), of_token("t", 1000.0))
     known.add(of_user(200.0, 1050.0), 50.0)
-    known.forget(149.0, 2000.0)
+    known.evict_expired(149.0, 2000.0)
     assert names(known) == ["ann"]
-    known.forget(150.0, 2000.0)
+    known.evict_expired(150.0, 2000.0)
     assert len(known) == 0
 
 
@@ -186,7 +186,7 @@ def test_no_wall_clock_makes_it_forget_too_early_or_never(steps: list[tuple[floa
     now = 0.0
     for passed, wall in steps:
         now += passed
-        known.forget(now, wall)
+        known.evict_expired(now, wall)
         if now < 100.0:
             assert len(known) == 1
         if now >= 200.0:
@@ -209,10 +209,10 @@ REVOCATIONS = st.builds(
 
 @given(REVOCATIONS, REVOCATIONS)
 def test_two_joined_cover_both_in_either_order(one: Revocation, other: Revocation) -> None:
-    joined = one.joined(other)
+    joined = one.merged(other)
     assert joined.covers(one)
     assert joined.covers(other)
-    assert joined == other.joined(one)
+    assert joined == other.merged(one)
     assert one.covers(other) == (joined == one)
 
 
@@ -220,5 +220,5 @@ def test_two_joined_cover_both_in_either_order(one: Revocation, other: Revocatio
 def test_one_that_covers_another_concerns_whatever_that_does(
     one: Revocation, other: Revocation, issued_at: float | None
 ) -> None:
-    if one.covers(other) and other.concerns(issued_at):
-        assert one.concerns(issued_at)
+    if one.covers(other) and other.applies_to(issued_at):
+        assert one.applies_to(issued_at)

@@ -24,7 +24,7 @@ class Stage:
         self.rooms: set[str] = set()
 
     def publish(self, channel: str, kind: str, data: dict[str, Any], sender: str | None = None) -> None:
-        self.gate.admit(
+        self.gate.validate(
             backend("default"),
             channel=channel,
             type=kind,

@@ -48,7 +48,7 @@ def test_defaults_are_safe() -> None:
     assert settings.contract == Path("contract.yaml")
     assert (settings.origins, settings.demo, settings.auth.anonymous, settings.auth.cookie) == ((), False, False, None)
     assert settings.proxy.hops == 0
-    assert settings.api_keys_all() == ()
+    assert settings.all_api_keys() == ()
     assert settings.limits == Limits()
     assert not settings.compression.enabled
 
@@ -131,11 +131,11 @@ def test_origins_from_the_environment(text: str, origins: tuple[str, ...]) -> No
 
 def test_the_short_ways_make_one_issuer_and_one_key() -> None:
     settings = load({"TIDEWIRE_API__KEY": KEY, "TIDEWIRE_API__TENANT": "acme"})
-    [issuer] = settings.issuers_all()
+    [issuer] = settings.all_issuers()
     assert (issuer.issuer, issuer.audience, issuer.algorithm) == ("tidewire", "tidewire", "HS256")
     assert issuer.secret is not None
     assert issuer.secret.get_secret_value() == SECRET
-    [key] = settings.api_keys_all()
+    [key] = settings.all_api_keys()
     assert (key.name, key.key.get_secret_value(), key.tenant) == ("default", KEY, "acme")
 
 
@@ -149,8 +149,8 @@ def test_further_issuers_and_keys_come_after_the_short_ones() -> None:
             "TIDEWIRE_AUTH__ISSUERS": json.dumps(issuers),
         }
     )
-    assert [issuer.issuer for issuer in settings.issuers_all()] == ["tidewire", "https://i"]
-    assert [key.name for key in settings.api_keys_all()] == ["default", "billing"]
+    assert [issuer.issuer for issuer in settings.all_issuers()] == ["tidewire", "https://i"]
+    assert [key.name for key in settings.all_api_keys()] == ["default", "billing"]
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     )
     assert settings.auth.secret is not None
     assert settings.auth.secret.get_secret_value() == SECRET
-    assert [key.key.get_secret_value() for key in settings.api_keys_all()] == [KEY, KEY + "2"]
+    assert [key.key.get_secret_value() for key in settings.all_api_keys()] == [KEY, KEY + "2"]
 
 
 def test_secrets_are_never_shown() -> None:
@@ -180,7 +180,7 @@ def test_secrets_are_never_shown() -> None:
             "TIDEWIRE_AUTH__ISSUERS": json.dumps(issuers),
         }
     )
-    shown = repr(settings) + str(settings) + settings.model_dump_json() + repr(settings.issuers_all())
+    shown = repr(settings) + str(settings) + settings.model_dump_json() + repr(settings.all_issuers())
     assert SECRET not in shown
     assert KEY not in shown
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import load_settings
-from service.settings.model import every_setting
+from service.settings.model import all_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_drift_is_told(tmp_path: Path) -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)` \| `(TIDEWIRE_[A-Z_]+)` \| .+ \| (.+) \|$", PAGE, re.MULTILINE)
-    assert [(name, variable) for name, variable, _ in rows] == [(one.name, one.variable) for one in every_setting()]
+    assert [(name, variable) for name, variable, _ in rows] == [(one.name, one.variable) for one in all_settings()]
     assert all(meaning.strip().endswith(".") for _, _, meaning in rows)
 
 
@@ -54,5 +54,5 @@ def test_the_examples_are_good(name: str, tmp_path: Path) -> None:
 
 
 def test_every_secret_s_file_variable_is_named() -> None:
-    for setting in every_setting():
+    for setting in all_settings():
         assert (f"`{setting.variable}_FILE`" in PAGE) == setting.is_secret

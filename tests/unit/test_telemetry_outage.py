@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from structlog.testing import capture_logs
 
-from service.telemetry.outage import EXPLAIN_WITHIN, MAX_KEYS, MAX_REASONS, LimitedLog, OutageLog, Outages
+from service.telemetry.outage import EXPLAIN_TIMEOUT, MAX_KEYS, MAX_REASONS, LimitedLog, OutageLog, Outages
 from tests.clock import FakeClock
 
 
@@ -13,13 +13,13 @@ def test_outage_logs_its_beginning_and_its_end_with_the_seconds_between() -> Non
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
-        outage.over()
+        outage.recovered()
         for _ in range(5):
             outage.failed(code="broker_unavailable")
             clock.advance(1.0)
         assert outage.is_on
-        outage.over(left=0)
-        outage.over()
+        outage.recovered(left=0)
+        outage.recovered()
     assert logs == [
         {"event": "away", "log_level": "warning", "code": "broker_unavailable"},
         {"event": "back", "log_level": "info", "seconds": 5.0, "left": 0},
@@ -32,10 +32,10 @@ def test_outage_of_many_tries_ends_with_the_last_of_them() -> None:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
         outage.failed("one")
         outage.failed("two")
-        outage.over("one")
+        outage.recovered("one")
         outage.failed("two")
         clock.advance(2.0)
-        outage.over("two")
+        outage.recovered("two")
     assert [entry["event"] for entry in logs] == ["away", "back"]
     assert logs[1]["seconds"] == 2.0
 
@@ -79,7 +79,7 @@ def test_outages_in_quick_succession_are_logged_once_a_minute_with_their_number(
         for _ in range(31):
             outage.failed()
             clock.advance(1.0)
-            outage.over()
+            outage.recovered()
             clock.advance(1.0)
     assert [(entry["event"], entry.get("outages_before")) for entry in logs] == [
         ("away", None),
@@ -95,11 +95,11 @@ def test_outage_right_after_another_one_is_logged_if_it_lasts() -> None:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
         outage.failed()
         clock.advance(1.0)
-        outage.over()
+        outage.recovered()
         for _ in range(100):
             outage.failed()
             clock.advance(1.0)
-        outage.over()
+        outage.recovered()
     assert [(entry["event"], entry.get("seconds")) for entry in logs] == [
         ("away", None),
         ("back", 1.0),
@@ -116,26 +116,26 @@ def test_failure_during_an_outage_of_the_broker_is_explained_by_it() -> None:
             outage.failed()
             clock.advance(1.0)
             if second == 2:
-                outages.broker_is_away()
-        outages.broker_is_back(clock.monotonic())
+                outages.broker_lost()
+        outages.broker_recovered(clock.monotonic())
         for _ in range(2):
             outage.failed()
             clock.advance(1.0)
-        outage.over()
+        outage.recovered()
     assert logs == []
 
 
 def test_failure_that_the_broker_does_not_explain_is_logged_after_a_moment() -> None:
     clock, outages = FakeClock(), Outages()
-    outages.broker_is_away()
-    outages.broker_is_back(clock.monotonic())
+    outages.broker_lost()
+    outages.broker_recovered(clock.monotonic())
     with capture_logs() as logs:
         outage = outages.log(structlog.get_logger("test"), "away", "back", clock.monotonic)
         for _ in range(8):
             outage.failed()
             clock.advance(1.0)
-        outage.over()
-    assert [(entry["event"], entry["seconds"]) for entry in logs] == [("away", EXPLAIN_WITHIN), ("back", 8.0)]
+        outage.recovered()
+    assert [(entry["event"], entry["seconds"]) for entry in logs] == [("away", EXPLAIN_TIMEOUT), ("back", 8.0)]
 
 
 def test_outage_log_is_shared_by_all_who_fail_alike() -> None:
@@ -147,7 +147,7 @@ def test_outage_log_is_shared_by_all_who_fail_alike() -> None:
                 part.failed(key)
             clock.advance(1.0)
         for key, part in enumerate(parts):
-            part.over(key)
+            part.recovered(key)
     assert [entry["event"] for entry in logs] == ["away", "back"]
 
 

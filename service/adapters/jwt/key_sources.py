@@ -214,14 +214,14 @@ class FileKeys:
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen == self._seen:
                 if self._is_jwks:
-                    self._outage.over()
+                    self._outage.recovered()
                 return
             with self._path.open("rb") as file:
                 document = file.read(MAX_DOCUMENT + 1)
             self._seen, self._is_jwks = seen, False  # a file that is no JWKS stays none until it changes
             self._keys = parse_keys(document, self._algorithm)
             self._is_jwks = True
-            self._outage.over()
+            self._outage.recovered()
         except (OSError, ValueError) as error:
             self._outage.failed(path=str(self._path), reason=str(error), kept=self._keys is not None)
 
@@ -266,7 +266,7 @@ class UrlKeys:
     async def _load(self) -> None:
         try:
             self._keys = parse_keys(await self._fetch(self._url), self._algorithm)
-            self._outage.over(url=self._url)
+            self._outage.recovered(url=self._url)
             now = self._clock.monotonic()
             self._fresh_until, self._next_fetch = now + FRESH, now + REFETCH
         except Exception as error:  # however it failed, the old keys hold, and the log says so

@@ -12,9 +12,11 @@ import structlog
 
 from service.core.accept_throttle import AcceptThrottle
 from service.core.adaptive_rate import AdaptiveRate
+from service.core.backoff import jittered
 from service.core.clock import Clock
 from service.core.identity import Identity
-from service.core.limits import KeyedBuckets, Limits, Rollout, jittered
+from service.core.limits import Limits, Rollout
+from service.core.token_bucket import KeyedBuckets
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
 from service.realtime.admission.quota import ConnectionQuota, cap_reached
@@ -98,7 +100,7 @@ class Admission:
         self.rates = Rates(limits)
         """Of all connections: each takes its own with its seat, and gives them back with it."""
         now = clock.monotonic()
-        self._turnstile = AcceptThrottle(rollout.accept_rate, now)
+        self._accept_throttle = AcceptThrottle(rollout.accept_rate, now)
         self._accept_rate = AdaptiveRate(rollout.accept_rate, rollout.accept_max_lag, now)
         self._overload = OutageLog(_log, "accept_rate_reduced", "accept_rate_restored", clock.monotonic, reminds=False)
         metrics.limits.accept_rate.set(rollout.accept_rate.per_second)
@@ -126,30 +128,36 @@ class Admission:
     def check_connect_rate(self, network: str) -> None:
         """Raises ServiceError(RATE_LIMITED) if the address asks for upgrades or tickets too often."""
         now = self._clock.monotonic()
-        bucket = self._connects.of(network, now)
-        if bucket.take(now):
-            raise self._rate_limited("connect", "too many connection attempts from this address", bucket.place(now))
+        bucket = self._connects.bucket(network, now)
+        if bucket.acquire(now):
+            raise self._rate_limited(
+                "connect", "too many connection attempts from this address", bucket.schedule_retry(now)
+            )
 
     def check_api_address(self, network: str) -> None:
         """Takes a request of the backend API, whose key is still to be looked at. Raises ServiceError(RATE_LIMITED)."""
         now = self._clock.monotonic()
-        bucket = self._api_addresses.of(network, now)
-        if bucket.take(now):
-            raise self._rate_limited("api_ip", "too many requests from this address", bucket.place(now), scope="ip")
+        bucket = self._api_addresses.bucket(network, now)
+        if bucket.acquire(now):
+            raise self._rate_limited(
+                "api_ip", "too many requests from this address", bucket.schedule_retry(now), scope="ip"
+            )
 
     def check_api_key(self, network: str, tenant: str, key: str) -> None:
         """Takes a request with a good key, by its name, after `check_api_address`. Raises ServiceError(RATE_LIMITED); then it has
         cost the address nothing."""
         now = self._clock.monotonic()
-        bucket = self._api_keys.of((tenant, key), now)
-        if bucket.take(now):
-            self._api_addresses.of(network, now).give_back()
-            raise self._rate_limited("api_key", "too many requests with this API key", bucket.place(now), scope="key")
+        bucket = self._api_keys.bucket((tenant, key), now)
+        if bucket.acquire(now):
+            self._api_addresses.bucket(network, now).refund()
+            raise self._rate_limited(
+                "api_key", "too many requests with this API key", bucket.schedule_retry(now), scope="key"
+            )
 
     def charge_failed_api_request(self, network: str) -> None:
         """Makes a request without a good key dearer for its address than others."""
         cost = self._limits.api_rate_per_ip.burst * FAILED_SHARE
-        self._api_addresses.of(network, self._clock.monotonic()).charge(max(0.0, cost - 1.0))
+        self._api_addresses.bucket(network, self._clock.monotonic()).charge(max(0.0, cost - 1.0))
 
     def _rate_limited(self, metric: str, message: str, wait: float, **details: Any) -> ServiceError:
         self._metrics.limits.rate_limited.labels(scope=metric).inc()
@@ -173,7 +181,7 @@ class Admission:
         # A browser cannot read why its upgrade was refused, and its page asks again: the two get one place between them.
         share = 0.5 if is_browser or not is_upgrade else 1.0
         now = self._clock.monotonic()
-        wait = self._turnstile.enter(now, share) if is_upgrade else self._turnstile.look(now, share)
+        wait = self._accept_throttle.acquire(now, share) if is_upgrade else self._accept_throttle.check(now, share)
         if wait:
             self._metrics.limits.limit_hits.labels(limit="accept_rate").inc()
             raise ServiceError(
@@ -182,7 +190,7 @@ class Admission:
 
     def leave(self) -> None:
         """Takes back that an upgrade has entered: it was refused for something else."""
-        self._turnstile.leave()
+        self._accept_throttle.refund()
 
     @property
     def accept_rate(self) -> float:
@@ -196,12 +204,12 @@ class Admission:
         adaptive.observe(lag, now)
         if adaptive.rate is before:
             return
-        self._turnstile.change(adaptive.rate, now)
+        self._accept_throttle.set_rate(adaptive.rate, now)
         self._metrics.limits.accept_rate.set(adaptive.rate.per_second)
         if adaptive.is_reduced:
             self._overload.failed(lag=round(lag, 3), per_second=adaptive.rate.per_second)
         else:
-            self._overload.over(per_second=adaptive.rate.per_second)
+            self._overload.recovered(per_second=adaptive.rate.per_second)
 
     def acquire_slot(self, network: str) -> ConnectionSlot:
         """Counts a connection that has passed `check_caps`; it is pending until it is identified."""
@@ -244,7 +252,7 @@ class Admission:
         session = connection.session
         if isinstance(command, Unsubscribe) and session.is_subscribed(command.channel):
             return
-        if isinstance(command, Ready) and not session.ready:
+        if isinstance(command, Ready) and not session.is_ready:
             return
         exceeded = self.rates.take_message(rates, self._clock.monotonic())
         if exceeded is not None:
@@ -269,7 +277,7 @@ class Admission:
     def tidy(self, now: float) -> None:
         """Forgets users and addresses that have been quiet: of most who are connected there is nothing to remember."""
         for buckets in (self._connects, self._api_addresses, self._api_keys):
-            buckets.forget_full(now, SLICE)
+            buckets.evict_full(now, SLICE)
         self.rates.forget_full(now, SLICE)
 
     def is_abusive(self, connection: Connection, refusal: ServiceError) -> bool:

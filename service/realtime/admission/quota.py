@@ -11,9 +11,10 @@ from typing import Any
 import structlog
 
 from service.aio.tasks import TaskSupervisor
+from service.core.backoff import jittered
 from service.core.clock import Timer
 from service.core.identity import Identity
-from service.core.limits import Limits, jittered
+from service.core.limits import Limits
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore
 from service.errors import ErrorCode, ServiceError
 from service.realtime.runtime import Runtime
@@ -174,7 +175,7 @@ class ConnectionQuota:
 
     def _find(self) -> None:
         self._away = False
-        self._outage.over()
+        self._outage.recovered()
 
     def _spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
         return partial(_spawn, self._runtime.tasks, name, work)

@@ -120,6 +120,6 @@ class SessionEvictor:
                     here.update((connection, True) for connection in step.added if connection in here)
                 if oldest:
                     await self._end(oldest)
-            self._outage.over()
+            self._outage.recovered()
         except ServiceError as error:  # what came is said again with the next renewal, what went expires
             self._outage.failed(code=error.code.code)

@@ -248,7 +248,7 @@ class Control:
                         following.compare(mark)
             if self._timer is not None:  # else the last word has been said
                 await self._tell()
-            self._outage.over()
+            self._outage.recovered()
         except ServiceError as error:
             self._outage.failed(code=error.code.code)
         finally:

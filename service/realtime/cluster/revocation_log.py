@@ -134,7 +134,7 @@ class RevokingTenants:
             except ServiceError as error:  # `tend` comes again
                 self._outage.failed(left=len(self._lost), code=error.code.code)
                 return
-            self._outage.over()
+            self._outage.recovered()
             self._lost.discard(tenant)
 
     async def _publish(self, tenant: str, id: str) -> None:
@@ -208,7 +208,7 @@ class RevocationList:
                 self._beginning.failed(self, code=error.code.code)
                 await sleep(self._parts.runtime.clock, backoff.next())
             else:
-                self._beginning.over(self)
+                self._beginning.recovered(self)
                 return
 
     @property
@@ -248,7 +248,7 @@ class RevocationList:
         known = self._table.get(revocation.subject)
         if known is not None and not revocation.covers(known):
             # Two nodes have revoked at the same moment, and the narrower one has replaced the wider one at the broker.
-            self._missing[known.subject] = (known.joined(revocation), event.state_version or 0)
+            self._missing[known.subject] = (known.merged(revocation), event.state_version or 0)
             self.tend()
         else:
             self._missing.pop(revocation.subject, None)
@@ -270,7 +270,7 @@ class RevocationList:
         kept = {revocation.subject: revocation for revocation in self._readable(snapshot.state)}
         missing = [
             revocation
-            for revocation in self._table.of(self._tenant)
+            for revocation in self._table.of_tenant(self._tenant)
             if (found := kept.get(revocation.subject)) is None or not found.covers(revocation)
         ]
         random.shuffle(missing)  # each node in another order, so that it finds much of it done by others
@@ -289,7 +289,7 @@ class RevocationList:
                 except ServiceError as error:  # `tend` comes again
                     self._outage.failed(self, left=len(self._missing), code=error.code.code)
                     return
-                self._outage.over(self)
+                self._outage.recovered(self)
             if self._missing.get(subject) is entry:  # else there is more of it by now
                 del self._missing[subject]
 

@@ -35,13 +35,13 @@ class Revocations:
     The broker's state is the common copy, a channel for each tenant. If the broker has lost it, the nodes put back what they
     hold. Bounds: see RevocationTable.
 
-    A revocation lasts `ttl` from when it was made, and longer by as much as its `before` is ahead. A node holds it for so long
-    from when it heard of it, as its monotonic clock counts; how long ago it was made nobody can tell who does not trust a
-    wall clock, so one that was read from the broker lasts up to three times as long. Wall clocks that are wrong or jump, the
-    node's own or another's, make no node forget a revocation too early, nor overlook one that it is told of. One that is
-    behind makes it hold on to some for longer (see Held.is_over). What the broker keeps goes by the broker's clock: if that is
-    wrong by less than `ttl`, a node that starts finds all that are in force. `clock` is the store's (store_clock.py): a moment
-    that other nodes act on is never by the clock of the node that was asked.
+    A revocation lasts `ttl` from when it was made, and longer by as much as its `before` is ahead. A node holds it for so
+    long from when it heard of it, as its monotonic clock counts; how long ago it was made nobody can tell who does not
+    trust a wall clock, so one that was read from the broker lasts up to three times as long. Wall clocks that are wrong or
+    jump, the node's own or another's, make no node forget a revocation too early, nor overlook one that it is told of. One
+    that is behind makes it hold on to some for longer (StoredRevocation.is_expired). What the broker keeps goes by the
+    broker's clock: if that is wrong by less than `ttl`, a node that starts finds all that are in force. `clock` is the
+    store's (store_clock.py): a moment that other nodes act on is never by the clock of the node that was asked.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Revocations:
         revocation = Revocation(target, tenant, name, now + life, life, before, reason)
         known = self._table.get(revocation.subject)
         if known is not None:
-            revocation = revocation.joined(known)
+            revocation = revocation.merged(known)
         await self._list_of(tenant).publish(revocation)
         self._add(revocation)
         return revocation
@@ -151,7 +151,7 @@ class Revocations:
         """Called now and then: drops what no living token can meet any more, and goes on with what could not be put back."""
         # While this node's own clock has not come to it, the node still takes tokens that have expired.
         wall = min(self._runtime.clock.wall(), self._token_clock.wall())
-        self._table.forget(self._runtime.clock.monotonic(), wall)
+        self._table.evict_expired(self._runtime.clock.monotonic(), wall)
         self._tenants.tend()
         for one in self._lists.values():
             one.tend()

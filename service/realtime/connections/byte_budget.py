@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from weakref import WeakValueDictionary
 
-from service.core.limits import jittered
+from service.core.backoff import jittered
 from service.errors import ErrorCode, ServiceError
 
 SMALL_REPLY = 4096

@@ -14,8 +14,10 @@ from typing import Literal
 
 from msgspec import Struct
 
+from service.core.backoff import next_retry_slot
 from service.core.identity import Identity
-from service.core.limits import Limits, Rate, TokenBucket, next_place
+from service.core.limits import Limits, Rate
+from service.core.token_bucket import TokenBucket
 
 VIOLATION_WINDOW = 10.0
 """Seconds within which `limits.rate_violations` frames above its rate end a connection."""
@@ -222,7 +224,7 @@ class Rates:
     ) -> Exceeded:
         step = cost * bucket.interval
         soonest = max(getattr(owner, kind), now) + step - now - bucket.full
-        place, wait = next_place(getattr(owner, f"{kind}_place"), now, soonest, step, bucket.full)
+        place, wait = next_retry_slot(getattr(owner, f"{kind}_place"), now, soonest, step, bucket.full)
         setattr(owner, f"{kind}_place", place)
         return Exceeded(bucket.scope, wait)
 
@@ -234,7 +236,7 @@ class Rates:
         if scope != "connection":
             if rates.shared_refusals is None:
                 rates.shared_refusals = TokenBucket(self._limits.connection_rate, now)
-            if not rates.shared_refusals.take(now):
+            if not rates.shared_refusals.acquire(now):
                 return False
         rates.violations = (*(at for at in rates.violations if at > now - VIOLATION_WINDOW), now)
         return len(rates.violations) > self._limits.rate_violations

@@ -67,12 +67,12 @@ class BrokerHealth:
         outages, now = self._runtime.outages, self._runtime.clock.monotonic()
         if fault is not None:
             self._outage.failed(reason=fault.message)
-            outages.broker_is_away()
+            outages.broker_lost()
             if self._away_since is None:
                 self._away_since = now
         elif self._away_since is not None:
-            self._outage.over()
-            outages.broker_is_back(now)
+            self._outage.recovered()
+            outages.broker_recovered(now)
             self._away_since = None
 
     @property

@@ -204,7 +204,7 @@ class LatencyProbe:
         self._backoff.reset()
         self._runtime.metrics.probe.probe_seconds.observe(took)
         self._runtime.metrics.probe.probe_last_success_timestamp_seconds.set(self._runtime.clock.wall())
-        self._outage.over()
+        self._outage.recovered()
 
     def _failed(self, reason: str, message: str) -> None:
         self._runtime.metrics.probe.probe_failures.labels(reason).inc()
@@ -257,7 +257,7 @@ class _Line:
     async def open(self, connect: Connect, room: Room, shared: ConnectionContext) -> None:
         """Connects, and becomes a member of the room. Raises OSError."""
         self._loopback = await connect(self, shared.metrics)
-        session = Session(anonymous(OWN_TENANT), most_subscriptions=1)
+        session = Session(anonymous(OWN_TENANT), max_subscriptions=1)
         self._connection = Connection(new_id(), self._loopback.transport, session, _Nowhere(), shared)
         subscription = Subscription(room.key, None)
         room.occupants[self._connection] = subscription

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Literal
 
+from service.core.backoff import GOLDEN_RATIO
 from service.core.clock import Clock, Timer
 from service.protocol.close import CloseCode
 from service.protocol.messages import Reconnect
@@ -36,9 +37,6 @@ HASTE = 1.25
 other nodes count on."""
 STILL = 0.1
 """Seconds between two steps that are made good for in one."""
-
-_STEP = 0.618_033_988_749_895
-"""The golden ratio: multiples of it, less their whole parts, lie evenly in 0 to 1, however many they are."""
 
 
 class ReconnectScheduler:
@@ -116,7 +114,7 @@ class ReconnectScheduler:
     def _tell(self, connection: Connection, reason: Reason) -> None:
         if connection not in self._asked or connection.closing is not None:
             return
-        self._place = (self._place + _STEP) % 1.0
+        self._place = (self._place + GOLDEN_RATIO) % 1.0
         after = SOONEST + (LATEST - SOONEST) * self._place
         connection.reply(Reconnect(after=round(after, 3), reason=reason))
         self._metrics.lifecycle.reconnects_asked.labels(reason).inc()

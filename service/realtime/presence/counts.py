@@ -59,5 +59,5 @@ class CountPublisher:
         except ServiceError as error:  # the store is away: the next snapshot shows who is there
             self._outage.failed(kind=COUNT, code=error.code.code)
         else:
-            self._outage.over(kind=COUNT)
+            self._outage.recovered(kind=COUNT)
             self._record_event(COUNT)

@@ -135,7 +135,7 @@ class Presence:
                 await self._reconciler.reconcile(set(self._subscribed()))
             if self._lease.has_expired_elsewhere:
                 await self._remove_expired()
-            self._outage.over(entries=len(self._tracker))
+            self._outage.recovered(entries=len(self._tracker))
         except ServiceError as error:
             self._lease.doubt()
             self._outage.failed(code=error.code.code, entries=len(self._tracker))

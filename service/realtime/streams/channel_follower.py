@@ -122,7 +122,7 @@ class ChannelFollower:
             try:
                 await self._read()
                 backoff.reset()
-                self._outage.over(self, channel=self.channel.name)
+                self._outage.recovered(self, channel=self.channel.name)
             except ServiceError as error:
                 self._behind = True
                 self._outage.failed(self, channel=self.channel.name, code=error.code.code)

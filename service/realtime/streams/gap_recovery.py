@@ -166,7 +166,7 @@ class GapRecovery:
                 return snapshot if room.waiting is waiting and room.is_listening else None
             return None
         finally:
-            self._reading.over(room)
+            self._reading.recovered(room)
 
     async def _read_after(self, room: Room, known: DeliveredHead) -> Snapshot:
         """What follows on how far the room has come, or how its new epoch began."""
@@ -255,7 +255,7 @@ class GapRecovery:
                     await self._compare(list(self._hub.keys()), self.suspect)
                     self._look_after(self._limits.check)
                 backoff.reset()
-                self._checking.over()
+                self._checking.recovered()
             except ServiceError as error:
                 self._checking.failed(code=error.code.code)
                 self._look_after(backoff.next())

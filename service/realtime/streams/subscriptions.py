@@ -50,7 +50,7 @@ class Subscriptions:
         session = connection.session
         identity = session.identity
         try:
-            session.check_room_for(channel)
+            session.check_can_subscribe(channel)
         except ServiceError as error:
             if error.code is ErrorCode.TOO_MANY_SUBSCRIPTIONS:
                 self._metrics.limits.limit_hits.labels(limit="subscriptions").inc()
@@ -61,7 +61,7 @@ class Subscriptions:
         session.subscriptions[key.name] = subscription
         try:
             await self._relay.join(connection, subscription, spec)
-            if not session.ready:
+            if not session.is_ready:
                 await self._relay.hold(subscription)
             if start is Start.POSITION and not self._may_resume(identity, channel, spec):
                 await self._relay.forgo_history(subscription)
@@ -70,7 +70,7 @@ class Subscriptions:
             if session.subscriptions.get(channel) is not subscription:
                 # The backend has ended it, when not all of the above was there to be ended.
                 await self._leave(connection, subscription)
-            elif session.ready:
+            elif session.is_ready:
                 await self.present(connection, subscription)
         except BaseException:
             await self.leave(connection, channel)

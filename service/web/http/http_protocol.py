@@ -24,7 +24,8 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from service.core.authority import parse_authority
 from service.core.clock import Clock
-from service.core.limits import Rate, TokenBucket
+from service.core.limits import Rate
+from service.core.token_bucket import TokenBucket
 from service.errors import ErrorCode, ServiceError
 from service.realtime.connections.byte_budget import FULL, Account, Holding, overloaded
 from service.telemetry.metrics import Metrics
@@ -330,7 +331,7 @@ class HttpProtocol(RequestHandler):
         now = bounds.clock.monotonic()
         if self._refusals is None:
             self._refusals = TokenBucket(bounds.refusal_rate, now)
-        if not self._refusals.take(now):
+        if not self._refusals.acquire(now):
             return False
         bounds.metrics.limits.rate_limited.labels(scope="http").inc()
         return True

@@ -14,8 +14,8 @@ from multidict import CIMultiDictProxy
 
 from service.aio.eager_start import start_eagerly
 from service.contract.model import ChannelSpec
+from service.core.backoff import jittered
 from service.core.identity import Identity, Right
-from service.core.limits import jittered
 from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
 from service.protocol.framing import accept_key

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import cast
 
 from service.core.clock import Clock, Timer
-from service.core.limits import TokenBucket
+from service.core.token_bucket import TokenBucket
 from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
 from service.realtime.connections.byte_budget import Account
@@ -311,7 +311,7 @@ class WebSocket(asyncio.Protocol):
         clock = self._terms.clock
         if self._control is None:
             self._control = TokenBucket(self._terms.bounds.limits.connection_rate, clock.monotonic())
-        if self._control.take(clock.monotonic(), cost) == 0:
+        if self._control.acquire(clock.monotonic(), cost) == 0:
             return False
         self._terms.metrics.limits.rate_limited.labels(scope="connection").inc()
         return True

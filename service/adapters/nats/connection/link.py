@@ -308,7 +308,7 @@ class Link:
                 self._writer.transport.abort()
             self._lost(reason)
             reader, parser = await self._connect_again(reason)
-            self._outage.over()
+            self._outage.recovered()
             self._restoring = asyncio.create_task(self._restore(), name="nats restore")
 
     async def _read(self, reader: asyncio.StreamReader, parser: protocol.Parser) -> str:

@@ -92,7 +92,7 @@ class ReconnectingLink:
             link.on_lost = self._dropped
             self._changed.set()
             fields = {"line": self._name, "host": place[0], "port": place[1]}
-            if not self._outage.over(**fields) and is_elsewhere:
+            if not self._outage.recovered(**fields) and is_elsewhere:
                 _log.info("connected", seconds=round(away, 1), **fields)
             backoff.reset()
             try:

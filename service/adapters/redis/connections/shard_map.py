@@ -220,7 +220,7 @@ class Shards:
             self._unsettled = False
             try:
                 await self._where.refresh()
-                self._slots.over()
+                self._slots.recovered()
             except NoServer as error:
                 self._slots.failed(reason=str(error))
             self._rehome()
@@ -268,7 +268,7 @@ class Shards:
                     self._rehome()
                 else:
                     self._shards[None].follow(await self._where.place())
-                self._places.over()
+                self._places.recovered()
             except NoServer as error:
                 self._places.failed(reason=str(error))
             await asyncio.gather(*(shard.look() for shard in self))

@@ -13,7 +13,7 @@ from service.realtime.session.handshake import error_message
 async def handle(node: Node, connection: Connection, command: Ready) -> None:
     """Sends one `subscribed` for every held subscription; nothing if there is none."""
     session = connection.session
-    session.ready = True
+    session.is_ready = True
     for subscription in list(session.subscriptions.values()):
         if subscription.phase is Phase.PENDING and not connection.is_closing:
             await _present(node, connection, subscription)
