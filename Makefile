@@ -102,6 +102,7 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/python scripts/alerts_reference.py --check
 	$(BIN)/python scripts/dashboards.py --check
 	$(BIN)/python scripts/check_locks.py
+	$(BIN)/python scripts/check_links.py
 	$(BIN)/python scripts/run_uv.py pip check --quiet --python .venv
 	scripts/lock.sh --check
 

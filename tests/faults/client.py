@@ -164,7 +164,7 @@ class Client:
         self._books.tries.append(monotonic())
         try:
             async with asyncio.timeout(CONNECT):
-                wire = await connect(self.port, self._text, self._gone, bearer=self._token)
+                wire = await connect(self.port, self.receive, self._gone, bearer=self._token)
         except Refused as refusal:
             if refusal.retry_after is not None:
                 self._told = refusal.retry_after + self._random.random()
@@ -181,7 +181,7 @@ class Client:
             self._pinged = False
             wire.send({"type": "ready"})
             for follow in self.follows.values():
-                self._subscribe(follow)
+                self.subscribe(follow)
 
     def _failed(self, what: str) -> None:
         self._trouble(what)
@@ -241,7 +241,7 @@ class Client:
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    def _text(self, frame: bytes) -> None:
+    def receive(self, frame: bytes) -> None:
         self.heard = now = monotonic()
         self._pinged = False
         for message in _read(frame):
@@ -308,7 +308,7 @@ class Client:
 
     def _again(self, follow: Follow, request: str, wire: Wire | None) -> None:
         if self.wire is wire and follow.request == request and not follow.joined and not self.leaving:
-            self._subscribe(follow)
+            self.subscribe(follow)
 
     def _unsubscribed(self, message: Message) -> None:
         follow = self.follows.get(message.channel)
@@ -317,15 +317,15 @@ class Client:
         self._trouble(f"unsubscribed {message.code}")
         follow.joined = False
         if message.code == "resync":
-            self._subscribe(follow)
+            self.subscribe(follow)
 
     def _rejoin(self, follow: Follow) -> None:
         assert self.wire is not None
         self._serial += 1
         self.wire.send({"type": "unsubscribe", "id": f"u{self._serial}", "channel": follow.diary.key.channel})
-        self._subscribe(follow)
+        self.subscribe(follow)
 
-    def _subscribe(self, follow: Follow) -> None:
+    def subscribe(self, follow: Follow) -> None:
         assert self.wire is not None
         follow.joined = False
         self._serial += 1

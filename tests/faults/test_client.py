@@ -1,4 +1,4 @@
-"""The suite's client follows the rule of docs/protocol.md, and hides nothing from the oracle that the service got wrong."""
+"""A smoke test of the suite's client: it follows the rule of docs/protocol.md and hides no fault from the oracle."""
 
 from __future__ import annotations
 
@@ -36,23 +36,18 @@ class Table:
         self.wire = Recording()
         self.client.wire = self.wire
         self.follow: Follow = self.client.follows[HALL]
-        self.client._subscribe(self.follow)
+        self.client.subscribe(self.follow)
         self.subscribed(epoch="one", offset=10, last="e-10")
 
     def says(self, *messages: Mapping[str, Any]) -> None:
         """One frame."""
-        self.client._text(json.dumps(messages[0] if len(messages) == 1 else messages).encode())
+        self.client.receive(json.dumps(messages[0] if len(messages) == 1 else messages).encode())
 
     def subscribed(self, **fields: Any) -> None:
         """The answer to the subscribe under way."""
         self.says(
             {"type": "subscribed", "channel": HALL, "id": self.follow.request, "events": [], "state": [], **fields}
         )
-
-    @property
-    def position(self) -> tuple[str, int, str | None]:
-        """Where the client believes to be."""
-        return self.follow.epoch, self.follow.offset, self.follow.last
 
     @property
     def applied(self) -> list[int]:
@@ -83,19 +78,13 @@ async def table() -> Table:
     return Table()
 
 
-async def test_the_next_event_is_applied_and_moves_the_position(table: Table) -> None:
-    table.says(event(11), event(12))
-    assert table.applied == [11, 12]
-    assert table.position == ("one", 12, "e-12")
-
-
-async def test_what_was_applied_before_is_dropped_and_counted(table: Table) -> None:
+async def test_repeated_event_is_dropped_and_counted(table: Table) -> None:
     table.says(event(11), event(11), event(9))
     assert table.applied == [11]
     assert table.books.repeats == 2
 
 
-async def test_a_jump_makes_it_subscribe_again_from_its_position(table: Table) -> None:
+async def test_gap_makes_client_resubscribe_from_its_position(table: Table) -> None:
     table.says(event(11), event(13), event(14))
     assert table.applied == [11]
     assert table.books.gaps == 1
@@ -107,39 +96,6 @@ async def test_a_jump_makes_it_subscribe_again_from_its_position(table: Table) -
     assert table.told == [Told.FRESH]
 
 
-async def test_of_what_is_replayed_only_the_new_is_applied(table: Table) -> None:
-    table.says(event(11), event(13))
-    table.subscribed(epoch="one", offset=12, last="e-12", recovered=True, events=[event(11), event(12)])
-    assert table.applied == [11, 12]
-
-
-async def test_a_loss_that_is_told_begins_a_new_stretch(table: Table) -> None:
-    table.says({"type": "subscribed", "channel": HALL, "id": None, "epoch": "two", "offset": 3, "recovered": False})
-    table.says(event(4))
-    assert table.told == [Told.FRESH, Told.LOST]
-    assert table.follow.diary.stretches[1].base == 3
-    assert table.position == ("two", 4, "e-4")
-    assert table.books.pushed == 1
-
-
-async def test_another_epoch_without_a_word_of_loss_is_written_down_as_such(table: Table) -> None:
-    table.says({"type": "subscribed", "channel": HALL, "id": None, "epoch": "two", "offset": 3, "recovered": True})
-    assert table.told == [Told.FRESH, Told.KEPT]
-
-
-async def test_a_position_beyond_what_was_replayed_shows_in_the_diary(table: Table) -> None:
-    table.says(event(12))
-    table.subscribed(epoch="one", offset=15, last="e-15", recovered=True, events=[event(11), event(12)])
-    (stretch,) = table.follow.diary.stretches
-    assert (stretch.offsets, stretch.top) == ([11, 12], 15)
-
-
-async def test_an_answer_to_an_older_request_is_none(table: Table) -> None:
-    table.says(event(12))
-    table.says({"type": "subscribed", "channel": HALL, "id": "s1", "epoch": "one", "offset": 12, "recovered": True})
-    assert table.position == ("one", 10, "e-10")
-
-
-async def test_another_tenants_payload_is_counted(table: Table) -> None:
+async def test_payload_of_another_tenant_is_counted(table: Table) -> None:
     table.says(event(11, tenant="blue"))
     assert table.follow.diary.foreign == 1

@@ -6,7 +6,6 @@ program, and hatchling, which is as much of a build backend as an editable insta
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -232,27 +231,6 @@ def test_setup_with_newer_versions_on_the_index_installs_the_locked_ones(
         assert fresh.run("scripts/setup.sh", part, **settings) == ""
     assert len(fresh.index.requests) == before
     fresh.run("scripts/lock.sh", "--check", PIP_INDEX_URL=fresh.index.url)
-
-
-def test_setup_with_the_machines_own_pip_installs_the_locked_versions(fresh: Machine) -> None:
-    """The index is named in pip's file, the user has settings for uv and pip that would keep the locked versions out."""
-    (fresh.home / ".config/uv").mkdir(parents=True)
-    (fresh.home / ".config/uv/uv.toml").write_text('exclude-newer = "2020-01-01T00:00:00Z"\n')
-    (fresh.home / "pip.conf").write_text(
-        f"[global]\nindex-url = {fresh.index.url}\nuser = true\nrequire-virtualenv = true\n"
-    )
-    python = getattr(sys, "_base_executable", sys.executable)
-    settings = {"PYTHON": python, "PIP_CONFIG_FILE": str(fresh.home / "pip.conf"), "UV_EXCLUDE_NEWER": "2020-01-01"}
-    fresh.run("scripts/setup.sh", "dev", **settings)
-    assert fresh.installed() == fresh.pins("dev")
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("ensurepip") is None, reason="this system's Python comes without ensurepip"
-)
-def test_setup_without_a_pip_uses_ensurepip(fresh: Machine, bare_python: Path) -> None:
-    fresh.run("scripts/setup.sh", "run", PYTHON=str(bare_python), PIP_INDEX_URL=fresh.index.url)
-    assert fresh.installed() == fresh.pins("bootstrap", "build", "run")
 
 
 def test_setup_with_a_wrong_hash_installs_nothing_and_names_the_lock(fresh: Machine) -> None:

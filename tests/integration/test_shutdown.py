@@ -195,7 +195,7 @@ async def test_metrics_that_nobody_reads_do_not_keep_it(monkeypatch: pytest.Monk
 
 
 async def test_who_does_not_go_is_cut_in_the_end() -> None:
-    groups: dict[str, Any] = {"deadlines": {"shutdown": 0.5}, "outbox": {"close_grace": 60.0}}
+    groups: dict[str, Any] = {"deadlines": {"shutdown": 0.5, "last_scrape": 0}, "outbox": {"close_grace": 60.0}}
     async with serving(**groups) as server, upgraded(server):  # which does not answer a close
         await server.service.node.drain()
         await server.at_rest()
@@ -278,7 +278,7 @@ async def test_a_drain_that_took_too_long_is_not_waited_for_again() -> None:
     bus = SharedBroker()
     await bus.start()
     line = Hanging(bus.line())
-    async with serving(broker=line, deadlines={"shutdown": 0.2}) as server:
+    async with serving(broker=line, deadlines={"shutdown": 0.2, "last_scrape": 0}) as server:
         client = await Client.open(server)
         await client.send(type="subscribe", id="q1", channel="room:1")
         async with asyncio.timeout(DEADLINE):

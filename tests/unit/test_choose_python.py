@@ -1,4 +1,4 @@
-"""scripts/choose_python.py: which of a machine's Pythons the environment is made with."""
+"""A smoke test of scripts/choose_python.py: which of a machine's Pythons the environment is made with."""
 
 from __future__ import annotations
 
@@ -39,39 +39,10 @@ def order(*paths: Path | str) -> list[str]:
     return [Path(line).name for line in done.stdout.splitlines()]
 
 
-def test_a_much_faster_build_comes_first_and_the_others_keep_their_order(make: Make) -> None:
+def test_much_faster_build_comes_first_and_others_keep_their_order(make: Make) -> None:
     assert order(make("a", "0.0020"), make("b", "0.0019"), make("c", "0.0010")) == ["c", "a", "b"]
 
 
-def test_of_builds_that_are_alike_the_first_is_kept(make: Make) -> None:
-    assert order(make("a", "0.0011"), make("b", "0.0010"), make("c", "0.00105")) == ["a", "b", "c"]
-
-
-def test_the_version_that_comes_first_is_kept(make: Make) -> None:
-    slow, other, fast = make("a", "0.002"), make("b", "0.0001", "3.13"), make("c", "0.001")
-    assert order(slow, other) == ["a", "b"]
-    assert order(slow, other, fast) == ["c", "a", "b"]
-
-
-def test_one_program_under_several_names_is_one(make: Make) -> None:
-    assert order(make("a", "0.002"), make("b", "0.001", real="/b"), make("c", "0.001", real="/b")) == ["b", "a"]
-
-
-def test_what_does_not_answer_is_passed_over(make: Make, tmp_path: Path) -> None:
+def test_program_that_does_not_answer_is_skipped(make: Make, tmp_path: Path) -> None:
     nonsense = make("nonsense", "fast")
     assert order("/bin/false", tmp_path / "missing", nonsense, make("a", "0.002")) == ["a"]
-
-
-def test_a_moment_in_which_the_machine_is_busy_decides_nothing(make: Make) -> None:
-    assert order(make("a", "0.001", spell="[1-9]?"), make("b", "0.001")) == ["a", "b"]
-
-
-def test_a_real_interpreter_times_itself() -> None:
-    assert order(sys.executable) == [Path(sys.executable).name]
-    done = subprocess.run(
-        [sys.executable, "-I", str(SCRIPT), "--answer"],
-        input="\n", capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    real, version, seconds = done.stdout.splitlines()
-    assert (Path(real), version) == (Path(sys.executable).resolve(), "{}.{}".format(*sys.version_info[:2]))
-    assert float(seconds) > 0

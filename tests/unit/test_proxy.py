@@ -1,4 +1,4 @@
-"""What the proxy of the fault tests does to connections, seen from both sides of it."""
+"""A smoke test of the proxy of the fault tests: what it does to connections, seen from both sides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from tests.harness import eventually
-from tests.proxy import _BUFFER, Proxy
+from tests.proxy import Proxy
 
 T = TypeVar("T")
 QUIET = 0.1
@@ -85,10 +85,6 @@ class World:
         """The target's side of the next connection that reaches it."""
         return await soon(self._targets.get())
 
-    def waiting(self) -> int:
-        """Bytes that the proxy keeps, the fullest direction's."""
-        return max(end._size for link in self.proxy._links for end in (link.client, link.target))
-
     def nobody_came(self) -> bool:
         return self._targets.empty()
 
@@ -114,7 +110,7 @@ async def proxied(latency: float = 0.0) -> AsyncIterator[World]:
         assert proxy.open == 0
 
 
-async def test_it_passes_and_counts_both_ways() -> None:
+async def test_proxy_passes_and_counts_both_ways() -> None:
     async with proxied() as world:
         client, target = await world.pair()
         client.send(b"ask")
@@ -125,40 +121,7 @@ async def test_it_passes_and_counts_both_ways() -> None:
         assert world.proxy.open == 2
 
 
-async def test_what_is_sent_before_a_close_arrives_before_it() -> None:
-    async with proxied() as world:
-        client = await world.client()
-        client.send(b"last words")
-        client.writer.close()
-        target = await world.target()
-        assert await soon(target.reader.read()) == b"last words"
-        await eventually(lambda: world.proxy.open == 0)
-
-
-async def test_all_of_much_arrives_and_little_of_it_is_in_between() -> None:
-    async with proxied() as world:
-        client, target = await world.pair()
-        sending = asyncio.create_task(client.sends_much())
-        await target.receives(bytes(65_536))
-        assert world.waiting() <= 2 * _BUFFER
-        await target.receives(bytes(MUCH - 65_536))
-        await soon(sending)
-        assert world.proxy.sent == MUCH
-
-
-async def test_a_target_that_is_not_there_is_a_reset() -> None:
-    async with proxied() as world:
-        gone = await asyncio.start_server(world.accept, "127.0.0.1", 0)
-        nobody = Proxy(gone.sockets[0].getsockname()[1])
-        gone.close()
-        await gone.wait_closed()
-        reader, writer = await asyncio.open_connection("127.0.0.1", await nobody.start())
-        await Peer(reader, writer).is_reset()
-        writer.transport.abort()
-        await soon(nobody.close())
-
-
-async def test_cut_resets_what_is_open_and_refuses_until_healed() -> None:
+async def test_cut_resets_open_connections_and_refuses_until_healed() -> None:
     async with proxied() as world:
         client, target = await world.pair()
         world.proxy.cut()
@@ -175,27 +138,7 @@ async def test_cut_resets_what_is_open_and_refuses_until_healed() -> None:
         await target.receives(b"back")
 
 
-async def test_latency_delays_each_way_and_keeps_the_order() -> None:
-    async with proxied(latency=0.1) as world:
-        clock = asyncio.get_running_loop().time
-        client, target = await world.pair()
-        start = clock()
-        client.send(b"a")
-        await target.receives(b"a")
-        there = clock() - start
-        assert 0.09 <= there < 1
-        target.send(b"b")
-        await client.receives(b"b")
-        assert 0.19 <= clock() - start < 2
-        # Bytes under way do not wait for each other, and do not overtake each other when the latency falls.
-        client.send(b"1")
-        await eventually(lambda: world.waiting() > 0)
-        world.proxy.latency = 0.0
-        client.send(b"2")
-        await target.receives(b"12")
-
-
-async def test_stall_holds_everything_and_resume_loses_nothing() -> None:
+async def test_stall_holds_bytes_and_resume_loses_none() -> None:
     async with proxied() as world:
         client, target = await world.pair()
         world.proxy.stall()
@@ -213,21 +156,7 @@ async def test_stall_holds_everything_and_resume_loses_nothing() -> None:
         await second.receives(b"me too")
 
 
-async def test_a_stalled_sender_is_stopped_by_full_buffers() -> None:
-    async with proxied() as world:
-        client, target = await world.pair()
-        world.proxy.stall()
-        sending = asyncio.create_task(client.sends_much())
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(QUIET):
-                await asyncio.shield(sending)
-        assert world.waiting() == 0
-        world.proxy.heal()
-        await target.receives(bytes(MUCH))
-        await soon(sending)
-
-
-async def test_a_black_hole_swallows_both_ways_and_tells_nobody() -> None:
+async def test_black_hole_swallows_both_ways_silently() -> None:
     async with proxied() as world:
         client, target = await world.pair()
         world.proxy.black_hole()
@@ -252,7 +181,7 @@ async def test_a_black_hole_swallows_both_ways_and_tells_nobody() -> None:
         await target.receives(b"back")
 
 
-async def test_half_open_leaves_the_target_untold() -> None:
+async def test_half_open_does_not_close_the_target() -> None:
     async with proxied() as world:
         client, target = await world.pair()
         world.proxy.half_open("target")
@@ -263,24 +192,3 @@ async def test_half_open_leaves_the_target_untold() -> None:
         client, target = await world.pair()
         client.send(b"again")
         await target.receives(b"again")
-
-
-async def test_half_open_leaves_the_client_untold() -> None:
-    async with proxied() as world:
-        client, target = await world.pair()
-        world.proxy.half_open("client")
-        await target.is_reset()
-        client.send(b"are you there?")
-        await client.hears_nothing()
-        assert world.proxy.open == 1
-
-
-async def test_closing_ends_what_is_stalled_swallowed_and_on_its_way() -> None:
-    async with proxied(latency=60) as world:
-        client, _ = await world.pair()
-        client.send(b"slow")
-        await eventually(lambda: world.waiting() > 0)
-        world.proxy.black_hole()
-        await world.client()
-        world.proxy.stall()
-        await world.client()

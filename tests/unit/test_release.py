@@ -43,18 +43,18 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_this_checkout_is_of_one_version() -> None:
+def test_checkout_has_one_version() -> None:
     assert set(dict(release.versions()).values()) == {VERSION}
     assert len(dict(release.versions())) == 4
 
 
-def test_a_good_tag_gives_the_version_and_its_notes(tree: Path) -> None:
+def test_check_of_the_version_tag_returns_version_and_notes(tree: Path) -> None:
     assert release.check(f"v{VERSION}", tree) == VERSION
     assert release.notes(VERSION, (tree / "CHANGELOG.md").read_text()) == "- this\n"
     assert release.notes("0.0.1", (tree / "CHANGELOG.md").read_text()) == "- before\n"
 
 
-def test_every_place_that_differs_is_told_at_once(tree: Path) -> None:
+def test_check_of_another_tag_names_every_place_that_differs(tree: Path) -> None:
     with pytest.raises(release.NotReleasableError) as refused:
         release.check("v9.9.9", tree)
     said = str(refused.value).splitlines()
@@ -62,20 +62,7 @@ def test_every_place_that_differs_is_told_at_once(tree: Path) -> None:
     assert said[-1] == "CHANGELOG.md: has no section '## 9.9.9 - YYYY-MM-DD'"
 
 
-@pytest.mark.parametrize("tag", ["0.1.0", "v1", "v1.2.3-rc.1", "v1.2.3; rm -rf"])
-def test_other_tags_are_refused(tag: str, tree: Path) -> None:
-    with pytest.raises(release.NotReleasableError, match="it has to be v and a version"):
-        release.check(tag, tree)
-
-
-def test_a_section_without_a_day_is_not_released(tree: Path) -> None:
-    changelog = tree / "CHANGELOG.md"
-    changelog.write_text(changelog.read_text().replace("2026-11-30", "unreleased"))
-    with pytest.raises(release.NotReleasableError, match="is dated 'unreleased'; it needs the day"):
-        release.check(f"v{VERSION}", tree)
-
-
-def test_a_release_s_chart_has_the_release_s_image(tree: Path, tmp_path: Path) -> None:
+def test_release_chart_has_the_release_image(tree: Path, tmp_path: Path) -> None:
     digest = "sha256:" + "0123456789abcdef" * 4
     release.chart("registry.example.com/owner/tidewire", digest, tmp_path / "chart", tree)
     before, after = (
