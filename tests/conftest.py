@@ -1,4 +1,4 @@
-"""What holds for every test: it ends its asyncio tasks. Fault and load tests come last, when nothing else is left behind."""
+"""What holds for every test: it ends its asyncio tasks, and tests that wait longest start first."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+LONGEST = ("faults", "browser", "autobahn")
+"""Marks of the tests that take longest and wait most. pytest-xdist hands out tests from the front: while one process waits in
+these, the others compute, and none of them is left over at the end."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the tests marked `faults`, then those marked `load`, to the end, each group in its own order."""
-    last = ("faults", "load")
+    """Moves `LONGEST` to the front. pytest-randomly has drawn the order by then; within each mark it stays."""
+    marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
     items.sort(
-        key=lambda item: max(
-            (last.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in last), default=0
-        )
+        key=lambda item: next((place for place, name in enumerate(LONGEST) if name in marks[item]), len(LONGEST))
     )
 
 
