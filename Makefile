@@ -2,8 +2,9 @@
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-# What needs the machine to itself: it measures, or starts many processes. All else runs on two cores at once.
-ALONE := alone or browser or load or faults or autobahn
+# More processes than two cores: many tests wait for a store, a browser or a timer.
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest --durations=20
 .PHONY: help run test test-quick test-faults test-autobahn test-chart test-cluster test-e2e dashboards-look test-image image dist lint-deploy kind kind-down loadtest bench bench-quick check fmt lock upgrade clean
 
 help: ## show this list
@@ -20,12 +21,12 @@ test: ## run every test: JavaScript, Python, browser and load (installs what the
 	fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ($(ALONE)) and not e2e and not cluster"
-	$(BIN)/python -m pytest -m "($(ALONE)) and not e2e and not cluster"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not load and not e2e and not cluster"
+	$(PYTEST) -m load
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(BIN)/python -m pytest -q -m "not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
 
 test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
 	@scripts/setup.sh quick

@@ -23,7 +23,6 @@ from tests.harness import DEADLINE, Running, eventually
 from tests.integration.cluster import Cluster, Member, cluster
 from tests.shared_broker import RedisBus, SharedBroker
 
-pytestmark = pytest.mark.alone
 HALL = "hall:1"
 CLIENTS = 400
 """On four nodes chance makes 130 of 100, but no more."""
