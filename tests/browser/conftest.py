@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 PATIENCE = 30_000
 """Milliseconds that anything on a page may take to show, unless a test says otherwise."""

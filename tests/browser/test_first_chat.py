@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests import harness
 from tests.stores.process import free_port
+from tests.support import harness
 
 pytestmark = pytest.mark.browser
 

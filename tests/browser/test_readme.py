@@ -11,7 +11,7 @@ from aiohttp import web
 from playwright.async_api import Browser
 
 from service.assets import client_folder
-from tests import harness
+from tests.support import harness
 
 pytestmark = pytest.mark.browser
 

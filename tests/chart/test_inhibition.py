@@ -17,8 +17,8 @@ import yaml
 
 from tests.chart.conftest import absent
 from tests.chart.tools import ROOT
-from tests.monitoring import groups, rules
 from tests.stores.process import HOST, Server, until
+from tests.support.monitoring import groups, rules
 
 pytestmark = pytest.mark.chart
 

@@ -13,7 +13,7 @@ import yaml
 
 from tests.chart.conftest import absent
 from tests.chart.tools import NAME, Document, Helm, Values, of_kind
-from tests.monitoring import RULES, rules
+from tests.support.monitoring import RULES, rules
 
 pytestmark = pytest.mark.chart
 

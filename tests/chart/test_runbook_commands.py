@@ -19,9 +19,9 @@ import pytest
 from tests.chart.cluster_api import NAMESPACE, PODS, api_server
 from tests.chart.conftest import absent
 from tests.chart.tools import ROOT, TOOLS
-from tests.harness import API_KEY, CONTRACT, SECRET, serving
-from tests.monitoring import RUNBOOKS
 from tests.stores.redis_server import RedisServer
+from tests.support.harness import API_KEY, CONTRACT, SECRET, serving
+from tests.support.monitoring import RUNBOOKS
 
 pytestmark = pytest.mark.chart
 

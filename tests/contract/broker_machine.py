@@ -21,7 +21,7 @@ from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 T = TypeVar("T")
 

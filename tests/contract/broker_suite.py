@@ -20,8 +20,8 @@ from service.core.clock import milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from tests.clock import FakeClock
 from tests.contract.begun import Begun, finish
+from tests.support.clock import FakeClock
 
 ROOM = ChannelKey("acme", "room:1")
 OTHER_ROOM = ChannelKey("acme", "room:2")

@@ -11,9 +11,9 @@ from typing import Any
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
 from tests.contract.broker_suite import WINDOW, RecordingSink
 from tests.stores import NatsServer
+from tests.support.clock import FakeClock
 
 _prefixes = (f"suite-{number}" for number in count())
 

@@ -14,10 +14,10 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from tests.clock import FakeClock
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
 from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, WINDOW, BrokerSuite, Publisher, RecordingSink
+from tests.support.clock import FakeClock
 
 EMPTY_SECONDS = 60.0
 """`broker.empty_ttl`, as it is without a setting."""

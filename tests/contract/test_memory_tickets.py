@@ -7,8 +7,8 @@ import pytest
 from service.adapters.memory.tickets import MemoryTickets
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
-from tests.clock import FakeClock
 from tests.contract.tickets_suite import TTL, TimedTicketsSuite
+from tests.support.clock import FakeClock
 
 
 class TestMemoryTickets(TimedTicketsSuite):

@@ -20,12 +20,12 @@ from service.core.event import Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
 from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, BrokerSuite, Publisher
 from tests.contract.nats_stage import ListeningSink, config, running
 from tests.stores import Certificates, NatsServer
+from tests.support.clock import FakeClock
 
 NOTICED = 15.0
 """Seconds within which a server that says nothing any more is given up."""

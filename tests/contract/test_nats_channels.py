@@ -11,12 +11,12 @@ import pytest
 from service.adapters.nats.broker import NatsBroker
 from service.core.channel import ChannelKey
 from service.core.position import Position
-from tests.clock import FakeClock
 from tests.contract.broker_suite import MANY, MUCH, Publisher
 from tests.contract.nats_stage import config, running
 from tests.contract.test_nats_broker import subjects
 from tests.stores import NatsServer
 from tests.stores.process import until
+from tests.support.clock import FakeClock
 
 INVENTED = ChannelKey("acme", "room:invented")
 SHORT = 2.0

@@ -21,11 +21,11 @@ from service.core.broker import DeliveredHead
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
 from tests.contract.broker_suite import MANY, MUCH, ROOM, Publisher
 from tests.contract.nats_stage import ListeningSink, config, running
 from tests.stores import NatsServer
 from tests.stores.process import until
+from tests.support.clock import FakeClock
 
 
 @pytest.fixture

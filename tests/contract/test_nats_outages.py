@@ -6,10 +6,10 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from tests.clock import FakeClock
 from tests.contract.nats_stage import config, running
 from tests.stores import NatsServer
 from tests.stores.process import until
+from tests.support.clock import FakeClock
 
 
 async def test_a_server_that_is_away_is_logged_once() -> None:

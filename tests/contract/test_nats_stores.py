@@ -20,7 +20,6 @@ from service.core.event import Publication
 from service.core.presence import PresenceEntry
 from service.core.tickets import TicketStore
 from service.errors import ErrorCode, ServiceError
-from tests.clock import FakeClock
 from tests.contract.nats_stage import ListeningSink, config, running
 from tests.contract.presence_suite import (
     LEFT,
@@ -38,6 +37,7 @@ from tests.contract.presence_suite import TTL as PRESENCE_TTL
 from tests.contract.quota_suite import Nodes, SharedCapsSuite, TimedCapsSuite
 from tests.contract.tickets_suite import TTL, TimedTicketsSuite
 from tests.stores import NatsServer
+from tests.support.clock import FakeClock
 
 
 @pytest.fixture(scope="module")

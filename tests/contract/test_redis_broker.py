@@ -20,11 +20,11 @@ from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Retention
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
 from tests.contract.broker_suite import ROOM, WINDOW, BrokerSuite, Publisher, RecordingSink
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
+from tests.support.clock import FakeClock
 
 EMPTY_SECONDS = 60.0
 """`broker.empty_ttl`, as it is without a setting."""

@@ -17,9 +17,9 @@ from service.errors import ServiceError
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM
 from tests.contract.test_redis_broker import new_prefix, only
 from tests.contract.test_redis_faults import FAST, Sink, durable, insist, latest, running, well
-from tests.proxy import Proxy
 from tests.stores import FLAVOURS, Flavour, RedisServer
 from tests.stores.process import until
+from tests.support.proxy import Proxy
 
 AWAY = ChannelKey("acme", "room:away")
 """Nobody is subscribed to it, and nobody publishes in it while it matters."""

@@ -19,8 +19,8 @@ from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 from tests.contract.broker_suite import RecordingSink
 from tests.contract.redis_stage import client_of, new_prefix
-from tests.integration.rights import rule
 from tests.stores import FLAVOURS, Flavour, RedisServer, Sentinels
+from tests.support.rights import rule
 
 RULE = " ".join(rule("ACL SETUSER tidewire reset on >PASSWORD ").split())
 

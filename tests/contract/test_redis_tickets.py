@@ -11,10 +11,10 @@ import pytest_asyncio
 from service.adapters.redis.stores.client import RedisClient
 from service.adapters.redis.stores.tickets import RedisTickets
 from service.core.tickets import TicketStore
-from tests.clock import FakeClock
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.contract.tickets_suite import TTL, TicketsSuite, TimedTicketsSuite
 from tests.stores import RedisServer, shared_redis
+from tests.support.clock import FakeClock
 
 
 class TestTicketsAtRedis(TicketsSuite):

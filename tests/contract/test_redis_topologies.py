@@ -22,11 +22,11 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from tests.clock import FakeClock
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM, BrokerSuite, RecordingSink
 from tests.contract.redis_stage import client_of
 from tests.contract.test_redis_broker import new_prefix, only, redis_broker, settled
 from tests.stores import Certificates, Cluster, ClusterNode, RedisServer, Sentinels
+from tests.support.clock import FakeClock
 
 G = TypeVar("G", Cluster, Sentinels, RedisServer)
 

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 import pytest
 
 from service.core.tickets import TicketStore
-from tests.clock import FakeClock
 from tests.contract.begun import Begun
+from tests.support.clock import FakeClock
 
 TTL = 30.0
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.files import as_many_as_may_be
+from tests.support.files import as_many_as_may_be
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from tests.e2e.traefik import Traefik
 from tests.faults.node import Node
 from tests.faults.tokens import token
 from tests.stores.process import HOST
-from tests.wire import ABNORMAL
+from tests.support.wire import ABNORMAL
 
 ENGINES: tuple[type[Engine], ...] = (Nginx, HAProxy, Traefik, Envoy)
 PROTOCOL = "tidewire.v1"

@@ -21,10 +21,10 @@ from tests.e2e.programs import need
 from tests.e2e.watching.pods import Cluster, ObjectMetrics, Target, answers, table
 from tests.faults.node import Node
 from tests.faults.tokens import token
-from tests.harness import Running, serving
 from tests.stores.process import until
 from tests.stores.redis_server import RedisServer
-from tests.wire import Wire, connect
+from tests.support.harness import Running, serving
+from tests.support.wire import Wire, connect
 
 pytestmark = pytest.mark.e2e
 

@@ -16,7 +16,7 @@ from tests.e2e.programs import WHOLE, need
 from tests.e2e.stand import ENGINES, nodes, running
 from tests.faults.tokens import token
 from tests.stores.redis_server import RedisServer
-from tests.wire import connect
+from tests.support.wire import connect
 
 IDLE = 20 if WHOLE else 6
 """Seconds that presets give a connection here, in the place of an hour; the proxies' own idle time is AS_INSTALLED."""

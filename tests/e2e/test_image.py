@@ -18,8 +18,8 @@ import pytest
 
 from tests.e2e import containers
 from tests.e2e.containers import HARDENED, NO_SHELL, ROOT, TAG, WITHIN, Container, ContainersError, podman, started
-from tests.harness import API_KEY, CONTRACT, SECRET, token
 from tests.stores.process import free_port, until
+from tests.support.harness import API_KEY, CONTRACT, SECRET, token
 
 pytestmark = pytest.mark.e2e
 

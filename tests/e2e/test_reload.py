@@ -17,7 +17,7 @@ from tests.e2e.programs import need
 from tests.e2e.stand import ENGINES, nodes, running
 from tests.faults.tokens import token
 from tests.stores.redis_server import RedisServer
-from tests.wire import connect
+from tests.support.wire import connect
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ from tests.faults.client import Message
 from tests.faults.crowd import Cast
 from tests.faults.node import Node
 from tests.faults.tokens import TENANTS, token
-from tests.wire import Wire, connect, reader
+from tests.support.wire import Wire, connect, reader
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,7 @@ from tests.e2e.programs import need
 from tests.e2e.watching import expressions
 from tests.e2e.watching.day import Day, watched
 from tests.e2e.watching.prometheus import Series
-from tests.monitoring import rules, runbook_queries
+from tests.support.monitoring import rules, runbook_queries
 
 pytestmark = pytest.mark.e2e
 

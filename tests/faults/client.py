@@ -11,7 +11,7 @@ import msgspec
 
 from tests.faults.books import CrowdBooks, Diary, Key, Stretch, Told, Top, Trouble
 from tests.faults.tokens import token
-from tests.wire import Refused, Wire, connect, reader
+from tests.support.wire import Refused, Wire, connect, reader
 
 CONNECT = 10.0
 """Seconds that a connection may take to open; the protocol leaves it to the client."""

@@ -15,8 +15,8 @@ from tests.faults.node import Node, total
 from tests.faults.scenario import ANY, Arena, scenario
 from tests.faults.stage import Stage, seconds_until
 from tests.faults.tokens import TENANTS, token
-from tests.proxy import Proxy
-from tests.wire import Refused, Wire, connect
+from tests.support.proxy import Proxy
+from tests.support.wire import Refused, Wire, connect
 
 STALL, SWEEP, GRACE = 10.0, 1.0, 1.0
 """outbox.stall, which the node looks for once in a sweep; and outbox.close_grace, which a close may take."""

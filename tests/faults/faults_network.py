@@ -10,8 +10,8 @@ from tests.faults.faults_clients import undisturbed
 from tests.faults.faults_redis import AGAIN, NOTICE, stays_up
 from tests.faults.scenario import ANY, Arena, scenario
 from tests.faults.stage import Stage
-from tests.proxy import Proxy
 from tests.stores.redis_server import RedisServer
+from tests.support.proxy import Proxy
 
 
 @asynccontextmanager

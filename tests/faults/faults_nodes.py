@@ -12,7 +12,7 @@ from tests.faults.scenario import Arena, scenario
 from tests.faults.stage import Stage, seconds_until
 from tests.faults.tokens import TENANTS, token
 from tests.stores.redis_server import RedisServer
-from tests.wire import Refused, Wire, connect
+from tests.support.wire import Refused, Wire, connect
 
 RESUMED, SHARE = 15.0, 0.99
 """Seconds until this share of a dead node's clients must be back."""

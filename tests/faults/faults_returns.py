@@ -7,9 +7,9 @@ from time import monotonic
 
 from tests.faults.faults_redis import AGAIN
 from tests.faults.scenario import Arena, scenario
-from tests.proxy import Proxy
 from tests.stores.process import until
 from tests.stores.redis_server import RedisServer
+from tests.support.proxy import Proxy
 
 
 async def _synced(master: RedisServer, replica: RedisServer) -> None:

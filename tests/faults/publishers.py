@@ -13,7 +13,7 @@ import msgspec
 
 from tests.faults.books import Ack, Key, Top, Trouble, line
 from tests.faults.tokens import API_KEYS, token
-from tests.wire import Refused, Wire, connect, reader
+from tests.support.wire import Refused, Wire, connect, reader
 
 PATIENCE = 8.0
 """Seconds that a publisher waits for an answer; above broker.timeout, so that the service's own answer comes first."""

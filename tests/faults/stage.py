@@ -20,7 +20,7 @@ from tests.faults.oracle import judge
 from tests.faults.publishers import Desk
 from tests.faults.report import Report
 from tests.faults.tokens import TENANTS
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 COME = 60.0
 """Seconds that all clients together may take to join."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.books import CrowdBooks, Told
 from tests.faults.client import Client, Follow
-from tests.wire import Wire
+from tests.support.wire import Wire
 
 HALL = "hall:1"
 

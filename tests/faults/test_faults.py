@@ -9,7 +9,7 @@ import pytest
 from tests.faults import everything
 from tests.faults.report import table
 from tests.faults.scenario import Scenario, run
-from tests.files import as_many_as_may_be
+from tests.support.files import as_many_as_may_be
 
 pytestmark = pytest.mark.faults
 

@@ -17,8 +17,8 @@ from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster import control
 from service.realtime.cluster.revocation_log import RevocationList
-from tests.harness import Client, Running, eventually, serving, token
-from tests.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
+from tests.support.harness import Client, Running, eventually, serving, token
+from tests.support.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
 
 SOON = 6.0
 """Seconds within which every node has done what one was asked; below the beat of these tests, which would help it."""

@@ -9,9 +9,9 @@ import pytest_asyncio
 
 from service.realtime.cluster import control
 from service.realtime.cluster.messages import NODE_STATE
-from tests.harness import DEADLINE, Running, serving
 from tests.integration.cluster import BUSES
-from tests.shared_broker import Bus
+from tests.support.harness import DEADLINE, Running, serving
+from tests.support.shared_broker import Bus
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.clock import FakeClock
-from tests.harness import DEADLINE, Running, eventually, serving, token
-from tests.integration.raw import HANDSHAKE, Answer, ask, connected, upgraded
+from tests.support.clock import FakeClock
+from tests.support.harness import DEADLINE, Running, eventually, serving, token
+from tests.support.raw import HANDSHAKE, Answer, ask, connected, upgraded
 
 
 def accepting(burst: int, per_second: float = 0.01) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.clock import FakeClock
-from tests.harness import BIT, Client, passes, serving
+from tests.support.clock import FakeClock
+from tests.support.harness import BIT, Client, passes, serving
 
 MOST = 600.0
 

@@ -14,8 +14,8 @@ from service.adapters.clock import SystemClock
 from service.adapters.memory.tickets import MemoryTickets
 from service.web.api.operation import Operation
 from service.web.api.routes import OPERATIONS
-from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving, token
-from tests.integration.api_client import ask, get, post
+from tests.support.api_client import ask, get, post
+from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving, token
 
 EVENTS = "/channels/room:1/events"
 ALONE = {"nodes": 1, "complete": True}

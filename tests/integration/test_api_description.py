@@ -26,7 +26,7 @@ from service.web.api import routes as api
 from service.web.api.call import is_user
 from service.web.api.messages import CHANNEL_SCHEMA, USER_SCHEMA
 from service.web.api.operation import Operation
-from tests.harness import API_KEY, DEADLINE, Running, serving
+from tests.support.harness import API_KEY, DEADLINE, Running, serving
 
 DESCRIPTION = openapi.describe(api.OPERATIONS)
 AUTHORIZED = {"Authorization": f"Bearer {API_KEY}"}

@@ -15,8 +15,8 @@ from service.core.broker import PublishResult
 from service.core.event import Publication
 from service.errors import ErrorCode, ServiceError
 from service.web.problem import MAX_RETRY
-from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving
-from tests.integration.api_client import ask, get, head, post, raw, status_of
+from tests.support.api_client import ask, get, head, post, raw, status_of
+from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving
 
 EVENTS = "/channels/room:1/events"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.clock import FakeClock
-from tests.harness import API_KEY, OTHER_API_KEY, serving
-from tests.integration.api_client import ask
+from tests.support.api_client import ask
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, OTHER_API_KEY, serving
 
 NEVER = 0.0001
 """Requests a second: none, for as long as a test runs."""

@@ -6,8 +6,8 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from service.app import build_app
 from service.contract.load import load
-from tests.clock import FakeClock
-from tests.harness import API_KEY, CONTRACT, settings
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, CONTRACT, settings
 
 
 async def test_build_app_gives_an_application_that_lives_by_its_runner(aiohttp_client: AiohttpClient) -> None:

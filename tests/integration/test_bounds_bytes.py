@@ -15,9 +15,9 @@ import pytest
 from service.adapters.memory.broker import MemoryBroker
 from service.core.broker import PublishResult
 from service.core.event import Publication
-from tests.clock import FakeClock
-from tests.harness import API_KEY, OTHER_API_KEY, Running, eventually, passes, serving, token
-from tests.integration.raw import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, Raw, connected, frame, text, upgraded
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, OTHER_API_KEY, Running, eventually, passes, serving, token
+from tests.support.raw import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, Raw, connected, frame, text, upgraded
 
 NODE_BYTES = 2_000_000
 PAGE = 200_000

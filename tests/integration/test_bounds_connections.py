@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.harness import Client, Running, eventually, serving, token
-from tests.integration.raw import CLOSE, ask, bearer, frame, upgraded
+from tests.support.harness import Client, Running, eventually, serving, token
+from tests.support.raw import CLOSE, ask, bearer, frame, upgraded
 
 
 async def scope_of_refusal(server: Running, headers: dict[str, str | None] | None = None) -> str:

@@ -6,9 +6,9 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
-from tests.clock import FakeClock
-from tests.harness import API_KEY, DEADLINE, Running, eventually, passes, serving
-from tests.integration.raw import HANDSHAKE, Raw, connected, upgraded
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, DEADLINE, Running, eventually, passes, serving
+from tests.support.raw import HANDSHAKE, Raw, connected, upgraded
 
 
 def connections(server: Running) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.clock import FakeClock
-from tests.harness import DEADLINE, Client, Running, serving, token
-from tests.integration.raw import (
+from tests.support.clock import FakeClock
+from tests.support.harness import DEADLINE, Client, Running, serving, token
+from tests.support.raw import (
     CLOSE,
     CONTINUATION,
     PING,

@@ -14,8 +14,6 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from service.adapters.clock import SystemClock
-from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
 from service.app import Service, running
 from service.contract.load import load
@@ -23,8 +21,9 @@ from service.core.channel import ChannelKey
 from service.protocol.messages import Pong
 from service.realtime.connections.connection import Connection
 from service.web import demo
-from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, settings, token
-from tests.wire import Wire, connect
+from tests.support.brokers import SlowBroker
+from tests.support.harness import API_KEY, DEADLINE, Running, eventually, serving, settings, token
+from tests.support.wire import Wire, connect
 
 UNLIMITED = {"connection_rate": {"per_second": 1e6, "burst": 10**6}}
 PAGE = {"type": "history", "channel": "room:1", "limit": 50}
@@ -178,31 +177,6 @@ async def test_an_encoding_named_in_a_second_header_is_refused_too(server: Runni
 
 
 # --- what a broker or a presence store that takes its time lets happen in between ----------------------------------------
-
-
-class SlowBroker(MemoryBroker):
-    """The in-memory broker, whose `subscribe` and `snapshot` wait where a test says so."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            SystemClock(), idempotency_window=300, idempotency_entries=1000, channels=1000, max_bytes=10_000_000
-        )
-        self.gates: dict[str, asyncio.Event] = {}
-        self.waiting: set[str] = set()
-
-    async def _pass(self, name: str) -> None:
-        if name in self.gates:
-            self.waiting.add(name)
-            await self.gates[name].wait()
-            self.waiting.discard(name)
-
-    async def subscribe(self, channel: Any) -> None:
-        await self._pass("subscribe")
-        await super().subscribe(channel)
-
-    async def snapshot(self, *arguments: Any) -> Any:
-        await self._pass("snapshot")
-        return await super().snapshot(*arguments)
 
 
 @pytest.mark.parametrize("step", ["subscribe", "lock", "snapshot"])

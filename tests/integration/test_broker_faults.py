@@ -2,44 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from service.adapters.clock import SystemClock
-from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode, ServiceError
-from tests.harness import Running, serving
-
-
-class FaultyBroker(MemoryBroker):
-    """The in-memory broker, with a method that raises for as long as a test says so."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            SystemClock(), idempotency_window=300, idempotency_entries=1000, channels=1000, max_bytes=10_000_000
-        )
-        self.faults: dict[str, BaseException] = {}
-
-    def _fail(self, name: str) -> None:
-        if name in self.faults:
-            raise self.faults[name]
-
-    async def publish(self, publication: Any) -> Any:
-        self._fail("publish")
-        return await super().publish(publication)
-
-    async def subscribe(self, channel: Any) -> None:
-        self._fail("subscribe")
-        await super().subscribe(channel)
-
-    async def unsubscribe(self, channel: Any) -> None:
-        self._fail("unsubscribe")
-        await super().unsubscribe(channel)
-
-    async def snapshot(self, *arguments: Any) -> Any:
-        self._fail("snapshot")
-        return await super().snapshot(*arguments)
+from tests.support.brokers import FaultyBroker
+from tests.support.harness import Running, serving
 
 
 def away() -> ServiceError:

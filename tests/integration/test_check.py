@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from tests.harness import API_KEY, CONTRACT, SECRET
 from tests.integration.command import SOON, command
 from tests.stores.nats_server import NatsServer
 from tests.stores.process import HOST, free_port
 from tests.stores.redis_server import RedisServer
+from tests.support.harness import API_KEY, CONTRACT, SECRET
 
 SETTINGS = {"AUTH__SECRET": SECRET, "API__KEY": API_KEY, "CONTRACT": str(CONTRACT), "LOG__FORMAT": "json"}
 HASTY = {"BROKER__UNREADY_AFTER": "1"}

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.adapters.clock import SystemClock
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.stores.documents import Documents
 from service.adapters.nats.stores.presence import NatsPresence
@@ -17,25 +16,15 @@ from service.core.identity import Identity
 from service.errors import ServiceError
 from service.realtime.cluster.store_clock import StoreClock
 from service.telemetry.metrics import Metrics
-from tests.clock import START, FakeClock
 from tests.contract.broker_suite import Publisher, RecordingSink
 from tests.contract.nats_stage import config
 from tests.contract.presence_suite import entrance, farewell
-from tests.harness import Client, serving, token
-from tests.integration.api_client import post
 from tests.stores import NatsServer, RedisServer
+from tests.support.api_client import post
+from tests.support.clock import START, FakeClock, WrongClock
+from tests.support.harness import Client, serving, token
 
 HOUR = 3600.0
-
-
-class WrongClock(SystemClock):
-    """A node's clock that is ahead by so many seconds."""
-
-    def __init__(self, ahead: float) -> None:
-        self._ahead = ahead
-
-    def wall(self) -> float:
-        return time.time() + self._ahead
 
 
 @pytest.fixture(params=["redis", "nats"])

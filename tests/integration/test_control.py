@@ -31,10 +31,10 @@ from service.realtime.cluster.messages import (
 )
 from service.telemetry import log
 from service.web.problem import MAX_RETRY
-from tests.harness import API_KEY, Running, eventually, serving, token
-from tests.integration.api_client import ask, get, post
 from tests.integration.cluster import SOON, away, cluster, ends, old, refused, unheard
-from tests.shared_broker import Bus, SharedBroker
+from tests.support.api_client import ask, get, post
+from tests.support.harness import API_KEY, Running, eventually, serving, token
+from tests.support.shared_broker import Bus, SharedBroker
 
 REVOCATIONS = revocations_of("default")
 

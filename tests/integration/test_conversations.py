@@ -21,9 +21,9 @@ from service.errors import ErrorCode
 from service.protocol import messages
 from service.protocol.close import CloseCode
 from service.realtime.cluster.messages import OWN_CHANNELS
-from tests.harness import DEADLINE, Running, serving, token
-from tests.integration.api_client import ask
-from tests.wire import Wire, connect
+from tests.support.api_client import ask
+from tests.support.harness import DEADLINE, Running, serving, token
+from tests.support.wire import Wire, connect
 
 CONVERSATIONS = sorted((Path(__file__).parents[1] / "vectors" / "conversations").glob("*.json"))
 

@@ -13,7 +13,7 @@ from service.app import Service, running
 from service.cli.demo import BOT
 from service.contract.load import load
 from service.web import demo
-from tests.harness import settings
+from tests.support.harness import settings
 
 
 @pytest_asyncio.fixture

@@ -14,13 +14,13 @@ import pytest
 
 from service.app import Service
 from tests.contract.redis_stage import new_prefix
-from tests.files import as_many_as_may_be
-from tests.harness import CONTRACT, DEADLINE, SECRET, Client, Running, token
 from tests.integration.command import Command, command, limited_command
-from tests.integration.raw import HANDSHAKE, Answer, Raw, connected
 from tests.integration.request_flood import KINDS
 from tests.stores import shared_redis
 from tests.stores.redis_server import RedisServer
+from tests.support.files import as_many_as_may_be
+from tests.support.harness import CONTRACT, DEADLINE, SECRET, Client, Running, token
+from tests.support.raw import HANDSHAKE, Answer, Raw, connected
 
 SETTINGS = {
     "PORT": "0",

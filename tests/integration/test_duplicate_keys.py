@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.harness import API_KEY, Running
+from tests.support.harness import API_KEY, Running
 
 TWICE = '{"text":"a","text":"b"}'
 ESCAPED = '{"text":"a","\\u0074ext":"b"}'

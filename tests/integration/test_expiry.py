@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.harness import serving, token
+from tests.support.harness import serving, token
 
 
 async def test_without_a_refresh_the_connection_ends_after_notice_and_grace() -> None:

@@ -18,9 +18,9 @@ from aiohttp.test_utils import make_mocked_request
 from service.core.identity import Identity
 from service.web.http.request_queue import MAX_BEGUN, RequestQueue
 from service.web.ws.upgrade_queue import MAX_DISCARDED
-from tests.clock import FakeClock
-from tests.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
-from tests.integration.raw import HANDSHAKE, TEXT, Raw, connected, frame, upgraded
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
+from tests.support.raw import HANDSHAKE, TEXT, Raw, connected, frame, upgraded
 
 GET = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
 HALF_BODY = (

@@ -20,9 +20,9 @@ from service.cli import workers
 from service.core.identity import Identity
 from service.web.http.http_protocol import RequestParser
 from service.web.http.socket_options import bound_sockets
-from tests.clock import FakeClock
-from tests.harness import API_KEY, DEADLINE, Running, eventually, serving, token
-from tests.integration.raw import HANDSHAKE, TEXT, Answer, Raw, connected, frame, new_ticket, text, upgraded
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, DEADLINE, Running, eventually, serving, token
+from tests.support.raw import HANDSHAKE, TEXT, Answer, Raw, connected, frame, new_ticket, text, upgraded
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

@@ -11,9 +11,9 @@ import pytest
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
 from service.web.problem import MAX_RETRY
-from tests.clock import FakeClock
-from tests.harness import API_KEY, Client, Running, serving, token
-from tests.integration.raw import PING, PONG, ask, bearer, frame, new_ticket, upgraded
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, Client, Running, serving, token
+from tests.support.raw import PING, PONG, ask, bearer, frame, new_ticket, upgraded
 
 BAD_TOKENS = {
     "nonsense": "nonsense",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from tests.harness import Client, Running, serving, token
-from tests.integration.api_client import ask
 from tests.stores import RedisServer
 from tests.stores.process import until
+from tests.support.api_client import ask
+from tests.support.harness import Client, Running, serving, token
 
 EMPTY_SECONDS = 60.0
 """`broker.empty_ttl`, as it is without a setting."""

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from service.telemetry.fast_metrics import FastHistogram
-from tests.clock import FakeClock
-from tests.harness import DEADLINE, Running, eventually, passes, serving
 from tests.integration.test_slow_consumers import deaf, shout
 from tests.stores.nats_server import NatsServer
 from tests.stores.redis_server import RedisServer
+from tests.support.clock import FakeClock
+from tests.support.harness import DEADLINE, Running, eventually, passes, serving
 
 WHILE = 200.0
 

@@ -23,8 +23,8 @@ from service.web.ws import native
 from service.web.ws.native import NativeSender
 from service.web.ws.websocket import WebSocket
 from tests.autobahn.cases import LOOPS
-from tests.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving, token
-from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, frame, text, upgraded
+from tests.support.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving, token
+from tests.support.raw import CLOSE, HANDSHAKE, Raw, connected, frame, text, upgraded
 
 MANY = FEW + 4
 ROOM = "room:1"

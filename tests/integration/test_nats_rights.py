@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from service.adapters.nats.records import SEGMENT
-from tests.integration.rights import rule, use_everything
 from tests.stores import NatsServer
+from tests.support.rights import rule, use_everything
 
 RULE = f"publish: {rule('publish: ')}"
 

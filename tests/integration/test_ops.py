@@ -13,8 +13,8 @@ from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode, ServiceError
 from service.realtime.lifecycle.broker_health import INTERVAL
 from service.web.ops.routes import build_ops
-from tests.clock import FakeClock
-from tests.harness import DEADLINE, Running, eventually, serving
+from tests.support.clock import FakeClock
+from tests.support.harness import DEADLINE, Running, eventually, serving
 
 
 class Sick(MemoryBroker):

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.harness import Running, eventually, serving
 from tests.stores import NatsServer, RedisServer
+from tests.support.harness import Running, eventually, serving
 
 AWAY = 6.0
 """Seconds: a dozen tries of most loops, and longer than a failure waits for its explanation."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import API_KEY, CONTRACT, SECRET, Running, serving, token
 from tests.integration.command import CHECKOUT, SOON
+from tests.support.harness import API_KEY, CONTRACT, SECRET, Running, serving, token
 
 CLOSED = 128 + signal.SIGPIPE
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("TIDEWIRE_", "PYTHON"))}

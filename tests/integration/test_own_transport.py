@@ -14,8 +14,8 @@ from service.core.identity import Identity
 from service.protocol.close import CloseCode
 from service.realtime.node import Node
 from service.realtime.session.handshake import split_frame
-from tests.harness import DEADLINE, Running, eventually, serving, token
-from tests.integration.raw import CLOSE, HANDSHAKE, Raw, connected, text, upgraded
+from tests.support.harness import DEADLINE, Running, eventually, serving, token
+from tests.support.raw import CLOSE, HANDSHAKE, Raw, connected, text, upgraded
 
 BIG = "x" * 20_000
 

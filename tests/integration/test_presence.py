@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.harness import Client, Running, serving, token
 from tests.stores import STORES, broker_of
+from tests.support.harness import Client, Running, serving, token
 
 
 @pytest_asyncio.fixture(params=STORES)

@@ -18,12 +18,12 @@ from service.core.event import Delivery, Event, Publication
 from service.errors import ErrorCode, ServiceError
 from service.realtime.lifecycle.latency_probe import LatencyProbe
 from service.web.ws import loopback
-from tests.clock import FakeClock
-from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving
-from tests.integration.api_client import post
 from tests.integration.cluster import Member, cluster
-from tests.shared_broker import Bus, Line, RedisBus, SharedBroker
 from tests.stores import Flavour
+from tests.support.api_client import post
+from tests.support.clock import FakeClock
+from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving
+from tests.support.shared_broker import Bus, Line, RedisBus, SharedBroker
 
 OFTEN: dict[str, Any] = {"interval": 0.01}
 PATIENT: dict[str, Any] = {"interval": 0.01, "timeout": 60.0}

@@ -25,8 +25,8 @@ from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPa
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication
 from service.core.position import Position
-from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving, token
-from tests.wire import Wire, connect
+from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving, token
+from tests.support.wire import Wire, connect
 
 CONTRACT = Path(__file__).parent / "promise.yaml"
 KEPT = 6

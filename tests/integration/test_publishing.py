@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import DEADLINE, Running
+from tests.support.harness import DEADLINE, Running
 
 
 async def test_a_retry_with_the_same_id_is_accepted_once(server: Running) -> None:

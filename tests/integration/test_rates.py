@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 from service.core.limits import Limits
-from tests.clock import FakeClock
-from tests.harness import Client, Running, serving
-from tests.integration.raw import ask, bearer, text, upgraded
+from tests.support.clock import FakeClock
+from tests.support.harness import Client, Running, serving
+from tests.support.raw import ask, bearer, text, upgraded
 
 NEVER = 0.0001
 """Tokens a second: none, for as long as a test runs."""

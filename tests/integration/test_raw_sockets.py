@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clock import FakeClock
-from tests.harness import Running, eventually, passes, serving, token
-from tests.integration.raw import (
+from tests.support.clock import FakeClock
+from tests.support.harness import Running, eventually, passes, serving, token
+from tests.support.raw import (
     BINARY,
     CLOSE,
     CONTINUATION,

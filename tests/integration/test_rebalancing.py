@@ -19,9 +19,9 @@ from service.realtime.lifecycle import rebalancer
 from tests.faults.books import Told
 from tests.faults.crowd import Cast, Crowd
 from tests.faults.tokens import API_KEYS, SECRET
-from tests.harness import DEADLINE, Running, eventually
 from tests.integration.cluster import Cluster, Member, cluster
-from tests.shared_broker import RedisBus, SharedBroker
+from tests.support.harness import DEADLINE, Running, eventually
+from tests.support.shared_broker import RedisBus, SharedBroker
 
 HALL = "hall:1"
 CLIENTS = 400

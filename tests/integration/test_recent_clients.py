@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.harness import Client, Running, eventually, serving, token
 from tests.integration.test_slow_consumers import deaf, gone, shout
-from tests.wire import Wire, connect
+from tests.support.harness import Client, Running, eventually, serving, token
+from tests.support.wire import Wire, connect
 
 RECENT = ("connect", "close", "abnormal_close", "slow")
 OFFICE = 110

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.adapters import redis as redis_adapters
-from tests.integration.rights import rule, use_everything
 from tests.stores import FLAVOURS, Flavour, RedisServer
+from tests.support.rights import rule, use_everything
 
 RULE = rule("ACL SETUSER tidewire reset on >PASSWORD ")
 

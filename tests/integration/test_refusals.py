@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import Client, Running, serving
-from tests.integration.raw import HANDSHAKE, ask, bearer, connected
+from tests.support.harness import Client, Running, serving
+from tests.support.raw import HANDSHAKE, ask, bearer, connected
 
 
 async def refusals(server: Running, reason: str, cause: str, door: str) -> float:

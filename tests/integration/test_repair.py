@@ -17,8 +17,8 @@ from service.core.event import Event
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.realtime.streams.gap_recovery import GRACE, RETRY
-from tests.clock import FakeClock
-from tests.harness import Client, Running, eventually, serving
+from tests.support.clock import FakeClock
+from tests.support.harness import Client, Running, eventually, serving
 
 ROOM = ChannelKey("default", "room:1")
 BOARD = ChannelKey("default", "board:1")

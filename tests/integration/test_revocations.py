@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from service.adapters.clock import SystemClock
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.revocation import Revocation, Target
@@ -19,10 +18,11 @@ from service.realtime.cluster.messages import REVOKING_TENANTS, encode, revocati
 from service.realtime.cluster.revocation_log import Keeping
 from service.realtime.cluster.revocations import AHEAD
 from service.web.api.routes import MAX_AHEAD
-from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, eventually, serving, token
-from tests.integration.api_client import post
 from tests.integration.cluster import BUSES, SOON, away, cluster, ends, old, refused
-from tests.shared_broker import Bus, Line, SharedBroker
+from tests.support.api_client import post
+from tests.support.clock import WrongClock
+from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, eventually, serving, token
+from tests.support.shared_broker import Bus, Line, SharedBroker
 
 REVOCATIONS = revocations_of("default")
 
@@ -338,16 +338,6 @@ async def test_revoking_takes_no_channel_from_the_in_memory_brokers_bound() -> N
 
 
 # --- clocks --------------------------------------------------------------------------------------------------------------
-
-
-class WrongClock(SystemClock):
-    """A node's clock whose wall time is wrong by so many seconds."""
-
-    def __init__(self, ahead: float = 0.0) -> None:
-        self.ahead = ahead
-
-    def wall(self) -> float:
-        return super().wall() + self.ahead
 
 
 HOUR = 3600.0

@@ -21,8 +21,8 @@ from service.cli.tail import Position, Tail
 from service.core.channel import ChannelKey
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import PresenceView
-from tests.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
 from tests.stores import STORES, broker_of
+from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
 
 KEY = {"Authorization": f"Bearer {API_KEY}"}
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}

@@ -13,13 +13,10 @@ from typing import Any
 import pytest
 import structlog
 
-from service.adapters.clock import SystemClock
-from service.adapters.memory.broker import MemoryBroker
-from service.core.broker import PublishResult
-from service.core.event import Publication
 from service.telemetry import log
-from tests.harness import API_KEY, OTHER_API_KEY, SECRET, Client, Running, eventually, serving, token
-from tests.integration.raw import (
+from tests.support.brokers import FaultyBroker
+from tests.support.harness import API_KEY, OTHER_API_KEY, SECRET, Client, Running, eventually, serving, token
+from tests.support.raw import (
     BINARY,
     CLOSE,
     HANDSHAKE,
@@ -41,17 +38,6 @@ CREDENTIAL = "canary-credential"
 NAME = "canary-name"
 """Stands in the names of channels, users and tenants: they may be logged, and are no metric's label."""
 FAULT = "the broker has an injected fault"
-
-
-class FaultyBroker(MemoryBroker):
-    """Breaks in a way that nobody foresaw."""
-
-    broken = False
-
-    async def publish(self, publication: Publication) -> PublishResult:
-        if self.broken:
-            raise RuntimeError(FAULT)
-        return await super().publish(publication)
 
 
 @contextmanager
@@ -197,7 +183,7 @@ class Drive:
 
     async def faults(self) -> None:
         """What nobody foresaw, on every way that leads to the broker."""
-        self.broker.broken = True
+        self.broker.faults["publish"] = RuntimeError(FAULT)
         path = "/api/v1/channels/news:1/events"
         headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
         body = json.dumps({"type": "news.flash", "data": {"text": PAYLOAD}})
@@ -208,7 +194,7 @@ class Drive:
         assert FAULT not in json.dumps(fault), "what broke inside is for the log alone"
         assert (await client.ask("ping"))["type"] == "pong", "the connection lives on"
         await client.close()
-        self.broker.broken = False
+        self.broker.faults.clear()
 
     async def _post(self, path: str, headers: dict[str, str], body: str) -> int:
         async with self.server.http.post(self.server.url + path, headers=headers, data=body) as response:
@@ -241,9 +227,7 @@ WAYS: dict[str, Callable[[Drive], Awaitable[None]]] = {
 async def test_no_secret_and_no_payload_reaches_the_log_or_the_metrics(way: str, format: log.Format) -> None:
     free = {"per_second": 1e6, "burst": 1_000_000}
     limits = dict.fromkeys(("connection_rate", "user_rate", "ip_rate", "tenant_rate", "connect_rate_per_ip"), free)
-    broker = FaultyBroker(
-        SystemClock(), idempotency_window=300, idempotency_entries=100, channels=100, max_bytes=1 << 20
-    )
+    broker = FaultyBroker()
     tasks = len(asyncio.all_tasks())
     with captured(format) as stream:
         async with serving(
@@ -264,7 +248,7 @@ async def test_no_secret_and_no_payload_reaches_the_log_or_the_metrics(way: str,
         written = stream.getvalue()
     assert "the log is heard" in written
     if way == "faults":
-        assert written.count("raise RuntimeError(FAULT)") == 2, (
+        assert written.count("raise self.faults[name]") == 2, (
             "a fault is told to the operator, once each, with its place"
         )
         assert FAULT not in written, "not in its own words, which may quote a payload"

@@ -10,9 +10,9 @@ import pytest
 from service.core.channel import ChannelKey
 from tests.contract.redis_stage import new_prefix
 from tests.contract.test_redis_epochs import Copy, an_address
-from tests.harness import Client, Running
 from tests.integration.test_shared_presence import Nodes, node, two_nodes
 from tests.stores import RedisServer
+from tests.support.harness import Client, Running
 
 ROOM = ChannelKey("default", "room:1")
 

@@ -13,9 +13,9 @@ import pytest
 from service.app import Service, running
 from service.contract.load import load
 from tests.contract.redis_stage import new_prefix
-from tests.harness import CONTRACT, Client, Running, eventually, settings, token
 from tests.integration.test_presence import members
 from tests.stores import FLAVOURS, RedisServer, shared_redis
+from tests.support.harness import CONTRACT, Client, Running, eventually, settings, token
 
 TTL = 3.0
 """Seconds that presence lasts here, so that a test need not wait for half a minute."""

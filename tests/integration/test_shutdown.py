@@ -24,11 +24,11 @@ from service.realtime.session.handler import SessionHandler, serve
 from service.realtime.session.handshake import AcceptedUpgrade, introduce
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.ws.websocket import WebSocket
-from tests.clock import FakeClock
-from tests.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
-from tests.integration.raw import upgraded
-from tests.shared_broker import Line, SharedBroker
-from tests.sockets import NobodysSocket
+from tests.support.clock import FakeClock
+from tests.support.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
+from tests.support.raw import upgraded
+from tests.support.shared_broker import Line, SharedBroker
+from tests.support.transport import NullTransport
 
 
 async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
@@ -303,7 +303,7 @@ async def test_who_has_not_said_hello_is_told_too() -> None:
         await server.at_rest()
 
 
-class Silent(NobodysSocket):
+class Silent(NullTransport):
     """Its peer says nothing."""
 
     def __init__(self) -> None:

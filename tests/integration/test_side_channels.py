@@ -18,10 +18,10 @@ import aiohttp
 import pytest
 
 from service.app import Service
-from tests.harness import API_KEY, CONTRACT, DEADLINE, SECRET, Client, Running
 from tests.integration.command import CHECKOUT, SOON
 from tests.stores.process import HOST, free_port, until
 from tests.stores.redis_server import RedisServer
+from tests.support.harness import API_KEY, CONTRACT, DEADLINE, SECRET, Client, Running
 
 QUICKLY = 10.0
 """Seconds for an end that waits for nobody but, for a second or two, the reader of the log."""

@@ -16,9 +16,9 @@ import pytest
 
 from service.app import Service
 from service.signals import STOPPING
-from tests.harness import API_KEY, CONTRACT, SECRET, Client, Running
 from tests.integration.command import CHECKOUT, SOON, Command, command
 from tests.stores.process import HOST
+from tests.support.harness import API_KEY, CONTRACT, SECRET, Client, Running
 
 SETTINGS = {
     "AUTH__SECRET": SECRET,

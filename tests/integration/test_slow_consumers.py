@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from tests.harness import DEADLINE, Running, eventually, serving, token
+from tests.support.harness import DEADLINE, Running, eventually, serving, token
 
 BIG = "x" * 20_000
 

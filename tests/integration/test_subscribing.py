@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import API_KEY, Running, serving, token
+from tests.support.harness import API_KEY, Running, serving, token
 
 
 def texts(messages: list[dict[str, Any]]) -> list[str]:

@@ -15,8 +15,8 @@ from service.core.event import Event
 from service.core.identity import Identity
 from service.core.position import Position
 from service.errors import ErrorCode
-from tests.harness import API_KEY, OTHER_API_KEY, SECRET, Client, Running, serving, token
-from tests.integration.raw import ask, bearer
+from tests.support.harness import API_KEY, OTHER_API_KEY, SECRET, Client, Running, serving, token
+from tests.support.raw import ask, bearer
 
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 

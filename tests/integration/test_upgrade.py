@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Running, serving, token
-from tests.integration.raw import HANDSHAKE, Answer, ask, bearer, connected, new_ticket, upgraded
+from tests.support.harness import Running, serving, token
+from tests.support.raw import HANDSHAKE, Answer, ask, bearer, connected, new_ticket, upgraded
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from service.core.identity import Identity
 from service.web.http.http_connections import SWEEP_INTERVAL
 from service.web.ws.upgrade import Fresh
 from service.web.ws.upgrade_queue import FRAME_HEAD, MAX_HEAD, MAX_IN_TURN, FirstRequestProtocol, UpgradeQueue
-from tests.clock import FakeClock
-from tests.harness import DEADLINE, Running, eventually, passes, serving, token
-from tests.integration.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text
+from tests.support.clock import FakeClock
+from tests.support.harness import DEADLINE, Running, eventually, passes, serving, token
+from tests.support.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text
 
 WAYS = ("front", "route")
 

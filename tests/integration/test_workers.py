@@ -19,11 +19,11 @@ import pytest
 from service.app import Service
 from service.signals import STOPPING
 from tests.contract.redis_stage import new_prefix
-from tests.harness import API_KEY, CONTRACT, SECRET, Client, Running
 from tests.integration.command import SOON, Command, command, is_alive
-from tests.integration.raw import Raw, connected
 from tests.stores import shared_redis
 from tests.stores.process import HOST, free_port
+from tests.support.harness import API_KEY, CONTRACT, SECRET, Client, Running
+from tests.support.raw import Raw, connected
 
 FAULTY = Path(__file__).parents[1] / "unit/contracts/five_faults.yaml"
 WORKERS = 3

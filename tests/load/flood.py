@@ -14,8 +14,8 @@ import socket
 import sys
 import time
 
-from tests.harness import token
-from tests.integration.raw import CLOSE, CONTINUATION, HANDSHAKE, PING, TEXT, frame
+from tests.support.harness import token
+from tests.support.raw import CLOSE, CONTINUATION, HANDSHAKE, PING, TEXT, frame
 
 MANY = 20_000
 HOST = "127.0.0.9"

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from tests.harness import API_KEY, SECRET
+from tests.support.harness import API_KEY, SECRET
 
 CONTRACT = Path(__file__).parent / "contract.yaml"
 CHECKOUT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tests.harness import token
-from tests.wire import Wire, connect
+from tests.support.harness import token
+from tests.support.wire import Wire, connect
 
 ADDRESSES = tuple(f"127.0.0.{number}" for number in range(2, 10))
 """Where the clients come from: ports are counted by address."""

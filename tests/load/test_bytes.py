@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.files import as_many_as_may_be
-from tests.harness import API_KEY, token
-from tests.integration.raw import CONTINUATION, HANDSHAKE, PING, TEXT, frame, text
 from tests.load.server import CONFIG, POLL, Server, serving
+from tests.support.files import as_many_as_may_be
+from tests.support.harness import API_KEY, token
+from tests.support.raw import CONTINUATION, HANDSHAKE, PING, TEXT, frame, text
 
 pytestmark = pytest.mark.load
 

@@ -14,12 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.files import as_many_as_may_be
-from tests.harness import token
 from tests.load.flood import FLOODS
 from tests.load.server import CHECKOUT, CONFIG, Server, serving
 from tests.load.swarm import Swarm
-from tests.wire import Wire, connect
+from tests.support.files import as_many_as_may_be
+from tests.support.harness import token
+from tests.support.wire import Wire, connect
 
 pytestmark = pytest.mark.load
 

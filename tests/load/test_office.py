@@ -17,10 +17,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from tests.files import as_many_as_may_be
-from tests.harness import API_KEY, DEADLINE, SECRET, eventually, token
 from tests.load.server import CONTRACT, POLL, Server, serving
-from tests.wire import ABNORMAL, Refused, Wire, connect, reader
+from tests.support.files import as_many_as_may_be
+from tests.support.harness import API_KEY, DEADLINE, SECRET, eventually, token
+from tests.support.wire import ABNORMAL, Refused, Wire, connect, reader
 
 pytestmark = pytest.mark.load
 

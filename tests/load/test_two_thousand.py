@@ -11,10 +11,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.files import as_many_as_may_be
-from tests.harness import API_KEY
 from tests.load.server import Server, Usage, serving
 from tests.load.swarm import PATIENCE, Swarm
+from tests.support.files import as_many_as_may_be
+from tests.support.harness import API_KEY
 
 pytestmark = pytest.mark.load
 

@@ -10,7 +10,7 @@ from time import time
 
 from service.errors import ErrorCode, ServiceError
 from service.telemetry import log
-from tests.harness import API_KEY, Running, serving
+from tests.support.harness import API_KEY, Running, serving
 
 FILLER = 40
 """Lines after those that are searched for, so that a command that sees only the end of a log misses them."""

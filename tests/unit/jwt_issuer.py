@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 from jwt.algorithms import get_default_algorithms
 
 from service.adapters.jwt.key_sources import Algorithm
-from tests.clock import START
+from tests.support.clock import START
 
 ISSUER = "https://id.example.com"
 AUDIENCE = "tidewire"

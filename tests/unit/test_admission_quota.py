@@ -15,7 +15,7 @@ from service.realtime.admission.admission import Admission, ConnectionSlot
 from service.realtime.admission.quota import GATHERING, RENEWAL, RETRY, ConnectionQuota
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 ANN, BEN = Identity("acme", "ann"), Identity("acme", "ben")
 OF_ACME, OF_ANN, OF_BEN = QuotaScope("acme"), QuotaScope("acme", "ann"), QuotaScope("acme", "ben")

@@ -13,7 +13,7 @@ from service.realtime.admission.recent_clients import CLOSE_WINDOW, CONNECT_WIND
 from service.realtime.admission.recent_keys import RecentKeys
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 ANN, BEN, NOBODY = Identity("red", "ann"), Identity("red", "ben"), anonymous("red")

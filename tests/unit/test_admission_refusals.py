@@ -14,7 +14,7 @@ from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.refusals import MAX_ADDRESSES, WINDOW, Refusals
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 

@@ -15,7 +15,7 @@ from service.realtime.admission.quota import GATHERING, RENEWAL
 from service.realtime.admission.session_evictor import SessionEvictor
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 ANN = Identity("acme", "ann")
 OF_ANN = QuotaScope("acme", "ann")

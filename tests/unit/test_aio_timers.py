@@ -9,7 +9,7 @@ import pytest
 
 from service.aio.tasks import TaskSupervisor
 from service.aio.timers import DelayedTask, PeriodicTask, sleep
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 
 class Stage:

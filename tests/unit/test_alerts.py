@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.monitoring import FOREIGN, ROOT, RUNBOOKS, Rule, exported, groups, names, rules, runbook_queries
+from tests.support.monitoring import FOREIGN, ROOT, RUNBOOKS, Rule, exported, groups, names, rules, runbook_queries
 
 ALERTS = [rule.name for rule in rules() if rule.is_alert]
 

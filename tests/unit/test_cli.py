@@ -29,7 +29,7 @@ from service.contract.gate import Gate
 from service.contract.load import load
 from service.core.identity import Grant, backend
 from service.settings import Settings
-from tests import harness
+from tests.support import harness
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACTS = Path(__file__).parent / "contracts"

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from service.__main__ import main
 from service.settings.load import unreadable
-from tests.harness import API_KEY, CONTRACT, SECRET
 from tests.stores.certificates import Certificates
+from tests.support.harness import API_KEY, CONTRACT, SECRET
 
 
 @pytest.fixture(autouse=True)

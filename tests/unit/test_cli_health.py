@@ -8,8 +8,8 @@ import os
 import pytest
 
 from service.__main__ import main
-from tests.harness import serving
 from tests.stores.process import free_port
+from tests.support.harness import serving
 
 
 @pytest.fixture(autouse=True)

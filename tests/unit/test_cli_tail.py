@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 
 from service.cli import tail
 from service.cli.tail import Position, Stop, Tail
-from tests import harness
+from tests.support import harness
 
 DEADLINE = 30.0
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pytest
 from service.core.event import Delivery, Event
 from service.realtime.cluster.membership import ClusterRequests, Membership
 from service.realtime.cluster.messages import NODE_STATE, NODES, Answer, NodeState, encode
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 HOUR = 3600.0
 """Nothing here may wait so long: the test would not end."""

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from service.core.clock import milliseconds
 from service.realtime.cluster.store_clock import STALE, StoreClock
 from service.telemetry.metrics import Metrics
-from tests.clock import START, FakeClock
+from tests.support.clock import START, FakeClock
 
 
 @pytest.fixture

@@ -26,15 +26,15 @@ from service.realtime.connections.frame import Batch, Frame, FrameEncoder
 from service.realtime.connections.rates import ConnectionRates, SharedRates
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
-from tests.sockets import NobodysSocket
+from tests.support.clock import FakeClock
+from tests.support.transport import NullTransport
 
 DEADLINE = 5.0
 BATCH = 3
 LIMITS = OutboxLimits(messages=5, bytes=1 << 20, close_grace=1.0)
 
 
-class PeerSocket(NobodysSocket):
+class PeerSocket(NullTransport):
     """Its peer reads as much as the test says, and pauses within a write, as transports do."""
 
     def __init__(self, window_bits: int = 0) -> None:

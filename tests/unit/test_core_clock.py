@@ -9,7 +9,7 @@ import pytest
 
 from service.adapters.clock import SystemClock
 from service.core.clock import Clock, milliseconds
-from tests.clock import START, FakeClock
+from tests.support.clock import START, FakeClock
 
 
 async def test_the_system_clock_tells_the_time_and_calls_back_on_the_loop() -> None:

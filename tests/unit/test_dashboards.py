@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.watching.expressions import dashboards, filled_in, of_dashboards, panels
-from tests.monitoring import FOREIGN, exported, names
+from tests.support.monitoring import FOREIGN, exported, names
 
 ALL = {dashboard["uid"]: dashboard for dashboard in dashboards()}
 EVERY = [(dashboard["title"], panel) for dashboard in ALL.values() for panel in panels(dashboard)]

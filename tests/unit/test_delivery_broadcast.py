@@ -23,7 +23,7 @@ from service.realtime.connections.write_scheduler import SLICE, WriteScheduler
 from service.realtime.delivery.broadcast import FEW
 from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 KEY = ChannelKey("t", "room:1")
 MANY = FEW + 4

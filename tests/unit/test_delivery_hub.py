@@ -25,7 +25,7 @@ from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame, Fr
 from service.realtime.connections.write_scheduler import BUDGET, SLICE, WriteScheduler
 from service.realtime.delivery.hub import Hub, Room
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 KEY = ChannelKey("t", "room:1")
 

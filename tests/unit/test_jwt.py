@@ -16,7 +16,7 @@ from service.core.authenticator import Authenticator
 from service.core.identity import Grant, Identity, Right
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import MAX_TOKEN
-from tests.clock import START, FakeClock
+from tests.support.clock import START, FakeClock
 from tests.unit.jwt_issuer import AUDIENCE, ISSUER, SECRET, claims, hs256, jwks, pair, segment, sign, signed_by
 
 NOW = int(START)

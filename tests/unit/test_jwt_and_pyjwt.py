@@ -16,7 +16,7 @@ from service.adapters.jwt.authenticator import MAX_TIME, Issuer, JwtAuthenticato
 from service.adapters.jwt.key_sources import Algorithm
 from service.core.identity import Identity, parse_grants
 from service.errors import ErrorCode, ServiceError
-from tests.clock import START, FakeClock
+from tests.support.clock import START, FakeClock
 from tests.unit.jwt_issuer import AUDIENCE, ISSUER, SECRET, claims, hs256, jwks, pair, segment, sign, signed_by
 
 NOW = int(START)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
 from service.adapters.jwt.key_sources import FILE_LOOK, FRESH, MAX_DOCUMENT, REFETCH, RETRY, parse_keys
 from service.errors import ErrorCode, ServiceError
-from tests.clock import START, FakeClock
+from tests.support.clock import START, FakeClock
 from tests.unit.jwt_issuer import AUDIENCE, ISSUER, KeyPair, claims, hs256, jwks, pair, signed_by
 
 URL = "https://id.example.com/keys"

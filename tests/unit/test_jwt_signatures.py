@@ -15,7 +15,7 @@ from service.adapters.jwt.key_sources import FILE_LOOK, Algorithm, PublicKey, Sh
 from service.adapters.jwt.signature_cache import Signatures
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
-from tests.clock import START, FakeClock
+from tests.support.clock import START, FakeClock
 from tests.unit.jwt_issuer import AUDIENCE, ISSUER, SECRET, KeyPair, claims, hs256, jwks, pair, signed_by
 
 NOW = int(START)

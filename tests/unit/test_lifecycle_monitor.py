@@ -16,13 +16,13 @@ from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.lifecycle.monitor import LATE, PARTING, ConnectionMonitor, _share
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
-from tests.sockets import NobodysSocket
+from tests.support.clock import FakeClock
+from tests.support.transport import NullTransport
 
 HEARTBEAT = 25.0
 
 
-class Line(NobodysSocket):
+class Line(NullTransport):
     """Notes what is asked of it."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from service.realtime.cluster.membership import NodeReport
 from service.realtime.cluster.messages import NodeState, decode_state
 from service.realtime.lifecycle.rebalancer import INTERVAL, MAX_REST, REST, SETTLE, STALE, TRIAL, RebalancePolicy
-from tests.rebalancing import Choose, Cluster, at_random, in_turns, to_the_emptiest
+from tests.support.rebalancing import Choose, Cluster, at_random, in_turns, to_the_emptiest
 
 HOUR = 3600.0
 DELAY = 30.0

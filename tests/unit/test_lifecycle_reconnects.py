@@ -19,11 +19,11 @@ from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.lifecycle.drain import Drain
 from service.realtime.lifecycle.reconnects import LATEST, NOTICE, SLICE, SOONEST, TICK, ReconnectScheduler
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
-from tests.sockets import NobodysSocket
+from tests.support.clock import FakeClock
+from tests.support.transport import NullTransport
 
 
-class Line(NobodysSocket):
+class Line(NullTransport):
     """Notes when what happened."""
 
     def __init__(self, clock: FakeClock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from service.web.ops.scrapes import MAX_ADDRESSES, RECENT, Scrapes
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 LONG = 60.0
 """Seconds that no test waits."""

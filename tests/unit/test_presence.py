@@ -20,8 +20,8 @@ from service.realtime.presence.lease import RETRY_INTERVAL
 from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
 from tests.contract.presence_suite import event
+from tests.support.clock import FakeClock
 
 ROOM = ChannelKey("acme", "room:1")
 DEBOUNCE, TTL = 5.0, 30.0

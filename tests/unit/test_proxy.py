@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import pytest
 
-from tests.harness import eventually
-from tests.proxy import Proxy
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy
 
 T = TypeVar("T")
 QUIET = 0.1

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.adapters.redis.connections.link import Link, LinkLost, ReplyError
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 

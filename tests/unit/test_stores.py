@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from tests.harness import eventually
 from tests.stores import (
     FLAVOURS,
     Flavour,
     RedisServer,
 )
+from tests.support.harness import eventually
 
 ENDLESS = """
 import asyncio

@@ -18,9 +18,9 @@ from service.errors import ErrorCode, ServiceError
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
-from tests.clock import FakeClock
-from tests.harness import eventually
-from tests.shared_broker import Line, SharedBroker
+from tests.support.clock import FakeClock
+from tests.support.harness import eventually
+from tests.support.shared_broker import Line, SharedBroker
 
 CHANNEL = ChannelKey("", "control")
 KEPT = 10

@@ -13,8 +13,8 @@ from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import FRAMES_PER_TURN, TURNS_BUDGET, ReadScheduler
 from service.web.ws.websocket import LATE_BYTES
-from tests.clock import FakeClock
-from tests.integration.raw import frame as sent
+from tests.support.clock import FakeClock
+from tests.support.raw import frame as sent
 from tests.unit.test_ws_websocket import Stage
 
 MANY = 40_000

@@ -17,8 +17,8 @@ from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import Terms, WebSocket
-from tests.clock import FakeClock
-from tests.integration.raw import frame as sent
+from tests.support.clock import FakeClock
+from tests.support.raw import frame as sent
 
 GRACE = 1.0
 BURST = 20

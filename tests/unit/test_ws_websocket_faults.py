@@ -16,8 +16,8 @@ from service.realtime.session.pre_auth_buffer import MAX_BYTES, MAX_WAITING, Pre
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import Terms, WebSocket
-from tests.clock import FakeClock
-from tests.integration.raw import frame
+from tests.support.clock import FakeClock
+from tests.support.raw import frame
 
 
 class Pipe:

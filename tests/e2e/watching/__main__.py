@@ -14,9 +14,9 @@ from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.e2e.programs import program
 from tests.e2e.watching import drawing, expressions
 from tests.e2e.watching.day import Day, watched
-from tests.files import as_many_as_may_be
-from tests.monitoring import ROOT
 from tests.stores.process import MissingProgramError
+from tests.support.files import as_many_as_may_be
+from tests.support.monitoring import ROOT
 
 FOLDER = ROOT / "build" / "dashboards"
 MANUAL = {"tidewire-overview": ROOT / "docs" / "images" / "dashboard-overview.png"}

@@ -21,7 +21,7 @@ from tests.faults.node import Node
 from tests.faults.tokens import token
 from tests.stores.process import HOST, until
 from tests.stores.redis_server import RedisServer
-from tests.wire import connect
+from tests.support.wire import connect
 
 GUESTS, SLEEPERS = 90, 150
 """Clients in busy channels and in a quiet one: so many together that a lack of balance is no chance."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.monitoring import CHART, Rule
+from tests.support.monitoring import CHART, Rule
 
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
 VARIABLES = {"$namespace": ".*", "$job": ".*", "$pod": ".*", "$__rate_interval": "5s", "$__range": "1h"}

@@ -10,7 +10,7 @@ import msgspec
 
 from tests.faults.node import Node
 from tests.faults.tokens import token
-from tests.wire import Refused, Wire, connect
+from tests.support.wire import Refused, Wire, connect
 
 AGAIN = 0.3
 """Seconds, with jitter, before a client tries again."""

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from tests.e2e.programs import program
 from tests.faults.node import Node
-from tests.monitoring import RULES
 from tests.stores.process import HOST, Server
+from tests.support.monitoring import RULES
 
 SCRAPE = "1s"
 NAMESPACE, JOB = "chat", "rt-tidewire-ops"

@@ -17,7 +17,7 @@ from service.realtime.cluster.membership import Membership
 from service.realtime.cluster.messages import NODES, NodeState, encode
 from service.realtime.lifecycle.rebalancer import INTERVAL, RebalancePolicy
 from service.realtime.lifecycle.reconnects import LATEST, SOONEST
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 STEP = 0.25
 

@@ -1,4 +1,4 @@
-"""A socket with nobody at its other end, for tests to build on."""
+"""A transport with nobody at its other end, for tests to build on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from service.realtime.connections.byte_budget import Account, ByteBudget
 from service.realtime.connections.transport import MessageHandler
 
 
-class NobodysSocket:
-    """A Socket that takes all that is written and does nothing with it. A test replaces what it wants to know of."""
+class NullTransport:
+    """Takes all that is written and does nothing with it. A test replaces what it wants to know of."""
 
     handler: MessageHandler
     write: Callable[[bytes], None]

@@ -11,7 +11,7 @@ from typing import Any
 
 from yarl import URL
 
-from tests.harness import API_KEY, DEADLINE, Running
+from tests.support.harness import API_KEY, DEADLINE, Running
 
 
 @dataclass(frozen=True, slots=True)

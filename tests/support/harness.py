@@ -21,7 +21,7 @@ from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.core.clock import Clock
 from service.settings import Settings
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 SECRET = "a secret for tests, long enough for HS256"
 API_KEY = "an-api-key-for-tests-0123456789"

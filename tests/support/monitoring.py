@@ -13,7 +13,7 @@ import yaml
 
 from service.telemetry.metrics import Metrics
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "tidewire"
 RULES = sorted((CHART / "rules").glob("*.yaml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"

@@ -1,10 +1,12 @@
-"""Time that only moves when a test says so."""
+"""Clocks of tests: one that only moves when a test says so, and one that is wrong."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from service.adapters.clock import SystemClock
 
 START = 1_795_374_000.0
 """Wall time at which every `FakeClock` begins."""
@@ -68,3 +70,13 @@ class FakeClock:
     def _move_to(self, monotonic: float) -> None:
         self._wall += monotonic - self._monotonic
         self._monotonic = monotonic
+
+
+class WrongClock(SystemClock):
+    """A node's clock whose wall time is `ahead` by so many seconds; its timers run as they should."""
+
+    def __init__(self, ahead: float = 0.0) -> None:
+        self.ahead = ahead
+
+    def wall(self) -> float:
+        return super().wall() + self.ahead

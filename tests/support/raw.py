@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tests.harness import DEADLINE, Running, token
+from tests.support.harness import DEADLINE, Running, token
 
 HANDSHAKE = {
     "Connection": "Upgrade",

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Client, serving, token
-from tests.integration.api_client import get, post
+from tests.support.api_client import get, post
+from tests.support.harness import Client, serving, token
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text(encoding="utf-8")
 

@@ -1,0 +1,69 @@
+"""In-memory brokers that fail or wait where a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from service.adapters.clock import SystemClock
+from service.adapters.memory.broker import MemoryBroker
+
+
+class _OwnBroker(MemoryBroker):
+    """A memory broker with bounds that no test comes near."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            SystemClock(), idempotency_window=300, idempotency_entries=1000, channels=1000, max_bytes=10_000_000
+        )
+
+
+class FaultyBroker(_OwnBroker):
+    """Raises `faults[name]` in the method of that name, for as long as it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: dict[str, BaseException] = {}
+
+    def _fail(self, name: str) -> None:
+        if name in self.faults:
+            raise self.faults[name].with_traceback(None)  # an earlier raise has left its own
+
+    async def publish(self, publication: Any) -> Any:
+        self._fail("publish")
+        return await super().publish(publication)
+
+    async def subscribe(self, channel: Any) -> None:
+        self._fail("subscribe")
+        await super().subscribe(channel)
+
+    async def unsubscribe(self, channel: Any) -> None:
+        self._fail("unsubscribe")
+        await super().unsubscribe(channel)
+
+    async def snapshot(self, *arguments: Any) -> Any:
+        self._fail("snapshot")
+        return await super().snapshot(*arguments)
+
+
+class SlowBroker(_OwnBroker):
+    """Waits for `gates[name]` in `subscribe` and `snapshot`, if there is one; `waiting` names who does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates: dict[str, asyncio.Event] = {}
+        self.waiting: set[str] = set()
+
+    async def _pass(self, name: str) -> None:
+        if name in self.gates:
+            self.waiting.add(name)
+            await self.gates[name].wait()
+            self.waiting.discard(name)
+
+    async def subscribe(self, channel: Any) -> None:
+        await self._pass("subscribe")
+        await super().subscribe(channel)
+
+    async def snapshot(self, *arguments: Any) -> Any:
+        await self._pass("snapshot")
+        return await super().snapshot(*arguments)
