@@ -36,7 +36,7 @@ def write(folder: Path, kind: str) -> Path:
 def test_contract_example_loads_and_validates_its_event(tmp_path: Path) -> None:
     contract = load(write(tmp_path, "file"))
     assert len(contract.channels) == 3
-    published = Gate(contract).admit(
+    published = Gate(contract).validate(
         backend("t"), channel="board:main", type="ticker.price", data=b'{"symbol":"ACME","price":1}', id="1", key=None,
         sender=None, at=1, subscribed=False,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from service.telemetry.outage import EXPLAIN_TIMEOUT, MAX_KEYS, MAX_REASONS, LimitedLog, OutageLog, Outages
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 
 def test_outage_logs_its_beginning_and_its_end_with_the_seconds_between() -> None:
