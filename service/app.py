@@ -363,7 +363,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
     private = web.AppRunner(service.ops, shutdown_timeout=settings.outbox.close_grace, **http)
     loop = asyncio.get_running_loop()
     gc_watch = GcWatch(service.metrics)
-    loop_lag = LoopLag(service.metrics, loop, on_lag=service.node.admission.observe_lag)
+    loop_lag = LoopLag(service.metrics, loop, on_lag=service.node.admission.upgrades.observe_lag)
     is_shared = settings.workers > 1  # the other workers listen on the same port
     listener: Listener | None = None
     ops_listener: Listener | None = None
@@ -395,7 +395,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.listening = True
         yield listener.port, ops_listener.port
     finally:
-        service.node.admission.draining = True  # readiness turns before anything closes
+        service.node.admission.set_draining(draining=True)  # readiness turns before anything closes
         if listener is not None and is_shared:
             listener.close()  # the others take what comes now
         await service.node.drain()

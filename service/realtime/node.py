@@ -133,10 +133,10 @@ class Node:
         self.tasks = self.runtime.tasks
         store_runtime = self.runtime.with_clock(self.store_clock)
         self.budget = ByteBudget(bounds.outbox.node_bytes, bounds.outbox.tenant_share)
-        self.caps = ConnectionQuota(ports.caps, bounds.limits, self.runtime)
-        self.admission = Admission(bounds.limits, bounds.rollout, self.caps, ports.clock, metrics)
-        self.refusals = Refusals(self.admission, ports.clock, metrics)
-        self.recent_clients = RecentClients(self.admission, bounds.limits.connections, ports.clock, metrics)
+        self.quota = ConnectionQuota(ports.caps, bounds.limits, self.runtime)
+        self.admission = Admission(bounds.limits, bounds.rollout, self.quota, ports.clock, metrics)
+        self.refusals = Refusals(self.admission.slots, ports.clock, metrics)
+        self.recent_clients = RecentClients(self.admission.slots, bounds.limits.connections, ports.clock, metrics)
         self.registry = ConnectionRegistry(metrics)
         self.reconnects = ReconnectScheduler(ports.clock, metrics)
         self.monitor = ConnectionMonitor(
@@ -145,7 +145,7 @@ class Node:
             bounds.outbox,
             ports.clock,
             metrics,
-            tidy=self.admission.tidy,
+            tidy=self.admission.evict_idle,
             rollout=bounds.rollout,
             reconnects=self.reconnects,
         )
@@ -196,10 +196,10 @@ class Node:
             ttl=bounds.presence_ttl,
         )
         self.relay.presence = self.presence
-        self.relay.on_interrupted = self.caps.rebuild
+        self.relay.on_interrupted = self.quota.renew_soon
         self.subscriptions = Subscriptions(gate, self.relay, self.presence, metrics)
         self.health = BrokerHealth(ports.broker, self.runtime, patience=bounds.unready_after)
-        self.lines = SessionEvictor(ports.caps, bounds.limits, self.runtime, self._replace)
+        self.evictor = SessionEvictor(ports.caps, bounds.limits, self.runtime, self._replace)
         self._greeting: set[asyncio.Timeout] = set()
         self.rebalancing = Rebalancer(
             self.registry,
@@ -211,8 +211,8 @@ class Node:
             metrics,
         )
         self._drain = Drain(self.registry, self.reconnects, bounds.rollout, bounds.deadlines, metrics)
-        metrics.lifecycle.draining.set_function(lambda: float(self.admission.draining))
-        metrics.lifecycle.drain_left.set_function(lambda: len(self.registry) if self.admission.draining else 0)
+        metrics.lifecycle.draining.set_function(lambda: float(self.admission.is_draining))
+        metrics.lifecycle.drain_left.set_function(lambda: len(self.registry) if self.admission.is_draining else 0)
         metrics.connections.max_connections.set(bounds.limits.connections)
         metrics.outbox.max_outbox_bytes.set(bounds.outbox.node_bytes)
         metrics.outbox.outbox_bytes.set_function(lambda: self.budget.used)
@@ -228,8 +228,8 @@ class Node:
             await self.broker.start(self.relay)
             self.relay.start()
             self.presence.start()
-            self.caps.start()
-            self.lines.start()
+            self.quota.start()
+            self.evictor.start()
             self.health.start()
             await self.control.start()
             await self.probe.start()
@@ -247,8 +247,8 @@ class Node:
         self.probe.close()
         self.health.close()
         await self.control.close()
-        self.caps.close()
-        self.lines.close()
+        self.quota.close()
+        self.evictor.close()
         self.presence.close()
         self.relay.close()
         await self.tasks.close()
@@ -291,12 +291,12 @@ class Node:
     @property
     def is_accepting(self) -> bool:
         """Whether this node gets new connections, as far as the other nodes are concerned."""
-        return not self.admission.draining and self.tasks.failed is None and not self.health.is_worn_out
+        return not self.admission.is_draining and self.tasks.failed is None and not self.health.is_worn_out
 
     @property
     def is_draining(self) -> bool:
         """Whether its connections are being moved to other nodes."""
-        return self.admission.draining
+        return self.admission.is_draining
 
     @property
     def drain_timed_out(self) -> bool:
@@ -348,14 +348,14 @@ class Node:
         for oldest in self.registry.of_user(identity.tenant, identity.user)[: -limits.connections_per_user]:
             oldest.close(CloseCode.REPLACED, REPLACED)
             self.retire(oldest)
-        self.lines.come(identity, newest.id)
+        self.evictor.add(identity, newest.id)
 
     async def _replace(self, connections: Sequence[str]) -> None:
         await self.control.close_connections(connections, CloseCode.REPLACED, REPLACED)
 
     def retire(self, connection: Connection) -> None:
         """Gives a connection's place back."""
-        self.lines.go(connection.session.identity, connection.id)
+        self.evictor.remove(connection.session.identity, connection.id)
         self.registry.remove(connection)
         self.reconnects.gone(connection)
         connection.slot.release()
@@ -365,7 +365,7 @@ class Node:
 
         Returns when all are gone or `deadlines.shutdown` is over.
         """
-        self.admission.draining = True
+        self.admission.set_draining(draining=True)
         self.control.tell()
         self.presence.drain()
         for patience in self._greeting:

@@ -109,13 +109,13 @@ class Descriptors:
         planned = self._plan = plan(int(limit), self._in_use, limits) if isfinite(limit) else None
         if planned is None:
             self._first_reserved = inf
-            self._admission.lower_connections(limits.connections)
+            self._admission.slots.lower_max_connections(limits.connections)
             self._http.lower(limits.http_connections)
             self._ops.lower(limits.ops_connections)
             return
         self._first_reserved = planned.first_reserved
-        self._admission.lower_connections(planned.connections)
-        self._http.lower(planned.http_connections, lambda: planned.client_descriptors - self._admission.total)
+        self._admission.slots.lower_max_connections(planned.connections)
+        self._http.lower(planned.http_connections, lambda: planned.client_descriptors - self._admission.slots.total)
         self._ops.lower(planned.ops_connections)
         if planned.connections < limits.connections:
             _log.warning(
@@ -155,7 +155,7 @@ class Descriptors:
     def _is_full(self, planned: DescriptorPlan, lowest_free: float) -> bool:
         is_at_lowered_cap, self._http.is_at_lowered_cap = self._http.is_at_lowered_cap, False
         return (
-            (planned.connections < self._limits.connections and self._admission.total >= planned.connections)
+            (planned.connections < self._limits.connections and self._admission.slots.total >= planned.connections)
             or is_at_lowered_cap
             or lowest_free >= planned.first_reserved
         )
@@ -173,7 +173,7 @@ class Descriptors:
             open=None if isnan(counted) else int(counted),
             limit=planned.limit,
             reserve=planned.reserve,
-            connections=self._admission.total,
+            connections=self._admission.slots.total,
             http_connections=len(self._http),
             ops_connections=len(self._ops),
             refused=refused,

@@ -52,7 +52,7 @@ async def test_a_slow_node_accepts_fewer_and_comes_back() -> None:
     clock = FakeClock(time.time())
     rollout = {**accepting(4, 4.0), "accept_max_lag": 0.1}
     async with serving(clock=clock, rollout=rollout) as server, AsyncExitStack() as open_:
-        observe = server.service.node.admission.observe_lag
+        observe = server.service.node.admission.upgrades.observe_lag
         assert await server.metric("accept_rate") == 4
         observe(0.5)
         assert await server.metric("accept_rate") == 2
@@ -73,7 +73,7 @@ async def test_a_loop_that_is_late_is_what_makes_a_node_slow() -> None:
     async with serving(rollout={"accept_max_lag": 0.05}) as server:
         before = await server.metric("accept_rate")
         time.sleep(0.4)  # noqa: ASYNC251  # the event loop stands still: that is the point
-        await eventually(lambda: server.service.node.admission.accept_rate < before)
+        await eventually(lambda: server.service.node.admission.upgrades.per_second < before)
         assert await server.metric("accept_rate") < before
 
 

@@ -170,7 +170,7 @@ class TestPending:
 
                 assert set(await asyncio.gather(*(ending(index) for index in range(count)))) == {4408}
                 await bystander.silence()
-                await eventually(lambda: server.service.node.admission._total == 1)
+                await eventually(lambda: server.service.node.admission.slots.total == 1)
                 assert await server.metric("limit_hits_total", limit="hello_deadline") == count
                 assert await server.metric("closes_total", code="4408") == count
             await server.at_rest()
@@ -259,7 +259,7 @@ async def test_addresses_that_are_remembered_are_bounded() -> None:
         for number in range(50):
             headers: dict[str, str | None] = {"X-Forwarded-For": f"2001:db8:0:{number:x}::1"}
             await ask(server, "/ws", bearer() | headers, upgrade=False)
-        assert len(server.service.node.admission._connects) == 10
+        assert len(server.service.node.admission.requests._connects) == 10
         await server.at_rest()
 
 
@@ -267,7 +267,7 @@ async def test_an_address_that_has_been_quiet_is_forgotten() -> None:
     limits = {"connect_rate_per_ip": {"per_second": 100, "burst": 2}}
     async with serving(limits=limits) as server:
         await ask(server, "/ws", bearer(), upgrade=False)
-        connects = server.service.node.admission._connects
+        connects = server.service.node.admission.requests._connects
         await eventually(lambda: not len(connects), lambda: len(connects))
 
 

@@ -128,7 +128,7 @@ async def test_hello_during_a_drain_is_told_to_come_back_elsewhere() -> None:
         server.client(hello=False) as late,
     ):
         drain = asyncio.create_task(server.service.node.drain())
-        await eventually(lambda: server.service.node.admission.draining)
+        await eventually(lambda: server.service.node.admission.is_draining)
         await late.send(type="hello", token=token("late"))
         assert (await late.expect("error", code="draining"))["retryable"] is True
         assert await late.closed() == 1012

@@ -146,7 +146,7 @@ class TestTicket:
         assert (await ask(server, f"/ws?ticket={ticket}")).status == 101
 
     async def test_is_not_issued_by_a_node_that_goes_away(self, server: Running) -> None:
-        server.service.node.admission.draining = True
+        server.service.node.admission.set_draining(draining=True)
         answer = await ask(server, "/tickets", bearer(), upgrade=False, method="POST")
         assert (answer.status, answer.code) == (503, "draining")
 

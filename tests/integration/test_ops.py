@@ -117,7 +117,7 @@ async def test_a_broker_that_hangs_does_not_hang_the_probes() -> None:
 async def test_a_draining_node_is_not_ready_and_still_knows_of_its_broker() -> None:
     broker = Sick()
     async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
-        server.service.node.admission.draining = True
+        server.service.node.admission.set_draining(draining=True)
         status, body = await probe(server, "/readyz")
         assert (status, [reason["code"] for reason in body["reasons"]]) == (503, ["draining"])
         metrics = await server.metrics()

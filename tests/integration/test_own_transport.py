@@ -107,7 +107,7 @@ async def test_a_shutdown_ends_connections_that_have_not_been_answered() -> None
             async with asyncio.timeout(DEADLINE):
                 await undecided.asked.wait()
             admission = server.service.node.admission
-            assert admission._total == 1
-        assert admission._total == 0, "the seat is given back"
+            assert admission.slots.total == 1
+        assert admission.slots.total == 0, "the seat is given back"
         await silent.gone()
         await asking.gone()

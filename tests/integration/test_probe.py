@@ -353,7 +353,7 @@ async def test_it_goes_on_while_the_node_drains() -> None:
     async with serving(probe=OFTEN, deadlines={"shutdown": 30.0}, outbox={"close_grace": 30.0}) as server:
         client = await Client.open(server)  # it reads nothing, so its end is awaited
         drain = asyncio.create_task(server.service.node.drain())
-        await eventually(lambda: server.service.node.admission.draining)
+        await eventually(lambda: server.service.node.admission.is_draining)
         await succeeds(server)
         assert not drain.done()
         assert await client.closed() == 1012

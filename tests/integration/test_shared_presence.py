@@ -56,7 +56,7 @@ async def nodes(request: pytest.FixtureRequest) -> AsyncIterator[Nodes]:
 
 async def die(node: Running) -> None:
     """What a SIGKILL leaves behind: sockets that are gone, and a store that has not been told."""
-    presence, caps = node.service.node.presence, node.service.node.caps
+    presence, caps = node.service.node.presence, node.service.node.quota
     presence.drain()
     presence.close()
     caps.close()

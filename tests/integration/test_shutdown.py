@@ -90,7 +90,7 @@ class TestPublicListener:
                 await client.subscribe("news:1")
             stop.set()
             node = server.service.node
-            await eventually(lambda: node.admission.draining)
+            await eventually(lambda: node.admission.is_draining)
             await passes(clock, 2.0 + BIT)
             assert await clients[0].closed() == 1012, "the first of three has gone"
             await eventually(lambda: node.connections == 2)
@@ -134,14 +134,14 @@ class TestPublicListener:
                     assert response.status == 401
                     assert response.headers.get("Connection", "").lower() == ("close" if is_draining else "")
                 stop.set()
-                await eventually(lambda: server.service.node.admission.draining)
+                await eventually(lambda: server.service.node.admission.is_draining)
 
     async def test_closes_at_once_where_siblings_have_the_port(self) -> None:
         clock = FakeClock(time.time())
         async with stopping(clock, workers=2, rollout={"drain_rate": 0.5}) as (server, stop, life):
             client = await Client.open(server)
             stop.set()
-            await eventually(lambda: server.service.node.admission.draining)
+            await eventually(lambda: server.service.node.admission.is_draining)
             with pytest.raises(aiohttp.ClientConnectorError):
                 await server.http.get(f"{server.url}/ws")
             await client.silence()
@@ -155,7 +155,7 @@ async def test_a_drain_in_a_hurry_closes_all_at_once() -> None:
     async with stopping(clock, rollout={"drain_rate": 0.1}) as (server, stop, life):
         clients = [await Client.open(server, f"u{number}") for number in range(10)]
         stop.set()
-        await eventually(lambda: server.service.node.admission.draining)
+        await eventually(lambda: server.service.node.admission.is_draining)
         server.service.node.hurry()
         assert [await client.closed() for client in clients] == [1012] * 10
         for client in clients:
@@ -318,7 +318,7 @@ class Silent(NullTransport):
 async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
         node, socket = server.service.node, Silent()
-        slot = node.admission.acquire_slot("127.0.0.1")
+        slot = node.admission.slots.acquire("127.0.0.1")
         greeting = asyncio.create_task(introduce(node, socket, socket.arriving, AcceptedUpgrade(slot)))
         async with asyncio.timeout(DEADLINE):
             while not any(patience.expired() for patience in node._greeting):  # noqa: ASYNC110  # it is one turn of the loop
@@ -336,7 +336,7 @@ async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
     async with serving(deadlines={"hello": 3600.0}) as server:
         node, socket = server.service.node, Silent()
         rest = start_eagerly(
-            serve(node, socket, socket.arriving, AcceptedUpgrade(node.admission.acquire_slot("127.0.0.1")))
+            serve(node, socket, socket.arriving, AcceptedUpgrade(node.admission.slots.acquire("127.0.0.1")))
         )
         assert rest is not None
         await node.drain()

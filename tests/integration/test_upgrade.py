@@ -74,11 +74,11 @@ async def faulty(*faults: Fault) -> AsyncIterator[tuple[Running, str, dict[str, 
     query = next((fault.query for fault in faults if fault.query), "")
     async with serving(limits=limits, rollout=rollout) as server, upgraded(server, "ann"):
         node = server.service.node
-        node.admission.draining = any(fault.draining for fault in faults)
+        node.admission.set_draining(draining=any(fault.draining for fault in faults))
         if any(fault.full for fault in faults):
             node.budget.limit = 0
         yield server, f"/ws{query}", bearer() | headers
-        node.admission.draining = False
+        node.admission.set_draining(draining=False)
 
 
 @pytest.mark.parametrize("upgrade", [True, False], ids=["upgrade", "plain"])

@@ -115,10 +115,10 @@ class Running:
         def counted() -> tuple[object, ...]:
             return (
                 len(node.registry),
-                admission._total,
-                admission._pending,
-                dict(admission._per_ip),
-                dict(admission.caps.held),
+                admission.slots.total,
+                admission.slots._pending,
+                dict(admission.slots._by_network),
+                dict(admission.slots.quota._local),
                 node.budget.used,
             )
 

@@ -11,8 +11,9 @@ from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
 from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
-from service.realtime.admission.admission import Admission, ConnectionSlot
-from service.realtime.admission.quota import GATHERING, RENEWAL, RETRY, ConnectionQuota
+from service.realtime.admission.admission import Admission
+from service.realtime.admission.quota import RELEASE_DELAY, RENEWAL_INTERVAL, RETRY_INTERVAL, ConnectionQuota
+from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -57,12 +58,12 @@ class Stage:
     def __init__(self, limits: Limits) -> None:
         self.clock, self.store, self.metrics = FakeClock(), Store(), Metrics()
         self.runtime = Runtime.create(self.clock, self.metrics)
-        self.caps = ConnectionQuota(self.store, limits, self.runtime)
-        self.admission = Admission(limits, Rollout(), self.caps, self.clock, self.metrics)
-        self.caps.start()
+        self.quota = ConnectionQuota(self.store, limits, self.runtime)
+        self.admission = Admission(limits, Rollout(), self.quota, self.clock, self.metrics)
+        self.quota.start()
 
     async def enter(self, identity: Identity) -> ConnectionSlot:
-        slot = self.admission.acquire_slot("192.0.2.1")
+        slot = self.admission.slots.acquire("192.0.2.1")
         try:
             await slot.identify(identity)
         except BaseException:
@@ -91,7 +92,7 @@ class Stage:
 async def stage() -> AsyncIterator[Stage]:
     stage = Stage(Limits(connections_per_tenant=5, connections_per_user=3))
     yield stage
-    stage.caps.close()
+    stage.quota.close()
     await stage.runtime.tasks.close()
     assert stage.clock.pending == 0
 
@@ -103,7 +104,7 @@ async def test_a_cap_is_reached_by_all_nodes_together(stage: Stage) -> None:
     await stage.enter(BEN)
     assert await stage.refused(BEN) == "connections_per_tenant"
     assert await stage.refused(anonymous("acme")) == "connections_per_tenant"
-    await stage.pass_time(2 * GATHERING)
+    await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 2, OF_ANN: 1, OF_BEN: 1}
 
 
@@ -111,9 +112,9 @@ async def test_whoever_is_refused_leaves_no_trace(stage: Stage) -> None:
     stage.store.elsewhere = {OF_ANN: 3}
     assert await stage.refused(ANN) == "connections_per_user"
     assert stage.store.claimed == {OF_ACME: 1}, "the tenant had room for it"
-    await stage.pass_time(2 * GATHERING)
+    await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
-    assert stage.caps.held == {}
+    assert stage.quota._local == {}
 
 
 async def test_this_nodes_own_count_needs_no_question(stage: Stage) -> None:
@@ -130,7 +131,7 @@ async def test_a_crowd_that_leaves_is_told_of_in_one_call(stage: Stage) -> None:
     for slot in seats:
         slot.release()
         slot.release()
-    await stage.pass_time(2 * GATHERING)
+    await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0, OF_BEN: 0}
     assert stage.store.calls == calls + 1
 
@@ -139,7 +140,7 @@ async def test_what_is_held_is_claimed_again_and_again(stage: Stage) -> None:
     await stage.enter(ANN)
     for _ in range(3):
         stage.store.claimed.clear()
-        await stage.pass_time(RENEWAL + 0.2)
+        await stage.pass_time(RENEWAL_INTERVAL + 0.2)
         assert stage.store.claimed == {OF_ACME: 1, OF_ANN: 1}
 
 
@@ -156,10 +157,10 @@ async def test_without_the_store_this_nodes_own_caps_hold(stage: Stage) -> None:
 async def test_on_its_return_the_store_learns_all_and_is_asked_again(stage: Stage) -> None:
     stage.store.away = True
     seats = [await stage.enter(identity) for identity in (ANN, ANN, BEN)]
-    await stage.pass_time(3 * RENEWAL)
+    await stage.pass_time(3 * RENEWAL_INTERVAL)
     seats[-1].release()
     stage.store.away = False
-    await stage.pass_time(RETRY + 2 * GATHERING)
+    await stage.pass_time(RETRY_INTERVAL + 2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 2, OF_ANN: 2}
     stage.store.elsewhere = {OF_ANN: 1}
     assert await stage.refused(ANN) == "connections_per_user"
@@ -173,6 +174,6 @@ async def test_a_connection_that_ends_while_the_store_is_asked_is_given_back(sta
     entering.cancel()
     await asyncio.gather(entering, return_exceptions=True)
     stage.store.gate.set()
-    await stage.pass_time(2 * GATHERING)
+    await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
-    assert stage.caps.held == {}
+    assert stage.quota._local == {}

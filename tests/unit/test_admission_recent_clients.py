@@ -7,10 +7,11 @@ import pytest
 from service.adapters.memory.quota import MemoryQuota
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rollout
-from service.realtime.admission.admission import MANY, Admission
+from service.core.recent_keys import RecentKeys
+from service.realtime.admission.admission import Admission
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.recent_clients import CLOSE_WINDOW, CONNECT_WINDOW, RecentClients
-from service.realtime.admission.recent_keys import RecentKeys
+from service.realtime.admission.slots import MIN_PROXY_CONNECTIONS as MANY
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -28,7 +29,7 @@ class Stage:
         limits = Limits(connections_per_user=1_000)
         caps = ConnectionQuota(MemoryQuota(), limits, Runtime.create(self.clock, self.metrics))
         self.admission = Admission(limits, Rollout(), caps, self.clock, self.metrics)
-        self.clients = RecentClients(self.admission, limits.connections, self.clock, self.metrics)
+        self.clients = RecentClients(self.admission.slots, limits.connections, self.clock, self.metrics)
 
     def value(self, name: str) -> float:
         value = self.metrics.registry.get_sample_value(f"tidewire_recent_{name}_clients")
@@ -87,7 +88,7 @@ async def test_connections_that_most_have_the_client_of_are_clients_of_their_own
     stage: Stage, identity: Identity
 ) -> None:
     """They come through a proxy that `proxy.hops` leaves out. They leave before they come back, so it must be remembered."""
-    seats = [stage.admission.acquire_slot(HERE) for _ in range(MANY)]
+    seats = [stage.admission.slots.acquire(HERE) for _ in range(MANY)]
     for slot in seats:
         await slot.identify(identity)
     for slot in seats:
@@ -104,7 +105,7 @@ async def test_connections_that_most_have_the_client_of_are_clients_of_their_own
 
 async def test_user_in_a_loop_behind_the_proxy_of_all_counts_once(stage: Stage) -> None:
     for number in range(MANY):
-        await stage.admission.acquire_slot(HERE).identify(Identity("red", f"user-{number}"))
+        await stage.admission.slots.acquire(HERE).identify(Identity("red", f"user-{number}"))
     for _ in range(100):
         stage.clients.connected(HERE, ANN)
     assert stage.value("connect") == 1
@@ -112,7 +113,7 @@ async def test_user_in_a_loop_behind_the_proxy_of_all_counts_once(stage: Stage) 
 
 async def test_address_with_most_of_a_few_connections_is_one_client(stage: Stage) -> None:
     for _ in range(MANY - 1):
-        await stage.admission.acquire_slot(HERE).identify(NOBODY)
+        await stage.admission.slots.acquire(HERE).identify(NOBODY)
         stage.clients.connected(HERE, NOBODY)
     assert stage.value("connect") == 1
 

@@ -9,9 +9,10 @@ import pytest
 from service.adapters.memory.quota import MemoryQuota
 from service.core.limits import Limits, Rollout
 from service.errors import ErrorCode, ServiceError
-from service.realtime.admission.admission import MANY, Admission
+from service.realtime.admission.admission import Admission
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.refusals import MAX_ADDRESSES, WINDOW, Refusals
+from service.realtime.admission.slots import MIN_PROXY_CONNECTIONS as MANY
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -27,7 +28,7 @@ class Stage:
         self.metrics = Metrics()
         caps = ConnectionQuota(MemoryQuota(), Limits(), Runtime.create(self.clock, self.metrics))
         self.admission = Admission(Limits(), Rollout(), caps, self.clock, self.metrics)
-        self.refusals = Refusals(self.admission, self.clock, self.metrics)
+        self.refusals = Refusals(self.admission.slots, self.clock, self.metrics)
 
     def count(self, cause: str) -> float:
         return sum(
@@ -90,7 +91,7 @@ def test_limit_of_an_address_that_most_come_from_is_the_services(
 ) -> None:
     """It is a proxy's, and `proxy.hops` is too low: one client's limit refuses everybody."""
     for number in range(MANY):
-        stage.admission.acquire_slot(taken(number))
+        stage.admission.slots.acquire(taken(number))
     stage.refusals.count(ServiceError(ErrorCode.RATE_LIMITED, ""), "upgrade", HERE)
     stage.refusals.count(ServiceError(ErrorCode.TOO_MANY_CONNECTIONS, "", scope="connections_per_ip"), "upgrade", HERE)
     assert stage.count(cause) == 2
@@ -100,7 +101,7 @@ def test_limit_of_an_address_that_most_come_from_is_the_services(
 
 def test_address_with_most_of_a_few_connections_is_no_proxy(stage: Stage) -> None:
     for _ in range(MANY - 1):
-        stage.admission.acquire_slot(HERE)
+        stage.admission.slots.acquire(HERE)
     stage.refusals.count(ServiceError(ErrorCode.RATE_LIMITED, ""), "upgrade", HERE)
     assert stage.count("client") == 1
 

@@ -11,7 +11,7 @@ from service.core.identity import Identity, anonymous
 from service.core.limits import Limits
 from service.core.quota import QuotaClaim, QuotaScope, SessionOrderUpdate
 from service.errors import ErrorCode, ServiceError
-from service.realtime.admission.quota import GATHERING, RENEWAL
+from service.realtime.admission.quota import RELEASE_DELAY, RENEWAL_INTERVAL
 from service.realtime.admission.session_evictor import SessionEvictor
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
@@ -48,8 +48,8 @@ class Stage:
     def __init__(self, limits: Limits) -> None:
         self.clock, self.store, self.ended = FakeClock(), Store(), list[str]()
         self.runtime = Runtime.create(self.clock, Metrics())
-        self.lines = SessionEvictor(self.store, limits, self.runtime, self.end)
-        self.lines.start()
+        self.evictor = SessionEvictor(self.store, limits, self.runtime, self.end)
+        self.evictor.start()
 
     async def end(self, connections: Sequence[str]) -> None:
         self.ended += connections
@@ -64,7 +64,7 @@ class Stage:
         return said
 
     async def close(self) -> None:
-        self.lines.close()
+        self.evictor.close()
         await self.runtime.tasks.close()
         assert self.clock.pending == 0
 
@@ -77,44 +77,44 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def test_who_comes_and_goes_is_said_once_and_who_stays_now_and_then(stage: Stage) -> None:
-    stage.lines.come(ANN, "a")
-    stage.lines.come(ANN, "b")
-    stage.lines.come(anonymous("acme"), "x")
-    assert await stage.pass_time(GATHERING) == [(["a", "b"], [], [])]
-    stage.lines.come(ANN, "c")
-    stage.lines.go(ANN, "a")
-    stage.lines.go(ANN, "a")
-    assert await stage.pass_time(GATHERING) == [(["c"], [], ["a"])]
-    assert await stage.pass_time(RENEWAL) == [([], ["b", "c"], [])]
-    stage.lines.go(ANN, "b")
-    stage.lines.go(ANN, "c")
-    assert await stage.pass_time(GATHERING) == [([], [], ["b", "c"])]
-    assert await stage.pass_time(2 * RENEWAL) == []
+    stage.evictor.add(ANN, "a")
+    stage.evictor.add(ANN, "b")
+    stage.evictor.add(anonymous("acme"), "x")
+    assert await stage.pass_time(RELEASE_DELAY) == [(["a", "b"], [], [])]
+    stage.evictor.add(ANN, "c")
+    stage.evictor.remove(ANN, "a")
+    stage.evictor.remove(ANN, "a")
+    assert await stage.pass_time(RELEASE_DELAY) == [(["c"], [], ["a"])]
+    assert await stage.pass_time(RENEWAL_INTERVAL) == [([], ["b", "c"], [])]
+    stage.evictor.remove(ANN, "b")
+    stage.evictor.remove(ANN, "c")
+    assert await stage.pass_time(RELEASE_DELAY) == [([], [], ["b", "c"])]
+    assert await stage.pass_time(2 * RENEWAL_INTERVAL) == []
 
 
 async def test_those_that_are_too_many_are_ended(stage: Stage) -> None:
     stage.store.oldest = ["elsewhere"]
-    stage.lines.come(ANN, "a")
-    await stage.pass_time(GATHERING)
+    stage.evictor.add(ANN, "a")
+    await stage.pass_time(RELEASE_DELAY)
     assert stage.ended == ["elsewhere"]
 
 
 async def test_what_could_not_be_said_is_said_with_the_next_renewal(stage: Stage) -> None:
     stage.store.away = True
-    stage.lines.come(ANN, "a")
-    stage.lines.come(ANN, "b")
-    assert await stage.pass_time(GATHERING) == []
-    stage.lines.go(ANN, "b")
-    assert await stage.pass_time(GATHERING) == []
+    stage.evictor.add(ANN, "a")
+    stage.evictor.add(ANN, "b")
+    assert await stage.pass_time(RELEASE_DELAY) == []
+    stage.evictor.remove(ANN, "b")
+    assert await stage.pass_time(RELEASE_DELAY) == []
     stage.store.away = False
-    assert await stage.pass_time(RENEWAL) == [(["a"], [], [])]
-    assert await stage.pass_time(RENEWAL) == [([], ["a"], [])]
+    assert await stage.pass_time(RENEWAL_INTERVAL) == [(["a"], [], [])]
+    assert await stage.pass_time(RENEWAL_INTERVAL) == [([], ["a"], [])]
 
 
 async def test_where_more_are_refused_there_are_no_lines() -> None:
     stage = Stage(Limits(connections_per_user=2))
-    stage.lines.come(ANN, "a")
-    stage.lines.go(ANN, "a")
-    assert await stage.pass_time(2 * RENEWAL) == []
+    stage.evictor.add(ANN, "a")
+    stage.evictor.remove(ANN, "a")
+    assert await stage.pass_time(2 * RENEWAL_INTERVAL) == []
     assert stage.clock.pending == 0
     await stage.close()

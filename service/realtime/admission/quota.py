@@ -1,18 +1,14 @@
-"""Connections by tenant and user: here exactly, and on all nodes together as far as their shared store tells."""
+"""Caps on the connections of a tenant and of a user: exact on this node, and on all nodes as their shared store knows them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
-from itertools import islice
-from typing import Any
+from collections.abc import Sequence
 
 import structlog
 
-from service.aio.tasks import TaskSupervisor
+from service.aio.timers import DelayedTask, PeriodicTask
 from service.core.backoff import jittered
-from service.core.clock import Timer
 from service.core.identity import Identity
 from service.core.limits import Limits
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore
@@ -20,166 +16,147 @@ from service.errors import ErrorCode, ServiceError
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 
-RENEWAL = CLAIM_TTL / 3
-"""Seconds between two renewals of all claims."""
-RETRY = 1.0
-"""Seconds between two tries while the store is away."""
-GATHERING = 0.1
-"""Seconds that places given back wait for others, so that a crowd that leaves is told of in a few calls."""
-SLICE = 1_000
+RENEWAL_INTERVAL = CLAIM_TTL / 3
+"""Seconds between two renewals of all claims: two may fail before a claim expires."""
+RETRY_INTERVAL = 1.0
+"""Seconds between two renewals while the store is away."""
+RELEASE_DELAY = 0.1
+"""Seconds that a release waits for others, so that a crowd that leaves costs a few calls of the store."""
+MAX_CALL_CLAIMS = 1_000
 """Claims in one call of the store."""
 
-_log = structlog.get_logger("caps")
+_log = structlog.get_logger("quota")
 
 
-def holders(identity: Identity) -> tuple[QuotaScope, ...]:
-    """Whom a connection counts for."""
+def scopes_of(identity: Identity) -> tuple[QuotaScope, ...]:
+    """The scopes that a connection counts in: its tenant, and its user unless it is anonymous."""
     tenant = QuotaScope(identity.tenant)
     return (tenant,) if identity.is_anonymous else (tenant, QuotaScope(identity.tenant, identity.user))
 
 
-def cap_reached(name: str, cap: int, metrics: Metrics) -> ServiceError:
-    """Counts a refusal for the setting `limits.…` with this name, and makes it."""
-    metrics.limits.limit_hits.labels(limit=name).inc()
+def cap_reached(setting: str, cap: int, metrics: Metrics) -> ServiceError:
+    """Counts a refusal for the setting `limits.<setting>`, and returns the error."""
+    metrics.limits.limit_hits.labels(limit=setting).inc()
     return ServiceError(
-        ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{name} ({cap}) is reached", scope=name, retry_after=jittered(5.0)
+        ErrorCode.TOO_MANY_CONNECTIONS, f"limits.{setting} ({cap}) is reached", scope=setting, retry_after=jittered(5.0)
     )
 
 
 class ConnectionQuota:
-    """The caps on connections that hold over all nodes.
+    """Reserves a connection's place under the caps of its tenant and user.
 
-    While the store is away those of this node alone are kept to, with the same numbers: nobody is refused for want of an
-    answer, and no connection waits for one twice.
+    While the store is away, each node keeps to the same caps for its own connections. Nobody is refused because the store does
+    not answer, and no connection waits for an answer twice.
     """
 
     def __init__(self, store: QuotaStore, limits: Limits, runtime: Runtime) -> None:
         self._store = store
         self.is_shared = store.is_shared
-        """Whether other nodes may have connections of the same holders."""
+        """Whether other nodes may have connections in the same scopes."""
         self._limits = limits
-        self._runtime = runtime
-        self.held: Counter[QuotaScope] = Counter()
-        """Of this node."""
-        self._changed: set[QuotaScope] = set()
-        """Holders with fewer connections here than the store may know of."""
-        self._away = False
+        self._metrics = runtime.metrics
+        self._local: Counter[QuotaScope] = Counter()
+        """Connections of this node."""
+        self._released: set[QuotaScope] = set()
+        """Scopes with fewer connections here than the store knows of."""
+        self._is_store_away = False
         self._outage = runtime.outages.log(
-            _log, "caps of this node alone", "caps of all nodes again", runtime.clock.monotonic
+            _log, "quota_store_unavailable", "quota_store_available", runtime.clock.monotonic
         )
-        self._telling: Timer | None = None
-        self._renewing: Timer | None = None
-        self._closed = False
+        clock, tasks = runtime.clock, runtime.tasks
+        self._releases = DelayedTask(clock, tasks, "quota release", self._send_releases)
+        self._renewals = PeriodicTask(clock, tasks, "quota renewal", self._renew, interval=RENEWAL_INTERVAL)
 
     def start(self) -> None:
-        """Begins to renew what this node claims."""
-        self._renew_after(RENEWAL)
+        """Starts to renew this node's claims."""
+        self._renewals.start()
 
     def close(self) -> None:
-        """Lets the timers go; what this node claims expires in the store."""
-        self._closed = True
-        for timer in (self._telling, self._renewing):
-            if timer is not None:
-                timer.cancel()
+        """Cancels the timers. Claims in the store expire."""
+        self._releases.close()
+        self._renewals.close()
 
-    def rebuild(self) -> None:
-        """Claims everything anew, soon: the store may have lost it."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            self._renew_after(GATHERING)
+    def renew_soon(self) -> None:
+        """Schedules a renewal of all claims, because the store may have lost them."""
+        self._renewals.run_within(RELEASE_DELAY)
 
-    def take(self, identity: Identity) -> None:
-        """Counts a connection here. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap."""
-        concerned, held = holders(identity), self.held
-        for holder in concerned:
-            most = self._most(holder)
-            if most is not None and held.get(holder, 0) >= most:
-                raise self._full(holder)
-        for holder in concerned:
-            held[holder] = held.get(holder, 0) + 1
+    def count(self, scope: QuotaScope) -> int:
+        """The connections of this node in the scope."""
+        return self._local.get(scope, 0)
+
+    def reserve(self, identity: Identity) -> None:
+        """Counts a connection on this node. Raises ServiceError(TOO_MANY_CONNECTIONS) if this node alone reaches a cap."""
+        scopes, local = scopes_of(identity), self._local
+        for scope in scopes:
+            cap = self._cap(scope)
+            if cap is not None and local.get(scope, 0) >= cap:
+                raise self._cap_reached(scope)
+        for scope in scopes:
+            local[scope] = local.get(scope, 0) + 1
 
     async def confirm(self, identity: Identity) -> None:
-        """Counts a connection that was taken on all nodes, where `is_shared`. Raises ServiceError(TOO_MANY_CONNECTIONS); it must
-        be given back then as ever."""
-        if self._away:
-            self._runtime.metrics.limits.caps_unshared.inc()
+        """Counts a reserved connection on all nodes, where the store `is_shared`.
+
+        Raises ServiceError(TOO_MANY_CONNECTIONS); the connection must be released then, too.
+        """
+        if self._is_store_away:
+            self._metrics.limits.caps_unshared.inc()
             return
-        claims = [QuotaClaim(holder, self.held[holder], self._most(holder)) for holder in holders(identity)]
+        claims = [QuotaClaim(scope, self._local[scope], self._cap(scope)) for scope in scopes_of(identity)]
         try:
             totals = await self._store.claim(claims)
         except ServiceError as error:
-            self._lose(error)
-            self._runtime.metrics.limits.caps_unshared.inc()
+            self._record_failure(error)
+            self._metrics.limits.caps_unshared.inc()
             return
         for claim, total in zip(claims, totals, strict=True):
             if claim.max_connections is not None and total > claim.max_connections:
-                raise self._full(claim.scope)
+                raise self._cap_reached(claim.scope)
 
-    def give_back(self, identity: Identity) -> None:
-        """Counts a connection less, here at once and on all nodes soon."""
-        for holder in holders(identity):
-            self.held[holder] -= 1
-            if self.held[holder] <= 0:
-                del self.held[holder]
-            self._changed.add(holder)
-        if self._telling is None and not self._closed:
-            self._telling = self._runtime.clock.call_later(GATHERING, self._spawn("caps told", self._tell))
+    def release(self, identity: Identity) -> None:
+        """Counts a connection less: here at once, and on all nodes after RELEASE_DELAY."""
+        for scope in scopes_of(identity):
+            self._local[scope] -= 1
+            if self._local[scope] <= 0:
+                del self._local[scope]
+            self._released.add(scope)
+        self._releases.schedule(RELEASE_DELAY)
 
-    def _most(self, holder: QuotaScope) -> int | None:
-        if holder.user is None:
+    def _cap(self, scope: QuotaScope) -> int | None:
+        if scope.user is None:
             return self._limits.connections_per_tenant
         return self._limits.connections_per_user if self._limits.on_user_cap == "refuse" else None
 
-    def _full(self, holder: QuotaScope) -> ServiceError:
-        scope = "connections_per_tenant" if holder.user is None else "connections_per_user"
-        return cap_reached(scope, getattr(self._limits, scope), self._runtime.metrics)
+    def _cap_reached(self, scope: QuotaScope) -> ServiceError:
+        setting = "connections_per_tenant" if scope.user is None else "connections_per_user"
+        return cap_reached(setting, getattr(self._limits, setting), self._metrics)
 
-    async def _tell(self) -> None:
-        changed, self._changed = self._changed, set()
-        self._telling = None
-        if self._away:  # what is still held is told on return, what is not expires
+    async def _send_releases(self) -> None:
+        released, self._released = self._released, set()
+        if self._is_store_away:  # the renewal after its return sends all counts; a scope without connections expires
             return
         try:
-            await self._claim(changed)
+            await self._claim(list(released))
         except ServiceError as error:
-            self._lose(error)
+            self._record_failure(error)
 
-    async def _renew(self) -> None:
-        self._renewing = None
+    async def _renew(self) -> float:
         try:
-            await self._claim(list(self.held))
+            await self._claim(list(self._local))
         except ServiceError as error:
-            self._lose(error)
-        else:
-            self._find()
-        finally:
-            self._renew_after(RETRY if self._away else RENEWAL)
-
-    async def _claim(self, concerned: Iterable[QuotaScope]) -> None:
-        left = iter(concerned)
-        while some := list(islice(left, SLICE)):
-            await self._store.claim([QuotaClaim(holder, self.held.get(holder, 0)) for holder in some])
-
-    def _renew_after(self, delay: float) -> None:
-        if not self._closed:
-            self._renewing = self._runtime.clock.call_later(delay, self._spawn("caps renewal", self._renew))
-
-    def _lose(self, error: ServiceError) -> None:
-        self._outage.failed(code=error.code.code, reason=error.message)
-        if self._away:
-            return
-        self._away = True
-        if self._renewing is not None:
-            self._renewing.cancel()
-            self._renew_after(RETRY)
-
-    def _find(self) -> None:
-        self._away = False
+            self._record_failure(error)
+            return RETRY_INTERVAL
+        self._is_store_away = False
         self._outage.recovered()
+        return RENEWAL_INTERVAL
 
-    def _spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-        return partial(_spawn, self._runtime.tasks, name, work)
+    async def _claim(self, scopes: Sequence[QuotaScope]) -> None:
+        for start in range(0, len(scopes), MAX_CALL_CLAIMS):
+            part = scopes[start : start + MAX_CALL_CLAIMS]
+            await self._store.claim([QuotaClaim(scope, self.count(scope)) for scope in part])
 
-
-def _spawn(tasks: TaskSupervisor, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    tasks.spawn(name, work())
+    def _record_failure(self, error: ServiceError) -> None:
+        self._outage.failed(code=error.code.code, reason=error.message)
+        if not self._is_store_away:
+            self._is_store_away = True
+            self._renewals.run_within(RETRY_INTERVAL)

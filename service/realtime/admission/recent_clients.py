@@ -11,9 +11,9 @@ from itertools import count
 from service.core.clock import Clock
 from service.core.identity import Identity
 from service.core.quota import QuotaScope
+from service.core.recent_keys import RecentKeys
 from service.protocol.close import CloseCode
-from service.realtime.admission.admission import Admission
-from service.realtime.admission.recent_keys import RecentKeys
+from service.realtime.admission.slots import Slots
 from service.telemetry.metrics import Metrics
 
 CONNECT_WINDOW = 120.0
@@ -36,8 +36,8 @@ class RecentClients:
     they come through a proxy that `proxy.hops` leaves out, or through one NAT.
     """
 
-    def __init__(self, admission: Admission, connections: int, clock: Clock, metrics: Metrics) -> None:
-        self._admission = admission
+    def __init__(self, slots: Slots, connections: int, clock: Clock, metrics: Metrics) -> None:
+        self._slots = slots
         self._clock = clock
         most = max(MIN_KEPT, connections)
         self._connected: RecentKeys[int] = RecentKeys(clock, CONNECT_WINDOW, most)
@@ -76,11 +76,11 @@ class RecentClients:
 
     def _is_crowd(self, client: tuple[str, str, str]) -> bool:
         """Whether so many connections have, or had a moment ago, this address and user that they must be many clients."""
-        admission = self._admission
+        slots = self._slots
         network, tenant, user = client
-        if admission.is_proxy(network):
-            held = admission.caps.held.get(QuotaScope(tenant, user), 0) if user else admission.total
-            if 2 * held > admission.total:
+        if slots.is_proxy(network):
+            held = slots.quota.count(QuotaScope(tenant, user)) if user else slots.total
+            if 2 * held > slots.total:
                 self._crowd, self._crowd_until = client, self._clock.monotonic() + CLOSE_WINDOW
                 return True
         return client == self._crowd and self._clock.monotonic() < self._crowd_until

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 from service.core.clock import Clock
+from service.core.recent_keys import RecentKeys
 from service.errors import ErrorCode, ServiceError
-from service.realtime.admission.admission import Admission
-from service.realtime.admission.recent_keys import RecentKeys
+from service.realtime.admission.slots import Slots
 from service.telemetry.metrics import Metrics
 
 Door = Literal["upgrade", "hello", "ticket"]
@@ -32,8 +32,8 @@ _OWN_CAPS = frozenset({"connections_per_ip", "connections_per_user"})
 class Refusals:
     """Of one node."""
 
-    def __init__(self, admission: Admission, clock: Clock, metrics: Metrics) -> None:
-        self._admission = admission
+    def __init__(self, slots: Slots, clock: Clock, metrics: Metrics) -> None:
+        self._slots = slots
         self._metrics = metrics
         self._addresses: RecentKeys[str] = RecentKeys(clock, WINDOW, MAX_ADDRESSES)
         metrics.clients.refused_addresses.set_function(self._addresses.__len__)
@@ -52,6 +52,6 @@ class Refusals:
             return "service"
         if error.code is ErrorCode.TOO_MANY_CONNECTIONS and error.details.get("scope") not in _OWN_CAPS:
             return "service"
-        if error.code in (ErrorCode.TOO_MANY_CONNECTIONS, ErrorCode.RATE_LIMITED) and self._admission.is_proxy(network):
+        if error.code in (ErrorCode.TOO_MANY_CONNECTIONS, ErrorCode.RATE_LIMITED) and self._slots.is_proxy(network):
             return "service"  # `proxy.hops` is too low: the limits of one address refuse everybody
         return "client"

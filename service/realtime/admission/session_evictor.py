@@ -1,28 +1,27 @@
-"""Where a user's newest connections replace the oldest: who is the oldest, over all nodes."""
+"""Closes a user's oldest sessions when there are too many on all nodes, where `limits.on_user_cap` is `replace`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
 
 import structlog
 
-from service.core.clock import Timer
+from service.aio.timers import DelayedTask, PeriodicTask
 from service.core.identity import Identity
 from service.core.limits import Limits
 from service.core.quota import QuotaScope, QuotaStore, SessionOrderUpdate
 from service.errors import ServiceError
-from service.realtime.admission.quota import GATHERING, RENEWAL, SLICE
+from service.realtime.admission.quota import MAX_CALL_CLAIMS, RELEASE_DELAY, RENEWAL_INTERVAL
 from service.realtime.runtime import Runtime
 
-_log = structlog.get_logger("lines")
+_log = structlog.get_logger("session_evictor")
 
 
 class SessionEvictor:
-    """Tells the store of this node's connections, and has the ones ended that it finds too many.
+    """Reports this node's connections to the store, and closes the sessions that the store reports as over the cap.
 
-    Does nothing unless `limits.on_user_cap` is `replace`. While the store is away each node replaces among its own.
+    Does nothing unless `limits.on_user_cap` is `replace`. While the store is away, each node evicts among its own connections.
     """
 
     def __init__(
@@ -30,96 +29,82 @@ class SessionEvictor:
         store: QuotaStore,
         limits: Limits,
         runtime: Runtime,
-        end: Callable[[Sequence[str]], Awaitable[object]],
+        close_sessions: Callable[[Sequence[str]], Awaitable[object]],
     ) -> None:
+        """`close_sessions` closes connections by their ids, on whatever node they are."""
         self._store = store
-        self._most = limits.connections_per_user
-        self._replaces = limits.on_user_cap == "replace"
-        self._runtime = runtime
-        self._end = end
-        self._here: dict[QuotaScope, dict[str, bool]] = {}
-        """Connections, and whether the store knows of them; the newest last."""
-        self._gone: dict[QuotaScope, list[str]] = {}
-        self._telling: Timer | None = None
-        self._renewing: Timer | None = None
+        self._max_connections = limits.connections_per_user
+        self._is_enabled = limits.on_user_cap == "replace"
+        self._close_sessions = close_sessions
+        self._sessions: dict[QuotaScope, dict[str, bool]] = {}
+        """Connections of this node, the newest last, and whether the store knows of them."""
+        self._removed: dict[QuotaScope, list[str]] = {}
         self._lock = asyncio.Lock()
-        self._outage = runtime.outages.log(_log, "lines not told", "lines told again", runtime.clock.monotonic)
-        """Held across every call, as what is said of one connection must arrive in order."""
-        self._closed = False
+        """Held across every call of the store: reports on one connection must arrive in order."""
+        self._outage = runtime.outages.log(
+            _log, "session_eviction_report_failed", "session_eviction_report_recovered", runtime.clock.monotonic
+        )
+        clock, tasks = runtime.clock, runtime.tasks
+        self._reports = DelayedTask(clock, tasks, "session report", self._report_changes)
+        self._renewals = PeriodicTask(clock, tasks, "session renewal", self._renew, interval=RENEWAL_INTERVAL)
 
     def start(self) -> None:
-        """Begins to renew the places."""
-        if self._replaces:
-            self._renew_later()
+        """Starts to renew this node's connections in the store."""
+        if self._is_enabled:
+            self._renewals.start()
 
     def close(self) -> None:
-        """Lets the timers go; places expire in the store."""
-        self._closed = True
-        for timer in (self._telling, self._renewing):
-            if timer is not None:
-                timer.cancel()
+        """Cancels the timers. Connections in the store expire."""
+        self._reports.close()
+        self._renewals.close()
 
-    def come(self, identity: Identity, connection: str) -> None:
-        """Puts a connection at the end of its user's line."""
-        if self._replaces and not identity.is_anonymous:
-            self._here.setdefault(QuotaScope(identity.tenant, identity.user), {})[connection] = False
-            self._tell_soon()
+    def add(self, identity: Identity, connection: str) -> None:
+        """Records a connection as its user's newest."""
+        if self._is_enabled and not identity.is_anonymous:
+            self._sessions.setdefault(QuotaScope(identity.tenant, identity.user), {})[connection] = False
+            self._reports.schedule(RELEASE_DELAY)
 
-    def go(self, identity: Identity, connection: str) -> None:
-        """Takes it out; harmless if it is not there."""
-        holder = QuotaScope(identity.tenant, identity.user)
-        here = self._here.get(holder, {})
-        if here.pop(connection, None) is None:
+    def remove(self, identity: Identity, connection: str) -> None:
+        """Records that a connection has ended. Harmless if it is unknown."""
+        scope = QuotaScope(identity.tenant, identity.user)
+        sessions = self._sessions.get(scope, {})
+        if sessions.pop(connection, None) is None:
             return
-        if not here:
-            del self._here[holder]
-        self._gone.setdefault(holder, []).append(connection)
-        self._tell_soon()
+        if not sessions:
+            del self._sessions[scope]
+        self._removed.setdefault(scope, []).append(connection)
+        self._reports.schedule(RELEASE_DELAY)
 
-    def _tell_soon(self) -> None:
-        if self._telling is None and not self._closed:
-            self._telling = self._runtime.clock.call_later(GATHERING, self._begin_to_tell)
-
-    def _begin_to_tell(self) -> None:
-        self._telling = None
-        self._runtime.tasks.spawn("lines told", self._tell())
-
-    async def _tell(self) -> None:
+    async def _report_changes(self) -> None:
         async with self._lock:
-            gone, self._gone = self._gone, {}
-            new = {holder for holder, here in self._here.items() if not all(here.values())}
-            await self._say([self._step(holder, gone.get(holder, ()), renewing=False) for holder in {*gone, *new}])
-
-    def _renew_later(self) -> None:
-        if not self._closed:
-            self._renewing = self._runtime.clock.call_later(RENEWAL, self._begin_to_renew)
-
-    def _begin_to_renew(self) -> None:
-        self._runtime.tasks.spawn("lines renewal", self._renew())
+            removed, self._removed = self._removed, {}
+            changed = {scope for scope, sessions in self._sessions.items() if not all(sessions.values())}
+            await self._report(
+                [self._update(scope, removed.get(scope, ()), renew=False) for scope in {*removed, *changed}]
+            )
 
     async def _renew(self) -> None:
-        try:
-            async with self._lock:
-                await self._say([self._step(holder, (), renewing=True) for holder in self._here])
-        finally:
-            self._renew_later()
+        async with self._lock:
+            await self._report([self._update(scope, (), renew=True) for scope in self._sessions])
 
-    def _step(self, holder: QuotaScope, gone: Sequence[str], *, renewing: bool) -> SessionOrderUpdate:
-        here = self._here.get(holder, {})
-        came = [connection for connection, known in here.items() if not known]
-        stay = [connection for connection, known in here.items() if known] if renewing else []
-        return SessionOrderUpdate(holder, self._most, came, stay, gone)
+    def _update(self, scope: QuotaScope, removed: Sequence[str], *, renew: bool) -> SessionOrderUpdate:
+        sessions = self._sessions.get(scope, {})
+        added = [connection for connection, is_known in sessions.items() if not is_known]
+        renewed = [connection for connection, is_known in sessions.items() if is_known] if renew else []
+        return SessionOrderUpdate(scope, self._max_connections, added, renewed, removed)
 
-    async def _say(self, steps: Sequence[SessionOrderUpdate]) -> None:
-        left = iter(steps)
+    async def _report(self, updates: Sequence[SessionOrderUpdate]) -> None:
         try:
-            while some := list(islice(left, SLICE)):
-                oldest = [one for line in await self._store.update_session_order(some) for one in line]
-                for step in some:
-                    here = self._here.get(step.scope, {})
-                    here.update((connection, True) for connection in step.added if connection in here)
-                if oldest:
-                    await self._end(oldest)
+            for start in range(0, len(updates), MAX_CALL_CLAIMS):
+                part = updates[start : start + MAX_CALL_CLAIMS]
+                evicted = [
+                    connection for sessions in await self._store.update_session_order(part) for connection in sessions
+                ]
+                for update in part:
+                    sessions = self._sessions.get(update.scope, {})
+                    sessions.update((connection, True) for connection in update.added if connection in sessions)
+                if evicted:
+                    await self._close_sessions(evicted)
             self._outage.recovered()
-        except ServiceError as error:  # what came is said again with the next renewal, what went expires
+        except ServiceError as error:  # additions are reported again by the next renewal, removals expire
             self._outage.failed(code=error.code.code)

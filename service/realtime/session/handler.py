@@ -279,11 +279,11 @@ class SessionHandler:
                 raise fault
             command = decode(message)
         except ServiceError:
-            node.admission.check_rate(self._connection, None)
+            node.admission.check_message(self._connection, None)
             if fault is None:
                 _count_in(node, "invalid", message)
             raise
-        node.admission.check_rate(self._connection, command)
+        node.admission.check_message(self._connection, command)
         kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
         _count_in(node, kind, message)
         return command

@@ -17,7 +17,7 @@ from service.protocol import framing, messages
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of, split
 from service.protocol.messages import Hello, Welcome
-from service.realtime.admission.admission import ConnectionSlot
+from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.transport import Transport
 from service.realtime.ids import new_id
@@ -64,7 +64,9 @@ def greet(
 
     Raises CloseConnection, after telling the client why.
     """
-    if node.admission.draining:  # it has begun since the upgrade was checked, and does not know of this connection yet
+    if (
+        node.admission.is_draining
+    ):  # it has begun since the upgrade was checked, and does not know of this connection yet
         if head:
             transport.write(head)
         _check_open(node, transport, slot)

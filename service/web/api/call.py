@@ -22,7 +22,7 @@ from service.core.identity import Identity, Right, backend
 from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
 from service.protocol.unique_keys import check_text, prefer_duplicate
-from service.realtime.admission.admission import network_of
+from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, Holding
 from service.realtime.node import Node
 from service.web.api.messages import MAX_USER, IdempotencyKey
@@ -62,7 +62,7 @@ def authenticate(request: web.Request, keys: Iterable[ApiKey]) -> ApiKey:
 def check_address_rate(request: web.Request) -> str:
     """Counts a request for its address, which is returned. Raises ServiceError(RATE_LIMITED)."""
     network = network_of(client_ip(request, request.app[HTTP_CONFIG].hops))
-    request.app[NODE].admission.check_api_address(network)
+    request.app[NODE].admission.requests.check_api_address(network)
     return network
 
 
@@ -90,9 +90,9 @@ class Call:
         try:
             key = authenticate(request, edge.api_keys)
         except ServiceError:
-            node.admission.charge_failed_api_request(network)
+            node.admission.requests.charge_failed_api_request(network)
             raise
-        node.admission.check_api_key(network, key.tenant, key.name)
+        node.admission.requests.check_api_key(network, key.tenant, key.name)
         return cls(
             request, node, backend(key.tenant), key.name, Holding(node.budget.account(key.tenant, is_backend=True))
         )

@@ -15,7 +15,7 @@ def middleware(node: Node) -> Middleware:
     @web.middleware
     async def part(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
-        if node.admission.draining:
+        if node.admission.is_draining:
             response.force_close()
         return response
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from service.core.clock import Clock
-from service.realtime.admission.recent_keys import RecentKeys
+from service.core.recent_keys import RecentKeys
 
 RECENT = 150.0
 """Seconds after its last scrape in which an address counts as one that scrapes: more than two of Prometheus' default minute."""

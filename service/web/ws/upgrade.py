@@ -20,7 +20,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.deflate import Agreement, negotiate
 from service.protocol.framing import accept_key
 from service.protocol.messages import SUBPROTOCOL
-from service.realtime.admission.admission import network_of
+from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import UNAUTHENTICATED
 from service.realtime.node import Node
 from service.realtime.session.handler import serve
@@ -170,7 +170,7 @@ class Upgrades:
     async def _admit(self, request: web.BaseRequest) -> _Admitted:
         """Raises ServiceError; then nothing is taken. UPGRADE_REQUIRED if an upgrade would have succeeded."""
         node, edge = self._node, self._edge
-        slot = node.admission.acquire_slot(_check_arrival(request, node, edge))
+        slot = node.admission.slots.acquire(_check_arrival(request, node, edge))
         # It is counted before anything is awaited, so that no crowd slips through.
         has_entered = False
         is_upgrade = offers_websocket(request.headers)
@@ -178,7 +178,7 @@ class Upgrades:
             _check_version(request, is_upgrade=is_upgrade)
             check_origin(request, edge)
             # Before what costs something, and after all that one address can be refused for: it must not take everybody's turn.
-            node.admission.enter(is_upgrade=is_upgrade, is_browser=hdrs.ORIGIN in request.headers)
+            node.admission.upgrades.accept(is_upgrade=is_upgrade, is_browser=hdrs.ORIGIN in request.headers)
             has_entered = is_upgrade
             identity, kind = await _identify(request, node, edge)
             if identity is not None:
@@ -194,7 +194,7 @@ class Upgrades:
                 await _use_ticket(request, node)
         except BaseException:
             if has_entered:
-                node.admission.leave()
+                node.admission.upgrades.cancel()
             slot.release()
             raise
         return _Admitted(arrival, _head(key, agreement), agreement.window_bits if agreement is not None else 0)
@@ -309,8 +309,8 @@ def _check_arrival(request: web.BaseRequest, node: Node, edge: HttpConfig) -> st
             ErrorCode.OVERLOADED, "this node holds as many bytes for its peers as it may", retry_after=jittered(5.0)
         )
     network = network_of(client_ip(request, edge.hops))
-    node.admission.check_connect_rate(network)
-    node.admission.check_caps(network)
+    node.admission.requests.check_connect(network)
+    node.admission.slots.check(network)
     return network
 
 
@@ -361,7 +361,7 @@ async def _tickets(request: web.Request) -> web.StreamResponse:
     network = network_of(client_ip(request, edge.hops))
     try:
         node.admission.check_open()
-        node.admission.check_connect_rate(network)
+        node.admission.requests.check_connect(network)
         check_origin(request, edge)
         token = credentials(request, edge).token
         if token is None:

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
-from service.realtime.admission.admission import network_of
+from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, Holding
 from service.telemetry.metrics import Metrics
 from service.web.descriptors import Descriptors

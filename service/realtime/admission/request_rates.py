@@ -1,0 +1,74 @@
+"""Rates of connection attempts, and of requests of the backend API."""
+
+from __future__ import annotations
+
+from random import uniform
+from typing import Any
+
+from service.core.clock import Clock
+from service.core.limits import Limits
+from service.core.token_bucket import KeyedBuckets
+from service.errors import ErrorCode, ServiceError
+from service.telemetry.metrics import Metrics
+
+FAILED_REQUEST_COST = 0.01
+"""The part of an address's burst that a request of the backend API without a valid key costs."""
+
+
+def rate_limited(metrics: Metrics, label: str, message: str, wait: float, **details: Any) -> ServiceError:
+    """Counts a refusal under this label, and returns the error: come back after `wait` seconds, spread by a quarter.
+
+    Many can be refused at the same moment, each by a bucket of its own.
+    """
+    metrics.limits.rate_limited.labels(scope=label).inc()
+    retry_after = round(uniform(wait, 1.25 * wait), 3)  # noqa: S311  # spreads load, guards nothing
+    return ServiceError(ErrorCode.RATE_LIMITED, message, **details, retry_after=retry_after)
+
+
+class RequestRates:
+    """The rates of HTTP requests. A `network` is a client address as `network_of` returns it."""
+
+    def __init__(self, limits: Limits, clock: Clock, metrics: Metrics) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._failed_request_cost = limits.api_rate_per_ip.burst * FAILED_REQUEST_COST
+        self._connects = KeyedBuckets(limits.connect_rate_per_ip, limits.tracked)
+        self._api_addresses = KeyedBuckets(limits.api_rate_per_ip, limits.tracked)
+        self._api_keys = KeyedBuckets(limits.api_rate_per_key, limits.tracked)
+
+    def check_connect(self, network: str) -> None:
+        """Counts an upgrade or a ticket. Raises ServiceError(RATE_LIMITED)."""
+        now = self._clock.monotonic()
+        bucket = self._connects.bucket(network, now)
+        if bucket.acquire(now):
+            message = "too many connection attempts from this address"
+            raise rate_limited(self._metrics, "connect", message, bucket.schedule_retry(now))
+
+    def check_api_address(self, network: str) -> None:
+        """Counts a request of the backend API before its key is checked. Raises ServiceError(RATE_LIMITED)."""
+        now = self._clock.monotonic()
+        bucket = self._api_addresses.bucket(network, now)
+        if bucket.acquire(now):
+            message = "too many requests from this address"
+            raise rate_limited(self._metrics, "api_ip", message, bucket.schedule_retry(now), scope="ip")
+
+    def check_api_key(self, network: str, tenant: str, key: str) -> None:
+        """Counts a request with a valid key, after `check_api_address`.
+
+        Raises ServiceError(RATE_LIMITED); the request has then cost the address nothing.
+        """
+        now = self._clock.monotonic()
+        bucket = self._api_keys.bucket((tenant, key), now)
+        if bucket.acquire(now):
+            self._api_addresses.bucket(network, now).refund()
+            message = "too many requests with this API key"
+            raise rate_limited(self._metrics, "api_key", message, bucket.schedule_retry(now), scope="key")
+
+    def charge_failed_api_request(self, network: str) -> None:
+        """Makes a request without a valid key cost its address more than others."""
+        self._api_addresses.bucket(network, self._clock.monotonic()).charge(max(0.0, self._failed_request_cost - 1.0))
+
+    def evict_full(self, now: float, max_evicted: int) -> None:
+        """Forgets addresses and keys that have been quiet: at most so many of each."""
+        for buckets in (self._connects, self._api_addresses, self._api_keys):
+            buckets.evict_full(now, max_evicted)
