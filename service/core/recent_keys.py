@@ -14,30 +14,30 @@ Key = TypeVar("Key", bound=Hashable)
 class RecentKeys(Generic[Key]):
     """Different keys added in the last `window` seconds. A key that is added again counts once, for a window from then on."""
 
-    def __init__(self, clock: Clock, window: float, most: int) -> None:
-        """`most`: keys that are kept at most; with more, the one added longest ago is forgotten."""
+    def __init__(self, clock: Clock, window: float, max_keys: int) -> None:
+        """`window`: seconds. With more than `max_keys` keys, the one added longest ago is evicted."""
         self._clock = clock
         self._window = window
-        self._most = most
+        self._max_keys = max_keys
         self._added: OrderedDict[Key, float] = OrderedDict()
-        """When each was added last (monotonic), the oldest first."""
+        """The monotonic time at which each key was last added, the oldest first."""
 
     def add(self, key: Key) -> None:
         """Counts the key from now on."""
         self._added[key] = self._clock.monotonic()
         self._added.move_to_end(key)
-        if len(self._added) > self._most:
+        if len(self._added) > self._max_keys:
             self._added.popitem(last=False)
 
     def __iter__(self) -> Iterator[Key]:
-        self._forget()
+        self._evict_old()
         return iter(self._added)
 
     def __len__(self) -> int:
-        self._forget()
+        self._evict_old()
         return len(self._added)
 
-    def _forget(self) -> None:
+    def _evict_old(self) -> None:
         since = self._clock.monotonic() - self._window
         while self._added and next(iter(self._added.values())) < since:
             self._added.popitem(last=False)

@@ -284,7 +284,7 @@ class Node:
         # No delivery from here on.
         if code is CloseCode.SLOW_CONSUMER:
             self.metrics.outbox.slow_consumers.inc()
-            self.recent_clients.slow(connection.slot.network, connection.session.identity)
+            self.recent_clients.record_slow_consumer(connection.slot.network, connection.session.identity)
         for subscription in connection.session.subscriptions.values():
             self.relay.detach(connection, subscription)
 

@@ -228,7 +228,7 @@ async def test_a_broker_that_is_away_is_a_503_that_asks_to_come_back() -> None:
         (b'{"type": "chat.typing", "data": {}, "key": "z"}', 422, "invalid_key", "$.key"),
     ],
 )
-async def test_a_refusal_names_its_code_and_place(
+async def test_refusal_has_its_code_and_path(
     server: Running, body: bytes, status: int, code: str, path: str | None
 ) -> None:
     details = (await ask(server, "POST", EVENTS, data=body)).refused(status, code)

@@ -11,7 +11,7 @@ import pytest
 from tests.support.harness import DEADLINE, Running
 
 
-async def test_a_retry_with_the_same_id_is_accepted_once(server: Running) -> None:
+async def test_publish_repeated_with_its_id_is_accepted_once(server: Running) -> None:
     async with server.client() as ann, server.client("ben") as ben:
         await ann.subscribe("room:1")
         await ben.subscribe("room:1")
@@ -24,7 +24,7 @@ async def test_a_retry_with_the_same_id_is_accepted_once(server: Running) -> Non
         await ben.silence()
 
 
-async def test_the_same_id_of_another_user_is_another_event(server: Running) -> None:
+async def test_publish_with_the_id_of_another_user_is_another_event(server: Running) -> None:
     async with server.client() as ann, server.client("ben") as ben:
         for client in (ann, ben):
             await client.subscribe("room:1")
@@ -47,7 +47,7 @@ async def test_the_same_id_of_another_user_is_another_event(server: Running) -> 
         ({"channel": "wall:1", "type": "wall.note", "data": {}}, "forbidden", None),
     ],
 )
-async def test_a_refusal_names_its_code_and_place(
+async def test_refusal_has_its_code_and_path(
     server: Running, message: dict[str, Any], code: str, path: str | None
 ) -> None:
     async with server.client() as ann:
@@ -60,7 +60,7 @@ async def test_a_refusal_names_its_code_and_place(
         await ann.silence()
 
 
-async def test_each_message_of_a_batch_stands_for_itself(server: Running) -> None:
+async def test_batch_messages_are_accepted_one_by_one(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         good = {"type": "chat.message", "channel": "room:1", "data": {"text": "x"}}
@@ -74,7 +74,7 @@ async def test_each_message_of_a_batch_stands_for_itself(server: Running) -> Non
         assert replies == [("1", 1, None), ("2", None, "unknown_type"), (None, None, "invalid_message"), ("4", 2, None)]
 
 
-async def test_a_binary_frame_is_refused_and_costs_nothing_else(server: Running) -> None:
+async def test_binary_frame_is_refused_and_the_connection_stays(server: Running) -> None:
     async with server.client() as ann:
         await ann.ws.send_bytes(b"\x00\x01")
         assert (await ann.expect("error"))["code"] == "binary_refused"
@@ -82,7 +82,7 @@ async def test_a_binary_frame_is_refused_and_costs_nothing_else(server: Running)
 
 
 @pytest.mark.parametrize("frame", ["", "{", "[", "[1,", '"text"', "null", '{"type":"ping"} x', "[" * 3000])
-async def test_what_is_no_message_is_answered(server: Running, frame: str) -> None:
+async def test_invalid_message_gets_an_error(server: Running, frame: str) -> None:
     async with server.client() as ann:
         await ann.raw(frame)
         error = await ann.expect("error")
@@ -91,7 +91,7 @@ async def test_what_is_no_message_is_answered(server: Running, frame: str) -> No
         await ann.silence()
 
 
-async def test_events_of_one_publisher_stay_in_order_and_dense(server: Running) -> None:
+async def test_events_of_one_publisher_have_dense_offsets_in_order(server: Running) -> None:
     async with server.client() as ann, server.client("ben") as ben:
         await ann.subscribe("room:1")
         await ben.subscribe("room:1")
@@ -124,7 +124,7 @@ async def test_ephemeral_events_have_neither_offset_nor_history(server: Running)
         assert page["events"] == []
 
 
-async def test_an_inbox_is_its_owners_alone(server: Running) -> None:
+async def test_inbox_is_readable_by_its_owner_only(server: Running) -> None:
     async with server.client("ann") as ann, server.client("ben") as ben:
         await ann.subscribe("inbox:ann")
         assert (await ben.ask("subscribe", channel="inbox:ann"))["code"] == "forbidden"

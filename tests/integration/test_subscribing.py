@@ -18,7 +18,7 @@ async def say(server: Running, *lines: str, channel: str = "room:1") -> list[dic
     return list(answer["results"])
 
 
-async def test_a_subscriber_gets_what_is_published_after_its_subscribed(server: Running) -> None:
+async def test_subscriber_gets_events_published_after_subscribed(server: Running) -> None:
     async with server.client("ann") as ann, server.client("ben") as ben:
         reply = await ann.subscribe("room:1")
         assert (reply["offset"], reply["events"], reply["state"]) == (0, [], [])
@@ -40,14 +40,14 @@ async def test_a_subscriber_gets_what_is_published_after_its_subscribed(server: 
         assert event["at"] > 1_700_000_000_000
 
 
-async def test_a_sender_gets_its_own_events(server: Running) -> None:
+async def test_publisher_gets_its_own_events(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         await ann.send(type="chat.message", channel="room:1", data={"text": "me"})
         assert (await ann.until("chat.message"))["from"] == "ann"
 
 
-async def test_nothing_of_a_channel_follows_its_unsubscribed(server: Running) -> None:
+async def test_no_event_follows_unsubscribed(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         reply = await ann.ask("unsubscribe", channel="room:1")
@@ -70,7 +70,7 @@ async def test_nothing_of_a_channel_follows_its_unsubscribed(server: Running) ->
         ("inbox:ben", "forbidden"),
     ],
 )
-async def test_a_refused_subscribe_says_why_and_changes_nothing(server: Running, channel: str, code: str) -> None:
+async def test_refused_subscribe_has_a_code_and_changes_nothing(server: Running, channel: str, code: str) -> None:
     async with server.client() as ann:
         reply = await ann.ask("subscribe", channel=channel)
         assert (reply["type"], reply["code"], reply["retryable"]) == ("error", code, False)
@@ -88,7 +88,7 @@ async def test_subscribing_twice_is_refused(server: Running) -> None:
 
 
 class TestReady:
-    async def test_before_ready_nothing_is_delivered_then_all_that_was_missed(self, server: Running) -> None:
+    async def test_pending_subscription_gets_all_events_after_ready(self, server: Running) -> None:
         await say(server, "before")
         async with server.client(ready=False) as ann:
             await ann.send(type="subscribe", id="s", channel="room:1")
@@ -102,11 +102,11 @@ class TestReady:
             await say(server, "three")
             assert (await ann.until("chat.message"))["offset"] == 4
 
-    async def test_a_refusal_comes_before_ready(self, server: Running) -> None:
+    async def test_refusal_is_sent_before_ready(self, server: Running) -> None:
         async with server.client(ready=False) as ann:
             assert (await ann.ask("subscribe", channel="nowhere:1"))["code"] == "unknown_channel"
 
-    async def test_channels_in_the_address_are_held_too(self, server: Running) -> None:
+    async def test_channels_in_the_address_are_pending_until_ready(self, server: Running) -> None:
         ticket = await _ticket(server)
         query = f"?ticket={ticket}&channels=room:1,board:main"
         async with server.client(hello=False, ready=False, query=query) as ann:
@@ -119,7 +119,7 @@ class TestReady:
             board = await ann.expect("subscribed", channel="board:main")
             assert [event["data"] for event in board["state"]] == [{"symbol": "A", "price": 1}]
 
-    async def test_more_missed_than_the_stream_keeps_is_announced(self, server: Running) -> None:
+    async def test_gap_larger_than_the_stream_is_not_recovered(self, server: Running) -> None:
         async with server.client(ready=False) as ann:
             await ann.send(type="subscribe", id="s", channel="room:1")
             await ann.silence()
@@ -143,7 +143,7 @@ async def _ticket(server: Running) -> str:
 
 
 class TestResume:
-    async def test_from_a_position_the_missed_events_come_once_and_in_order(self, server: Running) -> None:
+    async def test_resume_delivers_missed_events_once_in_order(self, server: Running) -> None:
         async with server.client() as ann:
             epoch = (await ann.subscribe("room:1"))["epoch"]
         sent = await say(server, "one", "two", "three")
@@ -155,7 +155,7 @@ class TestResume:
             await say(server, "four")
             assert (await ann.until("chat.message"))["offset"] == 4
 
-    async def test_from_nothing_all_is_replayed(self, server: Running) -> None:
+    async def test_resume_from_offset_zero_replays_everything(self, server: Running) -> None:
         async with server.client() as ann:
             epoch = (await ann.subscribe("room:1"))["epoch"]
             await say(server, "one")
@@ -164,7 +164,7 @@ class TestResume:
             reply = await ann.subscribe("room:1", since={"epoch": epoch, "offset": 0})
             assert (reply["recovered"], texts(reply["events"])) == (True, ["one"])
 
-    async def test_up_to_date_there_is_nothing_to_replay(self, server: Running) -> None:
+    async def test_resume_at_the_head_replays_nothing(self, server: Running) -> None:
         sent = await say(server, "one")
         async with server.client() as ann:
             since = {"epoch": sent[0]["epoch"], "offset": 1, "id": sent[0]["id"]}
@@ -172,16 +172,14 @@ class TestResume:
             assert (reply["recovered"], reply["events"]) == (True, [])
 
     @pytest.mark.parametrize("change", [{"epoch": "another"}, {"id": "another"}, {"offset": 9}])
-    async def test_a_position_that_is_not_of_this_stream_is_never_recovered(
-        self, server: Running, change: dict[str, Any]
-    ) -> None:
+    async def test_position_of_another_stream_is_not_recovered(self, server: Running, change: dict[str, Any]) -> None:
         sent = await say(server, "one", "two")
         since = {"epoch": sent[0]["epoch"], "offset": 1, "id": sent[0]["id"]} | change
         async with server.client() as ann:
             reply = await ann.subscribe("room:1", since=since)
             assert (reply["recovered"], reply["events"], reply["offset"]) == (False, [], 2)
 
-    async def test_more_than_one_reply_may_hold_is_announced_and_can_be_paged(self) -> None:
+    async def test_gap_larger_than_a_reply_is_not_recovered_and_can_be_paged(self) -> None:
         async with serving(outbox={"recovery_bytes": 1024}) as server:
             sent = await say(server, "first", *["x" * 400] * 5)
             async with server.client() as ann:
@@ -198,7 +196,7 @@ class TestResume:
 
 
 class TestHistory:
-    async def test_pages_in_both_directions(self, server: Running) -> None:
+    async def test_history_pages_in_both_directions(self, server: Running) -> None:
         await say(server, *(str(number) for number in range(1, 11)))
 
         async with server.client() as ann:
@@ -214,7 +212,7 @@ class TestHistory:
             assert await page(after=8) == ([9, 10], False)
             assert await page(after=2, before=5) == ([3, 4], False)
 
-    async def test_needs_the_right_and_a_history(self, server: Running) -> None:
+    async def test_history_needs_the_right_and_a_channel_with_history(self, server: Running) -> None:
         grants = [{"channel": "room:*", "rights": ["subscribe"]}]
         async with server.client(grants=grants) as ann:
             await ann.subscribe("room:1")
@@ -224,7 +222,7 @@ class TestHistory:
             assert (await ann.ask("presence", channel="board:1"))["code"] == "no_presence"
 
 
-async def test_latest_events_come_as_a_snapshot_then_as_changes(server: Running) -> None:
+async def test_latest_events_are_sent_as_snapshot_then_changes(server: Running) -> None:
     async def price(symbol: str, value: float) -> None:
         await server.publish("board:1", {"type": "ticker.price", "data": {"symbol": symbol, "price": value}})
 
@@ -242,7 +240,7 @@ async def test_latest_events_come_as_a_snapshot_then_as_changes(server: Running)
         assert "offset" not in event
 
 
-async def test_changes_within_a_window_come_as_one_frame(server: Running) -> None:
+async def test_changes_within_a_window_are_one_frame(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("board:1")
         events = [
@@ -256,7 +254,7 @@ async def test_changes_within_a_window_come_as_one_frame(server: Running) -> Non
         await ann.silence()
 
 
-async def test_the_backend_can_end_a_subscription(server: Running) -> None:
+async def test_backend_unsubscribes_a_user(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         async with server.http.post(

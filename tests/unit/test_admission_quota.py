@@ -97,7 +97,7 @@ async def stage() -> AsyncIterator[Stage]:
     assert stage.clock.pending == 0
 
 
-async def test_a_cap_is_reached_by_all_nodes_together(stage: Stage) -> None:
+async def test_cap_counts_the_connections_of_all_nodes(stage: Stage) -> None:
     stage.store.elsewhere = {OF_ACME: 3, OF_ANN: 2}
     await stage.enter(ANN)
     assert await stage.refused(ANN) == "connections_per_user"
@@ -108,7 +108,7 @@ async def test_a_cap_is_reached_by_all_nodes_together(stage: Stage) -> None:
     assert stage.store.claimed == {OF_ACME: 2, OF_ANN: 1, OF_BEN: 1}
 
 
-async def test_whoever_is_refused_leaves_no_trace(stage: Stage) -> None:
+async def test_refused_connection_leaves_no_claim(stage: Stage) -> None:
     stage.store.elsewhere = {OF_ANN: 3}
     assert await stage.refused(ANN) == "connections_per_user"
     assert stage.store.claimed == {OF_ACME: 1}, "the tenant had room for it"
@@ -117,7 +117,7 @@ async def test_whoever_is_refused_leaves_no_trace(stage: Stage) -> None:
     assert stage.quota._local == {}
 
 
-async def test_this_nodes_own_count_needs_no_question(stage: Stage) -> None:
+async def test_cap_reached_on_this_node_calls_no_store(stage: Stage) -> None:
     for _ in range(3):
         await stage.enter(ANN)
     calls = stage.store.calls
@@ -125,7 +125,7 @@ async def test_this_nodes_own_count_needs_no_question(stage: Stage) -> None:
     assert stage.store.calls == calls
 
 
-async def test_a_crowd_that_leaves_is_told_of_in_one_call(stage: Stage) -> None:
+async def test_many_releases_make_one_call_of_the_store(stage: Stage) -> None:
     seats = [await stage.enter(identity) for identity in (ANN, ANN, BEN)]
     calls = stage.store.calls
     for slot in seats:
@@ -136,7 +136,7 @@ async def test_a_crowd_that_leaves_is_told_of_in_one_call(stage: Stage) -> None:
     assert stage.store.calls == calls + 1
 
 
-async def test_what_is_held_is_claimed_again_and_again(stage: Stage) -> None:
+async def test_claims_are_renewed_periodically(stage: Stage) -> None:
     await stage.enter(ANN)
     for _ in range(3):
         stage.store.claimed.clear()
@@ -144,7 +144,7 @@ async def test_what_is_held_is_claimed_again_and_again(stage: Stage) -> None:
         assert stage.store.claimed == {OF_ACME: 1, OF_ANN: 1}
 
 
-async def test_without_the_store_this_nodes_own_caps_hold(stage: Stage) -> None:
+async def test_caps_of_this_node_hold_while_the_store_is_away(stage: Stage) -> None:
     stage.store.elsewhere = {OF_ANN: 3}
     stage.store.away = True
     for _ in range(3):
@@ -154,7 +154,7 @@ async def test_without_the_store_this_nodes_own_caps_hold(stage: Stage) -> None:
     assert stage.store.calls == 1, "one waits for the store to fail, not everybody"
 
 
-async def test_on_its_return_the_store_learns_all_and_is_asked_again(stage: Stage) -> None:
+async def test_store_gets_all_claims_after_its_return(stage: Stage) -> None:
     stage.store.away = True
     seats = [await stage.enter(identity) for identity in (ANN, ANN, BEN)]
     await stage.pass_time(3 * RENEWAL_INTERVAL)
@@ -167,7 +167,7 @@ async def test_on_its_return_the_store_learns_all_and_is_asked_again(stage: Stag
     assert stage.unshared == 3
 
 
-async def test_a_connection_that_ends_while_the_store_is_asked_is_given_back(stage: Stage) -> None:
+async def test_connection_that_ends_during_a_claim_is_released(stage: Stage) -> None:
     stage.store.gate.clear()
     entering = asyncio.create_task(stage.enter(ANN))
     await asyncio.sleep(0)

@@ -42,25 +42,25 @@ def stage() -> Stage:
     return Stage()
 
 
-def test_client_in_a_loop_counts_once(stage: Stage) -> None:
+def test_client_that_reconnects_in_a_loop_counts_once(stage: Stage) -> None:
     for _ in range(600):
-        stage.clients.connected(HERE, ANN)
-        stage.clients.slow(HERE, ANN)
-        stage.clients.closed(HERE, ANN, 1006)
+        stage.clients.record_connect(HERE, ANN)
+        stage.clients.record_slow_consumer(HERE, ANN)
+        stage.clients.record_close(HERE, ANN, 1006)
         stage.clock.advance(1.0)
     assert [stage.value(name) for name in ("connect", "close", "abnormal_close", "slow")] == [1, 1, 1, 1]
 
 
 def test_users_at_one_address_and_one_user_at_two_addresses_are_different_clients(stage: Stage) -> None:
     for network, identity in ((HERE, ANN), (HERE, BEN), (ELSEWHERE, ANN), (HERE, Identity("blue", "ann"))):
-        stage.clients.connected(network, identity)
+        stage.clients.record_connect(network, identity)
     assert stage.value("connect") == 4
 
 
 def test_anonymous_connections_of_an_address_are_one_client(stage: Stage) -> None:
     for network in (HERE, HERE, ELSEWHERE):
-        stage.clients.connected(network, NOBODY)
-        stage.clients.closed(network, None, 4408)
+        stage.clients.record_connect(network, NOBODY)
+        stage.clients.record_close(network, None, 4408)
     assert stage.value("connect") == stage.value("close") == 2
 
 
@@ -68,15 +68,15 @@ def test_anonymous_connections_of_an_address_are_one_client(stage: Stage) -> Non
     ("code", "abnormal"),
     [(1000, 0), (1001, 0), (1012, 0), (4401, 0), (4450, 0), (1006, 1), (1011, 1), (1013, 1), (4408, 1)],
 )
-def test_abnormal_close_is_one_by_its_code(stage: Stage, code: int, abnormal: int) -> None:
-    stage.clients.closed(HERE, ANN, code)
+def test_abnormal_close_is_recognised_by_its_code(stage: Stage, code: int, abnormal: int) -> None:
+    stage.clients.record_close(HERE, ANN, code)
     assert (stage.value("close"), stage.value("abnormal_close")) == (1, abnormal)
 
 
-def test_clients_are_forgotten_when_their_window_is_over(stage: Stage) -> None:
-    stage.clients.connected(HERE, ANN)
-    stage.clients.closed(HERE, ANN, 1006)
-    stage.clients.slow(HERE, ANN)
+def test_clients_are_evicted_after_their_window(stage: Stage) -> None:
+    stage.clients.record_connect(HERE, ANN)
+    stage.clients.record_close(HERE, ANN, 1006)
+    stage.clients.record_slow_consumer(HERE, ANN)
     stage.clock.advance(CONNECT_WINDOW + 1)
     assert (stage.value("connect"), stage.value("close")) == (0, 1)
     stage.clock.advance(CLOSE_WINDOW - CONNECT_WINDOW)
@@ -84,41 +84,39 @@ def test_clients_are_forgotten_when_their_window_is_over(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("identity", [NOBODY, ANN], ids=["anonymous", "one user"])
-async def test_connections_that_most_have_the_client_of_are_clients_of_their_own(
-    stage: Stage, identity: Identity
-) -> None:
+async def test_connections_of_a_shared_client_count_one_by_one(stage: Stage, identity: Identity) -> None:
     """They come through a proxy that `proxy.hops` leaves out. They leave before they come back, so it must be remembered."""
     seats = [stage.admission.slots.acquire(HERE) for _ in range(MANY)]
     for slot in seats:
         await slot.identify(identity)
     for slot in seats:
-        stage.clients.closed(HERE, identity, 1006)
+        stage.clients.record_close(HERE, identity, 1006)
         slot.release()
     for _ in range(MANY):
-        stage.clients.connected(HERE, identity)
+        stage.clients.record_connect(HERE, identity)
     assert stage.value("abnormal_close") == stage.value("connect") == MANY
     stage.clock.advance(CLOSE_WINDOW + 1)
     for _ in range(MANY):
-        stage.clients.connected(HERE, identity)
+        stage.clients.record_connect(HERE, identity)
     assert stage.value("connect") == 1, "it has not been so many for long"
 
 
-async def test_user_in_a_loop_behind_the_proxy_of_all_counts_once(stage: Stage) -> None:
+async def test_user_in_a_loop_behind_a_shared_proxy_counts_once(stage: Stage) -> None:
     for number in range(MANY):
         await stage.admission.slots.acquire(HERE).identify(Identity("red", f"user-{number}"))
     for _ in range(100):
-        stage.clients.connected(HERE, ANN)
+        stage.clients.record_connect(HERE, ANN)
     assert stage.value("connect") == 1
 
 
 async def test_address_with_most_of_a_few_connections_is_one_client(stage: Stage) -> None:
     for _ in range(MANY - 1):
         await stage.admission.slots.acquire(HERE).identify(NOBODY)
-        stage.clients.connected(HERE, NOBODY)
+        stage.clients.record_connect(HERE, NOBODY)
     assert stage.value("connect") == 1
 
 
-def test_number_of_recent_keys_is_bounded_and_the_oldest_is_forgotten() -> None:
+def test_recent_keys_evict_the_oldest_above_the_maximum() -> None:
     clock = FakeClock()
     keys: RecentKeys[int] = RecentKeys(clock, 60.0, 10)
     for number in range(25):

@@ -86,9 +86,7 @@ def test_refusal_has_the_cause_of_its_error(stage: Stage, error: ServiceError, c
     ],
     ids=["all from one address", "two thirds", "half"],
 )
-def test_limit_of_an_address_that_most_come_from_is_the_services(
-    stage: Stage, taken: Callable[[int], str], cause: str
-) -> None:
+def test_limit_of_a_shared_address_has_the_cause_service(stage: Stage, taken: Callable[[int], str], cause: str) -> None:
     """It is a proxy's, and `proxy.hops` is too low: one client's limit refuses everybody."""
     for number in range(MANY):
         stage.admission.slots.acquire(taken(number))
@@ -106,7 +104,7 @@ def test_address_with_most_of_a_few_connections_is_no_proxy(stage: Stage) -> Non
     assert stage.count("client") == 1
 
 
-def test_one_scanner_is_one_address_and_forgotten_in_time(stage: Stage) -> None:
+def test_refused_address_counts_once_until_its_window_ends(stage: Stage) -> None:
     refused = ServiceError(ErrorCode.INVALID_TOKEN, "")
     for _ in range(1_000):
         stage.refusals.count(refused, "upgrade", HERE)
@@ -120,7 +118,7 @@ def test_one_scanner_is_one_address_and_forgotten_in_time(stage: Stage) -> None:
     assert stage.addresses == 0
 
 
-def test_number_of_kept_addresses_is_bounded(stage: Stage) -> None:
+def test_refused_addresses_are_bounded(stage: Stage) -> None:
     refused = ServiceError(ErrorCode.INVALID_TOKEN, "")
     for number in range(MAX_ADDRESSES + 25):
         stage.refusals.count(refused, "ticket", str(number))

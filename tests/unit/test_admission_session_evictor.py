@@ -76,7 +76,7 @@ async def stage() -> AsyncIterator[Stage]:
     await stage.close()
 
 
-async def test_who_comes_and_goes_is_said_once_and_who_stays_now_and_then(stage: Stage) -> None:
+async def test_changes_are_reported_once_and_open_sessions_renewed(stage: Stage) -> None:
     stage.evictor.add(ANN, "a")
     stage.evictor.add(ANN, "b")
     stage.evictor.add(anonymous("acme"), "x")
@@ -92,14 +92,14 @@ async def test_who_comes_and_goes_is_said_once_and_who_stays_now_and_then(stage:
     assert await stage.pass_time(2 * RENEWAL_INTERVAL) == []
 
 
-async def test_those_that_are_too_many_are_ended(stage: Stage) -> None:
+async def test_sessions_over_the_cap_are_closed(stage: Stage) -> None:
     stage.store.oldest = ["elsewhere"]
     stage.evictor.add(ANN, "a")
     await stage.pass_time(RELEASE_DELAY)
     assert stage.ended == ["elsewhere"]
 
 
-async def test_what_could_not_be_said_is_said_with_the_next_renewal(stage: Stage) -> None:
+async def test_failed_report_is_repeated_with_the_next_renewal(stage: Stage) -> None:
     stage.store.away = True
     stage.evictor.add(ANN, "a")
     stage.evictor.add(ANN, "b")
@@ -111,7 +111,7 @@ async def test_what_could_not_be_said_is_said_with_the_next_renewal(stage: Stage
     assert await stage.pass_time(RENEWAL_INTERVAL) == [([], ["a"], [])]
 
 
-async def test_where_more_are_refused_there_are_no_lines() -> None:
+async def test_refuse_mode_keeps_no_session_order() -> None:
     stage = Stage(Limits(connections_per_user=2))
     stage.evictor.add(ANN, "a")
     stage.evictor.remove(ANN, "a")

@@ -120,7 +120,7 @@ async def world(*before: Callable[[World], Any]) -> AsyncIterator[World]:
         await made.bus.close()
 
 
-async def test_what_is_published_is_taken_as_it_comes() -> None:
+async def test_published_events_are_handled_in_order() -> None:
     async with world() as made:
         one = await made.publish()
         await made.publish(Delivery.LATEST, "k", b"7")
@@ -130,7 +130,7 @@ async def test_what_is_published_is_taken_as_it_comes() -> None:
         assert follower.readings == 0
 
 
-async def test_at_the_start_the_state_is_taken_and_the_stream_is_not() -> None:
+async def test_start_handles_the_state_and_skips_the_stream() -> None:
     async with world(lambda made: made.publish(), lambda made: made.publish(Delivery.LATEST, "k", b"7")) as made:
         assert (made.follower.durable, made.follower.state) == ([], {"k": b"7"})
         made.line.mend()
@@ -140,7 +140,7 @@ async def test_at_the_start_the_state_is_taken_and_the_stream_is_not() -> None:
         assert made.follower.durable == []
 
 
-async def test_what_was_missed_is_read_in_order_before_what_is_newer() -> None:
+async def test_missed_events_are_handled_before_newer_ones() -> None:
     async with world() as made:
         made.line.cut()
         await made.publish()
@@ -151,7 +151,7 @@ async def test_what_was_missed_is_read_in_order_before_what_is_newer() -> None:
         assert made.follower.durable == made.published
 
 
-async def test_it_tries_again_until_the_broker_answers() -> None:
+async def test_read_retries_until_the_broker_answers() -> None:
     async with world() as made:
         made.line.go_away()
         await made.publish()
@@ -169,7 +169,7 @@ async def test_it_tries_again_until_the_broker_answers() -> None:
         assert made.follower.durable == made.published
 
 
-async def test_a_store_that_started_anew_is_read_and_told_of() -> None:
+async def test_new_epoch_is_read_and_reported() -> None:
     async with world() as made:
         await made.publish()
         await made.publish(Delivery.LATEST, "k", b"6")
@@ -186,7 +186,7 @@ async def test_a_store_that_started_anew_is_read_and_told_of() -> None:
         assert made.follower.restarts == 1
 
 
-async def test_what_another_replica_still_has_is_not_taken_again() -> None:
+async def test_events_of_an_older_replica_are_not_handled_again() -> None:
     async with world(lambda made: made.publish()) as made:
         await made.publish()
         await made.publish()
@@ -206,7 +206,7 @@ async def test_what_another_replica_still_has_is_not_taken_again() -> None:
         assert made.follower.durable == [*made.published[1:3], *made.published[4:]]
 
 
-async def test_a_mark_that_is_ahead_is_a_reason_to_read_and_others_are_not() -> None:
+async def test_only_a_head_that_is_ahead_starts_a_read() -> None:
     async with world() as made:
         await made.publish()
         following = made.follower.following
@@ -224,7 +224,7 @@ async def test_a_mark_that_is_ahead_is_a_reason_to_read_and_others_are_not() -> 
         assert made.follower.durable == made.published
 
 
-async def test_an_event_that_is_not_understood_keeps_no_other_back() -> None:
+async def test_undecodable_event_does_not_stop_the_others() -> None:
     async with world() as made:
         await made.publish(data=b"bad")
         good = await made.publish()
@@ -236,7 +236,7 @@ async def test_an_event_that_is_not_understood_keeps_no_other_back() -> None:
         assert made.follower.durable == [good, last]
 
 
-async def test_a_start_that_fails_says_so() -> None:
+async def test_failed_start_raises() -> None:
     made = World()
     made.line.go_away()
     with pytest.raises(ServiceError) as error:
@@ -255,7 +255,7 @@ STEPS = st.lists(
 
 @given(STEPS, st.data())
 @settings(max_examples=150, deadline=None)
-def test_whatever_the_line_does_every_command_is_taken_once_and_in_order(steps: list[str], data: st.DataObject) -> None:
+def test_any_line_fault_leaves_every_command_handled_once_in_order(steps: list[str], data: st.DataObject) -> None:
     asyncio.run(_walk(steps, data))
 
 

@@ -20,67 +20,67 @@ CONNECT_WINDOW = 120.0
 """Seconds that a client is counted after it connected: the alert on it is about a burst."""
 CLOSE_WINDOW = 300.0
 """Seconds that a client is counted after a connection of it closed."""
-MIN_KEPT = 10_000
-"""Clients that each count can hold; more where `limits.connections` is more, so that a storm of all of them is counted whole."""
+MIN_CLIENTS = 10_000
+"""Clients that each count can hold. It holds `limits.connections` if that is more, so that a storm of all is counted whole."""
 
 _ABNORMAL = frozenset(
     close.code for close in (CloseCode.ABNORMAL, CloseCode.INTERNAL, CloseCode.OVERLOAD, CloseCode.DEADLINE)
 )
-"""Close codes of connections that are broken off or end by a fault."""
+"""Close codes of connections that were cut or ended by a fault."""
 
 
 class RecentClients:
-    """Of one node. A client is a user at an address, or for connections without a user an address.
+    """Counts the recent clients of one node. A client is a user at an address; without a user, an address.
 
-    Where so many connections have the same user and address that they must be many clients, each connection counts as one:
-    they come through a proxy that `proxy.hops` leaves out, or through one NAT.
+    If most connections have the same user and address, they come through one NAT, or a proxy that `proxy.hops` leaves out. Then each
+    connection counts as a client.
     """
 
-    def __init__(self, slots: Slots, connections: int, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, slots: Slots, max_connections: int, clock: Clock, metrics: Metrics) -> None:
         self._slots = slots
         self._clock = clock
-        most = max(MIN_KEPT, connections)
-        self._connected: RecentKeys[int] = RecentKeys(clock, CONNECT_WINDOW, most)
-        self._closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, most)
-        self._abnormally_closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, most)
-        self._slow: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, most)
+        max_clients = max(MIN_CLIENTS, max_connections)
+        self._connected: RecentKeys[int] = RecentKeys(clock, CONNECT_WINDOW, max_clients)
+        self._closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, max_clients)
+        self._abnormally_closed: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, max_clients)
+        self._slow: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, max_clients)
         self._serial = count()
-        self._crowd: tuple[str, str, str] | None = None
-        """The user and address that most connections had, until `_crowd_until`: in a storm they leave before they come back."""
-        self._crowd_until = 0.0
+        self._shared: tuple[str, str, str] | None = None
+        """The client that most connections had. Remembered until `_shared_until`: in a storm they close before they reconnect."""
+        self._shared_until = 0.0
         metrics.clients.recent_connect_clients.set_function(self._connected.__len__)
         metrics.clients.recent_close_clients.set_function(self._closed.__len__)
         metrics.clients.recent_abnormal_close_clients.set_function(self._abnormally_closed.__len__)
         metrics.clients.recent_slow_clients.set_function(self._slow.__len__)
 
-    def connected(self, network: str, identity: Identity) -> None:
-        """Counts the client of a connection that is authenticated."""
+    def record_connect(self, network: str, identity: Identity) -> None:
+        """Counts the client of a connection that has authenticated."""
         self._connected.add(self._key(network, identity))
 
-    def closed(self, network: str, identity: Identity | None, code: int) -> None:
-        """Counts the client of a connection that closed with this code. Call it while the connection has its seat."""
+    def record_close(self, network: str, identity: Identity | None, code: int) -> None:
+        """Counts the client of a connection that closed with this code. Call it before the connection releases its slot."""
         key = self._key(network, identity)
         self._closed.add(key)
         if code in _ABNORMAL:
             self._abnormally_closed.add(key)
 
-    def slow(self, network: str, identity: Identity) -> None:
+    def record_slow_consumer(self, network: str, identity: Identity) -> None:
         """Counts the client of a connection that is closed because it does not read fast enough."""
         self._slow.add(self._key(network, identity))
 
     def _key(self, network: str, identity: Identity | None) -> int:
-        # Hashes: ten thousands of them are kept, and no names.
+        # A hash takes less memory than the names, and keeps none of them.
         tenant, user = (identity.tenant, identity.user) if identity is not None and identity.user else ("", "")
         client = (network, tenant, user)
-        return next(self._serial) if self._is_crowd(client) else hash(client)
+        return next(self._serial) if self._is_shared(client) else hash(client)
 
-    def _is_crowd(self, client: tuple[str, str, str]) -> bool:
-        """Whether so many connections have, or had a moment ago, this address and user that they must be many clients."""
+    def _is_shared(self, client: tuple[str, str, str]) -> bool:
+        """Whether most connections have, or recently had, this address and user, so that they must be many clients."""
         slots = self._slots
         network, tenant, user = client
         if slots.is_proxy(network):
-            held = slots.quota.count(QuotaScope(tenant, user)) if user else slots.total
-            if 2 * held > slots.total:
-                self._crowd, self._crowd_until = client, self._clock.monotonic() + CLOSE_WINDOW
+            connections = slots.quota.count(QuotaScope(tenant, user)) if user else slots.total
+            if 2 * connections > slots.total:
+                self._shared, self._shared_until = client, self._clock.monotonic() + CLOSE_WINDOW
                 return True
-        return client == self._crowd and self._clock.monotonic() < self._crowd_until
+        return client == self._shared and self._clock.monotonic() < self._shared_until

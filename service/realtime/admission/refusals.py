@@ -1,7 +1,7 @@
-"""Counts clients that are refused, and says whose part it is to change something.
+"""Counts refused clients by cause: the client, the service, or a drain.
 
-One client that tries again and again must not look like an outage, and an outage must not look like one client. So each refusal
-has a cause, and of refusals that are the client's the addresses are counted too.
+One client that retries in a loop must not look like an outage, and an outage must not look like one client. So each refusal has a
+cause, and for refusals that the client causes the different addresses are counted, too.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from service.telemetry.metrics import Metrics
 Door = Literal["upgrade", "hello", "ticket"]
 """Where a client is refused."""
 Cause = Literal["client", "service", "draining"]
-"""`client`: what it sent, or a limit of its own. `service`: a limit or a fault of this node. `draining`: the node goes away."""
+"""`client`: its own message or limit. `service`: a limit or a fault of this node. `draining`: the node shuts down."""
 
 WINDOW = 300.0
 """Seconds that a refused address is counted."""
 MAX_ADDRESSES = 10_000
-"""Refused addresses that are kept; with more, the one refused longest ago is forgotten."""
+"""Refused addresses that are counted; with more, the one refused longest ago is evicted."""
 
-_SERVICE = frozenset({ErrorCode.OVERLOADED, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.INTERNAL})
-_OWN_CAPS = frozenset({"connections_per_ip", "connections_per_user"})
+_SERVICE_CODES = frozenset({ErrorCode.OVERLOADED, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.INTERNAL})
+_CLIENT_CAPS = frozenset({"connections_per_ip", "connections_per_user"})
 """Caps that one client alone can reach."""
 
 
 class Refusals:
-    """Of one node."""
+    """Counts the refusals of one node."""
 
     def __init__(self, slots: Slots, clock: Clock, metrics: Metrics) -> None:
         self._slots = slots
@@ -48,10 +48,10 @@ class Refusals:
     def _cause(self, error: ServiceError, network: str) -> Cause:
         if error.code is ErrorCode.DRAINING:
             return "draining"
-        if error.code in _SERVICE:
+        if error.code in _SERVICE_CODES:
             return "service"
-        if error.code is ErrorCode.TOO_MANY_CONNECTIONS and error.details.get("scope") not in _OWN_CAPS:
+        if error.code is ErrorCode.TOO_MANY_CONNECTIONS and error.details.get("scope") not in _CLIENT_CAPS:
             return "service"
         if error.code in (ErrorCode.TOO_MANY_CONNECTIONS, ErrorCode.RATE_LIMITED) and self._slots.is_proxy(network):
-            return "service"  # `proxy.hops` is too low: the limits of one address refuse everybody
+            return "service"  # `proxy.hops` is too low: the limits of one address refuse all clients
         return "client"

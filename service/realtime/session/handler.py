@@ -318,7 +318,7 @@ def _count_close(node: Node, network: str, identity: Identity | None, code: int)
     """Call it before the connection gives its seat back."""
     label = str(code)
     node.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
-    node.recent_clients.closed(network, identity, code)
+    node.recent_clients.record_close(network, identity, code)
 
 
 def _count_in(node: Node, kind: str, message: str | Raw) -> None:

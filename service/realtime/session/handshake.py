@@ -82,7 +82,7 @@ def greet(
     )
     connection.greet(welcome, head)
     node.metrics.connections.connects.labels(credentials).inc()
-    node.recent_clients.connected(slot.network, identity)
+    node.recent_clients.record_connect(slot.network, identity)
     return connection
 
 

@@ -164,7 +164,7 @@ async def stage() -> AsyncIterator[Stage]:
         yield Stage(server, broker, clock)
 
 
-async def test_what_is_missing_comes_before_what_shows_that_it_is(stage: Stage) -> None:
+async def test_missed_events_are_delivered_before_the_event_after_the_gap(stage: Stage) -> None:
     async with stage.client("ann") as ann, stage.client("ben") as ben:
         await stage.publish()
         await stage.lose(3)
@@ -177,7 +177,7 @@ async def test_what_is_missing_comes_before_what_shows_that_it_is(stage: Stage) 
     await stage.server.at_rest()
 
 
-async def test_an_interruption_is_repaired_without_waiting_for_another_event(stage: Stage) -> None:
+async def test_interruption_is_recovered_without_another_event(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.lose(2)
         stage.broker.interrupted()
@@ -186,7 +186,7 @@ async def test_an_interruption_is_repaired_without_waiting_for_another_event(sta
         assert await stage.count("gaps_total", cause="interruption") == 1
 
 
-async def test_an_interruption_that_lost_nothing_reads_no_stream(stage: Stage) -> None:
+async def test_interruption_without_loss_reads_no_stream(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.publish()
         assert await stage.offsets(ann, 1) == [1]
@@ -199,7 +199,7 @@ async def test_an_interruption_that_lost_nothing_reads_no_stream(stage: Stage) -
         assert await stage.count("interruptions_total") == 1
 
 
-async def test_a_loss_that_nobody_tells_of_is_found_by_the_check(stage: Stage) -> None:
+async def test_silent_loss_is_found_by_the_position_check(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.lose(1)
         stage.clock.advance(CHECK)
@@ -210,7 +210,7 @@ async def test_a_loss_that_nobody_tells_of_is_found_by_the_check(stage: Stage) -
         assert await stage.count("gaps_total", cause="check") == 1
 
 
-async def test_an_event_on_its_way_is_no_gap_to_the_check(stage: Stage) -> None:
+async def test_event_in_flight_is_no_gap_for_the_position_check(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         stage.broker.held = []
         await stage.publish()
@@ -222,7 +222,7 @@ async def test_an_event_on_its_way_is_no_gap_to_the_check(stage: Stage) -> None:
         assert await stage.count("gaps_total", cause="check") == 0
 
 
-async def test_an_event_that_comes_twice_is_delivered_once(stage: Stage) -> None:
+async def test_duplicate_event_is_delivered_once(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         stage.broker.doubling = True
         await stage.publish(3)
@@ -231,7 +231,7 @@ async def test_an_event_that_comes_twice_is_delivered_once(stage: Stage) -> None
         assert await stage.count("repeats_total") == 3
 
 
-async def test_what_comes_while_the_stream_is_read_comes_after_it(stage: Stage) -> None:
+async def test_events_during_a_recovery_are_delivered_after_it(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.lose(1)
         stage.broker.gate = asyncio.Event()
@@ -246,7 +246,7 @@ async def test_what_comes_while_the_stream_is_read_comes_after_it(stage: Stage) 
         await ann.silence()
 
 
-async def test_a_broker_that_is_away_is_asked_again(stage: Stage) -> None:
+async def test_recovery_retries_while_the_broker_is_away(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         stage.broker.away = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")
         await stage.lose(1)
@@ -261,7 +261,7 @@ async def test_a_broker_that_is_away_is_asked_again(stage: Stage) -> None:
         assert await stage.count("repair_failures_total") == 1
 
 
-async def test_a_new_epoch_is_told_in_place_and_the_subscription_goes_on(stage: Stage) -> None:
+async def test_new_epoch_resyncs_the_subscription_in_place(stage: Stage) -> None:
     async with stage.client("ann") as ann, stage.client("ben") as ben:
         await stage.publish(2)
         assert await stage.offsets(ann, 2) == await stage.offsets(ben, 2) == [1, 2]
@@ -283,7 +283,7 @@ async def test_a_new_epoch_is_told_in_place_and_the_subscription_goes_on(stage: 
         assert (await ben.subscribe("room:1", since=since))["recovered"] is True
 
 
-async def test_a_member_without_history_and_presence_gets_what_is_repaired_and_announced(stage: Stage) -> None:
+async def test_member_without_history_and_presence_gets_recovered_events(stage: Stage) -> None:
     """What a node missed comes to a member as live events do: they belong to subscribing."""
     grant = {"channel": "room:*", "rights": ["subscribe"]}
     async with stage.client("ann") as ann, stage.server.client("ben", grants=[grant]) as ben:
@@ -304,7 +304,7 @@ async def test_a_member_without_history_and_presence_gets_what_is_repaired_and_a
         await ann.until("subscribed", id=None, epoch="second")
 
 
-async def test_a_join_during_a_repair_shows_no_history_to_those_who_may_not_read_it(stage: Stage) -> None:
+async def test_join_during_a_recovery_shows_no_history_without_the_right(stage: Stage) -> None:
     grant = {"channel": "room:*", "rights": ["subscribe"]}
     async with stage.client("ann") as ann, stage.server.client("ben", grants=[grant]) as ben:
         await stage.publish()
@@ -324,7 +324,7 @@ async def test_a_join_during_a_repair_shows_no_history_to_those_who_may_not_read
         assert await stage.offsets(ann, 1) == await stage.offsets(ben, 1) == [5]
 
 
-async def test_who_joins_in_the_new_epoch_is_not_told_of_it_twice(stage: Stage) -> None:
+async def test_member_that_joins_in_a_new_epoch_is_not_resynced(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.publish(2)
         assert await stage.offsets(ann, 2) == [1, 2]
@@ -340,7 +340,7 @@ async def test_who_joins_in_the_new_epoch_is_not_told_of_it_twice(stage: Stage) 
             assert [(await ann.until("chat.message"))["offset"] for _ in range(2)] == [3, 4]
 
 
-async def test_more_than_the_stream_keeps_is_announced(stage: Stage) -> None:
+async def test_gap_larger_than_the_stream_resyncs(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.publish()
         assert await stage.offsets(ann, 1) == [1]
@@ -353,7 +353,7 @@ async def test_more_than_the_stream_keeps_is_announced(stage: Stage) -> None:
         assert await stage.count("publish_to_write_seconds_sum") < 60, "the announcement is timed from when it was made"
 
 
-async def test_a_lost_change_of_state_is_repaired_with_the_newest_values(stage: Stage) -> None:
+async def test_lost_state_change_is_recovered_with_the_newest_values(stage: Stage) -> None:
     async def price(symbol: str, value: float) -> None:
         event = {"type": "ticker.price", "data": {"symbol": symbol, "price": value}}
         await stage.server.publish("board:1", event)
@@ -376,7 +376,7 @@ async def test_a_lost_change_of_state_is_repaired_with_the_newest_values(stage: 
         assert [(event["key"], event["rev"], event["data"]["price"]) for event in got] == [("A", 4, 3), ("B", 5, 2)]
 
 
-async def test_a_channel_without_history_has_nothing_to_lose(stage: Stage) -> None:
+async def test_channel_without_history_resyncs_without_a_loss(stage: Stage) -> None:
     async with stage.client("ann", "board:1") as ann:
         event = {"type": "ticker.price", "data": {"symbol": "A", "price": 1}}
         await stage.server.publish("board:1", event)
@@ -390,7 +390,7 @@ async def test_a_channel_without_history_has_nothing_to_lose(stage: Stage) -> No
         assert [value["rev"] for value in told["state"]] == [2]
 
 
-async def test_a_snapshot_ahead_of_its_room_brings_nothing_twice(stage: Stage) -> None:
+async def test_snapshot_ahead_of_its_room_delivers_nothing_twice(stage: Stage) -> None:
     """The reply to a subscribe may overtake the messages that are on their way to the node."""
     async with stage.client("ann") as ann:
         await stage.publish()
@@ -407,7 +407,7 @@ async def test_a_snapshot_ahead_of_its_room_brings_nothing_twice(stage: Stage) -
             assert await stage.count("gaps_total", cause="check") == 0
 
 
-async def test_the_first_snapshot_says_where_the_order_begins(stage: Stage) -> None:
+async def test_first_snapshot_starts_the_cursor_of_the_room(stage: Stage) -> None:
     await stage.publish(3)
     stage.broker.gate = asyncio.Event()
     async with stage.server.client("ann") as ann:
@@ -422,7 +422,7 @@ async def test_the_first_snapshot_says_where_the_order_begins(stage: Stage) -> N
         assert [(await ann.until("chat.message"))["offset"] for _ in range(3)] == [4, 5, 6]
 
 
-async def test_nobody_waits_for_a_room_that_all_have_left(stage: Stage) -> None:
+async def test_recovery_ends_when_all_members_have_left(stage: Stage) -> None:
     stage.broker.away = None
     async with stage.client("ann") as ann:
         await stage.lose(1)
@@ -440,7 +440,7 @@ async def test_nobody_waits_for_a_room_that_all_have_left(stage: Stage) -> None:
         assert await stage.offsets(ann, 1) == [3]
 
 
-async def test_a_snapshot_that_the_room_has_gone_past_is_read_again(stage: Stage) -> None:
+async def test_snapshot_older_than_its_room_is_read_again(stage: Stage) -> None:
     """Of two who join a quiet channel the first may be answered last, with a snapshot from before an event."""
     async with stage.server.client("ann") as ann, stage.server.client("ben") as ben:
         gate = stage.broker.gate = asyncio.Event()
@@ -456,7 +456,7 @@ async def test_a_snapshot_that_the_room_has_gone_past_is_read_again(stage: Stage
         assert (await ben.until("chat.message"))["offset"] == 2
 
 
-async def test_a_repair_larger_than_an_outbox_makes_nobody_too_slow(stage: Stage) -> None:
+async def test_recovery_larger_than_an_outbox_closes_no_connection(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         stage.broker.losing = True
         for _ in range(40):
@@ -467,7 +467,7 @@ async def test_a_repair_larger_than_an_outbox_makes_nobody_too_slow(stage: Stage
         assert await stage.count("slow_consumers_total") == 0
 
 
-async def test_a_channel_that_cannot_be_read_keeps_no_other_from_being_repaired(stage: Stage) -> None:
+async def test_unreadable_channel_does_not_delay_other_recoveries(stage: Stage) -> None:
     async with stage.client("ann") as ann, stage.server.client("ben") as ben:
         await ben.subscribe("room:bad")
         stage.broker.unreadable = ChannelKey("default", "room:bad")
@@ -484,7 +484,7 @@ async def test_a_channel_that_cannot_be_read_keeps_no_other_from_being_repaired(
         assert (await ben.until("chat.message"))["offset"] == 1
 
 
-async def test_all_that_was_published_in_a_new_epoch_follows_its_announcement(stage: Stage) -> None:
+async def test_events_of_a_new_epoch_follow_the_resync(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.publish(2)
         assert await stage.offsets(ann, 2) == [1, 2]
@@ -497,7 +497,7 @@ async def test_all_that_was_published_in_a_new_epoch_follows_its_announcement(st
         assert await stage.count("repairs_total", outcome="announced") == 1
 
 
-async def test_a_new_epoch_of_which_too_little_is_kept_is_announced_at_its_top(stage: Stage) -> None:
+async def test_new_epoch_without_its_start_resyncs_at_its_head(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.publish(1)
         assert await stage.offsets(ann, 1) == [1]
@@ -509,7 +509,7 @@ async def test_a_new_epoch_of_which_too_little_is_kept_is_announced_at_its_top(s
         await ann.silence()
 
 
-async def test_an_event_that_takes_the_place_of_another_has_its_stream_compared(stage: Stage) -> None:
+async def test_different_event_at_a_delivered_offset_checks_the_stream(stage: Stage) -> None:
     """The store was set back: the new event is not the one that was delivered."""
     async with stage.client("ann") as ann:
         await stage.publish(3)
@@ -524,7 +524,7 @@ async def test_an_event_that_takes_the_place_of_another_has_its_stream_compared(
         assert [known.position.offset for known in stage.broker.known if known is not None][-1] == 3
 
 
-async def test_who_joins_a_stream_that_was_set_back_is_not_kept_waiting(stage: Stage) -> None:
+async def test_join_of_a_stream_that_was_set_back_does_not_wait(stage: Stage) -> None:
     async with stage.client("ann") as ann:
         await stage.publish(3)
         assert await stage.offsets(ann, 3) == [1, 2, 3]
@@ -538,7 +538,7 @@ async def test_who_joins_a_stream_that_was_set_back_is_not_kept_waiting(stage: S
             assert reads < 10, "it is not read again and again"
 
 
-async def test_comparing_one_room_does_not_put_off_the_check_of_all(stage: Stage) -> None:
+async def test_check_of_one_room_does_not_postpone_the_check_of_all(stage: Stage) -> None:
     async with stage.client("ann") as ann, stage.server.client("ben") as ben:
         await ben.subscribe("room:2")
         await stage.lose(1)
