@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes the chart's dashboards (helm/tidewire/dashboards, JSON that Grafana 10 to 12 reads) from helm/dashboards/*.yaml.
+"""Writes the chart's dashboards (helm/tidewire/dashboards, JSON that Grafana 10 to 12 reads) from helm/dashboards/*.yaml.
 
-There each panel says what it shows: a title, a meaning (what is normal, what to do), a unit, and either `lines` (expressions by
-the name of their series) or `quantiles` of a histogram. Here is what all panels have in common. `--check` writes nothing and
-fails if a file differs.
+Each panel there has a title, a description (what it shows, what is normal, what to do), a unit, and either `queries`
+(expressions by legend) or `quantiles` of a histogram. This script adds what all panels have in common. `--check` writes nothing
+and fails if a file differs.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ Kind = Literal["timeseries", "stat"]
 WIDTH = 24
 """Columns of Grafana's grid."""
 SIZES: dict[Kind, tuple[int, int]] = {"timeseries": (8, 8), "stat": (3, 4)}
-"""Columns and lines that a panel takes."""
+"""Width and height of a panel, in columns and lines."""
 SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 PLACES = {
     "%S": 'namespace=~"$namespace",job=~"$job",pod=~"$pod"',
     "%N": 'namespace=~"$namespace",pod=~"$pod"',
     "%R": "$__rate_interval",
 }
-"""What stands for what in expressions: %S is what the variables leave of the service's metrics, %N the same of others', which
-have another job."""
+"""Signs in expressions: %S selects the service's metrics by Grafana's variables; %N those of exporters with another job."""
 SCHEMA = 38
-"""Version of the dashboard's form, of Grafana 10.0; newer ones raise it by themselves."""
+"""Schema version of Grafana 10.0; newer versions of Grafana migrate it."""
 QUANTILES = {"p50": "0.5", "p99": "0.99"}
 _GREEN, _YELLOW, _RED = "green", "yellow", "red"
 
@@ -46,47 +45,49 @@ class Panel:
     """One panel."""
 
     title: str
-    meaning: str
+    description: str
     """What it shows, what is normal, what to do."""
     unit: str
     kind: Kind = "timeseries"
-    lines: dict[str, str] = field(default_factory=dict)
-    """Expressions by the name of their series."""
+    queries: dict[str, str] = field(default_factory=dict)
+    """Expressions by legend."""
     quantiles: str = ""
-    """A histogram, in the stead of lines."""
-    bounds: tuple[float, ...] = ()
-    """Where it turns yellow and red, or red; of two that fall, less is worse."""
+    """A histogram whose p50 and p99 are shown, instead of queries."""
+    thresholds: tuple[float, ...] = ()
+    """Values from which the panel is yellow and red, or red. If they fall, lower values are worse."""
     stacked: bool = False
-    most: float | None = None
+    max: float | None = None
     """The top of the scale."""
 
     @property
     def expressions(self) -> dict[str, str]:
-        """Its lines, with their variables."""
-        asked = self.lines or {
-            legend: f"histogram_quantile({share}, sum by (le) (rate({self.quantiles}_bucket{{%S}}[%R])))"
-            for legend, share in QUANTILES.items()
+        """Expressions by legend, with variables in place of the signs."""
+        queries = self.queries or {
+            legend: f"histogram_quantile({quantile}, sum by (le) (rate({self.quantiles}_bucket{{%S}}[%R])))"
+            for legend, quantile in QUANTILES.items()
         }
-        return {legend: placed(expr) for legend, expr in asked.items()}
+        return {legend: placed(expr) for legend, expr in queries.items()}
 
 
 def placed(expr: str) -> str:
-    """An expression with its variables."""
+    """Replaces the signs of an expression by Grafana's variables."""
     for sign, text in PLACES.items():
         expr = expr.replace(sign, text)
     return expr
 
 
 def read(source: Path) -> Json:
-    """A source, its panels read. Raises TypeError for a key that no panel has."""
+    """Reads a source file. Raises TypeError for an unknown key of a panel."""
     dashboard: Json = yaml.safe_load(source.read_text(encoding="utf-8"))
     for row in dashboard["rows"]:
-        row["panels"] = [Panel(**{**panel, "bounds": tuple(panel.get("bounds", ()))}) for panel in row["panels"]]
+        row["panels"] = [
+            Panel(**{**panel, "thresholds": tuple(panel.get("thresholds", ()))}) for panel in row["panels"]
+        ]
     return dashboard
 
 
 def rendered(dashboard: Json) -> Json:
-    """As Grafana imports it."""
+    """Returns the JSON that Grafana imports."""
     panels: list[Json] = []
     top = 0
     for row in dashboard["rows"]:
@@ -104,7 +105,7 @@ def rendered(dashboard: Json) -> Json:
     return {
         "uid": dashboard["uid"],
         "title": dashboard["title"],
-        "description": dashboard["meaning"],
+        "description": dashboard["description"],
         "tags": ["tidewire"],
         "schemaVersion": SCHEMA,
         "version": 1,
@@ -120,7 +121,7 @@ def rendered(dashboard: Json) -> Json:
 
 
 def _lay(row: list[Panel], panels: list[Json], top: int) -> int:
-    """Places panels from left to right, line by line; gives where the next row begins."""
+    """Places panels from left to right, line by line, and returns the top of the next row."""
     left, height = 0, 0
     for one in row:
         width, lines = SIZES[one.kind]
@@ -133,11 +134,11 @@ def _lay(row: list[Panel], panels: list[Json], top: int) -> int:
 
 
 def _panel(one: Panel, number: int, place: Json) -> Json:
-    defaults: Json = {"unit": one.unit, "thresholds": {"mode": "absolute", "steps": _steps(one.bounds)}}
-    if one.kind == "timeseries" or (one.most is not None and one.most <= 1):
+    defaults: Json = {"unit": one.unit, "thresholds": {"mode": "absolute", "steps": _steps(one.thresholds)}}
+    if one.kind == "timeseries" or (one.max is not None and one.max <= 1):
         defaults["min"] = 0
-    if one.most is not None:
-        defaults["max"] = one.most
+    if one.max is not None:
+        defaults["max"] = one.max
     if one.kind == "stat":
         defaults["color"] = {"mode": "thresholds"}
         options: Json = {
@@ -157,7 +158,7 @@ def _panel(one: Panel, number: int, place: Json) -> Json:
             "showPoints": "never",
             "spanNulls": False,
             "stacking": {"mode": "normal" if one.stacked else "none", "group": "A"},
-            "thresholdsStyle": {"mode": "line" if one.bounds else "off"},
+            "thresholdsStyle": {"mode": "line" if one.thresholds else "off"},
         }
         options = {
             "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
@@ -167,7 +168,7 @@ def _panel(one: Panel, number: int, place: Json) -> Json:
         "id": number,
         "type": one.kind,
         "title": one.title,
-        "description": one.meaning,
+        "description": one.description,
         "datasource": SOURCE,
         "gridPos": place,
         "fieldConfig": {"defaults": defaults, "overrides": []},
@@ -188,17 +189,17 @@ def _target(legend: str, expr: str, index: int) -> Json:
     }
 
 
-def _steps(bounds: tuple[float, ...]) -> list[Json]:
-    falling = len(bounds) > 1 and bounds[0] > bounds[-1]
-    colors = (_YELLOW, _RED) if len(bounds) > 1 else (_RED,)
+def _steps(thresholds: tuple[float, ...]) -> list[Json]:
+    falling = len(thresholds) > 1 and thresholds[0] > thresholds[-1]
+    colors = (_YELLOW, _RED) if len(thresholds) > 1 else (_RED,)
     if falling:  # from the worst upwards
-        values = sorted(bounds)
+        values = sorted(thresholds)
         return [
             {"color": _RED, "value": None},
             {"color": _YELLOW, "value": values[0]},
             {"color": _GREEN, "value": values[1]},
         ]
-    steps = [{"color": color, "value": bound} for color, bound in zip(colors, bounds, strict=False)]
+    steps = [{"color": color, "value": value} for color, value in zip(colors, thresholds, strict=False)]
     return [{"color": _GREEN, "value": None}, *steps]
 
 
@@ -229,7 +230,7 @@ def _variable(name: str, inside: str) -> Json:
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        # Also what has no such label at all: a node outside of Kubernetes.
+        # Also matches series without the label, as of a node outside of Kubernetes.
         "allValue": ".*",
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
         "hide": 0,
@@ -251,7 +252,7 @@ _LINK: Json = {
 
 
 def main(check: bool) -> int:
-    """Writes every dashboard, or says which are out of date."""
+    """Writes every dashboard, or reports the ones that differ."""
     stale = 0
     for source in sorted(SOURCES.glob("*.yaml")):
         dashboard = read(source)
