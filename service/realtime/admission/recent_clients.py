@@ -32,8 +32,8 @@ _ABNORMAL = frozenset(
 class RecentClients:
     """Counts the recent clients of one node. A client is a user at an address; without a user, an address.
 
-    If most connections have the same user and address, they come through one NAT, or a proxy that `proxy.hops` leaves out. Then each
-    connection counts as a client.
+    If most connections have the same user and address, they come through one NAT, or a proxy that `proxy.hops` leaves out. Then
+    each connection counts as a client.
     """
 
     def __init__(self, slots: Slots, max_connections: int, clock: Clock, metrics: Metrics) -> None:
