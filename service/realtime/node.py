@@ -311,7 +311,7 @@ class Node:
     def subscribers(self, channel: ChannelKey) -> int:
         """How many connections have joined the channel here."""
         room = self.hub.get(channel)
-        return len(room.occupants) if room is not None else 0
+        return room.member_count if room is not None else 0
 
     async def disconnect(self, tenant: str, user: str, reason: str) -> int:
         """Closes all connections that the user has here; returns how many. `control` does it on all nodes."""
@@ -378,7 +378,7 @@ class Node:
         self._drain.hurry()
 
     def _channels_with_presence(self) -> Iterator[ChannelKey]:
-        return (room.key for room in self.hub.rooms() if room.carried and room.spec.presence)
+        return (room.key for room in self.hub.rooms() if room.is_broker_subscribed and room.spec.presence)
 
 
 def _told(limits: Limits, *, anonymous: bool) -> Raw:

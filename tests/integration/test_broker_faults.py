@@ -17,7 +17,7 @@ def nothing_held(server: Running, user: str) -> None:
     node = server.service.node
     (connection,) = node.registry.of_user("default", user)
     assert connection.session.subscriptions == {}
-    assert all(connection not in room.occupants for room in node.hub.rooms())
+    assert all(not room.has_member(connection) for room in node.hub.rooms())
 
 
 @pytest.mark.parametrize("method", ["subscribe", "snapshot"])

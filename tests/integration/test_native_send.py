@@ -18,7 +18,7 @@ import pytest
 
 from service.core.channel import ChannelKey
 from service.realtime.connections.connection import Connection
-from service.realtime.delivery.broadcast import FEW
+from service.realtime.delivery.broadcast import MAX_SINGLE_WRITES
 from service.web.ws import native
 from service.web.ws.native import NativeSender
 from service.web.ws.websocket import WebSocket
@@ -26,7 +26,7 @@ from tests.autobahn.cases import LOOPS
 from tests.support.harness import API_KEY, OTHER_API_KEY, Client, Running, eventually, serving, token
 from tests.support.raw import CLOSE, HANDSHAKE, Raw, connected, frame, text, upgraded
 
-MANY = FEW + 4
+MANY = MAX_SINGLE_WRITES + 4
 ROOM = "room:1"
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 Play = Callable[[], Coroutine[Any, Any, None]]

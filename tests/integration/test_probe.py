@@ -265,7 +265,7 @@ async def test_a_connection_that_breaks_is_made_anew() -> None:
             probe._backoff.reset()
             await succeeds(server)
             assert probe._line is not line
-            assert len(probe._room.occupants) == 1
+            assert probe._room.member_count == 1
 
 
 def _is_waiting(probe: LatencyProbe) -> bool:
@@ -376,7 +376,7 @@ async def test_it_ends_with_the_node(moment: str) -> None:
             await eventually(lambda: _is_waiting(probe))
     await bus.close()
     assert failures(server, "connection") == failures(server, "timeout") == 0
-    assert not probe._room.occupants
+    assert probe._room.member_count == 0
     await eventually(lambda: _descriptors() == before, _descriptors)
 
 

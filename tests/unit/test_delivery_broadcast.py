@@ -20,13 +20,14 @@ from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.frame import Batch, Frame, FrameEncoder
 from service.realtime.connections.write_scheduler import SLICE, WriteScheduler
-from service.realtime.delivery.broadcast import FEW
-from service.realtime.delivery.hub import Hub, Room
+from service.realtime.delivery.broadcast import MAX_SINGLE_WRITES
+from service.realtime.delivery.hub import Hub
+from service.realtime.delivery.room import Room
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 
 KEY = ChannelKey("t", "room:1")
-MANY = FEW + 4
+MANY = MAX_SINGLE_WRITES + 4
 """Enough that they are still many without the few who cannot be written to at once."""
 
 
@@ -103,8 +104,8 @@ class Stage:
         self.room: Room = Hub(ways).open(KEY, spec)
         for member in members:
             connection = cast("Connection", member)
-            self.room.occupants[connection] = subscription = Subscription(KEY, None)
-            self.room.admit(connection, subscription)
+            self.room.add_member(connection, subscription := Subscription(KEY, None))
+            self.room.make_live(connection, subscription)
 
     def push(self, *names: str) -> bytes:
         """Has an event go out for each name, and gives the frame that it is when it is sent plain."""
@@ -133,11 +134,11 @@ def test_many_are_written_to_in_one_call_and_each_gets_the_frame_once() -> None:
 
 
 def test_few_are_written_to_one_by_one() -> None:
-    stage = Stage(members(FEW))
+    stage = Stage(members(MAX_SINGLE_WRITES))
     wire = stage.push("1")
     stage.clock.advance(0)
     assert stage.wires.calls == []
-    assert [(member.got, member.calls) for member in stage.members] == [(wire, ["write"])] * FEW
+    assert [(member.got, member.calls) for member in stage.members] == [(wire, ["write"])] * MAX_SINGLE_WRITES
 
 
 def test_who_has_something_waiting_or_no_descriptor_is_written_to_alone() -> None:
@@ -155,14 +156,14 @@ def test_who_has_something_waiting_or_no_descriptor_is_written_to_alone() -> Non
 
 def test_where_most_have_something_waiting_all_are_written_to_one_by_one() -> None:
     stage = Stage(members())
-    for member in stage.members[FEW:]:
+    for member in stage.members[MAX_SINGLE_WRITES:]:
         member.is_clear = False
     wire = stage.push("1")
     stage.clock.advance(0)
     assert stage.wires.calls == []
-    assert [(member.got, member.calls) for member in stage.members] == [(wire, ["write"])] * FEW + [
+    assert [(member.got, member.calls) for member in stage.members] == [(wire, ["write"])] * MAX_SINGLE_WRITES + [
         (wire, ["deliver"])
-    ] * (MANY - FEW)
+    ] * (MANY - MAX_SINGLE_WRITES)
 
 
 def test_a_slow_one_is_closed_and_the_others_do_not_notice() -> None:
@@ -209,7 +210,7 @@ def test_nothing_comes_between_the_parts_of_a_frame() -> None:
 
 def test_each_window_gets_its_own_bytes() -> None:
     encoder = FrameEncoder(Compression(enabled=True, min_bytes=1))
-    group = [Member(100 + number, (0, 15, 12)[number % 3]) for number in range(3 * FEW)]
+    group = [Member(100 + number, (0, 15, 12)[number % 3]) for number in range(3 * MAX_SINGLE_WRITES)]
     stage = Stage(group, encoder)
     far = random.Random(7).randbytes(3000).hex()  # repeated from further back than the small window reaches
     frame = Frame(json.dumps(far + far).encode(), "a.b", Delivery.DURABLE)
@@ -219,7 +220,7 @@ def test_each_window_gets_its_own_bytes() -> None:
     for member in group:
         assert member.got == burst.wire(member.window_bits)
     assert len({member.got for member in group}) == 3
-    assert sorted(len(call) for call in stage.wires.calls) == [FEW] * 3
+    assert sorted(len(call) for call in stage.wires.calls) == [MAX_SINGLE_WRITES] * 3
 
 
 def test_a_fault_of_the_sender_ends_only_those_it_was_to_write_to() -> None:

@@ -23,7 +23,8 @@ from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame, FrameEncoder
 from service.realtime.connections.write_scheduler import BUDGET, SLICE, WriteScheduler
-from service.realtime.delivery.hub import Hub, Room
+from service.realtime.delivery.hub import Hub
+from service.realtime.delivery.room import Room
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 
@@ -42,6 +43,7 @@ class Member:
         self.bursts: list[Any] = []
         self.closed: list[CloseCode] = []
         self.room: Room | None = None
+        self.subscription = Subscription(KEY, None)
         self.meanwhile: Callable[[], None] = lambda: None
 
     def deliver(self, burst: Batch) -> bool:
@@ -90,11 +92,14 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def room(clock: FakeClock) -> Room:
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def room(clock: FakeClock, metrics: Metrics) -> Room:
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    return Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
-        KEY, spec
-    )
+    return Hub(RoomContext(clock, metrics, turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(KEY, spec)
 
 
 def turn_of(clock: FakeClock) -> WriteScheduler:
@@ -103,8 +108,9 @@ def turn_of(clock: FakeClock) -> WriteScheduler:
 
 def enter(room: Room, member: Member, access: PresenceAccess = PresenceAccess.NONE) -> Member:
     connection = cast("Connection", member)
-    room.occupants[connection] = subscription = Subscription(KEY, None, presence=access)
-    room.admit(connection, subscription)
+    member.subscription = Subscription(KEY, None, presence=access)
+    room.add_member(connection, member.subscription)
+    room.make_live(connection, member.subscription)
     return member
 
 
@@ -192,12 +198,12 @@ def test_who_is_too_slow_for_a_burst_gets_none_after_it(room: Room, clock: FakeC
     assert (len(slow.bursts), slow.closed) == (1, [CloseCode.SLOW_CONSUMER])
 
 
-def test_the_latency_of_each_fan_out_is_measured_once(room: Room, clock: FakeClock) -> None:
+def test_the_latency_of_each_fan_out_is_measured_once(room: Room, clock: FakeClock, metrics: Metrics) -> None:
     for _ in range(3):
         enter(room, Member())
     room.push(frame("1"), 0.0)
     clock.advance(0)
-    assert room.metrics.registry.get_sample_value("tidewire_publish_to_write_seconds_count") == 1
+    assert metrics.registry.get_sample_value("tidewire_publish_to_write_seconds_count") == 1
 
 
 def test_who_keeps_up_is_written_to_without_a_detour(room: Room, clock: FakeClock) -> None:
@@ -255,10 +261,15 @@ def test_fan_outs_give_the_loop_back_after_their_budget() -> None:
 
 
 @pytest.fixture
-def halfway(monkeypatch: pytest.MonkeyPatch) -> tuple[Room, list[Member]]:
+def stepper() -> Stepper:
+    return Stepper()
+
+
+@pytest.fixture
+def halfway(monkeypatch: pytest.MonkeyPatch, stepper: Stepper) -> tuple[Room, list[Member]]:
     """A room whose first slice has gone out."""
     monkeypatch.setattr("service.realtime.connections.write_scheduler.BUDGET", -1.0)  # one slice a turn
-    clock = Stepper()
+    clock = stepper
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
         KEY, spec
@@ -270,53 +281,55 @@ def halfway(monkeypatch: pytest.MonkeyPatch) -> tuple[Room, list[Member]]:
     return room, members
 
 
-def steps(room: Room) -> None:
-    clock = room._clock
-    assert isinstance(clock, Stepper)
+def steps(clock: Stepper) -> None:
     while any(not timer.cancelled for timer in clock._timers):
         clock.step()
 
 
-def test_what_comes_during_a_fan_out_goes_out_behind_it(halfway: tuple[Room, list[Member]]) -> None:
+def test_what_comes_during_a_fan_out_goes_out_behind_it(halfway: tuple[Room, list[Member]], stepper: Stepper) -> None:
     room, members = halfway
     for name in ("2", "3"):
         room.push(frame(name), 0.0)
-    steps(room)
+    steps(stepper)
     assert all(member.bursts == ["1", ["2", "3"]] for member in members)
 
 
-def test_who_leaves_during_a_fan_out_gets_no_more_of_it(halfway: tuple[Room, list[Member]]) -> None:
+def test_who_leaves_during_a_fan_out_gets_no_more_of_it(halfway: tuple[Room, list[Member]], stepper: Stepper) -> None:
     room, members = halfway
     room.remove(cast("Connection", members[-1]))
-    steps(room)
+    steps(stepper)
     assert [member.bursts for member in members[-2:]] == [["1"], []]
 
 
-def test_who_leaves_and_comes_back_during_a_fan_out_gets_nothing_twice(halfway: tuple[Room, list[Member]]) -> None:
+def test_who_leaves_and_comes_back_during_a_fan_out_gets_nothing_twice(
+    halfway: tuple[Room, list[Member]], stepper: Stepper
+) -> None:
     """Its new snapshot holds what is still on its way to the others."""
     room, members = halfway
     back, connection = members[-1], cast("Connection", members[-1])
     room.remove(connection)
     subscription = Subscription(KEY, None)
-    room.begin(connection, subscription)
-    assert room.go_live(connection, subscription, Snapshot(Position("e", 1), (), (), None)) == []
+    room.start_subscribing(connection, subscription)
+    assert room.finish_subscribing(connection, subscription, Snapshot(Position("e", 1), (), (), None)) == []
     room.push(frame("2"), 0.0)
-    steps(room)
+    steps(stepper)
     assert back.bursts == ["2"]
     assert members[0].bursts == ["1", "2"]
 
 
-def test_who_joins_during_a_fan_out_gets_what_was_cut_after_it(halfway: tuple[Room, list[Member]]) -> None:
+def test_who_joins_during_a_fan_out_gets_what_was_cut_after_it(
+    halfway: tuple[Room, list[Member]], stepper: Stepper
+) -> None:
     room, members = halfway
     room.push(frame("2"), 0.0)
     new, subscription = Member(), Subscription(KEY, None)
     connection = cast("Connection", new)
-    room.begin(connection, subscription)
+    room.start_subscribing(connection, subscription)
     room.push(frame("3"), 0.0)
-    waiting = room.go_live(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    waiting = room.finish_subscribing(connection, subscription, Snapshot(Position("e", 0), (), (), None))
     assert [json.loads(item.payload) for item in waiting] == ["3"]
     room.push(frame("4"), 0.0)
-    steps(room)
+    steps(stepper)
     assert new.bursts == ["4"]
     assert all(flat(member.bursts) == ["1", "2", "3", "4"] for member in members)
 
@@ -326,11 +339,11 @@ def test_who_joins_gets_behind_the_snapshot_what_came_meanwhile(room: Room, cloc
     subscription = Subscription(KEY, None)
     connection = cast("Connection", new)
     room.push(frame("before"), 0.1)
-    room.begin(connection, subscription)
+    room.start_subscribing(connection, subscription)
     clock.advance(0)
     assert old.bursts == ["before"], "what came before belongs to the snapshot"
     room.push(frame("meanwhile"), 0.1)
-    waiting = room.go_live(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    waiting = room.finish_subscribing(connection, subscription, Snapshot(Position("e", 0), (), (), None))
     assert [json.loads(item.payload) for item in waiting] == ["meanwhile"]
     clock.advance(0)
     assert old.bursts == ["before", "meanwhile"]
@@ -411,7 +424,9 @@ def test_a_peer_that_cannot_be_flushed_costs_no_other_its_replies(clock: FakeClo
     assert later.flushed
 
 
-def test_a_crowd_that_joins_does_not_make_a_write_of_every_event(halfway: tuple[Room, list[Member]]) -> None:
+def test_a_crowd_that_joins_does_not_make_a_write_of_every_event(
+    halfway: tuple[Room, list[Member]], stepper: Stepper
+) -> None:
     """Each join draws a line between what came before it and after it."""
     room, members = halfway
     newcomers = [Member() for _ in range(50)]
@@ -420,7 +435,7 @@ def test_a_crowd_that_joins_does_not_make_a_write_of_every_event(halfway: tuple[
         room.flush()
         enter(room, newcomer)
     room.push(frame("last"), 0.0)
-    steps(room)
+    steps(stepper)
     before = [f"before {number}" for number in range(50)]
     assert all(member.bursts == ["1", before, "last"] for member in members), "in one write"
     for number, newcomer in enumerate(newcomers):
@@ -467,11 +482,11 @@ def test_whoever_comes_and_goes_gets_what_was_cut_while_it_was_there(
         elif doing == "go" and number in inside:
             room.remove(cast("Connection", members[number]))
             inside.discard(number)
-        elif doing == "step" and room._audience.broadcasts:
-            room._audience.write(3)
+        elif doing == "step" and room._members.is_writing:
+            room._members.write(3)
     cut()
-    while room._audience.broadcasts:
-        room._audience.write(3)
+    while room._members.is_writing:
+        room._members.write(3)
     for number, member in enumerate(members):
         got = flat(member.bursts)
         stays = owed[number]
@@ -535,10 +550,10 @@ def test_a_room_of_blind_members_alone_gets_its_events(room: Room, clock: FakeCl
 def test_a_snapshot_s_wait_keeps_presence_from_those_who_may_not_see_it(room: Room, clock: FakeClock) -> None:
     subscription = Subscription(KEY, None, presence=PresenceAccess.LISTED)
     connection = cast("Connection", Member())
-    room.begin(connection, subscription)
+    room.start_subscribing(connection, subscription)
     room.push(frame("1"), 0.0)
     room.push(presence_frame("p"), 0.0)
-    waiting = room.go_live(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    waiting = room.finish_subscribing(connection, subscription, Snapshot(Position("e", 0), (), (), None))
     assert [json.loads(one.payload) for one in waiting] == ["1"]
 
 
@@ -547,7 +562,7 @@ def test_a_member_that_changes_audience_is_too_slow_for_what_is_under_way(room: 
     member.room = room
     room.push(frame("1"), 0.0)
     connection = cast("Connection", member)
-    room.grant_presence(connection, room.occupants[connection], PresenceAccess.LISTED)
+    room.set_presence_access(connection, member.subscription, PresenceAccess.LISTED)
     assert member.closed == [CloseCode.SLOW_CONSUMER]
     assert not room.is_listening
 
@@ -600,15 +615,13 @@ def test_whoever_changes_audience_misses_nothing_and_sees_presence_only_while_it
         elif doing == "change" and number in access:
             cut()
             now = PresenceAccess.LISTED if access[number] is PresenceAccess.SEES else PresenceAccess.SEES
-            room.grant_presence(connection, room.occupants[connection], now)
+            room.set_presence_access(connection, members[number].subscription, now)
             access[number] = now
             assert flat(members[number].bursts) == owed[number], "what was on its way has gone out"
-        elif doing == "step" and room._is_writing:
-            room._due = float("inf")  # cuts nothing: what waits goes by the test
-            room.fan_out(3)
+        elif doing == "step" and room._members.is_writing:
+            room._members.write(3)
     cut()
-    room._due = float("inf")
-    while room._is_writing:
-        room.fan_out(3)
+    while room._members.is_writing:
+        room._members.write(3)
     for number, member in enumerate(members):
         assert flat(member.bursts) == owed[number]

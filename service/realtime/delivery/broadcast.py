@@ -1,20 +1,14 @@
-"""The members of a room who get the same frames, and what is on its way to them.
-
-A room has one audience, and a second one where some of its members may not see presence (see hub.Room). Each member belongs to
-exactly one, so nothing is decided for each member, and the order between two audiences does not matter.
-"""
+"""One batch on its way to the members that a room had when the batch was made."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
 import structlog
 
-from service.core.session import Subscription
-from service.protocol.close import CloseCode
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame
 from service.realtime.connections.transport import BatchSender
@@ -25,87 +19,52 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("hub")
 
-FEW = 10
-"""Members to whom a burst is written one by one: for so few a call of the sender hardly saves what it costs (ADR 19)."""
+MAX_SINGLE_WRITES = 10
+"""Members that are written to one by one. For so few, a call of the batch sender saves little (ADR 19)."""
 
 
 class Broadcast:
-    """A burst on its way to the members there were when it was cut."""
+    """A batch, and the members that still have to get it."""
 
-    __slots__ = ("batch", "gone", "is_merged", "members", "next")
+    __slots__ = ("_is_merged", "_left", "_members", "batch", "next", "size")
 
     def __init__(self, batch: Batch, members: tuple[Connection, ...], *, is_merged: bool = False) -> None:
         self.batch = batch
-        self.members = members
-        self.is_merged = is_merged
-        """Whether it holds what came in several; see Audience._merge."""
+        self._members = members
+        self._is_merged = is_merged
+        """True if `merge_broadcasts` made it."""
+        self.size = len(members)
         self.next = 0
-        """The member whose turn it is."""
-        self.gone: set[Connection] | None = None
-        """Those who have left since."""
+        """The index of the first member that has not been written to."""
+        self._left: set[Connection] | None = None
+        """Members that have left the room since."""
 
     def leave(self, connection: Connection) -> None:
-        """Writes nothing more to a member."""
-        if self.gone is None:
-            self.gone = set()
-        self.gone.add(connection)
+        """Excludes a member from further writes."""
+        if self._left is None:
+            self._left = set()
+        self._left.add(connection)
 
-    def is_owed(self, connection: Connection) -> bool:
-        """Whether the member has yet to get the burst."""
-        return connection in self.members[self.next :] and (self.gone is None or connection not in self.gone)
+    def is_pending_for(self, connection: Connection) -> bool:
+        """True if the member has yet to get the batch."""
+        return connection in self._members[self.next :] and (self._left is None or connection not in self._left)
 
-
-class Audience:
-    """Members, and the bursts that have not been written to all of them."""
-
-    __slots__ = ("_ways", "broadcasts", "live")
-
-    def __init__(self, ways: RoomContext) -> None:
-        self._ways = ways
-        self.live: dict[Connection, Subscription] = {}
-        """Those who get deliveries."""
-        self.broadcasts: deque[Broadcast] = deque()
-
-    def take(self, bursts: Iterable[Batch]) -> None:
-        """Starts to deliver bursts to those who are members now."""
-        members = tuple(self.live)
-        self.broadcasts.extend(Broadcast(batch, members) for batch in bursts)
-
-    def remove(self, connection: Connection) -> bool:
-        """Takes a member out, at once; returns whether it was one. Harmless if it was not."""
-        was_live = self.live.pop(connection, None) is not None
-        for under_way in self.broadcasts:
-            under_way.leave(connection)
-        return was_live
-
-    def release(self, connection: Connection) -> bool:
-        """Takes a member out, after it has got what is on its way to it; returns whether it was one."""
-        if self.live.pop(connection, None) is None:
-            return False
-        owed = [under_way for under_way in self.broadcasts if under_way.is_owed(connection)]
-        for under_way in owed:
-            under_way.leave(connection)
-        if not all(connection.deliver(under_way.batch) for under_way in owed):
-            connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
-        return True
-
-    def write(self, most: int) -> int:
-        """Gives the round's burst to its next members; returns to how many."""
-        if len(self.broadcasts) > 1 and not self.broadcasts[0].next:
-            self._merge()
-        now = self.broadcasts[0]
-        batch, gone = now.batch, now.gone
-        end = now.next + most
-        members = now.members if end >= len(now.members) and not now.next else now.members[now.next : end]
-        now.next = end
+    def write(self, max_members: int, context: RoomContext) -> list[Connection] | None:
+        """Writes the batch to the next members. Returns those that are too slow for it: they must not get a later one."""
+        batch, left, start = self.batch, self._left, self.next
+        members, end = self._members, start + max_members
+        if start or end < self.size:
+            members = members[start:end]
+        end = start + len(members)
+        self.next = end
         wire, bits = batch.plain, 0
         slow: list[Connection] | None = None
         rest = members
-        sender = self._ways.sender
-        if sender is not None and len(members) > FEW:
-            rest = self._send(sender, members, batch, gone or ())
+        sender = context.sender
+        if sender is not None and len(members) > MAX_SINGLE_WRITES:
+            rest = _send_to_ready(sender, members, batch, left or (), context)
         for member in rest:
-            if gone is not None and member in gone:
+            if left is not None and member in left:
                 continue
             try:  # costs nothing as long as nothing is raised
                 if member.is_clear:
@@ -118,69 +77,23 @@ class Audience:
                     slow.append(member)
             except Exception:
                 _log.exception("a delivery failed")
-                member.fail()  # it alone: it has a hole now
-        if end >= len(now.members):
-            self.broadcasts.popleft()
-            took = self._ways.clock.monotonic() - batch.frames[0].accepted
-            self._ways.metrics.delivery.publish_to_write_seconds.observe(max(0.0, took))
-        if slow is not None:
-            for member in slow:  # at once: it must not get the next burst, with a hole before it
-                member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
-        return len(members) or 1
+                member.fail()  # this member alone has missed an event
+        return slow
 
-    def _send(
-        self, sender: BatchSender, members: tuple[Connection, ...], batch: Batch, gone: Collection[Connection]
-    ) -> tuple[Connection, ...]:
-        """Gives the burst to all those who have nothing waiting, at once, unless they are few; returns the others.
+    @classmethod
+    def merge(cls, broadcasts: deque[Broadcast], context: RoomContext) -> None:
+        """Replaces the first broadcasts by one, as far as they fit in one batch and none has started.
 
-        Nothing else runs until every call of the sender is done, and then who got a part gets the rest before anything else can
-        be written to them.
+        Members that joined in between get a smaller batch of their own. Every join starts a new batch: if each were a write to
+        every member, a busy room would fall further and further behind while thousands reconnect.
         """
-        ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in gone]
-        if len(ready) <= FEW:  # where everybody publishes, most have an ack waiting
-            return members
-        windows = {member.window_bits for member in ready}
-        short: list[tuple[Connection, bytes]] = []
-        failed: list[Connection] = []
-        for bits in windows:
-            group = ready if len(windows) == 1 else [member for member in ready if member.window_bits == bits]
-            try:
-                wire = batch.wire(bits)
-                taken = sender([member.fd for member in group], wire)
-                short += [(group[index], wire[size:]) for index, size in taken]
-            except Exception:
-                _log.exception("a delivery failed")
-                failed += group
-        whole, parts = self._ways.metrics.delivery.sent_natively
-        whole.inc(len(ready) - len(short) - len(failed))
-        parts.inc(len(short))
-        for member, part in short:
-            try:
-                member.complete(part)
-            except Exception:
-                _log.exception("a delivery failed")
-                failed.append(member)
-        for member in failed:
-            member.fail()  # they alone: they have a hole now
-        if len(ready) == len(members):
-            return ()
-        given = set(ready)
-        return tuple(member for member in members if member not in given)
-
-    def _merge(self) -> None:
-        """Makes one round of those that have not begun and fit in one message, and small ones for who came in between.
-
-        Every join draws a line. Were each of them a write to every member, a room with much traffic would fall further and
-        further behind while thousands come back to it.
-        """
-        broadcasts = self.broadcasts
         frames, size, last = list[Frame](), 0, 0
         for waiting in broadcasts:
             size += len(waiting.batch.payload)
             if (
-                waiting.is_merged
+                waiting._is_merged
                 or size > MAX_BATCH_BYTES
-                or len(frames) + len(waiting.batch.frames) > self._ways.max_batch
+                or len(frames) + len(waiting.batch.frames) > context.max_batch
             ):
                 break
             frames += waiting.batch.frames
@@ -189,18 +102,62 @@ class Audience:
             return
         merged = [broadcasts.popleft() for _ in range(last)]
         first = merged[0]
-        known = set(first.members).difference(first.gone or ())
-        parts = [(0, tuple(member for member in first.members if member in known))]
+        known = set(first._members).difference(first._left or ())
+        parts = [(0, tuple(member for member in first._members if member in known))]
         at = 0
         for before, after in pairwise(merged):
             at += len(before.batch.frames)
-            # Whoever was in the round before and has not left is in this one too, and newcomers are at its end.
-            newcomers = list(takewhile(lambda member: member not in known, reversed(after.members)))
-            newcomers = [member for member in reversed(newcomers) if after.gone is None or member not in after.gone]
+            # A member of the broadcast before is in this one too, unless it has left; newcomers are at its end.
+            newcomers = list(takewhile(lambda member: member not in known, reversed(after._members)))
+            newcomers = [member for member in reversed(newcomers) if after._left is None or member not in after._left]
             if newcomers:
                 known.update(newcomers)
                 parts.append((at, tuple(newcomers)))
         broadcasts.extendleft(
-            Broadcast(Batch(tuple(frames[start:]), self._ways.encoder), members, is_merged=True)
+            cls(Batch(tuple(frames[start:]), context.encoder), members, is_merged=True)
             for start, members in reversed(parts)
         )
+
+
+def _send_to_ready(
+    sender: BatchSender,
+    members: tuple[Connection, ...],
+    batch: Batch,
+    left: Collection[Connection],
+    context: RoomContext,
+) -> tuple[Connection, ...]:
+    """Sends the batch at once to all members that have nothing queued, unless they are few. Returns the other members.
+
+    Nothing else runs until every call of the sender is done. A member whose socket took a part of the frame then gets the rest,
+    before anything else can be written to it.
+    """
+    ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in left]
+    if len(ready) <= MAX_SINGLE_WRITES:  # where everybody publishes, most have an ack queued
+        return members
+    windows = {member.window_bits for member in ready}
+    short: list[tuple[Connection, bytes]] = []
+    failed: list[Connection] = []
+    for bits in windows:
+        group = ready if len(windows) == 1 else [member for member in ready if member.window_bits == bits]
+        try:
+            wire = batch.wire(bits)
+            taken = sender([member.fd for member in group], wire)
+            short += [(group[index], wire[size:]) for index, size in taken]
+        except Exception:
+            _log.exception("a delivery failed")
+            failed += group
+    whole, parts = context.metrics.delivery.sent_natively
+    whole.inc(len(ready) - len(short) - len(failed))
+    parts.inc(len(short))
+    for member, part in short:
+        try:
+            member.complete(part)
+        except Exception:
+            _log.exception("a delivery failed")
+            failed.append(member)
+    for member in failed:
+        member.fail()  # these members alone have missed an event
+    if len(ready) == len(members):
+        return ()
+    sent = set(ready)
+    return tuple(member for member in members if member not in sent)

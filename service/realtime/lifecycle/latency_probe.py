@@ -33,7 +33,7 @@ from service.realtime.connections.connection import Connection, ConnectionContex
 from service.realtime.connections.frame import event_frame
 from service.realtime.connections.rates import ConnectionRates, SharedRates
 from service.realtime.connections.transport import MessageHandler, Transport
-from service.realtime.delivery.hub import Room
+from service.realtime.delivery.room import Room
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
@@ -260,8 +260,8 @@ class _Line:
         session = Session(anonymous(OWN_TENANT), max_subscriptions=1)
         self._connection = Connection(new_id(), self._loopback.transport, session, _Nowhere(), shared)
         subscription = Subscription(room.key, None)
-        room.occupants[self._connection] = subscription
-        room.admit(self._connection, subscription)
+        room.add_member(self._connection, subscription)
+        room.make_live(self._connection, subscription)
 
     def leave(self, room: Room) -> None:
         """Ends."""

@@ -18,11 +18,12 @@ from service.core.event import Event
 from service.core.limits import OutboxLimits, RepairLimits
 from service.core.position import Position
 from service.core.session import Phase, PresenceAccess, Start, Subscription
-from service.core.stream_cursor import EventOrder, StreamCursor
+from service.core.stream_cursor import EventOrder
 from service.errors import ServiceError
 from service.protocol.messages import PresenceView
 from service.realtime.connections.frame import Frame, event_frame
-from service.realtime.delivery.hub import Hub, Room
+from service.realtime.delivery.hub import Hub
+from service.realtime.delivery.room import Room
 from service.realtime.runtime import Runtime
 from service.realtime.streams.gap_recovery import GapRecovery
 
@@ -98,15 +99,14 @@ class BrokerRelay:
             return
         if not room.is_listening:
             return
-        if room.waiting is not None and event.epoch:
-            self._repair.hold(room, event)
-        elif room.sequence is None or (verdict := room.sequence.advance(event)) is EventOrder.NEXT:
+        order = room.sequencer.accept(event)
+        if order is EventOrder.NEXT:
             self._push(room, event)
-        elif verdict is EventOrder.GAP:
+        elif order is EventOrder.GAP:
             self._repair.begin(room, "jump")
-        else:
+        elif order is EventOrder.DUPLICATE:
             self._metrics.streams.repeats.inc()
-            room.sequence.record_repeat(event)
+            room.sequencer.record_repeat(event)
             self._repair.compare(room)  # or another event had its place before, and the stream was set back
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
@@ -134,19 +134,19 @@ class BrokerRelay:
         """Adds the connection to the channel's room; the first one makes the broker deliver. Rolled back on failure."""
         while True:
             room = self._hub.open(subscription.channel, spec)
-            if room.carried and not room.lock.locked():  # nobody is coming first or leaving last
+            if room.is_broker_subscribed and not room.lock.locked():  # nobody is coming first or leaving last
                 self._enter(room, connection, subscription)
                 return
             async with room.lock:
-                if room.dropped:
+                if room.is_discarded:
                     continue
                 self._enter(room, connection, subscription)
                 try:
-                    if not room.carried:
+                    if not room.is_broker_subscribed:
                         await self._broker.subscribe(room.key)
-                        room.carried = True
+                        room.broker_subscribed()
                 except BaseException:
-                    if connection in room.occupants:  # else it has left meanwhile
+                    if room.has_member(connection):  # else it has left meanwhile
                         room.remove(connection)
                         self._metrics.subscriptions.subscriptions.dec()
                     self._drop_if_empty(room)
@@ -154,7 +154,7 @@ class BrokerRelay:
                 break
 
     def _enter(self, room: Room, connection: Connection, subscription: Subscription) -> None:
-        room.occupants[connection] = subscription
+        room.add_member(connection, subscription)
         self._metrics.subscriptions.subscriptions.inc()
 
     async def hold(self, subscription: Subscription) -> None:
@@ -181,36 +181,35 @@ class BrokerRelay:
     ) -> Joined | None:
         """Reads the snapshot, and who is there, and starts delivery behind both; None if the connection left meanwhile."""
         room = self._hub.get(subscription.channel)
-        if room is None or connection not in room.occupants:
+        if room is None or not room.has_member(connection):
             return None
         if view is None and subscription.start is Start.JOIN:
             local_snapshot = self._local_snapshot(room)
             if local_snapshot is not None and subscription.since in (None, local_snapshot.position):
-                room.admit(connection, subscription)
+                room.make_live(connection, subscription)
                 return Joined(local_snapshot, None, None, [])
-        room.begin(connection, subscription)
+        room.start_subscribing(connection, subscription)
         try:
             presence = await view() if view is not None else None
             while True:
                 snapshot = await self._broker.snapshot(
                     subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
                 )
-                if connection not in room.subscribing:
+                if not room.is_subscribing(connection):
                     return None
                 self._settle(room, snapshot)
-                if room.continues(connection, snapshot):
+                if room.follows(connection, snapshot):
                     break
                 # Another's newer snapshot came first, and the room began behind events that this one lacks: read again. If
                 # the stream was set back it lacks them for good, until it has a new epoch.
                 await self._repair.compare_now(room)
         except BaseException:
-            room.subscribing.pop(connection, None)
-            subscription.phase = Phase.PENDING
+            room.cancel_subscribing(connection, subscription)
             raise
         recovered = False if subscription.start is Start.GAP else snapshot.recovered
         if room.spec.history is None:
             recovered = None
-        return Joined(snapshot, presence, recovered, room.go_live(connection, subscription, snapshot))
+        return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))
 
     def _local_snapshot(self, room: Room | None) -> Snapshot | None:
         """For those who only need to know where they come in: whoever asks to resume is told what the stream says."""
@@ -218,10 +217,10 @@ class BrokerRelay:
 
     def _settle(self, room: Room, snapshot: Snapshot) -> None:
         """The first snapshot of a room says where its order begins; one that is ahead of it may mean that it has a gap."""
-        if room.sequence is None:
-            room.sequence = StreamCursor(snapshot)
-            self._repair.release(room)
-        elif not room.sequence.has_reached(snapshot.head):
+        cursor = room.sequencer.cursor
+        if cursor is None:
+            self._repair.start_order(room, snapshot)
+        elif not cursor.has_reached(snapshot.head):
             self._repair.suspect(room, snapshot.head)
 
     async def grant_presence(
@@ -233,14 +232,14 @@ class BrokerRelay:
         if room is None or subscription.phase is not Phase.LIVE:
             subscription.presence = PresenceAccess.SEES
             return None
-        room.begin_to_view(connection)
+        room.start_presence_buffer(connection)
         try:
             there = await view()
         finally:
-            after = room.end_viewing(connection)
+            after = room.take_presence_buffer(connection)
         if after is None:
             return None
-        room.grant_presence(connection, subscription, PresenceAccess.SEES)
+        room.set_presence_access(connection, subscription, PresenceAccess.SEES)
         return there, after
 
     def withdraw_presence(self, connection: Connection, subscription: Subscription) -> None:
@@ -249,7 +248,7 @@ class BrokerRelay:
         if room is None:
             subscription.presence = PresenceAccess.LISTED
         else:
-            room.grant_presence(connection, subscription, PresenceAccess.LISTED)
+            room.set_presence_access(connection, subscription, PresenceAccess.LISTED)
 
     def detach(self, connection: Connection, subscription: Subscription) -> None:
         """Stops delivery at once; `leave` must follow."""
@@ -260,24 +259,24 @@ class BrokerRelay:
     async def leave(self, connection: Connection, subscription: Subscription) -> None:
         """Takes the connection out of the room; with the last one the broker stops delivering."""
         room = self._hub.get(subscription.channel)
-        if room is None or connection not in room.occupants:
+        if room is None or not room.has_member(connection):
             return
         room.remove(connection)
         self._metrics.subscriptions.subscriptions.dec()
-        if room.occupants:
+        if not room.is_empty():
             return
         async with room.lock:
-            if room.occupants or room.dropped:
+            if not room.is_empty() or room.is_discarded:
                 return
             try:
-                if room.carried:
+                if room.is_broker_subscribed:
                     await self._broker.unsubscribe(room.key)
-                    room.carried = False
+                    room.broker_unsubscribed()
             except ServiceError as error:  # the broker is away: what it still delivers meets no room
                 self._unsubscribe_failed(code=error.code.code)
             finally:
                 self._drop_if_empty(room)
 
     def _drop_if_empty(self, room: Room) -> None:
-        if not room.occupants:
+        if room.is_empty():
             self._hub.drop(room)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 
@@ -21,14 +22,13 @@ from service.core.clock import Timer
 from service.core.event import Event
 from service.core.limits import RepairLimits
 from service.core.position import Position
-from service.core.stream_cursor import EventOrder
 from service.errors import ServiceError
 from service.realtime.connections.frame import MAX_BATCH_BYTES, restart_frame
-from service.realtime.delivery.hub import Hub, Room
+from service.realtime.delivery.event_sequencer import StreamRead
+from service.realtime.delivery.hub import Hub
+from service.realtime.delivery.room import Room
 from service.realtime.runtime import Runtime
 
-MAX_HELD = 1_000
-"""Events of one channel that wait while its stream is read; with more, the stream is read once more."""
 MAX_READS = 64
 """Streams read at a time, so that thousands of doubtful channels do not crowd out everything else."""
 PORTION = 100
@@ -90,27 +90,20 @@ class GapRecovery:
 
     def begin(self, room: Room, cause: str) -> None:
         """Reads a room's stream from where the room stands. Events wait meanwhile."""
-        if room.waiting is None and room.sequence is not None:
+        read = room.sequencer.start_read()
+        if read is not None:
             self._runtime.metrics.streams.gaps.labels(cause=cause).inc()
-            room.waiting = []
-            self._runtime.tasks.spawn("repair", self._repair(room, room.waiting))
+            self._runtime.tasks.spawn("repair", self._repair(room, read))
 
-    def hold(self, room: Room, event: Event) -> None:
-        """Keeps an event of a room whose stream is being read."""
-        if room.waiting is not None:
-            if len(room.waiting) >= MAX_HELD:
-                room.waiting.clear()  # what is left out here shows as a gap before the next one
-            room.waiting.append(event)
-
-    def release(self, room: Room) -> None:
-        """Lets through what has waited for a room's first snapshot."""
-        waiting, room.waiting = room.waiting or [], None
-        if not self._let_through(room, waiting):
+    def start_order(self, room: Room, snapshot: Snapshot) -> None:
+        """Starts a room's order at its first snapshot, and delivers the events that waited for that."""
+        if not room.sequencer.start(snapshot, partial(self._push, room)):
             self.begin(room, "jump")
 
     def suspect(self, room: Room, mark: StreamHead) -> None:
         """Looks again soon whether a room has come as far as its stream was; of another epoch nothing can be on its way."""
-        if room.sequence is not None and room.sequence.head.epoch != mark.epoch:
+        cursor = room.sequencer.cursor
+        if cursor is not None and cursor.head.epoch != mark.epoch:
             self.begin(room, "check")
         elif room not in self._suspected:
             self._suspected[room] = self._runtime.clock.call_later(GRACE, partial(self._look_again, room, mark))
@@ -129,41 +122,34 @@ class GapRecovery:
         if _is_behind(room, mark):
             self.begin(room, "check")
 
-    def _let_through(self, room: Room, waiting: Collection[Event]) -> bool:
-        sequence = room.sequence
-        for event in waiting:
-            verdict = EventOrder.GAP if sequence is None else sequence.advance(event)
-            if verdict is EventOrder.GAP:
-                return False
-            if verdict is EventOrder.NEXT:
-                self._push(room, event)
-        return True
-
-    async def _repair(self, room: Room, waiting: list[Event]) -> None:
+    async def _repair(self, room: Room, read: StreamRead) -> None:
+        sequencer = room.sequencer
         try:
-            while (snapshot := await self._read(room, waiting)) is not None:
-                if await self._apply(room, snapshot, waiting) and self._let_through(room, waiting):
+            while (snapshot := await self._read(room, read)) is not None:
+                if not await self._apply(room, snapshot, read):
+                    continue
+                if sequencer.deliver_waiting(read, partial(self._push, room)):
                     return
         finally:
-            if room.waiting is waiting:  # else nobody listened for a while, and the order begins anew
-                room.waiting = None
+            sequencer.end_read(read)  # if nobody listened for a while, the order has started again
 
-    async def _read(self, room: Room, waiting: list[Event]) -> Snapshot | None:
+    async def _read(self, room: Room, read: StreamRead) -> Snapshot | None:
         """What the stream holds after the room's position; None if nobody is interested any more."""
         backoff = Backoff(RETRY, MAX_RETRY)
+        sequencer = room.sequencer
         try:
-            while room.waiting is waiting and room.sequence is not None and room.is_listening:
+            while sequencer.is_current(read) and (cursor := sequencer.cursor) is not None and room.is_listening:
                 try:
                     async with self._reads:
                         # They were published before the stream is read, so that will show them, or they are lost.
-                        waiting.clear()
-                        snapshot = await self._read_after(room, room.sequence.delivered)
+                        read.clear()
+                        snapshot = await self._read_after(room, cursor.delivered)
                 except ServiceError as error:
                     self._runtime.metrics.streams.repair_failures.inc()
                     self._reading.failed(room, code=error.code.code)
                     await sleep(self._runtime.clock, backoff.next())
                     continue
-                return snapshot if room.waiting is waiting and room.is_listening else None
+                return snapshot if sequencer.is_current(read) and room.is_listening else None
             return None
         finally:
             self._reading.recovered(room)
@@ -205,32 +191,34 @@ class GapRecovery:
             start, snapshot.state, events, recovered=False, state_version=snapshot.state_version, epoch_start=base
         )
 
-    async def _apply(self, room: Room, snapshot: Snapshot, waiting: list[Event]) -> bool:
+    async def _apply(self, room: Room, snapshot: Snapshot, read: StreamRead) -> bool:
         """False if nobody was interested any more before all was delivered."""
-        sequence = room.sequence
-        if sequence is None:
+        sequencer = room.sequencer
+        if sequencer.cursor is None:
             return False
-        before = sequence.head
+        before = sequencer.cursor.head
         if snapshot.position.epoch != before.epoch:
             self._runtime.metrics.streams.epoch_changes.inc()
         if not snapshot.recovered:
             lost = room.spec.history is not None  # without history there are no durable events to lose
             room.push(restart_frame(room.key, snapshot, self._runtime.clock.monotonic(), lost=lost), 0.0)
-            sequence.reset(snapshot)
+            sequencer.reset(snapshot)
             self._runtime.metrics.streams.repairs.labels(outcome="announced").inc()
         for portion in _portions(snapshot.missed):
             for event in portion:
-                sequence.advance(event)
+                sequencer.advance(event)
                 self._push(room, event)
-            await room.written(MAX_RETRY)
-            if room.waiting is not waiting or room.sequence is not sequence:
+            with suppress(TimeoutError):  # a member that does not read must not hold up the others
+                async with asyncio.timeout(MAX_RETRY):
+                    await room.wait_written()
+            if not sequencer.is_current(read):
                 return False
         if not snapshot.recovered:
             return True
         news = [event for event in snapshot.state if (event.state_version or 0) > before.state_version]
         for event in news:
             self._push(room, event)
-        sequence.reset(snapshot)
+        sequencer.reset(snapshot)
         self._runtime.metrics.streams.repairs.labels(outcome="repaired").inc()
         self._runtime.metrics.streams.repaired_events.inc(len(snapshot.missed) + len(news))
         return True
@@ -283,10 +271,10 @@ class GapRecovery:
             known = [None if (room := self._hub.get(channel)) is None else _known(room) for channel in some]
             for channel, mark in zip(some, await self._broker.stream_heads(some, known), strict=True):
                 room = self._hub.get(channel)
-                if room is None or mark is None or room.sequence is None:
+                if room is None or mark is None or (cursor := room.sequencer.cursor) is None:
                     continue
-                if mark.epoch == room.sequence.head.epoch:
-                    room.sequence.clear_repeats()
+                if mark.epoch == cursor.head.epoch:
+                    room.sequencer.clear_repeats()
                 if _is_behind(room, mark):
                     found(room, mark)
 
@@ -305,11 +293,13 @@ def _portions(events: Sequence[Event]) -> Iterator[list[Event]]:
 
 
 def _known(room: Room) -> DeliveredHead | None:
-    return None if room.sequence is None or not room.is_listening else room.sequence.delivered
+    cursor = room.sequencer.cursor
+    return None if cursor is None or not room.is_listening else cursor.delivered
 
 
 def _is_behind(room: Room, mark: StreamHead) -> bool:
     """Whether a room that minds its order has not come as far as a mark."""
-    if room.waiting is not None or room.sequence is None or not room.is_listening:
+    cursor = room.sequencer.cursor
+    if room.sequencer.is_reading or cursor is None or not room.is_listening:
         return False
-    return not room.sequence.has_reached(mark)
+    return not cursor.has_reached(mark)

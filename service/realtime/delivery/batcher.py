@@ -1,0 +1,85 @@
+"""The frames of one room that wait to be sent together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from itertools import count
+
+from service.core.clock import Clock, Timer
+from service.realtime.connections.frame import Frame
+
+_NEVER = float("inf")
+
+
+class Batcher:
+    """Collects frames until the batching window of one of them is over.
+
+    A frame replaces a waiting frame with the same key.
+    """
+
+    __slots__ = ("_clock", "_due_at", "_flushed_at", "_pending", "_serial", "_timer", "is_due")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pending: dict[int | tuple[str, str, str], Frame] = {}
+        self._serial = count()
+        self._flushed_at = -_NEVER
+        """Monotonic seconds of the last `take` that returned frames."""
+        self._timer: Timer | None = None
+        self._due_at = _NEVER
+        """Monotonic seconds at which the timer fires."""
+        self.is_due = False
+        """True from the moment at which the frames may be sent until they are taken."""
+
+    def add(self, frame: Frame, window: float, on_due: Callable[[], None]) -> None:
+        """Adds a frame, and calls `on_due` within `window` seconds of the last `take`: at once after a longer silence.
+
+        A frame with a shorter window makes all frames before it due, so that order within a channel holds across event types.
+        """
+        if frame.ordered and frame.key is not None:
+            self._pending.pop(frame.key, None)
+        self._pending[frame.key if frame.key is not None else next(self._serial)] = frame
+        if not window:
+            self.is_due = True
+            on_due()
+            return
+        now = self._clock.monotonic()
+        due_at = self._flushed_at + window
+        if due_at <= now:
+            self.is_due = True
+            on_due()
+        elif due_at < self._due_at and not self.is_due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due_at = due_at
+            self._timer = self._clock.call_later(due_at - now, lambda: self._window_ended(on_due))
+
+    def _window_ended(self, on_due: Callable[[], None]) -> None:
+        self._timer = None
+        self._due_at = _NEVER
+        self.is_due = True
+        on_due()
+
+    def take(self) -> Collection[Frame]:
+        """Removes and returns all frames, in order; the next window starts now."""
+        if self._timer is not None:
+            self._stop_timer(self._timer)
+        self.is_due = False
+        pending = self._pending
+        if not pending:
+            return ()
+        self._pending = {}
+        self._flushed_at = self._clock.monotonic()
+        return pending.values()
+
+    def clear(self) -> None:
+        """Drops all frames and cancels the timer."""
+        self._pending.clear()
+        if self._timer is not None:
+            self._stop_timer(self._timer)
+        self.is_due = False
+
+    def _stop_timer(self, timer: Timer) -> None:
+        timer.cancel()
+        self._timer = None
+        self._due_at = _NEVER

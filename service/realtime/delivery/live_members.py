@@ -1,0 +1,77 @@
+"""Live members of a room that get the same frames, and the broadcasts on their way to them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from service.core.session import Subscription
+from service.protocol.close import CloseCode
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import Batch
+from service.realtime.delivery.broadcast import Broadcast
+
+if TYPE_CHECKING:
+    from service.realtime.connections.connection import Connection
+
+
+class LiveMembers:
+    """Writes batches to its members in order, a slice at a time.
+
+    A room has one group, and a second one for members that may not see presence. Every member is in exactly one, so a write
+    decides nothing per member; between the two groups there is no order.
+    """
+
+    __slots__ = ("_context", "broadcasts", "members")
+
+    def __init__(self, context: RoomContext) -> None:
+        self._context = context
+        self.members: dict[Connection, Subscription] = {}
+        self.broadcasts: deque[Broadcast] = deque()
+        """Those that have not been written to all of their members. Changed here alone, as `members` is."""
+
+    def add(self, connection: Connection, subscription: Subscription) -> None:
+        """Adds a member, which gets the batches from now on."""
+        self.members[connection] = subscription
+
+    def remove(self, connection: Connection) -> None:
+        """Removes a member at once, with what is on its way to it. Does nothing if it is not one."""
+        self.members.pop(connection, None)
+        for broadcast in self.broadcasts:
+            broadcast.leave(connection)
+
+    def flush_and_remove(self, connection: Connection) -> None:
+        """Removes a member after it was given what is on its way to it."""
+        self.members.pop(connection, None)
+        pending = [broadcast for broadcast in self.broadcasts if broadcast.is_pending_for(connection)]
+        for broadcast in pending:
+            broadcast.leave(connection)
+        if not all(connection.deliver(broadcast.batch) for broadcast in pending):
+            connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+
+    def broadcast(self, batches: Iterable[Batch]) -> None:
+        """Queues batches for the present members."""
+        members = tuple(self.members)
+        self.broadcasts.extend(Broadcast(batch, members) for batch in batches)
+
+    def write(self, max_members: int) -> int:
+        """Writes the first broadcast to its next members. Returns how many; at least 1, so that an empty one counts."""
+        broadcasts, context = self.broadcasts, self._context
+        if len(broadcasts) > 1 and not broadcasts[0].next:
+            Broadcast.merge(broadcasts, context)
+        current = broadcasts[0]
+        start = current.next
+        slow = current.write(max_members, context)
+        if current.next >= current.size:
+            broadcasts.popleft()
+            seconds = context.clock.monotonic() - current.batch.frames[0].accepted
+            context.metrics.delivery.publish_to_write_seconds.observe(max(0.0, seconds))
+        if slow is not None:
+            for member in slow:  # at once: it must not get the next batch after a gap
+                member.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+        return current.next - start or 1
+
+    def drop_broadcasts(self) -> None:
+        """Drops the batches that are on their way."""
+        self.broadcasts.clear()

@@ -1,0 +1,261 @@
+"""The members of a room, by how far their subscriptions have come."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from service.core.presence import is_presence_event
+from service.core.session import Phase, PresenceAccess, Subscription
+from service.core.stream_cursor import StreamCursor
+from service.protocol.close import CloseCode
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import Frame, SnapshotFilter, batches
+from service.realtime.delivery.event_sequencer import EventSequencer
+from service.realtime.delivery.live_members import LiveMembers
+
+if TYPE_CHECKING:
+    from service.realtime.connections.connection import Connection
+
+
+class Members:
+    """Decides which frames each member gets, and when.
+
+    A member is *pending* until it subscribes; *subscribing* while its snapshot is read, with its frames in a buffer; *replaying*
+    while its snapshot is newer than the room, so that each frame is checked against it; and then *live*.
+    """
+
+    __slots__ = (
+        "_context",
+        "_live",
+        "_presence_buffers",
+        "_replaying",
+        "_restricted",
+        "_subscribing",
+        "_subscriptions",
+    )
+
+    def __init__(self, context: RoomContext) -> None:
+        self._context = context
+        self._subscriptions: dict[Connection, Subscription] = {}
+        """Of all members, pending ones too."""
+        self._subscribing: dict[Connection, list[Frame]] = {}
+        self._replaying: dict[Connection, tuple[Subscription, SnapshotFilter]] = {}
+        self._live = LiveMembers(context)
+        """All live members but those of `_restricted`."""
+        self._restricted: LiveMembers | None = None
+        """Live members that may not see presence; None while there are none."""
+        self._presence_buffers: dict[Connection, list[Frame]] | None = None
+        """Presence events for live members that were just allowed to see presence, while the list of present users is read."""
+
+    @property
+    def count(self) -> int:
+        """The number of members, pending ones too."""
+        return len(self._subscriptions)
+
+    def has(self, connection: Connection) -> bool:
+        """True if the connection is a member."""
+        return connection in self._subscriptions
+
+    @property
+    def is_listening(self) -> bool:
+        """True if a frame would go to anybody now. Pending members read from the stream what they missed."""
+        return bool(
+            self._live.members
+            or self._subscribing
+            or self._replaying
+            or (self._restricted is not None and self._restricted.members)
+        )
+
+    @property
+    def is_writing(self) -> bool:
+        """True if a batch has not been written to all of its members."""
+        return bool(self._live.broadcasts or (self._restricted is not None and self._restricted.broadcasts))
+
+    @property
+    def live(self) -> Collection[Connection]:
+        """The members that are live."""
+        live, restricted = self._live.members, self._restricted
+        return live if restricted is None else (*live, *restricted.members)
+
+    @property
+    def receiving(self) -> tuple[Connection, ...]:
+        """The members that are live or replaying."""
+        return (*self.live, *self._replaying)
+
+    @property
+    def listening(self) -> tuple[Connection, ...]:
+        """The members that are subscribing, replaying or live."""
+        return (*self.live, *self._subscribing, *self._replaying)
+
+    # --- a subscription's phases --------------------------------------------------------------------------------------
+
+    def add(self, connection: Connection, subscription: Subscription) -> None:
+        """Adds a pending member."""
+        self._subscriptions[connection] = subscription
+
+    def make_live(self, connection: Connection, subscription: Subscription) -> None:
+        """Gives the member every frame from now on."""
+        subscription.phase = Phase.LIVE
+        self._group_of(subscription).add(connection, subscription)
+
+    def start_subscribing(self, connection: Connection, subscription: Subscription) -> None:
+        """Buffers the member's frames from now on."""
+        subscription.phase = Phase.SUBSCRIBING
+        self._subscribing[connection] = []
+
+    def cancel_subscribing(self, connection: Connection, subscription: Subscription) -> None:
+        """Makes the member pending again, and drops its buffer."""
+        self._subscribing.pop(connection, None)
+        subscription.phase = Phase.PENDING
+
+    def is_subscribing(self, connection: Connection) -> bool:
+        """True while the member's frames are buffered."""
+        return connection in self._subscribing
+
+    def buffered(self, connection: Connection) -> Iterable[Frame]:
+        """The frames in the member's buffer."""
+        return self._subscribing[connection]
+
+    def take_buffered(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> list[Frame]:
+        """Ends the buffering, and returns those of the frames that are newer than the member's snapshot."""
+        buffered = self._subscribing.pop(connection)
+        return _visible(subscription, [frame for frame in buffered if since.passes(frame)])
+
+    def start_replaying(self, connection: Connection, subscription: Subscription, since: SnapshotFilter) -> None:
+        """Gives the member the frames that are newer than its snapshot, until the room has reached that."""
+        subscription.phase = Phase.LIVE
+        self._replaying[connection] = (subscription, since)
+
+    def detach(self, connection: Connection) -> None:
+        """Stops delivery to a member. Does nothing if there is none."""
+        self._live.remove(connection)
+        restricted = self._restricted
+        if restricted is not None:
+            restricted.remove(connection)
+            if not restricted.members and not restricted.broadcasts:
+                self._restricted = None
+        self._subscribing.pop(connection, None)
+        self._replaying.pop(connection, None)
+        if self._presence_buffers is not None:
+            self._presence_buffers.pop(connection, None)
+
+    def remove(self, connection: Connection) -> None:
+        """Removes a member. Does nothing if it is not one."""
+        self._subscriptions.pop(connection, None)
+        self.detach(connection)
+
+    # --- presence -----------------------------------------------------------------------------------------------------
+
+    def start_presence_buffer(self, connection: Connection) -> None:
+        """Buffers the presence events from now on for a live member."""
+        if self._presence_buffers is None:
+            self._presence_buffers = {}
+        self._presence_buffers[connection] = []
+
+    def take_presence_buffer(self, connection: Connection) -> list[Frame] | None:
+        """Ends that, and returns the events; None if delivery to the member has stopped."""
+        return None if self._presence_buffers is None else self._presence_buffers.pop(connection, None)
+
+    def set_presence_access(self, connection: Connection, subscription: Subscription, access: PresenceAccess) -> None:
+        """Shows presence events to the member from now on, or hides them. It first gets what is on its way to it."""
+        before = self._group_of(subscription)
+        subscription.presence = access
+        after = self._group_of(subscription)
+        if after is not before and connection in before.members:
+            after.add(connection, subscription)
+            before.flush_and_remove(connection)
+
+    def _group_of(self, subscription: Subscription) -> LiveMembers:
+        if subscription.presence is not PresenceAccess.LISTED:
+            return self._live
+        if self._restricted is None:
+            self._restricted = LiveMembers(self._context)
+        return self._restricted
+
+    # --- delivery -----------------------------------------------------------------------------------------------------
+
+    def deliver(self, frames: Collection[Frame], sequencer: EventSequencer) -> bool:
+        """Hands the frames to the present members. True if there is something to `write`."""
+        if self._subscribing:
+            for buffer in self._subscribing.values():
+                buffer.extend(frames)
+        if self._presence_buffers:
+            presence = [frame for frame in frames if is_presence_event(frame.type)]
+            for buffer in self._presence_buffers.values():
+                buffer.extend(presence)
+        caught_up = self._replay(frames, sequencer.cursor) if self._replaying else ()
+        live, restricted = self._live, self._restricted
+        if restricted is not None:
+            self._broadcast_to_both(frames, restricted)
+        elif members := len(live.members):
+            self._count(frames, members)
+            live.broadcast(batches(frames, self._context.max_batch, self._context.encoder))
+        for connection in caught_up:
+            subscription, _ = self._replaying.pop(connection)
+            self._group_of(subscription).add(connection, subscription)
+        return restricted is not None or bool(live.broadcasts)
+
+    def _broadcast_to_both(self, frames: Collection[Frame], restricted: LiveMembers) -> None:
+        """Hands the same batches to both groups, unless there are presence events among the frames."""
+        live, context = self._live, self._context
+        public = [frame for frame in frames if not is_presence_event(frame.type)]
+        presence = [frame for frame in frames if is_presence_event(frame.type)]
+        self._count(public, len(live.members) + len(restricted.members))
+        self._count(presence, len(live.members))
+        made = list(batches(frames, context.max_batch, context.encoder))
+        if live.members:
+            live.broadcast(made)
+        if restricted.members:
+            restricted.broadcast(batches(public, context.max_batch, context.encoder) if presence else made)
+
+    def _replay(self, frames: Collection[Frame], cursor: StreamCursor | None) -> list[Connection]:
+        """Sends the frames to the replaying members. Returns those whose snapshot the room has reached."""
+        caught_up = []
+        for connection, (subscription, since) in tuple(self._replaying.items()):
+            if not connection.send(_visible(subscription, [frame for frame in frames if since.passes(frame)])):
+                connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+            elif cursor is not None and cursor.has_reached(since.mark):
+                caught_up.append(connection)
+        return caught_up
+
+    def _count(self, frames: Iterable[Frame], members: int) -> None:
+        metrics = self._context.metrics
+        for frame in frames if members else ():
+            sent, size = metrics.messages.out(frame.type)
+            sent.inc(members)
+            size.inc(members * len(frame.payload))
+            metrics.delivery.fanout_members.observe(members)
+
+    def write(self, max_members: int) -> bool:
+        """Writes to at most so many members. True if there is more to write."""
+        live, restricted = self._live, self._restricted
+        if restricted is not None:
+            self._write_to_both(max_members, restricted)
+            return self.is_writing
+        broadcasts = live.broadcasts
+        while broadcasts and max_members > 0:
+            max_members -= live.write(max_members)
+        return bool(broadcasts)
+
+    def _write_to_both(self, max_members: int, restricted: LiveMembers) -> None:
+        half = max_members // 2  # neither group waits for all that the other has
+        for group, limit in ((restricted, half), (self._live, max_members - half), (restricted, max_members)):
+            left = min(limit, max_members)
+            while group.broadcasts and left > 0:
+                written = group.write(left)
+                left -= written
+                max_members -= written
+
+    def drop_broadcasts(self) -> None:
+        """Drops the batches that are on their way."""
+        self._live.drop_broadcasts()
+        if self._restricted is not None:
+            self._restricted.drop_broadcasts()
+
+
+def _visible(subscription: Subscription, frames: list[Frame]) -> list[Frame]:
+    """Those of the frames that may be shown to a subscription."""
+    if subscription.presence is not PresenceAccess.LISTED:
+        return frames
+    return [frame for frame in frames if not is_presence_event(frame.type)]

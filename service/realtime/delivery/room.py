@@ -1,0 +1,251 @@
+"""One channel on this node: its members, and the delivery of its events to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from service.contract.model import ChannelSpec
+from service.core.broker import Snapshot
+from service.core.channel import ChannelKey
+from service.core.position import Position
+from service.core.session import PresenceAccess, Subscription
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.frame import Frame, SnapshotFilter
+from service.realtime.delivery.batcher import Batcher
+from service.realtime.delivery.event_sequencer import EventSequencer
+from service.realtime.delivery.members import Members
+
+if TYPE_CHECKING:
+    from service.realtime.connections.connection import Connection
+
+
+class Room:
+    """The members of one channel on this node.
+
+    An event passes through its parts in this order: the sequencer puts events in order, the batcher collects their frames, the
+    members get the batches. Each part alone changes its own state.
+    """
+
+    __slots__ = (
+        "_batcher",
+        "_idle",
+        "_is_scheduled",
+        "_members",
+        "_scheduler",
+        "is_broker_subscribed",
+        "is_discarded",
+        "key",
+        "lock",
+        "sequencer",
+        "spec",
+    )
+
+    def __init__(self, key: ChannelKey, spec: ChannelSpec, context: RoomContext) -> None:
+        self.key = key
+        self.spec = spec
+        self.lock = asyncio.Lock()
+        """Held by the first join and the last leave. The only lock in the realtime core."""
+        self.is_broker_subscribed = False
+        """True while the broker delivers this channel to the node."""
+        self.is_discarded = False
+        """True once the hub has removed this room: whoever waited for its lock must open a new one."""
+        self.sequencer = EventSequencer()
+        self._batcher = Batcher(context.clock)
+        self._members = Members(context)
+        self._scheduler = context.turn
+        self._is_scheduled = False
+        """True while the scheduler will call `fan_out`."""
+        self._idle: asyncio.Event | None = None
+        """Set when nothing is left to write; None while nobody waits for that."""
+
+    # --- frames -------------------------------------------------------------------------------------------------------
+
+    def push(self, frame: Frame, window: float) -> None:
+        """Delivers a frame within `window` seconds of the last one; at once after a longer silence."""
+        self._batcher.add(frame, window, self._schedule)
+
+    def flush(self) -> None:
+        """Hands the pending frames to the present members; later frames go into a new batch."""
+        frames = self._batcher.take()
+        if frames and self._members.deliver(frames, self.sequencer):
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._scheduler.schedule(self)
+
+    def fan_out(self, max_members: int) -> bool:
+        """Writes to at most so many members. True if there is more to write now."""
+        batcher, members = self._batcher, self._members
+        if batcher.is_due and not members.is_writing:
+            self.flush()
+        if members.write(max_members) or batcher.is_due:
+            return True
+        self._end_writing()
+        return False
+
+    def _end_writing(self) -> None:
+        self._is_scheduled = False
+        if self._idle is not None:
+            self._idle.set()
+
+    def fail(self) -> None:
+        """Closes all members after a fault: they have missed an event, and resume on a new connection."""
+        self._drop_frames()
+        self._end_writing()
+        for member in self._members.listening:
+            member.fail()
+
+    async def wait_written(self) -> None:
+        """Waits until every live member has written what it was given. A member that does not read may take long."""
+        self.flush()
+        while self._members.is_writing:
+            if self._idle is None:
+                self._idle = asyncio.Event()
+            self._idle.clear()
+            await self._idle.wait()
+        for member in self._members.receiving:
+            await member.drained()
+
+    # --- members ------------------------------------------------------------------------------------------------------
+
+    @property
+    def member_count(self) -> int:
+        """The number of members, pending ones too."""
+        return self._members.count
+
+    def is_empty(self) -> bool:
+        """True if the room has no member."""
+        return not self._members.count
+
+    def has_member(self, connection: Connection) -> bool:
+        """True if the connection is a member."""
+        return self._members.has(connection)
+
+    @property
+    def is_listening(self) -> bool:
+        """True if a frame would go to anybody now."""
+        return self._members.is_listening
+
+    @property
+    def live(self) -> Collection[Connection]:
+        """The members that get each frame."""
+        return self._members.live
+
+    def add_member(self, connection: Connection, subscription: Subscription) -> None:
+        """Adds a pending member."""
+        self._members.add(connection, subscription)
+
+    def remove(self, connection: Connection) -> None:
+        """Removes a member, and stops delivery to it. Does nothing if it is not one."""
+        self._members.remove(connection)
+
+    def detach(self, connection: Connection) -> None:
+        """Stops delivery to a connection that stays a member. Does nothing if there is none."""
+        self._members.detach(connection)
+
+    # --- from pending to live -----------------------------------------------------------------------------------------
+
+    @property
+    def top(self) -> Position | None:
+        """The channel's last position, if this node knows it without asking the broker. None if it does not know it, or if a
+        snapshot would hold more than the position."""
+        cursor = self.sequencer.cursor
+        if cursor is None or self.sequencer.is_reading or self.spec.has_state or not self.is_listening:
+            return None
+        return cursor.position
+
+    def local_snapshot(self) -> Snapshot | None:
+        """A snapshot of the channel at its `top`; None without one."""
+        top, cursor = self.top, self.sequencer.cursor
+        return None if top is None or cursor is None else Snapshot(top, (), (), None, cursor.state_version)
+
+    def make_live(self, connection: Connection, subscription: Subscription) -> None:
+        """Delivers to a member what comes after `local_snapshot`."""
+        self.flush()
+        self._members.make_live(connection, subscription)
+
+    def start_subscribing(self, connection: Connection, subscription: Subscription) -> None:
+        """Buffers a member's frames while its snapshot is read."""
+        if not self.is_listening:  # so far nobody has kept the order
+            self.sequencer.restart()
+        self.flush()
+        self._members.start_subscribing(connection, subscription)
+
+    def is_subscribing(self, connection: Connection) -> bool:
+        """True while a member's snapshot is read."""
+        return self._members.is_subscribing(connection)
+
+    def cancel_subscribing(self, connection: Connection, subscription: Subscription) -> None:
+        """Makes a member pending again, after its snapshot could not be read."""
+        self._members.cancel_subscribing(connection, subscription)
+
+    def follows(self, connection: Connection, snapshot: Snapshot) -> bool:
+        """True if the frames in a subscribing member's buffer follow its snapshot without a gap."""
+        self.flush()
+        snapshot_filter = SnapshotFilter(snapshot.head)
+        for frame in self._members.buffered(connection):
+            before = snapshot_filter.mark.offset
+            if not snapshot_filter.passes(frame) or frame.restarts:
+                continue
+            if frame.offset is not None and frame.offset != before + 1:
+                return False
+            snapshot_filter.reach(frame)
+        cursor = self.sequencer.cursor
+        if cursor is None:
+            return True
+        room, member = cursor.head, snapshot_filter.mark
+        if room.epoch != member.epoch:
+            return self.sequencer.is_reading  # gap recovery will tell all members of the new epoch
+        return room.offset <= member.offset and room.state_version <= member.state_version
+
+    def finish_subscribing(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
+        """Delivers to a member what comes after its snapshot; returns what of that is in its buffer."""
+        self.flush()
+        snapshot_filter = SnapshotFilter(snapshot.head)
+        buffered = self._members.take_buffered(connection, subscription, snapshot_filter)
+        cursor = self.sequencer.cursor
+        if cursor is None or cursor.has_reached(snapshot_filter.mark):
+            self._members.make_live(connection, subscription)
+        else:
+            self._members.start_replaying(connection, subscription, snapshot_filter)
+        return buffered
+
+    # --- presence -----------------------------------------------------------------------------------------------------
+
+    def start_presence_buffer(self, connection: Connection) -> None:
+        """Buffers presence events for a live member while the list of present users is read."""
+        self.flush()
+        self._members.start_presence_buffer(connection)
+
+    def take_presence_buffer(self, connection: Connection) -> list[Frame] | None:
+        """Ends that, and returns the events; None if the member has left meanwhile."""
+        self.flush()
+        return self._members.take_presence_buffer(connection)
+
+    def set_presence_access(self, connection: Connection, subscription: Subscription, access: PresenceAccess) -> None:
+        """Shows presence events to a member from now on, or hides them. It misses no other event."""
+        self.flush()
+        self._members.set_presence_access(connection, subscription, access)
+
+    # --- the broker ---------------------------------------------------------------------------------------------------
+
+    def broker_subscribed(self) -> None:
+        """Records that the broker delivers this channel to the node."""
+        self.is_broker_subscribed = True
+
+    def broker_unsubscribed(self) -> None:
+        """Records that it no longer does."""
+        self.is_broker_subscribed = False
+
+    def discard(self) -> None:
+        """Drops the pending frames and cancels the timer; for a room that its hub removes."""
+        self.is_discarded = True
+        self._drop_frames()
+
+    def _drop_frames(self) -> None:
+        self._batcher.clear()
+        self._members.drop_broadcasts()
