@@ -48,8 +48,9 @@ from service.realtime.admission.session_evictor import SessionEvictor
 from service.realtime.cluster.control import Control
 from service.realtime.cluster.revocations import RevocationGuard, Revocations
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.connections.connection import Connection, ConnectionContext
-from service.realtime.connections.frame import FrameEncoder
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import ConnectionContext, RoomContext
+from service.realtime.connections.encoder import FrameEncoder
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.transport import BatchSender
 from service.realtime.connections.write_scheduler import WriteScheduler
@@ -149,17 +150,24 @@ class Node:
             rollout=bounds.rollout,
             reconnects=self.reconnects,
         )
+        room_context = RoomContext(
+            clock=ports.clock,
+            metrics=metrics,
+            scheduler=WriteScheduler(ports.clock),
+            encoder=FrameEncoder(bounds.compression),
+            max_batch=bounds.limits.batch,
+            batch_sender=ports.sender,
+        )
         self.connection_context = ConnectionContext(
-            ports.clock,
-            metrics,
-            WriteScheduler(ports.clock),
-            FrameEncoder(bounds.compression),
-            bounds.limits.batch,
-            ports.sender,
-            limits=bounds.outbox,
+            clock=ports.clock,
+            metrics=metrics,
+            scheduler=room_context.scheduler,
+            encoder=room_context.encoder,
+            max_batch=bounds.limits.batch,
+            outbox_limits=bounds.outbox,
             on_close=self._closing,
         )
-        self.hub = Hub(self.connection_context)
+        self.hub = Hub(room_context)
         self.relay = BrokerRelay(
             self.hub,
             ports.broker,
@@ -180,7 +188,13 @@ class Node:
         self.authenticator = RevocationGuard(ports.authenticator, self.revocations)
         self.control = Control(self, self.revocations, ports.broker, self.runtime)
         self.probe = LatencyProbe(
-            self.control.me, bounds.probe, ports.broker, ports.connect, self.connection_context, self.runtime
+            self.control.me,
+            bounds.probe,
+            ports.broker,
+            ports.connect,
+            room_context,
+            self.connection_context,
+            self.runtime,
         )
         for tap in (*self.control.taps, self.probe):
             self.relay.tap(tap.channel, tap)

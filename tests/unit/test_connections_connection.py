@@ -21,9 +21,10 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
 from service.realtime.connections.byte_budget import SMALL_REPLY, ByteBudget
-from service.realtime.connections.connection import MAX_REPLIES, Connection, ConnectionContext
-from service.realtime.connections.frame import Batch, Frame, FrameEncoder
-from service.realtime.connections.rates import ConnectionRates, SharedRates
+from service.realtime.connections.connection import MAX_REPLIES, Connection
+from service.realtime.connections.context import ConnectionContext
+from service.realtime.connections.encoder import Batch, FrameEncoder
+from service.realtime.connections.frame import Frame
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -74,7 +75,6 @@ class Given:
     """A seat that is counted."""
 
     network = "192.0.2.1"
-    rates = ConnectionRates(SharedRates(), SharedRates(), None)
 
     def release(self) -> None:
         """Who lets go of connections does that, not they themselves."""
@@ -102,7 +102,7 @@ class Stage:
             WriteScheduler(self.clock, self.turns.append),
             self.encoder,
             BATCH,
-            limits=self.limits,
+            outbox_limits=self.limits,
             on_close=lambda connection, code, reason: self.ends.append(code),
         )
         self.connection = Connection("c", self.socket, Session(Identity("t", "ann"), 10), Given(), shared)

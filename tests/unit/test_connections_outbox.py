@@ -12,7 +12,8 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.core.limits import Compression, OutboxLimits
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.connections.frame import MAX_BATCH_BYTES, Frame, FrameEncoder, batches, event_frame, join
+from service.realtime.connections.encoder import MAX_BATCH_BYTES, FrameEncoder, batches, join
+from service.realtime.connections.frame import Frame, event_frame
 from service.realtime.connections.outbox import EVENT_OVERHEAD, Outbox
 from service.telemetry.metrics import Metrics
 

@@ -18,7 +18,8 @@ from service.core.session import Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
-from service.realtime.connections.frame import Batch, Frame, FrameEncoder
+from service.realtime.connections.encoder import Batch, FrameEncoder
+from service.realtime.connections.frame import Frame
 from service.realtime.connections.write_scheduler import SLICE, WriteScheduler
 from service.realtime.delivery.broadcast import MAX_SINGLE_WRITES
 from service.realtime.delivery.hub import Hub
@@ -98,7 +99,12 @@ class Stage:
         self.members = members
         turn = WriteScheduler(self.clock, lambda callback: self.clock.call_later(0.0, callback))
         ways = RoomContext(
-            self.clock, self.metrics, turn, encoder or FrameEncoder(Compression()), max_batch=100, sender=self.wires
+            self.clock,
+            self.metrics,
+            turn,
+            encoder or FrameEncoder(Compression()),
+            max_batch=100,
+            batch_sender=self.wires,
         )
         spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
         self.room: Room = Hub(ways).open(KEY, spec)

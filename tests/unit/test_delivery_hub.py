@@ -21,7 +21,8 @@ from service.core.session import PresenceAccess, Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
-from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame, FrameEncoder
+from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, FrameEncoder
+from service.realtime.connections.frame import Frame
 from service.realtime.connections.write_scheduler import BUDGET, SLICE, WriteScheduler
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room

@@ -9,8 +9,9 @@ import pytest
 from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
-from service.realtime.connections.connection import Connection, ConnectionContext
-from service.realtime.connections.frame import FrameEncoder
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import ConnectionContext
+from service.realtime.connections.encoder import FrameEncoder
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.lifecycle.monitor import LATE, PARTING, ConnectionMonitor, _share
@@ -59,7 +60,7 @@ class Stage:
             WriteScheduler(clock, lambda call: None),
             FrameEncoder(Compression()),
             100,
-            limits=OutboxLimits(),
+            outbox_limits=OutboxLimits(),
             on_close=lambda connection, code, reason: None,
         )
         self.connection = Connection(id, self.line, Session(anonymous("t"), 10), cast(Any, None), shared)

@@ -12,8 +12,9 @@ from service.core.identity import anonymous
 from service.core.limits import Compression, Deadlines, OutboxLimits, Rollout
 from service.core.session import Session
 from service.protocol.close import CloseCode
-from service.realtime.connections.connection import Connection, ConnectionContext
-from service.realtime.connections.frame import FrameEncoder
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import ConnectionContext
+from service.realtime.connections.encoder import FrameEncoder
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.lifecycle.drain import Drain
@@ -53,7 +54,7 @@ class Stage:
             WriteScheduler(self.clock, lambda callback: self.clock.call_later(0.0, callback)),
             FrameEncoder(Compression()),
             100,
-            limits=OutboxLimits(),
+            outbox_limits=OutboxLimits(),
             on_close=lambda connection, code, reason: None,
         )
         self.lines: list[Line] = []

@@ -5,14 +5,14 @@ from __future__ import annotations
 from service.core.backoff import jittered
 from service.core.clock import Clock
 from service.core.limits import Limits, Rollout
+from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
+from service.realtime.admission.message_rates import ConnectionRates, Exceeded, Kind, Rates
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.request_rates import RequestRates, rate_limited
 from service.realtime.admission.slots import ConnectionSlot, Slots
 from service.realtime.admission.upgrade_rate import UpgradeRate
-from service.realtime.connections.connection import Connection
-from service.realtime.connections.rates import ConnectionRates, Exceeded, Kind, Rates
 from service.telemetry.metrics import Metrics
 
 MAX_EVICTED = 1_000
@@ -27,7 +27,7 @@ class Admission:
         admission.slots.check(network)
         slot = admission.slots.acquire(network)
         await slot.identify(identity)
-        admission.check_message(connection, command)
+        admission.check_message(slot, session, command)
         slot.release()
     """
 
@@ -56,7 +56,7 @@ class Admission:
         if self._is_draining:
             raise ServiceError(ErrorCode.DRAINING, "this node is shutting down", retry_after=jittered(1.0))
 
-    def check_message(self, connection: Connection, command: Command | None) -> None:
+    def check_message(self, slot: ConnectionSlot, session: Session, command: Command | None) -> None:
         """Counts a message in every bucket of its connection. `command` is None for a message that is no command.
 
         Raises ServiceError(RATE_LIMITED); the message has then cost nothing.
@@ -64,11 +64,10 @@ class Admission:
         The first `ready` is free, and `unsubscribe` was paid for by its subscribe: a client whose `ready` or `unsubscribe` is
         refused would receive nothing, or stay present where it is not.
         """
-        rates = connection.slot.rates
+        rates = slot.rates
         if isinstance(command, Subscribe):
             self._count_subscribes(rates, 1)
             return
-        session = connection.session
         if isinstance(command, Unsubscribe) and session.is_subscribed(command.channel):
             return
         if isinstance(command, Ready) and not session.is_ready:
@@ -83,9 +82,9 @@ class Admission:
         if not is_upgrade:
             self._rates.give_back(slot.rates, "subscribes", count)
 
-    def is_abusive(self, connection: Connection, refusal: ServiceError) -> bool:
+    def is_abusive(self, slot: ConnectionSlot, refusal: ServiceError) -> bool:
         """Records a frame with messages above a rate. True once there were too many lately."""
-        return self._rates.is_abusive(connection.slot.rates, refusal.details["scope"], self._clock.monotonic())
+        return self._rates.is_abusive(slot.rates, refusal.details["scope"], self._clock.monotonic())
 
     def evict_idle(self, now: float) -> None:
         """Forgets users and addresses that have been quiet: for most of them there is nothing to remember."""

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from service.core.identity import Identity
 from service.core.limits import Limits
+from service.realtime.admission.message_rates import ConnectionRates, Rates
 from service.realtime.admission.quota import ConnectionQuota, cap_reached
-from service.realtime.connections.rates import ConnectionRates, Rates
 from service.telemetry.metrics import Metrics
 
 MIN_PROXY_CONNECTIONS = 100

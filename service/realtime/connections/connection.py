@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from service.core.clock import Timer
-from service.core.limits import OutboxLimits
 from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
 from service.protocol.messages import ServerMessage, Welcome
 from service.realtime.connections.byte_budget import SMALL_REPLY, overloaded
-from service.realtime.connections.context import RoomContext
-from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame, join
+from service.realtime.connections.context import ConnectionContext
+from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, join
+from service.realtime.connections.frame import Frame
 from service.realtime.connections.outbox import Outbox
-from service.realtime.connections.rates import ConnectionRates
 from service.realtime.connections.transport import Transport
 
 _log = structlog.get_logger("connection")
@@ -37,10 +34,6 @@ class ConnectionSlot(Protocol):
     def network(self) -> str:
         """Where the connection comes from: what counts as one address."""
 
-    @property
-    def rates(self) -> ConnectionRates:
-        """How much the connection may send."""
-
     def release(self) -> None:
         """Gives it back."""
 
@@ -52,25 +45,16 @@ class _Reach:
     __slots__ = ("fd", "is_clear", "window_bits", "write")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionContext(RoomContext):
-    """What all connections share, and with them the rooms."""
-
-    limits: OutboxLimits
-    on_close: Callable[[Connection, CloseCode, str], None]
-    """Called once for each connection that this side decides to close: leaves the hub."""
-
-
 class Connection(_Reach):
     """An authenticated connection. Only the handshake makes one, so nothing unauthenticated can reach a command."""
 
     __slots__ = (
+        "_context",
         "_drained",
         "_is_over",
         "_outbox",
         "_parting",
         "_replies",
-        "_shared",
         "closing",
         "id",
         "is_asked",
@@ -84,7 +68,7 @@ class Connection(_Reach):
     )
 
     def __init__(
-        self, id: str, transport: Transport, session: Session, slot: ConnectionSlot, shared: ConnectionContext
+        self, id: str, transport: Transport, session: Session, slot: ConnectionSlot, context: ConnectionContext
     ) -> None:
         self.id = id
         self.transport = transport
@@ -108,7 +92,7 @@ class Connection(_Reach):
         """Whether a ping waits for its answer."""
         self.is_told_of_expiry = False
         """Whether `expiring` has been sent for the present token."""
-        self._shared = shared
+        self._context = context
         self._replies: list[bytes] | None = None
         """Small ones of this turn."""
         self._outbox: Outbox | None = None
@@ -168,7 +152,7 @@ class Connection(_Reach):
 
     def _encode(self, message: ServerMessage) -> bytes:
         payload = messages.encode(message)
-        sent, size = self._shared.metrics.messages.out(str(message.__struct_config__.tag))
+        sent, size = self._context.metrics.messages.out(str(message.__struct_config__.tag))
         sent.inc()
         size.inc(len(payload))
         return payload
@@ -185,7 +169,7 @@ class Connection(_Reach):
             if self._replies is None:
                 self._replies = [payload]
                 self.is_clear = False
-                self._shared.turn.schedule_flush(self)
+                self._context.scheduler.schedule_flush(self)
                 return
             if len(self._replies) < MAX_REPLIES:
                 self._replies.append(payload)
@@ -216,7 +200,7 @@ class Connection(_Reach):
             self.transport.count_unsent(len(wire))
 
     def _wire(self, replies: list[bytes]) -> bytes:
-        most = self._shared.max_batch
+        most = self._context.max_batch
         if len(replies) <= most:
             return framing.frame(framing.TEXT, join(replies))
         parts = (replies[start : start + most] for start in range(0, len(replies), most))
@@ -227,8 +211,8 @@ class Connection(_Reach):
         outbox = self._outbox
         if outbox is None:
             self.is_clear = False
-            shared = self._shared
-            outbox = self._outbox = Outbox(shared.limits, self.transport.account, shared.metrics)
+            context = self._context
+            outbox = self._outbox = Outbox(context.outbox_limits, self.transport.account, context.metrics)
             replies, self._replies = self._replies, None
             for payload in replies or ():
                 outbox.put(_reply(payload, "reply"))
@@ -236,15 +220,15 @@ class Connection(_Reach):
 
     def _pump(self) -> None:
         """Writes what the peer takes."""
-        outbox, shared = self._outbox, self._shared
+        outbox, context = self._outbox, self._context
         if outbox is None:
             return
-        while not self.transport.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, shared.max_batch)):
+        while not self.transport.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, context.max_batch)):
             if frames[0].delivery is not None:
-                shared.metrics.delivery.publish_to_write_seconds.observe(
-                    max(0.0, shared.clock.monotonic() - frames[0].accepted)
+                context.metrics.delivery.publish_to_write_seconds.observe(
+                    max(0.0, context.clock.monotonic() - frames[0].accepted)
                 )
-            self._write(shared.encoder.wire(frames, self.window_bits))
+            self._write(context.encoder.wire(frames, self.window_bits))
         if not outbox and not self.transport.is_paused:
             self._outbox = None
             self._clear()
@@ -258,7 +242,7 @@ class Connection(_Reach):
 
     def paused(self) -> None:
         """The peer does not take what it was sent; see Ear."""
-        self.paused_since = self._shared.clock.monotonic()
+        self.paused_since = self._context.clock.monotonic()
         if self.closing is None and not self._is_over:
             self._queue()
 
@@ -305,13 +289,13 @@ class Connection(_Reach):
         self.is_clear = False
         if self._drained is not None:
             self._drained.set()
-        self._shared.on_close(self, code, reason)
+        self._context.on_close(self, code, reason)
         if self._is_over:
             return
         if self._outbox is None or code in _UNREAD:
             self._part()
         else:
-            self._parting = self._shared.clock.call_later(self._shared.limits.close_grace, self._part)
+            self._parting = self._context.clock.call_later(self._context.outbox_limits.close_grace, self._part)
 
     def _part(self) -> None:
         """Says goodbye. What is still queued is not sent any more: nothing may follow a close frame (RFC 6455 §5.5.1)."""

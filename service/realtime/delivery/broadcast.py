@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from service.realtime.connections.context import RoomContext
-from service.realtime.connections.frame import MAX_BATCH_BYTES, Batch, Frame
+from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch
+from service.realtime.connections.frame import Frame
 from service.realtime.connections.transport import BatchSender
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Broadcast:
         wire, bits = batch.plain, 0
         slow: list[Connection] | None = None
         rest = members
-        sender = context.sender
+        sender = context.batch_sender
         if sender is not None and len(members) > MAX_SINGLE_WRITES:
             rest = _send_to_ready(sender, members, batch, left or (), context)
         for member in rest:

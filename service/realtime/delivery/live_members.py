@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from service.core.session import Subscription
 from service.protocol.close import CloseCode
 from service.realtime.connections.context import RoomContext
-from service.realtime.connections.frame import Batch
+from service.realtime.connections.encoder import Batch
 from service.realtime.delivery.broadcast import Broadcast
 
 if TYPE_CHECKING:

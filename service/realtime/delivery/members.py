@@ -10,7 +10,8 @@ from service.core.session import Phase, PresenceAccess, Subscription
 from service.core.stream_cursor import StreamCursor
 from service.protocol.close import CloseCode
 from service.realtime.connections.context import RoomContext
-from service.realtime.connections.frame import Frame, SnapshotFilter, batches
+from service.realtime.connections.encoder import batches
+from service.realtime.connections.frame import Frame, SnapshotFilter
 from service.realtime.delivery.event_sequencer import EventSequencer
 from service.realtime.delivery.live_members import LiveMembers
 

@@ -54,7 +54,7 @@ class Room:
         self.sequencer = EventSequencer()
         self._batcher = Batcher(context.clock)
         self._members = Members(context)
-        self._scheduler = context.turn
+        self._scheduler = context.scheduler
         self._is_scheduled = False
         """True while the scheduler will call `fan_out`."""
         self._idle: asyncio.Event | None = None

@@ -29,9 +29,9 @@ from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.codec import id_of, split
 from service.realtime.cluster.messages import OWN_TENANT, probe_of
-from service.realtime.connections.connection import Connection, ConnectionContext
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import ConnectionContext, RoomContext
 from service.realtime.connections.frame import event_frame
-from service.realtime.connections.rates import ConnectionRates, SharedRates
 from service.realtime.connections.transport import MessageHandler, Transport
 from service.realtime.delivery.room import Room
 from service.realtime.ids import new_id
@@ -75,17 +75,19 @@ class LatencyProbe:
         times: Probing,
         broker: Broker,
         connect: Connect,
-        shared: ConnectionContext,
+        room_context: RoomContext,
+        connection_context: ConnectionContext,
         runtime: Runtime,
     ) -> None:
-        """`node`: its id. `shared`: the node's."""
+        """`node`: its id. The contexts are the node's."""
         self.channel = probe_of(node)
         self._times = times
         self._broker = broker
         self._connect = connect
         self._runtime = runtime
-        self._unread = replace(shared, metrics=Metrics(), on_close=self._closing)
-        self._room = Room(self.channel, _SPEC, self._unread)
+        unread = Metrics()  # the probe counts in no metric of clients
+        self._connection_context = replace(connection_context, metrics=unread, on_close=self._closing)
+        self._room = Room(self.channel, _SPEC, replace(room_context, metrics=unread))
         self._backoff = Backoff(RECONNECT, MAX_RECONNECT)
         self._line: _Line | None = None
         self._timer: Timer | None = None
@@ -221,7 +223,7 @@ class LatencyProbe:
         if self._line is None or self._line.is_over:
             self._cut()
             line = _Line(self._runtime.clock.monotonic)
-            await line.open(self._connect, self._room, self._unread)
+            await line.open(self._connect, self._room, self._connection_context)
             self._line = line
         return self._line
 
@@ -254,11 +256,11 @@ class _Line:
         """Whether it is of no more use."""
         return self._is_lost or self._connection is None or self._connection.is_closing
 
-    async def open(self, connect: Connect, room: Room, shared: ConnectionContext) -> None:
+    async def open(self, connect: Connect, room: Room, context: ConnectionContext) -> None:
         """Connects, and becomes a member of the room. Raises OSError."""
-        self._loopback = await connect(self, shared.metrics)
+        self._loopback = await connect(self, context.metrics)
         session = Session(anonymous(OWN_TENANT), max_subscriptions=1)
-        self._connection = Connection(new_id(), self._loopback.transport, session, _Nowhere(), shared)
+        self._connection = Connection(new_id(), self._loopback.transport, session, _Nowhere(), context)
         subscription = Subscription(room.key, None)
         room.add_member(self._connection, subscription)
         room.make_live(self._connection, subscription)
@@ -308,8 +310,6 @@ class _Nowhere:
     """The seat of a connection that takes none."""
 
     network = ""
-    rates = ConnectionRates(SharedRates(), SharedRates(), None)
-    """Asked by nobody: nothing that this connection says is a command."""
 
     def release(self) -> None:
         """See Seat."""

@@ -18,6 +18,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
 from service.protocol.codec import decode, id_of
 from service.protocol.messages import Command, Publish
+from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.transport import Transport
 from service.realtime.node import Node
@@ -60,7 +61,7 @@ async def serve(
         arrival.slot.release()
         transport.abort()
         raise
-    serving = SessionHandler(node, connection)
+    serving = SessionHandler(node, connection, arrival.slot)
     node.monitor.welcome(connection)
     node.registry.add(connection)
     node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
@@ -71,11 +72,22 @@ async def serve(
 class SessionHandler:
     """The ear of an authenticated connection: one command at a time, in their order."""
 
-    __slots__ = ("_connection", "_has_ended", "_in_hand", "_is_busy", "_is_lost", "_node", "_waiting", "_waiting_bytes")
+    __slots__ = (
+        "_connection",
+        "_has_ended",
+        "_in_hand",
+        "_is_busy",
+        "_is_lost",
+        "_node",
+        "_slot",
+        "_waiting",
+        "_waiting_bytes",
+    )
 
-    def __init__(self, node: Node, connection: Connection) -> None:
+    def __init__(self, node: Node, connection: Connection, slot: ConnectionSlot) -> None:
         self._node = node
         self._connection = connection
+        self._slot = slot
         self._waiting: deque[str | bytes] | None = None
         self._waiting_bytes = 0
         self._in_hand = 0
@@ -259,7 +271,7 @@ class SessionHandler:
                 _refuse(node, connection, error, id_of(message))
                 if error.code is ErrorCode.RATE_LIMITED and not is_noted:
                     is_noted = True
-                    if node.admission.is_abusive(connection, error):
+                    if node.admission.is_abusive(self._slot, error):
                         connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
             except CloseConnection as end:
                 connection.close(end.code, end.reason)
@@ -279,11 +291,11 @@ class SessionHandler:
                 raise fault
             command = decode(message)
         except ServiceError:
-            node.admission.check_message(self._connection, None)
+            node.admission.check_message(self._slot, self._connection.session, None)
             if fault is None:
                 _count_in(node, "invalid", message)
             raise
-        node.admission.check_message(self._connection, command)
+        node.admission.check_message(self._slot, self._connection.session, command)
         kind = command.type if isinstance(command, Publish) else str(command.__struct_config__.tag)
         _count_in(node, kind, message)
         return command

@@ -23,7 +23,8 @@ from service.core.event import Event
 from service.core.limits import RepairLimits
 from service.core.position import Position
 from service.errors import ServiceError
-from service.realtime.connections.frame import MAX_BATCH_BYTES, restart_frame
+from service.realtime.connections.encoder import MAX_BATCH_BYTES
+from service.realtime.connections.frame import restart_frame
 from service.realtime.delivery.event_sequencer import StreamRead
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service.core.identity import Identity, anonymous
 from service.core.limits import Limits, Rate
 from service.core.token_bucket import TokenBucket
-from service.realtime.connections.rates import ConnectionRates, KeyedRates, Rates
+from service.realtime.admission.message_rates import ConnectionRates, KeyedRates, Rates
 
 ANN = Identity("t", "ann")
 PLENTY = Rate(per_second=1e6, burst=10**6)
