@@ -5,14 +5,13 @@ from __future__ import annotations
 from pytest_aiohttp.plugin import AiohttpClient
 
 from service.app import build_app
-from service.contract.load import load
 from tests.support.clock import FakeClock
-from tests.support.harness import API_KEY, CONTRACT, settings
+from tests.support.harness import API_KEY, CONTRACT, loaded, settings
 
 
 async def test_build_app_gives_an_application_that_lives_by_its_runner(aiohttp_client: AiohttpClient) -> None:
     clock = FakeClock()
-    client = await aiohttp_client(build_app(settings(), load(CONTRACT), clock=clock))
+    client = await aiohttp_client(build_app(settings(), loaded(CONTRACT), clock=clock))
     answer = await client.post(
         "/api/v1/channels/room:1/events",
         json={"type": "chat.message", "data": {"text": "hi"}},

@@ -11,11 +11,10 @@ import aiohttp
 import pytest
 
 from service.app import Service, running
-from service.contract.load import load
 from tests.contract.redis_stage import new_prefix
 from tests.integration.test_presence import members
 from tests.stores import FLAVOURS, RedisServer, shared_redis
-from tests.support.harness import CONTRACT, Client, Running, eventually, settings, token
+from tests.support.harness import CONTRACT, Client, Running, eventually, loaded, settings, token
 
 TTL = 3.0
 """Seconds that presence lasts here, so that a test need not wait for half a minute."""
@@ -43,7 +42,7 @@ async def two_nodes(server: RedisServer, **groups: Any) -> AsyncIterator[Nodes]:
 
 @asynccontextmanager
 async def node(**groups: Any) -> AsyncIterator[Running]:
-    service = Service(settings(**groups), load(CONTRACT))
+    service = Service(settings(**groups), loaded(CONTRACT))
     async with running(service) as (port, ops_port), aiohttp.ClientSession() as http:
         yield Running(service, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", http)
 

@@ -15,7 +15,6 @@ import pytest
 
 from service.aio.eager_start import start_eagerly
 from service.app import Service, running
-from service.contract.load import load
 from service.core.channel import ChannelKey
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.cluster.messages import OWN_TENANT
@@ -25,7 +24,19 @@ from service.realtime.session.handshake import AcceptedUpgrade, introduce
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.ws.websocket import WebSocket
 from tests.support.clock import FakeClock
-from tests.support.harness import BIT, CONTRACT, DEADLINE, Client, Running, eventually, passes, serving, settings, token
+from tests.support.harness import (
+    BIT,
+    CONTRACT,
+    DEADLINE,
+    Client,
+    Running,
+    eventually,
+    loaded,
+    passes,
+    serving,
+    settings,
+    token,
+)
 from tests.support.raw import upgraded
 from tests.support.shared_broker import Line, SharedBroker
 from tests.support.transport import NullTransport
@@ -59,7 +70,7 @@ async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
 @asynccontextmanager
 async def stopping(clock: FakeClock, **groups: Any) -> AsyncIterator[tuple[Running, asyncio.Event, asyncio.Task[None]]]:
     """A service in the test's time, what stops it, and its life. Requests come on new connections."""
-    service = Service(settings(port=0, ops_port=0, **groups), load(CONTRACT), clock=clock)
+    service = Service(settings(port=0, ops_port=0, **groups), loaded(CONTRACT), clock=clock)
     listening: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
 

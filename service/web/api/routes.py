@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 from aiohttp import web
@@ -326,10 +327,15 @@ OPERATIONS = (
 
 def routes() -> list[web.RouteDef]:
     """The API's routes, for an application with NODE, EDGE and the problem middleware."""
-    description = msgspec.json.encode(openapi.describe(OPERATIONS))
+    return [*(operation.route() for operation in OPERATIONS), web.get(openapi.PATH, _describe)]
 
-    async def describe(request: web.Request) -> web.Response:
-        check_address_rate(request)
-        return web.Response(body=description, content_type="application/json")
 
-    return [*(operation.route() for operation in OPERATIONS), web.get(openapi.PATH, describe)]
+async def _describe(request: web.Request) -> web.Response:
+    check_address_rate(request)
+    return web.Response(body=_description(), content_type="application/json")
+
+
+@cache
+def _description() -> bytes:
+    """The OpenAPI document, made at the first request: it costs as much as the rest of a node's start."""
+    return msgspec.json.encode(openapi.describe(OPERATIONS))
