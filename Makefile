@@ -1,4 +1,4 @@
-# The same short commands for everybody; CI calls only these. `make help` lists them.
+# Commands for developers and CI. `make help` lists them. Each installs what it needs first.
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
@@ -10,11 +10,11 @@ PYTEST := $(BIN)/python -m pytest --durations=20
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: ## start the service with its demo (installs what it needs first)
+run: ## start the service with its demo
 	@scripts/setup.sh run
 	@exec $(BIN)/tidewire serve --demo
 
-test: ## run every test: JavaScript, Python, browser and load (installs what they need first)
+test: ## run every test: JavaScript, Python, browser and load
 	@scripts/setup.sh test
 	@if [ -f clients/js/package.json ]; then \
 		npm --prefix clients/js run --silent check && npm --prefix clients/js run --silent test; \
@@ -28,28 +28,28 @@ test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
 
-test-faults: ## play every fault on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
+test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(FLAVOUR),--store $(FLAVOUR)) $(if $(SOAK),--soak $(SOAK))
 
-test-autobahn: ## play every Autobahn case on both event loops (20 min); ONLY=case,… LOOP=asyncio|uvloop
+test-autobahn: ## run every Autobahn case on both event loops (20 min); ONLY=case,… LOOP=asyncio|uvloop
 	@scripts/setup.sh quick
 	$(BIN)/python -m tests.autobahn $(if $(ONLY),--only '$(ONLY)') $(if $(LOOP),--loop $(LOOP))
 
-test-chart: lint-deploy ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes 1.29 to 1.37 (installs what it needs first)
+test-chart: lint-deploy ## test the chart: every preset and switch, Helm 3 and 4, Kubernetes 1.29 to 1.37
 	@scripts/setup.sh chart
 	CHART_MATRIX=whole $(BIN)/python -m pytest -m chart tests/chart
 
-test-cluster: ## install the chart on a real control plane of Kubernetes, with Helm 3 and 4 (builds it first, 15 min, once)
+test-cluster: ## install the chart on a real Kubernetes control plane, with Helm 3 and 4 (builds it once, 15 min)
 	@scripts/setup.sh cluster
 	$(BIN)/python -m pytest -n 3 --dist loadgroup -m cluster tests/cluster
 
-test-e2e: test-image ## test the image, and behind real proxies, set as the chart's presets set them: nginx, HAProxy, Traefik, Envoy (installs what it needs first)
+test-e2e: test-image ## test the image, and nodes behind nginx, HAProxy, Traefik and Envoy, configured by the chart's presets
 	@scripts/setup.sh e2e
 	E2E=whole $(BIN)/python -m pytest -s tests/e2e --ignore tests/e2e/test_image.py
 
-test-image: ## build the container image and try it: no root, nothing to write to, no shell (installs what it needs first)
+test-image: ## build the container image and test it: no root, read-only, no shell
 	@scripts/setup.sh image
 	$(BIN)/python -m pytest -s -m e2e tests/e2e/test_image.py
 
@@ -62,30 +62,30 @@ kind: ## run three pods, Valkey, Prometheus and Grafana in a cluster on this mac
 kind-down: ## remove that cluster
 	@scripts/kind.sh down
 
-loadtest: ## load a running service with k6 (installs it first); URL=ws://…/ws CLIENTS=n RATE=n HOLD=seconds … (k8s/README.md)
+loadtest: ## run a load test with k6 against a running service; URL=ws://…/ws CLIENTS=n RATE=n HOLD=seconds … (k8s/README.md)
 	@scripts/setup.sh k6
 	@scripts/loadtest.sh
 
-dist: ## make what a release publishes in dist/: for PyPI and npm; PARTS=native
+dist: ## build the release packages for PyPI and npm in dist/; PARTS=native
 	@scripts/setup.sh dev
 	@scripts/setup.sh deploy
 	@REPOSITORY=$(REPOSITORY) scripts/dist.sh $(PARTS)
 
-lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered manifests (installs what it needs first)
+lint-deploy: ## check the Dockerfile, the workflows, shell scripts and rendered manifests
 	@scripts/setup.sh deploy
 	@scripts/setup.sh chart
 	scripts/lint_deploy.sh
 
-dashboards-look: ## play a day before a real Prometheus and draw every dashboard from it (2 min): build/dashboards, docs/images
+dashboards-look: ## simulate a day with a real Prometheus and draw every dashboard (2 min): build/dashboards, docs/images
 	@scripts/setup.sh look
 	$(BIN)/python -m tests.e2e.watching
 
-bench: ## measure beside other servers and a bare C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
+bench: ## compare with other servers and a plain C loop (20 min); ONLY=workload,… PEERS=name,… ROUNDS=n COMPARE=revision
 	@scripts/setup.sh quick
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers $(PEERS)) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(COMPARE),--compare $(COMPARE))
 
-bench-quick: ## measure beside a bare C loop only (1 min); a line of JSON for each workload; ONLY=workload,…
+bench-quick: ## compare with a plain C loop only (1 min); prints one JSON line for each workload; ONLY=workload,…
 	@scripts/setup.sh quick
 	@$(BIN)/python -m benchmarks --quick $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
@@ -107,7 +107,7 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/python scripts/run_uv.py pip check --quiet --python .venv
 	scripts/lock.sh --check
 
-fmt: ## format, fix what can be fixed, write the generated files
+fmt: ## format, fix lint errors, write the generated files
 	@scripts/setup.sh dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -118,7 +118,7 @@ fmt: ## format, fix what can be fixed, write the generated files
 	$(BIN)/python scripts/alerts_reference.py
 	$(BIN)/python scripts/dashboards.py
 
-lock: ## write requirements/*.lock from pyproject.toml, keeping versions
+lock: ## write requirements/*.lock from pyproject.toml, with the same versions
 	@scripts/setup.sh dev
 	scripts/lock.sh
 
@@ -126,7 +126,7 @@ upgrade: ## write requirements/*.lock with the newest versions
 	@scripts/setup.sh dev
 	scripts/lock.sh --upgrade
 
-clean: ## remove everything that can be made again
+clean: ## remove everything that make can create again
 	@# Without root, some files of an image's layers belong to other users of the container.
 	@[ ! -d build/image ] || [ "$$(id -u)" = 0 ] || podman unshare rm -rf build/image
 	rm -rf .venv .venv-deploy build dist clients/js/node_modules tests/chart/crds/node_modules .mypy_cache .ruff_cache .pytest_cache \
