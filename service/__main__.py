@@ -10,42 +10,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from service.signals import STOPPING, stopping
+from service.signals import STOP_SIGNALS, stop_signals
 
 COMMANDS = ("serve", "check", "health", "token", "publish", "tail")
 """Each is a module of `service.cli`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, or 1 if it was refused, or 2 if it was misspelt."""
+    """Runs one command. Returns the exit status: 0; 1 after a failure; 2 for wrong arguments."""
     _open_standard_descriptors()
     words = sys.argv[1:] if arguments is None else arguments
     if "serve" not in words[:1]:
         return _run(words)
-    with _ended_by_signals():
+    with _exit_on_signals():
         status = _run(words)
-    if arguments is None:  # the process ends with this, which takes Python a while: one more signal is no failure
-        for number in STOPPING:
+    if arguments is None:  # Python takes a while to exit: a signal meanwhile is no failure
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     return status
 
 
 def _open_standard_descriptors() -> None:
-    """Opens `/dev/null` as each of descriptors 0, 1 and 2 that is closed. A socket would get the number otherwise, and what is
-    printed would go to a client; libuv aborts where it meets one."""
+    """Opens `/dev/null` as each of the descriptors 0, 1 and 2 that is closed. Otherwise a socket would get the number, and
+    a client what is printed; and libuv would abort."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
             setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Until the service has handlers of its own, the signals that stop it end this process at once, with status 0: nothing is
-    open yet. Without a handler the kernel would keep them from process 1 of a container, which would be killed later."""
-    before = {number: signal.signal(number, lambda number, frame: os._exit(0)) for number in stopping()}
+def _exit_on_signals() -> Iterator[None]:
+    """Until the service has its own handlers, stop signals end this process at once with status 0: nothing is open yet. Without a
+    handler the kernel would drop them for process 1 of a container, which would be killed later."""
+    before = {number: signal.signal(number, lambda number, frame: os._exit(0)) for number in stop_signals()}
     try:
         yield
     finally:
@@ -54,7 +54,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _run(words: Sequence[str]) -> int:
-    # Imported only now: loading the code takes a second or two, in which the signal may come.
+    # Imported only now: loading takes a second or two, in which a signal may arrive.
     from service.cli import output
     from service.contract.document import Faults
 
@@ -68,14 +68,14 @@ def _run(words: Sequence[str]) -> int:
         except KeyboardInterrupt:
             return 130
         finally:
-            output.settle()
+            output.flush()
     except output.OutputClosed:
         return output.CLOSED
     except output.OutputFailed as error:
         output.note(f"tidewire: cannot write to standard output: {error}")
         return 1
     finally:
-        output.settle_notes()
+        output.flush_notes()
 
 
 def _command(words: Sequence[str]) -> int:
@@ -84,11 +84,11 @@ def _command(words: Sequence[str]) -> int:
     parser = output.Parser(prog="tidewire", description="Real-time events between backends and browsers.")
     parser.add_argument("--version", action="version", version=f"tidewire {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    # And only the one that is meant: a health check, say, needs no web server.
+    # Only the command that was named: a health check needs no web server.
     for name in set(words[:1]).intersection(COMMANDS) or COMMANDS:
-        importlib.import_module(f"service.cli.{name}").add(commands)
-    given = parser.parse_args(words)
-    return int(given.run(given))
+        importlib.import_module(f"service.cli.{name}").register(commands)
+    args = parser.parse_args(words)
+    return int(args.run(args))
 
 
 def _version() -> str:

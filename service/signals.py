@@ -1,16 +1,16 @@
-"""The signals that ask a process which serves to drain and end."""
+"""The signals that ask a serving process to drain and end."""
 
 from __future__ import annotations
 
 import signal
 from typing import Final
 
-STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""All mean the same. Service managers and images differ in which one they send, and a terminal sends SIGHUP when it closes."""
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""All mean the same. Service managers and images send different ones, and a terminal sends SIGHUP when it closes."""
 
 
-def stopping() -> tuple[signal.Signals, ...]:
-    """Those that this process is to handle: `nohup` starts one with SIGHUP ignored, and means it."""
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Returns the stop signals that this process should handle. `nohup` starts it with SIGHUP ignored, which then stays so."""
     return tuple(
-        number for number in STOPPING if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+        number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     )

@@ -1,1 +1,1 @@
-"""The subcommands of `tidewire`, one file each: `add` declares its arguments, `run` does it and gives the exit status."""
+"""The subcommands of `tidewire`, one file each: `register` declares its arguments, `run` returns its exit status."""

@@ -1,4 +1,4 @@
-"""`tidewire check`: are the settings and the contract good? `serve` asks the same."""
+"""`tidewire check`: reports every fault of the settings and the contract. `serve` does the same check."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ CONNECT_TIMEOUT = 10.0
 """Seconds that `--connect` waits for the broker."""
 
 
-def add(commands: Commands) -> None:
-    """Declares the command."""
+def register(commands: Commands) -> None:
+    """Declares the arguments."""
     parser = commands.add_parser(
         "check",
-        help="check settings and contract; tell every fault",
-        description="Checks settings and contract. With a contract named here, the settings need not be complete.",
+        help="check settings and contract; report every fault",
+        description="Checks settings and contract. With a contract on the command line, the settings may be incomplete.",
     )
     parser.add_argument("contract_file", nargs="?", type=Path, metavar="CONTRACT", help="the contract to check")
     parser.add_argument("--contract", type=Path, metavar="FILE", help="the same")
-    parser.add_argument("--connect", action="store_true", help="connect to the broker too, as serve would")
+    parser.add_argument("--connect", action="store_true", help="also connect to the broker, as serve does")
     add_config(parser)
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Does it. Faults go up: `main` prints them, one a line."""
-    named = given.contract or given.contract_file
-    # A contract can be checked where no secret is, such as in its own repository's CI.
+def run(args: argparse.Namespace) -> int:
+    """Checks. Raises Faults, which `main` prints, one a line."""
+    named = args.contract or args.contract_file
+    # A contract can be checked without secrets, such as in the CI of its own repository.
     environ = {**os.environ, "TIDEWIRE_DEMO": "true"} if named else os.environ
-    settings, contract = everything(config_path(given), environ, named)
-    if given.connect:
+    settings, contract = load_all(config_path(args), environ, named)
+    if args.connect:
         asyncio.run(_connect(settings))
     channels, types = len(contract.channels), len(contract.event_types)
     output.result(
@@ -53,10 +53,10 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def everything(
+def load_all(
     config: Path | None, environ: Mapping[str, str], contract: Path | None = None
 ) -> tuple[Settings, Contract]:
-    """Reads settings and contract (the one named here, else the one in the settings).
+    """Loads the settings and the contract: the one given here, else the one in the settings.
 
     Raises Faults with every fault of both.
     """
@@ -79,8 +79,8 @@ def everything(
 
 
 async def _connect(settings: Settings) -> None:
-    """Raises Faults if the broker cannot be had."""
-    # Imported only now: without this option nothing of the service is needed.
+    """Connects to the broker. Raises Faults if that fails."""
+    # Imported only now: without this option, nothing of the service is needed.
     from service import app
     from service.adapters.clock import SystemClock
     from service.errors import ServiceError
@@ -88,31 +88,31 @@ async def _connect(settings: Settings) -> None:
     from service.telemetry import log
     from service.telemetry.metrics import Metrics
 
-    log.configure("error", stream=io.StringIO())  # each try is logged; the last one's reason is told below
-    patience = min(settings.broker.unready_after, CONNECT_TIMEOUT)
-    hasty = settings.model_copy(update={"broker": settings.broker.model_copy(update={"unready_after": patience})})
+    log.configure("error", stream=io.StringIO())  # each attempt is logged; the last reason is reported below
+    timeout = min(settings.broker.unready_after, CONNECT_TIMEOUT)
+    impatient = settings.model_copy(update={"broker": settings.broker.model_copy(update={"unready_after": timeout})})
     clock, metrics = SystemClock(), Metrics()
-    broker = app.make_broker(hasty, clock, StoreClock(clock, metrics), metrics)
+    broker = app.make_broker(impatient, clock, StoreClock(clock, metrics), metrics)
     try:
-        await broker.start(_Nobody())
+        await broker.start(_NoSubscribers())
     except ServiceError as error:
         raise Faults([Fault("broker.url", None, error.message)]) from None
     finally:
         await broker.close()
 
 
-class _Nobody:
-    """Takes events that nobody has subscribed to."""
+class _NoSubscribers:
+    """Ignores events: there are no subscriptions."""
 
     def deliver(self, event: Event) -> None:
-        """See EventSink."""
+        """Does nothing."""
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """See EventSink."""
+        """Does nothing."""
 
 
 def contract_path(settings: Settings) -> Path | None:
-    """The contract's file; in demo mode the demo's, unless the settings name one."""
+    """Returns the contract file; in demo mode the demo's, unless the settings name one."""
     return settings.contract or (demo_folder() / "contract.yaml" if settings.demo else None)
 
 

@@ -1,4 +1,4 @@
-"""Demo mode: the service with a page at `/`, tokens for whoever asks on this machine, and a made-up backend beside it."""
+"""Demo mode: the service with a page at `/`, tokens for anybody on this machine, and a simulated backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import structlog
 from service import app, process
 from service.assets import client_folder, demo_folder
 from service.cli import output
-from service.cli.development import Development, development, needs_development
+from service.cli.development import Development, load_development, needs_development
 from service.cli.options import url_of
 from service.cli.token import sign
 from service.contract.model import Contract
@@ -26,29 +26,29 @@ from service.web import demo as page
 BOT = "support-bot"
 BOT_GRANTS = ("room:*",)
 BOT_TTL = 30 * 86_400.0
-"""The backend asks for no second token, so its only one outlives any demo."""
+"""Seconds. The backend never renews its token, so it outlives any demo."""
 AGENT_TTL = 3_600.0
-STOP = 5.0
-"""Seconds that the backend gets to end by itself."""
+STOP_TIMEOUT = 5.0
+"""Seconds that the backend gets to end after SIGTERM; then it is killed."""
 SAMPLE = ("room:1", "chat.message", '{"text": "hello"}')
-"""An event for a first try by hand; the demo's contract admits it."""
+"""An event to publish by hand; the demo's contract accepts it."""
 
 Announce = Callable[[int], None]
-"""Told the public port."""
+"""Gets the public port."""
 
 _log = structlog.get_logger("demo")
-_OWN = ("TIDEWIRE_DEMO_SEED", "TIDEWIRE_DEMO_SPEED")
+_BACKEND_VARIABLES = ("TIDEWIRE_DEMO_SEED", "TIDEWIRE_DEMO_SPEED")
 
 
-def _say_nothing(port: int) -> None:
-    """For a demo with credentials of its own."""
+def _no_announcement(port: int) -> None:
+    """For a demo with configured credentials."""
 
 
 def serve(settings: Settings, contract: Contract) -> int:
-    """Runs it until SIGTERM or Ctrl-C."""
-    announce: Announce = _say_nothing
+    """Runs the demo until SIGTERM or Ctrl-C."""
+    announce: Announce = _no_announcement
     if needs_development(settings):
-        found = development()
+        found = load_development()
         settings = found.complete(settings)
         announce = partial(_warn, settings, found)
     routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user), reserved=(BOT,))
@@ -56,14 +56,14 @@ def serve(settings: Settings, contract: Contract) -> int:
 
 
 def agent_token(settings: Settings, user: str) -> str:
-    """A token for a made-up agent."""
+    """Returns a token for a simulated agent."""
     return sign(settings, user, BOT_GRANTS, AGENT_TTL, info={"name": user.replace("-", " ").title()})
 
 
-def companion(settings: Settings, announce: Announce = _say_nothing) -> app.Companion:
-    """The demo's backend: a process of its own that knows the service only by its public faces.
+def companion(settings: Settings, announce: Announce = _no_announcement) -> app.Companion:
+    """The demo's backend: a separate process that uses only the public interfaces of the service.
 
-    `announce` is called first, once the service listens: what it says of a page is then true.
+    `announce` is called first, when the service listens.
     """
 
     @asynccontextmanager
@@ -83,10 +83,14 @@ def companion(settings: Settings, announce: Announce = _say_nothing) -> app.Comp
 
 
 def _environment(settings: Settings, port: int) -> dict[str, str]:
-    """The backend gets what a backend has, and none of the service's own settings."""
+    """Returns the environment of the backend: its credentials, and none of the service's settings."""
     key = settings.api.key
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_") or name in _OWN}
-    return kept | {
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TIDEWIRE_") or name in _BACKEND_VARIABLES
+    }
+    return inherited | {
         "TIDEWIRE_URL": url_of(settings, port),
         "TIDEWIRE_API_KEY": key.get_secret_value() if key is not None else "",
         "TIDEWIRE_TOKEN": sign(settings, BOT, BOT_GRANTS, BOT_TTL, info={"name": "Support bot"}),
@@ -94,9 +98,9 @@ def _environment(settings: Settings, port: int) -> dict[str, str]:
 
 
 async def _watch(process: asyncio.subprocess.Process) -> None:
-    """Says so when the backend ends by itself: the page would only look strangely quiet."""
+    """Logs that the backend has ended by itself: the page alone would only look quiet."""
     status = await process.wait()
-    _log.error("the demo's backend has ended", status=status)
+    _log.error("demo_backend_ended", status=status)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -105,7 +109,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         process.terminate()
     try:
-        async with asyncio.timeout(STOP):
+        async with asyncio.timeout(STOP_TIMEOUT):
             await process.wait()
     except TimeoutError:
         with suppress(ProcessLookupError):
@@ -114,7 +118,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _command() -> str:
-    """How this command was called: an environment that is not activated has no `tidewire` on the path."""
+    """Returns how this command was called: a virtual environment that is not activated is not on PATH."""
     called = Path(sys.argv[0])
     return str(called) if called.name == "tidewire" and shutil.which("tidewire") is None else "tidewire"
 
@@ -127,17 +131,17 @@ def _warning(settings: Settings, found: Development, port: int) -> str:
     channel, kind, data = SAMPLE
     url = url_of(settings, port)
     key = settings.api.key
-    made = key is not None and key.get_secret_value() == found.api_key
+    key_is_generated = key is not None and key.get_secret_value() == found.api_key
     secret = settings.auth.secret
-    signs = secret is not None and secret.get_secret_value() == found.secret
-    bearer = f"$(cat {found.api_key_file})" if made else "$KEY"
+    secret_is_generated = secret is not None and secret.get_secret_value() == found.secret
+    bearer = f"$(cat {found.api_key_file})" if key_is_generated else "$KEY"
     lines = [
         "DEMO MODE: development credentials, not for production",
         "",
         f"page     {url}/",
-        f"secret   {found.secret_file if signs else 'the one you set'}",
-        "         signs tokens: whoever reads it can be anybody",
-        f"API key  {found.api_key_file if made else 'the one you set'}",
+        f"secret   {found.secret_file if secret_is_generated else 'the one you set'}",
+        "         signs tokens: its reader can impersonate any user",
+        f"API key  {found.api_key_file if key_is_generated else 'the one you set'}",
         "",
         f"token    {_command()} token --user agent-1 --grant 'room:*'",
     ]

@@ -1,6 +1,6 @@
-"""Credentials for development: made on this machine at first use, kept in ./.tidewire, readable by their owner alone.
+"""Development credentials: generated at first use, stored in ./.tidewire, readable only by their owner.
 
-There is no built-in secret: one that everybody knows would sooner or later guard something real.
+There is no built-in secret: a known secret would sooner or later protect a real service.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _SECRET, _API_KEY = "secret", "api-key"  # names of files
 
 @dataclass(frozen=True, slots=True)
 class Development:
-    """What signs tokens, and what opens the backend API, on this machine."""
+    """The secret that signs tokens, and the key of the backend API, on this machine."""
 
     folder: Path
     secret: str = field(repr=False)
     api_key: str = field(repr=False)
-    fresh: bool = field(default=False, compare=False)
-    """Whether the secret was made just now, so that no running service knows it."""
+    is_new: bool = field(default=False, compare=False)
+    """Whether the secret was generated just now, so that no running service has it."""
 
     @property
     def secret_file(self) -> Path:
-        """Where the secret is kept."""
+        """The file of the secret."""
         return self.folder / _SECRET
 
     @property
     def api_key_file(self) -> Path:
-        """Where the API key is kept."""
+        """The file of the API key."""
         return self.folder / _API_KEY
 
     def complete(self, settings: Settings) -> Settings:
-        """The settings, with these credentials where they have none of their own."""
+        """Returns the settings, with these credentials where they have none."""
         auth, api = settings.auth, settings.api
         if auth.secret is None:
             auth = auth.model_copy(update={"secret": SecretStr(self.secret)})
@@ -53,60 +53,60 @@ class Development:
 
 
 def needs_development(settings: Settings) -> bool:
-    """Whether the settings leave something to development credentials."""
+    """Whether the settings lack a secret or an API key."""
     return settings.auth.secret is None or settings.api.key is None
 
 
-def development(folder: Path = FOLDER) -> Development:
-    """Reads the credentials, or makes them. Two processes that do so at once get the same ones.
+def load_development(folder: Path = FOLDER) -> Development:
+    """Loads the credentials, or generates them. Processes that start together get the same ones.
 
-    Raises Faults where they cannot be kept: in an image, say, or in another user's folder; and where they are no credentials.
+    Raises Faults if the folder cannot be written, as in an image, or if the files hold no valid credentials.
     """
     try:
-        found = _development(folder)
+        found = _load(folder)
     except OSError as error:
         kept = f"development credentials are kept in the folder {error.filename or folder}: {error.strerror}"
-        remedy = "start it where you may write, or set auth.secret and api.key"
+        remedy = "start it in a folder that you may write to, or set auth.secret and api.key"
         raise Faults([Fault("settings", None, f"{kept}; {remedy}")]) from None
     short = [
-        Fault(str(file), None, f"is shorter than {least} bytes: remove it, and a new one is made")
-        for file, text, least in (
+        Fault(str(file), None, f"is shorter than {min_bytes} bytes: remove it, and a new one is generated")
+        for file, text, min_bytes in (
             (found.secret_file, found.secret, MIN_SECRET_BYTES),
             (found.api_key_file, found.api_key, MIN_KEY),
         )
-        if len(text.encode()) < least
+        if len(text.encode()) < min_bytes
     ]
     if short:
         raise Faults(short)
     return found
 
 
-def _development(folder: Path) -> Development:
+def _load(folder: Path) -> Development:
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
-    _keep(folder / ".gitignore", lambda: "*\n")
-    fresh = not (folder / _SECRET).exists()
-    secret = _keep(folder / _SECRET, lambda: secrets.token_urlsafe(48))
-    api_key = _keep(folder / _API_KEY, lambda: secrets.token_urlsafe(32))
-    return Development(folder, secret, api_key, fresh)
+    _read_or_create(folder / ".gitignore", lambda: "*\n")
+    is_new = not (folder / _SECRET).exists()
+    secret = _read_or_create(folder / _SECRET, lambda: secrets.token_urlsafe(48))
+    api_key = _read_or_create(folder / _API_KEY, lambda: secrets.token_urlsafe(32))
+    return Development(folder, secret, api_key, is_new)
 
 
-def kept_api_key(folder: Path = FOLDER) -> str | None:
-    """The development API key, if there is one."""
+def stored_api_key(folder: Path = FOLDER) -> str | None:
+    """Returns the development API key, if it exists."""
     with suppress(OSError):
         return (folder / _API_KEY).read_text().strip()
     return None
 
 
-def _keep(file: Path, make: Callable[[], str]) -> str:
-    """The file's content, which `make` gives where there is none."""
+def _read_or_create(file: Path, generate: Callable[[], str]) -> str:
+    """Returns the content of the file; creates it with `generate` where it is missing."""
     if not file.exists():
-        fresh = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
-            stream.write(make())
-        with suppress(FileExistsError):  # somebody was faster: theirs counts
-            os.link(fresh, file)  # whole or not at all
-        fresh.unlink()
+            stream.write(generate())
+        with suppress(FileExistsError):  # another process was faster: its file counts
+            os.link(temporary, file)  # complete or not at all
+        temporary.unlink()
     file.chmod(0o600)
     return file.read_text().strip()

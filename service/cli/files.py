@@ -1,6 +1,6 @@
-"""The files that settings name: each is there, can be read, and is what it is to be.
+"""Checks the files that settings name: each exists, can be read, and holds what it should.
 
-Without this, the first connection to the broker, or the first user, would find out.
+Without these checks the first connection to the broker, or the first user, would fail.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _REASONS = {
     "KEY_VALUES_MISMATCH": "is not the key of broker.certificate",
     "KEY_TYPE_MISMATCH": "is not the key of broker.certificate",
 }
-"""What OpenSSL's words mean here."""
+"""What OpenSSL's reasons mean here."""
 
 
 def file_faults(settings: Settings) -> Iterator[Fault]:
-    """Every file that cannot be used, with its setting."""
+    """Yields a fault for every unusable file, with its setting."""
     for index, issuer in enumerate(settings.auth.issuers):
         yield from _keys(f"auth.issuers[{index}].jwks_file", issuer)
     yield from _certificates(settings.broker)
 
 
 def _keys(setting: str, issuer: Issuer) -> Iterator[Fault]:
-    """A file of keys that no token could be checked with."""
+    """Yields a fault for a key set that cannot verify any token."""
     if issuer.jwks_file is None or issuer.algorithm == "HS256":
         return
     try:
@@ -49,15 +49,15 @@ def _keys(setting: str, issuer: Issuer) -> Iterator[Fault]:
 def _certificates(broker: Broker) -> Iterator[Fault]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     named = {name: getattr(broker, name) for name in ("ca", "certificate", "private_key")}
-    faults = {name: fault for name, path in named.items() if path is not None and (fault := _unread(name, path))}
+    faults = {name: fault for name, path in named.items() if path is not None and (fault := _read_fault(name, path))}
     yield from faults.values()
     if broker.ca is not None and "ca" not in faults:
         ca = broker.ca
-        yield from _tried("ca", ca, lambda: context.load_verify_locations(ca))
+        yield from _load_fault("ca", ca, lambda: context.load_verify_locations(ca))
     certificate, key = broker.certificate, broker.private_key
     if certificate is None or faults.keys() & {"certificate", "private_key"}:
         return
-    if fault := next(_tried("certificate", certificate, lambda: context.load_verify_locations(certificate)), None):
+    if fault := next(_load_fault("certificate", certificate, lambda: context.load_verify_locations(certificate)), None):
         yield fault
     elif key is None and b"PRIVATE KEY-----" not in certificate.read_bytes():
         yield Fault(
@@ -65,10 +65,10 @@ def _certificates(broker: Broker) -> Iterator[Fault]:
         )
     else:
         name, path = ("certificate", certificate) if key is None else ("private_key", key)
-        yield from _tried(name, path, lambda: context.load_cert_chain(certificate, key, password=_nobody_to_ask))
+        yield from _load_fault(name, path, lambda: context.load_cert_chain(certificate, key, password=_no_password))
 
 
-def _unread(name: str, path: Path) -> Fault | None:
+def _read_fault(name: str, path: Path) -> Fault | None:
     try:
         path.read_bytes()
     except OSError as error:
@@ -76,20 +76,20 @@ def _unread(name: str, path: Path) -> Fault | None:
     return None
 
 
-def _tried(name: str, path: Path, load: Callable[[], object]) -> Iterator[Fault]:
+def _load_fault(name: str, path: Path, load: Callable[[], object]) -> Iterator[Fault]:
     try:
         load()
     except _EncryptedError:
-        yield Fault(str(path), None, f"is encrypted, and nobody can be asked for its password (broker.{name})")
+        yield Fault(str(path), None, f"is encrypted, and the service has no password for it (broker.{name})")
     except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
-        word = getattr(error, "reason", None) or ""
-        reason = _REASONS.get(word, "holds no private key in PEM format" if name == "private_key" else _ABSENT)
+        code = getattr(error, "reason", None) or ""
+        reason = _REASONS.get(code, "holds no private key in PEM format" if name == "private_key" else _ABSENT)
         yield Fault(str(path), None, f"{reason} (broker.{name})")
 
 
 class _EncryptedError(Exception):
-    """OpenSSL asks for a password."""
+    """OpenSSL has asked for a password."""
 
 
-def _nobody_to_ask() -> str:
+def _no_password() -> str:
     raise _EncryptedError

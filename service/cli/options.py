@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they are read into."""
+"""Arguments that several commands share, and the settings that they select."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns; argparse has no public name for it."""
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104  # compared, not bound
-"""What reaches a service that listens everywhere, with or without IPv6."""
+"""The address that reaches a service which listens on all addresses."""
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -29,37 +29,37 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_path(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The settings file: --config, else the environment's, else none."""
-    found: Path | None = given.config
-    return found or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
+def config_path(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Returns the settings file: --config, else the variable TIDEWIRE_CONFIG, else None."""
+    path: Path | None = args.config
+    return path or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
 
 
-def client_settings(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings as a client of the service needs them: nothing has to be complete.
-
-    Raises SettingsFaults.
-    """
-    return load_settings(config_path(given, environ), {**environ, "TIDEWIRE_DEMO": "true"})
-
-
-def service_url(given: argparse.Namespace) -> str:
-    """Where the service is: --url, else where these settings would make it listen.
+def client_settings(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Loads the settings for a client of the service: they may be incomplete.
 
     Raises SettingsFaults.
     """
-    if given.url:
-        return str(given.url).rstrip("/")
-    settings = client_settings(given)
+    return load_settings(config_path(args, environ), {**environ, "TIDEWIRE_DEMO": "true"})
+
+
+def service_url(args: argparse.Namespace) -> str:
+    """Returns the URL of the service: --url, else the address in the settings.
+
+    Raises SettingsFaults.
+    """
+    if args.url:
+        return str(args.url).rstrip("/")
+    settings = client_settings(args)
     return url_of(settings, settings.port)
 
 
-def reached(host: str) -> str:
-    """The address by which a program on this machine reaches what listens on `host`."""
+def local_address(host: str) -> str:
+    """Returns the address at which this machine reaches a listener on `host`."""
     return _LOOPBACK.get(host, host)
 
 
 def url_of(settings: Settings, port: int) -> str:
-    """How a program on this machine reaches a service that listens there."""
-    host = reached(settings.host)
+    """Returns the URL at which this machine reaches the service."""
+    host = local_address(settings.host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

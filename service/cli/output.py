@@ -1,7 +1,7 @@
-"""What a command prints: results to standard output, notes to standard error.
+"""Output of commands: results go to standard output, notes to standard error.
 
-Whoever reads results may have enough (`tidewire tail room:1 | head -1`): the command then ends without a word, with the status
-that a shell shows for a program that SIGPIPE ended. Notes are lost where nobody reads them, and nothing else happens.
+The reader of results may close the pipe (`tidewire tail room:1 | head -1`). The command then ends silently, with the status of a
+program that SIGPIPE ended. Notes that nobody reads are lost, without further effect.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
 CLOSED: Final = 128 + signal.SIGPIPE
-"""Exit status where nobody reads standard output any more."""
+"""Exit status when the reader has closed standard output."""
 
 
-class OutputClosed(Exception):  # noqa: N818  # not an error: the reader has all that it wanted
-    """Nobody reads standard output any more. Not an OSError: it must not be taken for a connection that broke."""
+class OutputClosed(Exception):  # noqa: N818  # not an error: the reader has what it wanted
+    """The reader has closed standard output. Not an OSError, which would look like a broken connection."""
 
 
 class OutputFailed(Exception):  # noqa: N818  # as above
-    """Standard output cannot be written; the message says why."""
+    """Standard output cannot be written. The message says why."""
 
 
 def result(text: str) -> None:
-    """Prints a line to standard output, at once. Raises OutputClosed and OutputFailed."""
+    """Prints a line to standard output and flushes it. Raises OutputClosed or OutputFailed."""
     with _output():
         print(text, flush=True)
 
 
 def note(text: str) -> None:
-    """Prints a line to standard error, if that can be done."""
+    """Prints a line to standard error; ignores failures."""
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help is a result, and whose complaints are notes."""
+    """An argument parser that prints help as a result, and errors as notes."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is sys.stdout:
@@ -51,16 +51,18 @@ class Parser(argparse.ArgumentParser):
                 super()._print_message(message, file)
 
 
-def settle() -> None:
-    """Writes what others have printed, such as help. To be called at the end, as is `settle_notes`: Python would complain of what
-    is left, and change the exit status. Raises OutputClosed and OutputFailed."""
+def flush() -> None:
+    """Flushes standard output before the process ends: Python would change the exit status for what it cannot flush.
+
+    Raises OutputClosed or OutputFailed.
+    """
     with _output():
         if sys.stdout is not None:
             sys.stdout.flush()
 
 
-def settle_notes() -> None:
-    """Writes the notes that are left, or drops them."""
+def flush_notes() -> None:
+    """Flushes standard error before the process ends, or drops what is left."""
     try:
         if sys.stderr is not None:
             sys.stderr.flush()
@@ -81,7 +83,7 @@ def _output() -> Iterator[None]:
 
 
 def pipe() -> int | None:
-    """Standard output's descriptor, if it is a pipe."""
+    """Returns the descriptor of standard output if it is a pipe."""
     try:
         descriptor = sys.stdout.fileno()
         return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
@@ -90,8 +92,8 @@ def pipe() -> int | None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Has what is left in the stream go nowhere."""
+    """Redirects what is left in the stream to `/dev/null`."""
     with suppress(AttributeError, OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -11,48 +11,49 @@ from urllib.parse import quote
 import aiohttp
 
 from service.cli import output
-from service.cli.development import kept_api_key
+from service.cli.development import stored_api_key
 from service.cli.options import Commands, add_config, add_url, client_settings, service_url
 from service.protocol.unique_keys import reject_duplicate_keys
 
 TIMEOUT = 15.0
+"""Seconds for the response."""
 
 
-def add(commands: Commands) -> None:
-    """Declares the command."""
+def register(commands: Commands) -> None:
+    """Declares the arguments."""
     parser = commands.add_parser(
         "publish",
         help="publish one event",
-        description="Publishes one event over the backend API. The key: --api-key, else api.key of the settings, else this "
-        "folder's development key.",
+        description="Publishes one event over the backend API. The key is --api-key, else api.key of the settings, else the "
+        "development key of this folder.",
     )
     parser.add_argument("channel", metavar="CHANNEL")
     parser.add_argument("type", metavar="TYPE")
     parser.add_argument("data", type=_json, metavar="DATA", help="JSON")
-    parser.add_argument("--id", help="makes a repetition harmless")
-    parser.add_argument("--key", help="of a latest event; it must be what the contract finds in DATA")
+    parser.add_argument("--id", help="id of the event; a repeated id is accepted once")
+    parser.add_argument("--key", help="key of a latest event; must equal what the contract finds in DATA")
     parser.add_argument("--api-key", metavar="KEY", help="visible to other users of this machine; prefer the settings")
     add_url(parser)
     add_config(parser)
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Does it."""
-    key = given.api_key or _configured_key(given)
+def run(args: argparse.Namespace) -> int:
+    """Publishes the event."""
+    key = args.api_key or _configured_key(args)
     if key is None:
         output.note("tidewire: no API key: set TIDEWIRE_API__KEY, or start `tidewire serve --demo` in this folder")
         return 1
-    event = {"type": given.type, "data": given.data, "id": given.id, "key": given.key}
+    event = {"type": args.type, "data": args.data, "id": args.id, "key": args.key}
     event = {name: value for name, value in event.items() if value is not None or name == "data"}
     return asyncio.run(
-        _publish(f"{service_url(given)}/api/v1/channels/{quote(given.channel, safe='')}/events", key, event)
+        _publish(f"{service_url(args)}/api/v1/channels/{quote(args.channel, safe='')}/events", key, event)
     )
 
 
-def _configured_key(given: argparse.Namespace) -> str | None:
-    key = client_settings(given).api.key
-    return kept_api_key() if key is None else key.get_secret_value()
+def _configured_key(args: argparse.Namespace) -> str | None:
+    key = client_settings(args).api.key
+    return stored_api_key() if key is None else key.get_secret_value()
 
 
 async def _publish(url: str, key: str, event: dict[str, Any]) -> int:
@@ -66,22 +67,22 @@ async def _publish(url: str, key: str, event: dict[str, Any]) -> int:
         ):
             status, text = response.status, await response.text()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        output.note(f"tidewire: {url}: {why(error)}")
+        output.note(f"tidewire: {url}: {failure_reason(error)}")
         return 1
     if status == 200:
         output.result(text)
         return 0
-    output.note(f"tidewire: {refusal(status, text)}")
+    output.note(f"tidewire: {describe_refusal(status, text)}")
     return 1
 
 
-def why(error: Exception) -> str:
-    """Why there is no answer, in few words."""
+def failure_reason(error: Exception) -> str:
+    """Returns why a request failed, in a few words."""
     return getattr(error, "strerror", None) or str(error) or "no answer in time"
 
 
-def refusal(status: int, text: str) -> str:
-    """A refusal as a person reads it: problem+json where it is that, with each of its faults on a line of its own."""
+def describe_refusal(status: int, text: str) -> str:
+    """Returns a refusal as text: of problem+json the code and the detail, with each fault on its own line."""
     try:
         problem = json.loads(text)
         code, detail = problem["code"], problem["detail"]

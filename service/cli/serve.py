@@ -1,4 +1,4 @@
-"""`tidewire serve`: runs the service; with --demo, the demo too; with --workers, in several processes."""
+"""`tidewire serve`: runs the service; --demo adds the demo, --workers several processes."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from service.contract.document import Fault, Faults
 WORKERS = "TIDEWIRE_WORKERS"
 
 
-def add(commands: Commands) -> None:
-    """Declares the command."""
+def register(commands: Commands) -> None:
+    """Declares the arguments."""
     parser = commands.add_parser(
         "serve", help="run the service", description="Runs the service until SIGTERM or Ctrl-C."
     )
-    parser.add_argument("--demo", action="store_true", help="run the demo, with credentials made for development")
+    parser.add_argument("--demo", action="store_true", help="run the demo, with development credentials")
     parser.add_argument(
-        "--workers", metavar="N", help="processes that serve the port, on Linux and with a broker that they share"
+        "--workers", metavar="N", help="processes that share the port; needs Linux and a broker other than memory://"
     )
     add_config(parser)
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Does it. A start that `check` would refuse is refused."""
+def run(args: argparse.Namespace) -> int:
+    """Runs the service. Raises Faults for what `check` would report."""
     environ = dict(os.environ)
-    if given.demo:
+    if args.demo:
         environ["TIDEWIRE_DEMO"] = "true"
-    if given.workers is not None:
-        environ[WORKERS] = given.workers
+    if args.workers is not None:
+        environ[WORKERS] = args.workers
     try:
-        settings, contract = check.everything(config_path(given), environ)
-    except Faults as found:
-        raise _as_given(given, found) from None
-    # Imported only now: the other commands start faster without a web server.
+        settings, contract = check.load_all(config_path(args), environ)
+    except Faults as faults:
+        raise _with_option_names(args, faults) from None
+    # Imported only now: other commands start faster without a web server.
     if settings.demo:
         if settings.workers > 1:
             raise Faults([Fault("workers", None, "the demo runs in one process; leave it at 1")])
@@ -53,10 +53,10 @@ def run(given: argparse.Namespace) -> int:
     return process.serve(app.Service(settings, contract))
 
 
-def _as_given(given: argparse.Namespace, found: Faults) -> Faults:
-    """The faults by the names that were given: an option is passed on as the variable that it wins over."""
-    if given.workers is None:
-        return found
+def _with_option_names(args: argparse.Namespace, faults: Faults) -> Faults:
+    """Names the option --workers in faults of the variable that it was passed as."""
+    if args.workers is None:
+        return faults
     return Faults(
-        dataclasses.replace(fault, file="--workers") if fault.file == WORKERS else fault for fault in found.faults
+        dataclasses.replace(fault, file="--workers") if fault.file == WORKERS else fault for fault in faults.faults
     )

@@ -1,4 +1,4 @@
-"""`tidewire tail`: prints a channel's events as they come, over cuts too."""
+"""`tidewire tail`: prints the events of a channel, and resumes after a lost connection."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ import aiohttp
 
 from service.cli import output
 from service.cli.options import Commands, add_config, add_url, client_settings, service_url
-from service.cli.publish import refusal, why
+from service.cli.publish import describe_refusal, failure_reason
 from service.cli.token import add_claims, sign, with_secret
 from service.errors import ErrorCode
 from service.protocol.close import Action, CloseCode
 from service.protocol.messages import SUBPROTOCOL
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-HEARTBEAT = 25.0
+MIN_RECONNECT_DELAY, MAX_RECONNECT_DELAY = 0.5, 15.0
+"""Seconds; doubled after each failure, and chosen at random up to that."""
+HEARTBEAT_INTERVAL = 25.0
+"""Seconds between two WebSocket pings."""
 
 Message = dict[str, Any]
 Show = Callable[[Message], None]
@@ -32,13 +34,13 @@ _CLOSES = {close.code: close for close in CloseCode}
 _RETRYABLE = {error.code for error in ErrorCode if error.retryable}
 
 
-class Stop(Exception):  # noqa: N818  # not an error: the service has told why it is of no use to go on
-    """Coming back would end the same way."""
+class Stop(Exception):  # noqa: N818  # not an error: the service has said why
+    """Reconnecting would fail in the same way."""
 
 
 @dataclass
 class Position:
-    """Where the channel has been read to."""
+    """The position that the channel has been read to."""
 
     epoch: str
     offset: int
@@ -46,7 +48,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Reads `EPOCH:OFFSET:ID`, as `str` writes it."""
+        """Parses `EPOCH:OFFSET:ID`, the form of `str`."""
         parts = text.split(":", 2)
         if len(parts) != 3 or not parts[0] or not parts[1].isdecimal():
             raise argparse.ArgumentTypeError("a position is EPOCH:OFFSET:ID, as tail prints it when it ends")
@@ -56,22 +58,22 @@ class Position:
         return f"{self.epoch}:{self.offset}:{self.id or ''}"
 
     def as_since(self) -> Message:
-        """As `subscribe` takes it."""
+        """Returns the position as the field `since` of `subscribe`."""
         since: Message = {"epoch": self.epoch, "offset": self.offset}
         return since if self.id is None else since | {"id": self.id}
 
 
-def add(commands: Commands) -> None:
-    """Declares the command."""
+def register(commands: Commands) -> None:
+    """Declares the arguments."""
     parser = commands.add_parser(
         "tail",
-        help="print a channel's events as they come",
-        description="Prints a channel's events until Ctrl-C, and resumes after a cut. It connects with --token, or with one it "
-        "signs for --user, or as nobody.",
+        help="print the events of a channel",
+        description="Prints the events of a channel until Ctrl-C, and resumes after a lost connection. It connects with --token, "
+        "else with a token that it signs for --user, else anonymously.",
     )
     parser.add_argument("channel", metavar="CHANNEL")
     parser.add_argument(
-        "--since", type=Position.parse, metavar="POSITION", help="where to go on from (EPOCH:OFFSET:ID)"
+        "--since", type=Position.parse, metavar="POSITION", help="position to resume from (EPOCH:OFFSET:ID)"
     )
     parser.add_argument("--json", action="store_true", help="print whole events, one a line")
     parser.add_argument("--token", help="visible to other users of this machine; prefer --user")
@@ -81,11 +83,11 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Does it."""
-    token, renews = _credentials(given)
-    show = _as_json if given.json else _as_line
-    tail = Tail(service_url(given), given.channel, token, show, renews=renews, since=given.since)
+def run(args: argparse.Namespace) -> int:
+    """Prints events until Ctrl-C."""
+    token, renews = _credentials(args)
+    show = _as_json if args.json else _as_line
+    tail = Tail(service_url(args), args.channel, token, show, renews=renews, since=args.since)
     try:
         asyncio.run(_follow(tail))
     except KeyboardInterrupt:
@@ -98,14 +100,16 @@ def run(given: argparse.Namespace) -> int:
 
 
 async def _follow(tail: Tail) -> NoReturn:
-    with _until_closed():
+    with _until_output_closed():
         await tail.run()
 
 
 @contextmanager
-def _until_closed() -> Iterator[None]:
-    """Cancels the current task, and raises OutputClosed, as soon as nobody reads standard output, if that is a pipe: who waits
-    for the next event before it notices may wait for long."""
+def _until_output_closed() -> Iterator[None]:
+    """Cancels the current task and raises OutputClosed when the reader closes standard output, if that is a pipe.
+
+    Otherwise the command would notice only at the next event.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     descriptor = output.pipe()
     if descriptor is None or task is None:
@@ -119,7 +123,7 @@ def _until_closed() -> Iterator[None]:
         loop.remove_reader(descriptor)
         task.cancel()
 
-    loop.add_reader(descriptor, closed)  # of an end to write to only its error is told
+    loop.add_reader(descriptor, closed)  # the write end of a pipe is readable only when the reader has gone
     try:
         yield
     except asyncio.CancelledError:
@@ -130,16 +134,16 @@ def _until_closed() -> Iterator[None]:
         loop.remove_reader(descriptor)
 
 
-def _credentials(given: argparse.Namespace) -> tuple[Token, bool]:
-    """What gives a token for each connection, and whether it is a fresh one each time."""
-    if given.token or not given.user:
-        return lambda: given.token, False
-    settings = with_secret(client_settings(given))
-    return lambda: sign(settings, given.user, given.grant, given.ttl, given.tenant, given.info), True
+def _credentials(args: argparse.Namespace) -> tuple[Token, bool]:
+    """Returns a function that gives the token for each connection, and whether it signs a new one each time."""
+    if args.token or not args.user:
+        return lambda: args.token, False
+    settings = with_secret(client_settings(args))
+    return lambda: sign(settings, args.user, args.grant, args.ttl, args.tenant, args.info), True
 
 
 class Tail:
-    """Follows one channel. `position` moves only after `show` has run."""
+    """Follows one channel. `position` advances only after `show` has returned."""
 
     def __init__(
         self,
@@ -156,35 +160,34 @@ class Tail:
         self._token = token
         self._renews = renews
         self._show = show
-        self._after = 0.0
-        self._asked = 0
-        self._rejoining = False
+        self._retry_after = 0.0
+        self._requests = 0
+        self._is_resubscribing = False
         self.position = since
 
     async def run(self) -> NoReturn:
-        """Follows until cancelled.
-
-        Raises Stop when the service says that coming back is of no use.
-        """
-        pause = FIRST_PAUSE
+        """Follows the channel until cancelled. Raises Stop when reconnecting would not help."""
+        delay = MIN_RECONNECT_DELAY
         async with aiohttp.ClientSession() as session:
             while True:
                 try:
                     async with aclosing(self._connect(session)) as messages:
                         async for message in messages:
-                            pause = FIRST_PAUSE
-                            self._take(message)
+                            delay = MIN_RECONNECT_DELAY
+                            self._process(message)
                 except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                    _note(f"{self._url}: {why(error)}")
-                await asyncio.sleep(self._after + random.uniform(0, pause))  # noqa: S311  # spreads clients, guards nothing
-                self._after, pause = 0.0, min(pause * 2, LONGEST_PAUSE)
+                    _note(f"{self._url}: {failure_reason(error)}")
+                await asyncio.sleep(self._retry_after + random.uniform(0, delay))  # noqa: S311  # spreads clients, guards nothing
+                self._retry_after, delay = 0.0, min(delay * 2, MAX_RECONNECT_DELAY)
 
     async def _connect(self, session: aiohttp.ClientSession) -> AsyncGenerator[Message, None]:
-        """One connection: says hello, subscribes, gives what concerns the channel."""
+        """Opens one connection, subscribes, and yields each message after answering it."""
         try:
-            socket = await session.ws_connect(self._url, protocols=(SUBPROTOCOL,), heartbeat=HEARTBEAT, max_msg_size=0)
+            socket = await session.ws_connect(
+                self._url, protocols=(SUBPROTOCOL,), heartbeat=HEARTBEAT_INTERVAL, max_msg_size=0
+            )
         except aiohttp.WSServerHandshakeError as error:
-            await self._ask_why(session, error.status)
+            await self._explain_refusal(session, error.status)
             return
         async with socket:
             token = self._token()
@@ -195,12 +198,12 @@ class Tail:
                     for message in content if isinstance(content, list) else [content]:
                         await self._answer(socket, message)
                         yield message
-        self._closed(socket.close_code)
+        self._on_close(socket.close_code)
 
-    async def _ask_why(self, session: aiohttp.ClientSession, status: int) -> None:
-        """A refused upgrade tells its reason to a plain GET of the same address."""
+    async def _explain_refusal(self, session: aiohttp.ClientSession, status: int) -> None:
+        """Gets the reason of a refused upgrade by a plain GET of the same address."""
         async with session.get(self._url, allow_redirects=False) as response:
-            reason = refusal(response.status, await response.text())
+            reason = describe_refusal(response.status, await response.text())
         if status < 500 and status not in (408, 429):
             raise Stop(reason)
         _note(reason)
@@ -212,45 +215,45 @@ class Tail:
             case "unsubscribed" if message["code"] == "requested":
                 await socket.send_json(self._subscribe())
             case "expiring" if self._renews:
-                await socket.send_json({"type": "refresh", "id": self._id(), "token": self._token()})
+                await socket.send_json({"type": "refresh", "id": self._request_id(), "token": self._token()})
             case "reconnect":
-                self._after = float(message["after"])
+                self._retry_after = float(message["after"])
             case "error" if message["code"] in _RETRYABLE:
-                # Whatever was refused, a new connection asks for it again, in the right order.
-                self._after = float(message.get("details", {}).get("retry_after", 1.0))
+                # A new connection repeats whatever was refused, in the right order.
+                self._retry_after = float(message.get("details", {}).get("retry_after", 1.0))
                 raise ConnectionError(f"{message['code']}: {message['message']}")
-            case kind if "." in kind and self._is_gap(message) and not self._rejoining:
-                self._rejoining = True
-                await socket.send_json({"type": "unsubscribe", "id": self._id(), "channel": self._channel})
+            case kind if "." in kind and self._is_gap(message) and not self._is_resubscribing:
+                self._is_resubscribing = True
+                await socket.send_json({"type": "unsubscribe", "id": self._request_id(), "channel": self._channel})
 
     def _subscribe(self) -> Message:
-        request = {"type": "subscribe", "id": self._id(), "channel": self._channel}
+        request = {"type": "subscribe", "id": self._request_id(), "channel": self._channel}
         return request if self.position is None else request | {"since": self.position.as_since()}
 
-    def _id(self) -> str:
-        self._asked += 1
-        return f"tail-{self._asked}"
+    def _request_id(self) -> str:
+        self._requests += 1
+        return f"tail-{self._requests}"
 
-    def _take(self, message: Message) -> None:
+    def _process(self, message: Message) -> None:
         match message["type"]:
             case "subscribed":
-                self._joined(message)
+                self._on_subscribed(message)
             case "unsubscribed" if message["code"] != "requested":
                 raise Stop(f"the subscription was ended: {message['code']}")
             case "error":
-                self._refused(message)
+                self._on_error(message)
             case kind if "." in kind:
-                self._event(message)
+                self._on_event(message)
 
-    def _joined(self, message: Message) -> None:
+    def _on_subscribed(self, message: Message) -> None:
         if message.get("recovered") is False:
-            _note("events are missing here: the stream has started anew, or no longer reaches back to the position")
+            _note("events are missing here: the stream has a new epoch, or no longer holds the position")
         for event in [*message["events"], *message["state"]]:
             self._show(event)
         self.position = Position(message["epoch"], message["offset"], message.get("last"))
-        self._rejoining = False
+        self._is_resubscribing = False
 
-    def _event(self, event: Message) -> None:
+    def _on_event(self, event: Message) -> None:
         offset = event.get("offset")
         if offset is None or self.position is None:
             self._show(event)
@@ -261,20 +264,20 @@ class Tail:
     def _is_gap(self, event: Message) -> bool:
         return self.position is not None and event.get("offset", 0) > self.position.offset + 1
 
-    def _refused(self, message: Message) -> None:
+    def _on_error(self, message: Message) -> None:
         reason = f"{message['code']}: {message['message']}"
         expired = message["code"] == ErrorCode.TOKEN_EXPIRED.code and self._renews
         if not expired:
             raise Stop(reason)
         _note(reason)
 
-    def _closed(self, code: int | None) -> None:
+    def _on_close(self, code: int | None) -> None:
         close = _CLOSES.get(code or CloseCode.ABNORMAL.code, CloseCode.ABNORMAL)
-        told = f"closed with {code or close.code}: {close.meaning}"
+        text = f"closed with {code or close.code}: {close.meaning}"
         if close.action is Action.STOP or (close.action is Action.REFRESH and not self._renews):
-            raise Stop(told)
-        self._rejoining = False
-        _note(f"{told} Coming back …")
+            raise Stop(text)
+        self._is_resubscribing = False
+        _note(f"{text} Reconnecting …")
 
 
 def _as_json(event: Message) -> None:

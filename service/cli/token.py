@@ -1,4 +1,4 @@
-"""`tidewire token`: signs a token, for trying things out and for tests of applications."""
+"""`tidewire token`: signs a token, for development and for tests of applications."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import jwt
 
 from service.cli import output
-from service.cli.development import development
+from service.cli.development import load_development
 from service.cli.options import Commands, add_config, client_settings
 from service.contract import duration
 from service.core.identity import parse_grants
@@ -21,14 +21,15 @@ from service.settings import Settings
 
 _USER = re.compile(r"[\x21-\x7e]{1,128}")
 DEFAULT_TTL = 43_200.0
+"""Seconds."""
 
 
-def add(commands: Commands) -> None:
-    """Declares the command."""
+def register(commands: Commands) -> None:
+    """Declares the arguments."""
     parser = commands.add_parser(
         "token",
         help="sign a token",
-        description="Prints a token signed with auth.secret, or else with this folder's development secret.",
+        description="Prints a token, signed with auth.secret or with the development secret of this folder.",
     )
     add_claims(parser, required=True)
     add_config(parser)
@@ -36,38 +37,34 @@ def add(commands: Commands) -> None:
 
 
 def add_claims(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Adds the arguments that say what the token claims."""
-    parser.add_argument("--user", type=_user, required=required, metavar="USER", help="whom the token is for")
-    parser.add_argument("--tenant", metavar="TENANT", help="the user's tenant (default: the service's)")
+    """Adds the arguments for the claims of a token."""
+    parser.add_argument("--user", type=_user, required=required, metavar="USER", help="user of the token")
+    parser.add_argument("--tenant", metavar="TENANT", help="tenant of the user (default: that of the service)")
     parser.add_argument(
         "--grant",
         type=_grant,
         action="append",
         default=[],
         metavar="PATTERN",
-        help="channels, such as 'room:*'; repeatable",
+        help="grants all rights in channels, such as 'room:*'; repeatable",
     )
-    parser.add_argument(
-        "--ttl", type=_ttl, default=DEFAULT_TTL, metavar="TIME", help="how long it is good (default: 12h)"
-    )
-    parser.add_argument("--info", type=_info, metavar="JSON", help="shown to others in presence")
+    parser.add_argument("--ttl", type=_ttl, default=DEFAULT_TTL, metavar="TIME", help="lifetime (default: 12h)")
+    parser.add_argument("--info", type=_info, metavar="JSON", help="info that presence shows to others")
 
 
-def run(given: argparse.Namespace) -> int:
-    """Does it."""
-    output.result(
-        sign(with_secret(client_settings(given)), given.user, given.grant, given.ttl, given.tenant, given.info)
-    )
+def run(args: argparse.Namespace) -> int:
+    """Signs and prints the token."""
+    output.result(sign(with_secret(client_settings(args)), args.user, args.grant, args.ttl, args.tenant, args.info))
     return 0
 
 
 def with_secret(settings: Settings) -> Settings:
-    """The settings; without a secret of their own, with the development one. Says so on stderr."""
+    """Returns the settings; without a secret, adds the development secret and prints a note."""
     if settings.auth.secret is not None:
         return settings
-    found = development()
-    fresh = ", made just now: only a service started in this folder from now on knows it" if found.fresh else ""
-    output.note(f"tidewire: signed with the development secret in {found.secret_file}{fresh}")
+    found = load_development()
+    new = ", generated now: only a service that starts in this folder from now on accepts it" if found.is_new else ""
+    output.note(f"tidewire: signed with the development secret in {found.secret_file}{new}")
     return found.complete(settings)
 
 
@@ -79,8 +76,8 @@ def sign(
     tenant: str | None = None,
     info: Any = None,
 ) -> str:
-    """A token that a service with these settings accepts; they have a secret."""
-    assert settings.auth.secret is not None  # noqa: S101  # see with_secret
+    """Returns a token that a service with these settings accepts. The settings must have a secret."""
+    assert settings.auth.secret is not None  # noqa: S101  # with_secret adds one
     now = time.time()
     claims: dict[str, Any] = {
         "iss": settings.auth.issuer,
@@ -114,7 +111,7 @@ def _ttl(text: str) -> float:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if ttl < 1:
-        raise argparse.ArgumentTypeError("a token is good for at least 1s")
+        raise argparse.ArgumentTypeError("a token lasts at least 1s")
     return ttl
 
 

@@ -1,9 +1,8 @@
-"""Several workers: a parent that starts them, watches over them, and ends with them.
+"""Worker processes: a parent forks them, supervises them, and ends when they have ended.
 
-Each worker is a process forked from the parent and a node of its own; the kernel spreads new connections over those that listen.
-The parent has read settings and contract and loaded the code: so faults are told once, a worker that is started an hour later has
-the contract of its siblings, and what was loaded is in memory once. It runs no event loop, holds no connection and never listens.
-docs/adr/0014-workers.md tells why.
+Each worker is a node of its own. The kernel spreads new connections over the workers that listen. The parent reads settings and
+contract and loads the code before it forks: faults are reported once, a worker that starts an hour later has the same contract,
+and loaded code is in memory once. The parent runs no event loop, has no connections and never listens (docs/adr/0014-workers.md).
 """
 
 from __future__ import annotations
@@ -28,303 +27,307 @@ from service.contract.document import Fault, Faults
 from service.contract.model import Contract
 from service.core.backoff import Backoff
 from service.settings import Settings
-from service.signals import STOPPING, stopping
+from service.signals import STOP_SIGNALS, stop_signals
 from service.telemetry import log
 from service.web.http.socket_options import bound_sockets
 
-BEAT = 1.0
-"""Seconds between two signs of life of a worker; must stay far below SILENCE."""
-SILENCE = 30.0
-"""Seconds without one after which a worker's loop counts as one that does not turn any more."""
-LATE = 10.0
+HEARTBEAT_TIMEOUT = 30.0
+"""Seconds without a heartbeat after which the event loop of a worker counts as stuck."""
+HEARTBEAT_INTERVAL = HEARTBEAT_TIMEOUT / 30
+"""Seconds between two heartbeats of a worker."""
+DRAIN_MARGIN = 10.0
 """Seconds beyond `deadlines.shutdown` and `deadlines.last_scrape` that a draining worker gets before it is killed."""
 
 _SERVING, _DRAINING = b".", b"-"
 _PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that the kernel sends a process when its parent ends, however that ends."""
+"""prctl(2): sets the signal that the kernel sends a process when its parent ends for any reason."""
 
 _log = structlog.get_logger("workers")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """What workers may take before the parent does something. In seconds, but for `tries`."""
+class WorkerTimeouts:
+    """How long workers may take before the parent acts. In seconds, except `max_failures`."""
 
     start: float
-    """Until a started worker serves."""
+    """From the fork until the worker serves."""
     drain: float
-    """Until a worker that was told to stop has ended."""
-    silence: float = SILENCE
-    """Without a sign of life until a worker is killed and replaced, as a liveness probe would have it."""
-    young: float = 10.0
-    """An end sooner after the start than this is a failed try."""
-    tries: int = 5
-    """Failed tries of one worker in a row after which all is given up."""
-    first: float = 0.5
-    """The wait before a dead worker is started again; it is doubled with each failed try …"""
-    most: float = 15.0
+    """From the signal to stop until the worker has ended."""
+    heartbeat: float = HEARTBEAT_TIMEOUT
+    """Between two heartbeats; then the worker is killed and replaced, as by a liveness probe."""
+    stable_after: float = 10.0
+    """A worker that ends sooner after its start counts as a failure."""
+    max_failures: int = 5
+    """Failures of one worker in a row after which the parent stops all workers."""
+    initial_backoff: float = 0.5
+    """Before the first restart of a worker. Each further failure doubles it, …"""
+    max_backoff: float = 15.0
     """… up to this."""
 
 
 Work = Callable[[int, int], int]
-"""What a worker does, given its number and the descriptor it shows signs of life on; returns its exit status."""
+"""The code of a worker. Gets its number and the descriptor to write heartbeats to; returns the exit status."""
 
 
 def serve(settings: Settings, contract: Contract) -> int:
-    """Runs `settings.workers` nodes until a signal of `service.signals`, then has them drain. Returns the worst exit status.
+    """Runs `settings.workers` nodes until a signal of `service.signals`, then drains them. Returns the highest exit status.
 
-    Raises Faults where there cannot be several workers.
+    Raises Faults on systems without support for several workers.
     """
     if sys.platform != "linux":
         raise Faults([Fault("workers", None, "only Linux spreads connections over several; leave it at 1")])
     log.configure(settings.log.level, settings.log.format, queue_bytes=settings.log.queue_bytes)
-    patience = Patience(
-        start=settings.broker.unready_after + SILENCE,
-        drain=settings.deadlines.shutdown + settings.deadlines.last_scrape + LATE,
+    timeouts = WorkerTimeouts(
+        start=settings.broker.unready_after + HEARTBEAT_TIMEOUT,
+        drain=settings.deadlines.shutdown + settings.deadlines.last_scrape + DRAIN_MARGIN,
     )
-    with ExitStack() as held:
+    with ExitStack() as reserved:
         try:
-            port = held.enter_context(_held(settings.host, settings.port))
+            port = reserved.enter_context(_reserved_port(settings.host, settings.port))
         except OSError as error:
             reason = error.strerror or str(error)
             _log.error(
-                "cannot listen", reason=f"{reason}: {settings.host} port {settings.port} (settings host and port)"
+                "listen_failed", reason=f"{reason}: {settings.host} port {settings.port} (settings host and port)"
             )
             return 1
 
-        def work(number: int, pulse: int) -> int:
-            held.close()  # the parent's are enough
+        def work(number: int, heartbeats: int) -> int:
+            reserved.close()  # the parent's sockets are enough
             ops_port = settings.ops_port + number if settings.ops_port else 0
             own = settings.model_copy(update={"port": port, "ops_port": ops_port})
-            return process.serve(app.Service(own, contract), companion(pulse))
+            return process.serve(app.Service(own, contract), companion(heartbeats))
 
         gc.collect()
-        gc.freeze()  # a worker's collections then do not touch, and so not copy, what it shares with the others
-        return Parent(settings.workers, work, patience).run()
+        gc.freeze()  # collections of a worker then do not touch, and so do not copy, memory shared with the parent
+        return Parent(settings.workers, work, timeouts).run()
 
 
 @contextmanager
-def _held(host: str, port: int) -> Iterator[int]:
-    """Keeps the port for the workers, also while none of them lives; gives its number, a free one for 0.
+def _reserved_port(host: str, port: int) -> Iterator[int]:
+    """Reserves the port for the workers, even while none of them runs; yields its number, a free one for 0.
 
-    The sockets are bound and never listen: the kernel hands connections only to sockets that do, so none waits here.
-    Raises OSError if another program listens there.
+    The sockets are bound and never listen. The kernel assigns connections only to listening sockets, so none waits here.
+    Raises OSError if another program listens on the port.
     """
     if port:
-        # Another service of the same user that shares the port as we do would be let in, and get half of our clients.
+        # Another service of the same user that shares the port would be allowed to bind, and get half of our clients.
         for probe in bound_sockets(host, port, shared=False):
             probe.close()
     with ExitStack() as stack:
-        held = [stack.enter_context(bound) for bound in bound_sockets(host, port, shared=True)]
-        yield held[0].getsockname()[1]
+        sockets = [stack.enter_context(bound) for bound in bound_sockets(host, port, shared=True)]
+        yield sockets[0].getsockname()[1]
 
 
-def companion(pulse: int) -> app.Companion:
-    """Beside a worker's service: shows the parent that it listens and that its loop turns, and then that it drains."""
+def companion(heartbeats: int) -> app.Companion:
+    """Runs beside a worker's service: sends heartbeats to the parent while it listens, and then that it drains."""
 
     @asynccontextmanager
     async def beside(port: int) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle
 
-        def beat() -> None:
+        def heartbeat() -> None:
             nonlocal timer
-            _show(pulse, _SERVING)
-            timer = loop.call_later(BEAT, beat)
+            _send(heartbeats, _SERVING)
+            timer = loop.call_later(HEARTBEAT_INTERVAL, heartbeat)
 
-        beat()
+        heartbeat()
         try:
             yield
         finally:
             timer.cancel()
-            _show(pulse, _DRAINING)
+            _send(heartbeats, _DRAINING)
 
     return beside
 
 
-def _show(pulse: int, sign: bytes) -> None:
-    # A parent that has gone is told of by its death signal; one that is stopped finds the pipe full, which is a sign too.
+def _send(heartbeats: int, sign: bytes) -> None:
+    # A parent that has ended is reported by its death signal. One that is stopped later finds heartbeats in the full pipe.
     with suppress(BrokenPipeError, BlockingIOError):
-        os.write(pulse, sign)
+        os.write(heartbeats, sign)
 
 
 @dataclass(slots=True)
 class _Worker:
-    """One of the workers, over all its lives."""
+    """One worker, across its restarts."""
 
     number: int
     backoff: Backoff
     pid: int | None = None
-    pulse: int | None = None
-    """Where its signs of life come from."""
+    """None while it does not run."""
+    heartbeats: int | None = None
+    """The pipe to read its heartbeats from."""
     started: float = 0.0
     deadline: float | None = None
-    """When it is killed if it shows nothing, or started again if it is dead; None if there is nothing to wait for."""
+    """When to kill it without another heartbeat, or to restart it if it has ended; None: never."""
     failures: int = 0
-    """Ends in a row that came soon after the start."""
+    """Ends in a row soon after the start."""
     has_served: bool = False
-    """Whether one of its lives came so far as to listen."""
-    late: str = ""
-    """What is said when the deadline passes."""
+    """Whether it has served since the parent started."""
+    late_reason: str = ""
+    """The reason to log when the deadline passes."""
 
 
 class Parent:
-    """Runs so many workers. Made and run once, in a process with one thread."""
+    """Runs `count` workers. Created and run once, in a process with one thread."""
 
-    def __init__(self, count: int, work: Work, patience: Patience) -> None:
+    def __init__(self, count: int, work: Work, timeouts: WorkerTimeouts) -> None:
         self._work = work
-        self._patience = patience
-        self._workers = [_Worker(number, Backoff(patience.first, patience.most)) for number in range(count)]
-        # Keeps nothing in the kernel: an epoll would be the workers' too.
+        self._timeouts = timeouts
+        self._workers = [
+            _Worker(number, Backoff(timeouts.initial_backoff, timeouts.max_backoff)) for number in range(count)
+        ]
+        # Has no state in the kernel: the workers would inherit an epoll descriptor.
         self._selector: selectors.BaseSelector = selectors.PollSelector()
-        self._arriving = os.pipe()
-        """Signals come through this pipe, so that one wait is for them and for the workers."""
-        self._handled = (*stopping(), signal.SIGCHLD)
-        self._stopping = False
+        self._signal_pipe = os.pipe()
+        """Signals arrive through this pipe, so that one `select` waits for signals and workers."""
+        self._handled = (*stop_signals(), signal.SIGCHLD)
+        self._is_stopping = False
         self._status = 0
 
     def run(self) -> int:
-        """Returns when all workers have ended for good: the worst of their exit statuses."""
-        with self._handling():
-            # What keeps one from starting, keeps all: the first goes alone, and its reason is told once.
+        """Returns when all workers have ended for good: the highest of their exit statuses."""
+        with self._signal_handlers():
+            # A fault that keeps one worker from starting keeps all: the first starts alone, and logs the reason once.
             self._start(self._workers[0])
-            while self._awaited():
-                self._turn()
+            while self._active():
+                self._handle_next()
         _log.info("stopped", workers=len(self._workers), status=self._status)
         return self._status
 
-    def _awaited(self) -> list[_Worker]:
+    def _active(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.pid is not None or worker.deadline is not None]
 
-    def _turn(self) -> None:
-        """Waits for the next thing to happen, and does what it asks for."""
+    def _handle_next(self) -> None:
+        """Waits for the next signal, heartbeat or deadline, and handles it."""
         deadlines = [worker.deadline for worker in self._workers if worker.deadline is not None]
         wait = max(0.0, min(deadlines) - monotonic()) if deadlines else None
         ready = [key for key, _ in self._selector.select(wait)]
-        # What a worker has shown comes before its end, which closes the pipe that it came through.
+        # Heartbeats before signals: a worker's end closes the pipe that its last heartbeats are in.
         for key in sorted(ready, key=lambda key: key.data is None):
             if key.data is None:
-                self._signalled(os.read(key.fd, 4096))
+                self._handle_signals(os.read(key.fd, 4096))
             else:
-                self._heard(key.data, os.read(key.fd, 4096))
+                self._handle_heartbeats(key.data, os.read(key.fd, 4096))
         now = monotonic()
         for worker in self._workers:
             if worker.deadline is not None and worker.deadline <= now:
-                self._passed(worker)
+                self._handle_deadline(worker)
 
-    # --- what happens -------------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
-    def _signalled(self, numbers: bytes) -> None:
-        if any(number in numbers for number in STOPPING):
-            if self._stopping:
-                self._pass_on()  # a worker knows whether it is soon enough to be the same request
+    def _handle_signals(self, numbers: bytes) -> None:
+        if any(number in numbers for number in STOP_SIGNALS):
+            if self._is_stopping:
+                self._forward_stop()  # the worker decides whether it repeats the first signal
             self._stop()
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 for worker in self._workers:
                     if worker.pid == ended[0]:
-                        self._ended(worker, os.waitstatus_to_exitcode(ended[1]))
+                        self._handle_end(worker, os.waitstatus_to_exitcode(ended[1]))
 
-    def _heard(self, worker: _Worker, signs: bytes) -> None:
-        if not signs:
-            self._deafen(worker)  # it has ended, or is about to; its exit status tells
-        elif self._stopping:
-            pass  # the deadline of the drain stays
-        elif signs.endswith(_DRAINING):
-            self._within(worker, self._patience.drain, "it did not end after its drain")
+    def _handle_heartbeats(self, worker: _Worker, heartbeats: bytes) -> None:
+        if not heartbeats:
+            self._close_heartbeats(worker)  # it has ended or is about to; its exit status says more
+        elif self._is_stopping:
+            pass  # the deadline of the drain applies
+        elif heartbeats.endswith(_DRAINING):
+            self._set_deadline(worker, self._timeouts.drain, "it did not end after its drain")
         else:
-            self._within(worker, self._patience.silence, "its event loop does not turn")
+            self._set_deadline(worker, self._timeouts.heartbeat, "its event loop is stuck")
             if not worker.has_served:
                 worker.has_served = True
                 if worker.number == 0:
                     for other in self._workers[1:]:
                         self._start(other)
 
-    def _passed(self, worker: _Worker) -> None:
+    def _handle_deadline(self, worker: _Worker) -> None:
         if worker.pid is None:
             self._start(worker)
         else:
             worker.deadline = None
-            _log.error("a worker is killed", worker=worker.number, pid=worker.pid, reason=worker.late)
+            _log.error("worker_killed", worker=worker.number, pid=worker.pid, reason=worker.late_reason)
             os.kill(worker.pid, signal.SIGKILL)
 
-    def _ended(self, worker: _Worker, code: int) -> None:
+    def _handle_end(self, worker: _Worker, code: int) -> None:
         lived = monotonic() - worker.started
         pid, worker.pid, worker.deadline = worker.pid, None, None
-        self._deafen(worker)
+        self._close_heartbeats(worker)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        if self._stopping:
-            # By the signal itself, if it had not begun to handle it or had ended already.
-            self._status = max(self._status, 0 if -code in STOPPING else 128 - code if code < 0 else code)
+        if self._is_stopping:
+            # Ended by the signal itself: its handler was not installed yet, or was removed already.
+            self._status = max(self._status, 0 if -code in STOP_SIGNALS else 128 - code if code < 0 else code)
             return
-        _log.warning("a worker has ended", worker=worker.number, pid=pid, how=how, seconds=round(lived, 1))
-        self._failed(worker, how, lived)
+        _log.warning("worker_ended", worker=worker.number, pid=pid, how=how, seconds=round(lived, 1))
+        self._retry(worker, how, lived)
 
-    def _failed(self, worker: _Worker, how: str, lived: float) -> None:
-        """After an end that nobody asked for, or a start that could not be: tries again, or gives all up."""
+    def _retry(self, worker: _Worker, how: str, lived: float) -> None:
+        """After an unexpected end or a failed start: schedules a restart, or stops all workers."""
         if not worker.has_served:
-            self._give_up(f"worker {worker.number} ended before it served ({how}); its own words stand above")
+            self._give_up(f"worker {worker.number} ended before it served ({how}); its own log records are above")
             return
-        if lived >= self._patience.young:
+        if lived >= self._timeouts.stable_after:
             worker.failures = 0
             worker.backoff.reset()
         else:
             worker.failures += 1
-        if worker.failures >= self._patience.tries:
+        if worker.failures >= self._timeouts.max_failures:
             self._give_up(
-                f"worker {worker.number} ended {worker.failures} times in a row within {self._patience.young:g} s of its start, "
-                f"at last: {how}; its own words stand above"
+                f"worker {worker.number} ended {worker.failures} times in a row within "
+                f"{self._timeouts.stable_after:g} s of its start, "
+                f"at last: {how}; its own log records are above"
             )
             return
-        self._within(worker, worker.backoff.next(), "")
+        self._set_deadline(worker, worker.backoff.next(), "")
 
-    # --- what is done -------------------------------------------------------------------------------------------------
+    # --- actions ------------------------------------------------------------------------------------------------------
 
     def _start(self, worker: _Worker) -> None:
-        if self._stopping:
+        if self._is_stopping:
             return
         worker.deadline = None
-        hearing, pulse = os.pipe()
+        read_end, write_end = os.pipe()
         parent = os.getpid()
-        # Until the child has handlers of its own, a signal would run ours in it.
+        # Blocked until the child has its own handlers: it would run ours.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
         try:
             pid = os.fork()
             if pid == 0:
-                self._be(worker.number, hearing, pulse, parent)
+                self._run_worker(worker.number, read_end, write_end, parent)
         except OSError as error:
-            os.close(hearing)
-            os.close(pulse)
-            _log.warning("a worker could not be started", worker=worker.number, reason=error.strerror)
-            self._failed(worker, "no process to be had", 0.0)
+            os.close(read_end)
+            os.close(write_end)
+            _log.warning("worker_start_failed", worker=worker.number, reason=error.strerror)
+            self._retry(worker, "no process could be forked", 0.0)
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
-        os.close(pulse)
-        worker.pid, worker.pulse, worker.started = pid, hearing, monotonic()
-        self._selector.register(hearing, selectors.EVENT_READ, worker)
-        self._within(worker, self._patience.start, "it did not come to serve")
+        os.close(write_end)
+        worker.pid, worker.heartbeats, worker.started = pid, read_end, monotonic()
+        self._selector.register(read_end, selectors.EVENT_READ, worker)
+        self._set_deadline(worker, self._timeouts.start, "it did not start to serve")
 
-    def _be(self, number: int, hearing: int, pulse: int, parent: int) -> NoReturn:
-        """The rest of a worker's process. It never returns into what the parent was doing."""
+    def _run_worker(self, number: int, read_end: int, write_end: int, parent: int) -> NoReturn:
+        """Runs the worker in the forked process, and ends the process."""
         status = 1
         try:
             end_with(parent)
             signal.set_wakeup_fd(-1)
             for handled in self._handled:
                 signal.signal(handled, signal.SIG_DFL)
-            # A terminal sends SIGINT to all; the parent passes on what concerns us.
+            # A terminal sends SIGINT to all processes; the parent forwards what concerns a worker.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            self._let_go()
-            os.close(hearing)
-            os.set_blocking(pulse, False)
+            self._close()
+            os.close(read_end)
+            os.set_blocking(write_end, False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
             structlog.contextvars.bind_contextvars(worker=number)
-            status = self._work(number, pulse)
+            status = self._work(number, write_end)
         except KeyboardInterrupt:
-            status = 0  # a second Ctrl-C, between the end of the loop that handles them and that of the process
+            status = 0  # a second Ctrl-C between the end of the event loop and the end of the process
         except BaseException:
-            _log.exception("a worker has failed", worker=number)
+            _log.exception("worker_failed", worker=number)
         finally:
             log.flush()
             with suppress(OSError, ValueError):
@@ -332,71 +335,71 @@ class Parent:
             os._exit(status)
 
     def _stop(self) -> None:
-        """Has all workers drain."""
-        if self._stopping:
+        """Starts the drain of all workers."""
+        if self._is_stopping:
             return
-        self._stopping = True
+        self._is_stopping = True
         _log.info("draining", workers=sum(worker.pid is not None for worker in self._workers))
         for worker in self._workers:
             worker.deadline = None
             if worker.pid is not None:
-                self._within(worker, self._patience.drain, "it did not end after its drain")
-        self._pass_on()
+                self._set_deadline(worker, self._timeouts.drain, "it did not end after its drain")
+        self._forward_stop()
 
-    def _pass_on(self) -> None:
+    def _forward_stop(self) -> None:
         for worker in self._workers:
             if worker.pid is not None:
                 os.kill(worker.pid, signal.SIGTERM)
 
     def _give_up(self, reason: str) -> None:
-        _log.error("given up", reason=reason)
+        _log.error("workers_given_up", reason=reason)
         self._status = max(self._status, 1)
         self._stop()
 
-    def _within(self, worker: _Worker, seconds: float, late: str) -> None:
-        worker.deadline, worker.late = monotonic() + seconds, late
+    def _set_deadline(self, worker: _Worker, seconds: float, late_reason: str) -> None:
+        worker.deadline, worker.late_reason = monotonic() + seconds, late_reason
 
     # --- descriptors and signals --------------------------------------------------------------------------------------
 
     @contextmanager
-    def _handling(self) -> Iterator[None]:
-        """Has signals come through the pipe."""
-        for end in self._arriving:
+    def _signal_handlers(self) -> Iterator[None]:
+        """Routes signals through the pipe."""
+        for end in self._signal_pipe:
             os.set_blocking(end, False)
-        self._selector.register(self._arriving[0], selectors.EVENT_READ, None)
-        wakeup = signal.set_wakeup_fd(self._arriving[1], warn_on_full_buffer=False)
-        before = [signal.signal(number, _nothing) for number in self._handled]
+        self._selector.register(self._signal_pipe[0], selectors.EVENT_READ, None)
+        wakeup = signal.set_wakeup_fd(self._signal_pipe[1], warn_on_full_buffer=False)
+        before = [signal.signal(number, _ignore) for number in self._handled]
         try:
             yield
         finally:
             for number, handler in zip(self._handled, before, strict=True):
                 signal.signal(number, handler)
             signal.set_wakeup_fd(wakeup)
-            self._let_go()
+            self._close()
 
-    def _deafen(self, worker: _Worker) -> None:
-        if worker.pulse is not None:
-            self._selector.unregister(worker.pulse)
-            os.close(worker.pulse)
-            worker.pulse = None
+    def _close_heartbeats(self, worker: _Worker) -> None:
+        if worker.heartbeats is not None:
+            self._selector.unregister(worker.heartbeats)
+            os.close(worker.heartbeats)
+            worker.heartbeats = None
 
-    def _let_go(self) -> None:
-        """Closes every descriptor of the parent's."""
+    def _close(self) -> None:
+        """Closes every descriptor of the parent."""
         for worker in self._workers:
-            self._deafen(worker)
+            self._close_heartbeats(worker)
         self._selector.close()
-        for end in self._arriving:
+        for end in self._signal_pipe:
             os.close(end)
 
 
-def _nothing(number: int, frame: object) -> None:
-    """Takes the place of a signal's default; the pipe brings the signal."""
+def _ignore(number: int, frame: object) -> None:
+    """Replaces the default action of a signal; the pipe reports the signal."""
 
 
 def end_with(parent: int) -> None:
-    """Has the kernel send this process SIGTERM when its parent ends, be it by SIGKILL: it drains then as if it were asked to.
+    """Makes the kernel send this process SIGTERM when its parent ends, even by SIGKILL; it then drains.
 
-    Ends it at once if that has happened already.
+    Ends the process at once if the parent has ended already.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from service.app import Service, running
-from service.cli.check import everything
+from service.cli.check import load_all
 from tests.chart.conftest import rendered
 from tests.chart.pod_view import PodView, lay
 from tests.chart.tools import CHART, NAME, Document, Helm, of_kind
@@ -29,7 +29,7 @@ async def pod(helm: Helm, tmp_path: Path) -> AsyncIterator[tuple[PodView, dict[s
     view = lay(rendered(helm, "defaults"), tmp_path)
     ports = {"TIDEWIRE_HOST": "127.0.0.1", "TIDEWIRE_OPS_HOST": "127.0.0.1"}
     free = {"TIDEWIRE_PORT": "0", "TIDEWIRE_OPS_PORT": "0"}
-    settings, contract = everything(view.config, {**view.environ, **ports, **free})
+    settings, contract = load_all(view.config, {**view.environ, **ports, **free})
     async with running(Service(settings, contract)) as (public, ops):
         yield view, {"PUBLIC": f"http://127.0.0.1:{public}", "OPS": f"http://127.0.0.1:{ops}"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.cli.check import everything
+from service.cli.check import load_all
 from tests.chart.cases import REDIS, gateway, ingress
 from tests.chart.conftest import absent, notes
 from tests.chart.pod_security import breaches, pods
@@ -52,7 +52,7 @@ def test_the_manifests_hold_no_credentials_and_start_a_service(tmp_path: Path) -
     secrets = {"tidewire-auth": GIVEN["auth"], "tidewire-api": GIVEN["api"]}
     contract = {"tidewire-contract": {"contract.yaml": (CHART / "files/contract.yaml").read_text(encoding="utf-8")}}
     view = lay(documents, tmp_path, {**secrets, **contract})
-    settings, _ = everything(view.config, view.environ)
+    settings, _ = load_all(view.config, view.environ)
     assert settings.broker.url == "redis://redis:6379"
 
 

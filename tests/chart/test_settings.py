@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.cli.check import everything
+from service.cli.check import load_all
 from service.settings import Settings, load_settings
 from service.settings.model import Setting, all_settings
 from tests.chart.cases import CASES, SOME, every_secret, gateway, ingress
@@ -57,7 +57,7 @@ GIVEN = {
 def accepted(documents: list[Document], root: Path) -> Settings:
     """What the service makes of them. Raises Faults as `tidewire check` tells them."""
     view = lay(documents, root, GIVEN)
-    settings, contract = everything(view.config, view.environ)
+    settings, contract = load_all(view.config, view.environ)
     assert contract.channels
     return settings
 

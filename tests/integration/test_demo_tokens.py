@@ -38,7 +38,7 @@ async def asked(
         return response.status, body.get("token") or body["code"]
 
 
-async def test_demo_backend_s_user_gets_no_token(http: aiohttp.ClientSession) -> None:
+async def test_demo_token_for_backend_user_is_refused(http: aiohttp.ClientSession) -> None:
     assert await asked(http) == (200, "a token for agent-1")
     assert await asked(http, BOT) == (403, "forbidden")
 
@@ -50,12 +50,12 @@ async def test_demo_backend_s_user_gets_no_token(http: aiohttp.ClientSession) ->
         "127.0.0.1@evil.example", "evil.example#127.0.0.1",
     ],
 )  # fmt: skip
-async def test_foreign_host_gets_no_token(http: aiohttp.ClientSession, host: str) -> None:
+async def test_demo_token_with_foreign_host_is_refused(http: aiohttp.ClientSession, host: str) -> None:
     assert (await asked(http, Host=host))[0] in (400, 403)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.0.0.2", "[::1]:8080"])
-async def test_own_host_gets_a_token(http: aiohttp.ClientSession, host: str) -> None:
+async def test_demo_token_with_own_host_is_issued(http: aiohttp.ClientSession, host: str) -> None:
     assert (await asked(http, Host=host))[0] == 200
     assert (await asked(http, Host=host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin"))[0] == 200
 
@@ -70,7 +70,7 @@ async def test_own_host_gets_a_token(http: aiohttp.ClientSession, host: str) -> 
         {"Origin": "https://evil.example"},
     ],
 )
-async def test_page_of_another_origin_gets_no_token(http: aiohttp.ClientSession, headers: dict[str, str]) -> None:
+async def test_demo_token_for_other_origin_is_refused(http: aiohttp.ClientSession, headers: dict[str, str]) -> None:
     """A page of another program on this machine too."""
     assert await asked(http, Host="localhost:8080", **headers) == (403, "forbidden")
     assert (await asked(http, method="OPTIONS", Host="localhost:8080", **headers))[0] == 405

@@ -161,7 +161,7 @@ async def metric_reaches(server: Running, name: str, value: float) -> None:
 async def test_limit_that_leaves_nothing_for_clients_ends_the_start(max_files: int) -> None:
     async with limited_command(max_files, "service", "serve", **SETTINGS) as run:
         assert await run.ended() == 1
-        assert [(entry["event"], entry["level"]) for entry in run.log] == [("cannot start", "error")]
+        assert [(entry["event"], entry["level"]) for entry in run.log] == [("start_failed", "error")]
         assert f"may open {max_files} files, but it needs" in run.log[0]["reason"]
 
 

@@ -56,7 +56,7 @@ PRINTING = {
 
 
 @pytest.mark.parametrize("words", PRINTING.values(), ids=PRINTING)
-async def test_command_ends_quietly_where_nobody_reads(words: list[str], unread: int) -> None:
+async def test_command_without_reader_ends_silently(words: list[str], unread: int) -> None:
     assert await run(*words, stdout=unread) == (CLOSED, "")
     os.close(unread)
 
@@ -65,14 +65,14 @@ async def publish(server: Running) -> None:
     await server.publish("room:1", {"type": "chat.message", "data": {"text": "x"}})
 
 
-async def test_publish_ends_quietly_where_nobody_reads(unread: int) -> None:
+async def test_publish_without_reader_ends_silently(unread: int) -> None:
     async with serving() as server:
         words = ("publish", "--url", server.url, "room:1", "chat.message", '{"text": "x"}')
         assert await run(*words, stdout=unread) == (CLOSED, "")
     os.close(unread)
 
 
-async def test_tail_ends_as_soon_as_its_reader_has_enough() -> None:
+async def test_tail_ends_when_its_reader_closes() -> None:
     """`tidewire tail room:1 | head -1`: the next event may be hours away."""
     async with serving() as server:
         reading, writing = os.pipe()
@@ -97,12 +97,12 @@ COMPLAINING = {
 
 
 @pytest.mark.parametrize(("words", "status"), COMPLAINING.values(), ids=COMPLAINING)
-async def test_command_whose_notes_nobody_reads_keeps_its_status(words: list[str], status: int, unread: int) -> None:
+async def test_command_without_reader_of_notes_keeps_its_status(words: list[str], status: int, unread: int) -> None:
     assert (await run(*words, stdout=subprocess.DEVNULL, stderr=unread))[0] == status
     os.close(unread)
 
 
-async def test_full_disk_is_told() -> None:
+async def test_command_on_full_disk_reports_it() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         status, said = await run("token", "--user", "ann", stdout=full)

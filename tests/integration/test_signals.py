@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from service.app import Service
-from service.signals import STOPPING
+from service.signals import STOP_SIGNALS
 from tests.integration.command import CHECKOUT, SOON, Command, command
 from tests.stores.process import HOST
 from tests.support.harness import API_KEY, CONTRACT, SECRET, Client, Running
@@ -59,9 +59,9 @@ async def silent_server() -> AsyncIterator[tuple[int, asyncio.Event]]:
         await server.wait_closed()
 
 
-@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 @pytest.mark.parametrize("scheme", ["redis", "nats"])
-async def test_a_start_that_waits_for_its_broker_ends_at_once(scheme: str, number: signal.Signals) -> None:
+async def test_stop_signal_while_waiting_for_broker_ends_the_start(scheme: str, number: signal.Signals) -> None:
     async with (
         silent_server() as (port, come),
         command(
@@ -77,8 +77,8 @@ async def test_a_start_that_waits_for_its_broker_ends_at_once(scheme: str, numbe
         assert len(run.told("stopped")) == 1
 
 
-@pytest.mark.parametrize("number", STOPPING)
-async def test_a_signal_is_heard_before_the_settings_are_read(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_stop_signal_before_settings_are_read_ends_the_process(number: signal.Signals, tmp_path: Path) -> None:
     """Process 1 of a container would not hear it otherwise: the kernel keeps signals without a handler from it."""
     settings = tmp_path / "settings.yaml"
     os.mkfifo(settings)
@@ -104,8 +104,8 @@ async def slow_to_go(**others: str) -> AsyncIterator[tuple[Command, list[Client]
         yield run, [await Client.open(server, f"u{number}") for number in range(30)]
 
 
-@pytest.mark.parametrize("number", STOPPING)
-async def test_a_second_signal_ends_a_drain_at_once(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_second_stop_signal_ends_the_drain(number: signal.Signals) -> None:
     async with slow_to_go() as (run, clients):
         ends = [asyncio.create_task(client.closed()) for client in clients]
         run.process.send_signal(number)
@@ -121,7 +121,7 @@ async def test_a_second_signal_ends_a_drain_at_once(number: signal.Signals) -> N
             assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
 
 
-async def test_sighup_that_was_ignored_at_the_start_stays_ignored() -> None:
+async def test_sighup_ignored_at_the_start_stays_ignored() -> None:
     """`nohup tidewire serve` outlives its terminal. SIGPIPE ends nothing either."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # is handed down
     try:
@@ -147,7 +147,7 @@ sys.exit(main())
 """
 
 
-async def test_signals_after_the_drain_change_nothing() -> None:
+async def test_stop_signals_after_the_drain_are_ignored() -> None:
     """Python takes a while to end, and whoever has sent two signals may send a third."""
     environ = {**os.environ, **{f"TIDEWIRE_{name}": value for name, value in SETTINGS.items()}}
     run = await asyncio.create_subprocess_exec(
@@ -165,7 +165,7 @@ async def test_signals_after_the_drain_change_nothing() -> None:
             await _line_with(run.stdout, b'"serving"')
             run.send_signal(signal.SIGTERM)
             await _line_with(run.stdout, b"ending")
-            for number in STOPPING:
+            for number in STOP_SIGNALS:
                 run.send_signal(number)
             run.stdin.write(b"\n")
             assert (await run.communicate())[0] == b""

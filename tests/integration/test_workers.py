@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from service.app import Service
-from service.signals import STOPPING
+from service.signals import STOP_SIGNALS
 from tests.contract.redis_stage import new_prefix
 from tests.integration.command import SOON, Command, command, is_alive
 from tests.stores import shared_redis
@@ -173,7 +173,7 @@ async def everyone(awaitables: Sequence[Awaitable[Any]]) -> list[Any]:
 # --- one service --------------------------------------------------------------------------------------------------------
 
 
-async def test_connections_are_spread_and_what_one_worker_publishes_reaches_the_clients_of_all() -> None:
+async def test_workers_share_connections_and_deliver_each_other_s_events() -> None:
     async with machine() as there:
         clients = await there.crowd()
         spread = await there.each("connections")
@@ -189,7 +189,7 @@ async def test_connections_are_spread_and_what_one_worker_publishes_reaches_the_
         assert await there.each("nodes") == dict.fromkeys(range(WORKERS), float(WORKERS))
 
 
-async def test_the_parent_holds_the_port_and_does_not_listen() -> None:
+async def test_parent_reserves_the_port_without_listening() -> None:
     """A listener of its own would get connections that nobody accepts."""
     async with machine() as there:
         ports = {said["port"] for said in there.serving().values()}
@@ -201,7 +201,7 @@ async def test_the_parent_holds_the_port_and_does_not_listen() -> None:
         assert {status for status, _ in statuses} == {200}
 
 
-async def test_worker_i_serves_the_ops_port_and_i() -> None:
+async def test_worker_serves_ops_port_plus_its_number() -> None:
     async with command(
         "service", "serve", "--workers", "2", **await settings(OPS_PORT=str(two_ports()[0]), WORKERS="9")
     ) as run:
@@ -222,7 +222,7 @@ async def test_worker_i_serves_the_ops_port_and_i() -> None:
 # --- a worker ends ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_killed_worker_is_replaced_and_its_clients_come_back() -> None:
+async def test_killed_worker_is_replaced_and_its_clients_resume() -> None:
     async with machine() as there:
         crowd = await there.crowd()
         await there.publish("before")
@@ -250,7 +250,7 @@ async def test_a_killed_worker_is_replaced_and_its_clients_come_back() -> None:
             assert [event["data"]["text"] for event in reply["events"]] == ["meanwhile"]
 
         await there.run.until(lambda: there.pids[victim] != before[victim])
-        [told] = there.run.told("a worker has ended")
+        [told] = there.run.told("worker_ended")
         assert (told["worker"], told["pid"], told["how"]) == (victim, before[victim], "killed by SIGKILL")
         assert {worker for worker, pid in there.pids.items() if pid != before[worker]} == {victim}
         assert (await there.ops(victim, "readyz"))[0] == 200
@@ -264,7 +264,7 @@ async def epoch_of(client: Client) -> str:
     return str((await client.ask("history", channel="news:1"))["epoch"])
 
 
-async def test_a_worker_that_drains_takes_no_new_connection_and_is_replaced() -> None:
+async def test_draining_worker_accepts_no_connection_and_is_replaced() -> None:
     """Its listener goes first: until then the kernel gives it its share."""
     async with machine(OUTBOX__CLOSE_GRACE="15", DEADLINES__BODY="15") as there, AsyncExitStack() as stack:
         # Requests that have begun keep a drain going for as long as `close_grace` allows.
@@ -279,13 +279,13 @@ async def test_a_worker_that_drains_takes_no_new_connection_and_is_replaced() ->
         assert json.loads(told[1])["reasons"][0]["code"] == "draining"
         clients = [await there.connect(f"f{number}") for number in range(CROWD)]
         assert len(clients) == CROWD
-        assert there.run.told("a worker has ended") == []
+        assert there.run.told("worker_ended") == []
         assert is_alive(pid), "all that went to the others while this one was still at it"
 
         for raw in begun:
             await raw.close()
         await there.run.until(lambda: there.pids[victim] != pid)
-        [entry] = there.run.told("a worker has ended")
+        [entry] = there.run.told("worker_ended")
         assert (entry["worker"], entry["pid"], entry["how"]) == (victim, pid, "exit status 0")
         assert listeners(port) == WORKERS
 
@@ -310,8 +310,8 @@ async def half_published(there: Machine, number: int) -> AsyncIterator[Raw]:
 # --- all of them end ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", STOPPING)
-async def test_a_stop_drains_every_worker(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_stop_signal_drains_every_worker(number: signal.Signals) -> None:
     async with machine() as there:
         clients = await there.crowd()
         pids = there.pids
@@ -320,10 +320,10 @@ async def test_a_stop_drains_every_worker(number: signal.Signals) -> None:
         assert await there.run.ended() == 0
         assert not any(map(is_alive, pids.values()))
         assert {entry.get("worker") for entry in there.run.told("stopped")} == {None, *range(WORKERS)}
-        assert there.run.told("a worker has ended") == []
+        assert there.run.told("worker_ended") == []
 
 
-async def test_a_second_signal_to_the_parent_ends_every_worker_s_drain() -> None:
+async def test_second_stop_signal_ends_every_drain() -> None:
     async with machine(ROLLOUT__DRAIN_RATE="0.5", DEADLINES__SHUTDOWN="600") as there:
         ends = [asyncio.create_task(client.closed()) for client in await there.crowd()]
         there.run.process.send_signal(signal.SIGTERM)
@@ -336,17 +336,17 @@ async def test_a_second_signal_to_the_parent_ends_every_worker_s_drain() -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-async def test_signals_of_a_terminal_reach_all_at_once_and_still_end_well(number: signal.Signals) -> None:
+async def test_terminal_signal_to_all_processes_ends_with_success(number: signal.Signals) -> None:
     """It sends them to the whole group, and some people press twice."""
     async with machine() as there:
         for _ in range(2):
             for pid in (there.run.pid, *there.pids.values()):
                 os.kill(pid, number)
         assert await there.run.ended() == 0
-        assert there.run.told("a worker has failed") == []
+        assert there.run.told("worker_failed") == []
 
 
-async def test_no_worker_outlives_a_killed_parent() -> None:
+async def test_killed_parent_ends_its_workers() -> None:
     async with machine() as there:
         clients = await there.crowd()
         pids, port = there.pids, there.serving()[0]["port"]
@@ -362,14 +362,14 @@ async def test_no_worker_outlives_a_killed_parent() -> None:
 # --- a start that cannot be ---------------------------------------------------------------------------------------------
 
 
-async def test_every_fault_of_a_contract_is_told_once() -> None:
+async def test_contract_fault_is_reported_once() -> None:
     async with command("service", "serve", **await settings(CONTRACT=str(FAULTY))) as run:
         assert await run.ended() == 1
         assert [entry["level"] for entry in run.log] == ["raw"] * 5, run.text()
         assert len({entry["event"] for entry in run.log}) == 5
 
 
-async def test_memory_is_refused() -> None:
+async def test_memory_broker_is_refused() -> None:
     async with command(
         "service", "serve", "--workers", "2", **await settings(BROKER__URL="memory://", WORKERS="")
     ) as run:
@@ -379,7 +379,7 @@ async def test_memory_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_a_port_that_another_program_listens_on_is_told_once(shared: bool) -> None:
+async def test_port_in_use_is_reported_once(shared: bool) -> None:
     """Also where that program would share it, as another service with workers would: each would get half of the clients."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
@@ -389,40 +389,42 @@ async def test_a_port_that_another_program_listens_on_is_told_once(shared: bool)
         async with command("service", "serve", **await settings(PORT=str(port))) as run:
             assert await run.ended() == 1
             [entry] = run.log
-            assert entry["event"] == "cannot listen"
+            assert entry["event"] == "listen_failed"
             assert entry["reason"] == f"Address already in use: {HOST} port {port} (settings host and port)"
 
 
-async def test_a_host_that_is_not_there_is_told_once() -> None:
+async def test_unknown_host_is_reported_once() -> None:
     async with command("service", "serve", **await settings(HOST="192.0.2.1")) as run:
         assert await run.ended() == 1
         [entry] = run.log
         assert entry["reason"] == "Cannot assign requested address: 192.0.2.1 port 0 (settings host and port)"
 
 
-async def test_one_ops_port_that_is_taken_stops_the_whole_start() -> None:
+async def test_ops_port_in_use_stops_the_start() -> None:
     first, taken = two_ports()
     with socket.socket() as other:
         other.bind((HOST, taken))
         other.listen()
         async with command("service", "serve", **await settings(OPS_PORT=str(first), WORKERS="2")) as run:
             assert await run.ended() == 1
-            [entry] = run.told("cannot listen")
+            [entry] = run.told("listen_failed")
             assert entry["worker"] == 1
             assert f"port {taken} (settings ops_host and ops_port)" in entry["reason"]
-            [given_up] = run.told("given up")
-            assert given_up["reason"] == "worker 1 ended before it served (exit status 1); its own words stand above"
+            [given_up] = run.told("workers_given_up")
+            assert (
+                given_up["reason"] == "worker 1 ended before it served (exit status 1); its own log records are above"
+            )
             assert run.told("draining", worker=0) != []
 
 
-async def test_a_broker_that_cannot_be_had_is_told_once() -> None:
+async def test_unavailable_broker_is_reported_once() -> None:
     port = free_port()
     async with command(
         "service", "serve", **await settings(BROKER__URL=f"redis://{HOST}:{port}", BROKER__UNREADY_AFTER="0.5")
     ) as run:
         assert await run.ended() == 1
-        assert [entry["worker"] for entry in run.told("cannot start")] == [0]
-        assert len(run.told("given up")) == 1
+        assert [entry["worker"] for entry in run.told("start_failed")] == [0]
+        assert len(run.told("workers_given_up")) == 1
 
 
 # --- the parent ---------------------------------------------------------------------------------------------------------
@@ -433,51 +435,53 @@ def play(name: str, *arguments: str) -> Any:
     return command("tests.integration.worker_plays", name, *arguments)
 
 
-async def test_a_worker_that_dies_again_and_again_ends_it_all() -> None:
+async def test_worker_that_fails_repeatedly_stops_all() -> None:
     async with play("dies") as run:
         assert await run.ended() == 1
-        assert [entry["worker"] for entry in run.told("a worker has ended")] == [1, 1, 1]
-        [entry] = run.told("given up")
+        assert [entry["worker"] for entry in run.told("worker_ended")] == [1, 1, 1]
+        [entry] = run.told("workers_given_up")
         assert entry["reason"] == (
-            "worker 1 ended 3 times in a row within 60 s of its start, at last: killed by SIGKILL; its own words stand above"
+            "worker 1 ended 3 times in a row within 60 s of its start, at last: killed by SIGKILL; its own log records are above"
         )
 
 
 @pytest.mark.parametrize(("name", "status", "words"), [("refuses", 3, 0), ("faulty", 1, 1)])
-async def test_a_worker_that_ends_before_it_serves_ends_it_all(name: str, status: int, words: int) -> None:
+async def test_worker_that_never_served_stops_all(name: str, status: int, words: int) -> None:
     async with play(name) as run:
         assert await run.ended() == 1
-        assert [entry["worker"] for entry in run.told("a worker has ended")] == [0], "the others have not been started"
-        assert len(run.told("a worker has failed")) == words
-        [entry] = run.told("given up")
-        assert entry["reason"] == f"worker 0 ended before it served (exit status {status}); its own words stand above"
+        assert [entry["worker"] for entry in run.told("worker_ended")] == [0], "the others have not been started"
+        assert len(run.told("worker_failed")) == words
+        [entry] = run.told("workers_given_up")
+        assert (
+            entry["reason"] == f"worker 0 ended before it served (exit status {status}); its own log records are above"
+        )
 
 
-async def test_a_worker_that_does_not_come_to_serve_is_ended() -> None:
+async def test_worker_that_does_not_start_to_serve_is_killed() -> None:
     async with play("never") as run:
         assert await run.ended() == 1
-        [entry] = run.told("a worker is killed")
-        assert entry["reason"] == "it did not come to serve"
+        [entry] = run.told("worker_killed")
+        assert entry["reason"] == "it did not start to serve"
 
 
-async def test_a_worker_whose_loop_does_not_turn_is_replaced(tmp_path: Path) -> None:
+async def test_worker_with_stuck_loop_is_replaced(tmp_path: Path) -> None:
     async with play("hangs", str(tmp_path / "hung")) as run:
         await run.until(lambda: len(run.told("at work")) == 2)
-        [entry] = run.told("a worker is killed")
-        assert (entry["worker"], entry["reason"]) == (1, "its event loop does not turn")
+        [entry] = run.told("worker_killed")
+        assert (entry["worker"], entry["reason"]) == (1, "its event loop is stuck")
         run.process.terminate()
         assert await run.ended() == 0
 
 
-async def test_a_worker_that_does_not_end_is_killed() -> None:
+async def test_worker_that_does_not_end_is_killed() -> None:
     async with play("stays") as run:
         await run.until(lambda: len(run.told("at work")) == 2)
         run.process.terminate()
         assert await run.ended() == 128 + signal.SIGKILL
-        assert [entry["reason"] for entry in run.told("a worker is killed")] == ["it did not end after its drain"] * 2
+        assert [entry["reason"] for entry in run.told("worker_killed")] == ["it did not end after its drain"] * 2
 
 
-async def test_the_worst_exit_status_is_the_parent_s() -> None:
+async def test_parent_returns_the_highest_exit_status() -> None:
     async with play("mixed") as run:
         await run.until(lambda: len(run.told("at work")) == 2)
         run.process.terminate()

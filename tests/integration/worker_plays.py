@@ -13,14 +13,16 @@ from pathlib import Path
 
 import structlog
 
-from service.cli.workers import Parent, Patience
+from service.cli.workers import Parent, WorkerTimeouts
 from service.telemetry import log
 
-PATIENCE = Patience(start=20.0, drain=20.0, silence=20.0, young=60.0, tries=3, first=0.01, most=0.05)
+TIMEOUTS = WorkerTimeouts(
+    start=20.0, drain=20.0, heartbeat=20.0, stable_after=60.0, max_failures=3, initial_backoff=0.01, max_backoff=0.05
+)
 SHORT = {
-    "never": replace(PATIENCE, start=1.0),
-    "hangs": replace(PATIENCE, silence=2.0),
-    "stays": replace(PATIENCE, drain=1.0),
+    "never": replace(TIMEOUTS, start=1.0),
+    "hangs": replace(TIMEOUTS, heartbeat=2.0),
+    "stays": replace(TIMEOUTS, drain=1.0),
 }
 """For those that try it; what a busy machine holds up for a moment is not to be taken for them."""
 SHOW = b"."
@@ -93,4 +95,4 @@ PLAYS = {play.__name__: play for play in (dies, refuses, faulty, hangs, never, s
 
 if __name__ == "__main__":
     log.configure("info", "json")
-    sys.exit(Parent(2, PLAYS[sys.argv[1]], SHORT.get(sys.argv[1], PATIENCE)).run())
+    sys.exit(Parent(2, PLAYS[sys.argv[1]], SHORT.get(sys.argv[1], TIMEOUTS)).run())

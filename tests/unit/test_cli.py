@@ -23,7 +23,7 @@ from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
 from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
 from service.cli import demo
-from service.cli.development import Development, development, needs_development
+from service.cli.development import Development, load_development, needs_development
 from service.cli.options import service_url
 from service.contract.gate import Gate
 from service.contract.load import load
@@ -61,7 +61,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[app.Service, app.Comp
 
 
 @pytest.mark.parametrize("option", [[], ["--contract"]])
-def test_check_tells_five_faults_with_their_lines(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_each_fault_with_its_line(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     path = CONTRACTS / "five_faults.yaml"
     assert main(["check", *option, str(path)]) == 1
     out, err = capsys.readouterr()
@@ -69,17 +69,17 @@ def test_check_tells_five_faults_with_their_lines(option: list[str], capsys: pyt
     assert [line.split(": ")[0] for line in err.splitlines()] == [f"{path}:{line}" for line in (3, 6, 7, 14, 19)]
 
 
-def test_check_says_in_one_line_that_all_is_good(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_good_contract_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(CONTRACTS / "good.yaml")]) == 0
     assert capsys.readouterr() == (f"{CONTRACTS / 'good.yaml'}: good: 4 channels, 8 event types\n", "")
 
 
-def test_check_holds_the_demo_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_accepts_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(assets.demo_folder() / "contract.yaml")]) == 0
     assert "good" in capsys.readouterr().out
 
 
-def test_check_tells_the_faults_of_settings_and_contract_together(
+def test_check_reports_settings_and_contract_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "settings.yaml").write_text(f"contract: {CONTRACTS / 'five_faults.yaml'}\nport: high\nauth: {{}}\n")
@@ -91,14 +91,14 @@ def test_check_tells_the_faults_of_settings_and_contract_together(
     )
 
 
-def test_check_without_anything_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_without_settings_names_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 1
     err = capsys.readouterr().err
     assert "TIDEWIRE_AUTH__SECRET" in err
     assert "TIDEWIRE_CONTRACT" in err
 
 
-def test_the_command_runs_as_a_program() -> None:
+def test_command_runs_as_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service", "check", str(CONTRACTS / "five_faults.yaml")],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
@@ -109,10 +109,10 @@ def test_the_command_runs_as_a_program() -> None:
 # --- development credentials -------------------------------------------------------------------------------------------
 
 
-def test_development_credentials_are_random_kept_and_private(tmp_path: Path) -> None:
-    first = development()
-    assert development() == first
-    assert development(tmp_path / "other").secret != first.secret
+def test_development_credentials_are_random_stored_and_private(tmp_path: Path) -> None:
+    first = load_development()
+    assert load_development() == first
+    assert load_development(tmp_path / "other").secret != first.secret
     assert len(first.secret) >= 32
     assert len(first.api_key) >= 24
     assert stat.S_IMODE(Path(".tidewire").stat().st_mode) == 0o700
@@ -123,23 +123,25 @@ def test_development_credentials_are_random_kept_and_private(tmp_path: Path) -> 
     assert first.api_key not in repr(first)
 
 
-def test_lax_permissions_are_tightened() -> None:
-    found = development()
+def test_development_credentials_with_lax_permissions_are_tightened() -> None:
+    found = load_development()
     found.secret_file.chmod(0o644)
     found.folder.chmod(0o755)
-    assert development() == found
+    assert load_development() == found
     assert stat.S_IMODE(found.secret_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(found.folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("command", [["token", "--user", "ann"], ["serve", "--demo"]])
-def test_development_credentials_that_are_none_are_told(
+def test_development_credentials_too_short_are_refused(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = development()
+    found = load_development()
     found.secret_file.write_text("\n")
     assert main(command) == 1
-    assert capsys.readouterr().err == ".tidewire/secret: is shorter than 32 bytes: remove it, and a new one is made\n"
+    assert (
+        capsys.readouterr().err == ".tidewire/secret: is shorter than 32 bytes: remove it, and a new one is generated\n"
+    )
     (tmp_path / "elsewhere").write_text("")
     for file in Path(".tidewire").iterdir():
         file.unlink()
@@ -149,8 +151,8 @@ def test_development_credentials_that_are_none_are_told(
     assert "development credentials are kept in the folder .tidewire: File exists" in capsys.readouterr().err
 
 
-async def test_two_starts_at_once_get_the_same_credentials(tmp_path: Path) -> None:
-    found = await asyncio.gather(*(asyncio.to_thread(development, tmp_path / "both") for _ in range(8)))
+async def test_development_credentials_of_two_starts_at_once_are_equal(tmp_path: Path) -> None:
+    found = await asyncio.gather(*(asyncio.to_thread(load_development, tmp_path / "both") for _ in range(8)))
     assert len({credentials.secret for credentials in found}) == 1
 
 
@@ -188,19 +190,19 @@ async def identity_of(token: str, secret: str) -> Any:
         await fetch.close()
 
 
-async def test_a_token_is_signed_with_the_development_secret(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_token_without_settings_uses_development_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["token", "--user", "agent-1", "--grant", "room:*", "--grant", "board:**"]) == 0
     out, err = capsys.readouterr()
-    assert ".tidewire/secret, made just now" in err
+    assert ".tidewire/secret, generated now" in err
     assert main(["token", "--user", "agent-1"]) == 0
-    assert "made just now" not in capsys.readouterr().err
-    identity = await identity_of(out.strip(), development().secret)
+    assert "generated now" not in capsys.readouterr().err
+    identity = await identity_of(out.strip(), load_development().secret)
     assert (identity.user, identity.tenant) == ("agent-1", "default")
     assert identity.grants == (Grant("room:*"), Grant("board:**"))
-    assert development().secret not in out + err
+    assert load_development().secret not in out + err
 
 
-async def test_a_token_is_signed_with_the_configured_secret(
+async def test_token_uses_configured_secret(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
@@ -226,7 +228,9 @@ async def test_a_token_is_signed_with_the_configured_secret(
         (["--user", "a", "--info", "{"], "is not JSON"),
     ],
 )
-def test_a_bad_token_is_not_signed(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_with_bad_claims_is_refused(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["token", *arguments])
     assert stopped.value.code == 2
@@ -249,7 +253,7 @@ def test_serve_refuses_what_check_refuses(
     assert not made_credentials()
 
 
-def test_serve_runs_what_is_good(
+def test_serve_with_good_settings_starts(
     started: list[tuple[app.Service, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
@@ -263,7 +267,7 @@ def test_serve_runs_what_is_good(
 
 
 @pytest.mark.parametrize("by_variable", [True, False])
-def test_the_demo_makes_its_own_credentials_and_says_so_once_it_listens(
+def test_demo_generates_credentials_and_announces_them_once_it_listens(
     by_variable: bool,
     tmp_path: Path,
     started: list[tuple[app.Service, Any]],
@@ -274,7 +278,7 @@ def test_the_demo_makes_its_own_credentials_and_says_so_once_it_listens(
         monkeypatch.setenv("TIDEWIRE_DEMO", "1")
     assert main(["serve"] if by_variable else ["serve", "--demo"]) == 0
     [(service, companion)] = started
-    found = development()
+    found = load_development()
     settings = service.settings
     assert companion is not None
     assert (settings.demo, settings.host) == (True, "127.0.0.1")
@@ -306,7 +310,7 @@ def test_the_demo_makes_its_own_credentials_and_says_so_once_it_listens(
     assert found.api_key not in err
 
 
-def test_the_demo_with_its_own_secrets_needs_no_others(
+def test_demo_with_configured_secrets_generates_none(
     started: list[tuple[app.Service, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEWIRE_AUTH__SECRET", SECRET)
@@ -317,16 +321,19 @@ def test_the_demo_with_its_own_secrets_needs_no_others(
     assert not made_credentials()
 
 
-def test_a_demo_that_cannot_keep_its_credentials_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_that_cannot_store_credentials_names_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / ".tidewire").write_text("a file, where the folder has to be")
     assert main(["serve", "--demo"]) == 1
     assert capsys.readouterr().err == (
-        "settings: development credentials are kept in the folder .tidewire: File exists; start it where you may write, or set "
+        "settings: development credentials are kept in the folder .tidewire: File exists; start it in a folder that "
+        "you may write to, or set "
         "auth.secret and api.key\n"
     )
 
 
-def test_the_event_to_paste_passes_the_demo_s_gate() -> None:
+def test_demo_sample_event_passes_the_gate() -> None:
     channel, kind, data = demo.SAMPLE
     gate = Gate(load(assets.demo_folder() / "contract.yaml"))
     published = gate.validate(
@@ -335,16 +342,14 @@ def test_the_event_to_paste_passes_the_demo_s_gate() -> None:
     assert published.channel.name == channel
 
 
-async def test_the_demo_s_tokens_are_accepted() -> None:
+async def test_demo_tokens_are_accepted() -> None:
     settings = made(demo=True, auth={"secret": SECRET})
     identity = await identity_of(demo.agent_token(settings, "agent-1"), SECRET)
     assert identity.user == "agent-1"
     assert json.loads(identity.info) == {"name": "Agent 1"}
 
 
-async def test_the_demo_s_backend_runs_beside_the_service_and_ends_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_demo_backend_starts_and_ends_with_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the backend that writes down what it was given."""
     (tmp_path / "backend.py").write_text(
         "import json, os, signal, sys, pathlib\n"
@@ -369,7 +374,7 @@ async def test_the_demo_s_backend_runs_beside_the_service_and_ends_with_it(
     assert (await identity_of(token, SECRET)).user == "support-bot"
 
 
-async def test_a_backend_that_ends_by_itself_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_demo_backend_that_ends_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "backend.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr(demo, "demo_folder", lambda: tmp_path)
     settings = made(demo=True, auth={"secret": SECRET}, api={"key": "k" * 30})
@@ -377,10 +382,10 @@ async def test_a_backend_that_ends_by_itself_is_told(tmp_path: Path, monkeypatch
         async with asyncio.timeout(20), demo.companion(settings)(1):
             while not logged:  # noqa: ASYNC110  # another process ends
                 await asyncio.sleep(0.01)
-    assert logged == [{"event": "the demo's backend has ended", "status": 3, "log_level": "error"}]
+    assert logged == [{"event": "demo_backend_ended", "status": 3, "log_level": "error"}]
 
 
-async def test_a_backend_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_demo_backend_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "backend.py").write_text(
         "import os, pathlib, signal\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -388,7 +393,7 @@ async def test_a_backend_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
         "os.mkfifo('never'); open('never').read()\n"
     )
     monkeypatch.setattr(demo, "demo_folder", lambda: tmp_path)
-    monkeypatch.setattr(demo, "STOP", 0.1)
+    monkeypatch.setattr(demo, "STOP_TIMEOUT", 0.1)
     settings = made(demo=True, auth={"secret": SECRET}, api={"key": "k" * 30})
     async with asyncio.timeout(20), demo.companion(settings)(1):
         while not (tmp_path / "pid").exists():  # noqa: ASYNC110  # another process writes it
@@ -409,7 +414,7 @@ async def test_a_backend_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
         ("https://example.com/", "0.0.0.0", "https://example.com"),
     ],
 )
-def test_the_service_is_where_the_settings_say_unless_an_address_is_given(
+def test_service_url_prefers_the_option_over_settings(
     url: str | None, host: str, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEWIRE_PORT", "7001")
@@ -435,7 +440,7 @@ async def test_publish_prints_the_result(capsys: pytest.CaptureFixture[str]) -> 
     assert (second["id"], second["offset"], second["duplicate"]) == ("m-1", 1, True)
 
 
-async def test_publish_tells_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_publish_refused_prints_the_faults(capsys: pytest.CaptureFixture[str]) -> None:
     async with harness.serving() as server:
         common = ["--url", server.url, "--api-key", harness.API_KEY]
         assert await run("publish", "room:1", "chat.message", '{"text": 1}', *common) == 1
@@ -449,23 +454,25 @@ async def test_publish_tells_a_refusal(capsys: pytest.CaptureFixture[str]) -> No
     assert "invalid_api_key" in err
 
 
-async def test_publish_finds_its_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_publish_uses_the_first_key_it_finds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     event = ["publish", "room:1", "chat.message", '{"text": "hi"}', "--url"]
-    async with harness.serving(api={"keys": [], "key": development().api_key}) as server:
+    async with harness.serving(api={"keys": [], "key": load_development().api_key}) as server:
         assert await run(*event, server.url) == 0
         monkeypatch.setenv("TIDEWIRE_API__KEY", "x" * 30)
         assert await run(*event, server.url) == 1
     assert "invalid_api_key" in capsys.readouterr().err
 
 
-def test_publish_without_a_key_or_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+def test_publish_without_key_or_service_fails_with_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["publish", "room:1", "chat.message", "{}"]) == 1
     assert "TIDEWIRE_API__KEY" in capsys.readouterr().err
     assert main(["publish", "room:1", "chat.message", "{}", "--api-key", "x", "--url", "http://127.0.0.1:1"]) == 1
     assert "http://127.0.0.1:1/api/v1/channels/room%3A1/events" in capsys.readouterr().err
 
 
-def test_publish_refuses_data_that_is_not_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_publish_with_data_that_is_not_json_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["publish", "room:1", "chat.message", "hello"])
     assert "is not JSON" in capsys.readouterr().err
@@ -478,7 +485,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"    {command} " in out for command in ("serve", "check", "health", "token", "publish", "tail"))
 
 
-def test_the_warning_is_a_box() -> None:
+def test_demo_warning_is_a_box() -> None:
     stream = io.StringIO()
     print(demo._warning(Settings(demo=True, host="::1"), Development(Path(".tidewire"), "s", "k"), 8080), file=stream)
     lines = stream.getvalue().splitlines()
@@ -495,7 +502,7 @@ def test_the_warning_is_a_box() -> None:
         ("service/__main__.py", None, "| token    tidewire token"),
     ],
 )
-def test_the_warning_names_a_command_that_can_be_pasted(
+def test_demo_warning_names_a_command_that_works(
     called: str, on_path: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", [called, "serve", "--demo"])
@@ -511,7 +518,7 @@ def test_the_warning_names_a_command_that_can_be_pasted(
         ('{"keys": []}', "holds no ES256 key"),
     ],
 )
-def test_check_tells_of_a_key_file_that_no_token_could_be_checked_with(
+def test_check_reports_unusable_key_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, reason: str
 ) -> None:
     keys = tmp_path / "keys.json"

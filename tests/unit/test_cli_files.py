@@ -50,14 +50,14 @@ def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificates:
     return Certificates(tmp_path)
 
 
-def test_good_certificates_are_good(faults: Callable[..., list[str]], tls: Certificates) -> None:
+def test_good_certificates_have_no_faults(faults: Callable[..., list[str]], tls: Certificates) -> None:
     whole = tls.ca.with_name("whole.pem")
     whole.write_bytes(tls.client_certificate.read_bytes() + tls.client_key.read_bytes())
     assert faults(BROKER__CA=tls.ca, BROKER__CERTIFICATE=whole) == []
     assert faults(BROKER__CERTIFICATE=tls.client_certificate, BROKER__PRIVATE_KEY=tls.client_key) == []
 
 
-def test_missing_files_are_told_together_with_their_settings(
+def test_missing_files_are_reported_with_their_settings(
     faults: Callable[..., list[str]], tls: Certificates, tmp_path: Path
 ) -> None:
     assert faults(
@@ -71,7 +71,7 @@ def test_missing_files_are_told_together_with_their_settings(
 
 @pytest.mark.parametrize("content", [b"", b"no certificate", b"\xef\xbb\xbf", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
 @pytest.mark.parametrize("name", ["ca", "certificate"])
-def test_file_without_a_certificate_is_told(
+def test_file_without_certificate_is_reported(
     name: str, content: bytes, faults: Callable[..., list[str]], tls: Certificates, tmp_path: Path
 ) -> None:
     file = tmp_path / "bad.pem"
@@ -81,13 +81,13 @@ def test_file_without_a_certificate_is_told(
     ]
 
 
-def test_key_of_another_certificate_is_told(faults: Callable[..., list[str]], tls: Certificates) -> None:
+def test_key_of_another_certificate_is_reported(faults: Callable[..., list[str]], tls: Certificates) -> None:
     assert faults(BROKER__CERTIFICATE=tls.client_certificate, BROKER__PRIVATE_KEY=tls.key) == [
         f"{tls.key}: is not the key of broker.certificate (broker.private_key)"
     ]
 
 
-def test_certificate_without_a_key_is_told(faults: Callable[..., list[str]], tls: Certificates) -> None:
+def test_certificate_without_key_is_reported(faults: Callable[..., list[str]], tls: Certificates) -> None:
     assert faults(BROKER__CERTIFICATE=tls.client_certificate) == [
         f"{tls.client_certificate}: holds no private key beside it: set broker.private_key (broker.certificate)"
     ]
@@ -96,18 +96,18 @@ def test_certificate_without_a_key_is_told(faults: Callable[..., list[str]], tls
     ]
 
 
-def test_encrypted_key_is_told_and_nobody_is_asked(
+def test_encrypted_key_is_reported_without_a_prompt(
     faults: Callable[..., list[str]], tls: Certificates, tmp_path: Path
 ) -> None:
     file = tmp_path / "encrypted.key"
     key = ec.generate_private_key(ec.SECP256R1())
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
     assert faults(BROKER__CERTIFICATE=tls.client_certificate, BROKER__PRIVATE_KEY=file) == [
-        f"{file}: is encrypted, and nobody can be asked for its password (broker.private_key)"
+        f"{file}: is encrypted, and the service has no password for it (broker.private_key)"
     ]
 
 
-def test_key_set_is_told_with_its_setting(faults: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_key_set_fault_names_its_setting(faults: Callable[..., list[str]], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("auth: {issuers: [{issuer: i, audience: a, algorithm: ES256, jwks_file: keys.json}]}\n")
     assert faults(CONFIG=config) == [
@@ -115,7 +115,7 @@ def test_key_set_is_told_with_its_setting(faults: Callable[..., list[str]], tmp_
     ]
 
 
-def test_file_that_one_may_not_read_is_told_with_who_one_is() -> None:
+def test_unreadable_file_is_reported_with_the_user() -> None:
     error = PermissionError(13, "Permission denied", "secret")
     assert unreadable(error) == f"Permission denied for user {os.geteuid()}"
 
@@ -131,7 +131,7 @@ def test_file_that_one_may_not_read_is_told_with_who_one_is() -> None:
     ],
 )
 @pytest.mark.parametrize("setting", ["AUTH__SECRET", "API__KEY", "BROKER__PASSWORD", "BROKER__SENTINEL_PASSWORD"])
-def test_secret_file_that_cannot_be_meant_is_told(
+def test_unusable_secret_file_is_reported(
     setting: str,
     content: bytes,
     reason: str | None,

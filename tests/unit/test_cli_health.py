@@ -24,7 +24,7 @@ async def asked(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
-async def test_lives_and_is_ready(
+async def test_health_of_serving_node_succeeds(
     host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with serving() as server:
@@ -35,7 +35,7 @@ async def test_lives_and_is_ready(
     assert capsys.readouterr() == ("", "")
 
 
-async def test_a_node_that_drains_lives_but_is_not_ready(
+async def test_health_of_draining_node_is_not_ready(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with serving() as server:
@@ -47,7 +47,7 @@ async def test_a_node_that_drains_lives_but_is_not_ready(
     assert "answered 503" in said
 
 
-async def test_each_worker_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_health_asks_each_worker(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     async with serving() as server:
         port = int(server.ops_url.rpartition(":")[2])
         monkeypatch.setenv("TIDEWIRE_OPS_PORT", str(port - 1))
@@ -55,11 +55,13 @@ async def test_each_worker_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         monkeypatch.setenv("TIDEWIRE_PORT", str(free_port()))
         monkeypatch.setenv("TIDEWIRE_BROKER__URL", "redis://127.0.0.1:6379")
         assert await asked() == 1
-    assert f"nobody answers for /healthz at 127.0.0.1 port {port - 1}: " in (said := capsys.readouterr().err)
+    assert f"no answer for /healthz at 127.0.0.1 port {port - 1}: " in (said := capsys.readouterr().err)
     assert str(port) not in said
 
 
-async def test_what_is_no_service_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_health_without_service_fails_with_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example.com\r\n")
         await writer.drain()
@@ -69,4 +71,4 @@ async def test_what_is_no_service_is_told(monkeypatch: pytest.MonkeyPatch, capsy
     async with server:
         monkeypatch.setenv("TIDEWIRE_OPS_PORT", str(server.sockets[0].getsockname()[1]))
         assert await asked() == 1
-    assert "nobody answers for /healthz" in capsys.readouterr().err
+    assert "no answer for /healthz" in capsys.readouterr().err

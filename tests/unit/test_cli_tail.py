@@ -27,7 +27,7 @@ Script = Callable[[web.WebSocketResponse], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(tail, "MIN_RECONNECT_DELAY", 0.0)
 
 
 class Shown:
@@ -118,7 +118,7 @@ def one(url: str, shown: Shown, **options: Any) -> Tail:
 # --- the real service --------------------------------------------------------------------------------------------------
 
 
-async def test_events_are_shown_as_they_come() -> None:
+async def test_tail_prints_events() -> None:
     shown = Shown()
     async with harness.serving() as server:
         await server.publish("room:1", {"type": "chat.message", "data": {"text": "before"}})
@@ -148,7 +148,7 @@ async def test_events_are_shown_as_they_come() -> None:
         ("inbox:ben", "good", "forbidden"),
     ],
 )
-async def test_a_refusal_ends_it(channel: str, token: str | None, reason: str) -> None:
+async def test_tail_refused_stops_with_reason(channel: str, token: str | None, reason: str) -> None:
     async with harness.serving() as server, asyncio.timeout(DEADLINE):
         given = harness.token() if token == "good" else token
         with pytest.raises(Stop, match=reason):
@@ -160,7 +160,7 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-async def test_ctrl_c_ends_it_quietly_and_says_where_to_go_on(tmp_path: Path) -> None:
+async def test_tail_interrupted_prints_the_position_to_resume(tmp_path: Path) -> None:
     async with harness.serving() as server:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_")}
         process = await asyncio.create_subprocess_exec(
@@ -197,7 +197,7 @@ async def test_ctrl_c_ends_it_quietly_and_says_where_to_go_on(tmp_path: Path) ->
 # --- a scripted one ----------------------------------------------------------------------------------------------------
 
 
-async def test_it_resumes_after_a_cut() -> None:
+async def test_tail_after_lost_connection_resumes() -> None:
     shown, asked = Shown(), []
 
     async def first(socket: web.WebSocketResponse) -> None:
@@ -217,9 +217,7 @@ async def test_it_resumes_after_a_cut() -> None:
 
 
 @pytest.mark.parametrize("code", ["rate_limited", "broker_unavailable"])
-async def test_subscribe_refused_for_a_reason_that_passes_is_sent_again(
-    code: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_tail_after_retryable_refusal_subscribes_again(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = Shown()
 
     async def refusing(socket: web.WebSocketResponse) -> None:
@@ -240,7 +238,7 @@ async def test_subscribe_refused_for_a_reason_that_passes_is_sent_again(
     assert f"{code}: not now" in capsys.readouterr().err
 
 
-async def test_a_gap_makes_it_join_anew_once() -> None:
+async def test_tail_after_gap_resubscribes_once() -> None:
     shown, said = Shown(), []
 
     async def script(socket: web.WebSocketResponse) -> None:
@@ -258,7 +256,7 @@ async def test_a_gap_makes_it_join_anew_once() -> None:
     assert said[1]["since"]["offset"] == 1
 
 
-async def test_other_classes_are_shown_without_a_position(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_tail_prints_events_without_position(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Shown()
 
     async def script(socket: web.WebSocketResponse) -> None:
@@ -276,7 +274,7 @@ async def test_other_classes_are_shown_without_a_position(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("code", "reason"), [(4403, "closed with 4403"), (4409, "closed with 4409"), (4401, "closed with 4401")]
 )
-async def test_some_closes_end_it(code: int, reason: str) -> None:
+async def test_tail_after_final_close_stops(code: int, reason: str) -> None:
     async def script(socket: web.WebSocketResponse) -> None:
         await joined(socket)
         await socket.close(code=code)
@@ -286,7 +284,7 @@ async def test_some_closes_end_it(code: int, reason: str) -> None:
             await one(url, Shown()).run()
 
 
-async def test_a_token_signed_here_is_renewed() -> None:
+async def test_tail_renews_a_token_that_it_signed() -> None:
     shown, refreshed = Shown(), []
     tokens = iter(["t1", "t2", "t3"])
 
@@ -306,7 +304,7 @@ async def test_a_token_signed_here_is_renewed() -> None:
     assert [(message["type"], message["token"]) for message in refreshed] == [("refresh", "t2")]
 
 
-async def test_an_ended_subscription_ends_it() -> None:
+async def test_tail_of_ended_subscription_stops() -> None:
     async def script(socket: web.WebSocketResponse) -> None:
         await joined(socket)
         await socket.send_json({"type": "unsubscribed", "channel": "room:1", "code": "removed"})
@@ -317,7 +315,7 @@ async def test_an_ended_subscription_ends_it() -> None:
             await one(url, Shown()).run()
 
 
-async def test_a_refused_upgrade_ends_it_or_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_tail_after_refused_upgrade_stops_or_retries(capsys: pytest.CaptureFixture[str]) -> None:
     answers = [503, 503, 403, 403]  # each refusal is asked for its reason
 
     async def handle(request: web.Request) -> web.Response:
@@ -337,17 +335,17 @@ async def test_a_refused_upgrade_ends_it_or_is_tried_again(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("text", ["e1:7:m:1", "e1:0:"])
-def test_a_position_reads_as_it_is_written(text: str) -> None:
+def test_position_parses_its_own_text(text: str) -> None:
     assert str(Position.parse(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "e1", "e1:7", "e1:x:m", ":7:m"])
-def test_other_texts_are_no_position(text: str) -> None:
+def test_position_of_other_text_is_refused(text: str) -> None:
     with pytest.raises(Exception, match="EPOCH:OFFSET:ID"):
         Position.parse(text)
 
 
-def test_a_line_shows_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_shows_time_place_type_sender_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     tail._as_line(event(7, **{"from": "ann", "data": {"text": "grüezi"}}))
     tail._as_line(event(None, rev=3))
     tail._as_line(event(None))

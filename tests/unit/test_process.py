@@ -41,7 +41,7 @@ class Kernel:
         (1_024, 2_000_000, 1_048_576, 1_024),
     ],
 )
-def test_the_soft_limit_is_raised_to_what_the_hard_one_and_the_kernel_allow(
+def test_soft_limit_is_raised_to_what_hard_limit_and_kernel_allow(
     soft: int, hard: int, most: int, raised: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = Kernel(soft, hard, most)

@@ -32,12 +32,12 @@ def faults(**changes: str) -> list[str]:
     return []
 
 
-def test_one_process_is_the_default() -> None:
+def test_workers_unset_is_one() -> None:
     assert load_settings(None, GOOD | {"TIDEWIRE_WORKERS": ""}).workers == 1
     assert load_settings(None, GOOD).workers == 4
 
 
-def test_the_settings_file_may_say_it(tmp_path: Path) -> None:
+def test_workers_in_settings_file_are_overridden_by_environment(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("workers: 3\n")
     assert load_settings(file, GOOD | {"TIDEWIRE_WORKERS": ""}).workers == 3
@@ -47,7 +47,7 @@ def test_the_settings_file_may_say_it(tmp_path: Path) -> None:
         load_settings(file, GOOD | {"TIDEWIRE_WORKERS": ""})
 
 
-def test_memory_is_refused_with_what_to_do() -> None:
+def test_workers_with_memory_broker_are_refused_with_remedy() -> None:
     [fault] = faults(BROKER__URL="")
     assert fault == (
         "settings: 4 workers need a broker that they share, and memory:// is one process's own: start a Redis or Valkey on this "
@@ -58,7 +58,7 @@ def test_memory_is_refused_with_what_to_do() -> None:
     assert faults(BROKER__URL="", WORKERS="1") == []
 
 
-def test_a_broker_that_is_no_broker_is_told_once() -> None:
+def test_unknown_broker_is_reported_once() -> None:
     [fault] = faults(BROKER__URL="kafka://h")
     assert "is none of memory://" in fault
 
@@ -76,7 +76,7 @@ def test_a_broker_that_is_no_broker_is_told_once() -> None:
         ({"WORKERS": "many"}, "TIDEWIRE_WORKERS: workers: should be a valid integer"),
     ],
 )
-def test_ports_that_workers_cannot_have(ports: dict[str, str], fault: str) -> None:
+def test_ports_in_conflict_are_refused(ports: dict[str, str], fault: str) -> None:
     [found] = faults(**{"OPS_PORT": "9090", **ports})
     assert found.startswith(fault)
 
@@ -91,7 +91,7 @@ def test_ports_that_workers_cannot_have(ports: dict[str, str], fault: str) -> No
         {"OPS_PORT": "0"},
     ],
 )
-def test_ports_that_they_can_have(ports: dict[str, str]) -> None:
+def test_ports_without_conflict_are_accepted(ports: dict[str, str]) -> None:
     assert faults(**{"OPS_PORT": "9090", **ports}) == []
 
 
@@ -118,7 +118,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return starts
 
 
-def test_the_command_line_wins_over_the_environment(started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_option_overrides_environment(started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     assert [main(["serve"]), main(["serve", "--workers", "2"]), main(["serve", "--workers", "1"])] == [0, 0, 0]
     monkeypatch.delenv("TIDEWIRE_WORKERS")
     assert main(["serve"]) == 0
@@ -133,7 +133,7 @@ def test_the_command_line_wins_over_the_environment(started: list[int], monkeypa
         (["--demo"], "workers: the demo runs in one process; leave it at 1"),
     ],
 )
-def test_faults_go_by_the_name_that_was_given(
+def test_workers_fault_names_the_option(
     arguments: list[str], fault: str, started: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", *arguments]) == 1
@@ -141,7 +141,7 @@ def test_faults_go_by_the_name_that_was_given(
     assert started == []
 
 
-def test_other_systems_are_told_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_on_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(Faults, match="workers: only Linux spreads connections over several; leave it at 1"):
         workers.serve(load_settings(None, GOOD), load(Path(GOOD["TIDEWIRE_CONTRACT"])))
