@@ -1,6 +1,6 @@
 /**
- * Exponential backoff with full jitter: the n-th wait is anywhere between 0 and min(cap, base · 2ⁿ), so that the clients of
- * a lost node come back spread out.
+ * Exponential backoff with full jitter: the n-th delay is random between 0 and min(cap, base · 2ⁿ), so that the clients of
+ * a lost node reconnect spread out.
  */
 export class Backoff {
   #base;
@@ -19,7 +19,7 @@ export class Backoff {
     this.#random = random;
   }
 
-  /** The next wait in ms. */
+  /** The next delay in ms. */
   next() {
     const bound = Math.min(this.#cap, this.#base * 2 ** Math.min(this.attempt, 30));
     this.attempt += 1;
@@ -31,11 +31,12 @@ export class Backoff {
   }
 }
 
-/** Added at most (ms) to a wait that the service asked for. */
+/** Maximum jitter (ms) added to a delay that the service asked for. */
 const JITTER = 1_000;
 
 /**
- * A wait (ms) that the service asked for, and up to as long again, a second at most: others may have been told the same.
+ * Adds jitter to a delay (ms) that the service asked for: up to the same again, at most a second. Other clients may have the
+ * same delay.
  * @param {number} told
  * @param {() => number} random
  */

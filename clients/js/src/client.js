@@ -13,12 +13,12 @@ import { TokenSource } from './token.js';
 /**
  * @typedef {object} Options
  * @property {string | (() => string | Promise<string>)} [token]
- *   sent in `hello`. A function is asked again when the token expires or is refused; it rejects with an error whose
- *   `retryable` is `false` to stop the client, with any other to be asked again after a backoff.
+ *   sent in `hello`. A function is called again when the token expires or is refused. If it rejects with an error whose
+ *   `retryable` is `false`, the client stops; after any other error it is called again with backoff.
  * @property {() => string | Promise<string>} [ticket]  instead of a token: a new ticket for each upgrade
- * @property {boolean} [anonymous]  instead of both: `hello` without a token. With none of the three a cookie must speak.
- * @property {string[]} [channels]  joined from the start; their events come with `on('event', …)`
- * @property {boolean} [autoReady]  false: nothing is delivered until `ready()` was called once
+ * @property {boolean} [anonymous]  instead of both: `hello` without a token. Without all three a cookie authenticates.
+ * @property {string[]} [channels]  subscribed from the start; their events arrive with `on('event', …)`
+ * @property {boolean} [autoReady]  false: no event is delivered until `ready()` has been called once
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
  * @property {typeof globalThis.fetch} [fetch]
  * @property {EventTarget | null} [network]  fires `online` and `offline`; the window by default
@@ -26,9 +26,9 @@ import { TokenSource } from './token.js';
  * @property {() => number} [random]
  * @property {number} [backoffBase]  ms, 500
  * @property {number} [backoffCap]  ms, 20 000
- * @property {number} [connectTimeout]  ms from dialling to `welcome`, 15 000
+ * @property {number} [connectTimeout]  ms from the start of the connection to `welcome`, 15 000
  * @property {number} [pongTimeout]  ms, 10 000
- * @property {number} [requestTimeout]  ms for history, presence and publishes to be answered, 60 000; must stay below the
+ * @property {number} [requestTimeout]  ms until history, presence and publishes time out, 60 000; must be below the
  *   service's idempotency window (5 minutes), or a late retry could be delivered twice
  *
  * @typedef {'connecting' | 'open' | 'waiting' | 'refreshing' | 'closed'} State
@@ -40,15 +40,15 @@ import { TokenSource } from './token.js';
  * @property {StateChange} state
  * @property {import('./messages.js').Welcome} welcome
  * @property {import('./messages.js').Event} event  every application event of every channel
- * @property {TidewireError} error  what belongs to no request: a refused signal, a handler that threw, a token function that failed
+ * @property {TidewireError} error  errors without a request: a refused signal, a handler that threw, a token function that failed
  */
 
-/** A connection that lasted this long (ms) was a good one: the next failure starts with the shortest backoff again. */
+/** After a connection that lasted this long (ms), the next failure starts with the shortest backoff. */
 const STABLE = 10_000;
 
 /**
- * A client of one Tidewire service. It keeps one connection, comes back after faults, and resumes every subscription where
- * its handlers had got to.
+ * A client of one Tidewire service. It keeps one connection, reconnects after errors, and resumes every subscription after
+ * the last event that its handlers have processed.
  */
 export class Tidewire {
   /** @type {Emitter<Events>} */
@@ -64,16 +64,16 @@ export class Tidewire {
   #subscriptions = new Map();
   /** @type {Link | undefined} */
   #link;
-  /** @type {Set<string>} channels that the address of the current connection named */
+  /** @type {Set<string>} channels in the URL of the current connection */
   #named = new Set();
   /** @type {StateChange} */
   #status = { state: 'closed', reason: 'new', attempt: 0 };
-  /** Grows with every step of the lifecycle; what was awaited for an older one is dropped. */
+  /** Increases with every step of the lifecycle; results awaited in an older step are ignored. */
   #step = 0;
   #offline = false;
   #ready;
   #welcomedAt = Infinity;
-  /** @type {number | undefined} ms, told by `reconnect` */
+  /** @type {number | undefined} ms, from `reconnect` */
   #told;
   /** @type {AbortController | undefined} */
   #probing;
@@ -117,12 +117,12 @@ export class Tidewire {
     for (const channel of [...(options.channels ?? []), ...(named ? named.split(',') : [])]) this.subscribe(channel);
   }
 
-  /** What the client is doing. */
+  /** The current state. */
   get state() {
     return this.#status.state;
   }
 
-  /** The same with its reason. */
+  /** The current state with its reason. */
   get status() {
     return this.#status;
   }
@@ -133,7 +133,7 @@ export class Tidewire {
   }
 
   /**
-   * Listens; returns the function that stops listening.
+   * Adds a listener, and returns the function that removes it.
    * @template {keyof Events} Name
    * @param {Name} name
    * @param {(value: Events[Name]) => void} listener
@@ -143,8 +143,8 @@ export class Tidewire {
   }
 
   /**
-   * Connects, and from then on comes back by itself. The promise is the first `welcome`; it rejects if the client stops
-   * before (and need not be looked at).
+   * Connects, and reconnects by itself from then on. The promise resolves with the first `welcome` and rejects if the client
+   * stops before it. The application may ignore the promise.
    * @returns {Promise<import('./messages.js').Welcome>}
    */
   connect() {
@@ -158,13 +158,13 @@ export class Tidewire {
     return this.#connected.promise;
   }
 
-  /** Ends the connection and stays away. Subscriptions keep their positions for another `connect()`. */
+  /** Closes the connection and does not reconnect. Subscriptions keep their positions for another `connect()`. */
   close() {
     this.#link?.close();
     this.#stop('client', 1000);
   }
 
-  /** The screen can take deliveries. Needed once, and only with `autoReady: false`. */
+  /** Starts deliveries. Needed once, and only with `autoReady: false`. */
   ready() {
     if (this.#ready) return;
     this.#ready = true;
@@ -188,9 +188,9 @@ export class Tidewire {
   }
 
   /**
-   * Publishes a durable or latest event. The promise is the service's `ack`: until then (or until it is refused, or
-   * `timeout` ms are over) the event is sent again, with the same id, after every reconnect; it is delivered once.
-   * Retries of your own must pass the same `id`.
+   * Publishes a durable or latest event. The promise resolves with the service's `ack`. Until then the event is sent again
+   * with the same id after every reconnect, and is delivered once. It rejects if the event is refused or after `timeout` ms.
+   * Your own retries must pass the same `id`.
    * @param {string} channel
    * @param {string} type
    * @param {unknown} data
@@ -202,7 +202,7 @@ export class Tidewire {
   }
 
   /**
-   * Sends an ephemeral event: once, now or never. False if there is no connection to send it on.
+   * Sends an ephemeral event once, if there is a connection. Returns false if there is none.
    * @param {string} channel
    * @param {string} type
    * @param {unknown} data
@@ -234,7 +234,7 @@ export class Tidewire {
     try {
       this.#link = this.#open(address, hello);
     } catch (cause) {
-      // Not the network: the page's security policy, or an address no browser connects to.
+      // Not a network error: the page's security policy, or a URL that no browser connects to.
       this.#report(new TidewireError('closed', `no WebSocket to ${this.#address.host}: ${cause}`, { cause }));
       this.#stop('websocket_refused');
     }
@@ -259,7 +259,7 @@ export class Tidewire {
   }
 
   /**
-   * Puts a ticket into the address, or gives the `hello` to send.
+   * Adds a ticket to the URL, or returns the `hello` to send.
    * @param {URL} address
    */
   async #credentials(address) {
@@ -282,7 +282,7 @@ export class Tidewire {
   /** @param {import('./messages.js').Welcome} welcome */
   #welcome(welcome) {
     this.#welcomedAt = this.#clock.now();
-    this.#offline = false; // whatever the browser said
+    this.#offline = false; // even if the browser reports offline
     this.#token.expiresIn(welcome.expires_in);
     for (const subscription of this.#subscriptions.values()) {
       if (this.#named.has(subscription.channel)) subscription.joinedByAddress();
@@ -296,7 +296,7 @@ export class Tidewire {
     this.#connected?.resolve(welcome);
   }
 
-  // --- ending and coming back -------------------------------------------------------------------------------------------
+  // --- closing and reconnecting -------------------------------------------------------------------------------------------
 
   /**
    * @param {import('./link.js').End} end
@@ -324,7 +324,7 @@ export class Tidewire {
     deadline.start(this.#options.connectTimeout, () => this.#probing?.abort());
     const verdict = await probe(address, this.#options.fetch, this.#probing.signal);
     deadline.stop();
-    // The service tells whole seconds: without more, all those who were told the same one would come at once.
+    // The service sends whole seconds: without jitter, all clients with the same delay would reconnect at once.
     const told = verdict.after === undefined ? undefined : spread(verdict.after, this.#options.random);
     if (step === this.#step) this.#act(verdict.action, verdict.reason, undefined, told);
   }
@@ -333,12 +333,12 @@ export class Tidewire {
    * @param {'reconnect' | 'refresh' | 'stop'} action
    * @param {string} reason
    * @param {number} [code]
-   * @param {number} [told]  ms the service asked to wait
+   * @param {number} [told]  ms that the service asked to wait
    */
   #act(action, reason, code, told) {
     if (action === 'refresh' && (this.#token.renewable || this.#options.ticket)) {
       this.#token.refused();
-      // The first refusal is the token's age; a second one in a row is a fault, and faults are not hurried.
+      // The first refusal means an expired token. A second one in a row is an error, so the client backs off.
       if (this.#backoff.attempt === 0) {
         this.#backoff.attempt = 1;
         void this.#dial(reason);
@@ -386,7 +386,7 @@ export class Tidewire {
 
   #online = () => {
     this.#offline = false;
-    if (this.#link) return; // it was not as offline as it seemed
+    if (this.#link) return; // the connection survived
     this.#backoff.reset();
     void this.#dial('online');
   };
@@ -400,7 +400,7 @@ export class Tidewire {
     }
   };
 
-  /** Begins a step of the lifecycle: whatever the last one waited for no longer counts. */
+  /** Starts a step of the lifecycle: results awaited in the previous step are ignored. */
   #next() {
     this.#pause.stop();
     this.#probing?.abort();
@@ -440,7 +440,7 @@ export class Tidewire {
       case 'reconnect':
         this.#told = message.after * 1000;
         break;
-      default: // pong has done its work by arriving; a newer service may send what this client does not know
+      default: // a pong needs no action; a newer service may send messages that this client does not know
     }
   }
 
@@ -451,7 +451,7 @@ export class Tidewire {
     this.#report(TidewireError.from(message));
   }
 
-  /** Swaps the token in place. If that fails, the close with 4401 follows and asks for another. */
+  /** Refreshes the token in place. If that fails, the service closes with 4401, and the client gets another token. */
   async #refresh() {
     if (!this.#token.renewable) return;
     try {
@@ -509,7 +509,7 @@ function webSocketAddress(url) {
   return address;
 }
 
-/** Enough randomness that no two clients of a user ever share an id, where `crypto.randomUUID` needs a secure context. */
+/** A random id prefix that is unique for each client; `crypto.randomUUID` would need a secure context. */
 function unique() {
   return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, '0')).join('');
 }
@@ -523,6 +523,6 @@ function deferred() {
     resolve = yes;
     reject = no;
   });
-  promise.catch(() => {}); // the application need not look at it
+  promise.catch(() => {}); // the application may ignore it
   return { promise, resolve, reject };
 }

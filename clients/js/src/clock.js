@@ -1,7 +1,7 @@
 /**
- * Time as the client sees it; tests bring their own.
+ * The client's time source; tests replace it.
  * @typedef {object} Clock
- * @property {() => number} now  milliseconds that never go back
+ * @property {() => number} now  monotonic milliseconds
  * @property {(run: () => void, ms: number) => any} setTimeout
  * @property {(timer: any) => void} clearTimeout
  */
@@ -13,7 +13,7 @@ export const systemClock = {
   clearTimeout: (timer) => clearTimeout(timer),
 };
 
-/** One timer that is set anew, never twice. */
+/** A timer; setting it again replaces the previous time. */
 export class Timer {
   /** @type {any} */
   #timer;

@@ -1,6 +1,6 @@
 /**
- * Listeners by event name. One that throws stops neither the others nor the client: it is reported as an uncaught error
- * of the page, or on the console where there is no page.
+ * Listeners by event name. A listener that throws stops neither the others nor the client: its error is reported as an
+ * uncaught error of the page, or on the console if there is no page.
  * @template {Record<string, any>} Events
  */
 export class Emitter {
@@ -8,7 +8,7 @@ export class Emitter {
   #listeners = new Map();
 
   /**
-   * Adds a listener; returns the function that takes it away again.
+   * Adds a listener, and returns the function that removes it.
    * @template {keyof Events} Name
    * @param {Name} name
    * @param {(value: Events[Name]) => void} listener

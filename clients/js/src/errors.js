@@ -11,7 +11,7 @@ export class TidewireError extends Error {
     super(message, cause === undefined ? undefined : { cause });
     this.name = 'TidewireError';
     this.code = code;
-    /** Whether the same request can succeed later without being changed. */
+    /** Whether the same request can succeed later, unchanged. */
     this.retryable = retryable ?? codes[code]?.retryable ?? false;
     this.details = details;
   }

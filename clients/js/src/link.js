@@ -7,7 +7,7 @@ import { Pacer } from './pacer.js';
  * @typedef {object} LinkOptions
  * @property {new (url: string, protocols: string[]) => WebSocket} WebSocket
  * @property {import('./clock.js').Clock} clock
- * @property {import('./messages.js').ClientMessage | undefined} hello  the first message, where the address carries no credentials
+ * @property {import('./messages.js').ClientMessage | undefined} hello  the first message, if the URL has no credentials
  * @property {number} connectTimeout  ms from the handshake to `welcome`
  * @property {number} pongTimeout  ms
  * @property {() => string} nextId
@@ -21,8 +21,8 @@ import { Pacer } from './pacer.js';
 const encoder = new TextEncoder();
 
 /**
- * One WebSocket from handshake to end. Joins what is sent in one tick into batch frames within the limits that `welcome`
- * told, and notices a connection that is broken without saying so.
+ * One WebSocket from handshake to close. It joins the messages of one tick into batch frames within the limits of `welcome`,
+ * and detects a connection that broke silently.
  */
 export class Link {
   #socket;
@@ -54,7 +54,7 @@ export class Link {
     this.#socket.onopen = () => this.#open();
     this.#socket.onmessage = ({ data }) => this.#hear(data);
     this.#socket.onclose = ({ code, reason }) => this.#end(code, reason);
-    this.#socket.onerror = () => {}; // a close follows and says more
+    this.#socket.onerror = () => {}; // a close event with a code follows
     this.#deadline.start(options.connectTimeout, () => this.drop('no_welcome'));
   }
 
@@ -64,7 +64,7 @@ export class Link {
   }
 
   /**
-   * Sends within this tick's frame. Throws TidewireError `too_big` for a message no frame may hold; returns its size.
+   * Adds a message to this tick's frame and returns its size. Throws TidewireError `too_big` if it exceeds the frame limit.
    * @param {import('./messages.js').ClientMessage} message
    */
   send(message) {
@@ -82,14 +82,14 @@ export class Link {
     return bytes;
   }
 
-  /** Ends the connection properly. */
+  /** Closes the connection with a close frame. */
   close() {
     this.#finish();
     this.#socket.close(1000);
   }
 
   /**
-   * Gives the connection up as broken, without waiting for the peer.
+   * Drops the connection as broken, without waiting for the peer.
    * @param {string} reason
    * @param {number} [code]
    */
@@ -130,7 +130,7 @@ export class Link {
   }
 
   /**
-   * Asks for a sign of life once there was none for a heartbeat; browsers hide the service's WebSocket pings.
+   * Sends a ping after a heartbeat without a message, because browsers hide the service's WebSocket pings.
    * @param {number} heartbeat
    */
   #listen(heartbeat) {
@@ -163,7 +163,7 @@ export class Link {
   }
 
   /**
-   * The next messages, in order, that may go now and fit into one frame; one alone always fits.
+   * Returns the next messages, in order, that the rates allow and that fit into one frame. A single message always fits.
    * @param {Pacer} pacer
    * @param {import('./messages.js').Limits} limits
    */

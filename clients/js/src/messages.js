@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{epoch: string, offset: number, id?: string}} Position
- *   Where a client stands in a channel: `id` is the event at `offset`, absent at offset 0.
+ *   A client's position in a channel: `id` is the event at `offset`, absent at offset 0.
  *
  * @typedef {{type: string, channel: string, id: string, at: number, from: string | null, data: any,
  *            offset?: number, rev?: number, key?: string}} Event
@@ -16,7 +16,7 @@
  *            connect_rate?: number, connect_burst?: number}} SharedLimits
  * @typedef {{message: number, batch: number, subscriptions: number, rate: number, burst: number, subscribe_rate?: number,
  *            subscribe_burst?: number, violations?: number, user?: SharedLimits, address?: SharedLimits}} Limits
- *   Older services do not tell those that may be absent; `user` is absent for an anonymous connection, too.
+ *   Older services omit the optional ones; `user` is also absent for an anonymous connection.
  * @typedef {{type: 'welcome', connection: string, user: string, heartbeat: number, limits: Limits, expires_in?: number}} Welcome
  * @typedef {{type: 'subscribed', id: string | null, channel: string, epoch: string, offset: number, last?: string,
  *            events: Event[], state: Event[], recovered?: boolean, presence?: Presence}} Subscribed
@@ -26,7 +26,7 @@
  * @typedef {{type: 'history', id: string, channel: string, epoch: string, offset: number, last?: string,
  *            events: Event[], more: boolean}} HistoryPage
  * @typedef {{type: 'presence', id: string | null, channel: string, presence: Presence | null}} PresenceReply
- *   Without an id: what a live subscription may see from now on; `presence` is null when that is nothing any more.
+ *   Without an id: the rights of a live subscription changed; `presence` is null if it lost the right to presence.
  * @typedef {{type: 'expiring', in: number}} Expiring
  * @typedef {{type: 'reconnect', after: number, reason: string}} Reconnect
  * @typedef {{type: 'pong', id?: string}} Pong
@@ -51,8 +51,8 @@ export function isEvent(message) {
 }
 
 /**
- * Takes a frame apart. Anything that is not JSON objects with a `type` gives nothing: a client must survive what a newer
- * service, or a proxy, sends.
+ * Returns the messages of a frame. Anything except JSON objects with a `type` is ignored: a client must survive the messages
+ * of a newer service or of a proxy.
  * @param {unknown} frame
  * @returns {ServerMessage[]}
  */

@@ -1,9 +1,9 @@
 // Channel names.
 
 /**
- * The segment that stands for a user in channel names, where the contract has `{user}`: what names have no character for is
+ * Returns the segment of channel names for a user, where the contract has `{user}`. Characters that names cannot contain are
  * percent-encoded. `inbox:${encodeUser('auth0|ann')}` is `inbox:auth0%7Cann`.
- * @param {string} user  its id, as the token names it
+ * @param {string} user  the id in the token's `sub`
  */
 export function encodeUser(user) {
   return encodeURIComponent(user)

@@ -1,6 +1,6 @@
 /**
- * Keeps a connection within the rates that `welcome.limits` allows, so that the service need not refuse anything. Subscribes
- * have a budget of their own; leaving a channel and `ready` cost nothing.
+ * Keeps a connection within the rates of `welcome.limits`, so that the service refuses nothing. Subscribes have their own
+ * budget; `unsubscribe` and `ready` cost nothing.
  */
 export class Pacer {
   #messages;
@@ -11,16 +11,16 @@ export class Pacer {
    * @param {import('./clock.js').Clock} clock
    */
   constructor({ rate, burst, subscribe_rate: subscribeRate, subscribe_burst: subscribeBurst }, clock) {
-    // The network can press two bursts together; what is kept back absorbs that.
+    // The network can merge two bursts; the reserve absorbs that.
     const kept = Math.max(1, Math.floor(burst * 0.8));
     this.#messages = new Budget(rate, kept, kept, clock);
-    if (subscribeRate === undefined || subscribeBurst === undefined) return; // a service that counts all messages alike
-    // The connection is new, and the service holds the whole burst for it: nothing has gone before.
+    if (subscribeRate === undefined || subscribeBurst === undefined) return; // a service with one budget for all messages
+    // The connection is new, so the service has its whole burst.
     this.#subscribes = new Budget(subscribeRate, Math.max(1, Math.floor(subscribeBurst * 0.8)), subscribeBurst, clock);
   }
 
   /**
-   * Takes one message if it may go now.
+   * Consumes the budget for one message, if the rates allow it now.
    * @param {string} type
    */
   take(type) {
@@ -29,7 +29,7 @@ export class Pacer {
   }
 
   /**
-   * Milliseconds until a message of this type may go.
+   * Milliseconds until the rates allow a message of this type.
    * @param {string} type
    */
   wait(type) {
@@ -55,7 +55,7 @@ class Budget {
   /**
    * @param {number} rate  a second
    * @param {number} burst
-   * @param {number} first  tokens to begin with
+   * @param {number} first  initial tokens
    * @param {import('./clock.js').Clock} clock
    */
   constructor(rate, burst, first, clock) {

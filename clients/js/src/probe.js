@@ -1,6 +1,6 @@
 /**
- * What to do after a handshake that failed before `open`: a browser can't read its status, so the plain GET of the same
- * address is asked, which runs the same checks.
+ * Decides what to do after a handshake that failed before `open`. A browser can't read the status of an upgrade, so the client
+ * sends a plain GET to the same URL, which runs the same checks.
  * @typedef {{action: 'reconnect' | 'refresh' | 'stop', reason: string, after?: number}} Verdict
  *   `after`: the service's own delay, in ms
  */
@@ -31,7 +31,7 @@ export async function probe(address, fetch, signal) {
     case 429:
     case 503:
       return { action: 'reconnect', reason, after: retryAfter(response) };
-    default: // 426: an upgrade would succeed now. Anything else is a proxy's word, and passes.
+    default: // 426: an upgrade would succeed now. Any other status comes from a proxy and is temporary.
       return { action: 'reconnect', reason };
   }
 }
@@ -42,7 +42,7 @@ async function codeOf(response) {
     const problem = await response.json();
     if (typeof problem?.code === 'string') return problem.code;
   } catch {
-    // not a problem document: the status says what there is to say
+    // not a problem document: use the status
   }
   return `http_${response.status}`;
 }

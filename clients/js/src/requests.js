@@ -13,13 +13,13 @@ import { TidewireError } from './errors.js';
  * @property {Timer} deadline
  * @property {Timer} retry
  * @property {Backoff} backoff
- * @property {number} sent  bytes, if it went out on the connection that is open now; else 0
+ * @property {number} sent  bytes sent on the current connection; otherwise 0
  * @property {TidewireError} [refusal]  the last retryable one
  */
 
 /**
- * What was asked and not yet answered, in the order of asking. A request that may be repeated goes out again, with the
- * same id, on every new connection and after a retryable refusal, until it is answered or its time is up.
+ * The pending requests, in order. A repeatable request is sent again with the same id on every new connection and after a
+ * retryable refusal, until it is answered or times out.
  */
 export class Requests {
   /** @type {Map<string, Entry>} */
@@ -33,7 +33,7 @@ export class Requests {
    * @param {import('./clock.js').Clock} clock
    * @param {() => number} random
    * @param {(request: Request) => number} send  returns the bytes sent, 0 while there is no connection; may throw TidewireError
-   * @param {(channel: string | undefined) => boolean} joining  whether a subscription is on its way
+   * @param {(channel: string | undefined) => boolean} joining  whether the channel is being subscribed
    */
   constructor(clock, random, send, joining) {
     this.#clock = clock;
@@ -43,7 +43,7 @@ export class Requests {
   }
 
   /**
-   * Sends a request; the promise is its reply. A second one with the id of one still open is that one.
+   * Sends a request and returns the promise of its reply. A second call with the id of a pending request returns the same promise.
    * @param {Request} request
    * @param {{timeout: number, repeat: boolean}} options
    * @returns {Promise<any>}
@@ -71,7 +71,7 @@ export class Requests {
   }
 
   /**
-   * Hands a reply or refusal to its request. False: nothing was asked under this id.
+   * Settles the request of a reply or refusal. Returns false if no request has this id.
    * @param {{type: string, id?: string | null}} message
    */
   settle(message) {
@@ -82,13 +82,13 @@ export class Requests {
     return true;
   }
 
-  /** There is a new connection: everything goes out again. */
+  /** Sends all requests again on a new connection. */
   resume() {
     for (const entry of [...this.#entries.values()]) this.#dispatch(entry);
   }
 
   /**
-   * The channel is joined: publishes that came too early go out again.
+   * Sends publishes again that were refused because the channel was not subscribed yet.
    * @param {string} channel
    */
   joined(channel) {
@@ -98,7 +98,7 @@ export class Requests {
   }
 
   /**
-   * The channel is subscribed to anew: an `unsubscribe` that was refused, and would be sent again, must not end that.
+   * Drops a refused `unsubscribe` that would be sent again, because it would end a newer subscription.
    * @param {string} channel
    */
   subscribing(channel) {
@@ -109,8 +109,8 @@ export class Requests {
   }
 
   /**
-   * The connection is gone. What may not be repeated fails; so does the largest open request if the connection ended
-   * because of a message's size.
+   * Fails the requests that may not be repeated after the connection ended. If it ended because of a message's size, the
+   * largest pending request fails too.
    * @param {boolean} tooBig
    */
   interrupted(tooBig) {
@@ -127,7 +127,7 @@ export class Requests {
   }
 
   /**
-   * Nobody will answer any more.
+   * Fails all requests.
    * @param {TidewireError} error
    */
   abandon(error) {
@@ -152,7 +152,7 @@ export class Requests {
     const error = TidewireError.from(message);
     const joining = this.#joining(entry.request.channel);
     const early = error.code === 'not_subscribed' && joining;
-    // What was above a rate has done nothing, and may be sent again on this connection: but not over a newer subscription.
+    // A rate-limited request had no effect and may be sent again on this connection, unless there is a newer subscription.
     const again = entry.repeat ? early || error.retryable : error.code === 'rate_limited' && !joining;
     if (!again) {
       this.#fail(entry, error);

@@ -1,9 +1,9 @@
 /**
- * Who is in a channel, kept up to date from the snapshot and the `presence.*` events.
+ * The users in a channel, updated from the snapshot and the `presence.*` events.
  * @typedef {import('./messages.js').Member} Member
  * @typedef {{count: number, members?: Member[], joined?: Member, left?: Member}} PresenceChange
- *   `joined` (also for somebody who is here and has other `info`) and `left` say what changed; both are absent for a snapshot, which
- *   is empty when the token may no longer see who is here.
+ *   `joined` (also for a present user with new `info`) and `left` are what changed; both are absent for a snapshot. The snapshot is
+ *   empty if the token lost the right to presence.
  */
 export class Roster {
   /** @type {Map<string, Member> | undefined} */

@@ -9,19 +9,19 @@ import { Roster } from './roster.js';
  * @typedef {import('./messages.js').Subscribed} Subscribed
  *
  * @typedef {object} Handlers
- *   Handlers of one channel run one after the other, in order, each awaited if it returns a promise. One that throws is
- *   reported (`onError`, and the client's `error` event) and counts as run: the position moves on, so that one poisoned
- *   event can't block the channel for ever.
+ *   Handlers of one channel run in order, one at a time; a returned promise is awaited. An error in a handler is
+ *   reported (`onError`, and the client's `error` event), and the position still moves on: one bad event can't block the
+ *   channel for ever.
  * @property {(event: Event) => unknown} [onEvent]  every event, once and in order
- * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces all that was known
+ * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces the previous state
  * @property {(presence: import('./roster.js').PresenceChange) => unknown} [onPresence]
  * @property {(joined: {recovered?: boolean, missed: number, resumed: boolean, epoch: string, offset: number}) => unknown} [onSubscribed]
- *   before anything else of a (re)joined channel. `recovered: false`: events are missing, reload; `missed` events follow.
- * @property {(left: {code: string}) => unknown} [onUnsubscribed]  the service ended it: `forbidden` or `removed`
- * @property {(error: TidewireError) => unknown} [onError]  a refused subscription (it is over then), or a handler that threw
- * @property {Position} [since]  where to resume, for applications that keep positions themselves
+ *   first after each (re)subscribe. `recovered: false`: events are missing, reload. `missed` events follow.
+ * @property {(left: {code: string}) => unknown} [onUnsubscribed]  the service ended the subscription: `forbidden` or `removed`
+ * @property {(error: TidewireError) => unknown} [onError]  a refused subscription, which ends it, or a handler that threw
+ * @property {Position} [since]  position to resume from, for applications that store positions
  *
- * @typedef {object} Line  what a subscription needs of its client
+ * @typedef {object} Line  the part of the client that a subscription uses
  * @property {() => boolean} open
  * @property {() => string} nextId
  * @property {(message: import('./messages.js').ClientMessage) => void} send  only while open
@@ -38,10 +38,10 @@ import { Roster } from './roster.js';
  * @typedef {{id?: string, key?: string, timeout?: number}} PublishOptions
  */
 
-/** One channel as the application sees it: events once and in order, or the news that it can't be so. */
+/** A subscription to one channel: events once and in order, or `recovered: false`. */
 export class Subscription {
   /**
-   * The last event handled. Hand it to `since` to resume in another life of the page.
+   * The position of the last handled event. Pass it as `since` to resume after a reload of the page.
    * @type {Position | undefined}
    */
   position;
@@ -51,7 +51,7 @@ export class Subscription {
   #handlers;
   /** @type {'waiting' | 'joining' | 'joined' | 'ended'} */
   #state = 'waiting';
-  /** @type {string | null | undefined} the id of the `subscribe` under way; null if the address asked */
+  /** @type {string | null | undefined} the id of the pending `subscribe`; null if the URL named the channel */
   #request;
   /** @type {(Event | Subscribed | PresenceReply)[]} */
   #queue = [];
@@ -115,7 +115,7 @@ export class Subscription {
   }
 
   /**
-   * Who is here, asked of the service.
+   * Asks the service who is here.
    * @returns {Promise<import('./messages.js').Presence>}
    */
   async presence() {
@@ -123,19 +123,19 @@ export class Subscription {
     return (await this.#line.ask({ type: 'presence', id, channel: this.#channel }, true)).presence;
   }
 
-  /** Leaves. No handler runs afterwards; the promise is the service's confirmation (or the connection's end). */
+  /** Unsubscribes. No handler runs afterwards. The promise resolves when the service confirms, or the connection ends. */
   async unsubscribe() {
     if (this.#state === 'ended') return;
     const told = this.#state === 'joining' || this.#state === 'joined';
     this.#end();
     if (!told || !this.#line.open()) return;
     const request = { type: 'unsubscribe', id: this.#line.nextId(), channel: this.#channel };
-    await this.#line.ask(request, false).catch(() => {}); // refused or interrupted: either way it is left
+    await this.#line.ask(request, false).catch(() => {}); // refused or interrupted: the subscription has ended either way
   }
 
   // --- the client's side --------------------------------------------------------------------------------------------
 
-  /** Joins on the open connection, resuming from the position. */
+  /** Subscribes on the open connection, resuming from the position. */
   join() {
     this.#retry.stop();
     this.#state = 'joining';
@@ -143,7 +143,7 @@ export class Subscription {
     this.#line.send({ type: 'subscribe', id: this.#request, channel: this.#channel, since: this.position });
   }
 
-  /** The address of the connection named this channel. */
+  /** Waits for `subscribed` of a channel that the connection's URL named. */
   joinedByAddress() {
     this.#state = 'joining';
     this.#request = null;

@@ -1,4 +1,4 @@
-/** Gives the token, asking the application for a new one when the old one was refused or has expired. */
+/** Holds the token, and asks the application for a new one when the old one was refused or has expired. */
 export class TokenSource {
   #source;
   #clock;
@@ -15,15 +15,15 @@ export class TokenSource {
   constructor(source, clock) {
     this.#source = source;
     this.#clock = clock;
-    if (typeof source === 'string') this.#token = source.trim(); // a token kept in a file ends in a newline
+    if (typeof source === 'string') this.#token = source.trim(); // a token from a file ends in a newline
   }
 
-  /** Whether a connection is authenticated by `hello` with a token at all. */
+  /** Whether connections authenticate by `hello` with a token. */
   get used() {
     return this.#source !== undefined;
   }
 
-  /** Whether a new token can be had. */
+  /** Whether the application can provide a new token. */
   get renewable() {
     return typeof this.#source === 'function';
   }
@@ -39,7 +39,7 @@ export class TokenSource {
     return this.renew();
   }
 
-  /** A new token, asked for once however many wait for it. */
+  /** Gets a new token; concurrent callers share one call of the application's function. */
   renew() {
     if (typeof this.#source !== 'function') return Promise.reject(new Error('the token is a fixed string'));
     const source = this.#source;
@@ -57,7 +57,7 @@ export class TokenSource {
     return this.#asking;
   }
 
-  /** The service refused the token. */
+  /** Marks the token as refused by the service. */
   refused() {
     if (this.renewable) this.#token = undefined;
   }
