@@ -16,8 +16,6 @@ from service.core.revocation import Revocation, Target
 from service.realtime.cluster import control
 from service.realtime.cluster.messages import REVOKING_TENANTS, encode, revocations_of
 from service.realtime.cluster.revocation_log import Keeping
-from service.realtime.cluster.revocations import AHEAD
-from service.web.api.routes import MAX_AHEAD
 from tests.integration.cluster import BUSES, SOON, away, cluster, ends, old, refused
 from tests.support.api_client import post
 from tests.support.clock import WrongClock
@@ -434,7 +432,6 @@ async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
 
 
 def test_the_broker_keeps_the_longest_revocation_long_enough() -> None:
-    assert MAX_AHEAD <= AHEAD
     keeping = Keeping(most=7, life=100.0)
     assert keeping.revocations == Retention(7, 200.0)
     assert keeping.tenants.ttl >= keeping.again + keeping.revocations.ttl

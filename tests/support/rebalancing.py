@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
-from service.realtime.cluster.control import HEARTBEAT_INTERVAL
 from service.realtime.cluster.membership import Membership
-from service.realtime.cluster.messages import NODES, NodeState, encode
+from service.realtime.cluster.messages import HEARTBEAT_INTERVAL, NODES, NodeState, encode
 from service.realtime.lifecycle.rebalancer import INTERVAL, RebalancePolicy
 from service.realtime.lifecycle.reconnects import LATEST, SOONEST
 from tests.support.clock import FakeClock

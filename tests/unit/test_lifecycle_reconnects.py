@@ -18,7 +18,7 @@ from service.realtime.connections.encoder import FrameEncoder
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.lifecycle.drain import Drain
-from service.realtime.lifecycle.reconnects import LATEST, NOTICE, SLICE, SOONEST, TICK, ReconnectScheduler
+from service.realtime.lifecycle.reconnects import LATEST, MAX_PEAK, NOTICE, SLICE, SOONEST, TICK, ReconnectScheduler
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.transport import NullTransport
@@ -127,7 +127,7 @@ def test_after_the_loop_has_stood_still_nobody_comes_in_a_heap(stage: Stage, sti
     stage.clock.advance(2 * over)
     arrivals = [line.closed[0][0] + line.told[0][1]["after"] for line in stage.lines]
     peak = max(Counter(int(at) for at in arrivals).values())
-    assert peak <= 1.5 * count / over
+    assert peak <= MAX_PEAK * count / over
     assert max(line.closed[0][0] for line in stage.lines) <= 1000.0 + over + still + 1.0, "and it makes good for it"
 
 

@@ -21,6 +21,7 @@ from service.realtime.cluster.membership import Aggregate, ClusterRequests, Memb
 from service.realtime.cluster.messages import (
     COMMANDS,
     CONTROL,
+    HEARTBEAT_INTERVAL,
     NODE_STATE,
     NODES,
     Answer,
@@ -42,8 +43,6 @@ from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.process import version
 
-HEARTBEAT_INTERVAL = 5.0
-"""Seconds between two times that a node tells of itself; must stay well below NODE_STATE.ttl."""
 ANSWER_TIMEOUT = 1.0
 """Seconds to wait for the other nodes' answers."""
 MARKS = 200

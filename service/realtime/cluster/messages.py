@@ -31,8 +31,10 @@ MAX_TENANTS = 100_000
 
 COMMANDS = Retention(entries=1_000, ttl=600.0)
 """How far back a node can read the commands that it has missed."""
-NODE_STATE = Retention(entries=10_000, ttl=15.0)
-"""A node that has said nothing for so long is gone; must stay above the interval of control.HEARTBEAT_INTERVAL."""
+HEARTBEAT_INTERVAL = 5.0
+"""Seconds between two reports of a node."""
+NODE_STATE = Retention(entries=10_000, ttl=3 * HEARTBEAT_INTERVAL)
+"""A node without a report for the ttl is gone: three reports in a row were lost."""
 
 
 def inbox(node: str) -> ChannelKey:

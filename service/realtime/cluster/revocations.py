@@ -18,13 +18,16 @@ from service.realtime.cluster.revocation_log import PUT_BACK_AT_ONCE, Keeping, P
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.runtime import Runtime
-from service.realtime.streams.channel_follower import ChannelFollower
+from service.realtime.streams.channel_follower import MAX_RETRY, ChannelFollower
 
 REASON = "the token has been revoked"
 LOOK = 0.05
 """Seconds from a revocation to the look at who is connected: one look serves all that come together."""
-AHEAD = 300.0
-"""Seconds by which a revocation's `before` may be ahead; must not stay below MAX_AHEAD of web/api/routes.py."""
+EFFECTIVE_WITHIN = 2.0
+"""Seconds from a revocation to its effect on every node that reaches the broker."""
+assert MAX_RETRY + LOOK < EFFECTIVE_WITHIN  # noqa: S101  # a bound between constants
+MAX_AHEAD = 300.0
+"""Seconds by which the backend may set a revocation's `before` ahead of now. Later tokens would be refused too."""
 READ_AT_ONCE = 50
 """Tenants whose revocations a node that starts reads at the same time."""
 
@@ -66,7 +69,7 @@ class Revocations:
         self._ttl = ttl
         self._table = RevocationTable(most, total)
         self._parts = Parts(broker, runtime)
-        self._keeping = Keeping(most, ttl + AHEAD)
+        self._keeping = Keeping(most, ttl + MAX_AHEAD)
         self._tenants = RevokingTenants(self._parts, self._keeping, self._table, self._list_of)
         self._lists: dict[str, RevocationList] = {}
         self._unread: list[RevocationList] | None = []
@@ -113,7 +116,7 @@ class Revocations:
     # --- revoking -----------------------------------------------------------------------------------------------------
 
     async def revoke_user(self, tenant: str, user: str, before: float, reason: str) -> Revocation:
-        """Revokes every token of the user that was issued before a moment, at most AHEAD from now, or says not when. An
+        """Revokes every token of the user that was issued before a moment, at most MAX_AHEAD from now, or says not when. An
         earlier revocation that goes further stays in force, and is what is returned. ServiceError: it may still be done; ask
         again."""
         now = self._runtime.clock.wall()

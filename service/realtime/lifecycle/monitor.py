@@ -19,7 +19,7 @@ from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
 INTERVAL = 0.5
-"""Seconds between two looks: how late anything here may be. Must stay below outbox.stall."""
+"""Seconds between two looks: how late anything here may be. `outbox.stall` and the heartbeat may shorten it."""
 LATE = 1.0
 """Seconds by which a look may be late before the loop, or the whole machine, must have stood still: then answers of peers may
 have come that nobody has read yet (uvloop looks at its timers before it reads)."""
@@ -54,7 +54,7 @@ class ConnectionMonitor:
         self._deadlines = deadlines
         self._half = deadlines.heartbeat / 2
         """Seconds from a ping to its answer, and from that to the next ping."""
-        self._interval = min(INTERVAL, deadlines.heartbeat / 8)
+        self._interval = min(INTERVAL, deadlines.heartbeat / 8, outbox.stall / 2)
         self._stall = outbox.stall
         self._clock = clock
         self._metrics = metrics

@@ -17,6 +17,7 @@ import structlog
 from service.core.clock import Clock, Timer
 from service.core.limits import Rollout
 from service.realtime.cluster.membership import NodeReport
+from service.realtime.cluster.messages import HEARTBEAT_INTERVAL, NODE_STATE
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
@@ -25,8 +26,9 @@ from service.telemetry.metrics import Metrics
 INTERVAL = 5.0
 """Seconds between two looks. What is asked for in one is spread over the time to the next."""
 STALE = 12.0
-"""Seconds after which what a node has told of itself is too old to act on: more than two beats, less than the word's life."""
-SETTLE = 15.0
+"""Seconds after which the report of a node is too old to act on."""
+assert 2 * HEARTBEAT_INTERVAL < STALE < NODE_STATE.ttl  # noqa: S101  # two reports may be late, and none outlives its node
+SETTLE = NODE_STATE.ttl
 """Seconds that the same nodes must have been there: balancers learn of a new one late, and a node that falls silent is forgotten
 only after as many."""
 SPREAD = 3.0

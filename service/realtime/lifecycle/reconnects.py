@@ -27,14 +27,18 @@ NOTICE = 1.0
 SOONEST = 0.1
 """Seconds after its close that a client comes back at the soonest …"""
 LATEST = 1.0
-"""… and at the latest. More than TICK, and as long as a loop may stand still; each second more is one without events."""
+"""… and at the latest. As long as a loop may stand still; each second more is one without events."""
 TICK = 0.02
 """Seconds between two steps of the walk, at least."""
+assert TICK < LATEST  # noqa: S101  # or the closes of one tick would come back together
 SLICE = 500
 """Connections that are told and closed in one step, at most."""
 HASTE = 1.25
-"""How much faster than planned a walk goes that is behind, because the loop stood still. Must stay below the 1.5 that the
-other nodes count on."""
+"""How much faster than planned a walk goes that is behind, because the loop stood still. The other nodes
+count on less than MAX_PEAK."""
+MAX_PEAK = 1.5
+"""Times the planned rate at which clients reach the other nodes, at most (docs/adr/0021-rollout.md)."""
+assert HASTE < MAX_PEAK  # noqa: S101  # the rest is chance
 STILL = 0.1
 """Seconds between two steps that are made good for in one."""
 

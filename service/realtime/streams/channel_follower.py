@@ -21,8 +21,8 @@ MAX_BYTES = 16_777_216
 """Bytes of missed events in one reading; commands are small."""
 RETRY = 0.1
 MAX_RETRY = 1.0
-"""Seconds between two tries while the broker is away: the first, and the longest. Must stay below the 2 s within
-which a revocation is everywhere."""
+"""Seconds between two tries while the broker is away: the first, and the longest. `cluster.revocations` asserts that a
+revocation still takes effect in time."""
 
 _log = structlog.get_logger("control")
 

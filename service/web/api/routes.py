@@ -13,6 +13,7 @@ from service.contract.model import ChannelSpec
 from service.core.identity import Right
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
+from service.realtime.cluster.revocations import MAX_AHEAD
 from service.realtime.session.commands.history import encode_page
 from service.web.api import openapi, publish
 from service.web.api.call import MAX_BODY, Call, check_address_rate, decode
@@ -49,9 +50,6 @@ from service.web.api.messages import (
 from service.web.api.operation import ON_CHANNEL, Operation
 
 __all__ = ["MAX_BODY", "OPERATIONS", "routes"]
-
-MAX_AHEAD = 300.0
-"""Seconds by which an issuer's clock may be ahead of this node's, as for the tokens' leeway."""
 
 _disconnect = msgspec.json.Decoder(Disconnect)
 _revoke_user = msgspec.json.Decoder(RevokeUser)
