@@ -21,14 +21,14 @@ from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
 from service.adapters.memory.quota import MemoryQuota
 from service.adapters.memory.tickets import MemoryTickets
-from service.adapters.nats import address as nats_address
+from service.adapters.nats.address import parse_nats_url
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
 from service.adapters.nats.stores.documents import Documents
 from service.adapters.nats.stores.presence import NatsPresence
 from service.adapters.nats.stores.quota import NatsQuota
 from service.adapters.nats.stores.tickets import NatsTickets
-from service.adapters.redis import address as redis_address
+from service.adapters.redis.address import parse_redis_url
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.stores.client import RedisClient
@@ -249,16 +249,16 @@ Stores = tuple[PresenceStore, TicketStore, QuotaStore, Callable[[], Awaitable[No
 
 
 def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: Broker) -> Stores:
-    most_told = settings.presence.members
+    max_announced_users = settings.presence.members
     if settings.broker.url.startswith("redis"):
         client = RedisClient(redis_config(settings))
-        shared = RedisPresence(client, ttl=settings.presence.ttl, most_told=most_told)
+        shared = RedisPresence(client, ttl=settings.presence.ttl, max_announced_users=max_announced_users)
         return shared, RedisTickets(client), RedisQuota(client), client.close
     if isinstance(broker, NatsBroker):
         documents = Documents(broker)
-        there = NatsPresence(documents, store_clock, ttl=settings.presence.ttl, most_told=most_told)
+        there = NatsPresence(documents, store_clock, ttl=settings.presence.ttl, max_announced_users=max_announced_users)
         return there, NatsTickets(documents, store_clock), NatsQuota(documents, store_clock), _nothing
-    presence = MemoryPresence(broker.publish, most_told)
+    presence = MemoryPresence(broker.publish, max_announced_users)
     return presence, MemoryTickets(clock, settings.limits.tracked), MemoryQuota(), _nothing
 
 
@@ -270,7 +270,7 @@ def redis_config(settings: Settings) -> RedisConfig:
     """What the settings say to the Redis adapters."""
     broker = settings.broker
     return RedisConfig(
-        address=redis_address.parse(broker.url),
+        address=parse_redis_url(broker.url),
         sentinel_user=broker.sentinel_user,
         sentinel_password=_revealed(broker.sentinel_password),
         **_store(settings),
@@ -279,7 +279,7 @@ def redis_config(settings: Settings) -> RedisConfig:
 
 def nats_config(settings: Settings) -> NatsConfig:
     """What the settings say to the NATS adapters."""
-    return NatsConfig(servers=nats_address.parse(settings.broker.url), **_store(settings))
+    return NatsConfig(servers=parse_nats_url(settings.broker.url), **_store(settings))
 
 
 def _store(settings: Settings) -> dict[str, Any]:
@@ -292,14 +292,14 @@ def _store(settings: Settings) -> dict[str, Any]:
         "certificate": broker.certificate,
         "private_key": broker.private_key,
         "prefix": broker.prefix,
-        "timeout": broker.timeout,
-        "queue": broker.queue,
-        "ping": broker.ping,
-        "silence": broker.silence,
+        "call_timeout": broker.timeout,
+        "max_calls": broker.queue,
+        "ping_interval": broker.ping,
+        "silence_timeout": broker.silence,
         "position_ttl": broker.position_ttl,
         "empty_ttl": broker.empty_ttl,
         "idempotency_window": broker.idempotency_window,
-        "start": broker.unready_after,
+        "start_timeout": broker.unready_after,
     }
 
 

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.adapters.nats import address as nats_address
-from service.adapters.redis import address as redis_address
+from service.adapters.nats.address import parse_nats_url
+from service.adapters.redis.address import parse_redis_url
 from service.core.limits import (
     MAX_REVOCATIONS,
     MAX_TOTAL_REVOCATIONS,
@@ -87,9 +87,9 @@ def _https(url: str) -> str:
 def _known_broker(url: str) -> str:
     scheme = url.partition("://")[0]
     if scheme.partition("+")[0] in ("redis", "rediss"):
-        redis_address.parse(url)
+        parse_redis_url(url)
     elif scheme in ("nats", "tls"):
-        nats_address.parse(url)
+        parse_nats_url(url)
     elif url != "memory://":
         raise ValueError(
             "is none of memory://, redis://… (for Valkey too), redis+sentinel://…, redis+cluster://…, rediss… for TLS, "

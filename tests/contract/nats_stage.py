@@ -46,7 +46,7 @@ def config(server: NatsServer, **changes: object) -> NatsConfig:
         "servers": (server.url,),
         "prefix": next(_prefixes),
         "idempotency_window": WINDOW,
-        "start": 5.0,
+        "start_timeout": 5.0,
     }
     return NatsConfig(**(given | changes))  # type: ignore[arg-type]  # spelled as changes
 

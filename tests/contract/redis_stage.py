@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from service.adapters.redis.address import parse
+from service.adapters.redis.address import parse_redis_url
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.stores.client import RedisClient
 
@@ -20,7 +20,7 @@ def new_prefix() -> str:
 @asynccontextmanager
 async def client_of(url: str, prefix: str, **options: Any) -> AsyncIterator[RedisClient]:
     """One node's client; options as for `RedisConfig`."""
-    client = RedisClient(RedisConfig(parse(url), prefix=prefix, **options))
+    client = RedisClient(RedisConfig(parse_redis_url(url), prefix=prefix, **options))
     try:
         yield client
     finally:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from service.adapters.nats.broker import NatsBroker
-from service.adapters.nats.records import SEGMENT
+from service.adapters.nats.records import SEGMENT_SIZE
 from service.core.broker import Broker, PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Retention
@@ -196,12 +196,12 @@ async def test_the_stream_lets_go_of_what_no_longer_counts(shared: NatsServer, c
     where = config(shared)
     async with running(where, clock) as (broker, _):
         publish = Publisher(broker, clock)
-        for n in range(10 * SEGMENT):
+        for n in range(10 * SEGMENT_SIZE):
             await publish.durable()
             await publish.latest(f"k-{n}")
         await broker.check()  # NATS has dealt with what was asked for before
         held = await subjects(shared, where.prefix)
-        most = KEEP.entries + SEGMENT
+        most = KEEP.entries + SEGMENT_SIZE
         assert sum(number for subject, number in held.items() if ".d." in subject) <= most
         assert sum(number for subject, number in held.items() if ".l." in subject) <= most
         assert sum(number for subject, number in held.items() if f"{where.prefix}.h." in subject) == 1
@@ -254,7 +254,7 @@ async def test_events_published_while_this_node_was_away_are_in_the_stream(
 
 
 async def test_a_stalled_server_is_noticed_and_calls_fail_in_time(server: NatsServer, clock: FakeClock) -> None:
-    async with running(config(server, timeout=1.0, queue=3), clock) as (broker, sink):
+    async with running(config(server, call_timeout=1.0, max_calls=3), clock) as (broker, sink):
         publish = Publisher(broker, clock)
         await broker.subscribe(ROOM)
         await publish.durable()
@@ -264,7 +264,7 @@ async def test_a_stalled_server_is_noticed_and_calls_fail_in_time(server: NatsSe
             calls = [tasks.create_task(_refusal(publish.durable)) for _ in range(4)]
         messages = [call.result() for call in calls]
         assert time.monotonic() - began < 15
-        assert messages == ["NATS has not answered within 1 s"] * 3 + ["3 calls wait for NATS already"]
+        assert messages == ["NATS did not answer within 1 s"] * 3 + ["3 calls wait for NATS already (broker.queue)"]
         async with asyncio.timeout(NOTICED):
             while await _refusal(broker.check) != "there is no connection to NATS":
                 pass
@@ -281,7 +281,7 @@ async def _refusal(call: Callable[[], Awaitable[object]]) -> str:
 
 
 async def test_calls_fail_at_once_while_there_is_no_connection(server: NatsServer, clock: FakeClock) -> None:
-    async with running(config(server, timeout=60.0), clock) as (broker, _):
+    async with running(config(server, call_timeout=60.0), clock) as (broker, _):
         server.kill()
         publish = Publisher(broker, clock)
         await _refusal(broker.check)
@@ -337,7 +337,7 @@ async def test_a_deleted_stream_is_made_again_and_begins_new_epochs(server: Nats
 
 async def test_a_start_waits_for_a_server_that_is_not_there_yet(server: NatsServer, clock: FakeClock) -> None:
     server.kill()
-    broker = NatsBroker(config(server, start=20.0), clock, Metrics())
+    broker = NatsBroker(config(server, start_timeout=20.0), clock, Metrics())
     async with asyncio.TaskGroup() as tasks:
         start = tasks.create_task(broker.start(ListeningSink()))
         await asyncio.sleep(0)
@@ -349,7 +349,7 @@ async def test_a_start_waits_for_a_server_that_is_not_there_yet(server: NatsServ
 
 async def test_a_start_without_a_server_ends(server: NatsServer, clock: FakeClock) -> None:
     server.kill()
-    broker = NatsBroker(config(server, start=0.2), clock, Metrics())
+    broker = NatsBroker(config(server, start_timeout=0.2), clock, Metrics())
     message = await _refusal(lambda: broker.start(ListeningSink()))
     assert message.startswith("NATS cannot be reached: ")
     await broker.close()
@@ -365,7 +365,7 @@ async def test_a_start_without_a_server_ends(server: NatsServer, clock: FakeCloc
 async def test_who_is_not_let_in_is_told_at_once(clock: FakeClock, changes: dict[str, object], message: str) -> None:
     async with NatsServer(user="tidewire", password="right") as server:
         began = time.monotonic()
-        broker = NatsBroker(config(server, start=60.0, **changes), clock, Metrics())
+        broker = NatsBroker(config(server, start_timeout=60.0, **changes), clock, Metrics())
         assert await _refusal(lambda: broker.start(ListeningSink())) == message
         assert time.monotonic() - began < 20
         await broker.close()
@@ -391,7 +391,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.Temp
             assert (await publish.durable()).offset == 2
         plain = NatsBroker(config(server, servers=(server.url.replace("tls", "nats"),)), clock, Metrics())
         assert "write tls:// in broker.url" in await _refusal(lambda: plain.start(ListeningSink()))
-        strange = NatsBroker(config(server, start=0.1), clock, Metrics())
+        strange = NatsBroker(config(server, start_timeout=0.1), clock, Metrics())
         assert "NATS cannot be reached" in await _refusal(lambda: strange.start(ListeningSink()))
         for broker in (plain, strange):
             await broker.close()

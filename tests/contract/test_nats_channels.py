@@ -62,13 +62,13 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed(server
         end = loop.time() + 3 * (SHORT + 2)
         while loop.time() < end:
             for broker in (one, other):
-                await broker.keep_empty()
+                await broker.renew_empty_channels()
             await asyncio.sleep(SHORT / 4)
         receipt = await Publisher(other, clock).durable(INVENTED)
         assert receipt.epoch == told.epoch
         missed = await one.snapshot(INVENTED, told, MANY, MUCH)
         assert (missed.recovered, len(missed.missed)) == (True, 1)
-        await one.keep_empty()
+        await one.renew_empty_channels()
         assert not one._empty
 
 
@@ -94,7 +94,7 @@ async def test_nodes_that_keep_at_the_same_moment_lose_no_channel(server: NatsSe
         loop = asyncio.get_running_loop()
         end = loop.time() + 2 * (SHORT + 2)
         while loop.time() < end:
-            await asyncio.gather(one.keep_empty(), other.keep_empty())
+            await asyncio.gather(one.renew_empty_channels(), other.renew_empty_channels())
             await asyncio.sleep(SHORT / 4)
         for channel, top in told.items():
             assert (await one.snapshot(channel, None, 0, 0)).position == top

@@ -250,7 +250,7 @@ async def refusal(where: NatsConfig) -> str:
 
 async def test_a_server_without_jetstream_is_named_as_such() -> None:
     async with PlainServer() as server:
-        message = await refusal(config(server, start=0.2, timeout=1.0))
+        message = await refusal(config(server, start_timeout=0.2, call_timeout=1.0))
     assert message == "JetStream does not answer: it is not enabled, has no leader or is still starting"
 
 
@@ -284,5 +284,5 @@ async def test_a_server_that_is_too_old_is_named_with_what_is_needed(version: st
     old = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with old:
         port = old.sockets[0].getsockname()[1]
-        message = await refusal(NatsConfig((f"nats://127.0.0.1:{port}",), start=20.0))
+        message = await refusal(NatsConfig((f"nats://127.0.0.1:{port}",), start_timeout=20.0))
     assert message == f"NATS is version {version}; 2.12.1 or newer is needed"

@@ -146,7 +146,10 @@ class NatsPresenceStage:
             for channel in (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
                 await one.subscribe(channel)
             documents = [Documents(broker) for broker in (one, two)]
-            nodes = [Node(NatsPresence(each, self.clock, ttl=PRESENCE_TTL, most_told=MAX_TOLD)) for each in documents]
+            nodes = [
+                Node(NatsPresence(each, self.clock, ttl=PRESENCE_TTL, max_announced_users=MAX_TOLD))
+                for each in documents
+            ]
             yield NatsStage(nodes[0], nodes[1], documents[0], sink, where)
 
 
@@ -182,7 +185,7 @@ async def test_a_channel_with_more_users_than_a_message_holds_refuses_the_next(c
         NatsServer(config="max_payload: 8192") as small,
         running(config(small), clock_at) as (broker, _),
     ):
-        node = Node(NatsPresence(Documents(broker), clock_at, ttl=PRESENCE_TTL, most_told=MAX_TOLD))
+        node = Node(NatsPresence(Documents(broker), clock_at, ttl=PRESENCE_TTL, max_announced_users=MAX_TOLD))
 
         async def crowd() -> None:
             for number in range(1_000):

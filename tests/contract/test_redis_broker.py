@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
-from service.adapters.redis.address import parse
+from service.adapters.redis.address import parse_redis_url
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.connections.shard import Shard
@@ -38,7 +38,7 @@ def new_prefix() -> str:
 
 
 def redis_broker(url: str, prefix: str, **settings: Any) -> RedisBroker:
-    config = RedisConfig(parse(url), prefix=prefix, **{"idempotency_window": WINDOW, **settings})
+    config = RedisConfig(parse_redis_url(url), prefix=prefix, **{"idempotency_window": WINDOW, **settings})
     return RedisBroker(config, Metrics())
 
 
@@ -51,7 +51,7 @@ def only(broker: RedisBroker) -> Shard:
 async def settled(broker: RedisBroker) -> None:
     """Replies come after what was published before, so an answer from each subscription's server says that all is here."""
     for shard in broker.shards:
-        link = shard.subscriber.line.link
+        link = shard.subscriber.connection.link
         assert link is not None
         await link.call("PING")
 
@@ -120,7 +120,7 @@ class ValkeyMachine(BrokerMachine):
         assert isinstance(self.broker, RedisBroker)
         while seconds > 0:  # in steps, as what a node does now and then takes real time
             self.run(self.server.advance(min(seconds, EMPTY_SECONDS / 3)))
-            self.run(self.broker.keep_empty())
+            self.run(self.broker.renew_empty_channels())
             seconds -= int(EMPTY_SECONDS / 3)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:

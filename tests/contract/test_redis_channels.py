@@ -99,11 +99,11 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed() -> N
         told = (await broker.snapshot(INVENTED, None, 0, 0)).position
         for _ in range(10):
             await server.advance(EMPTY_SECONDS / 3)
-            await broker.keep_empty()
+            await broker.renew_empty_channels()
         assert (await other.publish(event(INVENTED, "m"))).epoch == told.epoch
         missed = await broker.snapshot(INVENTED, told, MANY, MUCH)
         assert (missed.recovered, [one.id for one in missed.missed]) == (True, ["m"])
-        await broker.keep_empty()
+        await broker.renew_empty_channels()
         assert not broker._empty
 
 
@@ -136,7 +136,7 @@ async def test_position_outlives_the_minute_once_something_was_published() -> No
 
 
 async def test_listing_looks_at_what_it_lists_and_not_at_what_once_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_index, "TICK", 0.05)
+    monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
     server, prefix = await shared_redis(), new_prefix()
     async with running(server.url, prefix) as broker:
         await broker.publish(event(ChannelKey("acme", "zzz"), "m", ttl=600.0))
@@ -159,7 +159,7 @@ async def test_listing_looks_at_what_it_lists_and_not_at_what_once_was(monkeypat
 async def test_channels_leave_the_listing_when_nothing_is_left_of_them_and_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(channel_index, "TICK", 0.05)
+    monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
     server, prefix = await movable_valkey(), new_prefix()
     key, room = f"{prefix}:channels:{{acme}}", ChannelKey("acme", "room:1")
     async with running(server.url, prefix) as broker:
@@ -177,7 +177,7 @@ async def test_channels_leave_the_listing_when_nothing_is_left_of_them_and_come_
 
 
 async def test_entry_that_is_due_is_kept_while_the_channel_can_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_index, "TICK", 0.05)
+    monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
     server, prefix = await movable_valkey(), new_prefix()
     room, key = ChannelKey("acme", "room:1"), f"{prefix}:channels-due:{{acme}}"
     async with running(server.url, prefix) as broker:
@@ -199,14 +199,14 @@ async def test_entry_that_is_due_is_kept_while_the_channel_can_be_listed(monkeyp
 async def test_channel_with_a_subscriber_elsewhere_stays_listed_when_one_node_leaves(
     monkeypatch: pytest.MonkeyPatch, server: RedisServer
 ) -> None:
-    monkeypatch.setattr(channel_index, "TICK", 0.05)
+    monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
     prefix = new_prefix()
     async with running(server.url, prefix) as one, running(server.url, prefix) as other:
         await one.subscribe(INVENTED)
         await other.subscribe(INVENTED)
         await one.unsubscribe(INVENTED)
         await settled(one)
-        await asyncio.gather(*(one._index._tend() for _ in range(2)))
+        await asyncio.gather(*(one._index.check() for _ in range(2)))
         assert await names(one) == [INVENTED.name]
 
 

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.adapters.redis.address import parse
+from service.adapters.redis.address import parse_redis_url
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.lua.scripts import Script
-from service.adapters.redis.stores.client import BATCH, CONNECTIONS, Call, RedisClient
+from service.adapters.redis.stores.client import MAX_BATCH, MAX_CONNECTIONS, Call, RedisClient
 from service.adapters.redis.stores.presence import RedisPresence
 from service.adapters.redis.stores.quota import RedisQuota
 from service.adapters.redis.stores.tickets import RedisTickets
@@ -46,8 +46,8 @@ async def refusal(client: RedisClient) -> ServiceError:
 
 async def uses_everything(client: RedisClient) -> None:
     """One round of all that is kept through a client, in more channels than a shard has."""
-    rooms = [ChannelKey("acme", f"room:{number}") for number in range(2 * BATCH)]
-    node = Node(RedisPresence(client, ttl=30, most_told=10))
+    rooms = [ChannelKey("acme", f"room:{number}") for number in range(2 * MAX_BATCH)]
+    node = Node(RedisPresence(client, ttl=30, max_announced_users=10))
     changes = await node.store.join_all([entrance(room, "ann", "c-1") for room in rooms])
     assert [tuple(change) for change in changes] == [(True, 1, True)] * len(rooms)
     assert list(await node.store.renew([PresenceEntry(room, "ann", "c-1") for room in rooms])) == []
@@ -67,15 +67,15 @@ async def uses_everything(client: RedisClient) -> None:
 @pytest.mark.parametrize("flavour", FLAVOURS)
 async def test_a_cluster(flavour: Flavour) -> None:
     async with Cluster(flavour) as cluster, client_of(cluster.url, new_prefix()) as client:
-        assert client.publish == "SPUBLISH"
+        assert client.publish_command == "SPUBLISH"
         await uses_everything(client)
 
 
 async def test_a_cluster_whose_shard_fails_over() -> None:
-    async with Cluster() as cluster, client_of(cluster.url, new_prefix(), timeout=2.0) as client:
-        node, room = Node(RedisPresence(client, ttl=30, most_told=10)), ChannelKey("acme", "room:1")
+    async with Cluster() as cluster, client_of(cluster.url, new_prefix(), call_timeout=2.0) as client:
+        node, room = Node(RedisPresence(client, ttl=30, max_announced_users=10)), ChannelKey("acme", "room:1")
         await node.join(room, "ann", "c-1")
-        await cluster.failover(client.keys.channel(room, "presence-users"))
+        await cluster.failover(client.keys.of_channel(room, "presence-users"))
         async with asyncio.timeout(20):
             while True:
                 try:
@@ -87,7 +87,7 @@ async def test_a_cluster_whose_shard_fails_over() -> None:
 
 
 async def test_sentinels_and_a_failover() -> None:
-    async with Sentinels() as sentinels, client_of(sentinels.url, new_prefix(), timeout=2.0) as client:
+    async with Sentinels() as sentinels, client_of(sentinels.url, new_prefix(), call_timeout=2.0) as client:
         await uses_everything(client)
         await sentinels.failover()
         async with asyncio.timeout(20):
@@ -109,9 +109,9 @@ async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.Temp
         }
         async with client_of(server.url, new_prefix(), **files) as client:
             await uses_everything(client)
-        async with client_of(server.url, new_prefix(), ca=certificates.ca, timeout=QUICK * 3) as client:
+        async with client_of(server.url, new_prefix(), ca=certificates.ca, call_timeout=QUICK * 3) as client:
             await refusal(client)
-        async with client_of(server.url, new_prefix(), timeout=QUICK * 3) as client:
+        async with client_of(server.url, new_prefix(), call_timeout=QUICK * 3) as client:
             assert "reached" in (await refusal(client)).message
 
 
@@ -135,7 +135,7 @@ async def test_scripts_that_were_flushed_are_known_again(flavour: Flavour) -> No
         for _ in range(2):
             assert await client.run(ECHO, ["k"], ["x"]) == [b"k", b"x"]
             await server.command("SCRIPT", "FLUSH")
-        calls = [Call([f"k{number}"], [number]) for number in range(3 * BATCH + 1)]
+        calls = [Call([f"k{number}"], [number]) for number in range(3 * MAX_BATCH + 1)]
         expected = [[b"k%d" % number, b"%d" % number] for number in range(len(calls))]
         assert await client.run_all(ECHO, calls) == expected
         await server.command("SCRIPT", "FLUSH")
@@ -153,37 +153,37 @@ async def test_one_fault_in_many_calls_is_a_refusal_and_quotes_nothing() -> None
 
 
 async def test_a_server_that_stalls_costs_no_more_than_the_timeout_and_mixes_no_answers_up() -> None:
-    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK * 2) as client:
+    async with RedisServer() as server, client_of(server.url, new_prefix(), call_timeout=QUICK * 2) as client:
         await client.check()
         server.stop_()
         try:
             began = asyncio.get_running_loop().time()
-            errors = await asyncio.gather(*(refusal(client) for _ in range(3 * CONNECTIONS)))
+            errors = await asyncio.gather(*(refusal(client) for _ in range(3 * MAX_CONNECTIONS)))
             assert asyncio.get_running_loop().time() - began < QUICK * 5, "they did not wait in turns"
             assert "answer" in errors[0].message
         finally:
             server.cont()
         await answers(client)
-        found = await asyncio.gather(*(client.run(ECHO, [f"k{n}"], [n]) for n in range(3 * CONNECTIONS)))
-        assert found == [[b"k%d" % n, b"%d" % n] for n in range(3 * CONNECTIONS)]
+        found = await asyncio.gather(*(client.run(ECHO, [f"k{n}"], [n]) for n in range(3 * MAX_CONNECTIONS)))
+        assert found == [[b"k%d" % n, b"%d" % n] for n in range(3 * MAX_CONNECTIONS)]
 
 
 async def test_calls_that_were_cancelled_mix_no_answers_up() -> None:
     async with client_of((await shared_redis()).url, new_prefix()) as client:
         for turns in range(8):
-            calls = [asyncio.create_task(client.run(ECHO, ["k"], [f"old {n}"])) for n in range(CONNECTIONS)]
+            calls = [asyncio.create_task(client.run(ECHO, ["k"], [f"old {n}"])) for n in range(MAX_CONNECTIONS)]
             for _ in range(turns):
                 await asyncio.sleep(0)
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-            found = await asyncio.gather(*(client.run(ECHO, ["k"], [n]) for n in range(CONNECTIONS)))
-            assert found == [[b"k", b"%d" % n] for n in range(CONNECTIONS)]
+            found = await asyncio.gather(*(client.run(ECHO, ["k"], [n]) for n in range(MAX_CONNECTIONS)))
+            assert found == [[b"k", b"%d" % n] for n in range(MAX_CONNECTIONS)]
 
 
 async def test_a_server_that_is_gone_and_comes_back() -> None:
-    async with RedisServer() as server, client_of(server.url, new_prefix(), timeout=QUICK * 3) as client:
-        await asyncio.gather(*(client.check() for _ in range(CONNECTIONS)))
+    async with RedisServer() as server, client_of(server.url, new_prefix(), call_timeout=QUICK * 3) as client:
+        await asyncio.gather(*(client.check() for _ in range(MAX_CONNECTIONS)))
         await server.restart()
         await uses_everything(client)
         server.kill()
@@ -208,7 +208,7 @@ async def answers(client: RedisClient) -> None:
 async def unreachable() -> AsyncIterator[RedisClient]:
     async with RedisServer() as server:
         url = server.url
-    client = RedisClient(RedisConfig(parse(url), user="app", password=SECRET, timeout=QUICK))
+    client = RedisClient(RedisConfig(parse_redis_url(url), user="app", password=SECRET, call_timeout=QUICK))
     try:
         yield client
     finally:

@@ -42,7 +42,7 @@ class Address:
         run_id = (await server.info("server"))["run_id"]
 
         async def there() -> bool:
-            links = [line.link for broker in brokers for line in only(broker).lines]
+            links = [line.link for broker in brokers for line in only(broker).connections]
             return all(link is not None and link.generation.startswith(run_id[:20]) for link in links)
 
         await until(there, "the brokers follow the address", within=10)
@@ -186,7 +186,7 @@ async def test_nothing_begins_where_nobody_else_was_seen() -> None:
 
 async def test_both_connections_lead_to_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that moves without breaking anything: whoever reconnects alone would hear nothing of what it publishes."""
-    monkeypatch.setattr("service.adapters.redis.connections.shard_map.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("service.adapters.redis.connections.shard_map.CHECK_INTERVAL", 0.05)
     async with an_address() as address, running(address.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
         await address.promote()
@@ -232,14 +232,14 @@ async def test_a_full_server_is_in_a_new_reign_all_the_same() -> None:
         await address.master.command("CONFIG", "SET", "maxmemory", 0)
         again = await insist(broker, durable("m-2"))
         assert again.epoch != first.epoch
-        await only(broker).look()
+        await only(broker).check_identity()
         assert len(await address.master.keys("*:reign*")) == 1
         assert (await broker.publish(durable("m-3"))).epoch == again.epoch
 
 
 async def test_a_master_that_loses_its_new_name_is_in_a_new_reign(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was a replica once. With its first replica of its own, or an hour without any, its name is that of its first life."""
-    monkeypatch.setattr("service.adapters.redis.connections.shard_map.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("service.adapters.redis.connections.shard_map.CHECK_INTERVAL", 0.05)
     prefix = new_prefix()
     async with (
         RedisServer() as server,
@@ -275,7 +275,7 @@ class Copy:
 
     def __init__(self, server: RedisServer, broker: RedisBroker, channel: ChannelKey) -> None:
         self._server = server
-        self._keys = broker.names(channel).keys
+        self._keys = broker.keys(channel).keys
         self._dumps: dict[str, str] = {}
 
     async def take(self) -> Copy:

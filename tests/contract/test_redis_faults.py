@@ -26,7 +26,7 @@ from tests.stores import FLAVOURS, Certificates, Flavour, RedisServer, shared_re
 from tests.stores.process import free_port, until
 
 KEEP = Retention(entries=2_000, ttl=60.0)
-FAST: dict[str, Any] = {"timeout": 1.5, "ping": 0.2, "silence": 0.6, "start": 2.0}
+FAST: dict[str, Any] = {"call_timeout": 1.5, "ping_interval": 0.2, "silence_timeout": 0.6, "start_timeout": 2.0}
 """Bounds that let a test see them."""
 
 
@@ -129,7 +129,7 @@ async def test_scripts_that_were_flushed_are_loaded_again_under_load(server: Red
 
 
 async def test_each_publish_in_flight_is_accepted_once_when_its_connection_is_killed(server: RedisServer) -> None:
-    async with running(server.url, timeout=60.0) as (broker, _):
+    async with running(server.url, call_timeout=60.0) as (broker, _):
         for burst in range(5):
             begun = [asyncio.ensure_future(broker.publish(durable(f"m-{burst}-{n}"))) for n in range(200)]
             await asyncio.sleep(random.uniform(0, 0.004))  # somewhere in the middle of them
@@ -163,7 +163,7 @@ async def test_calls_that_lose_their_connection_leave_the_loop_to_others(server:
 
 @pytest.mark.parametrize("returns", [True, False], ids=["and it returns", "for good"])
 async def test_a_publish_begun_outside_of_a_task_while_the_server_is_away(server: RedisServer, returns: bool) -> None:
-    async with running(server.url, timeout=5.0 if returns else 0.3) as (broker, _):
+    async with running(server.url, call_timeout=5.0 if returns else 0.3) as (broker, _):
         server.kill()
         await until(lambda: gone(broker), "the link is lost")
         ephemeral = Publication(ROOM, "chat.typing", "e-1", Delivery.EPHEMERAL, b"{}", None, 0)
@@ -172,14 +172,14 @@ async def test_a_publish_begun_outside_of_a_task_while_the_server_is_away(server
         for call in calls:
             await call.begun()
         calls.pop().close()
-        assert broker.calls.waiting == len(calls)
+        assert broker.executor.pending == len(calls)
         if returns:
             await server.restart()
             assert [(await call).id for call in calls] == ["m-1", "v-1", "e-1"]
         else:
             for call in calls:
                 await refused(call)
-        assert broker.calls.waiting == 0
+        assert broker.executor.pending == 0
 
 
 async def gone(broker: RedisBroker) -> bool:
@@ -187,7 +187,7 @@ async def gone(broker: RedisBroker) -> bool:
 
 
 async def test_too_many_calls_are_refused_at_once(server: RedisServer) -> None:
-    async with running(server.url, queue=50, timeout=60.0) as (broker, _):
+    async with running(server.url, max_calls=50, call_timeout=60.0) as (broker, _):
         await server.command("CLIENT", "PAUSE", "60000", "WRITE")
         waiting = [asyncio.ensure_future(broker.publish(durable(f"m-{n}"))) for n in range(50)]
         await asyncio.sleep(0)
@@ -200,7 +200,7 @@ async def test_too_many_calls_are_refused_at_once(server: RedisServer) -> None:
 
 
 async def test_a_paused_server_fails_calls_in_time_and_is_well_afterwards(server: RedisServer) -> None:
-    async with running(server.url, **FAST | {"timeout": 0.8}) as (broker, sink):
+    async with running(server.url, **FAST | {"call_timeout": 0.8}) as (broker, sink):
         await broker.subscribe(ROOM)
         await server.command("CLIENT", "PAUSE", "3000", "ALL")
         # In time: they would have been accepted at the end of the pause.
@@ -230,7 +230,7 @@ async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) 
                 await asyncio.sleep(0.02)
             assert "answer" in noticed
             await slow
-        await asyncio.sleep(max(0.0, began + FAST["timeout"] + FAST["silence"] + 0.5 - time.monotonic()))
+        await asyncio.sleep(max(0.0, began + FAST["call_timeout"] + FAST["silence_timeout"] + 0.5 - time.monotonic()))
         began = time.monotonic()
         for call in (
             broker.publish(durable("m-3")),
@@ -239,7 +239,7 @@ async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) 
             broker.stream_heads([ROOM]),
         ):
             await refused(call)
-        assert time.monotonic() - began < 2 * FAST["timeout"], "at once: four would wait twice as long"
+        assert time.monotonic() - began < 2 * FAST["call_timeout"], "at once: four would wait twice as long"
         server.cont()
         await sink.was_interrupted()
         await well(broker)
@@ -249,7 +249,7 @@ async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) 
         assert (await broker.publish(durable("m-3"))).offset == 3
         await settled(broker)
         assert sink.ids()[-1] == "m-3"
-        assert await server.command("PUBSUB", "CHANNELS") == [broker.names(ROOM).events.decode()]
+        assert await server.command("PUBSUB", "CHANNELS") == [broker.keys(ROOM).events.decode()]
 
 
 # --- deliveries -------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ async def test_garbage_on_our_channels_is_skipped(message: bytes) -> None:
     server = await shared_redis()
     async with running(server.url) as (broker, sink):
         await broker.subscribe(ROOM)
-        assert await server.command("PUBLISH", broker.names(ROOM).events, message) == 1
+        assert await server.command("PUBLISH", broker.keys(ROOM).events, message) == 1
         await broker.publish(durable("m-1"))
         await settled(broker)
         assert sink.ids() == ["m-1"]
@@ -330,7 +330,7 @@ async def test_storms_of_subscriptions_and_kills_leave_exactly_what_is_wanted(se
     chance = random.Random(7)
     channels = [ChannelKey("acme", f"room:{n}") for n in range(12)]
     wanted: dict[ChannelKey, bool] = dict.fromkeys(channels, False)
-    async with running(server.url, timeout=5.0) as (broker, sink):
+    async with running(server.url, call_timeout=5.0) as (broker, sink):
 
         async def visitor(channel: ChannelKey) -> None:
             for _ in range(40):
@@ -359,7 +359,7 @@ async def test_storms_of_subscriptions_and_kills_leave_exactly_what_is_wanted(se
         await asyncio.gather(killing, return_exceptions=True)
         await well(broker)
         await settled(broker)
-        expected = sorted(broker.names(channel).events.decode() for channel, is_wanted in wanted.items() if is_wanted)
+        expected = sorted(broker.keys(channel).events.decode() for channel, is_wanted in wanted.items() if is_wanted)
         assert sorted(await server.command("PUBSUB", "CHANNELS")) == expected
         sink.events.clear()
         for channel in channels:
@@ -409,7 +409,7 @@ async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: 
             for (kind, _), result in zip(calls, results, strict=True):
                 if not isinstance(result, asyncio.CancelledError):
                     assert type(result).__name__ == ("PublishResult", "Snapshot", "list")[kind], result
-        assert broker.calls.waiting == 0
+        assert broker.executor.pending == 0
         for n in range(0, 60, 3):
             channel = ChannelKey("acme", f"room:{n}")
             ids = await stream(broker, channel)
@@ -520,7 +520,7 @@ async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: Redi
 async def test_a_changed_role_is_noticed_without_a_publish(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.adapters.redis.connections.shard_map.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("service.adapters.redis.connections.shard_map.CHECK_INTERVAL", 0.05)
     async with running(server.url) as (broker, _):
         before = await broker.publish(durable("m-1"))
         link = only(broker).commands.link
@@ -602,7 +602,7 @@ async def test_a_server_that_cannot_save_still_delivers(server: RedisServer) -> 
 
         await until(failed, "the save fails")
         assert "disk" in (await refused(broker.publish(durable("m-2")))).message
-        await asyncio.sleep(3 * FAST["ping"])  # pings and their answers
+        await asyncio.sleep(3 * FAST["ping_interval"])  # pings and their answers
         await broker.check()
         assert (await broker.snapshot(ROOM, None, MANY, MUCH)).position.offset == 1
         assert not sink.interruptions
@@ -667,7 +667,7 @@ async def test_stored_garbage_is_refused_with_a_sentence() -> None:
 
 async def fails_to_start(url: str, **settings: Any) -> str:
     """Long before `start` is over, unless the test says how long that is."""
-    broker = redis_broker(url, new_prefix(), **{**FAST, "start": 60.0, **settings})
+    broker = redis_broker(url, new_prefix(), **{**FAST, "start_timeout": 60.0, **settings})
     began = time.monotonic()
     error = await refused(broker.start(RecordingSink()))
     assert time.monotonic() - began < 20
@@ -707,21 +707,21 @@ async def test_tls_that_does_not_fit_ends_a_start_quickly_with_a_sentence(tmp_pa
         assert "TLS" in await fails_to_start(server.url, ca=files.ca)
         # What speaks without TLS says nothing to those who do, and the other way round.
         plain = (await shared_redis()).url.replace("redis:", "rediss:")
-        assert "does not answer" in await fails_to_start(plain, start=0.8)
-        await fails_to_start(server.url.replace("rediss:", "redis:"), start=0.3)
+        assert "does not answer" in await fails_to_start(plain, start_timeout=0.8)
+        await fails_to_start(server.url.replace("rediss:", "redis:"), start_timeout=0.3)
         async with running(server.url, ca=files.ca, **shown) as (broker, _):
             await broker.check()
 
 
 async def test_servers_that_cannot_be_reached_are_waited_for(server: RedisServer) -> None:
-    message = await fails_to_start(f"redis://127.0.0.1:{free_port()}", start=0.5)
+    message = await fails_to_start(f"redis://127.0.0.1:{free_port()}", start_timeout=0.5)
     assert "cannot be reached" in message
     for kind, path in (("cluster", ""), ("sentinel", "/main")):
-        message = await fails_to_start(f"redis+{kind}://127.0.0.1:{free_port()}{path}", start=0.5)
+        message = await fails_to_start(f"redis+{kind}://127.0.0.1:{free_port()}{path}", start_timeout=0.5)
         assert "cannot be reached" in message
     async with RedisServer(config={"replicaof": f"127.0.0.1 {server.port}"}) as replica:
-        assert "replica" in await fails_to_start(replica.url, start=0.5)
-        broker = redis_broker(replica.url, new_prefix(), start=10.0)
+        assert "replica" in await fails_to_start(replica.url, start_timeout=0.5)
+        broker = redis_broker(replica.url, new_prefix(), start_timeout=10.0)
         starting = asyncio.ensure_future(broker.start(RecordingSink()))
         await asyncio.sleep(0.1)
         assert not starting.done()

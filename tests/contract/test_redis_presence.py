@@ -51,7 +51,7 @@ class RedisStage(Stage):
             if channel == f"{self.prefix}:end":
                 return found
             tenant, _, name = channel.partition("{")[2].partition("}")[0].partition(":")
-            event = event_codec.parse(ChannelKey(tenant, name), message["data"])
+            event = event_codec.decode_message(ChannelKey(tenant, name), message["data"])
             assert (event.offset, event.state_version, event.epoch) == (None, None, "")
             found.append(
                 Publication(
@@ -71,7 +71,7 @@ async def staged(server: RedisServer) -> AsyncIterator[RedisStage]:
         listener.pubsub() as pubsub,
     ):
         await pubsub.psubscribe(f"{prefix}:*")
-        first, second = (Node(RedisPresence(client, ttl=TTL, most_told=MAX_TOLD)) for client in (one, two))
+        first, second = (Node(RedisPresence(client, ttl=TTL, max_announced_users=MAX_TOLD)) for client in (one, two))
         yield RedisStage(first, second, listener, pubsub, prefix)
 
 

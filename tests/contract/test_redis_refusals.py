@@ -7,10 +7,10 @@ from itertools import count
 
 import pytest
 
-from service.adapters.redis.address import parse
+from service.adapters.redis.address import parse_redis_url
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.connections.error_replies import meaning
+from service.adapters.redis.connections.errors import explain_reply
 from service.adapters.redis.stores.client import RedisClient
 from service.adapters.redis.stores.tickets import RedisTickets
 from service.core.channel import ChannelKey
@@ -61,7 +61,7 @@ class FullDisk(RedisServer):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 async def test_append_only_file_on_a_full_disk_is_named_as_the_reason(flavour: Flavour) -> None:
     async with FullDisk(flavour, persistence="everysec") as server:
-        config = RedisConfig(parse(server.url), prefix="tidewire")
+        config = RedisConfig(parse_redis_url(server.url), prefix="tidewire")
         broker, client = RedisBroker(config, Metrics()), RedisClient(config)
         await broker.start(RecordingSink())
         try:
@@ -83,7 +83,9 @@ async def test_append_only_file_on_a_full_disk_is_named_as_the_reason(flavour: F
 async def test_user_without_a_password_is_logged_in_by_every_client(flavour: Flavour) -> None:
     rules = {"tidewire": f"on nopass {RULE}"}
     async with RedisServer(flavour, password="for-nobody-else", users=rules) as server:
-        config = RedisConfig(parse(server.url), prefix="tidewire", user="tidewire", timeout=2.0, start=2.0)
+        config = RedisConfig(
+            parse_redis_url(server.url), prefix="tidewire", user="tidewire", call_timeout=2.0, start_timeout=2.0
+        )
         broker = RedisBroker(config, Metrics())
         await broker.start(RecordingSink())
         async with client_of(server.url, "tidewire", user="tidewire") as client:
@@ -102,7 +104,7 @@ async def test_user_without_a_password_is_logged_in_by_every_client(flavour: Fla
 
 async def test_empty_user_and_password_are_none_at_all() -> None:
     async with RedisServer() as server:
-        config = RedisConfig(parse(server.url), prefix=new_prefix(), user="", password="")
+        config = RedisConfig(parse_redis_url(server.url), prefix=new_prefix(), user="", password="")
         assert config.login is None
         broker = RedisBroker(config, Metrics())
         await broker.start(RecordingSink())
@@ -124,7 +126,7 @@ async def test_empty_user_and_password_are_none_at_all() -> None:
     ],
 )
 def test_refusal_is_named_by_its_kind(said: str, found: str) -> None:
-    reason = meaning(said)
+    reason = explain_reply(said)
     assert reason is not None
     assert found in reason
     assert "script:" not in reason
@@ -134,7 +136,9 @@ async def test_user_without_a_password_is_logged_in_at_sentinels_too() -> None:
     async with Sentinels(sentinel_password="for-nobody-else", replicas=1) as sentinels:
         for sentinel in sentinels.sentinels:
             await sentinel.command("ACL", "SETUSER", "asker", "on", "nopass", "~*", "&*", "+@all")
-        config = RedisConfig(parse(sentinels.url), prefix=new_prefix(), sentinel_user="asker", start=5.0)
+        config = RedisConfig(
+            parse_redis_url(sentinels.url), prefix=new_prefix(), sentinel_user="asker", start_timeout=5.0
+        )
         broker, client = RedisBroker(config, Metrics()), RedisClient(config)
         await broker.start(RecordingSink())
         try:

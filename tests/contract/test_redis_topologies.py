@@ -119,7 +119,7 @@ class TestTlsWithFewestRights(RemoteSuite):
 
 # --- failures ---------------------------------------------------------------------------------------------------------
 
-BOUNDS = {"timeout": 2.0, "ping": 0.3, "silence": 1.0}
+BOUNDS = {"call_timeout": 2.0, "ping_interval": 0.3, "silence_timeout": 1.0}
 
 
 class Sink(RecordingSink):
@@ -232,7 +232,7 @@ async def test_a_planned_failover_is_gone_through() -> None:
         await publishing.end()
         assert publishing.longest < 30
         assert publishing.accepted[-1].epoch != epoch
-        assert [line.place for line in only(broker).lines] == [new.address] * 2
+        assert [line.endpoint for line in only(broker).connections] == [new.address] * 2
         assert new is not old
         await delivers(broker, sink, ROOM, "after")
 
@@ -289,19 +289,19 @@ async def test_the_master_is_the_one_that_most_sentinels_name() -> None:
         astray = sentinels.sentinels[0]
         await astray.command("SENTINEL", "REMOVE", sentinels.name)
         await astray.command("SENTINEL", "MONITOR", sentinels.name, "127.0.0.1", replica.port, 2)
-        async with running(sentinels.url, start=5.0) as (broker, _):
-            assert only(broker).commands.place == master.address
+        async with running(sentinels.url, start_timeout=5.0) as (broker, _):
+            assert only(broker).commands.endpoint == master.address
             await broker.check()
 
 
 @pytest.mark.parametrize("silent", [1, 2])
 async def test_sentinels_that_say_nothing_leave_a_call_its_time(silent: int) -> None:
     """They take connections and never answer, as behind a firewall: the first of the list, and most of them."""
-    settings = {"timeout": 1.0, "silence": 3.0, "ping": 1.0}
+    settings = {"call_timeout": 1.0, "silence_timeout": 3.0, "ping_interval": 1.0}
     async with (
         Sentinels() as sentinels,
         running(sentinels.url, **settings) as (broker, _),
-        client_of(sentinels.url, new_prefix(), timeout=1.0) as client,
+        client_of(sentinels.url, new_prefix(), call_timeout=1.0) as client,
     ):
         master = await sentinels.master()
         for sentinel in sentinels.sentinels[:silent]:
@@ -334,7 +334,7 @@ async def test_servers_that_say_nothing_do_not_keep_the_slots_back() -> None:
     places = [server.sockets[0].getsockname()[1] for server in servers]
     hosts = ",".join(f"127.0.0.1:{port}" for port in (*places, node.port))
     began = time.monotonic()
-    async with running(f"redis+cluster://{hosts}", timeout=5.0, start=10.0) as (broker, _):
+    async with running(f"redis+cluster://{hosts}", call_timeout=5.0, start_timeout=10.0) as (broker, _):
         assert time.monotonic() - began < 2.5, "each was asked beside those before it"
         await broker.publish(message("m-1", ROOM))
     ended.set()
@@ -377,7 +377,7 @@ async def test_a_slot_that_moves_takes_its_channels_along() -> None:
         channel = ChannelKey("acme", "room:moving")
         for one in (channel, quiet):
             await broker.subscribe(one)
-        tag = broker.names(channel).tag
+        tag = broker.keys(channel).tag
         slot = key_slot(tag.encode())
         publishing = Publishing(broker, channel)
         await publishing.more(20)
@@ -390,7 +390,7 @@ async def test_a_slot_that_moves_takes_its_channels_along() -> None:
             await publishing.more(20)
             await delivers_or_tells(broker, sink, channel, f"after-{n}")
             subscribed = [
-                broker.names(channel).events.decode() in await node.command("PUBSUB", "SHARDCHANNELS")
+                broker.keys(channel).events.decode() in await node.command("PUBSUB", "SHARDCHANNELS")
                 for node in cluster.nodes[:3]
             ]
             assert subscribed == [node is target for node in cluster.nodes[:3]]
@@ -406,11 +406,11 @@ async def test_a_new_subscription_finds_a_slot_that_moved_unnoticed() -> None:
     async with running(cluster.url) as (broker, sink):
         stays, moves = ChannelKey("acme", "room:stays"), ChannelKey("acme", "room:moves")
         await broker.subscribe(stays)
-        tag = broker.names(moves).tag
+        tag = broker.keys(moves).tag
         source = await cluster.master_of(tag)
         target = next(node for node in cluster.nodes[:3] if node is not source)
         slot = key_slot(tag.encode())
-        assert slot != key_slot(broker.names(stays).tag.encode())
+        assert slot != key_slot(broker.keys(stays).tag.encode())
         await move(cluster, slot, source, target)
         await asyncio.gather(*(broker.subscribe(moves) for _ in range(3)))
         await delivers(broker, sink, moves, "m")
@@ -422,7 +422,7 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
     cluster = await the_cluster()
     async with running(cluster.url) as (broker, sink):
         await broker.subscribe(ROOM)
-        tag = broker.names(ROOM).tag
+        tag = broker.keys(ROOM).tag
         publishing = Publishing(broker, ROOM)
         await publishing.more()
         new = await cluster.failover(tag)
@@ -431,7 +431,7 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
         ids = await publishing.end()
         assert publishing.longest < 15
         assert await events(broker, ROOM) == ids
-        assert broker.shards.of(tag).place == new.address
+        assert broker.shards.shard_for(tag).endpoint == new.address
         await delivers_or_tells(broker, sink, ROOM, "after")
         await cluster.settled()
         await cluster.failover(tag)
@@ -441,7 +441,7 @@ async def test_a_shard_that_changes_its_master_and_back_begins_an_epoch_each() -
     cluster = await the_cluster()
     await cluster.settled()
     async with running(cluster.url) as (broker, _):
-        tag = broker.names(ROOM).tag
+        tag = broker.keys(ROOM).tag
         positions = [await position_of(broker, "m-0")]
         for turn in (1, 2):
             await cluster.failover(tag)
@@ -454,10 +454,10 @@ async def test_a_shard_that_changes_its_master_and_back_begins_an_epoch_each() -
 
 async def test_a_killed_master_of_a_shard_is_replaced() -> None:
     async with Cluster() as cluster, running(cluster.url) as (broker, sink):
-        tag = broker.names(ROOM).tag
-        owner = broker.shards.of(tag)
+        tag = broker.keys(ROOM).tag
+        owner = broker.shards.shard_for(tag)
         channels = [ChannelKey("acme", f"room:{n}") for n in range(100)]
-        elsewhere = next(one for one in channels if broker.shards.of(broker.names(one).tag) is not owner)
+        elsewhere = next(one for one in channels if broker.shards.shard_for(broker.keys(one).tag) is not owner)
         await broker.subscribe(ROOM)
         await broker.subscribe(elsewhere)
         publishing, untouched = Publishing(broker, ROOM), Publishing(broker, elsewhere)
@@ -494,7 +494,7 @@ async def test_every_right_of_the_list_is_needed() -> None:
     for right in (right for right in RULES.split() if right.startswith("+") and right not in untried):
         await server.command("ACL", "SETUSER", "less", "reset", "on", f">{PASSWORD}", *RULES.split())
         await server.command("ACL", "SETUSER", "less", right.replace("+", "-"))
-        broker = redis_broker(server.url, new_prefix(), user="less", password=PASSWORD, timeout=0.5, **shown)
+        broker = redis_broker(server.url, new_prefix(), user="less", password=PASSWORD, call_timeout=0.5, **shown)
         assert not await everything(broker, server), f"{right} is not needed"
 
 
@@ -510,7 +510,7 @@ async def everything(broker: RedisBroker, server: RedisServer) -> bool:
                 await broker.publish(Publication(ROOM, "t", f"{key}-{n}", Delivery.LATEST, b"1", None, 0, key, keep))
         await broker.publish(Publication(ROOM, "t", "e", Delivery.EPHEMERAL, b"1", None, 0))
         await broker.snapshot(ROOM, None, MANY, MUCH)
-        _, stream, state, order = broker.names(OTHER_ROOM).keys
+        _, stream, state, order = broker.keys(OTHER_ROOM).keys
         await broker.publish(message("d-1", OTHER_ROOM))
         await broker.publish(Publication(OTHER_ROOM, "t", "l", Delivery.LATEST, b"1", None, 0, "k", keep))
         await server.command("HSET", state, "old", "0 1\nexpired long ago")

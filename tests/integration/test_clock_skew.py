@@ -74,7 +74,7 @@ async def test_nats_presence_tickets_and_receipts_of_nodes_that_disagree() -> No
         room = ChannelKey("acme", "room:1")
         try:
             _, documents, clock = nodes[0]
-            stores = [NatsPresence(some, its, ttl=30.0, most_told=10) for _, some, its in nodes]
+            stores = [NatsPresence(some, its, ttl=30.0, max_announced_users=10) for _, some, its in nodes]
             await stores[0].join(entrance(room, "ann", "c-1"))
             ticket = await NatsTickets(documents, clock).issue("token", 30.0)
             receipt = await Publisher(nodes[0][0], clock).durable(room, id="m")  # type: ignore[arg-type]  # any clock

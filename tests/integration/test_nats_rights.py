@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.adapters.nats.records import SEGMENT
+from service.adapters.nats.records import SEGMENT_SIZE
 from tests.stores import NatsServer
 from tests.support.rights import rule, use_everything
 
@@ -13,5 +13,5 @@ async def test_the_service_works_with_the_rights_of_the_page() -> None:
     rules = f'authorization {{ users: [{{ user: "tidewire", password: "secret", permissions: {{ {RULE} }} }}] }}'
     async with NatsServer(config=rules) as nats:
         broker = {"url": nats.url, "user": "tidewire", "password": "secret"}
-        await use_everything(broker, more=2 * SEGMENT)  # so many that the stream is trimmed
+        await use_everything(broker, more=2 * SEGMENT_SIZE)  # so many that the stream is trimmed
         assert "Violation" not in nats.log

@@ -15,7 +15,7 @@ from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.channel_store import Entry
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
-from service.adapters.redis.address import parse
+from service.adapters.redis.address import parse_redis_url
 from service.adapters.redis.broker import RedisBroker
 from service.adapters.redis.config import RedisConfig
 from service.core.broker import (
@@ -315,7 +315,7 @@ class RedisBus:
 
     def line(self, clock: Clock | None = None) -> Line:
         """As Bus says."""
-        line = Line(RedisBroker(RedisConfig(parse(self.server.url), prefix=self._prefix), Metrics()))
+        line = Line(RedisBroker(RedisConfig(parse_redis_url(self.server.url), prefix=self._prefix), Metrics()))
         self._lines.append(line)
         return line
 

@@ -31,7 +31,7 @@ class Store(MemoryPresence):
     """As in memory, but it can be away, can lose everything, can answer late, and says when it swept."""
 
     def __init__(self, clock: FakeClock) -> None:
-        super().__init__(self._tell, most_told=10)
+        super().__init__(self._tell, max_announced_users=10)
         self.clock = clock
         self.events: list[tuple[str, str | None]] = []
         self.away = False

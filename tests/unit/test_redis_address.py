@@ -1,31 +1,31 @@
-"""What `broker.url` may say of Redis, and that no refusal repeats it."""
+"""Parsing `broker.url` for Redis: valid URLs, and errors that quote no password."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.adapters.redis.address import Address, Topology, parse
+from service.adapters.redis.address import RedisAddress, Topology, parse_redis_url
 
 
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("redis://h", Address(Topology.STANDALONE, (("h", 6379),))),
-        ("rediss://h:7/", Address(Topology.STANDALONE, (("h", 7),), tls=True)),
-        ("redis://h:7/15", Address(Topology.STANDALONE, (("h", 7),), database=15)),
-        ("redis://[::1]:7/2", Address(Topology.STANDALONE, (("::1", 7),), database=2)),
-        ("redis://[fe80::1]", Address(Topology.STANDALONE, (("fe80::1", 6379),))),
-        ("redis+sentinel://a,b:1/main", Address(Topology.SENTINEL, (("a", 26379), ("b", 1)), master="main")),
+        ("redis://h", RedisAddress(Topology.STANDALONE, (("h", 6379),))),
+        ("rediss://h:7/", RedisAddress(Topology.STANDALONE, (("h", 7),), tls=True)),
+        ("redis://h:7/15", RedisAddress(Topology.STANDALONE, (("h", 7),), database=15)),
+        ("redis://[::1]:7/2", RedisAddress(Topology.STANDALONE, (("::1", 7),), database=2)),
+        ("redis://[fe80::1]", RedisAddress(Topology.STANDALONE, (("fe80::1", 6379),))),
+        ("redis+sentinel://a,b:1/main", RedisAddress(Topology.SENTINEL, (("a", 26379), ("b", 1)), master="main")),
         (
             "rediss+sentinel://[::1]:1,[::2]/main/3",
-            Address(Topology.SENTINEL, (("::1", 1), ("::2", 26379)), tls=True, database=3, master="main"),
+            RedisAddress(Topology.SENTINEL, (("::1", 1), ("::2", 26379)), tls=True, database=3, master="main"),
         ),
-        ("redis+cluster://a:1,b", Address(Topology.CLUSTER, (("a", 1), ("b", 6379)))),
-        ("rediss+cluster://a/0", Address(Topology.CLUSTER, (("a", 6379),), tls=True)),
+        ("redis+cluster://a:1,b", RedisAddress(Topology.CLUSTER, (("a", 1), ("b", 6379)))),
+        ("rediss+cluster://a/0", RedisAddress(Topology.CLUSTER, (("a", 6379),), tls=True)),
     ],
 )
-def test_addresses(url: str, address: Address) -> None:
-    assert parse(url) == address
+def test_redis_url_parses_into_address(url: str, address: RedisAddress) -> None:
+    assert parse_redis_url(url) == address
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_addresses(url: str, address: Address) -> None:
         ("redis+cluster://canary/1", "only 0"),
     ],
 )
-def test_refusals_say_why_and_repeat_nothing(url: str, sentence: str) -> None:
+def test_redis_url_with_fault_is_refused_without_being_quoted(url: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as refused:
-        parse(url)
+        parse_redis_url(url)
     assert "canary" not in str(refused.value)

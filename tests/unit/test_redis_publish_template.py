@@ -1,4 +1,4 @@
-"""Publications packed by hand are what the parser of Redis takes for the call that publish.lua documents."""
+"""Publish templates: what they encode is what publish.lua expects, by Redis' own parser."""
 
 from __future__ import annotations
 
@@ -10,52 +10,66 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.adapters.redis import event_codec, publish_template
-from service.adapters.redis.config import namer
 from service.adapters.redis.connections.link import Link
+from service.adapters.redis.keys import channel_keys
 from service.adapters.redis.lua.scripts import PUBLISH
 from service.adapters.redis.publish_template import PublishTemplates
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 
 KEEP = Retention(10, 60.0)
-names = namer("tw", 0)
+keys_of = channel_keys("tw", 0)
 
 
-def forms() -> PublishTemplates:
-    return PublishTemplates(names, seed="5eed", position_ttl=7000, idempotency_window=3.0, publish="PUBLISH")
+def new_templates() -> PublishTemplates:
+    return PublishTemplates(
+        keys_of, epoch_seed="5eed", position_ttl=7000, idempotency_window=3.0, publish_command="PUBLISH"
+    )
 
 
-class Server(Link):
-    """A link that leads nowhere, to a server in some life."""
+class UnconnectedLink(Link):
+    """A link with a generation and no connection."""
 
     def __init__(self, generation: str) -> None:
         self.generation = generation
 
 
-def told(made: PublishTemplates, publication: Publication, generation: str = "g1") -> list[bytes]:
-    """The arguments that the server gets."""
+def sent(templates: PublishTemplates, publication: Publication, generation: str = "g1") -> list[bytes]:
+    """Returns the arguments that the server gets."""
     reader = hiredis.Reader(notEnoughData=None)
-    reader.feed(made.of(publication).fill_in(publication, Server(generation)))
+    reader.feed(templates.get(publication).encode(publication, UnconnectedLink(generation)))
     arguments: Any = reader.gets()
     assert reader.gets() is None
     assert isinstance(arguments, list)
     return arguments
 
 
-def expected(publication: Publication, kind: str, *slot: str, generation: str = "g1") -> list[bytes]:
-    channel, retention = names(publication.channel), publication.retention
+def expected(publication: Publication, kind: str, *field: str, generation: str = "g1") -> list[bytes]:
+    channel, retention = keys_of(publication.channel), publication.retention
     assert retention is not None
     sender = "" if publication.sender is None else f" {publication.sender}"
-    receipt = f"{channel.receipt}{publication.id}{sender}"
-    kept = (str(retention.entries), str(round(retention.ttl * 1000)), "3000")
-    before = ("EVALSHA", PUBLISH.sha, "5", *channel.keys, receipt, generation, "5eed", "7000", kind, *kept, "PUBLISH")
+    result_key = f"{channel.result_prefix}{publication.id}{sender}"
+    limits = (str(retention.entries), str(round(retention.ttl * 1000)), "3000")
+    before = (
+        "EVALSHA",
+        PUBLISH.sha,
+        "5",
+        *channel.keys,
+        result_key,
+        generation,
+        "5eed",
+        "7000",
+        kind,
+        *limits,
+        "PUBLISH",
+    )
     texts = (
         *(text.encode() for text in before),
         channel.events,
         publication.id.encode(),
-        event_codec.encode(publication),
+        event_codec.encode_body(publication),
     )
-    return [*texts, *(text.encode() for text in slot)]
+    return [*texts, *(text.encode() for text in field)]
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -68,33 +82,33 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
     key=st.none() | texts,
     data=st.binary(max_size=40) | st.integers(1_900, 2_200).map(lambda size: b"x" * size),
 )
-def test_whatever_the_publication_holds(id: str, sender: str | None, type: str, key: str | None, data: bytes) -> None:
-    made, room = forms(), ChannelKey("acme", "room:1")
+def test_template_encodes_any_publication(id: str, sender: str | None, type: str, key: str | None, data: bytes) -> None:
+    templates, room = new_templates(), ChannelKey("acme", "room:1")
     durable = Publication(room, type, id, Delivery.DURABLE, data, sender, 17, None, KEEP)
     latest = Publication(room, type, id, Delivery.LATEST, data, sender, 17, key, KEEP)
-    for _ in range(2):  # with a form that is made, and with one that is known
-        assert told(made, durable) == expected(durable, "d")
-        assert told(made, latest) == expected(latest, "l", f"{type}\n{key or ''}")
+    for _ in range(2):  # with a new template, and with a known one
+        assert sent(templates, durable) == expected(durable, "d")
+        assert sent(templates, latest) == expected(latest, "l", f"{type}\n{key or ''}")
 
 
-def test_a_form_holds_for_one_retention_and_one_life_of_the_server() -> None:
-    made, room = forms(), ChannelKey("acme", "room:1")
+def test_template_changes_with_retention_and_generation() -> None:
+    templates, room = new_templates(), ChannelKey("acme", "room:1")
     for retention in (KEEP, Retention(11, 60.0), Retention(10, 61.0), KEEP):
         for generation in ("g1", "g2", "g1"):
             one = Publication(room, "t", "m", Delivery.DURABLE, b"{}", None, 17, None, retention)
-            assert told(made, one, generation) == expected(one, "d", generation=generation)
+            assert sent(templates, one, generation) == expected(one, "d", generation=generation)
 
 
-def test_forms_of_so_many_channels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_template, "CHANNELS", 3)
-    made = forms()
+def test_templates_above_limit_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish_template, "MAX_TEMPLATES", 3)
+    templates = new_templates()
     for number in range(10):
         one = Publication(ChannelKey("acme", f"room:{number}"), "t", "m", Delivery.DURABLE, b"{}", None, 17, None, KEEP)
-        assert told(made, one) == expected(one, "d")
-        assert len(made._durable) <= 3
+        assert sent(templates, one) == expected(one, "d")
+        assert len(templates._durable) <= 3
 
 
 def test_a_publication_without_retention_is_a_fault() -> None:
     for delivery in (Delivery.DURABLE, Delivery.LATEST):
         with pytest.raises(ValueError, match=f"{delivery.value} .* retention"):
-            forms().of(Publication(ChannelKey("acme", "room:1"), "t", "m", delivery, b"{}", None, 17))
+            new_templates().get(Publication(ChannelKey("acme", "room:1"), "t", "m", delivery, b"{}", None, 17))

@@ -9,126 +9,93 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from service.adapters.store import channel_members
+from service.adapters.store.channel_members import Effect, Members
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
 from service.errors import ServiceError
 
+_NEVER = 0
+"""The expiry of all entries: no other process could fail to renew them."""
+
 _log = structlog.get_logger("presence")
 
 
 class MemoryPresence:
-    """Keeps the port's guarantee within one process. Bounded by what it is told: connections × subscriptions.
+    """Keeps the guarantee of the port within one process. It holds an entry a connection and subscription."""
 
-    `publish` is the broker's. Nothing expires: no other process could fall silent.
-    """
+    __slots__ = ("_channels", "_locks", "_max_announced_users", "_publish")
 
-    __slots__ = ("_channels", "_locks", "_most_told", "_publish")
-
-    def __init__(self, publish: Callable[[Publication], Awaitable[object]], most_told: int) -> None:
-        # channel → user → connection → info, the newest last: that is shown
-        self._channels: dict[ChannelKey, dict[str, dict[str, bytes | None]]] = {}
-        # Held across a change and its telling, so that a channel is told in the order of its changes.
+    def __init__(self, publish: Callable[[Publication], Awaitable[object]], max_announced_users: int) -> None:
+        """`publish` is the broker's. A channel with more than `max_announced_users` gets no events."""
+        self._channels: dict[ChannelKey, Members] = {}
         self._locks: WeakValueDictionary[ChannelKey, asyncio.Lock] = WeakValueDictionary()
+        """Each is held from a change until its event is published, so that events have the order of the changes."""
         self._publish = publish
-        self._most_told = most_told
+        self._max_announced_users = max_announced_users
 
-    async def join(self, entrance: PresenceJoin) -> PresenceChange:
-        """As the port says."""
-        (channel, user, connection), info, joined = entrance
-        async with self._lock(channel):
-            users = self._channels.setdefault(channel, {})
-            connections = users.setdefault(user, {})
-            if connection in connections:
-                return PresenceChange(False, len(users), False)
-            first = not connections
-            shown = info if first else _shown(connections)
-            connections[connection] = shown if info is None else info
-            is_news = first or _shown(connections) != shown
-            return (
-                await self._changed(len(users), joined, changed=first)
-                if is_news
-                else PresenceChange(False, len(users), False)
-            )
+    async def join(self, join: PresenceJoin) -> PresenceChange:
+        """Adds the connection, and publishes the event."""
+        async with self._lock(join.entry.channel):
+            members = self._channels.setdefault(join.entry.channel, {})
+            effect = channel_members.add(members, join, _NEVER)
+            return await self._announce(len(members), effect, join.event)
 
-    async def update(self, entrance: PresenceJoin) -> PresenceChange:
-        """As the port says."""
-        (channel, user, connection), info, joined = entrance
-        async with self._lock(channel):
-            users = self._channels.get(channel, {})
-            connections = users.get(user, {})
-            if connection not in connections:
-                return PresenceChange(False, len(users), False)
-            is_news = _shown(connections) != info
-            del connections[connection]
-            connections[connection] = info  # the newest from now on
-            return (
-                await self._changed(len(users), joined, changed=False)
-                if is_news
-                else PresenceChange(False, len(users), False)
-            )
+    async def update(self, update: PresenceJoin) -> PresenceChange:
+        """Replaces the user's info, and publishes the event."""
+        async with self._lock(update.entry.channel):
+            members = self._channels.get(update.entry.channel, {})
+            effect = channel_members.update(members, update) or Effect(changed=False, is_news=False)
+            return await self._announce(len(members), effect, update.event)
 
-    async def join_all(self, entrances: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
-        """As the port says."""
-        return [await self.join(entrance) for entrance in entrances]
+    async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
+        """Adds one connection after another."""
+        return [await self.join(join) for join in joins]
 
-    async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
-        """As the port says."""
-        channel, user, connection = entry
-        async with self._lock(channel):
-            users = self._channels.get(channel, {})
-            connections = users.get(user, {})
-            if connection not in connections:
-                return PresenceChange(False, len(users), False)
-            shown = _shown(connections)
-            del connections[connection]
-            if connections:
-                connections[next(reversed(connections))] = shown
-                return PresenceChange(False, len(users), False)
-            del users[user]
-            if not users:
-                del self._channels[channel]
-            return await self._changed(len(users), left, changed=True)
+    async def leave(self, entry: PresenceEntry, event: Publication) -> PresenceChange:
+        """Removes the connection, and publishes the event."""
+        async with self._lock(entry.channel):
+            members = self._channels.get(entry.channel, {})
+            has_left = bool(channel_members.remove(members, entry.user, [entry.connection]))
+            if has_left and not members:
+                del self._channels[entry.channel]
+            return await self._announce(len(members), Effect(has_left, has_left), event)
 
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
-        """As the port says."""
-        return [entry for entry in entries if not self._holds(entry)]
+        """Returns the missing entries; none expires."""
+        return [entry for entry in entries if not self._has(entry)]
 
     async def remove_expired(
         self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
     ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
-        """As the port says."""
+        """Removes nothing."""
         return ()
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
-        """As the port says."""
-        users = self._channels.get(channel, {})
-        return len(users), [_member(user, users[user]) for user in heapq.nsmallest(limit, users)]
+        """Returns the members."""
+        members = self._channels.get(channel, {})
+        return len(members), [
+            Member(user, len(members[user]), channel_members.shown_info(members[user]))
+            for user in heapq.nsmallest(limit, members)
+        ]
 
     async def count(self, channel: ChannelKey) -> int:
-        """As the port says."""
+        """Returns the number of users."""
         return len(self._channels.get(channel, {}))
 
-    def _holds(self, entry: PresenceEntry) -> bool:
+    def _has(self, entry: PresenceEntry) -> bool:
         return entry.connection in self._channels.get(entry.channel, {}).get(entry.user, {})
 
     def _lock(self, channel: ChannelKey) -> asyncio.Lock:
         return self._locks.setdefault(channel, asyncio.Lock())
 
-    async def _changed(self, users: int, event: Publication, *, changed: bool) -> PresenceChange:
-        if users > self._most_told:
-            return PresenceChange(changed, users, False)
+    async def _announce(self, users: int, effect: Effect, event: Publication) -> PresenceChange:
+        if not effect.is_news or users > self._max_announced_users:
+            return PresenceChange(effect.changed, users, False)
         try:
             await self._publish(event)
-        except ServiceError as error:  # the broker is away, and the change has happened: the caller tells the number
-            _log.warning("presence not told", kind=event.type, code=error.code.code)
-            return PresenceChange(changed, users, False)
-        return PresenceChange(changed, users, True)
-
-
-def _member(user: str, connections: dict[str, bytes | None]) -> Member:
-    return Member(user, len(connections), _shown(connections))
-
-
-def _shown(connections: dict[str, bytes | None]) -> bytes | None:
-    return next(reversed(connections.values()))
+        except ServiceError as error:  # the change has happened; the caller publishes the number of users
+            _log.warning("presence_event_not_published", kind=event.type, code=error.code.code)
+            return PresenceChange(effect.changed, users, False)
+        return PresenceChange(effect.changed, users, True)

@@ -8,15 +8,15 @@ from service.core.quota import QuotaClaim, SessionOrderUpdate
 
 
 class MemoryQuota:
-    """Keeps nothing: there is no other node, so what this one claims is all there is, and it knows its own connections."""
+    """Stores nothing: without other nodes, a claim is the total, and the node has closed its oldest connections itself."""
 
     __slots__ = ()
     is_shared = False
 
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
-        """As the port says."""
+        """Returns the claims as totals."""
         return [claim.connections for claim in claims]
 
-    async def update_session_order(self, steps: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
-        """As the port says: this node has ended its oldest itself."""
-        return [()] * len(steps)
+    async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
+        """Removes no connection."""
+        return [()] * len(updates)

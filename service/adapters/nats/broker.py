@@ -1,33 +1,44 @@
-"""The Broker over NATS: one JetStream stream keeps everything, and passes it on as soon as it is kept.
+"""The Broker on NATS: one JetStream stream stores everything, and NATS delivers each message once it is stored.
 
-A publish is one batch that NATS keeps as a whole or not at all: the event, its id, and the channel's head (how far it has
-come), the last two on condition that nobody else has written them meanwhile. So offsets are dense and ids unique whatever the
-nodes do at the same time. docs/adr/0013-nats.md has the reasons, and what is promised less than with Redis.
+docs/adr/0013-nats.md has the reasons, and where the guarantee is weaker than with Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from service.adapters.nats.channel_reader import Reader
-from service.adapters.nats.config import NatsConfig, Subjects, text
-from service.adapters.nats.connection.jetstream import Kept, Stream
-from service.adapters.nats.connection.link import Link, Unfit, unavailable
-from service.adapters.nats.connection.protocol import Message, publish
-from service.adapters.nats.head_tracker import Heads
-from service.adapters.nats.publish_queue import Writer
-from service.adapters.nats.records import Entry, Head, Heard, decode, encode, entry
-from service.adapters.store.config import ServerTime
-from service.aio.eager_start import ensure_task
+from service.adapters.nats.channel_reader import ChannelReader
+from service.adapters.nats.config import NatsConfig
+from service.adapters.nats.connection.jetstream import StoredMessage, Stream
+from service.adapters.nats.connection.link import Link
+from service.adapters.nats.connection.protocol import Message, encode_publish
+from service.adapters.nats.head_store import HeadStore
+from service.adapters.nats.publish_queue import PublishQueue
+from service.adapters.nats.records import ChannelHead, EventRecord, SeenHead, decode, encode, event_record
+from service.adapters.nats.seen_heads import SeenHeads, must_end_epoch
+from service.adapters.nats.subjects import Subjects, from_token
+from service.adapters.store.calls import CallLimit, call_timeout, late
+from service.adapters.store.config import ServerTimeObserver
+from service.adapters.store.empty_channels import EmptyChannels
+from service.adapters.store.errors import MisconfiguredError, unavailable
+from service.adapters.store.retry import retry
+from service.aio.tasks import TaskSupervisor
 from service.core import epoch as epochs
 from service.core.backoff import Backoff
-from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
+from service.core.broker import (
+    ChannelInfo,
+    DeliveredHead,
+    EventSink,
+    HistoryPage,
+    PublishResult,
+    Snapshot,
+    StreamHead,
+)
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication
@@ -37,117 +48,123 @@ from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
-HEADS_AT_ONCE = 200
-"""Read together to list channels."""
-ENVELOPE = 1_024
-"""Bytes that a message may take beside its data."""
-WAITS = (0.05, 1.0)
-"""Between two tries to start, see `Backoff`."""
+MAX_HEADS = 200
+"""Heads that are read together."""
+ENVELOPE_BYTES = 1_024
+"""Bytes of a message beside its data, at most."""
+START_BACKOFF = (0.05, 1.0)
+"""Seconds before a retry of the start: first, longest."""
 
 
 class NatsBroker:
-    """Keeps the port's guarantee as docs/guarantees.md says for NATS. Nothing here outlives `broker.timeout`; when more than
-    `broker.queue` calls wait, or while there is no connection, calls fail at once."""
+    """Keeps the guarantee of the port as docs/guarantees.md says for NATS.
+
+    No call takes longer than `config.call_timeout`. Calls fail at once when `config.max_calls` wait, or without a connection.
+    """
 
     delivers_synchronously = False
 
-    def __init__(self, config: NatsConfig, clock: Clock, metrics: Metrics, on_time: ServerTime | None = None) -> None:
-        """`clock`: by which what is kept expires; all nodes should agree on it. `on_time` gets what the server's clock shows."""
+    def __init__(
+        self,
+        config: NatsConfig,
+        clock: Clock,
+        metrics: Metrics,
+        on_server_time: ServerTimeObserver | None = None,
+    ) -> None:
+        """`clock`: by which records expire; all nodes should agree on it. `on_server_time` gets the server's time."""
         self._config = config
         self._clock = clock
         self._metrics = metrics
+        self._tasks = TaskSupervisor(metrics.process.count_task_death)
+        self._limit = CallLimit("NATS", config.max_calls, metrics)
         self.subjects = Subjects(config.prefix)
-        self._link = Link(config, self._restored, metrics.broker.broker_lag_seconds.observe)
+        self._link = Link(
+            config,
+            TaskSupervisor(metrics.process.count_task_death),
+            on_reconnected=self._on_reconnected,
+            on_pong=metrics.broker.broker_lag_seconds.observe,
+        )
         prefix = config.prefix
-        self.stream = Stream(self._link, prefix, self.subjects.kept, (f"{prefix}.e.>", f"{prefix}.live.>"), on_time)
+        republish = (f"{prefix}.e.>", f"{prefix}.live.>")
+        self.stream = Stream(self._link, prefix, self.subjects.stored, republish, on_server_time)
+        self._seen = SeenHeads()
+        self._heads = HeadStore(config, self.subjects, self.stream, self._seen, clock)
+        self._queue = PublishQueue(config, self.subjects, self.stream, self._heads, clock)
+        self._reader = ChannelReader(self.subjects, self.stream, self._heads, clock)
+        self._empty = EmptyChannels[int](config.empty_ttl, self._renew_empty)
         self._sink: EventSink | None = None
         self._state = "not started yet"
-        self._calls = 0
         self._subscriptions: dict[ChannelKey, int] = {}
-        self._empty: dict[ChannelKey, int] = {}
-        """Subscribed channels in which nothing had been published when they were read, with their head's sequence."""
-        self._keeping: asyncio.Task[None] | None = None
-        self._heads = Heads(config, self.subjects, self.stream, clock)
-        self._writer = Writer(config, self.subjects, self.stream, self._heads, clock)
-        self._reader = Reader(self.subjects, self.stream, self._heads, clock)
 
     @property
-    def most_bytes(self) -> int:
-        """Of one message's data."""
-        return int(self._link.info.get("max_payload", 1_048_576)) - ENVELOPE
+    def max_bytes(self) -> int:
+        """Bytes of data that a message may have."""
+        return int(self._link.info.get("max_payload", 1_048_576)) - ENVELOPE_BYTES
 
-    # --- life -----------------------------------------------------------------------------------------------------------
+    # --- start and end --------------------------------------------------------------------------------------------------
 
     async def start(self, sink: EventSink) -> None:
-        """As the port says; waits `config.start` seconds for servers that cannot be reached."""
+        """Connects; waits `config.start_timeout` seconds for servers that cannot be reached."""
         if self._state != "not started yet":
             raise unavailable("the broker has been started before")
         self._state = "starting"
-        deadline = asyncio.get_running_loop().time() + self._config.start
+        deadline = asyncio.get_running_loop().time() + self._config.start_timeout
         try:
-            await self._until(deadline, self._link.start)
-            await self._until(deadline, self.stream.ensure)
+            await self._retry_until(deadline, self._link.start)
+            await self._retry_until(deadline, self.stream.ensure_created)
         except BaseException:
             await self._link.close()
             raise
         self._sink = sink
         self._state = "started"
-        self._keeping = asyncio.create_task(self._go_on_keeping(), name="nats empty channels")
-        self._metrics.broker.broker_queue.set_function(lambda: self._calls)
+        self._tasks.spawn("empty channel renewal", self._empty.run())
+        self._metrics.broker.broker_queue.set_function(lambda: self._limit.pending)
         self._metrics.broker.broker_subscriptions.set_function(lambda: len(self._subscriptions))
         self._metrics.broker.broker_empty_channels.set_function(lambda: len(self._empty))
 
-    async def _until(self, deadline: float, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeats a step that fails, unless waiting does not help or the deadline has passed."""
-        backoff = Backoff(*WAITS)
-        while True:
-            try:
-                async with asyncio.timeout(self._config.timeout):
-                    return await step()
-            except Unfit:
-                raise
-            except (ServiceError, TimeoutError) as error:
-                if asyncio.get_running_loop().time() > deadline:
-                    if isinstance(error, ServiceError):
-                        raise
-                    raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
-            await asyncio.sleep(backoff.next())
+    async def _retry_until(self, deadline: float, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeats a step that fails, until the deadline, or until it is misconfigured."""
+
+        async def bounded() -> None:
+            async with call_timeout("NATS", self._config.call_timeout):
+                await step()
+
+        def give_up(error: ServiceError) -> None:
+            if isinstance(error, MisconfiguredError) or asyncio.get_running_loop().time() > deadline:
+                raise error
+
+        await retry(bounded, Backoff(*START_BACKOFF), ServiceError, give_up)
 
     async def close(self) -> None:
-        """As the port says."""
+        """Ends the connection. Calls that run fail."""
         self._state = "closed"
         self._sink = None
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+        await self._tasks.close()
         await self._link.close()
-        await self._writer.close()
+        await self._queue.close()
         self._subscriptions.clear()
         self._empty.clear()
+        self._seen.clear()
         self._heads.clear()
 
     async def check(self) -> None:
-        """As the port says. Makes the stream anew if somebody has deleted it."""
+        """Reads the stream's information. Creates the stream again if somebody has deleted it."""
         async with self.call():
-            await self.stream.ensure()
+            await self.stream.ensure_created()
 
-    async def _restored(self) -> None:
-        """After each reconnect: what was heard and known before may be outdated, and some may have been missed."""
+    async def _on_reconnected(self) -> None:
+        """Reports a gap, as messages may have been missed; heads that were cached may be outdated."""
         self._metrics.broker.broker_reconnects.labels(line="messages").inc()
-        await self.stream.ensure()
-        self._heads.reconnected()
+        await self.stream.ensure_created()
+        self._heads.evict_all()
         if self._sink is not None:
             self._sink.interrupted(None)
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[EventSink]:
-        """Bounds one call, in time and in number.
-
-        Raises ServiceError, also in place of TimeoutError.
-        """
-        await ensure_task()
-        with self._counted() as sink, self._bounded():
-            async with asyncio.timeout(self._config.timeout):
+        """Bounds a call in time and in number. Raises ServiceError, also in place of TimeoutError."""
+        with self._counted() as sink:
+            async with call_timeout("NATS", self._config.call_timeout):
                 yield sink
 
     @contextmanager
@@ -155,215 +172,208 @@ class NatsBroker:
         """Bounds calls in number, and measures them."""
         if self._sink is None:
             raise unavailable(f"the broker is {self._state}")
-        if not self._link.usable:
+        if not self._link.is_ready:
             raise unavailable("there is no connection to NATS")
-        if self._calls >= self._config.queue:
-            self._metrics.limits.limit_hits.labels(limit="broker_queue").inc()
-            raise unavailable(f"{self._config.queue} calls wait for NATS already")
-        self._calls += 1
+        self._limit.acquire()
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
             yield self._sink
         finally:
-            self._calls -= 1
+            self._limit.release()
             self._metrics.broker.broker_seconds.observe(loop.time() - began)
 
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
+    async def _wait(self, future: asyncio.Future[T]) -> T:
+        """Bounds a wait in time outside of a task, where asyncio.timeout does not work."""
+        timer = asyncio.get_running_loop().call_later(self._config.call_timeout, _expire, future)
         try:
-            yield
+            return await future
         except TimeoutError:
-            raise unavailable(f"NATS has not answered within {self._config.timeout:g} s") from None
-
-    async def _in_time(self, future: asyncio.Future[T]) -> T:
-        """Bounds a wait in time where there may be no task, which asyncio.timeout needs."""
-        timer = asyncio.get_running_loop().call_later(self._config.timeout, _expire, future)
-        try:
-            with self._bounded():
-                return await future
+            raise late("NATS", self._config.call_timeout) from None
         finally:
             timer.cancel()
-            future.cancel()  # without effect on one that is done; else nobody will look at it any more
+            future.cancel()  # nobody else retrieves its result
 
     # --- publishing -----------------------------------------------------------------------------------------------------
 
     async def publish(self, publication: Publication) -> PublishResult:
-        """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
+        """Stores the event with its result and the channel's head. An ephemeral event is only delivered.
+
+        Raises ValueError for a durable or latest event without retention: a fault in the caller.
+        """
         with self._counted():
-            if len(publication.data) > self.most_bytes:
+            if len(publication.data) > self.max_bytes:
                 raise ServiceError(ErrorCode.TOO_BIG, "NATS takes no event of this size; see its max_payload")
             if publication.delivery is Delivery.EPHEMERAL:
-                data = encode(entry(publication, milliseconds(self._clock)))
-                self._link.send(publish(self.subjects.ephemeral(publication.channel), data))
-                await self._in_time(self._link.settle())
+                data = encode(event_record(publication, milliseconds(self._clock)))
+                self._link.send(encode_publish(self.subjects.live_ephemeral(publication.channel), data))
+                await self._wait(self._link.flush())
                 return PublishResult(publication.id, epoch="")
             if publication.retention is None:
                 raise ValueError(f"a {publication.delivery.value} publication needs a retention")
-            return await self._in_time(self._writer.keep(publication, publication.retention))
+            return await self._wait(self._queue.publish(publication, publication.retention))
 
-    # --- hearing --------------------------------------------------------------------------------------------------------
+    # --- subscriptions --------------------------------------------------------------------------------------------------
 
     async def subscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
+        """Returns when the server of the stream knows the subscription."""
         async with self.call():
             if channel in self._subscriptions:
-                await self._link.settle()
+                await self._link.flush()
                 return
             subject = self.subjects.live(channel)
-            self._subscriptions[channel] = self._link.subscribe(subject, partial(self._hear, channel))
-            self._heads.follow(channel)
+            self._subscriptions[channel] = self._link.subscribe(subject, partial(self._on_message, channel))
+            self._seen.track(channel)
             try:
-                await self._link.settle()
+                await self._link.flush()
                 self._link.check_permitted(subject)
-                # In a cluster our server may know of the subscription before the stream's does. It tells it on the way that
-                # this question takes too, so when the answer is here the stream's server knows.
-                known = await self._heads.open(channel, anew=True)
-                self._heads.note(channel, known.head)
-                if known.head.is_empty and channel in self._subscriptions:
-                    self._empty[channel] = known.sequence
+                # In a cluster our server may know the subscription before the stream's server does. It passes it on the same
+                # way as this request, so the stream's server knows it before it answers.
+                stored = await self._heads.load_or_create(channel, renew_empty=True)
+                self._seen.record_head(channel, stored.head)
+                if stored.head.is_empty and channel in self._subscriptions:
+                    self._empty.add(channel, stored.sequence)
             except BaseException:
-                self._forget(channel)
+                self._drop(channel)
                 raise
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
+        """Drops messages of the channel from now on, and tells the server."""
         if self._sink is None:
             raise unavailable(f"the broker is {self._state}")
-        self._forget(channel)
+        self._drop(channel)
 
-    def _forget(self, channel: ChannelKey) -> None:
+    def _drop(self, channel: ChannelKey) -> None:
         sid = self._subscriptions.pop(channel, None)
-        self._empty.pop(channel, None)
-        self._heads.unfollow(channel)
+        self._empty.discard(channel)
+        self._seen.untrack(channel)
         if sid is not None:
             self._link.unsubscribe(sid)
 
-    async def _go_on_keeping(self) -> None:
-        while True:
-            # Nodes that started together do not go on writing at the same moment.
-            await asyncio.sleep(self._config.empty_ttl / 3 * random.uniform(0.7, 1.0))  # noqa: S311  # guards nothing
-            with suppress(ServiceError):  # the next round comes in time
-                await self.keep_empty()
+    async def renew_empty_channels(self) -> None:
+        """Renews the positions of this node's empty channels once, as a task does again and again."""
+        await self._empty.renew()
 
-    async def keep_empty(self) -> None:
-        """Keeps the positions of empty channels that this node is subscribed to; called again within `config.empty_ttl`."""
-        waiting = list(self._empty)
-        for start in range(0, len(waiting), HEADS_AT_ONCE):
-            some = {one: self._empty[one] for one in waiting[start : start + HEADS_AT_ONCE] if one in self._empty}
-            async with self.call():
-                kept = await self._heads.keep(some)
-            for channel in some.keys() & self._empty.keys():
-                if channel in kept:
-                    self._empty[channel] = kept[channel]
-                else:
-                    del self._empty[channel]
+    async def _renew_empty(self, sequences: Mapping[ChannelKey, int]) -> Mapping[ChannelKey, int]:
+        async with self.call():
+            return await self._heads.renew_empty(sequences)
 
-    def _hear(self, channel: ChannelKey, message: Message) -> None:
+    def _on_message(self, channel: ChannelKey, message: Message) -> None:
         sink = self._sink
         if sink is None:
             return
         try:
-            heard = decode(message.payload, Entry)
+            record = decode(message.payload, EventRecord)
         except ServiceError:
             self._metrics.broker.broker_errors.labels(reply="message").inc()
-            sink.interrupted([channel])  # whatever it was, the stream knows what should have come
+            sink.interrupted([channel])  # it may stand for an event, which the stream has
             return
-        if heard.delivery is not Delivery.EPHEMERAL and not self._heads.fits(channel, heard):
-            self._heads.doubt(channel)
+        if record.delivery is not Delivery.EPHEMERAL and not self._seen.record_event(channel, record):
+            self._seen.suspect(channel)
             sink.interrupted([channel])
             return
-        sink.deliver(heard.event(channel))
+        sink.deliver(record.event(channel))
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
         """Reads until head and state agree; while a channel keeps changing, `state` may hold values above `state_version`."""
         async with self.call():
-            head, state = await self._reader.read(channel)
-            if since is not None and self._contradicts(head, since):
+            head, state = await self._reader.read_state(channel)
+            if since is not None and self._shows_loss(head, since):
                 await self._heads.end_epoch(channel, head.epoch)
-                head, state = await self._reader.read(channel)
-            found = () if since is None else await self._reader.missed(channel, head, since, max_events, max_bytes)
+                head, state = await self._reader.read_state(channel)
+            missed = None
+            if since is not None:
+                missed = await self._reader.read_missed(channel, head, since, max_events, max_bytes)
         return Snapshot(
-            position=head.top,
-            state=[one.event(channel) for one in state],
-            missed=[] if found is None else found,
-            recovered=None if since is None else found is not None,
+            position=head.position,
+            state=[record.event(channel) for record in state],
+            missed=() if missed is None else missed,
+            recovered=None if since is None else missed is not None,
             state_version=head.state_version,
-            epoch_start=head.base,
+            epoch_start=head.epoch_start,
         )
 
-    def _contradicts(self, head: Head, since: Position) -> bool:
-        """Whether a position shows that the stream was set back. As anyone can say so, a young epoch is left alone."""
-        is_further = since.epoch == head.epoch and since.offset > head.offset
-        if not is_further and not epochs.is_later(since.epoch, than=head.epoch):
+    def _shows_loss(self, head: ChannelHead, since: Position) -> bool:
+        """Whether a position shows that the stream was set back. Clients can invent one, so a young epoch is left alone."""
+        is_ahead = since.epoch == head.epoch and since.offset > head.offset
+        if not is_ahead and not epochs.is_later(since.epoch, than=head.epoch):
             return False
         age = milliseconds(self._clock) / 1_000 - epochs.start_of(head.epoch) / 1_000_000
         return age >= epochs.MIN_EPOCH_AGE
 
     async def stream_heads(
-        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
+        self, channels: Sequence[ChannelKey], delivered: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead]:
-        """As the port says. A channel of which NATS has lost something begins its new epoch here."""
-        gate = asyncio.Semaphore(HEADS_AT_ONCE)
+        """Reads the heads together. Where NATS has lost something, the stream's leader is asked, and a new epoch begins."""
+        gate = asyncio.Semaphore(MAX_HEADS)
 
-        async def mark(
-            channel: ChannelKey, heard: Heard | None, kept: Kept | None, told: DeliveredHead | None
+        async def check(
+            channel: ChannelKey,
+            seen: SeenHead | None,
+            message: StoredMessage | None,
+            known: DeliveredHead | None,
         ) -> StreamHead:
-            if kept is None:
+            if message is None:
                 return StreamHead("", 0, 0)
-            head = decode(kept.data, Head)
-            taken = (
-                None
-                if told is None
-                else Heard(told.position.epoch, told.position.offset, told.position.id, told.state_version)
-            )
-            if self._heads.is_over(channel, head, heard) or (taken is not None and head.lacks(taken)):
-                async with gate:  # a replica that is behind may have answered: the leader decides
-                    head = (await self._heads.known(channel, taken)).head
+            head = decode(message.data, ChannelHead)
+            told = None if known is None else _as_seen(known)
+            is_lost = must_end_epoch(head, seen, is_suspected=self._seen.is_suspected(channel))
+            if is_lost or (told is not None and head.lacks(told)):
+                async with gate:  # a replica that is behind may have answered
+                    head = (await self._heads.load(channel, told)).head
             return StreamHead(head.epoch, head.offset, head.state_version)
 
         async with self.call():
-            heard = [self._heads.heard(channel) for channel in channels]  # before asking, see `Heads.known`
+            seen = [self._seen.get(channel) for channel in channels]  # before the read, as in HeadStore.load
             subjects = list(map(self.subjects.head, channels))
-            found = await self.stream.several(subjects)
+            messages = await self.stream.get_last_of(subjects)
             return await asyncio.gather(
-                *(mark(*one) for one in zip_longest(channels, heard, map(found.get, subjects), known))
+                *(check(*each) for each in zip_longest(channels, seen, map(messages.get, subjects), delivered))
             )
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
-        """As the port says."""
+        """Reads the segments of the page, and those that follow while they have expired."""
         async with self.call():
-            head = (await self._heads.open(channel)).head
+            head = (await self._heads.load_or_create(channel)).head
             low = head.first if after is None else max(head.first, after + 1)
             high = head.offset if before is None else min(head.offset, before - 1)
             if not head.has_history(milliseconds(self._clock)):
                 high = 0
-            find = self._reader.last if after is None else self._reader.earliest
-            found = await find(channel, head, low, high, limit + 1) if low <= high else ()
-        kept = found[-limit:] if after is None else found[:limit]
-        return HistoryPage(head.top, [one.event(channel) for one in kept], has_more=len(found) > limit)
+            read = self._reader.read_last if after is None else self._reader.read_first
+            found = await read(channel, head, low, high, limit + 1) if low <= high else ()
+        page = found[-limit:] if after is None else found[:limit]
+        return HistoryPage(head.position, [record.event(channel) for record in page], has_more=len(found) > limit)
 
     async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """As the port says, but of channels without history and state only those that have subscribers on this node."""
+        """Lists the tenant's heads. Of channels without history and state, only those with subscribers on this node."""
         async with self.call():
-            subjects = await self.stream.names(self.subjects.heads(tenant))
-            names = {text(subject.rpartition(".")[2]): subject for subject in subjects}
+            subjects = await self.stream.list_subjects(self.subjects.heads(tenant))
+            names = {from_token(subject.rpartition(".")[2]): subject for subject in subjects}
             wanted = sorted(name for name in names if name.startswith(prefix))
             found: list[ChannelInfo] = []
             while wanted and len(found) < limit:
-                part, wanted = wanted[:HEADS_AT_ONCE], wanted[HEADS_AT_ONCE:]
-                kept = await self.stream.several([names[name] for name in part])
-                heads = {name: decode(kept[names[name]].data, Head) for name in part if names[name] in kept}
+                part, wanted = wanted[:MAX_HEADS], wanted[MAX_HEADS:]
+                messages = await self.stream.get_last_of([names[name] for name in part])
+                heads = {
+                    name: decode(messages[names[name]].data, ChannelHead) for name in part if names[name] in messages
+                }
                 found.extend(
-                    ChannelInfo(name, head.top) for name, head in heads.items() if self._in_use(tenant, name, head)
+                    ChannelInfo(name, head.position)
+                    for name, head in heads.items()
+                    if self._is_listed(ChannelKey(tenant, name), head)
                 )
         return found[:limit]
 
-    def _in_use(self, tenant: str, name: str, head: Head) -> bool:
+    def _is_listed(self, channel: ChannelKey, head: ChannelHead) -> bool:
         now = milliseconds(self._clock)
-        return ChannelKey(tenant, name) in self._subscriptions or head.has_history(now) or head.has_state(now)
+        return channel in self._subscriptions or head.has_history(now) or head.has_state(now)
+
+
+def _as_seen(delivered: DeliveredHead) -> SeenHead:
+    position = delivered.position
+    return SeenHead(position.epoch, position.offset, position.id, delivered.state_version)
 
 
 def _expire(future: asyncio.Future[Any]) -> None:

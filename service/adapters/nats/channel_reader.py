@@ -1,4 +1,4 @@
-"""Channels as NATS has kept them, read in one piece although they go on changing."""
+"""Reads channels consistently although they change meanwhile."""
 
 from __future__ import annotations
 
@@ -6,109 +6,117 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from service.adapters.nats.config import Subjects
-from service.adapters.nats.connection.jetstream import PAUSES, Stream
-from service.adapters.nats.connection.link import unavailable
-from service.adapters.nats.head_tracker import Heads
-from service.adapters.nats.records import Entry, Head, decode, segments, unbroken, values
+from service.adapters.nats.connection.jetstream import CONFLICT_BACKOFF, Stream
+from service.adapters.nats.head_store import HeadStore
+from service.adapters.nats.records import (
+    ChannelHead,
+    EventRecord,
+    decode,
+    live_events,
+    live_values,
+    segments,
+)
+from service.adapters.nats.subjects import Subjects
+from service.adapters.store.errors import unavailable
 from service.core.backoff import Backoff
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Event
 from service.core.position import Position, events_after
 
-TRIES = 5
-"""Readings of a channel that changes under them, or by a replica that is behind, before what was read has to do."""
+MAX_TRIES = 5
+"""Reads of a channel that changes meanwhile, or by a replica that is behind, before the last one has to do."""
+EXPIRED_GROWTH = 4
+"""How much larger a read becomes after one that found only expired events."""
 
 
-class Read(NamedTuple):
-    """What was read of a channel."""
+class ChannelState(NamedTuple):
+    """A head, and the values of the state up to it."""
 
-    head: Head
-    state: Sequence[Entry]
+    head: ChannelHead
+    values: Sequence[EventRecord]
 
 
-class Reader:
-    """Reads, and begins a channel that is not there yet, so that whoever reads it has a position."""
+class ChannelReader:
+    """Reads channels. A channel that is not stored yet is created, so that the reader's position holds."""
 
-    def __init__(self, subjects: Subjects, stream: Stream, heads: Heads, clock: Clock) -> None:
+    def __init__(self, subjects: Subjects, stream: Stream, heads: HeadStore, clock: Clock) -> None:
         self._subjects = subjects
         self._stream = stream
         self._heads = heads
         self._clock = clock
 
-    async def read(self, channel: ChannelKey) -> Read:
-        """The head, and the values up to it."""
-        backoff = Backoff(*PAUSES)
-        for remaining in reversed(range(TRIES)):
-            head = (await self._heads.open(channel)).head
+    async def read_state(self, channel: ChannelKey) -> ChannelState:
+        """Reads until the head and the state agree. Raises ServiceError."""
+        backoff = Backoff(*CONFLICT_BACKOFF)
+        for remaining in reversed(range(MAX_TRIES)):
+            head = (await self._heads.load_or_create(channel)).head
             if not head.state_version:
-                return Read(head, ())
-            state = [decode(one.data, Entry) for one in await self._stream.all_of([self._subjects.state(channel)])]
-            newest = max((one.state_version or 0 for one in state), default=0)
+                return ChannelState(head, ())
+            messages = await self._stream.get_all([self._subjects.state(channel)])
+            records = [decode(message.data, EventRecord) for message in messages]
+            newest = max((record.state_version or 0 for record in records), default=0)
             now = milliseconds(self._clock)
-            if (
-                newest == head.state_version
-                or not head.has_state(now)
-                or (newest > head.state_version and not remaining)
-            ):
-                return Read(head, values(head, state, now))
+            is_newer = newest > head.state_version and not remaining
+            if newest == head.state_version or not head.has_state(now) or is_newer:
+                return ChannelState(head, live_values(head, records, now))
             await asyncio.sleep(backoff.next())
         raise unavailable("JetStream's replicas are too far behind")
 
-    async def missed(
-        self, channel: ChannelKey, head: Head, since: Position, max_events: int, max_bytes: int
+    async def read_missed(
+        self, channel: ChannelKey, head: ChannelHead, since: Position, max_events: int, max_bytes: int
     ) -> Sequence[Event] | None:
-        """The events after a position, or None if they cannot be had, or are too many."""
+        """Returns the events after a position; None if there may be a hole, or they exceed a limit."""
         behind = head.offset - since.offset
         if since.epoch != head.epoch or behind < 0 or behind > max_events or since.offset < head.first - 1:
             return None
         if behind == 0:
-            return events_after(since, head.top, ())
+            return events_after(since, head.position, ())
         if since.offset:
-            # Before the rest is read, its size: the event at the position tells it.
-            start = await self._entries(channel, head, since.offset, since.offset)
+            # The event at the position tells the size of those after it, before they are read.
+            start = await self._read_range(channel, head, since.offset, since.offset)
             if not start or start[0].id != since.id or head.total - start[0].total > max_bytes:
                 return None
         elif head.total > max_bytes:
             return None
-        kept = await self._entries(channel, head, max(1, since.offset), head.offset)
-        if not kept or kept[-1].offset != head.offset:
+        records = await self._read_range(channel, head, max(1, since.offset), head.offset)
+        if not records or records[-1].offset != head.offset:
             return None
-        return events_after(since, head.top, [one.event(channel) for one in kept])
+        return events_after(since, head.position, [record.event(channel) for record in records])
 
-    async def _entries(self, channel: ChannelKey, head: Head, low: int, high: int) -> Sequence[Entry]:
-        """Those from `low` to `high` that still count, without a hole before the newest."""
-        subjects = [self._subjects.durable(channel, segment) for segment in segments(low, high)]
-        backoff = Backoff(*PAUSES)
-        for remaining in reversed(range(TRIES)):
-            kept = [decode(one.data, Entry) for one in await self._stream.all_of(subjects)]
-            found = unbroken(head, (one for one in kept if _within(one, low, high)), milliseconds(self._clock))
-            # What is not there has expired, or the replica that answered has not got it yet.
-            if len(found) == high - low + 1 or not self._stream.replicated or not remaining:
-                return found
-            await asyncio.sleep(backoff.next())
-        return ()
+    async def read_last(
+        self, channel: ChannelKey, head: ChannelHead, low: int, high: int, limit: int
+    ) -> Sequence[EventRecord]:
+        """Returns the last events of a range of offsets."""
+        return await self._read_range(channel, head, max(low, high - limit + 1), high)
 
-    async def last(self, channel: ChannelKey, head: Head, low: int, high: int, most: int) -> Sequence[Entry]:
-        """The last of those between, at most so many."""
-        return await self._entries(channel, head, max(low, high - most + 1), high)
-
-    async def earliest(self, channel: ChannelKey, head: Head, low: int, high: int, most: int) -> Sequence[Entry]:
-        """The first of those between, at most so many; those that have expired are passed over."""
-        found: list[Entry] = []
-        size = most
-        while low <= high and len(found) < most:
-            upto = min(high, low + size - 1)
-            part = await self._entries(channel, head, low, upto)
+    async def read_first(
+        self, channel: ChannelKey, head: ChannelHead, low: int, high: int, limit: int
+    ) -> Sequence[EventRecord]:
+        """Returns the first events of a range of offsets that have not expired."""
+        found: list[EventRecord] = []
+        size = limit
+        while low <= high and len(found) < limit:
+            end = min(high, low + size - 1)
+            part = await self._read_range(channel, head, low, end)
             if found and part and part[0].offset != low:
                 found.clear()  # a hole: what counts begins after it
             if not part:
-                size *= 4
+                size *= EXPIRED_GROWTH
             found.extend(part)
-            low = upto + 1
-        return found[:most]
+            low = end + 1
+        return found[:limit]
 
-
-def _within(one: Entry, low: int, high: int) -> bool:
-    return one.offset is not None and low <= one.offset <= high
+    async def _read_range(self, channel: ChannelKey, head: ChannelHead, low: int, high: int) -> Sequence[EventRecord]:
+        """Returns the newest events of a range that have not expired, up to the first hole."""
+        subjects = [self._subjects.durable(channel, segment) for segment in segments(low, high)]
+        backoff = Backoff(*CONFLICT_BACKOFF)
+        for remaining in reversed(range(MAX_TRIES)):
+            records = [decode(message.data, EventRecord) for message in await self._stream.get_all(subjects)]
+            in_range = (record for record in records if record.offset is not None and low <= record.offset <= high)
+            found = live_events(head, in_range, milliseconds(self._clock))
+            # A missing event has expired, or the replica that answered does not have it yet.
+            if len(found) == high - low + 1 or not self._stream.is_replicated or not remaining:
+                return found
+            await asyncio.sleep(backoff.next())
+        return ()

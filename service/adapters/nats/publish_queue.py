@@ -1,6 +1,7 @@
-"""Publishes that NATS keeps: as many in one batch as may be, all of them or none.
+"""Writes publishes in batches: each batch is stored as a whole or not at all.
 
-The event, its id, and the channel's head, the last two on condition that nobody else has written them meanwhile.
+A publish is the event, its result, and the channel's head. The last two are written on condition that no other node has written
+them meanwhile.
 """
 
 from __future__ import annotations
@@ -11,11 +12,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
-from service.adapters.nats.config import NatsConfig, Subjects
-from service.adapters.nats.connection.jetstream import PAUSES, Conflict, Stream, Write
-from service.adapters.nats.head_tracker import Heads, Known
-from service.adapters.nats.records import SEGMENT, Entry, Head, Outcome, advance, decode, encode
+from service.adapters.nats.config import NatsConfig
+from service.adapters.nats.connection.jetstream import (
+    CONFLICT_BACKOFF,
+    SequenceConflictError,
+    Stream,
+    Write,
+)
+from service.adapters.nats.head_store import HeadStore, StoredHead
+from service.adapters.nats.records import (
+    SEGMENT_SIZE,
+    ChannelHead,
+    EventRecord,
+    ResultRecord,
+    append,
+    decode,
+    encode,
+)
+from service.adapters.nats.subjects import Subjects
+from service.adapters.store.retry import retry
 from service.core.backoff import Backoff
 from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
@@ -23,216 +40,251 @@ from service.core.clock import Clock, milliseconds
 from service.core.event import Delivery, Publication, Retention
 from service.errors import ServiceError
 
-MAX_IN_BATCH = 300
-"""Publications kept together; NATS takes at most 1 000 messages in a batch, and each of these is two, or three with a head."""
-BYTES_IN_BATCH = 4_194_304
-BATCHES_AT_ONCE = 8
-"""Of one node; NATS takes at most 50 of one stream at a time."""
+MAX_SERVER_BATCH = 1_000
+"""Messages that NATS accepts in a batch."""
+MAX_BATCH = 300
+"""Publishes in one batch."""
+assert MAX_BATCH * 3 <= MAX_SERVER_BATCH, "a publish is two messages, and its channel's head a third"  # noqa: S101  # a bound
+MAX_BATCH_BYTES = 4_194_304
+MAX_PARALLEL_BATCHES = 8
+"""Of one node; NATS accepts 50 batches of one stream at a time."""
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
-    """A publication that waits to be kept."""
+class _PendingPublish:
+    """A publish that is not stored yet."""
 
     publication: Publication
     retention: Retention
-    done: asyncio.Future[PublishResult]
+    result: asyncio.Future[PublishResult]
 
-    def succeed(self, receipt: PublishResult) -> None:
-        """Nobody may be waiting any more."""
-        if not self.done.done():
-            self.done.set_result(receipt)
+    def succeed(self, result: PublishResult) -> None:
+        """Ends it, unless its publisher has given up."""
+        if not self.result.done():
+            self.result.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        """The same."""
-        if not self.done.done():
-            self.done.set_exception(error)
+        """Fails it, unless its publisher has given up."""
+        if not self.result.done():
+            self.result.set_exception(error)
 
 
-class Writer:
-    """Keeps what waits, in order within each channel. Its task lives as long as there is something to keep."""
+class _ChannelUpdate(NamedTuple):
+    """What a batch makes of one channel's head."""
 
-    def __init__(self, config: NatsConfig, subjects: Subjects, stream: Stream, heads: Heads, clock: Clock) -> None:
+    channel: ChannelKey
+    before: ChannelHead
+    after: ChannelHead
+    write_number: int
+    """The place of the head's message in the batch, from 1."""
+
+
+class PublishQueue:
+    """Stores publishes, in order within each channel. Its task runs while there is something to store."""
+
+    def __init__(self, config: NatsConfig, subjects: Subjects, stream: Stream, heads: HeadStore, clock: Clock) -> None:
         self._config = config
         self._subjects = subjects
         self._stream = stream
         self._heads = heads
         self._clock = clock
-        self._queue: deque[Waiting] = deque()
+        self._queue: deque[_PendingPublish] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def keep(self, publication: Publication, retention: Retention) -> asyncio.Future[PublishResult]:
-        """Has the publication kept; the future tells what came of it, or the ServiceError."""
-        waiting = Waiting(publication, retention, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+    def publish(self, publication: Publication, retention: Retention) -> asyncio.Future[PublishResult]:
+        """Queues a publish. The future gets its result, or the ServiceError."""
+        pending = _PendingPublish(publication, retention, asyncio.get_running_loop().create_future())
+        self._queue.append(pending)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._write(), name="nats publish")
-        return waiting.done
+            self._task = asyncio.create_task(self._run(), name="nats publish queue")
+        return pending.result
 
     async def close(self) -> None:
-        """Returns when nobody waits any more; to be called when there is no connection, so that all who do are told."""
+        """Returns when nothing waits. Called when the connection has ended, so that all publishes fail."""
         if self._task is not None:
             await self._task
 
-    async def _write(self) -> None:
-        """Keeps what waits, as much of it together as goes into a batch: to NATS a batch costs much more than a message."""
+    async def _run(self) -> None:
+        """Stores batches as large as possible: to NATS a batch costs much more than a message."""
         while self._queue:
             batch = self._next_batch()
             try:
-                async with asyncio.timeout(self._config.timeout):
-                    await self._keep(batch)
-            except Exception as error:  # whoever waits for it gets it
-                for one in batch:
-                    one.fail(error)
+                async with asyncio.timeout(self._config.call_timeout):
+                    await self._store(batch)
+            except Exception as error:  # every publisher gets it
+                for pending in batch:
+                    pending.fail(error)
 
-    def _next_batch(self) -> Sequence[Waiting]:
-        """The first of the queue, in order within each channel. What NATS does not take twice in a batch, or whose second
-        depends on what becomes of the first, waits for the next one, and what follows in its channel with it."""
-        batch: list[Waiting] = []
-        left: list[Waiting] = []
-        claimed: set[str] = set()
-        behind: set[ChannelKey] = set()
+    def _next_batch(self) -> Sequence[_PendingPublish]:
+        """Takes publishes from the queue, in order within each channel.
+
+        NATS accepts each rollup subject once in a batch, and a second publish of an id depends on the first. Such a publish
+        waits for the next batch, and so do those after it in its channel.
+        """
+        batch: list[_PendingPublish] = []
+        postponed: list[_PendingPublish] = []
+        used_subjects: set[str] = set()
+        postponed_channels: set[ChannelKey] = set()
         size = 0
-        while self._queue and len(batch) < MAX_IN_BATCH and len(left) < MAX_IN_BATCH and size < BYTES_IN_BATCH:
-            one = self._queue.popleft()
-            channel = one.publication.channel
-            claims = self._claims(one.publication)
-            if one.done.done():  # its publisher does not wait any more
+        while self._queue and len(batch) < MAX_BATCH and len(postponed) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            pending = self._queue.popleft()
+            channel = pending.publication.channel
+            subjects = self._rollup_subjects(pending.publication)
+            if pending.result.done():  # its publisher has given up
                 continue
-            if channel in behind or not claimed.isdisjoint(claims):
-                behind.add(channel)
-                left.append(one)
+            if channel in postponed_channels or not used_subjects.isdisjoint(subjects):
+                postponed_channels.add(channel)
+                postponed.append(pending)
                 continue
-            claimed.update(claims)
-            batch.append(one)
-            size += len(one.publication.data)
-        self._queue.extendleft(reversed(left))
+            used_subjects.update(subjects)
+            batch.append(pending)
+            size += len(pending.publication.data)
+        self._queue.extendleft(reversed(postponed))
         return batch
 
-    def _claims(self, publication: Publication) -> Sequence[str]:
-        """The subjects that a batch may hold once."""
+    def _rollup_subjects(self, publication: Publication) -> Sequence[str]:
         if publication.delivery is Delivery.DURABLE:
-            return (self._id_of(publication),)
+            return (self._result_subject(publication),)
         value = self._subjects.value(publication.channel, publication.type, publication.key)
-        return self._id_of(publication), value
+        return self._result_subject(publication), value
 
-    async def _keep(self, batch: Sequence[Waiting]) -> None:
-        """All at once, if no other node publishes into one of the channels meanwhile; else each channel by itself."""
-        channels: dict[ChannelKey, list[Waiting]] = {}
-        for one in batch:
-            channels.setdefault(one.publication.channel, []).append(one)
+    async def _store(self, batch: Sequence[_PendingPublish]) -> None:
+        """Stores all channels at once. If another node publishes into one of them meanwhile, stores each by itself."""
+        channels: dict[ChannelKey, list[_PendingPublish]] = {}
+        for pending in batch:
+            channels.setdefault(pending.publication.channel, []).append(pending)
         if len(channels) > 1:
-            # What NATS refuses for one channel's sake is no reason to refuse the others'.
-            with suppress(Conflict, ServiceError):
+            # A refusal because of one channel must not fail the others.
+            with suppress(SequenceConflictError, ServiceError):
                 await self._commit(channels, {})
                 return
-        gate = asyncio.Semaphore(BATCHES_AT_ONCE)
+        gate = asyncio.Semaphore(MAX_PARALLEL_BATCHES)
 
-        async def one_channel(channel: ChannelKey, waiting: Sequence[Waiting]) -> None:
+        async def store(channel: ChannelKey, waiting: Sequence[_PendingPublish]) -> None:
             async with gate:
                 try:
-                    await self._insist(channel, waiting)
+                    await self._store_channel(channel, waiting)
                 except ServiceError as error:
-                    for one in waiting:
-                        one.fail(error)
+                    for pending in waiting:
+                        pending.fail(error)
 
-        await asyncio.gather(*(one_channel(*item) for item in channels.items()))
+        await asyncio.gather(*(store(*item) for item in channels.items()))
 
-    async def _insist(self, channel: ChannelKey, batch: Sequence[Waiting]) -> None:
-        """Tries until nobody else has come in between, and finds out which of the batch have been published before."""
+    async def _store_channel(self, channel: ChannelKey, batch: Sequence[_PendingPublish]) -> None:
+        """Retries until no other node is faster. Publishes that were accepted before get their results."""
         expired: dict[str, int] = {}
-        backoff = Backoff(*PAUSES)
-        while todo := [one for one in batch if not one.done.done()]:
+
+        async def commit() -> None:
+            if not (pending := [one for one in batch if not one.result.done()]):
+                return
             try:
-                await self._commit({channel: todo}, expired)
-            except Conflict:
-                for one, receipt in zip(todo, await self._outcomes(todo, expired), strict=True):
-                    if receipt is not None:
-                        one.succeed(receipt)
-                await asyncio.sleep(backoff.next())
+                await self._commit({channel: pending}, expired)
+            except SequenceConflictError:
+                results = await self._read_results(pending, expired)
+                for one, result in zip(pending, results, strict=True):
+                    if result is not None:
+                        one.succeed(result)
+                raise
 
-    async def _commit(self, channels: Mapping[ChannelKey, Sequence[Waiting]], expired: dict[str, int]) -> None:
-        """Keeps all or nothing.
+        await retry(commit, Backoff(*CONFLICT_BACKOFF), SequenceConflictError)
 
-        Raises Conflict.
-        """
+    async def _commit(
+        self, channels: Mapping[ChannelKey, Sequence[_PendingPublish]], expired: Mapping[str, int]
+    ) -> None:
+        """Stores all or nothing. `expired`: see `_read_results`. Raises SequenceConflictError."""
         now = milliseconds(self._clock)
-        remembered = {channel: known for channel in channels if (known := self._heads.remembered(channel)) is not None}
-        unknown = [channel for channel in channels if channel not in remembered]
-        read = zip(unknown, await asyncio.gather(*map(self._heads.known, unknown)), strict=True)
-        heads_before = remembered | dict(read)
+        heads = await self._load_heads(channels)
         writes: list[Write] = []
-        receipts: list[PublishResult] = []
-        heads: list[tuple[ChannelKey, Head, Head, int]] = []
+        results: list[PublishResult] = []
+        updates: list[_ChannelUpdate] = []
         for channel, batch in channels.items():
-            known = heads_before[channel]
-            head, given, made = self._writes(known.head, batch, expired, now)
-            receipts += given
-            writes += [*made, self._heads.write(channel, head, after=known.sequence)]
-            heads.append((channel, known.head, head, len(writes)))
+            head = heads[channel].head
+            for pending in batch:
+                head, record = append(head, pending.publication, pending.retention, now)
+                writes += self._publish_writes(head, record, pending, expired, now)
+                results.append(PublishResult(pending.publication.id, head.epoch, record.offset, record.state_version))
+            writes.append(self._heads.head_write(channel, head, heads[channel].sequence))
+            updates.append(_ChannelUpdate(channel, heads[channel].head, head, len(writes)))
         try:
-            last = await self._stream.write(writes)
-        except Conflict:
+            last_sequence = await self._stream.write(writes)
+        except SequenceConflictError:
             for channel in channels:
-                self._heads.forget(channel)
+                self._heads.evict(channel)
             raise
-        for channel, before, head, place in heads:
-            self._heads.remember(channel, Known(last - len(writes) + place, head))
-            self._trim(channel, before, head)
-        for one, receipt in zip(chain.from_iterable(channels.values()), receipts, strict=True):
-            one.succeed(receipt)
+        for update in updates:
+            sequence = last_sequence - len(writes) + update.write_number
+            self._heads.cache(update.channel, StoredHead(sequence, update.after))
+            self._purge(update)
+        for pending, result in zip(chain.from_iterable(channels.values()), results, strict=True):
+            pending.succeed(result)
 
-    def _writes(
-        self, head: Head, batch: Sequence[Waiting], expired: dict[str, int], now: int
-    ) -> tuple[Head, list[PublishResult], list[Write]]:
-        """The head after the batch, what becomes of each publication, and what is to be written beside the head."""
-        receipts, writes = [], []
-        for publication, retention in ((one.publication, one.retention) for one in batch):
-            head, next_entry = advance(head, publication, retention, now)
-            receipts.append(PublishResult(publication.id, head.epoch, next_entry.offset, next_entry.state_version))
-            subject = self._id_of(publication)
-            outcome = encode(Outcome(head.epoch, next_entry.offset, next_entry.state_version, now))
-            window = self._config.idempotency_window
-            writes.append(Write(subject, outcome, window, only=True, after=expired.get(subject, 0)))
-            writes.append(self._event(next_entry, publication, retention))
-        return head, receipts, writes
+    async def _load_heads(
+        self, channels: Mapping[ChannelKey, Sequence[_PendingPublish]]
+    ) -> Mapping[ChannelKey, StoredHead]:
+        cached = {channel: stored for channel in channels if (stored := self._heads.cached(channel)) is not None}
+        others = [channel for channel in channels if channel not in cached]
+        loaded = await asyncio.gather(*map(self._heads.load, others))
+        return cached | dict(zip(others, loaded, strict=True))
 
-    def _event(self, what: Entry, publication: Publication, retention: Retention) -> Write:
-        channel = publication.channel
-        if what.offset is not None:
-            return Write(self._subjects.durable(channel, what.offset // SEGMENT), encode(what), retention.ttl)
-        subject = self._subjects.value(channel, publication.type, publication.key)
-        return Write(subject, encode(what), retention.ttl, only=True)
+    def _publish_writes(
+        self,
+        head: ChannelHead,
+        record: EventRecord,
+        pending: _PendingPublish,
+        expired: Mapping[str, int],
+        now: int,
+    ) -> Sequence[Write]:
+        """Returns the messages of one publish, without the head."""
+        publication, ttl = pending.publication, pending.retention.ttl
+        subject = self._result_subject(publication)
+        result = Write(
+            subject,
+            encode(ResultRecord(head.epoch, record.offset, record.state_version, now)),
+            self._config.idempotency_window,
+            is_rollup=True,
+            last_sequence=expired.get(subject, 0),
+        )
+        if record.offset is not None:
+            segment = self._subjects.durable(publication.channel, record.offset // SEGMENT_SIZE)
+            return result, Write(segment, encode(record), ttl)
+        value = self._subjects.value(publication.channel, publication.type, publication.key)
+        return result, Write(value, encode(record), ttl, is_rollup=True)
 
-    def _id_of(self, publication: Publication) -> str:
-        return self._subjects.id(publication.channel, publication.sender, publication.id)
+    def _result_subject(self, publication: Publication) -> str:
+        return self._subjects.result(publication.channel, publication.sender, publication.id)
 
-    async def _outcomes(self, batch: Sequence[Waiting], expired: dict[str, int]) -> Sequence[PublishResult | None]:
-        """What became of each publication earlier; notes the ids that are there although their window is over."""
+    async def _read_results(
+        self, batch: Sequence[_PendingPublish], expired: dict[str, int]
+    ) -> Sequence[PublishResult | None]:
+        """Returns the result of each publish that was accepted before.
 
-        async def one(publication: Publication) -> PublishResult | None:
-            subject = self._id_of(publication)
-            kept = await self._stream.last(subject)
-            if kept is None:
+        Fills `expired` with the subjects and sequences of results that are stored although their window is over.
+        """
+
+        async def read(publication: Publication) -> PublishResult | None:
+            subject = self._result_subject(publication)
+            message = await self._stream.get_last(subject)
+            if message is None:
                 expired.pop(subject, None)
                 return None
-            outcome = decode(kept.data, Outcome)
-            if milliseconds(self._clock) < outcome.accepted + self._config.idempotency_window * 1000:
-                return outcome.receipt(publication.id)
-            expired[subject] = kept.sequence
+            record = decode(message.data, ResultRecord)
+            if milliseconds(self._clock) < record.accepted + self._config.idempotency_window * 1000:
+                return record.duplicate(publication.id)
+            expired[subject] = message.sequence
             return None
 
-        return await asyncio.gather(*(one(waiting.publication) for waiting in batch))
+        return await asyncio.gather(*(read(pending.publication) for pending in batch))
 
-    def _trim(self, channel: ChannelKey, before: Head, after: Head) -> None:
-        """Now and then lets go of what the retention no longer covers; what is left until then does not count."""
-        if _passes(before.offset, after.offset, after.entries):
-            self._stream.trim(self._subjects.durable(channel), after.entries)
-        if _passes(before.state_version, after.state_version, after.state_entries):
-            self._stream.trim(self._subjects.state(channel), after.state_entries)
+    def _purge(self, update: _ChannelUpdate) -> None:
+        """Deletes now and then what the retention no longer covers. Readers ignore it until then."""
+        before, after = update.before, update.after
+        if _is_purge_due(before.offset, after.offset, after.entries):
+            self._stream.purge(self._subjects.durable(update.channel), after.entries)
+        if _is_purge_due(before.state_version, after.state_version, after.state_entries):
+            self._stream.purge(self._subjects.state(update.channel), after.state_entries)
 
 
-def _passes(before: int, after: int, entries: int) -> bool:
-    """Whether it is time to trim: once for every quarter of what is kept."""
-    step = max(SEGMENT, entries // 4)
+def _is_purge_due(before: int, after: int, entries: int) -> bool:
+    """True once for every quarter of the entries that are kept."""
+    step = max(SEGMENT_SIZE, entries // 4)
     return before // step != after // step

@@ -1,4 +1,4 @@
-"""What the stream's messages hold, and what of a channel's messages still counts."""
+"""The records in the stream: heads, events and publish results; and the rules for which of them count."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
-from service.adapters.nats.connection.link import unavailable
+from service.adapters.store.errors import unavailable
 from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.epoch import is_later, new_epoch
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
 
-SEGMENT = 16
-"""Durable events with one subject: a page is read by whole segments, and NATS keeps an index entry for each."""
+SEGMENT_SIZE = 16
+"""Durable events that share a subject. A page is read by whole segments, and NATS has an index entry for each subject."""
 
 
-class Heard(NamedTuple):
-    """How far a node knows that a channel had come."""
+class SeenHead(NamedTuple):
+    """How far a node has seen a channel come."""
 
     epoch: str
     offset: int = 0
@@ -29,8 +29,8 @@ class Heard(NamedTuple):
     state_id: str | None = None
 
 
-class Head(Struct, frozen=True, array_like=True):
-    """How far a channel has come; written together with everything that changes it."""
+class ChannelHead(Struct, frozen=True, array_like=True):
+    """How far a channel has come; written together with everything that changes it. Times are in milliseconds."""
 
     epoch: str
     offset: int = 0
@@ -39,20 +39,20 @@ class Head(Struct, frozen=True, array_like=True):
     total: int = 0
     """Bytes of data of all events up to `offset`."""
     entries: int = 0
-    """The newest retention of the stream …"""
+    """The newest retention of the stream."""
     ttl: float = 0.0
     at: int = 0
-    """When the event at `offset` was accepted, in milliseconds."""
+    """When the event at `offset` was accepted."""
     state_version: int = 0
     state_entries: int = 0
-    """… and of the state."""
+    """The newest retention of the state."""
     state_ttl: float = 0.0
     state_at: int = 0
-    """When the value at `state_version` was accepted, in milliseconds."""
+    """When the value at `state_version` was accepted."""
     state_id: str | None = None
     """Of the value at `state_version`."""
-    base: int | None = None
-    """The offset at which the epoch began; None if an older version has begun it."""
+    epoch_start: int | None = None
+    """The offset at which the epoch began; None if an older version began it."""
 
     @property
     def is_empty(self) -> bool:
@@ -60,57 +60,55 @@ class Head(Struct, frozen=True, array_like=True):
         return not self.offset and not self.state_version
 
     @property
-    def heard(self) -> Heard:
-        """What somebody knows who has read this."""
-        return Heard(self.epoch, self.offset, self.id, self.state_version, self.state_id)
-
-    def lacks(self, heard: Heard) -> bool:
-        """Whether NATS has lost what this node knows of the epoch, or the epoch; maybe others have gone on from what was left."""
-        if self.epoch != heard.epoch:
-            return is_later(heard.epoch, than=self.epoch)
-        return (
-            self.offset < heard.offset
-            or self.state_version < heard.state_version
-            or (self.offset == heard.offset and heard.id is not None and self.id != heard.id)
-            or (
-                self.state_version == heard.state_version
-                and heard.state_id is not None
-                and self.state_id != heard.state_id
-            )
-        )
+    def seen(self) -> SeenHead:
+        """What a node knows that has read this head."""
+        return SeenHead(self.epoch, self.offset, self.id, self.state_version, self.state_id)
 
     @property
-    def top(self) -> Position:
-        """The newest position, whether or not its event is still kept."""
+    def position(self) -> Position:
+        """The newest position, whether or not its event is still stored."""
         return Position(self.epoch, self.offset, self.id)
 
     @property
     def first(self) -> int:
-        """No offset below this one counts."""
+        """The lowest offset that the retention covers."""
         return max(1, self.offset - self.entries + 1)
 
-    def in_new_epoch(self, now: int, known: str = "") -> Head:
-        """After NATS has lost something that it had accepted: offsets and state versions go on from what is left.
+    def lacks(self, seen: SeenHead) -> bool:
+        """Whether NATS has lost what a node has seen of the epoch, or the epoch, even if others have continued since."""
+        if self.epoch != seen.epoch:
+            return is_later(seen.epoch, than=self.epoch)
+        return (
+            self.offset < seen.offset
+            or self.state_version < seen.state_version
+            or (self.offset == seen.offset and seen.id is not None and self.id != seen.id)
+            or (
+                self.state_version == seen.state_version
+                and seen.state_id is not None
+                and self.state_id != seen.state_id
+            )
+        )
 
-        `now` in milliseconds; `known`: an epoch that the new one must follow, too."""
-        before = known if is_later(known, than=self.epoch) else self.epoch
-        return msgspec.structs.replace(self, epoch=new_epoch(now * 1_000, before), base=self.offset)
+    def with_new_epoch(self, now: int, after: str = "") -> ChannelHead:
+        """Returns the head after a loss: offsets and state versions continue in a new epoch, after `after` too."""
+        previous = after if is_later(after, than=self.epoch) else self.epoch
+        return msgspec.structs.replace(self, epoch=new_epoch(now * 1_000, previous), epoch_start=self.offset)
 
     def has_history(self, now: int) -> bool:
-        """Whether the newest event still counts."""
+        """Whether the newest event has not expired."""
         return self.offset > 0 and self.entries > 0 and now < self.at + self.ttl * 1000
 
     def has_state(self, now: int) -> bool:
-        """Whether the newest value still counts."""
+        """Whether the newest value has not expired."""
         return self.state_version > 0 and self.state_entries > 0 and now < self.state_at + self.state_ttl * 1000
 
 
-def new_head(now: int) -> Head:
-    """Of a channel that the stream does not know, or no longer. `now` in milliseconds."""
-    return Head(new_epoch(now * 1_000), base=0)
+def new_head(now: int) -> ChannelHead:
+    """Returns the head of a channel that the stream does not know, or no longer."""
+    return ChannelHead(new_epoch(now * 1_000), epoch_start=0)
 
 
-class Entry(Struct, frozen=True, array_like=True):
+class EventRecord(Struct, frozen=True, array_like=True):
     """An event."""
 
     epoch: str
@@ -127,7 +125,7 @@ class Entry(Struct, frozen=True, array_like=True):
     total: int
 
     def event(self, channel: ChannelKey) -> Event:
-        """As the port wants it."""
+        """Returns the event for the port."""
         return Event(
             channel=channel,
             type=self.type,
@@ -143,38 +141,40 @@ class Entry(Struct, frozen=True, array_like=True):
         )
 
 
-class Outcome(Struct, frozen=True, array_like=True):
-    """What became of a publication, under its id."""
+class ResultRecord(Struct, frozen=True, array_like=True):
+    """The result of a publish, under its id."""
 
     epoch: str
     offset: int | None
     state_version: int | None
     accepted: int
 
-    def receipt(self, id: str) -> PublishResult:
-        """For whoever publishes the id again."""
+    def duplicate(self, id: str) -> PublishResult:
+        """Returns the result of a later publish of the same id."""
         return PublishResult(id, self.epoch, self.offset, self.state_version, duplicate=True)
 
 
-R = TypeVar("R", Head, Entry, Outcome)
+R = TypeVar("R", ChannelHead, EventRecord, ResultRecord)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(record: Head | Entry | Outcome) -> bytes:
-    """As a message's data."""
+def encode(record: ChannelHead | EventRecord | ResultRecord) -> bytes:
+    """Encodes a record as a message's data."""
     return _encoder.encode(record)
 
 
 def decode(data: bytes, kind: type[R]) -> R:
-    """Raises ServiceError if somebody else has written to the stream."""
+    """Decodes a record. Raises ServiceError if another program has written to the stream."""
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise unavailable("the stream holds something that this service has not written") from error
 
 
-def advance(head: Head, publication: Publication, retention: Retention, now: int) -> tuple[Head, Entry]:
-    """The publication as the channel's next event, and the head after it."""
+def append(
+    head: ChannelHead, publication: Publication, retention: Retention, now: int
+) -> tuple[ChannelHead, EventRecord]:
+    """Returns the head after a publication, and the publication's record."""
     if publication.delivery is Delivery.DURABLE:
         after = msgspec.structs.replace(
             head,
@@ -185,7 +185,7 @@ def advance(head: Head, publication: Publication, retention: Retention, now: int
             ttl=retention.ttl,
             at=now,
         )
-        return after, entry(publication, now, head.epoch, offset=after.offset, total=after.total)
+        return after, event_record(publication, now, head.epoch, offset=after.offset, total=after.total)
     after = msgspec.structs.replace(
         head,
         state_version=head.state_version + 1,
@@ -194,19 +194,19 @@ def advance(head: Head, publication: Publication, retention: Retention, now: int
         state_at=now,
         state_id=publication.id,
     )
-    return after, entry(publication, now, head.epoch, state_version=after.state_version)
+    return after, event_record(publication, now, head.epoch, state_version=after.state_version)
 
 
-def entry(
+def event_record(
     publication: Publication,
     now: int,
     epoch: str = "",
     offset: int | None = None,
     state_version: int | None = None,
     total: int = 0,
-) -> Entry:
-    """What is written for a publication."""
-    return Entry(
+) -> EventRecord:
+    """Returns the record of a publication."""
+    return EventRecord(
         epoch=epoch,
         type=publication.type,
         id=publication.id,
@@ -222,32 +222,38 @@ def entry(
     )
 
 
-def unbroken(head: Head, entries: Iterable[Entry], now: int) -> Sequence[Entry]:
-    """Of the entries those that still count, ending at the newest offset given, without a hole; oldest first.
+def live_events(head: ChannelHead, records: Iterable[EventRecord], now: int) -> Sequence[EventRecord]:
+    """Returns the newest events that have not expired, up to the first hole; oldest first.
 
-    A hole is there when a retention was longer than the ones after it: NATS drops each event by its own.
+    A hole appears when a retention was longer than the ones after it: NATS expires each event by its own TTL.
     """
     alive = {
-        one.offset: one
-        for one in entries
-        if one.offset is not None and head.first <= one.offset <= head.offset and now < one.accepted + head.ttl * 1000
+        record.offset: record
+        for record in records
+        if record.offset is not None
+        and head.first <= record.offset <= head.offset
+        and now < record.accepted + head.ttl * 1000
     }
     if not alive:
         return ()
     found = [alive[max(alive)]]
-    while (before := alive.get((found[-1].offset or 0) - 1)) is not None:
-        found.append(before)
+    while (previous := alive.get((found[-1].offset or 0) - 1)) is not None:
+        found.append(previous)
     found.reverse()
     return found
 
 
-def values(head: Head, entries: Iterable[Entry], now: int) -> Sequence[Entry]:
-    """Of the state those values that still count, by state version."""
-    alive = [one for one in entries if one.state_version is not None and now < one.accepted + head.state_ttl * 1000]
-    alive.sort(key=lambda one: one.state_version or 0)
+def live_values(head: ChannelHead, records: Iterable[EventRecord], now: int) -> Sequence[EventRecord]:
+    """Returns the values of the state that have not expired, by state version."""
+    alive = [
+        record
+        for record in records
+        if record.state_version is not None and now < record.accepted + head.state_ttl * 1000
+    ]
+    alive.sort(key=lambda record: record.state_version or 0)
     return alive[-head.state_entries :] if head.state_entries else ()
 
 
 def segments(low: int, high: int) -> range:
-    """The segments that hold the offsets from `low` to `high`."""
-    return range(low // SEGMENT, high // SEGMENT + 1)
+    """Returns the segments of the offsets from `low` to `high`."""
+    return range(low // SEGMENT_SIZE, high // SEGMENT_SIZE + 1)

@@ -1,4 +1,4 @@
-"""Where the Redis (or Valkey) servers are: what `broker.url` says of them."""
+"""Parses `broker.url` for Redis and Valkey: which servers, and how they form one store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_PORTS = {"standalone": 6379, "sentinel": 26379, "cluster": 6379}
 
 
 class Topology(Enum):
-    """How the servers hang together."""
+    """How the servers form one store."""
 
     STANDALONE = "standalone"
     SENTINEL = "sentinel"
@@ -18,8 +18,8 @@ class Topology(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Servers to ask. With SENTINEL these are the Sentinels, and `master` is the name that they watch it by."""
+class RedisAddress:
+    """The servers to contact first. With SENTINEL these are the Sentinels, and `master` is the name that they watch."""
 
     topology: Topology
     hosts: tuple[tuple[str, int], ...]
@@ -28,12 +28,12 @@ class Address:
     master: str = ""
 
 
-def parse(url: str) -> Address:
-    """Reads redis://host:port/db, redis+sentinel://host:port,…/master/db, redis+cluster://host:port,… (rediss… for TLS).
+def parse_redis_url(url: str) -> RedisAddress:
+    """Parses redis://host:port/db, redis+sentinel://host:port,…/master/db or redis+cluster://host:port,… (rediss… for TLS).
 
-    Raises ValueError with a sentence that repeats nothing of the address: it may hold a password.
+    Raises ValueError with a predicate that repeats nothing of the URL: it may hold a password.
     """
-    parts = urlsplit(url.replace("[", "%5B").replace("]", "%5D"))  # several hosts in brackets are too much for it
+    parts = urlsplit(url.replace("[", "%5B").replace("]", "%5D"))  # urlsplit refuses several hosts in brackets
     scheme, _, kind = parts.scheme.partition("+")
     try:
         topology = Topology(kind) if kind else Topology.STANDALONE
@@ -45,36 +45,35 @@ def parse(url: str) -> Address:
         raise ValueError("holds a user or password; they belong into broker.user and broker.password")
     if parts.query or parts.fragment:
         raise ValueError("holds a query; further options are settings of their own (broker.…)")
-    hosts = tuple(_host(place, DEFAULT_PORTS[topology.value]) for place in parts.netloc.split(","))
+    hosts = tuple(_parse_host(host, DEFAULT_PORTS[topology.value]) for host in parts.netloc.split(","))
     if topology is Topology.STANDALONE and len(hosts) > 1:
         raise ValueError("names several servers; redis+sentinel:// and redis+cluster:// have several")
-    path = [step for step in parts.path.split("/") if step]
+    path = [part for part in parts.path.split("/") if part]
     master = ""
     if topology is Topology.SENTINEL:
         if not path:
             raise ValueError("names no master; as in redis+sentinel://host:26379/mymaster")
         master = path.pop(0)
-    database = _database(path)
+    database = _parse_database(path)
     if topology is Topology.CLUSTER and database:
         raise ValueError("names a database; a Redis Cluster has only 0")
-    return Address(topology, hosts, tls=scheme == "rediss", database=database, master=master)
+    return RedisAddress(topology, hosts, tls=scheme == "rediss", database=database, master=master)
 
 
-def _host(place: str, default: int) -> tuple[str, int]:
-    place = place.replace("%5B", "[").replace("%5D", "]")
-    host, separator, port = place.rpartition(":") if not place.endswith("]") else (place, "", "")
+def _parse_host(text: str, default_port: int) -> tuple[str, int]:
+    text = text.replace("%5B", "[").replace("%5D", "]")
+    host, separator, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not separator:
-        host, port = place, str(default)
+        host, port = text, str(default_port)
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (":" in bare) == (bare == host):  # IPv6 stands in brackets, and nothing else does
+    if (":" in bare) == (bare == host):  # brackets are for IPv6, and only for it
         raise ValueError("names a server that is not host:port; IPv6 as in [::1]:6379")
-    host = bare
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+    if not bare or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ValueError("names a server that is not host:port")
-    return host, int(port)
+    return bare, int(port)
 
 
-def _database(path: list[str]) -> int:
+def _parse_database(path: list[str]) -> int:
     if not path:
         return 0
     if len(path) > 1 or not path[0].isdecimal():

@@ -1,14 +1,13 @@
 """The Broker on Redis or Valkey: one server, Sentinel or Cluster.
 
-Each operation on a channel is one Lua script, so it happens as of one moment. A life of the server (a process in a role) is
-a *generation*: what it writes for the first time in a new one begins a new epoch, because the life before may have
-accepted what this one does not know (see channel.lua).
+Each operation on a channel is one Lua script, so it is atomic. A channel's epoch belongs to one life of the server (a process in
+a role): the first write in another life begins a new epoch, as events of the life before may be lost (lua/channel.lua).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import zip_longest
@@ -17,17 +16,28 @@ from typing import Any
 import structlog
 
 from service.adapters.redis import event_codec
-from service.adapters.redis.calls import Calls
-from service.adapters.redis.channel_index import ChannelIndex
-from service.adapters.redis.config import RedisConfig, milliseconds, namer
+from service.adapters.redis.channel_index import ChannelIndex, Listing
+from service.adapters.redis.command_executor import CommandExecutor
+from service.adapters.redis.config import RedisConfig, milliseconds
 from service.adapters.redis.connections.link import Argument, pack
-from service.adapters.redis.connections.shard_map import Shards, unavailable
-from service.adapters.redis.lua.scripts import HISTORY, KEEP, LISTED, PUBLISH, SNAPSHOT, STREAM_HEAD
+from service.adapters.redis.connections.shard_map import ShardMap
+from service.adapters.redis.keys import channel_keys
+from service.adapters.redis.lua.scripts import CHANNEL_INFO, HISTORY, PUBLISH, RENEW_EMPTY, SNAPSHOT, STREAM_HEAD
 from service.adapters.redis.publish_template import PublishTemplate, PublishTemplates
-from service.adapters.store.config import ServerTime
+from service.adapters.store.config import ServerTimeObserver
+from service.adapters.store.empty_channels import EmptyChannels
+from service.adapters.store.errors import unavailable
 from service.aio.tasks import TaskSupervisor
 from service.core import epoch as epochs
-from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
+from service.core.broker import (
+    ChannelInfo,
+    DeliveredHead,
+    EventSink,
+    HistoryPage,
+    PublishResult,
+    Snapshot,
+    StreamHead,
+)
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.core.position import Position, events_after
@@ -35,222 +45,273 @@ from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import LimitedLog
 
-LIST_CHUNK = 200
-"""Channels looked at together to list them, at most."""
-PAGE_BYTES = 4_194_304
-"""After which a page ends early: it is cut to less anyway where it is sent."""
+MAX_LISTED = 200
+"""Channels that are checked together for a listing."""
+MAX_PAGE_BYTES = 4_194_304
+"""After which a page of history ends early."""
 
 _DURABLE, _EPHEMERAL = Delivery.DURABLE, Delivery.EPHEMERAL  # members of an Enum are slow to look up
 
 _log = structlog.get_logger("redis")
-_events_not_understood = LimitedLog(_log, "stored events not understood", level="error")
-_position_not_understood = LimitedLog(_log, "stored position not understood", level="error")
+_log_unreadable_events = LimitedLog(_log, "stored_events_unreadable", level="error")
+_log_unreadable_head = LimitedLog(_log, "stored_position_unreadable", level="error")
 
 
 class RedisBroker:
-    """Keeps the port's guarantee over any number of nodes.
+    """Keeps the guarantee of the port for any number of nodes.
 
-    A call that was sent when the connection broke is sent again: a receipt makes that harmless. Events that enter no stream
-    have none, so they are not.
+    A call whose connection breaks is sent again: stored publish results make that harmless. Ephemeral events store none, so
+    they are sent once.
     """
 
     delivers_synchronously = False
 
-    def __init__(self, config: RedisConfig, metrics: Metrics, on_time: ServerTime | None = None) -> None:
-        """`on_time` gets what the servers' clocks show, at each connection and every few seconds."""
+    def __init__(self, config: RedisConfig, metrics: Metrics, on_server_time: ServerTimeObserver | None = None) -> None:
+        """`on_server_time` gets the time of the servers' clocks, at each connection and every few seconds."""
         self._metrics = metrics
-        self._not_understood = LimitedLog(_log, "message not understood", level="error")
-        self.names = namer(config.prefix, config.address.database)
-        self.shards = Shards(
-            config, metrics, on_message=self._deliver, on_interrupted=self._interrupted, on_time=on_time
+        self._log_unreadable_message = LimitedLog(_log, "broker_message_unreadable", level="error")
+        self.keys = channel_keys(config.prefix, config.address.database)
+        """Names the keys of a channel."""
+        self.shards = ShardMap(
+            config,
+            metrics,
+            on_message=self._on_message,
+            on_interrupted=self._on_interrupted,
+            on_server_time=on_server_time,
         )
-        self.calls = Calls(config, metrics, self.shards)
-        self._publish = "SPUBLISH" if self.shards.is_cluster else "PUBLISH"
-        self._forms = PublishTemplates(
-            self.names,
-            seed=self.calls.seed,
-            position_ttl=self.calls.position_ttl,
+        self.executor = CommandExecutor(config, metrics, self.shards)
+        self._publish_command = "SPUBLISH" if self.shards.is_cluster else "PUBLISH"
+        self._templates = PublishTemplates(
+            self.keys,
+            epoch_seed=self.executor.epoch_seed,
+            position_ttl=self.executor.position_ttl,
             idempotency_window=config.idempotency_window,
-            publish=self._publish,
+            publish_command=self._publish_command,
         )
         self._sink: EventSink | None = None
-        self._channels: dict[bytes, ChannelKey] = {}
-        self._empty_ttl = config.empty_ttl
-        self._empty: dict[ChannelKey, None] = {}
-        """Subscribed channels in which nothing had been published when they were read."""
+        self._subscriptions: dict[bytes, ChannelKey] = {}
+        """Channels that this node is subscribed to, by their Pub/Sub channels."""
+        self._empty_ttl = milliseconds(config.empty_ttl)
+        self._empty = EmptyChannels[None](config.empty_ttl, self._renew_empty)
         self._index = ChannelIndex(
-            self.calls, config.prefix, metrics, look=self._look, subscribed=self._channels.values
+            self.executor,
+            config.prefix,
+            metrics,
+            check_channel=self._check_listing,
+            subscribed=self._subscriptions.values,
         )
         self._tasks = TaskSupervisor(metrics.process.count_task_death)
 
-    # --- life ---------------------------------------------------------------------------------------------------------
+    # --- start and end ------------------------------------------------------------------------------------------------
 
     async def start(self, sink: EventSink) -> None:
-        """As the port says; waits `config.start` seconds for servers that cannot be reached."""
+        """Connects to all servers; waits `config.start_timeout` seconds for those that cannot be reached."""
         self.shards.open()
         self._sink = sink
-        self._metrics.broker.broker_queue.set_function(lambda: self.calls.waiting)
-        self._metrics.broker.broker_subscriptions.set_function(lambda: len(self._channels))
+        self._metrics.broker.broker_queue.set_function(lambda: self.executor.pending)
+        self._metrics.broker.broker_subscriptions.set_function(lambda: len(self._subscriptions))
         self._metrics.broker.broker_empty_channels.set_function(lambda: len(self._empty))
         try:
-            await self.shards.reach()
+            await self.shards.connect()
         except BaseException:
             await self.close()
             raise
-        self._tasks.spawn("redis index", self._index.keep())
-        self._tasks.spawn("redis empty channels", self._go_on_keeping())
+        self._tasks.spawn("redis channel index", self._index.run())
+        self._tasks.spawn("empty channel renewal", self._empty.run())
 
     async def close(self) -> None:
-        """As the port says."""
+        """Closes all connections."""
         self._sink = None
-        await self._tasks.cancel()
+        await self._tasks.close()
         await self.shards.close()
-        self._channels.clear()
+        self._subscriptions.clear()
         self._empty.clear()
 
     async def check(self) -> None:
-        """As the port says."""
+        """Checks that all connections are open; they send pings all the time."""
         self.shards.check()
 
-    # --- the port -----------------------------------------------------------------------------------------------------
+    # --- publishing ---------------------------------------------------------------------------------------------------
 
     async def publish(self, publication: Publication) -> PublishResult:
-        """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
+        """Runs lua/publish.lua; an ephemeral event is only published.
+
+        Raises ValueError for a durable or latest event without retention: a fault in the caller.
+        """
         if publication.delivery is _EPHEMERAL:
-            names = self.names(publication.channel)
-            message = pack((self._publish, names.events, event_codec.ephemeral(publication)))
-            await self.calls.call(names.tag, lambda _: message, repeats=False)
+            keys = self.keys(publication.channel)
+            message = pack((self._publish_command, keys.events, event_codec.encode_ephemeral(publication)))
+            await self.executor.execute(keys.tag, lambda _: message, is_repeatable=False)
             return PublishResult(publication.id, "")
-        form = self._forms.of(publication)
-        reply = await self.calls.call(form.tag, partial(form.fill_in, publication), PUBLISH)
-        duplicate = enters = False
+        template = self._templates.get(publication)
+        reply = await self.executor.execute(template.tag, partial(template.encode, publication), PUBLISH)
+        is_duplicate = is_unindexed = False
         if type(reply) is list:
-            duplicate = len(reply) == 1
-            enters, reply = not duplicate, reply[0]
-        epoch, _, at = reply.decode().partition(" ")
-        place = int(at)
-        if not duplicate:
-            if place <= form.place and epoch == form.epoch:
-                await self._given_twice(publication, form, place)
-            form.epoch, form.place, form.id, form.at = epoch, place, publication.id, publication.at
-        if enters or (duplicate and place == 1):  # the first may have been accepted and not entered
-            await self._index.enter(publication.channel, form.retention.ttl)
+            is_duplicate = len(reply) == 1
+            is_unindexed, reply = not is_duplicate, reply[0]
+        epoch, _, digits = reply.decode().partition(" ")
+        number = int(digits)
+        if not is_duplicate:
+            if number <= template.number and epoch == template.epoch:
+                await self._report_repeat(publication, template, number)
+            template.record(epoch, number, publication)
+        if is_unindexed or (is_duplicate and number == 1):  # the first publish may have stopped before the index
+            await self._index.add(publication.channel, template.retention.ttl)
         if publication.delivery is _DURABLE:
-            return PublishResult(publication.id, epoch, place, None, duplicate)
-        return PublishResult(publication.id, epoch, None, place, duplicate)
+            return PublishResult(publication.id, epoch, number, None, is_duplicate)
+        return PublishResult(publication.id, epoch, None, number, is_duplicate)
 
-    async def _given_twice(self, publication: Publication, form: PublishTemplate, place: int) -> None:
-        """An offset or a state version was given that this node has seen given before: the channel was set back."""
-        if form.is_durable:
-            known = DeliveredHead(Position(form.epoch, form.place, form.id), 0, lowest_repeat=place)
+    async def _report_repeat(self, publication: Publication, template: PublishTemplate, number: int) -> None:
+        """Reports that Redis gave an offset or state version twice: the channel was set back."""
+        if template.is_durable:
+            delivered = DeliveredHead(Position(template.epoch, template.number, template.id), 0, lowest_repeat=number)
         else:
-            known = DeliveredHead(Position(form.epoch, 0), form.place)
-        age = max(0, publication.at - form.at)
-        with suppress(ServiceError):  # the event is accepted; who knows more will find out
-            await self._mark(publication.channel, known, sure=True, age=age)
+            delivered = DeliveredHead(Position(template.epoch, 0), template.number)
+        age = max(0, publication.at - template.accepted_at)
+        with suppress(ServiceError):  # the event is accepted; nodes that have delivered more will report it
+            await self._read_head(publication.channel, delivered, is_certain=True, age=age)
 
-    def _mark(
-        self, channel: ChannelKey, known: DeliveredHead | None, *, sure: bool = False, age: int | None = None
-    ) -> Awaitable[Any]:
-        words: tuple[Argument, ...] = ("", 0, "", 0, 0, "", "")
-        if known is not None:
-            at, again = known.position, "" if known.lowest_repeat is None else known.lowest_repeat
-            words = (
-                at.epoch,
-                at.offset,
-                at.id or "",
-                known.state_version,
-                int(sure),
-                again,
-                "" if age is None else age,
-            )
-        return self.calls.run(STREAM_HEAD, self.names(channel), *words)
+    # --- subscriptions ------------------------------------------------------------------------------------------------
 
     async def subscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
+        """Returns when the server has confirmed the subscription."""
         self.shards.require_open()
-        name = self.names(channel).events
-        await self._index.enter(channel)
+        name = self.keys(channel).events
+        await self._index.add(channel)
         self.shards.require_open()  # it may have been closed meanwhile
-        self._channels[name] = channel
+        self._subscriptions[name] = channel
         try:
             await self.shards.subscribe(name)
         finally:
-            if not self.shards.wants(name):
-                self._channels.pop(name, None)
+            if not self.shards.is_subscribed(name):
+                self._subscriptions.pop(name, None)
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
+        """Drops messages of the channel from now on, and tells the server."""
         self.shards.require_open()
-        name = self.names(channel).events
-        if self._channels.pop(name, None) is not None:
-            self._empty.pop(channel, None)
-            self._index.leave(channel)
+        name = self.keys(channel).events
+        if self._subscriptions.pop(name, None) is not None:
+            self._empty.discard(channel)
+            self._index.unsubscribed(channel)
         self.shards.unsubscribe(name)
 
+    def _on_message(self, name: bytes, message: bytes) -> None:
+        channel, sink = self._subscriptions.get(name), self._sink
+        if channel is None or sink is None:
+            return
+        try:
+            event = event_codec.decode_message(channel, message)
+        except ValueError as error:  # another program publishes here, or a newer version
+            self._metrics.broker.broker_errors.labels(reply="message").inc()
+            self._log_unreadable_message(kind=type(error).__name__)
+            return
+        sink.deliver(event)
+
+    def _on_interrupted(self, names: Collection[bytes]) -> None:
+        if self._sink is not None:
+            channels = [self._subscriptions[name] for name in names if name in self._subscriptions]
+            if channels:
+                self._sink.interrupted(channels)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """As the port says."""
-        names = self.names(channel)
-        epoch, offset, id_, state_version, state, kept, base = await self.calls.run(
+        """Runs lua/snapshot.lua."""
+        keys = self.keys(channel)
+        epoch, offset, id_, state_version, state, kept, epoch_start = await self.executor.run_script(
             SNAPSHOT,
-            names,
+            keys,
             since.epoch if since is not None else "",
             since.offset if since is not None else "",
             max_events,
             max_bytes,
             int(epochs.MIN_EPOCH_AGE * 1_000_000),
         )
-        if not offset and not state_version and names.events in self._channels:
-            self._empty[channel] = None
-        with _readable():
-            top = _position(epoch, offset, id_)
-            values = _state(channel, state, top.epoch)
-            entries = [_entry(channel, entry, top.epoch) for entry in kept or ()]
-        if since is None:
-            return Snapshot(top, values, (), None, state_version, base)
-        found = events_after(since, top, entries) if kept is not None or since.offset == top.offset else None
-        if found is None or sum(len(event.data) for event in found) > max_bytes:
-            return Snapshot(top, values, (), recovered=False, state_version=state_version, epoch_start=base)
-        return Snapshot(top, values, found, recovered=True, state_version=state_version, epoch_start=base)
+        if not offset and not state_version and keys.events in self._subscriptions:
+            self._empty.add(channel, None)
+        with _unreadable_as_unavailable():
+            position = _position(epoch, offset, id_)
+            values = _state(channel, state, position.epoch)
+            events = [_stream_event(channel, entry, position.epoch) for entry in kept or ()]
+        missed: Sequence[Event] | None = None
+        if since is not None and (kept is not None or since.offset == position.offset):
+            missed = events_after(since, position, events)
+        if missed is not None and sum(len(event.data) for event in missed) > max_bytes:
+            missed = None
+        return Snapshot(
+            position,
+            values,
+            missed or (),
+            None if since is None else missed is not None,
+            state_version,
+            epoch_start,
+        )
 
     async def stream_heads(
-        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
+        self, channels: Sequence[ChannelKey], delivered: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
-        """As the port says: one pipeline."""
+        """Runs lua/stream_head.lua for each channel, in one pipeline."""
         self.shards.require_open()
-        answers = await asyncio.gather(
-            *(self._mark(channel, what) for channel, what in zip_longest(channels, known)), return_exceptions=True
+        replies = await asyncio.gather(
+            *(self._read_head(channel, known) for channel, known in zip_longest(channels, delivered)),
+            return_exceptions=True,
         )
-        marks = [_mark(answer) for answer in answers]
-        failed = next((answer for answer in answers if isinstance(answer, BaseException)), None)
-        if failed is not None and not any(marks):
+        heads = [_stream_head(reply) for reply in replies]
+        failed = next((reply for reply in replies if isinstance(reply, BaseException)), None)
+        if failed is not None and not any(heads):
             raise failed
-        return marks
+        return heads
+
+    def _read_head(
+        self,
+        channel: ChannelKey,
+        delivered: DeliveredHead | None,
+        *,
+        is_certain: bool = False,
+        age: int | None = None,
+    ) -> Awaitable[Any]:
+        """Runs lua/stream_head.lua. `is_certain`: the channel was set back at most `age` milliseconds ago."""
+        arguments: tuple[Argument, ...] = ("", 0, "", 0, 0, "", "")
+        if delivered is not None:
+            at, repeat = delivered.position, delivered.lowest_repeat
+            arguments = (
+                at.epoch,
+                at.offset,
+                at.id or "",
+                delivered.state_version,
+                int(is_certain),
+                "" if repeat is None else repeat,
+                "" if age is None else age,
+            )
+        return self.executor.run_script(STREAM_HEAD, self.keys(channel), *arguments)
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
-        """As the port says."""
-        epoch, offset, id_, entries, more = await self.calls.run(
+        """Runs lua/history.lua."""
+        epoch, offset, id_, entries, has_more = await self.executor.run_script(
             HISTORY,
-            self.names(channel),
+            self.keys(channel),
             "" if after is None else after,
             "" if before is None else before,
             limit,
-            PAGE_BYTES,
+            MAX_PAGE_BYTES,
         )
-        with _readable():
-            top = _position(epoch, offset, id_)
-            return HistoryPage(top, [_entry(channel, entry, top.epoch) for entry in entries], bool(more))
+        with _unreadable_as_unavailable():
+            position = _position(epoch, offset, id_)
+            events = [_stream_event(channel, entry, position.epoch) for entry in entries]
+            return HistoryPage(position, events, bool(has_more))
+
+    # --- listing and empty channels -----------------------------------------------------------------------------------
 
     async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """As the port says. Looks at no more of the tenant's index than it lists, and what is on its way out of it."""
+        """Reads as many entries of the tenant's index as it lists, and those of channels that are gone."""
         found: list[ChannelInfo] = []
         low = f"[{prefix}" if prefix else "-"
         while len(found) < limit:
-            wanted = min(limit - len(found), LIST_CHUNK)
+            wanted = min(limit - len(found), MAX_LISTED)
             page = await self._index.page(tenant, low, wanted)
             names = [name for name in page if name.startswith(prefix)]
             infos = await asyncio.gather(
-                *(self._info(ChannelKey(tenant, name)) for name in names), return_exceptions=True
+                *(self._channel_info(ChannelKey(tenant, name)) for name in names), return_exceptions=True
             )
             for info in infos:
                 if isinstance(info, BaseException):
@@ -262,81 +323,55 @@ class RedisBroker:
             low = f"({page[-1]}"
         return found
 
-    # --- listing and empty channels -----------------------------------------------------------------------------------
+    async def _read_info(self, channel: ChannelKey) -> tuple[int, int, bytes, int, bytes]:
+        """Runs lua/channel_info.lua."""
+        keys = self.keys(channel)
+        count_command = "SHARDNUMSUB" if self._publish_command == "SPUBLISH" else "NUMSUB"
+        is_listed, valid_for, epoch, offset, id_ = await self.executor.run_script(
+            CHANNEL_INFO, keys, count_command, keys.events
+        )
+        return is_listed, valid_for, epoch, offset, id_
 
-    async def _listed(self, channel: ChannelKey) -> tuple[int, int, bytes, int, bytes]:
-        """See listed.lua."""
-        names = self.names(channel)
-        counted = "SHARDNUMSUB" if self._publish == "SPUBLISH" else "NUMSUB"
-        listed, holds, epoch, offset, id_ = await self.calls.run(LISTED, names, counted, names.events)
-        return listed, holds, epoch, offset, id_
+    async def _check_listing(self, channel: ChannelKey) -> Listing:
+        is_listed, valid_for, *_ = await self._read_info(channel)
+        return Listing(bool(is_listed), valid_for)
 
-    async def _look(self, channel: ChannelKey) -> tuple[bool, int]:
-        listed, holds, *_ = await self._listed(channel)
-        return bool(listed), holds
-
-    async def _info(self, channel: ChannelKey) -> ChannelInfo | None:
-        listed, _, epoch, offset, id_ = await self._listed(channel)
-        if not listed:
-            self._index.doubt(channel)
+    async def _channel_info(self, channel: ChannelKey) -> ChannelInfo | None:
+        is_listed, _, epoch, offset, id_ = await self._read_info(channel)
+        if not is_listed:
+            self._index.unlisted(channel)
             return None
         if epoch:
             return ChannelInfo(channel.name, _position(epoch, offset, id_))
         return ChannelInfo(channel.name, (await self.snapshot(channel, None, 0, 0)).position)
 
-    async def _go_on_keeping(self) -> None:
-        while True:
-            await asyncio.sleep(self._empty_ttl / 3)
-            await self.keep_empty()
+    async def renew_empty_channels(self) -> None:
+        """Renews the positions of this node's empty channels once, as a task does again and again."""
+        await self._empty.renew()
 
-    async def keep_empty(self) -> None:
-        """Keeps the positions of empty channels that this node is subscribed to; called again within `config.empty_ttl`."""
-        waiting = list(self._empty)
-        for start in range(0, len(waiting), LIST_CHUNK):
-            some = waiting[start : start + LIST_CHUNK]
-            keeps = (self.calls.run(KEEP, self.names(channel), milliseconds(self._empty_ttl)) for channel in some)
-            for channel, kept in zip(some, await asyncio.gather(*keeps, return_exceptions=True), strict=True):
-                if kept == 0:
-                    self._empty.pop(channel, None)
-
-    # --- deliveries ---------------------------------------------------------------------------------------------------
-
-    def _deliver(self, name: bytes, message: bytes) -> None:
-        channel, sink = self._channels.get(name), self._sink
-        if channel is None or sink is None:
-            return
-        try:
-            event = event_codec.parse(channel, message)
-        except ValueError as error:  # somebody else writes here, or a newer version does
-            self._metrics.broker.broker_errors.labels(reply="message").inc()
-            self._not_understood(kind=type(error).__name__)
-            return
-        sink.deliver(event)
-
-    def _interrupted(self, names: Collection[bytes]) -> None:
-        if self._sink is not None:
-            channels = [self._channels[name] for name in names if name in self._channels]
-            if channels:
-                self._sink.interrupted(channels)
+    async def _renew_empty(self, channels: Mapping[ChannelKey, None]) -> Mapping[ChannelKey, None]:
+        renewals = (self.executor.run_script(RENEW_EMPTY, self.keys(channel), self._empty_ttl) for channel in channels)
+        replies = await asyncio.gather(*renewals, return_exceptions=True)
+        return {channel: None for channel, reply in zip(channels, replies, strict=True) if reply != 0}
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _unreadable_as_unavailable() -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError) as error:  # msgspec's errors are ValueErrors
-        _events_not_understood(kind=type(error).__name__)
+        _log_unreadable_events(kind=type(error).__name__)
         raise unavailable("what Redis holds of the channel was not written by this version") from error
 
 
-def _mark(answer: Any) -> StreamHead | None:
-    if isinstance(answer, BaseException):
+def _stream_head(reply: Any) -> StreamHead | None:
+    if isinstance(reply, BaseException):
         return None
     try:
-        epoch, offset, state_version = answer
+        epoch, offset, state_version = reply
         return StreamHead(epoch.decode(), offset, state_version)
-    except (ValueError, TypeError):  # a hand at redis-cli, or another version
-        _position_not_understood()
+    except (ValueError, TypeError):  # another program or version has written it
+        _log_unreadable_head()
         return None
 
 
@@ -344,16 +379,15 @@ def _position(epoch: bytes, offset: int, id_: bytes) -> Position:
     return Position(epoch.decode(), offset, id_.decode() if offset else None)
 
 
-def _entry(channel: ChannelKey, entry: list[Any], epoch: str) -> Event:
+def _stream_event(channel: ChannelKey, entry: list[Any], epoch: str) -> Event:
     id_, fields = entry
-    return event_codec.decode(channel, Delivery.DURABLE, fields[1], epoch, offset=int(id_.partition(b"-")[0]))
+    return event_codec.decode_body(channel, _DURABLE, fields[1], epoch, offset=int(id_.partition(b"-")[0]))
 
 
 def _state(channel: ChannelKey, flat: list[bytes], epoch: str) -> list[Event]:
     events = []
     for value in flat[1::2]:
         head, _, body = value.partition(b"\n")
-        events.append(
-            event_codec.decode(channel, Delivery.LATEST, body, epoch, state_version=int(head.partition(b" ")[0]))
-        )
+        state_version = int(head.partition(b" ")[0])
+        events.append(event_codec.decode_body(channel, Delivery.LATEST, body, epoch, state_version=state_version))
     return sorted(events, key=lambda event: event.state_version or 0)

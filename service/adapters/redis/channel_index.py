@@ -1,8 +1,8 @@
-"""Which channels of a tenant may be listed: an index at Redis that costs what is listed, not what once was.
+"""The index of channels that can be listed, one for each tenant: listing costs what it returns, not what once existed.
 
-An entry holds for as long as the node that made it could tell: HELD seconds for a subscription, which nodes repeat while they
-have it, and the ttl of the history or state for a publish. Who finds an entry that holds no more looks at the channel, and drops
-it or gives it a new term. The index lives in a slot of its own, so none of this is in the scripts on channels.
+An entry is valid for as long as its writer could know: a subscription for `SUBSCRIPTION_TTL` seconds, which nodes renew while
+they are subscribed; a publish for the TTL of the history or state. Whoever finds an expired entry checks the channel, and then
+removes or renews the entry. An index has a slot of its own, so scripts on channels cannot touch it.
 """
 
 from __future__ import annotations
@@ -10,161 +10,174 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from service.adapters.redis.calls import Calls
-from service.adapters.redis.config import Keys
+from service.adapters.redis.command_executor import CommandExecutor
+from service.adapters.redis.config import milliseconds
 from service.adapters.redis.connections.link import Argument, pack
-from service.adapters.redis.lua.scripts import INDEX, INDEX_SETTLE, Script
+from service.adapters.redis.keys import Keys
+from service.adapters.redis.lua.scripts import INDEX_SETTLE, INDEX_UPDATE, Script
 from service.aio.eager_start import ensure_task
 from service.core.channel import ChannelKey
 from service.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
-HELD = 60.0
-"""Seconds that a subscription is noted for."""
-RENEWAL = HELD / 3
-"""Seconds between two notes of what this node is subscribed to."""
-TICK = 1.0
-"""Seconds between two looks at what has been left and what is due."""
-ENTER_SECONDS = 1.0
-"""For entering a channel."""
-CLAIM = 30.0
-"""Seconds for which the node that finds an entry due is the only one that looks at it."""
-PORTION = 500
+SUBSCRIPTION_TTL = 60.0
+"""Seconds for which an entry of a subscription is valid."""
+RENEWAL_INTERVAL = SUBSCRIPTION_TTL / 3
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks of unsubscribed and expired channels."""
+ADD_TIMEOUT = 1.0
+CLAIM_TTL = 30.0
+"""Seconds for which only the node that found an expired entry checks it."""
+MAX_NAMES = 500
 """Names in one call."""
-DUE = 200
-"""Entries found due by one call."""
-MAX_LEFT, MAX_DUE = 20_000, 10_000
-"""Names that wait for the next look; further ones are found again by somebody when they are due."""
+MAX_EXPIRED = 200
+"""Expired entries that one call returns."""
+MAX_WAITING_UPDATES, MAX_WAITING_CHECKS = 20_000, 10_000
+"""Names that wait for the next check. Some node finds further ones again when they expire."""
+
+_PRESENT, _UNSUBSCRIBED, _UNLISTED = "+", "-", "!"
+"""What lua/index_update.lua does with a name."""
 
 T = TypeVar("T")
 
 
+class Listing(NamedTuple):
+    """Whether a channel can be listed."""
+
+    is_listed: bool
+    valid_for: int
+    """Milliseconds for which its history or state alone makes it so."""
+
+
 class ChannelIndex:
-    """The index of every tenant. `look(channel)`: whether it is to be listed, and milliseconds for which that holds.
-    `subscribed()`: what this node is subscribed to."""
+    """Keeps the indexes of all tenants."""
 
     def __init__(
         self,
-        calls: Calls,
+        executor: CommandExecutor,
         prefix: str,
         metrics: Metrics,
         *,
-        look: Callable[[ChannelKey], Awaitable[tuple[bool, int]]],
+        check_channel: Callable[[ChannelKey], Awaitable[Listing]],
         subscribed: Callable[[], Collection[ChannelKey]],
     ) -> None:
-        self._calls = calls
+        """`check_channel` reads whether a channel can be listed; `subscribed` returns this node's channels."""
+        self._executor = executor
         self._keys = Keys(prefix)
         self._metrics = metrics
-        self._look = look
+        self._check_channel = check_channel
         self._subscribed = subscribed
-        self._left: dict[ChannelKey, str] = {}
-        """With what to say of each: index.lua."""
-        self._due: dict[ChannelKey, bytes] = {}
-        """With the due that this node has claimed it by."""
-        self._crowded: set[str] = set()
-        """Tenants of whom more may be due than one call finds."""
-        self._renewed = 0.0
+        self._updates: dict[ChannelKey, str] = {}
+        """Channels to update, each with what to do."""
+        self._expired: dict[ChannelKey, bytes] = {}
+        """Channels to check, each with the expiry by which this node has claimed it."""
+        self._backlogged: set[str] = set()
+        """Tenants that may have more expired entries than one call returns."""
+        self._renewed_at = 0.0
 
-    async def enter(self, channel: ChannelKey, seconds: float = HELD) -> None:
-        """Notes a channel for so long. If it cannot be done the channel works, and is listed when it is noted next: the index's
-        shard may be another one than the channel's, and must not take it down with it."""
+    async def add(self, channel: ChannelKey, seconds: float = SUBSCRIPTION_TTL) -> None:
+        """Adds or renews an entry. Never raises: the index may live on another shard, which must not fail the channel.
+
+        A channel that could not be added is listed after the next renewal.
+        """
         if not channel.tenant:
             return
-        self._left.pop(channel, None)
+        self._updates.pop(channel, None)
         await ensure_task()
         try:
-            async with asyncio.timeout(ENTER_SECONDS):
-                await self._note(channel.tenant, [f"+{channel.name}"], seconds)
+            async with asyncio.timeout(ADD_TIMEOUT):
+                await self._update(channel.tenant, [_PRESENT + channel.name], seconds)
         except (ServiceError, TimeoutError):
             self._metrics.broker.broker_errors.labels(reply="index").inc()
 
-    def leave(self, channel: ChannelKey) -> None:
-        """This node is not subscribed any more: the entry is looked at soon."""
-        self._say("-", channel)
+    def unsubscribed(self, channel: ChannelKey) -> None:
+        """Checks the entry soon, as this node is no longer subscribed."""
+        self._schedule(_UNSUBSCRIBED, channel)
 
-    def doubt(self, channel: ChannelKey) -> None:
-        """The channel was found not to be worth listing."""
-        self._say("!", channel)
+    def unlisted(self, channel: ChannelKey) -> None:
+        """Checks the entry soon, as a listing found nothing in the channel."""
+        self._schedule(_UNLISTED, channel)
 
-    async def page(self, tenant: str, low: str, most: int) -> Sequence[str]:
-        """Names in order from `low` on, as ZRANGEBYLEX takes it. Raises ServiceError."""
-        names, _ = self._of(tenant)
-        found = await self._calls.plain(names, "ZRANGEBYLEX", names, low, "+", "LIMIT", 0, most)
+    async def page(self, tenant: str, low: str, limit: int) -> Sequence[str]:
+        """Returns names in order from `low` on, a bound as ZRANGEBYLEX takes it. Raises ServiceError."""
+        names, _ = self._keys_of(tenant)
+        found = await self._executor.run_command(names, "ZRANGEBYLEX", names, low, "+", "LIMIT", 0, limit)
         return [name.decode() for name in found]
 
-    async def keep(self) -> None:
-        """Repeats what this node is subscribed to, and looks at what is due; runs until it is cancelled."""
+    async def run(self) -> None:
+        """Renews this node's entries and checks expired ones, until it is cancelled."""
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(CHECK_INTERVAL)
             try:
-                await self._tend()
-            except ServiceError:  # whatever was under way comes again when it is due
+                await self.check()
+            except ServiceError:  # the entries expire again, and a later check finds them
                 self._metrics.broker.broker_errors.labels(reply="index").inc()
 
-    async def _tend(self) -> None:
+    async def check(self) -> None:
+        """Writes the updates, renews entries that are due, and checks expired ones. Raises ServiceError."""
         now = asyncio.get_running_loop().time()
-        words, self._left = self._left, {}
-        if now - self._renewed >= RENEWAL:
-            self._renewed = now
-            words = {**words, **dict.fromkeys((one for one in self._subscribed() if one.tenant), "+")}
-        for tenant, names in _by_tenant(words).items():
-            for part in _portions(names, PORTION):
-                await self._note(tenant, part, HELD)
-        while self._due or self._crowded:
-            while self._due:
-                some = dict(islice(self._due.items(), DUE))
-                for channel in some:
-                    del self._due[channel]
-                await self._settle(some)
-            if self._crowded:
-                await self._note(self._crowded.pop(), (), HELD)
+        updates, self._updates = self._updates, {}
+        if now - self._renewed_at >= RENEWAL_INTERVAL:
+            self._renewed_at = now
+            present = (channel for channel in self._subscribed() if channel.tenant)
+            updates = {**updates, **dict.fromkeys(present, _PRESENT)}
+        for tenant, names in _by_tenant(updates).items():
+            for batch in _batches(names, MAX_NAMES):
+                await self._update(tenant, batch, SUBSCRIPTION_TTL)
+        while self._expired or self._backlogged:
+            while self._expired:
+                expired = dict(islice(self._expired.items(), MAX_EXPIRED))
+                for channel in expired:
+                    del self._expired[channel]
+                await self._settle(expired)
+            if self._backlogged:
+                await self._update(self._backlogged.pop(), (), SUBSCRIPTION_TTL)
 
-    async def _note(self, tenant: str, words: Sequence[Argument], seconds: float) -> None:
-        arguments = (int(seconds * 1000), int(CLAIM * 1000), DUE, *words)
-        due, *names = await self._run(INDEX, tenant, arguments)
-        if len(names) == DUE:
-            self._crowded.add(tenant)
+    async def _update(self, tenant: str, updates: Sequence[Argument], seconds: float) -> None:
+        arguments = (int(seconds * 1000), milliseconds(CLAIM_TTL), MAX_EXPIRED, *updates)
+        claim, *names = await self._run(INDEX_UPDATE, tenant, arguments)
+        if len(names) == MAX_EXPIRED:
+            self._backlogged.add(tenant)
         for name in names:
-            if len(self._due) < MAX_DUE:
-                self._due[ChannelKey(tenant, name.decode())] = due
+            if len(self._expired) < MAX_WAITING_CHECKS:
+                self._expired[ChannelKey(tenant, name.decode())] = claim
 
-    async def _settle(self, due: Mapping[ChannelKey, bytes]) -> None:
-        looks = await asyncio.gather(*map(self._look, due), return_exceptions=True)
-        found: dict[tuple[str, bytes], list[Argument]] = {}
-        for (channel, claimed), look in zip(due.items(), looks, strict=True):
-            if isinstance(look, ServiceError):
-                continue  # its shard is away
-            if isinstance(look, BaseException):
-                raise look
-            listed, holds = look
-            found.setdefault((channel.tenant, claimed), []).extend(
-                (channel.name, max(holds, int(HELD * 1000)) if listed else 0)
-            )
-        for (tenant, claimed), words in found.items():
-            await self._run(INDEX_SETTLE, tenant, (claimed, *words))
+    async def _settle(self, expired: Mapping[ChannelKey, bytes]) -> None:
+        """Removes or renews expired entries."""
+        listings = await asyncio.gather(*map(self._check_channel, expired), return_exceptions=True)
+        results: dict[tuple[str, bytes], list[Argument]] = {}
+        for (channel, claim), listing in zip(expired.items(), listings, strict=True):
+            if isinstance(listing, ServiceError):
+                continue  # the channel's shard is unavailable
+            if isinstance(listing, BaseException):
+                raise listing
+            valid_for = max(listing.valid_for, milliseconds(SUBSCRIPTION_TTL)) if listing.is_listed else 0
+            results.setdefault((channel.tenant, claim), []).extend((channel.name, valid_for))
+        for (tenant, claim), arguments in results.items():
+            await self._run(INDEX_SETTLE, tenant, (claim, *arguments))
 
     async def _run(self, script: Script, tenant: str, arguments: Sequence[Argument]) -> Any:
-        keys = self._of(tenant)
+        keys = self._keys_of(tenant)
         message = pack(("EVALSHA", script.sha, len(keys), *keys, *arguments))
-        return await self._calls.call(keys[0], lambda _: message, script)
+        return await self._executor.execute(keys[0], lambda _: message, script)
 
-    def _of(self, tenant: str) -> tuple[str, str]:
+    def _keys_of(self, tenant: str) -> tuple[str, str]:
         return self._keys.tagged("channels", tenant), self._keys.tagged("channels-due", tenant)
 
-    def _say(self, word: str, channel: ChannelKey) -> None:
-        if channel.tenant and len(self._left) < MAX_LEFT:
-            self._left[channel] = word
+    def _schedule(self, update: str, channel: ChannelKey) -> None:
+        if channel.tenant and len(self._updates) < MAX_WAITING_UPDATES:
+            self._updates[channel] = update
 
 
-def _by_tenant(words: Mapping[ChannelKey, str]) -> Mapping[str, list[str]]:
+def _by_tenant(updates: Mapping[ChannelKey, str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for channel, word in words.items():
-        found.setdefault(channel.tenant, []).append(word + channel.name)
+    for channel, update in updates.items():
+        found.setdefault(channel.tenant, []).append(update + channel.name)
     return found
 
 
-def _portions(items: Iterable[T], size: int) -> Iterable[list[T]]:
+def _batches(items: Iterable[T], size: int) -> Iterable[list[T]]:
     left = iter(items)
     return iter(lambda: list(islice(left, size)), [])

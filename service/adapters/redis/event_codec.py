@@ -1,4 +1,4 @@
-"""How events travel through Redis: what is PUBLISHed and what the stream and the state keep.
+"""Encodes events for Redis: for PUBLISH, the stream and the state.
 
 A message is `d<epoch> <offset>\n<body>`, `l<epoch> <state version>\n<body>` or `e<body>`; the body is MessagePack.
 """
@@ -12,12 +12,11 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 
 DURABLE, LATEST, EPHEMERAL = b"d"[0], b"l"[0], b"e"[0]
-# Members of an Enum are slow to look up.
-_DURABLE, _LATEST = Delivery.DURABLE, Delivery.LATEST
+_DURABLE, _LATEST = Delivery.DURABLE, Delivery.LATEST  # members of an Enum are slow to look up
 
 
 class Body(Struct, frozen=True, array_like=True, gc=False):
-    """An event without its place."""
+    """An event without its epoch, offset and state version."""
 
     type: str
     id: str
@@ -31,8 +30,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Body).decode
 
 
-def encode(publication: Publication) -> bytes:
-    """The body of a publication."""
+def encode_body(publication: Publication) -> bytes:
+    """Returns the body of a publication."""
     return _encode(
         Body(
             publication.type,
@@ -45,12 +44,12 @@ def encode(publication: Publication) -> bytes:
     )
 
 
-def ephemeral(publication: Publication) -> bytes:
-    """The whole message of an event that enters no stream."""
-    return b"e" + encode(publication)
+def encode_ephemeral(publication: Publication) -> bytes:
+    """Returns the message of an ephemeral event."""
+    return b"e" + encode_body(publication)
 
 
-def decode(
+def decode_body(
     channel: ChannelKey,
     delivery: Delivery,
     body: bytes,
@@ -58,7 +57,7 @@ def decode(
     offset: int | None = None,
     state_version: int | None = None,
 ) -> Event:
-    """The event with a body. Raises msgspec.MsgspecError for what is none."""
+    """Returns the event of a body. Raises msgspec.MsgspecError for a body of another kind."""
     found = _decode(body)
     return Event(
         channel,
@@ -75,18 +74,18 @@ def decode(
     )
 
 
-def parse(channel: ChannelKey, message: bytes) -> Event:
-    """The event in a message. Raises ValueError (msgspec's errors are that) for what is none."""
+def decode_message(channel: ChannelKey, message: bytes) -> Event:
+    """Returns the event of a message. Raises ValueError (msgspec's errors are that) for a message of another kind."""
     kind = message[0] if message else 0
     if kind == EPHEMERAL:
-        return decode(channel, Delivery.EPHEMERAL, message[1:])
+        return decode_body(channel, Delivery.EPHEMERAL, message[1:])
     head, _, body = message.partition(b"\n")
-    epoch, _, place = head.decode("ascii").partition(" ")
+    epoch, _, number = head.decode("ascii").partition(" ")
     is_durable = kind == DURABLE
     if not is_durable and kind != LATEST:
         raise ValueError("the message is of no known kind")
     found = _decode(body)
-    return Event(  # positions cost less than names, and this is done for every message
+    return Event(  # positional: keywords cost more, and this runs for every message
         channel,
         found.type,
         found.id,
@@ -94,8 +93,8 @@ def parse(channel: ChannelKey, message: bytes) -> Event:
         found.data,
         found.sender,
         found.at,
-        int(place) if is_durable else None,
-        None if is_durable else int(place),
+        int(number) if is_durable else None,
+        None if is_durable else int(number),
         found.key,
         epoch[1:],
     )

@@ -1,4 +1,4 @@
-"""What the adapters of every store across the network are told."""
+"""Settings that all stores across the network share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ServerTime = Callable[[str, float, float], None]
-"""Gets a server's name, what its clock shows (seconds since the Unix epoch), and the seconds that its answer took."""
+ServerTimeObserver = Callable[[str, float, float], None]
+"""Called with a server's name, the time of its clock (seconds since the Unix epoch), and the seconds that its answer took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """See the settings of the same names (docs/settings.md)."""
+    """The settings `broker.…` (docs/settings.md), all in seconds unless they say otherwise."""
 
     user: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -21,23 +21,27 @@ class StoreConfig:
     certificate: Path | None = None
     private_key: Path | None = None
     prefix: str = "tidewire"
-    timeout: float = 5.0
-    queue: int = 10_000
-    ping: float = 1.0
-    silence: float = 3.0
+    call_timeout: float = 5.0
+    """For a call of the store."""
+    max_calls: int = 10_000
+    """Calls that may wait for the store at the same time."""
+    ping_interval: float = 1.0
+    silence_timeout: float = 3.0
+    """After which a connection counts as lost when the server sends nothing."""
     position_ttl: float = 604_800.0
     empty_ttl: float = 60.0
+    """For which the position of an empty channel is kept."""
     idempotency_window: float = 300.0
-    start: float = 30.0
-    """Seconds that a start waits for servers that cannot be reached."""
+    start_timeout: float = 30.0
+    """For which a starting node waits for servers that cannot be reached."""
 
     @property
     def is_tls(self) -> bool:
-        """Whether connections are to be encrypted."""
+        """Whether connections are encrypted."""
         raise NotImplementedError
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """For own connections; None for plain TCP. Raises OSError (ssl.SSLError is one) for files that are no use."""
+        """Returns the TLS context for our own connections; None for plain TCP. Raises OSError for unusable files."""
         if not self.is_tls:
             return None
         context = ssl.create_default_context(cafile=self.ca)

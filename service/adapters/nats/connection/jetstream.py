@@ -1,6 +1,6 @@
-"""The JetStream stream that holds everything, and what is asked of it.
+"""The JetStream stream that stores everything, and its API.
 
-Needs NATS 2.12.1: batches that are kept as a whole or not at all, and messages with a time to live of their own.
+Needs NATS 2.12.1: batches that are stored as a whole or not at all, and messages with a TTL of their own.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from typing import Any, NamedTuple
 import msgspec
 
 from service.adapters.nats.connection import protocol
-from service.adapters.nats.connection.link import Link, Unfit, unavailable
+from service.adapters.nats.connection.link import Link
 from service.adapters.nats.connection.protocol import Message
-from service.adapters.store.config import ServerTime
+from service.adapters.store.config import ServerTimeObserver
+from service.adapters.store.errors import MisconfiguredError, unavailable
 
-OLDEST_SERVER = (2, 12, 1)
-"""2.12.0 refuses what a batch expects of subjects that have no message yet."""
+MIN_SERVER_VERSION = (2, 12, 1)
+"""2.12.0 refuses an expected last sequence of 0, for subjects without a message."""
 WRONG_LAST_SEQUENCE = 10_071
 NO_MESSAGE = 10_037
 NO_STREAM = 10_059
 NAME_IN_USE = 10_058
 NO_JETSTREAM = frozenset({10_039, 10_076})
 MAX_SUBJECTS = 512
-"""Asked for in one question; the server answers at most 1 024."""
-MAX_IN_PAGE = 256
-MAX_AT_ONCE = 64
-"""Questions on their way together: the server drops some when too many wait."""
-PAUSES = (0.005, 0.1)
-"""Between two tries of what a replica that is behind, or another node, has been in the way of; see `Backoff`."""
+"""Subjects in one request; the server answers at most 1 024."""
+MAX_PAGE = 256
+"""Messages in one answer."""
+MAX_REQUESTS = 64
+"""Requests in flight: the server drops some when too many wait."""
+CONFLICT_BACKOFF = (0.005, 0.1)
+"""Seconds before a retry (first, longest) after another node was faster, or a replica was behind."""
 
-_NEEDED = {"allow_direct": True, "allow_msg_ttl": True, "allow_atomic": True, "allow_rollup_hdrs": True}
+_REQUIRED = {"allow_direct": True, "allow_msg_ttl": True, "allow_atomic": True, "allow_rollup_hdrs": True}
 
 
-class Kept(NamedTuple):
+class StoredMessage(NamedTuple):
     """A message of the stream."""
 
     sequence: int
@@ -52,69 +54,61 @@ class Write(NamedTuple):
     subject: str
     data: bytes
     ttl: float
-    """Seconds; the server counts in whole ones, so the message is there for a second or two longer."""
-    only: bool = False
-    """Whether it takes the place of all messages with this subject."""
-    after: int | None = None
-    """The sequence of the subject's newest message, 0 for none: the batch is refused if it is another by now."""
+    """Seconds. The server counts whole seconds, so the message stays up to two longer."""
+    is_rollup: bool = False
+    """Whether it replaces all messages of its subject."""
+    last_sequence: int | None = None
+    """The expected sequence of the subject's newest message, 0 for none. If it is another, the batch is refused."""
 
 
-class Conflict(Exception):  # noqa: N818  # reads as what happened
-    """A subject's newest message is not the one that was expected; nothing has been kept."""
+class SequenceConflictError(Exception):
+    """A subject's newest message is not the expected one; nothing was stored."""
 
 
 class Stream:
-    """Reads by `last` see whatever was acknowledged before. Reads by `several` and `all_of` may be answered by a replica
-    that is behind: their callers compare what they get with what `last` said. Everything raises ServiceError if it can't.
+    """Reads and writes the stream. Every method raises ServiceError if NATS fails.
+
+    `get_last` sees all acknowledged writes. `get_last_of` and `get_all` may be answered by a replica that is behind: their
+    callers compare the answer with what `get_last` has said.
     """
 
     def __init__(
         self,
         link: Link,
-        prefix: str,
+        name: str,
         subjects: Sequence[str],
         republish: tuple[str, str],
-        on_time: ServerTime | None = None,
+        on_server_time: ServerTimeObserver | None = None,
     ) -> None:
-        """`on_time` gets what the server's clock shows."""
+        """`republish`: the subjects that the server delivers once stored, and where. `on_server_time` gets its time."""
         self._link = link
-        self._on_time = on_time
+        self._on_server_time = on_server_time
         self._subjects = subjects
         self._republish = republish
-        self.name = prefix
-        self.replicated = False
-        """Whether reads may be answered by a replica that is behind."""
+        self.name = name
+        self.is_replicated = False
+        """Whether a replica that is behind may answer reads."""
 
-    async def ensure(self) -> None:
-        """Makes the stream if it is not there. One that is there stays as its operators made it, if it is fit."""
+    async def ensure_created(self) -> None:
+        """Creates the stream if it is missing. Raises MisconfiguredError for an unsuitable server or stream."""
         version = str(self._link.info.get("version", "0"))
-        if _numbers(version) < OLDEST_SERVER:
-            raise Unfit(f"NATS is version {version[:32]}; 2.12.1 or newer is needed")
-        answer = await self._timed("STREAM.INFO")
-        if _code(answer) == NO_STREAM:
-            answer = await self._timed("STREAM.CREATE", self._wanted())
-            if _code(answer) == NAME_IN_USE:  # another node was first
-                answer = await self._timed("STREAM.INFO")
+        if _numbers(version) < MIN_SERVER_VERSION:
+            raise MisconfiguredError(f"NATS is version {version[:32]}; 2.12.1 or newer is needed")
+        answer = await self._request_timed("STREAM.INFO")
+        if _error_code(answer) == NO_STREAM:
+            answer = await self._request_timed("STREAM.CREATE", self._config())
+            if _error_code(answer) == NAME_IN_USE:  # another node was faster
+                answer = await self._request_timed("STREAM.INFO")
         _check(answer)
-        self.replicated = answer["config"].get("num_replicas", 1) > 1
-        unfit = [name for name, value in _NEEDED.items() if answer["config"].get(name) != value]
-        if (answer["config"].get("republish") or {}) != self._wanted()["republish"]:
-            unfit.append("republish")
-        if unfit:
-            raise Unfit(f"the stream {self.name} is not made for this service: see {', '.join(unfit)}")
+        self.is_replicated = answer["config"].get("num_replicas", 1) > 1
+        unsuitable = [name for name, value in _REQUIRED.items() if answer["config"].get(name) != value]
+        if (answer["config"].get("republish") or {}) != self._config()["republish"]:
+            unsuitable.append("republish")
+        if unsuitable:
+            names = ", ".join(unsuitable)
+            raise MisconfiguredError(f"the stream {self.name} is not made for this service: see {names}")
 
-    async def _timed(self, call: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Asks something of the stream; the server stamps what it says of one that is there."""
-        loop = asyncio.get_running_loop()
-        asked = loop.time()
-        answer = await self._api(call, question)
-        took = loop.time() - asked
-        if self._on_time is not None and isinstance(stamp := answer.get("ts"), str):
-            with suppress(ValueError):
-                self._on_time("nats", datetime.fromisoformat(stamp).timestamp(), took)
-        return answer
-
-    def _wanted(self) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         source, destination = self._republish
         return {
             "name": self.name,
@@ -122,63 +116,60 @@ class Stream:
             "subjects": self._subjects,
             "storage": "file",
             "retention": "limits",
-            "discard": "new",  # a full stream refuses publishes; it never drops what has been accepted
+            "discard": "new",  # a full stream refuses publishes; it never drops accepted events
             "num_replicas": 3 if self._link.info.get("cluster") else 1,
             "republish": {"src": source, "dest": destination},
-            **_NEEDED,
+            **_REQUIRED,
         }
 
-    async def last(self, subject: str) -> Kept | None:
-        """The subject's newest message, as the stream's leader knows it."""
-        answer = await self._api("STREAM.MSG.GET", {"last_by_subj": subject})
-        if _code(answer) == NO_MESSAGE:
+    async def get_last(self, subject: str) -> StoredMessage | None:
+        """Returns the subject's newest message, as the stream's leader knows it."""
+        answer = await self._request("STREAM.MSG.GET", {"last_by_subj": subject})
+        if _error_code(answer) == NO_MESSAGE:
             return None
         message = _check(answer)["message"]
-        return Kept(message["seq"], b64decode(message.get("data", "")))
+        return StoredMessage(message["seq"], b64decode(message.get("data", "")))
 
-    async def several(self, subjects: Sequence[str]) -> Mapping[str, Kept]:
-        """The newest messages of many subjects, in few questions."""
-        parts = [subjects[at : at + MAX_SUBJECTS] for at in range(0, len(subjects), MAX_SUBJECTS)]
-        found: dict[str, Kept] = {}
+    async def get_last_of(self, subjects: Sequence[str]) -> Mapping[str, StoredMessage]:
+        """Returns the newest message of each subject that has one."""
+        parts = [subjects[start : start + MAX_SUBJECTS] for start in range(0, len(subjects), MAX_SUBJECTS)]
+        found: dict[str, StoredMessage] = {}
         for part in parts:
             answers = await self._read({"multi_last": part, "batch": len(part)})
-            found.update((answer.header("Nats-Subject"), _kept(answer)) for answer in answers)
+            found.update((answer.header("Nats-Subject"), _stored(answer)) for answer in answers)
         return found
 
-    async def all_of(self, subjects: Collection[str]) -> Sequence[Kept]:
-        """All messages of each subject or wildcard, oldest first."""
-        gate = asyncio.Semaphore(MAX_AT_ONCE)
+    async def get_all(self, subjects: Collection[str]) -> Sequence[StoredMessage]:
+        """Returns all messages of each subject or wildcard, oldest first."""
+        gate = asyncio.Semaphore(MAX_REQUESTS)
 
-        async def one(subject: str) -> list[Kept]:
+        async def read(subject: str) -> list[StoredMessage]:
             async with gate:
-                return await self._all_of(subject)
+                return await self._get_all(subject)
 
-        return [kept for found in await asyncio.gather(*map(one, subjects)) for kept in found]
+        return [message for found in await asyncio.gather(*map(read, subjects)) for message in found]
 
-    async def _all_of(self, subject: str) -> list[Kept]:
-        found: list[Kept] = []
+    async def _get_all(self, subject: str) -> list[StoredMessage]:
+        found: list[StoredMessage] = []
         while True:
             start = found[-1].sequence + 1 if found else 1
-            answers = await self._read({"seq": start, "next_by_subj": subject, "batch": MAX_IN_PAGE})
-            found.extend(map(_kept, answers))
+            answers = await self._read({"seq": start, "next_by_subj": subject, "batch": MAX_PAGE})
+            found.extend(map(_stored, answers))
             if not answers or int(answers[-1].header("Nats-Num-Pending") or 0) == 0:
                 return found
 
-    async def names(self, pattern: str) -> Sequence[str]:
-        """Every subject that is kept and matches."""
+    async def list_subjects(self, pattern: str) -> Sequence[str]:
+        """Returns every subject that has a message and matches."""
         found: list[str] = []
         while True:
-            answer = _check(await self._api("STREAM.INFO", {"subjects_filter": pattern, "offset": len(found)}))
+            answer = _check(await self._request("STREAM.INFO", {"subjects_filter": pattern, "offset": len(found)}))
             page = answer["state"].get("subjects") or {}
             found.extend(page)
             if not page or len(found) >= answer.get("total", 0):
                 return found
 
     async def write(self, batch: Sequence[Write]) -> int:
-        """Keeps all of the batch or nothing; returns the sequence of its last message.
-
-        Raises Conflict if a subject's newest message is not the one expected.
-        """
+        """Stores the whole batch or nothing. Returns the sequence of its last message. Raises SequenceConflictError."""
         if len(batch) == 1:
             answer = await self._put(batch[0], (), _headers(batch[0]))
         else:
@@ -188,26 +179,40 @@ class Stream:
                 for number, write in enumerate(batch, 1)
             ]
             *ahead, (final, headers) = numbered
-            lines = tuple(protocol.publish(write.subject, write.data, headers=some) for write, some in ahead)
-            answer = await self._put(final, lines, headers | {"Nats-Batch-Commit": "1"})
-        if _code(answer) == WRONG_LAST_SEQUENCE:
-            raise Conflict
+            operations = tuple(
+                protocol.encode_publish(write.subject, write.data, headers=its_headers) for write, its_headers in ahead
+            )
+            answer = await self._put(final, operations, headers | {"Nats-Batch-Commit": "1"})
+        if _error_code(answer) == WRONG_LAST_SEQUENCE:
+            raise SequenceConflictError
         return int(_check(answer)["seq"])
 
-    def trim(self, pattern: str, keep: int) -> None:
-        """Asks that only the newest `keep` messages stay; when and whether that happens is of no consequence."""
-        self._link.tell(f"$JS.API.STREAM.PURGE.{self.name}", msgspec.json.encode({"filter": pattern, "keep": keep}))
+    def purge(self, pattern: str, keep: int) -> None:
+        """Asks the server to delete all but the newest `keep` messages. Nothing depends on whether and when it does."""
+        payload = msgspec.json.encode({"filter": pattern, "keep": keep})
+        self._link.send_unanswered(f"$JS.API.STREAM.PURGE.{self.name}", payload)
 
     async def _put(self, write: Write, ahead: tuple[bytes, ...], headers: dict[str, str]) -> dict[str, Any]:
-        return _decoded(await self._link.ask(write.subject, write.data, headers=headers, ahead=ahead))
+        return _decode(await self._link.request(write.subject, write.data, headers=headers, ahead=ahead))
 
-    async def _api(self, call: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def _request(self, api: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
         payload = msgspec.json.encode(question) if question is not None else b""
-        return _decoded(await self._link.ask(f"$JS.API.{call}.{self.name}", payload))
+        return _decode(await self._link.request(f"$JS.API.{api}.{self.name}", payload))
+
+    async def _request_timed(self, api: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Sends a request, and reports the server's time in the answer."""
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        answer = await self._request(api, question)
+        took = loop.time() - asked
+        if self._on_server_time is not None and isinstance(stamp := answer.get("ts"), str):
+            with suppress(ValueError):
+                self._on_server_time("nats", datetime.fromisoformat(stamp).timestamp(), took)
+        return answer
 
     async def _read(self, question: Mapping[str, Any]) -> list[Message]:
         subject = f"$JS.API.DIRECT.GET.{self.name}"
-        answers = await self._link.ask(subject, msgspec.json.encode(question), last=_is_end)
+        answers = await self._link.request(subject, msgspec.json.encode(question), is_last=_is_end)
         end = answers.pop()
         if end.status not in (204, 404):
             raise unavailable(f"JetStream cannot read: {end.status} {end.description}")
@@ -215,24 +220,24 @@ class Stream:
 
 
 def _is_end(answer: Message) -> bool:
-    """After the messages of an answer comes one that is none: 204 after some, 404 when there are none."""
+    """Whether it is the status that ends an answer: 204 after messages, 404 if there are none."""
     return answer.status != 0
 
 
-def _kept(answer: Message) -> Kept:
-    return Kept(int(answer.header("Nats-Sequence")), answer.payload)
+def _stored(answer: Message) -> StoredMessage:
+    return StoredMessage(int(answer.header("Nats-Sequence")), answer.payload)
 
 
 def _headers(write: Write) -> dict[str, str]:
     headers = {"Nats-TTL": f"{ceil(write.ttl) + 1}s"}
-    if write.only:
+    if write.is_rollup:
         headers["Nats-Rollup"] = "sub"
-    if write.after is not None:
-        headers["Nats-Expected-Last-Subject-Sequence"] = str(write.after)
+    if write.last_sequence is not None:
+        headers["Nats-Expected-Last-Subject-Sequence"] = str(write.last_sequence)
     return headers
 
 
-def _decoded(answers: list[Message]) -> dict[str, Any]:
+def _decode(answers: list[Message]) -> dict[str, Any]:
     answer = answers[-1]
     if answer.status == 503:
         raise unavailable("JetStream does not answer: it is not enabled, has no leader or is still starting")
@@ -244,15 +249,15 @@ def _decoded(answers: list[Message]) -> dict[str, Any]:
         raise unavailable("JetStream's answer makes no sense") from error
 
 
-def _code(answer: Mapping[str, Any]) -> int:
+def _error_code(answer: Mapping[str, Any]) -> int:
     return int((answer.get("error") or {}).get("err_code", 0))
 
 
 def _check(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer, if it is no refusal."""
+    """Returns the answer, or raises the error in it."""
     if error := answer.get("error"):
-        if _code(answer) in NO_JETSTREAM:
-            raise Unfit("NATS runs without JetStream: start it with -js, or enable it for this account")
+        if _error_code(answer) in NO_JETSTREAM:
+            raise MisconfiguredError("NATS runs without JetStream: start it with -js, or enable it for this account")
         raise unavailable(f"JetStream says: {error.get('description', 'no reason')}")
     return answer
 

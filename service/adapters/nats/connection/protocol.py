@@ -1,4 +1,4 @@
-"""The NATS client protocol, without I/O: bytes in, what the server said out; and the lines that a client says.
+"""The NATS client protocol without I/O: parses what the server sends, encodes what the client sends.
 
 https://docs.nats.io/reference/reference-protocols/nats-protocol
 """
@@ -14,7 +14,7 @@ CRLF = b"\r\n"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 MAX_LINE = 1_048_576
-"""Of a control line; INFO is the longest, and grows with the servers of a cluster."""
+"""Bytes of a control line. INFO is the longest: it grows with the servers of a cluster."""
 
 
 class Message(NamedTuple):
@@ -23,66 +23,63 @@ class Message(NamedTuple):
     sid: int
     subject: str
     headers: bytes
-    """As they stand on the wire, from `NATS/1.0` on; empty without any."""
+    """As on the wire, from `NATS/1.0` on; empty without headers."""
     payload: bytes
 
     @property
     def status(self) -> int:
-        """What the server says in place of an answer: 404, 503 …; 0 when this is one."""
+        """The status that the server sends in place of an answer (404, 503 …); 0 for an answer."""
         code = self.headers[9:12]
         return int(code) if code.isdigit() else 0
 
     @property
     def description(self) -> str:
-        """The words beside the status."""
+        """The text after the status."""
         return self.headers[12:].partition(CRLF)[0].decode(errors="replace").strip()
 
     def header(self, name: str) -> str:
-        """A header's value; empty without it."""
+        """Returns the value of a header; empty if there is none."""
         _, found, rest = self.headers.partition(b"\r\n" + name.encode() + b":")
         return rest.partition(CRLF)[0].decode(errors="replace").strip() if found else ""
 
 
 class Info(NamedTuple):
-    """What the server says about itself."""
+    """INFO: the server's version, limits and cluster."""
 
     fields: Mapping[str, Any]
 
 
 class Ping(NamedTuple):
-    """The server asks whether we are there."""
+    """PING: the client must answer."""
 
 
 class Pong(NamedTuple):
-    """The server has dealt with everything before our PING."""
+    """PONG: the server has processed everything before our PING."""
 
 
-class Complaint(NamedTuple):
-    """-ERR; the server closes the connection after most of them."""
+class Error(NamedTuple):
+    """-ERR: the server closes the connection after most of them."""
 
     text: str
 
 
-Said = Message | Info | Ping | Pong | Complaint
+ServerOperation = Message | Info | Ping | Pong | Error
 
 
-class Broken(Exception):  # noqa: N818  # reads as what the stream of bytes is
-    """These bytes are no NATS: the connection is of no more use."""
+class ProtocolError(Exception):
+    """The bytes are not the NATS protocol: the connection is useless."""
 
 
 class Parser:
-    """Cuts a stream of bytes into what the server said."""
+    """Splits a stream of bytes into operations."""
 
     __slots__ = ("_buffer",)
 
     def __init__(self) -> None:
         self._buffer = b""
 
-    def feed(self, data: bytes) -> Iterator[Said]:
-        """What has been said completely now.
-
-        Raises Broken.
-        """
+    def feed(self, data: bytes) -> Iterator[ServerOperation]:
+        """Yields the operations that are complete now. Raises ProtocolError."""
         buffer = self._buffer + data if self._buffer else data
         at = 0
         try:
@@ -93,19 +90,19 @@ class Parser:
                     words = line.split()
                     size = int(words[-1])
                     if size < 0:
-                        raise Broken("a message of less than nothing")
+                        raise ProtocolError("a message of negative size")
                     if len(buffer) < start + size + 2:
                         break
                     at = start + size + 2
                     yield _message(words, buffer[start : start + size])
                 else:
                     at = start
-                    if (said := _control(line)) is not None:
-                        yield said
+                    if (operation := _control(line)) is not None:
+                        yield operation
             if end < 0 and len(buffer) - at > MAX_LINE:
-                raise Broken("a line without an end")
+                raise ProtocolError("a line without an end")
         except (ValueError, IndexError, msgspec.DecodeError) as error:
-            raise Broken(f"the server's words make no sense: {type(error).__name__}") from error
+            raise ProtocolError(f"the server's operation cannot be parsed: {type(error).__name__}") from error
         finally:
             self._buffer = buffer[at:]
 
@@ -115,7 +112,7 @@ def _message(words: list[bytes], body: bytes) -> Message:
     return Message(int(words[2]), words[1].decode(), body[:headers], body[headers:])
 
 
-def _control(line: bytes) -> Said | None:
+def _control(line: bytes) -> ServerOperation | None:
     word, _, rest = line.partition(b" ")
     match word.upper():
         case b"PING":
@@ -125,29 +122,29 @@ def _control(line: bytes) -> Said | None:
         case b"INFO":
             return Info(msgspec.json.decode(rest, type=dict[str, Any]))
         case b"-ERR":
-            return Complaint(rest.decode(errors="replace").strip("' "))
+            return Error(rest.decode(errors="replace").strip("' "))
         case b"+OK":
             return None
-    raise Broken("the server says something that is not in the protocol")
+    raise ProtocolError("the server sends an operation that is not in the protocol")
 
 
-def connect(options: Mapping[str, Any]) -> bytes:
-    """The client's answer to INFO."""
+def encode_connect(options: Mapping[str, Any]) -> bytes:
+    """Encodes CONNECT, the answer to INFO."""
     return b"CONNECT " + msgspec.json.encode(options) + CRLF
 
 
-def subscribe(subject: str, sid: int) -> bytes:
-    """Asks for a subject's messages."""
+def encode_subscribe(subject: str, sid: int) -> bytes:
+    """Encodes SUB."""
     return f"SUB {subject} {sid}\r\n".encode()
 
 
-def unsubscribe(sid: int) -> bytes:
-    """Ends that."""
+def encode_unsubscribe(sid: int) -> bytes:
+    """Encodes UNSUB."""
     return f"UNSUB {sid}\r\n".encode()
 
 
-def publish(subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> bytes:
-    """Says something."""
+def encode_publish(subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> bytes:
+    """Encodes PUB, or HPUB if there are headers."""
     to = f"{subject} {reply}" if reply else subject
     if headers is None:
         return b"".join((f"PUB {to} {len(payload)}\r\n".encode(), payload, CRLF))

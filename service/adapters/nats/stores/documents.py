@@ -1,4 +1,4 @@
-"""Small documents that nodes change in turn: beside the broker, what they share."""
+"""Small documents that several nodes change: what the stores beside the broker share."""
 
 from __future__ import annotations
 
@@ -7,36 +7,40 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from service.adapters.nats.broker import NatsBroker
-from service.adapters.nats.config import Subjects
-from service.adapters.nats.connection.jetstream import PAUSES, Conflict, Write
-from service.adapters.nats.connection.link import unavailable
-from service.adapters.nats.records import encode, entry
+from service.adapters.nats.connection.jetstream import CONFLICT_BACKOFF, SequenceConflictError, Write
+from service.adapters.nats.records import encode, event_record
+from service.adapters.nats.subjects import Subjects
+from service.adapters.store.errors import unavailable
+from service.adapters.store.retry import retry
 from service.core.backoff import Backoff
 from service.core.event import Publication
 
-AT_ONCE = 64
-"""Documents of one call that are changed side by side."""
+MAX_PARALLEL = 64
+"""Documents that one call changes at a time."""
 EVENT_TTL = 1.0
-"""Seconds that NATS keeps an event that has only to be heard: the least that it can."""
+"""Seconds that NATS stores an event which only has to be delivered: the least that it can."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Draft(NamedTuple):
-    """What a document is to become."""
+class DocumentUpdate(NamedTuple):
+    """What becomes of a document."""
 
     data: bytes | None
-    """None leaves it as it is."""
+    """None leaves it unchanged."""
     ttl: float = 0.0
-    """Seconds until it goes by itself."""
-    tell: Sequence[Publication] = ()
+    """Seconds until it expires."""
+    events: Sequence[Publication] = ()
     """Ephemeral events that are delivered if, and only if, the document is changed."""
 
 
 class Documents:
-    """One message a document, each change on condition that it is still what was read. Uses the broker's connection, so it
-    works between the broker's `start` and `close`; raises ServiceError(BROKER_UNAVAILABLE) if it can't."""
+    """Stores each document as one message, and changes it on condition that no other node has changed it meanwhile.
+
+    Uses the broker's connection, so it works from the broker's `start` to its `close`. Every method raises
+    ServiceError(BROKER_UNAVAILABLE) if NATS fails.
+    """
 
     def __init__(self, broker: NatsBroker) -> None:
         self._broker = broker
@@ -44,48 +48,52 @@ class Documents:
 
     async def check(self) -> None:
         """Returns if NATS answers now."""
-        await self.read(self.subjects.apart("nothing"))
+        await self.read(self.subjects.document("nothing"))
 
     async def read(self, subject: str) -> bytes | None:
-        """As it is now; None if there is none."""
+        """Returns a document as it is now; None if there is none."""
         async with self._broker.call():
-            kept = await self._broker.stream.last(subject)
-        return None if kept is None else kept.data
+            message = await self._broker.stream.get_last(subject)
+        return None if message is None else message.data
 
     async def read_all(self, subjects: Sequence[str]) -> Mapping[str, bytes]:
-        """Those that are there, as they are or were a moment ago."""
+        """Returns the documents that exist, as they are or were a moment ago."""
         async with self._broker.call():
-            kept = await self._broker.stream.several(subjects)
-        return {subject: one.data for subject, one in kept.items()}
+            messages = await self._broker.stream.get_last_of(subjects)
+        return {subject: message.data for subject, message in messages.items()}
 
-    async def change(self, subject: str, draft: Callable[[bytes | None], tuple[Draft, T]]) -> T:
-        """Changes it to what `draft` makes of it, which is asked again if another node comes in between; returns what it says
-        beside."""
-        backoff = Backoff(*PAUSES)
+    async def change(self, subject: str, update: Callable[[bytes | None], tuple[DocumentUpdate, T]]) -> T:
+        """Replaces a document by what `update` makes of it, and returns the second part of its result.
+
+        `update` is called again when another node was faster.
+        """
+
+        async def attempt() -> T:
+            message = await self._broker.stream.get_last(subject)
+            (data, ttl, events), result = update(None if message is None else message.data)
+            if data is None:
+                return result
+            if len(data) > self._broker.max_bytes:
+                raise unavailable("what nodes share of this channel or user has grown too large for NATS")
+            writes = [
+                Write(self.subjects.document_events(event.channel), encode(event_record(event, event.at)), EVENT_TTL)
+                for event in events
+            ]
+            last_sequence = 0 if message is None else message.sequence
+            document = Write(subject, data, ttl, is_rollup=True, last_sequence=last_sequence)
+            await self._broker.stream.write([*writes, document])
+            return result
+
         async with self._broker.call():
-            while True:
-                kept = await self._broker.stream.last(subject)
-                (data, ttl, tell), result = draft(None if kept is None else kept.data)
-                if data is None:
-                    return result
-                if len(data) > self._broker.most_bytes:
-                    raise unavailable("what nodes share of this channel or user has grown too large for NATS")
-                told = [Write(self.subjects.told(one.channel), encode(entry(one, one.at)), EVENT_TTL) for one in tell]
-                document = Write(subject, data, ttl, only=True, after=0 if kept is None else kept.sequence)
-                try:
-                    await self._broker.stream.write([*told, document])
-                except Conflict:
-                    await asyncio.sleep(backoff.next())
-                else:
-                    return result
+            return await retry(attempt, Backoff(*CONFLICT_BACKOFF), SequenceConflictError)
 
 
-async def each(work: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
-    """What the work comes to for each item, so many side by side."""
-    gate = asyncio.Semaphore(AT_ONCE)
+async def gather_limited(work: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
+    """Returns the result of the work for each item, with at most `MAX_PARALLEL` at a time."""
+    gate = asyncio.Semaphore(MAX_PARALLEL)
 
-    async def one(item: T) -> R:
+    async def run(item: T) -> R:
         async with gate:
             return await work(item)
 
-    return await asyncio.gather(*map(one, items))
+    return await asyncio.gather(*map(run, items))

@@ -1,4 +1,4 @@
-"""The PresenceStore that all nodes share at a NATS."""
+"""The PresenceStore that all nodes share at NATS."""
 
 from __future__ import annotations
 
@@ -9,249 +9,228 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from service.adapters.nats.stores.documents import Documents, Draft, each
+from service.adapters.nats.publish_queue import MAX_SERVER_BATCH
+from service.adapters.nats.stores.documents import Documents, DocumentUpdate, gather_limited
+from service.adapters.store import channel_members
+from service.adapters.store.channel_members import MemberConnection, Members
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, milliseconds
 from service.core.event import Publication
 from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
 
-KEPT = 2
-"""How many times the ttl everything of a channel stays when no node speaks of it. More than one: entries that have expired
-while NATS could not be reached come back without a word."""
-MAX_TOLD_AT_ONCE = 500
-"""Events told with one change; NATS takes at most 1 000 messages in a batch."""
-
+DOCUMENT_TTL_RATIO = 2
+"""How many TTLs the document of a channel stays without a renewal. More than one, so that entries which expire while NATS
+cannot be reached can be renewed without events."""
+MAX_EVENTS = MAX_SERVER_BATCH // 2
+"""Events that are written with one change."""
 
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
-    """One connection of a user."""
+class MembersDocument(msgspec.Struct, array_like=True):
+    """The document of a channel."""
 
-    expiry: int
-    info: bytes | None
-
-
-class Roster(msgspec.Struct, array_like=True):
-    """Who is in a channel: users, and their connections, those with the newest token last."""
-
-    users: dict[str, dict[str, Place]] = msgspec.field(default_factory=dict)
-    spoken: int = 0
-    """When a node last added or renewed an entry."""
+    users: Members = msgspec.field(default_factory=dict)
+    renewed: int = 0
+    """When a node last added or renewed an entry, in milliseconds."""
 
 
-class Work(NamedTuple):
-    """Some entrances of one call into one channel, and their places in the call."""
+class _ChannelJoins(NamedTuple):
+    """The joins of one call into one channel, each with its place in the call."""
 
     channel: ChannelKey
-    entrances: Sequence[tuple[int, PresenceJoin]]
+    joins: Sequence[tuple[int, PresenceJoin]]
+
+
+class _Outcome(NamedTuple):
+    """What a change of a document results in."""
+
+    change: PresenceChange
+    events: Sequence[Publication]
 
 
 class NatsPresence:
-    """Keeps the port's guarantee by one document a channel, whose change and its telling are one batch. Time is the nodes'.
+    """Keeps one document a channel, and writes each change in one batch with its events. Time is the nodes' own.
 
-    A change writes the whole channel's document anew, which NATS takes up to its `max_payload`: some thousand users.
+    A change rewrites the whole document, which NATS accepts up to its `max_payload`: some thousand users.
     """
 
-    def __init__(self, documents: Documents, clock: Clock, *, ttl: float, most_told: int) -> None:
+    def __init__(self, documents: Documents, clock: Clock, *, ttl: float, max_announced_users: int) -> None:
+        """A channel with more than `max_announced_users` gets no events."""
         self._documents = documents
         self._clock = clock
         self._ttl = int(ttl * 1000)
-        self._most_told = most_told
+        self._max_announced_users = max_announced_users
 
-    async def join(self, entrance: PresenceJoin) -> PresenceChange:
-        """As the port says."""
-        [change] = await self.join_all([entrance])
+    async def join(self, join: PresenceJoin) -> PresenceChange:
+        """Adds the connection to the channel's document."""
+        [change] = await self.join_all([join])
         return change
 
-    async def join_all(self, entrances: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
-        """As the port says."""
+    async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
+        """Adds all connections of a channel together."""
         channels: dict[ChannelKey, list[tuple[int, PresenceJoin]]] = {}
-        for numbered in enumerate(entrances):
+        for numbered in enumerate(joins):
             channels.setdefault(numbered[1].entry.channel, []).append(numbered)
         changes: dict[int, PresenceChange] = {}
-        for found in await each(self._join, [Work(*item) for item in channels.items()]):
+        for found in await gather_limited(self._join_channel, [_ChannelJoins(*item) for item in channels.items()]):
             changes |= found
-        return [changes[number] for number in range(len(entrances))]
+        return [changes[number] for number in range(len(joins))]
 
-    async def _join(self, work: Work) -> dict[int, PresenceChange]:
+    async def _join_channel(self, work: _ChannelJoins) -> dict[int, PresenceChange]:
         changes: dict[int, PresenceChange] = {}
-        for start in range(0, len(work.entrances), MAX_TOLD_AT_ONCE):
-            part = work.entrances[start : start + MAX_TOLD_AT_ONCE]
-            changes |= await self._change(work.channel, partial(self._enter, entrances=part))
+        for start in range(0, len(work.joins), MAX_EVENTS):
+            part = work.joins[start : start + MAX_EVENTS]
+            changes |= await self._change(work.channel, partial(self._add, joins=part))
         return changes
 
-    def _enter(
-        self, roster: Roster, now: int, entrances: Sequence[tuple[int, PresenceJoin]]
+    def _add(
+        self, document: MembersDocument, now: int, joins: Sequence[tuple[int, PresenceJoin]]
     ) -> tuple[Sequence[Publication] | None, dict[int, PresenceChange]]:
-        told: list[Publication] = []
+        events: list[Publication] = []
         changes: dict[int, PresenceChange] = {}
-        for number, ((_, user, connection), info, joined) in entrances:
-            is_first = user not in roster.users
-            places = roster.users.setdefault(user, {})
-            before = info if is_first else _shown(places)
-            known = places.get(connection)
-            brought = (before if info is None else info) if known is None else known.info
-            places[connection] = Place(now + self._ttl, brought)
-            is_news = is_first or _shown(places) != before
-            changes[number] = self._changed(is_first, roster, joined, told, is_news=is_news)
-        roster.spoken = now
-        return told, changes
+        for number, join in joins:
+            effect = channel_members.add(document.users, join, now + self._ttl)
+            outcome = self._outcome(document, effect, join.event)
+            changes[number] = outcome.change
+            events += outcome.events
+        document.renewed = now
+        return events, changes
 
-    async def update(self, entrance: PresenceJoin) -> PresenceChange:
-        """As the port says."""
-        (channel, user, connection), info, joined = entrance
+    async def update(self, update: PresenceJoin) -> PresenceChange:
+        """Replaces the user's info in the channel's document."""
 
-        def show(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, PresenceChange]:
-            places = roster.users.get(user, {})
-            if connection not in places:
-                return None, PresenceChange(False, len(roster.users), False)
-            is_news = _shown(places) != info
-            places[connection] = Place(places.pop(connection).expiry, info)  # the newest from now on
-            told: list[Publication] = []
-            return told, self._changed(False, roster, joined, told, is_news=is_news)
+        def show(document: MembersDocument, now: int) -> tuple[Sequence[Publication] | None, PresenceChange]:
+            effect = channel_members.update(document.users, update)
+            if effect is None:
+                return None, PresenceChange(False, len(document.users), False)
+            outcome = self._outcome(document, effect, update.event)
+            return outcome.events, outcome.change
 
-        return await self._change(channel, show)
+        return await self._change(update.entry.channel, show)
 
-    async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
-        """As the port says."""
+    async def leave(self, entry: PresenceEntry, event: Publication) -> PresenceChange:
+        """Removes the connection from the channel's document."""
 
-        def strike_out(roster: Roster, now: int) -> tuple[Sequence[Publication] | None, PresenceChange]:
-            places = roster.users.get(entry.user, {})
-            if entry.connection not in places:
-                return None, PresenceChange(False, len(roster.users), False)
-            _strike_out(places, [entry.connection])
-            told: list[Publication] = []
-            if not places:
-                del roster.users[entry.user]
-            return told, self._changed(not places, roster, left, told, is_news=not places)
+        def remove(document: MembersDocument, now: int) -> tuple[Sequence[Publication] | None, PresenceChange]:
+            has_left = channel_members.remove(document.users, entry.user, [entry.connection])
+            if has_left is None:
+                return None, PresenceChange(False, len(document.users), False)
+            outcome = self._outcome(document, channel_members.Effect(has_left, has_left), event)
+            return outcome.events, outcome.change
 
-        return await self._change(entry.channel, strike_out)
+        return await self._change(entry.channel, remove)
 
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
-        """As the port says."""
+        """Extends the entries in each channel's document; without entries it only checks that NATS answers."""
         if not entries:
             await self._documents.check()
         channels: dict[ChannelKey, list[PresenceEntry]] = {}
         for entry in entries:
             channels.setdefault(entry.channel, []).append(entry)
 
-        async def one(item: tuple[ChannelKey, list[PresenceEntry]]) -> Sequence[PresenceEntry]:
-            return await self._change(item[0], lambda roster, now: self._renew(roster, now, item[1]))
+        async def renew(item: tuple[ChannelKey, list[PresenceEntry]]) -> Sequence[PresenceEntry]:
+            return await self._change(item[0], partial(self._renew, entries=item[1]))
 
-        return [entry for missing in await each(one, channels.items()) for entry in missing]
+        return [entry for missing in await gather_limited(renew, channels.items()) for entry in missing]
 
     def _renew(
-        self, roster: Roster, now: int, entries: Sequence[PresenceEntry]
+        self, document: MembersDocument, now: int, entries: Sequence[PresenceEntry]
     ) -> tuple[Sequence[Publication] | None, Sequence[PresenceEntry]]:
         missing = []
         for entry in entries:
-            places = roster.users.get(entry.user, {})
-            place = places.get(entry.connection)
-            if place is None:
+            connections = document.users.get(entry.user, {})
+            known = connections.get(entry.connection)
+            if known is None:
                 missing.append(entry)
             else:
-                places[entry.connection] = Place(now + self._ttl, place.info)
+                connections[entry.connection] = MemberConnection(now + self._ttl, known.info)
         if len(missing) == len(entries):
             return None, missing
-        roster.spoken = now
+        document.renewed = now
         return (), missing
 
     async def remove_expired(
         self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
     ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
-        """As the port says."""
-        subjects = {self._documents.subjects.present(channel): channel for channel in channels}
+        """Reads all documents, and changes those that have expired entries."""
+        subjects = {self._documents.subjects.members(channel): channel for channel in channels}
         if not subjects:
             return ()
         found = await self._documents.read_all(list(subjects))
         now = milliseconds(self._clock)
-        expired = [subjects[subject] for subject, data in found.items() if _has_expired(self._read(data, now), now)]
+        expired = [subjects[subject] for subject, data in found.items() if _has_expired(self._decode(data, now), now)]
 
-        async def one(channel: ChannelKey) -> Sequence[tuple[ChannelKey, PresenceChange]]:
-            return await self._change(channel, lambda roster, now: self._expire(channel, roster, now, leave_event))
+        async def remove(channel: ChannelKey) -> Sequence[tuple[ChannelKey, PresenceChange]]:
+            work = partial(self._remove_expired, channel=channel, leave_event=leave_event)
+            return await self._change(channel, work)
 
-        return [change for changes in await each(one, expired) for change in changes]
+        return [change for changes in await gather_limited(remove, expired) for change in changes]
 
-    def _expire(
-        self, channel: ChannelKey, roster: Roster, now: int, leave_event: LeaveEventFactory
+    def _remove_expired(
+        self, document: MembersDocument, now: int, channel: ChannelKey, leave_event: LeaveEventFactory
     ) -> tuple[Sequence[Publication] | None, Sequence[tuple[ChannelKey, PresenceChange]]]:
-        if not _has_expired(roster, now):
+        if not _has_expired(document, now):
             return None, ()
-        told: list[Publication] = []
+        events: list[Publication] = []
         changes: list[tuple[ChannelKey, PresenceChange]] = []
-        for user, places in list(roster.users.items()):
-            if len(changes) == MAX_TOLD_AT_ONCE:
+        for user, connections in list(document.users.items()):
+            if len(changes) == MAX_EVENTS:
                 break
-            _strike_out(places, [connection for connection, place in places.items() if place.expiry <= now])
-            if not places:
-                del roster.users[user]
-                changes.append((channel, self._changed(True, roster, leave_event(channel, user), told, is_news=True)))
-        return told, changes
+            expired = [connection for connection, one in connections.items() if one.expiry <= now]
+            if channel_members.remove(document.users, user, expired):
+                effect = channel_members.Effect(changed=True, is_news=True)
+                outcome = self._outcome(document, effect, leave_event(channel, user))
+                changes.append((channel, outcome.change))
+                events += outcome.events
+        return events, changes
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
-        """As the port says."""
-        roster, now = await self._roster(channel)
-        names = heapq.nsmallest(limit, roster.users)
-        return len(roster.users), [_member(name, roster.users[name], now) for name in names]
+        """Reads the channel's document."""
+        document, now = await self._read(channel)
+        names = heapq.nsmallest(limit, document.users)
+        return len(document.users), [_member(name, document.users[name], now) for name in names]
 
     async def count(self, channel: ChannelKey) -> int:
-        """As the port says."""
-        return len((await self._roster(channel))[0].users)
+        """Reads the channel's document."""
+        return len((await self._read(channel))[0].users)
 
-    async def _roster(self, channel: ChannelKey) -> tuple[Roster, int]:
-        data = await self._documents.read(self._documents.subjects.present(channel))
+    async def _read(self, channel: ChannelKey) -> tuple[MembersDocument, int]:
+        data = await self._documents.read(self._documents.subjects.members(channel))
         now = milliseconds(self._clock)
-        return self._read(data, now), now
+        return self._decode(data, now), now
 
     async def _change(
-        self, channel: ChannelKey, work: Callable[[Roster, int], tuple[Sequence[Publication] | None, T]]
+        self, channel: ChannelKey, work: Callable[[MembersDocument, int], tuple[Sequence[Publication] | None, T]]
     ) -> T:
-        """Does the work on the channel's roster. What it returns beside is to be told; None leaves everything as it is."""
+        """Changes the document of a channel. `work` returns the events, or None to leave it unchanged, and the result."""
 
-        def draft(data: bytes | None) -> tuple[Draft, T]:
+        def update(data: bytes | None) -> tuple[DocumentUpdate, T]:
             now = milliseconds(self._clock)
-            roster = self._read(data, now)
-            told, result = work(roster, now)
-            if told is None:
-                return Draft(None), result
-            return Draft(msgspec.msgpack.encode(roster), KEPT * self._ttl / 1000, told), result
+            document = self._decode(data, now)
+            events, result = work(document, now)
+            if events is None:
+                return DocumentUpdate(None), result
+            ttl = DOCUMENT_TTL_RATIO * self._ttl / 1000
+            return DocumentUpdate(msgspec.msgpack.encode(document), ttl, events), result
 
-        return await self._documents.change(self._documents.subjects.present(channel), draft)
+        return await self._documents.change(self._documents.subjects.members(channel), update)
 
-    def _read(self, data: bytes | None, now: int) -> Roster:
-        roster = Roster() if data is None else msgspec.msgpack.decode(data, type=Roster)
-        return roster if now < roster.spoken + KEPT * self._ttl else Roster()
+    def _decode(self, data: bytes | None, now: int) -> MembersDocument:
+        document = MembersDocument() if data is None else msgspec.msgpack.decode(data, type=MembersDocument)
+        return document if now < document.renewed + DOCUMENT_TTL_RATIO * self._ttl else MembersDocument()
 
-    def _changed(
-        self, changed: bool, roster: Roster, event: Publication, told: list[Publication], *, is_news: bool
-    ) -> PresenceChange:
-        users = len(roster.users)
-        tells = is_news and users <= self._most_told
-        if tells:
-            told.append(event)
-        return PresenceChange(changed, users, tells)
+    def _outcome(self, document: MembersDocument, effect: channel_members.Effect, event: Publication) -> _Outcome:
+        users = len(document.users)
+        is_published = effect.is_news and users <= self._max_announced_users
+        return _Outcome(PresenceChange(effect.changed, users, is_published), [event] if is_published else [])
 
 
-def _has_expired(roster: Roster, now: int) -> bool:
-    return any(place.expiry <= now for places in roster.users.values() for place in places.values())
+def _has_expired(document: MembersDocument, now: int) -> bool:
+    return any(one.expiry <= now for connections in document.users.values() for one in connections.values())
 
 
-def _member(user: str, places: dict[str, Place], now: int) -> Member:
-    # Nobody has been told that a user has gone before the sweep: until then one connection counts.
-    alive = sum(now < place.expiry for place in places.values())
-    return Member(user, max(1, alive), _shown(places))
-
-
-def _shown(places: dict[str, Place]) -> bytes | None:
-    return next(reversed(places.values())).info
-
-
-def _strike_out(places: dict[str, Place], connections: Sequence[str]) -> None:
-    """Removes connections; what is shown of the user stays."""
-    shown = _shown(places)
-    for connection in connections:
-        del places[connection]
-    if places:
-        newest, place = next(reversed(places.items()))
-        places[newest] = Place(place.expiry, shown)
+def _member(user: str, connections: dict[str, MemberConnection], now: int) -> Member:
+    # A user without a live connection is a member until the leave event, with one connection.
+    alive = sum(now < one.expiry for one in connections.values())
+    return Member(user, max(1, alive), channel_members.shown_info(connections))

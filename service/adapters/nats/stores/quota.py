@@ -1,4 +1,4 @@
-"""The QuotaStore that all nodes share at a NATS."""
+"""The QuotaStore that all nodes share at NATS."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import NamedTuple
 
 import msgspec
 
-from service.adapters.nats.config import digest
-from service.adapters.nats.stores.documents import Documents, Draft, each
+from service.adapters.nats.stores.documents import Documents, DocumentUpdate, gather_limited
+from service.adapters.nats.subjects import digest
 from service.core.clock import Clock, milliseconds
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, SessionOrderUpdate
 
 
-class Holding(NamedTuple):
-    """What one node holds."""
+class NodeClaim(NamedTuple):
+    """The claim of one node."""
 
-    held: int
+    connections: int
     serial: int
     expiry: int
 
 
-Holdings = dict[str, Holding]
-"""By node."""
-Line = dict[str, int]
-"""Connections in the order in which they came, and when each one's place expires."""
+NodeClaims = dict[str, NodeClaim]
+"""The document of a scope: the claims by node."""
+SessionOrder = dict[str, int]
+"""The document of a user: connections, the oldest first, and when each expires."""
 
 
 class NatsQuota:
-    """Two documents a holder. Time is the nodes' own."""
+    """Keeps one document a scope, and one more for a user. Time is the nodes' own."""
 
     is_shared = True
 
@@ -41,51 +41,50 @@ class NatsQuota:
         self._serial = count(1)
 
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
-        """As the port says."""
-        # Numbered before anything is awaited: calls overtake each other on the way.
-        return await each(self._claim, [(claim, next(self._serial)) for claim in claims])
+        """Replaces this node's claim in each document."""
+        # The serials are taken before the first await: calls may overtake each other.
+        return await gather_limited(self._claim, [(claim, next(self._serial)) for claim in claims])
 
-    async def update_session_order(self, steps: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
-        """As the port says."""
-        return await each(self._line_up, steps)
+    async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
+        """Changes each user's document."""
+        return await gather_limited(self._update_order, updates)
 
     async def _claim(self, numbered: tuple[QuotaClaim, int]) -> int:
         claim, serial = numbered
 
-        def enter(data: bytes | None) -> tuple[Draft, int]:
+        def enter(data: bytes | None) -> tuple[DocumentUpdate, int]:
             now = milliseconds(self._clock)
-            held = msgspec.msgpack.decode(data, type=Holdings) if data else {}
-            alive = {node: one for node, one in held.items() if node == self._node or now < one.expiry}
-            total = claim.connections + sum(one.held for node, one in alive.items() if node != self._node)
-            mine = alive.get(self._node)
-            # What this node said earlier may arrive later. An entry of 0 stays until it expires, so as to know that.
-            if (mine is not None and serial <= mine.serial) or (
-                claim.max_connections is not None and total > claim.max_connections
-            ):
-                return Draft(None), total
-            alive[self._node] = Holding(claim.connections, serial, now + int(CLAIM_TTL * 1000))
-            return Draft(msgspec.msgpack.encode(alive), CLAIM_TTL), total
+            stored = msgspec.msgpack.decode(data, type=NodeClaims) if data else {}
+            alive = {node: one for node, one in stored.items() if node == self._node or now < one.expiry}
+            total = claim.connections + sum(one.connections for node, one in alive.items() if node != self._node)
+            own = alive.get(self._node)
+            # An older claim of this node may arrive later. So a claim of 0 stays until it expires: it keeps the serial.
+            is_outdated = own is not None and serial <= own.serial
+            if is_outdated or (claim.max_connections is not None and total > claim.max_connections):
+                return DocumentUpdate(None), total
+            alive[self._node] = NodeClaim(claim.connections, serial, now + int(CLAIM_TTL * 1000))
+            return DocumentUpdate(msgspec.msgpack.encode(alive), CLAIM_TTL), total
 
         return await self._documents.change(self._subject("caps", claim.scope), enter)
 
-    async def _line_up(self, step: SessionOrderUpdate) -> Sequence[str]:
-        def move(data: bytes | None) -> tuple[Draft, list[str]]:
+    async def _update_order(self, update: SessionOrderUpdate) -> Sequence[str]:
+        def reorder(data: bytes | None) -> tuple[DocumentUpdate, list[str]]:
             now = milliseconds(self._clock)
-            found = msgspec.msgpack.decode(data, type=Line) if data else {}
-            line = {connection: expiry for connection, expiry in found.items() if now < expiry}
-            # One that has fallen out is not to come back by being there still; after a loss of the line all are.
-            may_stay = step.renewed if not line else [one for one in step.renewed if one in line]
-            line |= dict.fromkeys((*step.added, *may_stay), now + int(CLAIM_TTL * 1000))
-            for connection in step.removed:
-                line.pop(connection, None)
-            oldest = list(line)[: max(0, len(line) - step.max_connections)]
+            stored = msgspec.msgpack.decode(data, type=SessionOrder) if data else {}
+            order = {connection: expiry for connection, expiry in stored.items() if now < expiry}
+            # A removed connection must not come back by being renewed. After a loss of the document, all must.
+            renewed = [one for one in update.renewed if one in order] if order else update.renewed
+            order |= dict.fromkeys((*update.added, *renewed), now + int(CLAIM_TTL * 1000))
+            for connection in update.removed:
+                order.pop(connection, None)
+            oldest = list(order)[: max(0, len(order) - update.max_connections)]
             for connection in oldest:
-                del line[connection]
-            return Draft(msgspec.msgpack.encode(line), CLAIM_TTL), oldest
+                del order[connection]
+            return DocumentUpdate(msgspec.msgpack.encode(order), CLAIM_TTL), oldest
 
-        return await self._documents.change(self._subject("line", step.scope), move)
+        return await self._documents.change(self._subject("line", update.scope), reorder)
 
-    def _subject(self, kind: str, holder: QuotaScope) -> str:
-        # A tenant has one token, its users two. A user's name may be longer than a subject.
-        user = () if holder.user is None else (digest(holder.user),)
-        return self._documents.subjects.apart(kind, holder.tenant, *user)
+    def _subject(self, kind: str, scope: QuotaScope) -> str:
+        # A tenant has one token, its users two. A user's name may be longer than a subject allows, so it is digested.
+        user = () if scope.user is None else (digest(scope.user),)
+        return self._documents.subjects.document(kind, scope.tenant, *user)

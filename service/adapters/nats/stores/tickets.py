@@ -1,4 +1,4 @@
-"""The TicketStore that all nodes share at a NATS."""
+"""The TicketStore that all nodes share at NATS."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import secrets
 
 import msgspec
 
-from service.adapters.nats.stores.documents import Documents, Draft
+from service.adapters.nats.stores.documents import Documents, DocumentUpdate
 from service.core.clock import Clock, milliseconds
 
-USED = b""
-"""What is left of a ticket that has been redeemed."""
+REDEEMED = b""
+"""The document of a ticket that was redeemed."""
 
 
 class Ticket(msgspec.Struct, frozen=True, array_like=True):
-    """What a ticket stands for."""
+    """The document of a live ticket."""
 
     expiry: int
-    """In milliseconds."""
+    """Milliseconds since the Unix epoch."""
     token: str
 
 
 class NatsTickets:
-    """Single use is NATS': a ticket is struck out on condition that it has not been, on whichever node.
+    """Redeems a ticket by a conditional write, so only one node gets the token.
 
-    A ticket's subject is its hash, so that nobody who sees subjects can use one.
+    A ticket's subject is its hash, so that whoever sees the subjects cannot redeem one.
     """
 
     def __init__(self, documents: Documents, clock: Clock) -> None:
@@ -33,33 +33,33 @@ class NatsTickets:
         self._clock = clock
 
     async def issue(self, token: str, ttl: float) -> str:
-        """As the port says."""
+        """Stores the token under the hash of a new ticket."""
         ticket = secrets.token_urlsafe(32)
-        made = Draft(msgspec.msgpack.encode(Ticket(milliseconds(self._clock) + int(ttl * 1000), token)), ttl)
-        await self._documents.change(self._subject(ticket), lambda _: (made, None))
+        document = Ticket(milliseconds(self._clock) + int(ttl * 1000), token)
+        update = DocumentUpdate(msgspec.msgpack.encode(document), ttl)
+        await self._documents.change(self._subject(ticket), lambda _: (update, None))
         return ticket
 
     async def peek(self, ticket: str) -> str | None:
-        """As the port says."""
+        """Reads the token."""
         return self._token(await self._documents.read(self._subject(ticket)))
 
     async def redeem(self, ticket: str) -> str | None:
-        """As the port says. When its answer was lost the ticket is gone: a new one must be asked for."""
+        """Reads the token and empties the document. If the answer is lost, the client needs a new ticket."""
 
-        def strike_out(data: bytes | None) -> tuple[Draft, str | None]:
+        def redeem(data: bytes | None) -> tuple[DocumentUpdate, str | None]:
             token = self._token(data)
-            return Draft(None if token is None else USED), token
+            return DocumentUpdate(None if token is None else REDEEMED), token
 
-        return await self._documents.change(self._subject(ticket), strike_out)
+        return await self._documents.change(self._subject(ticket), redeem)
 
     def _token(self, data: bytes | None) -> str | None:
         if not data:
             return None
-        found = msgspec.msgpack.decode(data, type=Ticket)
-        return found.token if milliseconds(self._clock) < found.expiry else None
+        ticket = msgspec.msgpack.decode(data, type=Ticket)
+        return ticket.token if milliseconds(self._clock) < ticket.expiry else None
 
     def _subject(self, ticket: str) -> str:
-        # What a client sends as a ticket can hold half a surrogate pair, which has no UTF-8.
-        return self._documents.subjects.apart(
-            "ticket", hashlib.sha256(ticket.encode("utf-8", "surrogatepass")).hexdigest()
-        )
+        # A client's ticket may hold half a surrogate pair, which UTF-8 cannot encode.
+        digest = hashlib.sha256(ticket.encode("utf-8", "surrogatepass")).hexdigest()
+        return self._documents.subjects.document("ticket", digest)

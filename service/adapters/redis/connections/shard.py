@@ -1,128 +1,148 @@
-"""One server as this node sees it: a line for calls, and one for messages."""
+"""The connections to one server: one for commands, one for messages."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.connections.generation import RUN, Seat
+from service.adapters.redis.connections.connector import RUN_ID_LENGTH, Connector
+from service.adapters.redis.connections.errors import Endpoint, NoServerError, error_code, explain_reply
+from service.adapters.redis.connections.generation_tracker import GenerationTracker
 from service.adapters.redis.connections.link import Link, LinkLost, ReplyError
 from service.adapters.redis.connections.reconnecting_link import ReconnectingLink
-from service.adapters.redis.connections.subscriber import Subscriber
-from service.adapters.redis.connections.topology import NoServer, Place, Servers, ask_server
-from service.adapters.redis.lua.scripts import CHANNEL_SCRIPTS, REIGN
+from service.adapters.redis.connections.servers import Servers
+from service.adapters.redis.connections.subscriber import Subscriber, SubscriberCallbacks
+from service.adapters.redis.lua.scripts import CHANNEL_SCRIPTS, TERM, Script
+from service.adapters.store.errors import unavailable
 from service.aio.tasks import TaskSupervisor
 
 _log = structlog.get_logger("redis")
 
 
-class Shard:
-    """The server at a place, or the only one, wherever that is, with its lines kept open.
+@dataclass(frozen=True, slots=True)
+class ShardContext:
+    """What all shards have in common."""
 
-    `on_message`, `on_interrupted`, `on_dismissed`, `on_pong`: see Subscriber; `on_lost(line)` when a line has lost its link.
-    """
+    config: RedisConfig
+    connector: Connector
+    servers: Servers
+    tasks: TaskSupervisor
+
+
+class Shard:
+    """Keeps both connections to a server open: to a master of a Cluster, or to the only master, wherever that is."""
 
     def __init__(
         self,
-        place: Place | None,
-        servers: Servers,
-        config: RedisConfig,
-        tasks: TaskSupervisor,
-        *,
-        on_message: Callable[[bytes, bytes], None],
-        on_interrupted: Callable[[Collection[bytes]], None],
-        on_dismissed: Callable[[bytes, str | None], None],
-        on_pong: Callable[[float], None],
-        on_lost: Callable[[str], None],
+        endpoint: Endpoint | None,
+        context: ShardContext,
+        callbacks: SubscriberCallbacks,
+        on_commands_lost: Callable[[], None],
     ) -> None:
-        self.place = place
-        """In a Cluster: which."""
-        self._servers = servers
-        self._on_interrupted = on_interrupted
-        self._seat = Seat()
+        """`endpoint`: the master in a Cluster; None for the only master."""
+        self.endpoint = endpoint
+        """The master in a Cluster; None for the only master."""
+        self._context = context
+        self._on_interrupted = callbacks.on_interrupted
+        self._generation = GenerationTracker()
+        self._loading: dict[str, asyncio.Future[None]] = {}
+        """Scripts that are being loaded, by their SHA."""
         self.commands = ReconnectingLink(
-            "commands",
-            servers,
-            config,
-            locate=self._locate,
-            on_up=self._prepare,
-            on_lost=lambda: on_lost("commands"),
+            "commands", context.config, connect=self._connect_commands, on_lost=on_commands_lost
         )
         self.subscriber = Subscriber(
-            servers,
-            config,
-            locate=self._locate,
-            on_message=on_message,
-            on_interrupted=on_interrupted,
-            on_lost=lambda: on_lost("messages"),
-            on_dismissed=on_dismissed,
-            on_pong=on_pong,
+            context.config,
+            is_sharded=context.servers.is_cluster,
+            connect=self._connect_messages,
+            callbacks=callbacks,
         )
-        self.lines = (self.commands, self.subscriber.line)
-        """Both."""
-        self.loading: dict[str, asyncio.Future[None]] = {}
-        """Scripts that are being loaded, by their SHA."""
-        self._tasks = (
-            tasks.spawn("redis commands", self.commands.keep()),
-            tasks.spawn("redis messages", self.subscriber.line.keep()),
+        self.connections = (self.commands, self.subscriber.connection)
+        """Both connections."""
+        self._runs = (
+            context.tasks.spawn("redis commands", self.commands.run()),
+            context.tasks.spawn("redis messages", self.subscriber.connection.run()),
         )
 
-    async def _locate(self) -> Place:
-        return await self._servers.place() if self.place is None else self.place
+    async def _master(self) -> Endpoint:
+        return await self._context.servers.master() if self.endpoint is None else self.endpoint
 
-    def follow(self, master: Place) -> None:
-        """Goes to the master, if that is another server than the one that the lines lead to."""
-        for line in self.lines:
-            if line.link is not None and line.place != master:
-                _log.info("the master is another server now", line=line.place, master=master)
-                line.hang_up()
+    async def _connect_messages(self, link: Link) -> Endpoint:
+        endpoint = await self._master()
+        link.generation = (await self._context.connector.open(endpoint, link)).name
+        return endpoint
 
-    async def look(self) -> None:
-        """Whether the server is still the master that it was, in the same life and reign: hangs up if it is none."""
-        link = self.commands.link
-        if link is None:
+    async def _connect_commands(self, link: Link) -> Endpoint:
+        endpoint = await self._master()
+        identity = await self._context.connector.open(endpoint, link)
+        for script in (*CHANNEL_SCRIPTS, TERM):
+            await link.call("SCRIPT", "LOAD", script.text)
+        await self._generation.identify(link, identity.name, self._context.servers.term_key(self.endpoint))
+        return endpoint
+
+    async def load(self, link: Link, script: Script) -> None:
+        """Loads a script that the server has forgotten, once for all calls that miss it. Raises ServiceError."""
+        if (loading := self._loading.get(script.sha)) is not None:
+            await asyncio.shield(loading)
+            return
+        loading = self._loading[script.sha] = asyncio.get_running_loop().create_future()
+        try:
+            await link.call("SCRIPT", "LOAD", script.text)
+        except LinkLost:
+            return
+        except ReplyError as error:
+            reason = explain_reply(error) or error_code(error)
+            raise unavailable(f"Redis refuses to load a script: {reason}") from error
+        finally:
+            del self._loading[script.sha]
+            loading.set_result(None)
+
+    def move_to(self, master: Endpoint) -> None:
+        """Reconnects to the master, if the connections lead to another server."""
+        for connection in self.connections:
+            if connection.link is not None and connection.endpoint != master:
+                _log.info("redis_master_changed", line=connection.endpoint, master=master)
+                connection.reconnect()
+
+    async def check_identity(self) -> None:
+        """Asks the server whether it is still the master it was. Reconnects if not; reports a new generation."""
+        link, endpoint = self.commands.link, self.commands.endpoint
+        if link is None or endpoint is None:
             return
         try:
-            server = await ask_server(link, cluster=self._servers.is_cluster)
-            if self.commands.place is not None:
-                self._servers.note_time(self.commands.place, link)
-            if await self._seat.take(link, server, self._servers.reign_key(self.place)):
-                self._renamed()
-        except (LinkLost, NoServer, ReplyError, TimeoutError):
+            server = (await self._context.connector.identify(endpoint, link)).name
+            if await self._generation.identify(link, server, self._context.servers.term_key(self.endpoint)):
+                self._report_new_generation()
+        except (LinkLost, NoServerError, ReplyError, TimeoutError):
             link.abort()
             return
-        messages = self.subscriber.line.link
-        if messages is not None and messages.generation[:RUN] != server[:RUN]:
-            # The address leads elsewhere by now, and only one connection has been made anew since.
-            _log.warning("calls and messages go to two servers", line=self.commands.place)
-            for line in self.lines:
-                line.hang_up()
+        messages = self.subscriber.connection.link
+        if messages is not None and messages.generation[:RUN_ID_LENGTH] != server[:RUN_ID_LENGTH]:
+            # The address leads to another server now, and only one connection has been replaced since.
+            _log.warning("redis_connections_diverged", line=self.commands.endpoint)
+            for connection in self.connections:
+                connection.reconnect()
 
-    def told(self, link: Link, generation: str) -> None:
-        """A script has said which generation the link's server is in, as what the caller knew was old."""
-        if self._seat.learn(link, generation):
-            self._renamed()
+    def learn_generation(self, link: Link, generation: str) -> None:
+        """Takes the generation from the reply of a script that found the caller's outdated."""
+        if self._generation.learn(link, generation):
+            self._report_new_generation()
 
-    def _renamed(self) -> None:
-        """The same server in another life or reign: its channels begin new epochs, and no connection broke over it."""
+    def _report_new_generation(self) -> None:
+        """Reports a gap: the channels of a new generation begin new epochs, though no connection was lost."""
         if names := self.subscriber.names:
             self._on_interrupted(names)
 
-    async def _prepare(self, link: Link) -> None:
-        for script in (*CHANNEL_SCRIPTS, REIGN):
-            await link.call("SCRIPT", "LOAD", script.text)
-        await self._seat.take(link, link.generation, self._servers.reign_key(self.place))
-
     def retire(self) -> None:
-        """Nobody waits for its lines any more."""
-        for line in self.lines:
-            line.retire()
+        """Makes all who wait for the connections give up."""
+        for connection in self.connections:
+            connection.retire()
 
-    def drop(self) -> None:
-        """Ends its lines: the server is no longer one of ours."""
+    def close(self) -> None:
+        """Closes the connections for good."""
         self.retire()
-        for task in self._tasks:
-            task.cancel()
+        for run in self._runs:
+            run.cancel()

@@ -1,43 +1,40 @@
-"""The servers that this node talks to, by the channels that live on them; a subscription is kept where its channel lives."""
+"""The shards of this node: one, or those of a Cluster. Each key and each subscription belongs to one of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 import structlog
 
 from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.connections.shard import Shard
-from service.adapters.redis.connections.topology import NoServer, Place, Servers
-from service.adapters.store.config import ServerTime
+from service.adapters.redis.connections.connector import Connector
+from service.adapters.redis.connections.errors import Endpoint, NoServerError
+from service.adapters.redis.connections.servers import Servers
+from service.adapters.redis.connections.shard import Shard, ShardContext
+from service.adapters.redis.connections.subscriber import SubscriberCallbacks
+from service.adapters.store.config import ServerTimeObserver
+from service.adapters.store.errors import unavailable
+from service.adapters.store.retry import retry
 from service.aio.tasks import TaskSupervisor
-from service.errors import ErrorCode, ServiceError
+from service.core.backoff import Backoff
 from service.telemetry.metrics import Metrics
 from service.telemetry.outage import OutageLog
 
-WATCH_SECONDS = 3.0
-"""Between two looks at where the servers are, and whether they are who they were; a change is noticed sooner when a
-connection breaks over it."""
-HURRY_SECONDS = 0.5
-"""The same while a server of a Cluster is lost: somebody takes its place soon."""
-SETTLE_SECONDS = 0.1
-"""Before a Cluster that is failing over or resharding is asked again who owns what."""
+CHECK_INTERVAL = 3.0
+"""Seconds between two checks of where the servers are and who they are. A lost connection shows a change sooner."""
+FAILOVER_CHECK_INTERVAL = 0.5
+"""The same while a server of a Cluster is lost: another one will replace it soon."""
+REFRESH_DELAY = 0.1
+"""Seconds before a Cluster that is failing over or resharding is asked again for its slots."""
+CONNECT_POLL_INTERVAL = 0.02
 
 _log = structlog.get_logger("redis")
 
 
-def unavailable(message: str) -> ServiceError:
-    """What the broker on Redis fails with."""
-    return ServiceError(ErrorCode.BROKER_UNAVAILABLE, message)
-
-
-class Shards:
-    """The only one, or those of a Cluster.
-
-    `on_message(name, message)`; `on_interrupted(names)` when they are subscribed again after a time in which they were not;
-    `on_time`: what the servers' clocks show.
-    """
+class ShardMap:
+    """Opens shards as they are needed, and finds the shard of a key."""
 
     def __init__(
         self,
@@ -46,229 +43,257 @@ class Shards:
         *,
         on_message: Callable[[bytes, bytes], None],
         on_interrupted: Callable[[Collection[bytes]], None],
-        on_time: ServerTime | None = None,
+        on_server_time: ServerTimeObserver | None = None,
     ) -> None:
+        """`on_message` gets a name and a payload; `on_interrupted` names that are subscribed again after a gap."""
         self._config = config
         self._metrics = metrics
         self._on_message = on_message
         self._on_interrupted = on_interrupted
-        self._where = Servers(config, on_time)
-        self.is_cluster = self._where.is_cluster
+        self._connector = Connector(config, on_server_time)
+        self._servers = Servers(config, self._connector)
+        self.is_cluster = self._servers.is_cluster
         """Whether channels live on different servers."""
-        self._fresh = True
-        self._shut: str | None = "the broker is not started yet"
-        """Why nothing can be asked of it; None while it is open."""
-        self._shards: dict[Place | None, Shard] = {}
         self._tasks = TaskSupervisor(metrics.process.count_task_death)
-        self._homeless: dict[bytes, None] = {}
-        """Names whose server does not want them any more, until they are subscribed elsewhere."""
-        self._rehoming: asyncio.Task[None] | None = None
-        self._unsettled = False
-        self._slots = OutageLog(_log, "slots unknown", "slots known again")
-        self._places = OutageLog(_log, "servers unknown", "servers known again")
-        self._homed = -1
-        """The version of the slots by which all names are where they belong."""
+        self._context = ShardContext(config, self._connector, self._servers, self._tasks)
+        self._is_new = True
+        self._closed_reason: str | None = "the broker is not started yet"
+        """Why calls fail; None while it is open."""
+        self._shards: dict[Endpoint | None, Shard] = {}
+        self._mover = _SubscriptionMover(self._servers, self._shards, self.shard_at, self._tasks)
+        self._servers_outage = OutageLog(_log, "redis_servers_unknown", "redis_servers_known")
 
     def __iter__(self) -> Iterator[Shard]:
         return iter(list(self._shards.values()))
 
-    # --- life ---------------------------------------------------------------------------------------------------------
+    # --- start and end ------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Once, before anything else. Raises ServiceError."""
-        if not self._fresh:
+        """Allows calls. Called once, before anything else. Raises ServiceError."""
+        if not self._is_new:
             raise unavailable("the broker has been started before")
         try:
-            self._where.read_certificates()
+            self._connector.load_certificates()
         except OSError as error:
             raise unavailable(
                 f"broker.ca, broker.certificate or broker.private_key cannot be used: {error.strerror or error}"
             ) from error
-        self._fresh = False
-        self._shut = None
+        self._is_new = False
+        self._closed_reason = None
 
-    async def reach(self) -> None:
-        """Returns when every line is open. Raises ServiceError when a server refuses, or cannot be reached within
-        `config.start` seconds."""
+    async def connect(self) -> None:
+        """Returns when every connection is open.
+
+        Raises ServiceError when a server refuses, or cannot be reached within `config.start_timeout`.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.start
+        deadline = loop.time() + self._config.start_timeout
         if self.is_cluster:
-            await self._first_slots(deadline)
+            await self._load_slots(deadline)
             self.require_open()
-        shards = [self._shard(place) for place in self._where.places or (None,)]
-        lines = [line for shard in shards for line in shard.lines]
-        while any(line.link is None for line in lines):
-            line = next(line for line in lines if line.link is None)
-            if line.refused or loop.time() > deadline:
-                raise unavailable(f"Redis: {line.reason}")
-            await asyncio.sleep(0.02)
-        self._tasks.spawn("redis watch", self._watch())
+        shards = [self.shard_at(endpoint) for endpoint in self._servers.cluster.masters or (None,)]
+        connections = [connection for shard in shards for connection in shard.connections]
+        while waiting := [connection.outage for connection in connections if connection.outage is not None]:
+            if waiting[0].is_permanent or loop.time() > deadline:
+                raise unavailable(f"Redis: {waiting[0].reason}")
+            await asyncio.sleep(CONNECT_POLL_INTERVAL)
+        self._tasks.spawn("redis server check", self._check_forever())
 
-    async def _first_slots(self, deadline: float) -> None:
-        while not self._where.places:
-            try:
-                await self._where.refresh()
-            except NoServer as error:
-                if error.refused or asyncio.get_running_loop().time() > deadline:
-                    raise unavailable(f"Redis: {error}") from error
-                await asyncio.sleep(SETTLE_SECONDS)
+    async def _load_slots(self, deadline: float) -> None:
+        def give_up(error: NoServerError) -> None:
+            if error.is_permanent or asyncio.get_running_loop().time() > deadline:
+                raise unavailable(f"Redis: {error}") from error
+
+        await retry(self._servers.cluster.refresh, Backoff(REFRESH_DELAY, REFRESH_DELAY), NoServerError, give_up)
 
     async def close(self) -> None:
-        """Ends all lines and tasks; whoever waits for a subscription gets a ServiceError."""
-        self._fresh = False
-        self._shut = "the broker is closed"
+        """Closes all connections. Calls that wait for a subscription get a ServiceError."""
+        self._is_new = False
+        self._closed_reason = "the broker is closed"
         ended = self._tasks.cancel()
         for shard in self:
-            shard.subscriber.end(unavailable(self._shut))
+            shard.subscriber.close(unavailable(self._closed_reason))
             shard.retire()
         await ended
-        await self._where.close()
+        await self._servers.close()
         self._shards.clear()
 
     def require_open(self) -> None:
         """Raises ServiceError before `open` and after `close`."""
-        if self._shut is not None:
-            raise unavailable(self._shut)
+        if self._closed_reason is not None:
+            raise unavailable(self._closed_reason)
 
     def check(self) -> None:
-        """Raises ServiceError unless all is well. Costs no call: every link asks by itself all the time."""
+        """Raises ServiceError unless every connection is open. Sends nothing: the links send pings all the time."""
         self.require_open()
         if self._tasks.died is not None:
             raise unavailable(f"the task {self._tasks.died!r} has died")
         for shard in self:
-            for line in shard.lines:
-                if line.link is None:
-                    raise unavailable(f"Redis: {line.reason}")
+            for connection in shard.connections:
+                if connection.link is None:
+                    raise unavailable(f"Redis: {connection.reason}")
 
-    # --- which one ----------------------------------------------------------------------------------------------------
+    # --- the shard of a key -------------------------------------------------------------------------------------------
 
-    def of(self, key: str) -> Shard:
-        """Where a key lives, as last heard of. Raises ServiceError, as `require_open` too."""
-        if self._shut is not None:
-            raise unavailable(self._shut)
+    def shard_for(self, key: str) -> Shard:
+        """Returns the shard of a key, as last known. Raises ServiceError, also when it is not open."""
+        if self._closed_reason is not None:
+            raise unavailable(self._closed_reason)
         if (only := self._shards.get(None)) is not None:
             return only
         try:
-            return self._shard(self._where.owner(key))
-        except NoServer as error:
+            return self.shard_at(self._servers.cluster.master_of(key))
+        except NoServerError as error:
             raise unavailable(f"Redis: {error}") from error
 
-    def redirected(self, redirection: str, shard: Shard) -> None:
-        """Takes in that a shard sent a call elsewhere: `MOVED slot host:port`."""
-        self._where.redirected(redirection, shard.place)
-        self._rehome_soon()
-
-    def _shard(self, place: Place | None) -> Shard:
-        """The shard at a place, with its lines kept open; `None` stands for the only one."""
-        if (known := self._shards.get(place)) is not None:
+    def shard_at(self, endpoint: Endpoint | None) -> Shard:
+        """Returns the shard of a master, which is opened if it is new. None is the only master."""
+        if (known := self._shards.get(endpoint)) is not None:
             return known
-        shard = self._shards[place] = Shard(
-            place,
-            self._where,
-            self._config,
-            self._tasks,
-            on_message=self._on_message,
-            on_interrupted=self._on_interrupted,
-            on_dismissed=lambda name, redirection: self._dismissed(place, name, redirection),
-            on_pong=self._metrics.broker.broker_lag_seconds.observe,
-            on_lost=self._lost,
+        shard = self._shards[endpoint] = Shard(
+            endpoint,
+            self._context,
+            SubscriberCallbacks(
+                on_message=self._on_message,
+                on_interrupted=self._on_interrupted,
+                on_revoked=partial(self._on_revoked, endpoint),
+                on_pong=self._metrics.broker.broker_lag_seconds.observe,
+                on_lost=partial(self._on_lost, "messages"),
+            ),
+            on_commands_lost=partial(self._on_lost, "commands"),
         )
         return shard
 
-    def _lost(self, line: str) -> None:
-        self._metrics.broker.broker_reconnects.labels(line=line).inc()
+    def redirect(self, redirection: str, shard: Shard) -> None:
+        """Stores the redirection that a shard has replied to a call: `MOVED slot host:port`."""
+        self._servers.cluster.redirect(redirection, shard.endpoint)
+        self._mover.start()
+
+    def _on_lost(self, connection: str) -> None:
+        self._metrics.broker.broker_reconnects.labels(line=connection).inc()
         if self.is_cluster:
-            self._rehome_soon()
+            self._mover.start()
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
     async def subscribe(self, name: bytes) -> None:
-        """Returns when its server has confirmed. Raises ServiceError; then it is not subscribed, unless for somebody else."""
+        """Returns when the server has confirmed. Raises ServiceError; then the name is not subscribed for this caller."""
         try:
-            await self.of(name.decode()).subscriber.subscribe(name)
+            await self.shard_for(name.decode()).subscriber.subscribe(name)
         except TimeoutError as error:
             raise unavailable("Redis did not confirm the subscription in time") from error
         finally:
             for shard in self:
-                shard.subscriber.let_go(name)
+                shard.subscriber.release(name)
 
     def unsubscribe(self, name: bytes) -> None:
-        """From here on nothing of the name is delivered; harmless if it is not subscribed."""
+        """Delivers nothing of the name from now on. Harmless if it is not subscribed."""
         for shard in self:
             shard.subscriber.unsubscribe(name)
 
-    def wants(self, name: bytes) -> bool:
-        """Whether somebody's `subscribe` has returned, or will."""
+    def is_subscribed(self, name: bytes) -> bool:
+        """Whether a `subscribe` of the name has returned or still waits."""
         return any(name in shard.subscriber for shard in self)
 
-    def _dismissed(self, place: Place | None, name: bytes, redirection: str | None) -> None:
-        """The server gave a subscription up, or never took it: its slot has moved."""
+    def _on_revoked(self, endpoint: Endpoint | None, name: bytes, redirection: str | None) -> None:
+        """Moves a subscription whose slot has moved."""
         if self.is_cluster:
             if redirection is not None:
-                self._where.redirected(redirection, place)
-            self._homeless[name] = None
-            self._rehome_soon()
+                self._servers.cluster.redirect(redirection, endpoint)
+            self._mover.add(name)
 
-    def _rehome_soon(self) -> None:
-        self._unsettled = True
-        if self._rehoming is None or self._rehoming.done():
-            self._rehoming = self._tasks.spawn("redis slots", self._find_homes())
+    # --- checks -------------------------------------------------------------------------------------------------------
 
-    async def _find_homes(self) -> None:
-        """Asks the Cluster who owns what, and again for as long as it sends us elsewhere."""
-        while self._unsettled:
-            self._unsettled = False
+    async def _check_forever(self) -> None:
+        """Notices that servers have changed their roles without ending a connection."""
+        while True:
+            is_lost = self.is_cluster and any(
+                connection.link is None for shard in self for connection in shard.connections
+            )
+            await asyncio.sleep(FAILOVER_CHECK_INTERVAL if is_lost else CHECK_INTERVAL)
             try:
-                await self._where.refresh()
-                self._slots.recovered()
-            except NoServer as error:
-                self._slots.failed(reason=str(error))
-            self._rehome()
-            await asyncio.sleep(SETTLE_SECONDS)
+                if self.is_cluster:
+                    await self._servers.cluster.refresh()
+                    self._mover.move()
+                else:
+                    self._shards[None].move_to(await self._servers.master())
+                self._servers_outage.recovered()
+            except NoServerError as error:
+                self._servers_outage.failed(reason=str(error))
+            await asyncio.gather(*(shard.check_identity() for shard in self))
 
-    def _rehome(self) -> None:
-        """Channels whose owner is another one now are subscribed there."""
-        if self._where.version == self._homed and not self._homeless:
+
+class _SubscriptionMover:
+    """Moves subscriptions to the masters that own their slots."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        shards: dict[Endpoint | None, Shard],
+        shard_at: Callable[[Endpoint], Shard],
+        tasks: TaskSupervisor,
+    ) -> None:
+        self._servers = servers
+        self._shards = shards
+        self._shard_at = shard_at
+        self._tasks = tasks
+        self._revoked: dict[bytes, None] = {}
+        """Names that their servers have revoked, until they are subscribed again."""
+        self._run: asyncio.Task[None] | None = None
+        self._is_requested = False
+        self._outage = OutageLog(_log, "redis_slots_unknown", "redis_slots_known")
+        self._moved_version = -1
+        """The version of the slots by which all names were moved last."""
+
+    def add(self, name: bytes) -> None:
+        """Subscribes a revoked name again, where its slot is now."""
+        self._revoked[name] = None
+        self.start()
+
+    def start(self) -> None:
+        """Asks for the slots and moves names, in a task."""
+        self._is_requested = True
+        if self._run is None or self._run.done():
+            self._run = self._tasks.spawn("redis slot refresh", self._refresh_and_move())
+
+    async def _refresh_and_move(self) -> None:
+        """Repeats as long as servers redirect this node."""
+        while self._is_requested:
+            self._is_requested = False
+            try:
+                await self._servers.cluster.refresh()
+                self._outage.recovered()
+            except NoServerError as error:
+                self._outage.failed(reason=str(error))
+            self.move()
+            await asyncio.sleep(REFRESH_DELAY)
+
+    def move(self) -> None:
+        """Moves names whose slot has another master now, and closes shards without slots."""
+        version = self._servers.cluster.version
+        if version == self._moved_version and not self._revoked:
             return
-        self._homed = self._where.version
-        for shard in self:
+        self._moved_version = version
+        for shard in list(self._shards.values()):
             moving: dict[Shard, list[bytes]] = {}
             for name in shard.subscriber.names:
                 owner = self._owner(name)
                 if owner is not None and owner is not shard:
                     moving.setdefault(owner, []).append(name)
             for owner, names in moving.items():
-                owner.subscriber.adopt(shard.subscriber.release(names))
-        for name in list(self._homeless):
+                owner.subscriber.adopt(shard.subscriber.give_up(names))
+        for name in list(self._revoked):
             if (owner := self._owner(name)) is not None:
-                # Its slot has come back, or has moved without our noticing.
-                del self._homeless[name]
-                owner.subscriber.ask_again(name)
-        for shard in self:
-            if shard.place not in self._where.places and not len(shard.subscriber):
-                self._shards.pop(shard.place)
-                shard.drop()
+                # Its slot has come back, or has moved unnoticed.
+                del self._revoked[name]
+                owner.subscriber.resubscribe(name)
+        for endpoint, shard in list(self._shards.items()):
+            if endpoint not in self._servers.cluster.masters and not len(shard.subscriber):
+                del self._shards[endpoint]
+                shard.close()
 
     def _owner(self, name: bytes) -> Shard | None:
         try:
-            return self._shard(self._where.owner(name.decode()))
-        except NoServer:
+            return self._shard_at(self._servers.cluster.master_of(name.decode()))
+        except NoServerError:
             return None
-
-    # --- watch --------------------------------------------------------------------------------------------------------
-
-    async def _watch(self) -> None:
-        """Notices servers that have changed their parts without a connection breaking over it."""
-        while True:
-            lost = self.is_cluster and any(line.link is None for shard in self for line in shard.lines)
-            await asyncio.sleep(HURRY_SECONDS if lost else WATCH_SECONDS)
-            try:
-                if self.is_cluster:
-                    await self._where.refresh()
-                    self._rehome()
-                else:
-                    self._shards[None].follow(await self._where.place())
-                self._places.recovered()
-            except NoServer as error:
-                self._places.failed(reason=str(error))
-            await asyncio.gather(*(shard.look() for shard in self))

@@ -1,270 +1,307 @@
-"""One server's subscriptions: joined anew after every reconnect, and whoever was interrupted is told."""
+"""The subscriptions at one server. They are made again after every reconnect, and gaps in them are reported."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.adapters.redis.config import RedisConfig
-from service.adapters.redis.connections.link import Link, LinkLost
+from service.adapters.redis.connections.errors import Endpoint
+from service.adapters.redis.connections.link import Link, LinkCallbacks, LinkLost
 from service.adapters.redis.connections.reconnecting_link import ReconnectingLink
-from service.adapters.redis.connections.topology import Place, Servers
+from service.adapters.store.config import StoreConfig
 from service.aio.eager_start import ensure_task
 
-CHUNK = 500
-"""Names in one SUBSCRIBE; a Cluster takes one, as each may be in a slot of its own."""
+MAX_NAMES = 500
+"""Names in one SUBSCRIBE. SSUBSCRIBE gets one, as each name may be in another slot."""
 
 
 @dataclass(slots=True, eq=False)
 class SubscriptionState:
-    """A name that is wanted."""
+    """A name that callers have subscribed to, or are about to."""
 
-    confirmed: bool = False
-    """Whether the server has confirmed it, on this link."""
-    delivered: bool = False
-    """Whether any server ever has: then a time without is an interruption."""
-    held: bool = False
+    is_confirmed: bool = False
+    """Whether the server has confirmed the subscription on the present link."""
+    was_confirmed: bool = False
+    """True once a server has confirmed; a later gap counts as an interruption."""
+    is_held: bool = False
     """Whether a `subscribe` has returned."""
     callers: int = 0
     """Calls of `subscribe` that have not returned."""
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
+    def resolve(self, error: Exception | None = None) -> None:
+        """Ends the waiting of all callers."""
+        waiting, self.waiting = self.waiting, []
+        for future in waiting:
+            if not future.done():
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberCallbacks:
+    """What a subscriber reports; all are called on the event loop and must not raise."""
+
+    on_message: Callable[[bytes, bytes], None]
+    """A message: the name, and the payload."""
+    on_interrupted: Callable[[Collection[bytes]], None]
+    """These names are subscribed again, after a gap."""
+    on_revoked: Callable[[bytes, str | None], None]
+    """The server has ended or refused a subscription, because the slot has moved. With the redirection, if it sent one."""
+    on_pong: Callable[[float], None]
+    """Seconds that a ping took, behind all messages before it."""
+    on_lost: Callable[[], None]
+    """The connection has ended."""
+
+
+class _SentCommands:
+    """The (un)subscribe commands that the server has not answered, in order: it answers them in that order."""
+
+    def __init__(self) -> None:
+        self._commands: deque[tuple[bool, bytes]] = deque()
+        """Whether it subscribes, and the name."""
+        self._subscribing: Counter[bytes] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._commands)
+
+    def clear(self) -> None:
+        """Forgets all, as the connection is a new one."""
+        self._commands.clear()
+        self._subscribing.clear()
+
+    def add_subscribe(self, names: Iterable[bytes]) -> None:
+        """Adds a SUBSCRIBE."""
+        names = list(names)
+        self._subscribing.update(names)
+        self._commands.extend((True, name) for name in names)
+
+    def add_unsubscribe(self, name: bytes) -> None:
+        """Adds an UNSUBSCRIBE."""
+        self._commands.append((False, name))
+
+    def is_next_unsubscribe(self, name: bytes) -> bool:
+        """Whether the server answers an UNSUBSCRIBE of this name next."""
+        return bool(self._commands) and self._commands[0] == (False, name)
+
+    def is_subscribing(self, name: bytes) -> bool:
+        """Whether a SUBSCRIBE of this name is not answered yet: only the last answer tells the state."""
+        return name in self._subscribing
+
+    def pop(self) -> tuple[bool, bytes]:
+        """Removes the command that the server answers now."""
+        is_subscribe, name = self._commands.popleft() if self._commands else (False, b"")
+        if is_subscribe:
+            self._subscribing[name] -= 1
+            if not self._subscribing[name]:
+                del self._subscribing[name]
+        return is_subscribe, name
+
 
 class Subscriber:
-    """Gets every message of the names that are wanted from one server.
-
-    `on_message(name, message)`; `on_interrupted(names)` when they are subscribed again after a time in which they were not;
-    `on_dismissed(name, redirection)` when the server gave a subscription up, or refused one: its slot has moved;
-    `on_pong`: see Link.
-    """
+    """Receives every message of the subscribed names from one server."""
 
     def __init__(
         self,
-        servers: Servers,
-        config: RedisConfig,
+        config: StoreConfig,
         *,
-        locate: Callable[[], Awaitable[Place]],
-        on_message: Callable[[bytes, bytes], None],
-        on_interrupted: Callable[[Collection[bytes]], None],
-        on_lost: Callable[[], None],
-        on_dismissed: Callable[[bytes, str | None], None],
-        on_pong: Callable[[float], None],
+        is_sharded: bool,
+        connect: Callable[[Link], Awaitable[Endpoint]],
+        callbacks: SubscriberCallbacks,
     ) -> None:
+        """`connect` opens a link. `is_sharded`: with sharded Pub/Sub."""
         self._loop = asyncio.get_running_loop()
-        self._config = config
-        self._on_message = on_message
-        self._on_interrupted = on_interrupted
-        self._on_dismissed = on_dismissed
-        sharded = servers.is_cluster
-        self._subscribe, self._unsubscribe = ("SSUBSCRIBE", "SUNSUBSCRIBE") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE")
-        self._chunk = 1 if sharded else CHUNK
-        self._wanted: dict[bytes, SubscriptionState] = {}
-        # What was told on this link and is not answered yet, in order: whether to subscribe, and which name.
-        self._told: deque[tuple[bool, bytes]] = deque()
-        # How often each name is to be subscribed among these: only the last answer says how things stand.
-        self._joining: Counter[bytes] = Counter()
-        self._changed = asyncio.Event()
+        self._timeout = config.call_timeout
+        self._callbacks = callbacks
+        self._connect = connect
+        self._commands = ("SSUBSCRIBE", "SUNSUBSCRIBE") if is_sharded else ("SUBSCRIBE", "UNSUBSCRIBE")
+        self._max_names = 1 if is_sharded else MAX_NAMES
+        self._states: dict[bytes, SubscriptionState] = {}
+        self._sent = _SentCommands()
+        self._state_changed = asyncio.Event()
         self._link: Link | None = None
-        """The newest link, from the moment at which names are subscribed on it."""
-        self._rejoining = False
-        self._back: dict[bytes, None] = {}
-        """Names whose interruption is over and has not been told yet."""
-        self.line = ReconnectingLink(
+        """The newest link on which names are subscribed."""
+        self._is_resubscribing = False
+        self._resumed: dict[bytes, None] = {}
+        """Names whose gap has ended and is not reported yet."""
+        self.connection = ReconnectingLink(
             "messages",
-            servers,
             config,
-            locate=locate,
-            on_up=self._rejoin,
-            on_lost=on_lost,
-            on_push=self._pushed,
-            on_pong=on_pong,
+            connect=self._connect_and_subscribe,
+            on_lost=callbacks.on_lost,
+            callbacks=LinkCallbacks(
+                on_push=self._on_push, on_push_error=self._on_push_error, on_pong=callbacks.on_pong
+            ),
         )
 
     def __len__(self) -> int:
-        return len(self._wanted)
+        return len(self._states)
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._wanted
+        return name in self._states
 
     @property
     def names(self) -> Sequence[bytes]:
-        """What is wanted."""
-        return list(self._wanted)
+        """All names."""
+        return list(self._states)
 
     @property
     def waiting(self) -> int:
         """Calls of `subscribe` that wait for a confirmation."""
-        return sum(len(wish.waiting) for wish in self._wanted.values())
+        return sum(len(state.waiting) for state in self._states.values())
 
     async def subscribe(self, name: bytes) -> None:
-        """Returns when the server has confirmed. Raises TimeoutError; whoever gets an exception calls `let_go`."""
-        deadline = self._loop.time() + self._config.timeout
-        if self.line.is_hopeless:
-            raise TimeoutError(self.line.reason)
-        wish = self._wanted.get(name)
-        if wish is None:
-            wish = self._wanted[name] = SubscriptionState()
-            self._ask_for(name)
-        if not wish.confirmed:
+        """Returns when the server has confirmed. Raises TimeoutError; after any error the caller calls `release`."""
+        deadline = self._loop.time() + self._timeout
+        if self.connection.is_unavailable:
+            raise TimeoutError(self.connection.reason)
+        state = self._states.get(name)
+        if state is None:
+            state = self._states[name] = SubscriptionState()
+            self._send_subscribe(name)
+        if not state.is_confirmed:
             confirmed = self._loop.create_future()
-            wish.waiting.append(confirmed)
-            wish.callers += 1
+            state.waiting.append(confirmed)
+            state.callers += 1
             try:
                 await ensure_task()
                 async with asyncio.timeout_at(deadline):
                     await confirmed
             finally:
-                wish.callers -= 1
-                if confirmed in wish.waiting:  # whichever server's the wish is by now
-                    wish.waiting.remove(confirmed)
-        wish.held = True
+                state.callers -= 1
+                if confirmed in state.waiting:
+                    state.waiting.remove(confirmed)
+        state.is_held = True
 
-    def let_go(self, name: bytes) -> None:
-        """Unsubscribes, unless somebody's `subscribe` has returned or will."""
-        wish = self._wanted.get(name)
-        if wish is not None and not wish.held and not wish.callers:
+    def release(self, name: bytes) -> None:
+        """Unsubscribes, unless a `subscribe` has returned or still waits."""
+        state = self._states.get(name)
+        if state is not None and not state.is_held and not state.callers:
             self.unsubscribe(name)
 
     def unsubscribe(self, name: bytes) -> None:
-        """From here on nothing of the name is delivered; harmless if it is not wanted."""
-        wish = self._wanted.pop(name, None)
-        if wish is None:
+        """Delivers nothing of the name from now on. Harmless if it is not subscribed."""
+        state = self._states.pop(name, None)
+        if state is None:
             return
-        _resolve(wish)
-        self._tell_off(name)
-        self._changed.set()
+        state.resolve()
+        self._send_unsubscribe(name)
+        self._state_changed.set()
 
-    def release(self, names: Collection[bytes]) -> Mapping[bytes, SubscriptionState]:
-        """Lets names go that another server has now, for it to `adopt` them."""
-        released = {name: wish for name in names if (wish := self._wanted.pop(name, None)) is not None}
-        for name in released:
-            self._tell_off(name)
-        self._changed.set()
-        return released
+    def give_up(self, names: Collection[bytes]) -> Mapping[bytes, SubscriptionState]:
+        """Unsubscribes names that another server has now, and returns them for its `adopt`."""
+        given_up = {name: state for name in names if (state := self._states.pop(name, None)) is not None}
+        for name in given_up:
+            self._send_unsubscribe(name)
+        self._state_changed.set()
+        return given_up
 
     def adopt(self, names: Mapping[bytes, SubscriptionState]) -> None:
-        """Takes names over from another server; what was missed meanwhile is an interruption."""
-        for name, wish in names.items():
-            wish.confirmed = False
-            self._wanted[name] = wish
-            self._ask_for(name)
+        """Subscribes names that another server had; the time between counts as a gap."""
+        for name, state in names.items():
+            state.is_confirmed = False
+            self._states[name] = state
+            self._send_subscribe(name)
 
-    def ask_again(self, name: bytes) -> None:
-        """Subscribes what the server gave up, if it is still wanted here."""
-        wish = self._wanted.get(name)
-        if wish is not None and not wish.confirmed and name not in self._joining:
-            self._ask_for(name)
+    def resubscribe(self, name: bytes) -> None:
+        """Subscribes a name again that the server has revoked, if callers still want it."""
+        state = self._states.get(name)
+        if state is not None and not state.is_confirmed and not self._sent.is_subscribing(name):
+            self._send_subscribe(name)
 
-    def end(self, error: Exception) -> None:
-        """Nobody waits for a confirmation any more."""
-        for wish in self._wanted.values():
-            for waiting in wish.waiting:
-                if not waiting.done():
-                    waiting.set_exception(error)
-        self._wanted.clear()
+    def close(self, error: Exception) -> None:
+        """Fails all calls that wait for a confirmation."""
+        for state in self._states.values():
+            state.resolve(error)
+        self._states.clear()
 
     # --- the server's side --------------------------------------------------------------------------------------------
 
-    def _ask_for(self, *names: bytes) -> None:
+    def _send_subscribe(self, *names: bytes) -> None:
         if self._link is not None:
-            self._joining.update(names)
-            self._told.extend((True, name) for name in names)
-            self._link.tell(self._subscribe, *names)
+            self._sent.add_subscribe(names)
+            self._link.send_unanswered(self._commands[0], *names)
 
-    def _tell_off(self, name: bytes) -> None:
+    def _send_unsubscribe(self, name: bytes) -> None:
         if self._link is not None:
-            self._told.append((False, name))
-            self._link.tell(self._unsubscribe, name)
+            self._sent.add_unsubscribe(name)
+            self._link.send_unanswered(self._commands[1], name)
 
-    async def _rejoin(self, link: Link) -> None:
-        """Before a fresh link is used: everything that is wanted is subscribed on it and confirmed."""
+    async def _connect_and_subscribe(self, link: Link) -> Endpoint:
+        """Opens a link, and returns when all names are subscribed on it."""
+        endpoint = await self._connect(link)
         self._link = link
-        self._told.clear()
-        self._joining.clear()
-        link.on_refusal = self._refused
-        for wish in self._wanted.values():
-            wish.confirmed = False
+        self._sent.clear()
+        for state in self._states.values():
+            state.is_confirmed = False
         names = self.names
-        for start in range(0, len(names), self._chunk):
-            self._ask_for(*names[start : start + self._chunk])
-        self._rejoining = True
+        for start in range(0, len(names), self._max_names):
+            self._send_subscribe(*names[start : start + self._max_names])
+        self._is_resubscribing = True
         lost = asyncio.ensure_future(link.lost.wait())
         try:
-            async with asyncio.timeout(self._config.timeout):
-                while not all(wish.confirmed for wish in self._wanted.values()):
+            async with asyncio.timeout(self._timeout):
+                while not all(state.is_confirmed for state in self._states.values()):
                     if lost.done():
-                        raise LinkLost(link.fault or "the connection was lost while subscribing")
-                    self._changed.clear()
-                    changed = asyncio.ensure_future(self._changed.wait())
+                        raise LinkLost(link.close_reason or "the connection was lost while subscribing")
+                    self._state_changed.clear()
+                    changed = asyncio.ensure_future(self._state_changed.wait())
                     try:
                         await asyncio.wait((lost, changed), return_when=asyncio.FIRST_COMPLETED)
                     finally:
                         changed.cancel()
         finally:
             lost.cancel()
-            self._rejoining = False
-        self._tell_back()
+            self._is_resubscribing = False
+        self._report_resumed()
+        return endpoint
 
-    def _pushed(self, push: list[Any]) -> None:
+    def _on_push(self, push: list[Any]) -> None:
         kind, name = push[0], push[1]
         if kind in (b"message", b"smessage"):
-            if name in self._wanted:
-                self._on_message(name, push[2])
+            if name in self._states:
+                self._callbacks.on_message(name, push[2])
         elif kind in (b"subscribe", b"ssubscribe"):
-            if self._answered() == (True, name) and not self._joining[name]:
-                self._confirmed(name)
-        elif self._told and self._told[0] == (False, name):
-            self._answered()
+            if self._sent.pop() == (True, name) and not self._sent.is_subscribing(name):
+                self._confirm(name)
+        elif self._sent.is_next_unsubscribe(name):
+            self._sent.pop()
         else:
-            self._dismissed(name)
+            self._revoke(name)
 
-    def _answered(self) -> tuple[bool, bytes]:
-        """What the server answers now: it does so in the order in which it was told."""
-        subscribing, name = self._told.popleft() if self._told else (False, b"")
-        if subscribing:
-            self._joining[name] -= 1
-            if not self._joining[name]:
-                del self._joining[name]
-        return subscribing, name
-
-    def _confirmed(self, name: bytes) -> None:
-        wish = self._wanted.get(name)
-        if wish is None:
-            return  # the unsubscription is on its way
-        wish.confirmed = True
-        if wish.delivered:
-            if not self._back and not self._rejoining:
-                self._loop.call_soon(self._tell_back)
-            self._back[name] = None
-        wish.delivered = True
-        _resolve(wish)
-        self._changed.set()
-
-    def _tell_back(self) -> None:
-        if not self._rejoining and self._back:
-            names, self._back = [name for name in self._back if name in self._wanted], {}
-            self._on_interrupted(names)
-
-    def _dismissed(self, name: bytes, redirection: str | None = None) -> None:
-        wish = self._wanted.get(name)
-        if wish is not None:
-            wish.confirmed = False
-            self._on_dismissed(name, redirection)
-
-    def _refused(self, error: str) -> bool:
-        if not error.startswith("MOVED ") or not self._told:
+    def _on_push_error(self, error: str) -> bool:
+        if not error.startswith("MOVED ") or not self._sent:
             return False
-        subscribing, name = self._answered()
-        if subscribing:
-            self._dismissed(name, error)
+        is_subscribe, name = self._sent.pop()
+        if is_subscribe:
+            self._revoke(name, error)
         return True
 
+    def _confirm(self, name: bytes) -> None:
+        state = self._states.get(name)
+        if state is None:
+            return  # its UNSUBSCRIBE is on the way
+        state.is_confirmed = True
+        if state.was_confirmed:
+            if not self._resumed and not self._is_resubscribing:
+                self._loop.call_soon(self._report_resumed)
+            self._resumed[name] = None
+        state.was_confirmed = True
+        state.resolve()
+        self._state_changed.set()
 
-def _resolve(wish: SubscriptionState) -> None:
-    waiting, wish.waiting = wish.waiting, []
-    for future in waiting:
-        if not future.done():
-            future.set_result(None)
+    def _report_resumed(self) -> None:
+        if not self._is_resubscribing and self._resumed:
+            names, self._resumed = [name for name in self._resumed if name in self._states], {}
+            self._callbacks.on_interrupted(names)
+
+    def _revoke(self, name: bytes, redirection: str | None = None) -> None:
+        state = self._states.get(name)
+        if state is not None:
+            state.is_confirmed = False
+            self._callbacks.on_revoked(name, redirection)

@@ -1,13 +1,12 @@
 -- Empty channels: those in which nothing was ever published.
 
-local EMPTY = string.match(ARGV[2], ' (%d+)$')
+local EMPTY_TTL = string.match(ARGV[2], ' (%d+)$')
 
--- Whether nothing was ever published in a channel.
 local function is_empty(channel)
   return channel.o == 0 and channel.r == 0
 end
 
--- Somebody is told of the position: it is to hold for so long at least.
+-- Keeps the position of an empty channel for at least so long, because a caller learns it.
 local function keep_empty(channel, milliseconds)
   if is_empty(channel) then redis.call('PEXPIRE', KEYS[1], milliseconds, 'GT') end
 end

@@ -1,10 +1,10 @@
--- Begins every script on a channel's presence.
+-- The beginning of every script on a channel's presence.
 --
--- KEYS: 1 users (hash: user -> "c1 c2 …", the one with the newest token last), 2 expiries (sorted set of "connection user" by
---       milliseconds), 3 infos (hash: "connection user" -> JSON), further ones as each script says
+-- KEYS: 1 users (hash: user -> "c1 c2 …", the connection with the newest token last), 2 expiries (sorted set of
+--       "connection user" by ms), 3 infos (hash: "connection user" -> JSON); each script adds its own
 --
--- A user is present as long as the hash of users holds it, and what is told follows that hash alone: `joined` when a user
--- enters it, `left` when it goes. An entry that has expired changes nothing before somebody strikes it out.
+-- A user is a member while the hash of users has them, and the events follow that hash alone: `joined` when a user enters it,
+-- `left` when a user leaves it. An expired entry changes nothing until a script removes it.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,7 +13,7 @@ local function entry_of(user, connection)
   return connection .. ' ' .. user
 end
 
--- The list without a connection, and whether that was in it.
+-- The list without a connection, and whether the list had it.
 local function without(list, connection)
   local rest, found = {}, false
   for one in string.gmatch(list, '%S+') do
@@ -22,17 +22,17 @@ local function without(list, connection)
   return table.concat(rest, ' '), found
 end
 
--- Everything of a channel goes when no node has spoken of it for so long.
+-- Expires everything of a channel that no node renews for so long.
 local function keep(milliseconds)
   for index = 1, 3 do redis.call('PEXPIRE', KEYS[index], milliseconds) end
 end
 
--- What is shown of a user with such a list: the info of the last connection in it, '' for none.
-local function shown(user, list)
+-- The info of a user with such a list: that of the last connection, or ''.
+local function info_of(user, list)
   return redis.call('HGET', KEYS[3], entry_of(user, string.match(list, '%S+$'))) or ''
 end
 
-local function show(user, connection, info)
+local function set_info(user, connection, info)
   if info ~= '' then
     redis.call('HSET', KEYS[3], entry_of(user, connection), info)
   else
@@ -40,11 +40,11 @@ local function show(user, connection, info)
   end
 end
 
--- Tells the channel, unless it has more users than are told of one by one. Returns what the caller returns; `changed` is 1 if a
--- user has come or gone.
-local function change(changed, most, command, channel, message)
+-- Publishes the event, unless the channel has too many users. Returns the script's reply; `changed` is 1 if a user has joined
+-- or left.
+local function announce(changed, max_users, command, channel, message)
   local users = redis.call('HLEN', KEYS[1])
-  if users > most then return {changed, users, 0} end
+  if users > max_users then return {changed, users, 0} end
   redis.call(command, channel, message)
   return {changed, users, 1}
 end

@@ -1,8 +1,8 @@
--- Finds what has expired, for one node at a time.
+-- Finds expired entries, for one node at a time.
 -- KEYS: 4 lease
--- ARGV: 1 lease (ms), 2 most entries
+-- ARGV: 1 TTL of the lease (ms), 2 maximum of entries
 -- Returns entries
 
-local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[2])
-if #gone == 0 or not redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[1]) then return {} end
-return gone
+local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[2])
+if #expired == 0 or not redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[1]) then return {} end
+return expired

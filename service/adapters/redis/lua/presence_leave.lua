@@ -1,8 +1,8 @@
--- Strikes a connection out, and tells of the user's going if it was the last.
--- KEYS: 4 where to tell
--- ARGV: 1 user, 2 connection, 3 "1" if only what has expired is to go, 4 most users told of one by one,
---       5 PUBLISH or SPUBLISH, 6 message
--- Returns {1 if the user has gone, users now, 1 if it was told}
+-- Removes a connection, and publishes the event if it was the user's last.
+-- KEYS: 4 Pub/Sub channel
+-- ARGV: 1 user, 2 connection, 3 "1" to remove it only if it has expired, 4 maximum of users with events, 5 PUBLISH or SPUBLISH,
+--       6 message
+-- Returns {1 if the user has left, users now, 1 if the event was published}
 
 local user, connection = ARGV[1], ARGV[2]
 local entry = entry_of(user, connection)
@@ -12,13 +12,13 @@ if ARGV[3] == '1' then
 end
 local list = redis.call('HGET', KEYS[1], user)
 local rest, found = without(list or '', connection)
-if found and rest ~= '' then  -- what is shown of the user stays
-  local before = shown(user, list)
+if found and rest ~= '' then  -- the user's info stays
+  local before = info_of(user, list)
   redis.call('HSET', KEYS[1], user, rest)
-  show(user, string.match(rest, '%S+$'), before)
+  set_info(user, string.match(rest, '%S+$'), before)
 end
 redis.call('ZREM', KEYS[2], entry)
 redis.call('HDEL', KEYS[3], entry)
 if not found or rest ~= '' then return no_change() end
 redis.call('HDEL', KEYS[1], user)
-return change(1, tonumber(ARGV[4]), ARGV[5], KEYS[4], ARGV[6])
+return announce(1, tonumber(ARGV[4]), ARGV[5], KEYS[4], ARGV[6])

@@ -1,14 +1,14 @@
--- Has a connection's user be shown with this info, and tells of it if that is another one.
--- KEYS: 4 where to tell
--- ARGV: 1 user, 2 connection, 3 info ('' for none), 4 most users told of one by one, 5 PUBLISH or SPUBLISH, 6 message
--- Returns {0, users now, 1 if it was told}
+-- Replaces a user's info with that of one connection, and publishes the event if the info is another.
+-- KEYS: 4 Pub/Sub channel
+-- ARGV: 1 user, 2 connection, 3 info ('' for none), 4 maximum of users with events, 5 PUBLISH or SPUBLISH, 6 message
+-- Returns {0, users now, 1 if the event was published}
 
 local user, connection, info = ARGV[1], ARGV[2], ARGV[3]
 local list = redis.call('HGET', KEYS[1], user)
-local rest, known = without(list or '', connection)
-if not known then return no_change() end
-local before = shown(user, list)
+local rest, is_known = without(list or '', connection)
+if not is_known then return no_change() end
+local before = info_of(user, list)
 redis.call('HSET', KEYS[1], user, rest == '' and connection or rest .. ' ' .. connection)
-show(user, connection, info)
+set_info(user, connection, info)
 if before == info then return no_change() end
-return change(0, tonumber(ARGV[4]), ARGV[5], KEYS[4], ARGV[6])
+return announce(0, tonumber(ARGV[4]), ARGV[5], KEYS[4], ARGV[6])

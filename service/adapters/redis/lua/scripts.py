@@ -1,4 +1,4 @@
-"""The Lua scripts, as Redis knows them: by the SHA-1 of their text."""
+"""Loads the Lua scripts. Redis knows each by the SHA-1 of its text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the name that EVALSHA calls it by."""
+    """A script's text, and its name for EVALSHA."""
 
     text: str
     sha: str
 
 
 def load(*names: str) -> Script:
-    """The files of those names, one after another, as one script."""
+    """Returns the files of those names, one after another, as one script."""
     text = "\n".join((_FOLDER / f"{name}.lua").read_text("utf-8") for name in names)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
@@ -31,10 +31,10 @@ PUBLISH = _on_channel("publish")
 SNAPSHOT = _on_channel("empty", "snapshot")
 HISTORY = _on_channel("empty", "history")
 STREAM_HEAD = _on_channel("stream_head")
-LISTED = _on_channel("listed")
-KEEP = _on_channel("empty", "keep")
-REIGN = load("reign")
-CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, STREAM_HEAD, LISTED, KEEP)
-"""What the broker runs; all begin with channel.lua."""
-INDEX = load("index")
+CHANNEL_INFO = _on_channel("channel_info")
+RENEW_EMPTY = _on_channel("empty", "renew_empty")
+TERM = load("term")
+CHANNEL_SCRIPTS = (PUBLISH, SNAPSHOT, HISTORY, STREAM_HEAD, CHANNEL_INFO, RENEW_EMPTY)
+"""The scripts of the broker; all begin with channel.lua."""
+INDEX_UPDATE = load("index_update")
 INDEX_SETTLE = load("index_settle")

@@ -1,7 +1,7 @@
-"""Calls of Redis that are not on the way of a message: presence, tickets, caps. The broker has a connection of its own.
+"""Calls of the stores beside the broker: presence, tickets and quotas. The broker has connections of its own.
 
-redis-py does the work: pools, Sentinel, Cluster. What it cannot see, a server that has stalled in the middle of an answer, is
-why every call has a deadline here.
+redis-py does the work: pools, Sentinel, Cluster. It does not notice a server that stalls in the middle of an answer, so every
+call has a timeout here.
 """
 
 from __future__ import annotations
@@ -33,43 +33,45 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.adapters.redis.address import Topology
-from service.adapters.redis.config import Keys, RedisConfig
-from service.adapters.redis.connections.error_replies import MEANINGS, meaning, word_of
-from service.adapters.redis.connections.topology import ASK_SECONDS, SHARE, Place, Servers
+from service.adapters.redis.config import Login, RedisConfig
+from service.adapters.redis.connections.connector import MAX_QUERY_TIMEOUT, QUERIES_PER_CALL, Connector
+from service.adapters.redis.connections.errors import MEANINGS, Endpoint, error_code, explain_reply
+from service.adapters.redis.connections.sentinel import SentinelDiscovery
+from service.adapters.redis.keys import Keys
 from service.adapters.redis.lua.scripts import Script
-from service.aio.eager_start import ensure_task
-from service.errors import ErrorCode, ServiceError
+from service.adapters.store.calls import call_timeout, late
+from service.adapters.store.errors import unavailable
 
-CONNECTIONS = 16
-"""Connections to one server at most; further calls wait for one, within their deadline."""
-BATCH = 100
-"""Calls in one pipeline: a millisecond or so of Redis' time, so that nobody waits long behind it."""
+MAX_CONNECTIONS = 16
+"""Connections to one server; further calls wait for one, within their timeout."""
+MAX_BATCH = 100
+"""Calls in one pipeline: about a millisecond of Redis' time, so that other clients do not wait long."""
 RETRIES = 1
-"""Tries more after a connection that broke, which is how a restart of Redis shows. Every call here may be repeated."""
+"""Further tries after a connection broke, as it does when Redis restarts. Every call here may be repeated."""
 
-Word = str | bytes | int
+Argument = str | bytes | int
 
 
 class Call(NamedTuple):
-    """What one run of a script gets."""
+    """The arguments of one run of a script."""
 
     keys: Sequence[str]
-    args: Sequence[Word]
+    args: Sequence[Argument]
 
 
 class RedisClient:
-    """Every method raises ServiceError(BROKER_UNAVAILABLE) if Redis can't, after `config.timeout` seconds at most."""
+    """Every method raises ServiceError(BROKER_UNAVAILABLE) if Redis fails, after `config.call_timeout` seconds at most."""
 
     def __init__(self, config: RedisConfig) -> None:
         self.keys = Keys(config.prefix, config.address.database)
-        cluster = config.address.topology is Topology.CLUSTER
-        self.publish = "SPUBLISH" if cluster else "PUBLISH"
-        """The command by which a script tells the nodes of an event."""
-        self._timeout = config.timeout
-        self._places = asyncio.Semaphore(CONNECTIONS)
+        is_cluster = config.address.topology is Topology.CLUSTER
+        self.publish_command = "SPUBLISH" if is_cluster else "PUBLISH"
+        """The command by which a script publishes events."""
+        self._timeout = config.call_timeout
+        self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
         self._redis: Redis | RedisCluster
         self._discovery: _Discovery | None = None
-        if cluster:
+        if is_cluster:
             self._redis = _cluster(config)
         elif config.address.topology is Topology.SENTINEL:
             self._discovery = _Discovery(config)
@@ -77,36 +79,36 @@ class RedisClient:
         else:
             self._redis = _standalone(config)
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> Any:
-        """Runs a script. All keys are of one hash tag."""
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Runs a script. All keys have the same hash tag."""
         async with self._call():
             try:
                 return await self._redis.execute_command(*_evalsha(script, keys, args))
-            except NoScriptError:  # Redis was restarted, or its scripts were flushed
+            except NoScriptError:  # Redis has restarted, or its scripts were flushed
                 return await self._redis.execute_command(*_eval(script, keys, args))
 
     async def run_all(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        """Runs a script many times, in any order and not as of one moment; the results are in the order of the calls.
+        """Runs a script many times, in any order and not atomically. Returns the results in the order of the calls.
 
-        The deadline is that of each batch. When one of the runs fails the others may have happened.
+        The timeout applies to each batch. When one run fails, the others may have happened.
         """
         results: list[Any] = []
         left = iter(calls)
-        while batch := list(islice(left, BATCH)):
+        while batch := list(islice(left, MAX_BATCH)):
             results += await self._run_batch(script, batch)
         return results
 
-    async def command(self, *words: Word) -> Any:
-        """Runs one plain command."""
+    async def command(self, *arguments: Argument) -> Any:
+        """Runs one command."""
         async with self._call():
-            return await self._redis.execute_command(*words)
+            return await self._redis.execute_command(*arguments)
 
     async def check(self) -> None:
         """Returns if Redis answers."""
         await self.command("PING")
 
     async def close(self) -> None:
-        """Lets the connections go."""
+        """Closes the connections."""
         await self._redis.aclose()
         if self._discovery is not None:
             await self._discovery.close()
@@ -116,8 +118,7 @@ class RedisClient:
             results = await self._pipe([_evalsha(script, *call) for call in calls])
             unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
             if unknown:
-                # The whole text once, not with each call: of a pipeline the first makes the script known again. In a
-                # Cluster every shard needs it.
+                # EVAL sends the whole script, and makes it known again. In a Cluster, every shard needs it.
                 again = [_eval(script, *calls[index]) for index in unknown]
                 for index, result in zip(unknown, await self._pipe(again), strict=True):
                     results[index] = result
@@ -126,7 +127,7 @@ class RedisClient:
                     raise result
             return results
 
-    async def _pipe(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+    async def _pipe(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
@@ -135,24 +136,19 @@ class RedisClient:
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
-        await ensure_task()
         try:
-            async with asyncio.timeout(self._timeout), self._places:
+            async with call_timeout("Redis", self._timeout), self._connections:
                 yield
         except (ResponseError, AuthenticationError, BusyLoadingError) as error:
-            raise _unavailable(f"Redis refused a call: {_reason(error)}") from error
-        except (TimeoutError, RedisTimeoutError) as error:
-            raise _unavailable(f"Redis did not answer within {self._timeout:g} s") from error
+            raise unavailable(f"Redis refused a call: {_reason(error)}") from error
+        except RedisTimeoutError as error:
+            raise late("Redis", self._timeout) from error
         except (RedisError, RedisClusterException, OSError, RuntimeError) as error:
-            # RuntimeError is uvloop's word for writing to a connection that has just been reset.
-            raise _unavailable(f"Redis cannot be reached ({type(error).__name__})") from error
+            # uvloop raises RuntimeError for a write to a connection that has just been reset.
+            raise unavailable(f"Redis cannot be reached ({type(error).__name__})") from error
 
 
-def _unavailable(sentence: str) -> ServiceError:
-    return ServiceError(ErrorCode.BROKER_UNAVAILABLE, sentence)
-
-
-_WORDS: dict[type[RedisError], str] = {
+_CODES: dict[type[RedisError], str] = {
     OutOfMemoryError: "OOM",
     NoPermissionError: "NOPERM",
     ReadOnlyError: "READONLY",
@@ -161,41 +157,41 @@ _WORDS: dict[type[RedisError], str] = {
     BusyLoadingError: "LOADING",
     AuthenticationError: "WRONGPASS",
 }
-"""Error replies whose first word redis-py turns into a type."""
+"""Error replies whose first word redis-py replaces by a type."""
 
 
 def _reason(error: RedisError) -> str:
-    """What was refused, and why. The rest of Redis' sentence may quote what was sent."""
-    word = _WORDS.get(type(error)) or word_of(error)
-    known = MEANINGS.get(word) if type(error) in _WORDS else meaning(error)
-    return known or (word if word.isalpha() and word.isupper() else type(error).__name__)
+    """Says why Redis refused a call. The rest of its reply may quote what was sent."""
+    code = _CODES.get(type(error)) or error_code(error)
+    known = MEANINGS.get(code) if type(error) in _CODES else explain_reply(error)
+    return known or (code if code.isalpha() and code.isupper() else type(error).__name__)
 
 
-def _evalsha(script: Script, keys: Sequence[str], args: Sequence[Word]) -> tuple[Word, ...]:
+def _evalsha(script: Script, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
     return ("EVALSHA", script.sha, len(keys), *keys, *args)
 
 
-def _eval(script: Script, keys: Sequence[str], args: Sequence[Word]) -> tuple[Word, ...]:
+def _eval(script: Script, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
     return ("EVAL", script.text, len(keys), *keys, *args)
 
 
 # --- connections ---------------------------------------------------------------------------------------------------------
 
 
-def _options(config: RedisConfig, login: tuple[str, str] | None) -> dict[str, Any]:
-    # The deadline of a call is `_call`'s. Given one of its own for the socket, redis-py writes under `asyncio.wait_for`, which
-    # before Python 3.12 may swallow a cancellation: a call at a server that has stalled was seen to take three times its timeout.
+def _options(config: RedisConfig, login: Login) -> dict[str, Any]:
+    # `_call` has the timeout. With a socket timeout, redis-py writes under `asyncio.wait_for`, which before Python 3.12 may
+    # swallow a cancellation: a call to a stalled server was seen to take three times its timeout.
     user, password = login or (None, None)
     return {
         "username": user,
         "password": password,
-        "max_connections": CONNECTIONS,
+        "max_connections": MAX_CONNECTIONS,
         "socket_timeout": None,
-        "socket_connect_timeout": config.timeout,
+        "socket_connect_timeout": config.call_timeout,
         "retry": Retry(NoBackoff(), RETRIES),
         "protocol": 2,
         "driver_info": None,  # not every ACL allows CLIENT SETINFO
-        **config.redis_py(),
+        **config.redis_py_tls(),
     }
 
 
@@ -205,25 +201,26 @@ def _standalone(config: RedisConfig) -> Redis:
 
 
 class _Discovery:
-    """Tells redis-py the master. Its own `Sentinel` asks one after another: one that says nothing takes the whole deadline."""
+    """Tells redis-py the master. Its own `Sentinel` asks one after another, so a silent one takes the whole timeout."""
 
     def __init__(self, config: RedisConfig) -> None:
-        self._servers = Servers(config)
+        self._connector = Connector(config)
+        self._sentinels = SentinelDiscovery(config, self._connector)
         self._has_certificates = False
 
-    async def discover_master(self, _: str) -> Place:
-        """The master that most Sentinels name."""
+    async def discover_master(self, _: str) -> Endpoint:
+        """Returns the master that most Sentinels name."""
         try:
             if not self._has_certificates:
-                self._servers.read_certificates()
+                self._connector.load_certificates()
                 self._has_certificates = True
-            return await self._servers.place()
-        except OSError as error:  # NoServer is one
+            return await self._sentinels.master()
+        except OSError as error:  # NoServerError is one
             raise MasterNotFoundError(str(error)) from error
 
     async def close(self) -> None:
-        """Lets go of what is under way."""
-        await self._servers.close()
+        """Cancels a query that runs."""
+        await self._sentinels.close()
 
 
 def _sentinel(config: RedisConfig, discovery: _Discovery) -> Redis:
@@ -236,6 +233,7 @@ def _sentinel(config: RedisConfig, discovery: _Discovery) -> Redis:
 
 def _cluster(config: RedisConfig) -> RedisCluster:
     nodes = [ClusterNode(host, port) for host, port in config.address.hosts]
-    # redis-py asks one node after another: one that says nothing must not take the whole deadline.
-    options = _options(config, config.login) | {"socket_connect_timeout": min(ASK_SECONDS, config.timeout / SHARE)}
+    # redis-py asks one node after another, so a silent one must not take the whole timeout.
+    connect_timeout = min(MAX_QUERY_TIMEOUT, config.call_timeout / QUERIES_PER_CALL)
+    options = _options(config, config.login) | {"socket_connect_timeout": connect_timeout}
     return RedisCluster(startup_nodes=nodes, **options)

@@ -1,4 +1,4 @@
-"""The PresenceStore that all nodes share at a Redis."""
+"""The PresenceStore that all nodes share at Redis."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from itertools import islice
 
 from service.adapters.redis import event_codec
 from service.adapters.redis.lua import scripts
-from service.adapters.redis.stores.client import Call, RedisClient
+from service.adapters.redis.stores.client import Argument, Call, RedisClient
 from service.core.channel import ChannelKey
 from service.core.event import Publication
 from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
 
-RENEWED = 500
-"""Entries renewed by one run of a script: half a millisecond of Redis' time."""
-SWEPT = 500
-"""Entries of one channel struck out in one sweep."""
-LEASE = 0.1
-"""Part of the ttl for which a node that sweeps a channel keeps others from looking too; below their interval (a sixth)."""
-KEPT = 2
-"""How many times the ttl everything of a channel stays when no node speaks of it. More than one: entries that have expired
-while Redis could not be reached come back without a word."""
+MAX_RENEWED = 500
+"""Entries that one run of a script renews: half a millisecond of Redis' time."""
+MAX_REMOVED = 500
+"""Expired entries of one channel that one call removes."""
+LEASE_RATIO = 0.1
+"""Part of the TTL for which one node removes the expired entries of a channel. It ends before a node's next try, after a
+sixth of the TTL."""
+KEY_TTL_RATIO = 2
+"""How many TTLs the keys of a channel stay without a renewal. More than one, so that entries which expire while Redis cannot be
+reached can be renewed without events."""
 
 _JOIN = scripts.load("presence", "presence_join")
 _UPDATE = scripts.load("presence", "presence_update")
@@ -31,112 +32,111 @@ _MEMBERS = scripts.load("presence", "presence_members")
 
 
 class RedisPresence:
-    """Keeps the port's guarantee by doing each change and its telling in one script. Time is that of Redis."""
+    """Changes the members and publishes the event in one script, by the time of Redis."""
 
-    def __init__(self, client: RedisClient, *, ttl: float, most_told: int) -> None:
+    def __init__(self, client: RedisClient, *, ttl: float, max_announced_users: int) -> None:
+        """A channel with more than `max_announced_users` gets no events."""
         self._client = client
         self._ttl = int(ttl * 1000)
-        self._most_told = most_told
+        self._max_announced_users = max_announced_users
 
-    async def join(self, entrance: PresenceJoin) -> PresenceChange:
-        """As the port says."""
-        return _change(await self._client.run(_JOIN, *self._joining(entrance)))
+    async def join(self, join: PresenceJoin) -> PresenceChange:
+        """Runs lua/presence_join.lua."""
+        return _change(await self._client.run(_JOIN, *self._join_call(join)))
 
-    async def update(self, entrance: PresenceJoin) -> PresenceChange:
-        """As the port says."""
-        (channel, user, connection), info, joined = entrance
-        keys = (*self._keys(channel), self._client.keys.events(channel))
-        told = (self._most_told, self._client.publish, event_codec.ephemeral(joined))
-        return _change(await self._client.run(_UPDATE, keys, (user, connection, info or b"", *told)))
+    async def update(self, update: PresenceJoin) -> PresenceChange:
+        """Runs lua/presence_update.lua."""
+        (channel, user, connection), info, event = update
+        arguments = (user, connection, info or b"", *self._event_arguments(event))
+        return _change(await self._client.run(_UPDATE, self._keys_and_events(channel), arguments))
 
-    async def join_all(self, entrances: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
-        """As the port says."""
-        return [_change(found) for found in await self._client.run_all(_JOIN, list(map(self._joining, entrances)))]
+    async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
+        """Runs lua/presence_join.lua for each connection."""
+        return [_change(reply) for reply in await self._client.run_all(_JOIN, list(map(self._join_call, joins)))]
 
-    async def leave(self, entry: PresenceEntry, left: Publication) -> PresenceChange:
-        """As the port says."""
-        return _change(await self._client.run(_LEAVE, *self._leaving(entry, left, expired=False)))
+    async def leave(self, entry: PresenceEntry, event: Publication) -> PresenceChange:
+        """Runs lua/presence_leave.lua."""
+        return _change(await self._client.run(_LEAVE, *self._leave_call(entry, event, only_expired=False)))
 
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
-        """As the port says."""
+        """Runs lua/presence_renew.lua for each channel; without entries it only checks that Redis answers."""
         if not entries:
             await self._client.check()
             return ()
-        groups = list(_grouped(entries))
+        groups = list(_by_channel(entries))
         calls = [
-            Call(self._keys(group[0].channel), (self._ttl, KEPT * self._ttl, *map(_name, group))) for group in groups
+            Call(self._keys(group[0].channel), (self._ttl, KEY_TTL_RATIO * self._ttl, *map(_entry_name, group)))
+            for group in groups
         ]
-        found = await self._client.run_all(_RENEW, calls)
-        return [group[place - 1] for group, missing in zip(groups, found, strict=True) for place in missing]
+        replies = await self._client.run_all(_RENEW, calls)
+        return [group[number - 1] for group, missing in zip(groups, replies, strict=True) for number in missing]
 
     async def remove_expired(
         self, channels: Sequence[ChannelKey], leave_event: LeaveEventFactory
     ) -> Sequence[tuple[ChannelKey, PresenceChange]]:
-        """As the port says."""
-        lease = max(1, int(LEASE * self._ttl))
-        looks = [Call((*self._keys(channel), self._key(channel, "lease")), (lease, SWEPT)) for channel in channels]
-        found = await self._client.run_all(_EXPIRED, looks)
-        gone = [_entry(channel, name) for channel, names in zip(channels, found, strict=True) for name in names]
-        strikes = [self._leaving(entry, leave_event(entry.channel, entry.user), expired=True) for entry in gone]
-        changes = map(_change, await self._client.run_all(_LEAVE, strikes))
-        return [(entry.channel, change) for entry, change in zip(gone, changes, strict=True) if change.changed]
+        """Runs lua/presence_expired.lua to find the entries, and lua/presence_leave.lua to remove them."""
+        lease = max(1, int(LEASE_RATIO * self._ttl))
+        searches = [
+            Call((*self._keys(channel), self._key(channel, "lease")), (lease, MAX_REMOVED)) for channel in channels
+        ]
+        replies = await self._client.run_all(_EXPIRED, searches)
+        expired = [_entry(channel, name) for channel, names in zip(channels, replies, strict=True) for name in names]
+        removals = [
+            self._leave_call(entry, leave_event(entry.channel, entry.user), only_expired=True) for entry in expired
+        ]
+        changes = map(_change, await self._client.run_all(_LEAVE, removals))
+        return [(entry.channel, change) for entry, change in zip(expired, changes, strict=True) if change.changed]
 
     async def members(self, channel: ChannelKey, limit: int) -> tuple[int, Sequence[Member]]:
-        """As the port says."""
+        """Runs lua/presence_members.lua."""
         count, *rest = await self._client.run(_MEMBERS, self._keys(channel), (limit,))
-        words = iter(rest)
-        # A user whose connections have all fallen silent is there until told as gone, by one connection at least.
+        fields = iter(rest)
+        # A user without a live connection is a member until the leave event, with one connection.
         return count, [
             Member(user.decode(), max(1, live), info or None)
-            for user, live, info in zip(words, words, words, strict=True)
+            for user, live, info in zip(fields, fields, fields, strict=True)
         ]
 
     async def count(self, channel: ChannelKey) -> int:
-        """As the port says."""
+        """Reads the size of the hash of users."""
         return int(await self._client.command("HLEN", self._key(channel, "users")))
 
-    def _joining(self, entrance: PresenceJoin) -> Call:
-        (channel, user, connection), info, joined = entrance
-        return Call(
-            (*self._keys(channel), self._client.keys.events(channel)),
-            (
-                user,
-                connection,
-                info or b"",
-                self._ttl,
-                KEPT * self._ttl,
-                self._most_told,
-                self._client.publish,
-                event_codec.ephemeral(joined),
-            ),
-        )
+    def _join_call(self, join: PresenceJoin) -> Call:
+        (channel, user, connection), info, event = join
+        ttls = (self._ttl, KEY_TTL_RATIO * self._ttl)
+        arguments = (user, connection, info or b"", *ttls, *self._event_arguments(event))
+        return Call(self._keys_and_events(channel), arguments)
 
-    def _leaving(self, entry: PresenceEntry, left: Publication, *, expired: bool) -> Call:
+    def _leave_call(self, entry: PresenceEntry, event: Publication, *, only_expired: bool) -> Call:
         channel, user, connection = entry
-        return Call(
-            (*self._keys(channel), self._client.keys.events(channel)),
-            (user, connection, int(expired), self._most_told, self._client.publish, event_codec.ephemeral(left)),
-        )
+        arguments = (user, connection, int(only_expired), *self._event_arguments(event))
+        return Call(self._keys_and_events(channel), arguments)
+
+    def _event_arguments(self, event: Publication) -> tuple[Argument, ...]:
+        return (self._max_announced_users, self._client.publish_command, event_codec.encode_ephemeral(event))
+
+    def _keys_and_events(self, channel: ChannelKey) -> tuple[str, ...]:
+        return (*self._keys(channel), self._client.keys.events(channel))
 
     def _keys(self, channel: ChannelKey) -> tuple[str, str, str]:
         return self._key(channel, "users"), self._key(channel, "expiries"), self._key(channel, "infos")
 
     def _key(self, channel: ChannelKey, part: str) -> str:
-        return self._client.keys.channel(channel, f"presence-{part}")
+        return self._client.keys.of_channel(channel, f"presence-{part}")
 
 
-def _grouped(entries: Iterable[PresenceEntry]) -> Iterable[Sequence[PresenceEntry]]:
-    """The entries by channel, not too many at a time."""
+def _by_channel(entries: Iterable[PresenceEntry]) -> Iterable[Sequence[PresenceEntry]]:
+    """Groups entries by channel, at most `MAX_RENEWED` in a group."""
     channels: dict[ChannelKey, list[PresenceEntry]] = {}
     for entry in entries:
         channels.setdefault(entry.channel, []).append(entry)
     for group in channels.values():
         left = iter(group)
-        while some := list(islice(left, RENEWED)):
-            yield some
+        while part := list(islice(left, MAX_RENEWED)):
+            yield part
 
 
-def _name(entry: PresenceEntry) -> str:
+def _entry_name(entry: PresenceEntry) -> str:
     return f"{entry.connection} {entry.user}"
 
 
@@ -145,6 +145,6 @@ def _entry(channel: ChannelKey, name: bytes) -> PresenceEntry:
     return PresenceEntry(channel, user, connection)
 
 
-def _change(found: Sequence[int]) -> PresenceChange:
-    changed, users, told = found
-    return PresenceChange(bool(changed), users, bool(told))
+def _change(reply: Sequence[int]) -> PresenceChange:
+    changed, users, published = reply
+    return PresenceChange(bool(changed), users, bool(published))

@@ -1,4 +1,4 @@
-"""The QuotaStore that all nodes share at a Redis."""
+"""The QuotaStore that all nodes share at Redis."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ _ORDER = scripts.load("session_order")
 
 
 class RedisQuota:
-    """One hash a holder, node → what it holds, and one sorted set of a user's connections. Time is that of Redis."""
+    """Keeps one hash a scope, from node to claim, and one sorted set of a user's connections, by the time of Redis."""
 
     is_shared = True
 
-    def __init__(self, client: RedisClient, lease: float = CLAIM_TTL) -> None:
+    def __init__(self, client: RedisClient, claim_ttl: float = CLAIM_TTL) -> None:
         self._client = client
-        self._lease = int(lease * 1000)
+        self._ttl = int(claim_ttl * 1000)
         self._node = secrets.token_urlsafe(9)
         self._serial = count()
 
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
-        """As the port says."""
-        # Numbered before anything is awaited: calls overtake each other on the way.
-        return await self._client.run_all(_CLAIM, [self._call(claim) for claim in claims])
+        """Runs lua/quota_claim.lua for each claim."""
+        # The serials are taken before the first await: calls may overtake each other.
+        return await self._client.run_all(_CLAIM, [self._claim_call(claim) for claim in claims])
 
-    async def update_session_order(self, steps: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
-        """As the port says."""
-        found = await self._client.run_all(_ORDER, [self._step(step) for step in steps])
-        return [[connection.decode() for connection in oldest] for oldest in found]
+    async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
+        """Runs lua/session_order.lua for each user."""
+        replies = await self._client.run_all(_ORDER, [self._order_call(update) for update in updates])
+        return [[connection.decode() for connection in oldest] for oldest in replies]
 
-    def _call(self, claim: QuotaClaim) -> Call:
-        most = -1 if claim.max_connections is None else claim.max_connections
-        return Call(
-            (self._key("caps", claim.scope),), (self._node, claim.connections, next(self._serial), most, self._lease)
-        )
+    def _claim_call(self, claim: QuotaClaim) -> Call:
+        limit = -1 if claim.max_connections is None else claim.max_connections
+        arguments = (self._node, claim.connections, next(self._serial), limit, self._ttl)
+        return Call((self._key("caps", claim.scope),), arguments)
 
-    def _step(self, step: SessionOrderUpdate) -> Call:
-        words = [
+    def _order_call(self, update: SessionOrderUpdate) -> Call:
+        changes = [
             f"{sign}{connection}"
-            for sign, connections in (("+", step.added), ("=", step.renewed), ("-", step.removed))
+            for sign, connections in (("+", update.added), ("=", update.renewed), ("-", update.removed))
             for connection in connections
         ]
-        keys = self._key("caps-line", step.scope), self._key("caps-line-expiries", step.scope)
-        return Call(keys, (step.max_connections, self._lease, *words))
+        keys = self._key("caps-line", update.scope), self._key("caps-line-expiries", update.scope)
+        return Call(keys, (update.max_connections, self._ttl, *changes))
 
-    def _key(self, kind: str, holder: QuotaScope) -> str:
-        # No tenant holds a colon, so no user can pass for another tenant's, nor for all of one.
-        tenant, user = holder
+    def _key(self, kind: str, scope: QuotaScope) -> str:
+        # No tenant holds a colon, so a user's key is never that of another tenant's user or of a tenant.
+        tenant, user = scope
         return self._client.keys.tagged(kind, tenant if user is None else f"{tenant}:{user}")

@@ -1,42 +1,42 @@
-"""The TicketStore that all nodes share at a Redis."""
+"""The TicketStore that all nodes share at Redis."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 
+from service.adapters.redis.config import milliseconds
 from service.adapters.redis.stores.client import RedisClient
 
 
 class RedisTickets:
-    """Single use is Redis': one GETDEL gets the token, on whichever node.
+    """Redeems a ticket by one GETDEL, so only one node gets the token.
 
-    There is no bound on their number as in memory: tickets expire within seconds, only holders of a valid token get any, at
-    a limited rate, and Redis has its own bound on memory. A ticket's key is its hash, so that nobody who sees the names of
-    keys can use one.
+    There is no limit on tickets as in memory: they expire within seconds, and only holders of a valid token get some, at a
+    limited rate. A ticket's key is its hash, so that whoever sees the keys cannot redeem one.
     """
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
 
     async def issue(self, token: str, ttl: float) -> str:
-        """As the port says."""
+        """Stores the token under the hash of a new ticket."""
         ticket = secrets.token_urlsafe(32)
-        await self._client.command("SET", self._key(ticket), token, "PX", max(1, int(ttl * 1000)), "NX")
+        await self._client.command("SET", self._key(ticket), token, "PX", milliseconds(ttl), "NX")
         return ticket
 
     async def peek(self, ticket: str) -> str | None:
-        """As the port says."""
+        """Reads the token."""
         return _token(await self._client.command("GET", self._key(ticket)))
 
     async def redeem(self, ticket: str) -> str | None:
-        """As the port says. When its answer was lost the ticket is gone: a new one must be asked for."""
+        """Reads and deletes the token. If the reply is lost, the ticket is gone, and the client needs a new one."""
         return _token(await self._client.command("GETDEL", self._key(ticket)))
 
     def _key(self, ticket: str) -> str:
-        # What a client sends as a ticket can hold half a surrogate pair, which has no UTF-8.
+        # A client's ticket may hold half a surrogate pair, which UTF-8 cannot encode.
         return self._client.keys.tagged("ticket", hashlib.sha256(ticket.encode("utf-8", "surrogatepass")).hexdigest())
 
 
-def _token(found: bytes | None) -> str | None:
-    return None if found is None else found.decode()
+def _token(reply: bytes | None) -> str | None:
+    return None if reply is None else reply.decode()

@@ -1,4 +1,4 @@
-"""The NATS protocol without a server: whatever the bytes and wherever they are cut."""
+"""The NATS protocol without a server: parsing, encoding, subjects and URLs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.adapters.nats.address import parse
-from service.adapters.nats.config import Subjects, digest, text, token
+from service.adapters.nats.address import parse_nats_url
 from service.adapters.nats.connection import protocol
+from service.adapters.nats.subjects import Subjects, digest, from_token, to_token
 from service.core.channel import ChannelKey
 
 HEADERS = b"NATS/1.0 404 Not Here\r\nNats-Sequence: 17\r\n\r\n"
-SAID = (
+SENT = (
     b'INFO {"server_id":"X","max_payload":1048576}\r\n'
     b"PING\r\n"
     b"MSG live.a 7 5\r\nhe\r\no\r\n"
@@ -26,28 +26,28 @@ SAID = (
     b"PONG\r\n"
     b"-ERR 'Authorization Violation'\r\n"
 )
-HEARD = [
+OPERATIONS = [
     protocol.Info({"server_id": "X", "max_payload": 1_048_576}),
     protocol.Ping(),
     protocol.Message(7, "live.a", b"", b"he\r\no"),
     protocol.Message(8, "live.b", b"", b""),
     protocol.Message(9, "_INBOX.1", HEADERS, b"abc"),
     protocol.Pong(),
-    protocol.Complaint("Authorization Violation"),
+    protocol.Error("Authorization Violation"),
 ]
 
 
-@given(cuts=st.lists(st.integers(0, len(SAID))))
-def test_what_is_said_does_not_depend_on_where_the_bytes_are_cut(cuts: list[int]) -> None:
-    parser, heard = protocol.Parser(), []
-    places = [0, *sorted(cuts), len(SAID)]
+@given(cuts=st.lists(st.integers(0, len(SENT))))
+def test_parser_operations_split_anywhere_are_the_same(cuts: list[int]) -> None:
+    parser, parsed = protocol.Parser(), []
+    places = [0, *sorted(cuts), len(SENT)]
     for start, end in pairwise(places):
-        heard += list(parser.feed(SAID[start:end]))
-    assert heard == HEARD
+        parsed += list(parser.feed(SENT[start:end]))
+    assert parsed == OPERATIONS
 
 
-def test_headers_are_read() -> None:
-    message = HEARD[4]
+def test_message_headers_are_parsed() -> None:
+    message = OPERATIONS[4]
     assert isinstance(message, protocol.Message)
     assert (message.status, message.description) == (404, "Not Here")
     assert message.header("Nats-Sequence") == "17"
@@ -55,17 +55,17 @@ def test_headers_are_read() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
+def test_parser_any_bytes_parse_or_raise_protocol_error(data: bytes) -> None:
     parser = protocol.Parser()
     try:
         for _ in parser.feed(data):
             pass
-    except protocol.Broken:
+    except protocol.ProtocolError:
         pass
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    "invalid",
     [
         b"HELLO\r\n",
         b"MSG a\r\n",
@@ -76,28 +76,28 @@ def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
         b"x" * (protocol.MAX_LINE + 1),
     ],
 )
-def test_nonsense_is_refused(nonsense: bytes) -> None:
-    with pytest.raises(protocol.Broken):
-        list(protocol.Parser().feed(nonsense))
+def test_parser_invalid_operation_raises_protocol_error(invalid: bytes) -> None:
+    with pytest.raises(protocol.ProtocolError):
+        list(protocol.Parser().feed(invalid))
 
 
-def test_what_we_say() -> None:
-    assert protocol.publish("a.b", b"12") == b"PUB a.b 2\r\n12\r\n"
-    assert protocol.publish("a.b", b"12", "r") == b"PUB a.b r 2\r\n12\r\n"
-    assert protocol.publish("a", b"12", "r", {"X": "1"}) == b"HPUB a r 18 20\r\nNATS/1.0\r\nX: 1\r\n\r\n12\r\n"
-    assert protocol.subscribe("a.>", 3) + protocol.unsubscribe(3) == b"SUB a.> 3\r\nUNSUB 3\r\n"
+def test_encoders_write_the_protocol() -> None:
+    assert protocol.encode_publish("a.b", b"12") == b"PUB a.b 2\r\n12\r\n"
+    assert protocol.encode_publish("a.b", b"12", "r") == b"PUB a.b r 2\r\n12\r\n"
+    assert protocol.encode_publish("a", b"12", "r", {"X": "1"}) == b"HPUB a r 18 20\r\nNATS/1.0\r\nX: 1\r\n\r\n12\r\n"
+    assert protocol.encode_subscribe("a.>", 3) + protocol.encode_unsubscribe(3) == b"SUB a.> 3\r\nUNSUB 3\r\n"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_text_is_one_token_and_comes_back(name: str) -> None:
-    made = token(name)
+def test_token_of_any_text_decodes_to_it(name: str) -> None:
+    made = to_token(name)
     assert made
     assert not set(made) & set(".*> \t\r\n\0")
     assert made.isascii()
-    assert text(made) == name
+    assert from_token(made) == name
 
 
-def test_no_two_things_have_one_subject() -> None:
+def test_subjects_of_different_things_differ() -> None:
     names = Subjects("t")
     one, other = ChannelKey("a.b", "c"), ChannelKey("a", "b.c")
     made = [
@@ -107,11 +107,11 @@ def test_no_two_things_have_one_subject() -> None:
             names.head,
             names.durable,
             names.state,
-            names.present,
-            names.told,
-            lambda channel: names.id(channel, None, "x"),
-            lambda channel: names.id(channel, "", "x"),
-            lambda channel: names.id(channel, "x", ""),
+            names.members,
+            names.document_events,
+            lambda channel: names.result(channel, None, "x"),
+            lambda channel: names.result(channel, "", "x"),
+            lambda channel: names.result(channel, "x", ""),
             lambda channel: names.value(channel, "x", "y"),
             lambda channel: names.value(channel, "xy", ""),
         )
@@ -128,11 +128,11 @@ def test_no_two_things_have_one_subject() -> None:
         ("nats://[::1]:4222", ("nats://[::1]:4222",)),
     ],
 )
-def test_servers_are_read(url: str, servers: tuple[str, ...]) -> None:
-    assert parse(url) == servers
+def test_nats_url_parses_into_servers(url: str, servers: tuple[str, ...]) -> None:
+    assert parse_nats_url(url) == servers
 
 
 @pytest.mark.parametrize("url", ["nats://", "nats://a:b@c", "nats://a/b", "nats://a?b", "nats://a:0", "nats://a,,b"])
-def test_what_names_no_servers_is_refused_and_not_repeated(url: str) -> None:
+def test_nats_url_with_fault_is_refused_without_being_quoted(url: str) -> None:
     with pytest.raises(ValueError, match=r"holds|names"):
-        parse(url)
+        parse_nats_url(url)

@@ -1,6 +1,6 @@
--- Keeps the position of a channel in which nothing was ever published, while somebody is subscribed.
--- ARGV: 4 milliseconds
--- Returns "1" if there is such a position
+-- Keeps the position of an empty channel while a node is subscribed.
+-- ARGV: 4 TTL (ms)
+-- Returns 1 if the channel is empty, else 0
 
 local channel, stale = open(redis.call('GET', KEYS[1]), false)
 if stale then return stale end

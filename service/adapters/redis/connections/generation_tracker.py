@@ -1,0 +1,105 @@
+"""The generation of a server: an epoch belongs to one, and ends with it (lua/channel.lua, lua/term.lua, ADR 31).
+
+A generation is a server's name and its term. The name changes with the process, and with each life as a master. The term is a
+number that a node raises when it comes to the server from another one: what that one had accepted is not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from service.adapters.redis.connections.connector import RUN_ID_LENGTH
+from service.adapters.redis.connections.link import Argument, Link, ReplyError
+from service.adapters.redis.lua.scripts import TERM
+
+_MICROSECONDS = 1_000_000
+
+
+class GenerationTracker:
+    """Remembers the master of one shard across connections, and sets the generation of each link to it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = ""
+        self._term = 0
+        self._link: Link | None = None
+        """The newest link. Until its last data, its server may have accepted something."""
+        self._identified = 0.0
+        """Loop time at which the server last said who it is."""
+        self._clock: tuple[int, float] | None = None
+        """The server's time (microseconds since the Unix epoch), and the loop time then."""
+
+    async def identify(self, link: Link, server: str, term_key: str | None) -> bool:
+        """Sets the generation of a link to a server, by the term in `term_key` (None: no key is known there).
+
+        Returns whether the generation is new to the link. Raises LinkLost and TimeoutError.
+        """
+        since = self._other_server_since(link, server)
+        term = await self._read_term(link, term_key, since)
+        if term is None:
+            term = self._term
+            if since is not None:
+                # A full server refuses to store the term. This node's calls begin new epochs all the same, and the next
+                # successful call of `identify` stores it.
+                term = max(self._term, self._min_term(), time.time_ns() // 1_000) + 1
+        self._term = max(self._term, term)
+        self._server, self._link, self._identified = server, link, self._loop.time()
+        return self._set_generation(link, server)
+
+    def learn(self, link: Link, generation: str) -> bool:
+        """Sets the generation that a script has replied. Returns whether it is new to the link."""
+        server, _, term = generation.partition(":")
+        has_risen = int(term or 0) > self._term
+        self._term = max(self._term, int(term or 0))
+        if has_risen or _has_own_life(server):  # else the next `identify` begins a term
+            self._server = server
+        return self._set_generation(link, server)
+
+    def _set_generation(self, link: Link, server: str) -> bool:
+        before = link.generation
+        link.generation = f"{server}:{self._term}" if self._term else server
+        return link.generation != before
+
+    def _other_server_since(self, link: Link, server: str) -> float | None:
+        """Seconds since when another server may have accepted events of this node; None if there was none.
+
+        A process that has become a master again has a new name, so it needs no new term; except when it has lost that name,
+        as it does when it has had no replica for an hour.
+        """
+        if self._link is None or server == self._server:
+            return None
+        if server[:RUN_ID_LENGTH] == self._server[:RUN_ID_LENGTH] and _has_own_life(server):
+            return None
+        return self._loop.time() - (self._identified if link is self._link else self._link.last_data)
+
+    async def _read_term(self, link: Link, key: str | None, since: float | None) -> int | None:
+        """Returns the server's term, which begins if `since` is given; None if the server refuses."""
+        if key is None:
+            return None
+        age = "" if since is None else int(since * 1_000) + 1
+        command: tuple[Argument, ...] = ("EVALSHA", TERM.sha, 1, key, self._term, age, self._min_term())
+        try:
+            try:
+                term, micros = await link.call(*command)
+            except ReplyError as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
+                await link.call("SCRIPT", "LOAD", TERM.text)
+                term, micros = await link.call(*command)
+        except ReplyError:
+            return None
+        self._clock = (micros, self._loop.time())
+        return int(term)
+
+    def _min_term(self) -> int:
+        """The time of the last server by now: terms rise even if the next server's clock is behind."""
+        if self._clock is None:
+            return 0
+        micros, at = self._clock
+        return micros + int((self._loop.time() - at) * _MICROSECONDS)
+
+
+def _has_own_life(server: str) -> bool:
+    """Whether a server's name identifies its life as a master: one that followed a life as a replica."""
+    return len(server) > RUN_ID_LENGTH

@@ -1,0 +1,17 @@
+"""How a store fails: every port has one error, BROKER_UNAVAILABLE."""
+
+from __future__ import annotations
+
+from service.errors import ErrorCode, ServiceError
+
+
+def unavailable(reason: str) -> ServiceError:
+    """Returns the error of a call that the store cannot serve now; the reason names no secret."""
+    return ServiceError(ErrorCode.BROKER_UNAVAILABLE, reason)
+
+
+class MisconfiguredError(ServiceError):
+    """The store cannot serve calls until an operator changes something, so a retry is useless."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ErrorCode.BROKER_UNAVAILABLE, reason)
