@@ -16,7 +16,8 @@ from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
-from service.realtime.streams.gap_recovery import GRACE, RETRY
+from service.realtime.streams.gap_recovery import RETRY_INTERVAL
+from service.realtime.streams.position_checker import IN_FLIGHT_DELAY
 from tests.support.clock import FakeClock
 from tests.support.harness import Client, Running, eventually, serving
 
@@ -205,7 +206,7 @@ async def test_silent_loss_is_found_by_the_position_check(stage: Stage) -> None:
         stage.clock.advance(CHECK)
         await stage.turn()
         await ann.silence()
-        stage.clock.advance(GRACE)
+        stage.clock.advance(IN_FLIGHT_DELAY)
         assert await stage.offsets(ann, 1) == [1]
         assert await stage.count("gaps_total", cause="check") == 1
 
@@ -217,7 +218,7 @@ async def test_event_in_flight_is_no_gap_for_the_position_check(stage: Stage) ->
         stage.clock.advance(CHECK)
         await stage.turn()
         stage.broker.let_go()
-        stage.clock.advance(GRACE)
+        stage.clock.advance(IN_FLIGHT_DELAY)
         assert await stage.offsets(ann, 1) == [1]
         assert await stage.count("gaps_total", cause="check") == 0
 
@@ -256,7 +257,7 @@ async def test_recovery_retries_while_the_broker_is_away(stage: Stage) -> None:
         await ann.silence()
         stage.broker.away = None
         await stage.turn()
-        stage.clock.advance(RETRY)
+        stage.clock.advance(RETRY_INTERVAL)
         assert await stage.offsets(ann, 2) == [1, 2]
         assert await stage.count("repair_failures_total") == 1
 
@@ -431,7 +432,7 @@ async def test_recovery_ends_when_all_members_have_left(stage: Stage) -> None:
         await stage.publish()
         await eventually(lambda: stage.broker.reads > reads)
         assert (await ann.ask("unsubscribe", channel="room:1"))["type"] == "unsubscribed"
-        stage.clock.advance(RETRY)
+        stage.clock.advance(RETRY_INTERVAL)
         await stage.turn()
         assert stage.broker.reads == reads + 1
         stage.broker.away = None
@@ -480,7 +481,7 @@ async def test_unreadable_channel_does_not_delay_other_recoveries(stage: Stage) 
         stage.broker.unreadable = None
         stage.clock.advance(CHECK)
         await stage.turn()
-        stage.clock.advance(GRACE)
+        stage.clock.advance(IN_FLIGHT_DELAY)
         assert (await ben.until("chat.message"))["offset"] == 1
 
 
@@ -546,5 +547,5 @@ async def test_check_of_one_room_does_not_postpone_the_check_of_all(stage: Stage
             stage.clock.advance(CHECK / 4)
             stage.broker.interrupted([ChannelKey("default", "room:2")])
             await stage.turn()
-        stage.clock.advance(GRACE)
+        stage.clock.advance(IN_FLIGHT_DELAY)
         assert await stage.offsets(ann, 1) == [1]

@@ -1,6 +1,6 @@
-"""The relay: hub ⇄ broker. First join, last leave, dense order, and the merge of a snapshot with what came while it was read.
+"""Connects the hub with the broker: events come in order, the first member subscribes at the broker, the last one unsubscribes.
 
-Lock order: a room's lock is the only lock, taken by `join` and `leave`; nothing is awaited under it but the broker.
+The only lock is that of a room. `join` and `leave` take it, and await nothing but the broker under it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
 from service.realtime.runtime import Runtime
 from service.realtime.streams.gap_recovery import GapRecovery
+from service.realtime.streams.position_checker import PositionChecker
 
 if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
@@ -34,12 +35,12 @@ _log = structlog.get_logger("relay")
 
 
 class Joined(Struct, frozen=True):
-    """A subscription that is live: what to tell the client first, then what to send after it."""
+    """A subscription that has become live: the content of its `subscribed`, and the frames to send after it."""
 
     snapshot: Snapshot
     presence: PresenceView | None
     recovered: bool | None
-    """The snapshot's; None where the channel has no durable events, so that nothing was to be recovered."""
+    """As in the snapshot. None in a channel without durable events, which has nothing to recover."""
     after: list[Frame]
 
 
@@ -50,11 +51,11 @@ class PresenceObserver(Protocol):
         """Records an event without offset that goes out in a channel with presence."""
 
     def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
-        """See EventSink."""
+        """Records that events of these channels may have been missed. None: of all channels."""
 
 
 class BrokerRelay:
-    """The broker's sink on this node."""
+    """Receives all events that the broker delivers to this node."""
 
     def __init__(
         self,
@@ -73,24 +74,25 @@ class BrokerRelay:
         self._taps: dict[ChannelKey, EventSink] = {}
         self.presence: PresenceObserver | None = None
         self.on_interrupted: Callable[[], None] | None = None
-        """Called when the broker was away: what other stores keep beside it may be gone too."""
-        self._unsubscribe_failed = runtime.outages.limited(_log, "unsubscribe failed", runtime.clock.monotonic)
-        self._repair = GapRecovery(hub, broker, runtime, repair, self._push)
+        """Called after the broker was away: data that other stores keep beside it may be lost, too."""
+        self._unsubscribe_failed = runtime.outages.limited(_log, "broker_unsubscribe_failed", runtime.clock.monotonic)
+        self._recovery = GapRecovery(broker, runtime, repair, self._push)
+        self._checker = PositionChecker(hub, broker, runtime, self._recovery.recover, interval=repair.check)
 
     def tap(self, channel: ChannelKey, sink: EventSink) -> None:
-        """Gives a channel that no client can join to a part of this node."""
+        """Delivers a channel that no client can join to a part of this node."""
         self._taps[channel] = sink
 
     def start(self) -> None:
-        """Begins to compare positions with the broker's."""
-        self._repair.start()
+        """Starts to check the positions of rooms."""
+        self._checker.start()
 
     def close(self) -> None:
-        """Ends that."""
-        self._repair.close()
+        """Ends the checks."""
+        self._checker.close()
 
     def deliver(self, event: Event) -> None:
-        """Takes one event from the broker (see core/broker.py EventSink), and hands it to its room when it is its turn."""
+        """Hands an event to its room, in order. A gap starts a recovery; until it ends, later events wait."""
         room = self._hub.get(event.channel)
         if room is None:
             tap = self._taps.get(event.channel)
@@ -103,15 +105,15 @@ class BrokerRelay:
         if order is EventOrder.NEXT:
             self._push(room, event)
         elif order is EventOrder.GAP:
-            self._repair.begin(room, "jump")
+            self._recovery.recover(room, "jump")
         elif order is EventOrder.DUPLICATE:
             self._metrics.streams.repeats.inc()
             room.sequencer.record_repeat(event)
-            self._repair.compare(room)  # or another event had its place before, and the stream was set back
+            self._checker.check_room(room)  # if another event had this offset before, the stream was set back
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """See EventSink: every channel concerned is compared with its stream, and read where they differ."""
-        self._repair.doubt(channels)
+        """Checks these channels, of which events may have been missed, against their streams. None: all channels."""
+        self._checker.check_channels(channels)
         if self.presence is not None:
             self.presence.interrupted(channels)
         if self.on_interrupted is not None:
@@ -121,65 +123,64 @@ class BrokerRelay:
                 tap.interrupted(channels)
 
     def _push(self, room: Room, event: Event) -> None:
-        """Encodes an event once and hands it to its room."""
+        """Encodes an event once, and pushes it to its room."""
         if event.offset is None and room.spec.presence and self.presence is not None:
             self.presence.observe(event)
         spec = room.spec.events.get(event.type)
-        if spec is None:  # one of the service's own
+        if spec is None:  # an event of the service itself, as of presence
             room.push(event_frame(event, self._clock.monotonic()), 0.0)
         else:
             room.push(event_frame(event, self._clock.monotonic(), spec.compress), spec.window)
 
     async def join(self, connection: Connection, subscription: Subscription, spec: ChannelSpec) -> None:
-        """Adds the connection to the channel's room; the first one makes the broker deliver. Rolled back on failure."""
+        """Adds a connection to the channel's room; the first one subscribes at the broker. Rolled back on failure."""
         while True:
             room = self._hub.open(subscription.channel, spec)
-            if room.is_broker_subscribed and not room.lock.locked():  # nobody is coming first or leaving last
-                self._enter(room, connection, subscription)
+            if room.is_broker_subscribed and not room.lock.locked():  # no first join and no last leave is in progress
+                self._add(room, connection, subscription)
                 return
             async with room.lock:
                 if room.is_discarded:
                     continue
-                self._enter(room, connection, subscription)
+                self._add(room, connection, subscription)
                 try:
                     if not room.is_broker_subscribed:
                         await self._broker.subscribe(room.key)
                         room.broker_subscribed()
                 except BaseException:
-                    if room.has_member(connection):  # else it has left meanwhile
+                    if room.has_member(connection):  # unless it has left meanwhile
                         room.remove(connection)
                         self._metrics.subscriptions.subscriptions.dec()
                     self._drop_if_empty(room)
                     raise
                 break
 
-    def _enter(self, room: Room, connection: Connection, subscription: Subscription) -> None:
+    def _add(self, room: Room, connection: Connection, subscription: Subscription) -> None:
         room.add_member(connection, subscription)
         self._metrics.subscriptions.subscriptions.inc()
 
-    async def hold(self, subscription: Subscription) -> None:
-        """Notes where a held subscription joined, so that what comes before `ready` can be read then."""
+    async def record_position(self, subscription: Subscription) -> None:
+        """Records the position of a pending subscription, from which `ready` reads."""
         if subscription.since is None:
-            subscription.since = self._known_top(subscription) or await self._read_top(subscription)
+            subscription.since = self._local_position(subscription) or await self._read_position(subscription)
 
     async def forgo_history(self, subscription: Subscription) -> None:
-        """Has a subscription that has named a position start from the channel's present one, as if nothing were kept: its
-        user may not read what came in between."""
-        top = self._known_top(subscription) or await self._read_top(subscription)
-        if subscription.since != top:
-            subscription.since, subscription.start = top, Start.GAP
+        """Starts a subscription at the present position instead of its own: its user may not read history."""
+        position = self._local_position(subscription) or await self._read_position(subscription)
+        if subscription.since != position:
+            subscription.since, subscription.start = position, Start.GAP
 
-    def _known_top(self, subscription: Subscription) -> Position | None:
+    def _local_position(self, subscription: Subscription) -> Position | None:
         room = self._hub.get(subscription.channel)
         return room.top if room is not None and self._broker.delivers_synchronously else None
 
-    async def _read_top(self, subscription: Subscription) -> Position:
+    async def _read_position(self, subscription: Subscription) -> Position:
         return (await self._broker.snapshot(subscription.channel, None, 0, 0)).position
 
     async def go_live(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
     ) -> Joined | None:
-        """Reads the snapshot, and who is there, and starts delivery behind both; None if the connection left meanwhile."""
+        """Reads the snapshot and the presence view, then starts delivery. Returns None if the connection left meanwhile."""
         room = self._hub.get(subscription.channel)
         if room is None or not room.has_member(connection):
             return None
@@ -197,12 +198,12 @@ class BrokerRelay:
                 )
                 if not room.is_subscribing(connection):
                     return None
-                self._settle(room, snapshot)
+                self._align_room(room, snapshot)
                 if room.follows(connection, snapshot):
                     break
-                # Another's newer snapshot came first, and the room began behind events that this one lacks: read again. If
-                # the stream was set back it lacks them for good, until it has a new epoch.
-                await self._repair.compare_now(room)
+                # The room started at a newer snapshot, of another member: this one lacks events, so read again. If the stream
+                # was set back, they are lost until it has a new epoch.
+                await self._checker.check_room_now(room)
         except BaseException:
             room.cancel_subscribing(connection, subscription)
             raise
@@ -212,38 +213,40 @@ class BrokerRelay:
         return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))
 
     def _local_snapshot(self, room: Room | None) -> Snapshot | None:
-        """For those who only need to know where they come in: whoever asks to resume is told what the stream says."""
+        """A snapshot without a read of the broker, where this node knows all that the broker would return."""
         return room.local_snapshot() if room is not None and self._broker.delivers_synchronously else None
 
-    def _settle(self, room: Room, snapshot: Snapshot) -> None:
-        """The first snapshot of a room says where its order begins; one that is ahead of it may mean that it has a gap."""
+    def _align_room(self, room: Room, snapshot: Snapshot) -> None:
+        """Starts a room's order at its first snapshot. A snapshot ahead of the room may mean that the room has a gap."""
         cursor = room.sequencer.cursor
         if cursor is None:
-            self._repair.start_order(room, snapshot)
+            self._recovery.start_order(room, snapshot)
         elif not cursor.has_reached(snapshot.head):
-            self._repair.suspect(room, snapshot.head)
+            self._checker.recover_if_behind(room, snapshot.head)
 
     async def grant_presence(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]]
     ) -> tuple[PresenceView, list[Frame]] | None:
-        """Lets a subscription see presence from now on. Returns who is there, and what is to be sent after that; None if it is
-        not live, so that `go_live` tells."""
+        """Shows presence to a subscription. Returns the view, and the frames to send after it.
+
+        Returns None if the subscription is not live: then `go_live` shows it.
+        """
         room = self._hub.get(subscription.channel)
         if room is None or subscription.phase is not Phase.LIVE:
             subscription.presence = PresenceAccess.SEES
             return None
         room.start_presence_buffer(connection)
         try:
-            there = await view()
+            members = await view()
         finally:
             after = room.take_presence_buffer(connection)
         if after is None:
             return None
         room.set_presence_access(connection, subscription, PresenceAccess.SEES)
-        return there, after
+        return members, after
 
     def withdraw_presence(self, connection: Connection, subscription: Subscription) -> None:
-        """Shows a subscription nothing more of presence."""
+        """Hides presence from a subscription."""
         room = self._hub.get(subscription.channel)
         if room is None:
             subscription.presence = PresenceAccess.LISTED
@@ -257,7 +260,7 @@ class BrokerRelay:
             room.detach(connection)
 
     async def leave(self, connection: Connection, subscription: Subscription) -> None:
-        """Takes the connection out of the room; with the last one the broker stops delivering."""
+        """Removes a connection from the room; the last one unsubscribes at the broker."""
         room = self._hub.get(subscription.channel)
         if room is None or not room.has_member(connection):
             return
@@ -272,7 +275,7 @@ class BrokerRelay:
                 if room.is_broker_subscribed:
                     await self._broker.unsubscribe(room.key)
                     room.broker_unsubscribed()
-            except ServiceError as error:  # the broker is away: what it still delivers meets no room
+            except ServiceError as error:  # the broker is away; events that it still delivers find no room
                 self._unsubscribe_failed(code=error.code.code)
             finally:
                 self._drop_if_empty(room)

@@ -1,4 +1,4 @@
-"""Joining and leaving channels: the steps that several commands share."""
+"""Subscribing and unsubscribing: the steps that several commands share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.telemetry.metrics import Metrics
 
 
 class Subscriptions:
-    """Joins and leaves channels on behalf of connections: authorisation, room, presence, snapshot."""
+    """Subscribes connections to channels: authorisation, room, presence, snapshot."""
 
     def __init__(self, gate: Gate, relay: BrokerRelay, presence: Presence, metrics: Metrics) -> None:
         self._gate = gate
@@ -35,10 +35,10 @@ class Subscriptions:
     async def subscribe(
         self, connection: Connection, channel: str, request: str | None, since: Position | None
     ) -> None:
-        """Authorises, joins and, if the client is ready, replies and goes live. Raises ServiceError; then nothing was joined.
+        """Authorises and joins; if the client is ready, replies and goes live. Raises ServiceError; then nothing has changed.
 
-        A client without the right to read history may name a position, and one without the right to see presence may join a
-        channel that keeps it: they are shown less, and not refused.
+        A client without the right to history may send a position, and one without the right to presence may join a channel
+        with presence. They see less, and are not refused.
         """
         spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
         await self.join(connection, channel, spec, request, since)
@@ -46,7 +46,7 @@ class Subscriptions:
     async def join(
         self, connection: Connection, channel: str, spec: ChannelSpec, request: str | None, since: Position | None
     ) -> None:
-        """As `subscribe` to a channel that the connection's present identity has been authorised for."""
+        """Subscribes to a channel that the connection's identity is already authorised for."""
         session = connection.session
         identity = session.identity
         try:
@@ -62,31 +62,31 @@ class Subscriptions:
         try:
             await self._relay.join(connection, subscription, spec)
             if not session.is_ready:
-                await self._relay.hold(subscription)
+                await self._relay.record_position(subscription)
             if start is Start.POSITION and not self._may_resume(identity, channel, spec):
                 await self._relay.forgo_history(subscription)
             if spec.presence and not identity.is_anonymous:
                 await self._presence.join(subscription.channel, identity.user, connection.id, identity.info)
             if session.subscriptions.get(channel) is not subscription:
-                # The backend has ended it, when not all of the above was there to be ended.
+                # The backend has unsubscribed it before all of the above was done.
                 await self._leave(connection, subscription)
             elif session.is_ready:
-                await self.present(connection, subscription)
+                await self.go_live(connection, subscription)
         except BaseException:
             await self.leave(connection, channel)
             raise
 
-    async def present(self, connection: Connection, subscription: Subscription) -> None:
-        """Sends `subscribed` with the snapshot; from here on the connection gets the channel's events."""
+    async def go_live(self, connection: Connection, subscription: Subscription) -> None:
+        """Sends `subscribed` with the snapshot; the channel's events follow."""
         sees = subscription.presence is PresenceAccess.SEES
         view = partial(self._presence.view, subscription.channel) if sees else None
         joined = await self._relay.go_live(connection, subscription, view)
         if joined is None:
             return
-        subscription.since = None  # it is live: where it began is nobody's concern any more
+        subscription.since = None  # frees memory: only a subscription that is not live needs it
         self._count(subscription, joined)
         snapshot = joined.snapshot
-        held_without_gap = subscription.start is Start.JOIN and joined.recovered is True and not snapshot.missed
+        is_continuous = subscription.start is Start.JOIN and joined.recovered is True and not snapshot.missed
         connection.reply(
             Subscribed(
                 id=subscription.request,
@@ -94,7 +94,7 @@ class Subscriptions:
                 epoch=snapshot.position.epoch,
                 offset=snapshot.position.offset,
                 last=snapshot.position.id,
-                recovered=None if held_without_gap else joined.recovered,
+                recovered=None if is_continuous else joined.recovered,
                 events=[Raw(encode_event(event)) for event in snapshot.missed],
                 state=[Raw(encode_event(event)) for event in snapshot.state],
                 presence=joined.presence,
@@ -118,26 +118,25 @@ class Subscriptions:
         return PresenceAccess.SEES if sees else PresenceAccess.LISTED
 
     def _may_resume(self, identity: Identity, channel: str, spec: ChannelSpec) -> bool:
-        # Where nothing is kept there is nothing to hide, and the position need not be read.
+        # Without history there is nothing to hide, and the position need not be read.
         return spec.history is None or self._gate.allows(identity, channel, Right.HISTORY)
 
     async def reauthorise(self, connection: Connection) -> None:
-        """Has every subscription follow the rights of the connection's present token: ends what it does not allow, shows no more
-        and no less than it allows, and brings what presence shows of the user up to date.
+        """Applies the rights of the connection's new token to every subscription, and its info to presence.
 
-        Raises ServiceError if the broker is away. Then nothing is shown any more that is not allowed, and `reauthorise` can be
-        repeated to do the rest.
+        Raises ServiceError if the broker is away. By then everything that the token does not allow is hidden; repeat the call for
+        the rest.
         """
         session = connection.session
         ended = [one for one in session.subscriptions.values() if not self._restrict(connection, one)]
-        for subscription in ended:  # told first: leaving may wait for the broker
+        for subscription in ended:  # the client has been told: leaving may wait for the broker
             await self.leave(connection, subscription.channel.name)
         for subscription in list(session.subscriptions.values()):
-            if session.subscriptions.get(subscription.channel.name) is subscription:  # else it has ended meanwhile
+            if session.subscriptions.get(subscription.channel.name) is subscription:  # unless it has ended meanwhile
                 await self._grant(connection, subscription)
 
     def _restrict(self, connection: Connection, subscription: Subscription) -> bool:
-        """Shows a subscription nothing more that the token does not allow, at once; False if it must be left."""
+        """Hides at once what the token does not allow. False if the subscription must end."""
         identity, channel = connection.session.identity, subscription.channel.name
         try:
             spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
@@ -145,21 +144,21 @@ class Subscriptions:
             self._relay.detach(connection, subscription)
             connection.reply(Unsubscribed(channel=channel, code=error.code.code))
             return False
-        is_held = subscription.phase is Phase.PENDING
-        if is_held and subscription.start is Start.POSITION and not self._may_resume(identity, channel, spec):
+        is_pending = subscription.phase is Phase.PENDING
+        if is_pending and subscription.start is Start.POSITION and not self._may_resume(identity, channel, spec):
             subscription.since, subscription.start = None, Start.GAP
         access = self._presence_access(identity, channel, spec)
         if access is PresenceAccess.LISTED and subscription.presence is PresenceAccess.SEES:
             self._relay.withdraw_presence(connection, subscription)
-            if not is_held:
+            if not is_pending:
                 connection.reply(PresenceReply(id=None, channel=channel, presence=None))
         return True
 
     async def _grant(self, connection: Connection, subscription: Subscription) -> None:
-        """Gives a subscription what the token allows."""
+        """Shows what the token allows."""
         identity, channel = connection.session.identity, subscription.channel
         if subscription.phase is Phase.PENDING:
-            await self._relay.hold(subscription)  # from now on, if it had to forgo what it had named
+            await self._relay.record_position(subscription)  # the present position, if it had to give up its own
         sees = self._gate.allows(identity, channel.name, Right.PRESENCE)
         if sees and subscription.presence is PresenceAccess.LISTED:
             granted = await self._relay.grant_presence(connection, subscription, partial(self._presence.view, channel))
@@ -175,7 +174,7 @@ class Subscriptions:
             connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
 
     async def leave(self, connection: Connection, channel: str) -> None:
-        """Leaves a channel; harmless if it was not joined."""
+        """Unsubscribes from a channel. Harmless if it is not subscribed."""
         subscription = connection.session.subscriptions.pop(channel, None)
         if subscription is not None:
             await self._leave(connection, subscription)

@@ -23,7 +23,7 @@ async def handle(node: Node, connection: Connection, command: Ready) -> None:
 async def _present(node: Node, connection: Connection, subscription: Subscription) -> None:
     """One that cannot be read is refused by itself: the others must not wait for ever."""
     try:
-        await node.subscriptions.present(connection, subscription)
+        await node.subscriptions.go_live(connection, subscription)
     except ServiceError as error:
         channel = subscription.channel.name
         await node.subscriptions.leave(connection, channel)
