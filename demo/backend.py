@@ -1,10 +1,10 @@
-"""The backend of the demo: made-up customers and colleagues of a support team.
+"""The backend of the demo: simulates customers and colleagues of a support team.
 
-It runs as a process of its own and knows Tidewire only by its public faces: it publishes over the HTTP API with an API key,
-and listens to the agents over a WebSocket as the user `support-bot`, resuming by position.
+It runs in its own process and uses only Tidewire's public interfaces. It publishes over the HTTP API with an API key. It
+listens to the agents over a WebSocket as the user `support-bot`, and resumes by position.
 
 Environment: TIDEWIRE_URL, TIDEWIRE_API_KEY, TIDEWIRE_TOKEN; optional TIDEWIRE_DEMO_SEED (the same seed makes the same choices)
-and TIDEWIRE_DEMO_SPEED (2 is twice as fast). It ends on SIGTERM, and when the process that started it has gone.
+and TIDEWIRE_DEMO_SPEED (2 is twice as fast). It ends on SIGTERM, and when its parent process has ended.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from wire import REQUEST_TIMEOUT, Listener, Publisher
 from world import BOT, TEAM, World
 
 TICK = 0.25
-"""Seconds between two looks at the chats."""
+"""Seconds between two steps of the simulation."""
 
 
 class Api:
-    """What the backend asks of the HTTP API."""
+    """The requests that the backend sends to the HTTP API."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
         self._session = session
@@ -34,12 +34,12 @@ class Api:
         self._headers = {"Authorization": f"Bearer {key}"}
 
     async def team(self) -> set[str] | None:
-        """The agents who are online; None if the service does not say."""
+        """The agents who are online; None if the request fails."""
         found = await self._get(f"team:{TEAM}/presence")
         return None if found is None else {member["user"] for member in found["presence"].get("members") or []} - {BOT}
 
     async def queue(self) -> list[dict[str, Any]]:
-        """The chats that the queue shows."""
+        """The chats in the queue's state."""
         found = await self._get(f"queue:{TEAM}/state")
         return [] if found is None else [event["data"] for event in found["state"]]
 
@@ -53,7 +53,7 @@ class Api:
 
 
 async def live(url: str, key: str, token: str, seed: str | None, speed: float) -> None:
-    """Runs the made-up world until cancelled."""
+    """Runs the simulation until cancelled."""
     began = time.monotonic()
 
     def now() -> float:
@@ -90,7 +90,7 @@ async def live(url: str, key: str, token: str, seed: str | None, speed: float) -
 
 
 async def main() -> None:
-    """Runs until SIGTERM, or until the parent process is gone."""
+    """Runs until SIGTERM, or until the parent process has ended."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,4 +1,4 @@
-"""The service as the demo's backend knows it: the HTTP API to publish, one WebSocket to listen."""
+"""Clients of the service for the demo's backend: the HTTP API to publish, one WebSocket to listen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 
 class Publisher:
-    """Publishes over the HTTP API, in the order asked. Every event has an id, so sending it twice delivers it once."""
+    """Publishes over the HTTP API in call order. Every event has an id, so a retry is delivered once."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
         self._session = session
@@ -32,13 +32,13 @@ class Publisher:
         self._filled = asyncio.Event()
 
     def publish(self, channel: str, kind: str, data: dict[str, Any], sender: str | None = None) -> None:
-        """Queues an event; it goes out with whatever else is queued then."""
+        """Queues an event; queued events are sent together."""
         event = {"channel": channel, "type": kind, "id": next(self._ids), "data": data}
         self._queue.append(event if sender is None else {**event, "from": sender})
         self._filled.set()
 
     async def run(self) -> None:
-        """Sends for ever; while the service is away, tries again with growing pauses."""
+        """Sends until cancelled; retries with backoff while the service is unavailable."""
         pause = 0.25
         while True:
             await self._filled.wait()
@@ -51,7 +51,7 @@ class Publisher:
             pause = 0.25
 
     async def _send(self, batch: list[Event]) -> bool:
-        """Whether the service has taken (or refused for good) what it was sent."""
+        """Sends a batch. Returns False if it must be sent again."""
         try:
             async with self._session.post(
                 self._url, json=batch, headers=self._headers, timeout=REQUEST_TIMEOUT
@@ -71,14 +71,14 @@ class Publisher:
 
 
 class Listener:
-    """Hears the rooms over one WebSocket, over reconnects too: it resumes every room from the last event it gave."""
+    """Listens to rooms over one WebSocket, and resumes each room from its last event after a reconnect."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
         self._session = session
         self._url = f"{url}/ws"
         self._headers = {"Authorization": f"Bearer {token}"}
         self._rooms: dict[str, dict[str, Any] | None] = {}
-        """Where each room stands; None before its first `subscribed`."""
+        """The position of each room; None before its first `subscribed`."""
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._ids = (f"bot-{n}" for n in count())
 
@@ -93,7 +93,7 @@ class Listener:
             await self._say({"type": "unsubscribe", "id": next(self._ids), "channel": room})
 
     async def events(self) -> AsyncIterator[Event | None]:
-        """Every durable event of every room; None each time a connection was made."""
+        """Yields every durable event of every room, and None after each connect."""
         pause = 0.25
         while True:
             with suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
@@ -126,7 +126,7 @@ class Listener:
         return request if since is None else {**request, "since": since}
 
     def _apply(self, message: dict[str, Any]) -> Iterator[Event]:
-        """The client rule: what is new, in order; positions move along."""
+        """Applies the client rule: yields new events in order and moves the position."""
         room = message.get("channel", "")
         if room not in self._rooms:
             return

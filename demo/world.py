@@ -1,4 +1,4 @@
-"""The demo's made-up world: customers who write, colleagues who answer, numbers that move. Knows no network."""
+"""A simulation of a support team: customers write, colleagues answer, metrics change. It does no I/O."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from typing import Any, Protocol
 TEAM = "support"
 BOT = "support-bot"
 ACTIVE = 9
-"""Chats that wait or are being answered; new ones open while there are fewer."""
+"""Target number of waiting and claimed chats; new chats open while there are fewer."""
 KEPT_CLOSED = 4
-"""Closed chats that stay in the queue; the one closed longest ago goes first. Rooms joined stay far below 128."""
+"""Closed chats that stay in the queue. The oldest is removed first, so the subscribed rooms stay far below 128."""
 BY_HAND = "1"
-"""The chat that nobody plays: whatever is published to its room from a shell shows up in it."""
+"""The chat without a simulation: it shows what is published to its room from a shell."""
 PATIENCE = 300.0
-"""Seconds after which nobody waits for a real agent any more: the demo may run all day with nobody there."""
+"""Seconds after which a simulated colleague replaces a real agent who does not answer."""
 RECENT = 30
-"""Values a metric brings along for its little curve."""
+"""Recent values that a metric event carries for its sparkline."""
 SCRIPT = json.loads((Path(__file__).parent / "dialogues.json").read_text(encoding="utf-8"))
 
 
 class Publisher(Protocol):
-    """Takes what the world says."""
+    """Publishes the events of the simulation."""
 
     def publish(self, channel: str, kind: str, data: dict[str, Any], sender: str | None = None) -> None:
-        """Publishes in the order asked."""
+        """Publishes events in call order."""
 
 
 class Listener(Protocol):
-    """Hears rooms."""
+    """Listens to rooms."""
 
     async def join(self, room: str) -> None:
         """Listens to a room from now on."""
@@ -46,13 +46,13 @@ class Listener(Protocol):
 
 
 def slug(name: str) -> str:
-    """A name as a user id."""
+    """Converts a name to a user id."""
     return "-".join(name.lower().split())
 
 
 @dataclass
 class Chat:
-    """One conversation. Times are the simulation's seconds."""
+    """One conversation. Times are seconds of the simulation."""
 
     id: str
     customer: str
@@ -70,9 +70,9 @@ class Chat:
     nudges: int = 0
     closed_at: float = 0.0
     plan: deque[tuple[float, str, str, dict[str, Any]]] = field(default_factory=deque)
-    """What will be published: (when, sender, type, data), in order."""
+    """Scheduled events, in order: (time, sender, type, data)."""
     played: bool = True
-    """Whether the world moves it."""
+    """Whether the simulation drives this chat."""
 
     @property
     def room(self) -> str:
@@ -85,7 +85,7 @@ class Chat:
         return slug(self.customer)
 
     def facts(self) -> dict[str, Any]:
-        """What the queue shows."""
+        """The event data for the queue."""
         facts = {
             "chat": self.id,
             "customer": self.customer,
@@ -100,15 +100,15 @@ class Chat:
 
 
 class Board:
-    """The numbers on the wall, and where they came from."""
+    """The metrics of the board."""
 
     def __init__(self, chance: random.Random) -> None:
         self.first_responses: deque[float] = deque((chance.uniform(18, 55) for _ in range(15)), maxlen=15)
         self.ratings: deque[int] = deque((chance.choice((3, 4, 4, 5, 5, 5, 5)) for _ in range(60)), maxlen=60)
         self.said: deque[float] = deque(sorted(-chance.uniform(0, 60) for _ in range(26)), maxlen=1_000)
-        """When something was said, in the last minute; the day had begun before the demo did."""
+        """Times of the messages of the last minute, with some from before the start of the demo."""
         self.waits: list[float] = []
-        """How long those have waited who still wait for their first answer."""
+        """Seconds that customers have waited for their first answer so far."""
         self._recent: dict[str, deque[float]] = {}
 
     def metrics(self, chats: list[Chat], now: float) -> Iterator[dict[str, Any]]:
@@ -130,7 +130,7 @@ class Board:
 
 
 class World:
-    """Customers who write, colleagues who answer, and what the real agents did."""
+    """Simulates customers and colleagues, and reacts to the real agents."""
 
     def __init__(self, chance: random.Random, publisher: Publisher, listener: Listener) -> None:
         self._chance = chance
@@ -147,7 +147,7 @@ class World:
         """Real agents who are online."""
 
     async def begin(self, now: float) -> None:
-        """The chats of a working day that has begun already, and the one for publishing by hand."""
+        """Opens the first chats, and the one for publishing by hand."""
         await self._open_by_hand()
         for number in range(ACTIVE):
             chat = await self._open(now, delay=0.0)
@@ -167,18 +167,18 @@ class World:
         self.board = Board(self._chance)
 
     def show_all(self) -> None:
-        """Publishes everything there is to see: the service may have started anew and know nothing."""
+        """Publishes the state of all chats, because the service may have restarted without it."""
         for chat in self.chats.values():
             self._show(chat)
 
     def retire(self, shown: list[dict[str, Any]]) -> None:
-        """Takes chats of an earlier life out of the queue, given what the queue shows."""
+        """Removes chats of an earlier run from the queue, given the events that it shows."""
         for facts in shown:
             if facts["chat"] not in self.chats and facts["status"] != "gone":
                 self._publisher.publish(f"queue:{TEAM}", "queue.chat", {**facts, "status": "gone"})
 
     async def tick(self, now: float) -> None:
-        """Does what is due."""
+        """Publishes the events that are due."""
         for chat in self._played():
             self._run_plan(chat, now)
             self._think(chat, now)
@@ -194,7 +194,7 @@ class World:
                 self._publisher.publish("board:main", "board.metric", metric)
 
     def hear(self, event: dict[str, Any], now: float) -> None:
-        """What a real agent said or did."""
+        """Handles an event of a real agent."""
         chat = self.chats.get(event["channel"].removeprefix("room:"))
         agent, data = event["from"], event["data"]
         if chat is not None and not chat.played:
@@ -250,14 +250,14 @@ class World:
         return chat
 
     def _answer(self, chat: Chat, now: float) -> None:
-        """The customer will answer what a real agent has said; only to the last thing, if they say several."""
+        """Schedules the customer's answer to the last message of a real agent."""
         if chat.status == "closed" or any(kind == "chat.message" for _, _, kind, _ in chat.plan):
             return
         line = chat.turns.popleft()[1] if chat.turns else self._chance.choice(SCRIPT["thanks"])
         self._plan_line(chat, chat.customer_id, line, now + self._chance.uniform(0.8, 2.0))
 
     def _think(self, chat: Chat, now: float) -> None:
-        """What happens in a chat where nothing is planned."""
+        """Schedules the next events of a chat without a plan."""
         if chat.plan or chat.status == "closed":
             return
         if chat.status == "waiting":
@@ -273,7 +273,7 @@ class World:
             self._left_alone(chat, now)
 
     def _left_alone(self, chat: Chat, now: float) -> None:
-        """A real agent has forgotten a chat: a colleague answers it, or it is over if the customer had the answer."""
+        """Takes over a chat that a real agent left: a colleague answers, or the chat ends if the customer had an answer."""
         if chat.waiting_since is not None:
             self._claim(chat, self._colleague(chat.messages), now)
         else:
@@ -282,7 +282,7 @@ class World:
     # --- colleagues -----------------------------------------------------------------------------------------------------
 
     def _may_take(self, chat: Chat, now: float) -> bool:
-        """Colleagues leave those who wait longest to the real agents, and don't take on too much."""
+        """Claims chats for colleagues, but leaves the longest-waiting customers to the real agents."""
         waiting = sorted((chat for chat in self._played() if chat.status == "waiting"), key=lambda chat: chat.asked_at)
         busy = sum(chat.agent in SCRIPT["colleagues"] and chat.status == "claimed" for chat in self.chats.values())
         return (chat in waiting[3:] or now - chat.asked_at > PATIENCE) and busy < 5
@@ -306,7 +306,7 @@ class World:
     # --- what is published ----------------------------------------------------------------------------------------------
 
     def _plan_line(self, chat: Chat, sender: str, text: str, when: float) -> float:
-        """Somebody types and then says something; returns when it is said."""
+        """Schedules typing and a message; returns the time of the message."""
         done = when + min(1.0 + len(text) / 22, 4.5) * self._chance.uniform(0.8, 1.2)
         chat.plan.append((when, sender, "chat.typing", {"active": True}))
         chat.plan.append((done, sender, "chat.message", {"text": text}))
@@ -330,7 +330,7 @@ class World:
         self._show(chat)
 
     def _note(self, chat: Chat, sender: str, text: str, now: float) -> None:
-        """Keeps the facts about a line that was said."""
+        """Updates chat and board after a message."""
         chat.preview, chat.messages, chat.spoken_at = text, chat.messages + 1, now
         self.board.said.append(now)
         if sender == chat.customer_id:
@@ -368,7 +368,7 @@ class World:
     # --- keeping house --------------------------------------------------------------------------------------------------
 
     def _assign(self, now: float) -> None:
-        """Now and then the newest waiting chat is given to the real agent with the least to do."""
+        """Periodically assigns the newest waiting chat to the real agent with the fewest chats."""
         if now < self._assigns_at or not self.team:
             return
         self._assigns_at = now + self._chance.uniform(60, 110)

@@ -1,4 +1,4 @@
-// The numbers on the wall, each with a little curve.
+// The metrics board; each metric has a sparkline.
 
 import { byId, h, setText } from './dom.js';
 import { client } from './session.js';

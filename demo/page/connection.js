@@ -1,4 +1,4 @@
-// The state of the connection, in words, all the time.
+// Shows the state of the connection.
 
 import { byId, setText } from './dom.js';
 import { client } from './session.js';
@@ -7,7 +7,7 @@ const pill = /** @type {HTMLElement} */ (document.querySelector('.connection'));
 const text = byId('connection-text');
 const again = byId('reconnect');
 
-/** When the next try is due. */
+/** Time of the next attempt. */
 let due = 0;
 let dropped = false;
 let missed = 0;
@@ -30,7 +30,7 @@ function countdown() {
   else show('waiting', seconds > 0 ? `Reconnecting in ${seconds} s` : 'Reconnecting');
 }
 
-/** What a subscription brought after a break. @param {{resumed: boolean, recovered?: boolean, missed: number}} joined */
+/** Shows the result of a resume. @param {{resumed: boolean, recovered?: boolean, missed: number}} joined */
 export function caughtUp(joined) {
   if (!dropped || !joined.resumed) return;
   missed += joined.missed;

@@ -1,4 +1,4 @@
-// The open conversation: what was said, who is here, who is typing, and what this agent writes.
+// The open conversation: messages, presence, typing, and the composer.
 
 import { caughtUp } from './connection.js';
 import { byId, h, setText } from './dom.js';
@@ -8,9 +8,9 @@ import { chats } from './queue.js';
 import { client, me } from './session.js';
 
 const PAGE = 30;
-/** Someone who said so this long ago is no longer typing (ms). */
+/** Time after which a typing signal expires (ms). */
 const TYPING = 6_000;
-/** How often our own typing is told, at most (ms). */
+/** Minimum interval between our own typing signals (ms). */
 const TELL_TYPING = 2_500;
 const NOT_PEOPLE = new Set(['support-bot']);
 
@@ -75,7 +75,7 @@ export function leave() {
   room = chat = undefined;
 }
 
-/** The newest page, instead of all that is shown. @param {import('/client/tidewire.js').Subscription} of */
+/** Replaces the shown messages by the newest page of history. @param {import('/client/tidewire.js').Subscription} of */
 async function load(of) {
   const page = await of.history({ limit: PAGE });
   if (of !== room) return;
@@ -165,7 +165,7 @@ function submit() {
 }
 
 /**
- * Publishes a line; its state shows what became of it. A retry has the same id, so the line cannot appear twice.
+ * Publishes a line and shows the result. A retry has the same id, so the line cannot appear twice.
  * @param {import('/client/tidewire.js').Subscription} to
  * @param {import('./messages.js').Line} line
  */
@@ -179,7 +179,7 @@ async function send(to, line) {
   }
 }
 
-/** Makes the composer as high as its text, within reason. */
+/** Fits the height of the composer to its text, up to a maximum. */
 function fit() {
   composer.style.height = 'auto';
   composer.style.height = `${Math.min(composer.scrollHeight + 2, 180)}px`;
@@ -207,7 +207,7 @@ const ACTIONS = {
   reopen: { label: 'Reopen', status: 'reopened', testid: 'reopen', primary: true },
 };
 
-/** Shows what the queue says of the open chat. */
+/** Shows the queue's facts about the open chat. */
 export function refresh() {
   const facts = chat ? chats.get(chat) : undefined;
   if (!facts) return;
@@ -240,7 +240,7 @@ function actionButton(name) {
     if (!room || busy) return;
     busy = button.disabled = true;
     try {
-      await room.publish('chat.status', { status }); // the queue says what became of it
+      await room.publish('chat.status', { status }); // the queue shows the result
       if (status === 'claimed') composer.focus();
     } catch (error) {
       list.note(`Not done: ${/** @type {Error} */ (error).message}`, Date.now());

@@ -1,4 +1,4 @@
-// Elements made in one line. Text goes in as text: nothing a customer writes is ever markup.
+// Helpers that create elements. Text is inserted as text, so customers cannot inject markup.
 
 /**
  * @param {string} tag
@@ -31,13 +31,13 @@ export function icon(name) {
 /** @param {string} id */
 export const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
-/** Sets a text only if it changed, so that live regions and selections are left alone. @param {Element} element @param {string} text */
+/** Sets a text only if it changed, so that live regions and selections stay unchanged. @param {Element} element @param {string} text */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
 let toastCount = 0;
-/** Says something for a few seconds. @param {string} text @param {{label: string, run: () => void}} [action] */
+/** Shows a notice for a few seconds. @param {string} text @param {{label: string, run: () => void}} [action] */
 export function toast(text, action) {
   const close = () => item.remove();
   const item = h('div', { class: 'toast', 'data-testid': 'toast', id: `toast-${(toastCount += 1)}` }, h('span', {}, text));

@@ -1,4 +1,4 @@
-// The console: wires queue, conversation, board and team to one page.
+// The console: connects queue, conversation, board and team on one page.
 
 import './board.js';
 import { leave, openChat, refresh, startConversation } from './conversation.js';
@@ -11,7 +11,7 @@ import { startTeam } from './team.js';
 const narrow = matchMedia('(max-width: 719px)');
 let opened = false;
 
-/** On a narrow screen one of the panes is shown. @param {'queue' | 'chat' | 'board'} view */
+/** Selects the pane that a narrow screen shows. @param {'queue' | 'chat' | 'board'} view */
 function show(view) {
   document.body.dataset.view = view;
   for (const tab of document.querySelectorAll('.tabs button')) {
@@ -116,5 +116,5 @@ addEventListener('pagehide', leave);
 addEventListener('pageshow', (event) => event.persisted && location.reload());
 client.connect();
 
-// For whoever is curious in the browser's console.
+// For use in the browser's console.
 Object.assign(globalThis, { tidewire: client });

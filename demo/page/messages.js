@@ -1,11 +1,11 @@
-// The lines of a conversation on the screen: those of the stream in its order, and below them those still on their way.
+// The message list: stored messages in stream order, then pending ones.
 
 import { byId, h, icon } from './dom.js';
 import { avatar, nameOf } from './people.js';
 import { me } from './session.js';
 import { dayOf, timeOf } from './time.js';
 
-/** Lines of one sender closer together than this (ms) are one group. */
+/** Consecutive lines of one sender within this time (ms) form a group. */
 const TOGETHER = 4 * 60_000;
 const MOST = 400;
 
@@ -14,13 +14,13 @@ const MOST = 400;
  *            retry?: (line: Line) => void}} Line
  */
 
-/** An id of our own for a line, so that a retry is known to be the same line. */
+/** Creates the id of a line, so that a retry is recognised. */
 function newId() {
   return `line-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('')}`;
 }
 
 export class MessageList {
-  /** The customer's user id: their lines stand on the left. */
+  /** The customer's user id: their lines are on the left. */
   customer = '';
   #log = byId('log');
   #list = byId('messages');
@@ -32,7 +32,7 @@ export class MessageList {
     this.#log.addEventListener('scroll', () => {
       if (this.#atEnd()) this.#jump.hidden = true;
     });
-    // What covers part of the log, such as a phone's keyboard, must not hide the newest line.
+    // Keep the newest line visible when something covers part of the log, such as a phone's keyboard.
     let end = true;
     this.#log.addEventListener('scroll', () => (end = this.#atEnd()));
     new ResizeObserver(() => end && this.toEnd()).observe(this.#log);
@@ -44,7 +44,7 @@ export class MessageList {
     this.#jump.hidden = true;
   }
 
-  /** Shows an event of the stream; a line of ours that was on its way becomes it. @param {any} event */
+  /** Shows an event of the stream; it replaces our pending line with the same id. @param {any} event */
   add(event) {
     const stick = this.#atEnd();
     const own = this.#lines.find(({ id, from }) => id === event.id && from === (event.from ?? ''));
@@ -60,7 +60,7 @@ export class MessageList {
     else this.#jump.hidden = line.note;
   }
 
-  /** Earlier events, above the rest, without moving what is being read. @param {any[]} events */
+  /** Adds earlier events at the top, and keeps the scroll position. @param {any[]} events */
   prepend(events) {
     const height = this.#log.scrollHeight - this.#log.scrollTop;
     for (const event of events) {
@@ -70,7 +70,7 @@ export class MessageList {
     this.#log.scrollTop = this.#log.scrollHeight - height;
   }
 
-  /** A line of this agent, shown before the service has it. @param {string} from @param {string} text @param {(line: Line) => void} retry */
+  /** Adds a pending line of this agent. @param {string} from @param {string} text @param {(line: Line) => void} retry */
   write(from, text, retry) {
     const line = this.#make({ id: newId(), from, at: Date.now(), type: 'chat.message', data: { text } });
     line.retry = retry;
@@ -145,7 +145,7 @@ export class MessageList {
     return h('li', { class: 'note', 'data-testid': 'status-note', dataset: { id, status } }, h('span', {}, words), h('time', {}, timeOf(at)));
   }
 
-  /** Lines of the stream by offset; those still on their way, and notes of our own, at the end. @param {Line} line */
+  /** Sorts lines by offset; pending lines and notes come last. @param {Line} line */
   #insert(line) {
     const rank = (/** @type {Line} */ { offset }) => offset ?? Infinity;
     let at = this.#lines.length;
@@ -155,7 +155,7 @@ export class MessageList {
     if (line.element.nextElementSibling !== after || !line.element.isConnected) this.#list.insertBefore(line.element, after);
   }
 
-  /** Joins the lines of one sender into groups and puts the days between. */
+  /** Groups the lines of one sender and adds day separators. */
   #arrange() {
     this.#list.querySelectorAll('.day').forEach((day) => day.remove());
     this.#lines.forEach((line, index) => {

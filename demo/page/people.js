@@ -1,4 +1,4 @@
-// Names and faces. Who is online says their own name; of others the user id is name enough.
+// Names and avatars. Online users have a name from presence; for others the user id is shown.
 
 import { h } from './dom.js';
 
@@ -10,7 +10,7 @@ export function learn(user, name) {
   if (typeof name === 'string' && name) names.set(user, name);
 }
 
-/** @param {string} user empty for what the backend says in its own name */
+/** @param {string} user empty for the backend */
 export function nameOf(user) {
   if (!user) return 'Backend';
   return names.get(user) ?? user.split('-').map((part) => part.charAt(0).toUpperCase() + part.slice(1)).join(' ');

@@ -1,4 +1,4 @@
-// The queue: every chat in its group, the one waiting longest first. Knows nothing of conversations.
+// The queue: chats in groups, the longest-waiting first.
 
 import { caughtUp } from './connection.js';
 import { byId, h, icon, setText } from './dom.js';
@@ -33,12 +33,12 @@ function groupOf({ status, agent }) {
   return agent === me ? 'mine' : 'others';
 }
 
-/** Only what this agent may have to do something about is unread. @param {Chat} chat */
+/** Counts unread messages of chats that this agent may have to answer. @param {Chat} chat */
 function unreadOf(chat) {
   return ['waiting', 'mine'].includes(groupOf(chat)) ? Math.max(0, chat.messages - (seen[chat.chat] ?? 0)) : 0;
 }
 
-/** One chat in the list; its elements stay, whatever changes. */
+/** One chat in the list; updates reuse its elements. */
 class Row {
   /** @param {Chat} chat */
   constructor({ chat, customer, customer_id: customerId, topic }) {
@@ -104,7 +104,7 @@ function order(a, b) {
   return a.status === 'closed' ? b.chat.localeCompare(a.chat) : a.chat.localeCompare(b.chat);
 }
 
-/** Puts every row where it belongs, moving only those that stand elsewhere: focus and scroll position survive. */
+/** Sorts the rows, and moves only those in a wrong place, so that focus and scroll position stay. */
 export function arrange() {
   const wanted = search.value.trim().toLowerCase();
   const shown = [...chats.values()].filter(({ customer, topic, preview }) => !wanted || `${customer} ${topic} ${preview}`.toLowerCase().includes(wanted));
@@ -137,12 +137,12 @@ function moveTo(list, item, index) {
   focused?.focus({ preventScroll: true });
 }
 
-/** The rows in the order they are seen. @returns {HTMLElement[]} */
+/** The rows in visible order. @returns {HTMLElement[]} */
 function visible() {
   return /** @type {HTMLElement[]} */ ([...byId('queue').querySelectorAll('.group:not([hidden]) .row')]).filter((row) => row.checkVisibility());
 }
 
-/** One row at a time takes part in the Tab order. */
+/** Puts exactly one row into the Tab order. */
 function rove() {
   const all = visible();
   const holder = all.find((row) => row === document.activeElement) ?? all.find((row) => row.dataset.chat === current) ?? all[0];
@@ -168,7 +168,7 @@ export function focusQueue() {
   (all.find((row) => row.dataset.chat === current) ?? all[0])?.focus();
 }
 
-/** The chat that is open now, if any; its messages count as seen while it is looked at. @param {string | undefined} chat */
+/** Sets the open chat; its messages count as seen while it is visible. @param {string | undefined} chat */
 export function setCurrent(chat) {
   current = chat;
   markSeen();
@@ -188,7 +188,7 @@ function markSeen() {
   localStorage.setItem(SEEN, JSON.stringify(seen));
 }
 
-/** What an agent would open first: their own chat, or the one waiting longest. */
+/** The chat to open first: the agent's own, or the longest-waiting one. */
 export function firstChat() {
   const all = [...chats.values()].sort(order);
   return (all.find((chat) => groupOf(chat) === 'mine') ?? all.find((chat) => chat.status === 'waiting'))?.chat;

@@ -1,11 +1,11 @@
-// Who this is, and the one connection.
+// The agent's identity and the connection.
 
 import { Tidewire } from '/client/tidewire.js';
 
 const params = new URLSearchParams(location.search);
 export const me = /^[a-z0-9][a-z0-9-]{0,31}$/.test(params.get('user') ?? '') ? String(params.get('user')) : 'agent-1';
 
-/** What the newest token says of this agent. @type {{name?: string}} */
+/** The agent's info in the newest token. @type {{name?: string}} */
 export let info = {};
 
 async function token() {
@@ -19,7 +19,7 @@ async function token() {
   return token;
 }
 
-/** The claims of a token, unchecked: only the service can check it. @param {string} token */
+/** The claims of a token, not verified: only the service can verify them. @param {string} token */
 function claims(token) {
   try {
     const bytes = Uint8Array.from(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), (c) => c.charCodeAt(0));

@@ -1,4 +1,4 @@
-// Who of the team is online, and what concerns this agent.
+// The online team, and the agent's inbox.
 
 import { caughtUp } from './connection.js';
 import { byId, h, icon, setText, toast } from './dom.js';

@@ -7,7 +7,7 @@ export const timeOf = (at) => clock.format(at);
 /** @param {number} at ms */
 export const dayOf = (at) => (new Date(at).toDateString() === new Date().toDateString() ? 'Today' : day.format(at));
 
-/** How long, in few characters. @param {number} ms */
+/** Formats a duration briefly. @param {number} ms */
 export function span(ms) {
   const seconds = Math.max(0, Math.floor(ms / 1000));
   if (seconds < 60) return `${seconds}s`;
@@ -16,9 +16,9 @@ export function span(ms) {
   return `${Math.floor(minutes / 60)}h ${String(minutes % 60).padStart(2, '0')}m`;
 }
 
-/** The service's clock less this one's, from the newest event: waiting times must not depend on a laptop's clock. */
+/** Difference between the service's clock and this one, from the newest event, so that waiting times do not depend on the local clock. */
 let skew = 0;
-/** @param {number} at ms, of an event that has just come */
+/** @param {number} at ms, of a new event */
 export function heardAt(at) {
   skew = at - Date.now();
 }
