@@ -1,1 +1,1 @@
-"""Measures Tidewire beside its peers on one machine; `python -m benchmarks` runs it."""
+"""Compares Tidewire with other servers on one machine: `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures Tidewire beside other servers, beside a bare C loop, or beside itself as it was."""
+"""`python -m benchmarks`: compares Tidewire with other servers, with a plain C loop, or with another revision."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from benchmarks.rounds import WHERE_NAMED, Plan, Rounds
 _BESIDE_C = ("limit", "tidewire")
 _ROUNDS = {"full": 6, "quick": 3, "compare": 3}
 _MINUTES = {"full": 18.5, "quick": 0.8, "compare": 10.0}
-"""A full run ends within 20 minutes, a quick one within one: what is begun is not broken off."""
+"""Minutes after which a full or a quick run starts no further measurement."""
 
 
 class ChangedError(Exception):
-    """What was measured has become something else meanwhile."""
+    """The measured code changed during the run."""
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tidewire and C only, small; a JSON line a workload")
     parser.add_argument("--compare", metavar="REVISION", help="this checkout against another revision of it")
@@ -71,7 +71,7 @@ def _names(written: str | None) -> list[str]:
 
 
 def workloads(asked: argparse.Namespace) -> list[Workload]:
-    """With the figures that were asked for."""
+    """Returns the selected workloads with the requested parameters."""
     small = asked.quick or asked.compare is not None
     names = _names(asked.only) or (QUICK if small else list(WORKLOADS))
     found = [quick(WORKLOADS[name]) if small else WORKLOADS[name] for name in WORKLOADS if name in names]
@@ -88,7 +88,7 @@ def _resized(workload: Workload, seconds: float | None, connections: int | None)
 
 
 def obtained(peers: Iterable[Peer], progress: Progress, *, install: bool) -> tuple[list[Peer], dict[str, str]]:
-    """Those that can be started, installed if need be; and why the others can't, by title."""
+    """Installs peers; returns the usable ones, and by title the reasons why others are not."""
     found, missing = [], {}
     for peer in peers:
         try:
@@ -107,7 +107,7 @@ def obtained(peers: Iterable[Peer], progress: Progress, *, install: bool) -> tup
 
 
 async def measured(asked: argparse.Namespace) -> int:
-    """Measures peers and writes the report; for `--quick` one JSON line a workload."""
+    """Measures peers and writes the report; with `--quick` prints one JSON line for each workload."""
     chosen = workloads(asked)
     every = everyone()
     named = WHERE_NAMED & {name for workload in chosen for name in workload.peers}
@@ -136,7 +136,7 @@ async def measured(asked: argparse.Namespace) -> int:
 
 
 async def compared(asked: argparse.Namespace) -> int:
-    """Measures another revision beside this one."""
+    """Compares this checkout with another revision."""
     chosen = [compare.between(workload) for workload in workloads(asked)]
     with compare.checked_out(asked.compare) as folder:
         peers = [compare.Before(folder), everyone()[compare.AFTER]]
@@ -179,9 +179,9 @@ async def _run(
 
 @contextmanager
 def _cancelled_by(number: signal.Signals) -> Iterator[None]:
-    """Lets the signal cancel this task, as asyncio does with SIGINT; raises KeyboardInterrupt then.
+    """Lets a signal cancel this task, as asyncio does with SIGINT, and raises KeyboardInterrupt.
 
-    An exception out of a handler would come up anywhere in the loop, and take along the callback that somebody waits for.
+    An exception from a signal handler could be raised in any callback of the loop.
     """
     loop, task, before = asyncio.get_running_loop(), asyncio.current_task(), signal.getsignal(number)
     assert task is not None
@@ -205,13 +205,13 @@ def _cancelled_by(number: signal.Signals) -> Iterator[None]:
 
 
 def _judged(samples: Sequence[Sample]) -> int:
-    """1 if Tidewire or the limit could not be measured: what others do is theirs."""
+    """Returns 1 if Tidewire or the C loop could not be measured; failures of other peers do not count."""
     ours = (*_BESIDE_C, "tidewire-redis", compare.BEFORE)
     return 1 if not samples or any(sample.failure is not None and sample.peer in ours for sample in samples) else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code."""
+    """Runs the command and returns the exit status."""
     asked = arguments(words)
     # Whoever ends us ends what we have started, as with an interrupt.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

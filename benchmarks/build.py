@@ -1,4 +1,4 @@
-"""Compiles the C programs of `c/`: the load client and the limit server. `python -m benchmarks.build` does so by hand."""
+"""Compiles the load client and the limit server in `c/`; also `python -m benchmarks.build`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-o
 
 
 class BuildError(Exception):
-    """A program could not be compiled; says why."""
+    """A program could not be compiled; the text has the reason."""
 
 
 def build(*, sanitize: bool = False) -> Path:
-    """Compiles what is older than its sources; returns the folder of `load` and `limit`.
+    """Compiles programs older than their sources; returns the folder of `load` and `limit`.
 
-    With `sanitize` they watch their own memory and undefined behaviour, are slower, and stand in a folder of their own.
+    With `sanitize` the programs check memory and undefined behaviour, are slower, and have their own folder.
     Raises BuildError.
     """
     compiler = shutil.which("gcc")
@@ -47,7 +47,7 @@ def build(*, sanitize: bool = False) -> Path:
 
 
 def can_sanitize() -> bool:
-    """Whether this compiler has the sanitizers' libraries."""
+    """Returns whether the compiler has the libraries of the sanitizers."""
     compiler = shutil.which("gcc")
     if compiler is None:
         return False
@@ -68,7 +68,7 @@ def _compile(compiler: str, name: str, program: Path, extra: tuple[str, ...]) ->
 
 
 def main() -> int:
-    """Compiles; 1 with the compiler's words on stderr if that fails."""
+    """Compiles; returns 1 and prints the compiler's errors on failure."""
     try:
         print(build())
     except BuildError as error:

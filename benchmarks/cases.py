@@ -1,4 +1,4 @@
-"""What is measured: the workloads by name, and the figures of each. Pure."""
+"""The workloads and their parameters. No I/O."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["fanout", "rate", "rooms", "echo", "connect", "storm", "idle", "gate"]
 Event: TypeAlias = Literal["plain", "windowed", "durable", "checked"]
-"""`plain` is kept nowhere, as with peers that keep nothing; `windowed` is plain and joined for 5 ms; `durable` is kept;
-`checked` has a schema."""
+"""`plain` is not stored, as with other servers; `windowed` is plain with a window of 5 ms; `durable` is stored; `checked` has a
+schema."""
 Unit: TypeAlias = Literal["delivery", "connection", "connection-second", "publish"]
 
 PING = 25.0
-"""Seconds between two pings of a server, where the workload does not say otherwise."""
+"""Seconds between two pings of a server, unless the workload sets it."""
 COMES_AND_GOES = 30.0
-"""Seconds that what is beside lasts longer than what is measured, if it is not ended before."""
+"""Seconds that the neighbour room runs longer than the measurement, if it is not ended before."""
 SOURCES = 10
-"""Addresses that connections come from: 15 000 from a single one are more ports than some kernels give."""
+"""Number of source addresses; some kernels have too few ports for 15 000 connections from one address."""
 TALK = (
     "The parcel left the depot in Ghent at 07:42 and should be with you before noon; the driver rings twice. "
     "If nobody is in, he leaves it with the neighbour at number 12, whom you named when you ordered. "
     "You can still move the delivery to another day in your account, or answer here and I will do it for you. "
 )
-"""What compresses as what people write does; a row of x does not."""
+"""Text that compresses like human text; a row of x does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing that a peer is put through."""
+    """One measurement of a peer."""
 
     name: str
     kind: Kind
     connections: int
     rooms: int = 1
     seconds: float = 1.8
-    """Of the measured phase; 0 where the work ends by itself."""
+    """Length of the measured phase; 0 if the work ends by itself."""
     outstanding: int = 1
     rate: float = 0.0
-    """Events a second, all in all; for `rate`."""
+    """Total events a second; for `rate`."""
     active: int = 0
-    """Connections that publish; 0: as many as the kind has by itself."""
+    """Connections that publish; 0: the default of the kind."""
     slow: int = 0
-    """Connections that stop reading, beside the others."""
+    """Additional connections that stop reading."""
     beside: int = 0
-    """Members of a room, served to another client at the same time, in which there is always an event under way."""
+    """Members of a neighbour room that always has an event in flight."""
     bytes: int = 128
-    """Size of an event's data. What a protocol puts around it comes on top: that is its own cost."""
+    """Bytes of an event's data, without the overhead of the protocol."""
     talk: bool = False
-    """The data is text as people write it, not padding."""
+    """Whether the data is human text instead of padding."""
     event: Event = "plain"
     deflate: bool = False
     ping: float = PING
     joins: bool = True
-    """Whether a connection subscribes where that takes more than the address; else it is there with the 101."""
+    """Whether a connection subscribes by message, if the peer needs that; otherwise it has joined with the 101."""
     peers: tuple[str, ...] = ()
-    """Who is put through it, of the workload's peers; empty: all of them."""
+    """The workload's peers that run this case; empty: all."""
 
     def at_most(self, connections: int) -> Case:
-        """The same with fewer connections; what depends on them shrinks alike."""
+        """Returns the case with fewer connections, and everything that depends on them reduced alike."""
         if self.connections <= connections:
             return self
         share = connections / self.connections
@@ -69,32 +69,32 @@ class Case:
         )
 
     def neighbour(self) -> Case:
-        """The room beside."""
+        """The neighbour room."""
         return Case("huge", "fanout", self.beside, seconds=self.seconds + COMES_AND_GOES)
 
     def label(self, workload: str) -> str:
-        """What people call it: the workload's name alone, if it is the only case."""
+        """The name for reports: the workload's name alone if it has one case."""
         return workload if self.name == workload else f"{workload} {self.name}"
 
     @property
     def everyone(self) -> int:
-        """Connections, the slow ones too."""
+        """All connections, including slow ones."""
         return self.connections + self.slow
 
     @property
     def padding(self) -> int:
-        """Characters in place of `%p` in the data."""
+        """Number of characters for `%p` in the data."""
         return 0 if self.talk else max(0, self.bytes - _AROUND)
 
     def data(self) -> str:
-        """The data of an event, in JSON, as a template of the job file: `%t` is its timestamp."""
+        """The JSON data of an event, as a template of the job file: `%t` is the timestamp."""
         if not self.talk:
             return '{"t":%t,"p":"%p"}'
         room = self.bytes - _AROUND
         return '{"t":%t,"p":"' + (TALK * (room // len(TALK) + 1))[:room] + '"}'
 
     def lines(self) -> list[tuple[str, str]]:
-        """The part of the job file that no peer has a say in."""
+        """The lines of the job file that are the same for all peers."""
         lines: list[tuple[str, object]] = [
             ("workload", self.kind),
             ("connections", self.everyone),
@@ -126,20 +126,20 @@ _AROUND = len('{"t":,"p":""}') + 16
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Cases that are looked at together, and who is put through them."""
+    """Cases that are compared, and their peers."""
 
     name: str
     title: str
-    """What it is, for a table."""
+    """Title in tables."""
     unit: Unit
-    """What its processor time is divided by."""
+    """The unit of which the cost is measured."""
     cases: tuple[Case, ...]
     peers: tuple[str, ...] = field(default=())
     """Empty: all."""
     often: tuple[str, ...] = ("limit", "tidewire")
-    """Whom a full run measures in each round: those whose ratios a target asks for. The others once, to be in the table."""
+    """Peers that a full run measures in each round, because a target needs their ratio. Others are measured once."""
     rounds: int | None = None
-    """A full run measures it in no more rounds than these; None: in all."""
+    """Maximum rounds in a full run; None: all."""
 
 
 def _fan_out(name: str, **figures: object) -> Case:
@@ -149,9 +149,9 @@ def _fan_out(name: str, **figures: object) -> Case:
 _TIDEWIRE = ("tidewire",)
 _BESIDE_C = ("limit", "tidewire")
 _KEEP_UP = ("limit", "tidewire", "uws", "ws", "socketio", "nchan", "centrifugo")
-"""Those for which the others' collapse would not be all there is to see."""
+"""Peers that can sustain the rate."""
 _FEW = 3
-"""Rounds of what has no target, or one that it meets with room."""
+"""Rounds of workloads without a target, or with a clearly met one."""
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
@@ -276,11 +276,11 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 QUICK = ("fanout1", "fanout16", "rate500", "rooms", "echo", "connect", "idle")
-"""What `make bench-quick` and `--compare` measure."""
+"""The workloads of `make bench-quick` and `--compare`."""
 
 
 def quick(workload: Workload) -> Workload:
-    """The same in little time: what it says about a change, not about a place in a table."""
+    """Returns a shorter workload that shows the effect of a change."""
     shrunk = {"idle": 2_000, "connect": 1_000}
     seconds = {"rate500": 2.0, "idle": 0.5}  # of idling, only the memory is looked at: the pings would take longer
     cases = tuple(

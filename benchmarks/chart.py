@@ -1,4 +1,4 @@
-"""Bars with whiskers, as SVG that needs nothing but a browser; in light and in dark."""
+"""Bar charts with whiskers as SVG, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of a chart."""
+    """One bar of a chart."""
 
     label: str
     value: Spread
@@ -27,7 +27,7 @@ class Bar:
 
 
 def chart(title: str, bars: Sequence[Bar]) -> str:
-    """An SVG document. The whisker of a bar goes from its lowest round to its highest."""
+    """Returns an SVG document. Whiskers show the lowest and the highest round."""
     height = _TOP + _ROW * len(bars) + 8
     longest = max((bar.value.high for bar in bars), default=0) or 1
     scale = (_WIDTH - _LABEL - _VALUE) / longest

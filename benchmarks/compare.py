@@ -1,4 +1,4 @@
-"""Two revisions of Tidewire in one run: how a change to the hot path is judged."""
+"""Compares two revisions of Tidewire in one run, to judge a change to the hot path."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from benchmarks.peers.tidewire import Tidewire
 
 AFTER, BEFORE = "tidewire", "before"
 NOTICEABLE = 0.02
-"""A smaller change of the median is none, whatever the rounds say."""
+"""Smaller changes of the median count as no difference."""
 
 
 class Before(Tidewire):
-    """Another revision, with the Python and the libraries of this one."""
+    """Another revision, run with this Python and these libraries."""
 
     name = BEFORE
     title = "Tidewire before"
 
 
 class UnknownRevisionError(Exception):
-    """Git does not know the revision; the text says what it said."""
+    """Git does not know the revision; the text has Git's message."""
 
 
 @contextmanager
 def checked_out(revision: str) -> Iterator[Path]:
-    """A worktree of that revision below build/, removed afterwards. Raises UnknownRevisionError."""
+    """Yields a temporary worktree of the revision below build/. Raises UnknownRevisionError."""
     commit = _git("rev-parse", "--verify", "--short", f"{revision}^{{commit}}").strip()
     folder = TOOLS / "compare" / commit
     _git("worktree", "prune")
@@ -57,13 +57,13 @@ def _git(*words: str) -> str:
 
 
 def between(workload: Workload) -> Workload:
-    """The same for the two revisions."""
+    """Returns the workload for the two revisions."""
     cases = tuple(replace(case, peers=()) for case in workload.cases)
     return replace(workload, cases=cases, peers=(BEFORE, AFTER))
 
 
 def verdict(gain: Spread) -> str:
-    """What a ratio before ÷ after says: it is a change only if its interval excludes 1; with few rounds, if all agree."""
+    """Judges the ratio before ÷ after. Only an interval without 1 is a change; with few rounds, all must agree."""
     if gain.rounds < 2:
         return "one round says nothing"
     low, high = gain.interval or (gain.low, gain.high)
@@ -75,7 +75,7 @@ def verdict(gain: Spread) -> str:
 
 
 def compared(figures: Figures, workloads: Sequence[Workload]) -> list[dict[str, Any]]:
-    """For each workload and case: how much cheaper it has become, and what else has changed."""
+    """Returns the change of each workload and case: cost, latency, memory."""
     found = []
     for workload in workloads:
         for case in workload.cases:
@@ -101,7 +101,7 @@ def compared(figures: Figures, workloads: Sequence[Workload]) -> list[dict[str, 
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """For a terminal."""
+    """Formats the result for a terminal."""
     rows = ["before ÷ after of the processor time (above 1: cheaper now)", ""]
     for one in found:
         name = one["label"]
@@ -123,6 +123,6 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def write(found: Sequence[dict[str, Any]], versions: dict[str, str], samples: list[dict[str, Any]], file: Path) -> None:
-    """For a program."""
+    """Writes the result as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"versions": versions, "compared": list(found), "samples": samples}, indent=1) + "\n")

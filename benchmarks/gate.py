@@ -1,4 +1,4 @@
-"""What the contract gate costs a publish, alone and in one process: beside a network its microseconds are lost in the noise."""
+"""Measures the contract gate alone in one process, because a network would hide its microseconds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from service.core.identity import Identity
 
 PUBLISHES = 100_000
 WARM = 5_000
-"""Before those that count."""
+"""Publishes before the measurement."""
 SECONDS = 60.0
-"""That it may take."""
+"""Timeout in seconds."""
 
 
 async def measure(case: Case, contract: Path, checkout: Path, core: int) -> float:
-    """Seconds of processor time for PUBLISHES publishes of the case's event type, in a fresh process. Raises FailedError."""
+    """Returns the CPU seconds of PUBLISHES publishes of the case's event type, in a fresh process. Raises FailedError."""
     command = [sys.executable, "-m", "benchmarks.gate", str(contract), f"bench.{case.event}", _data(case)]
     with on_core(core):
         process = await asyncio.create_subprocess_exec(

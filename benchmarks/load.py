@@ -1,4 +1,4 @@
-"""The load client: its job file, and a run of it with a look at the server before and after the measured phase."""
+"""Writes job files and runs the load client."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from benchmarks.processes import FailedError, on_core
 
 COME = 180.0
-"""Seconds that all connections together may take to come, and a phase to end beyond its own length."""
+"""Timeout in seconds for all connections to join, and for a phase to end after its length."""
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _TAB_BETWEEN = "answer"
-"""The key whose value has a real tab in the middle."""
+"""The key whose value contains a real tab."""
 
 
 def render(lines: Iterable[tuple[str, str]]) -> str:
-    """A job file, as `c/JOB.md` describes it."""
+    """Renders a job file (`c/JOB.md`)."""
     return "".join(f"{key} {_escaped(key, value)}\n" for key, value in lines)
 
 
@@ -31,10 +31,10 @@ def _escaped(key: str, value: str) -> str:
 async def run(
     program: Path, job: Path, *, core: int, seconds: float, begins: Callable[[], None], ends: Callable[[], None]
 ) -> dict[str, Any]:
-    """Runs `program` with `job` (which has `gate yes`); returns what it reports.
+    """Runs `program` with `job` (which has `gate yes`); returns its report.
 
-    `begins` is called at rest before the measured phase of some `seconds`, `ends` at rest after it. Raises FailedError with the
-    sentence of the client where it could not do the job.
+    `begins` is called before the measured phase of `seconds`, `ends` after it; the server is idle both times. Raises FailedError
+    with the client's error message.
     """
     with on_core(core):
         process = await asyncio.create_subprocess_exec(
@@ -69,7 +69,7 @@ async def run(
 
 
 async def _reached(process: asyncio.subprocess.Process, word: str) -> None:
-    """Reads what it says up to that line. Raises FailedError with the last sentence when it ends before."""
+    """Reads output up to a line. Raises FailedError with the last output if the program ends before."""
     assert process.stderr is not None
     said = ""
     async for line in process.stderr:

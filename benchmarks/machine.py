@@ -1,4 +1,4 @@
-"""What must be known of a machine to read its figures."""
+"""Facts about the machine that a report needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.processes import Cores
 
 
 def facts(cores: Cores) -> dict[str, Any]:
-    """Cores, kernel, Python, the date, and how busy it was when the run began."""
+    """Returns cores, kernel, Python, date, and the load average at the start."""
     models = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -29,10 +29,10 @@ def facts(cores: Cores) -> dict[str, Any]:
 
 
 def python() -> str:
-    """Version and build of the interpreter that runs us, the service and the peers in Python.
+    """Returns version and build of the interpreter, which also runs the service and the Python peers.
 
-    One that was built without profile-guided optimisation can be half as fast, and no interpreter says reliably whether it was:
-    the configure flag that asks for it is recorded, but Debian's optimised build does without that flag.
+    A build without profile-guided optimisation can be half as fast. No interpreter reports it reliably: the configure flag is
+    recorded, but Debian's optimised build does not use that flag.
     """
     flags = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
     asked = "" if "--enable-optimizations" in flags else " not on record"

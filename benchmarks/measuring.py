@@ -1,4 +1,4 @@
-"""One measurement: a fresh server, its clients, and what the kernel counted for it between two moments at rest."""
+"""One measurement: a fresh server, its clients, and the server's CPU time between two idle moments."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from benchmarks.processes import HOST, Cores, FailedError, Usage, free_port
 
 @dataclass(slots=True)
 class Stage:
-    """Where measurements are made: on which cores, and in which folder their files are kept for a look afterwards."""
+    """The cores for measurements, and the folder for their files."""
 
     cores: Cores
     folder: Path = TOOLS / "run"
 
     async def measure(self, workload: Workload, case: Case, peer: Peer, round_: int) -> Sample:
-        """Puts the peer through the case. A server or client that fails makes a sample that says why."""
+        """Measures a peer in a case. A failed server or client gives a sample with the reason."""
         folder = self.folder / f"{workload.name}-{case.name}-{peer.name.replace('/', '_')}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -82,7 +82,7 @@ class Stage:
 
     @asynccontextmanager
     async def _beside(self, case: Case, peer: Peer, port: int, folder: Path) -> AsyncIterator[None]:
-        """Keeps the case's other room busy, if it has one."""
+        """Keeps the neighbour room busy, if the case has one."""
         if not case.beside:
             yield
             return

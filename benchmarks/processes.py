@@ -1,4 +1,4 @@
-"""Programs on a core of their own, looked at from outside, and ended with all that they started."""
+"""Runs programs on a fixed core, measures them, and ends them with all their children."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 START = 30.0
-"""Seconds that a server may take until it accepts connections."""
+"""Timeout in seconds until a server accepts connections."""
 END = 3.0
-"""Seconds that a program may take to end when it is asked to; then it is killed."""
+"""Seconds from SIGTERM to SIGKILL."""
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 _PORTS = range(15_000, 32_000)
-"""Below the ports that the kernel gives to outgoing connections."""
+"""Ports below the kernel's range for outgoing connections."""
 _POLL = 0.02
-"""Seconds between two looks at another process, which has no event to wait for."""
+"""Polling interval in seconds for another process."""
 
 
 class FailedError(Exception):
-    """A program ended, or did not do in time what it was started for; the text ends with what it wrote last."""
+    """A program ended or timed out; the text has its last output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Where the server runs, and where all else does: neither then measures the other's waiting."""
+    """The core of the server, and the core of everything else."""
 
     server: int
     client: int
 
     @classmethod
     def of_this_machine(cls) -> Cores:
-        """The first two that we may use; the same one twice where there is only one."""
+        """Returns the first two usable cores, or the only one twice."""
         cores = sorted(os.sched_getaffinity(0))
         return cls(cores[0], cores[1 % len(cores)])
 
     @property
     def apart(self) -> bool:
-        """Whether there are two."""
+        """Whether there are two cores."""
         return self.server != self.client
 
 
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """What is started in the block runs on that core: affinity is inherited."""
+    """Starts the block's programs on a core, by inherited affinity."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -60,7 +60,7 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Returns a free port of loopback."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as probe:
@@ -72,17 +72,19 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a program and its descendants take."""
+    """The resources of a program and its descendants."""
 
     cpu: float
-    """Seconds of processor time so far, the kernel's on its behalf and that of descendants which ended too."""
+    """CPU seconds so far, user and system, including ended descendants."""
     rss: int
-    """Bytes in memory now; pages that descendants share count for each."""
+    """Resident bytes now; shared pages count for each descendant."""
 
 
 def usage(pid: int) -> Usage:
-    """As the kernel counts it, in nanoseconds where it tells them, else in steps of 10 ms; and of 4 KiB. Raises
-    ProcessLookupError when there is no such process."""
+    """Returns the kernel's counts: CPU time in nanoseconds if available, otherwise in steps of 10 ms; memory in steps of 4 KiB.
+
+    Raises ProcessLookupError if there is no such process.
+    """
     processes = _processes()
     parents = {number: int(fields[1]) for number, fields in processes.items()}
     if pid not in processes:
@@ -100,7 +102,7 @@ def usage(pid: int) -> Usage:
 
 
 def _of_threads(pid: int) -> float:
-    """Seconds of processor time of a process's threads, without those that have ended."""
+    """Returns the CPU seconds of a process's live threads."""
     nanoseconds = 0
     with suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -110,7 +112,7 @@ def _of_threads(pid: int) -> float:
 
 
 def _processes() -> dict[int, list[str]]:
-    """Every process with the fields of its `stat` from the state on (proc(5))."""
+    """Yields every process with the fields of its `stat`, from the state on (proc(5))."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -121,13 +123,13 @@ def _processes() -> dict[int, list[str]]:
 
 
 def _members(group: int) -> list[int]:
-    """Of a process group, those that have not ended: one that waits to be reaped has."""
+    """Returns the live processes of a group, without zombies."""
     return [pid for pid, fields in _processes().items() if int(fields[2]) == group and fields[0] not in "ZX"]
 
 
 @dataclass(slots=True)
 class Program:
-    """One that runs, in a process group of its own; what it writes goes to a file."""
+    """A running program in its own process group, with its output in a file."""
 
     name: str
     process: asyncio.subprocess.Process
@@ -145,7 +147,7 @@ class Program:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Program:
-        """Starts it on that core, with `env` on top of ours. Raises FailedError when it cannot be run."""
+        """Starts a program on a core, with additional `env`. Raises FailedError if it cannot run."""
         with log.open("ab") as output, on_core(core):
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -162,7 +164,7 @@ class Program:
         return cls(name, process, log)
 
     def usage(self) -> Usage:
-        """What it and its descendants take. Raises FailedError when it has ended."""
+        """Returns its resources and those of its descendants. Raises FailedError if it has ended."""
         try:
             if self.process.returncode is None:
                 return usage(self.process.pid)
@@ -171,7 +173,7 @@ class Program:
         raise self._failed("ended")
 
     async def listening(self, port: int) -> None:
-        """Waits until it accepts connections. Raises FailedError when it ends or that takes too long."""
+        """Waits until it accepts connections. Raises FailedError if it ends or times out."""
         try:
             async with asyncio.timeout(START):
                 while not await _accepts(port):
@@ -182,7 +184,7 @@ class Program:
             raise self._failed(f"did not listen on port {port} within {START:g} s") from None
 
     async def end(self) -> None:
-        """Ends it and all of its group. Does nothing the second time."""
+        """Ends the program and its process group. Harmless when repeated."""
         if self._ended:
             return
         self._ended = True
@@ -220,5 +222,5 @@ async def _accepts(port: int) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what would change the service's settings or asyncio's mode."""
+    """Returns our environment without settings of the service or asyncio."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("TIDEWIRE_", "PYTHON"))}

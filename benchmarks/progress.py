@@ -1,4 +1,4 @@
-"""What is going on, and how long it still takes; on stderr, so that stdout holds results only."""
+"""Progress and remaining time on stderr; stdout has results only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 class Progress:
-    """One line that is written over on a terminal; elsewhere a line a measurement."""
+    """One overwritten line on a terminal; elsewhere one line for each measurement."""
 
     def __init__(self, stream: TextIO, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -19,7 +19,7 @@ class Progress:
         self._live = stream.isatty()
 
     def begins(self, what: str) -> None:
-        """A measurement."""
+        """Reports the start of a measurement."""
         line = f"[{self._done + 1}/{self._steps}] {what}{self._left()}"
         if self._live:
             self._stream.write(f"\r\x1b[K{line}")
@@ -28,18 +28,18 @@ class Progress:
         self._stream.flush()
 
     def ends(self, failure: str | None = None) -> None:
-        """It is over; a failure stays to be read."""
+        """Reports the end of a measurement; a failure stays visible."""
         self._done += 1
         if failure is not None:
             self.says(f"failed: {failure}")
 
     def says(self, sentence: str) -> None:
-        """Something that stays."""
+        """Prints a line that stays."""
         self._stream.write(f"\r\x1b[K{sentence}\n" if self._live else f"{sentence}\n")
         self._stream.flush()
 
     def over(self) -> None:
-        """Leaves a clean line."""
+        """Clears the progress line."""
         if self._live:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""Results for people (Markdown, SVG) and for programs (JSON)."""
+"""Writes results as Markdown, SVG and JSON."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _OURS = ("tidewire", "tidewire-redis")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything that a run has found out."""
+    """The results of a run."""
 
     machine: Mapping[str, Any]
     titles: Mapping[str, str]
-    """Of the peers that were measured, by name, in the order of the tables."""
+    """Titles of the measured peers by name, in table order."""
     versions: Mapping[str, str]
     unavailable: Mapping[str, str]
-    """Why others were not, by title."""
+    """Reasons of unmeasured peers, by title."""
     workloads: Sequence[Workload]
     samples: Sequence[Sample]
 
     @property
     def figures(self) -> Figures:
-        """The samples, asked for what they say."""
+        """The statistics of the samples."""
         return Figures(self.samples, {workload.name: workload.unit for workload in self.workloads})
 
 
 def write(results: Results, folder: Path) -> Path:
-    """Writes results.json, report.md and its charts into `folder`; returns the report."""
+    """Writes results.json, report.md and charts into `folder`; returns the report."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(document(results), indent=1) + "\n")
     for name, svg in charts(results).items():
@@ -48,7 +48,7 @@ def write(results: Results, folder: Path) -> Path:
 
 
 def summary(results: Results, workload: Workload, case: Case, peer: str) -> dict[str, Any]:
-    """The figures of one peer in one case, those that mean something there."""
+    """Returns the relevant figures of one peer in one case."""
     figures = results.figures
     at = (workload.name, peer, case.name)
     found: dict[str, Any] = {"cost_us": figures.cost(*at)}
@@ -77,7 +77,7 @@ def summary(results: Results, workload: Workload, case: Case, peer: str) -> dict
 
 
 def document(results: Results) -> dict[str, Any]:
-    """For results.json: the summary and every sample as it was made."""
+    """Returns results.json: the summary and every sample."""
     return {
         "machine": dict(results.machine),
         "versions": dict(results.versions),
@@ -117,7 +117,7 @@ def document(results: Results) -> dict[str, Any]:
 
 
 def lines(results: Results) -> list[str]:
-    """One JSON object a workload and case: Tidewire beside C."""
+    """Returns one JSON object for each workload and case: Tidewire compared with C."""
     written = []
     for workload in results.workloads:
         for case in workload.cases:
@@ -129,7 +129,7 @@ def lines(results: Results) -> list[str]:
 
 
 def told(results: Results) -> list[str]:
-    """The targets, for a terminal."""
+    """Formats the targets for a terminal."""
     written = []
     for target in _asked(results):
         state, found, why = target.state(results.figures)
@@ -141,7 +141,7 @@ def told(results: Results) -> list[str]:
 
 
 def charts(results: Results) -> dict[str, str]:
-    """An SVG for each workload, by name."""
+    """Returns an SVG for each workload, by name."""
     figures = results.figures
     drawn = {}
     for workload in results.workloads:
@@ -157,7 +157,7 @@ def charts(results: Results) -> dict[str, str]:
 
 
 def _headline(figures: Figures, workload: Workload, case: str, peer: str) -> tuple[Spread | None, str]:
-    """What a workload is about."""
+    """Returns the main figure of a workload."""
     if workload.unit == "connection-second":
         found = figures.memory(workload.name, peer, case)
         return None if found is None else found.over(KIB), "KiB of memory a connection (less is better)"
@@ -169,7 +169,7 @@ def _headline(figures: Figures, workload: Workload, case: str, peer: str) -> tup
 
 
 def markdown(results: Results) -> str:
-    """The report."""
+    """Returns the Markdown report."""
     machine = results.machine
     parts = [
         "# Benchmark\n",
@@ -199,7 +199,7 @@ def markdown(results: Results) -> str:
 
 
 def _asked(results: Results) -> list[Target]:
-    """Targets whose workload was part of the run."""
+    """Returns the targets whose workload was in the run."""
     names = {workload.name for workload in results.workloads}
     return [target for target in TARGETS if target.workload in names]
 
@@ -261,7 +261,7 @@ def _workload_table(results: Results, workload: Workload) -> str:
 
 
 def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list[str]:
-    """Of the round in which it was worst."""
+    """Returns the server's metrics of the worst round."""
     mine = [s for s in results.samples if (s.workload, s.case, s.peer) == (workload.name, case.name, peer) and s.vitals]
     if not mine or not case.active:
         return []
@@ -274,7 +274,7 @@ def _vitals(results: Results, workload: Workload, case: Case, peer: str) -> list
 
 
 def _rounds(found: Mapping[str, Any]) -> str:
-    """Of the row. A ratio has fewer, where C was measured less often."""
+    """Formats the number of rounds of a row. A ratio has fewer if C was measured less often."""
     counted = [found[key]["rounds"] for key in ("cost_us", "ratio_to_limit") if key in found]
     if len(set(counted)) == 2:
         return f"{counted[0]}, ratio {counted[1]}"

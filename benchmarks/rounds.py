@@ -1,4 +1,4 @@
-"""The order of measurements: round after round, everybody in each, so that what the machine does meanwhile meets all alike."""
+"""Orders measurements in rounds with all peers, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from benchmarks.peers import Peer
 from benchmarks.progress import Progress
 
 WHERE_NAMED = frozenset({"tidewire-redis"})
-"""Peers that take part only in workloads that name them."""
+"""Peers that run only in workloads that name them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, how often, and in how much time."""
+    """What to measure, how often, and for how long."""
 
     workloads: Sequence[Workload]
     peers: Sequence[Peer]
     rounds: int
     minutes: float
-    """After the first round, nothing is begun that would not end in this time."""
+    """Time limit. After the first round, no measurement starts that would exceed it."""
     sparing: bool = False
-    """From the second round on only what `Workload.often` and `Workload.rounds` name; else everything each time."""
+    """Whether later rounds measure only what `Workload.often` and `Workload.rounds` name."""
 
     def taking_part(self, workload: Workload) -> list[Peer]:
-        """In the order of the tables."""
+        """Returns the peers in table order."""
         if workload.peers:
             return [peer for peer in self.peers if peer.name in workload.peers]
         return [peer for peer in self.peers if peer.name not in WHERE_NAMED]
 
     @property
     def steps(self) -> int:
-        """Measurements, if there is time for all of them."""
+        """Returns the number of measurements without a time limit."""
         return sum(len(self.order(workload, round_)) for round_ in range(self.rounds) for workload in self.workloads)
 
     def order(self, workload: Workload, round_: int) -> list[tuple[Peer, Case]]:
-        """Who is put through what; backwards in every other round, so that nobody always follows the same one."""
+        """Returns the measurements of a round; every second round is reversed, so that no peer always follows the same one."""
         spared = self.sparing and round_ > 0
         if spared and workload.rounds is not None and round_ >= workload.rounds:
             return []
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Rounds:
-    """Carries a plan out."""
+    """Runs a plan."""
 
     plan: Plan
     stage: Stage
@@ -66,7 +66,7 @@ class Rounds:
     """Seconds of the last measurement, by workload, case and peer."""
 
     async def run(self) -> list[Sample]:
-        """All samples, as far as time allows; those of failed measurements too."""
+        """Measures within the time limit; returns all samples, including failed ones."""
         began = self.clock()
         for round_ in range(self.plan.rounds):
             for workload in self.plan.workloads:

@@ -1,5 +1,7 @@
-"""What Tidewire is to reach, and what is asked of a run to tell. Ratios are of one run and paired; none is an absolute time
-of this machine but those that a user feels (p99) and pays (memory, a connection)."""
+"""Tidewire's performance targets, and how a run is judged by them.
+
+Ratios are paired within one run. Absolute targets are only what users notice (p99) or pay for (memory, a connection).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ _US = "tidewire"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One line of the table."""
+    """One row of the table."""
 
     title: str
     floor: float
@@ -28,10 +30,10 @@ class Target:
     unit: str = "×"
     less_is_better: bool = False
     case: str | None = None
-    """Whose losses count; None: those of all cases."""
+    """The case whose lost deliveries count; None: all cases."""
 
     def state(self, figures: Figures) -> tuple[State, Spread | None, str]:
-        """How it stands: the median counts. With a word on why, where that is needed."""
+        """Returns the state of the target by the median, with a reason if needed."""
         found = self.figure(figures)
         if found is None:
             return "not measured", None, ""
@@ -45,7 +47,7 @@ class Target:
         return value <= limit if self.less_is_better else value >= limit
 
     def _lost(self, figures: Figures) -> int:
-        """Of Tidewire: work that was not done costs nothing."""
+        """Returns Tidewire's lost deliveries, because lost work has no cost."""
         return sum(
             sample.lost
             for sample in figures.samples
@@ -62,8 +64,7 @@ def _in(unit: float, spread: Spread | None) -> Spread | None:
 
 
 def _connecting(title: str, case: str) -> tuple[Target, Target]:
-    """By itself, and beside what Node ws took where the first figures come from (182 µs, divided by them): machines differ, this
-    less."""
+    """Returns the absolute target and one relative to Node ws (182 µs on the first machine), less dependent on the machine."""
     return (
         Target(title, 120, 80, lambda figures: figures.cost("connect", _US, case), "connect", "µs", True, case),
         Target(
@@ -144,4 +145,4 @@ TARGETS = (
         less_is_better=True,
     ),
 )
-"""In the order of the report."""
+"""Targets in report order."""

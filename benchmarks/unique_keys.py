@@ -1,7 +1,7 @@
-"""`python -m benchmarks.unique_keys`: what it costs to refuse JSON with a key twice, in nanoseconds a message.
+"""`python -m benchmarks.unique_keys`: the cost of refusing duplicate JSON keys, in nanoseconds a message.
 
-Each case is what a client sends: the codec's part (the envelope) and the gate's (`data`), which the check adds to decoding. Cases
-marked with * fail the cheap test and pay for the exact one.
+Each case is a client message. The check has two parts beside decoding: the codec checks the envelope, the gate checks `data`.
+Cases marked with * fail the cheap test and need the exact one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from service.protocol.messages import Publish
 
 ROUNDS, CALLS = 15, 500
 BUDGET = 300
-"""Nanoseconds that the cheap tests may cost."""
+"""Maximum nanoseconds of the cheap tests."""
 
 
 def _text(size: int) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _nanoseconds(call: Callable[[], object]) -> float:
 
 
 def measure(data: Any) -> tuple[int, float, float, float]:
-    """Bytes of the message; nanoseconds of decoding it as before, of the envelope's check and of that of `data`."""
+    """Returns the message's bytes, and nanoseconds of decoding, of the envelope's check and of the check of `data`."""
     raw = json.dumps(data, separators=(",", ":")).encode()
     message = '{"type":"chat.message","channel":"room:1","id":"m-1","data":' + raw.decode() + "}"
     decoder, read = msgspec.json.Decoder(Publish), msgspec.json.Decoder().decode

@@ -1,4 +1,4 @@
-"""Every server that is measured, in the order of the tables."""
+"""All measured servers, in table order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Command", "Peer", "Started", "UnavailableError", "everyone"]
 
 
 def everyone() -> dict[str, Peer]:
-    """A new object of each, by name."""
+    """Creates all peers, by name."""
     peers: tuple[Peer, ...] = (
         Limit(),
         Tidewire(),

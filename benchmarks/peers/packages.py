@@ -1,4 +1,4 @@
-"""Packages that only a benchmark needs: pinned, by name, into build/bench, never into the project's environment."""
+"""Installs pinned packages for benchmarks into build/bench, never into the project's environment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import ClassVar
 from benchmarks.peers.peer import CHECKOUT, TOOLS, Peer, UnavailableError
 
 _INSTALL = 600.0
-"""Seconds that an installer may take."""
+"""Timeout of an installer in seconds."""
 
 
 def _run(what: str, line: Sequence[str | Path], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    """Runs a program to its end. Raises UnavailableError with the last line that it wrote."""
+    """Runs a program. Raises UnavailableError with its last line of output."""
     try:
         done = subprocess.run(
             [*map(str, line)],
@@ -41,23 +41,23 @@ def _run(what: str, line: Sequence[str | Path], cwd: Path | None = None, env: di
 
 
 class Packages(ABC):
-    """What a peer needs that a package manager knows."""
+    """The packages of a peer."""
 
     @abstractmethod
     def missing(self) -> str | None:
-        """Why it cannot be used, or None."""
+        """Returns why it cannot be used, or None."""
 
     @abstractmethod
     def install(self) -> None:
-        """Installs it, if it is not there already. Raises UnavailableError."""
+        """Installs it if it is missing. Raises UnavailableError."""
 
     @abstractmethod
     def version(self) -> str:
-        """Of the package that is measured, and of what runs it."""
+        """Returns the versions of the measured package and its interpreter."""
 
 
 class Packaged(Peer):
-    """A peer that is a program of ours on packages of others."""
+    """A peer with our program and third-party packages."""
 
     packages: ClassVar[Packages]
 
@@ -66,16 +66,16 @@ class Packaged(Peer):
         return self.packages.missing()
 
     def install(self) -> None:
-        """With their package manager, into a place of their own."""
+        """Installs them with their package manager into their own folder."""
         self.packages.install()
 
     def version(self) -> str:
-        """Of the package and of its interpreter."""
+        """Returns the versions of the package and its interpreter."""
         return self.packages.version()
 
 
 class NodePackages(Packages):
-    """The folder `node/` of this package: one package.json and lock for all peers on Node.js."""
+    """The folder `node/`: one package.json and lock for all Node.js peers."""
 
     _source = Path(__file__).parent / "node"
     folder = TOOLS / "node"
@@ -92,7 +92,7 @@ class NodePackages(Packages):
         return None
 
     def install(self) -> None:
-        """`npm ci` of the lock, if it is not there already. Raises UnavailableError."""
+        """Runs `npm ci` if needed. Raises UnavailableError."""
         if self._current():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,14 +103,14 @@ class NodePackages(Packages):
         self._stamp.write_text(self._wanted())
 
     def version(self) -> str:
-        """Of the package, and of Node.js."""
+        """Returns the versions of the package and Node.js."""
         package = self._measured
         read = f"process.stdout.write(require('{package}/package.json').version + ', Node.js ' + process.version)"
         return f"{package} " + _run("node", ["node", "-e", read], cwd=self.folder)
 
     @property
     def env(self) -> dict[str, str]:
-        """Where programs outside of the folder find the packages."""
+        """Returns variables with which programs outside the folder find the packages."""
         return {"NODE_PATH": str(self.folder / "node_modules"), "NODE_ENV": "production"}
 
     @property
@@ -138,7 +138,7 @@ class PythonPackages(Packages):
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """Returns its interpreter."""
         return self._folder / "bin" / "python"
 
     def missing(self) -> str | None:
@@ -146,7 +146,7 @@ class PythonPackages(Packages):
         return None if self._current() else f"its Python packages are not installed ({self._lock.name})"
 
     def install(self) -> None:
-        """Makes it with uv, if it is not there already. Raises UnavailableError."""
+        """Creates it with uv if it is missing. Raises UnavailableError."""
         if self._current():
             return
         uv: list[str | Path] = [sys.executable, CHECKOUT / "scripts" / "run_uv.py"]
@@ -161,7 +161,7 @@ class PythonPackages(Packages):
         self._stamp.write_text(self._wanted())
 
     def version(self) -> str:
-        """Of the package, and of Python."""
+        """Returns the versions of the package and Python."""
         package = self._measured
         read = (
             "import platform; from importlib.metadata import version; "
@@ -181,7 +181,7 @@ class PythonPackages(Packages):
 
 
 def apt_install(*packages: str) -> None:
-    """Debian packages, where we may install some; their services are not started. Raises UnavailableError."""
+    """Installs Debian packages, if permitted, without starting services. Raises UnavailableError."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise UnavailableError(
             f"needs {' and '.join(packages)}; as root on Debian: apt-get install {' '.join(packages)}"
@@ -201,14 +201,14 @@ def apt_install(*packages: str) -> None:
 
 
 def go_install(module: str, version: str) -> None:
-    """A program of a Go module into `TOOLS / "bin"`. Raises UnavailableError."""
+    """Installs a program of a Go module into `TOOLS / "bin"`. Raises UnavailableError."""
     if shutil.which("go") is None:
         raise UnavailableError(f"needs the program {module}, or Go to build it")
     _run(f"go install {module}@{version}", ["go", "install", f"{module}@{version}"], env={"GOBIN": str(TOOLS / "bin")})
 
 
 def go_build(folder: Path, program: Path) -> None:
-    """A program of our own, with the modules that its go.sum pins, into a file. Raises UnavailableError."""
+    """Builds our Go program with the modules of its go.sum. Raises UnavailableError."""
     if shutil.which("go") is None:
         raise UnavailableError(f"needs Go to build {program.name}")
     line: list[str | Path] = ["go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-o", program, "."]

@@ -1,4 +1,4 @@
-"""What the runner asks of a server that it measures."""
+"""The interface of a measured server."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from benchmarks.processes import Cores, Program, Usage
 
 CHECKOUT = Path(__file__).parents[2]
 TOOLS = CHECKOUT / "build" / "bench"
-"""Where all that is installed for a benchmark goes; `make clean` removes it."""
+"""The folder of all benchmark installations; `make clean` removes it."""
 
 STARTS = 3.0
-"""Seconds that a server may go on starting after it accepts connections."""
+"""Maximum seconds from a server's first accept until it is idle."""
 LOOK = 0.1
-"""Seconds between two looks at whether it does."""
+"""Polling interval in seconds."""
 
 
 class UnavailableError(Exception):
-    """This peer is not to be had here; the text says why, and what would help."""
+    """The peer is not available; the text has the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How a server is started."""
+    """The command of a server."""
 
     line: Sequence[str | Path]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -42,16 +42,16 @@ class Started:
 
     port: int
     server: Program
-    """The one whose time and memory are measured."""
+    """The measured program."""
     aside: tuple[Program, ...] = ()
-    """What it needs beside it, on the client's core: its cost is not the server's."""
+    """Helper programs on the client's core, which are not measured."""
 
     def usage(self) -> Usage:
-        """Of the server. Raises FailedError when it has ended."""
+        """Returns the server's resources. Raises FailedError if it has ended."""
         return self.server.usage()
 
     async def at_rest(self) -> None:
-        """Returns when its start is over: the server takes no more than a hundredth of a core, or STARTS seconds have passed."""
+        """Waits until the server uses at most 1 % of a core, or for STARTS seconds."""
         taken = self.usage().cpu
         for _ in range(round(STARTS / LOOK)):
             await asyncio.sleep(LOOK)
@@ -60,51 +60,51 @@ class Started:
                 return
 
     async def end(self) -> None:
-        """Ends it and what stands beside it."""
+        """Ends the server and its helpers."""
         for program in (self.server, *self.aside):
             await program.end()
 
 
 class Peer(ABC):
-    """A server in the configuration that its own documentation recommends for production: no compression, no logs."""
+    """A server, configured as its documentation recommends for production: no compression, no logs."""
 
     name: ClassVar[str]
     title: str
-    """For tables; asked for once it is available."""
+    """Title in tables; valid once it is available."""
 
     def available(self) -> str | None:
-        """None if it can be started now; else why not, in one line. Installs nothing."""
+        """Returns None if it can be started now, otherwise the reason in one line. Installs nothing."""
         return None
 
     def install(self) -> None:  # noqa: B027  # most have nothing to install
-        """Installs what it needs, by package name and pinned version, if it is not there. Raises UnavailableError."""
+        """Installs missing packages by name and pinned version. Raises UnavailableError."""
 
     @abstractmethod
     def version(self) -> str:
-        """What is measured; called once it is available."""
+        """Returns the measured version; valid once it is available."""
 
     @abstractmethod
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """How it is started for this case, on this port of loopback; writes what it reads into `folder`."""
+        """Returns the command for this case and port; writes its files into `folder`."""
 
     @abstractmethod
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """Its part of the job file: how to connect, to join room `%r` and to publish to it."""
+        """Returns its lines of the job file: connect, join room `%r`, publish."""
 
     def values(self, case: Case) -> Iterable[str]:
-        """A value for each connection, `%v` of the job file; none if there is nothing of the kind."""
+        """Returns a value for each connection, `%v` of the job file; empty if not needed."""
         return ()
 
     def vitals(self, folder: Path) -> Counts:
-        """What it says of itself at this moment; nothing if it says nothing. Raises FailedError if it does not answer."""
+        """Returns its own metrics, if it has any. Raises FailedError if it does not answer."""
         return {}
 
     async def start(self, case: Case, port: int, folder: Path, cores: Cores) -> Started:
-        """Starts it and waits until it accepts connections. Raises FailedError."""
+        """Starts the server and waits until it accepts connections. Raises FailedError."""
         return Started(port, await self.run(self.command(case, port, folder), port, folder, cores.server))
 
     async def run(self, command: Command, port: int, folder: Path, core: int) -> Program:
-        """Starts one program of it and waits for its port. Raises FailedError, and leaves nothing behind then."""
+        """Starts one program and waits for its port. Raises FailedError and then ends the program."""
         program = await Program.start(
             self.title, command.line, core=core, log=folder / "log", cwd=command.cwd or folder, env=command.env
         )

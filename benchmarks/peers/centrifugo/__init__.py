@@ -22,7 +22,7 @@ _SOURCES = ("go.mod", "go.sum", "main.go")
 
 
 class Centrifugo(Peer):
-    """Clients authenticate with a token, as Tidewire's do, and publish to the channel that they have joined."""
+    """Clients authenticate with a token, as with Tidewire, and publish to their channel."""
 
     name = "centrifugo"
 
@@ -30,11 +30,11 @@ class Centrifugo(Peer):
         self._look()
 
     def available(self) -> str | None:
-        """Needs a program: Centrifugo on the path, or either built by `install`."""
+        """Needs Centrifugo on the path, or a program built by `install`."""
         return None if self._centrifugo or self._engine else "the program centrifugo is not installed"
 
     def install(self) -> None:
-        """Builds Centrifugo with Go, or a server on its engine if that fails. Raises UnavailableError: neither can be had."""
+        """Builds Centrifugo with Go, or a server on its engine if that fails. Raises UnavailableError if both fail."""
         if self.available() is None:
             return
         try:
@@ -47,13 +47,13 @@ class Centrifugo(Peer):
         self._look()
 
     def version(self) -> str:
-        """As it says itself; of the engine, that it is not all of Centrifugo."""
+        """Returns its version; for the engine, says that it is not Centrifugo."""
         if self._centrifugo:
             return _said(self._centrifugo, "version")
         return f"{_said(self._engine, '-version')}, under a server of ours: Centrifugo itself is not installed"
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """Go takes as many threads as it may use cores: one. What is not said here stays at Centrifugo's defaults."""
+        """Go uses one thread for its one core. Other settings are Centrifugo's defaults."""
         ping, pong = f"{case.ping:g}s", f"{min(8.0, case.ping * 0.8):g}s"
         if not self._centrifugo:
             flags = ("-port", str(port), "-ping", ping, "-pong", pong)
@@ -76,11 +76,11 @@ class Centrifugo(Peer):
         return Command((self._centrifugo, "--config", file), {"GOMAXPROCS": "1"})
 
     def values(self, case: Case) -> Iterable[str]:
-        """Tokens: every connection is another user."""
+        """Returns tokens; each connection is a different user."""
         return tokens(_SECRET, case.everyone)
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """Connect, subscribe, publish; an empty object is its ping, and the answer to it."""
+        """Connect, subscribe, publish; an empty object is a ping and its answer."""
         return [
             ("path", "/connection/websocket"),
             ("open", '{"id":1,"connect":{"token":"%v"}}'),
@@ -92,7 +92,7 @@ class Centrifugo(Peer):
         ]
 
     def _look(self) -> None:
-        """Which of the two there is; Centrifugo, if both are."""
+        """Returns the available program, preferably Centrifugo."""
         installed, built = TOOLS / "bin" / "centrifugo", _built()
         self._centrifugo = str(installed) if installed.exists() else shutil.which("centrifugo")
         self._engine = built if built.exists() else None
@@ -100,7 +100,7 @@ class Centrifugo(Peer):
 
 
 def _built() -> Path:
-    """Where the server on the engine is, once it is built: of other sources, elsewhere."""
+    """The path of the built server; other sources have another path."""
     sources = b"".join((_SERVER / name).read_bytes() for name in _SOURCES)
     return TOOLS / "bin" / f"centrifuge-{hashlib.sha256(sources).hexdigest()[:12]}"
 

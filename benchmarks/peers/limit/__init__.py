@@ -1,4 +1,4 @@
-"""The bare epoll loop in C: one `send()` a delivery, nothing else. What a ratio of 1.0 is."""
+"""The plain epoll loop in C with one `send()` for each delivery: the ratio 1.0."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from benchmarks.peers.peer import Command, Peer
 
 
 class Limit(Peer):
-    """Takes the room from the path and checks nobody."""
+    """Takes the room from the path and authenticates nobody."""
 
     name = "limit"
     title = "bare C loop"
 
     def version(self) -> str:
-        """It has no number."""
+        """It has no version."""
         return "of this checkout"
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """Its one argument is the port. It is compiled together with the load client, if that is needed."""
+        """Compiles it if needed. Its argument is the port."""
         return Command((build() / "limit", str(port)))
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """What is sent is what is delivered."""
+        """Delivers the sent text unchanged."""
         return [("path", "/?room=%r" + ("&echo=1" if case.kind == "echo" else "")), ("message", case.data())]

@@ -14,7 +14,7 @@ _MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
 class Nchan(Peer):
-    """One worker; WebSockets that publish and subscribe; nothing kept beyond what is being delivered."""
+    """One worker; WebSockets publish and subscribe; no history."""
 
     name = "nchan"
     title = "Nchan"
@@ -26,17 +26,17 @@ class Nchan(Peer):
         return "needs nginx with Nchan (Debian: apt-get install nginx-light libnginx-mod-nchan)"
 
     def install(self) -> None:
-        """With apt."""
+        """Installs with apt."""
         if self.available() is not None:
             apt_install("nginx-light", "libnginx-mod-nchan")
 
     def version(self) -> str:
-        """Of Debian's packages."""
+        """Returns the versions of Debian's packages."""
         query = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}, ", "libnginx-mod-nchan", "nginx-light"]
         return subprocess.run(query, capture_output=True, text=True, check=False).stdout.rstrip(", ")
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """A configuration of its own; the system's is not looked at."""
+        """Uses its own configuration, not the system's."""
         template = (Path(__file__).parent / "nginx.conf").read_text()
         values = {
             "MODULE": str(_MODULE),
@@ -50,5 +50,5 @@ class Nchan(Peer):
         return Command(("nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "log"))
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """What is sent is what is delivered."""
+        """Delivers the sent text unchanged."""
         return [("path", "/room/%r"), ("message", case.data())]

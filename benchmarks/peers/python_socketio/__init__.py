@@ -11,16 +11,16 @@ from benchmarks.peers.socketio import dialogue
 
 
 class PythonSocketIO(Packaged):
-    """Its own rooms and its default manager, on uvloop."""
+    """Uses its own rooms and default manager, on uvloop."""
 
     name = "python-socketio"
     title = "python-socketio"
     packages = PythonPackages("python-socketio")
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """Port and ping interval are its arguments."""
+        """Its arguments are port and ping interval."""
         return Command((self.packages.python, Path(__file__).parent / "server.py", str(port), f"{case.ping:g}"))
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """That of Socket.IO."""
+        """The same as Socket.IO."""
         return dialogue(case)

@@ -1,4 +1,4 @@
-"""Rooms on python-socketio: what comes from one member goes to all of its room, itself too. `server.py PORT PING`."""
+"""Rooms on python-socketio: a message goes to all members of the room, including its sender. `server.py PORT PING`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp import web
 
 
 def application(ping: float) -> web.Application:
-    """The server in an aiohttp application."""
+    """Returns an aiohttp application with the server."""
     io = socketio.AsyncServer(
         async_mode="aiohttp",
         transports=["websocket"],

@@ -22,14 +22,14 @@ def dialogue(case: Case) -> list[tuple[str, str]]:
 
 
 class SocketIO(Packaged):
-    """Its own rooms and its default adapter."""
+    """Uses its own rooms and default adapter."""
 
     name = "socketio"
     title = "Socket.IO"
     packages = NodePackages("socket.io")
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """Its pings are text frames, which the client answers."""
+        """Its pings are text frames that the client answers."""
         env = {"PORT": str(port), "PING": f"{case.ping:g}"}
         return Command(("node", Path(__file__).parent / "server.js"), {**self.packages.env, **env})
 

@@ -1,4 +1,4 @@
-"""The service, started as a user starts it: `python -m service serve`."""
+"""Tidewire, started as a user starts it: `python -m service serve`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from benchmarks.processes import HOST, Cores, FailedError, free_port
 CONTRACT = Path(__file__).parent / "contract.yaml"
 _SECRET = "only for benchmarks, and long enough for HS256"
 _TTL = 7_200
-"""Seconds that the tokens are good for: longer than any run."""
+"""Lifetime of tokens in seconds, longer than any run."""
 _PLENTY = {"per_second": 1_000_000, "burst": 1_000_000}
 _MANY = 20_000
 _SOURCES = frozenset({".py", ".lua"})
 
 
 def tokens(secret: str, users: int) -> Iterable[str]:
-    """One for each of so many users."""
+    """Returns tokens of different users."""
     expires = int(time.time()) + _TTL
     for number in range(users):
         claims = {"iss": "tidewire", "aud": "tidewire", "sub": f"user-{number}", "exp": expires}
@@ -42,7 +42,7 @@ def tokens(secret: str, users: int) -> Iterable[str]:
 
 
 def counts(metrics: str) -> Counts:
-    """What the text of its metrics says about stalls of the loop and pauses of the collector."""
+    """Parses the histograms of loop lag and garbage collection from metrics."""
     names = {"tidewire_loop_lag_seconds_bucket": "stall", "tidewire_gc_pause_seconds_bucket": "pause"}
     found: dict[str, dict[float, float]] = {name: {} for name in names.values()}
     for family in text_string_to_metric_families(metrics):
@@ -54,7 +54,7 @@ def counts(metrics: str) -> Counts:
 
 
 class Tidewire(Peer):
-    """As it is in a checkout, with the broker in its own memory."""
+    """A checkout of Tidewire with the in-memory broker."""
 
     name = "tidewire"
     title = "Tidewire"
@@ -63,14 +63,14 @@ class Tidewire(Peer):
         self._checkout = checkout
 
     def version(self) -> str:
-        """The commit, and Python and aiohttp under it."""
+        """Returns the commit and the versions of Python and aiohttp."""
         git = ["git", "-C", str(self._checkout), "describe", "--always", "--dirty", "--exclude", "*"]
         done = subprocess.run(git, capture_output=True, text=True, check=False)
         commit = done.stdout.strip() or "of no commit"
         return f"{commit}, Python {machine.python()}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}"
 
     def fingerprint(self) -> str:
-        """Another one whenever a file of the service is another: what was measured is one thing only if it stays."""
+        """Returns a hash of the service's files, to detect changes during a run."""
         digest = hashlib.sha256()
         for file in sorted((self._checkout / "service").rglob("*")):
             if file.suffix in _SOURCES:
@@ -78,7 +78,7 @@ class Tidewire(Peer):
         return digest.hexdigest()
 
     def settings(self, case: Case, port: int) -> dict[str, Any]:
-        """Its settings file: the defaults, but for what stops one machine from coming with thousands of connections."""
+        """Returns the settings: the defaults, without limits on many connections from one machine."""
         rates = ("connection_rate", "user_rate", "ip_rate", "tenant_rate", "connect_rate_per_ip")
         counts = ("connections", "connections_per_ip", "pending")
         return {
@@ -95,11 +95,11 @@ class Tidewire(Peer):
         }
 
     def _bounds_upgrades(self) -> bool:
-        """Whether the checkout, which may be an older one, knows that setting."""
+        """Returns whether the checkout, which may be older, has that setting."""
         return "accept_rate" in (self._checkout / "service/core/limits.py").read_text()
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """The checkout is the working directory: that is where `-m` looks first."""
+        """Runs in the checkout, where `-m` searches first."""
         return self._serve(self.settings(case, port), folder)
 
     def _serve(self, settings: dict[str, Any], folder: Path) -> Command:
@@ -108,7 +108,7 @@ class Tidewire(Peer):
         return Command((sys.executable, "-m", "service", "serve", "--config", file), cwd=self._checkout)
 
     def vitals(self, folder: Path) -> Counts:
-        """From its metrics: how late its event loop was, each quarter of a second, and how long its collections took."""
+        """Reads loop lag, sampled each 0.25 s, and garbage collection times from its metrics."""
         port = yaml.safe_load((folder / "tidewire.yaml").read_text())["ops_port"]
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as response:
@@ -117,11 +117,11 @@ class Tidewire(Peer):
             raise FailedError(f"{self.title} does not answer for its metrics: {error}") from None
 
     def values(self, case: Case) -> Iterable[str]:
-        """Tokens: every connection is another user."""
+        """Returns tokens; each connection is a different user."""
         return tokens(_SECRET, case.everyone)
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """Token and channel with the upgrade, `ready` after `welcome`; as a client library does it."""
+        """Sends token and channel with the upgrade, and `ready` after `welcome`, as the client library does."""
         # Without an id nobody is waiting for an ack: what a publisher does that can lose an ephemeral event.
         waits = case.kind == "echo" or case.event == "durable"
         named = '"id":"%i",' if waits else ""
@@ -145,7 +145,7 @@ class Tidewire(Peer):
 
 
 class TidewireThroughRedis(Tidewire):
-    """The same with a Redis between it and other nodes, here on the client's core."""
+    """Tidewire with Redis on the client's core."""
 
     name = "tidewire-redis"
     title = "Tidewire with Redis"
@@ -155,18 +155,18 @@ class TidewireThroughRedis(Tidewire):
         return None if shutil.which("redis-server") else "needs redis-server (Debian: apt-get install redis-server)"
 
     def install(self) -> None:
-        """The system's Redis."""
+        """Installs the system's Redis."""
         if self.available() is not None:
             apt_install("redis-server")
 
     def version(self) -> str:
-        """Of both."""
+        """Returns both versions."""
         done = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=False)
         number = next((word[2:] for word in done.stdout.split() if word.startswith("v=")), "unknown")
         return f"{super().version()}, Redis {number}"
 
     async def start(self, case: Case, port: int, folder: Path, cores: Cores) -> Started:
-        """Redis first: the service waits for it."""
+        """Starts Redis first, because the service waits for it."""
         beside = folder / "redis"
         beside.mkdir()
         redis_port = free_port()

@@ -10,17 +10,17 @@ from benchmarks.peers.peer import Command
 
 
 class UWebSockets(Packaged):
-    """Fans out by its own topics, in C++; Python sees each message once."""
+    """Fans out by its own topics in C++; Python handles each message once."""
 
     name = "uws"
     title = "uWebSockets"
     packages = PythonPackages("socketify", wheels=False)
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """It pings as its idle timeout asks for, at 8 s and more; the argument is that timeout."""
+        """Its idle timeout, at least 8 s, sets the ping interval; it is the argument."""
         idle = max(8, round(case.ping) * 2)
         return Command((self.packages.python, Path(__file__).parent / "server.py", str(port), str(idle)))
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """What is sent is what is delivered."""
+        """Delivers the sent text unchanged."""
         return [("path", "/room/%r"), ("message", case.data())]

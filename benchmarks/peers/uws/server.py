@@ -1,4 +1,4 @@
-"""Rooms on uWebSockets: what comes from one member goes to all of its room, itself too. `server.py PORT IDLE`."""
+"""Rooms on uWebSockets: a message goes to all members of the room, including its sender. `server.py PORT IDLE`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ app = App()
 
 
 def upgrade(response: Any, request: Any, context: Any) -> None:
-    """Takes the room from the path; it stays with the connection."""
+    """Takes the room from the path and stores it with the connection."""
     response.upgrade(
         request.get_header("sec-websocket-key"),
         request.get_header("sec-websocket-protocol"),

@@ -17,9 +17,9 @@ class Websockets(Packaged):
     packages = PythonPackages("websockets")
 
     def command(self, case: Case, port: int, folder: Path) -> Command:
-        """Port and ping interval are its arguments."""
+        """Its arguments are port and ping interval."""
         return Command((self.packages.python, Path(__file__).parent / "server.py", str(port), f"{case.ping:g}"))
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """What is sent is what is delivered."""
+        """Delivers the sent text unchanged."""
         return [("path", "/%r"), ("message", case.data())]

@@ -22,5 +22,5 @@ class NodeWs(Packaged):
         return Command(("node", Path(__file__).parent / "server.js"), {**self.packages.env, **env})
 
     def dialogue(self, case: Case) -> list[tuple[str, str]]:
-        """What is sent is what is delivered."""
+        """Delivers the sent text unchanged."""
         return [("path", "/?room=%r"), ("message", case.data())]
