@@ -46,7 +46,7 @@ from service.core.tickets import TicketStore
 from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.cluster.messages import OWN_CHANNELS
 from service.realtime.cluster.store_clock import StoreClock
-from service.realtime.connections.byte_budget import UNAUTHENTICATED
+from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.node import Bounds, Node, Ports
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -356,7 +356,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         "lingering_time": settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
         "logger": problem.server_log(),
     }
-    account = service.node.budget.account(UNAUTHENTICATED)
+    account = service.node.budget.account(UNAUTHENTICATED_TENANT)
     bounds = PeerBounds(account, settings.limits.connection_rate, service.clock, service.metrics)
     # aiohttp's minute of waiting for the end of connections would outlast the time that a pod gets.
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)

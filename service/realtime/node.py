@@ -291,7 +291,7 @@ class Node:
 
     def _age(self, share: float) -> float:
         """Seconds that this share of the connections have lasted at most; NaN if there are none."""
-        began = self.registry.began(1.0 - share)
+        began = self.registry.opened_at(1.0 - share)
         return nan if began is None else self.clock.monotonic() - began
 
     def _closing(self, connection: Connection, code: CloseCode, reason: str) -> None:

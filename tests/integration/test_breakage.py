@@ -260,7 +260,7 @@ async def test_what_comes_for_a_connection_that_is_over_is_not_counted_as_waitin
         (connection,) = await _of_user(server, "ann")
     await server.at_rest()
     connection.reply(Pong(id="late"))
-    assert (connection.waiting, server.service.node.budget.used) == (0, 0)
+    assert (connection.queued_messages, server.service.node.budget.used) == (0, 0)
 
 
 # --- the demo's pages ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ async def test_a_refresh_in_time_keeps_it_and_checks_the_subscriptions_again() -
         await ann.until("chat.message", channel="room:2")
         connection = server.service.node.registry.of_user("default", "ann")[0]
         assert connection.session.identity.expires_at is not None
-        assert not connection.is_told_of_expiry, "it will be told when this one runs out"
+        assert not connection.is_expiry_sent, "it will be told when this one runs out"
 
 
 async def test_a_refresh_must_be_of_the_same_user_and_tenant() -> None:

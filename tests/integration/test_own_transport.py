@@ -54,7 +54,7 @@ async def test_nothing_comes_behind_the_goodbye_to_a_slow_reader_that_reads_agai
                 break
         assert ben.closing is not None
         assert ben.closing[0] is CloseCode.SLOW_CONSUMER
-        assert ben.waiting == 0, "what will not be sent is not kept"
+        assert ben.queued_messages == 0, "what will not be sent is not kept"
         opcodes = []
         with suppress(EOFError, ConnectionError):
             while True:

@@ -210,7 +210,7 @@ async def test_who_answers_pings_stays() -> None:
         pings = 0
         for _ in range(4 * 8 + 4):
             clock.advance(STEP)
-            if connection.is_asked and not connection.transport.heard:
+            if connection.awaits_pong and not connection.transport.heard:
                 assert await raw.receive() == (PING, b"")
                 raw.write(frame(PONG))
                 await eventually(lambda: connection.transport.heard)

@@ -364,7 +364,7 @@ async def test_nothing_is_left_when_everyone_has_gone() -> None:
                 await client.subscribe("room:1")
                 await client.subscribe("board:1")
         node = server.service.node
-        await node.registry.emptied()
+        await node.registry.wait_empty()
         metrics = await server.metrics()
         for gauge in ("connections", "pending_connections", "subscriptions", "channels", "outbox_bytes"):
             assert metrics[f"tidewire_{gauge}"] == 0, gauge

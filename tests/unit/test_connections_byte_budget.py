@@ -24,7 +24,7 @@ def test_used_ratio_is_one_where_a_tenant_is_refused(share: float) -> None:
     """A tenant reaches its own limit before the node's: where it is the only one, nothing else would tell."""
     budget = ByteBudget(1_000, tenant_share=share)
     account = budget.account("the only one")
-    while account.fits(1):
+    while account.has_capacity(1):
         assert budget.used_ratio < 1
         account.add(1)
     assert budget.used_ratio == pytest.approx(1.0)

@@ -20,7 +20,7 @@ from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.messages import Ack, Pong
-from service.realtime.connections.byte_budget import SMALL_REPLY, ByteBudget
+from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, ByteBudget
 from service.realtime.connections.connection import MAX_REPLIES, Connection
 from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import Batch, FrameEncoder
@@ -115,7 +115,7 @@ class Stage:
 
     def lose(self) -> None:
         self.socket.is_lost = True
-        self.connection.forget()
+        self.connection.connection_lost()
 
     def burst(self, *frames: Frame) -> Batch:
         return Batch(frames, self.encoder)
@@ -149,21 +149,21 @@ class Listening:
         """The peer says nothing here."""
 
     def paused(self) -> None:
-        self._connection.paused()
+        self._connection.pause_writing()
 
     def resumed(self) -> None:
-        self._connection.resumed()
+        self._connection.resume_writing()
 
     def ended(self) -> bool:
         return False
 
     def lost(self) -> None:
-        self._connection.forget()
+        self._connection.connection_lost()
 
 
 def event(name: str, delivery: Delivery = Delivery.DURABLE, key: str | None = None, *, ordered: bool = False) -> Frame:
     replaced_by = None if key is None else ("room:1", "a.b", key)
-    return Frame(json.dumps(name).encode(), "a.b", delivery, replaced_by, ordered=ordered)
+    return Frame(json.dumps(name).encode(), "a.b", delivery, replaced_by, keeps_order=ordered)
 
 
 def frames_of(data: bytes) -> Iterator[tuple[bool, object]]:
@@ -247,8 +247,8 @@ def test_many_replies_do_not_wait_for_the_end_of_the_turn(stage: Stage) -> None:
 
 def test_a_large_reply_goes_at_once_behind_those_before_it(stage: Stage) -> None:
     stage.connection.reply(Pong("1"))
-    stage.connection.reply(Pong("x" * SMALL_REPLY))
-    assert written(*stage.socket.writes) == ["1", "x" * SMALL_REPLY]
+    stage.connection.reply(Pong("x" * MAX_SMALL_REPLY))
+    assert written(*stage.socket.writes) == ["1", "x" * MAX_SMALL_REPLY]
     stage.connection.reply(Pong("2"))
     stage.end_turn()
     assert written(*stage.socket.writes)[2:] == ["2"]
@@ -357,7 +357,7 @@ class AnyMixture(RuleBasedStateMachine):
     @rule(large=st.sampled_from([False] * 7 + [True]), count=st.sampled_from([1, 1, 2, 5, MAX_REPLIES + 2]))
     def reply(self, large: bool, count: int) -> None:
         for _ in range(count):
-            name = self.new_name() + ("x" * SMALL_REPLY if large and count < 3 else "")
+            name = self.new_name() + ("x" * MAX_SMALL_REPLY if large and count < 3 else "")
             if self.is_open:
                 self.oracle.reply(name)
             self.stage.connection.reply(Pong(name))
@@ -471,7 +471,7 @@ class AnyMixture(RuleBasedStateMachine):
         queued = self.stage.socket.is_paused and not self.is_lost and not self.stage.socket.closed
         count = len(self.oracle.waiting) if queued else 0
         messages, used = self.stage.held()
-        assert messages == self.stage.connection.waiting == count
+        assert messages == self.stage.connection.queued_messages == count
         assert (used > 0) == (count > 0)
 
     def teardown(self) -> None:
@@ -564,14 +564,14 @@ def test_nothing_is_written_once_it_is_forgotten(stage: Stage, state: str) -> No
     connection.flush()
     stage.end_turn()
     stage.socket.reads()
-    connection.paused()
-    connection.resumed()
+    connection.pause_writing()
+    connection.resume_writing()
     stage.clock.advance(10)
     connection.close(CloseCode.GOING_AWAY, "late")
     assert not stage.is_clear()
     assert stage.socket.writes == before
     assert stage.held() == (0, 0)
-    assert (connection.waiting, stage.clock.pending) == (0, 0)
+    assert (connection.queued_messages, stage.clock.pending) == (0, 0)
 
 
 # --- waiting for the peer ---------------------------------------------------------------------------------------------------
@@ -615,11 +615,11 @@ async def test_room_comes_back_as_soon_as_the_peer_has_read_some(stage: Stage) -
     for number in range(LIMITS.messages + 1):
         stage.connection.reply(Pong(str(number)))
     work = asyncio.create_task(stage.connection.wait_writable())
-    drained = asyncio.create_task(stage.connection.drained())
+    drained = asyncio.create_task(stage.connection.wait_written())
     assert await waits(work)
     stage.socket.reads(takes=1)
     await ends(work)
-    assert stage.connection.waiting == LIMITS.messages + 1 - BATCH
+    assert stage.connection.queued_messages == LIMITS.messages + 1 - BATCH
     assert await waits(drained)
     stage.socket.reads()
     await ends(drained)
@@ -627,9 +627,9 @@ async def test_room_comes_back_as_soon_as_the_peer_has_read_some(stage: Stage) -
 
 @pytest.mark.parametrize("how", FREED)
 async def test_drained_waits_until(stage: Stage, how: str) -> None:
-    await ends(asyncio.create_task(stage.connection.drained()))
+    await ends(asyncio.create_task(stage.connection.wait_written()))
     slow(stage, "1")
-    work = asyncio.create_task(stage.connection.drained())
+    work = asyncio.create_task(stage.connection.wait_written())
     assert await waits(work)
     FREED[how](stage)
     await ends(work)
@@ -656,24 +656,24 @@ class TestDescriptor:
         return made
 
     def test_the_rest_of_a_frame_goes_out_by_the_transport(self, stage: Stage) -> None:
-        stage.connection.complete(b"rest")
+        stage.connection.write_rest(b"rest")
         assert stage.socket.writes == [b"rest"]
         assert stage.connection.is_clear
         assert stage.connection.fd == 7
 
     def test_what_waits_then_waits_before_all_else(self, stage: Stage) -> None:
         stage.socket.takes = 1
-        stage.connection.complete(b"rest")
+        stage.connection.write_rest(b"rest")
         assert not stage.connection.is_clear
 
     def test_a_transport_that_has_ended_meanwhile_gets_nothing_past_it(self, stage: Stage) -> None:
         """The kernel's error ended it, and the rest of the frame is lost: nothing may come behind that hole."""
         stage.socket.fd = -1
-        stage.connection.complete(b"rest")
+        stage.connection.write_rest(b"rest")
         assert stage.connection.fd == -1
 
     def test_none_when_it_is_over(self, stage: Stage) -> None:
-        stage.connection.forget()
+        stage.connection.connection_lost()
         assert stage.connection.fd == -1
         assert not stage.connection.is_clear
 

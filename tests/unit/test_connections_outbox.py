@@ -12,7 +12,7 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.core.limits import Compression, OutboxLimits
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.connections.encoder import MAX_BATCH_BYTES, FrameEncoder, batches, join
+from service.realtime.connections.encoder import MAX_BATCH_BYTES, FrameEncoder, join, split_batches
 from service.realtime.connections.frame import Frame, event_frame
 from service.realtime.connections.outbox import EVENT_OVERHEAD, Outbox
 from service.telemetry.metrics import Metrics
@@ -157,7 +157,7 @@ def test_accounts_are_exact_and_no_accepted_durable_frame_is_lost(steps: list[Fr
 @pytest.mark.parametrize("count", [1, 2, 250])
 def test_bursts_join_all_frames_in_order_within_the_bounds(count: int) -> None:
     frames = [durable(f'"{index}"') for index in range(count)]
-    parts = list(batches(frames, 100, FrameEncoder(Compression())))
+    parts = list(split_batches(frames, 100, FrameEncoder(Compression())))
     assert [frame for part in parts for frame in part.frames] == frames
     assert all(len(part.frames) <= 100 for part in parts)
     assert parts[0].payload == (b'"0"' if count == 1 else b"[" + b",".join(f.payload for f in parts[0].frames) + b"]")
@@ -165,7 +165,7 @@ def test_bursts_join_all_frames_in_order_within_the_bounds(count: int) -> None:
 
 def test_a_burst_stays_below_its_bytes() -> None:
     frames = [Frame(b"x" * (MAX_BATCH_BYTES // 2), "a.b", Delivery.DURABLE) for _ in range(3)]
-    assert [len(part.frames) for part in batches(frames, 100, FrameEncoder(Compression()))] == [2, 1]
+    assert [len(part.frames) for part in split_batches(frames, 100, FrameEncoder(Compression()))] == [2, 1]
 
 
 def test_joining_one_frame_copies_nothing() -> None:

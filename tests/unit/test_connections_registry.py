@@ -69,7 +69,7 @@ async def test_empty_once_all_have_gone() -> None:
     registry.add(one)
     registry.add(two)
     registry.remove(one)
-    waiting = registry.emptied()
+    waiting = registry.wait_empty()
     registry.remove(two)
     await waiting
 

@@ -20,7 +20,7 @@ from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import Batch, FrameEncoder
 from service.realtime.connections.frame import Frame
-from service.realtime.connections.write_scheduler import SLICE, WriteScheduler
+from service.realtime.connections.write_scheduler import MAX_SLICE_MEMBERS, WriteScheduler
 from service.realtime.delivery.broadcast import MAX_SINGLE_WRITES
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
@@ -48,8 +48,8 @@ class Member:
         self.calls.append("write")
         self.got += data
 
-    def complete(self, part: bytes) -> None:
-        self.calls.append("complete")
+    def write_rest(self, part: bytes) -> None:
+        self.calls.append("write_rest")
         self.meanwhile()
         self.got += part
 
@@ -189,7 +189,7 @@ def test_who_takes_a_part_gets_the_rest_and_no_more(size: int) -> None:
     wire = stage.push("one")
     stage.clock.advance(0)
     assert [member.got for member in stage.members] == [wire] * MANY
-    assert [member.fd for member in stage.members if member.calls == ["complete"]] == [102, 105]
+    assert [member.fd for member in stage.members if member.calls == ["write_rest"]] == [102, 105]
     assert stage.sent() == (MANY - 2, 2)
 
 
@@ -209,7 +209,7 @@ def test_nothing_comes_between_the_parts_of_a_frame() -> None:
 
     broken.meanwhile = fails
     stage.clock.advance(0)
-    assert broken.calls == ["complete", "fail"]
+    assert broken.calls == ["write_rest", "fail"]
     assert other.got == wire + b"(left)"
     assert [member.calls for member in stage.members[1:6]] == [[]] * 5
 
@@ -243,19 +243,19 @@ def test_a_fault_of_the_sender_ends_only_those_it_was_to_write_to() -> None:
 
 
 def test_who_has_left_since_the_round_was_cut_gets_nothing_whatever_number_it_had() -> None:
-    stage = Stage(members(SLICE + MANY))
+    stage = Stage(members(MAX_SLICE_MEMBERS + MANY))
     wire = stage.push("1")
-    gone, late = stage.members[SLICE + 1], stage.members[SLICE + 2]
-    assert stage.room.fan_out(SLICE), "more is left"
+    gone, late = stage.members[MAX_SLICE_MEMBERS + 1], stage.members[MAX_SLICE_MEMBERS + 2]
+    assert stage.room.fan_out(MAX_SLICE_MEMBERS), "more is left"
     stage.room.remove(cast("Connection", gone))
     late.is_clear, late.fd = False, -1
-    while stage.room.fan_out(SLICE):
+    while stage.room.fan_out(MAX_SLICE_MEMBERS):
         pass
     assert gone.got == b""
     assert gone.calls == []
     assert late.calls == ["deliver"]
-    assert [member.got for member in stage.members if member is not gone] == [wire] * (SLICE + MANY - 1)
-    assert [len(call) for call in stage.wires.calls] == [SLICE, MANY - 2]
+    assert [member.got for member in stage.members if member is not gone] == [wire] * (MAX_SLICE_MEMBERS + MANY - 1)
+    assert [len(call) for call in stage.wires.calls] == [MAX_SLICE_MEMBERS, MANY - 2]
 
 
 def test_events_keep_their_order_whoever_takes_parts() -> None:

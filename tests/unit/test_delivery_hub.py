@@ -23,7 +23,7 @@ from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import RoomContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, FrameEncoder
 from service.realtime.connections.frame import Frame
-from service.realtime.connections.write_scheduler import BUDGET, SLICE, WriteScheduler
+from service.realtime.connections.write_scheduler import MAX_FAN_OUT_SECONDS, MAX_SLICE_MEMBERS, WriteScheduler
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
 from service.telemetry.metrics import Metrics
@@ -81,10 +81,10 @@ class BrokenPress(FrameEncoder):
     """Stands for whatever may go wrong before a round has members."""
 
     @staticmethod
-    def plain(payload: bytes) -> bytes:
+    def encode_plain(payload: bytes) -> bytes:
         if b"poison" in payload:
             raise MemoryError
-        return FrameEncoder.plain(payload)
+        return FrameEncoder.encode_plain(payload)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_replacement_that_must_keep_the_order_goes_last(room: Room, clock: Fak
     member = enter(room, Member())
     for kind in ("joined", "left", "joined"):
         key = ("room:1", kind, "ann")
-        room.push(Frame(json.dumps(kind).encode(), kind, Delivery.LATEST, key, ordered=True), 0.0)
+        room.push(Frame(json.dumps(kind).encode(), kind, Delivery.LATEST, key, keeps_order=True), 0.0)
     clock.advance(0)
     assert member.bursts == [["left", "joined"]]
 
@@ -225,13 +225,13 @@ def test_a_huge_room_goes_out_in_slices_and_a_small_one_does_not_wait_for_it(clo
     hub = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100))
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     huge, small = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
-    many, one = crowd(huge, 5 * SLICE), enter(small, Member())
+    many, one = crowd(huge, 5 * MAX_SLICE_MEMBERS), enter(small, Member())
     served_before: list[int] = []
     one.meanwhile = lambda: served_before.append(sum(bool(member.bursts) for member in many))
     huge.push(frame("1"), 0.0)
     small.push(frame("1"), 0.0)
     clock.advance(0)
-    assert served_before == [SLICE]
+    assert served_before == [MAX_SLICE_MEMBERS]
     assert all(member.bursts == ["1"] for member in many)
 
 
@@ -250,15 +250,15 @@ def test_fan_outs_give_the_loop_back_after_their_budget() -> None:
     room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
         KEY, spec
     )
-    members = crowd(room, 5 * SLICE)
+    members = crowd(room, 5 * MAX_SLICE_MEMBERS)
     for member in members:
-        member.meanwhile = lambda: clock.advance(BUDGET / SLICE / 1.5)
+        member.meanwhile = lambda: clock.advance(MAX_FAN_OUT_SECONDS / MAX_SLICE_MEMBERS / 1.5)
     room.push(frame("1"), 0.0)
     served = []
     while any(not timer.cancelled for timer in clock._timers):
         clock.step()
         served.append(sum(bool(member.bursts) for member in members))
-    assert served == [2 * SLICE, 4 * SLICE, 5 * SLICE], "two slices a turn"
+    assert served == [2 * MAX_SLICE_MEMBERS, 4 * MAX_SLICE_MEMBERS, 5 * MAX_SLICE_MEMBERS], "two slices a turn"
 
 
 @pytest.fixture
@@ -269,16 +269,16 @@ def stepper() -> Stepper:
 @pytest.fixture
 def halfway(monkeypatch: pytest.MonkeyPatch, stepper: Stepper) -> tuple[Room, list[Member]]:
     """A room whose first slice has gone out."""
-    monkeypatch.setattr("service.realtime.connections.write_scheduler.BUDGET", -1.0)  # one slice a turn
+    monkeypatch.setattr("service.realtime.connections.write_scheduler.MAX_FAN_OUT_SECONDS", -1.0)  # one slice a turn
     clock = stepper
     spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     room = Hub(RoomContext(clock, Metrics(), turn_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
         KEY, spec
     )
-    members = crowd(room, 2 * SLICE)
+    members = crowd(room, 2 * MAX_SLICE_MEMBERS)
     room.push(frame("1"), 0.0)
     clock.step()
-    assert [len(member.bursts) for member in members] == [1] * SLICE + [0] * SLICE
+    assert [len(member.bursts) for member in members] == [1] * MAX_SLICE_MEMBERS + [0] * MAX_SLICE_MEMBERS
     return room, members
 
 

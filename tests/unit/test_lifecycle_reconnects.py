@@ -147,7 +147,7 @@ def test_who_has_gone_meanwhile_is_skipped(stage: Stage) -> None:
     connections = stage.connections(10)
     stage.reconnects.ask(connections, over=20.0, reason="rebalance")
     for one in connections[::2]:
-        one.forget()
+        one.connection_lost()
         stage.reconnects.gone(one)
     assert len(stage.reconnects) == 5
     connections[1].close(CloseCode.FORBIDDEN, "banned")

@@ -1,11 +1,11 @@
-"""Bytes that a node holds for its peers, in all and by tenant.
+"""Bytes that a node holds for its peers, in total and by tenant.
 
-Counted: what waits in outboxes, what transports have not written, messages that have come in part, frames that wait behind a
-command, request bodies. Each holder adds what it keeps and takes it away again; nothing is counted a delivery.
+Counted are: outboxes, unsent bytes of transports, unfinished messages, messages that wait for a command, and request bodies.
+Whoever keeps bytes adds them and subtracts them again. A delivery counts nothing.
 
 Example:
     account = budget.account("acme")
-    if account.fits(len(body)):
+    if account.has_capacity(len(body)):
         account.add(len(body))
         ...
         account.add(-len(body))
@@ -18,23 +18,23 @@ from weakref import WeakValueDictionary
 from service.core.backoff import jittered
 from service.errors import ErrorCode, ServiceError
 
-SMALL_REPLY = 4096
-"""Bytes of an answer that is never refused: errors, acknowledgements. A larger one must fit the budget."""
-FULL = "this node holds as many bytes for its peers as it may; ask again later"
+MAX_SMALL_REPLY = 4096
+"""Bytes of a reply that is never refused, such as an error or an ack. A larger one must fit the budget."""
+OVERLOADED_MESSAGE = "this node holds as many bytes for its peers as it may; ask again later"
 RETRY_AFTER = 2.0
-"""Seconds after which, about, whoever is refused is told to come back."""
+"""Mean seconds after which a refused client is told to retry."""
 
-UNAUTHENTICATED = ""
-"""The account of peers that have not authenticated. No token carries this tenant."""
+UNAUTHENTICATED_TENANT = ""
+"""The tenant of the account for unauthenticated peers. No token carries it."""
 
 
 def overloaded() -> ServiceError:
-    """The refusal of what does not fit, with a moment of its own to come back."""
-    return ServiceError(ErrorCode.OVERLOADED, FULL, retry_after=jittered(RETRY_AFTER))
+    """Returns the error for bytes that exceed the budget, with a jittered `retry_after`."""
+    return ServiceError(ErrorCode.OVERLOADED, OVERLOADED_MESSAGE, retry_after=jittered(RETRY_AFTER))
 
 
 class ByteBudget:
-    """The limit of a node, shared so that no tenant can use up what the others need."""
+    """A node's limit, shared so that no tenant uses up the bytes of the others."""
 
     __slots__ = ("_accounts", "limit", "tenant_share", "used")
 
@@ -42,31 +42,31 @@ class ByteBudget:
         self.limit = limit
         """Bytes."""
         self.tenant_share = tenant_share
-        """The part of what the other accounts leave that one may hold."""
+        """The share that one account may hold of the bytes that the other accounts leave."""
         self.used = 0
-        """Bytes held now. May pass the limit by what is never refused: small replies."""
+        """Bytes held now, counted by the accounts. Small replies may exceed the limit, as they are never refused."""
         self._accounts: WeakValueDictionary[tuple[str, bool], Account] = WeakValueDictionary()
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more fits, whoever asks."""
+        """True if no account has any capacity."""
         return self.used >= self.limit
 
     @property
     def used_ratio(self) -> float:
-        """How near the limit is: the node's bytes in use as a share of its limit, or an account's as a share of what it may
-        hold, whichever is greater."""
+        """How near the limit is: the used share of the node's bytes, or of the fullest account's, whichever is greater."""
         used = self.used / max(1, self.limit)
         for account in list(self._accounts.values()):
-            part = self.tenant_share * (self.limit - self.used + account.held)
-            if part > 0:
-                used = max(used, account.held / part)
+            capacity = self.tenant_share * (self.limit - self.used + account.held)
+            if capacity > 0:
+                used = max(used, account.held / capacity)
         return used
 
     def account(self, tenant: str, *, is_backend: bool = False) -> Account:
-        """The account of the tenant's clients, or of its backend: clients that do not read must not keep it from publishing.
+        """Returns the account of the tenant's clients, or that of its backend.
 
-        It lasts as long as somebody holds it.
+        They are separate, so that clients that do not read cannot keep the backend from publishing. An account exists for as
+        long as it is referenced.
         """
         key = (tenant, is_backend)
         found = self._accounts.get(key)
@@ -76,7 +76,7 @@ class ByteBudget:
 
 
 class Account:
-    """What one tenant's clients, or its backend, hold of a budget."""
+    """The bytes that one tenant's clients, or its backend, hold of a budget."""
 
     __slots__ = ("__weakref__", "budget", "held")
 
@@ -85,8 +85,8 @@ class Account:
         self.held = 0
         """Bytes."""
 
-    def fits(self, size: int = 0) -> bool:
-        """Whether `size` bytes more stay within the node's limit and within the tenant's share of it."""
+    def has_capacity(self, size: int = 0) -> bool:
+        """True if `size` more bytes are within the node's limit and the tenant's share of it."""
         budget = self.budget
         held = self.held + size
         return budget.used + size <= budget.limit and held <= budget.tenant_share * (
@@ -94,18 +94,18 @@ class Account:
         )
 
     def check(self, size: int) -> None:
-        """Raises ServiceError(OVERLOADED), with a moment of its own to come back, if so many bytes do not fit."""
-        if not self.fits(size):
+        """Raises ServiceError(OVERLOADED) without capacity for `size` more bytes."""
+        if not self.has_capacity(size):
             raise overloaded()
 
     def add(self, size: int) -> None:
-        """Counts bytes that are held from now on; a negative number, bytes that are no longer held."""
+        """Counts bytes that are held from now on. Negative: bytes that are no longer held."""
         self.held += size
         self.budget.used += size
 
 
-class Holding:
-    """Bytes that are held together and released together, at once or in parts."""
+class HeldBytes:
+    """Bytes that one holder adds over time and releases together."""
 
     __slots__ = ("_account", "_size")
 
@@ -114,18 +114,18 @@ class Holding:
         self._size = 0
 
     def add(self, size: int) -> None:
-        """Counts so many bytes more. Raises ServiceError(OVERLOADED) if they do not fit; then they are not counted."""
+        """Counts `size` more bytes. Raises ServiceError(OVERLOADED), and counts nothing, without capacity for them."""
         self._account.check(size)
         self._account.add(size)
         self._size += size
 
     def set(self, size: int) -> bool:
-        """Counts so many bytes instead of those before; False if they are more and do not fit: then the peer must go."""
+        """Counts `size` bytes instead of those before. False if they are more, and exceed the capacity: close the peer."""
         change, self._size = size - self._size, size
         self._account.add(change)
-        return change <= 0 or self._account.fits()
+        return change <= 0 or self._account.has_capacity()
 
     def release(self) -> None:
-        """Counts none of them any more; harmless the second time."""
+        """Counts no bytes any more. Harmless the second time."""
         size, self._size = self._size, 0
         self._account.add(-size)

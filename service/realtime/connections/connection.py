@@ -1,4 +1,11 @@
-"""A connection: a live Socket, its Session, and what waits for it: its Outbox."""
+"""An authenticated connection: its transport, its session, and its outbox.
+
+Example:
+    connection = Connection(id, transport, session, slot, context)
+    connection.reply(Pong(id="1"))
+    if not connection.deliver(batch):
+        connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
+"""
 
 from __future__ import annotations
 
@@ -11,8 +18,8 @@ from service.core.clock import Timer
 from service.core.session import Session
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode
-from service.protocol.messages import ServerMessage, Welcome
-from service.realtime.connections.byte_budget import SMALL_REPLY, overloaded
+from service.protocol.messages import Expiring, ServerMessage, Welcome
+from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, overloaded
 from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, join
 from service.realtime.connections.frame import Frame
@@ -21,48 +28,54 @@ from service.realtime.connections.transport import Transport
 
 _log = structlog.get_logger("connection")
 
-_UNREAD = frozenset((CloseCode.SLOW_CONSUMER, CloseCode.DEADLINE))
-"""Closes of a peer that does not read, or does not answer: what is queued for it is not waited for."""
+_NO_CLOSE_GRACE = frozenset((CloseCode.SLOW_CONSUMER, CloseCode.DEADLINE))
+"""Close codes for a peer that does not read or does not answer: its outbox is not written first."""
 MAX_REPLIES = 64
-"""Replies of SMALL_REPLY bytes or less that wait for the end of the turn, to share a write with others."""
+"""Small replies that wait for the end of the loop iteration, to share one write."""
 
 
 class ConnectionSlot(Protocol):
-    """A connection's place under the caps (see admission.py)."""
+    """The connection's place under the limits on connections."""
 
     @property
     def network(self) -> str:
-        """Where the connection comes from: what counts as one address."""
+        """The client's address, as limits count it."""
 
     def release(self) -> None:
-        """Gives it back."""
+        """Frees the place."""
 
 
-class _Reach:
-    """What a fan-out reads of every member. A base class, because its slots come first: they lie side by side in memory, and
-    between two deliveries the kernel has emptied the processor's caches."""
+class _FanOutSlots:
+    """The slots that a fan-out reads of every member.
+
+    They are in a base class, because a base class's slots come first: so they are adjacent in memory. Between two deliveries,
+    the kernel evicts the processor's caches.
+    """
 
     __slots__ = ("fd", "is_clear", "window_bits", "write")
 
 
-class Connection(_Reach):
-    """An authenticated connection. Only the handshake makes one, so nothing unauthenticated can reach a command."""
+class Connection(_FanOutSlots):
+    """An authenticated connection. Only the handshake makes one, so nothing unauthenticated can reach a command.
+
+    Frames go out in the order of the calls. While the peer keeps up they are written at once; else they wait in the outbox.
+    """
 
     __slots__ = (
+        "_close_timer",
         "_context",
-        "_drained",
-        "_is_over",
+        "_is_lost",
         "_outbox",
-        "_parting",
         "_replies",
+        "_writable",
+        "awaits_pong",
         "closing",
         "id",
-        "is_asked",
-        "is_told_of_expiry",
+        "is_expiry_sent",
+        "next_ping_at",
+        "opened_at",
         "paused_since",
-        "ping_due",
         "session",
-        "since",
         "slot",
         "transport",
     )
@@ -73,53 +86,57 @@ class Connection(_Reach):
         self.id = id
         self.transport = transport
         self.write = transport.write
-        """The socket's, for those who have seen that the connection `is_clear`."""
+        """The transport's. For a caller that has checked `is_clear`."""
         self.fd = transport.fd
-        """The socket's, for a Sender, under the same condition; -1 once the connection is over."""
+        """The transport's file descriptor, for a batch sender under the same condition; -1 once the connection is lost."""
         self.window_bits = transport.window_bits
         self.session = session
         self.slot = slot
         self.closing: tuple[CloseCode, str] | None = None
+        """The code and reason with which this side closes the connection."""
         self.is_clear = True
-        """Whether what is written goes out at once, behind nothing else."""
+        """True if nothing is queued, so that a write goes out at once."""
         self.paused_since: float | None = None
-        """Since when a write waits for the peer."""
-        self.since = 0.0
-        """Monotonic time of its beginning, as coarse as the sweep's looks: all who come between two share the number."""
-        self.ping_due = 0.0
-        """Monotonic time of the next ping, or of the end if that is not answered."""
-        self.is_asked = False
-        """Whether a ping waits for its answer."""
-        self.is_told_of_expiry = False
-        """Whether `expiring` has been sent for the present token."""
+        """Monotonic seconds since when the peer has not taken a write."""
+        self.opened_at = 0.0
+        """Monotonic seconds of the monitor's last check before the connection opened. Connections that open between two checks
+        share the number, to save memory."""
+        self.next_ping_at = 0.0
+        """Monotonic seconds of the next ping, or of the timeout of an unanswered one."""
+        self.awaits_pong = False
+        """True if a ping has not been answered."""
+        self.is_expiry_sent = False
+        """True if `expiring` has been sent for the present token."""
         self._context = context
         self._replies: list[bytes] | None = None
-        """Small ones of this turn."""
+        """Small replies of this loop iteration."""
         self._outbox: Outbox | None = None
-        """Only while the peer does not keep up."""
-        self._parting: Timer | None = None
-        self._drained: asyncio.Event | None = None
-        self._is_over = False
+        """Exists only while the peer does not keep up."""
+        self._close_timer: Timer | None = None
+        """Ends the grace that the peer has to read its outbox before the close."""
+        self._writable: asyncio.Event | None = None
+        """Set when the outbox shrinks or the connection ends; None while nobody has waited for that."""
+        self._is_lost = False
 
     @property
     def is_closing(self) -> bool:
-        """Whether this side has decided to close."""
+        """True if this side has decided to close the connection."""
         return self.closing is not None
 
     @property
-    def waiting(self) -> int:
-        """Messages that wait for the peer to read."""
+    def queued_messages(self) -> int:
+        """Messages in the outbox."""
         return len(self._outbox) if self._outbox is not None else 0
 
-    # --- what goes out ------------------------------------------------------------------------------------------------
+    # --- delivery -----------------------------------------------------------------------------------------------------
 
     def deliver(self, batch: Batch) -> bool:
-        """Takes a burst. Never blocks; False if the peer is too slow for a frame that may not be dropped.
+        """Writes or queues a batch. False if the peer is too slow for a frame that may not be dropped.
 
-        A peer that keeps up gets the bytes that were made for all; one that does not gets the frames by their classes.
-        Hubs write to a connection that `is_clear` themselves.
+        A peer that keeps up gets the bytes that were made for all. For another one the outbox treats each frame by its delivery
+        class. A room writes to a connection that `is_clear` itself.
         """
-        if self.closing is not None or self._is_over:
+        if self.closing is not None or self._is_lost:
             return True
         if self._outbox is None:
             replies, self._replies = self._replies, None
@@ -127,24 +144,24 @@ class Connection(_Reach):
             if replies is None:
                 self.write(wire)
             else:
-                self._clear()
-                self._write(self._wire(replies) + wire)
+                self._update_clear()
+                self._write_counted(self._frame_replies(replies) + wire)
             return True
         put = self._outbox.put
         return all(put(frame) for frame in batch.frames)
 
     def send(self, frames: list[Frame]) -> bool:
-        """As `deliver`, for frames of this connection alone."""
-        if frames and self.closing is None and not self._is_over:
-            outbox = self._queue()
+        """Writes or queues frames for this connection alone. False as for `deliver`."""
+        if frames and self.closing is None and not self._is_lost:
+            outbox = self._open_outbox()
             for frame in frames:
                 if not outbox.put(frame):
                     return False
-            self._pump()
+            self._write_queued()
         return True
 
     def greet(self, welcome: Welcome, head: bytes) -> None:
-        """Sends the first message of all, in one write with the response `head`, if that is still to be sent."""
+        """Sends the first message, in one write with `head`, the HTTP response, if that has not been sent."""
         if head:
             self.write(head + framing.frame(framing.TEXT, self._encode(welcome)))
         else:
@@ -158,14 +175,14 @@ class Connection(_Reach):
         return payload
 
     def reply(self, message: ServerMessage) -> None:
-        """Sends a system message; it is never dropped.
+        """Sends a system message, which is never dropped.
 
-        Raises ServiceError(OVERLOADED), and sends nothing, if it is large and the node's budget has nothing left for the tenant.
+        Raises ServiceError(OVERLOADED), and sends nothing, if it is large and the tenant has used up its bytes on this node.
         """
-        if self.closing is not None or self._is_over:
+        if self.closing is not None or self._is_lost:
             return
         payload = self._encode(message)
-        if self._outbox is None and len(payload) <= SMALL_REPLY:
+        if self._outbox is None and len(payload) <= MAX_SMALL_REPLY:
             if self._replies is None:
                 self._replies = [payload]
                 self.is_clear = False
@@ -174,40 +191,40 @@ class Connection(_Reach):
             if len(self._replies) < MAX_REPLIES:
                 self._replies.append(payload)
                 return
-        # Asked before anything is written: the peer may read none of it, and then this process keeps it.
-        is_queued = self._queue().put(_reply(payload, str(message.__struct_config__.tag)))
-        self._pump()
+        # The budget is checked before the write: if the peer does not read, this process keeps all of it.
+        is_queued = self._open_outbox().put(_reply_frame(payload, str(message.__struct_config__.tag)))
+        self._write_queued()
         if not is_queued:
             raise overloaded()
 
-    def complete(self, part: bytes) -> None:
-        """Writes what a Sender could not of a frame. If that fails, the transport has ended, and the descriptor is of no use."""
+    def write_rest(self, part: bytes) -> None:
+        """Writes the rest of a frame of which a batch sender wrote a part."""
         self.write(part)
-        if self.is_clear:  # else the rest waits, and the peer is slow
-            self.fd = self.transport.fd
+        if self.is_clear:  # else the rest waits
+            self.fd = self.transport.fd  # -1 if the write has ended the connection
 
     def flush(self) -> None:
-        """Writes the replies of this turn, if they have not gone out with an event."""
+        """Writes the replies of this loop iteration, if they have not gone out with an event."""
         replies, self._replies = self._replies, None
-        if replies is not None and self.closing is None and not self._is_over:
-            self._clear()
-            self._write(self._wire(replies))
+        if replies is not None and self.closing is None and not self._is_lost:
+            self._update_clear()
+            self._write_counted(self._frame_replies(replies))
 
-    def _write(self, wire: bytes) -> None:
-        """Writes bytes of this connection's own, and counts them if the peer does not take them all."""
+    def _write_counted(self, wire: bytes) -> None:
+        """Writes bytes of this connection alone, and counts them if the peer does not take them all."""
         self.write(wire)
         if self.transport.is_paused:
             self.transport.count_unsent(len(wire))
 
-    def _wire(self, replies: list[bytes]) -> bytes:
-        most = self._context.max_batch
-        if len(replies) <= most:
+    def _frame_replies(self, replies: list[bytes]) -> bytes:
+        max_batch = self._context.max_batch
+        if len(replies) <= max_batch:
             return framing.frame(framing.TEXT, join(replies))
-        parts = (replies[start : start + most] for start in range(0, len(replies), most))
+        parts = (replies[start : start + max_batch] for start in range(0, len(replies), max_batch))
         return b"".join(framing.frame(framing.TEXT, join(part)) for part in parts)
 
-    def _queue(self) -> Outbox:
-        """The outbox, with the replies of this turn at its head: nothing overtakes what came before it."""
+    def _open_outbox(self) -> Outbox:
+        """Returns the outbox. A new one starts with the replies of this loop iteration, to keep the order."""
         outbox = self._outbox
         if outbox is None:
             self.is_clear = False
@@ -215,124 +232,156 @@ class Connection(_Reach):
             outbox = self._outbox = Outbox(context.outbox_limits, self.transport.account, context.metrics)
             replies, self._replies = self._replies, None
             for payload in replies or ():
-                outbox.put(_reply(payload, "reply"))
+                outbox.put(_reply_frame(payload, "reply"))
         return outbox
 
-    def _pump(self) -> None:
-        """Writes what the peer takes."""
+    def _write_queued(self) -> None:
+        """Writes the outbox until the peer does not take a write; frees it when it is empty."""
         outbox, context = self._outbox, self._context
         if outbox is None:
             return
         while not self.transport.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, context.max_batch)):
             if frames[0].delivery is not None:
                 context.metrics.delivery.publish_to_write_seconds.observe(
-                    max(0.0, context.clock.monotonic() - frames[0].accepted)
+                    max(0.0, context.clock.monotonic() - frames[0].received_at)
                 )
-            self._write(context.encoder.wire(frames, self.window_bits))
+            self._write_counted(context.encoder.encode(frames, self.window_bits))
         if not outbox and not self.transport.is_paused:
             self._outbox = None
-            self._clear()
-        elif self._drained is not None and not outbox.is_full:
-            self._drained.set()
+            self._update_clear()
+        elif self._writable is not None and not outbox.is_full:
+            self._writable.set()
 
-    def _clear(self) -> None:
+    def _update_clear(self) -> None:
         self.is_clear = self.closing is None and not self.transport.is_paused
-        if self._drained is not None:
-            self._drained.set()
+        if self._writable is not None:
+            self._writable.set()
 
-    def paused(self) -> None:
-        """The peer does not take what it was sent; see Ear."""
+    def pause_writing(self) -> None:
+        """Queues frames from now on: the peer has not taken a write."""
         self.paused_since = self._context.clock.monotonic()
-        if self.closing is None and not self._is_over:
-            self._queue()
+        if self.closing is None and not self._is_lost:
+            self._open_outbox()
 
-    def resumed(self) -> None:
-        """It has taken everything; see Ear."""
+    def resume_writing(self) -> None:
+        """Writes the queued frames: the peer has taken everything."""
         self.paused_since = None
-        self._pump()
+        self._write_queued()
         if self.closing is not None and self._outbox is None:
-            self._part()
+            self._send_close()
 
-    async def drained(self) -> None:
-        """Waits until everything has been written."""
-        while self._outbox is not None and self.closing is None and not self._is_over:
+    async def wait_written(self) -> None:
+        """Waits until the outbox has been written, or the connection ends."""
+        while self._outbox is not None and self.closing is None and not self._is_lost:
             await self._wait()
 
     async def wait_writable(self) -> None:
-        """Waits while the peer has not read its replies: whoever does not read is not served further. Never waits for a
-        peer that is gone."""
-        while not self.is_writable and self.closing is None and not self._is_over:
+        """Waits until the outbox is below its limits, or the connection ends. A peer that does not read its replies gets no
+        further commands carried out."""
+        while not self.is_writable and self.closing is None and not self._is_lost:
             await self._wait()
 
     async def _wait(self) -> None:
-        if self._drained is None:
-            self._drained = asyncio.Event()
-        self._drained.clear()
-        await self._drained.wait()
+        if self._writable is None:
+            self._writable = asyncio.Event()
+        self._writable.clear()
+        await self._writable.wait()
 
     @property
     def is_writable(self) -> bool:
-        """Whether `wait_writable` would not wait."""
+        """True if `wait_writable` would return at once."""
         return self._outbox is None or not self._outbox.is_full
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # --- heartbeat and token ------------------------------------------------------------------------------------------
+
+    def start_heartbeat(self, opened_at: float, next_ping_at: float) -> None:
+        """Records when the connection opened and when its first ping is due, in monotonic seconds."""
+        self.opened_at = opened_at
+        self.next_ping_at = next_ping_at
+
+    def send_ping(self, timeout_at: float) -> None:
+        """Sends a ping that must be answered until `timeout_at`."""
+        self.next_ping_at = timeout_at
+        self.awaits_pong = True
+        self.transport.heard = False
+        self.transport.ping()
+
+    def confirm_pong(self, next_ping_at: float) -> None:
+        """Records that the last ping was answered."""
+        self.next_ping_at = next_ping_at
+        self.awaits_pong = False
+
+    def notify_expiring(self, seconds: int) -> None:
+        """Tells the client once that its token expires in so many seconds."""
+        if not self.is_expiry_sent:
+            self.is_expiry_sent = True
+            self.reply(Expiring(seconds=seconds))
+
+    def token_replaced(self) -> None:
+        """Records that the client has a new token, of whose expiry it is told again."""
+        self.is_expiry_sent = False
+
+    # --- close --------------------------------------------------------------------------------------------------------
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Begins the end: no delivery from here on. Only the first call counts. `reason` goes to the client.
+        """Closes the connection, and delivers nothing from now on. Only the first call counts. `reason` goes to the client.
 
-        What is queued explains the close, so it goes first, for `outbox.close_grace` at most, unless the peer does not read.
+        The outbox explains the close, so it is written first: for `outbox.close_grace` at most, and not to a peer that does not
+        read.
         """
         if self.closing is not None:
             return
         self.flush()
         self.closing = (code, reason)
         self.is_clear = False
-        if self._drained is not None:
-            self._drained.set()
+        if self._writable is not None:
+            self._writable.set()
         self._context.on_close(self, code, reason)
-        if self._is_over:
+        if self._is_lost:
             return
-        if self._outbox is None or code in _UNREAD:
-            self._part()
+        if self._outbox is None or code in _NO_CLOSE_GRACE:
+            self._send_close()
         else:
-            self._parting = self._context.clock.call_later(self._context.outbox_limits.close_grace, self._part)
+            self._close_timer = self._context.clock.call_later(
+                self._context.outbox_limits.close_grace, self._send_close
+            )
 
-    def _part(self) -> None:
-        """Says goodbye. What is still queued is not sent any more: nothing may follow a close frame (RFC 6455 §5.5.1)."""
-        if self._parting is not None:
-            self._parting.cancel()
-            self._parting = None
-        self._drop()
+    def _send_close(self) -> None:
+        """Sends the close frame, and drops the outbox: nothing may follow a close frame (RFC 6455 §5.5.1)."""
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+        self._drop_outbox()
         if self.closing is not None:
             self.transport.close(self.closing[0].code, self.closing[1])
 
-    def _drop(self) -> None:
+    def _drop_outbox(self) -> None:
         outbox, self._outbox = self._outbox, None
         if outbox is not None:
             outbox.clear()
 
     def fail(self) -> None:
-        """Ends it, after a fault of ours: something that it was owed may be lost, and it resumes on another connection."""
+        """Closes the connection after a fault of the service. It may have missed an event, and resumes on a new connection."""
         self._replies = None
         try:
             self.close(CloseCode.INTERNAL, CloseCode.INTERNAL.meaning)
         except Exception:
-            _log.exception("no goodbye was possible", connection=self.id)
+            _log.exception("close_failed", connection=self.id)
             self.transport.abort()
 
-    def forget(self) -> None:
-        """Frees the queue; the connection is over, and what comes late goes nowhere."""
-        self._is_over = True
+    def connection_lost(self) -> None:
+        """Frees the queue: the transport has ended, and later frames are dropped."""
+        self._is_lost = True
         self.is_clear = False
         self.fd = -1
         self._replies = None
-        if self._parting is not None:
-            self._parting.cancel()
-        self._drop()
-        if self._drained is not None:
-            self._drained.set()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        self._drop_outbox()
+        if self._writable is not None:
+            self._writable.set()
 
 
-def _reply(payload: bytes, kind: str) -> Frame:
-    # Never compressed: a snapshot joins what several people wrote, whatever the contract says of one event's type.
-    return Frame(payload, kind, compress=False)
+def _reply_frame(payload: bytes, type: str) -> Frame:
+    # Never compressed: a snapshot joins what several people wrote, whatever the contract says of one event type.
+    return Frame(payload, type, compress=False)

@@ -1,4 +1,9 @@
-"""WebSocket frames: made and deflated once for all connections that take the same bytes."""
+"""WebSocket frames: encoded and compressed once for all connections that get the same bytes.
+
+Example:
+    for batch in split_batches(frames, 100, encoder):
+        transport.write(batch.wire(transport.window_bits))
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,11 @@ from service.protocol.framing import frame as framed
 from service.realtime.connections.frame import Frame
 
 MAX_BATCH_BYTES = 65_536
-"""Bytes joined into one message, at most (one frame alone may be larger): a client must not wait for megabytes."""
+"""Bytes of one WebSocket message; a single frame may be larger. A client must not wait for megabytes."""
 
 
 class FrameEncoder:
-    """Makes WebSocket frames of messages: deflated for whoever takes that, where it is worth it."""
+    """Makes WebSocket frames. Compresses them for peers that negotiated it, where the contract and the size allow it."""
 
     __slots__ = ("_compression", "_deflater")
 
@@ -23,64 +28,65 @@ class FrameEncoder:
         self._deflater = Deflater(compression.level) if compression.enabled else None
         self._compression = compression
 
-    def wire(self, frames: Sequence[Frame], window_bits: int) -> bytes:
-        """The frames as one message, for a peer that takes deflated frames of this window (0: takes none)."""
-        return self.plain(join(frames)) if not window_bits else self.deflated(frames, join(frames), window_bits)
+    def encode(self, frames: Sequence[Frame], window_bits: int) -> bytes:
+        """Encodes the frames as one message. `window_bits` as in `Batch.wire`."""
+        payload = join(frames)
+        return self.encode_compressed(frames, payload, window_bits) if window_bits else self.encode_plain(payload)
 
     @staticmethod
-    def plain(payload: bytes) -> bytes:
-        """As it is."""
+    def encode_plain(payload: bytes) -> bytes:
+        """Encodes a message without compression."""
         return framed(TEXT, payload)
 
-    def deflated(self, frames: Sequence[Frame], payload: bytes, window_bits: int) -> bytes:
-        """Deflated, unless it is too small or the contract says of an event in it that it must not be."""
+    def encode_compressed(self, frames: Sequence[Frame], payload: bytes, window_bits: int) -> bytes:
+        """Encodes a message with compression, unless it is too small or the contract forbids it for an event in it."""
         deflater = self._deflater
-        asked = {frame.compress for frame in frames}
-        wanted = False not in asked and self._compression.wanted(True if True in asked else None, len(payload))
-        if deflater is None or not wanted:
+        rules = {frame.compress for frame in frames}
+        is_allowed = False not in rules and self._compression.wanted(True if True in rules else None, len(payload))
+        if deflater is None or not is_allowed:
             return framed(TEXT, payload)
         return framed(TEXT, deflater.deflate(payload, window_bits), RSV1)
 
 
 class Batch:
-    """Frames of one channel that go out together: joined once for all members, and deflated once for each window."""
+    """Frames of one channel in one message: joined once for all members, and compressed once for each window size."""
 
-    __slots__ = ("_deflated", "_encoder", "frames", "payload", "plain")
+    __slots__ = ("_compressed", "_encoder", "frames", "payload", "plain")
 
     def __init__(self, frames: tuple[Frame, ...], encoder: FrameEncoder) -> None:
         self.frames = frames
         self.payload = join(frames)
         """The message."""
-        self.plain = encoder.plain(self.payload)
-        """The message as a WebSocket frame."""
+        self.plain = encoder.encode_plain(self.payload)
+        """The message as an uncompressed WebSocket frame."""
         self._encoder = encoder
-        self._deflated: dict[int, bytes] | None = None
+        self._compressed: dict[int, bytes] | None = None
 
     def wire(self, window_bits: int) -> bytes:
-        """The message as a WebSocket frame for a peer that takes deflated frames of this window (0: takes none)."""
+        """Returns the message as a WebSocket frame. `window_bits`: of the peer's inflate window; 0 for a peer without one."""
         if not window_bits:
             return self.plain
-        made = self._deflated
-        if made is None:
-            made = self._deflated = {}
-        wire = made.get(window_bits)
+        compressed = self._compressed
+        if compressed is None:
+            compressed = self._compressed = {}
+        wire = compressed.get(window_bits)
         if wire is None:
-            wire = made[window_bits] = self._encoder.deflated(self.frames, self.payload, window_bits)
+            wire = compressed[window_bits] = self._encoder.encode_compressed(self.frames, self.payload, window_bits)
         return wire
 
 
 def join(messages: Iterable[Frame] | Iterable[bytes]) -> bytes:
-    """One message holding all: a lone one as it is, several as a batch."""
+    """Joins messages into one: a single one as it is, several as a JSON array."""
     payloads = [message.payload if isinstance(message, Frame) else message for message in messages]
     return payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
 
 
-def batches(frames: Iterable[Frame], most: int, encoder: FrameEncoder) -> Iterator[Batch]:
-    """Cuts frames into bursts of at most `most` frames and MAX_BURST_BYTES."""
+def split_batches(frames: Iterable[Frame], max_frames: int, encoder: FrameEncoder) -> Iterator[Batch]:
+    """Splits frames into batches of at most `max_frames` frames and MAX_BATCH_BYTES."""
     part: list[Frame] = []
     size = 0
     for frame in frames:
-        if part and (len(part) >= most or size + len(frame.payload) > MAX_BATCH_BYTES):
+        if part and (len(part) >= max_frames or size + len(frame.payload) > MAX_BATCH_BYTES):
             yield Batch(tuple(part), encoder)
             part, size = [], 0
         part.append(frame)

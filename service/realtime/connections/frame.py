@@ -1,4 +1,4 @@
-"""Frames: messages to clients, each encoded once for everyone who gets it."""
+"""Frames: messages to clients, each encoded once for everybody who gets it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from service.protocol import messages
 
 
 class Frame:
-    """One message, encoded. `delivery` is None for replies, which belong to one connection and are never dropped."""
+    """One encoded message. `delivery` is None for a reply, which belongs to one connection and is never dropped."""
 
     __slots__ = (
-        "accepted",
         "compress",
         "delivery",
         "epoch",
+        "is_resync",
+        "keeps_order",
         "key",
         "offset",
-        "ordered",
         "payload",
-        "restarts",
+        "received_at",
         "state_version",
         "type",
     )
@@ -35,34 +35,34 @@ class Frame:
         key: tuple[str, str, str] | None = None,
         offset: int | None = None,
         state_version: int | None = None,
-        accepted: float = 0.0,
+        received_at: float = 0.0,
         *,
         epoch: str = "",
-        ordered: bool = False,
-        restarts: bool = False,
+        keeps_order: bool = False,
+        is_resync: bool = False,
         compress: bool | None = None,
     ) -> None:
         self.payload = payload
         self.type = type
         self.delivery = delivery
         self.key = key
-        """What a newer frame replaces it by: (channel, type, key)."""
-        self.ordered = ordered
-        """Whether it goes to the end of the queue when it replaces another, instead of in its place."""
+        """A newer frame with the same (channel, type, key) replaces this one in a queue."""
+        self.keeps_order = keeps_order
+        """True if it goes to the end of a queue when it replaces another frame; else it takes that frame's place."""
         self.offset = offset
         self.state_version = state_version
         self.epoch = epoch
         """The stream epoch of `offset` and `state_version`."""
-        self.restarts = restarts
-        """Whether it tells that the stream goes on from (epoch, offset, state_version), whatever came before."""
+        self.is_resync = is_resync
+        """True if the subscription continues from (epoch, offset, state_version), whatever came before."""
         self.compress = compress
-        """What the contract says to compressing it; None: that its size decides."""
-        self.accepted = accepted
-        """Monotonic seconds at which this node got the event; for the latency metric."""
+        """The contract's rule for compression; None if only the size decides."""
+        self.received_at = received_at
+        """Monotonic seconds at which this node received the event; for the latency metric."""
 
 
 def encode_event(event: Event) -> bytes:
-    """The event as subscribers see it."""
+    """Encodes an event as subscribers get it."""
     return messages.encode(
         messages.Event(
             type=event.type,
@@ -79,32 +79,30 @@ def encode_event(event: Event) -> bytes:
 
 
 def event_frame(event: Event, now: float, compress: bool | None = None) -> Frame:
-    """Encodes an event. One with a key is replaceable in queues, whatever its class: presence changes are, too.
+    """Encodes an event. One with a key can be replaced in queues, whatever its delivery class; presence events, too.
 
-    Presence changes have no `state_version`: only their order tells whether a user joined or left last. So a second join must
+    Presence events have no `state_version`: only their order tells whether a user joined or left last. So a second join must
     not take the place of the first, before the leave between them. They are rare, as leaves are debounced.
     """
     key = None if event.key is None else (event.channel.name, event.type, event.key)
-    delivery = event.delivery if key is None else Delivery.LATEST
-    ordered = key is not None and event.state_version is None
     return Frame(
         encode_event(event),
         event.type,
-        delivery,
+        event.delivery if key is None else Delivery.LATEST,
         key,
         event.offset,
         event.state_version,
         now,
         epoch=event.epoch,
-        ordered=ordered,
+        keeps_order=key is not None and event.state_version is None,
         compress=compress,
     )
 
 
-def restart_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: bool) -> Frame:
-    """A `subscribed` in place: the subscription goes on, from a stream that could not be joined to what came before.
+def resync_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: bool) -> Frame:
+    """Encodes a `subscribed` for live members: the subscription continues from a stream that does not follow what came before.
 
-    `lost`: whether durable events may be missing, so that clients are told `recovered: false`.
+    `lost`: durable events may be missing, so clients get `recovered: false`.
     """
     message = messages.Subscribed(
         id=None,
@@ -116,46 +114,46 @@ def restart_frame(channel: ChannelKey, snapshot: Snapshot, now: float, *, lost: 
         events=[],
         state=[Raw(encode_event(event)) for event in snapshot.state],
     )
-    mark = snapshot.head
+    head = snapshot.head
     return Frame(
         messages.encode(message),
         "subscribed",
         None,
         None,
-        mark.offset,
-        mark.state_version,
+        head.offset,
+        head.state_version,
         now,
-        epoch=mark.epoch,
-        restarts=True,
+        epoch=head.epoch,
+        is_resync=True,
         compress=False,
     )
 
 
 class SnapshotFilter:
-    """What one subscriber has been given already: the snapshot in its `subscribed`, which may be ahead of its room."""
+    """Passes the frames that are newer than one member's snapshot, which may be newer than its room."""
 
-    __slots__ = ("_mark",)
+    __slots__ = ("_head",)
 
-    def __init__(self, mark: StreamHead) -> None:
-        self._mark = mark
+    def __init__(self, head: StreamHead) -> None:
+        self._head = head
 
     @property
-    def mark(self) -> StreamHead:
-        """How far the subscriber has come."""
-        return self._mark
+    def head(self) -> StreamHead:
+        """How far the member is: the snapshot, then the frames recorded since."""
+        return self._head
 
-    def reach(self, frame: Frame) -> None:
-        """Takes note of a frame that has passed."""
-        epoch, offset, state_version = self._mark
-        self._mark = StreamHead(epoch, max(offset, frame.offset or 0), max(state_version, frame.state_version or 0))
+    def record(self, frame: Frame) -> None:
+        """Records a frame that has passed."""
+        epoch, offset, state_version = self._head
+        self._head = StreamHead(epoch, max(offset, frame.offset or 0), max(state_version, frame.state_version or 0))
 
     def passes(self, frame: Frame) -> bool:
-        """Whether the frame is news to the subscriber. Frames must be asked about in the order of the room."""
-        epoch, offset, state_version = self._mark
-        if frame.restarts:
+        """True if the frame is newer. Call it in the order of the room's frames: a resync moves the head."""
+        epoch, offset, state_version = self._head
+        if frame.is_resync:
             if frame.epoch == epoch and (frame.offset or 0) <= offset and (frame.state_version or 0) <= state_version:
                 return False
-            self._mark = StreamHead(frame.epoch, frame.offset or 0, frame.state_version or 0)
+            self._head = StreamHead(frame.epoch, frame.offset or 0, frame.state_version or 0)
             return True
         if frame.offset is not None:
             return frame.epoch == epoch and frame.offset > offset

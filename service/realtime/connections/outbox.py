@@ -1,4 +1,11 @@
-"""One connection's outgoing queue, and what each delivery class is owed when the peer does not keep up. No I/O."""
+"""The outgoing queue of a connection whose peer does not keep up. Does no I/O.
+
+Example:
+    outbox = Outbox(limits, account, metrics)
+    if not outbox.put(frame):
+        ...  # too slow for a durable event: close the connection
+    for frame in outbox.take(max_bytes, max_frames): ...
+"""
 
 from __future__ import annotations
 
@@ -7,23 +14,25 @@ from itertools import count
 
 from service.core.event import Delivery
 from service.core.limits import OutboxLimits
-from service.realtime.connections.byte_budget import SMALL_REPLY, Account
+from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, Account
 from service.realtime.connections.frame import Frame
 from service.telemetry.metrics import Metrics
 
 EVENT_OVERHEAD = 128
-"""Bytes that a queued event takes beside its payload, which it shares with other outboxes (measured: 105 to 115)."""
+"""Bytes of a queued event besides its payload, which outboxes share (measured: 105 to 115)."""
 REPLY_OVERHEAD = 256
-"""Bytes that a queued reply takes beside its payload: an entry of the queue and a frame of its own (measured: 240)."""
+"""Bytes of a queued reply besides its payload: a queue entry and a frame of its own (measured: 240)."""
 
 
 class Outbox:
-    """Queues frames: `durable` ones and replies are never dropped, `latest` ones are replaced by key, `ephemeral` ones go first.
+    """Queues frames by delivery class: `durable` events and replies are never dropped, a `latest` event is replaced by one with
+    the same key, and `ephemeral` events are dropped first.
 
-    The limits hold for events and for replies apart: a reply that the peer has asked for, however large, must not make it
-    too slow for the next event. Replies are bounded by reading no further commands while `is_full`, and by the node's budget.
-    A replaced frame keeps its place in the queue: a key that changes faster than the peer reads would otherwise wait for ever.
-    (Unless it is `ordered`.)
+    Events and replies have separate limits: a large reply that the client requested must not make it too slow for the next
+    event. Replies are limited by reading no further commands while `is_full`, and by the node's byte budget.
+
+    A new value takes the place of the old one in the queue: else a key that changes faster than the peer reads would wait for
+    ever. A frame that `keeps_order` goes to the end.
     """
 
     __slots__ = (
@@ -54,27 +63,30 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether the peer is behind by more than the limits, or the node's budget has nothing left for its tenant; then no more
-        of its commands are read."""
-        return self.bytes > self._limits.bytes or len(self._queue) > self._limits.messages or not self._account.fits()
+        """True if the queue exceeds a limit, or the tenant has no capacity left; then no more commands of the peer are read."""
+        return (
+            self.bytes > self._limits.bytes
+            or len(self._queue) > self._limits.messages
+            or not self._account.has_capacity()
+        )
 
     def put(self, frame: Frame) -> bool:
-        """Queues a frame. False if it does not fit and may not be dropped: the connection is too slow and must end."""
+        """Queues a frame. False if it does not fit and may not be dropped: close the connection."""
         if frame.key is not None and frame.key in self._queue:
             self._replace(frame.key, frame)
-            return self._make_room(0, 0)
+            return self._evict_ephemeral(0, 0)
         if frame.delivery is None:
-            if len(frame.payload) > SMALL_REPLY and not self._account.fits(len(frame.payload)):
+            if len(frame.payload) > MAX_SMALL_REPLY and not self._account.has_capacity(len(frame.payload)):
                 self._metrics.limits.limit_hits.labels(limit="outbox_node").inc()
                 return False
             self._add(next(self._serial), frame)
             return True
-        if not self._make_room(1, len(frame.payload)):
+        if not self._evict_ephemeral(1, len(frame.payload)):
             if frame.delivery is Delivery.EPHEMERAL:
                 self._metrics.outbox.outbox_dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
-            fits = self._account.fits(len(frame.payload))
-            self._metrics.limits.limit_hits.labels(limit="outbox" if fits else "outbox_node").inc()
+            has_capacity = self._account.has_capacity(len(frame.payload))
+            self._metrics.limits.limit_hits.labels(limit="outbox" if has_capacity else "outbox_node").inc()
             return False
         if frame.key is not None:
             self._add(frame.key, frame)
@@ -85,13 +97,13 @@ class Outbox:
         self._add(serial, frame)
         return True
 
-    def take(self, most_bytes: int, most_frames: int) -> list[Frame]:
-        """Removes and returns the oldest frames: at least one if there is one, else up to the bounds."""
+    def take(self, max_bytes: int, max_frames: int) -> list[Frame]:
+        """Removes and returns the oldest frames: at least one if there is one, up to the limits."""
         taken: list[Frame] = []
         size = 0
-        while self._queue and len(taken) < most_frames:
+        while self._queue and len(taken) < max_frames:
             key, frame = next(iter(self._queue.items()))
-            if taken and size + len(frame.payload) > most_bytes:
+            if taken and size + len(frame.payload) > max_bytes:
                 break
             del self._queue[key]
             self._count(frame, -1)
@@ -102,7 +114,7 @@ class Outbox:
         return taken
 
     def clear(self) -> None:
-        """Forgets everything; for a connection that ends."""
+        """Drops all frames."""
         for frame in self._queue.values():
             self._count(frame, -1)
         self._queue.clear()
@@ -111,7 +123,7 @@ class Outbox:
     def _replace(self, key: tuple[str, str, str], frame: Frame) -> None:
         old = self._queue[key]
         self._queue[key] = frame
-        if frame.ordered:
+        if frame.keeps_order:
             self._queue.move_to_end(key)
         self._count(old, -1)
         self._count(frame, 1)
@@ -121,7 +133,8 @@ class Outbox:
         self._queue[key] = frame
         self._count(frame, 1)
 
-    def _make_room(self, messages: int, size: int) -> bool:
+    def _evict_ephemeral(self, messages: int, size: int) -> bool:
+        """Drops the oldest ephemeral events until so many messages and bytes fit. False if they never do."""
         while not self._fits(messages, size):
             if not self._drop_oldest_ephemeral():
                 return False
@@ -131,20 +144,20 @@ class Outbox:
         return (
             self.bytes - self._reply_bytes + size <= self._limits.bytes
             and len(self._queue) - self._replies + messages <= self._limits.messages
-            and self._account.fits(size)
+            and self._account.has_capacity(size)
         )
 
     def _drop_oldest_ephemeral(self) -> bool:
         while self._ephemeral:
             frame = self._queue.pop(self._ephemeral.popleft(), None)
-            if frame is not None:  # else it has been sent since
+            if frame is not None:  # else it has been taken
                 self._count(frame, -1)
                 self._metrics.outbox.outbox_dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True
         return False
 
     def _count(self, frame: Frame, sign: int) -> None:
-        """Counts a frame that is queued (1) or that is not any more (-1)."""
+        """Counts a frame that was queued (1) or removed (-1)."""
         size = sign * len(frame.payload)
         self.bytes += size
         if frame.delivery is None:

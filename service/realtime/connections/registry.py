@@ -1,4 +1,4 @@
-"""The roster: every connection of this node, by id and by user."""
+"""The connections of this node, by id and by user."""
 
 from __future__ import annotations
 
@@ -10,63 +10,65 @@ from service.telemetry.metrics import Metrics
 
 
 class ConnectionRegistry:
-    """Who is connected here."""
+    """Finds connections. Iterates over them in the order in which they were added."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._by_id: dict[str, Connection] = {}
         self._by_user: dict[tuple[str, str], Connection | dict[str, Connection]] = {}
-        """Most users have one connection: a dictionary of its own would cost each more than the connection's session."""
-        self._empty = asyncio.Event()
-        self._empty.set()
+        """Most users have one connection. A dictionary for each would take more memory than the session."""
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
 
     def add(self, connection: Connection) -> None:
-        """Enters a connection."""
+        """Adds a connection."""
         identity = connection.session.identity
         self._by_id[connection.id] = connection
         user = (identity.tenant, identity.user)
-        there = self._by_user.setdefault(user, connection)
-        if isinstance(there, dict):
-            there[connection.id] = connection
-        elif there is not connection:
-            self._by_user[user] = {there.id: there, connection.id: connection}
+        present = self._by_user.setdefault(user, connection)
+        if isinstance(present, dict):
+            present[connection.id] = connection
+        elif present is not connection:
+            self._by_user[user] = {present.id: present, connection.id: connection}
         self._metrics.connections.connections.inc()
-        self._empty.clear()
+        self._is_empty.clear()
 
     def remove(self, connection: Connection) -> None:
-        """Strikes it out."""
+        """Removes a connection. Does nothing if it was removed before."""
         if self._by_id.pop(connection.id, None) is None:
             return
         self._metrics.connections.connections.dec()
         identity = connection.session.identity
         user = (identity.tenant, identity.user)
-        there = self._by_user.get(user)
-        if isinstance(there, dict):
-            there.pop(connection.id, None)
-        if not there or there is connection:
+        present = self._by_user.get(user)
+        if isinstance(present, dict):
+            present.pop(connection.id, None)
+        if not present or present is connection:
             self._by_user.pop(user, None)
         if not self._by_id:
-            self._empty.set()
+            self._is_empty.set()
 
-    async def emptied(self) -> None:
-        """Waits until nobody is connected."""
-        await self._empty.wait()
+    async def wait_empty(self) -> None:
+        """Waits until there is no connection."""
+        await self._is_empty.wait()
 
     def get(self, id: str) -> Connection | None:
-        """The connection with this id, if it is here."""
+        """Returns the connection with this id, if it is here."""
         return self._by_id.get(id)
 
     def of_user(self, tenant: str, user: str) -> tuple[Connection, ...]:
-        """The user's connections here, oldest first."""
-        there = self._by_user.get((tenant, user))
-        if there is None:
+        """Returns the user's connections here, oldest first."""
+        present = self._by_user.get((tenant, user))
+        if present is None:
             return ()
-        return tuple(there.values()) if isinstance(there, dict) else (there,)
+        return tuple(present.values()) if isinstance(present, dict) else (present,)
 
-    def began(self, share: float) -> float | None:
-        """When the connection began that this share of all is older than; None if nobody is connected."""
-        there = tuple(self._by_id.values())  # in the order in which they came
-        return there[min(len(there) - 1, int(share * len(there)))].since if there else None
+    def opened_at(self, quantile: float) -> float | None:
+        """Returns when the connection at this quantile opened, oldest first, in monotonic seconds; None without connections."""
+        connections = tuple(self._by_id.values())
+        if not connections:
+            return None
+        return connections[min(len(connections) - 1, int(quantile * len(connections)))].opened_at
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -1,7 +1,12 @@
-"""What goes out at the end of a turn of the event loop: what rooms have for their members, then what is left of replies.
+"""Writes at the end of each event loop iteration: what rooms have for their members, then replies.
 
-So everything that one turn brings for a peer travels in as few writes as can be; and a room of thousands goes out in slices,
-taking turns with the others, so that the loop is never held for long and no small room waits for a huge one.
+So everything that one iteration brings for a peer goes out in few writes. A large room is written in slices, in turn with the
+other rooms: the loop is never blocked for long, and a small room does not wait for a large one.
+
+Example:
+    scheduler = WriteScheduler(clock)
+    scheduler.schedule(room)
+    scheduler.schedule_flush(connection)
 """
 
 from __future__ import annotations
@@ -15,90 +20,92 @@ import structlog
 
 from service.core.clock import Clock
 
-SLICE = 100
-"""Members that one room writes to before the next room has its turn: about a millisecond's work."""
-BUDGET = 0.004
-"""Seconds of one turn of the loop that fan-outs may take; what is left goes on in the next."""
+MAX_SLICE_MEMBERS = 100
+"""Members that one room writes to before the next room: about a millisecond of work."""
+MAX_FAN_OUT_SECONDS = 0.004
+"""Seconds of fan-out in one loop iteration. The rest follows in the next iteration."""
 
 
-_log = structlog.get_logger("turn")
+_log = structlog.get_logger("write_scheduler")
 
 
-class Room(Protocol):
-    """Something that writes to many."""
+class FanOut(Protocol):
+    """Something that writes to many connections."""
 
-    def fan_out(self, most: int) -> bool:
-        """Writes to at most so many; gives whether more is left to be written now."""
+    def fan_out(self, max_members: int) -> bool:
+        """Writes to at most so many members. True if there is more to write now."""
 
     def fail(self) -> None:
-        """Called when `fan_out` has raised. It is asked again only after `schedule`."""
+        """Called after `fan_out` has raised. It is called again only after `schedule`."""
 
 
-class Peer(Protocol):
-    """Something that has replies."""
+class Flushable(Protocol):
+    """Something with replies to write."""
 
     def flush(self) -> None:
-        """Writes them."""
+        """Writes the replies."""
 
     def fail(self) -> None:
-        """Called when `flush` has raised."""
+        """Called after `flush` has raised."""
 
 
 class WriteScheduler:
-    """Runs at most once in a turn of the loop, behind what the turn has read. A fault in one room or peer is logged, and
-    the others do not notice."""
+    """Runs at most once per loop iteration, after the iteration's reads.
 
-    __slots__ = ("_clock", "_is_due", "_peers", "_rooms", "_soon")
+    An exception in one room or connection is logged and does not affect the others.
+    """
 
-    def __init__(self, clock: Clock, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+    __slots__ = ("_call_soon", "_clock", "_fan_outs", "_flushes", "_is_scheduled")
+
+    def __init__(self, clock: Clock, call_soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._clock = clock
-        self._soon = soon or self._learn
-        """Has something called in the next turn of the loop."""
-        self._rooms: deque[Room] = deque()
-        self._peers: list[Peer] = []
-        self._is_due = False
+        self._call_soon = call_soon or self._call_soon_first
+        """Schedules a callback for the next loop iteration."""
+        self._fan_outs: deque[FanOut] = deque()
+        self._flushes: list[Flushable] = []
+        self._is_scheduled = False
 
-    def _learn(self, callback: Callable[[], None]) -> object:
-        # Asking for the running loop is a system call on Python 3.11, so it is asked for once.
-        self._soon = asyncio.get_running_loop().call_soon
-        return self._soon(callback)
+    def _call_soon_first(self, callback: Callable[[], None]) -> object:
+        # get_running_loop() is a system call on Python 3.11, so it is called once.
+        self._call_soon = asyncio.get_running_loop().call_soon
+        return self._call_soon(callback)
 
-    def schedule(self, room: Room) -> None:
-        """Has the room write at the end of this turn. It must not ask again before it has been asked to write the last."""
-        self._rooms.append(room)
-        self._run_soon()
+    def schedule(self, fan_out: FanOut) -> None:
+        """Calls `fan_out` at the end of this iteration, and until it has no more to write. Must not be called again before."""
+        self._fan_outs.append(fan_out)
+        self._schedule_run()
 
-    def schedule_flush(self, peer: Peer) -> None:
-        """Has the peer flush at the end of this turn."""
-        self._peers.append(peer)
-        self._run_soon()
+    def schedule_flush(self, flushable: Flushable) -> None:
+        """Calls `flush` at the end of this iteration."""
+        self._flushes.append(flushable)
+        self._schedule_run()
 
-    def _run_soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._soon(self._run)
+    def _schedule_run(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self._run)
 
     def _run(self) -> None:
-        rooms = self._rooms
-        if rooms:
-            end = self._clock.monotonic() + BUDGET
-            while rooms:
-                room = rooms.popleft()
+        fan_outs = self._fan_outs
+        if fan_outs:
+            end = self._clock.monotonic() + MAX_FAN_OUT_SECONDS
+            while fan_outs:
+                fan_out = fan_outs.popleft()
                 try:
-                    if room.fan_out(SLICE):
-                        rooms.append(room)
+                    if fan_out.fan_out(MAX_SLICE_MEMBERS):
+                        fan_outs.append(fan_out)
                 except Exception:
-                    _log.exception("a fan-out failed")
-                    room.fail()
+                    _log.exception("fan_out_failed")
+                    fan_out.fail()
                 if self._clock.monotonic() >= end:
                     break
-        peers, self._peers = self._peers, []
-        for peer in peers:
+        flushes, self._flushes = self._flushes, []
+        for flushable in flushes:
             try:
-                peer.flush()
+                flushable.flush()
             except Exception:
-                _log.exception("a flush failed")
-                peer.fail()
-        self._is_due = False
-        if rooms or self._peers:
-            self._run_soon()
+                _log.exception("flush_failed")
+                flushable.fail()
+        self._is_scheduled = False
+        if fan_outs or self._flushes:
+            self._schedule_run()

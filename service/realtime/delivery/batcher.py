@@ -36,7 +36,7 @@ class Batcher:
 
         A frame with a shorter window makes all frames before it due, so that order within a channel holds across event types.
         """
-        if frame.ordered and frame.key is not None:
+        if frame.keeps_order and frame.key is not None:
             self._pending.pop(frame.key, None)
         self._pending[frame.key if frame.key is not None else next(self._serial)] = frame
         if not window:

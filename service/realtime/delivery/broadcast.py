@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from service.realtime.connections.connection import Connection
 
 
-_log = structlog.get_logger("hub")
+_log = structlog.get_logger("delivery")
 
 MAX_SINGLE_WRITES = 10
 """Members that are written to one by one. For so few, a call of the batch sender saves little (ADR 19)."""
@@ -77,7 +77,7 @@ class Broadcast:
                     slow = slow or []
                     slow.append(member)
             except Exception:
-                _log.exception("a delivery failed")
+                _log.exception("delivery_failed")
                 member.fail()  # this member alone has missed an event
         return slow
 
@@ -145,16 +145,16 @@ def _send_to_ready(
             taken = sender([member.fd for member in group], wire)
             short += [(group[index], wire[size:]) for index, size in taken]
         except Exception:
-            _log.exception("a delivery failed")
+            _log.exception("delivery_failed")
             failed += group
     whole, parts = context.metrics.delivery.sent_natively
     whole.inc(len(ready) - len(short) - len(failed))
     parts.inc(len(short))
     for member, part in short:
         try:
-            member.complete(part)
+            member.write_rest(part)
         except Exception:
-            _log.exception("a delivery failed")
+            _log.exception("delivery_failed")
             failed.append(member)
     for member in failed:
         member.fail()  # these members alone have missed an event

@@ -65,7 +65,7 @@ class LiveMembers:
         slow = current.write(max_members, context)
         if current.next >= current.size:
             broadcasts.popleft()
-            seconds = context.clock.monotonic() - current.batch.frames[0].accepted
+            seconds = context.clock.monotonic() - current.batch.frames[0].received_at
             context.metrics.delivery.publish_to_write_seconds.observe(max(0.0, seconds))
         if slow is not None:
             for member in slow:  # at once: it must not get the next batch after a gap

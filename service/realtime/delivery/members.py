@@ -10,7 +10,7 @@ from service.core.session import Phase, PresenceAccess, Subscription
 from service.core.stream_cursor import StreamCursor
 from service.protocol.close import CloseCode
 from service.realtime.connections.context import RoomContext
-from service.realtime.connections.encoder import batches
+from service.realtime.connections.encoder import split_batches
 from service.realtime.connections.frame import Frame, SnapshotFilter
 from service.realtime.delivery.event_sequencer import EventSequencer
 from service.realtime.delivery.live_members import LiveMembers
@@ -191,7 +191,7 @@ class Members:
             self._broadcast_to_both(frames, restricted)
         elif members := len(live.members):
             self._count(frames, members)
-            live.broadcast(batches(frames, self._context.max_batch, self._context.encoder))
+            live.broadcast(split_batches(frames, self._context.max_batch, self._context.encoder))
         for connection in caught_up:
             subscription, _ = self._replaying.pop(connection)
             self._group_of(subscription).add(connection, subscription)
@@ -204,11 +204,11 @@ class Members:
         presence = [frame for frame in frames if is_presence_event(frame.type)]
         self._count(public, len(live.members) + len(restricted.members))
         self._count(presence, len(live.members))
-        made = list(batches(frames, context.max_batch, context.encoder))
+        made = list(split_batches(frames, context.max_batch, context.encoder))
         if live.members:
             live.broadcast(made)
         if restricted.members:
-            restricted.broadcast(batches(public, context.max_batch, context.encoder) if presence else made)
+            restricted.broadcast(split_batches(public, context.max_batch, context.encoder) if presence else made)
 
     def _replay(self, frames: Collection[Frame], cursor: StreamCursor | None) -> list[Connection]:
         """Sends the frames to the replaying members. Returns those whose snapshot the room has reached."""
@@ -216,7 +216,7 @@ class Members:
         for connection, (subscription, since) in tuple(self._replaying.items()):
             if not connection.send(_visible(subscription, [frame for frame in frames if since.passes(frame)])):
                 connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
-            elif cursor is not None and cursor.has_reached(since.mark):
+            elif cursor is not None and cursor.has_reached(since.head):
                 caught_up.append(connection)
         return caught_up
 

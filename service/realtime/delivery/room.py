@@ -108,7 +108,7 @@ class Room:
             self._idle.clear()
             await self._idle.wait()
         for member in self._members.receiving:
-            await member.drained()
+            await member.wait_written()
 
     # --- members ------------------------------------------------------------------------------------------------------
 
@@ -188,16 +188,16 @@ class Room:
         self.flush()
         snapshot_filter = SnapshotFilter(snapshot.head)
         for frame in self._members.buffered(connection):
-            before = snapshot_filter.mark.offset
-            if not snapshot_filter.passes(frame) or frame.restarts:
+            before = snapshot_filter.head.offset
+            if not snapshot_filter.passes(frame) or frame.is_resync:
                 continue
             if frame.offset is not None and frame.offset != before + 1:
                 return False
-            snapshot_filter.reach(frame)
+            snapshot_filter.record(frame)
         cursor = self.sequencer.cursor
         if cursor is None:
             return True
-        room, member = cursor.head, snapshot_filter.mark
+        room, member = cursor.head, snapshot_filter.head
         if room.epoch != member.epoch:
             return self.sequencer.is_reading  # gap recovery will tell all members of the new epoch
         return room.offset <= member.offset and room.state_version <= member.state_version
@@ -208,7 +208,7 @@ class Room:
         snapshot_filter = SnapshotFilter(snapshot.head)
         buffered = self._members.take_buffered(connection, subscription, snapshot_filter)
         cursor = self.sequencer.cursor
-        if cursor is None or cursor.has_reached(snapshot_filter.mark):
+        if cursor is None or cursor.has_reached(snapshot_filter.head):
             self._members.make_live(connection, subscription)
         else:
             self._members.start_replaying(connection, subscription, snapshot_filter)

@@ -64,7 +64,7 @@ class Drain:
     async def _emptied_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await self._registry.emptied()
+                await self._registry.wait_empty()
         except TimeoutError:
             return False
         return True

@@ -286,12 +286,12 @@ class _Line:
     def paused(self) -> None:
         """See MessageHandler."""
         if self._connection is not None:
-            self._connection.paused()
+            self._connection.pause_writing()
 
     def resumed(self) -> None:
         """See MessageHandler."""
         if self._connection is not None:
-            self._connection.resumed()
+            self._connection.resume_writing()
 
     def ended(self) -> bool:
         """See MessageHandler."""
@@ -301,7 +301,7 @@ class _Line:
         """See MessageHandler."""
         self._is_lost = True
         if self._connection is not None:
-            self._connection.forget()
+            self._connection.connection_lost()
         if self._echo is not None and not self._echo.done():
             self._echo.set_result(None)
 

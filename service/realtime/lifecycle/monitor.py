@@ -12,7 +12,6 @@ from itertools import islice
 from service.core.clock import Clock, Timer
 from service.core.limits import Deadlines, OutboxLimits, Rollout
 from service.protocol.close import CloseCode
-from service.protocol.messages import Expiring
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
@@ -84,9 +83,8 @@ class ConnectionMonitor:
     def welcome(self, connection: Connection) -> None:
         """Notes when a connection began, and sets the time of its first ping: not the same for all who have come back
         together."""
-        connection.since = self._now
         spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
-        connection.ping_due = self._clock.monotonic() + self._deadlines.heartbeat * spread
+        connection.start_heartbeat(self._now, self._clock.monotonic() + self._deadlines.heartbeat * spread)
 
     def seconds_left(self, connection: Connection) -> float | None:
         """Seconds until the session's token expires; None if it never does."""
@@ -121,14 +119,14 @@ class ConnectionMonitor:
         if since is not None:
             self._behind += 1
             connection.transport.count_unsent()
-            self._metrics.outbox.outbox_depth_messages.observe(connection.waiting)
+            self._metrics.outbox.outbox_depth_messages.observe(connection.queued_messages)
             if since <= now - self._stall and not self._was_late:
                 self._metrics.limits.limit_hits.labels(limit="stall").inc()
                 connection.close(CloseCode.SLOW_CONSUMER, "no read for too long")
                 return
-        if now >= connection.ping_due:
+        if now >= connection.next_ping_at:
             self._beat(connection, now)
-        if self._max_age and now - connection.since >= self._max_age * _share(connection):
+        if self._max_age and now - connection.opened_at >= self._max_age * _share(connection):
             self._old.append(connection)
         expires_at = connection.session.identity.expires_at
         if expires_at is not None and wall >= expires_at - self._deadlines.expiry_notice:
@@ -136,25 +134,23 @@ class ConnectionMonitor:
 
     def _beat(self, connection: Connection, now: float) -> None:
         transport = connection.transport
-        if connection.is_asked and not transport.heard:
+        if connection.awaits_pong and not transport.heard:
             if transport.is_held or self._was_late:
                 return  # it may have answered long ago: the next look tells
             self._metrics.limits.limit_hits.labels(limit="heartbeat").inc()
             # A peer that only did not answer learns why; one that has gone keeps its descriptor for the grace of a close.
             connection.close(CloseCode.DEADLINE, "no pong")
             return
-        connection.ping_due = now + self._half
-        connection.is_asked = not connection.is_asked
-        if connection.is_asked:
-            transport.heard = False
-            transport.ping()
+        if connection.awaits_pong:
+            connection.confirm_pong(now + self._half)
+        else:
+            connection.send_ping(now + self._half)
 
     def _expire(self, connection: Connection, left: float) -> None:
         if left <= -self._deadlines.expiry_grace:
             connection.close(CloseCode.UNAUTHORIZED, "the token has expired")
-        elif not connection.is_told_of_expiry:
-            connection.is_told_of_expiry = True
-            connection.reply(Expiring(seconds=max(0, round(left))))
+        else:
+            connection.notify_expiring(max(0, round(left)))
 
 
 def _share(connection: Connection) -> float:

@@ -229,7 +229,7 @@ class Rebalancer:
         """Who came first goes first: whoever has been moved is last in the line of the other node."""
         latest = now - self._rollout.rebalance_least_age
         for connection in self._registry:
-            if connection.since > latest:
+            if connection.opened_at > latest:
                 return
             if connection.closing is None and not self._reconnects.is_departing(connection):
                 yield connection

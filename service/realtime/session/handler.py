@@ -108,14 +108,14 @@ class SessionHandler:
             channels or rest or arriving.waiting or arriving.has_ended or arriving.is_over
         ):  # as with nearly everybody
             if connection.transport.is_paused:
-                connection.paused()
+                connection.pause_writing()
             return
         self._is_busy = True
         self._waiting = arriving.waiting
         if self._waiting:
             self._waiting_bytes = sum(map(getsizeof, self._waiting))
         if connection.transport.is_paused:
-            connection.paused()
+            connection.pause_writing()
         self._has_ended = arriving.has_ended
         if arriving.is_over:
             self._is_lost = True
@@ -154,7 +154,7 @@ class SessionHandler:
             if (
                 len(self._waiting) >= MAX_WAITING
                 or self._waiting_bytes >= MAX_WAITING_BYTES
-                or not transport.account.fits()
+                or not transport.account.has_capacity()
             ):
                 self._set_reading(reading=False)
             return
@@ -170,11 +170,11 @@ class SessionHandler:
 
     def paused(self) -> None:
         """See Ear."""
-        self._connection.paused()
+        self._connection.pause_writing()
 
     def resumed(self) -> None:
         """See Ear."""
-        self._connection.resumed()
+        self._connection.resume_writing()
 
     def ended(self) -> bool:
         """See Ear."""
@@ -184,7 +184,7 @@ class SessionHandler:
     def lost(self) -> None:
         """See Ear."""
         self._is_lost = True
-        self._connection.forget()
+        self._connection.connection_lost()
         if not self._is_busy:
             self._is_busy = True
             self._node.tasks.spawn("end", self._end())
@@ -307,10 +307,10 @@ class SessionHandler:
             for channel in list(connection.session.subscriptions):
                 await _leave(node, connection, channel)
         finally:
-            connection.forget()
+            connection.connection_lost()
             _count_close(node, connection.slot.network, connection.session.identity, code)
             node.retire(connection)
-            node.metrics.connections.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.since))
+            node.metrics.connections.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.opened_at))
 
 
 def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:

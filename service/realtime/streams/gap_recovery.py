@@ -20,7 +20,7 @@ from service.core.limits import RepairLimits
 from service.core.position import Position
 from service.errors import ServiceError
 from service.realtime.connections.encoder import MAX_BATCH_BYTES
-from service.realtime.connections.frame import restart_frame
+from service.realtime.connections.frame import resync_frame
 from service.realtime.delivery.event_sequencer import StreamRead
 from service.realtime.delivery.room import Room
 from service.realtime.runtime import Runtime
@@ -156,7 +156,7 @@ class GapRecovery:
             metrics.epoch_changes.inc()
         if not snapshot.recovered:
             lost = room.spec.history is not None  # without history there are no durable events to lose
-            room.push(restart_frame(room.key, snapshot, self._runtime.clock.monotonic(), lost=lost), 0.0)
+            room.push(resync_frame(room.key, snapshot, self._runtime.clock.monotonic(), lost=lost), 0.0)
             sequencer.reset(snapshot)
             metrics.repairs.labels(outcome="announced").inc()
         for portion in _portions(snapshot.missed):

@@ -23,7 +23,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
 from service.protocol.unique_keys import check_text, prefer_duplicate
 from service.realtime.admission.slots import network_of
-from service.realtime.connections.byte_budget import Account, Holding
+from service.realtime.connections.byte_budget import Account, HeldBytes
 from service.realtime.node import Node
 from service.web.api.messages import MAX_USER, IdempotencyKey
 from service.web.client_info import client_ip
@@ -79,7 +79,7 @@ class Call:
     identity: Identity
     key: str
     """The API key's name."""
-    holding: Holding
+    holding: HeldBytes
     """Counts the body's bytes, until the request is answered."""
 
     @classmethod
@@ -94,7 +94,7 @@ class Call:
             raise
         node.admission.requests.check_api_key(network, key.tenant, key.name)
         return cls(
-            request, node, backend(key.tenant), key.name, Holding(node.budget.account(key.tenant, is_backend=True))
+            request, node, backend(key.tenant), key.name, HeldBytes(node.budget.account(key.tenant, is_backend=True))
         )
 
     @property

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from service.errors import ErrorCode, ServiceError
-from service.realtime.connections.byte_budget import SMALL_REPLY, Account, Holding
+from service.realtime.connections.byte_budget import MAX_SMALL_REPLY, Account, HeldBytes
 from service.web.api.call import Call
 from service.web.api.messages import NoQuery
 from service.web.http_config import NODE
@@ -99,10 +99,10 @@ class Operation:
 
 def _response(body: bytes, account: Account) -> web.Response:
     """A 200 with this body. A large one is counted until the caller has read it. Raises ServiceError(OVERLOADED)."""
-    kind = web.Response if len(body) <= SMALL_REPLY else _CountedResponse
+    kind = web.Response if len(body) <= MAX_SMALL_REPLY else _CountedResponse
     response = kind(body=body, content_type="application/json", headers={hdrs.CACHE_CONTROL: "no-store"})
     if isinstance(response, _CountedResponse):
-        response.count(Holding(account), len(body))
+        response.count(HeldBytes(account), len(body))
     return response
 
 
@@ -111,7 +111,7 @@ class _CountedResponse(web.Response):
 
     _release: Callable[[], object] | None = None
 
-    def count(self, holding: Holding, size: int) -> None:
+    def count(self, holding: HeldBytes, size: int) -> None:
         """Raises ServiceError(OVERLOADED)."""
         holding.add(size)
         self._release = finalize(self, holding.release)  # by itself where nothing could be sent

@@ -27,7 +27,7 @@ from service.core.clock import Clock
 from service.core.limits import Rate
 from service.core.token_bucket import TokenBucket
 from service.errors import ErrorCode, ServiceError
-from service.realtime.connections.byte_budget import FULL, Account, Holding, overloaded
+from service.realtime.connections.byte_budget import OVERLOADED_MESSAGE, Account, HeldBytes, overloaded
 from service.telemetry.metrics import Metrics
 from service.web.http.half_close import end_sending
 from service.web.http.header_list import list_of, offers_websocket
@@ -257,7 +257,7 @@ class HttpProtocol(RequestHandler):
         self._has_ended_unparsed = False
         """Whether the peer's end comes behind that."""
         self._bounds = bounds
-        self._unread = Holding(bounds.account)
+        self._unread = HeldBytes(bounds.account)
         self._refusals: TokenBucket | None = None
         self.body_is_counted = False
         """Whether a handler counts the body that it reads."""
@@ -387,7 +387,7 @@ class HttpProtocol(RequestHandler):
             self._bounds.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             if self._messages:
                 _forget_body(parser)
-                self._messages[-1] = _refused(Refusal(ErrorCode.OVERLOADED, FULL))
+                self._messages[-1] = _refused(Refusal(ErrorCode.OVERLOADED, OVERLOADED_MESSAGE))
             elif self._current_request is None and self.transport is not None:
                 self.transport.write(serialized(problem(overloaded())))
                 self._end_unread()

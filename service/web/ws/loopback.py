@@ -12,7 +12,7 @@ from typing import cast
 
 from service.core.clock import Clock
 from service.protocol.framing import FIN, MASK, TEXT
-from service.realtime.connections.byte_budget import UNAUTHENTICATED, ByteBudget
+from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT, ByteBudget
 from service.realtime.connections.transport import MessageHandler
 from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
@@ -64,7 +64,7 @@ async def connect(bounds: Bounds, clock: Clock, handler: MessageHandler, metrics
         raise
     client, server = transports
     terms = Terms(bounds, clock, metrics, ReadScheduler(clock, metrics, bounds.deadlines.message))
-    websocket = WebSocket(terms, server, account=ByteBudget(bounds.outbox.node_bytes).account(UNAUTHENTICATED))
+    websocket = WebSocket(terms, server, account=ByteBudget(bounds.outbox.node_bytes).account(UNAUTHENTICATED_TENANT))
     websocket.handler = handler
     server.set_protocol(websocket)
     websocket.connection_made(server)

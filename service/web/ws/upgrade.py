@@ -21,7 +21,7 @@ from service.protocol.deflate import Agreement, negotiate
 from service.protocol.framing import accept_key
 from service.protocol.messages import SUBPROTOCOL
 from service.realtime.admission.slots import network_of
-from service.realtime.connections.byte_budget import UNAUTHENTICATED
+from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.node import Node
 from service.realtime.session.handler import serve
 from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
@@ -146,7 +146,7 @@ class Upgrades:
             admitted.arrival.slot.release()
             return None
         identity = admitted.arrival.identity
-        account = self._node.budget.account(UNAUTHENTICATED if identity is None else identity.tenant)
+        account = self._node.budget.account(UNAUTHENTICATED_TENANT if identity is None else identity.tenant)
         websocket = WebSocket(self._terms, transport, admitted.window_bits, account=account)
         websocket.handler = arriving = PreAuthBuffer(websocket)
         transport.set_protocol(websocket)

@@ -16,7 +16,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.core.clock import Clock
 from service.realtime.admission.slots import network_of
-from service.realtime.connections.byte_budget import Account, Holding
+from service.realtime.connections.byte_budget import Account, HeldBytes
 from service.telemetry.metrics import Metrics
 from service.web.descriptors import Descriptors
 from service.web.http.half_close import end_sending
@@ -126,7 +126,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         """Who has connected."""
         self._data = b""
         """What has come: part of a request, then what is behind it while it waits and is checked."""
-        self._counted: Holding | None = None
+        self._counted: HeldBytes | None = None
         """Counts that, while it waits; most never do."""
         self._discarded = -1
         """Bytes that have come since a refusal; below 0 there was none."""
@@ -214,7 +214,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         if self.transport is None:
             return
         if self._counted is None:
-            self._counted = Holding(self._door.account)
+            self._counted = HeldBytes(self._door.account)
         if not self._counted.set(size):
             self._door.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             self.abort()

@@ -170,7 +170,7 @@ class WebSocket(asyncio.Protocol):
         kept = reader.held if self._reader is reader else 0
         change, reader.counted = kept - reader.counted, kept
         self.hold(change)
-        if change > 0 and not self.account.fits():
+        if change > 0 and not self.account.has_capacity():
             self._terms.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             raise Fault(CloseCode.OVERLOAD.code, "this node holds too many bytes; come back")
 

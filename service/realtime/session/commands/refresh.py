@@ -15,6 +15,6 @@ async def handle(node: Node, connection: Connection, command: Refresh) -> None:
     if (new.tenant, new.user) != (old.tenant, old.user):
         raise ServiceError(ErrorCode.FORBIDDEN, "the new token must be of the same tenant and user", path="$.token")
     connection.session.identity = new
-    connection.is_told_of_expiry = False
+    connection.token_replaced()
     await node.subscriptions.reauthorise(connection)
     connection.reply(Ack(id=command.id))
