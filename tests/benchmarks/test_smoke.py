@@ -20,6 +20,8 @@ from benchmarks.build import build
 from benchmarks.cases import WORKLOADS
 from benchmarks.figures import Figures, Sample
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).parents[2]
 DEADLINE = 60.0
 

@@ -27,6 +27,8 @@ from tests.contract.nats_stage import ListeningSink, config, running
 from tests.stores import Certificates, NatsServer
 from tests.support.clock import FakeClock
 
+pytestmark = pytest.mark.slow
+
 NOTICED = 15.0
 """Seconds within which a server that says nothing any more is given up."""
 

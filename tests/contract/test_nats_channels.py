@@ -18,6 +18,8 @@ from tests.stores import NatsServer
 from tests.stores.process import until
 from tests.support.clock import FakeClock
 
+pytestmark = pytest.mark.slow
+
 INVENTED = ChannelKey("acme", "room:invented")
 SHORT = 2.0
 

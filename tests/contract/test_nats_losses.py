@@ -27,6 +27,8 @@ from tests.stores import NatsServer
 from tests.stores.process import until
 from tests.support.clock import FakeClock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def clock() -> FakeClock:

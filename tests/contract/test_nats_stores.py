@@ -39,6 +39,8 @@ from tests.contract.tickets_suite import TTL, TimedTicketsSuite
 from tests.stores import NatsServer
 from tests.support.clock import FakeClock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[NatsServer]:

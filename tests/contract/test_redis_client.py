@@ -24,6 +24,8 @@ from tests.contract.presence_suite import Node, entrance, farewell
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, Certificates, Cluster, Flavour, RedisServer, Sentinels, shared_redis
 
+pytestmark = pytest.mark.slow
+
 SECRET = "canary-password"
 QUICK = 1.0
 

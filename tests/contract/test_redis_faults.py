@@ -25,6 +25,8 @@ from tests.contract.test_redis_broker import new_prefix, only, redis_broker, set
 from tests.stores import FLAVOURS, Certificates, Flavour, RedisServer, shared_redis
 from tests.stores.process import free_port, until
 
+pytestmark = pytest.mark.slow
+
 KEEP = Retention(entries=2_000, ttl=60.0)
 FAST: dict[str, Any] = {"call_timeout": 1.5, "ping_interval": 0.2, "silence_timeout": 0.6, "start_timeout": 2.0}
 """Bounds that let a test see them."""

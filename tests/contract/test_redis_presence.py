@@ -19,6 +19,8 @@ from tests.contract.presence_suite import MAX_TOLD, TTL, Node, SharedPresenceSui
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, RedisServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=FLAVOURS)
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[RedisServer]:

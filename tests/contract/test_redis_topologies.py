@@ -28,6 +28,8 @@ from tests.contract.test_redis_broker import new_prefix, only, redis_broker, set
 from tests.stores import Certificates, Cluster, ClusterNode, RedisServer, Sentinels
 from tests.support.clock import FakeClock
 
+pytestmark = pytest.mark.slow
+
 G = TypeVar("G", Cluster, Sentinels, RedisServer)
 
 USER, PASSWORD = "tidewire", "secret"

@@ -168,7 +168,7 @@ async def restarted_one_after_the_other(arena: Arena) -> None:
         await _closed_politely(stage, moment)
 
 
-@scenario("far-word", quick=True)
+@scenario("far-word")
 async def a_user_is_disconnected_elsewhere(arena: Arena) -> None:
     """Disconnecting a user through one node ends it on the other within 2 s, Pub/Sub cut at that moment or not."""
     await _told_through_the_other_node(arena, "disconnect", 4403)

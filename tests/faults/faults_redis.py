@@ -105,7 +105,7 @@ async def killed_with_always(arena: Arena) -> None:
     await _killed(arena, "always")
 
 
-@scenario("redis-stop", quick=True)
+@scenario("redis-stop")
 async def stopped(arena: Arena) -> None:
     """SIGSTOP: noticed within 5 s, the loop turns all the while, all is well soon after SIGCONT."""
     report, seconds = arena.report, 5.0 if arena.quick else 15.0
@@ -168,7 +168,7 @@ async def _post(port: int, number: int) -> tuple[int, str, float]:
         return response.status, body.get("code", ""), monotonic() - started
 
 
-@scenario("pubsub-kill-once", quick=True)
+@scenario("pubsub-kill-once")
 async def thrown_out(arena: Arena) -> None:
     """CLIENT KILL TYPE pubsub in the middle of bursts: made good within 2 s; clients and publishers see nothing."""
     report, times = arena.report, 3 if arena.quick else 8

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from tests.support.clock import FakeClock
 from tests.support.harness import BIT, Client, passes, serving
+
+pytestmark = pytest.mark.slow
 
 MOST = 600.0
 

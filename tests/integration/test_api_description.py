@@ -28,6 +28,8 @@ from service.web.api.messages import CHANNEL_SCHEMA, USER_SCHEMA
 from service.web.api.operation import Operation
 from tests.support.harness import API_KEY, DEADLINE, Running, serving
 
+pytestmark = pytest.mark.slow
+
 DESCRIPTION = openapi.describe(api.OPERATIONS)
 AUTHORIZED = {"Authorization": f"Bearer {API_KEY}"}
 schema = schemathesis.openapi.from_dict(json.loads(json.dumps(DESCRIPTION)))

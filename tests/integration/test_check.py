@@ -12,6 +12,8 @@ from tests.stores.process import HOST, free_port
 from tests.stores.redis_server import RedisServer
 from tests.support.harness import API_KEY, CONTRACT, SECRET
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"AUTH__SECRET": SECRET, "API__KEY": API_KEY, "CONTRACT": str(CONTRACT), "LOG__FORMAT": "json"}
 HASTY = {"BROKER__UNREADY_AFTER": "1"}
 

@@ -24,6 +24,8 @@ from tests.support.api_client import post
 from tests.support.clock import START, FakeClock, WrongClock
 from tests.support.harness import Client, serving, token
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 
 

@@ -36,6 +36,8 @@ from tests.support.api_client import ask, get, post
 from tests.support.harness import API_KEY, Running, eventually, serving, token
 from tests.support.shared_broker import Bus, SharedBroker
 
+pytestmark = pytest.mark.slow
+
 REVOCATIONS = revocations_of("default")
 
 # --- commands ------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from tests.support.files import as_many_as_may_be
 from tests.support.harness import CONTRACT, DEADLINE, SECRET, Client, Running, token
 from tests.support.raw import HANDSHAKE, Answer, Raw, connected
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "PORT": "0",
     "OPS_PORT": "0",
@@ -157,7 +159,7 @@ async def metric_reaches(server: Running, name: str, value: float) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("max_files", [10, 40])
+@pytest.mark.parametrize("max_files", [40])
 async def test_limit_that_leaves_nothing_for_clients_ends_the_start(max_files: int) -> None:
     async with limited_command(max_files, "service", "serve", **SETTINGS) as run:
         assert await run.ended() == 1
@@ -165,7 +167,7 @@ async def test_limit_that_leaves_nothing_for_clients_ends_the_start(max_files: i
         assert f"may open {max_files} files, but it needs" in run.log[0]["reason"]
 
 
-@pytest.mark.parametrize("max_files", [64, 80, 256])
+@pytest.mark.parametrize("max_files", [64, 256])
 async def test_health_is_answered_while_everything_is_taken(max_files: int) -> None:
     """WebSockets up to the cap, idle connections above it, and idle ones at the ops listener."""
     async with limited(max_files) as (run, server), AsyncExitStack() as stack:

@@ -22,6 +22,8 @@ from packaging.requirements import Requirement
 
 from tests.support.package_index import PackageIndex, normalised
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PIP = ROOT / ".venv" / "oldest-pip"
 OLDEST = (3, 11)

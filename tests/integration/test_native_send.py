@@ -32,6 +32,7 @@ TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 Play = Callable[[], Coroutine[Any, Any, None]]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.parametrize("loop", list(LOOPS)),
     pytest.mark.skipif(native.load() is None and not native.LIBRARY.exists(), reason="the native sender is not built"),
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from service.adapters.nats.records import SEGMENT_SIZE
 from tests.stores import NatsServer
 from tests.support.rights import rule, use_everything
+
+pytestmark = pytest.mark.slow
 
 RULE = f"publish: {rule('publish: ')}"
 

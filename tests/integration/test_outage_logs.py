@@ -16,6 +16,8 @@ from structlog.testing import capture_logs
 from tests.stores import NatsServer, RedisServer
 from tests.support.harness import Running, eventually, serving
 
+pytestmark = pytest.mark.slow
+
 AWAY = 6.0
 """Seconds: a dozen tries of most loops, and longer than a failure waits for its explanation."""
 MAX_LINES = 16

@@ -14,6 +14,8 @@ import pytest
 from tests.integration.command import CHECKOUT, SOON
 from tests.support.harness import API_KEY, CONTRACT, SECRET, Running, serving, token
 
+pytestmark = pytest.mark.slow
+
 CLOSED = 128 + signal.SIGPIPE
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("TIDEWIRE_", "PYTHON"))}
 

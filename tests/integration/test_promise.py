@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import event as tally
 from hypothesis import strategies as st
@@ -27,6 +28,8 @@ from service.core.event import Event, Publication
 from service.core.position import Position
 from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving, token
 from tests.support.wire import Wire, connect
+
+pytestmark = pytest.mark.slow
 
 CONTRACT = Path(__file__).parent / "promise.yaml"
 KEPT = 6

@@ -23,6 +23,8 @@ from tests.integration.cluster import Cluster, Member, cluster
 from tests.support.harness import DEADLINE, Running, eventually
 from tests.support.shared_broker import RedisBus, SharedBroker
 
+pytestmark = pytest.mark.slow
+
 HALL = "hall:1"
 CLIENTS = 400
 """On four nodes chance makes 130 of 100, but no more."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.integration.test_slow_consumers import deaf, gone, shout
 from tests.support.harness import Client, Running, eventually, serving, token
 from tests.support.wire import Wire, connect
+
+pytestmark = pytest.mark.slow
 
 RECENT = ("connect", "close", "abnormal_close", "slow")
 OFFICE = 110

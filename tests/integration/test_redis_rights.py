@@ -11,6 +11,8 @@ from service.adapters import redis as redis_adapters
 from tests.stores import FLAVOURS, Flavour, RedisServer
 from tests.support.rights import rule, use_everything
 
+pytestmark = pytest.mark.slow
+
 RULE = rule("ACL SETUSER tidewire reset on >PASSWORD ")
 
 

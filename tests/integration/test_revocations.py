@@ -22,6 +22,8 @@ from tests.support.clock import WrongClock
 from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, eventually, serving, token
 from tests.support.shared_broker import Bus, Line, SharedBroker
 
+pytestmark = pytest.mark.slow
+
 REVOCATIONS = revocations_of("default")
 
 

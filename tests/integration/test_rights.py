@@ -24,6 +24,8 @@ from service.protocol.messages import PresenceView
 from tests.stores import STORES, broker_of
 from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, serving, token
 
+pytestmark = pytest.mark.slow
+
 KEY = {"Authorization": f"Bearer {API_KEY}"}
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 ROOM = "room:1"

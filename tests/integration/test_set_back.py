@@ -14,6 +14,8 @@ from tests.integration.test_shared_presence import Nodes, node, two_nodes
 from tests.stores import RedisServer
 from tests.support.harness import Client, Running
 
+pytestmark = pytest.mark.slow
+
 ROOM = ChannelKey("default", "room:1")
 
 

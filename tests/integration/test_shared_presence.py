@@ -16,6 +16,8 @@ from tests.integration.test_presence import members
 from tests.stores import FLAVOURS, RedisServer, shared_redis
 from tests.support.harness import CONTRACT, Client, Running, eventually, loaded, settings, token
 
+pytestmark = pytest.mark.slow
+
 TTL = 3.0
 """Seconds that presence lasts here, so that a test need not wait for half a minute."""
 

@@ -23,6 +23,8 @@ from tests.stores.process import HOST, free_port, until
 from tests.stores.redis_server import RedisServer
 from tests.support.harness import API_KEY, CONTRACT, DEADLINE, SECRET, Client, Running
 
+pytestmark = pytest.mark.slow
+
 QUICKLY = 10.0
 """Seconds for an end that waits for nobody but, for a second or two, the reader of the log."""
 
@@ -219,7 +221,7 @@ async def test_demo_starts_without_a_reader_of_its_notice(tmp_path: Path) -> Non
         os.close(full)
 
 
-@pytest.mark.parametrize("closed", [(0,), (2,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
 async def test_descriptors_that_are_closed_at_the_start_are_not_taken_for_others(closed: Sequence[int]) -> None:
     async with served(subprocess.DEVNULL, closed=closed) as run:
         open_now = Path(f"/proc/{run.process.pid}/fd")

@@ -20,6 +20,8 @@ from tests.integration.command import CHECKOUT, SOON, Command, command
 from tests.stores.process import HOST
 from tests.support.harness import API_KEY, CONTRACT, SECRET, Client, Running
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "AUTH__SECRET": SECRET,
     "API__KEY": API_KEY,
@@ -59,8 +61,9 @@ async def silent_server() -> AsyncIterator[tuple[int, asyncio.Event]]:
         await server.wait_closed()
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS)
-@pytest.mark.parametrize("scheme", ["redis", "nats"])
+@pytest.mark.parametrize(
+    ("scheme", "number"), [*(("redis", number) for number in STOP_SIGNALS), ("nats", signal.SIGTERM)]
+)
 async def test_stop_signal_while_waiting_for_broker_ends_the_start(scheme: str, number: signal.Signals) -> None:
     async with (
         silent_server() as (port, come),

@@ -18,6 +18,8 @@ from service.errors import ErrorCode
 from tests.support.harness import API_KEY, OTHER_API_KEY, SECRET, Client, Running, serving, token
 from tests.support.raw import ask, bearer
 
+pytestmark = pytest.mark.slow
+
 TENANTS = {"default": API_KEY, "other": OTHER_API_KEY}
 
 

@@ -25,6 +25,8 @@ from tests.stores.process import HOST, free_port
 from tests.support.harness import API_KEY, CONTRACT, SECRET, Client, Running
 from tests.support.raw import Raw, connected
 
+pytestmark = pytest.mark.slow
+
 FAULTY = Path(__file__).parents[1] / "unit/contracts/five_faults.yaml"
 WORKERS = 3
 CROWD = 60

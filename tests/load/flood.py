@@ -2,7 +2,7 @@
 
     python -m tests.load.flood PORT KIND CONNECTIONS SECONDS
 
-It prints a line of JSON: bytes sent, connections ended by the service, connections open at the end. Loopback only.
+It prints `flooding` when it begins, and at its end a line of JSON: bytes sent, connections ended by the service, connections open at the end. Loopback only.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def main() -> None:
     port, kind, connections, seconds = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     os.nice(10)  # it shares its core with the clients that are measured, and is no measure of anything itself
     flood = Flood(port, kind)
+    print("flooding", flush=True)
     flood.run(connections, seconds)
     print(json.dumps({"sent": flood.sent, "ended": flood.ended, "open": flood.close()}))
 

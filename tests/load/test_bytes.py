@@ -23,9 +23,9 @@ pytestmark = pytest.mark.load
 
 NODE_BYTES = 48 * 1024 * 1024
 PEERS = 500
-ROUNDS = 3
+ROUNDS = 2
 """Each with a mix of its own: which peers do what is drawn by chance, from a seed that is printed."""
-SECONDS = 4.0
+SECONDS = 3.0
 """Of one round, in which RSS is looked at all the time."""
 FACTOR = 1.25
 """What Python and the allocator may take beside the bytes that are counted."""

@@ -14,6 +14,8 @@ import pytest
 
 from service.web.ws.native import LIBRARY, load
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TREE = (
     ".gitignore",

@@ -17,6 +17,8 @@ from tests.stores import (
 )
 from tests.support.harness import eventually
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = """
 import asyncio
 from tests.stores import RedisServer
