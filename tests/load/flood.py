@@ -2,7 +2,8 @@
 
     python -m tests.load.flood PORT KIND CONNECTIONS SECONDS
 
-It prints `flooding` when it begins, and at its end a line of JSON: bytes sent, connections ended by the service, connections open at the end. Loopback only.
+It prints `flooding` when it begins, and a line of JSON at its end: bytes sent, connections ended by the service, connections open
+at the end. Loopback only.
 """
 
 from __future__ import annotations
