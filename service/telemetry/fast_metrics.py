@@ -1,7 +1,7 @@
-"""Counters, gauges and histograms for what happens with every message, on one thread.
+"""Counters, gauges and histograms for the hot path, on one thread.
 
-prometheus_client's own take a lock and search their buckets one by one: half a microsecond to two each, several times a
-message. These add, and are read when somebody scrapes (docs/adr/0016-own-transport.md).
+Those of prometheus_client take a lock and search buckets one by one: 0.5 to 2 µs each, several times a message. These only add;
+a scrape reads them (docs/adr/0016-own-transport.md).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from prometheus_client.metrics_core import (
 )
 
 MAX_CHILDREN = 1_000
-"""Numbers of one counter. Labels are of small closed sets; should one grow all the same, the others are not to pay for it."""
+"""Label combinations of one counter. Labels come from small sets; this bounds one that grows all the same."""
 OTHER = "other"
-"""The value of every label of what comes beyond."""
+"""The value of every label above that bound."""
 
 
 class FastCounter:
-    """One number."""
+    """A number that only grows."""
 
     __slots__ = ("value",)
 
@@ -33,12 +33,12 @@ class FastCounter:
         self.value = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
-        """Adds."""
+        """Adds an amount."""
         self.value += amount
 
 
 class FastCounterFamily:
-    """A counter by labels: a collector for a registry. Of the names no two may be the same in a registry."""
+    """A counter with labels: a collector for a registry."""
 
     kind: ClassVar = "counter"
 
@@ -47,12 +47,11 @@ class FastCounterFamily:
         self.text = text
         self.label_names = tuple(labels)
         self.children: dict[tuple[str, ...], FastCounter] = {}
-        """What there is, by the values of its labels."""
+        """The counters by their label values."""
         registry.register(self)
 
     def labels(self, *values: str, **named: str) -> FastCounter:
-        """The number with these labels, given in their order or by name; made if there is none. Where it is needed for every
-        message it is kept."""
+        """The counter with these label values, in their order or by name. Callers on the hot path keep it."""
         if named:
             values = tuple(named.pop(label) for label in self.label_names)
         if named or len(values) != len(self.label_names):
@@ -65,7 +64,7 @@ class FastCounterFamily:
         return child
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """The samples for a scrape."""
         family = CounterMetricFamily(self.name, self.text, labels=self.label_names)
         for values, child in self.children.items():
             family.add_metric(values, child.value)
@@ -73,14 +72,14 @@ class FastCounterFamily:
 
 
 class Mirror:
-    """A counter with one label, of numbers that somebody else counts, from other threads too: a collector for a registry."""
+    """A counter with one label whose numbers are counted elsewhere, in other threads too: a collector for a registry."""
 
     kind: ClassVar = "counter"
 
     def __init__(
         self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float]], registry: CollectorRegistry
     ) -> None:
-        """`read` gives the numbers by the label's value."""
+        """`read` returns the numbers by label value."""
         self.name = name
         self.text = text
         self.label_names = (label,)
@@ -88,7 +87,7 @@ class Mirror:
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """The samples for a scrape."""
         family = CounterMetricFamily(self.name, self.text, labels=self.label_names)
         for value, number in self._read().items():
             family.add_metric((value,), number)
@@ -110,16 +109,16 @@ class FastGauge(FastCounter):
         registry.register(self)
 
     def dec(self, amount: float = 1.0) -> None:
-        """Takes away."""
+        """Subtracts an amount."""
         self.value -= amount
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """The samples for a scrape."""
         yield GaugeMetricFamily(self.name, self.text, self.value)
 
 
 class FastHistogram:
-    """A histogram without labels: a collector for a registry. `buckets` are upper bounds, rising."""
+    """A histogram without labels: a collector for a registry. `buckets` are upper bounds in ascending order."""
 
     __slots__ = ("_bounds", "_counts", "_sum", "name", "text")
 
@@ -135,14 +134,14 @@ class FastHistogram:
         registry.register(self)
 
     def observe(self, amount: float) -> None:
-        """Enters one value: it counts for the first bucket whose bound is not below it."""
+        """Counts a value in the first bucket whose bound is not below it."""
         self._counts[bisect_left(self._bounds, amount)] += 1
         self._sum += amount
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
-        so_far, buckets = 0, []
+        """The samples for a scrape."""
+        cumulative, buckets = 0, []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            so_far += count
-            buckets.append((bound, float(so_far)))
+            cumulative += count
+            buckets.append((bound, float(cumulative)))
         yield HistogramMetricFamily(self.name, self.text, buckets=buckets, sum_value=self._sum)

@@ -66,7 +66,7 @@ class Metrics:
         self.process = ProcessMetrics(make)
         self.metric_errors = make.fast_counters(
             "metric_errors",
-            "Times that a metric could not be counted or exported, by its name; nothing else fails then.",
+            "Failures to count or export a metric, by metric. They affect nothing else.",
             "metric",
         )
         self.metric_errors.labels("api_requests")  # from the start, or its first increase would not be seen

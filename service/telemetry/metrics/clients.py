@@ -52,25 +52,27 @@ class ConnectionMetrics:
     """Client connections of this node, from the upgrade to the close."""
 
     def __init__(self, make: MetricFactory) -> None:
-        self.connections = make.fast_gauge("connections", "Connections that are authenticated.")
-        self.max_connections = make.gauge("max_connections", "Connections that this node takes at most.")
-        self.pending_connections = make.fast_gauge("pending_connections", "Connections that have not said hello yet.")
+        self.connections = make.fast_gauge("connections", "Authenticated connections.")
+        self.max_connections = make.gauge("max_connections", "Maximum number of connections of this node.")
+        self.pending_connections = make.fast_gauge(
+            "pending_connections", "Connections that have not authenticated yet."
+        )
         self.connects = make.fast_counters(
-            "connects", "Connections authenticated, by the kind of credentials.", "credentials"
+            "connects", "Connections that authenticated, by kind of credentials.", "credentials"
         )
         start_at_zero(self.connects, ("bearer", "ticket", "cookie", "hello", "anonymous"))
         self.closes = make.fast_counters("closes", "Connections closed, by close code.", "code")
         self.handshake_seconds = make.fast_histogram(
             "handshake_seconds",
-            "Time from the whole request for an upgrade to its 101: waiting for its turn, and every check.",
+            "Time from a complete upgrade request to its response 101, with the wait in the queue and all checks.",
             LATENCY_BUCKETS,
         )
         self.connection_seconds = make.fast_histogram(
-            "connection_seconds", "How long connections lasted that have ended.", _LENGTH
+            "connection_seconds", "Duration of connections that have ended.", _LENGTH
         )
         self.connection_age_seconds = make.gauge(
             "connection_age_seconds",
-            "How long the present connections have lasted: the median (0.5), nine of ten at most (0.9), the oldest (1).",
+            "Age of the open connections: p50 (0.5), p90 (0.9), the oldest (1).",
             "quantile",
         )
         self.ping_seconds = make.fast_histogram("ping_seconds", "Time from a ping to the client's answer.", _PING)
@@ -82,14 +84,14 @@ class ClientMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.token_signatures = make.fast_counters(
             "token_signatures",
-            "Tokens signed with a private key, by whether the signature was checked or remembered to be right.",
+            "Tokens signed with a private key, by outcome: signature `checked`, or `remembered` from an earlier check.",
             "outcome",
         )
         start_at_zero(self.token_signatures, ("checked", "remembered"))
         self.upgrade_refusals = make.fast_counters(
             "upgrade_refusals",
-            "Clients refused, by error code; by cause (`client`: what it sent or a limit of its own, `service`: a limit or a "
-            "fault of this node, `draining`); and by where: `upgrade`, `hello`, `ticket`.",
+            "Refused clients, by error code, by cause (`client`: its own message or limit, `service`: a limit or a fault of this "
+            "node, `draining`), and by step (`upgrade`, `hello`, `ticket`).",
             *("cause", "door", "reason"),
         )
         for door in ("upgrade", "hello", "ticket"):
@@ -100,42 +102,42 @@ class ClientMetrics:
                 door,
             )
         self.refused_addresses = make.gauge(
-            "refused_addresses", "Client addresses refused in the last 5 minutes for a cause that is the client's."
+            "refused_addresses", "Client addresses refused in the last 5 minutes with the cause `client`."
         )
         self.recent_connect_clients = make.gauge(
             "recent_connect_clients",
             "Different clients that connected in the last 2 minutes. A client is a user at an address.",
         )
         self.recent_close_clients = make.gauge(
-            "recent_close_clients", "Different clients of which a connection closed in the last 5 minutes."
+            "recent_close_clients", "Different clients with a connection that closed in the last 5 minutes."
         )
         self.recent_abnormal_close_clients = make.gauge(
             "recent_abnormal_close_clients",
-            "Different clients of which a connection broke off or closed by a fault (close codes 1006, 1011, 1013, 4408) in the "
+            "Different clients with a connection that was cut or closed by a fault (close codes 1006, 1011, 1013, 4408) in the "
             "last 5 minutes.",
         )
         self.recent_slow_clients = make.gauge(
             "recent_slow_clients",
-            "Different clients of which a connection was closed in the last 5 minutes because it did not read fast enough.",
+            "Different clients with a connection that was closed in the last 5 minutes because it read too slowly.",
         )
 
 
 class HttpMetrics:
-    """TCP connections and requests that are no WebSockets."""
+    """TCP connections that are not WebSockets, and HTTP requests."""
 
     def __init__(self, make: MetricFactory) -> None:
         self.http_connections = make.gauge(
             "http_connections", "TCP connections of the public listener that are not WebSockets."
         )
         self.max_http_connections = make.gauge(
-            "max_http_connections", "TCP connections that are not WebSockets that this node takes at most."
+            "max_http_connections", "Maximum number of TCP connections that are not WebSockets."
         )
         self.ops_connections = make.gauge("ops_connections", "TCP connections of the listener for health and metrics.")
         self.api_requests = make.fast_counters(
             "api_requests", "HTTP requests, by route template, method and status.", "route", "method", "status"
         )
         self.api_seconds = make.histogram(
-            "api_seconds", "Time of one HTTP request, by route template.", LATENCY_BUCKETS, "route"
+            "api_seconds", "Duration of HTTP requests, by route template.", LATENCY_BUCKETS, "route"
         )
 
 
@@ -145,12 +147,12 @@ class LimitMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.rate_limited = make.fast_counters(
             "rate_limited",
-            "Messages, subscribes, upgrades and requests of the backend API above a rate, by its scope.",
+            "Messages, subscribes, upgrades and backend API requests refused by a rate limit, by scope.",
             "scope",
         )
         start_at_zero(self.rate_limited, _RATES)
         self.limit_hits = make.fast_counters(
-            "limit_hits", "Times that a bound or deadline was reached, by its name.", "limit"
+            "limit_hits", "Times that a limit or deadline was reached, by name.", "limit"
         )
         start_at_zero(self.limit_hits, _LIMITS)
         self.accept_rate = make.gauge(
@@ -158,5 +160,6 @@ class LimitMetrics:
             "Upgrades a second that this node accepts: the setting, or less while its event loop is late.",
         )
         self.caps_unshared = make.counter(
-            "caps_unshared", "Connections let in by the caps of this node alone, because the shared store was away."
+            "caps_unshared",
+            "Connections accepted by the caps of this node alone, because the shared store was unavailable.",
         )

@@ -12,7 +12,7 @@ from service.telemetry.metrics.registry import LATENCY_BUCKETS, MetricFactory, s
 
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PROBE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Objectives are told in these: to move one breaks them."""
+"""Seconds. Recording rules and SLOs use these bounds: a change breaks them."""
 _PAUSE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -22,57 +22,58 @@ class BrokerMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.broker_seconds = make.histogram(
             "broker_seconds",
-            "Time of a call of the broker with every try that it took, of one call in eight.",
+            "Duration of a broker call with its retries, observed for one call in eight.",
             LATENCY_BUCKETS,
         )
         self.broker_lag_seconds = make.fast_histogram(
             "broker_lag_seconds",
-            "Time that the broker takes to answer a ping behind the messages that are on their way to this node.",
+            "Time that the broker takes to answer a ping that is queued behind the messages to this node.",
             LATENCY_BUCKETS,
         )
         self.broker_clock_skew_seconds = make.gauge(
             "broker_clock_skew_seconds",
-            "Seconds by which this node's clock is ahead of the broker's; below 0: behind it. 0 with `memory://`.",
+            "Seconds that this node's clock is ahead of the broker's; negative if it is behind. 0 with `memory://`.",
         )
-        self.broker_queue = make.gauge("broker_queue", "Calls that wait for the broker.")
+        self.broker_queue = make.gauge("broker_queue", "Broker calls that wait to be sent or answered.")
         self.broker_subscriptions = make.gauge(
             "broker_subscriptions", "Channels that the broker delivers to this node."
         )
         self.broker_empty_channels = make.gauge(
             "broker_empty_channels",
-            "Channels in which nothing has been published whose position this node keeps at the broker, as they are subscribed.",
+            "Subscribed channels without any event, whose position this node keeps alive at the broker.",
         )
         self.broker_reconnects = make.fast_counters(
-            "broker_reconnects", "Connections to the broker that were lost, by what they are for.", "line"
+            "broker_reconnects", "Lost connections to the broker, by purpose.", "line"
         )
         start_at_zero(self.broker_reconnects, ("commands", "messages"))
         self.broker_errors = make.fast_counters(
-            "broker_errors", "Calls that the broker refused, by its answer.", "reply"
+            "broker_errors", "Broker calls that were refused, by the reply.", "reply"
         )
         self.broker_up = make.gauge("broker_up", "1 while the broker answers, else 0.")
 
 
 class MemoryBrokerMetrics:
-    """What the in-memory broker keeps."""
+    """The size of the in-memory broker."""
 
     def __init__(self, make: MetricFactory) -> None:
-        self.broker_channels = make.gauge("broker_channels", "Channels that the in-memory broker keeps.")
-        self.broker_events = make.gauge("broker_events", "Events that the in-memory broker keeps.")
-        self.broker_bytes = make.gauge("broker_bytes", "Bytes of the events that the in-memory broker keeps.")
+        self.broker_channels = make.gauge("broker_channels", "Channels in the in-memory broker.")
+        self.broker_events = make.gauge("broker_events", "Events in the in-memory broker.")
+        self.broker_bytes = make.gauge("broker_bytes", "Bytes of the events in the in-memory broker.")
 
 
 class ClusterMetrics:
-    """The nodes that share the broker, and what they send each other."""
+    """The nodes that share the broker, and the commands between them."""
 
     def __init__(self, make: MetricFactory) -> None:
-        self.nodes = make.gauge("nodes", "Nodes that share the broker and are alive, this one too.")
-        self.revocations = make.gauge("revocations", "Revoked users and tokens that this node knows of.")
+        self.nodes = make.gauge("nodes", "Live nodes that share the broker, including this one.")
+        self.revocations = make.gauge("revocations", "Revoked users and tokens known to this node.")
         self.control_commands = make.fast_counters(
-            "control_commands", "Commands to all nodes that this one has carried out, by kind.", "kind"
+            "control_commands", "Cluster commands that this node has run, by kind.", "kind"
         )
         start_at_zero(self.control_commands, ("disconnect", "unsubscribe", "close"))
         self.control_readings = make.counter(
-            "control_readings", "Times that this node read what it may have missed of the other nodes' words."
+            "control_readings",
+            "Times that this node read a control channel again, because it may have missed messages of other nodes.",
         )
 
 
@@ -82,22 +83,22 @@ class LifecycleMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.reconnects_asked = make.fast_counters(
             "reconnects_asked",
-            "Clients told to come back and closed with 1012, by the reason that they were given.",
+            "Clients told to reconnect and closed with 1012, by reason.",
             "reason",
         )
         start_at_zero(self.reconnects_asked, ("shutdown", "age", "rebalance"))
         self.rebalance_surplus = make.gauge(
-            "rebalance_surplus", "Connections that this node has above the nodes' mean and the margin."
+            "rebalance_surplus", "Connections of this node above the mean of all nodes plus the margin."
         )
         self.draining = make.gauge("draining", "1 while this node drains, else 0.")
-        self.drain_left = make.gauge("drain_left", "Connections that a draining node still has; else 0.")
+        self.drain_left = make.gauge("drain_left", "Connections left on this node while it drains, else 0.")
         self.drain_timeouts = make.counter(
-            "drain_timeouts", "Drains that did not end in time, after which connections were cut."
+            "drain_timeouts", "Drains that timed out; the remaining connections were cut."
         )
         self.drain_cut_connections = make.counter(
-            "drain_cut_connections", "Connections cut because they were left when `deadlines.shutdown` was over."
+            "drain_cut_connections", "Connections cut at the end of `deadlines.shutdown`."
         )
-        self.ready = make.gauge("ready", "1 while this node takes new connections, as `/readyz` tells it, else 0.")
+        self.ready = make.gauge("ready", "1 while `/readyz` reports this node ready, else 0.")
 
 
 class ProbeMetrics:
@@ -106,16 +107,16 @@ class ProbeMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.probe_seconds = make.fast_histogram(
             "probe_seconds",
-            "Time from publishing an event of the node's own to its echo by a client of the node's own.",
+            "Time from publishing a probe event to its echo by the probe's client.",
             _PROBE,
         )
         self.probe_failures = make.fast_counters(
-            "probe_failures", "Events of the probe that were not echoed in time, by why.", "reason"
+            "probe_failures", "Probe events that were not echoed in time, by reason.", "reason"
         )
         start_at_zero(self.probe_failures, ("timeout", "subscribe", "publish", "connection", "fault"))
         self.probe_last_success_timestamp_seconds = make.gauge(
             "probe_last_success_timestamp_seconds",
-            "When the probe succeeded last, or began, in Unix time; 0 where there is none.",
+            "Unix time of the last success of the probe, or of its start; 0 without a probe.",
         )
 
 
@@ -124,35 +125,35 @@ class ProcessMetrics:
 
     def __init__(self, make: MetricFactory) -> None:
         self.supervised_task_deaths = make.fast_counters(
-            "supervised_task_deaths", "Supervised tasks that ended unasked, by task.", "task"
+            "supervised_task_deaths", "Supervised tasks that died, by task.", "task"
         )
         self.log_records_dropped = Mirror(
             "tidewire_log_records_dropped",
-            "Log records that were dropped: no room in the queue, not written, or not renderable.",
+            "Log records that were dropped, by reason: the queue was full, the write failed, or rendering failed.",
             "reason",
             log.dropped,
             make.registry,
         )
-        self.log_queue_bytes = make.gauge("log_queue_bytes", "Bytes of log records that wait to be written.")
+        self.log_queue_bytes = make.gauge("log_queue_bytes", "Bytes of log records in the queue.")
         self.log_queue_bytes.set_function(log.waiting_bytes)
-        self.loop_lag_seconds = make.histogram("loop_lag_seconds", "How late the event loop calls back.", _LAG)
+        self.loop_lag_seconds = make.histogram("loop_lag_seconds", "How late the event loop runs a callback.", _LAG)
         self.loop_lag_max_seconds = make.gauge(
             "loop_lag_max_seconds", "The event loop's greatest lag in the last 15 seconds."
         )
         self.gc_pause_seconds = make.histogram(
-            "gc_pause_seconds", "Time of one garbage collection.", _PAUSE, "generation"
+            "gc_pause_seconds", "Duration of a garbage collection.", _PAUSE, "generation"
         )
         self.start_memory_bytes = make.gauge(
-            "start_memory_bytes", "Resident memory at the moment at which it began to serve."
+            "start_memory_bytes", "Resident memory when the service started to listen."
         )
-        self.open_fds = make.gauge("open_fds", "File descriptors in use.")
+        self.open_fds = make.gauge("open_fds", "Open file descriptors.")
         self.open_fds.set_function(process.open_files)
-        self.max_fds = make.gauge("max_fds", "File descriptors that this process may have.")
+        self.max_fds = make.gauge("max_fds", "Maximum number of open file descriptors.")
         self.max_fds.set_function(process.max_files)
         ProcessCollector(registry=make.registry)  # process_*: CPU seconds, resident memory, start time
-        self.build = Info("tidewire_build", "What is running.", registry=make.registry)
+        self.build = Info("tidewire_build", "Version of the service and of Python.", registry=make.registry)
         self.build.info({"version": process.version(), "python": platform.python_version()})
 
     def count_task_death(self, task: str) -> None:
-        """Counts a supervised task that ended unasked."""
+        """Counts a supervised task that died."""
         self.supervised_task_deaths.labels(task=task).inc()

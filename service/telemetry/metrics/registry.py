@@ -1,4 +1,4 @@
-"""The registry of a service's metrics, and what makes a metric in it."""
+"""The registry of a service's metrics, and the factory of the metrics in it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class Registry(CollectorRegistry):
-    """Renders each collector by itself, so that a broken one takes no other with it."""
+    """Renders each collector by itself, so that a broken one does not break the others."""
 
     errors: FastCounterFamily
-    """Counts what failed, by the metric's name."""
+    """Counts failures to render, by metric."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Registry(CollectorRegistry):
         self._collectors.append(collector)
 
     def rendered(self) -> Iterator[bytes]:
-        """The text of each; that of the failures comes last."""
+        """The text of each collector; the failures come last."""
         for collector in self._collectors:
             if collector is self.errors:
                 continue
@@ -42,7 +42,7 @@ class Registry(CollectorRegistry):
 
 
 class _Family:
-    """The metrics of one collector less their `_created` samples: a third more lines that no rule or dashboard reads."""
+    """The metrics of one collector without `_created` samples, which no rule or dashboard reads."""
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
@@ -54,7 +54,7 @@ class _Family:
 
 
 def _name(collector: Collector) -> str:
-    """The metric's own name, or what it is."""
+    """The name of the metric, or else of its class."""
     return str(getattr(collector, "name", None) or getattr(collector, "_name", None) or type(collector).__name__)
 
 

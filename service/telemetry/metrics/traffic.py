@@ -33,7 +33,7 @@ class MessageMetrics:
         self.messages_out = make.fast_counters("messages_out", "Messages written to clients, by type.", "type")
         self.bytes_in = make.fast_counters("bytes_in", "Bytes of the messages received from clients, by type.", "type")
         self.bytes_out = make.fast_counters("bytes_out", "Bytes of the messages written to clients, by type.", "type")
-        self.errors = make.fast_counters("errors", "Refusals sent to clients, by error code.", "code")
+        self.errors = make.fast_counters("errors", "Errors sent to clients, by error code.", "code")
         self._in: dict[str, Traffic] = {}
         self._out: dict[str, Traffic] = {}
 
@@ -52,7 +52,7 @@ class MessageMetrics:
     def _traffic(
         self, cache: dict[str, Traffic], type_: str, messages: FastCounterFamily, size: FastCounterFamily
     ) -> Traffic:
-        label = self.event_type(type_)  # the cache is keyed by labels, so what clients make up does not fill it
+        label = self.event_type(type_)  # the cache is keyed by labels, so types that clients invent do not fill it
         if label not in cache:
             cache[label] = (messages.labels(label), size.labels(label))
         return cache[label]
@@ -69,28 +69,27 @@ class OutboxMetrics:
         self.outbox_replaced = make.counter(
             "outbox_replaced", "Latest events that a newer value replaced in an outbox."
         )
-        self.slow_consumers = make.counter(
-            "slow_consumers", "Connections closed because they did not read fast enough."
-        )
+        self.slow_consumers = make.counter("slow_consumers", "Connections closed because they read too slowly.")
         self.connections_behind = make.gauge(
-            "connections_behind", "Connections that have not taken all that they were sent."
+            "connections_behind", "Connections with sent data that their peer has not taken."
         )
         self.outbox_depth_messages = make.fast_histogram(
             "outbox_depth_messages",
-            "Messages that wait for one connection that is behind: of each of them, at every look (twice a second).",
+            "Messages that wait for a connection that is behind, observed twice a second for each of them.",
             _DEPTH,
         )
-        self.max_outbox_bytes = make.gauge("max_outbox_bytes", "Bytes that this node may hold for its peers.")
+        self.max_outbox_bytes = make.gauge(
+            "max_outbox_bytes", "Maximum number of bytes that this node buffers for its peers."
+        )
         self.outbox_messages = make.fast_gauge("outbox_messages", "Messages waiting in all outboxes of this node.")
         self.outbox_bytes = make.gauge(
             "outbox_bytes",
-            "Bytes that this node holds for its peers: in outboxes, in transports, of messages that have come in part or wait, "
-            "of request bodies.",
+            "Bytes that this node buffers for its peers: outboxes, transports, incomplete and waiting messages, request bodies.",
         )
         self.outbox_used_ratio = make.gauge(
             "outbox_used_ratio",
-            "How full the bytes for peers are: the share of `outbox.node_bytes` in use, or of its own part the fullest tenant's, "
-            "whichever is greater. At 1, clients that do not read are closed and large replies are refused.",
+            "The used part of `outbox.node_bytes`, or the used part of its share by the fullest tenant, whichever is greater. "
+            "At 1, clients that do not read are closed and large replies are refused.",
         )
 
 
@@ -104,19 +103,19 @@ class DeliveryMetrics:
         for delivery in _DELIVERIES:
             start_at_zero(self.publishes, ("accepted", "duplicate", "refused"), delivery)
         self.publish_seconds = make.fast_histogram(
-            "publish_seconds", "Time of one publish through the contract's gate and the broker.", LATENCY_BUCKETS
+            "publish_seconds", "Duration of a publish, through the contract's gate and the broker.", LATENCY_BUCKETS
         )
         self.publish_to_write_seconds = make.fast_histogram(
             "publish_to_write_seconds", "Time from accepting an event to writing it to a subscriber.", LATENCY_BUCKETS
         )
         self.native_sends = make.fast_counters(
             "native_sends",
-            "Frames written to members by the native sender, by whether the kernel took all of it at once.",
+            "Frames written to members by the native sender, by outcome: the kernel took the `whole` frame or a `short` part.",
             "outcome",
         )
         self.sent_natively = (self.native_sends.labels("whole"), self.native_sends.labels("short"))
         self.fanout_members = make.fast_histogram(
-            "fanout_members", "Connections that one event was delivered to.", _MEMBERS
+            "fanout_members", "Connections that an event was delivered to.", _MEMBERS
         )
 
 
@@ -126,18 +125,18 @@ class SubscriptionMetrics:
     def __init__(self, make: MetricFactory) -> None:
         self.subscriptions = make.fast_gauge("subscriptions", "Subscriptions of all connections of this node.")
         self.channels = make.fast_gauge("channels", "Channels with a subscriber on this node.")
-        self.resumes = make.fast_counters("resumes", "Subscribes, by what came of the position they gave.", "outcome")
+        self.resumes = make.fast_counters(
+            "resumes", "Subscribes, by outcome: `recovered`, `gap`, or `fresh` without a position.", "outcome"
+        )
         start_at_zero(self.resumes, ("recovered", "gap", "fresh"))
-        self.resumed_events = make.counter("resumed_events", "Missed events replayed to resuming clients.")
+        self.resumed_events = make.counter("resumed_events", "Missed events sent to clients that resume.")
         self.resume_events = make.fast_histogram(
-            "resume_events", "Missed events replayed to one resuming subscription.", _EVENTS
+            "resume_events", "Missed events sent to one subscription that resumes.", _EVENTS
         )
-        self.presence_events = make.fast_counters(
-            "presence_events", "Presence events told to channels, by kind.", "kind"
-        )
+        self.presence_events = make.fast_counters("presence_events", "Presence events published, by kind.", "kind")
         start_at_zero(self.presence_events, ("joined", "left", "count"))
         self.presence_reentered = make.counter(
-            "presence_reentered", "Entries of this node in presence that the store had lost, and that were made again."
+            "presence_reentered", "Presence entries of this node that the store had lost and that were added again."
         )
 
 
@@ -146,15 +145,19 @@ class StreamMetrics:
 
     def __init__(self, make: MetricFactory) -> None:
         self.interruptions = make.counter(
-            "interruptions", "Times that the broker told of events that may not have been delivered to this node."
+            "interruptions", "Times that the broker reported events that may not have been delivered to this node."
         )
-        self.gaps = make.fast_counters("gaps", "Gaps found between this node and a stream, by how.", "cause")
+        self.gaps = make.fast_counters("gaps", "Gaps found between this node and a stream, by cause.", "cause")
         start_at_zero(self.gaps, ("jump", "interruption", "check"))
         self.repairs = make.fast_counters(
-            "repairs", "Gaps closed from the stream, or announced to subscribers.", "outcome"
+            "repairs",
+            "Gaps that were recovered from the stream (`repaired`), or announced to subscribers (`announced`).",
+            "outcome",
         )
         start_at_zero(self.repairs, ("repaired", "announced"))
-        self.repaired_events = make.counter("repaired_events", "Events read from streams to close gaps.")
-        self.repair_failures = make.counter("repair_failures", "Tries to read a stream that the broker did not answer.")
-        self.epoch_changes = make.counter("epoch_changes", "Streams found to have started anew.")
-        self.repeats = make.counter("repeats", "Events delivered to this node again, and dropped.")
+        self.repaired_events = make.counter("repaired_events", "Events read from streams to recover gaps.")
+        self.repair_failures = make.counter("repair_failures", "Failed reads of a stream.")
+        self.epoch_changes = make.counter("epoch_changes", "Streams found in a new epoch.")
+        self.repeats = make.counter(
+            "repeats", "Duplicate events that the broker delivered to this node, and that were dropped."
+        )
