@@ -9,7 +9,7 @@ from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, CONTRACT, loaded, settings
 
 
-async def test_build_app_gives_an_application_that_lives_by_its_runner(aiohttp_client: AiohttpClient) -> None:
+async def test_build_app_returns_an_application_for_any_runner(aiohttp_client: AiohttpClient) -> None:
     clock = FakeClock()
     client = await aiohttp_client(build_app(settings(), loaded(CONTRACT), clock=clock))
     answer = await client.post(

@@ -59,7 +59,7 @@ async def codes(raw: Raw, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("pages", [1, 3])
-async def test_pages_that_nobody_reads_stay_within_the_budget_and_others_are_served(pages: int) -> None:
+async def test_unread_history_pages_stay_within_the_byte_budget(pages: int) -> None:
     """One page each lay in the transports' buffers, which no gauge showed; with three the limit was passed."""
     async with (
         serving(outbox={"node_bytes": NODE_BYTES, "send_buffer": 4096}) as server,
@@ -91,7 +91,7 @@ async def test_pages_that_nobody_reads_stay_within_the_budget_and_others_are_ser
     assert server.service.node.budget.used == 0
 
 
-async def test_a_refusal_for_want_of_bytes_says_when_to_come_back() -> None:
+async def test_refusal_by_the_byte_budget_has_a_retry_time() -> None:
     async with (
         serving(outbox={"node_bytes": 170_000}) as server,
         server.client() as ann,
@@ -114,7 +114,7 @@ async def test_a_refusal_for_want_of_bytes_says_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize("greets", [True, False], ids=["authenticated", "before hello"])
-async def test_a_message_that_does_not_end_is_counted_and_has_a_deadline(greets: bool) -> None:
+async def test_incomplete_message_is_counted_and_has_a_deadline(greets: bool) -> None:
     """400 connections kept 65 000 bytes each for ever, and answered their pings."""
     clock = FakeClock(wall=time.time())
     async with serving(clock=clock, deadlines={"message": 4.0, "hello": 3600.0}) as server:
@@ -132,7 +132,7 @@ async def test_a_message_that_does_not_end_is_counted_and_has_a_deadline(greets:
         await server.at_rest()
 
 
-async def test_a_message_that_ends_in_time_starts_the_time_of_the_next() -> None:
+async def test_complete_message_restarts_the_message_deadline() -> None:
     clock = FakeClock(wall=time.time())
     async with serving(clock=clock, deadlines={"message": 4.0}) as server, upgraded(server) as raw:
         begun = frame(TEXT, b'{"type":"ping",', fin=False)
@@ -162,7 +162,7 @@ class StalledBroker(MemoryBroker):
         return await super().publish(publication)
 
 
-async def test_frames_that_wait_behind_a_command_are_counted_and_bounded_in_bytes() -> None:
+async def test_frames_behind_a_command_are_counted_and_bounded() -> None:
     """Thirty-two messages of 64 kB might wait, and whatever one more read brought."""
     broker = StalledBroker()
     async with serving(broker=broker) as server, upgraded(server) as raw:
@@ -179,7 +179,7 @@ async def test_frames_that_wait_behind_a_command_are_counted_and_bounded_in_byte
         await eventually(lambda: server.service.node.budget.used == 0)
 
 
-async def test_bodies_of_requests_are_counted_and_refused_above_the_budget() -> None:
+async def test_request_bodies_are_counted_and_refused_above_the_budget() -> None:
     async with serving(outbox={"node_bytes": 200_000}) as server:
         body = json.dumps({"type": "chat.message", "data": {"text": "x" * 50_000}}).encode()
         head = (
@@ -201,7 +201,7 @@ async def test_bodies_of_requests_are_counted_and_refused_above_the_budget() -> 
         await server.at_rest()
 
 
-async def test_an_answer_that_a_backend_does_not_read_is_counted_until_it_does() -> None:
+async def test_unread_response_is_counted_until_it_is_read() -> None:
     async with serving(outbox={"send_buffer": 4096}) as server:
         await fill(server)
         async with connected(server, receive_buffer=4096) as raw:
@@ -214,7 +214,7 @@ async def test_an_answer_that_a_backend_does_not_read_is_counted_until_it_does()
             await eventually(lambda: server.service.node.budget.used == 0)
 
 
-async def test_small_replies_are_sent_while_the_budget_is_used_up() -> None:
+async def test_small_replies_are_sent_while_the_budget_is_full() -> None:
     """A client that keeps up notices nothing of those who do not read."""
     async with serving(outbox={"node_bytes": 300_000, "send_buffer": 4096}) as server:
         await fill(server)
@@ -235,7 +235,7 @@ async def test_small_replies_are_sent_while_the_budget_is_used_up() -> None:
 @pytest.mark.parametrize(
     "start", [b"GET /ws HTTP/1.1\r\n", b"GET /nothing HTTP/1.1\r\n", b"POST /api/v1/events HTTP/1.1\r\n"]
 )
-async def test_a_head_that_does_not_end_is_counted_and_bounded(start: bytes) -> None:
+async def test_incomplete_request_head_is_counted_and_bounded(start: bytes) -> None:
     """A hundred headers of 8 kB each were kept until the deadline, for each connection."""
     async with serving() as server:
         async with connected(server) as raw:
@@ -251,7 +251,7 @@ async def test_a_head_that_does_not_end_is_counted_and_bounded(start: bytes) -> 
 
 
 @pytest.mark.parametrize("request_", [b"GET /nothing", b"OPTIONS /tickets", b"POST /tickets", b"GET /api/v1/channels"])
-async def test_requests_that_are_refused_all_the_time_cost_the_connection(request_: bytes) -> None:
+async def test_connection_with_only_refused_requests_is_closed(request_: bytes) -> None:
     async with serving(limits={"connection_rate": {"per_second": 0.001, "burst": 10}}) as server:
         async with connected(server) as raw:
             raw.write((request_ + b" HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n") * 40)
@@ -265,7 +265,7 @@ async def test_requests_that_are_refused_all_the_time_cost_the_connection(reques
         await server.at_rest()
 
 
-async def test_a_connection_of_a_backend_is_not_cut_for_what_succeeds() -> None:
+async def test_backend_connection_with_successful_requests_stays_open() -> None:
     async with (
         serving(limits={"connection_rate": {"per_second": 0.001, "burst": 1}}) as server,
         connected(server) as raw,

@@ -22,7 +22,7 @@ async def scope_of_refusal(server: Running, headers: dict[str, str | None] | Non
 
 
 @pytest.mark.parametrize("cap", ["connections", "connections_per_ip", "connections_per_tenant", "connections_per_user"])
-async def test_a_cap_holds_and_whoever_leaves_makes_room(cap: str) -> None:
+async def test_cap_holds_and_a_close_frees_a_place(cap: str) -> None:
     async with serving(limits={cap: 2}) as server:
         for _ in range(3):
             async with server.client() as ann, server.client():
@@ -34,7 +34,7 @@ async def test_a_cap_holds_and_whoever_leaves_makes_room(cap: str) -> None:
 
 
 @pytest.mark.parametrize("cap", ["connections_per_tenant", "connections_per_user"])
-async def test_a_cap_that_hello_meets_ends_the_connection_with_the_reason(cap: str) -> None:
+async def test_cap_reached_at_hello_closes_with_the_reason(cap: str) -> None:
     async with serving(limits={cap: 1}) as server, server.client() as ann:
         late = await Client.open(server, hello=False)
         await late.send(type="hello", token=token())
@@ -46,7 +46,7 @@ async def test_a_cap_that_hello_meets_ends_the_connection_with_the_reason(cap: s
         await server.at_rest()
 
 
-async def test_whose_connections_a_cap_counts() -> None:
+async def test_cap_counts_the_connections_of_its_scope() -> None:
     """A user is of a tenant; another one's connections, and another tenant's, are not his."""
     async with serving(limits={"connections_per_user": 1, "connections_per_tenant": 2}) as server:
         async with server.client("ann"), server.client("ann", tenant="other"), server.client("ben"):
@@ -56,7 +56,7 @@ async def test_whose_connections_a_cap_counts() -> None:
         await server.at_rest()
 
 
-async def test_anonymous_connections_are_no_user_s() -> None:
+async def test_anonymous_connections_count_for_no_user() -> None:
     async with serving(limits={"connections_per_user": 1}, auth={"anonymous": True}) as server:
         async with AsyncExitStack() as crowd:
             for _ in range(3):
@@ -67,7 +67,7 @@ async def test_anonymous_connections_are_no_user_s() -> None:
         await server.at_rest()
 
 
-async def test_a_crowd_that_comes_at_once_does_not_slip_through() -> None:
+async def test_simultaneous_connections_do_not_exceed_the_cap() -> None:
     async with serving(limits={"connections_per_ip": 5}) as server:
         async with AsyncExitStack() as crowd:
 
@@ -86,7 +86,7 @@ async def test_a_crowd_that_comes_at_once_does_not_slip_through() -> None:
 
 
 class TestReplace:
-    async def test_a_newer_session_ends_the_oldest(self) -> None:
+    async def test_newer_session_closes_the_oldest(self) -> None:
         async with serving(limits={"connections_per_user": 2, "on_user_cap": "replace"}) as server:
             async with server.client("ben") as ben:
                 first, second = await Client.open(server), await Client.open(server)
@@ -102,7 +102,7 @@ class TestReplace:
                     await client.close()
             await server.at_rest()
 
-    async def test_one_that_does_not_answer_the_close_is_replaced_all_the_same(self) -> None:
+    async def test_session_that_ignores_the_close_is_replaced(self) -> None:
         async with serving(
             limits={"connections_per_user": 1, "on_user_cap": "replace", "connections": 2}, outbox={"close_grace": 0.2}
         ) as server:
@@ -112,7 +112,7 @@ class TestReplace:
                 await new.silence()
             await server.at_rest()
 
-    async def test_a_crowd_of_one_user_ends_at_the_cap(self) -> None:
+    async def test_many_sessions_of_a_user_end_at_the_cap(self) -> None:
         async with serving(limits={"connections_per_user": 3, "on_user_cap": "replace"}) as server:
             clients = await asyncio.gather(*(Client.open(server) for _ in range(20)), return_exceptions=True)
             node = server.service.node
@@ -146,7 +146,7 @@ class TestPending:
                 await ben.silence()
             await server.at_rest()
 
-    async def test_two_hundred_that_never_say_hello_are_all_closed(self) -> None:
+    async def test_connections_without_hello_are_all_closed(self) -> None:
         count = 200
         async with serving(
             limits={"pending": count, "connections_per_ip": count + 1}, deadlines={"hello": 60}
@@ -204,9 +204,7 @@ ADDRESSES = [
 
 
 @pytest.mark.parametrize(("hops", "forwarded", "counts_as"), ADDRESSES)
-async def test_the_client_s_address_is_the_one_that_a_trusted_proxy_wrote(
-    hops: int, forwarded: str | None, counts_as: str
-) -> None:
+async def test_client_address_is_taken_from_trusted_proxies(hops: int, forwarded: str | None, counts_as: str) -> None:
     async with serving(proxy={"hops": hops}) as server:
         headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
         async with upgraded(server, "ann", **headers):
@@ -215,7 +213,7 @@ async def test_the_client_s_address_is_the_one_that_a_trusted_proxy_wrote(
         await server.at_rest()
 
 
-async def test_the_cap_of_an_address_follows_the_client_behind_the_proxy() -> None:
+async def test_cap_of_an_address_counts_the_client_behind_the_proxy() -> None:
     async with (
         serving(limits={"connections_per_ip": 1}, proxy={"hops": 1}) as server,
         upgraded(server, "ann", **{"X-Forwarded-For": "198.51.100.1, 2001:db8::1"}),
@@ -227,7 +225,7 @@ async def test_the_cap_of_an_address_follows_the_client_behind_the_proxy() -> No
             assert await scope_of_refusal(server, {"X-Forwarded-For": other}) == ""
 
 
-async def test_without_a_trusted_proxy_nobody_speaks_for_another_address() -> None:
+async def test_forwarded_address_is_ignored_without_a_trusted_proxy() -> None:
     async with serving(limits={"connections_per_ip": 1}) as server, upgraded(server, "ann"):
         for number in range(5):
             spoof = f"203.0.113.{number}"
@@ -238,7 +236,7 @@ async def test_without_a_trusted_proxy_nobody_speaks_for_another_address() -> No
         assert answer.status == 426, "really another address"
 
 
-async def test_the_rate_of_an_address_follows_the_client_behind_the_proxy() -> None:
+async def test_rate_of_an_address_counts_the_client_behind_the_proxy() -> None:
     limits = {"connect_rate_per_ip": {"per_second": 0.001, "burst": 2}}
     async with serving(limits=limits, proxy={"hops": 1}) as server:
         near: dict[str, str | None] = {"X-Forwarded-For": "203.0.113.9"}
@@ -249,7 +247,7 @@ async def test_the_rate_of_an_address_follows_the_client_behind_the_proxy() -> N
         assert (await ask(server, "/tickets", bearer() | far, upgrade=False, method="POST")).status == 201
 
 
-async def test_addresses_that_are_remembered_are_bounded() -> None:
+async def test_tracked_addresses_are_bounded() -> None:
     """Each client makes up an address; the service remembers the rates of the last few, and counts none that has left."""
     limits = {
         "tracked": 10,
@@ -263,7 +261,7 @@ async def test_addresses_that_are_remembered_are_bounded() -> None:
         await server.at_rest()
 
 
-async def test_an_address_that_has_been_quiet_is_forgotten() -> None:
+async def test_quiet_address_is_evicted() -> None:
     limits = {"connect_rate_per_ip": {"per_second": 100, "burst": 2}}
     async with serving(limits=limits) as server:
         await ask(server, "/ws", bearer(), upgrade=False)

@@ -56,13 +56,13 @@ def padded(size: int) -> str:
 
 
 class TestSize:
-    async def test_a_message_of_exactly_the_limit_is_accepted(self) -> None:
+    async def test_message_at_the_size_limit_is_accepted(self) -> None:
         async with serving() as server, bystander(server), server.client() as ann:
             await ann.raw(padded(65_536))
             await ann.expect("pong", id="k")
             assert await server.metric("limit_hits_total", limit="message_bytes") == 0
 
-    async def test_one_byte_more_ends_the_connection(self) -> None:
+    async def test_message_above_the_size_limit_closes_the_connection(self) -> None:
         async with serving() as server, bystander(server):
             async with server.client() as ann:
                 await ann.raw(padded(65_537))
@@ -77,7 +77,7 @@ class TestSize:
             assert await ann.closed() == 1009
             await _until(server, "limit_hits_total", 1, limit="message_bytes")
 
-    async def test_the_bound_is_a_setting_and_told_in_welcome(self) -> None:
+    async def test_size_limit_is_a_setting_and_in_welcome(self) -> None:
         async with serving(limits={"message_bytes": 2048}) as server, server.client() as ann:
             assert ann.welcome["limits"]["message"] == 2048
             await ann.raw(padded(2048))
@@ -85,7 +85,7 @@ class TestSize:
             await ann.raw(padded(2049))
             assert await ann.closed() == 1009
 
-    async def test_a_frame_that_only_claims_to_be_huge_is_cut_at_its_header(self) -> None:
+    async def test_frame_header_above_the_limit_closes_the_connection(self) -> None:
         async with serving() as server, bystander(server), upgraded(server) as raw:
             raw.write(bytes([0x81, 0xFF]) + (1 << 62).to_bytes(8, "big") + b"\1\2\3\4")
             assert await raw.close_code() == 1009
@@ -101,7 +101,7 @@ class TestSize:
             await raw.gone()
             await _until(server, "limit_hits_total", 1, limit="message_bytes")
 
-    async def test_a_message_in_fragments_counts_as_a_whole(self) -> None:
+    async def test_fragmented_message_counts_as_a_whole(self) -> None:
         async with serving() as server, upgraded(server) as raw:
             message = padded(65_536).encode()
             raw.write(frame(TEXT, message[:40_000], fin=False))
@@ -158,7 +158,7 @@ async def test_subscriptions_are_bounded() -> None:
         await ann.subscribe("room:3")
 
 
-async def test_ten_thousand_subscribes_cost_no_more_than_the_bound() -> None:
+async def test_many_subscribes_cost_no_more_than_the_limit() -> None:
     free = {"per_second": 1e6, "burst": 1_000_000}
     limits = dict.fromkeys(("connection_rate", "user_rate", "ip_rate", "tenant_rate"), free)
     async with serving(limits=limits) as server, bystander(server), server.client() as ann:
@@ -364,7 +364,7 @@ class TestFlood:
             assert await server.metric("rate_limited_total", scope="connect") == 4
 
 
-async def test_one_who_floods_with_all_it_has_slows_nobody_down() -> None:
+async def test_flooding_client_does_not_slow_others() -> None:
     """Messages, junk and pings at once, from many connections; the bystander's ping is answered in time."""
     async with serving(limits={"rate_violations": 2}) as server, server.client("bystander") as other:
 

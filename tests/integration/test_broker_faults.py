@@ -21,7 +21,7 @@ def nothing_held(server: Running, user: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["subscribe", "snapshot"])
-async def test_a_subscribe_that_fails_is_rolled_back_and_can_be_tried_again(method: str) -> None:
+async def test_failed_subscribe_is_rolled_back_and_can_be_repeated(method: str) -> None:
     broker = FaultyBroker()
     async with serving(broker=broker, deadlines={"presence_leave": 0.01}) as server, server.client() as ann:
         broker.faults[method] = away()
@@ -35,7 +35,7 @@ async def test_a_subscribe_that_fails_is_rolled_back_and_can_be_tried_again(meth
         await ann.until("chat.message", offset=1)
 
 
-async def test_a_failed_subscribe_of_one_leaves_the_others_subscribed() -> None:
+async def test_failed_subscribe_keeps_the_other_subscriptions() -> None:
     broker = FaultyBroker()
     async with serving(broker=broker) as server, server.client("ann") as ann, server.client("ben") as ben:
         await ann.subscribe("room:1")
@@ -47,7 +47,7 @@ async def test_a_failed_subscribe_of_one_leaves_the_others_subscribed() -> None:
         await ben.silence()
 
 
-async def test_a_publish_that_fails_can_be_repeated_with_its_id() -> None:
+async def test_failed_publish_can_be_repeated_with_its_id() -> None:
     broker = FaultyBroker()
     async with serving(broker=broker) as server, server.client() as ann:
         await ann.subscribe("room:1")
@@ -61,7 +61,7 @@ async def test_a_publish_that_fails_can_be_repeated_with_its_id() -> None:
         assert await ann.until("ack") == {"type": "ack", "id": "m", "offset": 1}
 
 
-async def test_ready_goes_on_with_the_other_channels_when_one_cannot_be_read() -> None:
+async def test_ready_continues_when_one_channel_cannot_be_read() -> None:
     broker = FaultyBroker()
     async with serving(broker=broker) as server, server.client(ready=False) as ann:
         await ann.send(type="subscribe", id="1", channel="room:1")
@@ -76,7 +76,7 @@ async def test_ready_goes_on_with_the_other_channels_when_one_cannot_be_read() -
         await ann.subscribe("room:1")
 
 
-async def test_a_leave_that_the_broker_does_not_hear_frees_the_room_all_the_same() -> None:
+async def test_failed_broker_unsubscribe_frees_the_room() -> None:
     broker = FaultyBroker()
     async with serving(broker=broker) as server, server.client() as ann:
         await ann.subscribe("room:1")
@@ -87,7 +87,7 @@ async def test_a_leave_that_the_broker_does_not_hear_frees_the_room_all_the_same
         await ann.subscribe("room:1")
 
 
-async def test_a_fault_of_ours_is_internal_with_an_incident_and_the_connection_lives(
+async def test_internal_error_has_an_incident_and_keeps_the_connection(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     broker = FaultyBroker()

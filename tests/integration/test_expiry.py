@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.support.harness import serving, token
 
 
-async def test_without_a_refresh_the_connection_ends_after_notice_and_grace() -> None:
+async def test_connection_without_refresh_closes_after_notice_and_grace() -> None:
     deadlines = {"expiry_notice": 0.8, "expiry_grace": 0.1}
     async with serving(deadlines=deadlines) as server, server.client(token_=token(ttl=1.2)) as ann:
         assert ann.welcome["expires_in"] <= 1
@@ -13,7 +13,7 @@ async def test_without_a_refresh_the_connection_ends_after_notice_and_grace() ->
         assert await ann.closed() == 4401
 
 
-async def test_a_refresh_in_time_keeps_it_and_checks_the_subscriptions_again() -> None:
+async def test_refresh_keeps_the_connection_and_reauthorises_subscriptions() -> None:
     deadlines = {"expiry_notice": 0.8, "expiry_grace": 0.1}
     both = token(ttl=1.2, grants=["room:1", "room:2"])
     async with serving(deadlines=deadlines) as server, server.client(token_=both) as ann:
@@ -33,7 +33,7 @@ async def test_a_refresh_in_time_keeps_it_and_checks_the_subscriptions_again() -
         assert not connection.is_expiry_sent, "it will be told when this one runs out"
 
 
-async def test_a_refresh_must_be_of_the_same_user_and_tenant() -> None:
+async def test_refresh_needs_the_same_user_and_tenant() -> None:
     async with serving() as server, server.client() as ann:
         for wrong in (token("ben"), token("ann", tenant="other")):
             assert (await ann.ask("refresh", token=wrong))["code"] == "forbidden"
@@ -42,6 +42,6 @@ async def test_a_refresh_must_be_of_the_same_user_and_tenant() -> None:
         await ann.subscribe("room:1")
 
 
-async def test_notice_comes_at_once_if_less_is_left() -> None:
+async def test_expiry_notice_is_sent_at_once_if_less_time_is_left() -> None:
     async with serving() as server, server.client(token_=token(ttl=30)) as ann:
         assert 25 <= (await ann.until("expiring"))["in"] <= 30

@@ -31,7 +31,7 @@ BAD_TOKENS = {
 
 
 @pytest.mark.parametrize("name", BAD_TOKENS)
-async def test_a_bad_token_is_refused_wherever_it_comes(name: str) -> None:
+async def test_invalid_token_is_refused_in_every_place(name: str) -> None:
     bad = BAD_TOKENS[name]
     async with serving(origins=("https://app.example",), auth={"cookie": "session"}) as server:
         cookie: dict[str, str | None] = {"Cookie": f"session={bad}", "Origin": "https://app.example"}
@@ -58,7 +58,7 @@ class KeysAway:
         raise ServiceError(ErrorCode.OVERLOADED, "the issuer's keys cannot be had right now")
 
 
-async def test_tokens_that_cannot_be_checked_now_are_to_be_brought_again() -> None:
+async def test_uncheckable_token_gets_a_retryable_error() -> None:
     async with serving(authenticator=KeysAway()) as server:
         for upgrade in (True, False):
             answer = await ask(server, "/ws", bearer(token()), upgrade=upgrade)
@@ -71,7 +71,7 @@ async def test_tokens_that_cannot_be_checked_now_are_to_be_brought_again() -> No
         await server.at_rest()
 
 
-async def test_an_expired_token_is_told_from_a_bad_one() -> None:
+async def test_expired_token_has_its_own_code() -> None:
     expired = token(ttl=-60)
     async with serving() as server:
         for upgrade in (True, False):
@@ -86,14 +86,14 @@ async def test_an_expired_token_is_told_from_a_bad_one() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_bearer_token_lets_in(server: Running, scheme: str) -> None:
+async def test_bearer_token_authenticates(server: Running, scheme: str) -> None:
     async with server.client(hello=False, headers={"Authorization": f"{scheme}  {token('eve')}"}) as client:
         assert client.welcome["user"] == "eve"
         assert await server.metric("connects_total", credentials="bearer") == 1
 
 
 class TestTicket:
-    async def test_lets_in_as_whoever_asked_for_it(self, server: Running) -> None:
+    async def test_ticket_authenticates_as_its_requester(self, server: Running) -> None:
         ticket = await new_ticket(server, "eve", grants=["room:7"])
         async with server.client(hello=False, query=f"?ticket={ticket}") as client:
             assert client.welcome["user"] == "eve"
@@ -101,14 +101,14 @@ class TestTicket:
             assert (await client.ask("subscribe", channel="room:8"))["code"] == "forbidden"
         assert await server.metric("connects_total", credentials="ticket") == 1
 
-    async def test_is_good_once(self, server: Running) -> None:
+    async def test_ticket_is_valid_once(self, server: Running) -> None:
         target = f"/ws?ticket={await new_ticket(server)}"
         assert (await ask(server, target)).status == 101
         answer = await ask(server, target)
         assert (answer.status, answer.code) == (401, "invalid_ticket")
         assert answer.headers["www-authenticate"] == "Bearer"
 
-    async def test_of_two_upgrades_at_once_one_gets_in(self, server: Running) -> None:
+    async def test_ticket_used_twice_at_once_authenticates_one(self, server: Running) -> None:
         for _ in range(10):
             target = f"/ws?ticket={await new_ticket(server)}"
             answers = await asyncio.gather(*(ask(server, target) for _ in range(5)))
@@ -116,7 +116,7 @@ class TestTicket:
         await server.at_rest()
 
     @pytest.mark.parametrize("ticket", ["", "unknown", "x" * 5000, "%00", "%C3%BC", API_KEY])
-    async def test_that_nobody_issued_is_refused(self, server: Running, ticket: str) -> None:
+    async def test_unknown_ticket_is_refused(self, server: Running, ticket: str) -> None:
         for upgrade in (True, False):
             answer = await ask(server, f"/ws?ticket={ticket}", upgrade=upgrade)
             assert (answer.status, answer.code) == (401, "invalid_ticket")
@@ -139,13 +139,13 @@ class TestTicket:
             answer = await ask(server, f"/ws?ticket={ticket}")
             assert (answer.status, answer.code) == (401, "token_expired")
 
-    async def test_is_not_had_with_a_ticket(self, server: Running) -> None:
+    async def test_ticket_is_not_issued_for_a_ticket(self, server: Running) -> None:
         ticket = await new_ticket(server)
         answer = await ask(server, f"/tickets?ticket={ticket}", upgrade=False, method="POST")
         assert (answer.status, answer.code) == (401, "unauthenticated")
         assert (await ask(server, f"/ws?ticket={ticket}")).status == 101
 
-    async def test_is_not_issued_by_a_node_that_goes_away(self, server: Running) -> None:
+    async def test_ticket_is_not_issued_by_a_draining_node(self, server: Running) -> None:
         server.service.node.admission.set_draining(draining=True)
         answer = await ask(server, "/tickets", bearer(), upgrade=False, method="POST")
         assert (answer.status, answer.code) == (503, "draining")
@@ -186,12 +186,12 @@ class TestPrecedence:
                 async with server.client(hello=False, query=query, headers=headers) as client:
                     assert client.welcome["user"] == expected
 
-    async def test_a_ticket_that_was_not_needed_is_not_used_up(self, server: Running) -> None:
+    async def test_unused_ticket_stays_valid(self, server: Running) -> None:
         target = f"/ws?ticket={await new_ticket(server)}"
         assert (await ask(server, target, bearer())).status == 101
         assert (await ask(server, target)).status == 101
 
-    async def test_hello_comes_too_late_where_the_upgrade_had_credentials(self, server: Running) -> None:
+    async def test_hello_after_authenticated_upgrade_is_refused(self, server: Running) -> None:
         async with server.client(hello=False, headers={"Authorization": f"Bearer {token('ann')}"}) as ann:
             await ann.send(type="hello", token=token("eve"))
             error = await ann.expect("error", code="invalid_message")
@@ -201,11 +201,11 @@ class TestPrecedence:
             assert connection.session.identity.user == "ann"
 
     @pytest.mark.parametrize("place", ["token", "access_token", "authorization", "jwt"])
-    async def test_a_token_in_the_address_is_nothing(self, server: Running, place: str) -> None:
+    async def test_token_in_the_address_is_ignored(self, server: Running, place: str) -> None:
         answer = await ask(server, f"/ws?channels=room:1&{place}={token()}", upgrade=False)
         assert (answer.status, answer.code) == (401, "unauthenticated")
 
-    async def test_a_token_as_a_subprotocol_is_nothing(self, server: Running) -> None:
+    async def test_token_as_a_subprotocol_is_ignored(self, server: Running) -> None:
         offered = {"Sec-WebSocket-Protocol": f"tidewire.v1, bearer, {token()}"}
         answer = await ask(server, "/ws?channels=room:1", dict(offered))
         assert (answer.status, answer.code) == (401, "unauthenticated")

@@ -27,7 +27,7 @@ def measured(spread: FastHistogram) -> float:
     return next(sample.value for sample in family.samples if sample.name.endswith("_count"))
 
 
-async def test_a_connection_tells_how_old_it_is_and_in_the_end_how_long_it_lasted() -> None:
+async def test_connection_age_and_duration_are_exported() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock, deadlines={"heartbeat": 20 * WHILE}) as server:
         assert not await server.metric("connection_age_seconds", quantile="1") > 0, "nobody is there: no number"
@@ -59,7 +59,7 @@ async def test_upgrades_pings_and_capacity_are_measured() -> None:
             await eventually(lambda: measured(server.service.metrics.connections.ping_seconds) == 1)
 
 
-async def test_a_resume_tells_how_much_was_missed() -> None:
+async def test_resume_exports_the_number_of_missed_events() -> None:
     async with serving() as server:
         async with server.client("ann") as ann:
             at = await ann.subscribe("room:1")
@@ -72,7 +72,7 @@ async def test_a_resume_tells_how_much_was_missed() -> None:
         assert metrics["tidewire_resume_events_sum"] == metrics["tidewire_resumed_events_total"] == 3
 
 
-async def test_who_is_behind_is_counted_with_what_waits_for_it() -> None:
+async def test_connection_that_is_behind_is_counted_with_its_queue() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock, outbox={"bytes": 1 << 20, "send_buffer": 16_384}) as server:
         async with deaf(server, "ben", "room:1"):
@@ -90,7 +90,7 @@ async def test_who_is_behind_is_counted_with_what_waits_for_it() -> None:
 
 
 @pytest.mark.parametrize("program", [RedisServer, NatsServer], ids=["redis", "nats"])
-async def test_a_broker_shows_how_far_it_lags(program: type[RedisServer | NatsServer]) -> None:
+async def test_broker_lag_is_exported(program: type[RedisServer | NatsServer]) -> None:
     async with program() as store, serving(broker_settings={"url": store.url, "ping": 0.05}) as server:
         lag = server.service.metrics.broker.broker_lag_seconds
         await eventually(lambda: measured(lag) > 2)

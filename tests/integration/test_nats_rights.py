@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 RULE = f"publish: {rule('publish: ')}"
 
 
-async def test_the_service_works_with_the_rights_of_the_page() -> None:
+async def test_service_works_with_the_documented_nats_rights() -> None:
     rules = f'authorization {{ users: [{{ user: "tidewire", password: "secret", permissions: {{ {RULE} }} }}] }}'
     async with NatsServer(config=rules) as nats:
         broker = {"url": nats.url, "user": "tidewire", "password": "secret"}

@@ -52,7 +52,7 @@ def warnings(logs: Logs) -> list[MutableMapping[str, Any]]:
 
 
 @pytest.mark.parametrize(("store", "how"), [(RedisServer, "killed"), (NatsServer, "frozen")])
-async def test_an_outage_of_the_broker_is_logged_in_a_few_lines(store: type[Store], how: str) -> None:
+async def test_broker_outage_is_logged_in_a_few_lines(store: type[Store], how: str) -> None:
     async with store() as server, node_with_clients(server) as node:
         health = node.service.node.health
         with capture_logs() as logs:
@@ -77,7 +77,7 @@ async def test_an_outage_of_the_broker_is_logged_in_a_few_lines(store: type[Stor
         assert back["seconds"] > AWAY / 2
 
 
-async def test_a_broker_that_comes_and_goes_is_not_logged_each_time() -> None:
+async def test_flapping_broker_is_not_logged_each_time() -> None:
     async with RedisServer() as server, node_with_clients(server) as node:
         health = node.service.node.health
         with capture_logs() as logs:

@@ -866,7 +866,7 @@ async def _subscribing(server: Running, user: str) -> None:
             await asyncio.sleep(0)
 
 
-async def test_what_the_backend_removes_while_it_is_being_joined_is_not_joined() -> None:
+async def test_backend_unsubscribe_during_a_join_wins() -> None:
     broker = Hesitant()
     async with serving(contract=CONTRACT, broker=broker) as server, server.client("ann") as ann:
         async with server.client("ben") as ben:
@@ -887,7 +887,7 @@ async def test_what_the_backend_removes_while_it_is_being_joined_is_not_joined()
         assert not list(server.service.node.hub.rooms())
 
 
-async def test_a_removal_is_told_before_anything_that_the_client_may_do_next() -> None:
+async def test_backend_unsubscribe_is_sent_before_later_replies() -> None:
     broker = Hesitant()
     async with serving(contract=CONTRACT, broker=broker) as server, server.client("ann") as ann:
         await ann.subscribe("hall:1")

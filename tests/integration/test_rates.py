@@ -44,7 +44,7 @@ async def answers(client: Client, count: int) -> Counter[str]:
 
 class TestReconnect:
     @pytest.mark.parametrize(("tabs", "channels"), [(3, 67), (4, 100), (8, 128), (32, 16)])
-    async def test_all_tabs_of_a_user_get_all_their_channels_back(self, tabs: int, channels: int) -> None:
+    async def test_all_tabs_of_a_user_resubscribe_within_the_rate(self, tabs: int, channels: int) -> None:
         names = [f"room:{number}" for number in range(channels)]
         async with serving() as server, AsyncExitStack() as open_:
             clients = [
@@ -57,7 +57,7 @@ class TestReconnect:
                 assert await answers(client, channels) == {"subscribed": channels}
             assert await server.metric("subscriptions") == tabs * channels
 
-    async def test_an_office_behind_one_address_gets_all_its_channels_back(self) -> None:
+    async def test_many_users_behind_one_address_resubscribe_within_the_rate(self) -> None:
         users, names = 40, [f"room:{number}" for number in range(60)]
         async with serving() as server, AsyncExitStack() as open_:
             clients = [
@@ -69,7 +69,7 @@ class TestReconnect:
             for client in clients:
                 assert await answers(client, len(names)) == {"subscribed": len(names)}
 
-    async def test_what_a_user_sends_otherwise_leaves_the_channels_their_budget(self) -> None:
+    async def test_messages_do_not_use_the_subscribe_budget(self) -> None:
         async with serving(limits={"connection_rate": rate(3)}) as server, server.client(ready=False) as ann:
             await ann.raw(json.dumps([{"type": "ping"}] * 4))
             await ann.until("error", code="rate_limited")
@@ -87,12 +87,12 @@ class TestMembership:
             await ann.raw(json.dumps([*subscribes(["room:1"]), {"type": "ping"}, {"type": "ping"}, {"type": "ready"}]))
             assert (await ann.until("subscribed"))["channel"] == "room:1"
 
-    async def test_a_second_ready_costs_a_message(self) -> None:
+    async def test_second_ready_costs_a_message(self) -> None:
         async with serving(limits=self.tight) as server, server.client(ready=False) as ann:
             await ann.raw(json.dumps([{"type": "ready"}] * 4))
             await ann.expect("error", code="rate_limited")
 
-    async def test_unsubscribe_is_never_refused_and_leaves_no_ghost(self) -> None:
+    async def test_unsubscribe_is_never_refused_for_a_rate(self) -> None:
         async with serving(limits=self.tight, deadlines={"presence_leave": 0}) as server, server.client("ann") as ann:
             await ann.subscribe("room:1")
             await ann.raw(json.dumps([{"type": "ping"}] * 3))
@@ -101,12 +101,12 @@ class TestMembership:
             await ann.expect("unsubscribed", id="u", code="requested")
             assert await server.metric("subscriptions") == 0
 
-    async def test_unsubscribing_from_what_was_not_joined_costs_a_message(self) -> None:
+    async def test_unsubscribe_without_a_subscription_costs_a_message(self) -> None:
         async with serving(limits=self.tight) as server, server.client() as ann:
             codes = [(await ann.ask("unsubscribe", channel="room:1"))["code"] for _ in range(3)]
             assert codes == ["not_subscribed", "not_subscribed", "rate_limited"]
 
-    async def test_churn_is_bounded_by_its_subscribes(self) -> None:
+    async def test_subscribe_rate_bounds_churn(self) -> None:
         async with serving(limits=self.tight) as server, server.client() as ann:
             for _ in range(2):
                 assert (await ann.ask("subscribe", channel="room:1"))["type"] == "subscribed"
@@ -117,7 +117,7 @@ class TestMembership:
             assert await server.metric("rate_limited_total", scope="connection_subscribes") == 1
 
     @pytest.mark.parametrize("scope", ["user", "ip", "tenant"])
-    async def test_shared_budgets_bound_the_churn_of_many_connections(self, scope: str) -> None:
+    async def test_shared_rates_bound_the_churn_of_many_connections(self, scope: str) -> None:
         connections = {"ip": "connections_per_ip", "user": "connections_per_user", "tenant": "connections_per_tenant"}
         limits = {"subscriptions": 2, connections[scope]: 2, f"{scope}_rate": rate(1)}
         async with serving(limits=limits) as server:
@@ -150,7 +150,7 @@ class TestAddressChannels:
             assert (await ask(server, self.target, bearer())).status == 101
         await server.at_rest()
 
-    async def test_reconnecting_with_them_is_bounded(self) -> None:
+    async def test_reconnects_with_channels_are_bounded(self) -> None:
         async with serving(limits=self.limits) as server:
             await self.exhaust(server)
             refused = await ask(server, self.target, bearer())
@@ -161,21 +161,21 @@ class TestAddressChannels:
             assert (await ask(server, "/ws", bearer())).status == 101, "without channels it costs nothing"
             assert (await ask(server, self.target, bearer(user="ben"))).status == 101
 
-    async def test_a_plain_request_is_told_the_same_and_takes_nothing(self) -> None:
+    async def test_plain_request_gets_the_refusal_and_costs_nothing(self) -> None:
         async with serving(limits=self.limits) as server:
             for _ in range(5):
                 assert (await ask(server, self.target, bearer(), upgrade=False)).code == "upgrade_required"
             await self.exhaust(server)
             assert (await ask(server, self.target, bearer(), upgrade=False)).code == "rate_limited"
 
-    async def test_a_refused_upgrade_takes_nothing(self) -> None:
+    async def test_refused_upgrade_costs_nothing(self) -> None:
         async with serving(limits=self.limits) as server:
             for _ in range(5):
                 bad = bearer() | {"Sec-WebSocket-Key": "short"}
                 assert (await ask(server, self.target, bad)).code == "invalid_request"
             await self.exhaust(server)
 
-    async def test_they_and_subscribes_share_a_budget(self) -> None:
+    async def test_channels_in_the_address_and_subscribes_share_a_budget(self) -> None:
         async with (
             serving(limits={"subscriptions": 2, "connection_rate": rate(1)}) as server,
             upgraded(server, "ann", target=self.target) as ann,
@@ -187,7 +187,7 @@ class TestAddressChannels:
 
 
 class TestRefusals:
-    async def test_a_batch_above_the_rate_is_one_violation(self) -> None:
+    async def test_batch_above_the_rate_is_one_violation(self) -> None:
         limits = {"connection_rate": rate(1), "rate_violations": 2}
         async with serving(limits=limits) as server, server.client(ready=False) as ann:
             for _ in range(2):
@@ -198,7 +198,7 @@ class TestRefusals:
             await ann.raw(json.dumps([{"type": "ping"}] * 100))
             assert await ann.closed() == 4429
 
-    async def test_each_of_a_batch_is_told_another_time(self) -> None:
+    async def test_refused_messages_of_a_batch_get_different_retry_times(self) -> None:
         limits = {"connection_rate": rate(20, per_second=10)}
         async with serving(limits=limits) as server, server.client(ready=False) as ann:
             await ann.raw(json.dumps([{"type": "ping", "id": str(number)} for number in range(30)]))
@@ -208,7 +208,7 @@ class TestRefusals:
             assert len(told) >= 9
             assert max(told) > 5 * min(told), "they come back one after the other, not all at once"
 
-    async def test_refused_for_what_others_use_up_is_no_violation_at_its_own_rate(self) -> None:
+    async def test_refusal_by_a_shared_rate_is_no_violation(self) -> None:
         limits = {"user_rate": rate(1), "connection_rate": rate(50), "rate_violations": 2}
         async with serving(limits=limits) as server, server.client(ready=False) as ann:
             await ann.silence()
@@ -217,14 +217,14 @@ class TestRefusals:
             assert await server.metric("connections") == 1
 
     @pytest.mark.parametrize("scope", ["user", "ip", "tenant"])
-    async def test_who_keeps_to_no_rate_is_cut_for_a_shared_one_too(self, scope: str) -> None:
+    async def test_connection_above_every_rate_is_closed_by_a_shared_rate_too(self, scope: str) -> None:
         limits = {f"{scope}_rate": rate(1), "connection_rate": rate(5), "rate_violations": 2}
         async with serving(limits=limits) as server, server.client(ready=False) as ann:
             for _ in range(10):
                 await ann.send(type="ping")
             assert await ann.closed() == 4429
 
-    async def test_a_refused_message_has_cost_nothing(self) -> None:
+    async def test_refused_message_costs_nothing(self) -> None:
         """The tenant's budget is used up by others; the connection's is whole when that has passed."""
         limits = {"tenant_rate": rate(1, per_second=2), "connection_rate": rate(2)}
         clock = FakeClock(time.time())
@@ -236,7 +236,7 @@ class TestRefusals:
             assert (await ann.ask("ping"))["type"] == "pong"
 
 
-async def test_welcome_tells_every_limit_that_concerns_a_client() -> None:
+async def test_welcome_lists_every_limit_of_a_client() -> None:
     limits = {
         "subscriptions": 10,
         "connections_per_user": 3,

@@ -17,14 +17,14 @@ RULE = rule("ACL SETUSER tidewire reset on >PASSWORD ")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_the_service_works_as_the_user_of_the_page(flavour: Flavour) -> None:
+async def test_service_works_with_the_documented_redis_user(flavour: Flavour) -> None:
     rules = f"on >secret {' '.join(RULE.split())}"
     async with RedisServer(flavour, password="for-nobody-else", users={"tidewire": rules}) as redis:
         await use_everything({"url": redis.url, "user": "tidewire", "password": "secret"})
         assert "tidewire" not in str(await redis.command("ACL", "LOG"))
 
 
-def test_every_command_of_the_scripts_is_among_the_rights() -> None:
+def test_documented_redis_rights_cover_every_script_command() -> None:
     folder = Path(redis_adapters.__file__).parent
     used = {
         word.lower()

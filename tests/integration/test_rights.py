@@ -117,7 +117,7 @@ def check_presence(message: dict[str, Any], rights: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("rights", SUBSETS, ids="+".join)
-async def test_each_right_at_every_door(stages: list[Stage], rights: tuple[str, ...]) -> None:
+async def test_right_is_checked_on_every_path(stages: list[Stage], rights: tuple[str, ...]) -> None:
     for stage in stages:
         async with stage.client(rights) as ben:
             heard = [
@@ -203,7 +203,7 @@ async def _live(stage: Stage, ben: Client, rights: Sequence[str]) -> list[dict[s
 
 
 @pytest.mark.parametrize("rights", [["subscribe"], ["subscribe", "presence"]], ids="+".join)
-async def test_what_comes_after_the_join_is_one_s_own_without_history(stages: list[Stage], rights: list[str]) -> None:
+async def test_member_without_history_gets_events_after_its_join(stages: list[Stage], rights: list[str]) -> None:
     for stage in stages:
         for name in ("none", "top", "start"):
             since = {"none": {}, "top": {"since": stage.top}, "start": {"since": stage.start}}[name]
@@ -217,7 +217,7 @@ async def test_what_comes_after_the_join_is_one_s_own_without_history(stages: li
                 assert reply["recovered"] is (name != "start")
 
 
-async def test_a_large_room_tells_its_number_to_those_who_may_see_it() -> None:
+async def test_large_channel_sends_its_count_only_with_the_presence_right() -> None:
     async with serving(presence={"members": 1}) as server, AsyncExitStack() as stack:
         seeing = await stack.enter_async_context(server.client("ann", grants=grants(RIGHTS)))
         blind = await stack.enter_async_context(server.client("ben", grants=grants(["subscribe"])))
@@ -229,7 +229,7 @@ async def test_a_large_room_tells_its_number_to_those_who_may_see_it() -> None:
 
 
 @pytest.mark.parametrize("rights", [["subscribe"], ["subscribe", "history"], [*RIGHTS]], ids="+".join)
-async def test_tail_shows_what_its_token_allows(stages: list[Stage], rights: list[str]) -> None:
+async def test_tail_shows_only_what_its_token_allows(stages: list[Stage], rights: list[str]) -> None:
     for stage in stages:
         shown: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         given = partial(token, "ben", tenant=stage.tenant, grants=grants(rights))
@@ -255,7 +255,7 @@ async def test_tail_shows_what_its_token_allows(stages: list[Stage], rights: lis
 
 
 @pytest.mark.parametrize("path", ["history", "presence", "state", ""])
-async def test_the_api_is_for_the_tenant_s_backend_only(stages: list[Stage], path: str) -> None:
+async def test_api_refuses_keys_of_other_tenants(stages: list[Stage], path: str) -> None:
     for stage in stages:
         url = f"{stage.server.url}/api/v1/channels/{ROOM}/{path}".rstrip("/")
         keys = {TENANTS[stage.tenant]: 200, token("ben", tenant=stage.tenant, grants=["**"]): 401}
@@ -284,7 +284,7 @@ class Slow:
 class TestRefresh:
     """Rights follow the newest token."""
 
-    async def test_losing_presence_ends_what_is_told_of_it(self, stages: list[Stage]) -> None:
+    async def test_refresh_without_presence_stops_presence_events(self, stages: list[Stage]) -> None:
         for stage in stages:
             async with stage.client(RIGHTS) as ben:
                 await ben.subscribe(ROOM)
@@ -295,7 +295,7 @@ class TestRefresh:
                 await stage.say("three")
                 await ben.expect("chat.message")
 
-    async def test_gaining_presence_brings_who_is_there_and_what_follows(self, stages: list[Stage]) -> None:
+    async def test_refresh_with_presence_sends_the_view_and_later_events(self, stages: list[Stage]) -> None:
         for stage in stages:
             async with stage.client(["subscribe"]) as ben:
                 await ben.subscribe(ROOM)
@@ -309,7 +309,7 @@ class TestRefresh:
                 await stage.say("three")
                 await ben.until("chat.message")
 
-    async def test_losing_subscribe_ends_the_subscription(self, stages: list[Stage]) -> None:
+    async def test_refresh_without_subscribe_ends_the_subscription(self, stages: list[Stage]) -> None:
         for stage in stages:
             async with stage.client(RIGHTS) as ben:
                 await ben.subscribe(ROOM)
@@ -319,7 +319,7 @@ class TestRefresh:
                 await stage.say("three")
                 await ben.silence()
 
-    async def test_history_that_is_lost_before_ready_is_not_shown(self, stages: list[Stage]) -> None:
+    async def test_refresh_without_history_before_ready_hides_history(self, stages: list[Stage]) -> None:
         for stage in stages:
             async with stage.client(RIGHTS, ready=False) as ben:
                 await ben.send(type="subscribe", id="s", channel=ROOM, since=stage.start)
@@ -331,7 +331,7 @@ class TestRefresh:
                 assert (texts(reply), reply["recovered"]) == (["after"], False)
                 assert "presence" not in reply
 
-    async def test_rights_that_are_gained_before_ready_count(self, stages: list[Stage]) -> None:
+    async def test_refresh_with_rights_before_ready_applies_them(self, stages: list[Stage]) -> None:
         for stage in stages:
             async with stage.client(["subscribe"], ready=False) as ben:
                 await ben.send(type="subscribe", id="s", channel=ROOM)
@@ -340,7 +340,7 @@ class TestRefresh:
                 await ben.send(type="ready")
                 check_presence(await ben.until("subscribed", id="s"), RIGHTS)
 
-    async def test_who_comes_while_presence_is_being_read_is_told_after_it(
+    async def test_join_during_a_presence_read_is_sent_after_the_view(
         self, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for stage in stages:
@@ -362,7 +362,7 @@ class TestRefresh:
                 assert [member["user"] for member in told["presence"]["members"]] == ["ann", "ben"]
                 await ben.until("presence.joined", key="eve")
 
-    async def test_presence_that_could_not_be_read_comes_when_the_refresh_is_repeated(
+    async def test_repeated_refresh_sends_presence_after_a_failed_read(
         self, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for stage in stages:
@@ -383,7 +383,7 @@ class TestRefresh:
                 await stage.comes_and_goes()
                 await ben.until("presence.joined", key="eve")
 
-    async def test_losing_rights_does_not_wait_for_a_broker_that_is_away(self) -> None:
+    async def test_refresh_without_rights_does_not_wait_for_the_broker(self) -> None:
         """Of many channels each would wait for its time to be over."""
         broker = MemoryBroker(
             SystemClock(), idempotency_window=1, idempotency_entries=1, channels=100, max_bytes=10_000_000
@@ -409,7 +409,7 @@ class TestRefresh:
             away.set()
             await ben.until("ack", id="r")
 
-    async def test_a_revoked_token_shows_nothing_more(self, stages: list[Stage]) -> None:
+    async def test_revoked_token_stops_all_events(self, stages: list[Stage]) -> None:
         for stage in stages:
             async with stage.client(RIGHTS, iat=1) as seeing, stage.client(["subscribe"], iat=1) as blind:
                 for ben in (seeing, blind):
@@ -436,7 +436,7 @@ class TestOwner:
             ("ann@example.com", "ann@example.com"),
         ],
     )
-    async def test_a_user_of_any_characters_owns_its_channel(self, server: Running, user: str, segment: str) -> None:
+    async def test_user_with_any_characters_owns_its_channel(self, server: Running, user: str, segment: str) -> None:
         channel = f"inbox:{segment}"
         event = {"type": "inbox.item", "data": {"text": "yours"}}
         async with server.client(user) as owner, server.client(segment + "x") as other:
@@ -461,7 +461,7 @@ class TestOwner:
         await by_address.until("subscribed", channel=channel)
         await by_address.close()
 
-    async def test_no_other_spelling_leads_there(self, server: Running) -> None:
+    async def test_other_spelling_of_a_user_reaches_no_channel_of_it(self, server: Running) -> None:
         async with server.client("auth0|5f7c") as owner, server.client("auth0%7C5f7c") as literal:
             for name, code in (
                 ("auth0|5f7c", "invalid_channel"),

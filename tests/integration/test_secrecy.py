@@ -263,7 +263,7 @@ def _line_with(secret: str, text_: str) -> str:
     return next(line for line in text_.splitlines() if secret in line)[:2000]
 
 
-async def test_a_request_that_is_not_http_does_not_fill_the_log() -> None:
+async def test_invalid_http_request_does_not_fill_the_log() -> None:
     with captured("json") as stream:
         async with serving() as server:
             for _ in range(20):
@@ -274,7 +274,7 @@ async def test_a_request_that_is_not_http_does_not_fill_the_log() -> None:
     assert [line for line in lines if line["level"] in ("warning", "error") and line["logger"] != "asyncio"] == []
 
 
-async def test_a_subprotocol_that_aiohttp_would_log_never_gets_that_far() -> None:
+async def test_unknown_subprotocol_is_not_logged() -> None:
     """aiohttp warns of subprotocols that it does not know, word for word."""
     with captured("json") as stream:
         async with serving() as server:
@@ -283,7 +283,7 @@ async def test_a_subprotocol_that_aiohttp_would_log_never_gets_that_far() -> Non
         assert CREDENTIAL not in stream.getvalue()
 
 
-async def test_no_metric_is_labelled_with_what_clients_make_up() -> None:
+async def test_no_metric_has_a_label_that_clients_choose() -> None:
     """Labels come from closed sets: their number does not grow with what clients send."""
     async with serving() as server:
         async with server.client(grants=["**"]) as client:

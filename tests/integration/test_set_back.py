@@ -47,7 +47,7 @@ async def follows(client: Client, told: dict[str, Any], last: str) -> list[str]:
 
 
 @pytest.mark.parametrize("publisher", ["the same node", "another node", "a new node"])
-async def test_a_channel_that_is_put_back_is_announced_and_goes_on(publisher: str) -> None:
+async def test_channel_that_was_set_back_resyncs_and_continues(publisher: str) -> None:
     """DUMP, 30 events more, RESTORE, and as many events again: no offset means two things in one epoch to anybody."""
     async with RedisServer() as server, two_nodes(server) as (one, two), one.client("ann") as ann:
         await ann.subscribe("room:1")
@@ -83,7 +83,7 @@ async def publish_and_check(
             assert (reply["recovered"], reply["epoch"]) == (False, told["epoch"])
 
 
-async def test_a_quiet_channel_that_is_put_back_is_announced_by_the_check() -> None:
+async def test_quiet_channel_that_was_set_back_resyncs_by_the_check() -> None:
     async with RedisServer() as server, two_nodes(server, repair={"check": 0.2}) as nodes:
         one, two = nodes
         async with one.client("ann") as ann, two.client("ben") as ben:
@@ -100,7 +100,7 @@ async def test_a_quiet_channel_that_is_put_back_is_announced_by_the_check() -> N
             assert [one["offset"] for one in told] == [1, 1]
 
 
-async def test_state_that_is_put_back_replaces_what_was_shown() -> None:
+async def test_state_that_was_set_back_replaces_the_newer_state() -> None:
     async with RedisServer() as server, two_nodes(server, repair={"check": 0.2}) as nodes:
         one, two = nodes
         async with one.client("ann", grants=["board:*"]) as ann:
@@ -116,7 +116,7 @@ async def test_state_that_is_put_back_replaces_what_was_shown() -> None:
             assert [value["data"]["price"] for value in told["state"]] == [1]
 
 
-async def test_an_address_that_leads_elsewhere_for_a_while_is_told_to_all() -> None:
+async def test_store_replaced_for_a_while_resyncs_everybody() -> None:
     """M, its promoted replica R, M again, which never stopped: rows of clients that stayed and that were away."""
     async with an_address() as address:
         broker = {"url": address.url, "prefix": new_prefix(), "timeout": 2.0, "ping": 0.2, "silence": 0.6}

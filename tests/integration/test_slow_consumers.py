@@ -64,7 +64,7 @@ async def gone(server: Running, user: str) -> None:
     await eventually(lambda: not server.service.node.registry.of_user("default", user), within=DEADLINE * 3)
 
 
-async def test_a_durable_event_too_many_ends_the_slow_one_and_it_resumes() -> None:
+async def test_slow_consumer_is_closed_and_resumes() -> None:
     async with serving(outbox={"bytes": 65_536}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
         async with deaf(server, "ben", "room:1") as (_, position):
@@ -85,7 +85,7 @@ async def test_a_durable_event_too_many_ends_the_slow_one_and_it_resumes() -> No
             assert [event["offset"] for event in reply["events"]] == list(range(1, reply["offset"] + 1))
 
 
-async def test_ephemeral_events_to_a_slow_one_are_dropped_and_counted_not_fatal() -> None:
+async def test_ephemeral_events_for_a_slow_consumer_are_dropped_and_counted() -> None:
     async with serving(outbox={"messages": 5, "send_buffer": 4096}) as server, server.client("ann") as ann:
         await ann.subscribe("wall:1")
         async with deaf(server, "ben", "wall:1"):
@@ -99,7 +99,7 @@ async def test_ephemeral_events_to_a_slow_one_are_dropped_and_counted_not_fatal(
         assert (await server.metrics())['tidewire_outbox_dropped_total{delivery="ephemeral"}'] > 3
 
 
-async def test_a_write_that_stalls_ends_the_connection_even_with_room_in_the_outbox() -> None:
+async def test_stalled_write_closes_the_connection() -> None:
     async with serving(outbox={"stall": 1.0, "close_grace": 0.2}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
         async with deaf(server, "ben", "room:1"):
@@ -109,7 +109,7 @@ async def test_a_write_that_stalls_ends_the_connection_even_with_room_in_the_out
         assert [(await ann.until("chat.message"))["offset"] for _ in range(12)] == list(range(1, 13))
 
 
-async def test_the_budget_of_the_node_bounds_all_outboxes_together() -> None:
+async def test_node_budget_bounds_all_outboxes() -> None:
     """And their backend publishes all the while: it has an account of its own."""
     async with serving(outbox={"node_bytes": 400_000, "stall": 60}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
@@ -126,7 +126,7 @@ async def test_the_budget_of_the_node_bounds_all_outboxes_together() -> None:
         assert await server.metric("limit_hits_total", limit="outbox_node") >= 1
 
 
-async def test_a_full_node_refuses_upgrades() -> None:
+async def test_node_with_a_full_budget_refuses_upgrades() -> None:
     async with serving() as server:
         budget = server.service.node.budget
         budget.used = budget.limit
@@ -137,7 +137,7 @@ async def test_a_full_node_refuses_upgrades() -> None:
         budget.used = 0
 
 
-async def test_who_does_not_read_its_replies_is_not_served_further() -> None:
+async def test_client_that_reads_no_replies_gets_no_more() -> None:
     async with serving(
         outbox={"stall": 1.0, "close_grace": 0.2}, limits={"connection_rate": {"per_second": 1e6, "burst": 10**6}}
     ) as server:
@@ -150,7 +150,7 @@ async def test_who_does_not_read_its_replies_is_not_served_further() -> None:
         assert (await server.metrics())['tidewire_messages_in_total{type="history"}'] < 200
 
 
-async def test_a_client_can_still_be_told_why() -> None:
+async def test_client_still_gets_the_close_reason() -> None:
     """The reply that explains a close goes out before it."""
     async with serving() as server:
         client = aiohttp.ClientSession()

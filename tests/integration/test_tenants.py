@@ -59,7 +59,7 @@ class TestSameNames:
             assert [m for m in clients["other"].received if m["type"] != "presence.joined"] == []
             assert all(message["from"] == "ann" for message in clients["other"].received)
 
-    async def test_what_a_user_publishes_stays_in_its_tenant(self, server: Running) -> None:
+    async def test_publish_stays_in_its_tenant(self, server: Running) -> None:
         async with server.client("ann") as mine, server.client("ann", tenant="other") as theirs:
             for client in (mine, theirs):
                 await client.subscribe("room:1")
@@ -69,7 +69,7 @@ class TestSameNames:
                 page = await client.ask("history", channel="room:1")
                 assert [event["offset"] for event in page["events"]] == [1]
 
-    async def test_the_same_id_is_another_tenant_s_own(self, server: Running) -> None:
+    async def test_event_id_is_separate_for_each_tenant(self, server: Running) -> None:
         async with server.client("ann") as mine, server.client("ann", tenant="other") as theirs:
             for client in (mine, theirs):
                 await client.send(type="news.comment", id="m", channel="news:1", data={})
@@ -89,7 +89,7 @@ class TestSameNames:
             assert (news["offset"], news["events"], board["state"], page["events"]) == (0, [], [], [])
             assert "canary" not in json.dumps([news, board, page])
 
-    async def test_a_position_of_another_tenant_is_worth_nothing(self, server: Running) -> None:
+    async def test_position_of_another_tenant_is_not_recovered(self, server: Running) -> None:
         receipt = await server.publish("news:1", flash("default"))
         await server.publish("news:1", flash("default") | {"id": "second"})
         await server.publish("news:1", flash("other"), OTHER_API_KEY)
@@ -134,7 +134,7 @@ class TestSameNames:
             "/channels/room:1/presence",
         ],
     )
-    async def test_the_api_shows_only_the_key_s_tenant(self, server: Running, path: str) -> None:
+    async def test_api_shows_only_the_tenant_of_its_key(self, server: Running, path: str) -> None:
         async with server.client("canary") as mine:
             await mine.subscribe("room:1")
             await server.publish("news:1", flash("default") | {"id": "canary"})
@@ -150,7 +150,7 @@ class TestSameNames:
             assert status == 200
             assert own != seen
 
-    async def test_a_refresh_does_not_change_the_tenant(self, server: Running) -> None:
+    async def test_refresh_does_not_change_the_tenant(self, server: Running) -> None:
         async with server.client("ann") as mine:
             assert (await mine.ask("refresh", token=token("ann", tenant="other")))["code"] == "forbidden"
             await mine.subscribe("news:1")
@@ -160,7 +160,7 @@ class TestSameNames:
 
 
 @pytest.mark.parametrize("tenant", ["a/b", "", "a b", "a:b", "..", "x" * 65, "a\n", None, 7, ["default"]])
-async def test_a_tenant_s_name_cannot_reach_into_another(server: Running, tenant: Any) -> None:
+async def test_tenant_name_reaches_no_other_tenant(server: Running, tenant: Any) -> None:
     """`..` is a name like any other: no tenant is ever part of a path. Everything else here is refused with its token."""
     claims = jwt.decode(token("ann"), SECRET, algorithms=["HS256"], audience="tidewire")
     given = jwt.encode(claims | {"tenant": tenant}, SECRET, algorithm="HS256")
@@ -175,7 +175,7 @@ def _is_foreign(event: Event, tenant: str) -> bool:
     return event.channel.tenant != tenant or f'"{tenant}"'.encode() not in event.data
 
 
-async def test_ten_thousand_random_tries_move_no_byte_between_tenants() -> None:
+async def test_random_store_calls_move_no_byte_between_tenants() -> None:
     """Publishing, resuming, paging, looking around: at the level of the node, with names that only differ in their tenant."""
     chance = random.Random(20_261_122)
     tenants = [f"tenant-{number}" for number in range(8)]
@@ -238,7 +238,7 @@ def _data(channel: str, tenant: str) -> bytes:
     return json.dumps({"of": tenant}).encode()
 
 
-async def test_a_thousand_random_commands_over_sockets_bring_nothing_foreign() -> None:
+async def test_random_commands_deliver_nothing_of_another_tenant() -> None:
     """The same, from outside: what a client gets, byte by byte, never names the other tenant."""
     chance = random.Random(7)
     free = {"per_second": 1e6, "burst": 1_000_000}
@@ -288,7 +288,7 @@ async def test_a_thousand_random_commands_over_sockets_bring_nothing_foreign() -
             assert f'"{other}"' not in said
 
 
-async def test_a_backend_without_a_key_of_the_tenant_cannot_speak_for_it(server: Running) -> None:
+async def test_backend_needs_a_key_of_the_tenant(server: Running) -> None:
     for key in ("", "x" * 24, API_KEY[:-1], API_KEY + "x", API_KEY.upper()):
         async with server.http.post(
             f"{server.url}/api/v1/channels/news:1/events", json=flash("x"), headers={"Authorization": f"Bearer {key}"}
