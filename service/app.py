@@ -44,10 +44,11 @@ from service.core.presence import PresenceStore
 from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
 from service.protocol.messages import SYSTEM_TYPES
+from service.realtime.bounds import Bounds
 from service.realtime.cluster.messages import OWN_CHANNELS
 from service.realtime.cluster.store_clock import StoreClock
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
-from service.realtime.node import Bounds, Node, Ports
+from service.realtime.node import Node, Ports
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import resident_memory
@@ -119,7 +120,7 @@ class Service:
         self.descriptors = Descriptors(
             settings.limits,
             self.node.admission,
-            self.node.registry,
+            self.node.delivery.registry,
             self.http_connections,
             self.ops_connections,
             self.clock,
@@ -165,19 +166,19 @@ class Service:
 
     def hurry(self) -> None:
         """Ends the service as fast as it can be, now or once it drains: closes all connections at once, waits for no scrape."""
-        self.node.hurry()
+        self.node.lifecycle.hurry()
         self.scrapes.hurry()
 
     async def last_scrape(self) -> None:
         """After a drain that timed out, waits until its counters have been scraped: they end with the process."""
         within = self.settings.deadlines.last_scrape
-        if not self.node.drain_timed_out or not within or not self.scrapes.recent:
+        if not self.node.lifecycle.drain_timed_out or not within or not self.scrapes.recent:
             return
         _log.info("waiting_for_last_scrape", seconds=within)
         _log.info("last_scrape_done" if await self.scrapes.wait_for_each(within) else "last_scrape_missed")
 
     async def _drain(self, app: web.Application) -> None:
-        await self.node.drain()
+        await self.node.lifecycle.drain()
 
     async def _life(self, app: web.Application) -> AsyncIterator[None]:
         try:
@@ -356,7 +357,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         "lingering_time": settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
         "logger": problem.server_log(),
     }
-    account = service.node.budget.account(UNAUTHENTICATED_TENANT)
+    account = service.node.delivery.budget.account(UNAUTHENTICATED_TENANT)
     bounds = PeerBounds(account, settings.limits.connection_rate, service.clock, service.metrics)
     # aiohttp's minute of waiting for the end of connections would outlast the time that a pod gets.
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)
@@ -398,7 +399,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.node.admission.set_draining(draining=True)  # readiness turns before anything closes
         if listener is not None and is_shared:
             listener.close()  # the others take what comes now
-        await service.node.drain()
+        await service.node.lifecycle.drain()
         service.listening = False
         if listener is not None:
             listener.close()

@@ -128,7 +128,7 @@ async def _serve(service: Service, companion: Companion | None) -> int:
             )
             async with companion(port) if companion is not None else nullcontext():
                 await stop.wait()
-            _log.info("draining", connections=service.node.connections)
+            _log.info("draining", connections=service.node.availability.connections)
     except asyncio.CancelledError:
         if not stop.is_requested:
             raise

@@ -11,8 +11,8 @@ from service.adapters.clock import SystemClock
 from service.core.limits import Limits, OutboxLimits, Rate
 from service.protocol.deflate import Deflater, negotiate
 from service.protocol.framing import BINARY, RSV1, TEXT, accept_key, frame
+from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import Terms, WebSocket

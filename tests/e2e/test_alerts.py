@@ -272,7 +272,7 @@ async def unready(stage: Stage) -> Scene:
         raise RuntimeError("a fault for the test")
 
     async def play() -> None:
-        task = stage.unready.service.node.tasks.spawn("a task of the test", dies(), critical=True)
+        task = stage.unready.service.node.runtime.tasks.spawn("a task of the test", dies(), critical=True)
         await asyncio.wait([task])
 
     return play

@@ -42,7 +42,7 @@ class Member:
     @property
     def revoked(self) -> RevocationList:
         """What it follows of the default tenant's revocations."""
-        return self.server.service.node.revocations._lists["default"]
+        return self.server.service.node.cluster.revocations._lists["default"]
 
 
 class Cluster:
@@ -60,7 +60,9 @@ class Cluster:
         member = Member(server, line)
         self.members.append(member)
         wanted = len(self.members) - 1
-        await eventually(lambda: all(len(one.server.service.node.control.others) >= wanted for one in self.members))
+        await eventually(
+            lambda: all(len(one.server.service.node.cluster.membership.alive()) >= wanted for one in self.members)
+        )
         return member
 
 

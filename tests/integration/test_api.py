@@ -485,7 +485,7 @@ async def test_a_token_revoked_between_its_check_and_the_connection_does_not_sta
     opening = asyncio.create_task(Client.open(server, hello=False, query=f"?ticket={ticket}"))
     await asyncio.wait_for(tickets.asked.wait(), DEADLINE)
     await post(server, "/tokens/revoke", {"jti": "t"})
-    await eventually(lambda: node.revocations._timer is None)
+    await eventually(lambda: node.cluster.revocations._timer is None)
     tickets.go_on.set()
     assert await (await opening).closed() == 4401
 

@@ -43,7 +43,7 @@ async def deaf(server: Running, user: str = "ben") -> tuple[Wire, Connection]:
     wire = await connect(port_of(server), lambda _: None, bearer=token(user), receive_buffer=4096)
     wire.read(False)
     wire.send({"type": "ready"})
-    of_user = server.service.node.registry.of_user
+    of_user = server.service.node.delivery.registry.of_user
     await eventually(lambda: any(found.session.is_ready for found in of_user("default", user)))
     return wire, of_user("default", user)[0]
 
@@ -68,7 +68,7 @@ async def test_one_batch_gets_no_more_replies_queued_than_single_messages() -> N
         wire.send(*({**PAGE, "id": f"h{number}"} for number in range(90)))
         await eventually(lambda: connection.paused_since is not None)
         await asyncio.sleep(0)
-        assert server.service.node.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
+        assert server.service.node.delivery.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
         assert await server.metric("messages_in_total", type="history") <= 3
         wire.abort()
         await server.at_rest()
@@ -96,13 +96,13 @@ async def test_ready_does_not_queue_the_snapshots_of_all_channels_at_once() -> N
         wire.read(False)
         wire.send({"type": "ready"})
         await eventually(lambda: connection.paused_since is not None)
-        assert server.service.node.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
+        assert server.service.node.delivery.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
         wire.abort()
         await server.at_rest()
 
 
 async def _of_user(server: Running, user: str) -> tuple[Connection, ...]:
-    of_user = server.service.node.registry.of_user
+    of_user = server.service.node.delivery.registry.of_user
     await eventually(lambda: bool(of_user("default", user)))
     return of_user("default", user)
 
@@ -127,7 +127,7 @@ async def test_hello_during_a_drain_is_told_to_come_back_elsewhere() -> None:
         server.client("ann"),
         server.client(hello=False) as late,
     ):
-        drain = asyncio.create_task(server.service.node.drain())
+        drain = asyncio.create_task(server.service.node.lifecycle.drain())
         await eventually(lambda: server.service.node.admission.is_draining)
         await late.send(type="hello", token=token("late"))
         assert (await late.expect("error", code="draining"))["retryable"] is True
@@ -197,7 +197,7 @@ async def test_a_subscription_that_the_backend_ends_while_it_is_made_leaves_noth
         await ann.send(type="subscribe", id="s", channel="room:1")
         (connection,) = await _of_user(server, "ann")
         await eventually(lambda: connection.session.is_subscribed("room:1") and gate in broker.waiting)
-        ended = asyncio.create_task(node.unsubscribe("default", "ann", "room:1"))
+        ended = asyncio.create_task(node.cluster.actions.unsubscribe("default", "ann", "room:1"))
         await eventually(lambda: not connection.session.is_subscribed("room:1"))
         broker.gates.pop(gate).set()
         assert await ended == 1
@@ -206,8 +206,8 @@ async def test_a_subscription_that_the_backend_ends_while_it_is_made_leaves_noth
         if step == "lock":
             await ben.until("subscribed")
             assert (await ben.ask("unsubscribe", channel="room:1"))["code"] == "requested"
-        await eventually(lambda: not list(node.hub.rooms()))
-        store = node.presence._store
+        await eventually(lambda: not list(node.delivery.hub.rooms()))
+        store = node.delivery.presence._store
         assert isinstance(store, MemoryPresence)
         await eventually(lambda: not store._channels)
         await ann.subscribe("room:1")
@@ -224,7 +224,7 @@ async def test_a_fault_in_leaving_a_channel_keeps_nobody_connected(monkeypatch: 
                 raise RuntimeError("a bug")
 
             monkeypatch.setattr(server.service.broker, "unsubscribe", broken)
-        await eventually(lambda: not len(server.service.node.registry))
+        await eventually(lambda: not len(server.service.node.delivery.registry))
         monkeypatch.undo()
         async with server.client("ann") as ann:
             await ann.subscribe("room:1")
@@ -234,7 +234,7 @@ async def test_a_fault_in_leaving_a_channel_keeps_nobody_connected(monkeypatch: 
 async def test_who_joins_while_another_reads_who_is_there_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list was read before the buffer for what comes meanwhile was open."""
     async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
-        store = server.service.node.presence._store
+        store = server.service.node.delivery.presence._store
         entered, gate = asyncio.Event(), asyncio.Event()
         members: Callable[[ChannelKey, int], Any] = store.members
 
@@ -260,7 +260,7 @@ async def test_what_comes_for_a_connection_that_is_over_is_not_counted_as_waitin
         (connection,) = await _of_user(server, "ann")
     await server.at_rest()
     connection.reply(Pong(id="late"))
-    assert (connection.queued_messages, server.service.node.budget.used) == (0, 0)
+    assert (connection.queued_messages, server.service.node.delivery.budget.used) == (0, 0)
 
 
 # --- the demo's pages ----------------------------------------------------------------------------------------------------

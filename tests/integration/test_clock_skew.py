@@ -94,7 +94,7 @@ async def test_nats_presence_tickets_and_receipts_of_nodes_that_disagree() -> No
 async def test_slow_node_holds_a_revocation_for_as_long_as_it_takes_the_token() -> None:
     slow = FakeClock()
     async with serving(clock=slow, auth={"revocation_ttl": 60.0}) as server:
-        revocations, store = server.service.node.revocations, server.service.store_clock
+        revocations, store = server.service.node.cluster.revocations, server.service.store_clock
         store.read("store", START + HOUR, 0.0)
         await revocations.revoke_token("default", "t-1", "")
         identity = Identity("default", "ann", token_id="t-1", issued_at=START, expires_at=None)

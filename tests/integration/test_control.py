@@ -79,7 +79,9 @@ async def test_listed_connections_are_closed_wherever_they_are(make_bus: Callabl
         async with first.client() as here, second.client() as there, second.client() as spared:
             ids = [here.welcome["connection"], there.welcome["connection"], "nobody"]
             codes = ends(here, there)
-            tally = await first.service.node.control.close_connections(ids, CloseCode.REPLACED, "a newer session")
+            tally = await first.service.node.cluster.control.close_connections(
+                ids, CloseCode.REPLACED, "a newer session"
+            )
             assert (tally.counts, tally.nodes, tally.complete) == ([2], 2, True)
             assert await codes == [4409, 4409]
             await spared.silence()
@@ -142,12 +144,12 @@ async def test_a_closed_node_is_not_waited_for(make_bus: Callable[[], Bus]) -> N
     async with cluster(make_bus) as nodes:
         server = nodes.members[0].server
         async with serving(broker=nodes.bus.line()):
-            await eventually(lambda: len(server.service.node.control.others) == 2)
+            await eventually(lambda: len(server.service.node.cluster.membership.alive()) == 2)
             assert await server.metric("nodes") == 3
-        await eventually(lambda: len(server.service.node.control.others) == 1)
+        await eventually(lambda: len(server.service.node.cluster.membership.alive()) == 1)
         answer = await post(server, "/users/ann/disconnect", None)
         assert answer == {"connections": 0, "nodes": 2, "complete": True}
-        (other,) = server.service.node.control.others.values()
+        (other,) = server.service.node.cluster.membership.alive().values()
         assert (other.connections, other.gone) == (0, False)
 
 
@@ -175,7 +177,7 @@ async def test_that_it_is_gone_is_the_last_that_a_node_says(
         async with serving(broker=line) as leaving:
             monkeypatch.setattr(line, "stream_heads", slow_marks)
             monkeypatch.setattr(line, "publish", noted)
-            leaving.service.node.control.tell()
+            leaving.service.node.cluster.control.tell()
         assert words == [True]
 
 
@@ -234,7 +236,7 @@ async def test_a_command_is_carried_out_once_the_broker_can_be_read_again(make_b
             second.line.go_away()
             with unheard():
                 await post(first.server, "/users/ann/disconnect", None)
-            following = second.server.service.node.control._requests
+            following = second.server.service.node.cluster.control._requests
             following.interrupted()  # a broker that comes back only halfway
             await eventually(lambda: following._behind)
             second.line.come_back()

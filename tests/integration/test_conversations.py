@@ -85,7 +85,7 @@ class Player:
             await self._backend(self.fill(step["backend"]), step["backend"].get("answer"))
         elif "service" in step:
             assert step["service"] == "stop", step
-            task = asyncio.create_task(self._server.service.node.drain())
+            task = asyncio.create_task(self._server.service.node.lifecycle.drain())
             self._stack.push_async_callback(asyncio.wait_for, task, DEADLINE)
         elif "connect" in step:
             await self._connect(step["who"], self.fill(step["connect"]))

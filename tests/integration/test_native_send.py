@@ -179,7 +179,9 @@ def test_a_peer_that_resets_costs_only_itself(loop: str) -> None:
             for raw in raws:
                 assert await numbers(raw, 4) == list(range(5))
                 assert await numbers(raw, 4) == list(range(5))
-            await eventually(lambda: server.service.node.subscribers(ChannelKey("default", ROOM)) == MANY)
+            await eventually(
+                lambda: server.service.node.cluster.actions.count_subscribers(ChannelKey("default", ROOM)) == MANY
+            )
 
     play(loop, script)
 
@@ -229,14 +231,14 @@ class Watch:
         self.calls += 1
         assert self.server is not None
         for fd in fds:
-            owners = [connection for connection in self.server.service.node.registry if connection.fd == fd]
+            owners = [connection for connection in self.server.service.node.delivery.registry if connection.fd == fd]
             if len(owners) != 1 or self.inodes.get(owners[0].transport) != self.inode(fd):  # type: ignore[call-overload]  # all are
                 self.faults.append(f"{fd} is claimed by {len(owners)} connections, or is another's")
         return self.sender(fds, frame)
 
     def owner(self, end: WebSocket) -> Connection | None:
         assert self.server is not None
-        return next((one for one in self.server.service.node.registry if one.transport is end), None)
+        return next((one for one in self.server.service.node.delivery.registry if one.transport is end), None)
 
     @staticmethod
     def inode(fd: int) -> int | None:
@@ -317,7 +319,7 @@ def test_a_number_that_comes_back_never_carries_another_s_bytes(loop: str, monke
                 for number in range(36):
                     tenant, other = chance.sample(list(TENANTS), 2)
                     client = clients[tenant].pop(chance.randrange(len(clients[tenant])))
-                    connection = server.service.node.registry.get(client.welcome["connection"])
+                    connection = server.service.node.delivery.registry.get(client.welcome["connection"])
                     assert connection is not None
                     coming = group.create_task(come(other))
                     await ENDS[number % len(ENDS)](client, connection)

@@ -133,7 +133,7 @@ async def test_a_node_whose_task_has_died_is_not_ready(server: Running) -> None:
         raise RuntimeError("a fault for the test")
 
     node = server.service.node
-    task = node.tasks.spawn("feeding the fish", dies(), critical=True)
+    task = node.runtime.tasks.spawn("feeding the fish", dies(), critical=True)
     await asyncio.wait([task])
     status, body = await probe(server, "/readyz")
     assert (status, body["reasons"][0]["message"]) == (503, "the task 'feeding the fish' has died")

@@ -54,7 +54,7 @@ def warnings(logs: Logs) -> list[MutableMapping[str, Any]]:
 @pytest.mark.parametrize(("store", "how"), [(RedisServer, "killed"), (NatsServer, "frozen")])
 async def test_broker_outage_is_logged_in_a_few_lines(store: type[Store], how: str) -> None:
     async with store() as server, node_with_clients(server) as node:
-        health = node.service.node.health
+        health = node.service.node.availability.health
         with capture_logs() as logs:
             if how == "killed":
                 server.kill()
@@ -79,7 +79,7 @@ async def test_broker_outage_is_logged_in_a_few_lines(store: type[Store], how: s
 
 async def test_flapping_broker_is_not_logged_each_time() -> None:
     async with RedisServer() as server, node_with_clients(server) as node:
-        health = node.service.node.health
+        health = node.service.node.availability.health
         with capture_logs() as logs:
             for _ in range(ROUNDS):
                 server.kill()

@@ -46,8 +46,10 @@ async def test_nothing_comes_behind_the_goodbye_to_a_slow_reader_that_reads_agai
         await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token('ben')}"})
         raw.write(text(type="ready") + text(type="subscribe", id="s", channel="room:1"))
         node = server.service.node
-        await eventually(lambda: server.service.node.subscribers(ChannelKey("default", "room:1")) == 1)
-        (ben,) = node.registry.of_user("default", "ben")
+        await eventually(
+            lambda: server.service.node.cluster.actions.count_subscribers(ChannelKey("default", "room:1")) == 1
+        )
+        (ben,) = node.delivery.registry.of_user("default", "ben")
         for _ in range(100):
             await server.publish("room:1", {"type": "chat.message", "data": {"text": BIG}})
             if ben.closing is not None:
@@ -61,7 +63,7 @@ async def test_nothing_comes_behind_the_goodbye_to_a_slow_reader_that_reads_agai
                 opcodes.append((await raw.receive())[0])
         assert opcodes[-1] == CLOSE
         assert opcodes.count(CLOSE) == 1
-        await eventually(lambda: node.budget.used == 0)
+        await eventually(lambda: node.delivery.budget.used == 0)
 
 
 @pytest.mark.parametrize("prompt", [True, False])

@@ -31,7 +31,7 @@ HASTY: dict[str, Any] = {"interval": 0.01, "timeout": 0.05}
 
 
 def probe_of(server: Running) -> LatencyProbe:
-    return server.service.node.probe
+    return server.service.node.lifecycle.probe
 
 
 def successes(server: Running) -> int:
@@ -191,7 +191,7 @@ def _heard(member: Member) -> set[object]:
 
         def interrupted(self, channels: Any = None) -> None: ...
 
-    member.server.service.node.relay.tap(probe.channel, Tap())
+    member.server.service.node.delivery.relay.tap(probe.channel, Tap())
     return heard
 
 
@@ -352,7 +352,7 @@ async def test_what_it_holds_it_has_from_the_start() -> None:
 async def test_it_goes_on_while_the_node_drains() -> None:
     async with serving(probe=OFTEN, deadlines={"shutdown": 30.0}, outbox={"close_grace": 30.0}) as server:
         client = await Client.open(server)  # it reads nothing, so its end is awaited
-        drain = asyncio.create_task(server.service.node.drain())
+        drain = asyncio.create_task(server.service.node.lifecycle.drain())
         await eventually(lambda: server.service.node.admission.is_draining)
         await succeeds(server)
         assert not drain.done()
@@ -401,7 +401,7 @@ async def test_switched_off_it_is_not_there() -> None:
         probe = probe_of(server)
         assert probe.channel not in bus.fronts[0].carried
         clock.advance(60)
-        assert not any(task.get_name() == "probe" for task in server.service.node.tasks._tasks)
+        assert not any(task.get_name() == "probe" for task in server.service.node.runtime.tasks._tasks)
         assert probe._line is None
         assert await server.metric("probe_last_success_timestamp_seconds") == 0
     await bus.close()

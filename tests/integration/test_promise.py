@@ -861,7 +861,7 @@ class PromiseMachine(RuleBasedStateMachine):
 async def _subscribing(server: Running, user: str) -> None:
     """Returns once the service has begun to join the user to hall:1."""
     async with asyncio.timeout(DEADLINE):
-        session = server.service.node.registry.of_user("default", user)[0].session
+        session = server.service.node.delivery.registry.of_user("default", user)[0].session
         while not session.is_subscribed("hall:1"):  # noqa: ASYNC110  # the service has no event for it
             await asyncio.sleep(0)
 
@@ -877,14 +877,14 @@ async def test_backend_unsubscribe_during_a_join_wins() -> None:
             await _subscribing(server, "ben")
             await ann.send(type="subscribe", id="s", channel="hall:1")  # waits for ben's join
             await _subscribing(server, "ann")
-            assert await server.service.node.unsubscribe("default", "ann", "hall:1") == 1
+            assert await server.service.node.cluster.actions.unsubscribe("default", "ann", "hall:1") == 1
             await ann.expect("unsubscribed", channel="hall:1", code="removed")
             await ben.expect("subscribed", id="s")
             await server.publish("hall:1", {"type": "talk.line", "data": 1})
             await ben.expect("talk.line")
             await ann.silence()
             assert (await ben.ask("unsubscribe", channel="hall:1"))["code"] == "requested"
-        assert not list(server.service.node.hub.rooms())
+        assert not list(server.service.node.delivery.hub.rooms())
 
 
 async def test_backend_unsubscribe_is_sent_before_later_replies() -> None:
@@ -893,7 +893,7 @@ async def test_backend_unsubscribe_is_sent_before_later_replies() -> None:
         await ann.subscribe("hall:1")
         broker.before = 1000
         async with asyncio.TaskGroup() as group:
-            group.create_task(server.service.node.unsubscribe("default", "ann", "hall:1"))
+            group.create_task(server.service.node.cluster.actions.unsubscribe("default", "ann", "hall:1"))
             await ann.send(type="unsubscribe", id="u", channel="hall:1")
         await ann.expect("unsubscribed", channel="hall:1", code="removed")
         await ann.expect("error", id="u", code="not_subscribed")

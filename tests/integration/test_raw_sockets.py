@@ -206,7 +206,7 @@ async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None
 async def test_who_answers_pings_stays() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock, deadlines={"heartbeat": HEARTBEAT}) as server, upgraded(server) as raw:
-        (connection,) = server.service.node.registry
+        (connection,) = server.service.node.delivery.registry
         pings = 0
         for _ in range(4 * 8 + 4):
             clock.advance(STEP)

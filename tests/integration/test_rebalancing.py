@@ -59,7 +59,7 @@ def port(member: Member) -> int:
 
 
 def counts(nodes: Cluster) -> list[int]:
-    return [len(member.server.service.node.registry) for member in nodes.members]
+    return [len(member.server.service.node.delivery.registry) for member in nodes.members]
 
 
 def asked(nodes: Cluster) -> float:
@@ -69,7 +69,7 @@ def asked(nodes: Cluster) -> float:
 
 
 def surpluses(nodes: Cluster) -> list[float]:
-    return [member.server.service.node.rebalancing._scales.surplus for member in nodes.members]
+    return [member.server.service.node.lifecycle.rebalancer._scales.surplus for member in nodes.members]
 
 
 @asynccontextmanager
@@ -143,14 +143,14 @@ async def test_what_nodes_tell_of_themselves() -> None:
         one, other = (member.server.service.node for member in nodes.members)
 
         def word() -> Any:
-            return one.control.others[other.control.me]
+            return one.cluster.membership.alive()[other.cluster.node_id]
 
         await eventually(lambda: word().accepting and not word().draining)
-        other.tasks.failed = "something vital"
+        other.runtime.tasks.failed = "something vital"
         await eventually(lambda: not word().accepting and not word().draining)
-        other.tasks.failed = None
+        other.runtime.tasks.failed = None
         await eventually(lambda: word().accepting)
-        await other.drain()
+        await other.lifecycle.drain()
         await eventually(lambda: word().draining and not word().accepting)
 
 
@@ -167,12 +167,12 @@ async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypa
             return await publish(publication)
 
         monkeypatch.setattr(line, "publish", slow)
-        other.control.tell()
+        other.cluster.control.tell()
         async with asyncio.timeout(DEADLINE):
             await on_its_way.wait()
-        await other.drain()
+        await other.lifecycle.drain()
         arrives.set()
-        await eventually(lambda: any(state.draining for state in one.control.others.values()))
+        await eventually(lambda: any(state.draining for state in one.cluster.membership.alive().values()))
 
 
 async def test_while_the_broker_is_away_nobody_is_moved() -> None:
@@ -180,14 +180,14 @@ async def test_while_the_broker_is_away_nobody_is_moved() -> None:
         [member] = nodes.members
         member.line.go_away()
         node = member.server.service.node
-        await eventually(lambda: node.health.is_away)
-        assert not node.rebalancing._may()
+        await eventually(lambda: node.availability.health.is_away)
+        assert not node.lifecycle.rebalancer.is_allowed
         member.line.come_back()
-        await eventually(lambda: not node.health.is_away)
-        assert node.rebalancing._may()
+        await eventually(lambda: not node.availability.health.is_away)
+        assert node.lifecycle.rebalancer.is_allowed
 
 
 async def test_switched_off_nobody_is_moved() -> None:
     off = {**SETTINGS, "rollout": {**SETTINGS["rollout"], "rebalance": False}}
     async with cluster(SharedBroker, nodes=1, **off) as nodes:
-        assert nodes.members[0].server.service.node.rebalancing._timer is None
+        assert nodes.members[0].server.service.node.lifecycle.rebalancer._timer is None

@@ -40,7 +40,7 @@ async def test_fault_of_the_service_is_counted(server: Running, monkeypatch: pyt
     async def broken(*_: object) -> None:
         raise RuntimeError("a fault for the test")
 
-    monkeypatch.setattr(server.service.node.authenticator, "authenticate", broken)
+    monkeypatch.setattr(server.service.node.cluster.authenticator, "authenticate", broken)
     assert (await ask(server, "/ws", bearer())).status == 500
     assert await refusals(server, "internal", "service", "upgrade") == 1
     async with connected(server) as raw:  # an upgrade behind another request, which aiohttp reads

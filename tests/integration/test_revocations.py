@@ -29,7 +29,7 @@ REVOCATIONS = revocations_of("default")
 
 def held(server: Running) -> list[Revocation]:
     """What the node knows to be revoked, each tenant's oldest first."""
-    table = server.service.node.revocations._table
+    table = server.service.node.cluster.revocations._table
     return [one for tenant in table.tenants for one in table.of_tenant(tenant)]
 
 
@@ -39,7 +39,7 @@ def names(server: Running) -> set[str]:
 
 def newest(server: Running) -> str:
     """The default tenant's."""
-    return [one.name for one in server.service.node.revocations._table.of_tenant("default")][-1]
+    return [one.name for one in server.service.node.cluster.revocations._table.of_tenant("default")][-1]
 
 
 async def test_a_revocation_reaches_every_node(make_bus: Callable[[], Bus]) -> None:
@@ -153,7 +153,7 @@ async def test_what_could_not_be_put_back_is_put_back_later(
         await eventually(lambda: member.revoked._putting_back is not None and member.revoked._putting_back.done())
         assert member.revoked.missing
         monkeypatch.undo()
-        member.server.service.node.revocations.tend()
+        member.server.service.node.cluster.revocations.tend()
         await eventually(lambda: not member.revoked.missing)
         assert (await member.line.snapshot(REVOCATIONS, None, 0, 0)).state_version == 1
 
@@ -178,7 +178,7 @@ async def test_a_revocation_is_forgotten_when_its_time_is_over(make_bus: Callabl
     async with cluster(make_bus, auth={"revocation_ttl": 0.2}) as nodes:
         await post(nodes.members[0].server, "/users/ann/revoke", None)
         for member in nodes.members:
-            revocations = member.server.service.node.revocations
+            revocations = member.server.service.node.cluster.revocations
 
             def forgotten(revocations: Any = revocations) -> bool:
                 revocations.tend()
@@ -248,10 +248,10 @@ async def test_a_tenant_that_the_broker_lost_is_told_again(
         monkeypatch.setattr(first.line, "publish", fails)
         second.line.cut()  # the only one that could tell of it is the one that cannot
         await nodes.bus.lose_everything()
-        tenants = first.server.service.node.revocations._tenants
+        tenants = first.server.service.node.cluster.revocations._tenants
         await eventually(lambda: tenants._telling is not None and tenants._telling.done())
         down = False
-        first.server.service.node.revocations.tend()
+        first.server.service.node.cluster.revocations.tend()
         await eventually(lambda: not tenants._lost and not first.revoked.missing)
         told = await first.line.snapshot(REVOKING_TENANTS, None, 0, 0)
         assert [event.key for event in told.state] == ["default"]
@@ -359,7 +359,7 @@ async def test_a_clock_that_was_ahead_has_forgotten_nothing(
         await post(first, "/tokens/revoke", {"jti": "meanwhile"})
         await post(wrong, "/tokens/revoke", {"jti": "here"})
         await eventually(lambda: names(wrong) == names(first) == {"before", "meanwhile", "here"})
-        wrong.service.node.revocations.tend()
+        wrong.service.node.cluster.revocations.tend()
         clock.ahead = 0.0
         for server in (first, wrong):
             for name in ("before", "meanwhile", "here"):
@@ -377,7 +377,7 @@ async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
         await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
         clock = WrongClock(ahead)
         wrong = (await nodes.join(clock, auth=LASTS)).server
-        wrong.service.node.revocations.tend()
+        wrong.service.node.cluster.revocations.tend()
         clock.ahead = 0.0
         await refused(wrong, token(jti="t"))
 
@@ -391,7 +391,7 @@ async def test_where_the_store_has_a_clock_a_node_s_may_be_wrong_by_any_amount(
         await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
         clock = WrongClock(1000 * HOUR)
         wrong = (await nodes.join(clock, auth=LASTS)).server
-        wrong.service.node.revocations.tend()
+        wrong.service.node.cluster.revocations.tend()
         clock.ahead = 0.0
         await refused(wrong, token(jti="t"))
 
@@ -409,7 +409,7 @@ async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
         await eventually(lambda: names(first) == {"t"})
         late = (await nodes.join(auth=LASTS)).server
         for server in (first, late):
-            server.service.node.revocations.tend()
+            server.service.node.cluster.revocations.tend()
             await refused(server, token(jti="t"))
 
 
@@ -422,7 +422,7 @@ async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
         wrong = await nodes.join(clock, auth=LASTS)
         await post(wrong.server, "/tokens/revoke", {"jti": "t"})
         clock.ahead = 3 * HOUR
-        wrong.server.service.node.revocations.tend()
+        wrong.server.service.node.cluster.revocations.tend()
         await nodes.bus.lose_everything()
         await eventually(lambda: wrong.revoked.following.epoch != "" and not wrong.revoked.missing)
         late = (await nodes.join(auth=LASTS)).server

@@ -47,7 +47,7 @@ async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
         clients = [await Client.open(server, f"u{number}") for number in range(10)]
         for client in clients:
             await client.subscribe("room:1")
-        drain = asyncio.create_task(server.service.node.drain())
+        drain = asyncio.create_task(server.service.node.lifecycle.drain())
         codes = [await client.closed() for client in clients]
         await drain
         assert set(codes) == {1012}
@@ -104,7 +104,7 @@ class TestPublicListener:
             await eventually(lambda: node.admission.is_draining)
             await passes(clock, 2.0 + BIT)
             assert await clients[0].closed() == 1012, "the first of three has gone"
-            await eventually(lambda: node.connections == 2)
+            await eventually(lambda: node.availability.connections == 2)
 
             upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Authorization": f"Bearer {token()}"}
             for headers in (upgrade, {}):
@@ -157,7 +157,7 @@ class TestPublicListener:
                 await server.http.get(f"{server.url}/ws")
             await client.silence()
             assert not life.done()
-            server.service.node.hurry()
+            server.service.node.lifecycle.hurry()
             assert await client.closed() == 1012
 
 
@@ -167,7 +167,7 @@ async def test_a_drain_in_a_hurry_closes_all_at_once() -> None:
         clients = [await Client.open(server, f"u{number}") for number in range(10)]
         stop.set()
         await eventually(lambda: server.service.node.admission.is_draining)
-        server.service.node.hurry()
+        server.service.node.lifecycle.hurry()
         assert [await client.closed() for client in clients] == [1012] * 10
         for client in clients:
             assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
@@ -208,7 +208,7 @@ async def test_metrics_that_nobody_reads_do_not_keep_it(monkeypatch: pytest.Monk
 async def test_who_does_not_go_is_cut_in_the_end() -> None:
     groups: dict[str, Any] = {"deadlines": {"shutdown": 0.5, "last_scrape": 0}, "outbox": {"close_grace": 60.0}}
     async with serving(**groups) as server, upgraded(server):  # which does not answer a close
-        await server.service.node.drain()
+        await server.service.node.lifecycle.drain()
         await server.at_rest()
         assert await server.metric("drain_timeouts_total") == 1
 
@@ -225,7 +225,7 @@ class TestLastScrape:
         async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
             assert await server.metric("drain_timeouts_total") == 0  # a scrape, as one of many
             stop.set()
-            await eventually(lambda: server.service.node.drain_timed_out)
+            await eventually(lambda: server.service.node.lifecycle.drain_timed_out)
             await eventually(lambda: not server.service.listening)
             assert not life.done()
             metrics = await server.metrics()
@@ -240,7 +240,7 @@ class TestLastScrape:
             stop.set()
             async with asyncio.timeout(DEADLINE):
                 await life
-            assert server.service.node.drain_timed_out
+            assert server.service.node.lifecycle.drain_timed_out
 
     async def test_is_not_waited_for_when_all_have_left(self) -> None:
         groups = self.CUT | {"deadlines": {"shutdown": DEADLINE, "last_scrape": 60.0}}
@@ -249,7 +249,7 @@ class TestLastScrape:
             stop.set()
             async with asyncio.timeout(DEADLINE):
                 await life
-            assert not server.service.node.drain_timed_out
+            assert not server.service.node.lifecycle.drain_timed_out
 
     async def test_is_waited_for_no_longer_than_the_setting(self) -> None:
         groups = self.CUT | {"deadlines": {"shutdown": 0.3, "last_scrape": 0.3}}
@@ -258,13 +258,13 @@ class TestLastScrape:
             stop.set()
             async with asyncio.timeout(DEADLINE):
                 await life
-            assert server.service.node.drain_timed_out
+            assert server.service.node.lifecycle.drain_timed_out
 
     async def test_is_given_up_for_a_second_signal(self) -> None:
         async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
             await server.metrics()
             stop.set()
-            await eventually(lambda: server.service.node.drain_timed_out and not server.service.listening)
+            await eventually(lambda: server.service.node.lifecycle.drain_timed_out and not server.service.listening)
             server.service.hurry()
             async with asyncio.timeout(DEADLINE):
                 await life
@@ -296,7 +296,7 @@ async def test_a_drain_that_took_too_long_is_not_waited_for_again() -> None:
             await line.is_asked.wait()
         end = asyncio.create_task(client.closed())
         for _ in range(2):
-            await server.service.node.drain()
+            await server.service.node.lifecycle.drain()
             assert await server.metric("drain_timeouts_total") == 1
         assert await end == 1012
         line.answers.set()
@@ -307,8 +307,8 @@ async def test_a_drain_that_took_too_long_is_not_waited_for_again() -> None:
 async def test_who_has_not_said_hello_is_told_too() -> None:
     async with serving() as server:
         client = await Client.open(server, hello=False)
-        await eventually(lambda: len(server.service.node._greeting) == 1)
-        await server.service.node.drain()
+        await eventually(lambda: len(server.service.node.lifecycle.pending_handshakes) == 1)
+        await server.service.node.lifecycle.drain()
         await client.expect("error", code="draining", retryable=True)
         assert await client.closed() == 1012
         await server.at_rest()
@@ -332,9 +332,9 @@ async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
         slot = node.admission.slots.acquire("127.0.0.1")
         greeting = asyncio.create_task(introduce(node, socket, socket.arriving, AcceptedUpgrade(slot)))
         async with asyncio.timeout(DEADLINE):
-            while not any(patience.expired() for patience in node._greeting):  # noqa: ASYNC110  # it is one turn of the loop
+            while not any(patience.expired() for patience in node.lifecycle.pending_handshakes._timeouts):  # noqa: ASYNC110  # it is one turn of the loop
                 await asyncio.sleep(0)
-        await node.drain()
+        await node.lifecycle.drain()
         with pytest.raises(CloseConnection) as end:
             await greeting
         assert end.value.code is CloseCode.RESTART
@@ -350,7 +350,7 @@ async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
             serve(node, socket, socket.arriving, AcceptedUpgrade(node.admission.slots.acquire("127.0.0.1")))
         )
         assert rest is not None
-        await node.drain()
+        await node.lifecycle.drain()
         async with asyncio.timeout(DEADLINE):
             await asyncio.create_task(rest)
         assert b'"draining"' in socket.written[0]
@@ -364,11 +364,11 @@ async def test_nothing_is_left_when_everyone_has_gone() -> None:
                 await client.subscribe("room:1")
                 await client.subscribe("board:1")
         node = server.service.node
-        await node.registry.wait_empty()
+        await node.delivery.registry.wait_empty()
         metrics = await server.metrics()
         for gauge in ("connections", "pending_connections", "subscriptions", "channels", "outbox_bytes"):
             assert metrics[f"tidewire_{gauge}"] == 0, gauge
-        assert not list(node.hub.rooms())
+        assert not list(node.delivery.hub.rooms())
 
 
 async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector() -> None:
@@ -387,7 +387,7 @@ async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector(
                     await client.subscribe("room:1")
                     assert len(left()) == len(kinds)
             closed = await Client.open(server, "cid")
-            await server.service.node.disconnect("default", "cid", "enough")
+            await server.service.node.cluster.actions.disconnect("default", "cid", "enough")
             assert await closed.closed() == 4403
             await server.at_rest()
             await eventually(lambda: not left(), left)
@@ -397,8 +397,8 @@ async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector(
 
 async def test_the_backend_can_disconnect_a_user() -> None:
     async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
-        assert await server.service.node.disconnect("default", "ann", "banned") == 1
+        assert await server.service.node.cluster.actions.disconnect("default", "ann", "banned") == 1
         assert await ann.closed() == 4403
         await ben.silence()
-        assert await server.service.node.disconnect("other", "ben", "banned") == 0
+        assert await server.service.node.cluster.actions.disconnect("other", "ben", "banned") == 0
         await ben.silence()

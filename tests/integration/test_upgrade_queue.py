@@ -374,7 +374,7 @@ async def test_who_sends_much_while_it_is_checked_is_cut() -> None:
 
 def arrivals(server: Running) -> list[str]:
     """Upgrades that are being checked."""
-    names = [task.get_name() for task in server.service.node.tasks._tasks]
+    names = [task.get_name() for task in server.service.node.runtime.tasks._tasks]
     return [name for name in names if name == "arrival"]
 
 

@@ -105,9 +105,7 @@ class Running:
 
     def hello_is_late(self) -> None:
         """Ends the time of everybody who has connected and has yet to say hello, as if the deadline had come."""
-        now = asyncio.get_running_loop().time()
-        for patience in self.service.node._greeting:
-            patience.reschedule(now)
+        self.service.node.lifecycle.pending_handshakes.expire()
 
     async def at_rest(self) -> None:
         """Waits until nobody is connected; then everything that counts or keeps something for a connection is back at zero."""
@@ -116,12 +114,12 @@ class Running:
 
         def counted() -> tuple[object, ...]:
             return (
-                len(node.registry),
+                len(node.delivery.registry),
                 admission.slots.total,
                 admission.slots._pending,
                 dict(admission.slots._by_network),
                 dict(admission.slots.quota._local),
-                node.budget.used,
+                node.delivery.budget.used,
             )
 
         await eventually(lambda: counted() == (0, 0, 0, {}, {}, 0), counted)

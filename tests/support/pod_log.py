@@ -51,9 +51,9 @@ async def _broker_outage(server: Running) -> None:
         raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "connection refused")
 
     node.broker.check = away  # type: ignore[method-assign]  # to fail
-    await node.health.fault()
+    await node.availability.health.fault()
     node.broker.check = answers  # type: ignore[method-assign]  # as it was
-    await node.health.fault()
+    await node.availability.health.fault()
 
 
 def _clocks(server: Running) -> None:
@@ -65,7 +65,7 @@ async def _dead_task(server: Running) -> None:
     async def dies() -> None:
         raise RuntimeError("a fault for the test")
 
-    task = server.service.node.tasks.spawn("a task of the test", dies(), critical=True)
+    task = server.service.node.runtime.tasks.spawn("a task of the test", dies(), critical=True)
     await asyncio.wait([task])
 
 

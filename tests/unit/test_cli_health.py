@@ -40,7 +40,7 @@ async def test_health_of_draining_node_is_not_ready(
 ) -> None:
     async with serving() as server:
         monkeypatch.setenv("TIDEWIRE_OPS_PORT", server.ops_url.rpartition(":")[2])
-        await server.service.node.drain()
+        await server.service.node.lifecycle.drain()
         assert await asked() == 0
         assert await asked("--ready") == 1
     assert "/readyz at 127.0.0.1 port" in (said := capsys.readouterr().err)

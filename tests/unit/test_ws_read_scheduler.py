@@ -9,7 +9,7 @@ import pytest
 
 from service.core.limits import Limits, Rate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
-from service.realtime.node import Bounds
+from service.realtime.bounds import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import FRAMES_PER_TURN, TURNS_BUDGET, ReadScheduler
 from service.web.ws.websocket import LATE_BYTES

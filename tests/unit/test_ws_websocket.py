@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from service.core.limits import Limits, OutboxLimits, Rate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import Terms, WebSocket

@@ -10,8 +10,8 @@ import pytest
 
 from service.protocol import deflate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
+from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.node import Bounds
 from service.realtime.session.pre_auth_buffer import MAX_BYTES, MAX_WAITING, PreAuthBuffer
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler

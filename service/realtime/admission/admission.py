@@ -8,8 +8,11 @@ from service.core.limits import Limits, Rollout
 from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
+from service.realtime.admission.advertised_limits import AdvertisedLimits
 from service.realtime.admission.message_rates import ConnectionRates, Exceeded, Kind, Rates
 from service.realtime.admission.quota import ConnectionQuota
+from service.realtime.admission.recent_clients import RecentClients
+from service.realtime.admission.refusals import Refusals
 from service.realtime.admission.request_rates import RequestRates, rate_limited
 from service.realtime.admission.slots import ConnectionSlot, Slots
 from service.realtime.admission.upgrade_rate import UpgradeRate
@@ -40,7 +43,20 @@ class Admission:
         self.slots = Slots(limits, quota, self._rates, metrics)
         self.requests = RequestRates(limits, clock, metrics)
         self.upgrades = UpgradeRate(rollout, clock, metrics)
+        self.quota = quota
+        self.refusals = Refusals(self.slots, clock, metrics)
+        self.recent_clients = RecentClients(self.slots, limits.connections, clock, metrics)
+        self.advertised_limits = AdvertisedLimits(limits)
         self._is_draining = False
+        metrics.connections.max_connections.set(limits.connections)
+
+    def start(self) -> None:
+        """Starts to renew this node's claims in the quota store."""
+        self.quota.start()
+
+    def close(self) -> None:
+        """Cancels the timers. Claims in the store expire."""
+        self.quota.close()
 
     @property
     def is_draining(self) -> bool:

@@ -6,18 +6,18 @@ the stream goes back. A question is an ephemeral one, for the nodes that are the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import structlog
 
-from service.core.broker import Broker, Snapshot
+from service.core.broker import Broker, EventSink, Snapshot
 from service.core.channel import ChannelKey
 from service.core.clock import Timer, milliseconds
 from service.core.event import Delivery, Event, Publication, Retention
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
-from service.realtime.cluster.membership import Aggregate, ClusterRequests, Membership, NodeReport
+from service.realtime.cluster.membership import Aggregate, ClusterRequests, Membership
 from service.realtime.cluster.messages import (
     COMMANDS,
     CONTROL,
@@ -37,6 +37,7 @@ from service.realtime.cluster.messages import (
     encode,
     inbox,
 )
+from service.realtime.cluster.node_actions import NodeActions
 from service.realtime.cluster.revocations import Revocations
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
@@ -51,32 +52,20 @@ MARKS = 200
 _log = structlog.get_logger("control")
 
 
-class Here(Protocol):
-    """What others can ask of this node."""
+class NodeStatus(Protocol):
+    """What a node reports of itself."""
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of its connections."""
 
     @property
     def is_accepting(self) -> bool:
-        """Whether it takes new ones."""
+        """True if it accepts new connections."""
 
     @property
     def is_draining(self) -> bool:
-        """Whether all of them are being moved away."""
-
-    async def disconnect(self, tenant: str, user: str, reason: str) -> int:
-        """Closes the user's connections; returns how many there were."""
-
-    async def unsubscribe(self, tenant: str, user: str, channel: str) -> int:
-        """Ends the user's subscriptions to the channel; returns how many there were."""
-
-    async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> int:
-        """Closes those of the connections that are here; returns how many were."""
-
-    def subscribers(self, channel: ChannelKey) -> int:
-        """How many connections have joined the channel."""
+        """True while its connections are being moved to other nodes."""
 
 
 class Control:
@@ -84,19 +73,24 @@ class Control:
 
     def __init__(
         self,
-        here: Here,
+        me: str,
+        peers: Membership,
+        actions: NodeActions,
+        status: NodeStatus,
         revocations: Revocations,
         broker: Broker,
+        tap: Callable[[ChannelKey, EventSink], None],
         runtime: Runtime,
     ) -> None:
-        self.me = new_id()
-        """This node's id, for as long as it runs."""
-        self._here = here
+        """`tap`: has a channel delivered to a sink."""
+        self.me = me
+        self._actions = actions
+        self._status = status
         self._revocations = revocations
         self._broker = broker
         self._runtime = runtime
         self._started = runtime.clock.wall()
-        self._peers = Membership(self.me, runtime.clock)
+        self._peers = peers
         self._inquiries = ClusterRequests()
         self._requests = ChannelFollower(CONTROL, broker, runtime, self._take, kept=COMMANDS.entries)
         self._nodes = ChannelFollower(NODES, broker, runtime, self._peers.take, restarted=self._tell_again)
@@ -113,25 +107,16 @@ class Control:
         )
         self._answer_not_sent = runtime.outages.limited(_log, "answer not sent", runtime.clock.monotonic)
         runtime.metrics.cluster.nodes.set_function(lambda: 1 + len(self._peers.alive()))
-
-    @property
-    def taps(self) -> Collection[ChannelFollower | _Inbox]:
-        """What the relay must hand this node's own channels to."""
-        return (self._requests, self._nodes, self._inbox)
+        for sink in (self._requests, self._nodes, self._inbox):
+            tap(sink.channel, sink)
 
     @property
     def others(self) -> Mapping[str, NodeState]:
         """The other nodes that are alive, by id, and what they have told last."""
         return self._peers.alive()
 
-    @property
-    def words(self) -> Mapping[str, NodeReport]:
-        """The same, with the age of each word."""
-        return self._peers.words()
-
     async def start(self) -> None:
         """Reads what this node must know before it lets anybody in, and tells the others of it. Raises ServiceError."""
-        await self._revocations.start()
         await self._broker.subscribe(self._inbox.channel)
         await self._requests.start()
         await self._nodes.start()
@@ -140,7 +125,6 @@ class Control:
 
     async def close(self) -> None:
         """Tells the others that this node is gone."""
-        self._revocations.close()
         if self._timer is None:
             return
         self._timer.cancel()
@@ -204,13 +188,13 @@ class Control:
             return self._count(request)
         self._runtime.metrics.cluster.control_commands.labels(kind=str(request.__struct_config__.tag)).inc()
         if isinstance(request, Disconnect):
-            return [await self._here.disconnect(request.tenant, request.user, request.reason)]
+            return [await self._actions.disconnect(request.tenant, request.user, request.reason)]
         if isinstance(request, Unsubscribe):
-            return [await self._here.unsubscribe(request.tenant, request.user, request.channel)]
-        return [await self._here.close_connections(request.connections, CloseCode[request.code], request.reason)]
+            return [await self._actions.unsubscribe(request.tenant, request.user, request.channel)]
+        return [await self._actions.close_connections(request.connections, CloseCode[request.code], request.reason)]
 
     def _count(self, question: CountSubscribers) -> list[int]:
-        return [self._here.subscribers(ChannelKey(question.tenant, name)) for name in question.channels]
+        return [self._actions.count_subscribers(ChannelKey(question.tenant, name)) for name in question.channels]
 
     # --- who is there -------------------------------------------------------------------------------------------------
 
@@ -258,11 +242,11 @@ class Control:
 
     async def _tell(self, *, gone: bool = False) -> None:
         state = NodeState(
-            connections=self._here.connections,
+            connections=self._status.connections,
             started=self._started,
             version=version(),
-            accepting=self._here.is_accepting,
-            draining=self._here.is_draining,
+            accepting=self._status.is_accepting,
+            draining=self._status.is_draining,
             gone=gone,
         )
         await self._publish(NODES, "node.state", new_id(), state, Delivery.LATEST, NODE_STATE, key=self.me)

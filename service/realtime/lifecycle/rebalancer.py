@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import structlog
 
 from service.core.clock import Clock, Timer
 from service.core.limits import Rollout
-from service.realtime.cluster.membership import NodeReport
+from service.realtime.cluster.membership import Membership, NodeReport
 from service.realtime.cluster.messages import HEARTBEAT_INTERVAL, NODE_STATE
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.lifecycle.availability import Availability
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
@@ -182,17 +183,16 @@ class Rebalancer:
         self,
         registry: ConnectionRegistry,
         reconnects: ReconnectScheduler,
-        others: Callable[[], Mapping[str, NodeReport]],
-        may: Callable[[], bool],
+        membership: Membership,
+        availability: Availability,
         rollout: Rollout,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        """`may`: whether this node takes connections and reaches the broker. While the broker is away nobody could resume."""
         self._registry = registry
         self._reconnects = reconnects
-        self._others = others
-        self._may = may
+        self._membership = membership
+        self._availability = availability
         self._rollout = rollout
         self._clock = clock
         self._metrics = metrics
@@ -209,16 +209,21 @@ class Rebalancer:
         if self._timer is not None:
             self._timer.cancel()
 
+    @property
+    def is_allowed(self) -> bool:
+        """True if this node accepts connections and reaches the broker, without which no client could resume."""
+        return self._availability.is_accepting and not self._availability.health.is_away
+
     def _wait(self, seconds: float) -> None:
         self._timer = self._clock.call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._wait(INTERVAL)
-        if not self._may():
+        if not self.is_allowed:
             self._metrics.lifecycle.rebalance_surplus.set(0)
             return
         now = self._clock.monotonic()
-        count = self._scales.weigh(now, len(self._registry), len(self._reconnects), self._others())
+        count = self._scales.weigh(now, len(self._registry), len(self._reconnects), self._membership.words())
         self._metrics.lifecycle.rebalance_surplus.set(self._scales.surplus)
         if count:
             asked = self._reconnects.ask(islice(self._movable(now), count), over=INTERVAL, reason="rebalance")

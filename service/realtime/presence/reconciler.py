@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from service.core.channel import ChannelKey
-from service.core.event import Event
+from service.core.event import Event, Publication
 from service.core.presence import Member, PresenceEntry, PresenceStore
 from service.realtime.presence.events import JOINED, LEFT, PresenceEvents, local_event, shown_info
 
@@ -79,8 +79,13 @@ class PresenceReconciler:
             self._comparing = None
         present = {member.user: member.info for member in members}
         for user in before.keys() - present.keys() - observed:
-            self._deliver(local_event(self._events.left(channel, user)))
+            self._deliver_here(self._events.left(channel, user))
         for user in present.keys() - observed:
             if before.get(user) != hash(present[user]):
                 join = self._events.join(PresenceEntry(channel, user, ""), present[user])
-                self._deliver(local_event(join.event))
+                self._deliver_here(join.event)
+
+    def _deliver_here(self, publication: Publication) -> None:
+        event = local_event(publication)
+        self.observe(event)
+        self._deliver(event)

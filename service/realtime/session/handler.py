@@ -62,10 +62,7 @@ async def serve(
         transport.abort()
         raise
     serving = SessionHandler(node, connection, arrival.slot)
-    node.monitor.welcome(connection)
-    node.registry.add(connection)
-    node.revocations.look_at(connection)  # since its token was checked, when nobody could have found it here
-    node.evict_oldest_sessions(connection)
+    node.lifecycle.add(connection)
     await serving.open(arriving, arrival.channels, rest)
 
 
@@ -128,7 +125,7 @@ class SessionHandler:
             if self._is_over:
                 return
             try:
-                await node.subscriptions.join(connection, channel, spec, None, None)
+                await node.delivery.subscriptions.join(connection, channel, spec, None, None)
             except ServiceError as error:
                 # It has no id: the channel tells which of the address's was refused.
                 _refuse(
@@ -166,7 +163,7 @@ class SessionHandler:
             if len(message) > SMALL_FRAME:
                 self._in_hand = getsizeof(message)
                 self._connection.transport.hold(self._in_hand)
-            self._node.tasks.spawn("command", rest)
+            self._node.runtime.tasks.spawn("command", rest)
 
     def paused(self) -> None:
         """See Ear."""
@@ -187,7 +184,7 @@ class SessionHandler:
         self._connection.connection_lost()
         if not self._is_busy:
             self._is_busy = True
-            self._node.tasks.spawn("end", self._end())
+            self._node.runtime.tasks.spawn("end", self._end())
 
     # --- the work -----------------------------------------------------------------------------------------------------
 
@@ -309,19 +306,22 @@ class SessionHandler:
         finally:
             connection.connection_lost()
             _count_close(node, connection.slot.network, connection.session.identity, code)
-            node.retire(connection)
-            node.metrics.connections.connection_seconds.observe(max(0.0, node.clock.monotonic() - connection.opened_at))
+            node.lifecycle.remove(connection)
+            runtime = node.runtime
+            runtime.metrics.connections.connection_seconds.observe(
+                max(0.0, runtime.clock.monotonic() - connection.opened_at)
+            )
 
 
 def _refuse(node: Node, connection: Connection, error: ServiceError, request: str | None) -> None:
-    node.metrics.messages.errors.labels(code=error.code.code).inc()
+    node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
     connection.reply(error_message(error, request))
 
 
 async def _leave(node: Node, connection: Connection, channel: str) -> None:
     """A fault in leaving one channel must not keep the connection in the others, nor on the node."""
     try:
-        await node.subscriptions.leave(connection, channel)
+        await node.delivery.subscriptions.leave(connection, channel)
     except Exception:
         _log.exception("leaving failed", connection=connection.id)
 
@@ -329,12 +329,12 @@ async def _leave(node: Node, connection: Connection, channel: str) -> None:
 def _count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:
     """Call it before the connection gives its seat back."""
     label = str(code)
-    node.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
-    node.recent_clients.record_close(network, identity, code)
+    node.runtime.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
+    node.admission.recent_clients.record_close(network, identity, code)
 
 
 def _count_in(node: Node, kind: str, message: str | Raw) -> None:
-    count, received = node.metrics.messages.in_(kind)
+    count, received = node.runtime.metrics.messages.in_(kind)
     count.inc()
     received.inc(_size(message))
 

@@ -53,7 +53,7 @@ async def introduce(
         await slot.identify(identity)
     except ServiceError as error:
         raise _refuse(node, transport, slot, error, CloseCode.RATE_LIMITED) from error
-    transport.charge(node.budget.account(identity.tenant))
+    transport.charge(node.delivery.budget.account(identity.tenant))
     return identity, "anonymous" if identity.is_anonymous else "hello", rest
 
 
@@ -71,18 +71,18 @@ def greet(
             transport.write(head)
         _check_open(node, transport, slot)
     session = Session(identity, node.bounds.limits.subscriptions)
-    connection = Connection(new_id(), transport, session, slot, node.connection_context)
-    left = node.monitor.seconds_left(connection)
+    connection = Connection(new_id(), transport, session, slot, node.delivery.connection_context)
+    left = node.lifecycle.monitor.seconds_left(connection)
     welcome = Welcome(
         connection=connection.id,
         user=identity.user,
         heartbeat=node.bounds.deadlines.heartbeat,
-        limits=node.limits_of(identity),
+        limits=node.admission.advertised_limits.for_identity(identity),
         expires_in=None if left is None else max(0, int(left)),
     )
     connection.greet(welcome, head)
-    node.metrics.connections.connects.labels(credentials).inc()
-    node.recent_clients.record_connect(slot.network, identity)
+    node.runtime.metrics.connections.connects.labels(credentials).inc()
+    node.admission.recent_clients.record_connect(slot.network, identity)
     return connection
 
 
@@ -109,7 +109,7 @@ async def _hello(
         raise _refuse(node, transport, slot, error, CloseCode.BAD_REQUEST, request) from error
     try:
         if command.token is not None:
-            return await node.authenticator.authenticate(command.token), rest
+            return await node.cluster.authenticator.authenticate(command.token), rest
         if node.bounds.anonymous_tenant is None:
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "hello needs a token here", path="$.token")
         return anonymous(node.bounds.anonymous_tenant), rest
@@ -125,7 +125,7 @@ def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
     parts = list(split(frame))
     most = node.bounds.limits.batch
     if len(parts) > most:
-        node.metrics.limits.limit_hits.labels(limit="batch").inc()
+        node.runtime.metrics.limits.limit_hits.labels(limit="batch").inc()
         raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a batch has at most {most} messages", path="$")
     if not parts:
         raise ServiceError(ErrorCode.MALFORMED, "a batch has at least one message", path="$")
@@ -138,11 +138,11 @@ async def _first_frame(node: Node, transport: Transport, slot: ConnectionSlot, a
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as patience:
-            with node.greeting(patience):
+            with node.lifecycle.pending_handshakes.track(patience):
                 frame = await arriving.first()
     except TimeoutError as late:
         _check_open(node, transport, slot)  # a drain cuts the wait short
-        node.metrics.limits.limit_hits.labels(limit="hello_deadline").inc()
+        node.runtime.metrics.limits.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
         raise _refuse(node, transport, slot, error, CloseCode.DEADLINE) from late
     if frame is None:
@@ -161,8 +161,8 @@ def _refuse(
     close: CloseCode,
     request: str | None = None,
 ) -> CloseConnection:
-    node.refusals.count(error, "hello", slot.network)
-    node.metrics.messages.errors.labels(code=error.code.code).inc()
+    node.admission.refusals.count(error, "hello", slot.network)
+    node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
     transport.write(framing.frame(framing.TEXT, messages.encode(error_message(error, request))))
     return CloseConnection(close, error.message)
 

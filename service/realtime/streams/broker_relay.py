@@ -61,20 +61,22 @@ class BrokerRelay:
         self,
         hub: Hub,
         broker: Broker,
+        presence: PresenceObserver,
         runtime: Runtime,
         *,
         outbox: OutboxLimits,
         repair: RepairLimits,
+        on_interrupted: Callable[[], None],
     ) -> None:
+        """`on_interrupted` is called after the broker was away: data that other stores keep beside it may be lost, too."""
+        self._presence = presence
+        self._on_interrupted = on_interrupted
         self._hub = hub
         self._broker = broker
         self._clock = runtime.clock
         self._metrics = runtime.metrics
         self._limits = outbox
         self._taps: dict[ChannelKey, EventSink] = {}
-        self.presence: PresenceObserver | None = None
-        self.on_interrupted: Callable[[], None] | None = None
-        """Called after the broker was away: data that other stores keep beside it may be lost, too."""
         self._unsubscribe_failed = runtime.outages.limited(_log, "broker_unsubscribe_failed", runtime.clock.monotonic)
         self._recovery = GapRecovery(broker, runtime, repair, self._push)
         self._checker = PositionChecker(hub, broker, runtime, self._recovery.recover, interval=repair.check)
@@ -114,18 +116,16 @@ class BrokerRelay:
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """Checks these channels, of which events may have been missed, against their streams. None: all channels."""
         self._checker.check_channels(channels)
-        if self.presence is not None:
-            self.presence.interrupted(channels)
-        if self.on_interrupted is not None:
-            self.on_interrupted()
+        self._presence.interrupted(channels)
+        self._on_interrupted()
         for channel, tap in self._taps.items():
             if channels is None or channel in channels:
                 tap.interrupted(channels)
 
     def _push(self, room: Room, event: Event) -> None:
         """Encodes an event once, and pushes it to its room."""
-        if event.offset is None and room.spec.presence and self.presence is not None:
-            self.presence.observe(event)
+        if event.offset is None and room.spec.presence:
+            self._presence.observe(event)
         spec = room.spec.events.get(event.type)
         if spec is None:  # an event of the service itself, as of presence
             room.push(event_frame(event, self._clock.monotonic()), 0.0)

@@ -94,13 +94,17 @@ class Call:
             raise
         node.admission.requests.check_api_key(network, key.tenant, key.name)
         return cls(
-            request, node, backend(key.tenant), key.name, HeldBytes(node.budget.account(key.tenant, is_backend=True))
+            request,
+            node,
+            backend(key.tenant),
+            key.name,
+            HeldBytes(node.delivery.budget.account(key.tenant, is_backend=True)),
         )
 
     @property
     def account(self) -> Account:
         """What counts the bytes that are held for the caller."""
-        return self.node.budget.account(self.identity.tenant, is_backend=True)
+        return self.node.delivery.budget.account(self.identity.tenant, is_backend=True)
 
     def note(self, command: str, **concerned: str) -> None:
         """Writes down who has asked for something that ends connections."""
@@ -183,7 +187,7 @@ class Call:
             async with asyncio.timeout(self.node.bounds.deadlines.body):
                 return await self._read()
         except TimeoutError as error:
-            self.node.metrics.limits.limit_hits.labels(limit="body_deadline").inc()
+            self.node.runtime.metrics.limits.limit_hits.labels(limit="body_deadline").inc()
             raise ServiceError(
                 ErrorCode.DEADLINE, f"the body did not arrive within {self.node.bounds.deadlines.body:g} s"
             ) from error
@@ -216,7 +220,7 @@ class Call:
             body.clear()  # an exception keeps this frame until the garbage collector comes; it must not keep megabytes
 
     def _too_big(self) -> ServiceError:
-        self.node.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
+        self.node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         return ServiceError(ErrorCode.TOO_BIG, f"a body has at most {MAX_BODY} bytes", limit=MAX_BODY)
 
 

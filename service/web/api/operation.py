@@ -76,7 +76,7 @@ class Operation:
     async def answer(self, request: web.Request) -> web.Response:
         """Checks the key and the query, lets the handler do its work, and counts the outcome."""
         node = request.app[NODE]
-        started = node.clock.monotonic()
+        started = node.runtime.clock.monotonic()
         status = ErrorCode.INTERNAL.status
         call: Call | None = None
         try:
@@ -90,10 +90,12 @@ class Operation:
         finally:
             if call is not None:
                 call.holding.release()
-            metrics = node.metrics
+            metrics = node.runtime.metrics
             with metrics.guarded("api_requests"):
                 metrics.http.api_requests.labels(route=self.path, method=self.method, status=str(status)).inc()
-                metrics.http.api_seconds.labels(route=self.path).observe(max(0.0, node.clock.monotonic() - started))
+                metrics.http.api_seconds.labels(route=self.path).observe(
+                    max(0.0, node.runtime.clock.monotonic() - started)
+                )
         return response
 
 

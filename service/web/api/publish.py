@@ -54,7 +54,7 @@ async def to_channels(call: Call, query: NoQuery) -> Results:
 def _events(call: Call, body: bytes) -> list[Raw]:
     events = decode_leniently(body, _several)  # each is looked at by itself
     if len(events) > MAX_EVENTS:
-        call.node.metrics.limits.limit_hits.labels(limit="batch").inc()
+        call.node.runtime.metrics.limits.limit_hits.labels(limit="batch").inc()
         raise ServiceError(
             ErrorCode.INVALID_MESSAGE, f"a request has at most {MAX_EVENTS} events", path="$", limit=MAX_EVENTS
         )
@@ -119,7 +119,7 @@ def _check(call: Call, event: NewEvent) -> None:
         )
     limit = call.node.bounds.limits.message_bytes
     if len(bytes(event.data)) > limit:  # an outbox could not take it: every subscriber would count as slow
-        call.node.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
+        call.node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         raise ServiceError(ErrorCode.TOO_BIG, f"data has at most {limit} bytes", path="$.data", limit=limit)
 
 

@@ -61,7 +61,7 @@ async def list_channels(call: Call, query: ChannelsQuery) -> ChannelList:
     """Channels with subscribers, history or state."""
     found = await call.node.broker.list_channels(call.identity.tenant, query.prefix, query.limit + 1)
     shown = found[: query.limit]
-    tally = await call.node.control.subscribers(call.identity.tenant, [info.name for info in shown])
+    tally = await call.node.cluster.control.subscribers(call.identity.tenant, [info.name for info in shown])
     listed = [
         ListedChannel(
             channel=info.name,
@@ -79,7 +79,7 @@ async def show_channel(call: Call, query: NoQuery) -> ChannelView:
     """One channel, whether or not anything has happened in it."""
     channel, (spec, _) = call.channel()
     snapshot = await call.node.broker.snapshot(call.key_of(channel), None, 0, 0)
-    tally = await call.node.control.subscribers(call.identity.tenant, [channel])
+    tally = await call.node.cluster.control.subscribers(call.identity.tenant, [channel])
     return ChannelView(
         channel=channel,
         epoch=snapshot.position.epoch,
@@ -128,7 +128,7 @@ async def read_state(call: Call, query: StateQuery) -> State:
 async def read_presence(call: Call, query: NoQuery) -> Presence:
     """Who is there; in a large channel only how many."""
     channel, _ = call.channel(Right.PRESENCE)
-    return Presence(channel=channel, presence=await call.node.presence.view(call.key_of(channel)))
+    return Presence(channel=channel, presence=await call.node.delivery.presence.view(call.key_of(channel)))
 
 
 async def disconnect(call: Call, query: NoQuery) -> Disconnected:
@@ -137,7 +137,9 @@ async def disconnect(call: Call, query: NoQuery) -> Disconnected:
     body = await call.body()
     reason = _reason(decode(body, _disconnect).reason if body else "")
     call.note("disconnect", user=user)
-    tally = await call.node.control.disconnect(call.identity.tenant, user, reason or "disconnected by the backend")
+    tally = await call.node.cluster.control.disconnect(
+        call.identity.tenant, user, reason or "disconnected by the backend"
+    )
     return Disconnected(connections=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
 
 
@@ -147,7 +149,7 @@ async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
     channel = decode(await call.body(), _unsubscribe).channel
     call.node.gate.authorise(call.identity, channel, Right.SUBSCRIBE)
     call.note("unsubscribe", user=user, channel=channel)
-    tally = await call.node.control.unsubscribe(call.identity.tenant, user, channel)
+    tally = await call.node.cluster.control.unsubscribe(call.identity.tenant, user, channel)
     return Unsubscribed(subscriptions=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
 
 
@@ -156,12 +158,14 @@ async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:
     user = call.user()
     body = await call.body()
     asked = decode(body, _revoke_user) if body else RevokeUser()
-    now = call.node.store_clock.wall()
+    now = call.node.cluster.clock.wall()
     before = asked.before if asked.before is not UNSET else now
     if before > now + MAX_AHEAD:  # it would refuse tokens that are yet to be issued
         raise ServiceError(ErrorCode.INVALID_MESSAGE, "before is in the future", path="$.before")
     call.note("revoke", user=user)
-    revocation = await call.node.revocations.revoke_user(call.identity.tenant, user, before, _reason(asked.reason))
+    revocation = await call.node.cluster.revocations.revoke_user(
+        call.identity.tenant, user, before, _reason(asked.reason)
+    )
     return UserRevoked(before=revocation.before or 0.0, until=revocation.until)
 
 
@@ -169,7 +173,9 @@ async def revoke_token(call: Call, query: NoQuery) -> TokenRevoked:
     """Refuses one token from now on, and closes with 4401 what came in with it."""
     asked = decode(await call.body(), _revoke_token)
     call.note("revoke token")
-    revocation = await call.node.revocations.revoke_token(call.identity.tenant, asked.jti, _reason(asked.reason))
+    revocation = await call.node.cluster.revocations.revoke_token(
+        call.identity.tenant, asked.jti, _reason(asked.reason)
+    )
     return TokenRevoked(until=revocation.until)
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
-from service.realtime.node import Bounds
+from service.realtime.bounds import Bounds
 
 _ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 """What the kernel says of an address family that this machine does not have, or has switched off."""

@@ -45,7 +45,7 @@ def build_ops(
     """Whether readiness could not be told the last time."""
 
     def is_ready() -> float:
-        return float(not has_fault and not _refusals(node, listening) and not node.health.is_worn_out)
+        return float(not has_fault and not _refusals(node, listening) and not node.availability.health.is_worn_out)
 
     metrics.lifecycle.ready.set_function(
         is_ready
@@ -60,12 +60,12 @@ def build_ops(
         nonlocal has_fault
         refusals = _refusals(node, listening)
         try:
-            fault = await node.health.fault()
+            fault = await node.availability.health.fault()
         except Exception:
             has_fault = True
             raise
         has_fault = False
-        if fault is not None and (refusals or node.health.is_worn_out):
+        if fault is not None and (refusals or node.availability.health.is_worn_out):
             refusals.append(fault)
         if refusals:
             return web.json_response({"status": "not ready", "reasons": _told(refusals)}, status=503)
@@ -85,7 +85,7 @@ def build_ops(
 def _refusals(node: Node, listening: Callable[[], bool]) -> list[ServiceError]:
     refusals = []
     try:
-        node.check_ready()
+        node.availability.check_ready()
     except ServiceError as error:
         refusals.append(error)
     if not listening():

@@ -12,9 +12,9 @@ from typing import cast
 
 from service.core.clock import Clock
 from service.protocol.framing import FIN, MASK, TEXT
+from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT, ByteBudget
 from service.realtime.connections.transport import MessageHandler
-from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.http.socket_options import bound_buffers
 from service.web.ws.read_scheduler import ReadScheduler

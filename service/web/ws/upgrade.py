@@ -99,15 +99,15 @@ class Upgrades:
     def __init__(self, node: Node, edge: HttpConfig, *, compresses: bool) -> None:
         self._node = node
         self._edge = edge
-        self.reads = ReadScheduler(node.clock, node.metrics, node.bounds.deadlines.message)
-        self._terms = Terms(node.bounds, node.clock, node.metrics, self.reads)
+        self.reads = ReadScheduler(node.runtime.clock, node.runtime.metrics, node.bounds.deadlines.message)
+        self._terms = Terms(node.bounds, node.runtime.clock, node.runtime.metrics, self.reads)
         self._compresses = compresses
 
     def accept(self, request: web.BaseRequest, fresh: Fresh) -> None:
         """Answers an upgrade that has come by itself, and takes its connection over."""
         rest = start_eagerly(self._arrive(request, fresh))
         if rest is not None:
-            self._node.tasks.spawn("arrival", rest)
+            self._node.runtime.tasks.spawn("arrival", rest)
 
     async def _arrive(self, request: web.BaseRequest, fresh: Fresh) -> None:
         try:
@@ -146,7 +146,7 @@ class Upgrades:
             admitted.arrival.slot.release()
             return None
         identity = admitted.arrival.identity
-        account = self._node.budget.account(UNAUTHENTICATED_TENANT if identity is None else identity.tenant)
+        account = self._node.delivery.budget.account(UNAUTHENTICATED_TENANT if identity is None else identity.tenant)
         websocket = WebSocket(self._terms, transport, admitted.window_bits, account=account)
         websocket.handler = arriving = PreAuthBuffer(websocket)
         transport.set_protocol(websocket)
@@ -156,7 +156,8 @@ class Upgrades:
         if identity is None or early or has_ended:
             websocket.write(head)
             head = b""
-        self._node.metrics.connections.handshake_seconds.observe(max(0.0, self._node.clock.monotonic() - asked_at))
+        runtime = self._node.runtime
+        runtime.metrics.connections.handshake_seconds.observe(max(0.0, runtime.clock.monotonic() - asked_at))
         if early:
             websocket.data_received(early)
         if has_ended and not websocket.eof_received():
@@ -165,7 +166,7 @@ class Upgrades:
         return None
 
     def _refused(self, request: web.BaseRequest, error: ServiceError) -> None:
-        self._node.refusals.count(error, "upgrade", network_of(client_ip(request, self._edge.hops)))
+        self._node.admission.refusals.count(error, "upgrade", network_of(client_ip(request, self._edge.hops)))
 
     async def _admit(self, request: web.BaseRequest) -> _Admitted:
         """Raises ServiceError; then nothing is taken. UPGRADE_REQUIRED if an upgrade would have succeeded."""
@@ -235,7 +236,7 @@ async def _ws(request: web.Request) -> web.StreamResponse:
         protocol.connection_lost(None)
         return Taken(transport, bytes(behind.data), isinstance(protocol, HttpProtocol) and protocol.has_ended)
 
-    refusal = await request.app[UPGRADES].answer(request, take, request.app[NODE].clock.monotonic())
+    refusal = await request.app[UPGRADES].answer(request, take, request.app[NODE].runtime.clock.monotonic())
     if refusal is None:
         return TakenOver()
     if offers_websocket(request.headers):
@@ -303,8 +304,8 @@ async def _use_ticket(request: web.BaseRequest, node: Node) -> None:
 
 def _check_arrival(request: web.BaseRequest, node: Node, edge: HttpConfig) -> str:
     node.admission.check_open()
-    if node.budget.is_full:
-        node.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
+    if node.delivery.budget.is_full:
+        node.runtime.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
         raise ServiceError(
             ErrorCode.OVERLOADED, "this node holds as many bytes for its peers as it may", retry_after=jittered(5.0)
         )
@@ -335,10 +336,10 @@ async def _identify(request: web.BaseRequest, node: Node, edge: HttpConfig) -> t
         token = await node.tickets.peek(given.ticket)
         if token is None:
             raise _no_such_ticket()
-        return await node.authenticator.authenticate(token), "ticket"
+        return await node.cluster.authenticator.authenticate(token), "ticket"
     if given.token is not None:
         kind = "cookie" if given.from_cookie else "bearer"
-        return await node.authenticator.authenticate(given.token), kind
+        return await node.cluster.authenticator.authenticate(given.token), kind
     return None, "hello"
 
 
@@ -351,7 +352,7 @@ def _check_channels(request: web.BaseRequest, node: Node, identity: Identity | N
         raise ServiceError(ErrorCode.UNAUTHENTICATED, "?channels= needs credentials in the upgrade")
     limit = node.bounds.limits.subscriptions
     if len(named) > limit:
-        node.metrics.limits.limit_hits.labels(limit="subscriptions").inc()
+        node.runtime.metrics.limits.limit_hits.labels(limit="subscriptions").inc()
         raise ServiceError(ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {limit} channels", limit=limit)
     return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in named}
 
@@ -366,14 +367,14 @@ async def _tickets(request: web.Request) -> web.StreamResponse:
         token = credentials(request, edge).token
         if token is None:
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "send the token as Authorization: Bearer <token>")
-        await node.authenticator.authenticate(token)
+        await node.cluster.authenticator.authenticate(token)
         ttl = node.bounds.deadlines.ticket
         ticket = await node.tickets.issue(token, ttl)
         response: web.StreamResponse = web.json_response(
             {"ticket": ticket, "expires_in": ttl}, status=201, headers={hdrs.CACHE_CONTROL: "no-store"}
         )
     except ServiceError as error:
-        node.refusals.count(error, "ticket", network)
+        node.admission.refusals.count(error, "ticket", network)
         response = problem(error)
     allow_cross_origin(request, response, edge)
     return response

@@ -15,9 +15,9 @@ from service.core.clock import Clock, Timer
 from service.core.token_bucket import TokenBucket
 from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, PING, PING_FRAME, PONG, TEXT, close_frame, frame
+from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import Account
 from service.realtime.connections.transport import MessageHandler
-from service.realtime.node import Bounds
 from service.telemetry.metrics import Metrics
 from service.web.http.half_close import end_sending
 from service.web.ws.frames import Fault, FrameReader, TooBig, closing, whole_text

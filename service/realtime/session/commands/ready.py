@@ -23,10 +23,10 @@ async def handle(node: Node, connection: Connection, command: Ready) -> None:
 async def _present(node: Node, connection: Connection, subscription: Subscription) -> None:
     """One that cannot be read is refused by itself: the others must not wait for ever."""
     try:
-        await node.subscriptions.go_live(connection, subscription)
+        await node.delivery.subscriptions.go_live(connection, subscription)
     except ServiceError as error:
         channel = subscription.channel.name
-        await node.subscriptions.leave(connection, channel)
-        node.metrics.messages.errors.labels(code=error.code.code).inc()
+        await node.delivery.subscriptions.leave(connection, channel)
+        node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
         told = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
         connection.reply(error_message(told, subscription.request))

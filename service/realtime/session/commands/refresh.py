@@ -11,10 +11,10 @@ from service.realtime.node import Node
 async def handle(node: Node, connection: Connection, command: Refresh) -> None:
     """Replies with `ack`, after the subscriptions have followed the new token's rights."""
     old = connection.session.identity
-    new = await node.authenticator.authenticate(command.token)
+    new = await node.cluster.authenticator.authenticate(command.token)
     if (new.tenant, new.user) != (old.tenant, old.user):
         raise ServiceError(ErrorCode.FORBIDDEN, "the new token must be of the same tenant and user", path="$.token")
     connection.session.identity = new
     connection.token_replaced()
-    await node.subscriptions.reauthorise(connection)
+    await node.delivery.subscriptions.reauthorise(connection)
     connection.reply(Ack(id=command.id))

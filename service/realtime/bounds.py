@@ -1,0 +1,48 @@
+"""The settings of the realtime core, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from service.core.limits import (
+    MAX_REVOCATIONS,
+    MAX_TOTAL_REVOCATIONS,
+    PRESENCE_MEMBERS,
+    PRESENCE_TTL,
+    REVOCATION_TTL,
+    UNREADY_AFTER,
+    Compression,
+    Deadlines,
+    Limits,
+    OutboxLimits,
+    Probing,
+    RepairLimits,
+    Rollout,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The settings that concern the realtime core."""
+
+    limits: Limits = field(default_factory=Limits)
+    outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    compression: Compression = field(default_factory=Compression)
+    repair: RepairLimits = field(default_factory=RepairLimits)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    rollout: Rollout = field(default_factory=Rollout)
+    unready_after: float = UNREADY_AFTER
+    """Seconds without the broker after which the node is not ready."""
+    presence_members: int = PRESENCE_MEMBERS
+    """Users in a channel above which presence is shown as a count."""
+    presence_ttl: float = PRESENCE_TTL
+    """Seconds that an entry in presence lasts unless it is renewed."""
+    anonymous_tenant: str | None = None
+    """The tenant of connections without credentials; None if they are refused."""
+    revocation_ttl: float = REVOCATION_TTL
+    """Seconds that a revocation lasts."""
+    revocations: int = MAX_REVOCATIONS
+    """Revocations kept for one tenant, at most."""
+    revocations_total: int = MAX_TOTAL_REVOCATIONS
+    """Revocations kept for all tenants together, at most."""
+    probe: Probing = field(default_factory=Probing)

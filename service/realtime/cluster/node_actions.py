@@ -1,0 +1,51 @@
+"""What every node of a cluster can be asked to do with its own connections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.core.channel import ChannelKey
+from service.protocol.close import CloseCode
+from service.protocol.messages import Unsubscribed
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.delivery.hub import Hub
+from service.realtime.streams.subscriptions import Subscriptions
+
+
+class NodeActions:
+    """Acts on the connections of this node. Each method returns how many it has found."""
+
+    def __init__(self, registry: ConnectionRegistry, hub: Hub, subscriptions: Subscriptions) -> None:
+        self._registry = registry
+        self._hub = hub
+        self._subscriptions = subscriptions
+
+    async def disconnect(self, tenant: str, user: str, reason: str) -> int:
+        """Closes all connections of the user with 4403."""
+        connections = self._registry.of_user(tenant, user)
+        for connection in connections:
+            connection.close(CloseCode.FORBIDDEN, reason)
+        return len(connections)
+
+    async def unsubscribe(self, tenant: str, user: str, channel: str) -> int:
+        """Ends all subscriptions of the user to the channel."""
+        count = 0
+        for connection in self._registry.of_user(tenant, user):
+            if connection.session.is_subscribed(channel):
+                # Sent first: leaving may wait for the broker, and what the client asks for meanwhile is answered at once.
+                connection.reply(Unsubscribed(channel=channel, code="removed"))
+                await self._subscriptions.leave(connection, channel)
+                count += 1
+        return count
+
+    async def close_connections(self, ids: Sequence[str], code: CloseCode, reason: str) -> int:
+        """Closes the connections with these ids."""
+        connections = [found for id in ids if (found := self._registry.get(id)) is not None]
+        for connection in connections:
+            connection.close(code, reason)
+        return len(connections)
+
+    def count_subscribers(self, channel: ChannelKey) -> int:
+        """Counts the connections that have subscribed to the channel."""
+        room = self._hub.get(channel)
+        return room.member_count if room is not None else 0

@@ -1,0 +1,42 @@
+"""Whether a node accepts connections, as its kubelet and the other nodes see it."""
+
+from __future__ import annotations
+
+from service.aio.tasks import TaskSupervisor
+from service.errors import ErrorCode, ServiceError
+from service.realtime.admission.admission import Admission
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.lifecycle.broker_health import BrokerHealth
+
+
+class Availability:
+    """Combines what takes a node out of service: a drain, a dead critical task, a long outage of the broker."""
+
+    def __init__(
+        self, admission: Admission, registry: ConnectionRegistry, health: BrokerHealth, tasks: TaskSupervisor
+    ) -> None:
+        self._admission = admission
+        self._registry = registry
+        self._tasks = tasks
+        self.health = health
+
+    @property
+    def connections(self) -> int:
+        """The number of this node's connections."""
+        return len(self._registry)
+
+    @property
+    def is_draining(self) -> bool:
+        """True once the node moves its connections to other nodes."""
+        return self._admission.is_draining
+
+    @property
+    def is_accepting(self) -> bool:
+        """True if the node accepts connections. A short outage of the broker does not change it."""
+        return not self._admission.is_draining and self._tasks.failed is None and not self.health.is_worn_out
+
+    def check_ready(self) -> None:
+        """Raises ServiceError if the node should get no new connections. Does not check the broker, which `health` does."""
+        self._admission.check_open()
+        if self._tasks.failed is not None:
+            raise ServiceError(ErrorCode.INTERNAL, f"the task {self._tasks.failed!r} has died")

@@ -1,0 +1,151 @@
+"""The parts of a node that act on connections from their first second to their last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import nan
+
+from service.core.broker import Broker
+from service.core.quota import QuotaStore
+from service.protocol.close import CloseCode
+from service.realtime.admission.admission import Admission
+from service.realtime.admission.session_evictor import SessionEvictor
+from service.realtime.bounds import Bounds
+from service.realtime.cluster.cluster import Cluster
+from service.realtime.connections.connection import Connection
+from service.realtime.lifecycle.availability import Availability
+from service.realtime.lifecycle.drain import Drain
+from service.realtime.lifecycle.latency_probe import Connect, LatencyProbe
+from service.realtime.lifecycle.monitor import ConnectionMonitor
+from service.realtime.lifecycle.pending_handshakes import PendingHandshakes
+from service.realtime.lifecycle.rebalancer import Rebalancer
+from service.realtime.lifecycle.reconnects import ReconnectScheduler
+from service.realtime.runtime import Runtime
+from service.realtime.streams.event_delivery import EventDelivery
+
+REPLACED = "replaced by a newer session"
+
+
+class Lifecycle:
+    """Adds and removes connections, and moves them to other nodes: for their age, for balance, at the end of the node."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        quota: QuotaStore,
+        connect: Connect,
+        availability: Availability,
+        admission: Admission,
+        delivery: EventDelivery,
+        cluster: Cluster,
+        bounds: Bounds,
+        runtime: Runtime,
+    ) -> None:
+        self._admission = admission
+        self._delivery = delivery
+        self._cluster = cluster
+        self._limits = bounds.limits
+        self._clock = runtime.clock
+        registry, rollout, metrics = delivery.registry, bounds.rollout, runtime.metrics
+        self.reconnects = ReconnectScheduler(runtime.clock, metrics)
+        self.monitor = ConnectionMonitor(
+            registry,
+            bounds.deadlines,
+            bounds.outbox,
+            runtime.clock,
+            metrics,
+            tidy=admission.evict_idle,
+            rollout=rollout,
+            reconnects=self.reconnects,
+        )
+        self.rebalancer = Rebalancer(
+            registry, self.reconnects, cluster.membership, availability, rollout, runtime.clock, metrics
+        )
+        self.pending_handshakes = PendingHandshakes()
+        self.probe = LatencyProbe(
+            cluster.node_id,
+            bounds.probe,
+            broker,
+            connect,
+            delivery.room_context,
+            delivery.connection_context,
+            runtime,
+        )
+        delivery.relay.tap(self.probe.channel, self.probe)
+        self._drain = Drain(registry, self.reconnects, rollout, bounds.deadlines, metrics)
+        self._evictor = SessionEvictor(quota, bounds.limits, runtime, self._evict)
+        metrics.lifecycle.draining.set_function(lambda: float(availability.is_draining))
+        metrics.lifecycle.drain_left.set_function(lambda: len(registry) if availability.is_draining else 0)
+        for quantile in (0.5, 0.9, 1.0):
+            metrics.connections.connection_age_seconds.labels(quantile=f"{quantile:g}").set_function(
+                partial(self._age_quantile, quantile)
+            )
+
+    async def start(self) -> None:
+        """Starts the monitor, the probe and the rebalancer. The other parts of the node must have started."""
+        self._evictor.start()
+        await self.probe.start()
+        self.monitor.start()
+        self.rebalancer.start()
+
+    def close(self) -> None:
+        """Stops all of them."""
+        self.monitor.close()
+        self.rebalancer.close()
+        self.reconnects.close()
+        self.probe.close()
+        self._evictor.close()
+
+    @property
+    def drain_timed_out(self) -> bool:
+        """True if a drain has cut connections because its time was over."""
+        return self._drain.timed_out
+
+    def add(self, connection: Connection) -> None:
+        """Adds an authenticated connection, and evicts the user's oldest ones above the cap."""
+        self.monitor.welcome(connection)
+        self._delivery.registry.add(connection)
+        # Revoked since its token was checked: until now nobody could find the connection here.
+        self._cluster.revocations.look_at(connection)
+        self._evict_oldest(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Removes a connection and releases its slot. Harmless the second time."""
+        self._evictor.remove(connection.session.identity, connection.id)
+        self._delivery.registry.remove(connection)
+        self.reconnects.gone(connection)
+        connection.slot.release()
+
+    async def drain(self) -> None:
+        """Refuses new connections, tells each client its own time to reconnect, and closes all evenly.
+
+        Returns when all are gone or `deadlines.shutdown` has passed.
+        """
+        self._admission.set_draining(draining=True)
+        self._cluster.control.tell()
+        self._delivery.presence.drain()
+        self.pending_handshakes.expire()
+        await self._drain.run()
+
+    def hurry(self) -> None:
+        """Makes the drain, now or when it starts, close all connections at once."""
+        self._drain.hurry()
+
+    def _evict_oldest(self, newest: Connection) -> None:
+        identity = newest.session.identity
+        if self._limits.on_user_cap != "replace" or identity.is_anonymous:
+            return
+        connections = self._delivery.registry.of_user(identity.tenant, identity.user)
+        for oldest in connections[: -self._limits.connections_per_user]:
+            oldest.close(CloseCode.REPLACED, REPLACED)
+            self.remove(oldest)
+        self._evictor.add(identity, newest.id)
+
+    async def _evict(self, ids: Sequence[str]) -> None:
+        await self._cluster.control.close_connections(ids, CloseCode.REPLACED, REPLACED)
+
+    def _age_quantile(self, quantile: float) -> float:
+        """Seconds that this part of the connections has lasted at most; NaN if there are none."""
+        began = self._delivery.registry.opened_at(1.0 - quantile)
+        return nan if began is None else self._clock.monotonic() - began

@@ -1,0 +1,111 @@
+"""The parts of a node that carry events from the broker to its connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from service.contract.gate import Gate
+from service.core.broker import Broker
+from service.core.channel import ChannelKey
+from service.core.event import Event
+from service.core.presence import PresenceStore
+from service.protocol.close import CloseCode
+from service.realtime.admission.admission import Admission
+from service.realtime.bounds import Bounds
+from service.realtime.connections.byte_budget import ByteBudget
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import ConnectionContext, RoomContext
+from service.realtime.connections.encoder import FrameEncoder
+from service.realtime.connections.frame import event_frame
+from service.realtime.connections.registry import ConnectionRegistry
+from service.realtime.connections.transport import BatchSender
+from service.realtime.connections.write_scheduler import WriteScheduler
+from service.realtime.delivery.hub import Hub
+from service.realtime.presence.presence import Presence
+from service.realtime.runtime import Runtime
+from service.realtime.streams.broker_relay import BrokerRelay
+from service.realtime.streams.subscriptions import Subscriptions
+
+
+class EventDelivery:
+    """Owns the connections of a node, their rooms, and the relay between rooms and broker."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        broker: Broker,
+        presence: PresenceStore,
+        sender: BatchSender | None,
+        admission: Admission,
+        bounds: Bounds,
+        runtime: Runtime,
+        store_runtime: Runtime,
+    ) -> None:
+        """`store_runtime` goes by the clock of the store, `runtime` by the node's."""
+        self._clock = runtime.clock
+        self._metrics = runtime.metrics
+        self._recent_clients = admission.recent_clients
+        self.budget = ByteBudget(bounds.outbox.node_bytes, bounds.outbox.tenant_share)
+        self.registry = ConnectionRegistry(runtime.metrics)
+        scheduler, encoder = WriteScheduler(runtime.clock), FrameEncoder(bounds.compression)
+        self.room_context = RoomContext(runtime.clock, runtime.metrics, scheduler, encoder, bounds.limits.batch, sender)
+        self.hub = Hub(self.room_context)
+        self.presence = Presence(
+            presence,
+            broker,
+            store_runtime,
+            self._channels_with_presence,
+            self._deliver_here,
+            debounce=bounds.deadlines.presence_leave,
+            max_members=bounds.presence_members,
+            ttl=bounds.presence_ttl,
+        )
+        self.relay = BrokerRelay(
+            self.hub,
+            broker,
+            self.presence,
+            runtime,
+            outbox=bounds.outbox,
+            repair=bounds.repair,
+            on_interrupted=admission.quota.renew_soon,
+        )
+        self.subscriptions = Subscriptions(gate, self.relay, self.presence, runtime.metrics)
+        self.connection_context = ConnectionContext(
+            runtime.clock,
+            runtime.metrics,
+            scheduler,
+            encoder,
+            bounds.limits.batch,
+            bounds.outbox,
+            on_close=self._stop_delivery,
+        )
+        outbox = runtime.metrics.outbox
+        outbox.max_outbox_bytes.set(bounds.outbox.node_bytes)
+        outbox.outbox_bytes.set_function(lambda: self.budget.used)
+        outbox.outbox_used_ratio.set_function(lambda: self.budget.used_ratio)
+
+    def start(self) -> None:
+        """Starts to compare streams with the broker, and to renew presence. The broker must have started."""
+        self.relay.start()
+        self.presence.start()
+
+    def close(self) -> None:
+        """Cancels the timers. Entries in presence expire in the store."""
+        self.presence.close()
+        self.relay.close()
+
+    def _deliver_here(self, event: Event) -> None:
+        """Sends an ephemeral event to this node's subscribers alone."""
+        room = self.hub.get(event.channel)
+        if room is not None and room.is_listening:
+            room.push(event_frame(event, self._clock.monotonic()), 0.0)
+
+    def _channels_with_presence(self) -> Iterator[ChannelKey]:
+        return (room.key for room in self.hub.rooms() if room.is_broker_subscribed and room.spec.presence)
+
+    def _stop_delivery(self, connection: Connection, code: CloseCode, reason: str) -> None:
+        if code is CloseCode.SLOW_CONSUMER:
+            self._metrics.outbox.slow_consumers.inc()
+            self._recent_clients.record_slow_consumer(connection.slot.network, connection.session.identity)
+        for subscription in connection.session.subscriptions.values():
+            self.relay.detach(connection, subscription)
