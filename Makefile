@@ -96,14 +96,11 @@ check: ## check format, lint, types, import directions, generated files and lock
 	$(BIN)/mypy
 	$(BIN)/mypy scripts hatch_build.py
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/generate_codes.py --check
-	$(BIN)/python scripts/settings_reference.py --check
-	$(BIN)/python scripts/metrics_reference.py --check
+	$(BIN)/python scripts/generate_reference.py --check
 	$(BIN)/python scripts/chart_reference.py --check
-	$(BIN)/python scripts/alerts_reference.py --check
 	$(BIN)/python scripts/dashboards.py --check
 	$(BIN)/python scripts/check_locks.py
-	$(BIN)/python scripts/check_links.py
+	$(BIN)/lychee --offline --include-fragments --no-progress $$(git ls-files '*.md')
 	$(BIN)/python scripts/run_uv.py pip check --quiet --python .venv
 	scripts/lock.sh --check
 
@@ -111,11 +108,8 @@ fmt: ## format, fix lint errors, write the generated files
 	@scripts/setup.sh dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
-	$(BIN)/python scripts/generate_codes.py
-	$(BIN)/python scripts/settings_reference.py
-	$(BIN)/python scripts/metrics_reference.py
+	$(BIN)/python scripts/generate_reference.py
 	$(BIN)/python scripts/chart_reference.py
-	$(BIN)/python scripts/alerts_reference.py
 	$(BIN)/python scripts/dashboards.py
 
 lock: ## write requirements/*.lock from pyproject.toml, with the same versions

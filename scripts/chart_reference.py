@@ -16,6 +16,9 @@ In values.yaml a comment above a key is what the key means. In it a line
 Names that other charts use (files/other-names.yaml) pass the schema: the chart's guards say what they are called here.
 The table of versions is made from files/versions.yaml and tests/cluster/crds.yaml. `--check` writes nothing and fails if a file
 differs.
+
+helm-docs and the generators of helm-schema are Go programs that no package registry here has. They also know neither the settings
+of the service, nor the types of Kubernetes, nor the names that the guards explain; a schema without these would be of little use.
 """
 
 from __future__ import annotations
@@ -29,11 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from generated import ROOT, update
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # works before the project is installed
-
-from service.settings.model import Settings  # noqa: E402  # needs the path above
+from service.settings.model import Settings
 
 CHART = Path("helm/tidewire")
 PINS = Path("tests/cluster/crds.yaml")
@@ -403,8 +404,8 @@ def without_null(values: list[Value]) -> str:
     return head + yaml.safe_dump({**whole, "settings": {}}, sort_keys=False)
 
 
-def main(check: bool) -> int:
-    """Writes the files, or says which are out of date."""
+def main() -> int:
+    """Writes the files, or names those that are out of date."""
     values = list(read((ROOT / CHART / "values.yaml").read_text(encoding="utf-8")))
     controllers = yaml.safe_load((ROOT / CHART / "files" / "versions.yaml").read_text(encoding="utf-8"))
     pins = yaml.safe_load((ROOT / PINS).read_text(encoding="utf-8"))
@@ -417,17 +418,8 @@ def main(check: bool) -> int:
         "files/settings-names.yaml": "# Names of the service's settings, for hints. Made by scripts/chart_reference.py.\n"
         + yaml.safe_dump(setting_names(settings_schema()), sort_keys=False),
     }
-    stale = 0
-    for name, text in wanted.items():
-        file = ROOT / CHART / name
-        if file.exists() and file.read_text(encoding="utf-8") == text:
-            continue
-        stale += 1
-        if not check:
-            file.write_text(text, encoding="utf-8")
-        print(f"{CHART / name}: {'differs from its sources; run `make fmt`' if check else 'written'}")
-    return int(check and bool(stale))
+    return update({CHART / name: text for name, text in wanted.items()})
 
 
 if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv[1:]))
+    sys.exit(main())

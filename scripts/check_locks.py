@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Fails where a lock leaves something to the day or to a server: a requirement without version or hash, a download address.
+"""Checks every lock of the repository: each requirement has a version and hashes, and none has a download address.
 
-A lock pins by hash, not by address: one that names a server works only where that server is reached.
+A lock with the address of a server works only where that server is reachable. uv and npm write locks without addresses only
+when asked to; lockfile-lint checks which server a lock names, not that it names none. `pip --require-hashes` fails only at
+the install.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ _PINNED = re.compile(r"[a-z0-9._-]+(\[[a-z0-9,._-]+\])?==[^\s;*]+(\s*;[^\\]+?)?(
 
 
 def main() -> None:
-    """Looks at every lock that git knows."""
+    """Checks every lock that git tracks."""
     listed = subprocess.run(
         ["git", "ls-files", "--", "*.lock", "*package-lock.json"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -32,7 +34,7 @@ def main() -> None:
 
 
 def python_faults(lock: str) -> Iterator[str]:
-    """Of a requirements file; `make lock` writes those of pyproject.toml."""
+    """Yields the faults of a requirements file. `make lock` writes those of pyproject.toml."""
     for line in re.sub(r"\\\n", " ", lock).splitlines():
         requirement = line.partition(" #")[0].strip()
         if requirement and not requirement.startswith("#") and not _PINNED.fullmatch(requirement):
@@ -40,7 +42,7 @@ def python_faults(lock: str) -> Iterator[str]:
 
 
 def node_faults(lock: str) -> Iterator[str]:
-    """Of npm's; `npm install --package-lock-only --omit-lockfile-registry-resolved` writes it without addresses."""
+    """Yields the faults of an npm lock. `npm install --package-lock-only --omit-lockfile-registry-resolved` writes it."""
     for place, package in json.loads(lock)["packages"].items():
         if place and "integrity" not in package:
             yield f"{place} has no hash"

@@ -4,6 +4,9 @@
 Each panel there has a title, a description (what it shows, what is normal, what to do), a unit, and either `queries`
 (expressions by legend) or `quantiles` of a histogram. This script adds what all panels have in common. `--check` writes nothing
 and fails if a file differs.
+
+The Grafana Foundation SDK builds the same JSON from code, panel by panel; these sources are data that operators can read,
+and need no further dependency. Grafonnet needs Jsonnet.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from generated import ROOT, update
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "helm" / "dashboards"
-TARGET = ROOT / "helm" / "tidewire" / "dashboards"
+TARGET = Path("helm/tidewire/dashboards")
 
 Json = dict[str, Any]
 Kind = Literal["timeseries", "stat"]
@@ -251,21 +254,16 @@ _LINK: Json = {
 }
 
 
-def main(check: bool) -> int:
-    """Writes every dashboard, or reports the ones that differ."""
-    stale = 0
-    for source in sorted(SOURCES.glob("*.yaml")):
-        dashboard = read(source)
-        file = TARGET / f"{dashboard['uid']}.json"
-        text = json.dumps(rendered(dashboard), indent=2, ensure_ascii=False) + "\n"
-        if file.exists() and file.read_text(encoding="utf-8") == text:
-            continue
-        stale += 1
-        if not check:
-            file.write_text(text, encoding="utf-8")
-        print(f"{file.relative_to(ROOT)}: {'differs from its source; run `make fmt`' if check else 'written'}")
-    return int(check and bool(stale))
+def main() -> int:
+    """Writes every dashboard, or names those that are out of date."""
+    dashboards = [read(source) for source in sorted(SOURCES.glob("*.yaml"))]
+    return update(
+        {
+            TARGET / f"{dashboard['uid']}.json": json.dumps(rendered(dashboard), indent=2, ensure_ascii=False) + "\n"
+            for dashboard in dashboards
+        }
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv[1:]))
+    sys.exit(main())

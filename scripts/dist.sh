@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Makes what a release publishes, in dist/: a source distribution, a pure wheel, a wheel with the native sender for this kind of
+# Builds the packages of a release in dist/: a source distribution, a pure wheel, a wheel with the native sender for this kind of
 # processor (manylinux), the JavaScript package.
 #
-#   scripts/dist.sh           all of it
-#   scripts/dist.sh native    the wheel with the native sender alone: for a second kind of processor
+#   scripts/dist.sh           all of them
+#   scripts/dist.sh native    only the wheel with the native sender: for a second kind of processor
 #
 # REPOSITORY is the address of the repository on the web; the JavaScript package names it. Needs scripts/setup.sh dev and deploy.
+# cibuildwheel would build the one C file in containers that it downloads; hatchling, auditwheel and npm do the work here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,7 @@ mkdir -p dist build/dist
 
 hatch() { .venv/bin/python -m hatchling build "$@" >/dev/null; }
 
-# The compiler's own platform tag says nothing of the C library that is needed, and PyPI refuses it. auditwheel looks.
+# PyPI refuses the compiler's own platform tag, which does not say which C library is needed. auditwheel finds out.
 native_wheel() {
     TIDEWIRE_BUILD_NATIVE=always hatch -t wheel -d build/dist
     auditwheel repair --only-plat --plat "manylinux_2_17_$(uname -m)" --wheel-dir dist build/dist/*-linux_*.whl >build/dist/auditwheel.log 2>&1 || {
@@ -25,7 +26,7 @@ native_wheel() {
     }
 }
 
-# npm takes no file from above the package's folder, and the licence belongs into it.
+# npm packs no file from above the package's folder, and the package needs the licence.
 javascript_package() {
     local folder=build/dist/npm
     mkdir $folder

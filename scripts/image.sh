@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Builds the image of this checkout with docker, podman or buildah, whichever is here and works.
+# Builds the image of this checkout with docker, podman or buildah, the first that works.
 #
 #   scripts/image.sh [TAG]     TAG: by default tidewire:VERSION
 #
 # BUILDER names one of the three; PYTHON_IMAGE another base (a release: python:3.13-slim@sha256:…); SOURCE the repository's address, for
-# a label; OPTIONS is handed to the builder as it is.
+# a label; OPTIONS is passed to the builder unchanged.
+#
+# A release builds with docker/build-push-action. This script gives the same labels where only one of these builders is installed;
+# docker buildx bake would need docker.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +16,7 @@ tag=${1:-tidewire:$version}
 
 works() {
     case $1 in
-        docker) docker version >/dev/null 2>&1 ;; # there may be a client without a daemon
+        docker) docker version >/dev/null 2>&1 ;; # a client may be installed without a daemon
         *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -24,7 +27,7 @@ for name in docker podman buildah; do
 done
 case $builder in
     docker) command=(docker build) ;;
-    # OCI's own format has no place for a health check.
+    # The OCI format has no health check.
     podman | buildah) command=("$builder" build --format docker) ;;
     "")
         echo "image: needs docker (running), podman or buildah (Debian: apt-get install buildah)" >&2
@@ -36,7 +39,7 @@ case $builder in
         ;;
 esac
 
-# The time is the commit's and not the clock's: the same commit gives the same labels.
+# The time of the commit: the same commit gives the same labels.
 label=org.opencontainers.image
 arguments=(--label "$label.version=$version")
 if commit=$(git rev-parse --verify --quiet HEAD 2>/dev/null); then

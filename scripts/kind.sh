@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A cluster on this machine, in containers: three pods of this checkout on one Valkey, watched by Prometheus and Grafana.
+# Runs a cluster on this machine, in containers: three pods of this checkout on one Valkey, with Prometheus and Grafana.
 #
-#   scripts/kind.sh up      makes what is missing, installs what has changed, tests it; safe to repeat
+#   scripts/kind.sh up      creates what is missing, installs what has changed, tests it; safe to repeat
 #   scripts/kind.sh down    removes the cluster
 #
-# Needs Docker, kind, kubectl and Helm. Touches no other cluster, whichever is kubectl's current one.
+# Needs Docker, kind, kubectl and Helm. Touches no other cluster, even if it is kubectl's current one. Skaffold and Tilt do the
+# same in a loop and would be one more program to install; here each step is a command that a reader can repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +31,7 @@ need() {
 
 kubectl_() { kubectl --context $context "$@"; }
 
-# configmap NAME FOLDER: of the files in a folder; server-side, because dashboards are larger than what apply writes into an annotation.
+# configmap NAME FOLDER: applies the files of a folder; server-side, because dashboards do not fit into the annotation of a client-side apply.
 configmap() {
     kubectl create configmap "$1" --from-file="$2" --dry-run=client --output yaml |
         kubectl_ apply --server-side --force-conflicts --filename -

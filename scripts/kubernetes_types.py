@@ -3,6 +3,8 @@
 
 They are taken from the schemas that `scripts/setup.sh chart` installs, of the newest Kubernetes there. A line `@kubernetes` in
 values.yaml names one of `ROOTS`. `--check` writes nothing and fails if the file differs.
+
+No tool of this kind exists for values: kubeconform checks rendered manifests, after Helm has accepted the values.
 """
 
 from __future__ import annotations

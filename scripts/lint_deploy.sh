@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Holds the Dockerfile, the workflows, every shell script, and what the chart renders to what their linters and scanners know. What is
-# excepted says why beside it. Needs scripts/setup.sh deploy and chart.
+# Runs the linters and scanners for the Dockerfile, the workflows, shell scripts and rendered manifests. Each exception says why.
+# Needs scripts/setup.sh deploy and chart. pre-commit would download each linter from its repository; here they come from
+# requirements/deploy.lock, by hash.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv-deploy/bin:$PATH"
@@ -25,5 +26,5 @@ mkdir -p $rendered/{service,tests}
 cp k8s/manifests/tidewire.yaml $rendered/service
 .venv/bin/python -m tests.chart.render $rendered defaults 'ingress nginx sticky' 'gateway envoy-gateway' keda 'network policy' 'every secret'
 scan --framework kubernetes --directory $rendered/service
-# The pods of `helm test` end by themselves, and are clients that nobody connects to: no probes, no policy.
+# The pods of `helm test` end by themselves and accept no connections: they need no probes and no network policy.
 scan --framework kubernetes --directory $rendered/tests --skip-check CKV_K8S_8,CKV_K8S_9,CKV_K8S_11,CKV_K8S_15,CKV_K8S_43,CKV2_K8S_6

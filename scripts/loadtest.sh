@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs k8s/loadtest/load.js from here. What can be set is at its top, and is taken from the environment:
+# Runs k8s/loadtest/load.js with k6 on this machine, with the credentials of the service. The environment sets the options at its top:
 #
 #   URL=wss://example.com/ws API=http://tidewire.internal AUTH_SECRET_FILE=secret API_KEY_FILE=api-key scripts/loadtest.sh
 #
-# Credentials: AUTH_SECRET signs a token for each client (or TOKEN is everybody's), API_KEY publishes; each also as NAME_FILE. For a
-# service on this machine they are those that `make run` has made.
+# Credentials: AUTH_SECRET signs a token for each client (or all use TOKEN), API_KEY publishes; each also as NAME_FILE. For a service
+# on this machine the default is what `make run` has generated. k6 itself reads no secret from a file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +29,6 @@ credential() {
 
 [ -n "${TOKEN:-}" ] || credential AUTH_SECRET .tidewire/secret
 [ "${RATE:-}" = 0 ] || credential API_KEY .tidewire/api-key
-# A client is a socket.
+# Each client needs a socket.
 ulimit -n "$(ulimit -Hn)"
 exec $k6 run --quiet k8s/loadtest/load.js

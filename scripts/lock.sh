@@ -5,12 +5,14 @@
 #   scripts/lock.sh --upgrade  take the newest versions
 #   scripts/lock.sh --check    write nothing; fail if a lock is not what would be written
 #   scripts/lock.sh --peers    write benchmarks/peers/python/*.lock from the *.in beside them, and nothing else
+#
+# uv lock writes one file, with download addresses, that only uv can install (docs/adr/0026-uv.md). These are requirements files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mode=${1:-}
 
-# compile FILE ARGUMENT...: an existing FILE is where uv takes the versions from that still fit.
+# compile FILE ARGUMENT...: keeps the versions of an existing FILE that still fit.
 compile() {
     local file=$1
     shift
@@ -18,7 +20,7 @@ compile() {
         "$@" -o "$file" >/dev/null
 }
 
-# dev holds everything, and the others take its versions, so that what is tested is what runs.
+# dev holds everything. The others use its versions, so that what is tested is what runs.
 all() {
     local folder=$1
     shift

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""What a release's workflow asks of this checkout.
+"""Checks and prepares a release, for the release workflow.
 
-scripts/release.py check v0.2.0    is everything of that version, and does the changelog tell of it?
-scripts/release.py notes v0.2.0    prints the changelog's section
+scripts/release.py check v0.2.0    checks that all parts have the version, and that the changelog has its section
+scripts/release.py notes v0.2.0    prints the section of the changelog
 scripts/release.py chart v0.2.0 IMAGE DIGEST FOLDER
                                    copies the chart to FOLDER, with that image as its default
+
+bump-my-version writes versions; it does not refuse a tag whose parts disagree, nor read the changelog or set an image's digest.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ _HEADING = re.compile(r"^## \[?(?P<version>[^\]\s]+)\]?(?: - (?P<when>.*))?$", r
 
 
 class NotReleasableError(Exception):
-    """Says everything that is wrong, a line each."""
+    """The message lists every fault, one a line."""
 
 
 def versions(root: Path = ROOT) -> Iterator[tuple[str, str]]:
-    """Every place that names the version, and which it names."""
+    """Yields every place that names the version, and the version there."""
     yield "pyproject.toml", tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     yield "clients/js/package.json", json.loads((root / "clients/js/package.json").read_text())["version"]
     chart = (root / "helm/tidewire/Chart.yaml").read_text()
@@ -36,7 +38,7 @@ def versions(root: Path = ROOT) -> Iterator[tuple[str, str]]:
 
 
 def notes(version: str, changelog: str) -> str:
-    """The changelog's section for a version that has a date. Raises NotReleasableError."""
+    """Returns the section of the changelog for a version; it must have a date. Raises NotReleasableError."""
     for found in _HEADING.finditer(changelog):
         if found["version"] == version:
             if not re.fullmatch(r"\d{4}-\d\d-\d\d", found["when"] or ""):
@@ -49,7 +51,7 @@ def notes(version: str, changelog: str) -> str:
 
 
 def check(tag: str, root: Path = ROOT) -> str:
-    """The version of a tag, if everything is of it. Raises NotReleasableError."""
+    """Returns the version of a tag. Raises NotReleasableError unless all parts have that version."""
     if not re.fullmatch(r"v\d+\.\d+\.\d+", tag):
         raise NotReleasableError(f"the tag is {tag!r}; it has to be v and a version, such as v0.2.0")
     version = tag.removeprefix("v")
@@ -64,7 +66,7 @@ def check(tag: str, root: Path = ROOT) -> str:
 
 
 def chart(image: str, digest: str, target: Path, root: Path = ROOT) -> None:
-    """Copies the chart, with that image as its default. Raises NotReleasableError."""
+    """Copies the chart, with the image as its default. Raises NotReleasableError."""
     shutil.copytree(root / "helm/tidewire", target)
     values = (target / "values.yaml").read_text()
     for name, value in (("repository", image), ("digest", digest)):
@@ -76,7 +78,7 @@ def chart(image: str, digest: str, target: Path, root: Path = ROOT) -> None:
 
 
 def main(command: str, tag: str, *rest: str) -> None:
-    """Carries a command out."""
+    """Runs a command."""
     version = check(tag)
     if command == "check":
         print(version)

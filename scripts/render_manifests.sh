@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes k8s/manifests/tidewire.yaml from the chart. Needs Helm: on PATH, or as `scripts/setup.sh chart` installs it.
+# Writes k8s/manifests/tidewire.yaml from the chart. Needs Helm: on PATH, or from `scripts/setup.sh chart`. It only wraps
+# `helm template` with fixed arguments, so that every machine renders the same.
 #
 #   scripts/render_manifests.sh [FILE]
 set -euo pipefail
@@ -10,7 +11,6 @@ helm=.venv/chart/helm4
 target=${1:-k8s/manifests/tidewire.yaml}
 {
     echo "# Rendered from helm/tidewire with k8s/manifests/values.yaml by scripts/render_manifests.sh. Change those."
-    # A Kubernetes of its own choice, so that every machine renders the same.
     $helm template tidewire helm/tidewire --namespace tidewire --kube-version 1.30.0 --values k8s/manifests/values.yaml
 } >"$target.new"
 mv "$target.new" "$target"

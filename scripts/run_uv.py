@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Runs uv with the index, the certificates and the proxy that pip is configured with: uv does not read pip's configuration.
+"""Runs uv with the index, the certificates and the proxy of pip's configuration.
 
     .venv/bin/python scripts/run_uv.py pip sync --python .venv requirements/run.lock
 
-It runs the uv that is installed beside this Python. A variable of uv's own that says where files come from, such as
-UV_DEFAULT_INDEX, wins over pip's option. Those that change what is installed are not passed on.
+uv does not read pip's configuration, and `pip config` needs a pip, which .venv has not. On a machine that reaches only its own
+mirror, that configuration is all there is. This script runs the uv beside this Python. Variables of uv that say where
+files come from, such as UV_DEFAULT_INDEX, override pip's options. Variables that change what is installed are dropped.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from configparser import Error, RawConfigParser
 from pathlib import Path
 
 _SECTIONS = ("global", "install")
-"""Of pip's files; the later one wins."""
+"""Sections of pip's files. The later one overrides the earlier one."""
 _KEPT = (
     *("UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_INSECURE_HOST", "UV_KEYRING_PROVIDER"),
     *("UV_SYSTEM_CERTS", "UV_HTTP_", "UV_OFFLINE", "UV_CACHE_DIR", "UV_NO_CACHE", "UV_LINK_MODE", "UV_CONCURRENT_"),
 )
-"""How the names of uv's variables begin that say where files come from and how."""
+"""Prefixes of uv's variables that say where files come from and how."""
 _FALSE = {"", "0", "false", "no", "off"}
-"""As pip reads a switch, in any case."""
+"""False values of pip's switches, in any case."""
 
 
 def main(arguments: list[str]) -> None:
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
 
 
 def pip_options(environment: Mapping[str, str], prefix: Path) -> dict[str, str]:
-    """What `pip install` in the environment at `prefix` takes from its files and variables: option → value, never empty.
+    """Returns what `pip install` in the environment at `prefix` reads from files and variables: option → value, never empty.
 
     https://pip.pypa.io/en/stable/topics/configuration/
     """
@@ -55,7 +56,7 @@ def pip_options(environment: Mapping[str, str], prefix: Path) -> dict[str, str]:
 
 
 def _files(environment: Mapping[str, str], prefix: Path) -> list[Path]:
-    """pip's files, from weakest to strongest."""
+    """Returns pip's files; later ones override earlier ones."""
     own = environment.get("PIP_CONFIG_FILE", "")
     if own == os.devnull:
         return []
@@ -90,27 +91,27 @@ def _option(name: str) -> str:
 
 
 def uv_environment(options: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for uv: it says what pip's options say."""
-    told = {"UV_SYSTEM_CERTS": "true"}
+    """Returns the environment for uv that corresponds to pip's options."""
+    mapped = {"UV_SYSTEM_CERTS": "true"}
     if index := options.get("index-url"):
-        told["UV_DEFAULT_INDEX"] = index
+        mapped["UV_DEFAULT_INDEX"] = index
     if more := options.get("extra-index-url"):
-        told["UV_INDEX"] = " ".join(more.split())
+        mapped["UV_INDEX"] = " ".join(more.split())
     if links := [link for link in options.get("find-links", "").split() if _exists(link)]:
-        told["UV_FIND_LINKS"] = ",".join(links)
+        mapped["UV_FIND_LINKS"] = ",".join(links)
     if hosts := options.get("trusted-host"):
-        told["UV_INSECURE_HOST"] = " ".join(hosts.split())
-    # pip asks these two variables as well.
+        mapped["UV_INSECURE_HOST"] = " ".join(hosts.split())
+    # pip reads these two variables as well.
     cert = options.get("cert") or environment.get("REQUESTS_CA_BUNDLE") or environment.get("CURL_CA_BUNDLE")
     if cert:
         path = Path(cert).expanduser()
-        told["SSL_CERT_DIR" if path.is_dir() else "SSL_CERT_FILE"] = str(path)
+        mapped["SSL_CERT_DIR" if path.is_dir() else "SSL_CERT_FILE"] = str(path)
     if client := options.get("client-cert"):
-        told["SSL_CLIENT_CERT"] = str(Path(client).expanduser())
+        mapped["SSL_CLIENT_CERT"] = str(Path(client).expanduser())
     if proxy := options.get("proxy"):
-        told |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
+        mapped |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
     if timeout := options.get("timeout"):
-        told["UV_HTTP_TIMEOUT"] = timeout.partition(".")[0]
+        mapped["UV_HTTP_TIMEOUT"] = timeout.partition(".")[0]
     ours = {
         # Files are chosen by hash, so it does not matter which index has them: as with pip, any may.
         "UV_INDEX_STRATEGY": "unsafe-best-match",
@@ -121,16 +122,16 @@ def uv_environment(options: Mapping[str, str], environment: Mapping[str, str]) -
     }
     others = {name: value for name, value in environment.items() if not name.startswith("UV_")}
     kept = {name: value for name, value in environment.items() if name.startswith(_KEPT)}
-    return {**others, **told, **kept, **ours}
+    return {**others, **mapped, **kept, **ours}
 
 
 def _exists(link: str) -> bool:
-    """pip passes over a folder that is not there; uv ends."""
+    """Whether a link exists. pip ignores a missing folder; uv fails."""
     return "://" in link or Path(link).expanduser().exists()
 
 
 def no_index(options: Mapping[str, str], arguments: list[str]) -> list[str]:
-    """The arguments, with `--no-index` where pip is told so: uv has no variable for it."""
+    """Returns the arguments, with `--no-index` where pip has it: uv has no variable for it."""
     asks = arguments[:2] in (["pip", "sync"], ["pip", "install"], ["pip", "compile"])
     if asks and options.get("no-index", "").lower() not in _FALSE:
         return [*arguments, "--no-index"]

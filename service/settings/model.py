@@ -1,6 +1,6 @@
 """Every setting. Only app and the command line read them whole.
 
-A setting's docstring is its line in docs/settings.md (scripts/settings_reference.py writes the table).
+A setting's docstring is its line in docs/settings.md (scripts/generate_reference.py writes the table).
 """
 
 from __future__ import annotations
