@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
-from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
+from service.adapters.jwt.authenticator import JwtAuthenticator
+from service.adapters.jwt.issuer import Issuer
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.presence import MemoryPresence
 from service.adapters.memory.quota import MemoryQuota
@@ -197,7 +198,7 @@ def build_app(settings: Settings, contract: Contract, **overrides: object) -> we
 
 def _authenticator(settings: Settings, clock: Clock, fetch: HttpFetch, metrics: Metrics) -> Authenticator:
     remember = settings.auth.verified_tokens
-    return JwtAuthenticator(_issuers(settings), clock, fetch, remember=remember, metrics=metrics)
+    return JwtAuthenticator(_issuers(settings), clock, fetch, max_cached_signatures=remember, metrics=metrics)
 
 
 def _issuers(settings: Settings) -> list[Issuer]:

@@ -1,4 +1,4 @@
-"""The Clock of a running service: the operating system's time and the event loop's timers."""
+"""The Clock of a running service: the time of the operating system, and timers of the event loop."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from service.core.clock import Timer
 
 
 class SystemClock:
-    """Real time. Timers need a running event loop."""
+    """Real time. `call_later` needs a running event loop."""
 
     __slots__ = ()
 
-    # The functions themselves: they are asked for several times a message.
+    # The functions themselves, without a method around them: they run several times a message.
     wall = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """As the port says. Without a delay: in the loop's next turn, and cheaper than a timer."""
+        """Calls back once. Without a delay: in the next iteration of the event loop, which is cheaper than a timer."""
         loop = asyncio.get_running_loop()
         return loop.call_later(delay, callback) if delay > 0 else loop.call_soon(callback)

@@ -9,47 +9,46 @@ from service.core.descriptors import EXHAUSTED, is_exhaustion
 USER_AGENT = "tidewire"
 
 
-class FetchFailed(Exception):  # noqa: N818  # reads as what happened
-    """The document could not be had; the message says why and names no secret."""
+class FetchError(Exception):
+    """The document could not be fetched; the message says why and names no secret."""
 
 
 class HttpFetch:
-    """GETs one document at a time: no redirects (they would let the answer come from elsewhere), no cookies, no proxies from
-    the environment, bounded in time and size. The session opens with the first call and ends with `close`."""
+    """Fetches documents without redirects (another host could answer), cookies or proxies, bounded in time and size.
+
+    The session opens with the first call and ends with `close`.
+    """
 
     def __init__(self, *, timeout: float = 5.0, max_bytes: int = 262_144) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._max_bytes = max_bytes
         self._session: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._is_closed = False
 
     async def __call__(self, url: str) -> bytes:
-        """The body of a 200 answer.
-
-        Raises FetchFailed.
-        """
+        """Returns the body of a 200 answer. Raises FetchError."""
         try:
             async with self._open().get(url, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise FetchFailed(f"answered {response.status}, not 200")
+                    raise FetchError(f"answered {response.status}, not 200")
                 return await self._read(response)
         except TimeoutError as error:
-            raise FetchFailed(f"no answer within {self._timeout.total:g} s") from error
+            raise FetchError(f"no answer within {self._timeout.total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if is_exhaustion(error):
-                raise FetchFailed(EXHAUSTED) from error
-            raise FetchFailed(f"{type(error).__name__}: {error}") from error
+                raise FetchError(EXHAUSTED) from error
+            raise FetchError(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
-        """Ends the session; later calls raise FetchFailed."""
-        self._closed = True
+        """Ends the session; later calls raise FetchError."""
+        self._is_closed = True
         if self._session is not None:
             await self._session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise FetchFailed("the client is closed")
-        if self._session is None:  # made here and not in __init__: a session belongs to the running loop
+        if self._is_closed:
+            raise FetchError("the client is closed")
+        if self._session is None:  # not in __init__: a session belongs to the running loop
             self._session = aiohttp.ClientSession(
                 timeout=self._timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -60,7 +59,7 @@ class HttpFetch:
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
         async for chunk in response.content.iter_chunked(16_384):
-            body += chunk  # counted after decompression, so that a small answer can't unpack into a large one
+            body += chunk  # counted after decompression, so a small answer cannot unpack into a large one
             if len(body) > self._max_bytes:
-                raise FetchFailed(f"the answer is larger than {self._max_bytes} bytes")
+                raise FetchError(f"the answer is larger than {self._max_bytes} bytes")
         return bytes(body)

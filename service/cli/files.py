@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from service.adapters.jwt.key_sources import parse_keys
+from service.adapters.jwt.keys import parse_keys
 from service.contract.document import Fault
 from service.settings import Settings
 from service.settings.load import unreadable

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
 from jwt.algorithms import get_default_algorithms
 
-from service.adapters.jwt.key_sources import Algorithm
+from service.adapters.jwt.keys import Algorithm
 from tests.support.clock import START
 
 ISSUER = "https://id.example.com"

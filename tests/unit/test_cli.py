@@ -21,7 +21,8 @@ from service import app, assets, process
 from service.__main__ import main
 from service.adapters.clock import SystemClock
 from service.adapters.http_fetch import HttpFetch
-from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
+from service.adapters.jwt.authenticator import JwtAuthenticator
+from service.adapters.jwt.issuer import Issuer
 from service.cli import demo
 from service.cli.development import Development, load_development, needs_development
 from service.cli.options import service_url

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.adapters.jwt.authenticator import MAX_INFO, MAX_SUBJECT, MAX_TIME, Issuer, JwtAuthenticator
-from service.adapters.jwt.key_sources import Algorithm
+from service.adapters.jwt.authenticator import JwtAuthenticator
+from service.adapters.jwt.claims import MAX_INFO, MAX_SUBJECT, MAX_TIME
+from service.adapters.jwt.issuer import Issuer
+from service.adapters.jwt.keys import Algorithm
 from service.core.authenticator import Authenticator
 from service.core.identity import Grant, Identity, Right
 from service.errors import ErrorCode, ServiceError

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.adapters.jwt.authenticator import MAX_TIME, Issuer, JwtAuthenticator
-from service.adapters.jwt.key_sources import Algorithm
+from service.adapters.jwt.authenticator import JwtAuthenticator
+from service.adapters.jwt.claims import MAX_TIME
+from service.adapters.jwt.issuer import Issuer
+from service.adapters.jwt.keys import Algorithm
 from service.core.identity import Identity, parse_grants
 from service.errors import ErrorCode, ServiceError
 from tests.support.clock import START, FakeClock
@@ -37,7 +39,7 @@ class Both:
     def __init__(self, issuer: Issuer, key: Any) -> None:
         self._issuer = issuer
         self._key = key
-        self.ours = JwtAuthenticator([issuer], FakeClock(), _no_fetch, remember=8)
+        self.ours = JwtAuthenticator([issuer], FakeClock(), _no_fetch, max_cached_signatures=8)
 
     def read(self, token: str) -> Identity | None:
         """Who we say it is; None if we refuse it."""

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from service.adapters.http_fetch import FetchFailed, HttpFetch
+from service.adapters.http_fetch import FetchError, HttpFetch
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -63,7 +63,7 @@ async def test_redirects_are_not_followed(site: Site, fetch: HttpFetch) -> None:
         return web.Response(status=302, headers={"Location": "/elsewhere"})
 
     site.handler = redirect
-    with pytest.raises(FetchFailed, match="answered 302"):
+    with pytest.raises(FetchError, match="answered 302"):
         await fetch(site.url)
     assert [request.path for request in site.requests] == ["/keys"]
 
@@ -84,7 +84,7 @@ async def test_any_other_status_is_a_failure(site: Site, fetch: HttpFetch, statu
         return web.Response(status=status)
 
     site.handler = refuse
-    with pytest.raises(FetchFailed, match=f"answered {status}"):
+    with pytest.raises(FetchError, match=f"answered {status}"):
         await fetch(site.url)
 
 
@@ -101,7 +101,7 @@ async def test_the_size_is_bounded_after_unpacking(site: Site, fetch: HttpFetch,
     if size <= 1000:
         assert await fetch(site.url) == b"x" * size
     else:
-        with pytest.raises(FetchFailed, match="larger than 1000 bytes"):
+        with pytest.raises(FetchError, match="larger than 1000 bytes"):
             await fetch(site.url)
 
 
@@ -118,18 +118,18 @@ async def test_an_answer_that_does_not_come_is_a_failure(site: Site) -> None:
     site.handler = silent
     fetch = HttpFetch(timeout=0.05)
     async with asyncio.timeout(5):
-        with pytest.raises(FetchFailed, match=r"no answer within 0\.05 s"):
+        with pytest.raises(FetchError, match=r"no answer within 0\.05 s"):
             await fetch(site.url)
     await fetch.close()
 
 
 async def test_nobody_listening_is_a_failure(fetch: HttpFetch) -> None:
-    with pytest.raises(FetchFailed, match="Connect"):
+    with pytest.raises(FetchError, match="Connect"):
         await fetch(f"http://127.0.0.1:{unused_port()}/keys")
 
 
 async def test_an_address_that_is_none_is_a_failure(fetch: HttpFetch) -> None:
-    with pytest.raises(FetchFailed, match="InvalidUrl"):
+    with pytest.raises(FetchError, match="InvalidUrl"):
         await fetch("http://")
 
 
@@ -137,6 +137,6 @@ async def test_nothing_is_fetched_after_close(site: Site, fetch: HttpFetch) -> N
     await fetch(site.url)
     await fetch.close()
     await fetch.close()
-    with pytest.raises(FetchFailed, match="closed"):
+    with pytest.raises(FetchError, match="closed"):
         await fetch(site.url)
     assert len(site.requests) == 1

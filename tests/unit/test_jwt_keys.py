@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
-from service.adapters.jwt.key_sources import FILE_LOOK, FRESH, MAX_DOCUMENT, REFETCH, RETRY, parse_keys
+from service.adapters.jwt.authenticator import JwtAuthenticator
+from service.adapters.jwt.issuer import Issuer
+from service.adapters.jwt.key_sources import FILE_CHECK_INTERVAL, KEYS_TTL, MIN_FETCH_INTERVAL, RETRY_INTERVAL
+from service.adapters.jwt.keys import MAX_DOCUMENT, parse_keys
 from service.errors import ErrorCode, ServiceError
 from tests.support.clock import START, FakeClock
 from tests.unit.jwt_issuer import AUDIENCE, ISSUER, KeyPair, claims, hs256, jwks, pair, signed_by
@@ -159,7 +161,7 @@ async def test_keys_are_fetched_when_first_needed_and_kept_while_fresh(clock: Fa
     assert endpoint.asked == []
     for _ in range(3):
         await authenticator.authenticate(token(pair("one")))
-    clock.advance(FRESH - 1)
+    clock.advance(KEYS_TTL - 1)
     await authenticator.authenticate(token(pair("one")))
     assert endpoint.asked == [URL]
     clock.advance(1)
@@ -172,7 +174,7 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(clock: FakeClock) -> N
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
     endpoint.document = jwks(pair("one"), pair("two"))
-    clock.advance(REFETCH)
+    clock.advance(MIN_FETCH_INTERVAL)
     await authenticator.authenticate(token(pair("two")))
     await authenticator.authenticate(token(pair("one")))
     assert len(endpoint.asked) == 2
@@ -183,7 +185,7 @@ async def test_a_key_that_the_issuer_withdrew_is_refused_once_the_keys_are_fetch
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
     endpoint.document = jwks()
-    clock.advance(FRESH)
+    clock.advance(KEYS_TTL)
     assert await refusal(authenticator, pair("one")) is ErrorCode.INVALID_TOKEN
 
 
@@ -248,7 +250,7 @@ async def test_while_stale_keys_are_fetched_anew_others_use_the_old_ones(clock: 
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
-    clock.advance(FRESH)
+    clock.advance(KEYS_TTL)
     endpoint.hold()
     first = asyncio.create_task(authenticator.authenticate(token(pair("one"))))
     async with asyncio.timeout(5):
@@ -269,11 +271,11 @@ async def test_old_keys_hold_when_a_fetch_fails(clock: FakeClock, failure: bytes
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
     endpoint.document = failure
-    clock.advance(FRESH)
+    clock.advance(KEYS_TTL)
     for _ in range(5):
         await authenticator.authenticate(token(pair("one")))
     assert len(endpoint.asked) == 2  # and a failing issuer isn't asked more often
-    clock.advance(REFETCH)
+    clock.advance(MIN_FETCH_INTERVAL)
     await authenticator.authenticate(token(pair("one")))
     assert len(endpoint.asked) == 3
 
@@ -285,7 +287,7 @@ async def test_without_any_keys_a_client_is_told_to_come_back(clock: FakeClock) 
         assert await refusal(authenticator, pair("one")) is ErrorCode.OVERLOADED
     assert len(endpoint.asked) == 1
     endpoint.document = jwks(pair("one"))
-    clock.advance(RETRY)
+    clock.advance(RETRY_INTERVAL)
     await authenticator.authenticate(token(pair("one")))
     assert len(endpoint.asked) == 2
 
@@ -305,7 +307,7 @@ async def test_a_file_is_read_again_when_it_changes(clock: FakeClock, tmp_path: 
     await authenticator.authenticate(token(pair("one")))
     write(path, jwks(pair("two")), modified=2)
     assert await refusal(authenticator, pair("two")) is ErrorCode.INVALID_TOKEN  # not looked at yet
-    clock.advance(FILE_LOOK)
+    clock.advance(FILE_CHECK_INTERVAL)
     await authenticator.authenticate(token(pair("two")))
     assert await refusal(authenticator, pair("one")) is ErrorCode.INVALID_TOKEN
 
@@ -316,13 +318,13 @@ async def test_old_keys_hold_while_a_file_is_missing_or_broken(clock: FakeClock,
     authenticator = of_file(clock, path)
     await authenticator.authenticate(token(pair("one")))
     path.unlink()
-    clock.advance(FILE_LOOK)
+    clock.advance(FILE_CHECK_INTERVAL)
     await authenticator.authenticate(token(pair("one")))
     write(path, b'{"keys": [', modified=2)
-    clock.advance(FILE_LOOK)
+    clock.advance(FILE_CHECK_INTERVAL)
     await authenticator.authenticate(token(pair("one")))
     write(path, jwks(pair("two")), modified=3)
-    clock.advance(FILE_LOOK)
+    clock.advance(FILE_CHECK_INTERVAL)
     await authenticator.authenticate(token(pair("two")))
 
 
@@ -331,7 +333,7 @@ async def test_without_a_file_a_client_is_told_to_come_back(clock: FakeClock, tm
     authenticator = of_file(clock, path)
     assert await refusal(authenticator, pair("one")) is ErrorCode.OVERLOADED
     write(path, jwks(pair("one")), modified=1)
-    clock.advance(FILE_LOOK)
+    clock.advance(FILE_CHECK_INTERVAL)
     await authenticator.authenticate(token(pair("one")))
 
 
@@ -350,12 +352,12 @@ async def test_keys_that_cannot_be_fetched_are_logged_once_and_their_return_once
     with capture_logs() as logs:
         for _ in range(5):
             assert await refusal(authenticator, pair("one")) is ErrorCode.OVERLOADED
-            clock.advance(RETRY)
+            clock.advance(RETRY_INTERVAL)
         endpoint.document = jwks(pair("one"))
         await authenticator.authenticate(token(pair("one")))
     assert [(entry["event"], entry.get("seconds")) for entry in logs] == [
         ("jwks_fetch_failed", None),
-        ("jwks_fetched", 5 * RETRY),
+        ("jwks_fetched", 5 * RETRY_INTERVAL),
     ]
 
 
@@ -372,7 +374,7 @@ async def test_a_file_that_is_missing_or_broken_is_logged_once_for_each_reason(
             if document is not None:
                 write(path, document, modified=2)
             for _ in range(3):
-                clock.advance(FILE_LOOK)
+                clock.advance(FILE_CHECK_INTERVAL)
                 await authenticator.authenticate(token(pair("one")))
     assert [entry["event"] for entry in logs] == ["jwks_file_unreadable", "jwks_file_unreadable", "jwks_file_readable"]
     assert logs[0]["reason"] != logs[1]["reason"]

@@ -10,9 +10,11 @@ from typing import Any
 import jwt
 import pytest
 
-from service.adapters.jwt.authenticator import Issuer, JwtAuthenticator
-from service.adapters.jwt.key_sources import FILE_LOOK, Algorithm, PublicKey, SharedKey
-from service.adapters.jwt.signature_cache import Signatures
+from service.adapters.jwt.authenticator import JwtAuthenticator
+from service.adapters.jwt.issuer import Issuer
+from service.adapters.jwt.key_sources import FILE_CHECK_INTERVAL
+from service.adapters.jwt.keys import Algorithm, PublicKey, SharedKey
+from service.adapters.jwt.signature_cache import SignatureCache
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 from tests.support.clock import START, FakeClock
@@ -31,12 +33,14 @@ class Desk:
         self.clock = FakeClock()
         self.metrics = Metrics()
         issuer = Issuer(ISSUER, AUDIENCE, algorithm, jwks_file=file, leeway=LEEWAY)
-        self._authenticator = JwtAuthenticator([issuer], self.clock, _no_fetch, remember=remember, metrics=self.metrics)
+        self._authenticator = JwtAuthenticator(
+            [issuer], self.clock, _no_fetch, max_cached_signatures=remember, metrics=self.metrics
+        )
 
     def publish(self, *keys: KeyPair | dict[str, Any]) -> None:
         """Rotates to these keys."""
         self.file.write_bytes(jwks(*keys) + b" " * int(self.clock.monotonic() - 1000))  # another size: another file
-        self.clock.advance(FILE_LOOK)
+        self.clock.advance(FILE_CHECK_INTERVAL)
 
     async def user(self, token: str) -> str:
         return (await self._authenticator.authenticate(token)).user
@@ -165,29 +169,29 @@ class _Yes:
 
 
 def test_the_token_is_not_kept() -> None:
-    signatures = Signatures(10, Metrics())
+    signatures = SignatureCache(10, Metrics())
     whole = token().encode()
-    assert signatures.is_right(_Yes(), b"", b"", whole)
-    [(digest, thumbprint)] = signatures._known.items()
+    assert signatures.verify(_Yes(), b"", b"", whole)
+    [(digest, thumbprint)] = signatures._cached.items()
     assert (len(digest), thumbprint) == (32, b"yes")
     assert digest not in whole
 
 
 def test_what_is_wrong_is_not_remembered() -> None:
-    signatures, key = Signatures(10, Metrics()), _public("one")
+    signatures, key = SignatureCache(10, Metrics()), _public("one")
     whole = token().encode()
     signed, _, signature = whole.rpartition(b".")
     for _ in range(2):
-        assert not signatures.is_right(key, signed, signature, whole)  # still base64url: the wrong bytes
-    assert not signatures._known
+        assert not signatures.verify(key, signed, signature, whole)  # still base64url: the wrong bytes
+    assert not signatures._cached
 
 
 def test_of_a_shared_secret_nothing_is_remembered() -> None:
-    signatures, key = Signatures(10, Metrics()), SharedKey(SECRET)
+    signatures, key = SignatureCache(10, Metrics()), SharedKey(SECRET)
     whole = hs256(claims()).encode()
     signed, _, _ = whole.rpartition(b".")
-    assert not signatures.is_right(key, signed, b"x" * 32, whole)
-    assert not signatures._known
+    assert not signatures.verify(key, signed, b"x" * 32, whole)
+    assert not signatures._cached
 
 
 def _public(kid: str) -> PublicKey:

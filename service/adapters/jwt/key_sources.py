@@ -1,176 +1,57 @@
-"""Where an issuer's keys come from: a shared secret, a JWKS file or a JWKS address."""
+"""Where an issuer's keys come from: a shared secret, a JWKS file or a JWKS URL."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
-import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-import jwt
 import structlog
-from jwt.algorithms import HMACAlgorithm
 
+from service.adapters.jwt.issuer import Issuer
+from service.adapters.jwt.keys import MAX_DOCUMENT, Algorithm, Key, KeySet, SharedKey, parse_keys
+from service.adapters.single_flight import SingleFlight
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.outage import OutageLog
 
-Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 Fetch = Callable[[str], Awaitable[bytes]]
-"""Gets a document; bounds its time and size itself; any exception means that it could not be had."""
+"""Returns a document. It bounds its time and size itself, and raises any exception if it fails."""
 
-MAX_DOCUMENT = 262_144
-FILE_LOOK = 1.0
-"""Seconds between two looks at a file's modification time."""
-FRESH = 300.0
-"""Seconds that fetched keys are used without asking again."""
-REFETCH = 30.0
-"""Seconds between two fetches, at least, once there are keys: whoever sends unknown kids can't cause more."""
-RETRY = 5.0
-"""The same as long as there are none."""
+FILE_CHECK_INTERVAL = 1.0
+"""Seconds between two checks of a file's modification time."""
+KEYS_TTL = 300.0
+"""Seconds that fetched keys are used without another fetch."""
+MIN_FETCH_INTERVAL = 30.0
+"""Seconds between two fetches, however many unknown key ids clients send."""
+RETRY_INTERVAL = 5.0
+"""The same before the first fetch has succeeded."""
 
 _log = structlog.get_logger("jwks")
 
 
-class Key(Protocol):
-    """What the signatures of one algorithm are checked with."""
-
-    thumbprint: bytes | None
-    """The same for the same key wherever it is read from, another for every other; None if checking is so cheap that no
-    result need be remembered."""
-
-    def verify(self, signed: bytes, signature: bytes) -> bool:
-        """Whether the signature is this key's for these bytes."""
-
-
-class PublicKey:
-    """A public key of a JWKS, made ready once: reading it costs more than checking a signature with it."""
-
-    __slots__ = ("_algorithm", "key", "thumbprint")
-
-    def __init__(self, members: Mapping[str, str], algorithm: Algorithm) -> None:
-        """Raises ValueError or jwt.PyJWTError if the members are no key, or one that is too weak."""
-        read = jwt.PyJWK(dict(members), algorithm)
-        if fault := read.Algorithm.check_key_length(read.key):
-            raise ValueError(fault)
-        self._algorithm = read.Algorithm
-        self.key = read.key
-        self.thumbprint: bytes | None = hashlib.sha256(
-            json.dumps(members, sort_keys=True, separators=(",", ":")).encode()  # as RFC 7638 has it
-        ).digest()
-
-    def verify(self, signed: bytes, signature: bytes) -> bool:
-        """See Key."""
-        return bool(self._algorithm.verify(signed, self.key, signature))
-
-
-class SharedKey:
-    """The secret of an HS256 issuer."""
-
-    __slots__ = ("_keyed", "thumbprint")
-
-    def __init__(self, secret: str) -> None:
-        """Raises jwt.InvalidKeyError for a public key or a certificate: everybody has those."""
-        # Keyed once and copied: keying costs more than hashing a token.
-        self._keyed = hmac.new(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret), digestmod="sha256")
-        self.thumbprint: bytes | None = None
-
-    def verify(self, signed: bytes, signature: bytes) -> bool:
-        """See Key."""
-        made = self._keyed.copy()
-        made.update(signed)
-        return hmac.compare_digest(made.digest(), signature)
-
-
 class KeySource(Protocol):
-    """One issuer's keys."""
+    """The keys of one issuer."""
 
     async def find(self, kid: str | None) -> Key | None:
-        """The key with this id, or the only key for a token without one; None if there is none.
+        """Returns the key with this id; for a token without one, the only key. None if there is none.
 
-        Raises ServiceError(OVERLOADED) if no keys have been had yet.
+        Raises ServiceError(OVERLOADED) before any keys were read.
         """
 
 
-@dataclass(frozen=True, slots=True)
-class KeySet:
-    """The usable keys of one JWKS document."""
-
-    named: Mapping[str, PublicKey]
-    nameless: tuple[PublicKey, ...]
-
-    def __len__(self) -> int:
-        return len(self.named) + len(self.nameless)
-
-    def find(self, kid: str | None) -> PublicKey | None:
-        """See KeySource. Guessing among several keys would only hide a misconfigured issuer."""
-        if kid is not None:
-            return self.named.get(kid)
-        only = (*self.named.values(), *self.nameless)
-        return only[0] if len(only) == 1 else None
+def key_source(issuer: Issuer, clock: Clock, fetch: Fetch) -> KeySource:
+    """Returns the source that an issuer's settings name."""
+    if issuer.secret is not None:
+        return SecretSource(issuer.secret)
+    if issuer.jwks_file is not None:
+        return FileSource(issuer.jwks_file, issuer.algorithm, clock)
+    assert issuer.jwks_url is not None  # noqa: S101  # Issuer has checked that there is exactly one
+    return UrlSource(issuer.jwks_url, issuer.algorithm, clock, fetch)
 
 
-# The public members of each key type: a private key in a JWKS is somebody's accident, and only its public half is read.
-_PUBLIC: Mapping[str, Mapping[str, str | None]] = {
-    "RS256": {"kty": "RSA", "n": None, "e": None},
-    "ES256": {"kty": "EC", "crv": "P-256", "x": None, "y": None},
-    "EdDSA": {"kty": "OKP", "crv": "Ed25519", "x": None},
-}
-_NAMES: Mapping[str, frozenset[str]] = {"EdDSA": frozenset({"EdDSA", "Ed25519"})}
-"""Where `alg` in a key may be spelt otherwise (RFC 9864)."""
-
-
-def parse_keys(document: bytes, algorithm: Algorithm) -> KeySet:
-    """Reads a JWKS. Keys of another type, use or algorithm are passed over, and so are broken or weak ones.
-
-    Raises ValueError with a sentence if the document is no JWKS.
-    """
-    if len(document) > MAX_DOCUMENT:
-        raise ValueError(f"the JWKS is larger than {MAX_DOCUMENT} bytes")
-    try:
-        content = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("the JWKS is not JSON") from error
-    entries = content.get("keys") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError('the JWKS is not an object with a list "keys"')  # noqa: TRY004  # one kind of failure
-    named: dict[str, PublicKey] = {}
-    nameless: list[PublicKey] = []
-    for entry in entries:
-        key = _key(entry, algorithm)
-        if key is None:
-            continue
-        kid = entry.get("kid")
-        if isinstance(kid, str):
-            named.setdefault(kid, key)
-        else:
-            nameless.append(key)
-    return KeySet(named, tuple(nameless))
-
-
-def _key(entry: Any, algorithm: Algorithm) -> PublicKey | None:
-    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
-        return None
-    if entry.get("alg", algorithm) not in _NAMES.get(algorithm, frozenset({algorithm})):
-        return None
-    operations = entry.get("key_ops", ["verify"])
-    if not isinstance(operations, list) or "verify" not in operations:
-        return None
-    wanted = _PUBLIC[algorithm]
-    if any(not isinstance(entry.get(name), str) or value not in (None, entry[name]) for name, value in wanted.items()):
-        return None
-    try:
-        return PublicKey({name: entry[name] for name in wanted}, algorithm)
-    except (jwt.PyJWTError, ValueError):
-        return None
-
-
-class SecretKey:
-    """The secret shared with an HS256 issuer."""
+class SecretSource:
+    """The secret of an HS256 issuer: one key, whatever id a token gives it."""
 
     __slots__ = ("_key",)
 
@@ -179,59 +60,58 @@ class SecretKey:
         self._key = SharedKey(secret)
 
     async def find(self, kid: str | None) -> Key:
-        """See KeySource. There is one key, whatever a token calls it."""
+        """Returns the secret."""
         return self._key
 
 
-class FileKeys:
-    """Keys in a file, read again when it changes. A file that can't be read leaves the keys as they were."""
+class FileSource:
+    """Keys in a file, which is read again when it changes. While it cannot be read, the last keys stay in use."""
 
     def __init__(self, path: Path, algorithm: Algorithm, clock: Clock) -> None:
         self._path = path
         self._algorithm = algorithm
         self._clock = clock
         self._keys: KeySet | None = None
-        self._seen: tuple[int, int, int] | None = None
-        self._is_jwks = False
-        """Whether what was seen last is one."""
+        self._last_stat: tuple[int, int, int] | None = None
+        self._is_valid = False
+        """Whether the file was a JWKS when it was read last."""
         self._outage = OutageLog(_log, "jwks_file_unreadable", "jwks_file_readable", clock.monotonic)
-        self._next_look = clock.monotonic()
+        self._next_check = clock.monotonic()
 
     async def find(self, kid: str | None) -> Key | None:
-        """See KeySource."""
-        self._look()
+        """Reads the file if it has changed."""
+        self._check()
         if self._keys is None:
             raise _no_keys()
         return self._keys.find(kid)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._clock.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return
-        self._next_look = now + FILE_LOOK
+        self._next_check = now + FILE_CHECK_INTERVAL
         try:
             status = self._path.stat()
-            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if seen == self._seen:
-                if self._is_jwks:
+            stat = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stat == self._last_stat:
+                if self._is_valid:
                     self._outage.recovered()
                 return
             with self._path.open("rb") as file:
                 document = file.read(MAX_DOCUMENT + 1)
-            self._seen, self._is_jwks = seen, False  # a file that is no JWKS stays none until it changes
+            self._last_stat, self._is_valid = stat, False  # an invalid file is not read again until it changes
             self._keys = parse_keys(document, self._algorithm)
-            self._is_jwks = True
+            self._is_valid = True
             self._outage.recovered()
         except (OSError, ValueError) as error:
             self._outage.failed(path=str(self._path), reason=str(error), kept=self._keys is not None)
 
 
-class UrlKeys:
-    """Keys at an HTTPS address.
+class UrlSource:
+    """Keys at an HTTPS URL, fetched when first needed, when they are older than `KEYS_TTL`, and for an unknown key id.
 
-    Fetched when first needed, when they are no longer fresh, and for an unknown kid; one fetch at a time, which goes on
-    when the request that began it has gone. A fetch that fails leaves the keys as they were. While stale keys are being
-    fetched anew, only the request that began it waits: the others use the old ones.
+    All who need a fetch share it, and it continues when the request that started it is gone. While it fails, the last keys stay
+    in use. While old keys are fetched again, only the request that started the fetch waits.
     """
 
     def __init__(self, url: str, algorithm: Algorithm, clock: Clock, fetch: Fetch) -> None:
@@ -241,13 +121,13 @@ class UrlKeys:
         self._fetch = fetch
         self._keys: KeySet | None = None
         self._fresh_until = self._next_fetch = clock.monotonic()
-        self._flight: asyncio.Task[None] | None = None
+        self._fetching = SingleFlight("jwks fetch", self._fetch_keys)
         self._outage = OutageLog(_log, "jwks_fetch_failed", "jwks_fetched", clock.monotonic)
 
     async def find(self, kid: str | None) -> Key | None:
-        """See KeySource."""
+        """Fetches the keys if they are old, or the key is unknown."""
         found = self._keys.find(kid) if self._keys is not None else None
-        if found is not None and (self._flight is not None or self._clock.monotonic() < self._fresh_until):
+        if found is not None and (self._fetching.is_running or self._clock.monotonic() < self._fresh_until):
             return found
         await self._refresh()
         if self._keys is None:
@@ -255,28 +135,25 @@ class UrlKeys:
         return self._keys.find(kid)
 
     async def _refresh(self) -> None:
-        if self._flight is None:
+        if not self._fetching.is_running:
             now = self._clock.monotonic()
             if now < self._next_fetch:
                 return
-            self._next_fetch = now + (RETRY if self._keys is None else REFETCH)
-            self._flight = asyncio.create_task(self._load(), name="jwks fetch")
-        await asyncio.shield(self._flight)
+            self._next_fetch = now + (RETRY_INTERVAL if self._keys is None else MIN_FETCH_INTERVAL)
+        await self._fetching.result()
 
-    async def _load(self) -> None:
+    async def _fetch_keys(self) -> None:
         try:
             self._keys = parse_keys(await self._fetch(self._url), self._algorithm)
             self._outage.recovered(url=self._url)
             now = self._clock.monotonic()
-            self._fresh_until, self._next_fetch = now + FRESH, now + REFETCH
-        except Exception as error:  # however it failed, the old keys hold, and the log says so
+            self._fresh_until, self._next_fetch = now + KEYS_TTL, now + MIN_FETCH_INTERVAL
+        except Exception as error:  # however it failed, the last keys stay in use, and the log says so
             self._outage.failed(
                 url=self._url,
                 reason=f"{type(error).__name__}: {error}",
                 kept=self._keys is not None,
             )
-        finally:
-            self._flight = None
 
 
 def _no_keys() -> ServiceError:

@@ -1,47 +1,47 @@
-"""Checks tokens' signatures, and remembers of the latest ones that they were right (docs/adr/0018-tokens.md)."""
+"""Verifies the signatures of tokens, and caches which were valid."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
 
-from service.adapters.jwt.key_sources import Key
+from service.adapters.jwt.keys import Key
 from service.telemetry.metrics import Metrics
 
 
-class Signatures:
-    """Answers whether a token was signed with a key, and nothing else: what the token says is judged anew every time.
+class SignatureCache:
+    """Remembers of the latest tokens that a key has signed them.
 
-    What is kept is a SHA-256 of the whole token and the thumbprint of the key that has signed it. A key that is gone, or
-    another one under its id, makes the entry worthless, as whoever asks names the key.
+    It stores a SHA-256 of the whole token and the thumbprint of the key. The caller names the key, so an entry is useless once
+    the key is gone or replaced under the same id.
     """
 
-    __slots__ = ("_checked", "_known", "_most", "_remembered")
+    __slots__ = ("_cached", "_hits", "_max_tokens", "_misses")
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        """Remembers `most` tokens, the one seen longest ago is forgotten first; none with 0."""
-        self._most = most
-        self._known: OrderedDict[bytes, bytes] = OrderedDict()
-        self._checked = metrics.clients.token_signatures.labels(outcome="checked")
-        self._remembered = metrics.clients.token_signatures.labels(outcome="remembered")
+    def __init__(self, max_tokens: int, metrics: Metrics) -> None:
+        """Caches `max_tokens`; the one that was used least recently goes first. With 0 it caches none."""
+        self._max_tokens = max_tokens
+        self._cached: OrderedDict[bytes, bytes] = OrderedDict()
+        self._misses = metrics.clients.token_signatures.labels(outcome="checked")
+        self._hits = metrics.clients.token_signatures.labels(outcome="remembered")
 
-    def is_right(self, key: Key, signed: bytes, signature: bytes, token: bytes) -> bool:
-        """Whether `signature` is the key's for `signed`; `token` is both, as they came."""
+    def verify(self, key: Key, signed: bytes, signature: bytes, token: bytes) -> bool:
+        """Whether `signature` is the key's for `signed`. `token`: the whole token, which consists of both."""
         thumbprint = key.thumbprint
         if thumbprint is None:
             return key.verify(signed, signature)
         digest = hashlib.sha256(token).digest()
-        if self._known.get(digest) == thumbprint:
-            self._known.move_to_end(digest)
-            self._remembered.inc()
+        if self._cached.get(digest) == thumbprint:
+            self._cached.move_to_end(digest)
+            self._hits.inc()
             return True
-        self._checked.inc()
+        self._misses.inc()
         if not key.verify(signed, signature):
             return False
-        if not self._most:
+        if not self._max_tokens:
             return True
-        self._known[digest] = thumbprint
-        self._known.move_to_end(digest)
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
+        self._cached[digest] = thumbprint
+        self._cached.move_to_end(digest)
+        if len(self._cached) > self._max_tokens:
+            self._cached.popitem(last=False)
         return True

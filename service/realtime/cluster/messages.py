@@ -15,7 +15,7 @@ from service.core.event import Retention
 from service.core.revocation import Revocation
 
 OWN_TENANT = ""
-"""Every tenant's name has at least one character (see adapters/jwt.py and the settings)."""
+"""Every tenant's name has at least one character (see adapters/jwt/issuer.py and the settings)."""
 
 CONTROL = ChannelKey(OWN_TENANT, "control")
 """Commands (durable, so that a node reads what it has missed) and questions (ephemeral)."""

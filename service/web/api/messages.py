@@ -17,7 +17,7 @@ MAX_EVENTS = 1000
 """Events in one request. With an idempotency key of 60 characters, `<key>.999` just fits into an event's id."""
 MAX_USER = 128
 MAX_ID = 256
-"""Characters of a `jti`, as in adapters/jwt.py."""
+"""Characters of a `jti`, as in adapters/jwt/claims.py."""
 MAX_TIME = 253_402_300_799
 """The end of the year 9999."""
 MAX_REASON = 123

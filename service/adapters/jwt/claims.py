@@ -1,0 +1,118 @@
+"""Checks the claims of a verified token, and turns them into an identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from sys import intern
+from typing import Any
+
+from service.adapters.jwt.errors import refused
+from service.adapters.jwt.issuer import TENANT_PATTERN, Issuer
+from service.core.identity import Identity, parse_grants
+from service.errors import ErrorCode, ServiceError
+
+MAX_SUBJECT = 128
+"""Characters."""
+MAX_ID = 256
+"""Characters."""
+MAX_INFO = 1024
+"""Bytes of JSON."""
+MAX_TIME = 253_402_300_799
+"""The end of the year 9999. A later time is a fault, or an attempt at a token that never expires."""
+REQUIRED = ("exp", "aud", "iss", "sub")
+
+_NUMBERS = (int, float)
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def identity_of(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Identity:
+    """Returns the identity at a time (seconds since the Unix epoch). Raises ServiceError."""
+    for claim in REQUIRED:
+        if claims.get(claim) is None:
+            raise refused(f"it has no {claim!r}")
+    _check_audience(claims["aud"], issuer.audience)
+    expires_at = _check_times(claims, issuer.leeway, now)
+    user = _subject(claims["sub"])
+    # A claim of null is refused, too: falling back to the default would widen what the token may do.
+    tenant = claims.get(issuer.tenant_claim, issuer.default_tenant)
+    if not isinstance(tenant, str) or not _is_tenant(tenant):
+        raise refused(f"its {issuer.tenant_claim!r} does not match {TENANT_PATTERN.pattern}")
+    try:
+        grants = parse_grants(claims.get(issuer.grants_claim))
+    except ValueError as error:
+        raise refused(str(error)) from error
+    return Identity(
+        intern(tenant),
+        user,
+        grants,
+        expires_at,
+        _info(claims.get(issuer.info_claim), issuer.info_claim),
+        issued_at=_time(claims, "iat") if "iat" in claims else None,
+        token_id=_token_id(claims),
+    )
+
+
+def _check_audience(audience: Any, expected: str) -> None:
+    if audience == expected:
+        return
+    if not isinstance(audience, list) or not all(isinstance(one, str) for one in audience):
+        raise refused("it is for another audience")
+    if expected not in audience:
+        raise refused("it is for another audience")
+
+
+def _check_times(claims: Mapping[str, Any], leeway: float, now: float) -> float:
+    """Returns when the token expires."""
+    # Not by PyJWT, which asks the operating system for the time and accepts "1", true and 1.9 as times.
+    expires_at = _time(claims, "exp")
+    for claim in ("nbf", "iat"):
+        if claim in claims and _time(claims, claim) > now + leeway:
+            raise refused(f"its {claim!r} is in the future")
+    if expires_at <= now - leeway:
+        raise ServiceError(ErrorCode.TOKEN_EXPIRED, "the token has expired")
+    return expires_at
+
+
+def _time(claims: Mapping[str, Any], claim: str) -> float:
+    value = claims[claim]
+    if type(value) not in _NUMBERS or not 0 <= value <= MAX_TIME:  # not isinstance: a bool is an int
+        raise refused(f"its {claim!r} is not a time in seconds since 1970")
+    return float(value)
+
+
+def _subject(user: Any) -> str:
+    # Invisible characters would make two names look the same in logs, lists and messages.
+    if not isinstance(user, str) or not 1 <= len(user) <= MAX_SUBJECT or not user.isprintable() or user != user.strip():
+        raise refused(f"its 'sub' is not 1 to {MAX_SUBJECT} printable characters without spaces around them")
+    return user
+
+
+@lru_cache(maxsize=1024)
+def _is_tenant(name: str) -> bool:
+    return TENANT_PATTERN.fullmatch(name) is not None
+
+
+def _token_id(claims: Mapping[str, Any]) -> str | None:
+    if "jti" not in claims:
+        return None
+    id_ = claims["jti"]
+    # A token whose id the backend API cannot express could not be revoked.
+    if not isinstance(id_, str) or not 1 <= len(id_) <= MAX_ID:
+        raise refused(f"its 'jti' is not a text of 1 to {MAX_ID} characters")
+    return id_
+
+
+def _info(value: Any, claim: str) -> bytes | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise refused(f"its {claim!r} is not an object")
+    try:
+        info = _encode_json(value).encode()
+    except (ValueError, RecursionError) as error:
+        raise refused(f"its {claim!r} cannot be written as JSON") from error
+    if len(info) > MAX_INFO:
+        raise refused(f"its {claim!r} is larger than {MAX_INFO} bytes")
+    return info

@@ -1,0 +1,10 @@
+"""The error of a token that is refused."""
+
+from __future__ import annotations
+
+from service.errors import ErrorCode, ServiceError
+
+
+def refused(reason: str) -> ServiceError:
+    """Returns the error for a client; the reason repeats nothing of the token."""
+    return ServiceError(ErrorCode.INVALID_TOKEN, f"the token is refused: {reason}")

@@ -1,0 +1,91 @@
+"""Splits a token in compact form, without verifying it.
+
+This is done here and not by PyJWT, for speed; a test checks that it refuses all that PyJWT refuses.
+"""
+
+from __future__ import annotations
+
+from binascii import a2b_base64
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from service.adapters.jwt.errors import refused
+from service.protocol.messages import MAX_TOKEN
+
+MAX_KID = 256
+"""Characters."""
+MAX_CACHED_HEADER = 256
+"""Bytes up to which a parsed header is cached: all tokens of an issuer have the same header, or one of a few."""
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_CHARACTERS = _ALPHABET + b"."
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_LAST_CHARACTERS = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
+"""What the last character can be, by the length modulo 4. Unused bits are 0 (RFC 4648 §3.5), so a token has one spelling."""
+_PADDING = (b"", b"", b"==", b"=")
+_decode_json = msgspec.json.Decoder(dict[str, Any]).decode
+_UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+class TokenHeader(NamedTuple):
+    """The parts of a header that are read."""
+
+    algorithm: Any
+    kid: str | None
+    has_extensions: bool
+    """Whether it has members that change the meaning of the others."""
+
+
+class UnverifiedToken(msgspec.Struct, frozen=True, gc=False):
+    """The parts of a token."""
+
+    header: TokenHeader
+    claims: Mapping[str, Any]
+    token: bytes
+    """The whole token."""
+    signed: bytes
+    """The part that the signature covers."""
+    signature: bytes
+
+
+def split_token(token: str) -> UnverifiedToken:
+    """Splits and decodes a token. Raises ServiceError."""
+    if len(token) > MAX_TOKEN:
+        raise refused(f"it is longer than {MAX_TOKEN} characters")
+    whole = token.encode() if token.isascii() else b""
+    segments = whole.split(b".")
+    # Three segments, none of them empty: no unsigned token, no JWE, no padding.
+    if len(segments) != 3 or b"" in segments or whole.translate(None, _CHARACTERS):
+        raise refused("it is not three segments of base64url")
+    header, payload, signature = segments
+    signed = whole[: -1 - len(signature)]
+    parse_header = _cached_header if len(header) <= MAX_CACHED_HEADER else _header
+    try:
+        claims = _decode_json(_decode_base64url(payload))
+        return UnverifiedToken(parse_header(header), claims, whole, signed, _decode_base64url(signature))
+    except _UNREADABLE as error:
+        raise refused("its header or payload cannot be read") from error
+
+
+def _decode_base64url(segment: bytes) -> bytes:
+    """Raises ValueError for another spelling than an encoder's (RFC 7515 §2). The alphabet was checked before."""
+    remainder = len(segment) & 3
+    if segment[-1] not in _LAST_CHARACTERS[remainder]:
+        raise ValueError("not base64url")
+    return a2b_base64(segment.translate(_TO_STANDARD) + _PADDING[remainder])
+
+
+def _header(segment: bytes) -> TokenHeader:
+    """Raises one of _UNREADABLE, or ServiceError."""
+    header = _decode_json(_decode_base64url(segment))
+    kid = header.get("kid")
+    # A kid of null is refused: without a kid the issuer's only key is used, which the token must not ask for.
+    if "kid" in header and not (isinstance(kid, str) and len(kid) <= MAX_KID):
+        raise refused(f"its kid is not a text of at most {MAX_KID} characters")
+    return TokenHeader(header.get("alg"), kid, "crit" in header or "b64" in header)
+
+
+_cached_header = lru_cache(maxsize=256)(_header)
