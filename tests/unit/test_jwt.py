@@ -1,4 +1,4 @@
-"""Tokens that are accepted, and a forgery set: every way in which a token can be wrong, with the code it is refused with."""
+"""Valid tokens, and a set of forgeries: every way in which a token can be wrong, with its error code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def authenticator(clock: FakeClock, tmp_path: Path) -> Authenticator:
-    """Knows one RS256 issuer with a file of keys and one HS256 issuer; a third party's keys lie beside the file."""
+    """An authenticator with one RS256 issuer (with a JWKS file) and one HS256 issuer."""
     keys = tmp_path / "keys.json"
     keys.write_bytes(jwks(pair("one")))
     (tmp_path / "evil.json").write_bytes(jwks(pair("evil")))
@@ -60,7 +60,7 @@ def rs256(payload: dict[str, Any] | bytes, **header: Any) -> str:
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_a_token_signed_by_the_issuers_key_is_accepted(algorithm: Algorithm, tmp_path: Path) -> None:
+async def test_token_signed_by_issuer_key_is_accepted(algorithm: Algorithm, tmp_path: Path) -> None:
     key = pair("one", algorithm)
     (tmp_path / "keys.json").write_bytes(jwks(key))
     issuer = Issuer(ISSUER, AUDIENCE, algorithm, jwks_file=tmp_path / "keys.json")
@@ -68,13 +68,13 @@ async def test_a_token_signed_by_the_issuers_key_is_accepted(algorithm: Algorith
     assert identity == Identity(tenant="default", user="ann", expires_at=NOW + 3600.0, issued_at=NOW)
 
 
-async def test_a_token_signed_with_the_shared_secret_is_accepted() -> None:
+async def test_token_signed_with_shared_secret_is_accepted() -> None:
     authenticator = JwtAuthenticator([Issuer(ISSUER, AUDIENCE, "HS256", secret=SECRET)], FakeClock(), no_fetch)
     assert (await authenticator.authenticate(hs256(claims()))).user == "ann"
     assert (await authenticator.authenticate(hs256(claims(), kid="whatever"))).user == "ann"
 
 
-async def test_every_claim_reaches_the_identity(authenticator: Authenticator) -> None:
+async def test_token_claims_reach_the_identity(authenticator: Authenticator) -> None:
     token = rs256(
         claims(
             tenant="acme.eu-1",
@@ -100,18 +100,18 @@ async def test_every_claim_reaches_the_identity(authenticator: Authenticator) ->
     )
 
 
-async def test_a_token_need_not_say_when_it_was_issued_nor_have_an_id(authenticator: Authenticator) -> None:
+async def test_token_without_iat_and_jti_is_accepted(authenticator: Authenticator) -> None:
     identity = await authenticator.authenticate(rs256(claims(iat=None)))
     assert (identity.issued_at, identity.token_id) == (None, None)
 
 
 @pytest.mark.parametrize("id", ["", 7, ["a"], {}, True, "x" * 257])
-async def test_an_id_that_nobody_could_revoke_refuses_the_token(authenticator: Authenticator, id: Any) -> None:
+async def test_token_with_unrevocable_id_is_refused(authenticator: Authenticator, id: Any) -> None:
     with pytest.raises(ServiceError, match="'jti'"):
         await authenticator.authenticate(rs256(claims(jti=id)))
 
 
-async def test_the_names_of_claims_and_the_default_tenant_are_the_issuers() -> None:
+async def test_issuer_settings_name_claims_and_default_tenant() -> None:
     issuer = Issuer(
         ISSUER,
         AUDIENCE,
@@ -131,11 +131,11 @@ async def test_the_names_of_claims_and_the_default_tenant_are_the_issuers() -> N
     assert (await authenticator.authenticate(hs256(claims(tenant="ignored")))).tenant == "nobody"
 
 
-async def test_the_audience_may_be_one_of_several(authenticator: Authenticator) -> None:
+async def test_token_with_several_audiences_is_accepted(authenticator: Authenticator) -> None:
     assert (await authenticator.authenticate(rs256(claims(aud=["elsewhere", AUDIENCE])))).user == "ann"
 
 
-async def test_header_members_that_point_at_keys_are_not_read(authenticator: Authenticator) -> None:
+async def test_token_header_keys_and_key_urls_are_ignored(authenticator: Authenticator) -> None:
     # Some issuers send them; the signature is still checked against the configured key, and nothing is fetched.
     token = rs256(
         claims(), jku="https://evil.example/keys", x5u="https://evil.example/cert", jwk=pair("evil").public_jwk()
@@ -152,11 +152,11 @@ async def test_header_members_that_point_at_keys_are_not_read(authenticator: Aut
         pytest.param({"exp": MAX_TIME}, id="the last moment that is believed"),
     ],
 )
-async def test_the_leeway_forgives_clocks(authenticator: Authenticator, times: dict[str, int]) -> None:
+async def test_token_times_within_leeway_are_accepted(authenticator: Authenticator, times: dict[str, int]) -> None:
     assert (await authenticator.authenticate(rs256(claims(**times)))).user == "ann"
 
 
-async def test_a_token_expires_by_the_given_clock(authenticator: Authenticator, clock: FakeClock) -> None:
+async def test_token_expires_by_injected_clock(authenticator: Authenticator, clock: FakeClock) -> None:
     token = rs256(claims(exp=NOW + 60))
     clock.advance(60 + LEEWAY - 1)
     assert (await authenticator.authenticate(token)).user == "ann"
@@ -174,9 +174,7 @@ async def test_a_token_expires_by_the_given_clock(authenticator: Authenticator, 
         pytest.param({"info": {"n": "x" * (MAX_INFO - len('{"n":""}'))}}, id="info"),
     ],
 )
-async def test_a_claim_of_exactly_its_largest_size_is_accepted(
-    authenticator: Authenticator, bounds: dict[str, Any]
-) -> None:
+async def test_token_claim_of_maximum_size_is_accepted(authenticator: Authenticator, bounds: dict[str, Any]) -> None:
     await authenticator.authenticate(rs256(claims(**bounds)))
 
 
@@ -200,7 +198,7 @@ def _oversized() -> str:
 
 
 def _raw_claims(**raw: str) -> bytes:
-    """Claims with values that json.dumps would not write."""
+    """Claims with values that json.dumps cannot write."""
     return json.dumps(claims(**dict.fromkeys(raw, 0))).replace(" 0", " %s").encode() % tuple(
         value.encode() for value in raw.values()
     )
@@ -334,7 +332,7 @@ INVALID: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("attack", INVALID)
-async def test_a_forged_token_is_refused(authenticator: Authenticator, attack: str) -> None:
+async def test_forged_token_is_refused_as_invalid(authenticator: Authenticator, attack: str) -> None:
     token = INVALID[attack]()
     with pytest.raises(ServiceError) as refused:
         await authenticator.authenticate(token)
@@ -352,7 +350,7 @@ EXPIRED: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("case", EXPIRED)
-async def test_an_expired_token_is_told_apart(authenticator: Authenticator, case: str) -> None:
+async def test_expired_token_is_refused_as_expired(authenticator: Authenticator, case: str) -> None:
     token = EXPIRED[case]()
     with pytest.raises(ServiceError) as refused:
         await authenticator.authenticate(token)
@@ -360,7 +358,7 @@ async def test_an_expired_token_is_told_apart(authenticator: Authenticator, case
     _assert_silent(refused.value, token)
 
 
-async def test_a_forged_token_is_never_called_expired(authenticator: Authenticator) -> None:
+async def test_forged_expired_token_is_refused_as_invalid(authenticator: Authenticator) -> None:
     # A client would otherwise ask for a new one again and again; and the answer would confirm a guess.
     for token in (
         signed_by(pair("evil"), claims(exp=NOW - 60), kid="one"),
@@ -407,18 +405,18 @@ def _assert_silent(error: ServiceError, token: str) -> None:
         ({"secret": SECRET, "audience": ""}, "issuer and audience are needed"),
     ],
 )
-def test_an_issuer_needs_exactly_one_place_for_its_keys(given: dict[str, Any], fault: str) -> None:
+def test_issuer_with_faulty_settings_is_refused(given: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault) as refused:
         Issuer(**{"issuer": ISSUER, "audience": AUDIENCE, "algorithm": "HS256", **given})
     assert ISSUER in str(refused.value)
     assert SECRET not in str(refused.value)
 
 
-def test_the_secret_is_in_no_repr() -> None:
+def test_issuer_repr_hides_secret() -> None:
     assert SECRET not in repr(Issuer(ISSUER, AUDIENCE, "HS256", secret=SECRET))
 
 
-def test_two_issuers_cannot_have_one_name() -> None:
+def test_authenticator_two_issuers_of_one_name_are_refused() -> None:
     issuer = Issuer(ISSUER, AUDIENCE, "HS256", secret=SECRET)
     with pytest.raises(ValueError, match="stands twice"):
         JwtAuthenticator([issuer, issuer], FakeClock(), no_fetch)

@@ -1,4 +1,4 @@
-"""Tokens spoilt in thousands of ways: what we accept, PyJWT accepts too, and reads the same in it."""
+"""Tokens changed in thousands of ways: what we accept, PyJWT accepts, too, with the same claims."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Both:
         self.ours = JwtAuthenticator([issuer], FakeClock(), _no_fetch, max_cached_signatures=8)
 
     def read(self, token: str) -> Identity | None:
-        """Who we say it is; None if we refuse it."""
+        """Returns our identity; None if we refuse the token."""
         try:
             return _now(self.ours.authenticate(token))
         except ServiceError as error:
@@ -51,7 +51,7 @@ class Both:
         return None
 
     def read_by_pyjwt(self, token: str) -> Mapping[str, Any] | None:
-        """The claims; None if it refuses them."""
+        """Returns PyJWT's claims; None if it refuses the token."""
         algorithm = self._issuer.algorithm
         try:
             found: Mapping[str, Any] = jwt.decode(
@@ -62,7 +62,7 @@ class Both:
         return found
 
     def agree(self, token: str) -> bool:
-        """Holds both against each other, twice: the second time we may remember. Returns whether we accept the token."""
+        """Compares both, twice: the second time with a cached signature. Returns whether we accept the token."""
         accepted = [self.read(token), self.read(token)]
         assert accepted[0] == accepted[1]
         if accepted[0] is None:
@@ -94,7 +94,7 @@ def _check_same(identity: Identity, theirs: Mapping[str, Any]) -> None:
 
 
 def _now(coroutine: Coroutine[Any, Any, Identity]) -> Identity:
-    """What it returns. Nobody waits for keys that are in a file or in the settings."""
+    """Returns the result of a coroutine that never waits, as keys are in a file or in the settings."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -149,7 +149,7 @@ good_claims = st.fixed_dictionaries(
 
 @thorough
 @given(payload=good_claims, ascii_only=st.booleans(), kid=st.none() | text)
-def test_a_whole_token_is_accepted(payload: dict[str, Any], ascii_only: bool, kid: str | None) -> None:
+def test_valid_token_is_accepted_by_both(payload: dict[str, Any], ascii_only: bool, kid: str | None) -> None:
     written = json.dumps(payload, ensure_ascii=ascii_only).encode()
     assert SHARED.agree(hs256(written, kid=kid))
 
@@ -193,7 +193,7 @@ encoding = st.sampled_from(
 
 
 def _object(good: Mapping[str, Any], more: list[tuple[str, str, str]], at: int) -> str:
-    """An object of the good members, among which are others, perhaps of the same names."""
+    """Returns an object of the valid members and others among them, perhaps of the same names."""
     parts = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in good.items()]
     at %= len(parts) + 1
     parts[at:at] = [f'{blank}"{name}"{blank}:{value}' for name, value, blank in more]
@@ -216,7 +216,7 @@ def _spliced(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
 
 @thorough
 @given(more=members, at=st.integers(0, 10), blank=space, encoding=encoding, changes=spliced)
-def test_odd_claims(
+def test_token_with_odd_claims_is_read_as_by_pyjwt(
     more: list[tuple[str, str, str]], at: int, blank: str, encoding: str, changes: list[tuple[int, int, bytes]]
 ) -> None:
     written = blank + _object(claims(), more, at) + blank
@@ -240,7 +240,7 @@ _LAST = len(claims())
         (_LAST, '"sub":"\\ud83d\\ude00"'),
     ],
 )
-def test_odd_claims_that_are_understood(at: int, more: str) -> None:
+def test_token_with_odd_but_valid_claims_is_accepted(at: int, more: str) -> None:
     parts = json.dumps(claims(), separators=(",", ":"))[1:-1].split(",")
     parts[at:at] = [more]
     assert SHARED.agree(hs256(("{" + ",".join(parts) + "}").encode()))
@@ -257,7 +257,7 @@ def test_odd_claims_that_are_understood(at: int, more: str) -> None:
         json.dumps(claims(**{"else": "\ud800"}), ensure_ascii=False).encode("utf-8", "surrogatepass"),
     ],
 )
-def test_what_is_no_json_is_refused_though_pyjwt_takes_it(payload: bytes) -> None:
+def test_token_payload_that_is_not_json_is_refused(payload: bytes) -> None:
     # RFC 8259 §6, §8.1, §8.2: other readers of the same token would see something else in it, or nothing.
     token = hs256(payload)
     assert SHARED.read_by_pyjwt(token) is not None
@@ -279,7 +279,7 @@ header_value = st.sampled_from(_ODD_HEADERS.split())
     encoding=encoding,
     changes=spliced,
 )
-def test_odd_headers(
+def test_token_with_odd_header_is_read_as_by_pyjwt(
     more: list[tuple[str, str, str]], at: int, encoding: str, changes: list[tuple[int, int, bytes]]
 ) -> None:
     head = _spliced(_encoded(_object({"alg": "HS256", "typ": "JWT"}, more, at), encoding), changes)
@@ -287,7 +287,7 @@ def test_odd_headers(
 
 
 def _with_header(head: bytes, payload: dict[str, Any]) -> str:
-    """A token whose header is these bytes, signed as it stands."""
+    """Returns a token with these bytes as header, validly signed."""
     signed = f"{segment(head)}.{segment(payload)}"
     signature = jwt.get_algorithm_by_name("HS256").sign(signed.encode(), SECRET.encode())
     return f"{signed}.{segment(signature)}"
@@ -311,7 +311,7 @@ def _changed(token: str, changes: list[tuple[int, int, str]]) -> str:
 
 @thorough
 @given(changes=changes_of_text)
-def test_changed_texts(changes: list[tuple[int, int, str]]) -> None:
+def test_token_with_changed_characters_is_read_as_by_pyjwt(changes: list[tuple[int, int, str]]) -> None:
     token = hs256(claims())
     changed = _changed(token, changes)
     assert SHARED.agree(changed) is (changed == token)
@@ -319,7 +319,7 @@ def test_changed_texts(changes: list[tuple[int, int, str]]) -> None:
 
 @settings(thorough, max_examples=300)
 @given(changes=changes_of_text, at_end=st.booleans())
-def test_changed_texts_with_public_keys(
+def test_token_with_changed_characters_and_public_key_is_read_as_by_pyjwt(
     public: tuple[Algorithm, Both], changes: list[tuple[int, int, str]], at_end: bool
 ) -> None:
     algorithm, both = public
@@ -331,7 +331,7 @@ def test_changed_texts_with_public_keys(
 
 @pytest.mark.parametrize("part", [0, 1, 2])
 @pytest.mark.parametrize("spaces", [0, 1, 2])
-def test_a_token_has_one_spelling(part: int, spaces: int) -> None:
+def test_token_in_another_spelling_is_refused(part: int, spaces: int) -> None:
     # Bits behind the last byte of a segment say nothing; if they could be anything, so could the token's text.
     token = hs256(json.dumps(claims()).encode() + b" " * spaces, x="y" * spaces)
     parts = token.split(".")
@@ -343,7 +343,7 @@ def test_a_token_has_one_spelling(part: int, spaces: int) -> None:
 
 @pytest.mark.parametrize("junk", ["!!!!", "====", "    ", "\n\n\n\n", "++++", "////", "\0\0\0\0"])
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_nothing_is_passed_over(part: int, junk: str) -> None:
+def test_token_with_inserted_characters_is_refused(part: int, junk: str) -> None:
     # Four characters at a time: decoders that skip what they do not know see the same length modulo 4.
     for at in (0, 4, None):
         parts = hs256(claims()).split(".")
@@ -352,17 +352,17 @@ def test_nothing_is_passed_over(part: int, junk: str) -> None:
 
 
 @pytest.mark.parametrize("head", [b'{"alg":"HS256","kid":null}', b'{"alg":"HS256","kid":"a","kid":null}'])
-def test_a_kid_that_is_null(head: bytes) -> None:
+def test_token_with_null_kid_is_refused(head: bytes) -> None:
     assert not SHARED.agree(_with_header(head, claims()))
 
 
 @pytest.mark.parametrize("audience", [[AUDIENCE, 1], [None, AUDIENCE], [[AUDIENCE]], [AUDIENCE, []]])
-def test_audiences_that_are_no_texts(audience: Any) -> None:
+def test_token_with_audience_that_is_no_text_is_refused(audience: Any) -> None:
     assert not SHARED.agree(hs256(claims(aud=audience)))
 
 
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512", "none"])
-def test_another_algorithm_with_the_same_secret(algorithm: str) -> None:
+def test_token_of_another_algorithm_with_same_secret_is_refused(algorithm: str) -> None:
     secret = b"" if algorithm == "none" else SECRET.encode()
     assert not SHARED.agree(sign(claims(), secret, algorithm, alg="HS256"))
     assert not SHARED.agree(sign(claims(), secret, algorithm))

@@ -1,4 +1,4 @@
-"""The HTTP client that gets an issuer's keys, against a real server."""
+"""The HTTP client for an issuer's keys, with a real server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Site:
-    """A server on the loopback whose answer a test chooses."""
+    """A local server; a test sets its answer."""
 
     def __init__(self) -> None:
         self.requests: list[web.Request] = []
@@ -52,13 +52,13 @@ async def fetch() -> AsyncIterator[HttpFetch]:
     await fetch.close()
 
 
-async def test_the_body_of_a_200_comes_back(site: Site, fetch: HttpFetch) -> None:
+async def test_fetch_returns_body_of_200(site: Site, fetch: HttpFetch) -> None:
     assert await fetch(site.url) == b'{"keys": []}'
     assert await fetch(site.url) == b'{"keys": []}'
     assert site.requests[0].headers["User-Agent"] == "tidewire"
 
 
-async def test_redirects_are_not_followed(site: Site, fetch: HttpFetch) -> None:
+async def test_fetch_redirect_is_not_followed(site: Site, fetch: HttpFetch) -> None:
     async def redirect(request: web.Request) -> web.StreamResponse:
         return web.Response(status=302, headers={"Location": "/elsewhere"})
 
@@ -68,7 +68,7 @@ async def test_redirects_are_not_followed(site: Site, fetch: HttpFetch) -> None:
     assert [request.path for request in site.requests] == ["/keys"]
 
 
-async def test_cookies_are_not_kept(site: Site, fetch: HttpFetch) -> None:
+async def test_fetch_cookies_are_not_kept(site: Site, fetch: HttpFetch) -> None:
     async def bake(request: web.Request) -> web.StreamResponse:
         return web.Response(headers={"Set-Cookie": "a=b"})
 
@@ -79,7 +79,7 @@ async def test_cookies_are_not_kept(site: Site, fetch: HttpFetch) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 404, 500])
-async def test_any_other_status_is_a_failure(site: Site, fetch: HttpFetch, status: int) -> None:
+async def test_fetch_other_status_fails(site: Site, fetch: HttpFetch, status: int) -> None:
     async def refuse(request: web.Request) -> web.StreamResponse:
         return web.Response(status=status)
 
@@ -90,7 +90,7 @@ async def test_any_other_status_is_a_failure(site: Site, fetch: HttpFetch, statu
 
 @pytest.mark.parametrize("size", [1000, 1001])
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "compressed"])
-async def test_the_size_is_bounded_after_unpacking(site: Site, fetch: HttpFetch, size: int, packed: bool) -> None:
+async def test_fetch_size_is_limited_after_decompression(site: Site, fetch: HttpFetch, size: int, packed: bool) -> None:
     async def large(request: web.Request) -> web.StreamResponse:
         body = b"x" * size
         if packed:
@@ -105,7 +105,7 @@ async def test_the_size_is_bounded_after_unpacking(site: Site, fetch: HttpFetch,
             await fetch(site.url)
 
 
-async def test_an_answer_that_does_not_come_is_a_failure(site: Site) -> None:
+async def test_fetch_missing_answer_times_out(site: Site) -> None:
     gone = asyncio.Event()
 
     async def silent(request: web.Request) -> web.StreamResponse:
@@ -123,17 +123,17 @@ async def test_an_answer_that_does_not_come_is_a_failure(site: Site) -> None:
     await fetch.close()
 
 
-async def test_nobody_listening_is_a_failure(fetch: HttpFetch) -> None:
+async def test_fetch_without_listener_fails(fetch: HttpFetch) -> None:
     with pytest.raises(FetchError, match="Connect"):
         await fetch(f"http://127.0.0.1:{unused_port()}/keys")
 
 
-async def test_an_address_that_is_none_is_a_failure(fetch: HttpFetch) -> None:
+async def test_fetch_invalid_url_fails(fetch: HttpFetch) -> None:
     with pytest.raises(FetchError, match="InvalidUrl"):
         await fetch("http://")
 
 
-async def test_nothing_is_fetched_after_close(site: Site, fetch: HttpFetch) -> None:
+async def test_fetch_after_close_fails(site: Site, fetch: HttpFetch) -> None:
     await fetch(site.url)
     await fetch.close()
     await fetch.close()

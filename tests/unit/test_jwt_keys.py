@@ -1,4 +1,4 @@
-"""Where keys come from: which keys of a JWKS count, rotation, and how seldom an issuer is asked."""
+"""Key sources: which keys of a JWKS count, rotation, and the rate of fetches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ URL = "https://id.example.com/keys"
 
 
 class Endpoint:
-    """A JWKS address: counts what it is asked, answers what it is told to, and waits while it is held."""
+    """A JWKS URL: counts requests, answers what a test sets, and waits while a test holds it."""
 
     def __init__(self, document: bytes | Exception) -> None:
         self.document = document
@@ -74,14 +74,14 @@ async def refusal(authenticator: JwtAuthenticator, key: KeyPair, **header: Any) 
 # --- which keys count -------------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_found_by_its_id() -> None:
+def test_key_set_finds_key_by_id() -> None:
     keys = parse_keys(jwks(pair("one"), pair("two")), "RS256")
     assert set(keys.named) == {"one", "two"}
     assert keys.find("one") is keys.named["one"]
     assert keys.find("three") is None
 
 
-def test_without_an_id_only_a_lone_key_is_meant() -> None:
+def test_key_set_without_id_finds_only_key() -> None:
     assert parse_keys(jwks(pair("one")), "RS256").find(None) is not None
     assert parse_keys(jwks(pair("one").public_jwk(kid=None)), "RS256").find(None) is not None
     assert parse_keys(jwks(pair("one"), pair("two")), "RS256").find(None) is None
@@ -103,28 +103,28 @@ def test_without_an_id_only_a_lone_key_is_meant() -> None:
         pytest.param({"n": pair("weak", bits=1024).public_jwk()["n"]}, id="1024 bits"),
     ],
 )
-def test_a_key_that_cannot_be_meant_is_passed_over(unusable: dict[str, Any]) -> None:
+def test_jwks_unusable_key_is_skipped(unusable: dict[str, Any]) -> None:
     keys = parse_keys(jwks(pair("bad").public_jwk(**unusable), pair("good")), "RS256")
     assert (set(keys.named), keys.nameless) == ({"good"}, ())
 
 
-def test_keys_of_another_curve_are_passed_over() -> None:
+def test_jwks_key_of_another_curve_is_skipped() -> None:
     assert not parse_keys(jwks(pair("one", "ES256").public_jwk(crv="P-384")), "ES256").named
     assert not parse_keys(jwks(pair("one", "EdDSA").public_jwk(crv="Ed448")), "EdDSA").named
     assert not parse_keys(jwks(pair("one", "EdDSA")), "ES256").named
 
 
-def test_eddsa_may_be_spelt_ed25519() -> None:
+def test_jwks_alg_ed25519_is_eddsa() -> None:
     assert set(parse_keys(jwks(pair("one", "EdDSA").public_jwk(alg="Ed25519")), "EdDSA").named) == {"one"}
 
 
-def test_of_two_keys_with_one_id_the_first_counts() -> None:
+def test_jwks_first_key_of_an_id_counts() -> None:
     keys = parse_keys(jwks(pair("one"), pair("two").public_jwk(kid="one")), "RS256")
     assert keys.named["one"].key.public_numbers() == pair("one").private.public_key().public_numbers()  # type: ignore[union-attr]  # an RSA key
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-def test_of_a_private_key_only_the_public_half_is_read(algorithm: Any) -> None:
+def test_jwks_private_key_is_read_as_public_key(algorithm: Any) -> None:
     keys = parse_keys(jwks(pair("one", algorithm).private_jwk()), algorithm)
     assert not hasattr(keys.named["one"].key, "private_numbers")
     assert not hasattr(keys.named["one"].key, "private_bytes")
@@ -143,19 +143,19 @@ def test_of_a_private_key_only_the_public_half_is_read(algorithm: Any) -> None:
         (b'{"keys": []}' + b" " * MAX_DOCUMENT, "larger than"),
     ],
 )
-def test_what_is_no_jwks_is_refused(document: bytes, reason: str) -> None:
+def test_jwks_invalid_document_is_refused(document: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_keys(document, "RS256")
 
 
-def test_entries_that_are_no_objects_are_passed_over() -> None:
+def test_jwks_entry_that_is_no_object_is_skipped() -> None:
     assert parse_keys(json.dumps({"keys": [1, None, "x", []]}).encode(), "RS256").find(None) is None
 
 
 # --- an address -------------------------------------------------------------------------------------------------------
 
 
-async def test_keys_are_fetched_when_first_needed_and_kept_while_fresh(clock: FakeClock) -> None:
+async def test_url_source_fetches_at_first_use_and_keeps_fresh_keys(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     assert endpoint.asked == []
@@ -169,7 +169,7 @@ async def test_keys_are_fetched_when_first_needed_and_kept_while_fresh(clock: Fa
     assert endpoint.asked == [URL, URL]
 
 
-async def test_a_new_key_is_fetched_when_a_token_names_it(clock: FakeClock) -> None:
+async def test_url_source_fetches_unknown_key_id(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
@@ -180,7 +180,7 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(clock: FakeClock) -> N
     assert len(endpoint.asked) == 2
 
 
-async def test_a_key_that_the_issuer_withdrew_is_refused_once_the_keys_are_fetched_anew(clock: FakeClock) -> None:
+async def test_url_source_withdrawn_key_is_refused_after_next_fetch(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
@@ -189,7 +189,7 @@ async def test_a_key_that_the_issuer_withdrew_is_refused_once_the_keys_are_fetch
     assert await refusal(authenticator, pair("one")) is ErrorCode.INVALID_TOKEN
 
 
-async def test_unknown_kids_cause_one_fetch_in_thirty_seconds(clock: FakeClock) -> None:
+async def test_url_source_unknown_key_ids_cause_one_fetch_in_thirty_seconds(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     for n in range(1, 301):  # ten a second for thirty seconds
@@ -201,7 +201,7 @@ async def test_unknown_kids_cause_one_fetch_in_thirty_seconds(clock: FakeClock) 
     assert len(endpoint.asked) == 2
 
 
-async def test_a_token_that_cannot_be_good_causes_no_fetch(clock: FakeClock) -> None:
+async def test_url_source_refused_token_causes_no_fetch(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     for hopeless in (
@@ -217,7 +217,7 @@ async def test_a_token_that_cannot_be_good_causes_no_fetch(clock: FakeClock) -> 
     assert endpoint.asked == []
 
 
-async def test_many_requests_cause_one_fetch(clock: FakeClock) -> None:
+async def test_url_source_parallel_requests_share_one_fetch(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     endpoint.hold()
     authenticator = of_url(clock, endpoint)
@@ -230,7 +230,7 @@ async def test_many_requests_cause_one_fetch(clock: FakeClock) -> None:
     assert len(endpoint.asked) == 1
 
 
-async def test_a_fetch_goes_on_when_the_request_that_began_it_is_cancelled(clock: FakeClock) -> None:
+async def test_url_source_fetch_outlives_cancelled_request(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     endpoint.hold()
     authenticator = of_url(clock, endpoint)
@@ -246,7 +246,7 @@ async def test_a_fetch_goes_on_when_the_request_that_began_it_is_cancelled(clock
     assert len(endpoint.asked) == 1
 
 
-async def test_while_stale_keys_are_fetched_anew_others_use_the_old_ones(clock: FakeClock) -> None:
+async def test_url_source_old_keys_serve_others_during_fetch(clock: FakeClock) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
@@ -266,7 +266,7 @@ async def test_while_stale_keys_are_fetched_anew_others_use_the_old_ones(clock: 
     [OSError("no route"), TimeoutError(), b"<html>", RuntimeError("anything")],
     ids=["OS", "time", "html", "bug"],
 )
-async def test_old_keys_hold_when_a_fetch_fails(clock: FakeClock, failure: bytes | Exception) -> None:
+async def test_url_source_failed_fetch_keeps_old_keys(clock: FakeClock, failure: bytes | Exception) -> None:
     endpoint = Endpoint(jwks(pair("one")))
     authenticator = of_url(clock, endpoint)
     await authenticator.authenticate(token(pair("one")))
@@ -280,7 +280,7 @@ async def test_old_keys_hold_when_a_fetch_fails(clock: FakeClock, failure: bytes
     assert len(endpoint.asked) == 3
 
 
-async def test_without_any_keys_a_client_is_told_to_come_back(clock: FakeClock) -> None:
+async def test_url_source_without_keys_raises_overloaded(clock: FakeClock) -> None:
     endpoint = Endpoint(OSError("no route"))
     authenticator = of_url(clock, endpoint)
     for _ in range(5):
@@ -300,7 +300,7 @@ def write(path: Path, document: bytes, modified: int) -> None:
     os.utime(path, (modified, modified))
 
 
-async def test_a_file_is_read_again_when_it_changes(clock: FakeClock, tmp_path: Path) -> None:
+async def test_file_source_reads_changed_file(clock: FakeClock, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     write(path, jwks(pair("one")), modified=1)
     authenticator = of_file(clock, path)
@@ -312,7 +312,7 @@ async def test_a_file_is_read_again_when_it_changes(clock: FakeClock, tmp_path: 
     assert await refusal(authenticator, pair("one")) is ErrorCode.INVALID_TOKEN
 
 
-async def test_old_keys_hold_while_a_file_is_missing_or_broken(clock: FakeClock, tmp_path: Path) -> None:
+async def test_file_source_missing_or_invalid_file_keeps_old_keys(clock: FakeClock, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     write(path, jwks(pair("one")), modified=1)
     authenticator = of_file(clock, path)
@@ -328,7 +328,7 @@ async def test_old_keys_hold_while_a_file_is_missing_or_broken(clock: FakeClock,
     await authenticator.authenticate(token(pair("two")))
 
 
-async def test_without_a_file_a_client_is_told_to_come_back(clock: FakeClock, tmp_path: Path) -> None:
+async def test_file_source_without_file_raises_overloaded(clock: FakeClock, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     authenticator = of_file(clock, path)
     assert await refusal(authenticator, pair("one")) is ErrorCode.OVERLOADED
@@ -337,7 +337,7 @@ async def test_without_a_file_a_client_is_told_to_come_back(clock: FakeClock, tm
     await authenticator.authenticate(token(pair("one")))
 
 
-async def test_a_file_that_is_too_large_is_no_jwks(clock: FakeClock, tmp_path: Path) -> None:
+async def test_file_source_too_large_file_is_refused(clock: FakeClock, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     write(path, jwks(pair("one")) + b" " * MAX_DOCUMENT, modified=1)
     assert await refusal(of_file(clock, path), pair("one")) is ErrorCode.OVERLOADED
@@ -346,7 +346,7 @@ async def test_a_file_that_is_too_large_is_no_jwks(clock: FakeClock, tmp_path: P
 # --- what is logged ---------------------------------------------------------------------------------------------------
 
 
-async def test_keys_that_cannot_be_fetched_are_logged_once_and_their_return_once(clock: FakeClock) -> None:
+async def test_url_source_logs_failed_fetches_once_and_recovery_once(clock: FakeClock) -> None:
     endpoint = Endpoint(OSError("no route"))
     authenticator = of_url(clock, endpoint)
     with capture_logs() as logs:
@@ -361,9 +361,7 @@ async def test_keys_that_cannot_be_fetched_are_logged_once_and_their_return_once
     ]
 
 
-async def test_a_file_that_is_missing_or_broken_is_logged_once_for_each_reason(
-    clock: FakeClock, tmp_path: Path
-) -> None:
+async def test_file_source_logs_each_failure_reason_once(clock: FakeClock, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     write(path, jwks(pair("one")), modified=1)
     authenticator = of_file(clock, path)

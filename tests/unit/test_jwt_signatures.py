@@ -1,4 +1,4 @@
-"""What is remembered of tokens: that a signature was right, never more; and when that is worth nothing."""
+"""The signature cache: it stores that a signature was valid, nothing else, and only while its key is the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEEWAY = 5.0
 
 
 class Desk:
-    """An authenticator with a file of keys, a clock, and a look at what it has checked."""
+    """An authenticator with a JWKS file and a clock; counts verified and cached signatures."""
 
     def __init__(self, file: Path, remember: int = 3, algorithm: Algorithm = "RS256") -> None:
         self.file = file
@@ -38,7 +38,7 @@ class Desk:
         )
 
     def publish(self, *keys: KeyPair | dict[str, Any]) -> None:
-        """Rotates to these keys."""
+        """Replaces the keys."""
         self.file.write_bytes(jwks(*keys) + b" " * int(self.clock.monotonic() - 1000))  # another size: another file
         self.clock.advance(FILE_CHECK_INTERVAL)
 
@@ -51,7 +51,7 @@ class Desk:
         return refused.value.code
 
     def counts(self) -> tuple[float, ...]:
-        """Signatures checked and remembered."""
+        """Verified and cached signatures."""
         counter = self.metrics.clients.token_signatures
         return counter.labels(outcome="checked").value, counter.labels(outcome="remembered").value
 
@@ -71,13 +71,13 @@ def token(key: str = "one", **changes: Any) -> str:
     return signed_by(pair(key), claims(**changes), kid="one")
 
 
-async def test_whoever_comes_back_is_known(desk: Desk) -> None:
+async def test_signature_of_repeated_token_is_cached(desk: Desk) -> None:
     ann = token(sub="ann")
     assert [await desk.user(ann) for _ in range(3)] == ["ann"] * 3
     assert desk.counts() == (1, 2)
 
 
-async def test_what_the_token_says_is_judged_anew(desk: Desk) -> None:
+async def test_signature_cached_token_is_still_checked_for_claims(desk: Desk) -> None:
     ann = token(sub="ann", exp=NOW + LIFE, iat=NOW)
     await desk.user(ann)
     desk.clock.advance(LIFE + LEEWAY)
@@ -89,7 +89,7 @@ async def test_what_the_token_says_is_judged_anew(desk: Desk) -> None:
     assert desk.counts() == (2, 2)
 
 
-async def test_a_key_that_is_gone_has_signed_nothing(desk: Desk) -> None:
+async def test_signature_cached_for_withdrawn_key_is_refused(desk: Desk) -> None:
     ann = token()
     await desk.user(ann)
     desk.publish(pair("two"))
@@ -98,7 +98,7 @@ async def test_a_key_that_is_gone_has_signed_nothing(desk: Desk) -> None:
     assert await desk.refusal(ann) is ErrorCode.INVALID_TOKEN
 
 
-async def test_another_key_under_the_same_id_has_not_signed_it(desk: Desk) -> None:
+async def test_signature_cached_for_replaced_key_is_refused(desk: Desk) -> None:
     ann, bob = token(), token("two", sub="bob")
     await desk.user(ann)
     desk.publish(pair("two").public_jwk(kid="one"))
@@ -109,7 +109,7 @@ async def test_another_key_under_the_same_id_has_not_signed_it(desk: Desk) -> No
     assert await desk.user(ann) == "ann"
 
 
-async def test_the_same_key_published_again_is_the_same_key(desk: Desk) -> None:
+async def test_signature_cached_for_republished_key_is_accepted(desk: Desk) -> None:
     ann = token()
     await desk.user(ann)
     desk.publish(pair("two"), pair("one").public_jwk(use=None, alg=None))
@@ -117,7 +117,7 @@ async def test_the_same_key_published_again_is_the_same_key(desk: Desk) -> None:
     assert desk.counts() == (1, 1)
 
 
-async def test_a_wrong_signature_is_not_let_in_by_a_right_one(desk: Desk) -> None:
+async def test_signature_wrong_one_is_refused_beside_cached_one(desk: Desk) -> None:
     ann = token()
     await desk.user(ann)
     head, _, signature = ann.rpartition(".")
@@ -128,7 +128,7 @@ async def test_a_wrong_signature_is_not_let_in_by_a_right_one(desk: Desk) -> Non
 
 
 @pytest.mark.parametrize(("remember", "counts"), [(0, (3, 0)), (1, (1, 2))])
-async def test_how_many_are_remembered_is_a_setting(tmp_path: Path, remember: int, counts: tuple[int, int]) -> None:
+async def test_signature_cache_has_configured_size(tmp_path: Path, remember: int, counts: tuple[int, int]) -> None:
     desk = Desk(tmp_path / "keys.json", remember)
     desk.publish(pair("one"))
     ann = token()
@@ -137,7 +137,7 @@ async def test_how_many_are_remembered_is_a_setting(tmp_path: Path, remember: in
     assert desk.counts() == counts
 
 
-async def test_the_one_seen_longest_ago_is_forgotten_first(desk: Desk) -> None:
+async def test_signature_cache_evicts_least_recently_used_first(desk: Desk) -> None:
     ann, bob, cem, dee = (token(sub=name) for name in ("ann", "bob", "cem", "dee"))
     for each in (ann, bob, cem, ann, dee):  # dee takes the place of bob
         await desk.user(each)
@@ -150,7 +150,7 @@ async def test_the_one_seen_longest_ago_is_forgotten_first(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_every_kind_of_key_is_remembered(tmp_path: Path, algorithm: Algorithm) -> None:
+async def test_signature_of_every_public_key_algorithm_is_cached(tmp_path: Path, algorithm: Algorithm) -> None:
     key = pair("one", algorithm)
     desk = Desk(tmp_path / "keys.json", algorithm=algorithm)
     desk.publish(key)
@@ -160,7 +160,7 @@ async def test_every_kind_of_key_is_remembered(tmp_path: Path, algorithm: Algori
 
 
 class _Yes:
-    """A key that has signed everything."""
+    """A key that accepts every signature."""
 
     thumbprint: bytes | None = b"yes"
 
@@ -168,7 +168,7 @@ class _Yes:
         return True
 
 
-def test_the_token_is_not_kept() -> None:
+def test_signature_cache_stores_no_token() -> None:
     signatures = SignatureCache(10, Metrics())
     whole = token().encode()
     assert signatures.verify(_Yes(), b"", b"", whole)
@@ -177,7 +177,7 @@ def test_the_token_is_not_kept() -> None:
     assert digest not in whole
 
 
-def test_what_is_wrong_is_not_remembered() -> None:
+def test_signature_wrong_one_is_not_cached() -> None:
     signatures, key = SignatureCache(10, Metrics()), _public("one")
     whole = token().encode()
     signed, _, signature = whole.rpartition(b".")
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_not_remembered() -> None:
     assert not signatures._cached
 
 
-def test_of_a_shared_secret_nothing_is_remembered() -> None:
+def test_signature_of_shared_secret_is_not_cached() -> None:
     signatures, key = SignatureCache(10, Metrics()), SharedKey(SECRET)
     whole = hs256(claims()).encode()
     signed, _, _ = whole.rpartition(b".")
@@ -203,7 +203,7 @@ def _members(key: KeyPair) -> dict[str, str]:
     return {name: jwk[name] for name in ("kty", "n", "e")}
 
 
-def test_a_thumbprint_is_of_the_key_alone() -> None:
+def test_key_thumbprint_depends_on_key_only() -> None:
     # RFC 7638 §3.1, its own example: what it is called, and what for, are not part of it.
     n = (
         "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs"
@@ -221,7 +221,7 @@ SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBm/RAlphM3+hUG6wWfcO5bIUIaqMLa2ywxcO
 
 
 @pytest.mark.parametrize("secret", [PEM, SSH])
-def test_a_public_key_is_no_secret(secret: str) -> None:
+def test_shared_key_from_public_key_is_refused(secret: str) -> None:
     with pytest.raises(ValueError, match="everybody who has it could sign") as refused:
         Issuer(ISSUER, AUDIENCE, "HS256", secret=secret)
     assert secret not in str(refused.value)
@@ -234,6 +234,6 @@ def test_a_public_key_is_no_secret(secret: str) -> None:
         (lambda: _members(pair("weak", bits=1024)), ValueError),
     ],
 )
-def test_a_key_that_is_none_or_weak_is_refused(make: Callable[[], dict[str, str]], error: type[Exception]) -> None:
+def test_public_key_invalid_or_weak_is_refused(make: Callable[[], dict[str, str]], error: type[Exception]) -> None:
     with pytest.raises(error):
         PublicKey(make(), "RS256")
