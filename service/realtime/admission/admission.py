@@ -9,7 +9,7 @@ from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol.messages import Command, Ready, Subscribe, Unsubscribe
 from service.realtime.admission.advertised_limits import AdvertisedLimits
-from service.realtime.admission.message_rates import ConnectionRates, Exceeded, Kind, Rates
+from service.realtime.admission.message_rates import ConnectionRates, Exceeded, Kind, MessageRates
 from service.realtime.admission.quota import ConnectionQuota
 from service.realtime.admission.recent_clients import RecentClients
 from service.realtime.admission.refusals import Refusals
@@ -39,7 +39,7 @@ class Admission:
     ) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._rates = Rates(limits)
+        self._rates = MessageRates(limits)
         self.slots = Slots(limits, quota, self._rates, metrics)
         self.requests = RequestRates(limits, clock, metrics)
         self.upgrades = UpgradeRate(rollout, clock, metrics)
@@ -88,7 +88,7 @@ class Admission:
             return
         if isinstance(command, Ready) and not session.is_ready:
             return
-        exceeded = self._rates.take_message(rates, self._clock.monotonic())
+        exceeded = self._rates.acquire_message(rates, self._clock.monotonic())
         if exceeded is not None:
             raise self._rate_limited(exceeded, "messages")
 
@@ -96,7 +96,7 @@ class Admission:
         """Counts the channels in the address of an upgrade; a plain request only asks. Raises ServiceError(RATE_LIMITED)."""
         self._count_subscribes(slot.rates, count)
         if not is_upgrade:
-            self._rates.give_back(slot.rates, "subscribes", count)
+            self._rates.refund(slot.rates, "subscribes", count)
 
     def is_abusive(self, slot: ConnectionSlot, refusal: ServiceError) -> bool:
         """Records a frame with messages above a rate. True once there were too many lately."""
@@ -105,10 +105,10 @@ class Admission:
     def evict_idle(self, now: float) -> None:
         """Forgets users and addresses that have been quiet: for most of them there is nothing to remember."""
         self.requests.evict_full(now, MAX_EVICTED)
-        self._rates.forget_full(now, MAX_EVICTED)
+        self._rates.evict_full(now, MAX_EVICTED)
 
     def _count_subscribes(self, rates: ConnectionRates, count: int) -> None:
-        exceeded = self._rates.take_subscribes(rates, self._clock.monotonic(), count)
+        exceeded = self._rates.acquire_subscribes(rates, self._clock.monotonic(), count)
         if exceeded is not None:
             raise self._rate_limited(exceeded, "subscribes")
 

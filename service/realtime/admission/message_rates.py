@@ -1,9 +1,16 @@
-"""How much connections may send: each has buckets of its own, and shares others with its user, its address and its tenant.
+"""How many messages connections may send.
 
-Messages and subscribes have separate buckets: those for subscribes hold enough for everybody to get their channels back at once.
+Every connection has token buckets of its own, and shares others with its user, its address and its tenant. Messages and
+subscribes have separate buckets: those for subscribes are large enough for all clients to subscribe again at once.
 
 A bucket is one number, the monotonic time at which it is full again (the generic cell rate algorithm, equal to a token bucket):
-there are several for each connection, and most connections idle.
+each connection has several, and most connections are idle.
+
+Example:
+    rates = MessageRates(limits)
+    connection_rates = rates.register(network, identity)
+    exceeded = rates.acquire_message(connection_rates, now)  # None: the message is within every rate
+    rates.unregister(network, identity)
 """
 
 from __future__ import annotations
@@ -20,9 +27,9 @@ from service.core.limits import Limits, Rate
 from service.core.token_bucket import TokenBucket
 
 VIOLATION_WINDOW = 10.0
-"""Seconds within which `limits.rate_violations` frames above its rate end a connection."""
+"""Seconds within which `limits.rate_violations` frames above its rate close a connection."""
 _TOLERANCE = 1e-3
-"""Of a message: what adding up times may be wrong by."""
+"""Messages by which added times may be inexact."""
 
 Kind = Literal["messages", "subscribes"]
 
@@ -31,22 +38,22 @@ class SharedRates(Struct, gc=False):
     """The buckets of one user, address or tenant."""
 
     messages: float = 0.0
-    """When the bucket of messages is full again."""
+    """Monotonic seconds at which the bucket for messages is full again."""
     subscribes: float = 0.0
-    """The same of subscribes."""
-    messages_place: float = 0.0
-    """When the last one that was refused was told to come back."""
-    subscribes_place: float = 0.0
+    """Monotonic seconds at which the bucket for subscribes is full again."""
+    messages_retry_at: float = 0.0
+    """Monotonic seconds at which the last refused message should be retried."""
+    subscribes_retry_at: float = 0.0
     connections: int = 0
-    """That use these buckets at present."""
+    """Connections that share these buckets now."""
 
     def is_full(self, now: float) -> bool:
-        """Whether they are as good as new ones."""
+        """True if both buckets equal new ones."""
         return self.messages <= now and self.subscribes <= now
 
 
 class ConnectionRates(Struct, gc=False):
-    """The buckets of one connection, and those that it shares."""
+    """The buckets of one connection, and those that it shares. Names as in SharedRates."""
 
     address: SharedRates
     tenant: SharedRates
@@ -54,43 +61,41 @@ class ConnectionRates(Struct, gc=False):
     """None for an anonymous connection."""
     messages: float = 0.0
     subscribes: float = 0.0
-    messages_place: float = 0.0
-    subscribes_place: float = 0.0
+    messages_retry_at: float = 0.0
+    subscribes_retry_at: float = 0.0
     violations: tuple[float, ...] = ()
-    """When frames of it were above its rate, lately."""
+    """Monotonic seconds of recent frames above the rate."""
     shared_refusals: TokenBucket | None = None
-    """Frames that may be refused for what others have used up: as many as the connection may send anyway."""
+    """Refusals that count as no violation, because others have emptied a shared bucket: as many as the connection may send."""
 
 
 class _Bucket(Struct, frozen=True):
-    """The size of a bucket."""
+    """The size of a bucket, in seconds."""
 
     scope: str
     interval: float
-    """Seconds in which one message comes in."""
+    """Until one message is refilled."""
     full: float
-    """Seconds in which all of it comes in."""
+    """Until an empty bucket is full."""
     slack: float
-    """Seconds until it is full, at most, for one message to be in it."""
+    """Until a bucket with exactly one message is full."""
 
 
 _Buckets = tuple[_Bucket, _Bucket, _Bucket, _Bucket]
-"""Of a connection, an address, a tenant, a user."""
+"""For a connection, an address, a tenant and a user."""
 
 
 class KeyedRates:
-    """The buckets of every key that has a connection, and of those that had one lately.
+    """The buckets of every key with a connection, and of at most `max_idle` keys that had one. The key idle longest is evicted
+    first."""
 
-    Of the latter at most `tracked` are remembered; the one idle longest is forgotten first.
-    """
-
-    def __init__(self, tracked: int) -> None:
-        self._tracked = tracked
+    def __init__(self, max_idle: int) -> None:
+        self._max_idle = max_idle
         self._used: dict[Hashable, SharedRates] = {}
         self._idle: OrderedDict[Hashable, SharedRates] = OrderedDict()
 
     def acquire(self, key: Hashable) -> SharedRates:
-        """The key's buckets, for one connection; `release` must follow."""
+        """Returns the key's buckets for one more connection. Call `release` when it ends."""
         rates = self._used.get(key)
         if rates is None:
             rates = self._used[key] = self._idle.pop(key) if key in self._idle else SharedRates()
@@ -98,18 +103,18 @@ class KeyedRates:
         return rates
 
     def release(self, key: Hashable) -> None:
-        """The connection is gone."""
+        """Removes one connection from the key's buckets."""
         rates = self._used[key]
         rates.connections -= 1
         if not rates.connections:
             del self._used[key]
             self._idle[key] = rates
-            if len(self._idle) > self._tracked:
+            if len(self._idle) > self._max_idle:
                 self._idle.popitem(last=False)
 
-    def forget_full(self, now: float, most: int) -> None:
-        """Lets go of idle ones that are full again: at most so many."""
-        for _ in range(most):
+    def evict_full(self, now: float, max_keys: int) -> None:
+        """Evicts at most so many idle keys whose buckets are full."""
+        for _ in range(max_keys):
             key = next(iter(self._idle), None)
             if key is None or not self._idle[key].is_full(now):
                 return
@@ -120,14 +125,14 @@ class KeyedRates:
 
 
 class Exceeded(Struct, frozen=True):
-    """Why a message may not come in."""
+    """The bucket that refused a message."""
 
     scope: str
     wait: float
-    """Seconds after which it should come again: for each that is refused a later time."""
+    """Seconds until the client should retry. Each refused message gets a later time."""
 
 
-class Rates:
+class MessageRates:
     """The rates of all connections of this node."""
 
     def __init__(self, limits: Limits) -> None:
@@ -147,21 +152,21 @@ class Rates:
             "subscribes": self._subscribe_buckets,
         }
 
-    def acquire(self, network: str, identity: Identity) -> ConnectionRates:
-        """The buckets of a new connection; `release` must follow."""
+    def register(self, network: str, identity: Identity) -> ConnectionRates:
+        """Returns the buckets of a new connection. Call `unregister` when it ends."""
         tenant, user = identity.tenant, identity.user
-        of_user = None if identity.is_anonymous else self._users.acquire((tenant, user))
-        return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(tenant), of_user)
+        shared_user = None if identity.is_anonymous else self._users.acquire((tenant, user))
+        return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(tenant), shared_user)
 
-    def release(self, network: str, identity: Identity) -> None:
-        """The connection is gone."""
+    def unregister(self, network: str, identity: Identity) -> None:
+        """Removes a connection from the buckets that it shared."""
         self._addresses.release(network)
         self._tenants.release(identity.tenant)
         if not identity.is_anonymous:
             self._users.release((identity.tenant, identity.user))
 
-    def take_message(self, rates: ConnectionRates, now: float) -> Exceeded | None:
-        """As `take` of one message, written out: every message of every client comes through here."""
+    def acquire_message(self, rates: ConnectionRates, now: float) -> Exceeded | None:
+        """Does what `acquire` does for one message. Written out, as it runs for every message of every client."""
         address, tenant, user = rates.address, rates.tenant, rates.user
         of_connection, of_address, of_tenant, of_user = self._message_buckets
         if (
@@ -170,7 +175,7 @@ class Rates:
             or tenant.messages - now > of_tenant.slack
             or (user is not None and user.messages - now > of_user.slack)
         ):
-            return self.take(rates, "messages", now)
+            return self.acquire(rates, "messages", now)
         rates.messages = max(rates.messages, now) + of_connection.interval
         address.messages = max(address.messages, now) + of_address.interval
         tenant.messages = max(tenant.messages, now) + of_tenant.interval
@@ -178,8 +183,8 @@ class Rates:
             user.messages = max(user.messages, now) + of_user.interval
         return None
 
-    def take_subscribes(self, rates: ConnectionRates, now: float, count: int) -> Exceeded | None:
-        """As `take` of so many, written out: every connection comes through here."""
+    def acquire_subscribes(self, rates: ConnectionRates, now: float, count: int) -> Exceeded | None:
+        """Does what `acquire` does for so many subscribes. Written out, as it runs for every connection."""
         address, tenant, user = rates.address, rates.tenant, rates.user
         of_connection, of_address, of_tenant, of_user = self._subscribe_buckets
         connection_full = max(rates.subscribes, now) + count * of_connection.interval
@@ -192,7 +197,7 @@ class Rates:
             or tenant_full - now > of_tenant.full
             or user_full - now > of_user.full
         ):
-            return self.take(rates, "subscribes", now, count)
+            return self.acquire(rates, "subscribes", now, count)
         rates.subscribes = connection_full
         address.subscribes = address_full
         tenant.subscribes = tenant_full
@@ -200,13 +205,13 @@ class Rates:
             user.subscribes = user_full
         return None
 
-    def take(self, rates: ConnectionRates, kind: Kind, now: float, cost: int = 1) -> Exceeded | None:
-        """Takes so many from every bucket that they count for, and returns None; or takes nothing from any."""
+    def acquire(self, rates: ConnectionRates, kind: Kind, now: float, cost: int = 1) -> Exceeded | None:
+        """Removes `cost` messages from every bucket and returns None. If one bucket has too few, removes none."""
         owners, buckets = _owners(rates), self._buckets[kind]
         times = []
-        for owner, bucket in zip(owners, buckets, strict=False):  # every message of every client comes through here
+        for owner, bucket in zip(owners, buckets, strict=False):
             full_at = getattr(owner, kind)
-            spent = (max(now, full_at)) + cost * bucket.interval
+            spent = max(now, full_at) + cost * bucket.interval
             if spent - now > bucket.full:
                 return self._exceeded(owner, kind, bucket, now, cost)
             times.append(spent)
@@ -214,8 +219,8 @@ class Rates:
             setattr(owner, kind, spent)
         return None
 
-    def give_back(self, rates: ConnectionRates, kind: Kind, cost: int) -> None:
-        """Puts back what was taken for nothing."""
+    def refund(self, rates: ConnectionRates, kind: Kind, cost: int) -> None:
+        """Returns messages to every bucket that were acquired for nothing."""
         for owner, bucket in zip(_owners(rates), self._buckets[kind], strict=False):
             setattr(owner, kind, getattr(owner, kind) - cost * bucket.interval)
 
@@ -224,14 +229,14 @@ class Rates:
     ) -> Exceeded:
         step = cost * bucket.interval
         soonest = max(getattr(owner, kind), now) + step - now - bucket.full
-        place, wait = next_retry_slot(getattr(owner, f"{kind}_place"), now, soonest, step, bucket.full)
-        setattr(owner, f"{kind}_place", place)
+        retry_at, wait = next_retry_slot(getattr(owner, f"{kind}_retry_at"), now, soonest, step, bucket.full)
+        setattr(owner, f"{kind}_retry_at", retry_at)
         return Exceeded(bucket.scope, wait)
 
     def is_abusive(self, rates: ConnectionRates, scope: str, now: float) -> bool:
-        """Notes a frame that was refused; True once there were too many lately that were the connection's own fault.
+        """Records a refused frame. True if the connection has had too many violations lately.
 
-        What others have used up is not: a connection is cut for that only if it keeps to no rate at all.
+        A refusal by a shared bucket, which others may have emptied, is a violation only above the connection's own rate.
         """
         if scope != "connection":
             if rates.shared_refusals is None:
@@ -241,14 +246,14 @@ class Rates:
         rates.violations = (*(at for at in rates.violations if at > now - VIOLATION_WINDOW), now)
         return len(rates.violations) > self._limits.rate_violations
 
-    def forget_full(self, now: float, most: int) -> None:
-        """Lets go of users, addresses and tenants without a connection whose buckets are full again: at most so many of each."""
+    def evict_full(self, now: float, max_keys: int) -> None:
+        """Evicts users, addresses and tenants without a connection whose buckets are full: at most so many of each."""
         for keyed in (self._users, self._addresses, self._tenants):
-            keyed.forget_full(now, most)
+            keyed.evict_full(now, max_keys)
 
 
 def _owners(rates: ConnectionRates) -> tuple[ConnectionRates | SharedRates, ...]:
-    """Whose buckets count, in the order of `_buckets`: the user's comes last, as an anonymous connection has none."""
+    """The owners of the buckets, in the order of `_buckets`. The user is last, as an anonymous connection has none."""
     if rates.user is None:
         return (rates, rates.address, rates.tenant)
     return (rates, rates.address, rates.tenant, rates.user)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from service.core.identity import Identity
 from service.core.limits import Limits
-from service.realtime.admission.message_rates import ConnectionRates, Rates
+from service.realtime.admission.message_rates import ConnectionRates, MessageRates
 from service.realtime.admission.quota import ConnectionQuota, cap_reached
 from service.telemetry.metrics import Metrics
 
@@ -62,7 +62,7 @@ class ConnectionSlot:
 class Slots:
     """Counts the connections of this node: in all, unidentified, and by address."""
 
-    def __init__(self, limits: Limits, quota: ConnectionQuota, rates: Rates, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, quota: ConnectionQuota, rates: MessageRates, metrics: Metrics) -> None:
         self._limits = limits
         self.quota = quota
         self._rates = rates
@@ -107,7 +107,7 @@ class Slots:
         self.quota.reserve(identity)
         self._pending -= 1
         self._metrics.connections.pending_connections.dec()
-        return self._rates.acquire(network, identity)
+        return self._rates.register(network, identity)
 
     def release(self, network: str, identity: Identity | None) -> None:
         """Frees a slot. For ConnectionSlot."""
@@ -120,4 +120,4 @@ class Slots:
             self._metrics.connections.pending_connections.dec()
         else:
             self.quota.release(identity)
-            self._rates.release(network, identity)
+            self._rates.unregister(network, identity)
