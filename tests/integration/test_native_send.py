@@ -1,5 +1,7 @@
-"""The native sender under the whole service, over TCP, on both event loops: nobody misses or doubles a byte, nothing overtakes,
-and no descriptor's number is used once its connection is over."""
+"""The native sender in the whole service, over TCP, on both event loops.
+
+No byte is lost or sent twice, frames keep their order, and no file descriptor is used after its connection has ended.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ async def sent(server: Running) -> tuple[float, float]:
 
 
 async def join(raw: Raw) -> None:
-    """Enters ROOM, and reads up to the answer."""
+    """Subscribes to ROOM, and reads until `subscribed`."""
     raw.write(text(type="ready") + text(type="subscribe", id="s", channel=ROOM))
     while not any(part["type"] == "subscribed" for part in await parts(raw)):
         pass
@@ -63,7 +65,7 @@ async def parts(raw: Raw) -> list[dict[str, Any]]:
 
 
 async def numbers(raw: Raw, last: int) -> list[int]:
-    """What the messages that come say, up to this one."""
+    """The numbers in the messages, up to this one."""
     got: list[int] = []
     while not got or got[-1] != last:
         got += [int(part["data"]["text"].split()[0]) for part in await parts(raw) if part["type"] == "chat.message"]
@@ -74,7 +76,7 @@ def message(number: int, size: int = 0) -> dict[str, Any]:
     return {"type": "chat.message", "data": {"text": f"{number} {'x' * size}"}}
 
 
-def test_every_member_gets_every_event_once_and_in_order(loop: str) -> None:
+def test_members_get_each_event_once_and_in_order(loop: str) -> None:
     async def script() -> None:
         async with AsyncExitStack() as stack, serving() as server:
             clients = [await stack.enter_async_context(server.client(f"u{number}")) for number in range(MANY)]
@@ -86,13 +88,13 @@ def test_every_member_gets_every_event_once_and_in_order(loop: str) -> None:
                 for number in range(30):
                     assert (await client.until("chat.message"))["data"]["text"] == f"{number} "
             whole, _ = await sent(server)
-            assert whole >= 30 * MANY, "it is what wrote them"
+            assert whole >= 30 * MANY, "the native sender wrote them"
 
     play(loop, script)
 
 
 @pytest.mark.parametrize("why", ["off", "not built"])
-def test_without_it_all_is_the_same(loop: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_get_events_without_the_native_sender(loop: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if why == "not built":
         monkeypatch.setattr("service.app.native.load", lambda: None)
 
@@ -113,8 +115,8 @@ def test_without_it_all_is_the_same(loop: str, why: str, monkeypatch: pytest.Mon
     play(loop, script)
 
 
-def test_replies_and_events_of_one_turn_keep_their_order(loop: str) -> None:
-    """A reply waits for the end of the turn; an event that comes in the same turn goes out behind it, not past it."""
+def test_replies_and_events_of_one_loop_iteration_keep_their_order(loop: str) -> None:
+    """A reply waits for the end of the iteration; an event of the same iteration is written after it."""
 
     async def script() -> None:
         async with AsyncExitStack() as stack, serving() as server:
@@ -138,8 +140,8 @@ def test_replies_and_events_of_one_turn_keep_their_order(loop: str) -> None:
     play(loop, script)
 
 
-def test_who_reads_slowly_gets_parts_and_then_the_rest(loop: str) -> None:
-    """Frames larger than the kernel takes: each is begun by the sender, and finished by the transport when there is room."""
+def test_slow_reader_gets_the_rest_of_each_partly_written_frame(loop: str) -> None:
+    """Frames are larger than the socket buffer: the sender writes a part of each, and the transport the rest."""
 
     async def script() -> None:
         async with (
@@ -158,15 +160,15 @@ def test_who_reads_slowly_gets_parts_and_then_the_rest(loop: str) -> None:
             for got in await asyncio.gather(*(numbers(raw, 11) for raw in raws)):
                 assert got == list(range(12))
             _, short = await sent(server)
-            assert short > 0, "no frame was cut: the test has shown nothing"
-            await server.publish(ROOM, message(12))  # whoever has caught up is clear again
+            assert short > 0, "no frame was written in part: the test proves nothing"
+            await server.publish(ROOM, message(12))  # members that have read everything are clear again
             for raw in raws:
                 assert await numbers(raw, 12) == [12]
 
     play(loop, script)
 
 
-def test_a_peer_that_resets_costs_only_itself(loop: str) -> None:
+def test_reset_peer_does_not_affect_other_members(loop: str) -> None:
     async def script() -> None:
         async with AsyncExitStack() as stack, serving() as server:
             raws = [await stack.enter_async_context(upgraded(server, f"u{number}")) for number in range(MANY + 2)]
@@ -189,9 +191,11 @@ def test_a_peer_that_resets_costs_only_itself(loop: str) -> None:
 # --- descriptors ----------------------------------------------------------------------------------------------------------
 
 
-class Watch:
-    """Knows which socket each connection was made with (its inode, which is nobody else's as long as the socket lives), and looks
-    on when the sender is called and when a connection ends."""
+class DescriptorMonitor:
+    """Checks descriptors at each call of the sender, and at the end of each connection.
+
+    It records the inode of each connection's socket, which is unique while the socket exists.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inodes: dict[WebSocket, int] = {}
@@ -201,7 +205,7 @@ class Watch:
         self.ends = 0
         self.faults: list[str] = []
         self.server: Running | None = None
-        watch = self
+        monitor = self
         sender = native.load()
         assert sender is not None
         self.sender: NativeSender = sender
@@ -209,19 +213,19 @@ class Watch:
 
         def connection_made(end: WebSocket, transport: asyncio.BaseTransport) -> None:
             made(end, transport)
-            watch.inodes[end] = os.fstat(end.fd).st_ino
-            watch.reused += end.fd in watch.used
-            watch.used.add(end.fd)
+            monitor.inodes[end] = os.fstat(end.fd).st_ino
+            monitor.reused += end.fd in monitor.used
+            monitor.used.add(end.fd)
 
         def connection_lost(end: WebSocket, exc: Exception | None) -> None:
-            owner = watch.owner(end)
-            if owner is not None and owner.fd >= 0 and watch.inode(owner.fd) != watch.inodes[end]:
-                watch.faults.append("the descriptor was closed before its connection was told")
+            owner = monitor.owner(end)
+            if owner is not None and owner.fd >= 0 and monitor.inode(owner.fd) != monitor.inodes[end]:
+                monitor.faults.append("the descriptor was closed before connection_lost")
             lost(end, exc)
-            watch.ends += 1
-            del watch.inodes[end]
+            monitor.ends += 1
+            del monitor.inodes[end]
             if end.fd != -1 or (owner is not None and (owner.fd != -1 or owner.is_clear)):
-                watch.faults.append("a connection that is over has a descriptor")
+                monitor.faults.append("a lost connection has a descriptor")
 
         monkeypatch.setattr(WebSocket, "connection_made", connection_made)
         monkeypatch.setattr(WebSocket, "connection_lost", connection_lost)
@@ -278,32 +282,34 @@ async def _close(client: Client, connection: Connection) -> None:
 
 
 async def _fault(client: Client, connection: Connection) -> None:
-    """A frame that RFC 6455 forbids."""
+    """Sends a frame that RFC 6455 forbids."""
     _transport(client).write(frame(CLOSE, b"x"))
 
 
 ENDS = (_reset, _eof, _abort, _fail, _close, _fault)
 
 
-def test_a_number_that_comes_back_never_carries_another_s_bytes(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tenants with a room of the same name come and go, in every way, while both rooms are written to without a rest; the
-    kernel gives out the numbers of those who went to those who come."""
-    watch = Watch(monkeypatch)
+def test_reused_descriptor_never_gets_bytes_of_another_connection(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of two tenants, in rooms of the same name, connect and disconnect in every way while both rooms are written to.
+
+    The kernel gives the descriptors of closed connections to new ones.
+    """
+    monitor = DescriptorMonitor(monkeypatch)
 
     async def script() -> None:
-        chance, serial = random.Random(5), count()
+        rng, serial = random.Random(5), count()
         async with serving() as server:
-            watch.server = server
+            monitor.server = server
             clients: dict[str, list[Client]] = {tenant: [] for tenant in TENANTS}
 
-            async def come(tenant: str) -> None:
+            async def connect(tenant: str) -> None:
                 client = await Client.open(server, f"u{next(serial)}", tenant=tenant)
                 await client.subscribe(ROOM)
                 clients[tenant].append(client)
 
             for tenant in TENANTS:
                 for _ in range(MANY + 2):
-                    await come(tenant)
+                    await connect(tenant)
             stop = False
             published = dict.fromkeys(TENANTS, 0)
 
@@ -317,29 +323,29 @@ def test_a_number_that_comes_back_never_carries_another_s_bytes(loop: str, monke
                 for tenant in TENANTS:
                     group.create_task(publish(tenant))
                 for number in range(36):
-                    tenant, other = chance.sample(list(TENANTS), 2)
-                    client = clients[tenant].pop(chance.randrange(len(clients[tenant])))
+                    tenant, other = rng.sample(list(TENANTS), 2)
+                    client = clients[tenant].pop(rng.randrange(len(clients[tenant])))
                     connection = server.service.node.delivery.registry.get(client.welcome["connection"])
                     assert connection is not None
-                    coming = group.create_task(come(other))
+                    connecting = group.create_task(connect(other))
                     await ENDS[number % len(ENDS)](client, connection)
-                    await coming
+                    await connecting
                     if len(clients[tenant]) < MANY:
-                        await come(tenant)
+                        await connect(tenant)
                     assert all("canary of " + tenant in json.dumps(got) for got in client.received if _is_event(got))
                     await client.close()
                 stop = True
-            for tenant, those in clients.items():
-                for client in those:
+            for tenant, members in clients.items():
+                for client in members:
                     await client.ask("ping")
                     events = [got for got in client.received if _is_event(got)]
                     assert all(got["data"]["text"] == f"canary of {tenant}" for got in events)
                     await client.close()
             assert min(published.values()) > 10
-        assert watch.faults == []
-        assert watch.calls > 20, "the sender was hardly called: the test has shown nothing"
-        assert watch.ends >= 36
-        assert watch.reused >= 10, "no number came back: the test has shown nothing"
+        assert monitor.faults == []
+        assert monitor.calls > 20, "the sender was hardly called: the test proves nothing"
+        assert monitor.ends >= 36
+        assert monitor.reused >= 10, "no descriptor was reused: the test proves nothing"
 
     play(loop, script)
 

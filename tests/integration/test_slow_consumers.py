@@ -1,4 +1,4 @@
-"""A peer that does not read: what it is owed by class, when it is closed, and that nobody else notices."""
+"""A peer that does not read: what is dropped, when it is closed, and that others get everything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BIG = "x" * 20_000
 
 @asynccontextmanager
 async def deaf(server: Running, user: str, channel: str) -> AsyncIterator[tuple[asyncio.StreamWriter, dict[str, str]]]:
-    """A subscriber that stops reading after `subscribed`, with a receive buffer too small to hide it."""
+    """A subscriber that stops reading after `subscribed`, with a receive buffer too small to hide that."""
     port = int(server.url.rpartition(":")[2])
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -70,7 +70,7 @@ async def test_slow_consumer_is_closed_and_resumes() -> None:
         async with deaf(server, "ben", "room:1") as (_, position):
             for number in range(1, 41):
                 await shout(server, 1)
-                assert (await ann.until("chat.message"))["offset"] == number, "the others get everything"
+                assert (await ann.until("chat.message"))["offset"] == number, "other members get everything"
                 if not server.service.node.delivery.registry.of_user("default", "ben"):
                     break
             await gone(server, "ben")
@@ -110,7 +110,7 @@ async def test_stalled_write_closes_the_connection() -> None:
 
 
 async def test_node_budget_bounds_all_outboxes() -> None:
-    """And their backend publishes all the while: it has an account of its own."""
+    # The backend publishes all the while: it has its own account.
     async with serving(outbox={"node_bytes": 400_000, "stall": 60}) as server, server.client("ann") as ann:
         await ann.subscribe("room:1")
         async with deaf(server, "ben", "room:1"), deaf(server, "cat", "room:1"):
@@ -151,7 +151,6 @@ async def test_client_that_reads_no_replies_gets_no_more() -> None:
 
 
 async def test_client_still_gets_the_close_reason() -> None:
-    """The reply that explains a close goes out before it."""
     async with serving() as server:
         client = aiohttp.ClientSession()
         async with client, client.ws_connect(f"{server.url}/ws", protocols=("tidewire.v1",)) as ws:

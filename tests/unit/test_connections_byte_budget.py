@@ -1,4 +1,4 @@
-"""How near a node is to the limit of the bytes that it holds for its peers."""
+"""ByteBudget.used_ratio: how near a node is to its limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def test_used_ratio_of_a_node_without_tenants_is_zero() -> None:
     assert ByteBudget(1_000).used_ratio == 0
 
 
-def test_used_ratio_is_the_nodes_where_tenants_are_far_from_their_parts() -> None:
+def test_used_ratio_is_that_of_the_node_while_tenants_are_far_from_their_shares() -> None:
     budget = ByteBudget(1_000, tenant_share=0.9)
     accounts = [budget.account(f"tenant-{number}") for number in range(4)]
     for account in accounts:
@@ -20,8 +20,8 @@ def test_used_ratio_is_the_nodes_where_tenants_are_far_from_their_parts() -> Non
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5])
-def test_used_ratio_is_one_where_a_tenant_is_refused(share: float) -> None:
-    """A tenant reaches its own limit before the node's: where it is the only one, nothing else would tell."""
+def test_used_ratio_is_one_when_a_tenant_has_no_capacity(share: float) -> None:
+    """A single tenant reaches its share before the node reaches its limit."""
     budget = ByteBudget(1_000, tenant_share=share)
     account = budget.account("the only one")
     while account.has_capacity(1):
@@ -30,7 +30,7 @@ def test_used_ratio_is_one_where_a_tenant_is_refused(share: float) -> None:
     assert budget.used_ratio == pytest.approx(1.0)
 
 
-def test_used_ratio_of_a_node_without_a_limit_left_is_no_error() -> None:
+def test_used_ratio_with_a_limit_of_zero_is_at_least_one() -> None:
     budget = ByteBudget(0)
     budget.account("one").add(10)
     assert budget.used_ratio >= 1

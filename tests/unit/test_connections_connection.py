@@ -1,4 +1,4 @@
-"""A connection: what goes to its peer, in which order and in how many writes, whatever pauses; and how it ends."""
+"""A connection: what it writes, in which order and in how many writes, while the peer reads or does not; and its close."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ BATCH = 3
 LIMITS = OutboxLimits(messages=5, bytes=1 << 20, close_grace=1.0)
 
 
-class PeerSocket(NullTransport):
-    """Its peer reads as much as the test says, and pauses within a write, as transports do."""
+class PeerTransport(NullTransport):
+    """A transport whose peer reads as much as the test says. Pauses during a write, as asyncio's transports do."""
 
     def __init__(self, window_bits: int = 0) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class PeerSocket(NullTransport):
         self.write = self._take
         self.writes: list[bytes] = []
         self.takes: int | None = None
-        """Writes that go out at once; None: all."""
+        """Writes that the peer reads at once; None: all."""
         self.closed: list[tuple[int, str]] = []
         self.is_lost = False
 
     def _take(self, data: bytes) -> None:
         assert not self.is_lost, "written to a connection that is lost"
         assert not self.closed, "RFC 6455 §5.5.1: nothing is sent behind a close frame"
-        assert not self.is_paused, "what waits, waits in the outbox"
+        assert not self.is_paused, "what is_waiting, is_waiting in the outbox"
         self.writes.append(data)
         if self.takes is not None:
             self.takes -= 1
@@ -60,7 +60,7 @@ class PeerSocket(NullTransport):
                 self.handler.paused()
 
     def reads(self, takes: int | None = None) -> None:
-        """The peer reads what waits; from then on so many writes go out at once."""
+        """Reads what is_waiting, and from now on so many writes at once."""
         self.takes = takes
         if self.is_paused:
             self.is_paused = False
@@ -71,18 +71,18 @@ class PeerSocket(NullTransport):
             self.closed.append((code, reason))
 
 
-class Given:
-    """A seat that is counted."""
+class FakeSlot:
+    """A slot whose release is the test's business."""
 
     network = "192.0.2.1"
 
     def release(self) -> None:
-        """Who lets go of connections does that, not they themselves."""
+        """Not called by connections."""
 
 
 @dataclass
 class Stage:
-    """A connection, and all that is around it."""
+    """A connection and its environment."""
 
     window_bits: int = 0
     limits: OutboxLimits = LIMITS
@@ -90,34 +90,34 @@ class Stage:
     metrics: Metrics = field(default_factory=Metrics)
     budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 30))
     encoder: FrameEncoder = field(default_factory=lambda: FrameEncoder(Compression(enabled=True, min_bytes=1)))
-    ends: list[CloseCode] = field(default_factory=list)
+    closes: list[CloseCode] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.turns: list[Callable[[], None]] = []
-        self.socket = PeerSocket(self.window_bits)
-        self.socket.account = self.budget.account("t")
+        self.callbacks: list[Callable[[], None]] = []
+        self.transport = PeerTransport(self.window_bits)
+        self.transport.account = self.budget.account("t")
         shared = ConnectionContext(
             self.clock,
             self.metrics,
-            WriteScheduler(self.clock, self.turns.append),
+            WriteScheduler(self.clock, self.callbacks.append),
             self.encoder,
             BATCH,
             outbox_limits=self.limits,
-            on_close=lambda connection, code, reason: self.ends.append(code),
+            on_close=lambda connection, code, reason: self.closes.append(code),
         )
-        self.connection = Connection("c", self.socket, Session(Identity("t", "ann"), 10), Given(), shared)
-        self.socket.handler = Listening(self.connection)
+        self.connection = Connection("c", self.transport, Session(Identity("t", "ann"), 10), FakeSlot(), shared)
+        self.transport.handler = ForwardingHandler(self.connection)
 
-    def end_turn(self) -> None:
-        turns, self.turns[:] = list(self.turns), []
-        for turn in turns:
-            turn()
+    def end_iteration(self) -> None:
+        callbacks, self.callbacks[:] = list(self.callbacks), []
+        for callback in callbacks:
+            callback()
 
     def lose(self) -> None:
-        self.socket.is_lost = True
+        self.transport.is_lost = True
         self.connection.connection_lost()
 
-    def burst(self, *frames: Frame) -> Batch:
+    def batch(self, *frames: Frame) -> Batch:
         return Batch(frames, self.encoder)
 
     # Methods, as type checkers take it that an attribute stays what it was seen to be.
@@ -132,21 +132,21 @@ class Stage:
         return self.connection.paused_since
 
     def held(self) -> tuple[float, int]:
-        """What the gauges say of outboxes, and the node's budget."""
+        """Messages in outboxes, and bytes of the node's budget."""
         return (
             self.metrics.outbox.outbox_messages.value,
             self.budget.used,
         )
 
 
-class Listening:
-    """The ear as Serving is it: it passes on."""
+class ForwardingHandler:
+    """Forwards to the connection, as SessionHandler does."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def received(self, message: str | bytes) -> None:
-        """The peer says nothing here."""
+        """Not called: the peer sends nothing."""
 
     def paused(self) -> None:
         self._connection.pause_writing()
@@ -167,11 +167,11 @@ def event(name: str, delivery: Delivery = Delivery.DURABLE, key: str | None = No
 
 
 def frames_of(data: bytes) -> Iterator[tuple[bool, object]]:
-    """Each frame: whether it is deflated, and its message."""
+    """Yields each frame's message, and whether it is compressed."""
     at = 0
     while at < len(data):
         first, size = data[at], data[at + 1]
-        assert first & ~0x40 == 0x81, "whole text frames alone"
+        assert first & ~0x40 == 0x81, "only whole text frames"
         at += 2
         if size >= 126:
             width = 2 if size == 126 else 8
@@ -184,14 +184,14 @@ def frames_of(data: bytes) -> Iterator[tuple[bool, object]]:
         yield bool(first & 0x40), json.loads(payload)
 
 
-def said(message: object) -> list[str]:
-    """What single messages say: events their name, replies their id."""
+def names_in(message: object) -> list[str]:
+    """The names of events and the ids of replies in a message."""
     alone = message if isinstance(message, list) else [message]
     return [str(one["id"]) if isinstance(one, dict) else str(one) for one in alone]
 
 
 def written(*writes: bytes) -> list[str]:
-    return [name for write in writes for _, message in frames_of(write) for name in said(message)]
+    return [name for write in writes for _, message in frames_of(write) for name in names_in(message)]
 
 
 @pytest.fixture
@@ -199,82 +199,84 @@ def stage() -> Stage:
     return Stage()
 
 
-# --- how many writes --------------------------------------------------------------------------------------------------------
+# --- writes -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_replies_of_a_turn_share_a_write_at_its_end(stage: Stage) -> None:
+def test_replies_of_one_loop_iteration_share_a_write(stage: Stage) -> None:
     for name in ("1", "2", "3"):
         stage.connection.reply(Pong(name))
-    assert stage.socket.writes == []
-    assert not stage.is_clear(), "what is written now would overtake them"
-    stage.end_turn()
-    (write,) = stage.socket.writes
-    assert [said(message) for _, message in frames_of(write)] == [["1", "2", "3"]]
+    assert stage.transport.writes == []
+    assert not stage.is_clear(), "a write would overtake the replies"
+    stage.end_iteration()
+    (write,) = stage.transport.writes
+    assert [names_in(message) for _, message in frames_of(write)] == [["1", "2", "3"]]
     assert stage.is_clear()
-    stage.end_turn()
-    assert len(stage.socket.writes) == 1
+    stage.end_iteration()
+    assert len(stage.transport.writes) == 1
 
 
-def test_they_share_a_write_with_the_event_that_follows_and_go_before_it(stage: Stage) -> None:
+def test_replies_share_a_write_with_the_event_that_follows(stage: Stage) -> None:
     stage.connection.reply(Pong("1"))
     stage.connection.reply(Ack("2"))
-    assert stage.connection.deliver(stage.burst(event("3"), event("4")))
-    (write,) = stage.socket.writes
-    assert [said(message) for _, message in frames_of(write)] == [["1", "2"], ["3", "4"]]
-    stage.end_turn()
-    assert len(stage.socket.writes) == 1
+    assert stage.connection.deliver(stage.batch(event("3"), event("4")))
+    (write,) = stage.transport.writes
+    assert [names_in(message) for _, message in frames_of(write)] == [["1", "2"], ["3", "4"]]
+    stage.end_iteration()
+    assert len(stage.transport.writes) == 1
     assert stage.is_clear()
 
 
-def test_a_frame_has_no_more_replies_than_a_batch_may_have(stage: Stage) -> None:
+def test_replies_above_max_batch_go_into_several_messages(stage: Stage) -> None:
     names = [str(number) for number in range(2 * BATCH + 1)]
     for name in names:
         stage.connection.reply(Pong(name))
-    stage.end_turn()
-    (write,) = stage.socket.writes
-    assert [len(said(message)) for _, message in frames_of(write)] == [BATCH, BATCH, 1]
+    stage.end_iteration()
+    (write,) = stage.transport.writes
+    assert [len(names_in(message)) for _, message in frames_of(write)] == [BATCH, BATCH, 1]
     assert written(write) == names
 
 
-def test_many_replies_do_not_wait_for_the_end_of_the_turn(stage: Stage) -> None:
+def test_replies_above_the_maximum_are_written_at_once(stage: Stage) -> None:
     names = [str(number) for number in range(MAX_REPLIES + 1)]
     for name in names[:-1]:
         stage.connection.reply(Pong(name))
-    assert stage.socket.writes == []
+    assert stage.transport.writes == []
     stage.connection.reply(Pong(names[-1]))
-    assert written(*stage.socket.writes) == names
+    assert written(*stage.transport.writes) == names
 
 
-def test_a_large_reply_goes_at_once_behind_those_before_it(stage: Stage) -> None:
+def test_large_reply_is_written_at_once_after_earlier_replies(stage: Stage) -> None:
     stage.connection.reply(Pong("1"))
     stage.connection.reply(Pong("x" * MAX_SMALL_REPLY))
-    assert written(*stage.socket.writes) == ["1", "x" * MAX_SMALL_REPLY]
+    assert written(*stage.transport.writes) == ["1", "x" * MAX_SMALL_REPLY]
     stage.connection.reply(Pong("2"))
-    stage.end_turn()
-    assert written(*stage.socket.writes)[2:] == ["2"]
+    stage.end_iteration()
+    assert written(*stage.transport.writes)[2:] == ["2"]
 
 
-def test_events_are_deflated_for_who_takes_that_and_replies_never() -> None:
+def test_events_are_compressed_and_replies_are_not() -> None:
     stage = Stage(window_bits=15)
     stage.connection.reply(Pong("1"))
-    stage.connection.deliver(stage.burst(event("2")))
+    stage.connection.deliver(stage.batch(event("2")))
     stage.connection.send([event("3")])
-    stage.socket.takes = 1
-    stage.connection.deliver(stage.burst(event("4")))
-    stage.connection.deliver(stage.burst(event("5")))
+    stage.transport.takes = 1
+    stage.connection.deliver(stage.batch(event("4")))
+    stage.connection.deliver(stage.batch(event("5")))
     stage.connection.reply(Pong("6"))
-    stage.socket.reads()
-    frames = [(deflated, said(message)) for write in stage.socket.writes for deflated, message in frames_of(write)]
-    # What a reply is joined with is not deflated either: it may hold what somebody else wrote.
+    stage.transport.reads()
+    frames = [
+        (deflated, names_in(message)) for write in stage.transport.writes for deflated, message in frames_of(write)
+    ]
+    # A message with a reply is not compressed: the reply may contain what another user wrote.
     assert frames == [(False, ["1"]), (True, ["2"]), (True, ["3"]), (True, ["4"]), (False, ["5", "6"])]
 
 
-# --- in every mixture -------------------------------------------------------------------------------------------------------
+# --- in any order -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Waits:
-    """One message that the peer has not been given, as the oracle sees it."""
+class QueuedMessage:
+    """One message that the peer has not got."""
 
     name: str
     delivery: Delivery | None = None
@@ -283,20 +285,20 @@ class Waits:
 
 
 class Oracle:
-    """What waits for the peer, by the rules of docs/protocol.md alone: a plain list."""
+    """The expected queue, by the rules of docs/protocol.md: a plain list."""
 
     def __init__(self) -> None:
-        self.waiting: list[Waits] = []
+        self.waiting: list[QueuedMessage] = []
 
     def reply(self, name: str) -> None:
-        self.waiting.append(Waits(name))
+        self.waiting.append(QueuedMessage(name))
 
-    def straight(self, frame: Waits) -> None:
-        """An event for a peer that keeps up."""
+    def write(self, frame: QueuedMessage) -> None:
+        """Adds an event for a peer that keeps up."""
         self.waiting.append(frame)
 
-    def queue(self, frame: Waits) -> bool:
-        """An event behind others. False if the peer is too slow for it."""
+    def queue(self, frame: QueuedMessage) -> bool:
+        """Queues an event. False if the peer is too slow for it."""
         if frame.delivery is Delivery.LATEST:
             for place, old in enumerate(self.waiting):
                 if old.delivery is Delivery.LATEST and old.key == frame.key:
@@ -308,7 +310,7 @@ class Oracle:
         if len(events) >= LIMITS.messages:
             oldest = next((one for one in events if one.delivery is Delivery.EPHEMERAL), None)
             if oldest is None:
-                return frame.delivery is Delivery.EPHEMERAL  # dropped itself
+                return frame.delivery is Delivery.EPHEMERAL  # dropped
             self.waiting.remove(oldest)
         self.waiting.append(frame)
         return True
@@ -325,32 +327,32 @@ kinds = st.sampled_from(
 )
 
 
-class AnyMixture(RuleBasedStateMachine):
-    """Replies, events, pauses and ends in any order: what the peer is given is what the oracle lets wait, from its head."""
+class ConnectionMachine(RuleBasedStateMachine):
+    """Replies, events, pauses and closes in any order: the peer gets the messages of the oracle's queue, in order."""
 
     @initialize()
     def connect(self) -> None:
         self.stage = Stage()
         self.oracle = Oracle()
         self.serial = 0
-        self.looked = 0
-        self.wanted: CloseCode | None = None
+        self.checked_writes = 0
+        self.close_code: CloseCode | None = None
         self.is_lost = False
-        self.parts_at = float("inf")
+        self.grace_ends_at = float("inf")
 
     @property
     def is_open(self) -> bool:
-        return self.wanted is None and not self.is_lost
+        return self.close_code is None and not self.is_lost
 
     def new_name(self) -> str:
         self.serial += 1
         return str(self.serial)
 
-    def new_event(self, kind: tuple[Delivery, str | None, bool]) -> tuple[Frame, Waits]:
+    def new_event(self, kind: tuple[Delivery, str | None, bool]) -> tuple[Frame, QueuedMessage]:
         delivery, key, ordered = kind
         name = self.new_name()
         frame = event(name, delivery, key, ordered=ordered)
-        return frame, Waits(name, delivery, key, ordered)
+        return frame, QueuedMessage(name, delivery, key, ordered)
 
     # --- what happens ---
 
@@ -363,50 +365,50 @@ class AnyMixture(RuleBasedStateMachine):
             self.stage.connection.reply(Pong(name))
 
     @rule(kinds=st.lists(kinds, min_size=1, max_size=4))
-    def burst(self, kinds: list[tuple[Delivery, str | None, bool]]) -> None:
-        """As the hub does it: to who is clear it writes itself."""
+    def batch(self, kinds: list[tuple[Delivery, str | None, bool]]) -> None:
+        """Delivers as a room does: it writes to a clear connection itself."""
         connection = self.stage.connection
-        frames, waits = zip(*map(self.new_event, kinds), strict=True)
-        burst = self.stage.burst(*frames)
+        frames, is_waiting = zip(*map(self.new_event, kinds), strict=True)
+        batch = self.stage.batch(*frames)
         keeps_up = True
         if self.is_open:
-            was_paused = self.stage.socket.is_paused
-            for one in waits:
+            was_paused = self.stage.transport.is_paused
+            for one in is_waiting:
                 if not was_paused:
-                    self.oracle.straight(one)
+                    self.oracle.write(one)
                 elif not self.oracle.queue(one):
                     keeps_up = False
                     break
         if self.stage.is_clear():
-            connection.write(burst.wire(connection.window_bits))
+            connection.write(batch.wire(connection.window_bits))
         else:
-            self.judge(connection.deliver(burst), keeps_up)
+            self.check_keeps_up(connection.deliver(batch), keeps_up)
 
     @rule(kinds=st.lists(kinds, max_size=7))
     def send(self, kinds: list[tuple[Delivery, str | None, bool]]) -> None:
-        """A snapshot, say: for this connection alone."""
+        """Sends frames for this connection alone, such as a snapshot."""
         made = [self.new_event(kind) for kind in kinds]
         keeps_up = not self.is_open or all(self.oracle.queue(one) for _, one in made)
-        self.judge(self.stage.connection.send([frame for frame, _ in made]), keeps_up)
+        self.check_keeps_up(self.stage.connection.send([frame for frame, _ in made]), keeps_up)
 
-    def judge(self, keeps_up: bool, expected: bool) -> None:
+    def check_keeps_up(self, keeps_up: bool, expected: bool) -> None:
         assert keeps_up == expected
         if not keeps_up:
             self.close(CloseCode.SLOW_CONSUMER)
 
     @rule()
-    def end_turn(self) -> None:
-        self.stage.end_turn()
+    def end_iteration(self) -> None:
+        self.stage.end_iteration()
 
     @rule(takes=st.integers(1, 3))
-    def get_slow(self, takes: int) -> None:
-        if not self.stage.socket.is_paused:
-            self.stage.socket.takes = takes
+    def stop_reading(self, takes: int) -> None:
+        if not self.stage.transport.is_paused:
+            self.stage.transport.takes = takes
 
     @rule(takes=st.sampled_from([1, 2, None]))
     def read(self, takes: int | None) -> None:
         if not self.is_lost:
-            self.stage.socket.reads(takes)
+            self.stage.transport.reads(takes)
 
     @rule(seconds=st.sampled_from([0.1, 0.4, 0.6]))
     def wait(self, seconds: float) -> None:
@@ -415,12 +417,12 @@ class AnyMixture(RuleBasedStateMachine):
     @precondition(lambda self: self.serial > 4)
     @rule(code=st.sampled_from([CloseCode.RESTART, CloseCode.SLOW_CONSUMER]))
     def close(self, code: CloseCode) -> None:
-        if self.wanted is None:
-            self.wanted = code
-            self.parts_at = self.stage.clock.monotonic() + LIMITS.close_grace
+        if self.close_code is None:
+            self.close_code = code
+            self.grace_ends_at = self.stage.clock.monotonic() + LIMITS.close_grace
         self.stage.connection.close(code, "why")
-        if code is CloseCode.SLOW_CONSUMER and self.wanted is code and not self.is_lost:
-            assert self.stage.socket.closed, "it would not read what explains it"
+        if code is CloseCode.SLOW_CONSUMER and self.close_code is code and not self.is_lost:
+            assert self.stage.transport.closed, "a slow consumer gets no grace"
 
     @precondition(lambda self: self.serial > 8)
     @rule()
@@ -430,45 +432,43 @@ class AnyMixture(RuleBasedStateMachine):
 
     @precondition(lambda self: self.is_lost)
     @rule()
-    def come_back(self) -> None:
+    def reconnect(self) -> None:
         self.connect()
 
     # --- what must hold ---
 
     @invariant()
-    def it_holds(self) -> None:
-        self.it_is_given_what_waits_from_its_head()
-        self.who_keeps_up_waits_for_replies_of_this_turn_at_most()
-        self.it_closes_when_all_is_written_or_after_the_grace()
-        self.what_is_counted_is_what_waits()
+    def check_model(self) -> None:
+        self.peer_gets_messages_in_queue_order()
+        self.only_replies_wait_while_the_peer_keeps_up()
+        self.close_frame_is_sent_after_the_queue_or_the_grace()
+        self.counted_bytes_and_messages_are_the_queued_ones()
 
-    def it_is_given_what_waits_from_its_head(self) -> None:
-        names = written(*self.stage.socket.writes[self.looked :])
-        self.looked = len(self.stage.socket.writes)
+    def peer_gets_messages_in_queue_order(self) -> None:
+        names = written(*self.stage.transport.writes[self.checked_writes :])
+        self.checked_writes = len(self.stage.transport.writes)
         assert names == [one.name for one in self.oracle.waiting[: len(names)]]
         del self.oracle.waiting[: len(names)]
 
-    def who_keeps_up_waits_for_replies_of_this_turn_at_most(self) -> None:
-        clear = self.is_open and not self.stage.socket.is_paused and not self.oracle.waiting
+    def only_replies_wait_while_the_peer_keeps_up(self) -> None:
+        clear = self.is_open and not self.stage.transport.is_paused and not self.oracle.waiting
         assert self.stage.is_clear() == clear
-        if self.is_open and not self.stage.socket.is_paused:
+        if self.is_open and not self.stage.transport.is_paused:
             assert all(one.delivery is None for one in self.oracle.waiting)
-            assert bool(self.stage.turns) or not self.oracle.waiting
+            assert bool(self.stage.callbacks) or not self.oracle.waiting
 
-    def it_closes_when_all_is_written_or_after_the_grace(self) -> None:
-        socket, now = self.stage.socket, self.stage.clock.monotonic()
-        assert self.stage.ends == ([self.wanted] if self.wanted is not None else []), (
-            "the first counts, and is told once"
-        )
-        if self.wanted is None or self.is_lost:
+    def close_frame_is_sent_after_the_queue_or_the_grace(self) -> None:
+        transport, now = self.stage.transport, self.stage.clock.monotonic()
+        assert self.stage.closes == ([self.close_code] if self.close_code is not None else []), "the first close counts"
+        if self.close_code is None or self.is_lost:
             return
-        if not socket.is_paused or now >= self.parts_at:
-            assert socket.closed == [(self.wanted.code, "why")]
-        if socket.closed and self.wanted is not CloseCode.SLOW_CONSUMER and now < self.parts_at:
-            assert not self.oracle.waiting, "what is queued goes first"
+        if not transport.is_paused or now >= self.grace_ends_at:
+            assert transport.closed == [(self.close_code.code, "why")]
+        if transport.closed and self.close_code is not CloseCode.SLOW_CONSUMER and now < self.grace_ends_at:
+            assert not self.oracle.waiting, "the queue is written first"
 
-    def what_is_counted_is_what_waits(self) -> None:
-        queued = self.stage.socket.is_paused and not self.is_lost and not self.stage.socket.closed
+    def counted_bytes_and_messages_are_the_queued_ones(self) -> None:
+        queued = self.stage.transport.is_paused and not self.is_lost and not self.stage.transport.closed
         count = len(self.oracle.waiting) if queued else 0
         messages, used = self.stage.held()
         assert messages == self.stage.connection.queued_messages == count
@@ -481,74 +481,74 @@ class AnyMixture(RuleBasedStateMachine):
             assert self.stage.clock.pending == 0
 
 
-AnyMixture.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestAnyMixture = AnyMixture.TestCase
+ConnectionMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestConnectionMachine = ConnectionMachine.TestCase
 
 
-# --- the end ----------------------------------------------------------------------------------------------------------------
+# --- close ------------------------------------------------------------------------------------------------------------
 
 
 def slow(stage: Stage, *names: str) -> None:
-    """A peer that has stopped reading, with these waiting."""
-    stage.socket.takes = 1
-    stage.connection.deliver(stage.burst(event("0")))
+    """Makes the peer stop reading, with these events queued."""
+    stage.transport.takes = 1
+    stage.connection.deliver(stage.batch(event("0")))
     for name in names:
-        assert stage.connection.deliver(stage.burst(event(name)))
+        assert stage.connection.deliver(stage.batch(event(name)))
 
 
-def test_a_close_waits_for_what_is_queued(stage: Stage) -> None:
+def test_close_is_sent_after_the_outbox(stage: Stage) -> None:
     slow(stage, "1", "2")
     stage.connection.reply(Pong("3"))
     stage.connection.close(CloseCode.RESTART, "the node restarts")
-    assert stage.ends == [CloseCode.RESTART], "it leaves the hub at once"
+    assert stage.closes == [CloseCode.RESTART], "deliveries end at once"
     stage.clock.advance(LIMITS.close_grace * 0.9)
-    assert stage.socket.closed == []
-    stage.socket.reads()
-    assert written(*stage.socket.writes) == ["0", "1", "2", "3"]
-    assert stage.socket.closed == [(1012, "the node restarts")]
+    assert stage.transport.closed == []
+    stage.transport.reads()
+    assert written(*stage.transport.writes) == ["0", "1", "2", "3"]
+    assert stage.transport.closed == [(1012, "the node restarts")]
     assert stage.clock.pending == 0
 
 
-def test_but_no_longer_than_the_grace_and_nothing_goes_behind_the_close(stage: Stage) -> None:
+def test_close_is_sent_after_the_grace_and_drops_the_outbox(stage: Stage) -> None:
     slow(stage, "1", "2")
     stage.connection.close(CloseCode.RESTART, "the node restarts")
     stage.clock.advance(LIMITS.close_grace)
-    assert stage.socket.closed == [(1012, "the node restarts")]
-    assert stage.held() == (0, 0), "what will not be sent is not kept"
-    stage.socket.reads()
-    assert written(*stage.socket.writes) == ["0"]
+    assert stage.transport.closed == [(1012, "the node restarts")]
+    assert stage.held() == (0, 0), "the outbox is dropped"
+    stage.transport.reads()
+    assert written(*stage.transport.writes) == ["0"]
 
 
-def test_a_slow_consumer_is_closed_at_once(stage: Stage) -> None:
+def test_slow_consumer_is_closed_at_once(stage: Stage) -> None:
     slow(stage, *"12345")
-    assert not stage.connection.deliver(stage.burst(event("6")))
+    assert not stage.connection.deliver(stage.batch(event("6")))
     stage.connection.close(CloseCode.SLOW_CONSUMER, "too slow")
-    assert stage.socket.closed == [(4450, "too slow")]
+    assert stage.transport.closed == [(4450, "too slow")]
     assert stage.held() == (0, 0)
-    stage.socket.reads()
-    assert written(*stage.socket.writes) == ["0"]
+    stage.transport.reads()
+    assert written(*stage.transport.writes) == ["0"]
 
 
-def test_the_replies_of_the_turn_go_before_the_close(stage: Stage) -> None:
+def test_replies_are_written_before_the_close(stage: Stage) -> None:
     stage.connection.reply(Pong("1"))
     stage.connection.close(CloseCode.RATE_LIMITED, "enough")
-    assert written(*stage.socket.writes) == ["1"]
-    assert stage.socket.closed == [(4429, "enough")]
-    stage.end_turn()
+    assert written(*stage.transport.writes) == ["1"]
+    assert stage.transport.closed == [(4429, "enough")]
+    stage.end_iteration()
 
 
-def test_replies_that_pause_the_peer_on_the_way_out_are_waited_for(stage: Stage) -> None:
+def test_close_waits_for_replies_that_pause_the_peer(stage: Stage) -> None:
     stage.connection.reply(Pong("1"))
-    stage.socket.takes = 1
+    stage.transport.takes = 1
     stage.connection.close(CloseCode.RESTART, "why")
-    assert written(*stage.socket.writes) == ["1"]
-    assert stage.socket.closed == []
-    stage.socket.reads()
-    assert stage.socket.closed == [(1012, "why")]
+    assert written(*stage.transport.writes) == ["1"]
+    assert stage.transport.closed == []
+    stage.transport.reads()
+    assert stage.transport.closed == [(1012, "why")]
 
 
 @pytest.mark.parametrize("state", ["clear", "replies", "slow", "closing", "closed"])
-def test_nothing_is_written_once_it_is_forgotten(stage: Stage, state: str) -> None:
+def test_lost_connection_writes_nothing(stage: Stage, state: str) -> None:
     connection = stage.connection
     if state == "replies":
         connection.reply(Pong("r"))
@@ -556,47 +556,47 @@ def test_nothing_is_written_once_it_is_forgotten(stage: Stage, state: str) -> No
         slow(stage, "1", "2")
     if state in ("closing", "closed"):
         connection.close(CloseCode.RESTART if state == "closing" else CloseCode.SLOW_CONSUMER, "why")
-    before = list(stage.socket.writes)
+    before = list(stage.transport.writes)
     stage.lose()
-    assert connection.deliver(stage.burst(event("late")))
+    assert connection.deliver(stage.batch(event("late")))
     assert connection.send([event("late")])
     connection.reply(Pong("late"))
     connection.flush()
-    stage.end_turn()
-    stage.socket.reads()
+    stage.end_iteration()
+    stage.transport.reads()
     connection.pause_writing()
     connection.resume_writing()
     stage.clock.advance(10)
     connection.close(CloseCode.GOING_AWAY, "late")
     assert not stage.is_clear()
-    assert stage.socket.writes == before
+    assert stage.transport.writes == before
     assert stage.held() == (0, 0)
     assert (connection.queued_messages, stage.clock.pending) == (0, 0)
 
 
-# --- waiting for the peer ---------------------------------------------------------------------------------------------------
+# --- waiting for the peer ---------------------------------------------------------------------------------------------
 
 
-async def waits(work: asyncio.Task[None]) -> bool:
+async def is_waiting(work: asyncio.Task[None]) -> bool:
     for _ in range(3):
         await asyncio.sleep(0)
     return not work.done()
 
 
-async def ends(work: asyncio.Task[None]) -> None:
+async def closes(work: asyncio.Task[None]) -> None:
     async with asyncio.timeout(DEADLINE):
         await work
 
 
-FREED = {
-    "it reads": lambda stage: stage.socket.reads(),
+UNBLOCKS = {
+    "it reads": lambda stage: stage.transport.reads(),
     "it is lost": lambda stage: stage.lose(),
     "it is closed": lambda stage: stage.connection.close(CloseCode.RESTART, "why"),
 }
 
 
-@pytest.mark.parametrize("how", FREED)
-async def test_who_does_not_read_is_not_served_until(stage: Stage, how: str) -> None:
+@pytest.mark.parametrize("how", UNBLOCKS)
+async def test_wait_writable_returns_when(stage: Stage, how: str) -> None:
     slow(stage)
     for number in range(LIMITS.messages):
         stage.connection.reply(Pong(str(number)))
@@ -605,87 +605,87 @@ async def test_who_does_not_read_is_not_served_until(stage: Stage, how: str) -> 
     stage.connection.reply(Pong("more"))
     assert not stage.is_writable()
     work = asyncio.create_task(stage.connection.wait_writable())
-    assert await waits(work)
-    FREED[how](stage)
-    await ends(work)
+    assert await is_waiting(work)
+    UNBLOCKS[how](stage)
+    await closes(work)
 
 
-async def test_room_comes_back_as_soon_as_the_peer_has_read_some(stage: Stage) -> None:
+async def test_wait_writable_returns_when_the_peer_has_read_a_part(stage: Stage) -> None:
     slow(stage)
     for number in range(LIMITS.messages + 1):
         stage.connection.reply(Pong(str(number)))
     work = asyncio.create_task(stage.connection.wait_writable())
-    drained = asyncio.create_task(stage.connection.wait_written())
-    assert await waits(work)
-    stage.socket.reads(takes=1)
-    await ends(work)
+    written_task = asyncio.create_task(stage.connection.wait_written())
+    assert await is_waiting(work)
+    stage.transport.reads(takes=1)
+    await closes(work)
     assert stage.connection.queued_messages == LIMITS.messages + 1 - BATCH
-    assert await waits(drained)
-    stage.socket.reads()
-    await ends(drained)
+    assert await is_waiting(written_task)
+    stage.transport.reads()
+    await closes(written_task)
 
 
-@pytest.mark.parametrize("how", FREED)
-async def test_drained_waits_until(stage: Stage, how: str) -> None:
-    await ends(asyncio.create_task(stage.connection.wait_written()))
+@pytest.mark.parametrize("how", UNBLOCKS)
+async def test_wait_written_returns_when(stage: Stage, how: str) -> None:
+    await closes(asyncio.create_task(stage.connection.wait_written()))
     slow(stage, "1")
     work = asyncio.create_task(stage.connection.wait_written())
-    assert await waits(work)
-    FREED[how](stage)
-    await ends(work)
+    assert await is_waiting(work)
+    UNBLOCKS[how](stage)
+    await closes(work)
 
 
-def test_since_when_it_is_paused_is_told(stage: Stage) -> None:
+def test_paused_since_is_set_while_the_peer_does_not_read(stage: Stage) -> None:
     assert stage.paused_since() is None
     slow(stage)
     assert stage.paused_since() == stage.clock.monotonic()
     stage.clock.advance(3)
     assert stage.paused_since() == stage.clock.monotonic() - 3
-    stage.socket.reads()
+    stage.transport.reads()
     assert stage.paused_since() is None
 
 
 class TestDescriptor:
-    """What a Sender may write to: as long as nothing waits, and never when the connection is over."""
+    """The descriptor for a batch sender: valid while nothing is queued, and never after the connection is lost."""
 
     @pytest.fixture
     def stage(self) -> Stage:
         made = Stage()
-        made.socket.fd = 7
-        made.connection.fd = made.socket.fd
+        made.transport.fd = 7
+        made.connection.fd = made.transport.fd
         return made
 
-    def test_the_rest_of_a_frame_goes_out_by_the_transport(self, stage: Stage) -> None:
+    def test_write_rest_writes_to_the_transport(self, stage: Stage) -> None:
         stage.connection.write_rest(b"rest")
-        assert stage.socket.writes == [b"rest"]
+        assert stage.transport.writes == [b"rest"]
         assert stage.connection.is_clear
         assert stage.connection.fd == 7
 
-    def test_what_waits_then_waits_before_all_else(self, stage: Stage) -> None:
-        stage.socket.takes = 1
+    def test_write_rest_that_pauses_the_peer_is_not_clear(self, stage: Stage) -> None:
+        stage.transport.takes = 1
         stage.connection.write_rest(b"rest")
         assert not stage.connection.is_clear
 
-    def test_a_transport_that_has_ended_meanwhile_gets_nothing_past_it(self, stage: Stage) -> None:
-        """The kernel's error ended it, and the rest of the frame is lost: nothing may come behind that hole."""
-        stage.socket.fd = -1
+    def test_write_rest_to_an_ended_transport_clears_the_descriptor(self, stage: Stage) -> None:
+        """The rest of the frame is lost, so no other bytes may follow."""
+        stage.transport.fd = -1
         stage.connection.write_rest(b"rest")
         assert stage.connection.fd == -1
 
-    def test_none_when_it_is_over(self, stage: Stage) -> None:
+    def test_connection_lost_clears_the_descriptor(self, stage: Stage) -> None:
         stage.connection.connection_lost()
         assert stage.connection.fd == -1
         assert not stage.connection.is_clear
 
 
-def test_a_large_reply_that_does_not_fit_behind_the_small_ones_is_refused_and_not_lost() -> None:
+def test_large_reply_above_the_budget_is_refused_and_earlier_replies_are_sent() -> None:
     stage = Stage(budget=ByteBudget(10_000))
     stage.connection.reply(Pong("1" * 3_000))
     with pytest.raises(ServiceError) as refused:
         stage.connection.reply(Pong("x" * 8_000))
     assert refused.value.code is ErrorCode.OVERLOADED
     assert stage.metrics.limits.limit_hits.labels(limit="outbox_node").value == 1
-    stage.end_turn()
-    assert written(*stage.socket.writes) == ["1" * 3_000]
+    stage.end_iteration()
+    assert written(*stage.transport.writes) == ["1" * 3_000]
     assert stage.held() == (0, 0)
     assert stage.is_clear()

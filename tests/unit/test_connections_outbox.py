@@ -1,4 +1,4 @@
-"""The outbox: what each delivery class is owed when the peer does not keep up."""
+"""The outbox: what it drops, replaces and refuses, by delivery class; and how frames become batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def contents(outbox: Outbox) -> list[bytes]:
     return [frame.payload for frame in outbox.take(10**9, 10**9)]
 
 
-def test_ephemeral_frames_go_first_and_oldest_first() -> None:
+def test_full_outbox_drops_the_oldest_ephemeral_event_first() -> None:
     outbox, metrics, _ = box()
     for frame in (ephemeral("e1"), durable("d1"), ephemeral("e2"), durable("d2"), durable("d3"), durable("d4")):
         assert outbox.put(frame)
@@ -48,21 +48,21 @@ def test_ephemeral_frames_go_first_and_oldest_first() -> None:
     assert metrics.outbox.outbox_dropped.labels(delivery="ephemeral").value == 2
 
 
-def test_an_ephemeral_frame_that_does_not_fit_is_dropped_itself() -> None:
+def test_ephemeral_event_above_the_limit_is_dropped() -> None:
     outbox, _, _ = box(messages=1)
     outbox.put(durable("d1"))
     assert outbox.put(ephemeral("e1"))
     assert contents(outbox) == [b"d1"]
 
 
-def test_a_durable_frame_that_does_not_fit_ends_the_connection() -> None:
+def test_durable_event_above_the_limit_is_not_accepted() -> None:
     outbox, _, _ = box(messages=1)
     assert outbox.put(durable("d1"))
     assert not outbox.put(durable("d2"))
-    assert contents(outbox) == [b"d1"], "what was accepted is still there"
+    assert contents(outbox) == [b"d1"], "accepted events stay"
 
 
-def test_a_latest_frame_is_replaced_in_its_place() -> None:
+def test_latest_event_takes_the_place_of_the_one_it_replaces() -> None:
     outbox, metrics, _ = box()
     for frame in (latest("x", "x1"), durable("d1"), latest("y", "y1"), latest("x", "x2")):
         assert outbox.put(frame)
@@ -70,13 +70,13 @@ def test_a_latest_frame_is_replaced_in_its_place() -> None:
     assert metrics.outbox.outbox_replaced._value.get() == 1
 
 
-def test_a_replacement_that_grows_over_the_limit_ends_the_connection() -> None:
+def test_replacement_above_the_byte_limit_is_not_accepted() -> None:
     outbox, _, _ = box(size=1024)
     assert outbox.put(latest("x", "x"))
     assert not outbox.put(latest("x", "x" * 2000))
 
 
-def test_replies_are_always_taken() -> None:
+def test_reply_above_the_limit_is_accepted() -> None:
     outbox, _, _ = box(messages=1)
     for _ in range(3):
         assert outbox.put(Frame(b"{}", "pong"))
@@ -84,18 +84,18 @@ def test_replies_are_always_taken() -> None:
     assert len(outbox) == 3
 
 
-def test_replies_take_no_room_from_events() -> None:
+def test_replies_do_not_count_against_the_limits_of_events() -> None:
     outbox, _, _ = box(messages=1, size=1024)
     for _ in range(3):
         outbox.put(Frame(b"x" * 2000, "history"))
-    assert outbox.put(durable("d1")), "the peer asked for the replies, and may be reading them as fast as it can"
+    assert outbox.put(durable("d1")), "the peer requested the replies, and may read as fast as it can"
     assert not outbox.put(durable("d2"))
     outbox.clear()
     assert outbox.put(durable("d3"))
-    assert not outbox.put(durable("d4")), "what is cleared is no longer counted as replies"
+    assert not outbox.put(durable("d4")), "cleared replies no longer count"
 
 
-def test_of_a_users_joins_and_leaves_the_last_is_told_last() -> None:
+def test_presence_event_goes_to_the_end_when_it_replaces_another() -> None:
     outbox, _, _ = box()
     for serial, kind in enumerate(("joined", "left", "joined", "left", "joined")):
         event = Event(
@@ -105,7 +105,7 @@ def test_of_a_users_joins_and_leaves_the_last_is_told_last() -> None:
     assert [json.loads(payload)["type"] for payload in contents(outbox)] == ["presence.left", "presence.joined"]
 
 
-def test_a_budget_is_shared_by_all_outboxes_of_a_node() -> None:
+def test_outboxes_of_a_node_share_its_byte_budget() -> None:
     metrics, budget = Metrics(), ByteBudget(10 + EVENT_OVERHEAD)
     account = budget.account("t")
     first, second = (Outbox(OutboxLimits(), account, metrics) for _ in range(2))
@@ -118,7 +118,7 @@ def test_a_budget_is_shared_by_all_outboxes_of_a_node() -> None:
     assert second.put(durable("123"))
 
 
-def test_take_gives_at_least_one_frame_and_stays_within_the_bounds() -> None:
+def test_take_returns_at_least_one_frame_within_the_limits() -> None:
     outbox, _, _ = box(messages=10)
     for name in ("aaaa", "bb", "cc", "dd"):
         outbox.put(durable(name))
@@ -137,25 +137,25 @@ _frames = st.one_of(
 
 
 @given(st.lists(_frames, max_size=60))
-def test_accounts_are_exact_and_no_accepted_durable_frame_is_lost(steps: list[Frame | None]) -> None:
+def test_bytes_are_counted_exactly_and_no_accepted_durable_event_is_lost(steps: list[Frame | None]) -> None:
     outbox, metrics, budget = box(messages=5, size=1024)
-    owed: list[Frame] = []
+    accepted: list[Frame] = []
     got: list[Frame] = []
     for frame in steps:
         if frame is None:
             got += outbox.take(12, 2)
         elif outbox.put(frame) and frame.delivery is Delivery.DURABLE:
-            owed.append(frame)
-    waiting = outbox.bytes
-    assert budget.used == waiting + EVENT_OVERHEAD * len(outbox)
+            accepted.append(frame)
+    queued_bytes = outbox.bytes
+    assert budget.used == queued_bytes + EVENT_OVERHEAD * len(outbox)
     assert metrics.outbox.outbox_messages.value == len(outbox)
     got += outbox.take(10**9, 10**9)
-    assert [frame for frame in got if frame.delivery is Delivery.DURABLE] == owed
+    assert [frame for frame in got if frame.delivery is Delivery.DURABLE] == accepted
     assert (outbox.bytes, budget.used, len(outbox)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 250])
-def test_bursts_join_all_frames_in_order_within_the_bounds(count: int) -> None:
+def test_split_batches_keeps_all_frames_in_order_within_the_limit(count: int) -> None:
     frames = [durable(f'"{index}"') for index in range(count)]
     parts = list(split_batches(frames, 100, FrameEncoder(Compression())))
     assert [frame for part in parts for frame in part.frames] == frames
@@ -163,11 +163,11 @@ def test_bursts_join_all_frames_in_order_within_the_bounds(count: int) -> None:
     assert parts[0].payload == (b'"0"' if count == 1 else b"[" + b",".join(f.payload for f in parts[0].frames) + b"]")
 
 
-def test_a_burst_stays_below_its_bytes() -> None:
+def test_split_batches_stays_within_max_batch_bytes() -> None:
     frames = [Frame(b"x" * (MAX_BATCH_BYTES // 2), "a.b", Delivery.DURABLE) for _ in range(3)]
     assert [len(part.frames) for part in split_batches(frames, 100, FrameEncoder(Compression()))] == [2, 1]
 
 
-def test_joining_one_frame_copies_nothing() -> None:
+def test_join_of_one_frame_returns_its_payload() -> None:
     frame = durable("{}")
     assert join([frame]) is frame.payload

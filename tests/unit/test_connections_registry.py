@@ -1,4 +1,4 @@
-"""Who is connected, by id and by user; and the ids of those that nobody has named."""
+"""The registry of connections; and ids."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from service.telemetry.metrics import Metrics
 
 
 @dataclass(eq=False)
-class Someone:
-    """Of a connection, what a roster looks at."""
+class FakeConnection:
+    """The part of a connection that the registry reads."""
 
     id: str
     session: Session
 
 
-def someone(id: str, user: str, tenant: str = "acme") -> Connection:
-    return cast(Connection, Someone(id, Session(Identity(tenant, user), 1)))
+def fake_connection(id: str, user: str, tenant: str = "acme") -> Connection:
+    return cast(Connection, FakeConnection(id, Session(Identity(tenant, user), 1)))
 
 
-def test_a_users_connections_oldest_first() -> None:
+def test_of_user_returns_connections_oldest_first() -> None:
     registry = ConnectionRegistry(Metrics())
-    one, two, three = (someone(id, "ann") for id in ("1", "2", "3"))
-    others = someone("4", "bob"), someone("5", "ann", "other")
+    one, two, three = (fake_connection(id, "ann") for id in ("1", "2", "3"))
+    others = fake_connection("4", "bob"), fake_connection("5", "ann", "other")
     for connection in (one, others[0], two, others[1], three):
         registry.add(connection)
     assert registry.of_user("acme", "ann") == (one, two, three)
@@ -43,7 +43,7 @@ def test_a_users_connections_oldest_first() -> None:
     assert registry.of_user("acme", "ann") == (two, three)
     registry.remove(three)
     assert registry.of_user("acme", "ann") == (two,)
-    four = someone("6", "ann")
+    four = fake_connection("6", "ann")
     registry.add(four)
     assert registry.of_user("acme", "ann") == (two, four)
     for connection in (two, four, *others):
@@ -51,11 +51,11 @@ def test_a_users_connections_oldest_first() -> None:
     assert (len(registry), list(registry), registry.of_user("acme", "ann")) == (0, [], ())
 
 
-def test_a_lone_connection_that_goes_takes_nobody_along() -> None:
+def test_remove_affects_only_that_connection() -> None:
     registry = ConnectionRegistry(Metrics())
-    one, two = someone("1", "ann"), someone("2", "ann")
+    one, two = fake_connection("1", "ann"), fake_connection("2", "ann")
     registry.add(one)
-    registry.remove(two)  # never entered
+    registry.remove(two)  # never added
     assert registry.of_user("acme", "ann") == (one,)
     registry.remove(one)
     registry.add(two)
@@ -63,9 +63,9 @@ def test_a_lone_connection_that_goes_takes_nobody_along() -> None:
     assert (registry.of_user("acme", "ann"), registry.get("2"), registry.get("1")) == ((two,), two, None)
 
 
-async def test_empty_once_all_have_gone() -> None:
+async def test_wait_empty_returns_after_the_last_remove() -> None:
     registry = ConnectionRegistry(Metrics())
-    one, two = someone("1", "ann"), someone("2", "ann")
+    one, two = fake_connection("1", "ann"), fake_connection("2", "ann")
     registry.add(one)
     registry.add(two)
     registry.remove(one)
@@ -74,7 +74,7 @@ async def test_empty_once_all_have_gone() -> None:
     await waiting
 
 
-def test_ids_are_of_96_bits_and_no_two_alike() -> None:
+def test_ids_have_96_bits_and_are_unique() -> None:
     ids = [new_id() for _ in range(2_000)]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{16}", id) for id in ids)
@@ -84,7 +84,7 @@ _FORKS = """
 import os
 from service.realtime.ids import new_id
 
-new_id()  # some are spare now
+new_id()  # fills the buffer of spare ids
 child = os.fork()
 os.write(1, b"".join(new_id().encode() + b" " for _ in range(300)))
 if child:
@@ -94,14 +94,14 @@ else:
 """
 
 
-def test_a_process_and_its_child_give_different_ids() -> None:
-    # In a process of its own: this one may have threads, and those do not like forks.
+def test_ids_differ_between_a_process_and_its_fork() -> None:
+    # In its own process: a process with threads should not fork.
     done = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, check=True, timeout=60)
     ids = done.stdout.split()
     assert len(set(ids)) == len(ids) == 600
 
 
-def test_a_channels_key_is_shared() -> None:
+def test_channel_keys_are_interned() -> None:
     name = "room:" + str(7)
     assert channel_key("acme", name) is channel_key("acme", "".join(["room:", "7"]))
     assert channel_key("acme", name) == ChannelKey("acme", name) != channel_key("other", name)

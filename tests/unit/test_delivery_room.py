@@ -1,0 +1,638 @@
+"""A room: when it writes frames, to which members, and in which batches. With a fake clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract.model import ChannelSpec
+from service.core.access import SubscribeRule
+from service.core.broker import Snapshot
+from service.core.channel import ChannelKey, ChannelPattern
+from service.core.event import Delivery
+from service.core.limits import Compression
+from service.core.position import Position
+from service.core.session import PresenceAccess, Subscription
+from service.protocol.close import CloseCode
+from service.realtime.connections.connection import Connection
+from service.realtime.connections.context import RoomContext
+from service.realtime.connections.encoder import MAX_BATCH_BYTES, Batch, FrameEncoder
+from service.realtime.connections.frame import Frame
+from service.realtime.connections.write_scheduler import MAX_FAN_OUT_SECONDS, MAX_SLICE_MEMBERS, WriteScheduler
+from service.realtime.delivery.hub import Hub
+from service.realtime.delivery.room import Room
+from service.telemetry.metrics import Metrics
+from tests.support.clock import FakeClock
+
+KEY = ChannelKey("t", "room:1")
+
+
+class Member:
+    """A connection that records what is delivered to it."""
+
+    is_clear = False
+    window_bits = 0
+    fd = -1
+
+    def __init__(self, *, keeps_up: bool = True) -> None:
+        self.keeps_up = keeps_up
+        self.batches: list[Any] = []
+        self.closed: list[CloseCode] = []
+        self.room: Room | None = None
+        self.subscription = Subscription(KEY, None)
+        self.on_deliver: Callable[[], None] = lambda: None
+
+    def deliver(self, batch: Batch) -> bool:
+        self.on_deliver()
+        self.batches.append(json.loads(batch.payload))
+        return self.keeps_up
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.closed.append(code)
+        if self.room is not None:
+            self.room.remove(cast("Connection", self))
+
+    def fail(self) -> None:
+        self.close(CloseCode.INTERNAL, "")
+
+
+class ClearMember(Member):
+    """A member with nothing queued: rooms write to it directly."""
+
+    is_clear = True
+
+    def write(self, wire: bytes) -> None:
+        self.batches.append(json.loads(wire[2:]))
+
+
+class BrokenMember(ClearMember):
+    """A member whose transport raises."""
+
+    def write(self, wire: bytes) -> None:
+        raise RuntimeError("unable to perform operation; the handler is closed")
+
+
+class BrokenEncoder(FrameEncoder):
+    """Raises before a broadcast has members."""
+
+    @staticmethod
+    def encode_plain(payload: bytes) -> bytes:
+        if b"poison" in payload:
+            raise MemoryError
+        return FrameEncoder.encode_plain(payload)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def room(clock: FakeClock, metrics: Metrics) -> Room:
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    return Hub(RoomContext(clock, metrics, scheduler_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
+        KEY, spec
+    )
+
+
+def scheduler_of(clock: FakeClock) -> WriteScheduler:
+    return WriteScheduler(clock, lambda callback: clock.call_later(0.0, callback))
+
+
+def add_live(room: Room, member: Member, access: PresenceAccess = PresenceAccess.NONE) -> Member:
+    connection = cast("Connection", member)
+    member.subscription = Subscription(KEY, None, presence=access)
+    room.add_member(connection, member.subscription)
+    room.make_live(connection, member.subscription)
+    return member
+
+
+def flat(batches: list[Any]) -> list[str]:
+    return [name for batch in batches for name in (batch if isinstance(batch, list) else [batch])]
+
+
+def frame(name: str, key: str | None = None) -> Frame:
+    replaced_by = None if key is None else ("room:1", "a.b", key)
+    return Frame(json.dumps(name).encode(), "a.b", Delivery.DURABLE if key is None else Delivery.LATEST, replaced_by)
+
+
+def test_events_of_one_loop_iteration_are_one_batch(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    for name in ("1", "2", "3"):
+        room.push(frame(name), 0.0)
+    assert member.batches == []
+    clock.advance(0)
+    assert member.batches == [["1", "2", "3"]]
+    room.push(frame("4"), 0.0)
+    clock.advance(0)
+    assert member.batches[1:] == ["4"], "a single frame is not wrapped in an array"
+
+
+def test_first_event_is_written_at_once_and_later_ones_after_the_window(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    room.push(frame("1"), 0.1)
+    clock.advance(0)
+    assert member.batches == ["1"]
+    for name in ("2", "3"):
+        clock.advance(0.03)
+        room.push(frame(name), 0.1)
+    assert member.batches == ["1"]
+    clock.advance(0.05)
+    assert member.batches == ["1", ["2", "3"]]
+    clock.advance(0.2)
+    room.push(frame("4"), 0.1)
+    clock.advance(0)
+    assert member.batches[-1] == "4"
+
+
+def test_event_without_window_flushes_pending_events(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    room.push(frame("0"), 0.1)
+    clock.advance(0)
+    room.push(frame("slow"), 0.1)
+    room.push(frame("urgent"), 0.0)
+    clock.advance(0)
+    assert member.batches == ["0", ["slow", "urgent"]]
+    clock.advance(1)
+    assert len(member.batches) == 2, "the timer of the window has nothing to write"
+
+
+def test_newest_value_of_a_key_replaces_the_pending_one(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    for name, key in (("a1", "a"), ("b1", "b"), ("a2", "a")):
+        room.push(frame(name, key), 0.0)
+    clock.advance(0)
+    assert member.batches == [["a2", "b1"]]
+
+
+def test_replacement_that_keeps_order_goes_to_the_end(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    for kind in ("joined", "left", "joined"):
+        key = ("room:1", kind, "ann")
+        room.push(Frame(json.dumps(kind).encode(), kind, Delivery.LATEST, key, keeps_order=True), 0.0)
+    clock.advance(0)
+    assert member.batches == [["left", "joined"]]
+
+
+def test_slow_member_is_closed_and_others_get_the_event(room: Room, clock: FakeClock) -> None:
+    members = [add_live(room, Member(keeps_up=index != 1)) for index in range(3)]
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert [member.batches for member in members] == [["1"]] * 3
+    assert [member.closed for member in members] == [[], [CloseCode.SLOW_CONSUMER], []]
+
+
+def test_slow_member_gets_no_later_batch(room: Room, clock: FakeClock) -> None:
+    slow = add_live(room, Member(keeps_up=False))
+    slow.room = room
+    for _ in range(3):
+        room.push(frame("x" * MAX_BATCH_BYTES), 0.0)
+    clock.advance(0)
+    assert (len(slow.batches), slow.closed) == (1, [CloseCode.SLOW_CONSUMER])
+
+
+def test_latency_of_a_broadcast_is_observed_once(room: Room, clock: FakeClock, metrics: Metrics) -> None:
+    for _ in range(3):
+        add_live(room, Member())
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert metrics.registry.get_sample_value("tidewire_publish_to_write_seconds_count") == 1
+
+
+def test_clear_member_is_written_to_directly(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, ClearMember())
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert member.batches == ["1"]
+
+
+# --- many members: in slices ------------------------------------------------------------------------------------------
+
+
+def add_members(room: Room, size: int) -> list[Member]:
+    return [add_live(room, Member()) for _ in range(size)]
+
+
+def test_small_room_is_written_after_one_slice_of_a_large_room(clock: FakeClock) -> None:
+    hub = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), FrameEncoder(Compression()), max_batch=100))
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    huge, small = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
+    many, one = add_members(huge, 5 * MAX_SLICE_MEMBERS), add_live(small, Member())
+    written_before: list[int] = []
+    one.on_deliver = lambda: written_before.append(sum(bool(member.batches) for member in many))
+    huge.push(frame("1"), 0.0)
+    small.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert written_before == [MAX_SLICE_MEMBERS]
+    assert all(member.batches == ["1"] for member in many)
+
+
+class SteppingClock(FakeClock):
+    """A clock that runs immediate callbacks one at a time, as iterations of a loop."""
+
+    def step(self) -> None:
+        due = [timer for timer in sorted(self._timers) if not timer.cancelled]
+        due[0].cancelled = True
+        due[0].callback()
+
+
+def test_fan_out_continues_in_the_next_iteration_after_its_time_limit() -> None:
+    clock = SteppingClock()
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    room = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
+        KEY, spec
+    )
+    members = add_members(room, 5 * MAX_SLICE_MEMBERS)
+    for member in members:
+        member.on_deliver = lambda: clock.advance(MAX_FAN_OUT_SECONDS / MAX_SLICE_MEMBERS / 1.5)
+    room.push(frame("1"), 0.0)
+    written_per_iteration = []
+    while any(not timer.cancelled for timer in clock._timers):
+        clock.step()
+        written_per_iteration.append(sum(bool(member.batches) for member in members))
+    assert written_per_iteration == [2 * MAX_SLICE_MEMBERS, 4 * MAX_SLICE_MEMBERS, 5 * MAX_SLICE_MEMBERS], (
+        "two slices per iteration"
+    )
+
+
+@pytest.fixture
+def stepping_clock() -> SteppingClock:
+    return SteppingClock()
+
+
+@pytest.fixture
+def half_written(monkeypatch: pytest.MonkeyPatch, stepping_clock: SteppingClock) -> tuple[Room, list[Member]]:
+    """A room that has written to its first slice of members."""
+    monkeypatch.setattr(
+        "service.realtime.connections.write_scheduler.MAX_FAN_OUT_SECONDS", -1.0
+    )  # one slice per iteration
+    clock = stepping_clock
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    room = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
+        KEY, spec
+    )
+    members = add_members(room, 2 * MAX_SLICE_MEMBERS)
+    room.push(frame("1"), 0.0)
+    clock.step()
+    assert [len(member.batches) for member in members] == [1] * MAX_SLICE_MEMBERS + [0] * MAX_SLICE_MEMBERS
+    return room, members
+
+
+def run_all(clock: SteppingClock) -> None:
+    while any(not timer.cancelled for timer in clock._timers):
+        clock.step()
+
+
+def test_event_during_a_broadcast_is_written_after_it(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    room, members = half_written
+    for name in ("2", "3"):
+        room.push(frame(name), 0.0)
+    run_all(stepping_clock)
+    assert all(member.batches == ["1", ["2", "3"]] for member in members)
+
+
+def test_member_that_leaves_during_a_broadcast_gets_nothing(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    room, members = half_written
+    room.remove(cast("Connection", members[-1]))
+    run_all(stepping_clock)
+    assert [member.batches for member in members[-2:]] == [["1"], []]
+
+
+def test_member_that_rejoins_during_a_broadcast_gets_no_event_twice(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    """Its new snapshot contains what is still on its way to others."""
+    room, members = half_written
+    back, connection = members[-1], cast("Connection", members[-1])
+    room.remove(connection)
+    subscription = Subscription(KEY, None)
+    room.start_subscribing(connection, subscription)
+    assert room.finish_subscribing(connection, subscription, Snapshot(Position("e", 1), (), (), None)) == []
+    room.push(frame("2"), 0.0)
+    run_all(stepping_clock)
+    assert back.batches == ["2"]
+    assert members[0].batches == ["1", "2"]
+
+
+def test_member_that_joins_during_a_broadcast_gets_later_events(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    room, members = half_written
+    room.push(frame("2"), 0.0)
+    new, subscription = Member(), Subscription(KEY, None)
+    connection = cast("Connection", new)
+    room.start_subscribing(connection, subscription)
+    room.push(frame("3"), 0.0)
+    waiting = room.finish_subscribing(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    assert [json.loads(item.payload) for item in waiting] == ["3"]
+    room.push(frame("4"), 0.0)
+    run_all(stepping_clock)
+    assert new.batches == ["4"]
+    assert all(flat(member.batches) == ["1", "2", "3", "4"] for member in members)
+
+
+def test_subscribing_member_gets_buffered_events_after_its_snapshot(room: Room, clock: FakeClock) -> None:
+    old, new = add_live(room, Member()), Member()
+    subscription = Subscription(KEY, None)
+    connection = cast("Connection", new)
+    room.push(frame("before"), 0.1)
+    room.start_subscribing(connection, subscription)
+    clock.advance(0)
+    assert old.batches == ["before"], "earlier events are in the snapshot"
+    room.push(frame("on_deliver"), 0.1)
+    waiting = room.finish_subscribing(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    assert [json.loads(item.payload) for item in waiting] == ["on_deliver"]
+    clock.advance(0)
+    assert old.batches == ["before", "on_deliver"]
+    room.push(frame("after"), 0.0)
+    clock.advance(0)
+    assert new.batches == ["after"]
+
+
+def test_discarded_room_has_no_timer(room: Room, clock: FakeClock) -> None:
+    add_live(room, Member())
+    room.push(frame("1"), 0.0)
+    room.discard()
+    clock.advance(1)
+    assert clock.pending == 0
+
+
+def test_flush_above_max_batch_is_several_batches(room: Room, clock: FakeClock) -> None:
+    member = add_live(room, Member())
+    for number in range(250):
+        room.push(frame(str(number)), 0.0)
+    clock.advance(0)
+    assert [len(batch) for batch in member.batches] == [100, 100, 50]
+    assert [name for batch in member.batches for name in batch] == [str(number) for number in range(250)]
+
+
+def test_member_whose_write_raises_is_closed_alone(room: Room, clock: FakeClock) -> None:
+    before, broken, after = add_live(room, ClearMember()), add_live(room, BrokenMember()), add_live(room, ClearMember())
+    broken.room = room
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert broken.closed == [CloseCode.INTERNAL]
+    assert before.batches == after.batches == ["1", "2"]
+
+
+def test_failed_room_closes_its_members_and_no_others(clock: FakeClock) -> None:
+    hub = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), BrokenEncoder(Compression()), max_batch=100))
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    failing, other = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
+    member, witness = add_live(failing, ClearMember()), add_live(other, ClearMember())
+    failing.push(Frame(b'"poison"', "a.b", Delivery.DURABLE), 0.0)
+    other.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert (member.batches, member.closed) == ([], [CloseCode.INTERNAL])
+    assert witness.batches == ["1"]
+    newcomer = add_live(failing, ClearMember())
+    for room in (failing, other):
+        room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert (newcomer.batches, witness.batches) == (["2"], ["1", "2"]), "rooms continue"
+
+
+def test_failed_flush_does_not_affect_other_connections(clock: FakeClock) -> None:
+    class Peer:
+        flushed = failed = False
+
+        def __init__(self, *, breaks: bool) -> None:
+            self.breaks = breaks
+
+        def flush(self) -> None:
+            if self.breaks:
+                raise RuntimeError("a bug")
+            self.flushed = True
+
+        def fail(self) -> None:
+            self.failed = True
+
+    scheduler = scheduler_of(clock)
+    broken, whole, later = Peer(breaks=True), Peer(breaks=False), Peer(breaks=False)
+    scheduler.schedule_flush(broken)
+    scheduler.schedule_flush(whole)
+    clock.advance(0)
+    scheduler.schedule_flush(later)
+    clock.advance(0)
+    assert broken.failed
+    assert whole.flushed
+    assert later.flushed
+
+
+def test_broadcasts_between_joins_are_merged(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    """Each join starts a new batch."""
+    room, members = half_written
+    newcomers = [Member() for _ in range(50)]
+    for number, newcomer in enumerate(newcomers):
+        room.push(frame(f"before {number}"), 0.0)
+        room.flush()
+        add_live(room, newcomer)
+    room.push(frame("last"), 0.0)
+    run_all(stepping_clock)
+    before = [f"before {number}" for number in range(50)]
+    assert all(member.batches == ["1", before, "last"] for member in members), "in one write"
+    for number, newcomer in enumerate(newcomers):
+        assert flat(newcomer.batches) == [*before[number + 1 :], "last"], "exactly those events, in order"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["push", "flush", "join", "leave", "step"]), st.integers(0, 7)),
+        min_size=20,
+        max_size=120,
+    ),
+    st.integers(1, 4),
+)
+def test_members_that_join_and_leave_get_the_batches_of_their_stay(
+    actions: list[tuple[str, int]], max_batch: int
+) -> None:
+    clock = FakeClock()
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
+    scheduler = WriteScheduler(clock, lambda callback: None)  # the test writes each slice itself
+    room = Hub(RoomContext(clock, Metrics(), scheduler, FrameEncoder(Compression()), max_batch)).open(KEY, spec)
+    members = [Member() for _ in range(8)]
+    present: set[int] = set()
+    expected: dict[int, list[list[str]]] = {number: [] for number in range(8)}
+    waiting: list[str] = []
+    serial = 0
+
+    def flush() -> None:
+        room.flush()
+        for number in present:
+            expected[number][-1].extend(waiting)
+        waiting.clear()
+
+    for action, number in actions:
+        if action == "push":
+            serial += 1
+            waiting.append(str(serial))
+            room.push(frame(str(serial)), 0.0)
+        elif action == "flush":
+            flush()
+        elif action == "join" and number not in present:
+            flush()
+            add_live(room, members[number])
+            present.add(number)
+            expected[number].append([])
+        elif action == "leave" and number in present:
+            room.remove(cast("Connection", members[number]))
+            present.discard(number)
+        elif action == "step" and room._members.is_writing:
+            room._members.write(3)
+    flush()
+    while room._members.is_writing:
+        room._members.write(3)
+    for number, member in enumerate(members):
+        got = flat(member.batches)
+        stays = expected[number]
+        for at, stay in enumerate(stays):  # of each stay the first events; of the present stay, all
+            lasts = number in present and at == len(stays) - 1
+            length = 0
+            while length < len(stay) and length < len(got) and got[length] == stay[length]:
+                length += 1
+            assert not lasts or length == len(stay)
+            got = got[length:]
+        assert not got
+
+
+# --- members that may not see presence --------------------------------------------------------------------------------
+
+
+def presence_frame(name: str) -> Frame:
+    return Frame(json.dumps(name).encode(), "presence.joined", Delivery.LATEST)
+
+
+def test_presence_event_goes_to_members_that_see_presence(room: Room, clock: FakeClock) -> None:
+    seeing, restricted = add_live(room, Member(), PresenceAccess.SEES), add_live(room, Member(), PresenceAccess.LISTED)
+    room.push(frame("1"), 0.0)
+    room.push(presence_frame("p"), 0.0)
+    room.push(frame("2"), 0.0)
+    clock.advance(0)
+    assert (seeing.batches, restricted.batches) == ([["1", "p", "2"]], [["1", "2"]])
+    room.push(presence_frame("q"), 0.0)
+    clock.advance(0)
+    assert (seeing.batches[1:], restricted.batches[1:]) == (["q"], []), "and no empty message"
+
+
+def test_both_groups_share_a_batch_without_presence_events(room: Room, clock: FakeClock) -> None:
+    made: list[Batch] = []
+
+    class Recording(Member):
+        def deliver(self, batch: Batch) -> bool:
+            made.append(batch)
+            return True
+
+    add_live(room, Recording(), PresenceAccess.SEES)
+    add_live(room, Recording(), PresenceAccess.LISTED)
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert len(made) == 2
+    assert made[0] is made[1]
+
+
+def test_room_with_only_restricted_members_delivers_events(room: Room, clock: FakeClock) -> None:
+    restricted = add_live(room, Member(), PresenceAccess.LISTED)
+    assert room.is_listening
+    room.push(presence_frame("p"), 0.0)
+    clock.advance(0)
+    room.push(frame("1"), 0.0)
+    clock.advance(0)
+    assert restricted.batches == ["1"]
+    room.remove(cast("Connection", restricted))
+    assert not room.is_listening
+
+
+def test_restricted_subscribing_member_gets_no_presence_events(room: Room, clock: FakeClock) -> None:
+    subscription = Subscription(KEY, None, presence=PresenceAccess.LISTED)
+    connection = cast("Connection", Member())
+    room.start_subscribing(connection, subscription)
+    room.push(frame("1"), 0.0)
+    room.push(presence_frame("p"), 0.0)
+    waiting = room.finish_subscribing(connection, subscription, Snapshot(Position("e", 0), (), (), None))
+    assert [json.loads(one.payload) for one in waiting] == ["1"]
+
+
+def test_slow_member_is_closed_when_its_presence_access_changes(room: Room) -> None:
+    member = add_live(room, Member(keeps_up=False), PresenceAccess.SEES)
+    member.room = room
+    room.push(frame("1"), 0.0)
+    connection = cast("Connection", member)
+    room.set_presence_access(connection, member.subscription, PresenceAccess.LISTED)
+    assert member.closed == [CloseCode.SLOW_CONSUMER]
+    assert not room.is_listening
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["push", "tell", "flush", "join", "leave", "change", "step"]), st.integers(0, 7)),
+        min_size=20,
+        max_size=120,
+    ),
+    st.integers(1, 4),
+)
+def test_member_whose_presence_access_changes_misses_no_event(actions: list[tuple[str, int]], max_batch: int) -> None:
+    clock = FakeClock()
+    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {}, presence=True)
+    scheduler = WriteScheduler(clock, lambda callback: None)  # the test writes each slice itself
+    room = Hub(RoomContext(clock, Metrics(), scheduler, FrameEncoder(Compression()), max_batch)).open(KEY, spec)
+    members = [Member() for _ in range(8)]
+    access: dict[int, PresenceAccess] = {}
+    expected: dict[int, list[str]] = {number: [] for number in range(8)}
+    waiting: list[str] = []
+    serial = 0
+
+    def flush() -> None:
+        room.flush()
+        for number, sees in access.items():
+            expected[number] += [one for one in waiting if one[0] == "e" or sees is PresenceAccess.SEES]
+        waiting.clear()
+
+    for action, number in actions:
+        connection = cast("Connection", members[number])
+        if action in ("push", "tell"):
+            serial += 1
+            name = f"{'e' if action == 'push' else 'p'}{serial}"
+            waiting.append(name)
+            room.push(frame(name) if action == "push" else presence_frame(name), 0.0)
+        elif action == "flush":
+            flush()
+        elif action == "join" and not expected[number] and number not in access:
+            flush()
+            access[number] = PresenceAccess.SEES if serial % 2 else PresenceAccess.LISTED
+            add_live(room, members[number], access[number])
+        elif action == "leave" and number in access:
+            flush()
+            room.remove(connection)
+            del access[number]
+            expected[number] = [*flat(members[number].batches)]  # what is on its way is dropped
+        elif action == "change" and number in access:
+            flush()
+            now = PresenceAccess.LISTED if access[number] is PresenceAccess.SEES else PresenceAccess.SEES
+            room.set_presence_access(connection, members[number].subscription, now)
+            access[number] = now
+            assert flat(members[number].batches) == expected[number], "what is on its way is written first"
+        elif action == "step" and room._members.is_writing:
+            room._members.write(3)
+    flush()
+    while room._members.is_writing:
+        room._members.write(3)
+    for number, member in enumerate(members):
+        assert flat(member.batches) == expected[number]
