@@ -51,7 +51,7 @@ class PeerTransport(NullTransport):
     def _take(self, data: bytes) -> None:
         assert not self.is_lost, "written to a connection that is lost"
         assert not self.closed, "RFC 6455 §5.5.1: nothing is sent behind a close frame"
-        assert not self.is_paused, "what is_waiting, is_waiting in the outbox"
+        assert not self.is_paused, "queued messages wait in the outbox"
         self.writes.append(data)
         if self.takes is not None:
             self.takes -= 1
@@ -60,7 +60,7 @@ class PeerTransport(NullTransport):
                 self.handler.paused()
 
     def reads(self, takes: int | None = None) -> None:
-        """Reads what is_waiting, and from now on so many writes at once."""
+        """Reads what waits, and from now on so many writes at once."""
         self.takes = takes
         if self.is_paused:
             self.is_paused = False
@@ -368,12 +368,12 @@ class ConnectionMachine(RuleBasedStateMachine):
     def batch(self, kinds: list[tuple[Delivery, str | None, bool]]) -> None:
         """Delivers as a room does: it writes to a clear connection itself."""
         connection = self.stage.connection
-        frames, is_waiting = zip(*map(self.new_event, kinds), strict=True)
+        frames, queued = zip(*map(self.new_event, kinds), strict=True)
         batch = self.stage.batch(*frames)
         keeps_up = True
         if self.is_open:
             was_paused = self.stage.transport.is_paused
-            for one in is_waiting:
+            for one in queued:
                 if not was_paused:
                     self.oracle.write(one)
                 elif not self.oracle.queue(one):

@@ -33,7 +33,7 @@ class Broadcast:
         self.batch = batch
         self._members = members
         self._is_merged = is_merged
-        """True if `merge_broadcasts` made it."""
+        """True if `merge` made it: it is not merged again."""
         self.size = len(members)
         self.next = 0
         """The index of the first member that has not been written to."""

@@ -29,7 +29,7 @@ class LiveMembers:
         self._context = context
         self.members: dict[Connection, Subscription] = {}
         self.broadcasts: deque[Broadcast] = deque()
-        """Those that have not been written to all of their members. Changed here alone, as `members` is."""
+        """Broadcasts with members left to write to. Only this class changes it and `members`."""
 
     def add(self, connection: Connection, subscription: Subscription) -> None:
         """Adds a member, which gets the batches from now on."""

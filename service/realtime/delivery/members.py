@@ -155,7 +155,7 @@ class Members:
         self._presence_buffers[connection] = []
 
     def take_presence_buffer(self, connection: Connection) -> list[Frame] | None:
-        """Ends that, and returns the events; None if delivery to the member has stopped."""
+        """Ends the buffering, and returns the events; None if delivery to the member has stopped."""
         return None if self._presence_buffers is None else self._presence_buffers.pop(connection, None)
 
     def set_presence_access(self, connection: Connection, subscription: Subscription, access: PresenceAccess) -> None:

@@ -63,7 +63,7 @@ class Room:
     # --- frames -------------------------------------------------------------------------------------------------------
 
     def push(self, frame: Frame, window: float) -> None:
-        """Delivers a frame within `window` seconds of the last one; at once after a longer silence."""
+        """Delivers a frame when its batching window is over: at once if nothing was delivered in the last `window` seconds."""
         self._batcher.add(frame, window, self._schedule)
 
     def flush(self) -> None:
@@ -150,18 +150,22 @@ class Room:
     # --- from pending to live -----------------------------------------------------------------------------------------
 
     @property
-    def top(self) -> Position | None:
-        """The channel's last position, if this node knows it without asking the broker. None if it does not know it, or if a
-        snapshot would hold more than the position."""
+    def local_position(self) -> Position | None:
+        """The channel's last position, if this node knows it without asking the broker.
+
+        None if it does not, and for a channel whose snapshot has more than a position.
+        """
         cursor = self.sequencer.cursor
         if cursor is None or self.sequencer.is_reading or self.spec.has_state or not self.is_listening:
             return None
         return cursor.position
 
     def local_snapshot(self) -> Snapshot | None:
-        """A snapshot of the channel at its `top`; None without one."""
-        top, cursor = self.top, self.sequencer.cursor
-        return None if top is None or cursor is None else Snapshot(top, (), (), None, cursor.state_version)
+        """A snapshot of the channel at `local_position`; None without one."""
+        position, cursor = self.local_position, self.sequencer.cursor
+        if position is None or cursor is None:
+            return None
+        return Snapshot(position, (), (), None, cursor.state_version)
 
     def make_live(self, connection: Connection, subscription: Subscription) -> None:
         """Delivers to a member what comes after `local_snapshot`."""
@@ -170,7 +174,7 @@ class Room:
 
     def start_subscribing(self, connection: Connection, subscription: Subscription) -> None:
         """Buffers a member's frames while its snapshot is read."""
-        if not self.is_listening:  # so far nobody has kept the order
+        if not self.is_listening:  # without listeners, no order is kept
             self.sequencer.restart()
         self.flush()
         self._members.start_subscribing(connection, subscription)
@@ -183,8 +187,8 @@ class Room:
         """Makes a member pending again, after its snapshot could not be read."""
         self._members.cancel_subscribing(connection, subscription)
 
-    def follows(self, connection: Connection, snapshot: Snapshot) -> bool:
-        """True if the frames in a subscribing member's buffer follow its snapshot without a gap."""
+    def is_contiguous(self, connection: Connection, snapshot: Snapshot) -> bool:
+        """True if there is no gap between a member's snapshot and the frames in its buffer."""
         self.flush()
         snapshot_filter = SnapshotFilter(snapshot.head)
         for frame in self._members.buffered(connection):
@@ -222,7 +226,7 @@ class Room:
         self._members.start_presence_buffer(connection)
 
     def take_presence_buffer(self, connection: Connection) -> list[Frame] | None:
-        """Ends that, and returns the events; None if the member has left meanwhile."""
+        """Ends the buffering, and returns the events; None if the member has left meanwhile."""
         self.flush()
         return self._members.take_presence_buffer(connection)
 
@@ -238,7 +242,7 @@ class Room:
         self.is_broker_subscribed = True
 
     def broker_unsubscribed(self) -> None:
-        """Records that it no longer does."""
+        """Records that the broker no longer delivers this channel."""
         self.is_broker_subscribed = False
 
     def discard(self) -> None:

@@ -172,7 +172,7 @@ class BrokerRelay:
 
     def _local_position(self, subscription: Subscription) -> Position | None:
         room = self._hub.get(subscription.channel)
-        return room.top if room is not None and self._broker.delivers_synchronously else None
+        return room.local_position if room is not None and self._broker.delivers_synchronously else None
 
     async def _read_position(self, subscription: Subscription) -> Position:
         return (await self._broker.snapshot(subscription.channel, None, 0, 0)).position
@@ -199,7 +199,7 @@ class BrokerRelay:
                 if not room.is_subscribing(connection):
                     return None
                 self._align_room(room, snapshot)
-                if room.follows(connection, snapshot):
+                if room.is_contiguous(connection, snapshot):
                     break
                 # The room started at a newer snapshot, of another member: this one lacks events, so read again. If the stream
                 # was set back, they are lost until it has a new epoch.
