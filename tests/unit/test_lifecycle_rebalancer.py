@@ -36,12 +36,11 @@ def allowed(mean: float) -> float:
     return max(0.1 * mean, 3 * math.sqrt(mean))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("growth", GROWTHS)
 @pytest.mark.parametrize("choose", BALANCERS)
-def test_new_nodes_get_their_share_within_the_window(choose: Choose, growth: str, seed: int) -> None:
+def test_new_nodes_get_their_share_within_the_window(choose: Choose, growth: str) -> None:
     counts, new = GROWTHS[growth]
-    cluster = Cluster(choose, seed=seed)
+    cluster = Cluster(choose)
     for number, count in enumerate(counts):
         cluster.add(f"old{number}", count)
     if new:
@@ -157,9 +156,7 @@ def test_sticky_clients_are_not_bounced_for_long() -> None:
     assert cluster.total_asked <= 3 * cluster.rate * TRIAL
 
 
-@pytest.mark.parametrize(
-    ("life", "pause"), [(1.0, 9.0), (5.0, 10.0), (12.0, 3.0), (20.0, 10.0), (45.0, 30.0), (100.0, 20.0)]
-)
+@pytest.mark.parametrize(("life", "pause"), [(1.0, 9.0), (12.0, 3.0), (45.0, 30.0)])
 @pytest.mark.parametrize("choose", BALANCERS)
 def test_pod_that_crashes_again_and_again_does_not_block_the_others(choose: Choose, life: float, pause: float) -> None:
     cluster = Cluster(choose)
