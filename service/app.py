@@ -54,20 +54,24 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import resident_memory
 from service.telemetry.runtime import GcWatch, LoopLag
-from service.web import problem
 from service.web.api import routes as api
-from service.web.descriptors import Descriptors
-from service.web.http import drain_middleware
+from service.web.api.call import MAX_BODY_BYTES
+from service.web.descriptors import DescriptorMonitor
+from service.web.http.connection_caps import ConnectionCaps
+from service.web.http.drain_middleware import drain_middleware
 from service.web.http.http_connections import HTTP_CONNECTIONS, HttpConnections
-from service.web.http.http_protocol import HttpProtocol, PeerBounds
+from service.web.http.http_protocol import HttpContext, HttpProtocol
 from service.web.http.parse_queue import ParseQueue
 from service.web.http.request_queue import RequestQueue
-from service.web.http.socket_options import Listener, bound_buffers, listen
+from service.web.http.socket_options import Listener, listen, set_socket_options
 from service.web.http_config import HTTP_CONFIG, NODE, ApiKey, HttpConfig
 from service.web.ops import routes as ops
-from service.web.ops.scrapes import Scrapes
-from service.web.ws import loopback, native, upgrade
-from service.web.ws.upgrade_queue import UpgradeQueue
+from service.web.ops.scrape_tracker import ScrapeTracker
+from service.web.problem import problem_middleware, server_logger
+from service.web.ws import loopback, native
+from service.web.ws import routes as ws
+from service.web.ws.upgrade import UPGRADE_HANDLER, UpgradeHandler
+from service.web.ws.upgrade_queue import FirstRequestContext, UpgradeQueue
 
 BACKLOG = 4096
 """Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
@@ -115,50 +119,52 @@ class Service:
         )
         self.node = Node(Gate(contract), ports, bounds, self.metrics)
         limits = settings.limits
-        of_one = None if settings.proxy.hops else limits.max_http_connections_per_ip
-        self.http_connections = self._http_connections("http_connections", limits.http_connections, of_one)
+        cap_per_address = None if settings.proxy.hops else limits.max_http_connections_per_ip
+        self.http_connections = self._http_connections("http_connections", limits.http_connections, cap_per_address)
         self.ops_connections = self._http_connections("ops_connections", limits.ops_connections, None)
-        self.descriptors = Descriptors(
+        self.descriptors = DescriptorMonitor(
             settings.limits,
             self.node.admission,
             self.node.delivery.registry,
             self.http_connections,
             self.ops_connections,
-            self.clock,
-            self.metrics,
+            self.node.runtime,
         )
         self.metrics.http.http_connections.set_function(lambda: len(self.http_connections))
-        self.metrics.http.max_http_connections.set_function(lambda: self.http_connections.max_connections)
+        self.metrics.http.max_http_connections.set_function(lambda: self.http_connections.caps.max_connections)
         self.metrics.http.ops_connections.set_function(lambda: len(self.ops_connections))
-        self.door: UpgradeQueue | None = None
-        """While it listens."""
-        self.listening = False
-        self.upgrades = upgrade.Upgrades(self.node, _edge(settings), compresses=settings.compression.enabled)
-        self.public = self._public(extra_routes)
-        self.scrapes = Scrapes(self.clock)
-        self.ops = ops.build_ops(
-            self.node, self.metrics, lambda: self.listening, self.scrapes, [self.ops_connections.middleware()]
+        self.upgrade_queue: UpgradeQueue | None = None
+        """None unless the service listens."""
+        self.is_listening = False
+        self.upgrade_handler = UpgradeHandler(
+            self.node, _http_config(settings), compresses=settings.compression.enabled
+        )
+        self.public = self._build_public_app(extra_routes)
+        self.scrape_tracker = ScrapeTracker(self.clock)
+        self.ops = ops.build_ops_app(
+            self.node, self.metrics, lambda: self.is_listening, self.scrape_tracker, [self.ops_connections.middleware()]
         )
 
-    def _http_connections(self, name: str, cap: int, per_address: int | None) -> HttpConnections:
+    def _http_connections(self, name: str, cap: int, cap_per_address: int | None) -> HttpConnections:
+        caps = ConnectionCaps(name, cap, cap_per_address, self.metrics)
         deadlines, close_grace = self.settings.deadlines, self.settings.outbox.close_grace
-        return HttpConnections(name, cap, per_address, deadlines, close_grace, self.clock, self.metrics)
+        return HttpConnections(caps, deadlines, close_grace, self.node.runtime)
 
-    def _public(self, extra_routes: Sequence[web.AbstractRouteDef]) -> web.Application:
+    def _build_public_app(self, extra_routes: Sequence[web.AbstractRouteDef]) -> web.Application:
         app = web.Application(
             middlewares=[
                 self.http_connections.middleware(),
                 RequestQueue().middleware(),
-                drain_middleware.middleware(self.node),
-                problem.middleware(),
+                drain_middleware(self.node),
+                problem_middleware(),
             ],
-            client_max_size=api.MAX_BODY,
+            client_max_size=MAX_BODY_BYTES,
         )
         app[NODE] = self.node
-        app[HTTP_CONFIG] = _edge(self.settings)
+        app[HTTP_CONFIG] = _http_config(self.settings)
         app[HTTP_CONNECTIONS] = self.http_connections
-        app[upgrade.UPGRADES] = self.upgrades
-        app.add_routes(upgrade.routes())
+        app[UPGRADE_HANDLER] = self.upgrade_handler
+        app.add_routes(ws.routes())
         app.add_routes(api.routes())
         app.add_routes(extra_routes)
         app.on_shutdown.append(self._drain)
@@ -168,15 +174,15 @@ class Service:
     def hurry(self) -> None:
         """Ends the service as fast as it can be, now or once it drains: closes all connections at once, waits for no scrape."""
         self.node.lifecycle.hurry()
-        self.scrapes.hurry()
+        self.scrape_tracker.cancel_wait()
 
     async def last_scrape(self) -> None:
         """After a drain that timed out, waits until its counters have been scraped: they end with the process."""
         within = self.settings.deadlines.last_scrape
-        if not self.node.lifecycle.drain_timed_out or not within or not self.scrapes.recent:
+        if not self.node.lifecycle.drain_timed_out or not within or not self.scrape_tracker.recent:
             return
         _log.info("waiting_for_last_scrape", seconds=within)
-        _log.info("last_scrape_done" if await self.scrapes.wait_for_each(within) else "last_scrape_missed")
+        _log.info("last_scrape_done" if await self.scrape_tracker.wait_for_each(within) else "last_scrape_missed")
 
     async def _drain(self, app: web.Application) -> None:
         await self.node.lifecycle.drain()
@@ -328,7 +334,7 @@ def _bounds(settings: Settings) -> Bounds:
     )
 
 
-def _edge(settings: Settings) -> HttpConfig:
+def _http_config(settings: Settings) -> HttpConfig:
     return HttpConfig(
         origins=tuple(settings.origins),
         cookie=settings.auth.cookie,
@@ -356,10 +362,10 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         "access_log": None,
         "keepalive_timeout": settings.deadlines.keep_alive,
         "lingering_time": settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
-        "logger": problem.server_log(),
+        "logger": server_logger(),
     }
     account = service.node.delivery.budget.account(UNAUTHENTICATED_TENANT)
-    bounds = PeerBounds(account, settings.limits.connection_rate, service.clock, service.metrics)
+    http_context = HttpContext(account, settings.limits.connection_rate, service.node.runtime)
     # aiohttp's minute of waiting for the end of connections would outlast the time that a pod gets.
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)
     private = web.AppRunner(service.ops, shutdown_timeout=settings.outbox.close_grace, **http)
@@ -370,43 +376,44 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
     listener: Listener | None = None
     ops_listener: Listener | None = None
     try:
-        ops_server = await _set_up(private, bounds, http)
+        ops_server = await _set_up(private, http_context, http)
         with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
             ops_protocol = partial(ops.OpsProtocol, service.ops_connections, ops_server)
             ops_listener = await listen(ops_protocol, settings.ops_host, settings.ops_port, backlog=OPS_BACKLOG)
         service.ops_connections.start()
-        door = service.door = UpgradeQueue(
-            service.upgrades,
-            await _set_up(public, bounds, http),
-            service.http_connections,
-            service.descriptors,
-            service.clock,
-            service.metrics,
-            settings.limits.message_bytes,
-            account,
+        upgrade_queue = service.upgrade_queue = UpgradeQueue(
+            FirstRequestContext(
+                service.upgrade_handler,
+                await _set_up(public, http_context, http),
+                service.http_connections,
+                service.descriptors,
+                service.node.runtime,
+                account,
+                settings.limits.message_bytes,
+            )
         )
         service.http_connections.start()
         with _named("host and port", settings.host, settings.port):
-            listener = await listen(door, settings.host, settings.port, backlog=BACKLOG, shared=is_shared)
-        bound_buffers(listener.sockets, service.node.bounds)
+            listener = await listen(upgrade_queue, settings.host, settings.port, backlog=BACKLOG, reuse_port=is_shared)
+        set_socket_options(listener.sockets, service.node.bounds)
         if max_files is not None:
             service.descriptors.start(max_files)
         gc_watch.install()
         loop_lag.start()
         service.metrics.process.start_memory_bytes.set(resident_memory())
-        service.listening = True
+        service.is_listening = True
         yield listener.port, ops_listener.port
     finally:
         service.node.admission.set_draining(draining=True)  # readiness turns before anything closes
         if listener is not None and is_shared:
             listener.close()  # the others take what comes now
         await service.node.lifecycle.drain()
-        service.listening = False
+        service.is_listening = False
         if listener is not None:
             listener.close()
         await public.cleanup()
-        if service.door is not None:
-            service.door.close()
+        if service.upgrade_queue is not None:
+            service.upgrade_queue.close()
         service.http_connections.stop()
         service.descriptors.stop()
         if ops_listener is not None:
@@ -419,12 +426,14 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.ops_connections.stop()
 
 
-async def _set_up(runner: web.AppRunner, bounds: PeerBounds, options: Mapping[str, Any]) -> Callable[[], HttpProtocol]:
+async def _set_up(
+    runner: web.AppRunner, context: HttpContext, options: Mapping[str, Any]
+) -> Callable[[], HttpProtocol]:
     """Starts the application. Returns what makes a protocol for each of its connections."""
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("AppRunner.setup has made no server")
-    return partial(HttpProtocol, runner.server, ParseQueue(), bounds, loop=asyncio.get_running_loop(), **options)
+    return partial(HttpProtocol, runner.server, context, ParseQueue(), loop=asyncio.get_running_loop(), **options)
 
 
 @contextmanager

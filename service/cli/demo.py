@@ -51,7 +51,9 @@ def serve(settings: Settings, contract: Contract) -> int:
         found = load_development()
         settings = found.complete(settings)
         announce = partial(_warn, settings, found)
-    routes = page.routes(demo_folder(), client_folder(), lambda user: agent_token(settings, user), reserved=(BOT,))
+    routes = page.routes(
+        demo_folder(), client_folder(), lambda user: agent_token(settings, user), reserved_users=(BOT,)
+    )
     return process.serve(app.Service(settings, contract, extra_routes=routes), companion(settings, announce))
 
 

@@ -29,7 +29,7 @@ from service.core.backoff import Backoff
 from service.settings import Settings
 from service.signals import STOP_SIGNALS, stop_signals
 from service.telemetry import log
-from service.web.http.socket_options import bound_sockets
+from service.web.http.socket_options import bind_sockets
 
 HEARTBEAT_TIMEOUT = 30.0
 """Seconds without a heartbeat after which the event loop of a worker counts as stuck."""
@@ -111,10 +111,10 @@ def _reserved_port(host: str, port: int) -> Iterator[int]:
     """
     if port:
         # Another service of the same user that shares the port would be allowed to bind, and get half of our clients.
-        for probe in bound_sockets(host, port, shared=False):
+        for probe in bind_sockets(host, port, reuse_port=False):
             probe.close()
     with ExitStack() as stack:
-        sockets = [stack.enter_context(bound) for bound in bound_sockets(host, port, shared=True)]
+        sockets = [stack.enter_context(bound) for bound in bind_sockets(host, port, reuse_port=True)]
         yield sockets[0].getsockname()[1]
 
 

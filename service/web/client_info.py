@@ -1,4 +1,4 @@
-"""Who asks: the client's address, its origin, its credentials. Nothing here trusts a header that it was not told to trust."""
+"""What a request says about its client: address, origin, credentials. Headers are trusted only as far as HttpConfig says."""
 
 from __future__ import annotations
 
@@ -12,117 +12,118 @@ from multidict import CIMultiDict
 from service.core.authority import canonical_origin, same_authority, split_origin
 from service.core.identity import Credentials
 from service.errors import ErrorCode, ServiceError
-from service.web.http.header_list import list_of
+from service.web.http.header_list import header_elements
 from service.web.http_config import HttpConfig
 
-_BEARER = "bearer "
-_PATH = re.compile("[/?#]")
-"""What ends the authority in an address."""
+_BEARER_PREFIX = "bearer "
+_AUTHORITY_END = re.compile("[/?#]")
 
 
 def client_ip(request: web.BaseRequest, hops: int) -> str:
     """The client's address: the peer's, or with `hops` trusted proxies the entry that the outermost of them appended.
 
-    With fewer entries than hops someone came around the proxies, so the peer itself is the client.
+    With fewer entries than hops, the client has bypassed the proxies, and the peer is the client.
     """
     peer = request.remote or "unknown"
     if hops == 0:
         return peer
-    entries = list_of(request.headers, "X-Forwarded-For")
+    entries = header_elements(request.headers, "X-Forwarded-For")
     if len(entries) < hops:
         return peer
-    return _address(entries[-hops]) or peer
+    return _parse_address(entries[-hops]) or peer
 
 
-def _address(entry: str) -> str | None:
+def _parse_address(entry: str) -> str | None:
+    """The address of an entry, which may have a port or brackets; IPv4 if it is mapped into IPv6."""
     for candidate in (entry, entry.rpartition(":")[0], entry.partition("]")[0].removeprefix("[")):
         try:
-            found = ipaddress.ip_address(candidate)
+            address = ipaddress.ip_address(candidate)
         except ValueError:
             continue
-        mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-        return str(mapped or found)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return str(mapped or address)
     return None
 
 
-def check_origin(request: web.BaseRequest, edge: HttpConfig) -> None:
-    """Raises ServiceError(ORIGIN_REFUSED) if the request comes from a page that may not use this service.
+def check_origin(request: web.BaseRequest, config: HttpConfig) -> None:
+    """Raises ServiceError(ORIGIN_REFUSED) if the request comes from a page of an origin that is not allowed.
 
-    A request without Origin is no cross-site request of a browser; credentials from a cookie are checked further.
+    A request without Origin is no cross-site request of a browser; `parse_credentials` checks cookies further.
     """
-    origin = _origin(request)
-    if origin is not None and not _allowed(origin, request, edge):
+    origin = _parse_origin(request)
+    if origin is not None and not _is_allowed(origin, request, config):
         raise ServiceError(ErrorCode.ORIGIN_REFUSED, "this Origin is not in the allow-list (setting origins)")
 
 
-def _origin(request: web.BaseRequest) -> str | None:
-    """The Origin; of several, which no browser sends, what is no origin."""
-    given = request.headers.getall(hdrs.ORIGIN, None)
-    return None if given is None else ", ".join(given)
+def _parse_origin(request: web.BaseRequest) -> str | None:
+    """The Origin header. Several, which no browser sends, are joined to a value that no allow-list matches."""
+    lines = request.headers.getall(hdrs.ORIGIN, None)
+    return None if lines is None else ", ".join(lines)
 
 
-def _allowed(origin: str, request: web.BaseRequest, edge: HttpConfig) -> bool:
-    if edge.origins:
-        return "*" in edge.origins or _is_listed(origin, edge)
+def _is_allowed(origin: str, request: web.BaseRequest, config: HttpConfig) -> bool:
+    if config.origins:
+        return "*" in config.origins or _is_listed(origin, config)
     parts = split_origin(origin)
-    return parts is not None and same_authority(*parts, own_authority(request))
+    return parts is not None and same_authority(*parts, request_authority(request))
 
 
-def _is_listed(origin: str, edge: HttpConfig) -> bool:
-    return canonical_origin(origin) in edge.origins
+def _is_listed(origin: str, config: HttpConfig) -> bool:
+    return canonical_origin(origin) in config.origins
 
 
-def own_authority(request: web.BaseRequest) -> str:
-    """The host and port that the client has asked; empty if it does not say. Of a target in absolute form, the target's, and not
-    the Host header's (RFC 9112 §3.2.2)."""
+def request_authority(request: web.BaseRequest) -> str:
+    """The host and port that the request is for; empty if it has none.
+
+    A target in absolute form takes precedence over the Host header (RFC 9112 §3.2.2).
+    """
     target = request.raw_path
     if target.startswith(("/", "*")):
         return request.headers.get(hdrs.HOST, "")
-    return _PATH.split(target.partition("://")[2], maxsplit=1)[0]
+    return _AUTHORITY_END.split(target.partition("://")[2], maxsplit=1)[0]
 
 
-def credentials(request: web.BaseRequest, edge: HttpConfig) -> Credentials:
-    """What the request carries: a bearer token, else a ticket, else a cookie.
+def parse_credentials(request: web.BaseRequest, config: HttpConfig) -> Credentials:
+    """The request's credentials: a bearer token, else a ticket, else a cookie.
 
-    Raises ServiceError(UNAUTHENTICATED) for an Authorization header of another scheme, and for several of one kind.
+    Raises ServiceError(UNAUTHENTICATED) for another authentication scheme, and for two of one kind.
     """
-    given = request.headers.getall(hdrs.AUTHORIZATION, None)
-    if given is not None:
-        header = given[0]
-        if len(given) > 1 or header[: len(_BEARER)].lower() != _BEARER:
+    lines = request.headers.getall(hdrs.AUTHORIZATION, None)
+    if lines is not None:
+        header = lines[0]
+        if len(lines) > 1 or header[: len(_BEARER_PREFIX)].lower() != _BEARER_PREFIX:
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "Authorization must be: Bearer <token>, once")
-        return Credentials(token=header[len(_BEARER) :].strip())
-    tickets = parameters(request, "ticket")
+        return Credentials(token=header[len(_BEARER_PREFIX) :].strip())
+    tickets = query_values(request, "ticket")
     if len(tickets) > 1:
         raise ServiceError(ErrorCode.UNAUTHENTICATED, "the parameter ticket is given twice")
     if tickets:
         return Credentials(ticket=tickets[0])
-    if edge.cookie is not None and _cookie_counts(request, edge):
-        token = _cookies(request).get(edge.cookie)
+    if config.cookie is not None and _accepts_cookie(request, config):
+        token = _parse_cookies(request).get(config.cookie)
         if token is not None:
             return Credentials(token=token, from_cookie=True)
     return Credentials()
 
 
-def parameters(request: web.BaseRequest, name: str) -> list[str]:
-    """The values of a parameter of the address, as aiohttp decodes them, at a fraction of the cost where there is nothing to
-    decode."""
+def query_values(request: web.BaseRequest, name: str) -> list[str]:
+    """The values of a query parameter, as aiohttp decodes them; much faster where nothing is encoded."""
     target = request.raw_path
     query = target.partition("?")[2]
     if not query:
         return []
     if "%" in query or "+" in query or "#" in target:
         return request.query.getall(name, [])
-    found = []
+    values = []
     for part in query.split("&"):
         key, _, value = part.partition("=")
         if key == name:
-            found.append(value)
-    return found
+            values.append(value)
+    return values
 
 
-def _cookies(request: web.BaseRequest) -> Mapping[str, str]:
-    """The cookies of all Cookie lines: HTTP/2 splits them (RFC 9113 §8.2.3), and not every proxy joins them again."""
+def _parse_cookies(request: web.BaseRequest) -> Mapping[str, str]:
+    """The cookies of all Cookie lines: HTTP/2 splits them (RFC 9113 §8.2.3), and some proxies do not join them again."""
     lines = request.headers.getall(hdrs.COOKIE, ())
     if len(lines) > 1:
         headers = CIMultiDict(request.headers)
@@ -131,33 +132,33 @@ def _cookies(request: web.BaseRequest) -> Mapping[str, str]:
     return request.cookies
 
 
-def _cookie_counts(request: web.BaseRequest, edge: HttpConfig) -> bool:
-    """Browsers send cookies with every site's requests, so only an allowed page's count.
+def _accepts_cookie(request: web.BaseRequest, config: HttpConfig) -> bool:
+    """Whether the request comes from a page of a listed origin: browsers send cookies with every site's requests.
 
-    A same-origin GET carries no Origin; the browser then vouches for it in Sec-Fetch-Site, which pages cannot set.
+    A same-origin GET has no Origin. Then the browser states it in Sec-Fetch-Site, which pages cannot set.
     """
-    origin = _origin(request)
+    origin = _parse_origin(request)
     if origin is not None:
-        return _is_listed(origin, edge)
-    asked = own_authority(request)
-    own = any((parts := split_origin(allowed)) and same_authority(*parts, asked) for allowed in edge.origins)
-    return own and request.headers.get("Sec-Fetch-Site") == "same-origin"
+        return _is_listed(origin, config)
+    authority = request_authority(request)
+    is_own = any((parts := split_origin(listed)) and same_authority(*parts, authority) for listed in config.origins)
+    return is_own and request.headers.get("Sec-Fetch-Site") == "same-origin"
 
 
-def allow_cross_origin(request: web.BaseRequest, response: web.StreamResponse, edge: HttpConfig) -> None:
-    """Lets the page that asked read the answer, refusals too: they tell it whether to retry, and hold no secret."""
-    origin = _origin(request)
-    if origin is None or not origin.isascii():  # RFC 6454 §6.2: the other is no page's, and no header's value
+def add_cors_headers(request: web.BaseRequest, response: web.StreamResponse, config: HttpConfig) -> None:
+    """Lets the requesting page read the response. Refusals too: they say whether to retry, and hold no secret."""
+    origin = _parse_origin(request)
+    if origin is None or not origin.isascii():  # RFC 6454 §6.2: an origin is ASCII
         return
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
     response.headers[hdrs.VARY] = hdrs.ORIGIN
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Retry-After"
-    if edge.cookie is not None and _is_listed(origin, edge):
+    if config.cookie is not None and _is_listed(origin, config):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
 
 
-def preflight(request: web.BaseRequest, methods: str) -> web.Response:
-    """Answers a browser's question whether it may ask with an Authorization header."""
+def preflight_response(request: web.BaseRequest, methods: str) -> web.Response:
+    """The response to a CORS preflight, which browsers send before a request with an Authorization header."""
     return web.Response(
         status=204,
         headers={

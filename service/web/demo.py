@@ -1,4 +1,4 @@
-"""The demo page and its tokens. Only in demo mode, and only for the machine it runs on."""
+"""The demo's page and tokens, served only in demo mode and only to this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from service.core.authority import parse_authority, same_authority, split_origin
 from service.errors import ErrorCode, ServiceError
-from service.web.client_info import own_authority
+from service.web.client_info import request_authority
 
 _USER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _HEADERS = {
@@ -27,11 +27,12 @@ _HEADERS = {
 
 
 def routes(
-    demo: Path, client: Path, token_for: Callable[[str], str], reserved: Container[str] = ()
+    demo: Path, client: Path, issue_token: Callable[[str], str], reserved_users: Container[str] = ()
 ) -> list[web.AbstractRouteDef]:
-    """Serves the page at ``/``, its assets, the JavaScript client, and tokens for made-up agents.
+    """Routes for the page at ``/``, its assets, the JavaScript client, and tokens for made-up agents.
 
-    `demo` and `client` are folders; `token_for` signs a token for a user. Nobody is given a token for a `reserved` user.
+    `demo` and `client` are folders; `issue_token` signs a token for a user. No token is issued for a user in
+    `reserved_users`.
     """
 
     async def page(request: web.Request) -> web.StreamResponse:
@@ -44,9 +45,9 @@ def routes(
             raise ServiceError(
                 ErrorCode.INVALID_REQUEST, "user is 1 to 32 lower-case letters, digits and -", parameter="user"
             )
-        if user in reserved:
+        if user in reserved_users:
             raise ServiceError(ErrorCode.FORBIDDEN, "this user is the demo's backend; choose another", parameter="user")
-        return web.json_response({"token": token_for(user)}, headers=_HEADERS | {hdrs.CACHE_CONTROL: "no-store"})
+        return web.json_response({"token": issue_token(user)}, headers=_HEADERS | {hdrs.CACHE_CONTROL: "no-store"})
 
     return [
         web.get("/", page),
@@ -57,7 +58,7 @@ def routes(
 
 
 def _files(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Serves the files that the folder holds now, and no other path, whatever it says; each with the page's headers."""
+    """Serves the files that the folder holds now, and no other path, each with the page's headers."""
     known = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
     async def send(request: web.Request) -> web.StreamResponse:
@@ -70,9 +71,12 @@ def _files(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse
 
 
 def _check_local(request: web.Request) -> None:
-    """A page elsewhere must not get tokens through a visitor's browser: neither by a request across origins, nor under a name of
-    its own that leads to this machine (DNS rebinding). The peer and the Host are this machine, and the page is the demo's."""
-    host = own_authority(request)
+    """Refuses requests that a page elsewhere makes through a visitor's browser, so that it cannot obtain a token.
+
+    Such a page uses a cross-origin request, or a host name of its own that resolves to this machine (DNS rebinding). So
+    peer and Host must be this machine, and the page must be the demo's.
+    """
+    host = request_authority(request)
     authority = parse_authority(host)
     is_local = authority is not None and (authority.host == "localhost" or _is_loopback(authority.host.strip("[]")))
     if not is_local or not _is_loopback(request.remote or "") or not _is_own_page(request, host):
@@ -80,8 +84,10 @@ def _check_local(request: web.Request) -> None:
 
 
 def _is_own_page(request: web.Request, host: str) -> bool:
-    """Whether a browser's request comes from the demo's page, or from the address bar. Another port is another origin, though
-    browsers call it the same site. Programs send neither header."""
+    """Whether a browser's request comes from the demo's page or the address bar. Other programs send neither header.
+
+    Another port is another origin, although browsers call it the same site.
+    """
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None and ((parts := split_origin(origin)) is None or not same_authority(*parts, host)):
         return False

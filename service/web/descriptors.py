@@ -1,4 +1,4 @@
-"""Keeps the connections of a node within the file descriptors that its process may have, and says when there are no more."""
+"""Keeps a node's connections within the file descriptors of its process, and reports when none are left."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from service.core.limits import Limits
 from service.protocol.close import CloseCode
 from service.realtime.admission.admission import Admission
 from service.realtime.connections.registry import ConnectionRegistry
-from service.telemetry.metrics import Metrics
+from service.realtime.runtime import Runtime
 from service.telemetry.process import open_files
 from service.web.http.http_connections import HttpConnections
 
 CHECK_INTERVAL = 1.0
-"""Seconds between two looks at how many descriptors are left, and whether the limit is still the same."""
+"""Seconds between two checks of the process's limit and of the descriptors that are left."""
 REPORT_INTERVAL = 60.0
-"""Seconds between two lines that say that there are none."""
+"""Seconds between two log events about exhausted descriptors."""
 OUT_OF_DESCRIPTORS = "the node may open too few files"
-"""What a connection is told that is closed to free a descriptor of the reserve."""
+"""The close reason of a connection that is closed to free a reserved descriptor."""
 
 _log = structlog.get_logger("web")
 
 
-class Descriptors:
-    """Lowers the caps to what the process may open, and keeps the reserve free of connections of the public listener."""
+class DescriptorMonitor:
+    """Lowers the caps to what the process may open, and keeps client connections off the reserved descriptors."""
 
     def __init__(
         self,
@@ -39,84 +39,84 @@ class Descriptors:
         registry: ConnectionRegistry,
         http_connections: HttpConnections,
         ops_connections: HttpConnections,
-        clock: Clock,
-        metrics: Metrics,
+        runtime: Runtime,
     ) -> None:
         self._limits = limits
         self._admission = admission
         self._registry = registry
         self._http = http_connections
         self._ops = ops_connections
-        self._clock = clock
-        self._metrics = metrics
-        self._limit: Callable[[], float] = lambda: inf
+        self._runtime = runtime
+        self._max_files: Callable[[], float] = lambda: inf
         self._in_use = 0
+        """Descriptors in use before the first connection."""
         self._plan: DescriptorPlan | None = None
         """None while nothing limits the process."""
-        self._first_reserved = inf
-        self._reported_at = -inf
-        self._refused = 0
-        """Connections closed at once since the last report."""
+        self._report_limiter = _ReportLimiter(runtime.clock)
         self._timer: Timer | None = None
 
-    def start(self, limit: Callable[[], float]) -> None:
-        """To be called when everything but connections is open. `limit`: how many files the process may open; inf for any
-        number. Raises TooFewFilesError."""
+    def start(self, max_files: Callable[[], float]) -> None:
+        """Starts the checks; to be called when everything but connections is open. Raises TooFewFilesError.
+
+        `max_files` returns how many files the process may open; infinite without a limit.
+        """
         counted = open_files()
         self._in_use = TYPICAL_IN_USE if isnan(counted) else int(counted)
-        self._limit = limit
-        check_limit(limit(), self._in_use, self._limits)
+        self._max_files = max_files
+        check_limit(max_files(), self._in_use, self._limits)
         self._check()
 
     def stop(self) -> None:
-        """Ends looking."""
+        """Stops the checks."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def take(self, transport: asyncio.Transport) -> bool:
-        """Whether a connection that was just accepted may stay; one that may not has taken a descriptor of the reserve."""
-        if self._first_reserved == inf:
+    def accepts(self, transport: asyncio.Transport) -> bool:
+        """Whether a new connection may stay: False if it got a reserved descriptor. Then one waiting connection is closed,
+        which frees a descriptor for the next one."""
+        planned = self._plan
+        if planned is None:
             return True
         socket = transport.get_extra_info("socket")
-        if socket is None or socket.fileno() < self._first_reserved:
+        if socket is None or socket.fileno() < planned.first_reserved:
             return True
-        self._refused += 1
-        self._metrics.limits.limit_hits.labels(limit="open_files").inc()
-        self._http.close_longest_waiting()  # so that the next one finds a place
-        self._report()
+        self._runtime.metrics.limits.limit_hits.labels(limit="open_files").inc()
+        self._http.evict_longest_waiting()
+        self._report_limiter.count_refused()
+        self._report(planned)
         return False
 
     # --- once a second ------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        self._timer = self._clock.call_later(CHECK_INTERVAL, self._check)
-        limit = self._limit()
+        self._timer = self._runtime.clock.call_later(CHECK_INTERVAL, self._check)
+        limit = self._max_files()
         before = self._plan
         if (int(limit) if isfinite(limit) else None) != (None if before is None else before.limit):
-            self._follow(limit)
+            self._apply_limit(limit)
         planned = self._plan
         if planned is None:
             return
-        lowest_free = _lowest_free()
+        lowest_free = _find_lowest_free()
         if lowest_free == inf or (before is not None and planned.limit < before.limit):
             self._free_reserve(planned)
-        if self._is_full(planned, lowest_free):
-            self._report()
+        if self._is_exhausted(planned, lowest_free):
+            self._report(planned)
 
-    def _follow(self, limit: float) -> None:
-        """Sets the caps for this limit, at the start and when an operator has changed it."""
+    def _apply_limit(self, limit: float) -> None:
+        """Sets the caps for this limit: at the start, and after an operator has changed it."""
         limits = self._limits
         planned = self._plan = plan(int(limit), self._in_use, limits) if isfinite(limit) else None
         if planned is None:
-            self._first_reserved = inf
             self._admission.slots.lower_max_connections(limits.connections)
-            self._http.lower(limits.http_connections)
-            self._ops.lower(limits.ops_connections)
+            self._http.caps.lower(limits.http_connections)
+            self._ops.caps.lower(limits.ops_connections)
             return
-        self._first_reserved = planned.first_reserved
         self._admission.slots.lower_max_connections(planned.connections)
-        self._http.lower(planned.http_connections, lambda: planned.client_descriptors - self._admission.slots.total)
-        self._ops.lower(planned.ops_connections)
+        self._http.caps.lower(
+            planned.http_connections, lambda: planned.client_descriptors - self._admission.slots.total
+        )
+        self._ops.caps.lower(planned.ops_connections)
         if planned.connections < limits.connections:
             _log.warning(
                 "connections_lowered",
@@ -135,8 +135,10 @@ class Descriptors:
             )
 
     def _free_reserve(self, planned: DescriptorPlan) -> None:
-        """Closes the connections of the public listener that have a descriptor of the reserve: it was theirs before the limit was
-        lowered. Those with a number above the limit stay, as closing them would free nothing."""
+        """Closes client connections on reserved descriptors, which they got before the limit was lowered.
+
+        Descriptors above the limit stay open: closing them would make no new descriptor available.
+        """
         closed = 0
         for transport in self._http:
             socket = transport.get_extra_info("socket")
@@ -146,27 +148,24 @@ class Descriptors:
         for connection in self._registry:
             if planned.first_reserved <= connection.transport.fd < planned.limit:
                 connection.close(CloseCode.OVERLOAD, OUT_OF_DESCRIPTORS)
-                connection.transport.hang_up()  # without waiting for the peer's answer
+                connection.transport.hang_up()  # without waiting for the peer's close frame
                 closed += 1
         if closed:
-            self._metrics.limits.limit_hits.labels(limit="open_files").inc(closed)
+            self._runtime.metrics.limits.limit_hits.labels(limit="open_files").inc(closed)
             _log.warning("descriptors_freed", closed=closed, limit=planned.limit, reserve=planned.reserve)
 
-    def _is_full(self, planned: DescriptorPlan, lowest_free: float) -> bool:
-        is_at_lowered_cap, self._http.is_at_lowered_cap = self._http.is_at_lowered_cap, False
+    def _is_exhausted(self, planned: DescriptorPlan, lowest_free: float) -> bool:
+        has_hit_lowered_cap = self._http.caps.pop_lowered_cap_hit()
         return (
             (planned.connections < self._limits.connections and self._admission.slots.total >= planned.connections)
-            or is_at_lowered_cap
+            or has_hit_lowered_cap
             or lowest_free >= planned.first_reserved
         )
 
-    def _report(self) -> None:
-        now = self._clock.monotonic()
-        planned = self._plan
-        if planned is None or now - self._reported_at < REPORT_INTERVAL:
+    def _report(self, planned: DescriptorPlan) -> None:
+        refused = self._report_limiter.pop_refused()
+        if refused is None:
             return
-        self._reported_at = now
-        refused, self._refused = self._refused, 0
         counted = open_files()
         _log.warning(
             "descriptors_exhausted",
@@ -180,8 +179,30 @@ class Descriptors:
         )
 
 
-def _lowest_free() -> float:
-    """The number that the next descriptor gets; inf if there is none. As many are in use at least."""
+class _ReportLimiter:
+    """Allows one report per REPORT_INTERVAL, and counts the connections refused between two reports."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._reported_at = -inf
+        self._refused = 0
+
+    def count_refused(self) -> None:
+        """Counts a connection that was closed at once."""
+        self._refused += 1
+
+    def pop_refused(self) -> int | None:
+        """The connections refused since the last report; None if the interval is not over."""
+        now = self._clock.monotonic()
+        if now - self._reported_at < REPORT_INTERVAL:
+            return None
+        self._reported_at = now
+        refused, self._refused = self._refused, 0
+        return refused
+
+
+def _find_lowest_free() -> float:
+    """The number of the next descriptor, which the system chooses as the lowest free one; infinite if there is none."""
     try:
         free = os.open(os.devnull, os.O_RDONLY)
     except OSError:

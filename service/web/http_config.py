@@ -1,4 +1,4 @@
-"""What the HTTP edge is told at the start, and where its handlers find it."""
+"""The HTTP settings, and the keys under which aiohttp's handlers find them and the node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.realtime.node import Node
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A backend's key. It speaks for one tenant."""
+    """A backend's API key, valid for one tenant."""
 
     name: str
     key: str = field(repr=False)
@@ -20,16 +20,16 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """The settings that concern the HTTP edge alone; the bounds are the node's."""
+    """Settings that only HTTP needs; limits and deadlines are in the node's Bounds."""
 
     origins: tuple[str, ...] = ()
-    """Exact origins that browsers may come from; empty: only the service's own; ``*``: any (never with a cookie)."""
+    """Allowed origins, compared exactly. Empty: only the service's own origin. ``*``: any origin, without cookies."""
     cookie: str | None = None
-    """The cookie that may carry a token."""
+    """The name of the cookie that may carry a token; None: no cookie is read."""
     hops: int = 0
     """Trusted proxies in front, each of which appends to X-Forwarded-For."""
     api_keys: tuple[ApiKey, ...] = ()
 
 
 NODE = web.AppKey("node", Node)
-HTTP_CONFIG = web.AppKey("edge", HttpConfig)
+HTTP_CONFIG = web.AppKey("http_config", HttpConfig)

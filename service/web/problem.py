@@ -1,4 +1,4 @@
-"""Refusals over HTTP: RFC 9457 problem details with this service's codes."""
+"""HTTP refusals as RFC 9457 problem details with this service's error codes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from aiohttp.web_urldispatcher import SystemRoute
 from service.errors import ErrorCode, ServiceError
 
 _log = structlog.get_logger("web")
-MAX_RETRY = 3
-"""Seconds of the longest Retry-After where nothing is known of how long it takes. By chance, or all would come at once."""
+MAX_RETRY_AFTER = 3
+"""The longest random Retry-After in seconds, where the duration of the problem is unknown. Random, so that clients do
+not all return at once."""
 
 _BAD_REQUESTS = (
     HttpProcessingError,
-    web.RequestPayloadError,  # a body that nobody read, in an encoding that it is not in
-    UnicodeEncodeError,  # aiohttp's refusal of an Expect that is no UTF-8, which it quotes
+    web.RequestPayloadError,  # a body that no handler read, in an encoding that does not match its header
+    UnicodeEncodeError,  # aiohttp's error for an Expect header that is not UTF-8, which it quotes
 )
 _BY_STATUS = {
     400: ErrorCode.INVALID_REQUEST,
-    403: ErrorCode.NOT_FOUND,  # aiohttp's answer for a folder among static files
+    403: ErrorCode.NOT_FOUND,  # aiohttp's status for a directory among static files
     404: ErrorCode.NOT_FOUND,
     405: ErrorCode.METHOD_NOT_ALLOWED,
     408: ErrorCode.DEADLINE,
@@ -38,14 +39,14 @@ _BY_STATUS = {
 }
 
 
-def problem(error: ServiceError) -> web.Response:
-    """The response for a refusal; `details.retry_after` (seconds) becomes Retry-After."""
+def problem_response(error: ServiceError) -> web.Response:
+    """The response to a refusal; `details.retry_after` (seconds) becomes the Retry-After header."""
     status = error.code.status
     headers = {}
     if "retry_after" in error.details:
         headers["Retry-After"] = str(max(1, math.ceil(error.details["retry_after"])))
     elif error.retryable:
-        headers["Retry-After"] = str(randint(1, MAX_RETRY))  # noqa: S311  # spreads load, guards nothing
+        headers["Retry-After"] = str(randint(1, MAX_RETRY_AFTER))  # noqa: S311  # spreads load, not a secret
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if status == HTTPStatus.UPGRADE_REQUIRED:
@@ -65,8 +66,8 @@ def problem(error: ServiceError) -> web.Response:
     )
 
 
-def serialized(response: web.Response) -> bytes:
-    """The bytes of a response that is the last of its connection, for those who write it past aiohttp."""
+def serialize_closing_response(response: web.Response) -> bytes:
+    """The bytes of a connection's last response, to be written without aiohttp."""
     body = response.body if isinstance(response.body, bytes) else b""
     response.headers[hdrs.CONNECTION] = "close"
     response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
@@ -75,66 +76,69 @@ def serialized(response: web.Response) -> bytes:
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
-def server_log() -> logging.Logger:
-    """The logger for aiohttp's servers: of their own faults. A request that is not HTTP, down to its body's encoding and its
-    headers' characters, is answered and not logged: the complaint quotes it, and whoever likes could fill the log with it."""
+def server_logger() -> logging.Logger:
+    """The logger of aiohttp's servers, which logs their own faults only.
+
+    Malformed requests are answered but not logged: the messages quote them, so any client could fill the log.
+    """
     logger = logging.getLogger("server")
-    logger.addFilter(_is_no_bad_request)
+    logger.addFilter(_is_server_fault)
     return logger
 
 
-def _is_no_bad_request(record: logging.LogRecord) -> bool:
+def _is_server_fault(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], _BAD_REQUESTS))
 
 
-def middleware() -> Middleware:
-    """Turns every refusal and fault of a handler into problem details. Faults are logged, with the id the client gets."""
+def problem_middleware() -> Middleware:
+    """Turns refusals and faults of handlers into problem details. Faults are logged with the incident id that the
+    client gets."""
 
     @web.middleware
     async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except ServiceError as error:
-            return problem(error)
-        except web.HTTPException as answer:
-            if answer.status < HTTPStatus.BAD_REQUEST:
+            return problem_response(error)
+        except web.HTTPException as exception:
+            if exception.status < HTTPStatus.BAD_REQUEST:
                 raise
-            _break_cycles(request, answer)
-            return translated(answer)
+            _break_cycles(request, exception)
+            return translate_http_exception(exception)
         except ConnectionResetError:
-            raise  # the client has gone: nobody is left to answer, and there is nothing to complain about
+            raise  # the client has disconnected, so a response cannot be sent
         except Exception:
-            return fault(request)
+            return fault_response(request)
 
     return problems
 
 
-def fault(request: web.BaseRequest) -> web.Response:
-    """The response for the exception that is being handled, a fault of this service: logged, with the id that the client gets."""
+def fault_response(request: web.BaseRequest) -> web.Response:
+    """Logs the exception that is being handled as a fault of this service, and returns a response with its incident id."""
     incident = secrets.token_hex(8)
-    _log.exception("request failed", incident=incident, method=request.method)
-    return problem(ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident))
+    _log.exception("request_failed", incident=incident, method=request.method)
+    return problem_response(ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident))
 
 
-def _break_cycles(request: web.Request, answer: web.HTTPException) -> None:
-    """Lets a request for what does not exist be freed by its last reference.
+def _break_cycles(request: web.Request, exception: web.HTTPException) -> None:
+    """Breaks the reference cycles of a request that matches no route, so that it is freed at once.
 
-    The garbage collector looks again at what has survived it once only after millions of allocations (telemetry/runtime.py), so a
-    flood of such requests would grow the process: by 150 MB for 65 000.
+    A full garbage collection runs only after millions of allocations (telemetry/runtime.py). Without this, 65 000 such
+    requests grew the process by 150 MB.
     """
-    answer.__traceback__ = None  # its frames refer to the request, and the request to this answer
+    exception.__traceback__ = None  # its frames refer to the request, which refers to this exception
     route = request.match_info.route
-    if isinstance(route, SystemRoute):  # made for this request; it refers to a method of its own
+    if isinstance(route, SystemRoute):  # aiohttp made it for this request; it refers to its own bound method
         del route._handler
 
 
-def translated(answer: web.HTTPException) -> web.Response:
-    """The response in place of a refusal of aiohttp's own."""
-    code = _BY_STATUS.get(answer.status, ErrorCode.INVALID_REQUEST if answer.status < 500 else ErrorCode.INTERNAL)
-    said = answer.text or ""
-    # aiohttp's default text is the status once more.
-    detail = code.meaning if not said or said.startswith(str(answer.status)) else said
-    response = problem(ServiceError(code, detail))
-    if "Allow" in answer.headers:
-        response.headers["Allow"] = answer.headers["Allow"]
+def translate_http_exception(exception: web.HTTPException) -> web.Response:
+    """Replaces a refusal of aiohttp by problem details."""
+    code = _BY_STATUS.get(exception.status, ErrorCode.INVALID_REQUEST if exception.status < 500 else ErrorCode.INTERNAL)
+    text = exception.text or ""
+    # aiohttp's default text only repeats the status.
+    detail = code.meaning if not text or text.startswith(str(exception.status)) else text
+    response = problem_response(ServiceError(code, detail))
+    if "Allow" in exception.headers:
+        response.headers["Allow"] = exception.headers["Allow"]
     return response

@@ -15,7 +15,7 @@ from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import ByteBudget
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
-from service.web.ws.websocket import Terms, WebSocket
+from service.web.ws.websocket import WebSocket, WebSocketContext
 
 BOUNDS = Bounds(
     # The cases ask for messages of 16 MiB and for thousands at once; what bounds a client of the service is tested elsewhere.
@@ -56,7 +56,7 @@ class Echo:
 class Handshake(asyncio.Protocol):
     """Takes any upgrade, with what it offers of compression, and makes a WebSocket of its connection."""
 
-    def __init__(self, terms: Terms, deflater: Deflater | None) -> None:
+    def __init__(self, terms: WebSocketContext, deflater: Deflater | None) -> None:
         self._terms = terms
         self._deflater = deflater
         self._data = b""
@@ -96,7 +96,7 @@ class Handshake(asyncio.Protocol):
 async def echoing(*, compresses: bool) -> AsyncIterator[str]:
     """Listens on a free port of loopback for the length of the block; gives the address."""
     clock, metrics = SystemClock(), Metrics()
-    terms = Terms(BOUNDS, clock, metrics, ReadScheduler(clock, metrics, BOUNDS.deadlines.message))
+    terms = WebSocketContext(BOUNDS, clock, metrics, ReadScheduler(clock, metrics, BOUNDS.deadlines.message))
     # The fastest level: the cases measure nothing here, and what is made is read by the same rules.
     deflater = Deflater(1) if compresses else None
     server = await asyncio.get_running_loop().create_server(lambda: Handshake(terms, deflater), "127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""How many upgrades a node accepts a second, who is counted, and how a crowd comes in."""
+"""The accept rate of a node: how many upgrades per second, which ones count, and how a crowd reconnects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def statuses(answers: Iterable[Answer]) -> list[int]:
     return [answer.status for answer in answers]
 
 
-async def test_one_more_is_told_when_to_come_back() -> None:
+async def test_upgrade_above_the_accept_rate_gets_retry_after() -> None:
     clock = FakeClock(time.time())
     async with (
         serving(clock=clock, rollout=accepting(2, 0.5)) as server,
@@ -48,7 +48,7 @@ async def test_one_more_is_told_when_to_come_back() -> None:
             assert await server.metric("connections") == 3
 
 
-async def test_a_slow_node_accepts_fewer_and_comes_back() -> None:
+async def test_accept_rate_falls_on_a_slow_node_and_recovers() -> None:
     clock = FakeClock(time.time())
     rollout = {**accepting(4, 4.0), "accept_max_lag": 0.1}
     async with serving(clock=clock, rollout=rollout) as server, AsyncExitStack() as open_:
@@ -69,15 +69,15 @@ async def test_a_slow_node_accepts_fewer_and_comes_back() -> None:
         assert (await ask(server, "/ws", bearer("gus"))).code == "overloaded", "the setting is the ceiling"
 
 
-async def test_a_loop_that_is_late_is_what_makes_a_node_slow() -> None:
+async def test_accept_rate_falls_with_loop_lag() -> None:
     async with serving(rollout={"accept_max_lag": 0.05}) as server:
         before = await server.metric("accept_rate")
-        time.sleep(0.4)  # noqa: ASYNC251  # the event loop stands still: that is the point
+        time.sleep(0.4)  # noqa: ASYNC251  # blocks the event loop on purpose
         await eventually(lambda: server.service.node.admission.upgrades.per_second < before)
         assert await server.metric("accept_rate") < before
 
 
-async def test_a_plain_request_takes_nothing_and_is_answered_the_same() -> None:
+async def test_plain_get_takes_nothing_from_the_accept_rate() -> None:
     async with serving(rollout=accepting(1)) as server:
         for _ in range(5):
             assert (await ask(server, "/ws", bearer(), upgrade=False)).code == "upgrade_required"
@@ -88,7 +88,7 @@ async def test_a_plain_request_takes_nothing_and_is_answered_the_same() -> None:
             assert plain.headers["access-control-expose-headers"] == "Retry-After", "or a page could not read it"
 
 
-async def test_a_browser_s_refused_upgrade_and_its_question_get_one_place_between_them() -> None:
+async def test_browser_s_refused_upgrade_and_plain_get_take_one_place() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock, rollout=accepting(1, 0.5)) as server, upgraded(server):
         waits = []
@@ -109,7 +109,9 @@ async def test_a_browser_s_refused_upgrade_and_its_question_get_one_place_betwee
     ],
     ids=["token", "origin", "version", "key"],
 )
-async def test_who_is_refused_for_something_else_takes_nobody_s_turn(fault: dict[str, str | None]) -> None:
+async def test_upgrade_refused_for_another_reason_takes_nothing_from_the_accept_rate(
+    fault: dict[str, str | None],
+) -> None:
     async with serving(rollout=accepting(1)) as server:
         for _ in range(5):
             assert (await ask(server, "/ws", bearer() | fault)).status in (400, 401, 403)
@@ -122,7 +124,7 @@ async def test_who_is_refused_for_something_else_takes_nobody_s_turn(fault: dict
     [{"connect_rate_per_ip": {"per_second": 0.001, "burst": 3}}, {"connections_per_ip": 3}],
     ids=["rate", "connections"],
 )
-async def test_one_address_cannot_take_everybody_s_turns(limits: dict[str, Any]) -> None:
+async def test_accept_rate_cannot_be_used_up_by_one_address(limits: dict[str, Any]) -> None:
     async with serving(limits=limits, rollout=accepting(4)) as server, AsyncExitStack() as crowd:
         for _ in range(20):
             raw = await crowd.enter_async_context(connected(server))
@@ -132,7 +134,7 @@ async def test_one_address_cannot_take_everybody_s_turns(limits: dict[str, Any])
         assert answer.status == 101
 
 
-async def test_a_crowd_comes_in_at_the_rate_and_each_asks_but_a_few_times() -> None:
+async def test_crowd_connects_at_the_accept_rate_with_few_retries() -> None:
     crowd, rate, burst = 150, 100.0, 30
     limits = {"connections_per_user": 1_000, "connect_rate_per_ip": {"per_second": 10_000, "burst": 10_000}}
     async with serving(limits=limits, rollout=accepting(burst, rate)) as server, AsyncExitStack() as open_:
@@ -148,7 +150,7 @@ async def test_a_crowd_comes_in_at_the_rate_and_each_asks_but_a_few_times() -> N
 
 
 async def come_in(server: Running, open_: AsyncExitStack, user: str) -> int:
-    """Asks until it is let in, each time after the pause that it was told; returns how often it asked."""
+    """Retries until accepted, each time after the given pause; returns the number of tries."""
     asked = 0
     while True:
         raw = await open_.enter_async_context(connected(server))
@@ -156,4 +158,4 @@ async def come_in(server: Running, open_: AsyncExitStack, user: str) -> int:
         answer = await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token(user)}"})
         if answer.status == 101:
             return asked
-        await asyncio.sleep(answer.problem["details"]["retry_after"])  # what it was asked to do
+        await asyncio.sleep(answer.problem["details"]["retry_after"])  # the pause it was given

@@ -1,4 +1,4 @@
-"""The backend API: keys and tenants, looking at channels, ending connections."""
+"""The backend API: keys and tenants, channels, users, tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def path_of(operation: Operation) -> str:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-async def test_every_operation_needs_a_key(server: Running, operation: Operation) -> None:
+async def test_operation_without_a_key_is_refused(server: Running, operation: Operation) -> None:
     answer = await ask(server, operation.method, path_of(operation), key=None)
     answer.refused(401, "invalid_api_key")
     assert answer.headers["Www-Authenticate"] == "Bearer"
@@ -59,34 +59,34 @@ async def test_every_operation_needs_a_key(server: Running, operation: Operation
         f"Bearer {API_KEY.upper()}",
     ],
 )
-async def test_a_wrong_key_is_refused(server: Running, authorization: str) -> None:
+async def test_wrong_key_is_refused(server: Running, authorization: str) -> None:
     answer = await ask(server, "GET", "/channels", key=None, headers={"Authorization": authorization})
     answer.refused(401, "invalid_api_key")
     assert API_KEY not in str(answer.body)
 
 
-async def test_the_scheme_is_not_case_sensitive(server: Running) -> None:
+async def test_authorization_scheme_is_case_insensitive(server: Running) -> None:
     answer = await ask(server, "GET", "/channels", key=None, headers={"Authorization": f"bearer  {API_KEY}"})
     assert answer.status == 200
 
 
 @pytest.mark.parametrize("key", [None, "", "x", API_KEY])
-async def test_without_configured_keys_nobody_comes_in(key: str | None) -> None:
+async def test_key_without_configured_keys_is_refused(key: str | None) -> None:
     async with serving(api={"keys": []}) as server:
         (await ask(server, "GET", "/channels", key=key)).refused(401, "invalid_api_key")
 
 
-async def test_the_key_is_checked_before_anything_else_is_looked_at(server: Running) -> None:
+async def test_key_is_checked_before_everything_else(server: Running) -> None:
     for path in ("/channels/nowhere:1", "/channels?limit=x", "/channels/no%20name/history"):
         (await ask(server, "GET", path, key="wrong")).refused(401, "invalid_api_key")
     (await ask(server, "POST", EVENTS, data=b"{", key="wrong")).refused(401, "invalid_api_key")
 
 
-async def test_a_users_token_is_no_api_key(server: Running) -> None:
+async def test_user_token_is_no_api_key(server: Running) -> None:
     (await ask(server, "GET", "/channels", key=token())).refused(401, "invalid_api_key")
 
 
-async def test_a_key_sees_nothing_of_another_tenant(server: Running) -> None:
+async def test_key_sees_nothing_of_another_tenant(server: Running) -> None:
     async with server.client("ann") as ann:
         await ann.subscribe("room:1")
         await post(server, EVENTS, [message("secret", id="m-1"), pin("top", "secret")])
@@ -115,7 +115,7 @@ async def test_a_key_sees_nothing_of_another_tenant(server: Running) -> None:
 # --- channels ----------------------------------------------------------------------------------------------------------
 
 
-async def test_channels_are_listed_by_name_with_their_position(server: Running) -> None:
+async def test_list_channels_is_ordered_by_name_with_positions(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:3")
         await post(server, "/channels/room:2/events", [message("a", id="m-1"), message("b", id="m-2")])
@@ -128,7 +128,7 @@ async def test_channels_are_listed_by_name_with_their_position(server: Running) 
         assert (listed["more"], listed["complete"]) == (False, True)
 
 
-async def test_channels_are_listed_by_prefix_and_limit(server: Running) -> None:
+async def test_list_channels_by_prefix_and_limit(server: Running) -> None:
     for name in ("room:1", "room:2", "room:11", "news:1"):
         kind = "news.flash" if name.startswith("news") else "chat.message"
         await post(server, f"/channels/{name}/events", {"type": kind, "data": {"text": "x"}})
@@ -138,7 +138,7 @@ async def test_channels_are_listed_by_prefix_and_limit(server: Running) -> None:
     assert ([entry["channel"] for entry in page["channels"]], page["more"]) == (["room:1", "room:11"], False)
 
 
-async def test_a_channel_shows_what_the_contract_says(server: Running) -> None:
+async def test_show_channel_includes_its_contract(server: Running) -> None:
     shown = await get(server, "/channels/room:1")
     assert shown["contract"] == {
         "pattern": "room:{room}",
@@ -157,7 +157,7 @@ async def test_a_channel_shows_what_the_contract_says(server: Running) -> None:
     assert board["contract"]["events"]["ticker.price"]["window"] == 0.1
 
 
-async def test_a_channel_shows_its_position_and_subscribers(server: Running) -> None:
+async def test_show_channel_includes_position_and_subscribers(server: Running) -> None:
     async with server.client() as ann, server.client("ben") as ben:
         await ann.subscribe("room:1")
         joined = await ben.subscribe("room:1")
@@ -167,7 +167,7 @@ async def test_a_channel_shows_its_position_and_subscribers(server: Running) -> 
         assert (shown["subscribers"], shown["complete"]) == (2, True)
 
 
-async def test_history_pages_both_ways(server: Running) -> None:
+async def test_history_pages_in_both_directions(server: Running) -> None:
     await post(server, EVENTS, [message(str(n)) for n in range(1, 11)])
 
     async def page(query: str) -> tuple[list[int], bool]:
@@ -185,7 +185,7 @@ async def test_history_pages_both_ways(server: Running) -> None:
     assert await page("?after=10") == ([], False)
 
 
-async def test_history_gives_events_as_subscribers_see_them(server: Running) -> None:
+async def test_history_has_events_as_subscribers_get_them(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         await post(server, EVENTS, message("hi", id="m-1", **{"from": "ben"}))
@@ -201,7 +201,7 @@ async def test_history_gives_events_as_subscribers_see_them(server: Running) -> 
         }
 
 
-async def test_a_page_is_cut_to_the_bytes_of_a_recovery_and_says_so() -> None:
+async def test_history_page_is_cut_to_the_recovery_bytes() -> None:
     async with serving(outbox={"recovery_bytes": 2048}) as server:
         await post(server, EVENTS, [message("x" * 800) for _ in range(4)])
         newest = await get(server, "/channels/room:1/history")
@@ -210,7 +210,7 @@ async def test_a_page_is_cut_to_the_bytes_of_a_recovery_and_says_so() -> None:
         assert ([event["offset"] for event in oldest["events"]], oldest["more"]) == ([1, 2], True)
 
 
-async def test_state_gives_the_newest_event_of_every_key(server: Running) -> None:
+async def test_state_has_the_newest_event_of_every_key(server: Running) -> None:
     await post(server, EVENTS, [pin("a", "old"), pin("b"), pin("a", "new"), message("x", id="m-1")])
     found = await get(server, "/channels/room:1/state")
     assert [(event["key"], event["rev"], event["data"]["text"]) for event in found["state"]] == [
@@ -220,7 +220,7 @@ async def test_state_gives_the_newest_event_of_every_key(server: Running) -> Non
     assert (found["channel"], found["offset"], found["last"], found["more"]) == ("room:1", 1, "m-1", False)
 
 
-async def test_paging_through_a_changing_state_misses_no_key() -> None:
+async def test_state_paged_while_it_changes_misses_no_key() -> None:
     async with serving(outbox={"recovery_bytes": 1024}) as server:
         await post(server, EVENTS, [pin(str(n), "x" * 300) for n in range(9)])
         seen: dict[str, int] = {}
@@ -230,12 +230,12 @@ async def test_paging_through_a_changing_state_misses_no_key() -> None:
             assert 1 <= len(page["state"]) <= 2
             seen.update({event["key"]: event["rev"] for event in page["state"]})
             after, more = page["state"][-1]["rev"], page["more"]
-            if len(seen) == 4:  # one that has been read and one that has not move ahead
+            if len(seen) == 4:  # one value that was read and one that was not move ahead
                 await post(server, EVENTS, [pin("0", "y"), pin("8", "y")])
         assert seen == {"0": 10, **{str(n): n + 1 for n in range(1, 8)}, "8": 11}
 
 
-async def test_presence_tells_who_is_there(server: Running) -> None:
+async def test_presence_lists_the_members(server: Running) -> None:
     async with server.client(info={"name": "Ann"}) as ann, server.client() as second, server.client("ben") as ben:
         for client in (ann, second, ben):
             await client.subscribe("room:1")
@@ -272,11 +272,11 @@ async def test_presence_of_a_large_channel_is_a_count() -> None:
         ("/events", 405, "method_not_allowed"),
     ],
 )
-async def test_a_refused_look(server: Running, path: str, status: int, code: str) -> None:
+async def test_refused_read_has_its_code(server: Running, path: str, status: int, code: str) -> None:
     (await ask(server, "GET", path)).refused(status, code)
 
 
-async def test_an_unknown_method_names_the_known_ones(server: Running) -> None:
+async def test_unknown_method_lists_the_allowed_ones(server: Running) -> None:
     answer = await ask(server, "DELETE", "/channels/room:1")
     answer.refused(405, "method_not_allowed")
     assert answer.headers["Allow"] == "GET,HEAD"
@@ -303,11 +303,11 @@ async def test_an_unknown_method_names_the_known_ones(server: Running) -> None:
         ("/channels/room:1/presence?limit=1", "limit"),
     ],
 )
-async def test_a_wrong_query_parameter_is_named(server: Running, query: str, parameter: str) -> None:
+async def test_wrong_query_parameter_is_named(server: Running, query: str, parameter: str) -> None:
     assert (await ask(server, "GET", query)).refused(400, "invalid_request")["parameter"] == parameter
 
 
-async def test_answers_are_not_kept_on_the_way(server: Running) -> None:
+async def test_responses_are_not_cached(server: Running) -> None:
     answer = await ask(server, "GET", "/channels")
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Content-Type"].startswith("application/json")
@@ -322,7 +322,7 @@ async def test_head_answers_like_get_without_a_body(server: Running) -> None:
 # --- users -------------------------------------------------------------------------------------------------------------
 
 
-async def test_disconnect_closes_all_connections_of_the_user_and_nobody_elses(server: Running) -> None:
+async def test_disconnect_closes_all_connections_of_the_user_only(server: Running) -> None:
     async with server.client() as first, server.client() as second, server.client("ben") as ben:
         assert await post(server, "/users/ann/disconnect", {"reason": "moved out"}) == {"connections": 2, **ALONE}
         assert await first.closed() == 4403
@@ -343,14 +343,14 @@ async def test_disconnect_closes_all_connections_of_the_user_and_nobody_elses(se
         ("%2F", "%252F"),
     ],
 )
-async def test_a_user_in_the_address_is_decoded_once(server: Running, user: str, path: str) -> None:
+async def test_user_in_the_path_is_decoded_once(server: Running, user: str, path: str) -> None:
     async with server.client(user) as client:
         assert await post(server, f"/users/{path}/disconnect", None) == {"connections": 1, **ALONE}
         assert await client.closed() == 4403
 
 
 @pytest.mark.parametrize("user", ["%0A", "%00", "a%0D%0Ab", "%20a", "x" * 129, "%FF", "%ED%A0%80"])
-async def test_no_token_could_name_such_a_user(server: Running, user: str) -> None:
+async def test_user_that_no_token_can_name_is_refused(server: Running, user: str) -> None:
     for action, body in (("disconnect", None), ("unsubscribe", {"channel": "room:1"}), ("revoke", None)):
         answer = await ask(server, "POST", f"/users/{user}/{action}", body)
         assert answer.refused(400, "invalid_request")["parameter"] == "user"
@@ -367,7 +367,9 @@ async def test_no_token_could_name_such_a_user(server: Running, user: str) -> No
         ('{"reason": "' + "ü" * 62 + '"}', "invalid_message", "$.reason"),
     ],
 )
-async def test_a_wrong_reason_disconnects_nobody(server: Running, body: bytes | str, code: str, path: str) -> None:
+async def test_disconnect_with_a_wrong_reason_closes_nothing(
+    server: Running, body: bytes | str, code: str, path: str
+) -> None:
     async with server.client() as ann:
         data = body.encode() if isinstance(body, str) else body
         details = (await ask(server, "POST", "/users/ann/disconnect", data=data)).refused(400, code)
@@ -375,13 +377,13 @@ async def test_a_wrong_reason_disconnects_nobody(server: Running, body: bytes | 
         await ann.silence()
 
 
-async def test_a_reason_may_fill_the_close_frame(server: Running) -> None:
+async def test_disconnect_with_the_longest_reason_sends_it_whole(server: Running) -> None:
     async with server.client() as ann:
         await post(server, "/users/ann/disconnect", {"reason": "ü" * 61 + "!"})
         assert await ann.closed() == 4403
 
 
-async def test_unsubscribe_ends_the_subscriptions_and_tells_why(server: Running) -> None:
+async def test_unsubscribe_ends_the_subscriptions_with_a_reason(server: Running) -> None:
     async with server.client() as first, server.client() as second, server.client("ben") as ben:
         for client in (first, second, ben):
             await client.subscribe("room:1")
@@ -406,14 +408,14 @@ async def test_unsubscribe_ends_the_subscriptions_and_tells_why(server: Running)
         (b'{"channel": null}', 400, "invalid_message"),
     ],
 )
-async def test_unsubscribe_needs_a_channel(server: Running, body: bytes, status: int, code: str) -> None:
+async def test_unsubscribe_without_a_channel_is_refused(server: Running, body: bytes, status: int, code: str) -> None:
     (await ask(server, "POST", "/users/ann/unsubscribe", data=body)).refused(status, code)
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_revoked_users_tokens_are_refused_and_a_newer_one_is_not(server: Running) -> None:
+async def test_revoke_user_refuses_old_tokens_and_accepts_newer_ones(server: Running) -> None:
     old, new = token(iat=int(time.time()) - 60), token(iat=int(time.time()) + 3)
     async with server.client(token_=old) as first, server.client(token_=new) as second, server.client("ben") as ben:
         revoked = await post(server, "/users/ann/revoke", {"reason": "the laptop was stolen"})
@@ -430,13 +432,13 @@ async def test_a_revoked_users_tokens_are_refused_and_a_newer_one_is_not(server:
         await ann.silence()
 
 
-async def test_a_token_that_does_not_say_when_it_was_issued_is_revoked_with_its_user(server: Running) -> None:
+async def test_revoke_user_refuses_tokens_without_iat(server: Running) -> None:
     async with server.client(token_=token(iat=None)) as ann:
         await post(server, "/users/ann/revoke", {"before": 1})
         assert await ann.closed() == 4401
 
 
-async def test_one_token_is_revoked_by_its_id_in_its_tenant_alone(server: Running) -> None:
+async def test_revoke_token_refuses_one_jti_in_its_tenant(server: Running) -> None:
     async with (
         server.client(jti="one") as first,
         server.client(jti="two") as second,
@@ -451,7 +453,7 @@ async def test_one_token_is_revoked_by_its_id_in_its_tenant_alone(server: Runnin
         await second.silence()
 
 
-async def test_a_ticket_for_a_token_that_has_been_revoked_since_is_refused(server: Running) -> None:
+async def test_ticket_of_a_token_revoked_later_is_refused(server: Running) -> None:
     bearer = {"Authorization": f"Bearer {token(jti='t')}"}
     async with server.http.post(f"{server.url}/tickets", headers=bearer) as response:
         ticket = (await response.json())["ticket"]
@@ -463,7 +465,7 @@ async def test_a_ticket_for_a_token_that_has_been_revoked_since_is_refused(serve
 
 
 class SlowTickets(MemoryTickets):
-    """Redeems a ticket, which comes between the check of a token and the connection, only when the test says so."""
+    """Redeems tickets only when the test allows it: this step lies between the token's check and the connection."""
 
     __slots__ = ("asked", "go_on")
 
@@ -477,8 +479,8 @@ class SlowTickets(MemoryTickets):
         return await super().redeem(ticket)
 
 
-async def test_a_token_revoked_between_its_check_and_the_connection_does_not_stay(server: Running) -> None:
-    """The look at who is connected comes before the connection is on the roster."""
+async def test_token_revoked_between_check_and_connection_is_closed(server: Running) -> None:
+    """The revocation looks for connections before this one is in the registry."""
     node = server.service.node
     node.tickets = tickets = SlowTickets()
     ticket = await tickets.issue(token(jti="t"), 30)
@@ -490,7 +492,7 @@ async def test_a_token_revoked_between_its_check_and_the_connection_does_not_sta
     assert await (await opening).closed() == 4401
 
 
-async def test_an_earlier_moment_takes_nothing_back(server: Running) -> None:
+async def test_revoke_user_with_an_earlier_time_takes_nothing_back(server: Running) -> None:
     first = await post(server, "/users/ann/revoke", None)
     again = await post(server, "/users/ann/revoke", {"before": 5})
     assert again["before"] == first["before"]
@@ -514,12 +516,12 @@ async def test_an_earlier_moment_takes_nothing_back(server: Running) -> None:
         ("/tokens/revoke", {"jti": "x", "reason": "x" * 124}, "$.reason"),
     ],
 )
-async def test_a_wrong_revocation_revokes_nothing(server: Running, path: str, body: Any, where: str) -> None:
+async def test_wrong_revocation_revokes_nothing(server: Running, path: str, body: Any, where: str) -> None:
     assert (await ask(server, "POST", path, body)).refused(400, "invalid_message")["path"] == where
     assert await server.metric("revocations") == 0
 
 
-async def test_when_more_is_revoked_than_is_kept_it_is_counted() -> None:
+async def test_revocations_above_the_limit_are_counted() -> None:
     async with serving(auth={"revocations": 2}) as server:
         for name in ("a", "b", "c"):
             await post(server, "/tokens/revoke", {"jti": name})
@@ -533,7 +535,7 @@ async def test_when_more_is_revoked_than_is_kept_it_is_counted() -> None:
         assert await refused.closed() == 4401
 
 
-# --- what is counted and logged ----------------------------------------------------------------------------------------
+# --- metrics and logs -------------------------------------------------------------------------------------------------
 
 
 async def test_requests_are_counted_by_route_template(server: Running) -> None:

@@ -1,4 +1,4 @@
-"""The served OpenAPI description, and the running service held to it by what schemathesis makes of it."""
+"""The OpenAPI description, checked against the running service with schemathesis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.core.channel import NAME, check_name
 from service.errors import ServiceError
 from service.web.api import openapi
 from service.web.api import routes as api
-from service.web.api.call import is_user
+from service.web.api.call import is_valid_user
 from service.web.api.messages import CHANNEL_SCHEMA, USER_SCHEMA
 from service.web.api.operation import Operation
 from tests.support.harness import API_KEY, DEADLINE, Running, serving
@@ -33,12 +33,12 @@ pytestmark = pytest.mark.slow
 DESCRIPTION = openapi.describe(api.OPERATIONS)
 AUTHORIZED = {"Authorization": f"Bearer {API_KEY}"}
 schema = schemathesis.openapi.from_dict(json.loads(json.dumps(DESCRIPTION)))
-# The key is always sent, so a request is never wrong for the lack of one; `ignored_auth` tries that by itself.
+# The key is always sent, so no generated request fails for its lack; `ignored_auth` tries that separately.
 schema.config.generation.update(with_security_parameters=False, deterministic=True)
 
 
 class Background:
-    """A service on an event loop in a thread of its own: schemathesis asks it from this one, and waits."""
+    """A service on an event loop in a thread, because schemathesis sends requests synchronously."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -61,7 +61,7 @@ class Background:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        # It also asks without a key, for each of its cases.
+        # It repeats every case without a key.
         async with serving(limits={"api_rate_per_ip": {"per_second": 1e9, "burst": 10**6}}) as server:
             self.url = server.url
             self._started.set()
@@ -81,29 +81,29 @@ def session() -> Iterator[requests.Session]:
 
 
 EXCLUDED = {
-    # The contract has the last word on an event that fits the description; and an array's events succeed and fail one by
-    # one, so a wrong one among them is a 200 that says so.
+    # The contract can refuse an event that fits the description. An array's events succeed or fail one by one, so a
+    # wrong one among them is a 200 that says so.
     "publishToChannel": [checks.positive_data_acceptance, checks.negative_data_rejection],
     "publish": [checks.negative_data_rejection],
-    # schemathesis draws from ranges that contain a class such as \p{S}, so from outside of it too. What the pattern
-    # says is compared with what the service checks below.
+    # schemathesis generates from ranges that contain a class such as \p{S}, so also outside of it. The tests below
+    # compare the patterns with the service's checks.
     "disconnectUser": [checks.positive_data_acceptance],
     "unsubscribeUser": [checks.positive_data_acceptance],
     "revokeUser": [checks.positive_data_acceptance],
-    # A reason has a length in bytes, for which JSON Schema has no word.
+    # A reason's limit is in bytes, which JSON Schema cannot express.
     "revokeToken": [checks.positive_data_acceptance],
 }
 
 
 def _sent_is_no_name(case: Case[Any]) -> bool:
-    """Whether schemathesis sends another channel than it drew: it takes `%3C` in a name for a character encoded already."""
+    """Whether schemathesis sends another channel than it generated: it takes `%3C` in a name for an encoded character."""
     sent = unquote(str((case.path_parameters or {}).get("channel", "room:1")))
     return re.fullmatch(NAME, sent) is None
 
 
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_the_running_service_keeps_to_its_description(case: Case[Any], url: str, session: requests.Session) -> None:
+def test_running_service_matches_its_description(case: Case[Any], url: str, session: requests.Session) -> None:
     name = case.operation.definition.raw["operationId"]
     excluded = [*EXCLUDED.get(name, []), *([checks.positive_data_acceptance] if _sent_is_no_name(case) else [])]
     response = case.call_and_validate(base_url=url, session=session, headers=AUTHORIZED, excluded_checks=excluded)
@@ -141,7 +141,7 @@ ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("operation", "case", "parts"), ANSWERS, ids=[f"{name} {what}" for name, what, _ in ANSWERS])
-def test_answers_that_hold_something_fit_the_description(
+def test_responses_with_content_match_the_description(
     url: str, session: requests.Session, operation: str, case: str, parts: dict[str, Any]
 ) -> None:
     session.post(f"{url}/api/v1/channels/room:1/events", json=[EVENT, PIN], headers=AUTHORIZED, timeout=DEADLINE)
@@ -151,36 +151,36 @@ def test_answers_that_hold_something_fit_the_description(
     assert response.status_code == 200
 
 
-def test_every_operation_is_tried() -> None:
+def test_schemathesis_tries_every_operation() -> None:
     assert {name for name, _, _ in ANSWERS} == {operation.name for operation in api.OPERATIONS} | {"getDescription"}
 
 
-async def test_the_description_is_served_without_a_key(server: Running) -> None:
+async def test_description_is_served_without_a_key(server: Running) -> None:
     async with server.http.get(f"{server.url}{openapi.PATH}") as response:
         assert response.status == 200
         assert await response.json() == json.loads(json.dumps(DESCRIPTION))
 
 
-def test_every_route_is_described() -> None:
+def test_description_covers_every_route() -> None:
     routes = {(route.path, route.method.lower()) for route in api.routes()}
     assert routes == {(path, method) for path, methods in DESCRIPTION["paths"].items() for method in methods}
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_description_has_no_dangling_reference() -> None:
     text = json.dumps(DESCRIPTION)
     named = set(re.findall(r'"#/components/schemas/(\w+)"', text))
     assert named == set(DESCRIPTION["components"]["schemas"])
 
 
 @pytest.mark.parametrize("name", sorted(DESCRIPTION["components"]["schemas"]))
-def test_every_component_is_a_valid_schema(name: str) -> None:
+def test_description_components_are_valid_schemas(name: str) -> None:
     jsonschema_rs.meta.validate(
         {"$schema": "https://json-schema.org/draft/2020-12/schema", **DESCRIPTION["components"]["schemas"][name]}
     )
 
 
 @pytest.mark.parametrize("operation", api.OPERATIONS, ids=lambda operation: operation.name)
-def test_every_refusal_is_described_under_its_status(operation: Operation) -> None:
+def test_description_lists_every_refusal_under_its_status(operation: Operation) -> None:
     responses = DESCRIPTION["paths"][operation.path][operation.method.lower()]["responses"]
     for code in operation.all_refusals:
         response = responses[str(code.status)]
@@ -189,7 +189,7 @@ def test_every_refusal_is_described_under_its_status(operation: Operation) -> No
 
 
 @pytest.mark.parametrize("operation", api.OPERATIONS, ids=lambda operation: operation.name)
-def test_every_example_fits_its_schema(operation: Operation) -> None:
+def test_description_examples_match_their_schemas(operation: Operation) -> None:
     described = DESCRIPTION["paths"][operation.path][operation.method.lower()]
     for content in described.get("requestBody", {}).get("content", {}).values():
         validator = jsonschema_rs.Draft202012Validator(
@@ -199,7 +199,7 @@ def test_every_example_fits_its_schema(operation: Operation) -> None:
             validator.validate(example["value"])
 
 
-# Characters that Python's Unicode does not know yet may be known to the checker's, and the other way round.
+# Python's Unicode version and the checker's can differ.
 _KNOWN = st.characters(exclude_categories=("Cs", "Cn"))
 USERS = st.one_of(
     st.text(_KNOWN, max_size=130),
@@ -208,12 +208,12 @@ USERS = st.one_of(
 
 
 @given(USERS)
-def test_the_pattern_of_users_says_what_the_service_checks(name: str) -> None:
-    assert jsonschema_rs.is_valid(dict(USER_SCHEMA), name) == is_user(name)
+def test_pattern_of_users_agrees_with_the_service(name: str) -> None:
+    assert jsonschema_rs.is_valid(dict(USER_SCHEMA), name) == is_valid_user(name)
 
 
 @given(st.one_of(st.text(max_size=130), st.text(st.sampled_from("aZ0_.@~=+-:%*ü \n"), max_size=8)))
-def test_the_pattern_of_channels_says_what_the_service_checks(name: str) -> None:
+def test_pattern_of_channels_agrees_with_the_service(name: str) -> None:
     try:
         checked = check_name(name, encoded=True) == name
     except ServiceError:

@@ -1,4 +1,4 @@
-"""Publishing over HTTP: one, several, retries, refusals, bounds."""
+"""Publishing over HTTP: one or several events, retries, refusals, limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.adapters.memory.broker import MemoryBroker
 from service.core.broker import PublishResult
 from service.core.event import Publication
 from service.errors import ErrorCode, ServiceError
-from service.web.problem import MAX_RETRY
+from service.web.problem import MAX_RETRY_AFTER
 from tests.support.api_client import ask, get, head, post, raw, status_of
 from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Running, serving
 
@@ -25,7 +25,7 @@ def message(text: str = "hi", **more: Any) -> dict[str, Any]:
     return {"type": "chat.message", "data": {"text": text}, **more}
 
 
-async def test_one_event_reaches_the_subscribers_and_is_acknowledged_with_its_position(server: Running) -> None:
+async def test_publish_reaches_subscribers_and_returns_the_position(server: Running) -> None:
     async with server.client() as ann:
         epoch = (await ann.subscribe("room:1"))["epoch"]
         published = await post(server, EVENTS, message(id="m-1"))
@@ -34,27 +34,27 @@ async def test_one_event_reaches_the_subscribers_and_is_acknowledged_with_its_po
         assert event["from"] is None
 
 
-async def test_an_event_can_be_published_on_behalf_of_a_user(server: Running) -> None:
+async def test_publish_on_behalf_of_a_user(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         await post(server, EVENTS, message(**{"from": "Zoë of Ops"}))
         assert (await ann.until("chat.message"))["from"] == "Zoë of Ops"
 
 
-async def test_an_event_without_an_id_gets_one(server: Running) -> None:
+async def test_publish_without_an_id_returns_a_new_one(server: Running) -> None:
     first, second = await post(server, EVENTS, message()), await post(server, EVENTS, message())
     assert first["id"] != second["id"]
     assert (first["offset"], second["offset"]) == (1, 2)
 
 
-async def test_a_latest_event_has_a_rev_and_an_ephemeral_one_no_position(server: Running) -> None:
+async def test_publish_of_latest_returns_rev_and_of_ephemeral_no_position(server: Running) -> None:
     pinned = await post(server, EVENTS, {"type": "chat.pinned", "data": {"slot": "top", "text": "x"}, "id": "p"})
     assert pinned == {"id": "p", "epoch": pinned["epoch"], "rev": 1, "duplicate": False}
     typing = await post(server, EVENTS, {"type": "chat.typing", "data": {}, "id": "t"})
     assert typing == {"id": "t", "duplicate": False}
 
 
-async def test_several_events_are_published_in_order_each_with_its_result(server: Running) -> None:
+async def test_publish_of_several_keeps_their_order(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         sent = [message(str(n)) for n in range(120)]
@@ -71,7 +71,7 @@ async def test_several_events_are_published_in_order_each_with_its_result(server
         assert texts == [str(n) for n in range(120) if n not in (7, 8)]
 
 
-async def test_events_go_to_the_channels_that_they_name(server: Running) -> None:
+async def test_publish_to_named_channels_reaches_each(server: Running) -> None:
     results = (
         await post(
             server,
@@ -91,12 +91,12 @@ async def test_events_go_to_the_channels_that_they_name(server: Running) -> None
     assert errors == ["invalid_message", "unknown_channel", "invalid_channel"]
 
 
-async def test_no_events_are_no_fault(server: Running) -> None:
+async def test_publish_of_an_empty_array_succeeds(server: Running) -> None:
     assert await post(server, EVENTS, []) == {"results": []}
     assert await post(server, "/events", []) == {"results": []}
 
 
-async def test_the_body_may_start_with_space(server: Running) -> None:
+async def test_publish_with_leading_whitespace_succeeds(server: Running) -> None:
     answer = await ask(server, "POST", EVENTS, data=b'\r\n [{"type": "chat.typing", "data": {}}]')
     assert len(answer.body["results"]) == 1
 
@@ -104,20 +104,20 @@ async def test_the_body_may_start_with_space(server: Running) -> None:
 # --- retries -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_retry_after_a_lost_reply_is_told_the_first_result_and_delivered_once(server: Running) -> None:
+async def test_retry_after_a_lost_response_returns_the_first_result(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         body = json.dumps(message("once")).encode()
         async with raw(server) as (_, writer):
             writer.write(head(EVENTS, "Idempotency-Key: job-7", f"Content-Length: {len(body)}") + body)
-            await ann.until("chat.message", id="job-7", offset=1)  # accepted; its reply is never read
+            await ann.until("chat.message", id="job-7", offset=1)  # accepted; its response is never read
             writer.transport.abort()
         retried = await post(server, EVENTS, message("once"), idempotency_key="job-7")
         assert (retried["offset"], retried["duplicate"]) == (1, True)
         await ann.silence()
 
 
-async def test_an_idempotency_key_numbers_several_events_from_0(server: Running) -> None:
+async def test_idempotency_key_numbers_several_events_from_0(server: Running) -> None:
     sent = [message("a"), message("b", id="own"), message("c")]
     first = (await post(server, EVENTS, sent, idempotency_key="k"))["results"]
     assert [result["id"] for result in first] == ["k.0", "own", "k.2"]
@@ -125,13 +125,13 @@ async def test_an_idempotency_key_numbers_several_events_from_0(server: Running)
     assert again == [{**result, "duplicate": True} for result in first]
 
 
-async def test_the_longest_idempotency_key_still_fits_the_last_event(server: Running) -> None:
+async def test_longest_idempotency_key_fits_the_last_event(server: Running) -> None:
     sent = [{"type": "chat.typing", "data": {}}] * 1000
     results = (await post(server, EVENTS, sent, idempotency_key="k" * 60))["results"]
     assert results[-1] == {"id": f"{'k' * 60}.999", "duplicate": False}
 
 
-async def test_an_id_repeats_only_within_its_channel_and_sender(server: Running) -> None:
+async def test_id_is_a_duplicate_only_within_channel_and_sender(server: Running) -> None:
     await post(server, EVENTS, message(id="m"))
     for path, body, key in (
         ("/channels/room:2/events", message(id="m"), API_KEY),
@@ -143,7 +143,7 @@ async def test_an_id_repeats_only_within_its_channel_and_sender(server: Running)
 
 
 @pytest.mark.parametrize("key", ["", "k" * 61, "a b", "ü"])
-async def test_a_wrong_idempotency_key_is_refused(server: Running, key: str) -> None:
+async def test_wrong_idempotency_key_is_refused(server: Running, key: str) -> None:
     answer = await ask(server, "POST", EVENTS, message(), headers={"Idempotency-Key": key})
     assert answer.refused(400, "invalid_request")["parameter"] == "Idempotency-Key"
     assert (await get(server, "/channels/room:1"))["offset"] == 0
@@ -156,7 +156,7 @@ async def test_two_idempotency_keys_are_refused(server: Running) -> None:
 
 
 class Flaky(MemoryBroker):
-    """Refuses the publication with one id, once."""
+    """Refuses the publication of one id, once."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -171,7 +171,7 @@ class Flaky(MemoryBroker):
         return await super().publish(publication)
 
 
-async def test_after_a_passing_refusal_the_rest_waits_so_that_a_retry_keeps_the_order() -> None:
+async def test_publish_after_a_retryable_refusal_skips_the_rest() -> None:
     broker = Flaky()
     async with serving(broker=broker) as server:
         broker.refuse = "k.1"
@@ -186,14 +186,14 @@ async def test_after_a_passing_refusal_the_rest_waits_so_that_a_retry_keeps_the_
         assert [event["data"]["text"] for event in events] == ["a", "b", "c"]
 
 
-async def test_a_broker_that_is_away_is_a_503_that_asks_to_come_back() -> None:
+async def test_publish_without_a_broker_answers_503_with_retry_after() -> None:
     broker = Flaky()
     async with serving(broker=broker) as server:
         broker.refuse = "m"
         answer = await ask(server, "POST", EVENTS, message(id="m"))
         answer.refused(503, "broker_unavailable")
         assert answer.body["retryable"] is True
-        assert 1 <= int(answer.headers["Retry-After"]) <= MAX_RETRY
+        assert 1 <= int(answer.headers["Retry-After"]) <= MAX_RETRY_AFTER
         assert (await post(server, EVENTS, message(id="m")))["duplicate"] is False
 
 
@@ -228,7 +228,7 @@ async def test_a_broker_that_is_away_is_a_503_that_asks_to_come_back() -> None:
         (b'{"type": "chat.typing", "data": {}, "key": "z"}', 422, "invalid_key", "$.key"),
     ],
 )
-async def test_refusal_has_its_code_and_path(
+async def test_publish_refusal_names_code_and_place(
     server: Running, body: bytes, status: int, code: str, path: str | None
 ) -> None:
     details = (await ask(server, "POST", EVENTS, data=body)).refused(status, code)
@@ -237,7 +237,7 @@ async def test_refusal_has_its_code_and_path(
     assert (await get(server, "/channels/room:1"))["offset"] == 0
 
 
-async def test_the_other_address_takes_only_an_array(server: Running) -> None:
+async def test_publish_to_named_channels_takes_only_an_array(server: Running) -> None:
     (await ask(server, "POST", "/events", message(channel="room:1"))).refused(400, "invalid_message")
 
 
@@ -249,20 +249,20 @@ async def test_the_other_address_takes_only_an_array(server: Running) -> None:
         ("room:%2A", 400, "invalid_channel"),
         ("room:1%0D%0AX", 400, "invalid_channel"),
         ("room:%C3%BC", 400, "invalid_channel"),
-        ("room%253A1", 404, "unknown_channel"),  # a name that was encoded twice: it has one segment
+        ("room%253A1", 404, "unknown_channel"),  # a name encoded twice is one segment
         ("room:1%2Fevents", 400, "invalid_channel"),
         ("room:" + "x" * 200, 400, "invalid_channel"),
         ("room:%FF", 400, "invalid_request"),
     ],
 )
-async def test_a_wrong_channel_in_the_address_refuses_the_whole_request(
+async def test_publish_to_a_wrong_channel_refuses_the_whole_request(
     server: Running, channel: str, status: int, code: str
 ) -> None:
     answer = await ask(server, "POST", f"/channels/{channel}/events", [message()])
     assert answer.refused(status, code)["parameter"] == "channel"
 
 
-async def test_the_address_is_decoded_once(server: Running) -> None:
+async def test_channel_in_the_path_is_decoded_once(server: Running) -> None:
     await post(server, "/channels/room%3A1/events", message())
     assert (await get(server, "/channels/room:1"))["offset"] == 1
 
@@ -277,7 +277,7 @@ async def test_the_address_is_decoded_once(server: Running) -> None:
         {"Content-Encoding": "deflate"},
     ],
 )
-async def test_only_plain_json_is_read(server: Running, headers: dict[str, str]) -> None:
+async def test_publish_with_another_content_type_is_refused(server: Running, headers: dict[str, str]) -> None:
     body = json.dumps(message()).encode()
     named = {"Host": "tests", "Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json", **headers}
     lines = [f"POST /api/v1{EVENTS} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
@@ -287,28 +287,28 @@ async def test_only_plain_json_is_read(server: Running, headers: dict[str, str])
     assert (await get(server, "/channels/room:1"))["offset"] == 0
 
 
-async def test_json_may_name_its_charset(server: Running) -> None:
+async def test_publish_with_a_charset_succeeds(server: Running) -> None:
     answer = await ask(server, "POST", EVENTS, message(), headers={"Content-Type": "application/json; charset=utf-8"})
     assert answer.status == 200
 
 
-async def test_an_unknown_query_parameter_is_refused(server: Running) -> None:
+async def test_publish_with_an_unknown_query_parameter_is_refused(server: Running) -> None:
     answer = await ask(server, "POST", f"{EVENTS}?idempotency_key=k", message())
     assert answer.refused(400, "invalid_request")["parameter"] == "idempotency_key"
     assert (await get(server, "/channels/room:1"))["offset"] == 0
 
 
-# --- bounds ------------------------------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_has_at_most_1000_events(server: Running) -> None:
+async def test_publish_of_more_than_1000_events_is_refused(server: Running) -> None:
     answer = await ask(server, "POST", EVENTS, [{"type": "chat.typing", "data": {}}] * 1001)
     assert answer.refused(400, "invalid_message")["limit"] == 1000
     assert (await server.metrics())['tidewire_limit_hits_total{limit="batch"}'] == 1
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_has_at_most_1_mib(server: Running, chunked: bool) -> None:
+async def test_publish_of_more_than_1_mib_is_refused(server: Running, chunked: bool) -> None:
     async def pieces() -> Any:
         for _ in range(17):
             yield b" " * 65_536
@@ -323,7 +323,7 @@ async def test_a_body_has_at_most_1_mib(server: Running, chunked: bool) -> None:
     assert (await server.metrics())['tidewire_limit_hits_total{limit="message_bytes"}'] == 1
 
 
-async def test_a_body_of_exactly_1_mib_is_read(server: Running) -> None:
+async def test_publish_of_exactly_1_mib_is_read(server: Running) -> None:
     body = json.dumps([message()]).encode()
     padded = b" " * (1_048_576 - len(body)) + body
     async with raw(server) as (reader, writer):
@@ -332,28 +332,28 @@ async def test_a_body_of_exactly_1_mib_is_read(server: Running) -> None:
     assert (await get(server, "/channels/room:1"))["offset"] == 1
 
 
-async def test_one_event_is_not_larger_than_a_message_of_a_client() -> None:
+async def test_publish_of_data_above_message_bytes_is_refused() -> None:
     async with serving(limits={"message_bytes": 2048}) as server:
         details = (await ask(server, "POST", EVENTS, message("x" * 2048))).refused(413, "too_big")
         assert details == {"path": "$.data", "limit": 2048}
         assert (await post(server, EVENTS, message("x" * 2000)))["offset"] == 1
 
 
-async def test_a_body_that_does_not_come_in_time_is_a_408() -> None:
+async def test_publish_with_a_late_body_answers_408() -> None:
     async with serving(deadlines={"body": 0.1}) as server:
         async with raw(server) as (reader, writer):
             writer.write(head(EVENTS, "Content-Length: 10") + b'{"type": ')
             assert await status_of(reader) == 408
-            writer.write(b"}")  # else aiohttp lingers for it
+            writer.write(b"}")  # otherwise aiohttp lingers for it
         assert (await server.metrics())['tidewire_limit_hits_total{limit="body_deadline"}'] == 1
 
 
-async def test_a_body_that_breaks_off_publishes_nothing(server: Running) -> None:
+async def test_publish_with_an_incomplete_body_publishes_nothing(server: Running) -> None:
     body = json.dumps(message()).encode()
     async with raw(server) as (_, writer):
         writer.write(head(EVENTS, f"Content-Length: {len(body)}") + body[:-1])
     name = 'tidewire_api_requests_total{method="POST",route="/api/v1/channels/{channel}/events",status="400"}'
     async with asyncio.timeout(DEADLINE):
         while name not in await server.metrics():
-            pass  # asking gives the loop its turns
+            pass  # a request gives the loop further iterations
     assert (await get(server, "/channels/room:1"))["offset"] == 0

@@ -1,4 +1,4 @@
-"""Rates of the backend API: of a key, of an address, and of those who try keys."""
+"""Rates of the backend API: per key, per address, and for invalid keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, OTHER_API_KEY, serving
 
 NEVER = 0.0001
-"""Requests a second: none, for as long as a test runs."""
+"""A rate of almost nothing, for as long as a test runs."""
 EVENT = {"type": "chat.message", "data": {"text": "x"}}
 
 
@@ -20,7 +20,7 @@ def limits(scope: str, burst: int, per_second: float = NEVER) -> dict[str, Any]:
     return {f"api_rate_per_{scope}": {"per_second": per_second, "burst": burst}}
 
 
-async def test_requests_above_the_rate_of_a_key_are_refused_and_other_keys_are_not() -> None:
+async def test_key_rate_refuses_only_that_key() -> None:
     async with serving(limits=limits("key", 3)) as server:
         for _ in range(3):
             assert (await ask(server, "POST", "/channels/room:1/events", EVENT)).status == 200
@@ -37,7 +37,7 @@ async def test_requests_above_the_rate_of_a_key_are_refused_and_other_keys_are_n
         assert await server.metric("publishes_total", delivery="durable", outcome="accepted") == 3
 
 
-async def test_requests_above_the_rate_of_an_address_are_refused_with_any_key_or_none() -> None:
+async def test_address_rate_refuses_any_key_and_none() -> None:
     async with serving(limits=limits("ip", 2)) as server:
         assert (await ask(server, "GET", "/channels")).status == 200
         assert (await ask(server, "GET", "/channels", key=OTHER_API_KEY)).status == 200
@@ -47,7 +47,7 @@ async def test_requests_above_the_rate_of_an_address_are_refused_with_any_key_or
         assert await server.metric("rate_limited_total", scope="api_ip") == 5
 
 
-async def test_addresses_are_those_of_clients_behind_the_proxies() -> None:
+async def test_address_rate_behind_proxies_counts_clients() -> None:
     async with serving(limits=limits("ip", 1), proxy={"hops": 1}) as server:
         for address in ("192.0.2.1", "192.0.2.2"):
             near = {"X-Forwarded-For": address}
@@ -56,7 +56,7 @@ async def test_addresses_are_those_of_clients_behind_the_proxies() -> None:
 
 
 @pytest.mark.parametrize("key", ["wrong", None])
-async def test_keys_cannot_be_tried_fast(key: str | None) -> None:
+async def test_invalid_keys_are_refused_after_a_few_tries(key: str | None) -> None:
     async with serving() as server:
         statuses = [(await ask(server, "GET", "/channels", key=key)).status for _ in range(150)]
         assert statuses.count(401) >= 100
@@ -65,13 +65,13 @@ async def test_keys_cannot_be_tried_fast(key: str | None) -> None:
         assert await server.metric("rate_limited_total", scope="api_ip") == statuses.count(429)
 
 
-async def test_a_small_burst_allows_as_many_tries_as_it_has() -> None:
+async def test_invalid_keys_with_a_small_burst_get_that_many_tries() -> None:
     async with serving(limits=limits("ip", 3)) as server:
         statuses = [(await ask(server, "GET", "/channels", key="wrong")).status for _ in range(5)]
         assert statuses == [401] * 3 + [429] * 2
 
 
-async def test_a_request_that_its_key_is_refused_costs_the_address_nothing() -> None:
+async def test_request_refused_for_its_key_costs_the_address_nothing() -> None:
     async with serving(limits={**limits("key", 1), **limits("ip", 3)}) as server:
         assert (await ask(server, "GET", "/channels")).status == 200
         for _ in range(5):
@@ -79,7 +79,7 @@ async def test_a_request_that_its_key_is_refused_costs_the_address_nothing() -> 
         assert (await ask(server, "GET", "/channels", key=OTHER_API_KEY)).status == 200
 
 
-async def test_the_rate_comes_back_with_time() -> None:
+async def test_key_rate_recovers_with_time() -> None:
     clock = FakeClock(time.time())
     async with serving(limits=limits("key", 1, per_second=2), clock=clock) as server:
         assert (await ask(server, "GET", "/channels")).status == 200

@@ -1,4 +1,4 @@
-"""Deadlines for requests: headers that never end, bodies that drip, connections that idle."""
+"""Deadlines for requests: unfinished heads, slow bodies, idle connections."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.support.raw import HANDSHAKE, Raw, connected, upgraded
 
 
 def connections(server: Running) -> int:
-    """TCP connections of the public listener that are no WebSockets."""
+    """TCP connections of the public listener that are not WebSockets."""
     return len(server.service.http_connections)
 
 
 async def drip(raw: Raw, data: bytes, every: float) -> None:
-    """Sends a byte now and then, until the peer has had enough."""
+    """Sends single bytes until the peer closes the connection."""
     for byte in data:
         if raw.writer.transport.is_closing():
             return
@@ -26,9 +26,9 @@ async def drip(raw: Raw, data: bytes, every: float) -> None:
 
 
 class TestHeaderDeadline:
-    """The watch goes by the service's clock, which moves when these tests say so."""
+    """The deadlines go by the service's clock, which the tests move."""
 
-    async def test_two_hundred_half_sent_headers_are_all_cut(self) -> None:
+    async def test_unfinished_heads_of_two_hundred_connections_are_cut(self) -> None:
         count = 200
         clock = FakeClock(time.time())
         async with serving(clock=clock, deadlines={"header": 3}) as server, AsyncExitStack() as crowd:
@@ -42,9 +42,9 @@ class TestHeaderDeadline:
             async def a_second() -> None:
                 for raw in slow[:80:4]:
                     if not raw.writer.transport.is_closing():
-                        raw.write(b"a")  # one that drips has no more time
+                        raw.write(b"a")  # single bytes gain no more time
                 clock.advance(1)
-                await client.silence()  # the healthy one is served all the while
+                await client.silence()  # the healthy connection is served meanwhile
 
             for _ in range(2):
                 await a_second()
@@ -56,7 +56,7 @@ class TestHeaderDeadline:
             assert await server.metric("limit_hits_total", limit="header_deadline") == count
             await client.silence()
 
-    async def test_a_socket_and_a_request_in_hand_are_left_alone(self) -> None:
+    async def test_websocket_and_request_in_hand_are_not_cut(self) -> None:
         clock = FakeClock(time.time())
         async with serving(clock=clock, deadlines={"header": 3}) as server, upgraded(server) as raw:
             async with connected(server) as idle:
@@ -66,7 +66,7 @@ class TestHeaderDeadline:
             assert await server.metric("connections") == 1
             assert not raw.reader.at_eof()
 
-    async def test_the_next_header_on_a_kept_connection_has_its_deadline_too(self) -> None:
+    async def test_next_head_on_a_kept_connection_has_a_deadline(self) -> None:
         clock = FakeClock(time.time())
         async with serving(clock=clock, deadlines={"header": 3, "keep_alive": 60}) as server, connected(server) as raw:
             assert (await raw.request("/ws")).status == 426
@@ -80,7 +80,7 @@ class TestHeaderDeadline:
             await eventually(lambda: connections(server) == 0)
             assert await server.metric("limit_hits_total", limit="header_deadline") == 1
 
-    async def test_a_header_that_comes_in_time_is_answered_byte_by_byte(self) -> None:
+    async def test_head_sent_byte_by_byte_in_time_is_answered(self) -> None:
         async with serving() as server, connected(server) as raw:
             head = "GET /ws HTTP/1.1\r\nHost: x\r\n" + "".join(f"{n}: {v}\r\n" for n, v in HANDSHAKE.items()) + "\r\n"
             for byte in head.encode():
@@ -89,7 +89,7 @@ class TestHeaderDeadline:
             assert (await raw.answer()).status == 101
 
 
-async def test_a_kept_connection_that_idles_is_closed_and_may_be_used_before() -> None:
+async def test_idle_kept_connection_is_closed_and_usable_before() -> None:
     async with serving(deadlines={"keep_alive": 1}) as server, connected(server) as raw:
         started = 0.0
         for _ in range(3):
@@ -107,7 +107,7 @@ class TestBody:
         f"Authorization: Bearer {API_KEY}\r\n"
     )
 
-    async def test_that_drips_is_answered_408_in_time(self) -> None:
+    async def test_slow_body_is_answered_408_in_time(self) -> None:
         async with serving(deadlines={"body": 0.3}) as server, server.client() as ann, connected(server) as raw:
             raw.write((self.PUBLISH + "Content-Length: 1000\r\n\r\n").encode())
             dripping = asyncio.create_task(drip(raw, b" " * 999, 0.05))  # it would take 50 s
@@ -122,7 +122,7 @@ class TestBody:
             await ann.silence()
             await eventually(lambda: connections(server) == 0)
 
-    async def test_in_endless_chunks_is_cut_at_its_size(self) -> None:
+    async def test_body_in_endless_chunks_is_cut_at_its_size(self) -> None:
         async with serving(outbox={"close_grace": 0.1}) as server, connected(server) as raw:
             raw.write((self.PUBLISH + "Transfer-Encoding: chunked\r\n\r\n").encode())
             chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
@@ -132,7 +132,7 @@ class TestBody:
             assert (answer.status, answer.code) == (413, "too_big")
             await eventually(lambda: connections(server) == 0)
 
-    async def test_that_a_refused_request_has_yet_to_send_is_not_waited_for(self) -> None:
+    async def test_body_of_a_refused_request_is_not_awaited(self) -> None:
         async with serving(outbox={"close_grace": 0.1}) as server, connected(server) as raw:
             raw.write(b"POST /tickets HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n ")
             assert (await raw.answer()).status == 401
@@ -140,7 +140,7 @@ class TestBody:
             await eventually(lambda: connections(server) == 0)
 
 
-async def test_a_header_that_is_too_large_is_refused() -> None:
+async def test_header_above_the_limit_is_refused() -> None:
     async with serving() as server, connected(server) as raw:
         raw.write(b"GET /ws HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 70_000 + b"\r\n\r\n")
         assert (await raw.answer()).code == "header_too_large"

@@ -1,4 +1,4 @@
-"""What broke the service once, each as it was found: peers that vanish or ask for much, and steps that overtake each other."""
+"""Regressions: peers that vanish or ask for much, and steps that interleave."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def deaf(server: Running, user: str = "ben") -> tuple[Wire, Connection]:
     return wire, of_user("default", user)[0]
 
 
-async def test_a_peer_that_vanishes_while_its_replies_wait_leaves_nothing() -> None:
-    """Its reader waited for the queue to drain, and the writer, which alone could say so, had ended."""
+async def test_peer_that_vanishes_with_waiting_replies_leaves_nothing() -> None:
+    """Its reader waited for the queue to drain, but the writer that would report this had ended."""
     async with serving(limits=UNLIMITED) as server:
         await fill(server)
         wire, connection = await deaf(server)
@@ -60,8 +60,8 @@ async def test_a_peer_that_vanishes_while_its_replies_wait_leaves_nothing() -> N
         await server.at_rest()
 
 
-async def test_one_batch_gets_no_more_replies_queued_than_single_messages() -> None:
-    """A frame of 6 KB made 95 MB of replies wait, for three of which the node's budget, and everybody's, was gone."""
+async def test_batch_queues_no_more_replies_than_single_messages() -> None:
+    """A frame of 6 KB made 95 MB of replies wait; three of these used up the node's budget."""
     async with serving() as server:
         await fill(server)
         wire, connection = await deaf(server)
@@ -107,8 +107,8 @@ async def _of_user(server: Running, user: str) -> tuple[Connection, ...]:
     return of_user("default", user)
 
 
-async def test_who_is_reading_a_large_reply_is_not_too_slow_for_the_next_event() -> None:
-    """Two pages of history and one durable event in between, and the client was closed with 4450."""
+async def test_client_reading_a_large_reply_is_not_a_slow_consumer() -> None:
+    """A client with two pages of history and one durable event in between was closed with 4450."""
     async with serving(limits=UNLIMITED) as server, server.client("ann") as ann:
         await fill(server)
         await ann.subscribe("room:2")
@@ -120,8 +120,8 @@ async def test_who_is_reading_a_large_reply_is_not_too_slow_for_the_next_event()
         await ann.silence()
 
 
-async def test_hello_during_a_drain_is_told_to_come_back_elsewhere() -> None:
-    """It was welcomed, told nothing, and kept the shutdown waiting for the whole of its deadline."""
+async def test_hello_during_a_drain_is_refused_as_draining() -> None:
+    """It was welcomed, told nothing, and delayed the shutdown for the whole of its deadline."""
     async with (
         serving(deadlines={"shutdown": DEADLINE * 2}) as server,
         server.client("ann"),
@@ -144,7 +144,7 @@ async def test_hello_during_a_drain_is_told_to_come_back_elsewhere() -> None:
     ],
     ids=["a body not in its encoding", "an Expect that is no text"],
 )
-async def test_nobody_can_fill_the_log_with_requests_that_are_none(
+async def test_malformed_requests_do_not_fill_the_log(
     server: Running, caplog: pytest.LogCaptureFixture, request_: bytes
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
@@ -157,12 +157,12 @@ async def test_nobody_can_fill_the_log_with_requests_that_are_none(
                 await reader.read()
     finally:
         writer.transport.abort()
-    # The loop's debug mode remarks on every step that took long, which on a busy machine any may.
+    # The loop's debug mode reports slow steps, which happen on any busy machine.
     told = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name != "asyncio"]
     assert told == []
 
 
-async def test_an_encoding_named_in_a_second_header_is_refused_too(server: Running) -> None:
+async def test_content_encoding_in_a_second_header_is_refused(server: Running) -> None:
     async with server.http.post(
         f"{server.url}/api/v1/channels/room:1/events",
         data=gzip.compress(b'{"type": "chat.message", "data": {"text": "x"}}'),
@@ -176,12 +176,12 @@ async def test_an_encoding_named_in_a_second_header_is_refused_too(server: Runni
         assert response.status == 415
 
 
-# --- what a broker or a presence store that takes its time lets happen in between ----------------------------------------
+# --- steps that interleave while a broker or a presence store is slow -------------------------------------------------
 
 
 @pytest.mark.parametrize("step", ["subscribe", "lock", "snapshot"])
-async def test_a_subscription_that_the_backend_ends_while_it_is_made_leaves_nothing(step: str) -> None:
-    """It was taken out of the session before it was in the room, and stayed in the room, and in presence, for ever."""
+async def test_subscription_ended_by_the_backend_while_it_is_made_leaves_nothing(step: str) -> None:
+    """It was removed from the session before it was in the room, and stayed in the room and in presence for ever."""
     broker = SlowBroker()
     async with (
         serving(broker=broker, deadlines={"presence_leave": 0.01}) as server,
@@ -213,8 +213,8 @@ async def test_a_subscription_that_the_backend_ends_while_it_is_made_leaves_noth
         await ann.subscribe("room:1")
 
 
-async def test_a_fault_in_leaving_a_channel_keeps_nobody_connected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever was in the room stayed on the roster for ever, and the seat was never given back."""
+async def test_fault_while_leaving_a_channel_keeps_nobody_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member of the room stayed in the registry for ever, and its slot was never released."""
     async with serving(limits={"connections_per_user": 1}) as server:
         async with server.client("ann") as ann:
             await ann.subscribe("room:1")
@@ -231,8 +231,8 @@ async def test_a_fault_in_leaving_a_channel_keeps_nobody_connected(monkeypatch: 
         await server.at_rest()
 
 
-async def test_who_joins_while_another_reads_who_is_there_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list was read before the buffer for what comes meanwhile was open."""
+async def test_member_that_joins_while_presence_is_read_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list was read before the buffer for concurrent changes existed."""
     async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
         store = server.service.node.delivery.presence._store
         entered, gate = asyncio.Event(), asyncio.Event()
@@ -255,7 +255,7 @@ async def test_who_joins_while_another_reads_who_is_there_is_not_missed(monkeypa
             await ann.until("presence.joined", key="ben")
 
 
-async def test_what_comes_for_a_connection_that_is_over_is_not_counted_as_waiting(server: Running) -> None:
+async def test_messages_for_a_closed_connection_are_not_counted_as_waiting(server: Running) -> None:
     async with server.client("ann"):
         (connection,) = await _of_user(server, "ann")
     await server.at_rest()
@@ -263,11 +263,12 @@ async def test_what_comes_for_a_connection_that_is_over_is_not_counted_as_waitin
     assert (connection.queued_messages, server.service.node.delivery.budget.used) == (0, 0)
 
 
-# --- the demo's pages ----------------------------------------------------------------------------------------------------
+# --- the demo's pages -------------------------------------------------------------------------------------------------
 
 
-async def test_every_page_of_the_demo_has_its_headers_and_no_path_leads_elsewhere(tmp_path: Path) -> None:
-    """Its assets came without them, so the same page at another address could be framed; a long name was a fault of ours."""
+async def test_demo_pages_have_their_headers_and_serve_no_other_path(tmp_path: Path) -> None:
+    """Its assets lacked the headers, so the same page could be framed at another address; a long name was a fault of
+    ours."""
     page, client = tmp_path / "demo" / "page", tmp_path / "client"
     for file in (page / "index.html", page / "parts" / "main.js", client / "client.js", tmp_path / "demo" / "secret"):
         file.parent.mkdir(parents=True, exist_ok=True)

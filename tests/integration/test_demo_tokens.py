@@ -21,7 +21,7 @@ async def http(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     """Asks a service with the demo's routes."""
     config = settings()
     assert config.contract is not None
-    routes = demo.routes(tmp_path, tmp_path, lambda user: f"a token for {user}", reserved=(BOT,))
+    routes = demo.routes(tmp_path, tmp_path, lambda user: f"a token for {user}", reserved_users=(BOT,))
     service = Service(config, load(config.contract), extra_routes=routes)
     async with running(service) as (port, _), aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         yield session

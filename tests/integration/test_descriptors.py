@@ -1,4 +1,4 @@
-"""What a process may open is little: real processes with a low hard limit of open files."""
+"""Real processes with a low hard limit of open files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _many_clients() -> Iterator[None]:
 
 @asynccontextmanager
 async def limited(max_files: int, **settings: str) -> AsyncIterator[tuple[Command, Running]]:
-    """A service that may open so many files."""
+    """A service that may open this many files."""
     async with (
         limited_command(max_files, "service", "serve", **(SETTINGS | settings)) as run,
         aiohttp.ClientSession() as http,
@@ -55,7 +55,7 @@ async def limited(max_files: int, **settings: str) -> AsyncIterator[tuple[Comman
 
 
 async def healthy(server: Running, *paths: str) -> float:
-    """Asks the ops listener on new connections; returns how long the slowest answer took."""
+    """Polls the ops listener on new connections; returns the slowest response time."""
     slowest = 0.0
     for path in paths or ("/healthz", "/metrics", "/readyz"):
         started = time.monotonic()
@@ -71,14 +71,14 @@ async def crowd(server: Running, stack: AsyncExitStack, count: int) -> list[Raw]
 
 
 async def upgrade(raw: Raw, user: str) -> Answer | None:
-    """The answer to an upgrade; None if the connection was closed instead."""
+    """The response to an upgrade; None if the connection was closed instead."""
     try:
         return await raw.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token(user)}"})
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
 
 
-async def test_idle_connections_do_not_take_the_descriptors_of_health_and_clients() -> None:
+async def test_idle_connections_leave_descriptors_for_health_and_clients() -> None:
     async with limited(400) as (run, server), AsyncExitStack() as stack:
         async with asyncio.timeout(DEADLINE):
             await crowd(server, stack, 900)
@@ -98,7 +98,7 @@ async def test_idle_connections_do_not_take_the_descriptors_of_health_and_client
 
 @asynccontextmanager
 async def always_healthy(server: Running) -> AsyncIterator[None]:
-    """Fails the test if health or metrics were not answered at any time meanwhile."""
+    """Fails the test if health or metrics stopped answering meanwhile."""
 
     async def watch() -> None:
         while True:
@@ -111,8 +111,8 @@ async def always_healthy(server: Running) -> AsyncIterator[None]:
         watching.cancel()
 
 
-async def test_more_clients_than_descriptors_are_refused_while_health_and_broker_go_on() -> None:
-    """A hard limit of 80, 200 clients, and a broker whose connections are cut when all places are taken."""
+async def test_more_clients_than_descriptors_leave_health_and_broker_working() -> None:
+    """A hard limit of 80, 200 clients, and a broker whose connections are cut once all slots are taken."""
     async with (
         RedisServer() as redis,
         limited(80, BROKER__URL=redis.url) as (run, server),
@@ -160,7 +160,7 @@ async def metric_reaches(server: Running, name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("max_files", [40])
-async def test_limit_that_leaves_nothing_for_clients_ends_the_start(max_files: int) -> None:
+async def test_start_with_a_limit_that_leaves_nothing_for_clients_fails(max_files: int) -> None:
     async with limited_command(max_files, "service", "serve", **SETTINGS) as run:
         assert await run.ended() == 1
         assert [(entry["event"], entry["level"]) for entry in run.log] == [("start_failed", "error")]
@@ -168,7 +168,7 @@ async def test_limit_that_leaves_nothing_for_clients_ends_the_start(max_files: i
 
 
 @pytest.mark.parametrize("max_files", [64, 256])
-async def test_health_is_answered_while_everything_is_taken(max_files: int) -> None:
+async def test_health_with_all_descriptors_taken_is_answered(max_files: int) -> None:
     """WebSockets up to the cap, idle connections above it, and idle ones at the ops listener."""
     async with limited(max_files) as (run, server), AsyncExitStack() as stack:
         clients = 0
@@ -193,8 +193,8 @@ async def upgraded_as(server: Running, stack: AsyncExitStack, user: str) -> bool
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_health_is_answered_during_a_flood_of_requests(kind: str) -> None:
-    """From hundreds of connections, in a process that does nothing else."""
+async def test_health_during_a_flood_of_requests_is_answered(kind: str) -> None:
+    """Requests from hundreds of connections, in a process that does nothing else."""
     async with (
         limited(2_000, LIMITS__CONNECTIONS="1000") as (_, server),
         command("tests.integration.request_flood", server.url.rpartition(":")[2], "300", kind) as flood,
@@ -205,7 +205,7 @@ async def test_health_is_answered_during_a_flood_of_requests(kind: str) -> None:
         assert max(times) < 1
 
 
-async def test_the_limit_is_raised_to_the_hard_one_and_enough_lowers_nothing() -> None:
+async def test_soft_limit_is_raised_to_the_hard_one_and_lowers_no_cap() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 18_000:
         pytest.skip("the hard limit of this machine is too low")
@@ -214,8 +214,8 @@ async def test_the_limit_is_raised_to_the_hard_one_and_enough_lowers_nothing() -
         assert (await server.metrics())["tidewire_max_connections"] == 15_000
 
 
-async def test_a_limit_that_is_lowered_below_what_is_open_frees_the_reserve() -> None:
-    """Health would be reset otherwise, and the pod killed with all its clients. At most as many are closed as the reserve has."""
+async def test_limit_lowered_below_the_open_files_frees_the_reserve() -> None:
+    """Otherwise health checks would be reset, and the pod killed with all its clients. At most the reserve is closed."""
     async with limited(2_000, LIMITS__CONNECTIONS="500") as (run, server), AsyncExitStack() as stack:
         assert run.told("connections_lowered") == []
         assert all([await upgraded_as(server, stack, f"u{n}") for n in range(150)])
@@ -232,8 +232,8 @@ async def test_a_limit_that_is_lowered_below_what_is_open_frees_the_reserve() ->
         assert metrics["tidewire_max_connections"] == lowered["connections"]
 
 
-async def test_what_somebody_else_has_opened_is_not_taken_from_the_reserve() -> None:
-    """The limit falls below what the plan has counted on, and before it is looked at again: connections are closed at once."""
+async def test_descriptors_opened_by_others_are_not_taken_from_the_reserve() -> None:
+    """The limit falls below the plan between two checks: new connections are closed at once."""
     async with limited(400) as (run, server), AsyncExitStack() as stack:
         clients = [await Client.open(server, f"u{n}") for n in range(100)]
         for client in clients:
@@ -260,8 +260,8 @@ async def test_workers_have_a_limit_each() -> None:
         assert {entry["limit"] for entry in lowered} == {200}
 
 
-async def test_the_broker_is_reached_again_while_connections_take_all_they_may() -> None:
-    """Whatever descriptors a broken connection to the broker leaves, connections take: the reserve has others."""
+async def test_broker_reconnects_while_connections_take_all_descriptors() -> None:
+    """Connections take the descriptors of a broken broker connection, so the reserve must have others."""
     async with RedisServer() as redis, limited(100, BROKER__URL=redis.url) as (_, server), AsyncExitStack() as stack:
         clients = 0
         for round_ in range(3):

@@ -1,4 +1,4 @@
-"""Connections that are not WebSockets: how many there may be, which of them goes first, and how refused ones end."""
+"""HTTP connections: caps, eviction of the longest wait, deadlines, and how refused ones are closed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from service.core.identity import Identity
-from service.web.http.request_queue import MAX_BEGUN, RequestQueue
-from service.web.ws.upgrade_queue import MAX_DISCARDED
+from service.web.http.request_queue import MAX_STARTED_PER_ITERATION, RequestQueue
+from service.web.ws.upgrade_queue import MAX_DISCARDED_BYTES
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, DEADLINE, Running, eventually, passes, serving, token
 from tests.support.raw import HANDSHAKE, TEXT, Raw, connected, frame, upgraded
@@ -45,7 +45,7 @@ def held(server: Running) -> int:
 
 
 async def joined(server: Running, stack: AsyncExitStack, part: bytes = b"", source: str = "127.0.0.1") -> Raw:
-    """A connection that the service has counted, and that has sent so much."""
+    """A connection that the service has counted, and that has sent these bytes."""
     raw = await stack.enter_async_context(connected(server, source=source))
     raw.write(part)
     if part == GET:
@@ -59,7 +59,7 @@ async def joined(server: Running, stack: AsyncExitStack, part: bytes = b"", sour
 
 
 async def answered(server: Running) -> None:
-    """Returns when what was sent before has been read."""
+    """Returns once the bytes sent before have been read."""
     async with server.http.get(f"{server.ops_url}/healthz") as response:
         assert response.status == 200
 
@@ -75,7 +75,7 @@ def is_open(raw: Raw) -> bool:
 
 
 async def still_open(raws: list[Raw]) -> None:
-    """Proves that the service has closed none of these."""
+    """Checks that the service has closed none of these."""
     for raw in raws:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(raw.reader.read(1), 0.05)
@@ -83,7 +83,7 @@ async def still_open(raws: list[Raw]) -> None:
 
 class TestCap:
     @pytest.mark.parametrize("part", PARTS)
-    async def test_one_more_closes_the_one_that_has_waited_longest(self, part: str) -> None:
+    async def test_cap_closes_the_connection_that_has_waited_longest(self, part: str) -> None:
         async with (
             serving(limits={"http_connections": 4}) as server,
             server.client() as ann,
@@ -100,7 +100,7 @@ class TestCap:
             assert await server.metric("max_http_connections") == 4
             await ann.silence()
 
-    async def test_a_thousand_that_send_nothing_keep_nobody_out(self) -> None:
+    async def test_cap_with_a_thousand_idle_connections_keeps_no_client_out(self) -> None:
         async with (
             serving(limits={"http_connections": 50, "http_connections_per_ip": 50}) as server,
             AsyncExitStack() as stack,
@@ -112,7 +112,7 @@ class TestCap:
             await eventually(lambda: held(server) <= 50, lambda: held(server))
             assert await server.metric("limit_hits_total", limit="http_connections_per_ip") >= 250
 
-    async def test_of_an_address_closes_only_its_own(self) -> None:
+    async def test_cap_of_an_address_closes_only_its_own(self) -> None:
         async with serving(limits={"http_connections_per_ip": 2}) as server, AsyncExitStack() as stack:
             others = [await joined(server, stack, source="127.0.0.2") for _ in range(2)]
             mine = [await joined(server, stack) for _ in range(5)]
@@ -121,7 +121,7 @@ class TestCap:
             assert await server.metric("limit_hits_total", limit="http_connections_per_ip") == 3
             assert await server.metric("limit_hits_total", limit="http_connections") == 0
 
-    async def test_of_an_address_does_not_apply_to_proxies(self) -> None:
+    async def test_cap_of_an_address_does_not_apply_behind_proxies(self) -> None:
         async with (
             serving(limits={"http_connections_per_ip": 2, "http_connections": 5}, proxy={"hops": 1}) as server,
             AsyncExitStack() as stack,
@@ -129,7 +129,7 @@ class TestCap:
             await still_open([await joined(server, stack) for _ in range(5)])
             assert await server.metric("limit_hits_total", limit="http_connections_per_ip") == 0
 
-    async def test_websockets_do_not_count(self) -> None:
+    async def test_cap_does_not_count_websockets(self) -> None:
         async with serving(limits={"http_connections": 1}) as server, AsyncExitStack() as stack:
             raws = [await stack.enter_async_context(upgraded(server, f"user-{number}")) for number in range(5)]
             on_route = await joined(server, stack, GET)
@@ -140,7 +140,7 @@ class TestCap:
             assert all(is_open(raw) for raw in (*raws, on_route))
             assert await server.metric("connections") == 6
 
-    async def test_whoever_has_left_makes_room(self) -> None:
+    async def test_cap_does_not_count_closed_connections(self) -> None:
         clock = FakeClock(time.time())
         async with serving(clock=clock, limits={"http_connections": 3}) as server:
             for part in PARTS.values():
@@ -153,7 +153,7 @@ class TestCap:
                 await eventually(lambda: held(server) == 0, lambda: held(server))
             assert await server.metric("limit_hits_total", limit="http_connections") == 0
 
-    async def test_a_request_in_hand_is_not_closed_for_a_new_one(self) -> None:
+    async def test_cap_does_not_close_a_request_in_hand(self) -> None:
         asked, opens = asyncio.Semaphore(0), asyncio.Event()
 
         class Slow:
@@ -181,7 +181,7 @@ class TestCap:
             assert (await posting.answer()).status == 201
 
 
-async def test_want_of_descriptors_is_logged_once_a_minute() -> None:
+async def test_exhausted_descriptors_are_logged_once_a_minute() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock) as server:
         with structlog.testing.capture_logs() as log:
@@ -203,7 +203,7 @@ async def test_want_of_descriptors_is_logged_once_a_minute() -> None:
 
 
 class TestOps:
-    async def test_idle_connections_keep_no_probe_out(self) -> None:
+    async def test_ops_cap_with_idle_connections_keeps_no_probe_out(self) -> None:
         async with serving(limits={"ops_connections": 5}) as server, AsyncExitStack() as stack:
             raws = [await ops_connection(server, stack) for _ in range(40)]
             raws[-1].write(b"GET /healthz HT")
@@ -213,7 +213,7 @@ class TestOps:
             assert await server.metric("limit_hits_total", limit="ops_connections") >= 35
             assert await server.metric("ops_connections") <= 5
 
-    async def test_half_sent_heads_have_a_deadline(self) -> None:
+    async def test_ops_connection_with_half_a_head_has_a_deadline(self) -> None:
         clock = FakeClock(time.time())
         async with serving(clock=clock, deadlines={"header": 3}) as server, AsyncExitStack() as stack:
             silent = await ops_connection(server, stack)
@@ -239,16 +239,16 @@ REFUSED = {"Authorization": "Bearer x.y.z"}
 
 @asynccontextmanager
 async def reached(server: Running, way: str) -> AsyncIterator[Raw]:
-    """A connection whose next request is the front's, or, as it is not the first, aiohttp's."""
+    """A connection whose next request is read by UpgradeQueue, or by aiohttp because it is not the first."""
     async with connected(server) as raw:
         if way == "route":
             assert (await raw.request("/nowhere")).status == 404
         yield raw
 
 
-@pytest.mark.parametrize("way", ["front", "route"])
+@pytest.mark.parametrize("way", ["queue", "route"])
 class TestRefusedUpgrade:
-    async def test_ends_its_connection(self, server: Running, way: str) -> None:
+    async def test_refused_upgrade_closes_its_connection(self, server: Running, way: str) -> None:
         async with reached(server, way) as raw:
             answer = await raw.request(headers=HANDSHAKE | REFUSED)
             assert (answer.status, answer.headers["connection"]) == (401, "close")
@@ -256,7 +256,7 @@ class TestRefusedUpgrade:
                 await raw.gone()
             await eventually(lambda: held(server) == 0 or way == "route")
 
-    async def test_whose_peer_neither_reads_nor_closes_frees_its_descriptor(self, way: str) -> None:
+    async def test_refused_upgrade_whose_peer_never_closes_frees_its_descriptor(self, way: str) -> None:
         async with serving() as server, AsyncExitStack() as stack:
             raws = [await stack.enter_async_context(reached(server, way)) for _ in range(30)]
             fds = open_fds()
@@ -266,7 +266,7 @@ class TestRefusedUpgrade:
                 raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
             await eventually(lambda: open_fds() <= fds - len(raws), open_fds, within=3)
 
-    async def test_with_frames_behind_it_is_answered_and_gone(self, way: str) -> None:
+    async def test_refused_upgrade_with_frames_behind_it_is_answered(self, way: str) -> None:
         async with serving(outbox={"close_grace": 0.2}) as server, AsyncExitStack() as stack:
             raw = await stack.enter_async_context(reached(server, way))
             fds = open_fds()
@@ -277,17 +277,17 @@ class TestRefusedUpgrade:
             await eventually(lambda: held(server) == 0, within=3)
 
 
-async def test_a_refused_upgrade_that_goes_on_sending_is_reset(server: Running) -> None:
+async def test_refused_upgrade_that_goes_on_sending_is_reset(server: Running) -> None:
     async with connected(server) as raw:
         lines = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **REFUSED}.items())
         raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode() + b"x")
         assert (await raw.answer()).status == 401
-        async with asyncio.timeout(0.9):  # before a deadline would have it closed
-            raw.write(bytes(MAX_DISCARDED + 1))
+        async with asyncio.timeout(0.9):  # before a deadline would close it
+            raw.write(bytes(MAX_DISCARDED_BYTES + 1))
             await eventually(lambda: held(server) == 0)
 
 
-async def test_an_upgrade_with_200_000_frames_behind_it_is_cut() -> None:
+async def test_upgrade_with_200_000_frames_behind_it_is_cut() -> None:
     async with serving() as server, server.client() as ann, connected(server) as raw:
         lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
         flood = frame(TEXT) * 200_000
@@ -297,7 +297,7 @@ async def test_an_upgrade_with_200_000_frames_behind_it_is_cut() -> None:
         await ann.silence()
 
 
-async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server: Running) -> None:
+async def test_pipelined_requests_are_answered_one_by_one_in_order(server: Running) -> None:
     async with connected(server) as raw:
         raw.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(100)))
         raw.write(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -314,7 +314,7 @@ EVENT = b'{"type":"chat.message","data":{"text":"x"}}'
 
 @pytest.mark.parametrize("framing", ["length", "chunks", "chunks of a byte"])
 @pytest.mark.parametrize("ends", [False, True], ids=["stays", "ends its sending side"])
-async def test_a_large_body_is_parsed_slice_by_slice(server: Running, framing: str, ends: bool) -> None:
+async def test_large_body_is_parsed_slice_by_slice(server: Running, framing: str, ends: bool) -> None:
     size = 30_000 if framing == "chunks of a byte" else 300_000
     body = EVENT + b" " * (size - len(EVENT))
     if framing == "length":
@@ -339,7 +339,7 @@ async def test_a_large_body_is_parsed_slice_by_slice(server: Running, framing: s
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000000", b"Transfer-Encoding: chunked"])
-async def test_a_refused_request_is_answered_and_its_body_is_not_read(framing: bytes) -> None:
+async def test_refused_request_is_answered_without_reading_its_body(framing: bytes) -> None:
     async with serving(outbox={"close_grace": 0.3}) as server, connected(server) as raw:
         raw.write(b"POST /tickets HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
         chunk = b"186a0\r\n" + bytes(100_000) + b"\r\n"
@@ -351,7 +351,7 @@ async def test_a_refused_request_is_answered_and_its_body_is_not_read(framing: b
         await eventually(lambda: held(server) == 0, within=3)
 
 
-async def test_requests_of_a_crowd_begin_a_few_an_iteration() -> None:
+async def test_requests_of_a_crowd_start_a_few_per_iteration() -> None:
     queue = RequestQueue().middleware()
     begun, most = 0, 0
 
@@ -374,7 +374,7 @@ async def test_requests_of_a_crowd_begin_a_few_an_iteration() -> None:
     await asyncio.wait_for(iterations(), DEADLINE)
     await asyncio.wait(requests)
     assert begun == 50
-    assert most == MAX_BEGUN
+    assert most == MAX_STARTED_PER_ITERATION
 
 
 REQUESTS = {
@@ -387,8 +387,9 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_a_request_leaves_nothing_to_the_garbage_collector(server: Running, name: str) -> None:
-    """What has survived one collection is looked at again only after millions of allocations: a flood would grow the process."""
+async def test_request_leaves_no_garbage_to_collect(server: Running, name: str) -> None:
+    """Objects that survive one collection are examined again only after millions of allocations, so a flood would grow
+    the process."""
     status, data = REQUESTS[name]
     async with connected(server) as raw:
         raw.write(data)
@@ -405,11 +406,11 @@ async def test_a_request_leaves_nothing_to_the_garbage_collector(server: Running
 
 
 PLENTY = {"per_second": 1e6, "burst": 1_000_000}
-"""Of refused requests too: else the connection is closed for them."""
+"""Of refused requests too: otherwise they would close the connection."""
 
 
-async def test_pipelined_requests_whose_answers_nobody_reads_are_bounded() -> None:
-    """What waits for such a peer is one buffer; when its time is over, it is cut."""
+async def test_pipelined_requests_with_unread_responses_are_bounded() -> None:
+    """At most one buffer waits for such a peer, and it is cut at its deadline."""
     clock = FakeClock(time.time())
     deadlines = {"header": 3, "keep_alive": 1}
     async with (

@@ -10,7 +10,7 @@ import pytest
 
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
-from service.web.problem import MAX_RETRY
+from service.web.problem import MAX_RETRY_AFTER
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, Client, Running, serving, token
 from tests.support.raw import PING, PONG, ask, bearer, frame, new_ticket, upgraded
@@ -63,7 +63,7 @@ async def test_uncheckable_token_gets_a_retryable_error() -> None:
         for upgrade in (True, False):
             answer = await ask(server, "/ws", bearer(token()), upgrade=upgrade)
             assert (answer.status, answer.code) == (503, "overloaded")
-            assert 1 <= int(answer.headers["retry-after"]) <= MAX_RETRY
+            assert 1 <= int(answer.headers["retry-after"]) <= MAX_RETRY_AFTER
         client = await Client.open(server, hello=False)
         await client.send(type="hello", token=token())
         await client.expect("error", code="overloaded", retryable=True)

@@ -1,4 +1,4 @@
-"""The ops listener: alive, ready, measured."""
+"""The ops listener: /healthz, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode, ServiceError
 from service.realtime.lifecycle.broker_health import INTERVAL
-from service.web.ops.routes import build_ops
+from service.web.ops.routes import build_ops_app
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, Running, eventually, serving
 
 
-class Sick(MemoryBroker):
-    """A broker whose check answers as told."""
+class FaultyBroker(MemoryBroker):
+    """A broker whose check fails or hangs on demand."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -26,8 +26,8 @@ class Sick(MemoryBroker):
         )
         self.fault: Exception | None = None
         self.hangs = False
-        self.let_go = asyncio.Event()
-        """Set when a hanging check was given up."""
+        self.check_cancelled = asyncio.Event()
+        """Set when a hanging check is cancelled."""
 
     async def check(self) -> None:
         if self.fault is not None:
@@ -36,7 +36,7 @@ class Sick(MemoryBroker):
             try:
                 await asyncio.Event().wait()
             finally:
-                self.let_go.set()
+                self.check_cancelled.set()
         await super().check()
 
 
@@ -45,15 +45,15 @@ async def probe(server: Running, path: str) -> tuple[int, dict[str, Any]]:
         return response.status, await response.json(content_type=None)
 
 
-async def test_a_running_service_is_alive_and_ready(server: Running) -> None:
+async def test_ops_of_a_running_service_reports_alive_and_ready(server: Running) -> None:
     assert await probe(server, "/healthz") == (200, {"status": "ok"})
     assert await probe(server, "/readyz") == (200, {"status": "ready"})
     metrics = await server.metrics()
     assert (metrics["tidewire_ready"], metrics["tidewire_broker_up"]) == (1, 1)
 
 
-async def test_without_its_broker_a_node_is_alive_and_not_ready() -> None:
-    broker = Sick()
+async def test_readyz_without_broker_fails_while_healthz_passes() -> None:
+    broker = FaultyBroker()
     async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         assert (await probe(server, "/readyz"))[0] == 200
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
@@ -73,8 +73,8 @@ async def test_without_its_broker_a_node_is_alive_and_not_ready() -> None:
         assert (metrics["tidewire_ready"], metrics["tidewire_broker_up"]) == (1, 1)
 
 
-async def test_a_node_whose_broker_blinks_stays_ready_and_says_so() -> None:
-    broker, clock = Sick(), FakeClock()
+async def test_readyz_during_a_short_broker_outage_reports_degraded() -> None:
+    broker, clock = FaultyBroker(), FakeClock()
     async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
         reason = {"code": "broker_unavailable", "message": "no answer on port 6379"}
@@ -87,11 +87,11 @@ async def test_a_node_whose_broker_blinks_stays_ready_and_says_so() -> None:
         broker.fault = None
         assert await probe(server, "/readyz") == (200, {"status": "ready"})
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
-        assert (await probe(server, "/readyz"))[0] == 200, "it counts from when it went this time"
+        assert (await probe(server, "/readyz"))[0] == 200, "the outage is timed from its own start"
 
 
-async def test_how_long_the_broker_has_been_away_is_known_without_anybody_asking() -> None:
-    broker, clock = Sick(), FakeClock()
+async def test_broker_outage_without_probes_is_still_timed() -> None:
+    broker, clock = FaultyBroker(), FakeClock()
     async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
         clock.advance(INTERVAL)
         await eventually(lambda: server.service.metrics.broker.broker_up._value.get() == 1)
@@ -102,20 +102,20 @@ async def test_how_long_the_broker_has_been_away_is_known_without_anybody_asking
         assert (await probe(server, "/readyz"))[0] == 503
 
 
-async def test_a_broker_that_hangs_does_not_hang_the_probes() -> None:
-    broker = Sick()
+async def test_readyz_with_a_hanging_broker_times_out() -> None:
+    broker = FaultyBroker()
     async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         broker.hangs = True
         async with asyncio.timeout(DEADLINE):
-            asked = asyncio.ensure_future(probe(server, "/readyz"))
+            readiness = asyncio.ensure_future(probe(server, "/readyz"))
             assert await probe(server, "/healthz") == (200, {"status": "ok"})
-            status, body = await asked
+            status, body = await readiness
         assert (status, body["reasons"][0]["code"]) == (503, "broker_unavailable")
-        assert broker.let_go.is_set()
+        assert broker.check_cancelled.is_set()
 
 
-async def test_a_draining_node_is_not_ready_and_still_knows_of_its_broker() -> None:
-    broker = Sick()
+async def test_readyz_while_draining_still_reports_the_broker() -> None:
+    broker = FaultyBroker()
     async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         server.service.node.admission.set_draining(draining=True)
         status, body = await probe(server, "/readyz")
@@ -128,20 +128,20 @@ async def test_a_draining_node_is_not_ready_and_still_knows_of_its_broker() -> N
         assert (await server.metrics())["tidewire_broker_up"] == 0
 
 
-async def test_a_node_whose_task_has_died_is_not_ready(server: Running) -> None:
+async def test_readyz_after_a_critical_task_died_fails(server: Running) -> None:
     async def dies() -> None:
         raise RuntimeError("a fault for the test")
 
     node = server.service.node
-    task = node.runtime.tasks.spawn("feeding the fish", dies(), critical=True)
+    task = node.runtime.tasks.spawn("example", dies(), critical=True)
     await asyncio.wait([task])
     status, body = await probe(server, "/readyz")
-    assert (status, body["reasons"][0]["message"]) == (503, "the task 'feeding the fish' has died")
+    assert (status, body["reasons"][0]["message"]) == (503, "the task 'example' has died")
     assert (await probe(server, "/healthz"))[0] == 200
 
 
-async def test_a_faulty_check_is_a_500_and_not_ready() -> None:
-    broker = Sick()
+async def test_readyz_whose_check_raises_answers_500_and_not_ready() -> None:
+    broker = FaultyBroker()
     async with serving(broker=broker, broker_settings={"unready_after": 0}) as server:
         assert (await probe(server, "/readyz"))[0] == 200
         broker.fault = RuntimeError("a fault for the test")
@@ -150,27 +150,29 @@ async def test_a_faulty_check_is_a_500_and_not_ready() -> None:
         assert (await server.metrics())["tidewire_ready"] == 0
 
 
-async def test_a_node_that_does_not_listen_yet_is_not_ready(server: Running, aiohttp_client: AiohttpClient) -> None:
-    listening, node = False, server.service.node
-    client = await aiohttp_client(build_ops(node, server.service.metrics, lambda: listening, server.service.scrapes))
+async def test_readyz_before_listening_fails(server: Running, aiohttp_client: AiohttpClient) -> None:
+    is_listening, node = False, server.service.node
+    client = await aiohttp_client(
+        build_ops_app(node, server.service.metrics, lambda: is_listening, server.service.scrape_tracker)
+    )
     async with client.get("/readyz") as response:
         assert response.status == 503
         assert (await response.json())["reasons"][0]["message"] == "the public listener is not open"
         assert (await server.metrics())["tidewire_ready"] == 0
-    listening = True
-    assert (await server.metrics())["tidewire_ready"] == 1, "whether or not somebody asks /readyz"
+    is_listening = True
+    assert (await server.metrics())["tidewire_ready"] == 1, "the gauge does not depend on requests to /readyz"
     async with client.get("/readyz") as response:
         assert response.status == 200
 
 
-async def test_metrics_are_prometheus_text(server: Running) -> None:
+async def test_metrics_response_is_prometheus_text(server: Running) -> None:
     async with server.http.get(f"{server.ops_url}/metrics") as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=")
         families = {family.name for family in text_string_to_metric_families(await response.text())}
     assert {"tidewire_connections", "tidewire_ready", "tidewire_broker_up", "tidewire_api_requests"} <= families
 
 
-async def test_the_ops_listener_serves_nothing_else(server: Running) -> None:
+async def test_ops_listener_serves_only_its_three_paths(server: Running) -> None:
     for path in ("/", "/ws", "/api/v1/channels", "/metrics/"):
         assert (await probe(server, path))[1]["code"] == "not_found"
     for path in ("/healthz", "/readyz", "/metrics"):

@@ -1,4 +1,4 @@
-"""The transport that is ours, attacked: who is held back and who must not be, and what a fault of our own costs."""
+"""The WebSocket under attack: what is paused, what must not be, and what a fault of the service costs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def parts(raw: Raw) -> list[dict[str, Any]]:
     return message if isinstance(message, list) else [message]
 
 
-async def test_who_sends_much_behind_hello_is_read_further(server: Running) -> None:
+async def test_many_messages_behind_hello_are_all_read(server: Running) -> None:
     async with upgraded(server, None) as raw:
         raw.write(text(type="hello", token=token("ann")) + b"".join(text(type="ping", id=str(n)) for n in range(20)))
         got: list[str] = []
@@ -37,8 +37,8 @@ async def test_who_sends_much_behind_hello_is_read_further(server: Running) -> N
         assert got == [str(number) for number in range(21)]
 
 
-async def test_nothing_comes_behind_the_goodbye_to_a_slow_reader_that_reads_again() -> None:
-    """What had waited for it came: RFC 6455 §5.5.1 forbids that."""
+async def test_slow_reader_that_resumes_gets_nothing_behind_the_close() -> None:
+    """RFC 6455 §5.5.1 forbids frames behind a close frame; waiting ones were once sent."""
     async with (
         serving(outbox={"bytes": 200_000, "close_grace": 3.0}) as server,
         connected(server, receive_buffer=4096) as raw,
@@ -67,10 +67,10 @@ async def test_nothing_comes_behind_the_goodbye_to_a_slow_reader_that_reads_agai
 
 
 @pytest.mark.parametrize("prompt", [True, False])
-async def test_a_fault_of_ours_ends_the_connection_and_frees_its_place(
+async def test_fault_in_a_command_closes_the_connection_and_frees_its_slot(
     monkeypatch: pytest.MonkeyPatch, prompt: bool
 ) -> None:
-    """It stayed on the roster for ever, neither served nor freed."""
+    """Once the connection stayed in the registry for ever, neither served nor freed."""
 
     def broken(node: Node, frame: str | bytes) -> list[str | Part]:
         if "boom" in str(frame):
@@ -87,7 +87,7 @@ async def test_a_fault_of_ours_ends_the_connection_and_frees_its_place(
 
 
 class Undecided:
-    """An authenticator that never comes to an end."""
+    """An authenticator that never finishes."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -98,7 +98,7 @@ class Undecided:
         raise AssertionError
 
 
-async def test_a_shutdown_ends_connections_that_have_not_been_answered() -> None:
+async def test_shutdown_closes_connections_that_await_authentication() -> None:
     undecided = Undecided()
     async with AsyncExitStack() as clients:
         async with serving(authenticator=undecided, deadlines={"shutdown": 0.1}) as server:

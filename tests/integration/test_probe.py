@@ -116,8 +116,8 @@ async def test_it_opens_no_way_in() -> None:
         assert listening - before == {int(url.rpartition(":")[2]) for url in (server.url, server.ops_url)}
         line = probe_of(server)._line
         assert line is not None
-        assert isinstance(line._loopback, loopback.Line)
-        near, far = line._loopback.transport._transport, line._loopback._far
+        assert isinstance(line._loopback, loopback.LoopbackConnection)
+        near, far = line._loopback.transport._transport, line._loopback._client
         assert near.get_extra_info("peername") == far.get_extra_info("sockname")
         assert near.get_extra_info("sockname") == far.get_extra_info("peername")
         assert connected >= {near.get_extra_info("sockname")[1], far.get_extra_info("sockname")[1]}
@@ -255,11 +255,11 @@ async def test_a_connection_that_breaks_is_made_anew() -> None:
         for end in ("near", "far"):
             line = probe._line
             assert line is not None
-            assert isinstance(line._loopback, loopback.Line)
+            assert isinstance(line._loopback, loopback.LoopbackConnection)
             member.line.cut()
             await eventually(lambda: _is_waiting(probe))
             broken = failures(server, "connection")
-            (line._loopback.transport if end == "near" else line._loopback._far).abort()
+            (line._loopback.transport if end == "near" else line._loopback._client).abort()
             await eventually(lambda broken=broken: failures(server, "connection") > broken)  # type: ignore[misc]  # bound now
             member.line.hear_again()
             probe._backoff.reset()

@@ -1,4 +1,4 @@
-"""Peers that speak no library's WebSocket: frames out of order, bytes one by one, connections that vanish."""
+"""Peers that use no WebSocket library: frames out of order, single bytes, vanishing connections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_fds() -> int:
     return sum(1 for _ in FDS.iterdir())
 
 
-async def test_a_conversation_in_segments_of_one_byte(server: Running) -> None:
+async def test_conversation_in_segments_of_one_byte_succeeds(server: Running) -> None:
     async with connected(server) as raw:
         fields = HANDSHAKE | {"Host": "x", "Authorization": f"Bearer {token()}"}
         head = "GET /ws HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
@@ -83,7 +83,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("hello", [True, False], ids=["welcomed", "before hello"])
 @pytest.mark.parametrize("name", GARBAGE)
-async def test_what_breaks_rfc_6455_ends_that_connection_alone(server: Running, name: str, hello: bool) -> None:
+async def test_violation_of_rfc_6455_ends_only_that_connection(server: Running, name: str, hello: bool) -> None:
     garbage, code = GARBAGE[name]
     async with server.client("bystander") as bystander:
         async with upgraded(server, "ann" if hello else None) as raw:
@@ -97,7 +97,7 @@ async def test_what_breaks_rfc_6455_ends_that_connection_alone(server: Running, 
 
 
 @pytest.mark.parametrize("before", ["", "a header", "a message", "hello", "a conversation"])
-async def test_a_reset_at_any_point_leaves_nothing_behind(server: Running, before: str) -> None:
+async def test_reset_at_any_point_leaves_nothing_behind(server: Running, before: str) -> None:
     fds = open_fds()
     for _ in range(5):
         async with AsyncExitStack() as stack:
@@ -118,7 +118,7 @@ async def test_a_reset_at_any_point_leaves_nothing_behind(server: Running, befor
     await server.at_rest()
 
 
-async def test_a_reset_in_the_middle_of_a_delivery_costs_nobody_else_anything(server: Running) -> None:
+async def test_reset_during_a_delivery_affects_nobody_else(server: Running) -> None:
     async with server.client("ben") as ben:
         await ben.subscribe("room:1")
         async with AsyncExitStack() as stack:
@@ -136,7 +136,7 @@ async def test_a_reset_in_the_middle_of_a_delivery_costs_nobody_else_anything(se
 
 
 @pytest.mark.parametrize("user", ["ann", None], ids=["welcomed", "before hello"])
-async def test_a_half_close_ends_the_connection(server: Running, user: str | None) -> None:
+async def test_half_close_ends_the_connection(server: Running, user: str | None) -> None:
     fds = open_fds()
     async with upgraded(server, user) as raw:
         raw.writer.write_eof()
@@ -145,7 +145,7 @@ async def test_a_half_close_ends_the_connection(server: Running, user: str | Non
     await server.at_rest()
 
 
-async def test_a_close_is_answered_with_its_code(server: Running) -> None:
+async def test_close_is_answered_with_its_code(server: Running) -> None:
     async with upgraded(server) as raw:
         raw.write(frame(CLOSE, (1000).to_bytes(2, "big") + b"bye"))
         assert await raw.close_code() == 1000
@@ -154,7 +154,7 @@ async def test_a_close_is_answered_with_its_code(server: Running) -> None:
     assert await server.metric("closes_total", code="1000") == 1
 
 
-async def test_what_comes_behind_a_close_is_not_read(server: Running) -> None:
+async def test_frames_behind_a_close_are_not_read(server: Running) -> None:
     async with server.client("ben") as ben, upgraded(server) as raw:
         await ben.subscribe("news:1")
         publish = {"type": "news.comment", "id": "m", "channel": "news:1", "data": {}}
@@ -166,10 +166,10 @@ async def test_what_comes_behind_a_close_is_not_read(server: Running) -> None:
 
 HEARTBEAT = 4.0
 STEP = HEARTBEAT / 8
-"""Time moves from one look at all connections to the next, and only when a test says so."""
+"""Advances the clock by one interval of the ConnectionMonitor."""
 
 
-async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None:
+async def test_peer_that_answers_no_ping_is_cut_and_its_descriptor_freed() -> None:
     clock = FakeClock(time.time())
     async with (
         serving(clock=clock, deadlines={"heartbeat": HEARTBEAT}) as server,
@@ -180,18 +180,19 @@ async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None
         async def step() -> None:
             clock.advance(STEP)
             await bystander.silence()  # aiohttp's client answers a ping while it reads
-            await bystander.silence()  # what it has answered comes before this, and is read with it
+            await bystander.silence()  # its earlier pongs are read together with this message
 
         async with AsyncExitStack() as stack:
             crowd = [await stack.enter_async_context(upgraded(server)) for _ in range(5)]
             for _ in range(7):
                 await step()
-            # The first ping comes after half the time at the earliest, so that those who came together are not asked together.
+            # The first ping comes after half the time at the earliest, so that clients that came together are not
+            # pinged together.
             assert open_fds() == fds + 2 * len(crowd), "not before it could have answered"
             for _ in range(7 + round(server.service.settings.outbox.close_grace / STEP)):
                 await step()
             await eventually(lambda: open_fds() == fds + len(crowd), open_fds)
-            # Each of these clients still has its own end open: what is free is the service's.
+            # Each of these clients still has its own end open; the service's end is the one that is freed.
             for raw in crowd:
                 assert await raw.receive() == (PING, b"")
                 opcode, payload = await raw.receive()
@@ -203,7 +204,7 @@ async def test_who_never_answers_pings_is_cut_and_its_descriptor_freed() -> None
         await server.at_rest()
 
 
-async def test_who_answers_pings_stays() -> None:
+async def test_peer_that_answers_pings_stays() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock, deadlines={"heartbeat": HEARTBEAT}) as server, upgraded(server) as raw:
         (connection,) = server.service.node.delivery.registry
@@ -220,8 +221,8 @@ async def test_who_answers_pings_stays() -> None:
         assert await raw.message() == {"type": "pong", "id": "k"}
 
 
-async def test_who_neither_reads_nor_answers_is_cut_too() -> None:
-    """What it has not read hides the pings, and keeps a polite close from ever being done."""
+async def test_peer_that_neither_reads_nor_answers_is_cut() -> None:
+    """Unread messages delay the pings, and a close frame would never get through."""
     clock = FakeClock(time.time())
     async with serving(
         clock=clock,
@@ -249,7 +250,7 @@ async def test_who_neither_reads_nor_answers_is_cut_too() -> None:
 
 
 async def test_half_open_connection_frees_its_descriptor_within_45_seconds() -> None:
-    """With the settings as they are by default, and events queued that nobody takes."""
+    """With default settings, and queued events that nobody reads."""
     clock = FakeClock(time.time())
     async with serving(clock=clock, outbox={"stall": 600, "send_buffer": 4096, "bytes": 1 << 20}) as server:
         fds = open_fds()
@@ -267,7 +268,7 @@ async def test_half_open_connection_frees_its_descriptor_within_45_seconds() -> 
         await server.at_rest()
 
 
-async def test_who_pings_and_does_not_read_the_pongs_is_cut() -> None:
+async def test_peer_that_pings_without_reading_the_pongs_is_cut() -> None:
     free = {"per_second": 1e6, "burst": 1_000_000_000}
     clock = FakeClock(time.time())
     async with serving(

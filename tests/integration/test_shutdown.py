@@ -226,7 +226,7 @@ class TestLastScrape:
             assert await server.metric("drain_timeouts_total") == 0  # a scrape, as one of many
             stop.set()
             await eventually(lambda: server.service.node.lifecycle.drain_timed_out)
-            await eventually(lambda: not server.service.listening)
+            await eventually(lambda: not server.service.is_listening)
             assert not life.done()
             metrics = await server.metrics()
             assert metrics["tidewire_drain_timeouts_total"] == 1
@@ -264,7 +264,7 @@ class TestLastScrape:
         async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
             await server.metrics()
             stop.set()
-            await eventually(lambda: server.service.node.lifecycle.drain_timed_out and not server.service.listening)
+            await eventually(lambda: server.service.node.lifecycle.drain_timed_out and not server.service.is_listening)
             server.service.hurry()
             async with asyncio.timeout(DEADLINE):
                 await life

@@ -1,4 +1,4 @@
-"""Logs fail, and nothing else does: the reader of standard error ends, does not read, or is a disk that is full."""
+"""A log that fails affects nothing else: its reader ends, does not read, or the disk is full."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.harness import API_KEY, CONTRACT, DEADLINE, SECRET, Client, R
 pytestmark = pytest.mark.slow
 
 QUICKLY = 10.0
-"""Seconds for an end that waits for nobody but, for a second or two, the reader of the log."""
+"""Seconds for an exit that waits only briefly for the reader of the log."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Served:
     server: Running
 
     async def revokes(self, user: str) -> None:
-        """Revokes a user who is connected: it is answered and done."""
+        """Revokes a connected user, and checks that this is answered and done."""
         client = await Client.open(self.server, user)
         url = f"{self.server.url}/api/v1/users/{user}/revoke"
         async with asyncio.timeout(DEADLINE):
@@ -61,7 +61,7 @@ class Served:
 
 @asynccontextmanager
 async def served(stderr: int, *arguments: str, closed: Sequence[int] = (), **settings: str) -> AsyncIterator[Served]:
-    """Runs it until the block is left, from the moment at which it is ready. `closed`: descriptors that it does not have."""
+    """Runs the process from its readiness to the end of the block. `closed`: descriptors that it starts without."""
     without = "".join(f" {descriptor}>&-" for descriptor in closed)
     port, ops_port = free_port(), free_port()
     given = {
@@ -95,7 +95,7 @@ async def served(stderr: int, *arguments: str, closed: Sequence[int] = (), **set
 
 @contextmanager
 def pipe() -> Iterator[list[int]]:
-    """The ends of a pipe: that to read from and that to write to. Whoever closes one, sets it to -1."""
+    """The read and the write end of a pipe. Whoever closes an end sets it to -1."""
     ends = list(os.pipe())
     try:
         yield ends
@@ -110,7 +110,7 @@ def close(ends: list[int], which: int) -> None:
     ends[which] = -1
 
 
-async def test_reader_of_the_log_that_ends_changes_nothing_else() -> None:
+async def test_log_whose_reader_ends_affects_nothing_else() -> None:
     with pipe() as ends:
         async with served(ends[1]) as run:
             close(ends, 1)
@@ -125,7 +125,7 @@ async def drops(run: Served, reason: str) -> bool:
     return await run.server.metric("log_records_dropped_total", reason=reason) > 0
 
 
-async def test_log_on_a_full_disk_changes_nothing_else() -> None:
+async def test_log_on_a_full_disk_affects_nothing_else() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         async with served(full) as run:
@@ -136,7 +136,7 @@ async def test_log_on_a_full_disk_changes_nothing_else() -> None:
         os.close(full)
 
 
-async def test_reader_of_the_log_that_does_not_read_holds_up_nothing() -> None:
+async def test_log_whose_reader_does_not_read_blocks_nothing() -> None:
     with pipe() as ends:
         fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
         os.set_blocking(ends[1], False)
@@ -158,8 +158,8 @@ async def test_reader_of_the_log_that_does_not_read_holds_up_nothing() -> None:
             assert await run.ends() == 0
 
 
-async def test_descriptor_that_does_not_block_loses_no_record_of_a_slow_reader() -> None:
-    """Somebody who shares standard error has made it so: nodejs does, for one."""
+async def test_log_on_a_non_blocking_descriptor_loses_no_record() -> None:
+    """Another process that shares standard error can set this, as nodejs does."""
     with pipe() as ends:
         fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
         os.set_blocking(ends[1], False)
@@ -179,7 +179,7 @@ async def test_descriptor_that_does_not_block_loses_no_record_of_a_slow_reader()
         assert b'"stopped"' in text
 
 
-async def test_broker_that_goes_and_comes_is_survived_without_a_reader_of_the_log() -> None:
+async def test_broker_outage_without_a_log_reader_is_survived() -> None:
     async with RedisServer() as redis:
         with pipe() as ends:
             async with served(ends[1], BROKER__URL=redis.url) as run:
@@ -198,7 +198,7 @@ async def up(run: Served, value: int) -> bool:
 
 
 @pytest.mark.parametrize("is_read", [True, False])
-async def test_workers_drain_whether_anybody_reads_their_log(is_read: bool) -> None:
+async def test_workers_drain_with_and_without_a_log_reader(is_read: bool) -> None:
     async with RedisServer() as redis:
         with pipe() as ends:
             fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
@@ -222,7 +222,7 @@ async def test_demo_starts_without_a_reader_of_its_notice(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
-async def test_descriptors_that_are_closed_at_the_start_are_not_taken_for_others(closed: Sequence[int]) -> None:
+async def test_descriptors_closed_at_the_start_are_not_mistaken_for_others(closed: Sequence[int]) -> None:
     async with served(subprocess.DEVNULL, closed=closed) as run:
         open_now = Path(f"/proc/{run.process.pid}/fd")
         assert {(open_now / str(descriptor)).readlink() for descriptor in closed} == {Path("/dev/null")}

@@ -1,4 +1,4 @@
-"""`GET /ws` before a WebSocket exists: every check, their order, the same answers on a plain GET, who may read them."""
+"""`GET /ws` before a WebSocket exists: every check, their order, the plain GET, and CORS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.raw import HANDSHAKE, Answer, ask, bearer, connected, new_tic
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, and how the service says so."""
+    """One fault of a request, and the refusal that it gets."""
 
     status: int
     code: str
@@ -30,7 +30,7 @@ class Fault:
     full: bool = False
 
 
-# In the order of docs/protocol.md. One connection of ann's is there already; it has taken what the tight limits allow.
+# In the order of docs/protocol.md. One connection of ann's is open already, and has used up the tight limits.
 FAULTS = {
     "draining": Fault(503, "draining", retryable=True, draining=True),
     "outboxes full": Fault(503, "overloaded", retryable=True, full=True),
@@ -58,12 +58,12 @@ SCOPES = {
     "user full": "connections_per_user",
 }
 SERVICES = ("node full", "tenant full", "accepted too many", "outboxes full")
-"""Faults that are the node's: no client can mend them."""
+"""Faults of the node, which no client can fix."""
 
 
 @asynccontextmanager
 async def faulty(*faults: Fault) -> AsyncIterator[tuple[Running, str, dict[str, str | None]]]:
-    """A service on which a request (its target and headers) has all these faults, the first one's where two exclude another."""
+    """A service, and a request (target and headers) with all these faults; of two that exclude each other, the first."""
     limits: dict[str, Any] = {}
     rollout: dict[str, Any] = {}
     headers: dict[str, str | None] = {}
@@ -83,7 +83,7 @@ async def faulty(*faults: Fault) -> AsyncIterator[tuple[Running, str, dict[str, 
 
 @pytest.mark.parametrize("upgrade", [True, False], ids=["upgrade", "plain"])
 @pytest.mark.parametrize("name", FAULTS)
-async def test_each_check_answers_with_its_problem(name: str, upgrade: bool) -> None:
+async def test_upgrade_with_a_fault_gets_its_problem(name: str, upgrade: bool) -> None:
     fault = FAULTS[name]
     async with faulty(fault) as (server, target, headers):
         answer = await ask(server, target, headers, upgrade=upgrade)
@@ -112,8 +112,8 @@ async def test_each_check_answers_with_its_problem(name: str, upgrade: bool) -> 
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(FAULTS, 2)))
-async def test_of_two_faults_the_earlier_check_answers(first: str, second: str) -> None:
-    """Every pair, both ways of asking."""
+async def test_upgrade_with_two_faults_gets_the_earlier_problem(first: str, second: str) -> None:
+    """Every pair, as an upgrade and as a plain GET."""
     fault = FAULTS[first]
     async with faulty(fault, FAULTS[second]) as (server, target, headers):
         for upgrade in (True, False):
@@ -123,7 +123,7 @@ async def test_of_two_faults_the_earlier_check_answers(first: str, second: str) 
                 assert answer.problem["details"]["scope"] == SCOPES[first]
 
 
-async def test_with_every_fault_at_once_they_come_to_light_one_by_one() -> None:
+async def test_upgrade_with_every_fault_gets_them_in_order() -> None:
     remaining = [fault for name, fault in FAULTS.items() if name not in ("channel's name", "channel's pattern")]
     while remaining:
         async with faulty(*remaining) as (server, target, headers):
@@ -137,7 +137,7 @@ async def test_with_every_fault_at_once_they_come_to_light_one_by_one() -> None:
     [{"Authorization": "Basic YW5uOnB3"}, {"Authorization": "Bearer"}, {"Authorization": ""}],
     ids=["basic", "empty bearer", "empty"],
 )
-async def test_an_authorization_of_another_kind_is_not_passed_over(
+async def test_upgrade_with_another_authorization_scheme_is_refused(
     server: Running, credentials: dict[str, str | None]
 ) -> None:
     for upgrade in (True, False):
@@ -146,18 +146,18 @@ async def test_an_authorization_of_another_kind_is_not_passed_over(
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_channels_need_credentials_in_the_upgrade(server: Running) -> None:
+async def test_upgrade_with_channels_needs_credentials(server: Running) -> None:
     for upgrade in (True, False):
         answer = await ask(server, "/ws?channels=room:1", upgrade=upgrade)
         assert (answer.status, answer.code) == (401, "unauthenticated")
 
 
-async def test_every_named_channel_counts_however_often_the_parameter_stands(server: Running) -> None:
+async def test_upgrade_with_repeated_channels_parameter_counts_every_channel(server: Running) -> None:
     answer = await ask(server, "/ws?channels=room:1&channels=nowhere:1", bearer())
     assert (answer.status, answer.code) == (404, "unknown_channel")
 
 
-async def test_more_channels_than_a_connection_may_have_are_refused() -> None:
+async def test_upgrade_with_too_many_channels_is_refused() -> None:
     async with serving(limits={"subscriptions": 2}) as server:
         fine = await ask(server, "/ws?channels=room:1,room:2,room:1", bearer(), upgrade=False)
         assert fine.code == "upgrade_required", "a name that stands twice is one channel"
@@ -169,7 +169,7 @@ async def test_more_channels_than_a_connection_may_have_are_refused() -> None:
 
 class TestPlainGet:
     @pytest.mark.parametrize("version", [None, "tidewire.v1", "chat, tidewire.v1"])
-    async def test_tells_that_an_upgrade_would_succeed(self, server: Running, version: str | None) -> None:
+    async def test_plain_get_that_would_succeed_answers_426(self, server: Running, version: str | None) -> None:
         answer = await ask(server, "/ws", {"Sec-WebSocket-Protocol": version}, upgrade=False)
         assert (answer.status, answer.code) == (426, "upgrade_required")
         assert answer.headers["upgrade"] == "websocket"
@@ -179,7 +179,7 @@ class TestPlainGet:
         assert not any(value for name, value in counted.items() if name.startswith("tidewire_upgrade_refusals_total"))
         await server.at_rest()
 
-    async def test_takes_nobody_s_place(self) -> None:
+    async def test_plain_get_takes_no_slot(self) -> None:
         limits = {"connections": 1, "connections_per_ip": 1, "connections_per_user": 1, "pending": 1}
         async with serving(limits=limits) as server:
             for _ in range(3):
@@ -188,7 +188,7 @@ class TestPlainGet:
             async with upgraded(server, "ann"):
                 pass
 
-    async def test_does_not_use_a_ticket_up(self, server: Running) -> None:
+    async def test_plain_get_does_not_redeem_a_ticket(self, server: Running) -> None:
         target = f"/ws?ticket={await new_ticket(server)}"
         assert (await ask(server, target, upgrade=False)).status == 426
         assert (await ask(server, target, upgrade=False)).status == 426
@@ -197,14 +197,15 @@ class TestPlainGet:
             answer = await ask(server, target, upgrade=upgrade)
             assert (answer.status, answer.code) == (401, "invalid_ticket")
 
-    async def test_tells_after_a_failed_upgrade_why_it_failed(self, server: Running) -> None:
-        """A browser learns of a refused channel only so: were its ticket gone, it would fetch tickets for ever."""
+    async def test_plain_get_after_a_failed_upgrade_gives_the_reason(self, server: Running) -> None:
+        """This is a browser's only way to learn of a refused channel. Without its ticket, it would fetch tickets for
+        ever."""
         target = f"/ws?channels=inbox:ben&ticket={await new_ticket(server)}"
         for upgrade in (True, False, True):
             answer = await ask(server, target, upgrade=upgrade)
             assert (answer.status, answer.code) == (403, "forbidden")
 
-    async def test_where_a_new_session_replaces_an_old_one_the_user_s_cap_refuses_nobody(self) -> None:
+    async def test_upgrade_above_the_user_cap_with_eviction_is_accepted(self) -> None:
         limits = {"connections_per_user": 1, "on_user_cap": "replace"}
         async with serving(limits=limits) as server, server.client("ann") as ann:
             assert (await ask(server, "/ws", bearer(), upgrade=False)).status == 426
@@ -224,18 +225,18 @@ MALFORMED: dict[str, dict[str, str | None]] = {
 
 class TestMalformedHandshake:
     @pytest.mark.parametrize("name", MALFORMED)
-    async def test_is_refused_and_names_the_version(self, server: Running, name: str) -> None:
+    async def test_malformed_handshake_is_refused_and_names_the_version(self, server: Running, name: str) -> None:
         answer = await ask(server, "/ws", MALFORMED[name])
         assert (answer.status, answer.code) == (400, "invalid_request")
         assert answer.headers["sec-websocket-version"] == "13", "RFC 6455 §4.4"
         await server.at_rest()
 
-    async def test_costs_no_ticket(self, server: Running) -> None:
+    async def test_malformed_handshake_redeems_no_ticket(self, server: Running) -> None:
         target = f"/ws?ticket={await new_ticket(server)}"
         assert (await ask(server, target, MALFORMED["no key"])).status == 400
         assert (await ask(server, target)).status == 101
 
-    async def test_replaces_nobody(self) -> None:
+    async def test_malformed_handshake_evicts_nobody(self) -> None:
         limits = {"connections_per_user": 1, "on_user_cap": "replace"}
         async with serving(limits=limits) as server, server.client("ann") as ann:
             for change in MALFORMED.values():
@@ -244,25 +245,25 @@ class TestMalformedHandshake:
 
 
 @pytest.mark.parametrize("offered", ["tidewire.v1", "chat,tidewire.v1", "chat , tidewire.v1 , x"])
-async def test_the_subprotocol_is_chosen_from_those_offered(server: Running, offered: str) -> None:
+async def test_subprotocol_is_chosen_from_those_offered(server: Running, offered: str) -> None:
     answer = await ask(server, "/ws", {"Sec-WebSocket-Protocol": offered})
     assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, "tidewire.v1")
 
 
 @pytest.mark.parametrize("offered", [None, "", "tidewire.v2", "TIDEWIRE.V1", "tidewire.v1x"])
-async def test_no_other_subprotocol_will_do(server: Running, offered: str | None) -> None:
+async def test_upgrade_without_our_subprotocol_is_refused(server: Running, offered: str | None) -> None:
     answer = await ask(server, "/ws", {"Sec-WebSocket-Protocol": offered})
     assert (answer.status, answer.code) == (400, "unsupported_version")
 
 
-async def test_compression_is_not_negotiated(server: Running) -> None:
+async def test_compression_that_is_off_is_not_negotiated(server: Running) -> None:
     answer = await ask(server, "/ws", {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"})
     assert answer.status == 101
     assert "sec-websocket-extensions" not in answer.headers
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "PATCH"])
-async def test_other_methods_are_refused(server: Running, method: str) -> None:
+async def test_other_methods_on_ws_are_refused(server: Running, method: str) -> None:
     for upgrade in (True, False):
         answer = await ask(server, "/ws", upgrade=upgrade, method=method)
         assert answer.status == 405
@@ -272,7 +273,7 @@ async def test_other_methods_are_refused(server: Running, method: str) -> None:
     await server.at_rest()
 
 
-async def test_an_address_that_does_not_exist_is_a_problem_too(server: Running) -> None:
+async def test_unknown_address_is_a_problem(server: Running) -> None:
     answer = await ask(server, "/wss")
     assert (answer.status, answer.code) == (404, "not_found")
 
@@ -284,7 +285,7 @@ ORIGINS = {
     "https://[2001:db8::1]:8443": True,
     "null": False,
     "": False,
-    "https://service.example": False,  # its own, where there is a list, only if the list has it
+    "https://service.example": False,  # with an allow-list, the own origin must be in it
     "https://app.example.evil.example": False,
     "https://evil-app.example": False,
     "https://evil.app.example": False,
@@ -293,7 +294,7 @@ ORIGINS = {
     "https://app_example": False,
     "http://app.example": False,
     "wss://app.example": False,
-    "https://app.example:443": True,  # RFC 3986 §6.2: the same, however it is written
+    "https://app.example:443": True,  # RFC 3986 §6.2: equal in any spelling
     "https://app.example:8443": False,
     "http://localhost": False,
     "http://localhost:3001": False,
@@ -323,7 +324,7 @@ ORIGINS = {
 }
 OWN = {
     "http://service.example": True,
-    "https://service.example": True,  # whether the proxy in front spoke TLS the service cannot know
+    "https://service.example": True,  # the service cannot know whether the proxy in front spoke TLS
     "null": False,
     "": False,
     "http://service.example:80": True,
@@ -342,7 +343,7 @@ OWN = {
 
 class TestOrigin:
     @pytest.mark.parametrize(("origins", "expected"), [(ALLOWED, ORIGINS), ((), OWN)], ids=["list", "own"])
-    async def test_only_exact_ones_may_come_in(self, origins: tuple[str, ...], expected: dict[str, bool]) -> None:
+    async def test_origin_must_match_exactly(self, origins: tuple[str, ...], expected: dict[str, bool]) -> None:
         async with serving(origins=origins) as server:
             for method, target, upgrade, status in (
                 ("GET", "/ws", True, 101),
@@ -355,7 +356,7 @@ class TestOrigin:
                     assert allowed or answer.code == "origin_refused"
                 assert (await ask(server, target, bearer(), upgrade=upgrade, method=method)).status == status, "none"
 
-    async def test_any_may_where_the_settings_say_so(self) -> None:
+    async def test_origin_with_a_wildcard_is_always_allowed(self) -> None:
         async with serving(origins=("*",)) as server:
             for origin in ("https://anyone.example", "null"):
                 assert (await ask(server, "/ws", {"Origin": origin})).status == 101
@@ -370,7 +371,7 @@ class TestOrigin:
             ("/tickets", "POST", {}, 401),
         ],
     )
-    async def test_a_page_can_read_the_answer(
+    async def test_response_to_an_allowed_page_is_readable(
         self, target: str, method: str, headers: dict[str, str | None], status: int
     ) -> None:
         async with serving(origins=ALLOWED) as server:
@@ -381,7 +382,7 @@ class TestOrigin:
             silent = await ask(server, target, headers, upgrade=False, method=method)
             assert not [name for name in silent.headers if name.startswith("access-control-")]
 
-    async def test_a_page_can_read_that_the_service_is_full(self) -> None:
+    async def test_refusal_at_a_cap_is_readable_for_a_page(self) -> None:
         async with serving(limits={"connections": 1}) as server, upgraded(server):
             answer = await ask(server, "/ws", {"Origin": "https://evil.example"}, upgrade=False)
             assert answer.status == 429
@@ -389,7 +390,7 @@ class TestOrigin:
             assert answer.headers["access-control-expose-headers"] == "Retry-After"
 
     @pytest.mark.parametrize(("target", "method"), [("/ws", "GET"), ("/tickets", "POST")])
-    async def test_a_page_may_ask_with_an_authorization(self, target: str, method: str) -> None:
+    async def test_preflight_allows_the_authorization_header(self, target: str, method: str) -> None:
         async with serving(origins=ALLOWED) as server:
             preflight = {
                 "Origin": "https://app.example",
@@ -402,7 +403,7 @@ class TestOrigin:
             assert answer.headers["access-control-allow-methods"] == method
             assert "authorization" in answer.headers["access-control-allow-headers"].lower()
 
-    async def test_cookies_may_come_along_only_from_a_listed_page(self) -> None:
+    async def test_cors_credentials_are_allowed_only_for_listed_pages(self) -> None:
         async with serving(origins=ALLOWED, auth={"cookie": "session"}) as server:
             for origin, expected in (("https://app.example", "true"), ("https://evil.example", None)):
                 for method in ("GET", "OPTIONS"):
@@ -419,7 +420,7 @@ def _readable_by(answer: Answer, origin: str) -> None:
 
 
 class TestCookie:
-    """A cookie comes with every site's requests: it counts only for a page of the list."""
+    """Browsers send cookies with every site's requests, so a cookie counts only for a listed page."""
 
     @pytest.mark.parametrize(
         ("headers", "counts"),
@@ -433,7 +434,7 @@ class TestCookie:
             ({"Sec-Fetch-Site": "same-origin", "Host": "other.example"}, False),
         ],
     )
-    async def test_counts_only_for_a_listed_page(self, headers: dict[str, str | None], counts: bool) -> None:
+    async def test_cookie_counts_only_for_a_listed_page(self, headers: dict[str, str | None], counts: bool) -> None:
         async with serving(origins=("https://app.example",), auth={"cookie": "session"}) as server:
             for cookie, verdict in ((token(), 426), ("x.y.z", 401)):
                 given = {"Host": "app.example", "Cookie": f"a=b; session={cookie}; c=d"} | headers
@@ -443,19 +444,19 @@ class TestCookie:
                     "unauthenticated" if not counts else "upgrade_required" if verdict == 426 else "invalid_token"
                 )
 
-    async def test_of_another_site_is_refused_by_its_origin(self) -> None:
+    async def test_cookie_of_another_site_is_refused_by_its_origin(self) -> None:
         async with serving(origins=("https://app.example",), auth={"cookie": "session"}) as server:
             for method, target in (("GET", "/ws"), ("POST", "/tickets")):
                 headers: dict[str, str | None] = {"Cookie": f"session={token()}", "Origin": "https://evil.example"}
                 answer = await ask(server, target, headers, method=method, upgrade=method == "GET")
                 assert (answer.status, answer.code) == (403, "origin_refused")
 
-    async def test_without_the_setting_a_cookie_is_nothing(self) -> None:
+    async def test_cookie_without_the_setting_is_ignored(self) -> None:
         async with serving(origins=("https://app.example",)) as server:
             headers: dict[str, str | None] = {"Cookie": f"session={token()}", "Origin": "https://app.example"}
             assert (await ask(server, "/ws?channels=room:1", headers)).code == "unauthenticated"
 
-    async def test_authenticates_an_upgrade(self) -> None:
+    async def test_cookie_authenticates_an_upgrade(self) -> None:
         async with serving(origins=("https://app.example",), auth={"cookie": "session"}) as server:
             headers = HANDSHAKE | {"Cookie": f"session={token('eve')}", "Origin": "https://app.example"}
             async with connected(server) as raw:
@@ -464,7 +465,7 @@ class TestCookie:
             assert await server.metric("connects_total", credentials="cookie") == 1
 
 
-async def test_a_ticket_is_never_stored(server: Running) -> None:
+async def test_ticket_response_is_never_stored(server: Running) -> None:
     answer = await ask(server, "/tickets", bearer(), upgrade=False, method="POST")
     assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
     assert json.loads(answer.body)["expires_in"] == 30.0

@@ -1,4 +1,4 @@
-"""The two ways to a WebSocket, the front's and that of aiohttp's route: the same answers, and nothing left behind."""
+"""Both ways to a WebSocket, UpgradeQueue and aiohttp's route: the same responses, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ import pytest
 from aiohttp import web
 
 from service.core.identity import Identity
-from service.web.http.http_connections import SWEEP_INTERVAL
-from service.web.ws.upgrade import Fresh
-from service.web.ws.upgrade_queue import FRAME_HEAD, MAX_HEAD, MAX_IN_TURN, FirstRequestProtocol, UpgradeQueue
+from service.web.http.http_connections import CHECK_INTERVAL
+from service.web.ws.upgrade import PendingUpgrade
+from service.web.ws.upgrade_queue import (
+    MAX_FRAME_HEAD_BYTES,
+    MAX_UPGRADE_HEAD_BYTES,
+    MAX_UPGRADES_PER_ITERATION,
+    FirstRequestProtocol,
+    UpgradeQueue,
+)
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, Running, eventually, passes, serving, token
 from tests.support.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text
 
-WAYS = ("front", "route")
+WAYS = ("queue", "route")
 
 
 @asynccontextmanager
 async def reached(server: Running, way: str) -> AsyncIterator[Raw]:
-    """A connection whose next request is taken by the front, or, as it is not the first, by aiohttp."""
+    """A connection whose next request is read by UpgradeQueue, or by aiohttp because it is not the first."""
     async with connected(server) as raw:
         if way == "route":
             assert (await raw.request("/ws")).status == 426
@@ -40,7 +46,7 @@ async def reached(server: Running, way: str) -> AsyncIterator[Raw]:
 def request(
     line: str = "GET /ws HTTP/1.1", *more: str, without: str = "", host: str = "service.example", end: str = "\r\n"
 ) -> bytes:
-    """A good upgrade with ann's token, with this request line and further header lines; without a header."""
+    """A valid upgrade with ann's token, this request line and further headers; without one header."""
     fields = {"Host": host, **HANDSHAKE, "Authorization": f"Bearer {token()}"}
     lines = [line, *(f"{name}: {value}" for name, value in fields.items() if name not in without.split()), *more]
     return (end.join(lines) + end * 2).encode("latin-1")
@@ -50,7 +56,7 @@ PING = text(type="ping", id="behind")
 
 
 async def kinds(raw: Raw, count: int) -> list[str]:
-    """So many messages and frames that are none, in order; batches are taken apart."""
+    """The kinds of the next messages and control frames, in order, with batches split."""
     found: list[str] = []
     while len(found) < count:
         opcode, payload = await raw.receive()
@@ -63,15 +69,15 @@ async def kinds(raw: Raw, count: int) -> list[str]:
 
 
 async def welcomed(raw: Raw) -> None:
-    """Reads the upgrade's answer and `welcome`, and proves that the connection is served."""
+    """Reads the 101 and `welcome`, and checks that the connection is served."""
     assert (await raw.answer()).status == 101
     raw.write(PING)
     assert await kinds(raw, 2) == ["welcome", "pong"]
 
 
 @pytest.mark.parametrize("way", WAYS)
-class TestEitherWay:
-    async def test_an_upgrade_is_served_and_leaves_nothing(self, server: Running, way: str) -> None:
+class TestBothWays:
+    async def test_upgrade_is_served_and_leaves_nothing(self, server: Running, way: str) -> None:
         async with reached(server, way) as raw:
             raw.write(request())
             await welcomed(raw)
@@ -85,7 +91,7 @@ class TestEitherWay:
         assert await server.metric("closes_total", code="1000") == 1
         await nobody_waits(server)
 
-    async def test_a_client_that_vanishes_leaves_nothing(self, server: Running, way: str) -> None:
+    async def test_client_that_vanishes_leaves_nothing(self, server: Running, way: str) -> None:
         async with reached(server, way) as raw:
             raw.write(request())
             await welcomed(raw)
@@ -94,20 +100,20 @@ class TestEitherWay:
         await nobody_waits(server)
 
     @pytest.mark.parametrize("cut", [1, 4, 7, 8, 60, -4, -1])
-    async def test_an_upgrade_may_come_in_two_segments(self, server: Running, way: str, cut: int) -> None:
+    async def test_upgrade_in_two_segments_is_served(self, server: Running, way: str, cut: int) -> None:
         async with reached(server, way) as raw:
             head = request()
             raw.write(head[:cut])
             await raw.writer.drain()
-            # What was sent has been read once a request on another connection, sent after it, has been answered.
+            # A request on another connection, sent later, is answered: so the earlier bytes have been read.
             async with connected(server) as other:
                 await other.request("/ws")
             raw.write(head[cut:])
             await welcomed(raw)
         await server.at_rest()
 
-    async def test_what_comes_behind_the_upgrade_is_served_after_welcome(self, server: Running, way: str) -> None:
-        """RFC 6455 §4.1 has clients wait. What one sends all the same is not thrown away."""
+    async def test_frames_sent_with_the_upgrade_are_served_after_welcome(self, server: Running, way: str) -> None:
+        """RFC 6455 §4.1 has clients wait, but early frames are not lost."""
         async with reached(server, way) as raw:
             raw.write(request() + PING + PING)
             assert (await raw.answer()).status == 101
@@ -119,9 +125,7 @@ class TestEitherWay:
             assert await kinds(raw, 2) == ["welcome", "pong"]
         await server.at_rest()
 
-    async def test_what_comes_behind_a_refused_upgrade_is_not_taken_for_a_request(
-        self, server: Running, way: str
-    ) -> None:
+    async def test_frames_sent_with_a_refused_upgrade_are_no_request(self, server: Running, way: str) -> None:
         async with reached(server, way) as raw:
             raw.write(request(without="Authorization Sec-WebSocket-Key") + b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await raw.answer()).code == "invalid_request"
@@ -129,13 +133,13 @@ class TestEitherWay:
 
 
 async def nobody_waits(server: Running) -> None:
-    """Nothing of the front is left."""
-    door = server.service.door
-    assert isinstance(door, UpgradeQueue)
-    await eventually(lambda: not door.waiting, lambda: door.waiting)
+    """Checks that no first request is waiting."""
+    upgrade_queue = server.service.upgrade_queue
+    assert isinstance(upgrade_queue, UpgradeQueue)
+    await eventually(lambda: not upgrade_queue.waiting, lambda: upgrade_queue.waiting)
 
 
-# --- the same answers -------------------------------------------------------------------------------------------------------
+# --- the same responses -----------------------------------------------------------------------------------------------
 
 BODY = "Content-Length: 5"
 CHUNKED = "Transfer-Encoding: chunked"
@@ -177,7 +181,7 @@ REQUESTS: dict[str, tuple[int, Callable[[], bytes]]] = {
     "with a header of 6 KB": (101, lambda: request("GET /ws HTTP/1.1", f"X-Long: {'x' * 6000}")),
     "with a header of 20 KB": (431, lambda: request("GET /ws HTTP/1.1", f"X-Long: {'x' * 20_000}")),
     "with headers of 20 KB": (101, lambda: request("GET /ws HTTP/1.1", *(f"X-{n}: {'x' * 1000}" for n in range(20)))),
-    "with headers of just below a front's bound": (
+    "with headers of just below a protocol's bound": (
         101,
         lambda: request("GET /ws HTTP/1.1", *(f"X-{n}: {'x' * 1000}" for n in range(15))),
     ),
@@ -247,13 +251,13 @@ REQUESTS: dict[str, tuple[int, Callable[[], bytes]]] = {
     "from an origin that no page has": (403, lambda: request("GET /ws HTTP/1.1", "Origin: http://\xff\xfe")),
     "with a ticket that does not exist": (401, lambda: request("GET /ws?ticket=x HTTP/1.1", without="Authorization")),
 }
-"""What is sent, and the status of its answer. What HTTP itself has to say is aiohttp's to judge."""
+"""Requests with the status of their response. aiohttp decides about faults of HTTP itself."""
 OWN = {"connection", "date", "server"}
-"""Headers that the front has no need of, as it ends the connection."""
+"""Headers that UpgradeQueue leaves out, because it closes the connection."""
 
 
 def gist(answer: Answer) -> tuple[int, str, dict[str, str]]:
-    """Status, code (or text, where the answer is no problem of ours), and headers."""
+    """Status, code (or text, where the response is no problem of ours), and headers."""
     kind = answer.headers.get("content-type", "")
     said = answer.code if answer.status == 101 or kind.startswith("application/problem+json") else answer.body.decode()
     headers = {name: value for name, value in answer.headers.items() if name not in {*OWN, "content-length"}}
@@ -261,11 +265,11 @@ def gist(answer: Answer) -> tuple[int, str, dict[str, str]]:
 
 
 async def answer_to(server: Running, way: str, data: bytes) -> tuple[int, str, dict[str, str]]:
-    """The gist of the answer; an upgrade that succeeds is seen to be served, too."""
+    """The gist of the response; checks also that an accepted upgrade is served."""
     async with reached(server, way) as raw:
         raw.write(data)
         answer = await raw.answer()
-        if answer.status == 100:  # aiohttp says so, though there is no body to come; it need not (RFC 9110 §10.1.1)
+        if answer.status == 100:  # aiohttp sends it although no body follows, which it need not (RFC 9110 §10.1.1)
             answer = await raw.answer()
         if answer.status == 101:
             raw.write(PING)
@@ -274,42 +278,45 @@ async def answer_to(server: Running, way: str, data: bytes) -> tuple[int, str, d
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_an_upgrade_is_answered_the_same_either_way(server: Running, name: str) -> None:
+async def test_upgrade_gets_the_same_response_either_way(server: Running, name: str) -> None:
     status, made = REQUESTS[name]
     data = made()
-    by_front = await answer_to(server, "front", data)
+    by_queue = await answer_to(server, "queue", data)
     by_route = await answer_to(server, "route", data)
-    assert by_front == by_route
-    assert by_front[0] == status
+    assert by_queue == by_route
+    assert by_queue[0] == status
     await server.at_rest()
     await nobody_waits(server)
 
 
-@pytest.mark.parametrize("crowd", [1, MAX_IN_TURN + 3])
-async def test_who_cannot_be_answered_is_cut(server: Running, crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours, and no deadline is left that would end the connection; the others of a queue do not notice."""
+@pytest.mark.parametrize("crowd", [1, MAX_UPGRADES_PER_ITERATION + 3])
+async def test_upgrade_whose_response_fails_is_cut(
+    server: Running, crowd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours, after which no deadline would end the connection. Other connections in the queue are not
+    affected."""
 
-    def fails(front: FirstRequestProtocol, response: web.Response) -> None:
+    def fails(protocol: FirstRequestProtocol, response: web.Response) -> None:
         raise RuntimeError("a fault, for this test")
 
-    monkeypatch.setattr(FirstRequestProtocol, "answer", fails)
+    monkeypatch.setattr(FirstRequestProtocol, "respond", fails)
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(connected(server)) for _ in range(crowd)]
-        door = server.service.door
-        assert isinstance(door, UpgradeQueue)
-        await eventually(lambda: len(door.waiting) == crowd, lambda: door.waiting)
-        for front in list(door.waiting):  # as if the kernel had told of all of them at once
-            front.data_received(request(without="Sec-WebSocket-Key"))
+        upgrade_queue = server.service.upgrade_queue
+        assert isinstance(upgrade_queue, UpgradeQueue)
+        await eventually(lambda: len(upgrade_queue.waiting) == crowd, lambda: upgrade_queue.waiting)
+        for protocol in list(upgrade_queue.waiting):  # as if the kernel had reported them all at once
+            protocol.data_received(request(without="Sec-WebSocket-Key"))
         for raw in raws:
             await raw.gone()
     await server.at_rest()
 
 
-# --- while it is being checked ----------------------------------------------------------------------------------------------
+# --- while the upgrade is checked -------------------------------------------------------------------------------------
 
 
 class Gate:
-    """An authenticator that takes its time."""
+    """An authenticator that waits until the test opens it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -326,10 +333,12 @@ def open_fds() -> int:
 
 
 @pytest.mark.parametrize("way", WAYS)
-class TestWhileItIsChecked:
+class TestDuringChecks:
     @pytest.mark.parametrize("noticed", [True, False], ids=["and that is noticed", "and nobody has noticed"])
     @pytest.mark.parametrize("how", ["reset", "hang up"])
-    async def test_a_client_that_vanishes_leaves_nothing(self, way: str, how: str, noticed: bool) -> None:
+    async def test_client_that_vanishes_during_the_checks_leaves_nothing(
+        self, way: str, how: str, noticed: bool
+    ) -> None:
         gate = Gate()
         async with serving(authenticator=gate) as server:
             async with reached(server, way) as raw:
@@ -343,50 +352,50 @@ class TestWhileItIsChecked:
                 gate.opens.set()
             await server.at_rest()
             await nobody_waits(server)
-            await eventually(lambda: not arrivals(server), lambda: arrivals(server))
+            await eventually(lambda: not unfinished_upgrades(server), lambda: unfinished_upgrades(server))
             assert open_fds() <= fds
 
-    async def test_what_it_sends_meanwhile_is_served_after_welcome(self, way: str) -> None:
+    async def test_frames_sent_during_the_checks_are_served_after_welcome(self, way: str) -> None:
         gate = Gate()
         async with serving(authenticator=gate) as server, reached(server, way) as raw:
             raw.write(request() + PING[:3])
             await asyncio.wait_for(gate.asked.wait(), DEADLINE)
             raw.write(PING[3:] + PING)
-            async with connected(server) as other:  # when that is answered, what came before it has been read
+            async with connected(server) as other:  # once that is answered, the earlier bytes have been read
                 await other.request("/wsx")
             gate.opens.set()
             assert (await raw.answer()).status == 101
             assert await kinds(raw, 3) == ["welcome", "pong", "pong"]
 
 
-async def test_who_sends_much_while_it_is_checked_is_cut() -> None:
+async def test_client_that_sends_too_much_during_the_checks_is_cut() -> None:
     gate = Gate()
     async with serving(authenticator=gate) as server:
-        async with reached(server, "front") as raw:
+        async with reached(server, "queue") as raw:
             raw.write(request())
             await asyncio.wait_for(gate.asked.wait(), DEADLINE)
-            raw.write(bytes(65_536 + FRAME_HEAD + 1))
+            raw.write(bytes(65_536 + MAX_FRAME_HEAD_BYTES + 1))
             await raw.gone()
             gate.opens.set()
         await server.at_rest()
-        await eventually(lambda: not arrivals(server), lambda: arrivals(server))
+        await eventually(lambda: not unfinished_upgrades(server), lambda: unfinished_upgrades(server))
 
 
-def arrivals(server: Running) -> list[str]:
-    """Upgrades that are being checked."""
+def unfinished_upgrades(server: Running) -> list[str]:
+    """Upgrades whose checks have not finished."""
     names = [task.get_name() for task in server.service.node.runtime.tasks._tasks]
-    return [name for name in names if name == "arrival"]
+    return [name for name in names if name == "upgrade"]
 
 
-# --- those that ask for nothing ---------------------------------------------------------------------------------------------
+# --- connections that send no request ---------------------------------------------------------------------------------
 
 
 def waiting(server: Running) -> int:
-    """TCP connections that are no WebSockets."""
+    """TCP connections that are not WebSockets."""
     return len(server.service.http_connections)
 
 
-async def test_whoever_does_not_ask_in_time_is_cut() -> None:
+async def test_connection_without_a_request_is_cut_at_the_deadline() -> None:
     deadline, clock = 3.0, FakeClock(time.time())
     parts = [b"", b"G", b"GET /ws", b"GET /ws HTTP/1.1\r\nHost: x\r\n", b"GET /other HTTP/1.1\r\n", b"\r\n"]
     async with serving(clock=clock, deadlines={"header": deadline}) as server, AsyncExitStack() as stack:
@@ -399,7 +408,7 @@ async def test_whoever_does_not_ask_in_time_is_cut() -> None:
         await eventually(lambda: waiting(server) == len(parts), lambda: waiting(server))
         await passes(clock, deadline - 0.5)
         assert waiting(server) == len(parts), "they could still have asked"
-        await passes(clock, 0.5 + 2 * SWEEP_INTERVAL)
+        await passes(clock, 0.5 + 2 * CHECK_INTERVAL)
         await asyncio.gather(*(raw.gone() for raw in crowd))
         assert await server.metric("limit_hits_total", limit="header_deadline") == len(parts)
         await nobody_waits(server)
@@ -407,19 +416,19 @@ async def test_whoever_does_not_ask_in_time_is_cut() -> None:
         assert await kinds(bystander, 1) == ["pong"]
 
 
-async def test_who_hangs_up_without_a_word_leaves_nothing(server: Running) -> None:
-    door = server.service.door
-    assert isinstance(door, UpgradeQueue)
+async def test_connection_closed_without_a_request_leaves_nothing(server: Running) -> None:
+    upgrade_queue = server.service.upgrade_queue
+    assert isinstance(upgrade_queue, UpgradeQueue)
     async with connected(server):
-        await eventually(lambda: len(door.waiting) == 1, lambda: door.waiting)
+        await eventually(lambda: len(upgrade_queue.waiting) == 1, lambda: upgrade_queue.waiting)
     await nobody_waits(server)
     await server.at_rest()
 
 
-async def test_who_asks_and_vanishes_writes_nothing_into_the_log(
+async def test_client_that_resets_after_its_request_is_not_logged(
     server: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The refusal finds a connection that has been reset, which shows when it is written."""
+    """The refusal is written to a connection that has been reset."""
     asks = b"GET /ws HTTP/1.1\r\nHost: service.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     refused = server.service.metrics.clients.upgrade_refusals.labels(
@@ -427,82 +436,82 @@ async def test_who_asks_and_vanishes_writes_nothing_into_the_log(
     )
 
     async def vanish(looked_at: int) -> None:
-        for _ in range(MAX_IN_TURN):  # whoever had to wait for another turn would be gone by then, and not looked at
+        for _ in range(MAX_UPGRADES_PER_ITERATION):  # more would wait in the queue, and be gone before they start
             with socket.create_connection(address) as end:
                 end.sendall(asks)
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await eventually(lambda: refused.value == looked_at)
 
     for times in range(1, 6):
-        await vanish(times * MAX_IN_TURN)
+        await vanish(times * MAX_UPGRADES_PER_ITERATION)
     await eventually(lambda: waiting(server) == 0)
-    gc.collect()  # what is told of tasks is told at their end
+    gc.collect()  # asyncio reports lost exceptions when a task is freed
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_a_head_that_does_not_end_is_aiohttp_s_to_refuse(server: Running) -> None:
+async def test_head_above_the_limit_is_refused_by_aiohttp(server: Running) -> None:
     async with connected(server) as raw:
-        raw.write(b"GET /ws HTTP/1.1\r\nX-Long: " + b"x" * MAX_HEAD)
+        raw.write(b"GET /ws HTTP/1.1\r\nX-Long: " + b"x" * MAX_UPGRADE_HEAD_BYTES)
         assert (await raw.answer()).code == "header_too_large"
     await nobody_waits(server)
 
 
-# --- when many come -----------------------------------------------------------------------------------------------------------
+# --- many upgrades at once --------------------------------------------------------------------------------------------
 
 
 def crowded() -> AbstractAsyncContextManager[Running]:
     return serving(limits={"connections_per_user": 1_000})
 
 
-async def test_a_crowd_is_let_in_a_few_a_turn_and_others_get_theirs_between() -> None:
+async def test_upgrades_of_a_crowd_start_a_few_per_iteration() -> None:
     async with crowded() as server, AsyncExitStack() as stack:
-        door = server.service.door
-        assert isinstance(door, UpgradeQueue)
-        begin, come, turns, now = door.upgrades.accept, list[int](), list[int](), 0
+        upgrade_queue = server.service.upgrade_queue
+        assert isinstance(upgrade_queue, UpgradeQueue)
+        accept, started, iterations, now = upgrade_queue.context.upgrade_handler.accept, list[int](), list[int](), 0
 
-        def noted(request: web.BaseRequest, fresh: Fresh) -> None:
-            come.append(now)
-            begin(request, fresh)
+        def counted_accept(request: web.BaseRequest, pending: PendingUpgrade) -> None:
+            started.append(now)
+            accept(request, pending)
 
-        def next_turn() -> None:
+        def next_iteration() -> None:
             nonlocal now
             now += 1
-            turns.append(len(come))
-            if len(come) < count - 1:
-                loop.call_soon(next_turn)
+            iterations.append(len(started))
+            if len(started) < count - 1:
+                loop.call_soon(next_iteration)
 
         loop = asyncio.get_running_loop()
-        count = 3 * MAX_IN_TURN + 5
+        count = 3 * MAX_UPGRADES_PER_ITERATION + 5
         crowd = [await stack.enter_async_context(connected(server)) for _ in range(count)]
-        await eventually(lambda: len(door.waiting) == count, lambda: door.waiting)
+        await eventually(lambda: len(upgrade_queue.waiting) == count, lambda: upgrade_queue.waiting)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(door.upgrades, "accept", noted)
-            loop.call_soon(next_turn)
-            for front in list(door.waiting):  # as if the kernel had told of all of them at once
-                front.data_received(request())
-            assert len(come) == MAX_IN_TURN, "the first are not kept waiting"
-            gone = door._queue[-1]
-            gone.abort()
-            await eventually(lambda: len(come) == count - 1 and gone.transport is None, lambda: come)
-            await asyncio.sleep(0)  # the last turn has still to be counted
-        assert max(Counter(come).values()) <= MAX_IN_TURN
-        assert len(turns) >= count // MAX_IN_TURN
+            patch.setattr(upgrade_queue.context.upgrade_handler, "accept", counted_accept)
+            loop.call_soon(next_iteration)
+            for protocol in list(upgrade_queue.waiting):  # as if the kernel had reported them all at once
+                protocol.data_received(request())
+            assert len(started) == MAX_UPGRADES_PER_ITERATION, "the first are not kept waiting"
+            lost = upgrade_queue._queue[-1]
+            lost.abort()
+            await eventually(lambda: len(started) == count - 1 and lost.transport is None, lambda: started)
+            await asyncio.sleep(0)  # the last iteration has to be counted
+        assert max(Counter(started).values()) <= MAX_UPGRADES_PER_ITERATION
+        assert len(iterations) >= count // MAX_UPGRADES_PER_ITERATION
         await crowd.pop().gone()
         for raw in crowd:
             await welcomed(raw)
         await nobody_waits(server)
 
 
-async def test_those_in_the_queue_are_cut_with_the_door() -> None:
+async def test_queued_upgrades_are_cut_when_the_queue_closes() -> None:
     async with crowded() as server, AsyncExitStack() as stack:
-        door = server.service.door
-        assert isinstance(door, UpgradeQueue)
-        crowd = [await stack.enter_async_context(connected(server)) for _ in range(MAX_IN_TURN + 3)]
-        await eventually(lambda: len(door.waiting) == len(crowd), lambda: door.waiting)
-        for front in list(door.waiting):
-            front.data_received(request())
-        queued = list(door._queue)
+        upgrade_queue = server.service.upgrade_queue
+        assert isinstance(upgrade_queue, UpgradeQueue)
+        crowd = [await stack.enter_async_context(connected(server)) for _ in range(MAX_UPGRADES_PER_ITERATION + 3)]
+        await eventually(lambda: len(upgrade_queue.waiting) == len(crowd), lambda: upgrade_queue.waiting)
+        for protocol in list(upgrade_queue.waiting):
+            protocol.data_received(request())
+        queued = list(upgrade_queue._queue)
         assert len(queued) == 3
-        door.close()
-        await eventually(lambda: all(front.transport is None for front in queued))
-        assert await server.metric("connections") == MAX_IN_TURN
+        upgrade_queue.close()
+        await eventually(lambda: all(protocol.transport is None for protocol in queued))
+        assert await server.metric("connections") == MAX_UPGRADES_PER_ITERATION

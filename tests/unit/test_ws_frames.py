@@ -1,4 +1,4 @@
-"""Frames as a server reads them: whatever way messages come in pieces, they are the same; whatever breaks the RFC is named."""
+"""FrameReader: any segmentation gives the same messages, and any violation of RFC 6455 is refused."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT
 from service.web.ws.frames import (
     MAX_FRAGMENTS,
-    Fault,
     FrameReader,
+    MessageTooBigError,
+    ProtocolError,
     Received,
-    TooBig,
-    closing,
-    whole_text,
+    parse_close,
+    parse_single_text,
 )
 
 MOST = 1 << 20
@@ -30,7 +30,7 @@ MOST = 1 << 20
 T = TypeVar("T")
 
 
-# --- a client, written from RFC 6455 §5.2 and RFC 7692 §7.2.1 ---------------------------------------------------------------
+# --- a client, written from RFC 6455 §5.2 and RFC 7692 §7.2.1 ---------------------------------------------------------
 
 
 def masked(payload: bytes, mask: bytes) -> bytes:
@@ -38,7 +38,7 @@ def masked(payload: bytes, mask: bytes) -> bytes:
 
 
 def head(first: int, size: int, *, form: int | None = None, mask_bit: int = 0x80) -> bytes:
-    """Up to the mask. `form`: the number of bytes that tell the length, 0 for the seven bits; None for the fewest."""
+    """The head up to the mask. `form`: bytes of the length field, 0 for the seven bits; None for the shortest."""
     if form is None:
         form = 0 if size < 126 else 2 if size < 65_536 else 8
     said = {0: size, 2: 126, 8: 127}[form]
@@ -54,7 +54,7 @@ def sent(
     mask: bytes | None = b"\x01\x02\x03\x04",
     form: int | None = None,
 ) -> bytes:
-    """A frame; without `mask`, one as only servers send them."""
+    """A frame; without `mask`, as only servers send it."""
     first = (0x80 if fin else 0) | rsv | opcode
     if mask is None:
         return head(first, len(payload), form=form, mask_bit=0) + payload
@@ -62,7 +62,7 @@ def sent(
 
 
 def deflated(payload: bytes, level: int = 6) -> bytes:
-    """As a message with RSV1."""
+    """The payload of a message with RSV1."""
     stream = zlib.compressobj(level, zlib.DEFLATED, -15)
     return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
@@ -71,17 +71,17 @@ def read(reader: FrameReader, segments: Iterable[bytes]) -> list[Received]:
     return [received for segment in segments for received in reader.feed(segment)]
 
 
-def fault_of(reader: FrameReader, *segments: bytes) -> Fault:
-    with pytest.raises(Fault) as caught:
+def fault_of(reader: FrameReader, *segments: bytes) -> ProtocolError:
+    with pytest.raises(ProtocolError) as caught:
         read(reader, segments)
     return caught.value
 
 
-def outcome(work: Callable[[], T]) -> T | Fault:
-    """What it gives, or the fault that it raises."""
+def outcome(work: Callable[[], T]) -> T | ProtocolError:
+    """The messages, or the error that it raises."""
     try:
         return work()
-    except Fault as fault:
+    except ProtocolError as fault:
         return fault
 
 
@@ -89,11 +89,11 @@ def new(most: int = MOST, *, inflates: bool = False) -> FrameReader:
     return FrameReader(most, inflates=inflates)
 
 
-# --- whatever way it comes --------------------------------------------------------------------------------------------------
+# --- segmentation -----------------------------------------------------------------------------------------------------
 
 
 class Said(NamedTuple):
-    """What a client has sent, and what that means."""
+    """The bytes that a client has sent, and the messages they hold."""
 
     wire: bytes
     means: list[Received]
@@ -101,7 +101,7 @@ class Said(NamedTuple):
 
 masks = st.binary(min_size=4, max_size=4)
 controls = st.tuples(st.sampled_from((PING, PONG, CLOSE)), st.binary(max_size=125))
-# Around the sizes at which lengths change their form.
+# Around the sizes at which the length field changes its form.
 sizes = st.one_of(st.integers(0, 300), st.sampled_from((125, 126, 127, 65_535, 65_536, 65_537)))
 
 
@@ -112,7 +112,7 @@ def texts(draw: st.DrawFn) -> str:
 
 @st.composite
 def messages(draw: st.DrawFn, *, inflates: bool) -> Said:
-    """A message in any fragments, with control frames before each of them."""
+    """A message in arbitrary fragments, with control frames before each of them."""
     content: str | bytes = draw(st.one_of(texts(), st.binary(max_size=300), sizes.map(bytes)))
     opcode, payload = (TEXT, content.encode()) if isinstance(content, str) else (BINARY, content)
     rsv = RSV1 if inflates and draw(st.booleans()) else 0
@@ -143,7 +143,7 @@ def conversations(draw: st.DrawFn, *, inflates: bool) -> Said:
 
 @st.composite
 def segments(draw: st.DrawFn, wire: bytes) -> list[bytes]:
-    """The bytes as TCP may bring them."""
+    """The bytes in arbitrary segments."""
     if draw(st.booleans()) and len(wire) < 2000:
         return [wire[index : index + 1] for index in range(len(wire))]
     cuts = sorted(draw(st.lists(st.integers(0, len(wire)), max_size=6)))
@@ -153,7 +153,7 @@ def segments(draw: st.DrawFn, wire: bytes) -> list[bytes]:
 @pytest.mark.parametrize("inflates", [False, True], ids=["plain", "deflating"])
 @settings(max_examples=80, deadline=None)
 @given(st.data())
-def test_messages_are_the_same_however_they_are_cut(inflates: bool, data: st.DataObject) -> None:
+def test_frame_reader_with_any_segmentation_gives_the_same_messages(inflates: bool, data: st.DataObject) -> None:
     said = data.draw(conversations(inflates=inflates))
     reader = new(inflates=inflates)
     assert reader.is_idle
@@ -163,8 +163,8 @@ def test_messages_are_the_same_however_they_are_cut(inflates: bool, data: st.Dat
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_reader_is_idle_exactly_between_messages(data: st.DataObject) -> None:
-    """So that it can be dropped, as WebSocket does, and the next one knows nothing of what it has read."""
+def test_frame_reader_is_idle_exactly_between_messages(data: st.DataObject) -> None:
+    """WebSocket drops an idle reader, so the next one must not need its state."""
     said = data.draw(messages(inflates=True))
     kept, ends = new(inflates=True), False
     for index in range(len(said.wire)):
@@ -182,22 +182,22 @@ def test_a_reader_is_idle_exactly_between_messages(data: st.DataObject) -> None:
         st.binary(max_size=200), st.builds(bytes.__add__, st.sampled_from([b"\x81\xfe", b"\x81\x85"]), st.binary())
     )
 )
-def test_bytes_that_mean_nothing_are_refused_in_order_or_waited_for(garbage: bytes) -> None:
+def test_frame_reader_with_random_bytes_refuses_or_waits(garbage: bytes) -> None:
     for inflates in (False, True):
         received = outcome(partial(read, new(1024, inflates=inflates), [garbage]))
-        if isinstance(received, Fault):
+        if isinstance(received, ProtocolError):
             assert received.code in (1002, 1007, 1009)
             assert received.reason
         else:
             assert all(type(content) is (str if opcode == TEXT else bytes) for opcode, content in received)
 
 
-# --- the shortcut -----------------------------------------------------------------------------------------------------------
+# --- parse_single_text ------------------------------------------------------------------------------------------------
 
 
 @st.composite
 def nearly_frames(draw: st.DrawFn) -> bytes:
-    """Text frames, and what differs from one in little."""
+    """Text frames, and frames that differ from them slightly."""
     payload = draw(st.one_of(st.text(max_size=200).map(str.encode), st.binary(max_size=200)))
     wire = bytearray(sent(TEXT, payload, mask=draw(masks), form=draw(st.sampled_from([None, None, None, 2, 8]))))
     if draw(st.booleans()):
@@ -208,10 +208,10 @@ def nearly_frames(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=300, deadline=None)
 @given(nearly_frames(), st.sampled_from([100, MOST]))
-def test_the_shortcut_says_what_the_reader_says(wire: bytes, most: int) -> None:
-    text = outcome(lambda: whole_text(wire, most))
+def test_single_text_agrees_with_frame_reader(wire: bytes, most: int) -> None:
+    text = outcome(lambda: parse_single_text(wire, most))
     reader = new(most)
-    if isinstance(text, Fault):
+    if isinstance(text, ProtocolError):
         assert fault_of(reader, wire).code == text.code == 1007
     elif text is not None:
         assert read(reader, [wire]) == [(TEXT, text)]
@@ -219,38 +219,38 @@ def test_the_shortcut_says_what_the_reader_says(wire: bytes, most: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535])
-def test_the_shortcut_takes_every_plain_text_up_to_64_kib(size: int) -> None:
+def test_single_text_up_to_64_kib_is_parsed(size: int) -> None:
     wire = sent(TEXT, b"x" * size)
-    assert whole_text(wire, 65_535) == "x" * size
-    assert whole_text(wire + b"\x81", 65_535) is None
-    assert whole_text(wire[:-1], 65_535) is None
+    assert parse_single_text(wire, 65_535) == "x" * size
+    assert parse_single_text(wire + b"\x81", 65_535) is None
+    assert parse_single_text(wire[:-1], 65_535) is None
     if size:
-        assert whole_text(wire, size) == "x" * size, "of exactly the bound"
-        assert whole_text(wire, size - 1) is None, "the reader says that it is too large"
+        assert parse_single_text(wire, size) == "x" * size, "of exactly the bound"
+        assert parse_single_text(wire, size - 1) is None, "the reader says that it is too large"
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=100), masks)
-def test_aiohttp_s_mask_is_what_the_rfc_has(payload: bytes, mask: bytes) -> None:
-    """§5.3. It is in a private module: here is what we rely on."""
+def test_aiohttp_mask_agrees_with_rfc_6455(payload: bytes, mask: bytes) -> None:
+    """RFC 6455 §5.3. The function is in a private module of aiohttp."""
     changed = bytearray(payload)
     websocket_mask(mask, changed)
     assert changed == masked(payload, mask)
 
 
-# --- bounds -----------------------------------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------------------------
 
 INCOMPRESSIBLE = Random(1).randbytes(1000)
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("size", [200, 65_535, 65_536, 100_000])
-def test_a_message_of_exactly_the_bound_is_taken_and_none_of_a_byte_more(opcode: int, size: int) -> None:
+def test_message_at_the_limit_passes_and_one_byte_more_fails(opcode: int, size: int) -> None:
     fits, more = b"x" * size, b"x" * (size + 1)
     means = [(opcode, fits.decode() if opcode == TEXT else fits)]
     half = size // 2
     assert read(new(size), [sent(opcode, fits)]) == means
-    assert isinstance(fault_of(new(size), sent(opcode, more)), TooBig)
+    assert isinstance(fault_of(new(size), sent(opcode, more)), MessageTooBigError)
     in_two = sent(opcode, fits[:half], fin=False) + sent(CONTINUATION, fits[half:])
     assert read(new(size), [in_two]) == means
     in_two = sent(opcode, more[:half], fin=False) + sent(CONTINUATION, more[half:])
@@ -260,13 +260,13 @@ def test_a_message_of_exactly_the_bound_is_taken_and_none_of_a_byte_more(opcode:
     assert (fault.code, fault.reason) == (1009, f"a message has at most {size} bytes")
 
 
-def test_each_message_has_the_whole_bound() -> None:
+def test_message_limit_applies_to_each_message() -> None:
     whole, halves = sent(TEXT, b"x" * 200), sent(TEXT, b"x" * 100, fin=False) + sent(CONTINUATION, b"x" * 100)
     assert read(new(200), [whole + halves + whole + halves]) == [(TEXT, "x" * 200)] * 4
 
 
 @pytest.mark.parametrize("level", [0, 1, 9])
-def test_what_deflating_makes_larger_may_be_as_large_as_the_rest(level: int) -> None:
+def test_deflated_message_larger_on_the_wire_passes(level: int) -> None:
     size = len(INCOMPRESSIBLE)
     wire = deflated(INCOMPRESSIBLE, level)
     assert len(wire) > size
@@ -283,7 +283,7 @@ def test_what_deflating_makes_larger_may_be_as_large_as_the_rest(level: int) -> 
     assert fault_of(new(size, inflates=True), *plain_behind).code == 1009, "that is for messages that are deflated"
 
 
-def test_a_message_that_will_be_too_large_is_refused_by_its_head() -> None:
+def test_message_above_the_limit_is_refused_by_its_head() -> None:
     assert fault_of(new(1000), head(0x80 | TEXT, 1001)).code == 1009
     reader = new(1000)
     assert read(reader, [sent(TEXT, b"x" * 600, fin=False)]) == []
@@ -293,15 +293,15 @@ def test_a_message_that_will_be_too_large_is_refused_by_its_head() -> None:
 
 @pytest.mark.parametrize("size", [1 << 63, (1 << 64) - 1, (1 << 63) + 5, (1 << 63) - 1, 1 << 32])
 @pytest.mark.parametrize("first", [0x80 | TEXT, 0x80 | RSV1 | BINARY])
-def test_a_length_of_64_bits_is_never_believed(first: int, size: int) -> None:
+def test_message_with_a_64_bit_length_is_refused_by_its_head(first: int, size: int) -> None:
     assert fault_of(new(inflates=True), head(first, size, form=8)).code == 1009
 
 
 @pytest.mark.parametrize(("size", "form"), [(0, 2), (1, 2), (125, 2), (0, 8), (125, 8), (126, 8), (65_535, 8)])
-def test_a_length_in_more_bytes_than_it_takes_is_refused(size: int, form: int) -> None:
-    """§5.2: "in all cases, the minimal number of bytes MUST be used"."""
+def test_length_in_too_many_bytes_is_refused(size: int, form: int) -> None:
+    """RFC 6455 §5.2: "in all cases, the minimal number of bytes MUST be used"."""
     wire = sent(TEXT, b"x" * size, form=form)
-    assert whole_text(wire, MOST) is None
+    assert parse_single_text(wire, MOST) is None
     fault = fault_of(new(), wire)
     assert (fault.code, "as few bytes" in fault.reason) == (1002, True)
     assert fault_of(new(), head(0x80 | TEXT, size, form=form)).code == 1002, "its head is enough"
@@ -309,7 +309,7 @@ def test_a_length_in_more_bytes_than_it_takes_is_refused(size: int, form: int) -
 
 
 class TestFragments:
-    def test_a_message_has_as_many_frames_as_are_allowed_and_no_more(self) -> None:
+    def test_fragments_at_the_limit_pass_and_one_more_fails(self) -> None:
         frames = [sent(TEXT, fin=False), *[sent(CONTINUATION, fin=False)] * (MAX_FRAGMENTS - 2)]
         assert read(new(1024), [*frames, sent(CONTINUATION, b"x")]) == [(TEXT, "x")]
         reader = new(1024)
@@ -317,7 +317,7 @@ class TestFragments:
         fault = fault_of(reader, sent(CONTINUATION, fin=False))
         assert (fault.code, fault.reason) == (1009, f"a message has at most {MAX_FRAGMENTS} frames")
 
-    def test_large_messages_may_have_more(self) -> None:
+    def test_fragments_of_a_large_message_have_a_higher_limit(self) -> None:
         payload = b"x" * MOST
         frames = [
             sent(CONTINUATION if start else TEXT, payload[start : start + 64], fin=False)
@@ -328,7 +328,7 @@ class TestFragments:
         assert read(new(), frames) == [(TEXT, payload.decode())]
         assert fault_of(new(), sent(TEXT, fin=False), sent(CONTINUATION, fin=False) * (MOST // 64)).code == 1009
 
-    def test_each_message_begins_to_count_anew_and_control_frames_do_not_count(self) -> None:
+    def test_fragments_are_counted_per_message_without_control_frames(self) -> None:
         reader = new(1024)
         for _ in range(3):
             frames = [sent(TEXT, fin=False), *[sent(PING) + sent(CONTINUATION, fin=False)] * (MAX_FRAGMENTS - 2)]
@@ -336,13 +336,13 @@ class TestFragments:
             assert received == [(PING, b"")] * (MAX_FRAGMENTS - 2) + [(TEXT, "")]
 
 
-# --- faults -----------------------------------------------------------------------------------------------------------------
+# --- violations -------------------------------------------------------------------------------------------------------
 
 CONTROLS = (CLOSE, PING, PONG)
 
 
 def is_lawful(first: int, *, within: bool, inflates: bool) -> bool:
-    """Whether an empty masked frame may begin so: RFC 6455 §5.2, §5.4, §5.5, RFC 7692 §6."""
+    """Whether an empty masked frame may start with this byte: RFC 6455 §5.2, §5.4, §5.5, RFC 7692 §6."""
     fin, rsv, opcode = first & 0x80, first & 0x70, first & 0x0F
     if opcode in CONTROLS:
         return bool(fin) and not rsv
@@ -355,7 +355,7 @@ def is_lawful(first: int, *, within: bool, inflates: bool) -> bool:
 
 @pytest.mark.parametrize("inflates", [False, True], ids=["plain", "deflating"])
 @pytest.mark.parametrize("within", [False, True], ids=["between messages", "within a message"])
-def test_every_first_byte_is_judged_as_the_rfc_has_it(within: bool, inflates: bool) -> None:
+def test_first_byte_is_accepted_as_the_rfc_says(within: bool, inflates: bool) -> None:
     for first in range(256):
         reader = new(inflates=inflates)
         if within:
@@ -363,19 +363,19 @@ def test_every_first_byte_is_judged_as_the_rfc_has_it(within: bool, inflates: bo
         lawful = is_lawful(first, within=within, inflates=inflates)
         received = outcome(partial(read, reader, [head(first, 0)]))
         assert (received == []) == lawful, f"{first:08b}"
-        assert lawful or (isinstance(received, Fault) and received.code == 1002)
+        assert lawful or (isinstance(received, ProtocolError) and received.code == 1002)
 
 
-def test_a_frame_without_a_mask_is_refused_by_its_head() -> None:
+def test_frame_without_mask_is_refused_by_its_head() -> None:
     for first in range(256):
         fault = fault_of(new(inflates=True), bytes([first, 0]))
         assert (fault.code, "mask" in fault.reason) == (1002, True)
     for size in (0, 1, 4, 125, 126, 1000):
-        assert whole_text(sent(TEXT, b"x" * size, mask=None), MOST) is None
+        assert parse_single_text(sent(TEXT, b"x" * size, mask=None), MOST) is None
 
 
 @pytest.mark.parametrize("opcode", CONTROLS)
-def test_a_control_frame_has_at_most_125_bytes(opcode: int) -> None:
+def test_control_frame_above_125_bytes_is_refused(opcode: int) -> None:
     assert read(new(), [sent(opcode, b"x" * 125)]) == [(opcode, b"x" * 125)]
     assert fault_of(new(), head(0x80 | opcode, 126)).code == 1002
     assert fault_of(new(), head(0x80 | opcode, 65_536)).code == 1002
@@ -386,65 +386,65 @@ NOT_UTF8 = [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x
 
 
 @pytest.mark.parametrize("payload", NOT_UTF8)
-def test_text_is_utf_8(payload: bytes) -> None:
+def test_text_that_is_not_utf_8_is_refused(payload: bytes) -> None:
     assert fault_of(new(), sent(TEXT, payload)).code == 1007
     assert fault_of(new(), sent(TEXT, payload[:1], fin=False), sent(CONTINUATION, payload[1:])).code == 1007
     assert fault_of(new(inflates=True), sent(TEXT, deflated(payload), rsv=RSV1)).code == 1007
     assert read(new(), [sent(BINARY, payload)]) == [(BINARY, payload)]
-    with pytest.raises(Fault) as caught:
-        whole_text(sent(TEXT, payload), MOST)
+    with pytest.raises(ProtocolError) as caught:
+        parse_single_text(sent(TEXT, payload), MOST)
     assert caught.value.code == 1007
 
 
-def test_a_character_may_be_cut_between_fragments() -> None:
+def test_character_split_between_fragments_is_decoded() -> None:
     euro = "€".encode()
     for cut in range(len(euro) + 1):
         assert read(new(), [sent(TEXT, euro[:cut], fin=False) + sent(CONTINUATION, euro[cut:])]) == [(TEXT, "€")]
 
 
 @pytest.mark.parametrize("payload", [b"\x07", b"\xff" * 8, b"\x00\x01\x00", deflated(b"hello, hello, hello")[:-3]])
-def test_a_message_that_is_not_deflated_is_refused(payload: bytes) -> None:
+def test_message_that_does_not_inflate_is_refused(payload: bytes) -> None:
     fault = fault_of(new(inflates=True), sent(BINARY, payload, rsv=RSV1))
     assert (fault.code, "RFC 7692" in fault.reason) == (1007, True)
 
 
-def test_what_came_before_a_fault_is_given() -> None:
+def test_messages_before_a_violation_are_given() -> None:
     received: list[Received] = []
 
     def take() -> None:
         for one in new().feed(sent(TEXT, b"1") + sent(PING, b"2") + sent(3) + sent(TEXT, b"4")):
-            received.append(one)  # noqa: PERF402  # what was given before the fault is what this is about
+            received.append(one)  # noqa: PERF402  # the messages before the error are the subject
 
-    with pytest.raises(Fault):
+    with pytest.raises(ProtocolError):
         take()
     assert received == [(TEXT, "1"), (PING, b"2")]
 
 
 def closes(code: int) -> bool:
-    """Whether an endpoint may send it: RFC 6455 §7.4 and what IANA has registered since."""
+    """Whether an endpoint may send this code: RFC 6455 §7.4 and IANA's registry."""
     return code in (*range(1000, 1004), *range(1007, 1015), *range(3000, 5000))
 
 
-def test_every_close_code_is_judged_as_the_rfc_has_it() -> None:
+def test_close_code_is_accepted_as_the_rfc_says() -> None:
     for code in (*range(5100), 1 << 15, (1 << 16) - 1):
-        said = outcome(partial(closing, code.to_bytes(2, "big") + b"bye"))
+        said = outcome(partial(parse_close, code.to_bytes(2, "big") + b"bye"))
         assert (said == (code, "bye")) == closes(code), code
-        assert closes(code) or (isinstance(said, Fault) and said.code == 1002)
+        assert closes(code) or (isinstance(said, ProtocolError) and said.code == 1002)
 
 
-def test_a_close_may_be_empty_but_not_a_byte_and_its_reason_is_utf_8() -> None:
-    assert closing(b"") == (None, "")
-    assert closing(b"\x03\xe8") == (1000, "")
+def test_close_payload_of_one_byte_or_invalid_utf_8_is_refused() -> None:
+    assert parse_close(b"") == (None, "")
+    assert parse_close(b"\x03\xe8") == (1000, "")
     for byte in range(256):
-        with pytest.raises(Fault) as caught:
-            closing(bytes([byte]))
+        with pytest.raises(ProtocolError) as caught:
+            parse_close(bytes([byte]))
         assert caught.value.code == 1002
-    with pytest.raises(Fault) as caught:
-        closing(b"\x03\xe8\xff")
+    with pytest.raises(ProtocolError) as caught:
+        parse_close(b"\x03\xe8\xff")
     assert caught.value.code == 1007
 
 
-# --- what it costs ----------------------------------------------------------------------------------------------------------
+# --- cost -------------------------------------------------------------------------------------------------------------
 
 
 class Counting(bytearray):
@@ -467,7 +467,7 @@ def dripping(size: int, *, step: int, fragment: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("fragment", [MOST, 4096, 64], ids=["in one frame", "in some", "in many"])
-def test_a_message_that_drips_in_is_copied_a_fixed_number_of_times(fragment: int) -> None:
+def test_message_in_many_segments_is_copied_a_fixed_number_of_times(fragment: int) -> None:
     reader = new()
     counting = reader._buffer = Counting()
     received = read(reader, dripping(MOST, step=64, fragment=fragment))
@@ -476,7 +476,7 @@ def test_a_message_that_drips_in_is_copied_a_fixed_number_of_times(fragment: int
     assert counting.copied <= MOST + heads, "its payload once, and the length and mask of its heads"
 
 
-def test_a_message_that_drips_in_needs_little_more_memory_than_it_has() -> None:
+def test_message_in_many_segments_needs_little_extra_memory() -> None:
     pieces = list(dripping(MOST, step=1400, fragment=8192))
     tracemalloc.start()
     try:
@@ -487,7 +487,7 @@ def test_a_message_that_drips_in_needs_little_more_memory_than_it_has() -> None:
     assert peak < 3 * MOST
 
 
-def test_a_bomb_is_given_no_more_memory_than_the_bound() -> None:
+def test_deflate_bomb_takes_no_more_memory_than_the_limit() -> None:
     bomb = deflated(bytes(200 * MOST), 9)
     assert len(bomb) < MOST
     wire = sent(TEXT, bomb, rsv=RSV1)

@@ -1,4 +1,4 @@
-"""The sender in C, on real sockets: who takes all of a frame, a part, or nothing; and that nobody else gets a byte."""
+"""NativeSender on real sockets: complete, partial and failed sends, and no byte for any other descriptor."""
 
 from __future__ import annotations
 
@@ -63,22 +63,22 @@ def fill(end: socket.socket) -> int:
         return size
 
 
-def test_everyone_gets_the_frame_once(send: NativeSender, pairs: list[Pair]) -> None:
+def test_send_reaches_every_socket_once(send: NativeSender, pairs: list[Pair]) -> None:
     assert list(send(fds(pairs), b"\x81\x05he\0lo")) == []
     assert [read(theirs) for _, theirs in pairs] == [b"\x81\x05he\0lo"] * 5
 
 
-def test_nobody_at_all(send: NativeSender) -> None:
+def test_send_to_no_descriptor_returns_nothing(send: NativeSender) -> None:
     assert list(send([], b"frame")) == []
 
 
-def test_who_takes_nothing_is_told_of_and_holds_up_nobody(send: NativeSender, pairs: list[Pair]) -> None:
+def test_send_to_a_full_socket_is_reported_and_delays_nobody(send: NativeSender, pairs: list[Pair]) -> None:
     filled = fill(pairs[2][0])
     assert list(send(fds(pairs), b"frame")) == [(2, 0)]
     assert [read(theirs) for _, theirs in pairs] == [b"frame", b"frame", b"#" * filled, b"frame", b"frame"]
 
 
-def test_who_takes_a_part_has_got_exactly_that_part() -> None:
+def test_send_taken_in_part_reports_the_exact_size() -> None:
     sender = load()
     assert sender is not None
     frame = bytes(range(256)) * 16_384
@@ -98,10 +98,8 @@ def test_who_takes_a_part_has_got_exactly_that_part() -> None:
     assert got == frame[:taken]
 
 
-def test_a_peer_that_is_gone_and_a_descriptor_that_is_none_cost_only_themselves(
-    send: NativeSender, pairs: list[Pair]
-) -> None:
-    """Above all no SIGPIPE, which would end the process."""
+def test_send_to_a_closed_peer_affects_only_that_descriptor(send: NativeSender, pairs: list[Pair]) -> None:
+    """In particular no SIGPIPE, which would end the process."""
     wanted = fds(pairs)
     pairs[1][1].close()
     pairs[3][0].close()
@@ -109,8 +107,8 @@ def test_a_peer_that_is_gone_and_a_descriptor_that_is_none_cost_only_themselves(
     assert [read(pairs[number][1]) for number in (0, 2, 4)] == [b"frame"] * 3
 
 
-def test_what_is_no_socket_gets_nothing(send: NativeSender, tmp_path: Path) -> None:
-    """A number that became a file's or a pipe's: send() refuses where write() would not."""
+def test_send_to_a_file_or_pipe_writes_nothing(send: NativeSender, tmp_path: Path) -> None:
+    """A descriptor's number may be reused for one: send() refuses where write() would succeed."""
     reader, writer = os.pipe()
     with (tmp_path / "file").open("wb") as file:
         assert list(send([file.fileno(), writer], b"secret")) == [(0, 0), (1, 0)]
@@ -120,10 +118,10 @@ def test_what_is_no_socket_gets_nothing(send: NativeSender, tmp_path: Path) -> N
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_a_library_that_is_absent_or_another_is_no_sender(tmp_path: Path) -> None:
+def test_load_of_a_missing_or_foreign_library_returns_none(tmp_path: Path) -> None:
     assert load(tmp_path / "absent.so") is None
     (tmp_path / "broken.so").write_bytes(b"\x7fELF of another machine")
     assert load(tmp_path / "broken.so") is None
-    import _ctypes  # a library for certain, without our function
+    import _ctypes  # a library that exists, without our function
 
     assert load(Path(_ctypes.__file__)) is None

@@ -1,4 +1,4 @@
-"""The WebSocket between asyncio's transport and its ear: what it answers itself, and how it ends."""
+"""WebSocket between asyncio's transport and its handler: what it answers itself, and how it closes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import ByteBudget
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
-from service.web.ws.websocket import Terms, WebSocket
+from service.web.ws.websocket import WebSocket, WebSocketContext
 from tests.support.clock import FakeClock
 from tests.support.raw import frame as sent
 
@@ -29,14 +29,14 @@ BOUNDS = Bounds(
 
 
 class Descriptor:
-    """Stands for what asyncio gives for a transport's socket."""
+    """Stands for asyncio's wrapper of a transport's socket."""
 
     def fileno(self) -> int:
         return 7
 
 
 class Wire:
-    """A transport, whose peer takes as many writes as the test says."""
+    """A transport whose peer takes a given number of writes."""
 
     def __init__(self) -> None:
         self.socket: WebSocket | None = None
@@ -93,7 +93,7 @@ class Wire:
 
 @dataclass
 class Heard:
-    """An Ear that remembers."""
+    """A MessageHandler that records everything."""
 
     told: list[str | bytes] = field(default_factory=list)
 
@@ -114,7 +114,7 @@ class Heard:
 
 
 class Stage:
-    """A WebSocket, and both its ends."""
+    """A WebSocket, its transport and its handler."""
 
     def __init__(self, bounds: Bounds = BOUNDS) -> None:
         self.clock = FakeClock()
@@ -123,7 +123,7 @@ class Stage:
         transport = cast(asyncio.Transport, self.wire)
         self.reads = ReadScheduler(self.clock, self.metrics, bounds.deadlines.message)
         self.budget = ByteBudget(bounds.outbox.node_bytes)
-        terms = Terms(bounds, self.clock, self.metrics, self.reads)
+        terms = WebSocketContext(bounds, self.clock, self.metrics, self.reads)
         self.socket = self.wire.socket = WebSocket(terms, transport, account=self.budget.account("t"))
         self.handler = self.socket.handler = Heard()
         self.socket.connection_made(transport)
@@ -140,8 +140,8 @@ def stage() -> Stage:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_message_and_every_ping_is_taken_however_they_come(data: st.DataObject) -> None:
-    """The shortcut and the reader take turns; nothing is lost between them."""
+def test_messages_and_pings_with_any_segmentation_are_all_handled(data: st.DataObject) -> None:
+    """parse_single_text and FrameReader alternate; nothing is lost between them."""
     stage = Stage(Bounds(limits=Limits(connection_rate=Rate(per_second=1e9, burst=10**9))))
     wire = b""
     told: list[str | bytes] = []
@@ -174,7 +174,7 @@ def test_every_message_and_every_ping_is_taken_however_they_come(data: st.DataOb
 
 
 class TestControlFrames:
-    def test_the_latest_ping_is_answered_once_the_peer_reads(self, stage: Stage) -> None:
+    def test_ping_while_writing_is_paused_answers_only_the_latest(self, stage: Stage) -> None:
         stage.wire.takes = 1
         stage.hear(sent(PING, b"1"), sent(PING, b"2"), sent(PING, b"3"))
         assert stage.wire.written == [frame(PONG, b"1")]
@@ -182,7 +182,7 @@ class TestControlFrames:
         assert stage.wire.written == [frame(PONG, b"1"), frame(PONG, b"3")], "RFC 6455 §5.5.3"
         assert stage.handler.told == ["(paused)", "(resumed)"]
 
-    def test_whom_its_pong_pauses_again_is_not_told_that_it_goes_on(self, stage: Stage) -> None:
+    def test_pong_that_pauses_writing_again_suppresses_the_resume(self, stage: Stage) -> None:
         stage.wire.takes = 1
         stage.hear(sent(PING, b"1"), sent(PING, b"2"))
         stage.wire.takes = 1
@@ -192,8 +192,8 @@ class TestControlFrames:
         stage.wire.drains()
         assert stage.handler.told == ["(paused)", "(paused)", "(resumed)"]
 
-    def test_nothing_more_is_written_for_a_peer_that_has_hung_up(self, stage: Stage) -> None:
-        """asyncio's transport tells of room while it closes; a write that failed then would have it end twice."""
+    def test_resume_of_a_closing_transport_writes_nothing(self, stage: Stage) -> None:
+        """asyncio's transport resumes the protocol while it closes; a failing write would then end it twice."""
         stage.wire.takes = 1
         stage.hear(sent(PING, b"1"), sent(PING, b"2"))
         stage.wire.close()
@@ -204,7 +204,7 @@ class TestControlFrames:
         assert stage.handler.told == ["(paused)", "(lost)"]
 
     @pytest.mark.parametrize("opcode", [PING, PONG])
-    def test_a_flood_ends_the_connection_and_nothing_is_sent_behind_the_close(self, stage: Stage, opcode: int) -> None:
+    def test_flood_of_control_frames_closes_without_later_writes(self, stage: Stage, opcode: int) -> None:
         stage.hear(*[sent(opcode)] * BURST)
         assert stage.handler.told == []
         stage.hear(sent(opcode) + sent(TEXT, b"behind"))
@@ -218,7 +218,7 @@ class TestControlFrames:
         stage.hear(sent(opcode))
         assert len(stage.wire.written) == before
 
-    def test_an_answer_to_a_ping_is_timed_once(self, stage: Stage) -> None:
+    def test_pong_is_timed_once_per_ping(self, stage: Stage) -> None:
         stage.hear(sent(PONG))
         stage.socket.ping()
         stage.clock.advance(0.25)
@@ -227,14 +227,14 @@ class TestControlFrames:
         figures = {sample.name.rpartition("_")[2]: sample.value for sample in family.samples}
         assert (figures["count"], figures["sum"]) == (1, 0.25), "what was not asked for is no answer"
 
-    def test_they_may_come_at_the_rate_for_ever(self, stage: Stage) -> None:
+    def test_control_frames_at_the_rate_are_accepted_for_ever(self, stage: Stage) -> None:
         for _ in range(5 * BURST):
             stage.hear(sent(PING))
             stage.clock.advance(1)
         assert stage.wire.written == [frame(PONG, b"")] * 5 * BURST
 
 
-class TestTheEnd:
+class TestClose:
     @pytest.mark.parametrize(
         ("payload", "answer", "code"),
         [
@@ -243,14 +243,16 @@ class TestTheEnd:
             ((4000).to_bytes(2, "big"), close_frame(4000), 4000),
         ],
     )
-    def test_a_close_is_answered_with_its_code(self, stage: Stage, payload: bytes, answer: bytes, code: int) -> None:
+    def test_close_frame_is_answered_with_its_code(
+        self, stage: Stage, payload: bytes, answer: bytes, code: int
+    ) -> None:
         stage.hear(sent(CLOSE, payload) + sent(TEXT, b"behind") + sent(PING))
         assert stage.wire.written == [answer]
         assert stage.handler.told == ["(lost)"]
         assert stage.socket.close_code == code
         assert stage.wire.did == ["close"]
 
-    def test_this_side_s_close_waits_for_the_answer_and_reads_no_messages_meanwhile(self, stage: Stage) -> None:
+    def test_close_waits_for_the_answer_and_reads_no_messages(self, stage: Stage) -> None:
         stage.socket.pause_reading()
         stage.socket.close(1012, "restart")
         stage.socket.close(1001, "only the first counts")
@@ -263,15 +265,15 @@ class TestTheEnd:
         assert (stage.handler.told, stage.socket.close_code) == (["(lost)"], 1012)
         assert stage.wire.did[-1] == "close"
 
-    def test_a_fault_while_closing_sends_no_second_close(self, stage: Stage) -> None:
+    def test_violation_while_closing_sends_no_second_close(self, stage: Stage) -> None:
         stage.socket.close(1012, "restart")
         stage.hear(sent(TEXT, b"x", masked=False))
         assert stage.wire.written == [close_frame(1012, "restart")]
         assert (stage.handler.told, stage.socket.close_code) == (["(lost)"], 1012)
 
-    def test_a_fault_says_why_and_reads_on_until_the_peer_hangs_up(self, stage: Stage) -> None:
-        """Bytes that nobody has read would make the kernel reset the connection, and the close frame be lost."""
-        stage.socket.pause_reading()  # the core does, when much waits
+    def test_violation_sends_its_reason_and_reads_until_the_peer_closes(self, stage: Stage) -> None:
+        """Unread bytes would make the kernel reset the connection, and the close frame would be lost."""
+        stage.socket.pause_reading()  # as the core does when much waits
         stage.hear(sent(TEXT, b"x" * 1025))
         assert stage.wire.written == [close_frame(1009, "a message has at most 1024 bytes")]
         assert stage.wire.did == ["pause", "resume", "eof"]
@@ -283,7 +285,7 @@ class TestTheEnd:
         assert stage.clock.pending == 0
 
     @pytest.mark.parametrize("how", ["close", "its close", "fault"])
-    def test_who_does_not_hang_up_is_cut_after_the_grace(self, stage: Stage, how: str) -> None:
+    def test_peer_that_does_not_close_is_aborted_after_the_grace(self, stage: Stage, how: str) -> None:
         if how == "close":
             stage.socket.close(1012, "restart")
         else:
@@ -296,31 +298,31 @@ class TestTheEnd:
         assert stage.handler.told == ["(lost)"]
         assert stage.clock.pending == 0
 
-    def test_a_connection_that_breaks_is_lost_without_a_code(self, stage: Stage) -> None:
+    def test_lost_connection_has_close_code_1006(self, stage: Stage) -> None:
         stage.hear(sent(TEXT, b"half")[:5])
         stage.socket.connection_lost(ConnectionResetError())
         assert (stage.handler.told, stage.socket.close_code, stage.wire.written) == (["(lost)"], 1006, [])
 
 
 class TestDescriptor:
-    """Frames may be written to it past the transport: only where that comes to the same."""
+    """A BatchSender may write to the descriptor only if that equals a write to the transport."""
 
-    def test_it_is_the_socket_s(self, stage: Stage) -> None:
+    def test_fd_of_an_open_connection_is_the_socket_s(self, stage: Stage) -> None:
         assert stage.socket.fd == 7
 
-    def test_none_while_bytes_of_the_response_before_wait(self, stage: Stage) -> None:
-        """A large response whose connection became this one: asyncio has told aiohttp that it is paused, and not us."""
+    def test_fd_while_an_earlier_response_is_unsent_is_none(self, stage: Stage) -> None:
+        """The connection of a large response was upgraded: asyncio has told aiohttp that it is paused, and not us."""
         stage.wire.waiting = 1
         assert not stage.socket.is_paused
         assert stage.socket.fd == -1
 
     @pytest.mark.parametrize("extra", [{"socket": Descriptor(), "sslcontext": object()}, {}])
-    def test_none_on_tls_and_without_a_socket(self, stage: Stage, extra: dict[str, object]) -> None:
+    def test_fd_on_tls_or_without_a_socket_is_none(self, stage: Stage, extra: dict[str, object]) -> None:
         stage.wire.extra = extra
         assert stage.socket.fd == -1
 
     @pytest.mark.parametrize("end", ["close", "abort", "lost", "their close", "fault"])
-    def test_none_once_it_ends(self, stage: Stage, end: str) -> None:
+    def test_fd_of_a_closing_connection_is_none(self, stage: Stage, end: str) -> None:
         match end:
             case "close":
                 stage.socket.close(1000, "")

@@ -1,4 +1,4 @@
-"""The WebSocket by itself: what is held back stays as it came, and what comes behind a goodbye costs nothing."""
+"""WebSocket with paused reading and after a close frame: nothing is reordered, and late bytes cost nothing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from service.realtime.connections.byte_budget import ByteBudget
 from service.realtime.session.pre_auth_buffer import MAX_BYTES, MAX_WAITING, PreAuthBuffer
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
-from service.web.ws.websocket import Terms, WebSocket
+from service.web.ws.websocket import WebSocket, WebSocketContext
 from tests.support.clock import FakeClock
 from tests.support.raw import frame
 
 
 class Pipe:
-    """Stands for a transport, and writes down what is asked of it."""
+    """Stands for a transport, and records the calls."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -51,7 +51,7 @@ class Pipe:
 
 
 class Keeper:
-    """An ear that wants three messages at a time."""
+    """A handler that pauses reading after three messages."""
 
     def __init__(self, socket: WebSocket) -> None:
         self.socket = socket
@@ -77,19 +77,19 @@ class Keeper:
 def open_socket(*, window_bits: int = 0) -> tuple[WebSocket, Pipe]:
     pipe = Pipe()
     clock, metrics, bounds = FakeClock(), Metrics(), Bounds()
-    terms = Terms(bounds, clock, metrics, ReadScheduler(clock, metrics, bounds.deadlines.message))
+    terms = WebSocketContext(bounds, clock, metrics, ReadScheduler(clock, metrics, bounds.deadlines.message))
     account = ByteBudget(bounds.outbox.node_bytes).account("t")
     return WebSocket(terms, cast(asyncio.Transport, pipe), window_bits, account=account), pipe
 
 
 def bomb(size: int = 65_000) -> bytes:
-    """A frame of some eighty bytes that is a message of `size`."""
+    """A frame of some eighty bytes that inflates to `size`."""
     encoder = zlib.compressobj(9, zlib.DEFLATED, -15)
     return frame(TEXT, (encoder.compress(b"x" * size) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-async def test_what_is_held_back_comes_later_all_of_it_and_in_order(size: int) -> None:
+async def test_frames_received_while_paused_are_all_delivered_in_order(size: int) -> None:
     socket, pipe = open_socket()
     socket.handler = keeper = Keeper(socket)
     names = [str(number) for number in range(10)]
@@ -110,7 +110,7 @@ async def test_what_is_held_back_comes_later_all_of_it_and_in_order(size: int) -
     assert keeper.got == names
 
 
-async def test_reading_goes_on_only_when_all_that_was_held_back_has_been_taken() -> None:
+async def test_reading_resumes_only_after_all_waiting_frames() -> None:
     socket, pipe = open_socket()
     socket.handler = keeper = Keeper(socket)
     socket.data_received(b"".join(frame(TEXT, b"x") for _ in range(9)))
@@ -124,7 +124,7 @@ async def test_reading_goes_on_only_when_all_that_was_held_back_has_been_taken()
     assert pipe.reads
 
 
-async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_they_are_sent() -> None:
+async def test_frames_before_hello_are_held_in_a_small_number() -> None:
     socket, pipe = open_socket(window_bits=15)
     socket.handler = arriving = PreAuthBuffer(socket)
     socket.data_received(frame(TEXT, b"x") * MAX_WAITING * 10)
@@ -136,7 +136,7 @@ async def test_who_has_not_said_hello_can_make_few_messages_wait_however_small_t
     assert not pipe.reads
 
 
-async def test_what_comes_behind_our_goodbye_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frames_after_our_close_are_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
     socket, _ = open_socket(window_bits=15)
     socket.handler = keeper = Keeper(socket)
     inflated = 0
@@ -160,7 +160,7 @@ async def test_what_comes_behind_our_goodbye_is_not_inflated(monkeypatch: pytest
     assert keeper.is_lost, "the peer's goodbye is heard"
 
 
-async def test_who_breaks_the_protocol_while_held_back_is_read_on_until_it_hangs_up() -> None:
+async def test_violation_while_paused_is_read_until_the_peer_closes() -> None:
     socket, pipe = open_socket()
     socket.handler = Keeper(socket)
     socket.data_received(frame(TEXT, b"x") * 3 + frame(3))

@@ -1,4 +1,5 @@
-"""Every body and query of the backend API, as data. docs/http-api.md is the text; openapi.py makes the description of them."""
+"""Every body and query of the backend API as Structs, described in docs/http-api.md. openapi.py derives the OpenAPI
+schemas."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ from service.core.event import Delivery
 from service.errors import ErrorCode
 from service.protocol.messages import MAX_KEY, MAX_PAGE, Event, Id, Offset, PageSize, PresenceView
 
-MAX_EVENTS = 1000
-"""Events in one request. With an idempotency key of 60 characters, `<key>.999` just fits into an event's id."""
-MAX_USER = 128
-MAX_ID = 256
+MAX_EVENTS_PER_REQUEST = 1000
+"""Events in one request. With an idempotency key of 60 characters, `<key>.999` just fits an event's id."""
+MAX_USER_CHARS = 128
+MAX_JTI_CHARS = 256
 """Characters of a `jti`, as in adapters/jwt/claims.py."""
-MAX_TIME = 253_402_300_799
+MAX_UNIX_SECONDS = 253_402_300_799
 """The end of the year 9999."""
-MAX_REASON = 123
+MAX_REASON_BYTES = 123
 """Bytes that RFC 6455 §5.5 leaves for the reason in a close frame."""
 
 
 def ref(schema: type[Struct]) -> dict[str, Any]:
-    """Where the machine-readable description holds a Struct."""
+    """A reference to a Struct in the OpenAPI document."""
     return {"$ref": f"#/components/schemas/{schema.__name__}"}
 
 
@@ -37,36 +38,36 @@ CHANNEL_SCHEMA: Mapping[str, Any] = {
     "examples": ["room:42"],
 }
 Channel = Annotated[str, Meta(extra_json_schema=dict(CHANNEL_SCHEMA))]
-"""Checked by `check_name`, so that breaking its rules has its own error."""
+"""Validated by `check_name`, which raises a more specific error."""
 
-_SEEN = r"\p{L}\p{M}\p{N}\p{P}\p{S}"
+_VISIBLE = r"\p{L}\p{M}\p{N}\p{P}\p{S}"
 USER_SCHEMA: Mapping[str, Any] = {
     "type": "string",
     "minLength": 1,
-    "maxLength": MAX_USER,
-    "pattern": f"^[{_SEEN}]([{_SEEN} ]*[{_SEEN}])?$",
+    "maxLength": MAX_USER_CHARS,
+    "pattern": f"^[{_VISIBLE}]([{_VISIBLE} ]*[{_VISIBLE}])?$",
     "description": "Printable characters, without spaces around them.",
     "examples": ["ann"],
 }
 User = Annotated[str, Meta(extra_json_schema=dict(USER_SCHEMA))]
-"""Checked by `is_user`: Python's `re` knows no such classes."""
+"""Validated by `is_valid_user`, because Python's `re` lacks these character classes."""
 EncodedEvent = Annotated[Raw, Meta(extra_json_schema=ref(Event))]
-"""An event as subscribers see it."""
+"""An encoded event, as subscribers receive it."""
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=60, pattern=r"^[\x21-\x7e]+(?!\n)$")]
 
 
-# --- what a backend sends ----------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
-class Sent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a backend may send. Unknown names are refused: a misspelt one would otherwise vanish silently."""
+class ApiRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request body or query. Unknown fields are refused, so that a misspelt one is noticed."""
 
 
-class NewEvent(Sent, frozen=True, kw_only=True, rename={"sender": "from"}):
-    """An event to publish in the channel that the address names."""
+class NewEvent(ApiRequest, frozen=True, kw_only=True, rename={"sender": "from"}):
+    """An event to publish in the channel of the path."""
 
     type: Annotated[str, Meta(min_length=1, max_length=128, examples=["chat.message"])]
-    data: Annotated[Raw, Meta(description="What the contract's schema of this event type asks for.")]
+    data: Annotated[Raw, Meta(description="Must match the event type's schema in the contract.")]
     id: Id | None = None
     key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
     sender: User | None = None
@@ -74,55 +75,57 @@ class NewEvent(Sent, frozen=True, kw_only=True, rename={"sender": "from"}):
 
 
 class AddressedEvent(NewEvent, frozen=True, kw_only=True):
-    """An event to publish in the channel that it names itself."""
+    """An event to publish in the channel that it names."""
 
     channel: Channel
 
 
 _T = TypeVar("_T")
-Events = Annotated[list[_T], Meta(max_length=MAX_EVENTS)]
-"""Several events of one request."""
+Events = Annotated[list[_T], Meta(max_length=MAX_EVENTS_PER_REQUEST)]
+"""The events of one request."""
 
 
-Moment = Annotated[float, Meta(ge=0, le=MAX_TIME, description="Seconds since the Unix epoch.")]
-Reason = Annotated[str, Meta(max_length=MAX_REASON, description=f"Told to the client; {MAX_REASON} bytes.")]
+Moment = Annotated[float, Meta(ge=0, le=MAX_UNIX_SECONDS, description="Seconds since the Unix epoch.")]
+Reason = Annotated[
+    str, Meta(max_length=MAX_REASON_BYTES, description=f"Sent to the client; at most {MAX_REASON_BYTES} bytes.")
+]
 
 
-class Disconnect(Sent, frozen=True, kw_only=True):
+class Disconnect(ApiRequest, frozen=True, kw_only=True):
     """Why a user is disconnected."""
 
     reason: Reason = ""
 
 
-class RevokeUser(Sent, frozen=True, kw_only=True):
-    """Which tokens of a user are good no more, and why."""
+class RevokeUser(ApiRequest, frozen=True, kw_only=True):
+    """Which tokens of a user are revoked, and why."""
 
     before: (
-        Annotated[Moment, Meta(description="Tokens issued before it (`iat`), in Unix seconds; now if absent.")]
+        Annotated[Moment, Meta(description="Refuses tokens with an earlier `iat`, in Unix seconds; now if absent.")]
         | UnsetType
     ) = UNSET
     reason: Reason = ""
 
 
-class RevokeToken(Sent, frozen=True, kw_only=True):
-    """Which token is good no more, and why."""
+class RevokeToken(ApiRequest, frozen=True, kw_only=True):
+    """Which token is revoked, and why."""
 
-    jti: Annotated[str, Meta(min_length=1, max_length=MAX_ID, examples=["4f1c9a"])]
+    jti: Annotated[str, Meta(min_length=1, max_length=MAX_JTI_CHARS, examples=["4f1c9a"])]
     """The token's `jti`."""
     reason: Reason = ""
 
 
-class Unsubscribe(Sent, frozen=True, kw_only=True):
-    """What a user is unsubscribed from."""
+class Unsubscribe(ApiRequest, frozen=True, kw_only=True):
+    """The channel from which a user is unsubscribed."""
 
     channel: Channel
 
 
-class NoQuery(Sent, frozen=True, kw_only=True):
+class NoQuery(ApiRequest, frozen=True, kw_only=True):
     """No query parameters."""
 
 
-class ChannelsQuery(Sent, frozen=True, kw_only=True):
+class ChannelsQuery(ApiRequest, frozen=True, kw_only=True):
     """Which channels to list."""
 
     prefix: Annotated[
@@ -130,59 +133,58 @@ class ChannelsQuery(Sent, frozen=True, kw_only=True):
         Meta(
             max_length=128,
             pattern=r"^[A-Za-z0-9_.@~=+:%-]*(?!\n)$",
-            description="What their names start with.",
+            description="The prefix of the channel names.",
             examples=["room:"],
         ),
     ] = ""
-    limit: Annotated[PageSize, Meta(description="Channels at most.")] = 100
+    limit: Annotated[PageSize, Meta(description="The maximum number of channels.")] = 100
 
 
-class HistoryQuery(Sent, frozen=True, kw_only=True):
+class HistoryQuery(ApiRequest, frozen=True, kw_only=True):
     """Which durable events to read."""
 
-    after: Annotated[Offset, Meta(description="Only events with a greater offset, the first of them.")] | UnsetType = (
-        UNSET
-    )
+    after: Annotated[Offset, Meta(description="Only events with a greater offset, oldest first.")] | UnsetType = UNSET
     before: (
-        Annotated[Offset, Meta(description="Only events with a smaller offset; without `after` the last of them.")]
+        Annotated[Offset, Meta(description="Only events with a smaller offset; without `after`, the newest of these.")]
         | UnsetType
     ) = UNSET
-    limit: Annotated[PageSize, Meta(description="Events at most.")] = 50
+    limit: Annotated[PageSize, Meta(description="The maximum number of events.")] = 50
 
 
-class StateQuery(Sent, frozen=True, kw_only=True):
+class StateQuery(ApiRequest, frozen=True, kw_only=True):
     """Which part of the state to read."""
 
-    after: Annotated[Offset, Meta(description="Only values with a greater rev, the first of them.")] | UnsetType = UNSET
-    limit: Annotated[PageSize, Meta(description="Values at most.")] = MAX_PAGE
+    after: Annotated[Offset, Meta(description="Only values with a greater `rev`, lowest first.")] | UnsetType = UNSET
+    limit: Annotated[PageSize, Meta(description="The maximum number of values.")] = MAX_PAGE
 
 
-# --- what it is answered -----------------------------------------------------------------------------------------------
+# --- replies ----------------------------------------------------------------------------------------------------------
 
 
-class Reply(Struct, frozen=True, kw_only=True):
-    """What the API answers. Absent fields mean: does not apply."""
+class ApiReply(Struct, frozen=True, kw_only=True):
+    """A reply of the API. Absent fields do not apply."""
 
 
-Nodes = Annotated[int, Meta(ge=0, description="Nodes that have answered.")]
+Nodes = Annotated[int, Meta(ge=0, description="The number of nodes that answered.")]
 Complete = Annotated[
     bool,
-    Meta(description="Whether every node has answered in time; else the numbers are those of the nodes that have."),
+    Meta(description="Whether every node answered in time; otherwise the numbers cover only the nodes that did."),
 ]
 
 
-class Published(Reply, frozen=True, kw_only=True):
-    """An event was accepted. Durable events have `offset`, latest events `rev`, ephemeral ones neither, nor an `epoch`."""
+class Published(ApiReply, frozen=True, kw_only=True):
+    """An event was accepted. Durable events have `offset`, latest events `rev`, ephemeral ones neither of them nor
+    `epoch`."""
 
     id: str
     epoch: str | UnsetType = UNSET
     offset: int | UnsetType = UNSET
     rev: int | UnsetType = UNSET
-    duplicate: Annotated[bool, Meta(description="It had been accepted before, and was not delivered again.")]
+    duplicate: Annotated[bool, Meta(description="Whether it was accepted before; then it is not delivered again.")]
 
 
-class Refusal(Reply, frozen=True, kw_only=True):
-    """Why one event of several was not accepted."""
+class Refusal(ApiReply, frozen=True, kw_only=True):
+    """Why one of several events was refused."""
 
     code: Annotated[str, Meta(extra_json_schema={"enum": [code.code for code in ErrorCode]})]
     message: str
@@ -190,52 +192,52 @@ class Refusal(Reply, frozen=True, kw_only=True):
     retryable: bool
 
 
-class Refused(Reply, frozen=True, kw_only=True):
-    """One event of several was not accepted."""
+class Refused(ApiReply, frozen=True, kw_only=True):
+    """One of several events was refused."""
 
     error: Refusal
 
 
-class Results(Reply, frozen=True, kw_only=True):
-    """What became of several events: one entry an event, in order."""
+class Results(ApiReply, frozen=True, kw_only=True):
+    """The results of several events: one entry for each event, in order."""
 
     results: Annotated[list[Any], Meta(extra_json_schema={"items": {"anyOf": [ref(Published), ref(Refused)]}})]
 
 
-class ListedChannel(Reply, frozen=True, kw_only=True):
+class ListedChannel(ApiReply, frozen=True, kw_only=True):
     """A channel and its newest position."""
 
     channel: str
     epoch: str
     offset: int
     last: Annotated[str, Meta(description="The id of the event at `offset`; absent at 0.")] | UnsetType = UNSET
-    subscribers: Annotated[int, Meta(description="Connections that have joined it, on all nodes.")]
+    subscribers: Annotated[int, Meta(description="Connections that have subscribed to it, on all nodes.")]
 
 
-class ChannelList(Reply, frozen=True, kw_only=True):
-    """Channels by name."""
+class ChannelList(ApiReply, frozen=True, kw_only=True):
+    """Channels, ordered by name."""
 
     channels: list[ListedChannel]
-    more: Annotated[bool, Meta(description="Whether there are further ones; ask with a longer prefix.")]
+    more: Annotated[bool, Meta(description="Whether there are more channels; ask with a longer prefix.")]
     complete: Complete
 
 
-class KeptEvents(Reply, frozen=True, kw_only=True):
+class KeptEvents(ApiReply, frozen=True, kw_only=True):
     """How much history a channel keeps."""
 
     events: int
     ttl: Annotated[float, Meta(description="Seconds.")]
 
 
-class KeptKeys(Reply, frozen=True, kw_only=True):
+class KeptKeys(ApiReply, frozen=True, kw_only=True):
     """How much state a channel keeps."""
 
     keys: int
     ttl: Annotated[float, Meta(description="Seconds.")]
 
 
-class DeclaredEvent(Reply, frozen=True, kw_only=True):
-    """What the contract says about an event type."""
+class DeclaredEvent(ApiReply, frozen=True, kw_only=True):
+    """The contract of an event type."""
 
     publish: PublishRule
     delivery: Delivery
@@ -245,8 +247,8 @@ class DeclaredEvent(Reply, frozen=True, kw_only=True):
     ) = UNSET
 
 
-class Declared(Reply, frozen=True, kw_only=True):
-    """What the contract says about a channel."""
+class Declared(ApiReply, frozen=True, kw_only=True):
+    """The contract of a channel."""
 
     pattern: str
     subscribe: SubscribeRule
@@ -257,13 +259,13 @@ class Declared(Reply, frozen=True, kw_only=True):
 
 
 class ChannelView(ListedChannel, frozen=True, kw_only=True):
-    """A channel, its newest position and what the contract says about it."""
+    """A channel, its newest position and its contract."""
 
     complete: Complete
     contract: Declared
 
 
-class History(Reply, frozen=True, kw_only=True):
+class History(ApiReply, frozen=True, kw_only=True):
     """Durable events, oldest first. (epoch, offset, last) is the channel's newest position, not the page's."""
 
     channel: str
@@ -271,10 +273,10 @@ class History(Reply, frozen=True, kw_only=True):
     offset: int
     last: str | UnsetType = UNSET
     events: list[EncodedEvent]
-    more: Annotated[bool, Meta(description="Whether there are further events in the direction asked for.")]
+    more: Annotated[bool, Meta(description="Whether there are more events in the requested direction.")]
 
 
-class State(Reply, frozen=True, kw_only=True):
+class State(ApiReply, frozen=True, kw_only=True):
     """The newest event of every key, by rev. (epoch, offset, last) is the channel's newest position."""
 
     channel: str
@@ -282,25 +284,25 @@ class State(Reply, frozen=True, kw_only=True):
     offset: int
     last: str | UnsetType = UNSET
     state: list[EncodedEvent]
-    more: Annotated[bool, Meta(description="Whether there are further values: ask again `after` the last one's rev.")]
+    more: Annotated[bool, Meta(description="Whether there are more values; ask again with `after` = the last `rev`.")]
 
 
-class Presence(Reply, frozen=True, kw_only=True):
+class Presence(ApiReply, frozen=True, kw_only=True):
     """Who is in a channel."""
 
     channel: str
     presence: PresenceView
 
 
-class Disconnected(Reply, frozen=True, kw_only=True):
-    """How many connections were ended."""
+class Disconnected(ApiReply, frozen=True, kw_only=True):
+    """How many connections were closed."""
 
     connections: int
     nodes: Nodes
     complete: Complete
 
 
-class Unsubscribed(Reply, frozen=True, kw_only=True):
+class Unsubscribed(ApiReply, frozen=True, kw_only=True):
     """How many subscriptions were ended."""
 
     subscriptions: int
@@ -308,19 +310,19 @@ class Unsubscribed(Reply, frozen=True, kw_only=True):
     complete: Complete
 
 
-class UserRevoked(Reply, frozen=True, kw_only=True):
-    """Every token of the user that was issued before a moment is refused on all nodes."""
+class UserRevoked(ApiReply, frozen=True, kw_only=True):
+    """Every node refuses the user's tokens that were issued before this time."""
 
     before: Moment
     until: Annotated[
-        Moment, Meta(description="How long that holds, in Unix seconds: longer than any of the tokens lives.")
+        Moment, Meta(description="The end of the revocation in Unix seconds, after the expiry of these tokens.")
     ]
 
 
-class TokenRevoked(Reply, frozen=True, kw_only=True):
-    """The token is refused on all nodes."""
+class TokenRevoked(ApiReply, frozen=True, kw_only=True):
+    """Every node refuses the token."""
 
-    until: Annotated[Moment, Meta(description="How long that holds, in Unix seconds: longer than the token lives.")]
+    until: Annotated[Moment, Meta(description="The end of the revocation in Unix seconds, after the token's expiry.")]
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -332,4 +334,4 @@ class Problem(Struct, frozen=True, kw_only=True):
     detail: str
     code: Annotated[str, Meta(extra_json_schema={"enum": [code.code for code in ErrorCode]})]
     details: Mapping[str, Any]
-    retryable: Annotated[bool, Meta(description="Whether the same request can succeed later without being changed.")]
+    retryable: Annotated[bool, Meta(description="Whether the same request can succeed later.")]

@@ -1,4 +1,4 @@
-"""The machine-readable description of the backend API (OpenAPI 3.1), made of the operations and Structs that answer it."""
+"""The OpenAPI 3.1 document of the backend API, derived from its operations and Structs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 PATH = "/api/v1/openapi.json"
 VERSION = "1.0.0"
-"""Of the API: the first number is the one in its addresses."""
+"""The version of the API; its first number is the one in the paths."""
 
 _PARAMETER = re.compile(r"\{(?P<name>\w+)\}")
-_IN_ADDRESS: Mapping[str, dict[str, Any]] = {
+_PATH_PARAMETERS: Mapping[str, dict[str, Any]] = {
     "channel": {
         "name": "channel",
         "in": "path",
         "required": True,
         "description": "A channel name, percent-encoded once. A user in it is percent-encoded before that, where it has other "
-        "characters than letters, digits and _.@~=+-: `inbox:auth0%257Cann` in the address is `inbox:auth0%7Cann`.",
+        "characters than letters, digits and _.@~=+-: `inbox:auth0%257Cann` in the path is `inbox:auth0%7Cann`.",
         "schema": CHANNEL_SCHEMA,
     },
     "user": {
         "name": "user",
         "in": "path",
         "required": True,
-        "description": "A user as tokens name it, percent-encoded once.",
+        "description": "A user as in tokens, percent-encoded once.",
         "schema": USER_SCHEMA,
     },
 }
@@ -56,7 +56,7 @@ _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "de
 
 
 def describe(operations: Sequence[Operation]) -> dict[str, Any]:
-    """The document. Everything in it that the code checks too comes from where the code has it."""
+    """The document. Its limits and patterns are the ones that the code checks."""
     bodies = [operation.body for operation in operations if operation.body is not None]
     replies = [reply for operation in operations for reply in operation.replies]
     schemas, components = msgspec.json.schema_components(
@@ -66,14 +66,14 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for operation in operations:
         body = next(body_schemas) if operation.body is not None else None
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, body)
-    paths[PATH] = {"get": _THIS}
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe_operation(operation, body)
+    paths[PATH] = {"get": _THIS_OPERATION}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Tidewire backend API",
             "version": VERSION,
-            "description": "Publish, look at channels, end connections, revoke tokens. Each API key belongs to one tenant.",
+            "description": "Publish events, inspect channels, close connections, revoke tokens. One tenant per API key.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -88,27 +88,27 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
     }
 
 
-def _operation(operation: Operation, body: dict[str, Any] | None) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _describe_operation(operation: Operation, body: dict[str, Any] | None) -> dict[str, Any]:
+    description: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "parameters": _parameters(operation),
-        "responses": {"200": _success(operation.replies), **_refusals(operation.all_refusals)},
+        "parameters": _describe_parameters(operation),
+        "responses": {"200": _describe_success(operation.replies), **_describe_refusals(operation.all_refusals)},
     }
     if body is not None:
         content = {"schema": body, "examples": _BODY_EXAMPLES[operation.name]}
-        described["requestBody"] = {"required": operation.body_required, "content": {"application/json": content}}
-    return described
+        description["requestBody"] = {"required": operation.body_required, "content": {"application/json": content}}
+    return description
 
 
-def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    found = [_IN_ADDRESS[parameter["name"]] for parameter in _PARAMETER.finditer(operation.path)]
+def _describe_parameters(operation: Operation) -> list[dict[str, Any]]:
+    parameters = [_PATH_PARAMETERS[parameter["name"]] for parameter in _PARAMETER.finditer(operation.path)]
     _, components = msgspec.json.schema_components([operation.query])
     for name, schema in components[operation.query.__name__]["properties"].items():
         description = schema.pop("description", "")
-        found.append({"name": name, "in": "query", "description": description, "schema": schema})
+        parameters.append({"name": name, "in": "query", "description": description, "schema": schema})
     if operation.idempotent:
-        found.append(
+        parameters.append(
             {
                 "name": "Idempotency-Key",
                 "in": "header",
@@ -116,24 +116,24 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
                 "schema": msgspec.json.schema(IdempotencyKey),
             }
         )
-    return found
+    return parameters
 
 
-def _success(replies: Sequence[type[Struct]]) -> dict[str, Any]:
+def _describe_success(replies: Sequence[type[Struct]]) -> dict[str, Any]:
     schema = ref(replies[0]) if len(replies) == 1 else {"anyOf": [ref(reply) for reply in replies]}
     texts = [(reply.__doc__ or "").splitlines()[0] for reply in replies]
     return {"description": " Or: ".join(texts), "content": {"application/json": {"schema": schema}}}
 
 
-def _refusals(codes: Iterable[ErrorCode]) -> dict[str, Any]:
-    """One response a status, which names every code it can carry."""
+def _describe_refusals(codes: Iterable[ErrorCode]) -> dict[str, Any]:
+    """One response for each status, listing every code that it can carry."""
     by_status: dict[int, list[ErrorCode]] = {}
     for code in sorted(set(codes), key=lambda code: (code.status, code.code)):
         by_status.setdefault(code.status, []).append(code)
-    return {str(status): _refusal(status, of_status) for status, of_status in by_status.items()}
+    return {str(status): _describe_refusal(status, codes_of_status) for status, codes_of_status in by_status.items()}
 
 
-def _refusal(status: int, codes: Sequence[ErrorCode]) -> dict[str, Any]:
+def _describe_refusal(status: int, codes: Sequence[ErrorCode]) -> dict[str, Any]:
     text = "\n".join(f"- `{code.code}`: {code.meaning}" for code in codes)
     response: dict[str, Any] = {
         "description": f"{HTTPStatus(status).phrase}\n\n{text}",
@@ -146,12 +146,12 @@ def _refusal(status: int, codes: Sequence[ErrorCode]) -> dict[str, Any]:
     return response
 
 
-_THIS = {
+_THIS_OPERATION = {
     "operationId": "getDescription",
-    "summary": "This document; needs no key",
+    "summary": "Returns this document; needs no key",
     "security": [],
     "responses": {
         "200": {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}},
-        **_refusals([ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL]),
+        **_describe_refusals([ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL]),
     },
 }

@@ -1,5 +1,7 @@
-"""An operation of the backend API: how it is routed, checked, counted and described. One table of them serves both api.py,
-which answers, and openapi.py, which describes."""
+"""One operation of the backend API: its route, its checks, its metrics and its description.
+
+One table of operations serves both routes.py, which answers requests, and openapi.py, which describes them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from service.web.api.call import Call
 from service.web.api.messages import NoQuery
 from service.web.http_config import NODE
 
-ALWAYS = (
+COMMON_REFUSALS = (
     ErrorCode.INVALID_REQUEST,
     ErrorCode.INVALID_API_KEY,
     ErrorCode.RATE_LIMITED,
@@ -26,19 +28,19 @@ ALWAYS = (
     ErrorCode.OVERLOADED,
     ErrorCode.INTERNAL,
 )
-"""What every operation can be refused with."""
+"""Error codes that every operation can return."""
 
-WITH_BODY = (
+BODY_REFUSALS = (
     ErrorCode.MALFORMED,
     ErrorCode.INVALID_MESSAGE,
     ErrorCode.DEADLINE,
     ErrorCode.TOO_BIG,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE,
 )
-"""What an operation with a body can be refused with besides."""
+"""Further error codes of operations with a body."""
 
-ON_CHANNEL = (ErrorCode.NOT_FOUND, ErrorCode.INVALID_CHANNEL, ErrorCode.UNKNOWN_CHANNEL)
-"""What an operation on a channel can be refused with besides."""
+CHANNEL_REFUSALS = (ErrorCode.NOT_FOUND, ErrorCode.INVALID_CHANNEL, ErrorCode.UNKNOWN_CHANNEL)
+"""Further error codes of operations on a channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,40 +51,40 @@ class Operation:
     """Unique; the OpenAPI operationId."""
     method: str
     path: str
-    """Also the metrics' label."""
+    """The route, and the metrics' label."""
     summary: str
     handle: Callable[[Call, Any], Awaitable[Struct]]
-    """Gets the call and its query parameters, an instance of `query`; its result is the JSON body of a 200."""
+    """Called with the call and an instance of `query`; its result is the JSON body of a 200."""
     replies: tuple[type[Struct], ...]
-    """What the result can be."""
+    """The types of the result."""
     query: type[Struct] = NoQuery
     body: Any = None
     """The type of the JSON body, as msgspec decodes it; None if there is none."""
     body_required: bool = True
     idempotent: bool = False
-    """Whether Idempotency-Key means something to it."""
+    """Whether the operation reads Idempotency-Key."""
     refusals: tuple[ErrorCode, ...] = ()
-    """What it can be refused with, besides the above."""
+    """Further error codes of this operation."""
 
     @property
     def all_refusals(self) -> tuple[ErrorCode, ...]:
-        """Every code it can be refused with."""
-        return ALWAYS + (WITH_BODY if self.body is not None else ()) + self.refusals
+        """Every error code that this operation can return."""
+        return COMMON_REFUSALS + (BODY_REFUSALS if self.body is not None else ()) + self.refusals
 
     def route(self) -> web.RouteDef:
-        """Where the application finds it."""
+        """The aiohttp route."""
         return web.route(self.method, self.path, self.answer)
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Checks the key and the query, lets the handler do its work, and counts the outcome."""
+        """Authenticates the call, parses the query, runs the handler and counts the outcome."""
         node = request.app[NODE]
         started = node.runtime.clock.monotonic()
         status = ErrorCode.INTERNAL.status
         call: Call | None = None
         try:
-            call = Call.of(request)
+            call = Call.authenticate_request(request)
             result = await self.handle(call, call.query(self.query))
-            response = _response(msgspec.json.encode(result), call.account)
+            response = _make_response(msgspec.json.encode(result), call.account)
             status = response.status
         except ServiceError as error:
             status = error.code.status
@@ -99,30 +101,30 @@ class Operation:
         return response
 
 
-def _response(body: bytes, account: Account) -> web.Response:
-    """A 200 with this body. A large one is counted until the caller has read it. Raises ServiceError(OVERLOADED)."""
-    kind = web.Response if len(body) <= MAX_SMALL_REPLY else _CountedResponse
-    response = kind(body=body, content_type="application/json", headers={hdrs.CACHE_CONTROL: "no-store"})
+def _make_response(body: bytes, account: Account) -> web.Response:
+    """A 200 with this body. A large body is counted until the caller has read it. Raises ServiceError(OVERLOADED)."""
+    response_type = web.Response if len(body) <= MAX_SMALL_REPLY else _CountedResponse
+    response = response_type(body=body, content_type="application/json", headers={hdrs.CACHE_CONTROL: "no-store"})
     if isinstance(response, _CountedResponse):
         response.count(HeldBytes(account), len(body))
     return response
 
 
 class _CountedResponse(web.Response):
-    """Its body is counted, until it has been sent or never will be."""
+    """A response whose body is counted until it is sent or dropped."""
 
     _release: Callable[[], object] | None = None
 
     def count(self, holding: HeldBytes, size: int) -> None:
-        """Raises ServiceError(OVERLOADED)."""
+        """Counts the body. Raises ServiceError(OVERLOADED)."""
         holding.add(size)
-        self._release = finalize(self, holding.release)  # by itself where nothing could be sent
+        self._release = finalize(self, holding.release)  # releases the bytes if the response is never sent
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """As web.Response: waits until the transport has little left."""
+        """Sends the body, waits until the transport has little left, and releases the bytes."""
         try:
             await super().write_eof(data)
         finally:
-            self.body = None  # aiohttp keeps the response until the next request of the connection
+            self.body = None  # aiohttp keeps the response until the connection's next request
             if self._release is not None:
                 self._release()

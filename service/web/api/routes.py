@@ -1,4 +1,4 @@
-"""The backend API: what docs/http-api.md promises, operation by operation."""
+"""The operations of the backend API (docs/http-api.md)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster.revocations import MAX_AHEAD
 from service.realtime.session.commands.history import encode_page
 from service.web.api import openapi, publish
-from service.web.api.call import MAX_BODY, Call, check_address_rate, decode
+from service.web.api.call import Call, check_address_rate, decode
 from service.web.api.messages import (
-    MAX_REASON,
+    MAX_REASON_BYTES,
     AddressedEvent,
     ChannelList,
     ChannelsQuery,
@@ -47,149 +47,147 @@ from service.web.api.messages import (
     Unsubscribed,
     UserRevoked,
 )
-from service.web.api.operation import ON_CHANNEL, Operation
+from service.web.api.operation import CHANNEL_REFUSALS, Operation
 
-__all__ = ["MAX_BODY", "OPERATIONS", "routes"]
-
-_disconnect = msgspec.json.Decoder(Disconnect)
-_revoke_user = msgspec.json.Decoder(RevokeUser)
-_revoke_token = msgspec.json.Decoder(RevokeToken)
-_unsubscribe = msgspec.json.Decoder(Unsubscribe)
+_disconnect_decoder = msgspec.json.Decoder(Disconnect)
+_revoke_user_decoder = msgspec.json.Decoder(RevokeUser)
+_revoke_token_decoder = msgspec.json.Decoder(RevokeToken)
+_unsubscribe_decoder = msgspec.json.Decoder(Unsubscribe)
 
 
 async def list_channels(call: Call, query: ChannelsQuery) -> ChannelList:
-    """Channels with subscribers, history or state."""
+    """Lists channels with subscribers, history or state."""
     found = await call.node.broker.list_channels(call.identity.tenant, query.prefix, query.limit + 1)
-    shown = found[: query.limit]
-    tally = await call.node.cluster.control.subscribers(call.identity.tenant, [info.name for info in shown])
-    listed = [
+    listed = found[: query.limit]
+    aggregate = await call.node.cluster.control.subscribers(call.identity.tenant, [info.name for info in listed])
+    views = [
         ListedChannel(
             channel=info.name,
             epoch=info.position.epoch,
             offset=info.position.offset,
-            last=_last(info.position),
+            last=_last_id(info.position),
             subscribers=subscribers,
         )
-        for info, subscribers in zip(shown, tally.counts, strict=True)
+        for info, subscribers in zip(listed, aggregate.counts, strict=True)
     ]
-    return ChannelList(channels=listed, more=len(found) > query.limit, complete=tally.complete)
+    return ChannelList(channels=views, more=len(found) > query.limit, complete=aggregate.complete)
 
 
 async def show_channel(call: Call, query: NoQuery) -> ChannelView:
-    """One channel, whether or not anything has happened in it."""
+    """Shows one channel, even if nothing has happened in it."""
     channel, (spec, _) = call.channel()
-    snapshot = await call.node.broker.snapshot(call.key_of(channel), None, 0, 0)
-    tally = await call.node.cluster.control.subscribers(call.identity.tenant, [channel])
+    snapshot = await call.node.broker.snapshot(call.channel_key(channel), None, 0, 0)
+    aggregate = await call.node.cluster.control.subscribers(call.identity.tenant, [channel])
     return ChannelView(
         channel=channel,
         epoch=snapshot.position.epoch,
         offset=snapshot.position.offset,
-        last=_last(snapshot.position),
-        subscribers=tally.counts[0],
-        complete=tally.complete,
-        contract=_declared(spec),
+        last=_last_id(snapshot.position),
+        subscribers=aggregate.counts[0],
+        complete=aggregate.complete,
+        contract=_declare(spec),
     )
 
 
 async def read_history(call: Call, query: HistoryQuery) -> History:
-    """A page, cut to outbox.recovery_bytes: `more` tells that there is a next one."""
+    """Reads a page of at most outbox.recovery_bytes; `more` tells whether another page follows."""
     channel, _ = call.channel(Right.HISTORY)
     after = query.after if query.after is not UNSET else None
     before = query.before if query.before is not UNSET else None
-    page = await call.node.broker.history(call.key_of(channel), after, before, query.limit)
+    page = await call.node.broker.history(call.channel_key(channel), after, before, query.limit)
     events = encode_page(page.events, call.node.bounds.outbox.recovery_bytes, newest_first=after is None)
     return History(
         channel=channel,
         epoch=page.position.epoch,
         offset=page.position.offset,
-        last=_last(page.position),
+        last=_last_id(page.position),
         events=events,
         more=page.has_more or len(events) < len(page.events),
     )
 
 
 async def read_state(call: Call, query: StateQuery) -> State:
-    """A page by state version, cut as history is. A value that changes meanwhile moves to a later page, so none is missed."""
+    """Reads a page ordered by state version. A value that changes meanwhile moves to a later page, so none is missed."""
     channel, _ = call.channel()
-    snapshot = await call.node.broker.snapshot(call.key_of(channel), None, 0, 0)
+    snapshot = await call.node.broker.snapshot(call.channel_key(channel), None, 0, 0)
     after = query.after if query.after is not UNSET else 0
-    further = [event for event in snapshot.state if (event.state_version or 0) > after]
-    state = encode_page(further[: query.limit], call.node.bounds.outbox.recovery_bytes, newest_first=False)
+    remaining = [event for event in snapshot.state if (event.state_version or 0) > after]
+    state = encode_page(remaining[: query.limit], call.node.bounds.outbox.recovery_bytes, newest_first=False)
     return State(
         channel=channel,
         epoch=snapshot.position.epoch,
         offset=snapshot.position.offset,
-        last=_last(snapshot.position),
+        last=_last_id(snapshot.position),
         state=state,
-        more=len(state) < len(further),
+        more=len(state) < len(remaining),
     )
 
 
 async def read_presence(call: Call, query: NoQuery) -> Presence:
-    """Who is there; in a large channel only how many."""
+    """Lists the members; in a large channel only their number."""
     channel, _ = call.channel(Right.PRESENCE)
-    return Presence(channel=channel, presence=await call.node.delivery.presence.view(call.key_of(channel)))
+    return Presence(channel=channel, presence=await call.node.delivery.presence.view(call.channel_key(channel)))
 
 
 async def disconnect(call: Call, query: NoQuery) -> Disconnected:
     """Closes the user's connections with 4403."""
     user = call.user()
     body = await call.body()
-    reason = _reason(decode(body, _disconnect).reason if body else "")
-    call.note("disconnect", user=user)
-    tally = await call.node.cluster.control.disconnect(
+    reason = _check_reason(decode(body, _disconnect_decoder).reason if body else "")
+    call.log_command("disconnect", user=user)
+    aggregate = await call.node.cluster.control.disconnect(
         call.identity.tenant, user, reason or "disconnected by the backend"
     )
-    return Disconnected(connections=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
+    return Disconnected(connections=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.complete)
 
 
 async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
     """Ends the user's subscriptions to one channel."""
     user = call.user()
-    channel = decode(await call.body(), _unsubscribe).channel
+    channel = decode(await call.body(), _unsubscribe_decoder).channel
     call.node.gate.authorise(call.identity, channel, Right.SUBSCRIBE)
-    call.note("unsubscribe", user=user, channel=channel)
-    tally = await call.node.cluster.control.unsubscribe(call.identity.tenant, user, channel)
-    return Unsubscribed(subscriptions=tally.counts[0], nodes=tally.nodes, complete=tally.complete)
+    call.log_command("unsubscribe", user=user, channel=channel)
+    aggregate = await call.node.cluster.control.unsubscribe(call.identity.tenant, user, channel)
+    return Unsubscribed(subscriptions=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.complete)
 
 
 async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:
-    """Refuses the user's tokens from now on, and closes with 4401 what came in with them."""
+    """Revokes the user's tokens, and closes the connections that use them with 4401."""
     user = call.user()
     body = await call.body()
-    asked = decode(body, _revoke_user) if body else RevokeUser()
+    revoke = decode(body, _revoke_user_decoder) if body else RevokeUser()
     now = call.node.cluster.clock.wall()
-    before = asked.before if asked.before is not UNSET else now
-    if before > now + MAX_AHEAD:  # it would refuse tokens that are yet to be issued
+    before = revoke.before if revoke.before is not UNSET else now
+    if before > now + MAX_AHEAD:  # it would refuse tokens that are not issued yet
         raise ServiceError(ErrorCode.INVALID_MESSAGE, "before is in the future", path="$.before")
-    call.note("revoke", user=user)
+    call.log_command("revoke_user", user=user)
     revocation = await call.node.cluster.revocations.revoke_user(
-        call.identity.tenant, user, before, _reason(asked.reason)
+        call.identity.tenant, user, before, _check_reason(revoke.reason)
     )
     return UserRevoked(before=revocation.before or 0.0, until=revocation.until)
 
 
 async def revoke_token(call: Call, query: NoQuery) -> TokenRevoked:
-    """Refuses one token from now on, and closes with 4401 what came in with it."""
-    asked = decode(await call.body(), _revoke_token)
-    call.note("revoke token")
+    """Revokes one token, and closes the connections that use it with 4401."""
+    revoke = decode(await call.body(), _revoke_token_decoder)
+    call.log_command("revoke_token")
     revocation = await call.node.cluster.revocations.revoke_token(
-        call.identity.tenant, asked.jti, _reason(asked.reason)
+        call.identity.tenant, revoke.jti, _check_reason(revoke.reason)
     )
     return TokenRevoked(until=revocation.until)
 
 
-def _reason(reason: str) -> str:
-    if len(reason.encode()) > MAX_REASON:
-        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a reason has at most {MAX_REASON} bytes", path="$.reason")
+def _check_reason(reason: str) -> str:
+    if len(reason.encode()) > MAX_REASON_BYTES:
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a reason has at most {MAX_REASON_BYTES} bytes", path="$.reason")
     return reason
 
 
-def _last(top: Position) -> str | msgspec.UnsetType:
-    return top.id if top.id is not None else UNSET
+def _last_id(position: Position) -> str | msgspec.UnsetType:
+    return position.id if position.id is not None else UNSET
 
 
-def _declared(spec: ChannelSpec) -> Declared:
+def _declare(spec: ChannelSpec) -> Declared:
     history = spec.history
     return Declared(
         pattern=spec.pattern.text,
@@ -201,7 +199,7 @@ def _declared(spec: ChannelSpec) -> Declared:
             event.type: DeclaredEvent(
                 publish=event.publish,
                 delivery=event.delivery,
-                key=_pointer(event.key) if event.key is not None else UNSET,
+                key=_json_pointer(event.key) if event.key is not None else UNSET,
                 window=event.window or UNSET,
             )
             for event in spec.events.values()
@@ -209,7 +207,7 @@ def _declared(spec: ChannelSpec) -> Declared:
     )
 
 
-def _pointer(steps: Sequence[str]) -> str:
+def _json_pointer(steps: Sequence[str]) -> str:
     return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
 
 
@@ -222,18 +220,18 @@ OPERATIONS = (
         method="POST",
         path=f"{_CHANNEL}/events",
         summary="Publishes one event (an object) or several (an array) in a channel",
-        handle=publish.to_channel,
+        handle=publish.publish_to_channel,
         replies=(Published, Results),
         body=NewEvent | Events[NewEvent],
         idempotent=True,
-        refusals=(*ON_CHANNEL, ErrorCode.UNKNOWN_EVENT, ErrorCode.INVALID_DATA, ErrorCode.INVALID_KEY),
+        refusals=(*CHANNEL_REFUSALS, ErrorCode.UNKNOWN_EVENT, ErrorCode.INVALID_DATA, ErrorCode.INVALID_KEY),
     ),
     Operation(
         name="publish",
         method="POST",
         path="/api/v1/events",
         summary="Publishes several events, each in the channel that it names",
-        handle=publish.to_channels,
+        handle=publish.publish_to_channels,
         replies=(Results,),
         body=Events[AddressedEvent],
         idempotent=True,
@@ -251,10 +249,10 @@ OPERATIONS = (
         name="getChannel",
         method="GET",
         path=_CHANNEL,
-        summary="Shows a channel's position, its subscribers and what the contract says",
+        summary="Shows a channel's position, subscribers and contract",
         handle=show_channel,
         replies=(ChannelView,),
-        refusals=ON_CHANNEL,
+        refusals=CHANNEL_REFUSALS,
     ),
     Operation(
         name="getHistory",
@@ -264,7 +262,7 @@ OPERATIONS = (
         handle=read_history,
         replies=(History,),
         query=HistoryQuery,
-        refusals=(*ON_CHANNEL, ErrorCode.NO_HISTORY),
+        refusals=(*CHANNEL_REFUSALS, ErrorCode.NO_HISTORY),
     ),
     Operation(
         name="getState",
@@ -274,16 +272,16 @@ OPERATIONS = (
         handle=read_state,
         replies=(State,),
         query=StateQuery,
-        refusals=ON_CHANNEL,
+        refusals=CHANNEL_REFUSALS,
     ),
     Operation(
         name="getPresence",
         method="GET",
         path=f"{_CHANNEL}/presence",
-        summary="Tells who is in a channel",
+        summary="Lists who is in a channel",
         handle=read_presence,
         replies=(Presence,),
-        refusals=(*ON_CHANNEL, ErrorCode.NO_PRESENCE),
+        refusals=(*CHANNEL_REFUSALS, ErrorCode.NO_PRESENCE),
     ),
     Operation(
         name="disconnectUser",
@@ -304,13 +302,13 @@ OPERATIONS = (
         handle=unsubscribe,
         replies=(Unsubscribed,),
         body=Unsubscribe,
-        refusals=ON_CHANNEL,
+        refusals=CHANNEL_REFUSALS,
     ),
     Operation(
         name="revokeUser",
         method="POST",
         path=f"{_USER}/revoke",
-        summary="Revokes a user's tokens, and closes with 4401 the connections that came in with them",
+        summary="Revokes a user's tokens, and closes the connections that use them with 4401",
         handle=revoke_user,
         replies=(UserRevoked,),
         body=RevokeUser,
@@ -321,7 +319,7 @@ OPERATIONS = (
         name="revokeToken",
         method="POST",
         path="/api/v1/tokens/revoke",
-        summary="Revokes one token by its id, and closes with 4401 the connections that came in with it",
+        summary="Revokes one token by its `jti`, and closes the connections that use it with 4401",
         handle=revoke_token,
         replies=(TokenRevoked,),
         body=RevokeToken,
@@ -330,7 +328,7 @@ OPERATIONS = (
 
 
 def routes() -> list[web.RouteDef]:
-    """The API's routes, for an application with NODE, EDGE and the problem middleware."""
+    """The API's routes, for an application with NODE, HTTP_CONFIG and the problem middleware."""
     return [*(operation.route() for operation in OPERATIONS), web.get(openapi.PATH, _describe)]
 
 
@@ -341,5 +339,5 @@ async def _describe(request: web.Request) -> web.Response:
 
 @cache
 def _description() -> bytes:
-    """The OpenAPI document, made at the first request: it costs as much as the rest of a node's start."""
+    """The OpenAPI document. Made at the first request, because it takes as long as the rest of a node's start."""
     return msgspec.json.encode(openapi.describe(OPERATIONS))

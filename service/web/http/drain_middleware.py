@@ -1,4 +1,4 @@
-"""The end of HTTP connections while the node drains: each with its next answer."""
+"""Closes kept-alive HTTP connections while the node drains."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from aiohttp.typedefs import Handler, Middleware
 from service.realtime.node import Node
 
 
-def middleware(node: Node) -> Middleware:
-    """Has a backend's pool of connections move to other nodes: one that is kept would be cut at the end, perhaps just when the
-    next request is on its way."""
+def drain_middleware(node: Node) -> Middleware:
+    """Closes each connection after its next response while the node drains.
+
+    So a backend's connection pool moves to other nodes. A connection kept until the end would be cut, possibly during a
+    request.
+    """
 
     @web.middleware
-    async def part(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def close_while_draining(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         if node.admission.is_draining:
             response.force_close()
         return response
 
-    return part
+    return close_while_draining

@@ -1,27 +1,30 @@
-"""The connections of one HTTP listener that are not WebSockets: how many there may be, and how long each may wait for a request.
+"""The HTTP connections of one listener, WebSockets excluded: counted, capped, and closed when they wait too long.
 
-A connection *waits* while it has no whole request in hand: it has sent nothing, part of a head or part of a body, or it is kept
-alive after an answer. Every wait has a deadline, which aiohttp lacks. At a cap the connection that has waited longest is closed
-for the new one, as nginx does with reusable connections. A client sends its request as soon as it is connected, so this closes
-those that never send one. A connection with a whole request in hand is never closed for a new one.
+A connection is *busy* from the end of a request to its response. Otherwise it *waits*: it has sent nothing, part of a
+head or part of a body, or it is kept alive after a response. Every wait has a deadline, which aiohttp lacks.
+
+At a cap, the connection that has waited longest is closed for the new one, as nginx does with reusable connections.
+Clients send their request at once, so this closes connections that never send one. A busy connection is never closed
+for a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from service.core.clock import Clock, Timer
+from service.core.clock import Timer
 from service.core.limits import Deadlines
-from service.telemetry.metrics import Metrics
+from service.realtime.runtime import Runtime
+from service.web.http.connection_caps import ConnectionCaps
 
-SWEEP_INTERVAL = 1.0
-"""Seconds between two looks at the deadlines: how late a connection is closed at most."""
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks of the deadlines; a connection is closed at most this late."""
 
 
 class _Address:
@@ -33,49 +36,33 @@ class _Address:
         self.name = name
         self.count = 0
         self.waiting: dict[asyncio.Transport, None] = {}
+        """The waiting ones, longest wait first."""
 
 
 @dataclass(slots=True)
 class _Connection:
     address: _Address | None
-    """Whom it counts for; None where addresses are not counted."""
+    """None where addresses are not counted."""
     deadline: float
-    """Monotonic time at which its wait ends; infinite while a request is in hand."""
-    is_ending: bool = False
-    """Whether it is only to write what it still has to."""
+    """Monotonic time at which the wait ends; infinite while the connection is busy."""
+    is_closing: bool = False
+    """Whether the connection only writes the rest of its response."""
 
 
 class HttpConnections:
-    """Counts connections by their transport. Each is added once, when it is accepted, and forgotten when it has ended."""
+    """Tracks connections by transport, from accept until they end or become WebSockets."""
 
-    def __init__(
-        self,
-        name: str,
-        cap: int,
-        per_address: int | None,
-        deadlines: Deadlines,
-        close_grace: float,
-        clock: Clock,
-        metrics: Metrics,
-    ) -> None:
-        """`name` is that of the setting `limits.…` that holds the cap, and the label of its metric. `per_address` is the cap of
-        one address; None: addresses are not counted, as behind a proxy, whose address is everybody's."""
-        self._per_address = per_address
-        self._cap = cap
-        self._spare: Callable[[], int] | None = None
-        self.is_at_lowered_cap = False
-        """Whether a cap was reached that is lower than was set, since somebody last set this to False."""
-        self._name = name
+    def __init__(self, caps: ConnectionCaps, deadlines: Deadlines, close_grace: float, runtime: Runtime) -> None:
+        """`close_grace`: seconds that a closing connection may take to send what is left."""
+        self.caps = caps
         self._deadlines = deadlines
         self._close_grace = close_grace
-        self._clock = clock
-        self._metrics = metrics
+        self._runtime = runtime
         self._all: dict[asyncio.Transport, _Connection] = {}
         self._waiting: dict[asyncio.Transport, None] = {}
-        """Those that wait, longest first."""
+        """The waiting ones, longest wait first."""
         self._addresses: dict[str, _Address] = {}
         self._timer: Timer | None = None
-        self.lower(cap)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -84,55 +71,54 @@ class HttpConnections:
         return iter(tuple(self._all))
 
     def start(self) -> None:
-        """Begins to watch the deadlines."""
-        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._monitor)
+        """Starts to check the deadlines."""
+        self._timer = self._runtime.clock.call_later(CHECK_INTERVAL, self._check_deadlines)
 
     def stop(self) -> None:
-        """Ends that."""
+        """Stops checking the deadlines."""
         if self._timer is not None:
             self._timer.cancel()
 
-    # --- what happens to a connection ---------------------------------------------------------------------------------
+    # --- states of a connection ---------------------------------------------------------------------------------------
 
     def add(self, transport: asyncio.Transport, address: str) -> bool:
-        """Counts a new connection, which waits for its first request. False if there is no place for it: it is aborted."""
-        counted = self._addresses.get(address)
-        is_close_to_cap = len(self._all) >= self._surely or (
-            counted is not None and counted.count >= self._surely_of_one
-        )
-        if is_close_to_cap and not self._make_room(counted):
+        """Adds a new connection, which waits for its first request. At a cap that nothing can be evicted for, aborts it
+        and returns False."""
+        owner = self._addresses.get(address)
+        may_be_full = self.caps.may_be_full(len(self._all), 0 if owner is None else owner.count)
+        if may_be_full and not self._evict_for_new(owner):
             transport.abort()
             return False
-        counted = None
-        if self._per_address is not None:
-            counted = self._addresses.get(address)
-            if counted is None:
-                counted = self._addresses[address] = _Address(address)
-            counted.count += 1
-            counted.waiting[transport] = None
-        self._all[transport] = _Connection(counted, self._clock.monotonic() + self._deadlines.header)
+        owner = None
+        if self.caps.counts_addresses:
+            owner = self._addresses.get(address)
+            if owner is None:
+                owner = self._addresses[address] = _Address(address)
+            owner.count += 1
+            owner.waiting[transport] = None
+        self._all[transport] = _Connection(owner, self._runtime.clock.monotonic() + self._deadlines.header)
         self._waiting[transport] = None
         return True
 
     def remove(self, transport: asyncio.Transport) -> None:
-        """Forgets a connection that has ended, or is a WebSocket from here on; harmless the second time."""
+        """Removes a connection that has ended or becomes a WebSocket; harmless if it was removed before."""
         connection = self._all.pop(transport, None)
         if connection is None:
             return
         self._waiting.pop(transport, None)
-        counted = connection.address
-        if counted is not None:
-            counted.waiting.pop(transport, None)
-            counted.count -= 1
-            if not counted.count:
-                del self._addresses[counted.name]
+        address = connection.address
+        if address is not None:
+            address.waiting.pop(transport, None)
+            address.count -= 1
+            if not address.count:
+                del self._addresses[address.name]
 
-    def waits(self, transport: asyncio.Transport) -> None:
-        """Notes that the connection has its time for a request head from now on."""
+    def mark_waiting(self, transport: asyncio.Transport) -> None:
+        """Restarts the deadline for a request head."""
         self._wait(transport, self._deadlines.header)
 
-    def asked(self, transport: asyncio.Transport) -> None:
-        """Notes that a whole request is in hand: the connection is safe until it is answered."""
+    def mark_busy(self, transport: asyncio.Transport) -> None:
+        """Records that a whole request has arrived: the connection is not evicted before its response."""
         connection = self._all.get(transport)
         if connection is None:
             return
@@ -141,14 +127,14 @@ class HttpConnections:
         if connection.address is not None:
             connection.address.waiting.pop(transport, None)
 
-    def ending(self, transport: asyncio.Transport) -> None:
-        """Notes that the connection is about to end: it is aborted if that takes longer than `outbox.close_grace`."""
+    def mark_closing(self, transport: asyncio.Transport) -> None:
+        """Records that the connection only writes the rest of its response: it is aborted after `close_grace`."""
         self._wait(transport, self._close_grace)
         if (connection := self._all.get(transport)) is not None:
-            connection.is_ending = True
+            connection.is_closing = True
 
     def middleware(self) -> Middleware:
-        """Notes which connections have a whole request in hand, its body too."""
+        """Tracks which connections of an aiohttp application wait and which are busy."""
 
         @web.middleware
         async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -157,75 +143,48 @@ class HttpConnections:
                 return await handler(request)
             is_answered = False
 
-            def body_is_there() -> None:
+            def on_whole_body() -> None:
                 if not is_answered:
-                    self.asked(transport)
+                    self.mark_busy(transport)
 
             if not request.content.is_eof():
-                # The handler refuses a body that is late; this is for one that nobody reads.
+                # A handler that reads the body refuses it when it is late; this deadline is for handlers that do not.
                 self._wait(transport, self._deadlines.body + self._deadlines.header)
-            request.content.on_eof(body_is_there)
+            request.content.on_eof(on_whole_body)
             try:
                 return await handler(request)
             finally:
                 is_answered = True
-                if request.protocol.transport is None:  # it is lost, or a WebSocket now
+                if request.protocol.transport is None:  # the connection is lost, or is a WebSocket now
                     self.remove(transport)
                 else:
                     self._wait(transport, self._deadlines.header + self._deadlines.keep_alive)
 
         return track
 
-    # --- places and deadlines -----------------------------------------------------------------------------------------
+    # --- eviction and deadlines ---------------------------------------------------------------------------------------
 
-    def close_longest_waiting(self) -> None:
-        """Makes room in the process for something else."""
-        self._close_first(self._waiting)
-
-    def lower(self, cap: int, spare: Callable[[], int] | None = None) -> None:
-        """Sets the cap to what the process has descriptors for: `cap`, and more while `spare` says that more are left."""
-        self._lowered, self._spare = cap, spare
-        # Below these nothing has to be worked out.
-        self._surely = min(cap, self._cap)
-        self._surely_of_one = inf if self._per_address is None else min(self._per_address, max(1, self._surely // 2))
-
-    @property
-    def max_connections(self) -> int:
-        """The cap that is in force."""
-        if self._lowered >= self._cap:
-            return self._cap
-        return min(self._cap, max(self._lowered, self._spare() if self._spare is not None else 0))
+    def evict_longest_waiting(self) -> None:
+        """Closes the connection that has waited longest, to free its descriptor."""
+        self._evict_first(self._waiting)
 
     def _wait(self, transport: asyncio.Transport, timeout: float) -> None:
         connection = self._all.get(transport)
         if connection is None:
             return
-        self.asked(transport)  # takes it out of its place in the order
-        connection.deadline = self._clock.monotonic() + timeout
+        self.mark_busy(transport)  # removes it from its place in the order of waiting
+        connection.deadline = self._runtime.clock.monotonic() + timeout
         self._waiting[transport] = None
         if connection.address is not None:
             connection.address.waiting[transport] = None
 
-    def _make_room(self, counted: _Address | None) -> bool:
-        cap = self.max_connections
-        is_lowered = cap < self._cap
-        if self._per_address is not None and counted is not None:
-            # Where there is less than was set, one address leaves room for others.
-            half = max(1, cap // 2) if is_lowered else self._per_address
-            if counted.count >= min(self._per_address, half):
-                self._hit(f"{self._name}_per_ip", is_lowered=half < self._per_address)
-                if not self._close_first(counted.waiting):
-                    return False
-        if len(self._all) >= cap:
-            self._hit(self._name, is_lowered=is_lowered)
-            return self._close_first(self._waiting)
-        return True
+    def _evict_for_new(self, address: _Address | None) -> bool:
+        """Evicts a waiting connection for each cap that is reached; False if there is none to evict."""
+        if address is not None and self.caps.is_address_full(address.count) and not self._evict_first(address.waiting):
+            return False
+        return not self.caps.is_full(len(self._all)) or self._evict_first(self._waiting)
 
-    def _hit(self, cap: str, *, is_lowered: bool) -> None:
-        self.is_at_lowered_cap |= is_lowered
-        self._metrics.limits.limit_hits.labels(limit=cap).inc()
-
-    def _close_first(self, waiting: dict[asyncio.Transport, None]) -> bool:
+    def _evict_first(self, waiting: dict[asyncio.Transport, None]) -> bool:
         first = next(iter(waiting), None)
         if first is None:
             return False
@@ -233,20 +192,20 @@ class HttpConnections:
         first.abort()
         return True
 
-    def _monitor(self) -> None:
-        self._timer = self._clock.call_later(SWEEP_INTERVAL, self._monitor)
-        now = self._clock.monotonic()
+    def _check_deadlines(self) -> None:
+        self._timer = self._runtime.clock.call_later(CHECK_INTERVAL, self._check_deadlines)
+        now = self._runtime.clock.monotonic()
         for transport, connection in list(self._all.items()):
-            is_closed = transport.is_closing()
-            if is_closed and not transport.get_write_buffer_size():
+            is_transport_closing = transport.is_closing()
+            if is_transport_closing and not transport.get_write_buffer_size():
                 self.remove(transport)
                 continue
-            if is_closed and not connection.is_ending:
-                connection.is_ending = True
+            if is_transport_closing and not connection.is_closing:
+                connection.is_closing = True
                 connection.deadline = min(connection.deadline, now + self._close_grace)
             if now >= connection.deadline:
-                if not connection.is_ending:
-                    self._metrics.limits.limit_hits.labels(limit="header_deadline").inc()
+                if not connection.is_closing:
+                    self._runtime.metrics.limits.limit_hits.labels(limit="header_deadline").inc()
                 self.remove(transport)
                 transport.abort()
 

@@ -1,11 +1,11 @@
-"""One HTTP/1.1 connection: aiohttp's, with what RFC 9112 asks for and aiohttp leaves out.
+"""aiohttp's HTTP/1.1 protocol, completed where it falls short of RFC 9112. Both listeners use it.
 
-- A peer that ends its sending side after its requests (`nc`, health checks) is answered, and then the connection is closed.
-- A transfer coding other than `chunked`, and any in HTTP/1.0, is refused (§6.1); so is a Host that is no authority (§3.2).
-- Whatever is refused is refused with problem details.
-- A request's head is bounded and counted while it is not whole; a peer whose requests are refused all the time is cut.
-
-Both listeners use it.
+- A peer that closes its sending half after its requests (`nc`, health checks) gets its responses; then the connection
+  is closed.
+- A transfer coding other than `chunked`, any transfer coding in HTTP/1.0 (§6.1) and an invalid Host (§3.2) are refused.
+- Every refusal is sent as problem details.
+- The size of an unfinished head is limited, and its bytes are counted. A peer whose requests keep being refused is cut
+  off.
 """
 
 from __future__ import annotations
@@ -23,70 +23,74 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from service.core.authority import parse_authority
-from service.core.clock import Clock
 from service.core.limits import Rate
 from service.core.token_bucket import TokenBucket
 from service.errors import ErrorCode, ServiceError
 from service.realtime.connections.byte_budget import OVERLOADED_MESSAGE, Account, HeldBytes, overloaded
-from service.telemetry.metrics import Metrics
-from service.web.http.half_close import end_sending
-from service.web.http.header_list import list_of, offers_websocket
+from service.realtime.runtime import Runtime
+from service.web.http.half_close import half_close
+from service.web.http.header_list import header_elements, offers_websocket
 from service.web.http.parse_queue import SLICE_BYTES, ParseQueue
-from service.web.problem import problem, serialized, translated
+from service.web.problem import problem_response, serialize_closing_response, translate_http_exception
 
-MAX_TARGET = 8_190
+MAX_TARGET_BYTES = 8_190
 """Bytes of a request's target."""
-MAX_FIELD = 8_192
-"""Bytes of a header's name and value. Not MAX_TARGET: by its limit an error of the parser tells what was too long."""
+MAX_FIELD_BYTES = MAX_TARGET_BYTES + 2
+"""Bytes of a header's name and value. Differs from MAX_TARGET_BYTES, because aiohttp's parser reports only the limit
+that was exceeded."""
 HEAD_COPIES = 2
-"""How often the parser keeps what has come of a head: as bytes and as text."""
+"""How often aiohttp's parser stores a head: as bytes and as text."""
 MAX_FIELDS = 128
 """Headers of a request."""
-MAX_HEAD = 65_536
-"""Bytes of a request's head: aiohttp bounds each header, which comes to a megabyte."""
-MAX_QUEUED = 2
-"""Requests of one connection that are parsed before their turn. Parsing aiohttp's 32 for each of 500 connections that had sent
-them in one write took 400 ms, in one loop iteration."""
-READ_SIZE = 65_536
-"""Bytes of a body that wait for the handler; then the connection is not read."""
+MAX_HEAD_BYTES = 65_536
+"""Bytes of a request's head. aiohttp limits only each header, which allows a megabyte in total."""
+MAX_QUEUED_REQUESTS = 2
+"""Requests of one connection that are parsed ahead. aiohttp's default of 32, for 500 connections that each sent them in
+one write, took 400 ms in one loop iteration."""
+BODY_BUFFER_BYTES = 65_536
+"""Bytes of a body that wait for the handler; above this, the connection is not read."""
 
-MAX_HEADS = 32
-"""Parts of one segment, each up to the end of a head, that are read one by one; what is behind them, all at once."""
+MAX_HEADS_PER_SEGMENT = 32
+"""Heads of one segment that are parsed one by one; the parser gets the rest of the segment at once."""
 
 _HEAD_END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class PeerBounds:
-    """What one peer may make a listener hold and do."""
+class HttpContext:
+    """Dependencies shared by all HTTP connections of a service."""
 
     account: Account
-    """Counts heads and bodies that nobody has read yet."""
+    """Counts the bytes of heads and bodies that no handler has read."""
     refusal_rate: Rate
-    """Requests of one connection that are refused; above it the connection is closed."""
-    clock: Clock
-    metrics: Metrics
+    """Refused requests of one connection; above this rate the connection is closed."""
+    runtime: Runtime
 
 
-_Parsed = tuple[Sequence[tuple[Any, Any]], bool, bytes]
+_FeedResult = tuple[Sequence[tuple[Any, Any]], bool, bytes]
 
 
-class Refusal(HttpProcessingError):  # noqa: N818  # reads as what happened
-    """A request that is well-formed, and that this service refuses before any handler sees it."""
+class RequestRefusedError(HttpProcessingError):
+    """A well-formed request that is refused before a handler sees it."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code=code.status, message=message)
-        self.refusal = ServiceError(code, message)
+        self.service_error = ServiceError(code, message)
 
 
-def upgrade_request(protocol: Any, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
-    """The request with this head, if nothing is wrong with it and it is one to become a WebSocket, without a body.
+def parse_upgrade_request(protocol: Any, loop: asyncio.AbstractEventLoop, head: bytes) -> RawRequestMessage | None:
+    """The parsed head of a valid WebSocket upgrade without a body; None for any other request.
 
-    It takes less than a RequestParser, which reads again what is not answered here.
+    Costs less than RequestParser, which parses the head again if this returns None.
     """
     try:
         parser = HttpRequestParser(
-            protocol, loop, READ_SIZE, max_line_size=MAX_TARGET, max_headers=MAX_FIELDS, max_field_size=MAX_FIELD
+            protocol,
+            loop,
+            BODY_BUFFER_BYTES,
+            max_line_size=MAX_TARGET_BYTES,
+            max_headers=MAX_FIELDS,
+            max_field_size=MAX_FIELD_BYTES,
         )
         messages, _, _ = parser.feed_data(head)
     except HttpProcessingError:
@@ -96,92 +100,92 @@ def upgrade_request(protocol: Any, loop: asyncio.AbstractEventLoop, head: bytes)
     message: RawRequestMessage
     message, payload = messages[0]
     is_upgrade = message.upgrade and payload is EMPTY_PAYLOAD and offers_websocket(message.headers)
-    return message if is_upgrade and _fault(message) is None else None
+    return message if is_upgrade and _find_refusal(message) is None else None
 
 
 class RequestParser(HttpRequestParser):
-    """aiohttp's parser. A request that it must not have accepted comes out as one of aiohttp's error entries."""
+    """aiohttp's parser with further checks. A refused request becomes one of aiohttp's error entries."""
 
     payload: StreamReader = EMPTY_PAYLOAD
-    """The body of the newest request, which may still be incomplete."""
-    head = 0
-    """Bytes of a head that is not whole, about."""
+    """The body of the newest request, possibly incomplete."""
+    head_bytes = 0
+    """Bytes of an unfinished head, approximately."""
 
     def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, *, max_queue: int = 0) -> None:
         super().__init__(
             protocol,
             loop,
-            READ_SIZE,
-            max_line_size=MAX_TARGET,
-            max_field_size=MAX_FIELD,
+            BODY_BUFFER_BYTES,
+            max_line_size=MAX_TARGET_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
             max_headers=MAX_FIELDS,
             payload_exception=web.RequestPayloadError,
-            auto_decompress=False,  # no handler takes a body with a Content-Encoding
+            auto_decompress=False,  # handlers refuse bodies with a Content-Encoding
             max_msg_queue_size=max_queue,
         )
         self._max_queue = max_queue
         self._queued = 0
-        self._rest = b""
-        """What is parsed when there is room for it in the queue."""
+        self._unparsed = b""
+        """Bytes that are parsed once the queue of requests has space."""
 
-    def feed_data(self, data: bytes) -> _Parsed:  # type: ignore[override]  # what else aiohttp's takes are its constants
-        """See HttpRequestParser. Goes head by head: aiohttp's loses requests of the same segment before a fault, and behind an
-        offer to upgrade that it does not know."""
-        data, self._rest = self._rest + data, b""
+    def feed_data(self, data: bytes) -> _FeedResult:  # type: ignore[override]  # aiohttp's other parameters keep their defaults
+        """Parses head by head. From a whole segment, aiohttp's parser would lose the requests before a faulty one, and
+        those behind an Upgrade to an unknown protocol."""
+        data, self._unparsed = self._unparsed + data, b""
         found: list[tuple[Any, Any]] = []
         start = 0
-        for count in range(MAX_HEADS):
+        for count in range(MAX_HEADS_PER_SEGMENT):
             end = data.find(_HEAD_END, start) + len(_HEAD_END)
-            if end < len(_HEAD_END) or count == MAX_HEADS - 1:
+            if end < len(_HEAD_END) or count == MAX_HEADS_PER_SEGMENT - 1:
                 end = len(data)
             try:
                 messages, upgraded, tail = self._feed(data[start:end])
             except HttpProcessingError as error:
-                error.__traceback__ = None  # its frames refer to this parser, which refers to it
-                return [*found, _refused(error)], False, b""
+                error.__traceback__ = None  # breaks a cycle: its frames refer to this parser, which refers to the error
+                return [*found, _error_entry(error)], False, b""
             found += messages
             start = end
             if upgraded or start == len(data):
                 return found, upgraded, tail + data[start:]
             if self._queued >= self._max_queue > 0:
                 break
-        self._rest = data[start:]
+        self._unparsed = data[start:]
         return found, False, b""
 
     def message_consumed(self) -> None:
-        """See HttpRequestParser."""
-        if self._queued:  # a fault is consumed too, and was not counted
+        """Counts a request that the protocol has taken from the queue."""
+        if self._queued:  # error entries are consumed too, but were not counted
             self._queued -= 1
         super().message_consumed()
 
-    def _feed(self, data: bytes) -> _Parsed:
+    def _feed(self, data: bytes) -> _FeedResult:
         is_head = self.payload.is_eof()
         messages, upgraded, tail = super().feed_data(data)
         if is_head and not messages:
-            self.head += len(data)
-            if self.head > MAX_HEAD:
+            self.head_bytes += len(data)
+            if self.head_bytes > MAX_HEAD_BYTES:
                 raise _head_too_large()
         if messages:
-            self.head = 0
+            self.head_bytes = 0
             self._queued += len(messages)
             newest, self.payload = messages[-1]
-            # aiohttp knows of an upgrade where `websocket` is the only protocol offered.
+            # aiohttp recognizes an upgrade only if `websocket` is the single protocol offered.
             upgraded = upgraded or (
                 newest.upgrade and self.payload is EMPTY_PAYLOAD and offers_websocket(newest.headers)
             )
-            messages = [_checked(*entry) for entry in messages]
+            messages = [_check_message(*entry) for entry in messages]
         return messages, upgraded, tail
 
 
-def _checked(message: RawRequestMessage, payload: StreamReader) -> tuple[Any, StreamReader]:
-    fault = _fault(message)
-    return (message, payload) if fault is None else _refused(fault)
+def _check_message(message: RawRequestMessage, payload: StreamReader) -> tuple[Any, StreamReader]:
+    refusal = _find_refusal(message)
+    return (message, payload) if refusal is None else _error_entry(refusal)
 
 
-def _fault(message: RawRequestMessage) -> Refusal | None:
+def _find_refusal(message: RawRequestMessage) -> RequestRefusedError | None:
     headers = message.headers
     if message.version == HttpVersion11 and hdrs.TRANSFER_ENCODING not in headers and hdrs.EXPECT not in headers:
-        return _check_host(message)  # nearly always, and at a third of the cost
+        return _check_host(message)  # the usual request, at a third of the cost of all checks
     for check in _CHECKS:
         refusal = check(message)
         if refusal is not None:
@@ -189,157 +193,159 @@ def _fault(message: RawRequestMessage) -> Refusal | None:
     return None
 
 
-def _refused(error: HttpProcessingError) -> tuple[Any, StreamReader]:
+def _error_entry(error: HttpProcessingError) -> tuple[Any, StreamReader]:
     return _ErrInfo(status=error.code, exc=error, message=error.message), EMPTY_PAYLOAD
 
 
-def _head_too_large() -> Refusal:
-    return Refusal(ErrorCode.HEADER_TOO_LARGE, f"a request's head has at most {MAX_HEAD} bytes")
+def _head_too_large() -> RequestRefusedError:
+    return RequestRefusedError(ErrorCode.HEADER_TOO_LARGE, f"a request's head has at most {MAX_HEAD_BYTES} bytes")
 
 
-def _check_version(message: RawRequestMessage) -> Refusal | None:
+def _check_version(message: RawRequestMessage) -> RequestRefusedError | None:
     if message.version in (HttpVersion11, HttpVersion10):
         return None
-    return Refusal(ErrorCode.INVALID_REQUEST, "this service speaks HTTP/1.1 and HTTP/1.0")
+    return RequestRefusedError(ErrorCode.INVALID_REQUEST, "this service supports HTTP/1.1 and HTTP/1.0")
 
 
-def _check_transfer_coding(message: RawRequestMessage) -> Refusal | None:
+def _check_transfer_coding(message: RawRequestMessage) -> RequestRefusedError | None:
     if hdrs.TRANSFER_ENCODING not in message.headers:
         return None
     if message.version < HttpVersion11:
-        return Refusal(ErrorCode.INVALID_REQUEST, "HTTP/1.0 has no Transfer-Encoding")
-    # The parser has seen to it that the last one is `chunked`, and the only `chunked`.
-    if [coding.lower() for coding in list_of(message.headers, hdrs.TRANSFER_ENCODING)] != ["chunked"]:
-        return Refusal(ErrorCode.NOT_IMPLEMENTED, "the only transfer coding known here is chunked")
+        return RequestRefusedError(ErrorCode.INVALID_REQUEST, "HTTP/1.0 does not allow Transfer-Encoding")
+    # aiohttp's parser has checked that the last coding is `chunked`, and that no other one is.
+    if [coding.lower() for coding in header_elements(message.headers, hdrs.TRANSFER_ENCODING)] != ["chunked"]:
+        return RequestRefusedError(ErrorCode.NOT_IMPLEMENTED, "the only supported transfer coding is chunked")
     return None
 
 
-def _check_host(message: RawRequestMessage) -> Refusal | None:
+def _check_host(message: RawRequestMessage) -> RequestRefusedError | None:
     host = message.headers.get(hdrs.HOST, "")
-    if not host or parse_authority(host) is not None:  # RFC 9112 §3.2: empty where the target has no authority
+    if not host or parse_authority(host) is not None:  # RFC 9112 §3.2: empty if the target has no authority
         return None
-    return Refusal(ErrorCode.INVALID_REQUEST, "Host is host or host:port")
+    return RequestRefusedError(ErrorCode.INVALID_REQUEST, "Host must be host or host:port")
 
 
-def _check_expectations(message: RawRequestMessage) -> Refusal | None:
-    if hdrs.EXPECT not in message.headers or message.version < HttpVersion11:  # RFC 9110 §10.1.1: there it is ignored
+def _check_expectations(message: RawRequestMessage) -> RequestRefusedError | None:
+    if hdrs.EXPECT not in message.headers or message.version < HttpVersion11:  # RFC 9110 §10.1.1: not in HTTP/1.0
         return None
-    if all(expected.lower() == "100-continue" for expected in list_of(message.headers, hdrs.EXPECT)):
+    if all(expected.lower() == "100-continue" for expected in header_elements(message.headers, hdrs.EXPECT)):
         return None
-    return Refusal(ErrorCode.EXPECTATION_FAILED, "the only expectation known here is 100-continue")
+    return RequestRefusedError(ErrorCode.EXPECTATION_FAILED, "the only supported expectation is 100-continue")
 
 
 _CHECKS = (_check_version, _check_transfer_coding, _check_host, _check_expectations)
 
 
 class HttpProtocol(RequestHandler):
-    """aiohttp's protocol of a connection, which ends as RFC 9112 §9.6 has it, and refuses in this service's words."""
+    """aiohttp's protocol of one connection, with parsing in slices, byte accounting, and closing as RFC 9112 §9.6
+    requires."""
 
     __slots__ = (
-        "_bounds",
-        "_has_ended_unparsed",
-        "_parsed",
-        "_queue",
-        "_refusals",
+        "_context",
+        "_has_eof_after_unparsed",
+        "_parse_queue",
+        "_parsed_bytes",
+        "_refusal_bucket",
         "_unparsed",
-        "_unread",
-        "body_is_counted",
-        "has_ended",
+        "_unread_bytes",
+        "has_eof",
+        "is_body_counted",
     )
 
-    def __init__(self, server: web.Server, queue: ParseQueue, bounds: PeerBounds, **options: Any) -> None:
+    def __init__(self, server: web.Server, context: HttpContext, parse_queue: ParseQueue, **options: Any) -> None:
         super().__init__(server, **options)
-        self._queue = queue
+        self._parse_queue = parse_queue
         self._unparsed = b""
-        """What has been read and waits to be parsed; while there is any, nothing more is read."""
-        self._parsed = 0
-        """Bytes of it that have been parsed."""
-        self._has_ended_unparsed = False
-        """Whether the peer's end comes behind that."""
-        self._bounds = bounds
-        self._unread = HeldBytes(bounds.account)
-        self._refusals: TokenBucket | None = None
-        self.body_is_counted = False
-        """Whether a handler counts the body that it reads."""
-        self._max_msg_queue_size = MAX_QUEUED
-        self._msg_queue_resume_size = MAX_QUEUED // 2
-        self._parser = RequestParser(self, self._loop, max_queue=MAX_QUEUED)
-        self.has_ended = False
-        """Whether the peer has ended its sending side: nothing more can come."""
+        """Bytes that are read and wait for parsing. While there are any, the transport is paused."""
+        self._parsed_bytes = 0
+        """How many of them are parsed."""
+        self._has_eof_after_unparsed = False
+        """Whether the peer has closed its sending half behind the unparsed bytes."""
+        self._context = context
+        self._unread_bytes = HeldBytes(context.account)
+        self._refusal_bucket: TokenBucket | None = None
+        self.is_body_counted = False
+        """Whether a handler counts the body itself while it reads it."""
+        self._max_msg_queue_size = MAX_QUEUED_REQUESTS
+        self._msg_queue_resume_size = MAX_QUEUED_REQUESTS // 2
+        self._parser = RequestParser(self, self._loop, max_queue=MAX_QUEUED_REQUESTS)
+        self.has_eof = False
+        """Whether the peer has closed its sending half."""
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol. aiohttp calls it too, without data, to parse what its parser has held back."""
-        if not data or self._payload_parser is not None or self._may_parse(len(data)):
+        """Parses the bytes now if there is budget, else queues them. aiohttp calls this without data to continue its
+        own parsing."""
+        if not data or self._payload_parser is not None or self._can_parse_now(len(data)):
             super().data_received(data)
         elif not self._force_close and not self._close:
             if not self._unparsed:
-                self._queue.wait(self)
-            self._unparsed = self.take_unparsed() + data
-            self._parsed = 0
+                self._parse_queue.schedule(self)
+            self._unparsed = self.pop_unparsed() + data
+            self._parsed_bytes = 0
             self._pause_transport_reading()
-        self.count()
+        self.count_unread()
 
-    def _may_parse(self, size: int) -> bool:
-        return not self._unparsed and size <= SLICE_BYTES and self._queue.has_time()
+    def _can_parse_now(self, size: int) -> bool:
+        return not self._unparsed and size <= SLICE_BYTES and self._parse_queue.has_budget()
 
-    def parse_on(self) -> None:
-        """See Parsing."""
-        if not self._unparsed or self._is_held:
+    def parse_slice(self) -> None:
+        """Parses the next slice, and queues itself again if bytes are left."""
+        if not self._unparsed or self._is_paused:
             return
-        start, self._parsed = self._parsed, self._parsed + SLICE_BYTES
-        piece = self._unparsed[start : self._parsed]
-        is_last = self._parsed >= len(self._unparsed) or self._force_close or self._close
+        start, self._parsed_bytes = self._parsed_bytes, self._parsed_bytes + SLICE_BYTES
+        piece = self._unparsed[start : self._parsed_bytes]
+        is_last = self._parsed_bytes >= len(self._unparsed) or self._force_close or self._close
         if is_last:
             self._unparsed = b""
         else:
-            self._queue.wait(self)
+            self._parse_queue.schedule(self)
         super().data_received(piece)
-        self.count()
+        self.count_unread()
         if not is_last:
             return
-        if not self._is_held:
+        if not self._is_paused:
             self._resume_transport_reading()
-        if self._has_ended_unparsed and not self.eof_received() and self.transport is not None:
+        if self._has_eof_after_unparsed and not self.eof_received() and self.transport is not None:
             self.transport.close()
 
     @property
-    def _is_held(self) -> bool:
-        """Whether aiohttp has no room for more: it comes back to `_resume_transport_reading`."""
+    def _is_paused(self) -> bool:
+        """Whether aiohttp has paused reading; it resumes with `_resume_transport_reading`."""
         return self._reading_paused or self._buffer_paused
 
-    def take_unparsed(self) -> bytes:
-        """What has come and is not aiohttp's any more."""
-        rest, self._unparsed = self._unparsed[self._parsed :], b""
-        return rest
+    def pop_unparsed(self) -> bytes:
+        """Removes and returns the bytes that aiohttp has not parsed."""
+        unparsed, self._unparsed = self._unparsed[self._parsed_bytes :], b""
+        return unparsed
 
     def _resume_transport_reading(self) -> None:
         if self._unparsed:
-            self._queue.wait(self)
+            self._parse_queue.schedule(self)
         else:
             super()._resume_transport_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """See asyncio.Protocol."""
+        """Frees the body and its counted bytes."""
         parser = self._parser
         super().connection_lost(exc)
-        _forget_body(parser)
-        self._unread.release()
+        _discard_body(parser)
+        self._unread_bytes.release()
 
-    def _is_flood(self) -> bool:
+    def _exceeds_refusal_rate(self) -> bool:
         """Counts a refused request; True above the rate."""
-        bounds = self._bounds
-        now = bounds.clock.monotonic()
-        if self._refusals is None:
-            self._refusals = TokenBucket(bounds.refusal_rate, now)
-        if not self._refusals.acquire(now):
+        context = self._context
+        now = context.runtime.clock.monotonic()
+        if self._refusal_bucket is None:
+            self._refusal_bucket = TokenBucket(context.refusal_rate, now)
+        if not self._refusal_bucket.acquire(now):
             return False
-        bounds.metrics.limits.rate_limited.labels(scope="http").inc()
+        context.runtime.metrics.limits.rate_limited.labels(scope="http").inc()
         return True
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes an answer; aiohttp's gives none
-        """See asyncio.Protocol. True, which keeps the connection, while a request is in hand."""
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads a result; aiohttp's method returns None
+        """Keeps the connection open while a request has no response yet."""
         if self._unparsed:
-            self._has_ended_unparsed = True
+            self._has_eof_after_unparsed = True
             return True
         payload = self._parser.payload if isinstance(self._parser, RequestParser) else EMPTY_PAYLOAD
         if not payload.is_eof():
@@ -347,69 +353,78 @@ class HttpProtocol(RequestHandler):
         is_waiting = self._waiter is not None and not self._waiter.done()
         if is_waiting or not self._request_count:
             return False
-        self.has_ended = True
+        self.has_eof = True
         self._close_when_done()
         return True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """See RequestHandler."""
+        """Sends the response, and closes the connection if its body is incomplete, the peer is done, or refusals exceed
+        the rate."""
         if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
-            resp = translated(resp)
-        is_body_there = request.content.is_eof()
-        # A preflight too: nobody has to authenticate for one.
+            resp = translate_http_exception(resp)
+        has_whole_body = request.content.is_eof()
+        # Preflights count too, because they need no credentials.
         is_refused = resp.status >= HTTPStatus.BAD_REQUEST or request.method == hdrs.METH_OPTIONS
-        if not is_body_there or (self.has_ended and self._is_last) or (is_refused and self._is_flood()):
+        if (
+            not has_whole_body
+            or (self.has_eof and self._has_no_more_requests)
+            or (is_refused and self._exceeds_refusal_rate())
+        ):
             resp.force_close()
         result = await super().finish_response(request, resp, start_time)
-        if not is_body_there:
-            self._end_unread()
-        if self.has_ended:
+        if not has_whole_body:
+            self._close_unread()
+        if self.has_eof:
             self._close_when_done()
-        self.count()
+        self.count_unread()
         return result
 
-    def count(self) -> None:
-        """Counts what is kept of heads and bodies that nobody has read yet.
+    def count_unread(self) -> None:
+        """Counts the bytes of heads and bodies that no handler has read.
 
-        If that does not fit, the request is refused, or, where it is in hand already, the connection is cut.
+        If they do not fit the budget, a request that waits is refused. If a handler is running, the connection is cut.
         """
         parser = self._parser
         if not isinstance(parser, RequestParser):
             return
         size = 0
-        if not self.body_is_counted:
-            size = parser.head * HEAD_COPIES + len(self._unparsed)
+        if not self.is_body_counted:
+            size = parser.head_bytes * HEAD_COPIES + len(self._unparsed)
             if parser.payload is not EMPTY_PAYLOAD:
                 size += parser.payload._size
-        if not self._unread.set(size):
-            self._bounds.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
+        if not self._unread_bytes.set(size):
+            self._context.runtime.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             if self._messages:
-                _forget_body(parser)
-                self._messages[-1] = _refused(Refusal(ErrorCode.OVERLOADED, OVERLOADED_MESSAGE))
+                _discard_body(parser)
+                self._messages[-1] = _error_entry(RequestRefusedError(ErrorCode.OVERLOADED, OVERLOADED_MESSAGE))
             elif self._current_request is None and self.transport is not None:
-                self.transport.write(serialized(problem(overloaded())))
-                self._end_unread()
+                self.transport.write(serialize_closing_response(problem_response(overloaded())))
+                self._close_unread()
             else:
                 self.force_close()
-            self._unread.set(parser.head * HEAD_COPIES)  # what is left
+            self._unread_bytes.set(parser.head_bytes * HEAD_COPIES)  # bytes that aiohttp's parser keeps
 
-    def _end_unread(self) -> None:
-        """Ends a connection whose request was answered before its body had come. The peer may go on sending for the time that
-        aiohttp would take to read it (`lingering_time`): so it sees the answer, and not a reset. Nobody reads what it sends."""
+    def _close_unread(self) -> None:
+        """Closes a connection whose request was answered before its whole body arrived.
+
+        The peer may continue to send for `lingering_time`, so that it gets the response and not a reset. Nothing reads these
+        bytes.
+        """
         self._unparsed = b""
-        _forget_body(self._parser)
+        _discard_body(self._parser)
         self._pause_reading_for_buffer()
-        end_sending(self.transport)
+        half_close(self.transport)
 
     @property
-    def _is_last(self) -> bool:
-        """Whether no further request waits. `_message_tail`: what has come behind an upgrade, which may yet be refused."""
+    def _has_no_more_requests(self) -> bool:
+        """Whether no further request waits. aiohttp's `_message_tail` holds bytes behind an upgrade, which may yet be
+        refused."""
         return not self._messages and not self._message_tail
 
     def _close_when_done(self) -> None:
-        if self._is_last:
+        if self._has_no_more_requests:
             self._close = True
 
     def handle_error(
@@ -419,41 +434,41 @@ class HttpProtocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """See RequestHandler."""
-        super().handle_error(request, status, exc, message)  # for its log, and its fault if part of an answer has gone
-        if status == HTTPStatus.BAD_REQUEST or isinstance(exc, Refusal):
-            request._version = (
-                HttpVersion11  # aiohttp has put a request of HTTP/1.0 in the place of one that cannot be read
-            )
+        """Turns aiohttp's error into problem details."""
+        super().handle_error(request, status, exc, message)  # logs it; raises if part of a response was sent
+        if status == HTTPStatus.BAD_REQUEST or isinstance(exc, RequestRefusedError):
+            request._version = HttpVersion11  # aiohttp represents an unreadable request as one of HTTP/1.0
             if exc is not None:
-                exc.__traceback__ = None  # its frames refer to this connection, which refers to it
-        response = problem(_refusal(status, exc))
+                exc.__traceback__ = None  # breaks a cycle: its frames refer to this connection, and it to the error
+        response = problem_response(_describe_error(status, exc))
         response.force_close()
         return response
 
 
-def _forget_body(parser: object) -> None:
-    """Frees what nobody will read of a body: what refers to it in a circle lasts until the garbage collector comes."""
+def _discard_body(parser: object) -> None:
+    """Frees the buffered body at once: a cycle refers to it, so that it would stay until the garbage collector runs."""
     if isinstance(parser, RequestParser) and parser.payload is not EMPTY_PAYLOAD:
         parser.payload._buffer.clear()
         parser.payload._size = 0
 
 
-def _refusal(status: int, exc: BaseException | None) -> ServiceError:
-    if isinstance(exc, Refusal):
-        return exc.refusal
+def _describe_error(status: int, exc: BaseException | None) -> ServiceError:
+    if isinstance(exc, RequestRefusedError):
+        return exc.service_error
     if status != HTTPStatus.BAD_REQUEST:
         return ServiceError(ErrorCode.INTERNAL, ErrorCode.INTERNAL.meaning)
-    if isinstance(exc, LineTooLong) and exc.args[1] == MAX_TARGET:
+    if isinstance(exc, LineTooLong) and exc.args[1] == MAX_TARGET_BYTES:
         return ServiceError(
-            ErrorCode.URI_TOO_LONG, f"a request's target has at most {MAX_TARGET} bytes", limit=MAX_TARGET
+            ErrorCode.URI_TOO_LONG, f"a request's target has at most {MAX_TARGET_BYTES} bytes", limit=MAX_TARGET_BYTES
         )
     if isinstance(exc, LineTooLong):
-        return ServiceError(ErrorCode.HEADER_TOO_LARGE, f"a header has at most {MAX_FIELD} bytes", limit=MAX_FIELD)
-    said = exc.message if isinstance(exc, HttpProcessingError) else ""
-    if said.startswith("Too many headers"):
+        return ServiceError(
+            ErrorCode.HEADER_TOO_LARGE, f"a header has at most {MAX_FIELD_BYTES} bytes", limit=MAX_FIELD_BYTES
+        )
+    text = exc.message if isinstance(exc, HttpProcessingError) else ""
+    if text.startswith("Too many headers"):
         return ServiceError(ErrorCode.HEADER_TOO_LARGE, f"a request has at most {MAX_FIELDS} headers", limit=MAX_FIELDS)
-    # One of the first lines says what is wrong; what follows quotes the request.
-    lines = (line.strip().rstrip(":") for line in said.splitlines())
-    reason = next((line for line in lines if line and line != "Bad status line"), "it cannot be read")
-    return ServiceError(ErrorCode.INVALID_REQUEST, f"this is no HTTP request: {reason}")
+    # One of the first lines gives the reason; the lines behind it quote the request.
+    lines = (line.strip().rstrip(":") for line in text.splitlines())
+    reason = next((line for line in lines if line and line != "Bad status line"), "it is unreadable")
+    return ServiceError(ErrorCode.INVALID_REQUEST, f"this is not an HTTP request: {reason}")

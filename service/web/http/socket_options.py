@@ -1,4 +1,4 @@
-"""The sockets that listen: on which addresses, and what the kernel does for every connection that they accept (tcp(7))."""
+"""Listening sockets: their addresses, and the options that every accepted connection inherits from them (tcp(7))."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from ipaddress import IPv6Address
 
 from service.realtime.bounds import Bounds
 
-_ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-"""What the kernel says of an address family that this machine does not have, or has switched off."""
+_FAMILY_MISSING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""The kernel's errors for an address family that the machine lacks or has switched off."""
 
 FREE_PORT_TRIES = 10
-"""A port that is free on one address may be taken on another."""
+"""Attempts to find a free port: one that is free on one address may be taken on another."""
+
+RECEIVE_BUFFER_BYTES = 65_536
+"""Bytes of a connection that the kernel keeps until they are read; one read returns at most about twice as many. Enough
+for 1 MB/s at a round trip of 60 ms."""
 
 
-def bound_sockets(host: str, port: int, *, shared: bool) -> list[socket.socket]:
-    """Sockets bound to every address of the host, all on one port (a free one for 0); they do not listen yet.
+def bind_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Binds a socket to every address of the host, all on one port (a free one for 0), without listening.
 
-    `::` stands for every address, of IPv4 too: with a socket for each family, so that no client's IPv4 address looks like an
-    IPv6 one. A family that the machine lacks is left out where another one is there. `shared`: with the workers' siblings.
+    `::` means every address of IPv6 and IPv4, with a socket for each family: so no IPv4 client's address looks like an
+    IPv6 one. A family that the machine lacks is skipped if another one works. `reuse_port`: other workers bind the same
+    port.
 
     Raises OSError.
     """
@@ -33,34 +38,34 @@ def bound_sockets(host: str, port: int, *, shared: bool) -> list[socket.socket]:
     while True:
         tries -= 1
         try:
-            return _all_bound(host, port, shared=shared)
+            return _bind_all(host, port, reuse_port=reuse_port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
 
 
-def _all_bound(host: str, port: int, *, shared: bool) -> list[socket.socket]:
+def _bind_all(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
     with ExitStack() as stack:
-        bound: list[socket.socket] = []
-        absent: OSError | None = None
-        for family, address in _addresses(host, port):
+        sockets: list[socket.socket] = []
+        missing: OSError | None = None
+        for family, address in _resolve(host, port):
             try:
-                found = _bound(family, (address[0], port, *address[2:]), shared=shared)
+                bound = _bind(family, (address[0], port, *address[2:]), reuse_port=reuse_port)
             except OSError as error:
-                if error.errno not in _ABSENT:
+                if error.errno not in _FAMILY_MISSING:
                     raise
-                absent = error
+                missing = error
                 continue
-            bound.append(stack.enter_context(found))
-            port = found.getsockname()[1]
-        if not bound:
-            raise absent or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            sockets.append(stack.enter_context(bound))
+            port = bound.getsockname()[1]
+        if not sockets:
+            raise missing or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         stack.pop_all()
-    return bound
+    return sockets
 
 
-def _addresses(host: str, port: int) -> Iterator[tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]]:
-    hosts = ("::", "0.0.0.0") if _is_everywhere(host) else (host,)  # noqa: S104  # what the operator has asked for
+def _resolve(host: str, port: int) -> Iterator[tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]]:
+    hosts = ("::", "0.0.0.0") if _is_any_address(host) else (host,)  # noqa: S104  # the operator configured `::`
     seen = set()
     for name in hosts:
         for family, _, _, _, address in socket.getaddrinfo(
@@ -71,18 +76,18 @@ def _addresses(host: str, port: int) -> Iterator[tuple[socket.AddressFamily, tup
                 yield family, address
 
 
-def _is_everywhere(host: str) -> bool:
+def _is_any_address(host: str) -> bool:
     try:
         return IPv6Address(host) == IPv6Address(0)
     except ValueError:
         return False
 
 
-def _bound(family: socket.AddressFamily, address: tuple[str | int | bytes, ...], *, shared: bool) -> socket.socket:
+def _bind(family: socket.AddressFamily, address: tuple[str | int | bytes, ...], *, reuse_port: bool) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind(address)
@@ -94,24 +99,24 @@ def _bound(family: socket.AddressFamily, address: tuple[str | int | bytes, ...],
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """What listens on one port, on one or several addresses."""
+    """The listening sockets of one port, on one or several addresses."""
 
     servers: tuple[asyncio.Server, ...]
     port: int
     sockets: tuple[socket.socket, ...]
 
     def close(self) -> None:
-        """Accepts nobody any more; connections stay. May be called again."""
+        """Stops accepting connections; accepted ones stay. May be called again."""
         for server in self.servers:
             server.close()
 
 
 async def listen(
-    protocol: Callable[[], asyncio.Protocol], host: str, port: int, *, backlog: int, shared: bool = False
+    protocol: Callable[[], asyncio.Protocol], host: str, port: int, *, backlog: int, reuse_port: bool = False
 ) -> Listener:
-    """Listens on every address of the host; see `bound_sockets`. Raises OSError."""
+    """Listens on every address of the host, with the sockets of `bind_sockets`. Raises OSError."""
     loop = asyncio.get_running_loop()
-    sockets = bound_sockets(host, port, shared=shared)
+    sockets = bind_sockets(host, port, reuse_port=reuse_port)
     servers: list[asyncio.Server] = []
     try:
         for sock in sockets:
@@ -125,16 +130,14 @@ async def listen(
     return Listener(tuple(servers), sockets[0].getsockname()[1], tuple(sockets))
 
 
-RECEIVE_BUFFER = 65_536
-"""Bytes of a connection that the kernel keeps until they are read: one read brings no more than about twice as many, however many
-connections are read from in one loop iteration. Enough for 1 MB/s over 60 ms."""
+def set_socket_options(listeners: Iterable[socket.socket], bounds: Bounds) -> None:
+    """Bounds what the kernel buffers for a connection, and how long it waits for a peer to acknowledge.
 
-
-def bound_buffers(listeners: Iterable[socket.socket], bounds: Bounds) -> None:
-    """What waits in the kernel no delivery class can reach, and what a vanished peer never acknowledges must not stay."""
+    Outbox policies cannot reach bytes in the kernel. TCP_USER_TIMEOUT frees the bytes of a peer that has vanished.
+    """
     for listener in listeners:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.outbox.send_buffer)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         if sys.platform == "linux" and listener.family in (socket.AF_INET, socket.AF_INET6):
-            patience = round((bounds.deadlines.heartbeat + bounds.outbox.stall) * 1000)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+            user_timeout_ms = round((bounds.deadlines.heartbeat + bounds.outbox.stall) * 1000)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)

@@ -1,8 +1,8 @@
-"""How much of what peers send is read in one iteration of the event loop, and how long a message may take to arrive.
+"""Limits how many frames are read per loop iteration, and how long one message may take to arrive.
 
-A read from the kernel can hold 40 000 empty frames. Whoever sends so many must not make the others wait: a connection reads a few
-frames, then waits for its next turn behind the others, and all turns of one iteration together take a few milliseconds. Nothing
-more is read from a peer that waits, so that its frames fill the kernel's buffers and then its own.
+One read from the kernel can hold 40 000 empty frames. So a connection reads a few frames and then waits in a queue behind
+the others. All queued reads of one loop iteration together take a few milliseconds. A waiting connection reads nothing
+from the kernel, so further frames fill the kernel's buffers and then the peer's own.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import structlog
 from service.core.clock import Clock, Timer
 from service.telemetry.metrics import Metrics
 
-FRAMES_PER_TURN = 16
-"""Frames of one connection in one iteration; one while others wait for their turn already. A publish with its ack takes 80 µs."""
-TURNS_BUDGET = 0.004
-"""Seconds that the turns of one iteration may take together."""
+MAX_FRAMES_PER_READ = 16
+"""Frames that a connection reads before it waits in the queue; one while others wait. A publish with its ack takes 80 µs."""
+READ_BUDGET = 0.004
+"""Seconds that the queued reads of one loop iteration take together."""
 CHECK_INTERVAL = 0.5
-"""Seconds between two looks for messages that take too long to arrive."""
+"""Seconds between two checks for messages that take too long to arrive."""
 
 _log = structlog.get_logger("web")
 
 
-class Reader(Protocol):
-    """A connection that has frames which wait."""
+class FrameConnection(Protocol):
+    """A connection that may have unread frames and unfinished messages."""
 
-    def read_on(self) -> None:
+    def read_next_frames(self) -> None:
         """Reads the next frames; called once for each `schedule`."""
 
     def message_timed_out(self) -> None:
@@ -37,71 +37,72 @@ class Reader(Protocol):
 
 
 class ReadScheduler:
-    """Shared by all connections of a node."""
+    """The queue of reads and the message timeouts, shared by all connections of a node."""
 
     def __init__(self, clock: Clock, metrics: Metrics, message_timeout: float) -> None:
+        """`message_timeout`: seconds from the first byte of a message to its last."""
         self._clock = clock
         self._metrics = metrics
         self._message_timeout = message_timeout
-        self._queue: deque[Reader] = deque()
-        self._is_due = False
-        self._partial: dict[Reader, float] = {}
-        """Connections with part of a message, and since when; the oldest first."""
+        self._queue: deque[FrameConnection] = deque()
+        self._is_scheduled = False
+        self._unfinished: dict[FrameConnection, float] = {}
+        """Connections with part of a message, and the monotonic time of its first byte; oldest first."""
         self._timer: Timer | None = None
 
-    # --- turns --------------------------------------------------------------------------------------------------------
+    # --- queue of reads -----------------------------------------------------------------------------------------------
 
     @property
-    def frames(self) -> int:
-        """Frames that a connection may read now without a turn."""
-        return 1 if self._queue else FRAMES_PER_TURN
+    def max_frames(self) -> int:
+        """Frames that a connection may read now, outside of the queue."""
+        return 1 if self._queue else MAX_FRAMES_PER_READ
 
-    def schedule(self, reader: Reader) -> None:
-        """Has the connection read on in one of the next iterations of the loop. It must not ask again before that."""
-        self._queue.append(reader)
-        if not self._is_due:
-            self._is_due = True
+    def schedule(self, connection: FrameConnection) -> None:
+        """Calls `read_next_frames` once, in a later loop iteration. Not to be called again before that."""
+        self._queue.append(connection)
+        if not self._is_scheduled:
+            self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
         queue = self._queue
-        end = self._clock.monotonic() + TURNS_BUDGET
+        budget_ends_at = self._clock.monotonic() + READ_BUDGET
         for _ in range(len(queue)):
-            reader = queue.popleft()
+            connection = queue.popleft()
             try:
-                reader.read_on()
+                connection.read_next_frames()
             except Exception:
-                _log.exception("reading failed")
-            if self._clock.monotonic() >= end:
+                _log.exception("frame_read_failed")
+            if self._clock.monotonic() >= budget_ends_at:
                 break
-        self._is_due = bool(queue)
+        self._is_scheduled = bool(queue)
         if queue:
             asyncio.get_running_loop().call_soon(self._run)
 
-    # --- deadlines ----------------------------------------------------------------------------------------------------
+    # --- message timeouts ---------------------------------------------------------------------------------------------
 
-    def begin_message(self, reader: Reader) -> None:
-        """Part of a message has arrived, and its time begins, unless it has begun already."""
-        if reader not in self._partial:
-            self._partial[reader] = self._clock.monotonic()
+    def start_message_timeout(self, connection: FrameConnection) -> None:
+        """Starts the timeout of an unfinished message, unless it is running."""
+        if connection not in self._unfinished:
+            self._unfinished[connection] = self._clock.monotonic()
             if self._timer is None:
-                self._timer = self._clock.call_later(CHECK_INTERVAL, self._check)
+                self._timer = self._clock.call_later(CHECK_INTERVAL, self._check_timeouts)
 
-    def end_message(self, reader: Reader) -> None:
-        """The message is there, or nobody waits for the rest; harmless if none had begun."""
-        self._partial.pop(reader, None)
+    def stop_message_timeout(self, connection: FrameConnection) -> None:
+        """Stops the timeout: the message is whole, or is not awaited; harmless if none is running."""
+        self._unfinished.pop(connection, None)
 
-    def _check(self) -> None:
+    def _check_timeouts(self) -> None:
         self._timer = None
-        oldest = self._clock.monotonic() - self._message_timeout
+        started_before = self._clock.monotonic() - self._message_timeout
         late = []
-        for reader, since in self._partial.items():
-            if since > oldest:
+        for connection, started_at in self._unfinished.items():
+            if started_at > started_before:
                 break
-            late.append(reader)
-        for reader in late:
-            del self._partial[reader]
+            late.append(connection)
+        for connection in late:
+            del self._unfinished[connection]
             self._metrics.limits.limit_hits.labels(limit="message_deadline").inc()
-            reader.message_timed_out()
-        if self._partial:
-            self._timer = self._clock.call_later(CHECK_INTERVAL, self._check)
+            connection.message_timed_out()
+        if self._unfinished:
+            self._timer = self._clock.call_later(CHECK_INTERVAL, self._check_timeouts)

@@ -1,7 +1,7 @@
-"""The first protocol of every accepted connection: upgrades to WebSockets go one way, everything else goes to aiohttp.
+"""Reads the first request of every accepted connection: upgrades are handled here, everything else goes to aiohttp.
 
-An upgrade that is the first request of its connection, as nearly all are, is answered here, at a fraction of the cost of
-aiohttp's routing. Any other finds the same checks behind aiohttp's route (upgrade.py).
+Nearly every upgrade is the first request of its connection. Handling it here costs a fraction of aiohttp's routing. Later
+upgrades on a connection pass the same checks behind aiohttp's route (routes.py).
 """
 
 from __future__ import annotations
@@ -9,300 +9,305 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from service.core.clock import Clock
 from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, HeldBytes
-from service.telemetry.metrics import Metrics
-from service.web.descriptors import Descriptors
-from service.web.http.half_close import end_sending
+from service.realtime.runtime import Runtime
+from service.web.descriptors import DescriptorMonitor
+from service.web.http.half_close import half_close
 from service.web.http.http_connections import HttpConnections
-from service.web.http.http_protocol import HttpProtocol, upgrade_request
-from service.web.problem import serialized
-from service.web.ws.upgrade import Taken, Upgrades
+from service.web.http.http_protocol import HttpProtocol, parse_upgrade_request
+from service.web.problem import serialize_closing_response
+from service.web.ws.upgrade import DetachedConnection, UpgradeHandler
 
-MAX_HEAD = 16_384
-"""Bytes of a request head that is looked at here; what is larger is for aiohttp to judge."""
-FRAME_HEAD = 14
-"""Bytes of the longest head of a frame (RFC 6455 §5.2)."""
-MAX_DISCARDED = 4_096
-"""Bytes that a refused upgrade may still send while it is being closed."""
-MAX_IN_TURN = 4
-"""Upgrades that are looked at in one turn of the loop: about a millisecond of work. A turn reads from a thousand connections;
-when so many come at once, those that are served already would wait for all of them, and a publish takes several turns. While
-5 000 came at once, its p99 was 13 to 23 ms with 32 a turn and 5 to 9 with 4, and connecting cost the same
-(tests/e2e/test_storm.py)."""
-_START = b"GET /ws"
+MAX_UPGRADE_HEAD_BYTES = 16_384
+"""Bytes of a request head that is parsed here; aiohttp handles larger ones."""
+MAX_FRAME_HEAD_BYTES = 14
+"""The longest head of a WebSocket frame (RFC 6455 §5.2)."""
+MAX_DISCARDED_BYTES = 4_096
+"""Bytes that the peer of a refused upgrade may send while the connection closes."""
+MAX_UPGRADES_PER_ITERATION = 4
+"""Upgrades that start in one loop iteration: about 1 ms of work.
+
+One iteration can read from a thousand connections, and a publish takes several iterations. While 5 000 clients
+connected, the p99 of a publish was 13 to 23 ms with 32 upgrades per iteration, and 5 to 9 ms with 4. Connecting took
+equally long (tests/e2e/test_storm.py)."""
+_UPGRADE_PREFIX = b"GET /ws"
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRequestContext:
+    """Dependencies shared by all connections of the public listener."""
+
+    upgrade_handler: UpgradeHandler
+    make_http_protocol: Callable[[], HttpProtocol]
+    connections: HttpConnections
+    descriptors: DescriptorMonitor
+    runtime: Runtime
+    account: Account
+    """Counts the bytes that connections have sent before their upgrade is answered."""
+    max_message_bytes: int
 
 
 class UpgradeQueue:
-    """What all fronts share, and whose turn it is."""
+    """Makes the first protocol of each connection, and starts a few upgrades per loop iteration."""
 
-    def __init__(
-        self,
-        upgrades: Upgrades,
-        server: Callable[[], HttpProtocol],
-        connections: HttpConnections,
-        descriptors: Descriptors,
-        clock: Clock,
-        metrics: Metrics,
-        message_bytes: int,
-        account: Account,
-    ) -> None:
-        self.upgrades = upgrades
-        self.server = server
-        self.connections = connections
-        self.descriptors = descriptors
-        self.clock = clock
-        self.metrics = metrics
-        self.account = account
-        self.max_early = message_bytes + FRAME_HEAD
-        """Bytes that may come before the upgrade has been answered: one message, though RFC 6455 §4.1 has clients wait."""
+    def __init__(self, context: FirstRequestContext) -> None:
+        self.context = context
         self.loop = asyncio.get_running_loop()
         self._queue: deque[FirstRequestProtocol] = deque()
-        self._looked_at = 0
-        """Upgrades of this turn."""
+        self._started = 0
+        """Upgrades started in this loop iteration."""
 
     def __call__(self) -> FirstRequestProtocol:
-        """The protocol of a connection."""
-        return FirstRequestProtocol(self)
+        """The protocol of a new connection."""
+        return FirstRequestProtocol(self.context, self)
 
     @property
     def waiting(self) -> list[FirstRequestProtocol]:
-        """Connections that have not sent a whole request yet, as they came."""
-        protocols = (transport.get_protocol() for transport in self.connections)
-        return [front for front in protocols if isinstance(front, FirstRequestProtocol) and not front.is_whole]
+        """Connections without a whole first request, in the order of accept."""
+        protocols = (transport.get_protocol() for transport in self.context.connections)
+        return [
+            protocol
+            for protocol in protocols
+            if isinstance(protocol, FirstRequestProtocol) and not protocol.has_upgrade_head
+        ]
 
     def close(self) -> None:
-        """Cuts those that still wait: nobody is left to serve them."""
-        for front in (*self.waiting, *self._queue):
-            front.abort()
+        """Aborts the waiting and the queued connections; to be called when the listener is closed."""
+        for protocol in (*self.waiting, *self._queue):
+            protocol.abort()
         self._queue.clear()
 
-    def take(self, front: FirstRequestProtocol) -> None:
-        """Has an upgrade looked at, now or in one of the next turns."""
-        if not self._looked_at:
-            self.loop.call_soon(self._next_turn)
-        if self._looked_at < MAX_IN_TURN:
-            self._looked_at += 1
-            front.look()
+    def schedule(self, protocol: FirstRequestProtocol) -> None:
+        """Starts an upgrade, in this loop iteration or in a later one."""
+        if not self._started:
+            self.loop.call_soon(self._start_next)
+        if self._started < MAX_UPGRADES_PER_ITERATION:
+            self._started += 1
+            protocol.start_upgrade()
         else:
-            self._queue.append(front)
+            self._queue.append(protocol)
 
-    def _next_turn(self) -> None:
-        self._looked_at = min(len(self._queue), MAX_IN_TURN)
-        if self._looked_at:
-            self.loop.call_soon(self._next_turn)
-            for _ in range(self._looked_at):
-                self._queue.popleft().look()
+    def _start_next(self) -> None:
+        self._started = min(len(self._queue), MAX_UPGRADES_PER_ITERATION)
+        if self._started:
+            self.loop.call_soon(self._start_next)
+            for _ in range(self._started):
+                self._queue.popleft().start_upgrade()
 
 
 class FirstRequestProtocol(asyncio.Protocol):
-    """Lives until it is clear what a connection wants, or as long as an upgrade is being checked."""
+    """The protocol of a connection until its first request is read, or until its upgrade is answered."""
 
     __slots__ = (
-        "_counted",
+        "_context",
         "_data",
-        "_discarded",
-        "_door",
-        "_end",
-        "asked_at",
-        "has_ended",
+        "_discarded_bytes",
+        "_head_end",
+        "_holding",
+        "_queue",
+        "has_eof",
         "peername",
+        "received_at",
         "transport",
     )
 
     ssl_context = None
-    """As the other three for aiohttp's request, which asks its protocol: TLS ends before this service."""
+    """aiohttp's request reads this, `peername`, `sockname` and `transport`. Always None: TLS ends at the proxy."""
 
-    def __init__(self, door: UpgradeQueue) -> None:
-        self._door = door
+    def __init__(self, context: FirstRequestContext, queue: UpgradeQueue) -> None:
+        self._context = context
+        self._queue = queue
         self.transport: asyncio.Transport | None = None
         self.peername: object = None
-        """Who has connected."""
         self._data = b""
-        """What has come: part of a request, then what is behind it while it waits and is checked."""
-        self._counted: HeldBytes | None = None
-        """Counts that, while it waits; most never do."""
-        self._discarded = -1
-        """Bytes that have come since a refusal; below 0 there was none."""
-        self._end = 0
-        """Where the head of the upgrade ends; 0 while there is none."""
-        self.asked_at = 0.0
-        """See Fresh."""
-        self.has_ended = False
-        """Whether the peer has ended its sending side: nothing more can come."""
+        """Received bytes: at first of the request, and after its head is parsed only those behind it."""
+        self._holding: HeldBytes | None = None
+        """Counts `_data` on the account; made only if bytes have to wait."""
+        self._discarded_bytes = -1
+        """Bytes received since a refusal; negative before one."""
+        self._head_end = 0
+        """Where the head of the upgrade ends; 0 until it has arrived."""
+        self.received_at = 0.0
+        """Monotonic time at which the whole head had arrived."""
+        self.has_eof = False
+        """Whether the peer has closed its sending half."""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the whole head of an upgrade is there."""
-        return self._end > 0
+    def has_upgrade_head(self) -> bool:
+        """Whether the whole head of an upgrade has arrived."""
+        return self._head_end > 0
 
     @property
     def sockname(self) -> object:
-        """Where to; nobody here asks a request, and the kernel would have to be asked for it."""
+        """Always None: no check needs it, and reading it costs a system call."""
         return None
 
-    # --- asyncio's side -----------------------------------------------------------------------------------------------
+    # --- called by asyncio --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
-        accepted = cast(asyncio.Transport, transport)  # told, not asked: uvloop's are no subclasses of asyncio's
-        if not self._door.descriptors.take(accepted):
+        """Counts the connection; aborts it without a free descriptor or at a cap."""
+        accepted = cast(asyncio.Transport, transport)  # a cast: uvloop's transports do not subclass asyncio's
+        if not self._context.descriptors.accepts(accepted):
             accepted.abort()
             return
         self.peername = peer = accepted.get_extra_info("peername")
-        # A reset may have come before: then the system knows no peer any more.
-        if self._door.connections.add(accepted, network_of(peer[0]) if peer else ""):
+        # If the peer has already reset the connection, the system reports no peer name.
+        if self._context.connections.add(accepted, network_of(peer[0]) if peer else ""):
             self.transport = accepted
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
+        """Forgets the connection."""
         self._release()
         if self.transport is not None:
-            self._door.connections.remove(self.transport)
+            self._context.connections.remove(self.transport)
             self.transport = None
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        if self.transport is None:  # it found no place
+        """Collects bytes until it is clear whether they are an upgrade."""
+        if self.transport is None:  # aborted at a cap
             return
-        if self._discarded >= 0:
-            self._discarded += len(data)
-            if self._discarded > MAX_DISCARDED:
+        if self._discarded_bytes >= 0:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > MAX_DISCARDED_BYTES:
                 self.transport.abort()
             return
         self._data = data = self._data + data if self._data else data
-        if self._end:
-            if self._check_early(len(data)):
-                self._count(len(data))
+        if self._head_end:
+            if self._check_early_data(len(data)):
+                self._hold(len(data))
             return
-        end = _end_of_head(data)
-        if end < 0:
-            self._count(len(data))
+        head_end = _find_head_end(data)
+        if head_end < 0:
+            self._hold(len(data))
             return
-        if end:
-            self._end = end
-            self._door.connections.asked(self.transport)
-            self.asked_at = self._door.clock.monotonic()
-            if self._check_early(len(data) - end):
-                self._door.take(self)
+        if head_end:
+            self._head_end = head_end
+            self._context.connections.mark_busy(self.transport)
+            self.received_at = self._context.runtime.clock.monotonic()
+            if self._check_early_data(len(data) - head_end):
+                self._queue.schedule(self)
                 if self._data:
-                    self._count(len(self._data))
+                    self._hold(len(self._data))
         else:
-            self._hand_over()
+            self._hand_to_aiohttp()
 
     def eof_received(self) -> bool:
-        """See asyncio.Protocol. True, which keeps the connection, while an upgrade is in hand."""
-        self.has_ended = True
-        return self.is_whole and self._discarded < 0
+        """Keeps the connection open while an upgrade has no response yet."""
+        self.has_eof = True
+        return self.has_upgrade_head and self._discarded_bytes < 0
 
-    def _check_early(self, size: int) -> bool:
-        """Cuts the connection if so many bytes are more than may come before the answer."""
-        if size <= self._door.max_early:
+    def _check_early_data(self, size: int) -> bool:
+        """Aborts the connection if more than one message comes before the response.
+
+        RFC 6455 §4.1 has clients wait for the response; this tolerates those that do not.
+        """
+        if size <= self._context.max_message_bytes + MAX_FRAME_HEAD_BYTES:
             return True
-        self._door.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
+        self._context.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
         self.abort()
         return False
 
-    def _count(self, size: int) -> None:
-        """Counts the bytes that wait; cuts the connection if they do not fit."""
+    def _hold(self, size: int) -> None:
+        """Counts the waiting bytes on the account; aborts the connection if they do not fit."""
         if self.transport is None:
             return
-        if self._counted is None:
-            self._counted = HeldBytes(self._door.account)
-        if not self._counted.set(size):
-            self._door.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
+        if self._holding is None:
+            self._holding = HeldBytes(self._context.account)
+        if not self._holding.set(size):
+            self._context.runtime.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             self.abort()
 
     def _release(self) -> None:
-        if self._counted is not None:
-            self._counted.release()
+        if self._holding is not None:
+            self._holding.release()
 
-    def look(self) -> None:
-        """Begins an upgrade. To be called once, when the whole request is there."""
+    def start_upgrade(self) -> None:
+        """Parses the head and starts the upgrade; called once by the queue."""
         if self.transport is None:
             return
-        data, end = self._data, self._end
-        message = upgrade_request(self, self._door.loop, data[:end])
+        data, head_end = self._data, self._head_end
+        message = parse_upgrade_request(self, self._queue.loop, data[:head_end])
         if message is None:
-            self._hand_over()
+            self._hand_to_aiohttp()
             return
-        self._data = data[end:]
+        self._data = data[head_end:]
         request = web.BaseRequest(
             message,
             EMPTY_PAYLOAD,
             cast("web.RequestHandler", self),
-            None,  # type: ignore[arg-type]  # what writes responses: this request gets none of aiohttp's
-            None,  # type: ignore[arg-type]  # the task that a response would be cancelled with
-            self._door.loop,
+            None,  # type: ignore[arg-type]  # the payload writer: aiohttp writes no response to this request
+            None,  # type: ignore[arg-type]  # the task, which aiohttp would cancel with the response
+            self._queue.loop,
         )
-        self._door.upgrades.accept(request, self)
+        self._context.upgrade_handler.accept(request, self)
 
-    def _hand_over(self) -> None:
+    def _hand_to_aiohttp(self) -> None:
         transport, data = self.transport, self._data
-        if transport is None or transport.is_closing():  # aiohttp would complain of one that ends before it has begun
+        if transport is None or transport.is_closing():  # aiohttp would log an error about a closing transport
             return
-        if self._end:  # it was taken for an upgrade that can be answered here
-            self._door.connections.waits(transport)
+        if self._head_end:  # the head looked like an upgrade, so the connection was marked busy
+            self._context.connections.mark_waiting(transport)
         self._release()
-        handler = self._door.server()
-        transport.set_protocol(handler)
-        handler.connection_made(transport)
+        protocol = self._context.make_http_protocol()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
         if data:
-            handler.data_received(data)
-        if self.has_ended and not handler.eof_received():
+            protocol.data_received(data)
+        if self.has_eof and not protocol.eof_received():
             transport.close()
         self.transport = None
 
-    # --- what becomes of it -------------------------------------------------------------------------------------------
+    # --- called by UpgradeHandler -------------------------------------------------------------------------------------
 
-    def give(self) -> Taken:
-        """See Fresh."""
+    def detach(self) -> DetachedConnection:
+        """Passes the connection to the caller, and releases it here."""
         transport, self.transport = self.transport, None
-        early, self._data = self._data, b""
+        early_data, self._data = self._data, b""
         self._release()
         if transport is not None:
-            self._door.connections.remove(transport)
-        return Taken(transport, early, self.has_ended)
+            self._context.connections.remove(transport)
+        return DetachedConnection(transport, early_data, self.has_eof)
 
     def abort(self) -> None:
-        """Cuts the connection, if it has not been taken over."""
+        """Aborts the connection, unless it is detached."""
         if self.transport is not None:
             self.transport.abort()
 
-    def answer(self, response: web.Response) -> None:
-        """Sends a response and ends the connection: who is refused should cost little.
+    def respond(self, response: web.Response) -> None:
+        """Sends a response and closes the connection, because a refused client should cost little.
 
-        Where more has come behind the request, only the sending half is closed at first: a socket that is closed with unread
-        bytes resets, and the peer might lose the answer (RFC 9112 §9.6).
+        If bytes have come behind the request, only the sending half is closed at first. Closing a socket with unread
+        bytes resets it, and the peer could lose the response (RFC 9112 §9.6).
         """
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        transport.write(serialized(response))
-        self._door.connections.ending(transport)
-        early, self._data = self._data, b""
+        transport.write(serialize_closing_response(response))
+        self._context.connections.mark_closing(transport)
+        early_data, self._data = self._data, b""
         self._release()
-        if early and not self.has_ended:
-            self._discarded = 0
-            end_sending(transport)
+        if early_data and not self.has_eof:
+            self._discarded_bytes = 0
+            half_close(transport)
         else:
             transport.close()
 
 
-def _end_of_head(data: bytes) -> int:
-    """Where the head of a request to become a WebSocket ends; -1 if more must come to tell, 0 if it is another request."""
-    if not data.startswith(_START):
-        return -1 if _START.startswith(data) else 0
-    if len(data) > len(_START) and data[len(_START)] not in b"? ":
+def _find_head_end(data: bytes) -> int:
+    """Where the head of a request for `/ws` ends; -1 if more bytes are needed, 0 if it is another request."""
+    if not data.startswith(_UPGRADE_PREFIX):
+        return -1 if _UPGRADE_PREFIX.startswith(data) else 0
+    if len(data) > len(_UPGRADE_PREFIX) and data[len(_UPGRADE_PREFIX)] not in b"? ":
         return 0
-    end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
+    end = data.find(b"\r\n\r\n", 0, MAX_UPGRADE_HEAD_BYTES)
     if end >= 0:
         return end + 4
-    # What ends its lines with LF alone would never end here; aiohttp has its own opinion of it.
-    return -1 if len(data) < MAX_HEAD and b"\n\n" not in data else 0
+    # A head whose lines end with LF alone has no \r\n\r\n to wait for; aiohttp decides about it.
+    return -1 if len(data) < MAX_UPGRADE_HEAD_BYTES and b"\n\n" not in data else 0

@@ -1,6 +1,6 @@
-"""The Socket of the realtime core: one connection after its upgrade, as RFC 6455 has it, on asyncio's transport.
+"""The realtime core's Transport over WebSocket: one connection after its upgrade (RFC 6455), on asyncio's transport.
 
-Ours and not aiohttp's, for speed, memory and rigour: docs/adr/0016-own-transport.md.
+Used instead of aiohttp's for speed, memory and strictness: docs/adr/0016-own-transport.md.
 """
 
 from __future__ import annotations
@@ -19,56 +19,56 @@ from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import Account
 from service.realtime.connections.transport import MessageHandler
 from service.telemetry.metrics import Metrics
-from service.web.http.half_close import end_sending
-from service.web.ws.frames import Fault, FrameReader, TooBig, closing, whole_text
+from service.web.http.half_close import half_close
+from service.web.ws.frames import FrameReader, MessageTooBigError, ProtocolError, parse_close, parse_single_text
 from service.web.ws.read_scheduler import ReadScheduler
 
 
 class _State(IntEnum):
     OPEN = 0
     CLOSING = 1
-    """This side has said goodbye and waits for the peer's."""
-    OVER = 2
-    """Nothing is understood or sent any more; TCP's end is awaited."""
+    """This side has sent a close frame and waits for the peer's."""
+    FINISHED = 2
+    """No frames are read or sent any more; waits for the end of the TCP connection."""
     LOST = 3
-    """TCP has ended: nothing is held for the peer any more."""
+    """The TCP connection has ended, and no bytes are counted for the peer."""
 
 
-LATE_BYTES = 8_192
-"""Bytes that a peer may send after the close frame has gone out, beside the rest of a frame that it had begun: what was on its
-way, and its answer. Then the connection is cut. They are at most 1 365 frames."""
-FRAGMENT_COST = 1 / 16
-"""What a fragment below FRAGMENT bytes takes from the rate of control frames: a message of MAX_FRAGMENTS of them passes now and
-then, and a client may end every message with an empty one."""
+MAX_LATE_BYTES = 8_192
+"""Bytes that a peer may send after the close frame was sent, besides the rest of an unfinished frame: messages on their
+way, and its close frame. Above this, the connection is cut."""
+SMALL_FRAGMENT_COST = 1 / 16
+"""Tokens of the control frame rate that a small fragment costs. So one message of MAX_FRAGMENTS small fragments is
+allowed now and then, and an empty fragment at the end of every message."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What all WebSockets of a service share."""
+class WebSocketContext:
+    """Dependencies shared by all WebSockets of a service."""
 
     bounds: Bounds
     clock: Clock
     metrics: Metrics
-    reads: ReadScheduler
+    read_scheduler: ReadScheduler
 
 
 class WebSocket(asyncio.Protocol):
-    """Implements realtime.socket.Socket. Answers pings itself; a flood of control frames or of small fragments, above the rate of
-    messages, ends it."""
+    """Implements Transport. Answers pings itself; closes the connection if control frames or small fragments exceed the
+    rate of messages."""
 
     __slots__ = (
-        "_asked_at",
         "_close_code",
-        "_control",
-        "_held",
-        "_late",
-        "_limit",
-        "_pong",
+        "_close_timer",
+        "_context",
+        "_control_bucket",
+        "_held_bytes",
+        "_late_bytes_left",
+        "_pending_pong",
+        "_ping_sent_at",
         "_reader",
         "_state",
-        "_terms",
         "_transport",
-        "_unsent",
+        "_unsent_bytes",
         "account",
         "handler",
         "heard",
@@ -79,10 +79,12 @@ class WebSocket(asyncio.Protocol):
     )
 
     handler: MessageHandler
-    """To be set before anything else is called."""
+    """Must be set before any other use."""
 
-    def __init__(self, terms: Terms, transport: asyncio.Transport, window_bits: int = 0, *, account: Account) -> None:
-        self._terms = terms
+    def __init__(
+        self, context: WebSocketContext, transport: asyncio.Transport, window_bits: int = 0, *, account: Account
+    ) -> None:
+        self._context = context
         self.account = account
         self._transport = transport
         self.write: Callable[[bytes], None] = transport.write
@@ -92,300 +94,313 @@ class WebSocket(asyncio.Protocol):
         self.is_paused = False
         self._state = _State.OPEN
         self._reader: FrameReader | None = None
-        """Only while part of a frame or of a message has come, or what has come is held back."""
-        self._control: TokenBucket | None = None
-        self._asked_at: float | None = None
-        """Since when a pong is owed."""
-        self._pong: bytes | None = None
-        """The payload of the last ping, which could not be answered yet."""
-        self._limit: Timer | None = None
-        """Cuts the connection if its end takes too long."""
+        """Exists only while a frame or message is unfinished, or while received frames wait to be read."""
+        self._control_bucket: TokenBucket | None = None
+        self._ping_sent_at: float | None = None
+        """Monotonic time of the last ping; None once its pong has arrived."""
+        self._pending_pong: bytes | None = None
+        """The payload of the latest ping while writing is paused; its pong is sent later."""
+        self._close_timer: Timer | None = None
+        """Aborts the connection if closing takes too long."""
         self._close_code = CloseCode.ABNORMAL.code
-        self._held = 0
-        """Bytes that the account counts, those unsent among them."""
-        self._unsent = 0
-        self._late = LATE_BYTES
-        """Bytes that may still come after the close frame."""
+        self._held_bytes = 0
+        """Bytes counted on the account, unsent ones included."""
+        self._unsent_bytes = 0
+        self._late_bytes_left = MAX_LATE_BYTES
+        """Bytes that the peer may still send after the close frame."""
 
-    # --- asyncio's side -----------------------------------------------------------------------------------------------
+    # --- called by asyncio --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol. Called by hand, as the connection was there before."""
-        # Each write is tried at once, and `is_paused` means that the kernel has not taken all: what waits, waits in the outbox.
+        """Makes the transport report any unsent byte. Called by the upgrade, because the connection existed before."""
+        # With high=0, `is_paused` is True as soon as the kernel has not taken all bytes; then messages wait in the
+        # outbox.
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
+        """Passes messages to the handler, and answers control frames."""
         self.heard = True
         if self._state is not _State.OPEN:
-            self._read_late(data)
+            self._read_after_close(data)
             return
-        most = self._terms.bounds.limits.message_bytes
+        max_bytes = self._context.bounds.limits.message_bytes
         try:
             reader = self._reader
             if reader is None:
-                text = whole_text(data, most)
+                text = parse_single_text(data, max_bytes)
                 if text is not None:
                     self.handler.received(text)
                     return
-                reader = self._reader = FrameReader(most, inflates=bool(self.window_bits))
-            self._read(reader, data)
-        except Fault as fault:
-            self._fail(fault)
+                reader = self._reader = FrameReader(max_bytes, inflates=bool(self.window_bits))
+            self._read_frames(reader, data)
+        except ProtocolError as error:
+            self._fail(error)
 
-    def _read(self, reader: FrameReader, data: bytes) -> None:
-        """Takes a few frames, for as long as nobody holds them back: one read from the kernel can hold thousands, and deflated
-        ones come to a thousand times their size. What is left waits for its turn (reading.py)."""
-        reads = self._terms.reads
+    def _read_frames(self, reader: FrameReader, data: bytes) -> None:
+        """Reads a few frames, until the handler pauses reading.
+
+        One read from the kernel can hold thousands of frames, and compressed ones can grow a thousandfold. The rest
+        waits in the ReadScheduler.
+        """
+        read_scheduler = self._context.read_scheduler
         completed = False
-        for opcode, payload in reader.feed(data, reads.frames):
+        for opcode, payload in reader.feed(data, read_scheduler.max_frames):
             if opcode in (TEXT, BINARY):
                 completed = True
                 self.handler.received(payload)
             else:
-                self._take_control(opcode, cast(bytes, payload))
+                self._handle_control(opcode, cast(bytes, payload))
             if self.is_held or self._state is not _State.OPEN:
                 break
-        if self._reader is not reader:  # that was the end
+        if self._reader is not reader:  # the connection was failed or lost
             return
         if self._state is not _State.OPEN:
-            self._read_late(b"")
+            self._read_after_close(b"")
             return
         if reader.small_fragments:
             fragments, reader.small_fragments = reader.small_fragments, 0
-            if self._is_flood(fragments * FRAGMENT_COST):
-                raise Fault(CloseCode.RATE_LIMITED.code, "too many small fragments")
-        if completed or self.is_held or reader.is_idle:  # while it is held back, nobody waits for the peer
-            reads.end_message(self)
+            if self._exceeds_control_rate(fragments * SMALL_FRAGMENT_COST):
+                raise ProtocolError(CloseCode.RATE_LIMITED.code, "too many small fragments")
+        if completed or self.is_held or reader.is_idle:  # while reading is paused, the delay is not the peer's
+            read_scheduler.stop_message_timeout(self)
         if reader.is_idle:
             self._reader = None
         elif not self.is_held:
-            reads.begin_message(self)
-            if reader.is_cut_short:
-                self._wait_for_turn(reader)
-        self._count(reader)
+            read_scheduler.start_message_timeout(self)
+            if reader.may_have_more:
+                self._schedule_read(reader)
+        self._account_reader(reader)
 
-    def _count(self, reader: FrameReader) -> None:
-        """Counts what a reader keeps. Raises Fault if that has grown, and is more than the node has left for the tenant."""
-        kept = reader.held if self._reader is reader else 0
-        change, reader.counted = kept - reader.counted, kept
+    def _account_reader(self, reader: FrameReader) -> None:
+        """Counts what the reader keeps. Raises ProtocolError if that grew beyond what the node grants the tenant."""
+        kept = reader.held_bytes if self._reader is reader else 0
+        change, reader.accounted_bytes = kept - reader.accounted_bytes, kept
         self.hold(change)
         if change > 0 and not self.account.has_capacity():
-            self._terms.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
-            raise Fault(CloseCode.OVERLOAD.code, "this node holds too many bytes; come back")
+            self._context.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
+            raise ProtocolError(CloseCode.OVERLOAD.code, "this node holds too many bytes; reconnect later")
 
-    def _wait_for_turn(self, reader: FrameReader) -> None:
+    def _schedule_read(self, reader: FrameReader) -> None:
         if not reader.is_scheduled:
             reader.is_scheduled = True
             if not self._transport.is_closing():
                 self._transport.pause_reading()
-            self._terms.reads.schedule(self)
+            self._context.read_scheduler.schedule(self)
 
-    def read_on(self) -> None:
-        """See reading.Reader: takes what was held back, then what the kernel has."""
+    def read_next_frames(self) -> None:
+        """Reads the frames that waited in the ReadScheduler, then resumes reading from the kernel."""
         reader = self._reader
         if reader is None:
-            self._take_more()
+            self._resume_transport()
             return
         reader.is_scheduled = False
         if self._state is not _State.OPEN:
-            self._read_late(b"")
+            self._read_after_close(b"")
         elif not self.is_held:
             try:
-                self._read(reader, b"")
-            except Fault as fault:
-                self._fail(fault)
-        self._take_more()
+                self._read_frames(reader, b"")
+            except ProtocolError as error:
+                self._fail(error)
+        self._resume_transport()
 
-    def _take_more(self) -> None:
+    def _resume_transport(self) -> None:
         if self.is_held or self._transport.is_closing():
             return
         if self._reader is None or not self._reader.is_scheduled:
             self._transport.resume_reading()
 
     def message_timed_out(self) -> None:
-        """See reading.Reader."""
-        deadline = self._terms.bounds.deadlines.message
-        self._fail(Fault(CloseCode.DEADLINE.code, f"the rest of a message did not come within {deadline:g} s"))
+        """Fails the connection: a message took too long to arrive."""
+        deadline = self._context.bounds.deadlines.message
+        self._fail(
+            ProtocolError(CloseCode.DEADLINE.code, f"the rest of a message did not arrive within {deadline:g} s")
+        )
 
-    def _read_late(self, data: bytes) -> None:
-        """Looks for the peer's answer to the close frame in what still comes, for a few kB: there is nothing else to be had."""
+    def _read_after_close(self, data: bytes) -> None:
+        """Searches a few kB for the peer's close frame, and discards everything else."""
         reader = self._reader
-        if reader is not None and not reader.is_deaf:
-            reader.is_deaf = True
-            self._terms.reads.end_message(self)
-            self._late += reader.missing or -reader.held
-        self._late -= len(data)
-        if self._late < 0:
+        if reader is not None and not reader.discards_messages:
+            reader.discards_messages = True
+            self._context.read_scheduler.stop_message_timeout(self)
+            self._late_bytes_left += reader.missing_bytes or -reader.held_bytes
+        self._late_bytes_left -= len(data)
+        if self._late_bytes_left < 0:
             if not self._transport.is_closing():
-                self._terms.metrics.limits.limit_hits.labels(limit="late_bytes").inc()
+                self._context.metrics.limits.limit_hits.labels(limit="late_bytes").inc()
             self._transport.abort()
         elif self._state is _State.CLOSING:
             if reader is None:
                 reader = self._reader = FrameReader(
-                    self._terms.bounds.limits.message_bytes, inflates=bool(self.window_bits)
+                    self._context.bounds.limits.message_bytes, inflates=bool(self.window_bits)
                 )
-                reader.is_deaf = True
+                reader.discards_messages = True
             try:
                 for opcode, payload in reader.feed(data):
                     if opcode == CLOSE:
-                        self._take_close(cast(bytes, payload))
+                        self._handle_close(cast(bytes, payload))
                         return
-                self._count(reader)
-            except Fault as fault:
-                self._fail(fault)
+                self._account_reader(reader)
+            except ProtocolError as error:
+                self._fail(error)
 
-    # --- what is held for the peer ------------------------------------------------------------------------------------
+    # --- bytes held for the peer --------------------------------------------------------------------------------------
 
     def charge(self, account: Account) -> None:
-        """See Socket."""
-        self.account.add(-self._held)
-        account.add(self._held)
+        """Moves the held bytes to another account."""
+        self.account.add(-self._held_bytes)
+        account.add(self._held_bytes)
         self.account = account
 
     def hold(self, size: int) -> None:
-        """See Socket."""
+        """Changes the number of held bytes."""
         if size and self._state is not _State.LOST:
-            self._held += size
+            self._held_bytes += size
             self.account.add(size)
 
     def count_unsent(self, at_least: int = 0) -> None:
-        """See Socket. Never less than before: what has been sent of a write is freed with the rest."""
-        unsent = max(self._unsent, at_least, self._transport.get_write_buffer_size()) if self.is_paused else 0
-        change, self._unsent = unsent - self._unsent, unsent
+        """Counts the unsent bytes of the transport. The count never falls while writing is paused: a write is freed as
+        a whole."""
+        unsent = max(self._unsent_bytes, at_least, self._transport.get_write_buffer_size()) if self.is_paused else 0
+        change, self._unsent_bytes = unsent - self._unsent_bytes, unsent
         self.hold(change)
 
     def eof_received(self) -> bool:
-        """See asyncio.Protocol. A peer that half-closes without a close frame is answered what is in hand, within
-        `outbox.close_grace`; with nothing in hand the transport closes itself."""
+        """Handles a peer that closes its sending half without a close frame.
+
+        Finishes and answers a command in progress within `outbox.close_grace`. If there is none, the transport closes.
+        """
         if self._state is not _State.OPEN or not self.handler.ended():
             return False
-        self._end_within_grace()
+        self._start_close_timer()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        if self._limit is not None:
-            self._limit.cancel()
+        """Ends the session and releases the held bytes."""
+        if self._close_timer is not None:
+            self._close_timer.cancel()
         self._finish()
-        self.account.add(-self._held)
-        self._held = 0
+        self.account.add(-self._held_bytes)
+        self._held_bytes = 0
         self._state = _State.LOST
 
     def pause_writing(self) -> None:
-        """See asyncio.Protocol."""
+        """Reports to the handler that bytes wait in this process."""
         self.is_paused = True
         self.count_unsent()
         self.handler.paused()
 
     def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
-        if self._transport.is_closing():  # were a write to fail from here now, asyncio's transport would end twice
+        """Reports to the handler that all bytes are sent."""
+        # A failing write from here would make a closing transport of asyncio call connection_lost twice.
+        if self._transport.is_closing():
             return
         self.is_paused = False
         self.count_unsent()
-        pong, self._pong = self._pong, None
+        pong, self._pending_pong = self._pending_pong, None
         if pong is not None and self._state is _State.OPEN:
             self.write(frame(PONG, pong))
         if not self.is_paused:
             self.handler.resumed()
 
-    # --- frames that are no messages ----------------------------------------------------------------------------------
+    # --- control frames -----------------------------------------------------------------------------------------------
 
-    def _take_control(self, opcode: int, payload: bytes) -> None:
+    def _handle_control(self, opcode: int, payload: bytes) -> None:
         if opcode == CLOSE:
-            self._take_close(payload)
+            self._handle_close(payload)
         elif self._state is _State.OPEN:
-            if opcode == PONG and self._asked_at is not None:
-                terms, asked_at, self._asked_at = self._terms, self._asked_at, None
-                terms.metrics.connections.ping_seconds.observe(max(0.0, terms.clock.monotonic() - asked_at))
-            elif self._is_flood():
-                # A fault, not a close: the core, which knows of no close, would go on writing behind it.
-                raise Fault(CloseCode.RATE_LIMITED.code, "too many control frames")
+            if opcode == PONG and self._ping_sent_at is not None:
+                context, sent_at, self._ping_sent_at = self._context, self._ping_sent_at, None
+                context.metrics.connections.ping_seconds.observe(max(0.0, context.clock.monotonic() - sent_at))
+            elif self._exceeds_control_rate():
+                # Raises instead of closing: the handler would not learn of a close, and would write behind it.
+                raise ProtocolError(CloseCode.RATE_LIMITED.code, "too many control frames")
             if opcode == PING and self.is_paused:
-                self._pong = payload  # RFC 6455 §5.5.3: the most recent one is answered
+                self._pending_pong = payload  # RFC 6455 §5.5.3: only the latest ping needs a pong
             elif opcode == PING:
                 self.write(frame(PONG, payload))
 
-    def _is_flood(self, cost: float = 1.0) -> bool:
-        clock = self._terms.clock
-        if self._control is None:
-            self._control = TokenBucket(self._terms.bounds.limits.connection_rate, clock.monotonic())
-        if self._control.acquire(clock.monotonic(), cost) == 0:
+    def _exceeds_control_rate(self, cost: float = 1.0) -> bool:
+        clock = self._context.clock
+        if self._control_bucket is None:
+            self._control_bucket = TokenBucket(self._context.bounds.limits.connection_rate, clock.monotonic())
+        if self._control_bucket.acquire(clock.monotonic(), cost) == 0:
             return False
-        self._terms.metrics.limits.rate_limited.labels(scope="connection").inc()
+        self._context.metrics.limits.rate_limited.labels(scope="connection").inc()
         return True
 
-    def _take_close(self, payload: bytes) -> None:
-        code, _ = closing(payload)
+    def _handle_close(self, payload: bytes) -> None:
+        code, _ = parse_close(payload)
         if self._state is _State.OPEN:
             self._close_code = CloseCode.NORMAL.code if code is None else code
             self.write(close_frame(code))
         self._finish()
-        self._end_within_grace()
+        self._start_close_timer()
         self._transport.close()
 
-    def _fail(self, fault: Fault) -> None:
-        """RFC 6455 §7.1.7. What the peer still sends is dropped until it hangs up: bytes that nobody has read would make the
-        kernel reset the connection, and the close frame would be lost with it."""
-        if isinstance(fault, TooBig):
-            self._terms.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
-        if self._reader is not None:  # the rest of the frame is on its way
-            self._late += min(self._reader.missing, self._terms.bounds.limits.message_bytes)
-        if self._state is _State.OPEN:
-            self._close_code = fault.code
-            self.write(close_frame(fault.code, fault.reason))
-        self._finish()
-        self._end_within_grace()
-        self.resume_reading()
-        end_sending(self._transport)
+    def _fail(self, error: ProtocolError) -> None:
+        """Fails the connection (RFC 6455 §7.1.7).
 
-    # --- the core's side ----------------------------------------------------------------------------------------------
+        Bytes that the peer still sends are read and discarded: unread bytes would make the kernel reset the connection,
+        and the close frame would be lost.
+        """
+        if isinstance(error, MessageTooBigError):
+            self._context.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
+        if self._reader is not None:  # the rest of the current frame is still on its way
+            self._late_bytes_left += min(self._reader.missing_bytes, self._context.bounds.limits.message_bytes)
+        if self._state is _State.OPEN:
+            self._close_code = error.code
+            self.write(close_frame(error.code, error.reason))
+        self._finish()
+        self._start_close_timer()
+        self.resume_reading()
+        half_close(self._transport)
+
+    # --- called by the realtime core ----------------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
-        """See Socket."""
+        """Stops reading until `resume_reading`."""
         self.is_held = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """See Socket."""
+        """Continues reading; frames that waited are read in a later loop iteration."""
         if not self.is_held:
             return
         self.is_held = False
-        self.heard = True  # what it has said meanwhile, nobody has listened to
-        if self._reader is not None:  # not from here: whoever resumes is not ready for a message yet
-            self._wait_for_turn(self._reader)
+        self.heard = True  # the peer may have sent something while reading was paused
+        if self._reader is not None:  # not read now: the caller is not ready for messages yet
+            self._schedule_read(self._reader)
         else:
-            self._take_more()
+            self._resume_transport()
 
     def ping(self) -> None:
-        """See Socket."""
+        """Sends a ping."""
         if self._state is _State.OPEN:
-            self._asked_at = self._terms.clock.monotonic()
+            self._ping_sent_at = self._context.clock.monotonic()
             self.write(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:
-        """See Socket."""
+        """Sends a close frame, and aborts after `outbox.close_grace` without an answer."""
         if self._state is not _State.OPEN:
             return
         self._state = _State.CLOSING
         self._close_code = code
         self.write(close_frame(code, reason))
-        self._end_within_grace()
-        self.resume_reading()  # or the peer's answer would never be heard
+        self._start_close_timer()
+        self.resume_reading()  # otherwise the peer's close frame would not be read
 
     def hang_up(self) -> None:
-        """See Socket."""
+        """Closes the transport once all bytes are sent."""
         self._transport.close()
 
     def abort(self) -> None:
-        """See Socket."""
+        """Aborts the transport."""
         self._transport.abort()
 
     @property
     def fd(self) -> int:
-        """See Socket. Also -1 on TLS, and while bytes wait that asyncio does not tell of: those of a response before this."""
+        """The descriptor for a BatchSender; -1 if closing, on TLS, or while bytes of an earlier response are unsent."""
         transport = self._transport
         if self._state is not _State.OPEN or transport.is_closing() or transport.get_write_buffer_size():
             return -1
@@ -396,48 +411,50 @@ class WebSocket(asyncio.Protocol):
 
     @property
     def close_code(self) -> int:
-        """See Socket."""
+        """The code of the first close frame, from either side; 1006 without one."""
         return self._close_code
 
-    def _end_within_grace(self) -> None:
-        if self._limit is None:
-            self._limit = self._terms.clock.call_later(self._terms.bounds.outbox.close_grace, self._transport.abort)
+    def _start_close_timer(self) -> None:
+        if self._close_timer is None:
+            self._close_timer = self._context.clock.call_later(
+                self._context.bounds.outbox.close_grace, self._transport.abort
+            )
 
     def _finish(self) -> None:
-        if self._state is not _State.OVER:
-            self._state = _State.OVER
+        if self._state is not _State.FINISHED:
+            self._state = _State.FINISHED
             reader, self._reader = self._reader, None
             if reader is not None:
-                self._terms.reads.end_message(self)
-                self._count(reader)
-            self.write = _nowhere
-            # No circle is left: what was this connection's is freed at once, and not by the garbage collector.
-            handler, self.handler = self.handler, _DEAF
+                self._context.read_scheduler.stop_message_timeout(self)
+                self._account_reader(reader)
+            self.write = _discard
+            # Breaks the reference cycle: the connection's objects are freed at once, not by the garbage collector.
+            handler, self.handler = self.handler, _NULL_HANDLER
             handler.lost()
 
 
-class _Deaf:
-    """The ear of a socket that is over."""
+class _NullHandler:
+    """The handler of a finished connection: ignores everything."""
 
     def received(self, message: str | bytes) -> None:
-        """See MessageHandler."""
+        """Ignores the message."""
 
     def paused(self) -> None:
-        """See MessageHandler."""
+        """Ignores the event."""
 
     def resumed(self) -> None:
-        """See MessageHandler."""
+        """Ignores the event."""
 
     def ended(self) -> bool:
-        """See MessageHandler."""
+        """Reports that nothing is in progress."""
         return False
 
     def lost(self) -> None:
-        """See MessageHandler."""
+        """Ignores the event."""
 
 
-_DEAF = _Deaf()
+_NULL_HANDLER = _NullHandler()
 
 
-def _nowhere(data: bytes) -> None:
-    """Where writes go that come too late."""
+def _discard(data: bytes) -> None:
+    """Takes the place of `transport.write` once the connection is finished."""

@@ -1,4 +1,4 @@
-"""Edges of HTTP: peers that half-close, transfer codings, refusals that no handler makes, and every address of a machine."""
+"""Conformance to HTTP/1.1: half-closed connections, transfer codings, refusals by the parser, and listening addresses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aiohttp.base_protocol import BaseProtocol
 from service.cli import workers
 from service.core.identity import Identity
 from service.web.http.http_protocol import RequestParser
-from service.web.http.socket_options import bound_sockets
+from service.web.http.socket_options import bind_sockets
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, DEADLINE, Running, eventually, serving, token
 from tests.support.raw import HANDSHAKE, TEXT, Answer, Raw, connected, frame, new_ticket, text, upgraded
@@ -53,7 +53,7 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(EVENT), EVENT)
 
 
 async def exchange(port: int, data: bytes, *, ends: bool = True, host: str = "127.0.0.1") -> list[Answer]:
-    """Sends data, ends the sending side, and reads every answer up to the end of the connection."""
+    """Sends data, half-closes, and reads every response up to the end of the connection."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(data)
@@ -70,7 +70,7 @@ def _answers(data: bytes) -> Any:
         head, _, data = data.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        size = int(headers.get("content-length", 0)) if first[9:12] != "101" else len(data)  # the rest is no HTTP
+        size = int(headers.get("content-length", 0)) if first[9:12] != "101" else len(data)  # the rest is not HTTP
         yield Answer(int(first.split(" ")[1]), headers, data[:size])
         data = data[size:]
 
@@ -80,7 +80,7 @@ def port_of(url: str) -> int:
 
 
 def on_each_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[str], None]:
-    """Has a test run on both event loops: they differ in what they do with a half-closed connection."""
+    """Runs a test on both event loops, which differ for half-closed connections."""
 
     @pytest.mark.parametrize("loop", LOOPS)
     def run(loop: str) -> None:
@@ -92,7 +92,7 @@ def on_each_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[str
     return run
 
 
-# --- a peer that ends its sending side ----------------------------------------------------------------------------------------
+# --- half-closed connections ------------------------------------------------------------------------------------------
 
 
 @on_each_loop
@@ -120,7 +120,7 @@ async def test_half_closed_pipeline_is_answered_in_order_then_closed() -> None:
         answers = await exchange(port_of(server.url), requests)
         assert [json.loads(answer.body)["offset"] for answer in answers[:count]] == list(range(1, count + 1))
         assert [answer.status for answer in answers[count : count + 1]] == [404]
-        # The upgrade succeeds (it has yet to say hello), and what is behind it is no request any more.
+        # The upgrade succeeds (without hello yet), so what is behind it is not a request.
         assert [answer.status for answer in answers[count + 1 : count + 2]] == [101]
 
 
@@ -134,7 +134,7 @@ async def test_half_closed_upgrade_is_answered_then_closed() -> None:
         port = port_of(server.url)
         good = _fields(HANDSHAKE | {"Authorization": f"Bearer {token()}"})
         bad = _fields(HANDSHAKE | {"Authorization": "Bearer x.y.z"})
-        for before in (b"", get("/nowhere")):  # by the front, and by aiohttp's route
+        for before in (b"", get("/nowhere")):  # by UpgradeQueue, and by aiohttp's route
             *_, answer = await exchange(port, before + get("/ws", *good))
             assert answer.status == 101
             *_, answer = await exchange(port, before + get("/ws", *bad))
@@ -145,7 +145,7 @@ async def test_half_closed_upgrade_is_answered_then_closed() -> None:
 
 
 class Slow:
-    """An authenticator that takes its time."""
+    """An authenticator that waits until the test opens it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -158,7 +158,7 @@ class Slow:
 
 
 @on_each_loop
-async def test_upgrade_half_closed_while_it_is_checked_is_answered() -> None:
+async def test_half_closed_upgrade_during_its_checks_is_answered() -> None:
     for origin, status in (("http://service.example", 101), ("http://evil.example", 403)):
         slow = Slow()
         async with serving(authenticator=slow, origins=("http://service.example",)) as server:
@@ -174,7 +174,7 @@ async def test_upgrade_half_closed_while_it_is_checked_is_answered() -> None:
 
 
 async def all_said(raw: Raw) -> list[str]:
-    """The types of all messages up to the end of the connection, batches taken apart."""
+    """The types of all messages up to the end of the connection, with batches split."""
     types: list[str] = []
     with suppress(asyncio.IncompleteReadError):
         while True:
@@ -185,8 +185,8 @@ async def all_said(raw: Raw) -> list[str]:
 
 
 @on_each_loop
-async def test_half_closed_websocket_is_answered_what_is_in_hand() -> None:
-    """No close frame has come: the command is carried out, and its sender learns of it."""
+async def test_half_closed_websocket_with_a_command_in_progress_is_answered() -> None:
+    """Without a close frame, the command is finished, and its sender gets the reply."""
     slow = Slow()
     slow.opens.set()
     async with serving(authenticator=slow) as server:
@@ -223,7 +223,7 @@ async def test_half_closed_websocket_is_answered_what_is_in_hand() -> None:
         assert await server.metric("closes_total", code="1006") == 5
 
 
-async def test_half_closed_websocket_whose_command_takes_too_long_is_cut() -> None:
+async def test_half_closed_websocket_with_a_slow_command_is_cut() -> None:
     slow = Slow()
     slow.opens.set()
     async with serving(authenticator=slow, outbox={"close_grace": 0.1}) as server:
@@ -237,7 +237,7 @@ async def test_half_closed_websocket_whose_command_takes_too_long_is_cut() -> No
 
 
 @on_each_loop
-async def test_half_closed_body_that_broke_off_is_refused_at_once() -> None:
+async def test_half_closed_incomplete_body_is_refused_at_once() -> None:
     async with serving() as server:
         port = port_of(server.url)
         for request in (post()[:-5], post("Transfer-Encoding: chunked", body=CHUNKED[:-7], length=False)):
@@ -251,8 +251,8 @@ async def test_half_closed_body_that_broke_off_is_refused_at_once() -> None:
 
 
 @on_each_loop
-async def test_half_closed_connection_with_nothing_in_hand_is_closed_at_once() -> None:
-    clock = FakeClock(time.time())  # which stands still: no deadline comes to the help
+async def test_half_closed_idle_connection_is_closed_at_once() -> None:
+    clock = FakeClock(time.time())  # which stands still, so no deadline applies
     async with serving(clock=clock) as server:
         for port in (port_of(server.url), port_of(server.ops_url)):
             for data in (b"", b"G", b"GET /ws HT", b"GET /healthz HTTP/1.1\r\nHo", b"\r\n"):
@@ -274,19 +274,19 @@ async def test_half_closed_request_leaves_nothing_behind(caplog: pytest.LogCaptu
             await exchange(port_of(server.url), post())
             await exchange(port_of(server.url), post()[:-5])
         await eventually(lambda: not len(server.service.http_connections))
-    # The loop's debug mode remarks on every step that took long, which on a busy machine any may.
+    # The loop's debug mode reports slow steps, which happen on any busy machine.
     told = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name != "asyncio"]
     assert told == []
 
 
-async def test_half_closed_peer_that_waits_for_a_slow_body_goes_by_its_deadline() -> None:
-    """The other way round: a body that never comes, on a connection that is not half-closed, still has its deadline."""
+async def test_incomplete_body_without_half_close_goes_by_its_deadline() -> None:
+    """The other case: the body never comes and the connection stays open."""
     async with serving(deadlines={"body": 0.2}) as server:
         answers = await exchange(port_of(server.url), post()[:-5], ends=False)
         assert answers[0].code == "deadline"
 
 
-# --- refusals that no handler makes --------------------------------------------------------------------------------------------
+# --- refusals by the parser -------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[int, str, bytes]] = {
     "transfer coding gzip, chunked": (
@@ -356,7 +356,7 @@ REFUSED: dict[str, tuple[int, str, bytes]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_refusal_is_a_problem_on_both_listeners(server: Running, name: str) -> None:
+async def test_refused_request_is_a_problem_on_both_listeners(server: Running, name: str) -> None:
     status, code, data = REFUSED[name]
     for url in (server.url, server.ops_url):
         (answer, *_) = await exchange(port_of(url), data)
@@ -368,7 +368,7 @@ async def test_refusal_is_a_problem_on_both_listeners(server: Running, name: str
 
 
 @pytest.mark.parametrize("method", ["POST", "OPTIONS", "TRACE", "DELETE"])
-async def test_method_that_the_ops_listener_lacks_is_a_problem(server: Running, method: str) -> None:
+async def test_method_unknown_to_the_ops_listener_is_a_problem(server: Running, method: str) -> None:
     (answer,) = await exchange(port_of(server.ops_url), f"{method} /healthz HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert (answer.status, answer.code) == (405, "method_not_allowed")
     assert set(re.split(", *", answer.headers["allow"])) == {"GET", "HEAD"}
@@ -378,7 +378,7 @@ async def test_method_that_the_ops_listener_lacks_is_a_problem(server: Running, 
     "fields",
     [["Transfer-Encoding: Chunked"], ["Transfer-Encoding: , chunked"], ["Expect: 100-Continue"]],
 )
-async def test_what_the_rfc_allows_is_taken(server: Running, fields: list[str]) -> None:
+async def test_request_that_the_rfc_allows_is_accepted(server: Running, fields: list[str]) -> None:
     is_chunked = fields[0].startswith("Transfer")
     data = post(*fields, body=CHUNKED if is_chunked else EVENT, length=not is_chunked)
     answers = await exchange(port_of(server.url), data)
@@ -387,7 +387,7 @@ async def test_what_the_rfc_allows_is_taken(server: Running, fields: list[str]) 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["half-closed", "open"])
 @pytest.mark.parametrize("offer", ["h2c", "h2c, other", "websocket"])
-async def test_request_behind_an_upgrade_that_is_ignored_is_answered(server: Running, offer: str, ends: bool) -> None:
+async def test_request_behind_an_ignored_upgrade_is_answered(server: Running, offer: str, ends: bool) -> None:
     first = get("/nowhere", "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {offer}", "HTTP2-Settings: AAA")
     for url in (server.url, server.ops_url):
         answers = await exchange(
@@ -396,13 +396,13 @@ async def test_request_behind_an_upgrade_that_is_ignored_is_answered(server: Run
         assert [answer.status for answer in answers] == [404, 404, 404]
 
 
-async def test_requests_before_one_that_cannot_be_read_are_answered(server: Running) -> None:
+async def test_requests_before_an_unreadable_one_are_answered(server: Running) -> None:
     for bad, status in ((b"GARBAGE\r\n\r\n", 400), (post("Transfer-Encoding: gzip, chunked", length=False), 501)):
         answers = await exchange(port_of(server.url), post() + get("/nowhere") + bad, ends=False)
         assert [answer.status for answer in answers] == [200, 404, status]
 
 
-async def test_parser_takes_no_more_requests_than_the_queue_has_room_for() -> None:
+async def test_parser_takes_no_more_requests_than_its_queue_holds() -> None:
     parser = RequestParser(BaseProtocol(asyncio.get_running_loop()), asyncio.get_running_loop(), max_queue=2)
     data = get("/x") * 50
     found = len(parser.feed_data(data)[0])
@@ -414,13 +414,13 @@ async def test_parser_takes_no_more_requests_than_the_queue_has_room_for() -> No
         found += taken
 
 
-async def test_many_requests_of_one_segment_are_answered(server: Running) -> None:
+async def test_many_requests_of_one_segment_are_all_answered(server: Running) -> None:
     count = 300
     answers = await exchange(port_of(server.url), post() * count)
     assert [json.loads(answer.body)["offset"] for answer in answers] == list(range(1, count + 1))
 
 
-async def test_request_of_http_1_0_without_a_host_is_served(server: Running) -> None:
+async def test_http_1_0_request_without_a_host_is_served(server: Running) -> None:
     (answer,) = await exchange(port_of(server.url), b"GET /nowhere HTTP/1.0\r\nOrigin: http://x\r\n\r\n")
     assert answer.status == 404
     (answer,) = await exchange(port_of(server.url), b"POST /tickets HTTP/1.0\r\nOrigin: http://x\r\n\r\n")
@@ -438,15 +438,15 @@ async def test_request_of_http_1_0_without_a_host_is_served(server: Running) -> 
         ("/tickets", "service.example:8080", 403),
     ],
 )
-async def test_same_origin_is_that_of_the_target(server: Running, target: str, host: str, status: int) -> None:
-    """RFC 9112 §3.2.2: a target in absolute form goes before Host."""
+async def test_same_origin_is_compared_with_the_target(server: Running, target: str, host: str, status: int) -> None:
+    """RFC 9112 §3.2.2: a target in absolute form takes precedence over Host."""
     fields = (f"Host: {host}", f"Authorization: Bearer {token()}", "Origin: http://service.example")
     data = "\r\n".join((f"POST {target} HTTP/1.1", *fields, "", "")).encode()
     (answer,) = await exchange(port_of(server.url), data)
     assert answer.status == status
 
 
-async def test_cookies_of_several_lines_are_read() -> None:
+async def test_cookies_on_several_lines_are_read() -> None:
     """RFC 9113 §8.2.3: HTTP/2 splits them."""
     origin = "https://app.example"
     async with serving(origins=(origin,), auth={"cookie": "session"}) as server, connected(server) as raw:
@@ -456,7 +456,7 @@ async def test_cookies_of_several_lines_are_read() -> None:
 
 
 async def test_ticket_given_twice_is_refused(server: Running) -> None:
-    """Who reads the first and who reads the last would not agree on who this is."""
+    """A proxy and the service could otherwise read different tickets."""
     ticket = await new_ticket(server)
     async with connected(server) as raw:
         assert (await raw.request(f"/ws?ticket=x&ticket={ticket}", HANDSHAKE)).code == "unauthenticated"
@@ -464,7 +464,7 @@ async def test_ticket_given_twice_is_refused(server: Running) -> None:
         assert (await raw.request(f"/ws?ticket={ticket}", HANDSHAKE)).status == 101, "it has not been used"
 
 
-async def test_forwarded_addresses_of_several_lines_are_one_list() -> None:
+async def test_forwarded_addresses_on_several_lines_are_one_list() -> None:
     async with serving(proxy={"hops": 2}, limits={"connections_per_ip": 1}) as server, AsyncExitStack() as stack:
         for address, status in (("10.0.0.1", 101), ("10.0.0.2", 101), ("::ffff:10.0.0.1", 429)):
             raw = await stack.enter_async_context(connected(server))
@@ -472,7 +472,7 @@ async def test_forwarded_addresses_of_several_lines_are_one_list() -> None:
             assert (await raw.request("/ws", [*HANDSHAKE.items(), *fields])).status == status, address
 
 
-# --- every address of a machine -------------------------------------------------------------------------------------------------
+# --- listening addresses ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["::", "0:0:0:0:0:0:0:0"])
@@ -485,12 +485,12 @@ async def test_double_colon_serves_both_families_on_both_listeners(host: str) ->
             assert answer.status == 200
 
 
-def test_workers_hold_the_port_on_both_families() -> None:
+def test_workers_bind_the_port_on_both_families() -> None:
     with workers._reserved_port("::", 0) as port:
         for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
             with socket.socket(family) as other, pytest.raises(OSError, match="in use"):
                 other.bind((address, port))
-        shared = bound_sockets("::", port, shared=True)
+        shared = bind_sockets("::", port, reuse_port=True)
         assert {end.family for end in shared} == {socket.AF_INET, socket.AF_INET6}
         for end in shared:
             end.close()
@@ -498,14 +498,14 @@ def test_workers_hold_the_port_on_both_families() -> None:
 
 @pytest.mark.parametrize(("host", "families"), [("0.0.0.0", {socket.AF_INET}), ("127.0.0.1", {socket.AF_INET})])
 def test_address_of_one_family_is_bound_alone(host: str, families: set[int]) -> None:
-    bound = bound_sockets(host, 0, shared=False)
+    bound = bind_sockets(host, 0, reuse_port=False)
     assert {end.family for end in bound} == families
     for end in bound:
         end.close()
 
 
-def test_double_colon_without_ipv6_is_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the kernel has it switched off: the family is there, and no address of it."""
+def test_double_colon_without_ipv6_serves_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the kernel has IPv6 switched off: the family exists without an address."""
     bind = socket.socket.bind
 
     class NoIPv6(socket.socket):
@@ -515,12 +515,12 @@ def test_double_colon_without_ipv6_is_ipv4(monkeypatch: pytest.MonkeyPatch) -> N
             bind(self, address)
 
     monkeypatch.setattr(socket, "socket", NoIPv6)
-    bound = bound_sockets("::", 0, shared=False)
+    bound = bind_sockets("::", 0, reuse_port=False)
     assert [end.family for end in bound] == [socket.AF_INET]
     bound[0].close()
 
 
-async def test_ports_that_are_taken_are_named_with_their_setting() -> None:
+async def test_port_in_use_is_reported_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=rf"in use: :: port {port} \(settings host and port\)"):
@@ -529,14 +529,14 @@ async def test_ports_that_are_taken_are_named_with_their_setting() -> None:
 
 
 async def test_peers_keep_their_ipv4_addresses() -> None:
-    """With one socket for both families they would be ::ffff:… and share the caps of one IPv6 network."""
+    """One socket for both families would give ::ffff:… addresses, which share the caps of one IPv6 network."""
     async with serving(host="::", proxy={"hops": 0}) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server.url))
-        door = server.service.door
-        assert door is not None
-        await eventually(lambda: len(door.waiting) == 1)
-        (front,) = door.waiting
-        peer = front.peername
+        upgrade_queue = server.service.upgrade_queue
+        assert upgrade_queue is not None
+        await eventually(lambda: len(upgrade_queue.waiting) == 1)
+        (protocol,) = upgrade_queue.waiting
+        peer = protocol.peername
         assert isinstance(peer, tuple)
         assert peer[0] == "127.0.0.1"
         writer.close()

@@ -1,0 +1,134 @@
+"""The checks of an upgrade before a WebSocket exists. UpgradeHandler calls them in the order of docs/protocol.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from aiohttp import HttpVersion11, hdrs, web
+from multidict import CIMultiDictProxy
+
+from service.contract.model import ChannelSpec
+from service.core.backoff import jittered
+from service.core.identity import Identity, Right
+from service.errors import ErrorCode, ServiceError
+from service.protocol.deflate import Agreement, negotiate
+from service.protocol.messages import SUBPROTOCOL
+from service.realtime.admission.slots import network_of
+from service.realtime.node import Node
+from service.realtime.session.handshake import NO_CHANNELS, AcceptedUpgrade
+from service.web.client_info import client_ip, parse_credentials, query_values
+from service.web.http.header_list import header_elements
+from service.web.http_config import HttpConfig
+
+_KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
+"""16 bytes as base64."""
+
+
+def check_limits(request: web.BaseRequest, node: Node, config: HttpConfig) -> str:
+    """Checks what needs no credentials: drain, bytes, rate and caps. Returns the client's network; raises ServiceError."""
+    node.admission.check_open()
+    if node.delivery.budget.is_full:
+        node.runtime.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
+        raise ServiceError(
+            ErrorCode.OVERLOADED, "this node holds too many bytes for its peers", retry_after=jittered(5.0)
+        )
+    network = network_of(client_ip(request, config.hops))
+    node.admission.requests.check_connect(network)
+    node.admission.slots.check(network)
+    return network
+
+
+def check_subprotocol(request: web.BaseRequest, *, is_upgrade: bool) -> None:
+    """Raises ServiceError(UNSUPPORTED_VERSION) unless this version's subprotocol is offered."""
+    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
+    if offered == SUBPROTOCOL:  # the usual offer, checked first because it is cheap
+        return
+    if offered is None and not is_upgrade:
+        return  # a browser cannot set this header on a plain request
+    if SUBPROTOCOL not in header_elements(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
+        raise ServiceError(ErrorCode.UNSUPPORTED_VERSION, f"offer the subprotocol {SUBPROTOCOL}")
+
+
+async def authenticate(request: web.BaseRequest, node: Node, config: HttpConfig) -> tuple[Identity | None, str]:
+    """The identity of the request's credentials, and their kind; None and "hello" if the request has none.
+
+    A ticket is only looked up here: `redeem_ticket` uses it up.
+    """
+    credentials = parse_credentials(request, config)
+    if credentials.ticket is not None:
+        token = await node.tickets.peek(credentials.ticket)
+        if token is None:
+            raise _invalid_ticket()
+        return await node.cluster.authenticator.authenticate(token), "ticket"
+    if credentials.token is not None:
+        kind = "cookie" if credentials.from_cookie else "bearer"
+        return await node.cluster.authenticator.authenticate(credentials.token), kind
+    return None, "hello"
+
+
+def authorise_channels(request: web.BaseRequest, node: Node, identity: Identity | None) -> Mapping[str, ChannelSpec]:
+    """The channels of `?channels=` with their contract. Raises ServiceError if the identity may not subscribe to one."""
+    given = ",".join(query_values(request, "channels"))
+    names = dict.fromkeys(filter(None, given.split(","))) if given else ()
+    if not names:
+        return NO_CHANNELS
+    if identity is None:
+        raise ServiceError(ErrorCode.UNAUTHENTICATED, "?channels= needs credentials in the upgrade")
+    max_channels = node.bounds.limits.subscriptions
+    if len(names) > max_channels:
+        node.runtime.metrics.limits.limit_hits.labels(limit="subscriptions").inc()
+        raise ServiceError(
+            ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"a connection has at most {max_channels} channels", limit=max_channels
+        )
+    return {name: node.gate.authorise(identity, name, Right.SUBSCRIBE).spec for name in names}
+
+
+def charge_subscribes(node: Node, upgrade: AcceptedUpgrade, *, is_upgrade: bool) -> None:
+    """Charges the subscribe rates for the channels of the address, for all or for none.
+
+    After a partial charge, the client would not know which channels are missing.
+    """
+    if upgrade.channels:
+        node.admission.check_subscribes(upgrade.slot, len(upgrade.channels), is_upgrade=is_upgrade)
+
+
+def check_handshake(request: web.BaseRequest) -> bytes:
+    """Returns Sec-WebSocket-Key. Raises ServiceError(INVALID_REQUEST) if RFC 6455 §4.2.1 is not met."""
+    headers = request.headers
+    # Neither the key (§11.3.1) nor the version (§11.3.5) may come twice.
+    key = ",".join(headers.getall(hdrs.SEC_WEBSOCKET_KEY, []))
+    if (
+        not _has_connection_upgrade(headers)
+        or request.version < HttpVersion11
+        or headers.getall(hdrs.SEC_WEBSOCKET_VERSION, []) != ["13"]
+        or _KEY.fullmatch(key) is None
+    ):
+        raise ServiceError(
+            ErrorCode.INVALID_REQUEST,
+            "this is not a WebSocket handshake: it needs HTTP/1.1, Connection: Upgrade, Sec-WebSocket-Version: 13, "
+            "and a Sec-WebSocket-Key of 16 bytes as base64",
+        )
+    return key.encode()
+
+
+def _has_connection_upgrade(headers: CIMultiDictProxy[str]) -> bool:
+    if headers.get(hdrs.CONNECTION) == "Upgrade":  # the usual spelling, checked first because it is cheap
+        return True
+    return "upgrade" in [option.lower() for option in header_elements(headers, hdrs.CONNECTION)]
+
+
+def negotiate_compression(request: web.BaseRequest) -> Agreement | None:
+    """The agreement on permessage-deflate (RFC 7692); None if the client offers nothing acceptable."""
+    offers = request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, [])
+    return negotiate(", ".join(offers)) if offers else None
+
+
+async def redeem_ticket(request: web.BaseRequest, node: Node) -> None:
+    """Uses up the ticket; the last check, so that no refusal costs the client its ticket."""
+    if await node.tickets.redeem(query_values(request, "ticket")[0]) is None:
+        raise _invalid_ticket()  # a concurrent upgrade has redeemed it
+
+
+def _invalid_ticket() -> ServiceError:
+    return ServiceError(ErrorCode.INVALID_TICKET, "the ticket is unknown, used or expired; ask for a new one")
