@@ -1,7 +1,7 @@
-// A load test for k6 1.x: clients over WebSockets, a backend that publishes, thresholds. k8s/README.md says how it is run.
+// A load test for k6 1.x: WebSocket clients, a backend that publishes, thresholds. k8s/README.md describes how to run it.
 //
-// Every client does what docs/protocol.md asks: hello or a ticket, subscribe, ready; it checks that offsets are dense, comes back
-// after the pause that `reconnect` tells, and resumes from its position. Times are of one clock, this process's.
+// Every client follows docs/protocol.md: hello or a ticket, subscribe, ready. It checks that offsets have no holes, reconnects
+// after the delay of `reconnect`, and resumes from its position. All times are of this process's clock.
 
 import { WebSocket } from 'k6/experimental/websockets';
 import crypto from 'k6/crypto';
@@ -18,7 +18,7 @@ const number = (name, otherwise) => {
 };
 
 const ADDRESS = text('URL', 'ws://127.0.0.1:8080/ws');
-// Where the backend API and tickets are, if not beside the WebSockets: in a cluster the Service, as an ingress leads to neither /api.
+// The URL of the backend API and tickets, if it differs from the WebSockets': in a cluster the Service, because an ingress does not route /api.
 const API = text('API', ADDRESS.replace(/^ws/, 'http').replace(/\/ws$/, ''));
 const TICKETS = text('TICKETS', '') !== '';
 const CLIENTS = number('CLIENTS', 100);
@@ -26,14 +26,14 @@ const CHANNELS = number('CHANNELS', 10);
 const CHANNEL = text('CHANNEL', 'room:load');
 const TYPE = text('TYPE', 'chat.message');
 const DATA = JSON.parse(text('DATA', '{"text": "load"}'));
-const RATE = number('RATE', 10); // publishes a second, all channels together
+const RATE = number('RATE', 10); // publishes a second of all channels
 const [RAMP, HOLD, DOWN] = [number('RAMP', 10), number('HOLD', 30), number('DOWN', 5)]; // seconds
 const P95 = number('P95', 250); // milliseconds
 const FAILURES = number('FAILURES', 0.01);
-const [BACKOFF, BACKOFF_MOST] = [0.25, 5]; // seconds of the first pause at most, and of any: full jitter
-const SETTLE = 2; // seconds from the last publish to the first leave, so that everyone gets everything
+const [BACKOFF, BACKOFF_MOST] = [0.25, 5]; // seconds: maximum of the first delay and of all delays, with full jitter
+const SETTLE = 2; // seconds from the last publish to the first disconnect, so that all events arrive
 const LASTS = RAMP + HOLD + SETTLE + DOWN;
-const STOP = new Set([4400, 4403, 4409]); // docs/protocol.md, Close codes: not again
+const STOP = new Set([4400, 4403, 4409]); // docs/protocol.md, Close codes: do not reconnect
 
 const delivery = new Trend('delivery', true);
 const connecting = new Trend('connecting', true);
@@ -50,7 +50,7 @@ const unpublished = new Rate('publish_failures');
 
 export const options = {
   scenarios: {
-    // Each client is one iteration: it comes in the ramp, stays, and leaves in the end.
+    // Each client is one iteration: it connects during the ramp, stays, and disconnects at the end.
     clients: { executor: 'per-vu-iterations', exec: 'client', vus: CLIENTS, iterations: 1, maxDuration: `${LASTS + 60}s` },
     ...(RATE > 0 && {
       backend: {
@@ -154,7 +154,7 @@ class Client {
       case 'subscribed':
         if (message.recovered === true) resumed.add(1);
         if (message.recovered === false) lost.add(1);
-        // What a resume brings was late through no fault of the way: it is counted, its time is not taken.
+        // Events of a resume are counted, but not their latency, because the client was disconnected.
         received.add(message.events.filter((event) => event.offset > (this.position ? this.position.offset : 0)).length);
         this.position = { epoch: message.epoch, offset: message.offset, ...(message.last && { id: message.last }) };
         break;
@@ -175,7 +175,7 @@ class Client {
     const sent = /^load-(\d+)-/.exec(event.id || '');
     if (sent) delivery.add(Date.now() - Number(sent[1]));
     received.add(1);
-    if (event.offset === undefined) return; // no durable type: nothing says what is missing
+    if (event.offset === undefined) return; // not durable: gaps cannot be detected
     if (event.offset !== this.position.offset + 1) gaps.add(1);
     this.position = { epoch: this.position.epoch, offset: event.offset, id: event.id };
   }

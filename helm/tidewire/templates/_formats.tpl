@@ -102,7 +102,7 @@ sentence says where, what, and what would be right.
 {{- end -}}
 {{- end -}}
 
-{{/* Fails for what stands twice in a list: [place, list, why] */}}
+{{/* Fails for duplicates in a list: [place, list, reason] */}}
 {{- define "tidewire.checkTwice" -}}
 {{- $seen := dict -}}
 {{- $args := . -}}
@@ -132,7 +132,7 @@ sentence says where, what, and what would be right.
 {{- end -}}
 {{- end -}}
 
-{{/* Affinity, as far as a slip is likely. */}}
+{{/* Affinity: common mistakes. */}}
 {{- define "tidewire.checkAffinity" -}}
 {{- include "tidewire.checkKeys" (list "affinity" . (list "nodeAffinity" "podAffinity" "podAntiAffinity")) -}}
 {{- range $kind, $rules := . -}}
@@ -164,7 +164,7 @@ sentence says where, what, and what would be right.
 {{- end -}}
 {{- end -}}
 
-{{/* A quantity as a number, for comparing; -1 for what is none. */}}
+{{/* A quantity as a number for comparison; -1 if it is not a quantity. */}}
 {{- define "tidewire.quantity" -}}
 {{- $text := include "tidewire.text" . -}}
 {{- if not (regexMatch "^[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$" $text) -}}-1
@@ -202,7 +202,7 @@ sentence says where, what, and what would be right.
 {{- end -}}
 {{- end -}}
 
-{{/* Milliseconds of a duration of Prometheus; -1 for what is none. */}}
+{{/* A Prometheus duration in milliseconds; -1 if it is not a duration. */}}
 {{- define "tidewire.milliseconds" -}}
 {{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 "w" 604800000 "y" 31536000000 -}}
 {{- if not (and . (regexMatch "^(0|([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$" .)) -}}-1
@@ -404,7 +404,7 @@ sentence says where, what, and what would be right.
 {{- if not (has $v.service.appProtocol (list "auto" "none")) }}{{ include "tidewire.checkKey" (list "service.appProtocol" $v.service.appProtocol) }}{{ end -}}
 {{- with $v.service.loadBalancerClass }}{{ include "tidewire.checkKey" (list "service.loadBalancerClass" .) }}{{ end -}}
 
-{{- /* What a Service cannot change is refused before half an upgrade. */ -}}
+{{- /* Refuses changes that a Service does not allow, before Helm applies half of an upgrade. */ -}}
 {{- $live := (lookup "v1" "Service" (include "tidewire.namespace" .) (include "tidewire.fullname" .) | default dict).spec | default dict -}}
 {{- $change := "and a Service cannot change it: leave it as it is, or delete the Service first, which interrupts its clients" -}}
 {{- if and $v.service.clusterIP $live.clusterIP (ne $v.service.clusterIP $live.clusterIP) -}}
@@ -555,7 +555,7 @@ sentence says where, what, and what would be right.
 {{- range $path, $_ := $v.contract.files }}{{ if or (not $path) (hasPrefix ".." $path) }}{{ include "tidewire.refuse" (list "contract.files" $path "not a path below the contract's folder") }}{{ end }}{{ end -}}
 {{- if hasKey $v.contract.files "contract.yaml" }}{{ fail "contract.files: contract.yaml is the contract itself: set it in contract.text" }}{{ end -}}
 
-{{- /* --- objects of the user's --- */ -}}
+{{- /* --- the user's objects --- */ -}}
 {{- range $index, $object := $v.extraObjects -}}
 {{- if kindIs "map" $object -}}
 {{- range $field := list "apiVersion" "kind" "metadata" -}}

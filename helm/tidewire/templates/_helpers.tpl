@@ -30,24 +30,24 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- include "tidewire.setting" (list (dict "Values" (dict "settings" (.Values.settings.rollout | default dict))) "accept_rate" "per_second" 1000.0) -}}
 {{- end -}}
 
-{{/* Seconds of settings.deadlines.shutdown that a full pod takes to drain at its rate: closes have three quarters of it. */}}
+{{/* settings.deadlines.shutdown in seconds that a full pod needs to drain at its rate. Closes may take three quarters of it. */}}
 {{- define "tidewire.drainNeeds" -}}
 {{- divf (include "tidewire.connections" . | float64) (include "tidewire.drainRate" . | float64) 0.75 | ceil | int -}}
 {{- end -}}
 
 {{- define "tidewire.brokerUrl" -}}{{ include "tidewire.setting" (list . "broker" "url" "memory://") }}{{- end -}}
 
-{{/* Seconds that the container's preStop takes. */}}
+{{/* Duration of the container's preStop hook, in seconds. */}}
 {{- define "tidewire.preStopSeconds" -}}
 {{- dig "preStop" "sleep" "seconds" .Values.preStopSeconds .Values.lifecycle | int -}}
 {{- end -}}
 
-{{/* The least time from a pod's end to SIGKILL: less would cut connections. */}}
-{{- define "tidewire.leastGrace" -}}
+{{/* Minimum seconds from a pod's deletion to SIGKILL. Less would cut connections. */}}
+{{- define "tidewire.minGrace" -}}
 {{- add (include "tidewire.preStopSeconds" . | int) (include "tidewire.shutdown" . | float64 | ceil | int) 15 -}}
 {{- end -}}
 
-{{/* Seconds between two scrapes of the chart's monitor; 0 without one, or where Prometheus decides. */}}
+{{/* Scrape interval of the chart's monitor in seconds; 0 without a monitor, or if Prometheus decides. */}}
 {{- define "tidewire.scrapeInterval" -}}
 {{- $seconds := 0 -}}
 {{- $interval := "" -}}
@@ -73,24 +73,24 @@ not in tidewire.leastGrace, as a pod that is killed meanwhile has no connections
 {{- if .Values.terminationGracePeriodSeconds -}}
 {{- int .Values.terminationGracePeriodSeconds -}}
 {{- else -}}
-{{- add (include "tidewire.leastGrace" .) (include "tidewire.lastScrape" . | float64 | ceil | int) -}}
+{{- add (include "tidewire.minGrace" .) (include "tidewire.lastScrape" . | float64 | ceil | int) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* How long a load balancer leaves the connections of a pod that goes: as long as they can last, and not less than 180 s. */}}
+{{/* Seconds that a load balancer keeps connections of a pod that ends: the longest drain, at least 180 s. */}}
 {{- define "tidewire.drainSeconds" -}}
-{{- max 180 (.Values.terminationGracePeriodSeconds | default (include "tidewire.leastGrace" .) | int) -}}
+{{- max 180 (.Values.terminationGracePeriodSeconds | default (include "tidewire.minGrace" .) | int) -}}
 {{- end -}}
 
-{{/* The pods that there are at least. */}}
-{{- define "tidewire.leastReplicas" -}}
+{{/* Minimum number of pods. */}}
+{{- define "tidewire.minReplicas" -}}
 {{- if .Values.autoscaling.hpa.enabled -}}{{ int .Values.autoscaling.hpa.minReplicas }}
 {{- else if .Values.autoscaling.keda.enabled -}}{{ int .Values.autoscaling.keda.minReplicas }}
 {{- else -}}{{ int .Values.replicas }}{{- end -}}
 {{- end -}}
 
-{{/* The pods that there can be at the same time. */}}
-{{- define "tidewire.mostReplicas" -}}
+{{/* Maximum number of pods at the same time. */}}
+{{- define "tidewire.maxReplicas" -}}
 {{- if .Values.autoscaling.hpa.enabled -}}{{ int .Values.autoscaling.hpa.maxReplicas }}
 {{- else if .Values.autoscaling.keda.enabled -}}{{ int .Values.autoscaling.keda.maxReplicas }}
 {{- else -}}{{ int .Values.replicas }}{{- end -}}
@@ -124,13 +124,13 @@ not in tidewire.leastGrace, as a pod that is killed meanwhile has no connections
 {{- if include "tidewire.generatesApiKey" . -}}api-key{{- else -}}{{ .Values.secrets.apiKey.key }}{{- end -}}
 {{- end -}}
 
-{{/* Whether something in front of pods speaks for clients, so that X-Forwarded-For is believed of one hop. */}}
+{{/* True if a proxy is in front of the pods, so that one hop of X-Forwarded-For is trusted. */}}
 {{- define "tidewire.isBehindProxy" -}}
 {{- if or .Values.ingress.enabled .Values.gateway.enabled -}}true{{- end -}}
 {{- end -}}
 
 {{/* The service's settings file. */}}
-{{/* "true" where cookies lead a client back to the pod that it was on. */}}
+{{/* "true" with sticky sessions by cookie. */}}
 {{- define "tidewire.isSticky" -}}
 {{- if or .Values.stickySessions.enabled (and .Values.gateway.enabled .Values.gateway.sessionPersistence.enabled) -}}true{{- end -}}
 {{- end -}}
@@ -151,7 +151,7 @@ not in tidewire.leastGrace, as a pod that is killed meanwhile has no connections
 {{- mergeOverwrite $own (deepCopy .Values.settings) $fixed | toYaml -}}
 {{- end -}}
 
-{{/* Where the service finds the contract. */}}
+{{/* Path of the contract. */}}
 {{- define "tidewire.contractPath" -}}
 /etc/tidewire/contract/{{ include "tidewire.contractKey" . }}
 {{- end -}}
@@ -160,7 +160,7 @@ not in tidewire.leastGrace, as a pod that is killed meanwhile has no connections
 {{- ternary .Values.contract.key "contract.yaml" (ne .Values.contract.existingConfigMap "") -}}
 {{- end -}}
 
-{{/* The contract and its files as a map of keys; "/" cannot stand in a ConfigMap's key. */}}
+{{/* The contract and its files as a map of keys. A ConfigMap's key cannot contain "/". */}}
 {{- define "tidewire.contractFiles" -}}
 contract.yaml: {{ .Values.contract.text | default (.Files.Get "files/contract.yaml") | toJson }}
 {{- range $path, $text := .Values.contract.files }}
@@ -173,18 +173,18 @@ contract.yaml: {{ .Values.contract.text | default (.Files.Get "files/contract.ya
 {{- if not (or .Values.contract.text .Values.contract.existingConfigMap) -}}true{{- end -}}
 {{- end -}}
 
-{{/* A list with its templates carried out: [root, list] */}}
+{{/* Renders the templates in a list: [root, list] */}}
 {{- define "tidewire.renderedList" -}}
 {{- ternary "[]" (include "tidewire.rendered" .) (empty (index . 1)) -}}
 {{- end -}}
 
-{{/* Text or a mapping, with its templates carried out: [root, value] */}}
+{{/* Renders the templates in text or a mapping: [root, value] */}}
 {{- define "tidewire.rendered" -}}
 {{- $value := index . 1 -}}
 {{- tpl (ternary $value (toYaml $value) (kindIs "string" $value)) (index . 0) -}}
 {{- end -}}
 
-{{/* What the PodDisruptionBudget says: one of its two fields. */}}
+{{/* The one field that the PodDisruptionBudget sets. */}}
 {{- define "tidewire.budget" -}}
 {{- $budget := .Values.podDisruptionBudget -}}
 {{- if not (kindIs "invalid" $budget.minAvailable) -}}

@@ -27,7 +27,7 @@ depend on what there is in the cluster.
 {{- end -}}
 {{- end -}}
 
-{{/* Helm removes a value that is set to null. Templates find what files/without-null.yaml has in its place: [values, those] */}}
+{{/* Replaces null values by those of files/without-null.yaml, because Helm removes them: [values, replacements] */}}
 {{- define "tidewire.complete" -}}
 {{- $values := index . 0 -}}
 {{- range $name, $empty := index . 1 -}}
@@ -80,7 +80,7 @@ chart's away, and in settings it is written down.
 {{- .Values.tidewireFullname -}}
 {{- end -}}
 
-{{/* The name by the usual rule of charts, before it is made valid. */}}
+{{/* The name by the usual rule of charts, before the chart makes it valid. */}}
 {{- define "tidewire.wantedName" -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
 {{- /* Two aliases in one parent may both be parts of the release's name. */ -}}
@@ -127,7 +127,7 @@ An installed release keeps its name: selectors are immutable, and Services would
 {{- end -}}
 {{- end -}}
 
-{{/* Whose an object is: "own", "other" or empty: [root, kind, name, namespace (the release's own without it), API version (v1)] */}}
+{{/* Owner of an object, "own", "other" or empty: [root, kind, name, namespace (the release's own without it), API version (v1)] */}}
 {{- define "tidewire.holder" -}}
 {{- $root := index . 0 -}}
 {{- $namespace := include "tidewire.namespace" $root -}}
@@ -191,7 +191,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* A value as text: 20261128, which YAML reads as a number, stays that, and is not 2.0261128e+07. */}}
+{{/* A value as text. A whole number such as 20261128 keeps its digits, and does not become 2.0261128e+07. */}}
 {{- define "tidewire.text" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) (lt . 1e15) (gt . -1e15) -}}{{ int64 . }}{{- else if not (kindIs "invalid" .) -}}{{ toString . }}{{- end -}}
 {{- end -}}

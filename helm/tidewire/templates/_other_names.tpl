@@ -22,7 +22,7 @@
 {{- if $faults.found }}{{ fail ($faults.found | uniq | join "\n") }}{{ end -}}
 {{- end -}}
 
-{{/* Finds names that are nearly one of this chart: [group, its values, what the group has, faults] */}}
+{{/* Finds names that are similar to one of this chart: [group, its values, what the group has, faults] */}}
 {{- define "tidewire.validateSlips" -}}
 {{- $group := index . 0 -}}
 {{- $known := index . 2 -}}
@@ -39,7 +39,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Finds settings that stand beside their group instead of in it: [settings, what there is, faults] */}}
+{{/* Finds settings outside their group: [settings, what there is, faults] */}}
 {{- define "tidewire.validateGroups" -}}
 {{- $known := index . 1 -}}
 {{- $faults := index . 2 -}}
@@ -56,7 +56,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Finds values of another shape than here, such as text in place of a group: [context, faults] */}}
+{{/* Finds values of a wrong type, such as text instead of a group: [context, faults] */}}
 {{- define "tidewire.validateShapes" -}}
 {{- $v := (index . 0).Values -}}
 {{- $faults := index . 1 -}}

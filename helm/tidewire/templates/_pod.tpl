@@ -1,4 +1,4 @@
-{{/* What the Deployment's pods and those of `helm test` have in common. */}}
+{{/* Parts shared by the Deployment's pods and those of `helm test`. */}}
 
 {{- define "tidewire.podSecurity" -}}
 runAsNonRoot: true
@@ -17,7 +17,7 @@ runAsNonRoot: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* What lets pods in and gives them a place, in the Deployment as in tests. A test needs the same nodes, but no distance to others. */}}
+{{/* Admission and scheduling of pods, for the Deployment and tests. A test needs the same nodes, but no spreading. */}}
 {{- define "tidewire.podPlacement" -}}
 serviceAccountName: {{ include "tidewire.serviceAccount" . | quote }}
 automountServiceAccountToken: {{ .Values.automountServiceAccountToken }}
@@ -122,14 +122,14 @@ tolerations:
 {{- if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version -}}
 {{- $_ := set $hooks "preStop" (dict "sleep" (dict "seconds" $seconds)) -}}
 {{- else -}}
-{{- /* The kubelet sleeps by itself from Kubernetes 1.30 on. */ -}}
+{{- /* Kubernetes 1.30 and newer have a sleep hook. */ -}}
 {{- $_ := set $hooks "preStop" (dict "exec" (dict "command" (list "python3" "-c" (printf "import time; time.sleep(%d)" $seconds)))) -}}
 {{- end -}}
 {{- end -}}
 {{- if $hooks }}{{ toYaml $hooks }}{{ end -}}
 {{- end -}}
 
-{{/* Variables of the user's, as a YAML list: numbers and booleans become text. */}}
+{{/* The user's environment variables as a YAML list; numbers and booleans become text. */}}
 {{- define "tidewire.extraEnv" -}}
 {{- $variables := list -}}
 {{- range include "tidewire.renderedList" (list . .Values.extraEnv) | fromYamlArray -}}

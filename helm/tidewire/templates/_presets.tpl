@@ -1,4 +1,4 @@
-{{/* What each proxy is told, in its own words. Facts and sources: docs/deploy/proxies.md. */}}
+{{/* Settings of each proxy. Facts and sources: docs/deploy/proxies.md. */}}
 
 {{/* The version of a controller in values, as major.minor; empty if none is given: [root, "ingress", "gateway" or "autoscaling"] */}}
 {{- define "tidewire.versionOf" -}}
@@ -7,7 +7,7 @@
 {{- regexFind "[0-9]+\\.[0-9]+" ($given | default "" | toString) -}}
 {{- end -}}
 
-{{/* What files/versions.yaml says of a controller, as JSON: [root, group, name there] */}}
+{{/* A controller's entry in files/versions.yaml, as JSON: [root, group, name there] */}}
 {{- define "tidewire.versions" -}}
 {{- $all := (index . 0).Files.Get "files/versions.yaml" | fromYaml -}}
 {{- dig (index . 1) (index . 2) dict $all | toJson -}}
@@ -24,7 +24,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The idle time that a connection has at the proxy of the preset; empty where it has none, or none is known. */}}
+{{/* Idle timeout at the proxy of the preset; empty if there is none or it is unknown. */}}
 {{- define "tidewire.proxyIdle" -}}
 {{- if .Values.ingress.enabled -}}
 {{- get (dict "nginx" .Values.idleTimeout "f5-nginx" .Values.idleTimeout "jcmoraisjr" .Values.idleTimeout "alb" .Values.idleTimeout "agic" .Values.idleTimeout "traefik" 180 "haproxytech" 3600) .Values.ingress.preset -}}
@@ -34,7 +34,7 @@
 {{- if .Values.gateway.enabled -}}
 {{- $envoyGateway := .Values.idleTimeout -}}
 {{- if include "tidewire.lacks" (list . "gateway" "envoy-gateway" "timeout.http.streamIdleTimeout") -}}
-{{- /* It derives the idle time from the route's request timeout then: none of 0s, an hour or more of any other. */ -}}
+{{- /* Then it derives the idle timeout from the route's request timeout: none for 0s, an hour or more otherwise. */ -}}
 {{- $envoyGateway = ternary 3600 "" (regexMatch "[1-9]" (dig "request" "" (.Values.gateway.timeouts | default dict))) -}}
 {{- end -}}
 {{- $ngf := ternary 60 .Values.idleTimeout (include "tidewire.lacks" (list . "gateway" "ngf" "ProxySettingsPolicy.timeout") | not | empty) -}}

@@ -3,7 +3,7 @@
 {{- $v := .Values -}}
 {{- $settings := $v.settings | default dict -}}
 {{- $url := include "tidewire.brokerUrl" . -}}
-{{- $most := include "tidewire.mostReplicas" . | int -}}
+{{- $most := include "tidewire.maxReplicas" . | int -}}
 {{- $heartbeat := include "tidewire.heartbeat" . | float64 -}}
 
 {{- /* --- the service's settings: what the chart sets, and what must not be readable in a ConfigMap --- */ -}}
@@ -67,8 +67,8 @@
 {{- end -}}
 
 {{- /* --- time --- */ -}}
-{{- if and $v.terminationGracePeriodSeconds (lt (int $v.terminationGracePeriodSeconds) (include "tidewire.leastGrace" . | int)) -}}
-{{- fail (printf "terminationGracePeriodSeconds (%d) would kill a pod before its drain ends: set it to %[4]s or more, the sum of preStopSeconds (%[2]d), settings.deadlines.shutdown (%[3]v) and 15, or to 0" (int $v.terminationGracePeriodSeconds) (int $v.preStopSeconds) (include "tidewire.shutdown" .) (include "tidewire.leastGrace" .)) -}}
+{{- if and $v.terminationGracePeriodSeconds (lt (int $v.terminationGracePeriodSeconds) (include "tidewire.minGrace" . | int)) -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) would kill a pod before its drain ends: set it to %[4]s or more, the sum of preStopSeconds (%[2]d), settings.deadlines.shutdown (%[3]v) and 15, or to 0" (int $v.terminationGracePeriodSeconds) (int $v.preStopSeconds) (include "tidewire.shutdown" .) (include "tidewire.minGrace" .)) -}}
 {{- end -}}
 {{- $rate := include "tidewire.drainRate" . | float64 -}}
 {{- $age := include "tidewire.maxAge" . | float64 -}}
