@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
@@ -82,7 +81,7 @@ class Broadcast:
         return slow
 
     @classmethod
-    def merge(cls, broadcasts: deque[Broadcast], context: RoomContext) -> None:
+    def merge(cls, broadcasts: list[Broadcast], context: RoomContext) -> None:
         """Replaces the first broadcasts by one, as far as they fit in one batch and none has started.
 
         Members that joined in between get a smaller batch of their own. Every join starts a new batch: if each were a write to
@@ -101,7 +100,7 @@ class Broadcast:
             last += 1
         if last < 2:
             return
-        merged = [broadcasts.popleft() for _ in range(last)]
+        merged = broadcasts[:last]
         first = merged[0]
         known = set(first._members).difference(first._left or ())
         parts = [(0, tuple(member for member in first._members if member in known))]
@@ -114,10 +113,9 @@ class Broadcast:
             if newcomers:
                 known.update(newcomers)
                 parts.append((at, tuple(newcomers)))
-        broadcasts.extendleft(
-            cls(Batch(tuple(frames[start:]), context.encoder), members, is_merged=True)
-            for start, members in reversed(parts)
-        )
+        broadcasts[:last] = [
+            cls(Batch(tuple(frames[start:]), context.encoder), members, is_merged=True) for start, members in parts
+        ]
 
 
 def _send_to_ready(

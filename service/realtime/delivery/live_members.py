@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,9 @@ class LiveMembers:
     def __init__(self, context: RoomContext) -> None:
         self._context = context
         self.members: dict[Connection, Subscription] = {}
-        self.broadcasts: deque[Broadcast] = deque()
-        """Broadcasts with members left to write to. Only this class changes it and `members`."""
+        self.broadcasts: list[Broadcast] = []
+        """Broadcasts with members left to write to. Only this class changes it and `members`. An empty deque would take 600 bytes
+        in every room, and there is rarely more than one broadcast."""
 
     def add(self, connection: Connection, subscription: Subscription) -> None:
         """Adds a member, which gets the batches from now on."""
@@ -64,7 +64,7 @@ class LiveMembers:
         start = current.next
         slow = current.write(max_members, context)
         if current.next >= current.size:
-            broadcasts.popleft()
+            del broadcasts[0]
             seconds = context.clock.monotonic() - current.batch.frames[0].received_at
             context.metrics.delivery.publish_to_write_seconds.observe(max(0.0, seconds))
         if slow is not None:
