@@ -238,7 +238,7 @@ async def test_a_command_is_carried_out_once_the_broker_can_be_read_again(make_b
                 await post(first.server, "/users/ann/disconnect", None)
             following = second.server.service.node.cluster.control._requests
             following.interrupted()  # a broker that comes back only halfway
-            await eventually(lambda: following._behind)
+            await eventually(lambda: following._is_behind)
             second.line.come_back()
             async with asyncio.timeout(SOON):
                 assert await ann.closed() == 4403
@@ -396,7 +396,7 @@ async def test_neither_tokens_nor_their_ids_are_logged(make_bus: Callable[[], Bu
                 Publication(REVOCATIONS, "r", "i", Delivery.LATEST, b'{"canary-field":1}', None, 0, "k", odd)
             )
             rendered = second.server.service.metrics.render().decode()
-    assert "control event failed" in written.getvalue()
+    assert "control_event_failed" in written.getvalue()
     assert "canary" not in written.getvalue() + rendered
     assert offered not in written.getvalue()
 

@@ -323,7 +323,7 @@ async def test_what_cannot_be_read_keeps_nothing_from_being_put_back() -> None:
         bad = Publication(REVOCATIONS, "r", "b", Delivery.LATEST, b"no JSON", None, 0, "k", Retention(1, 60))
         await member.line.publish(bad)  # in place of the other
         await bus.fail_over()
-        await eventually(lambda: not member.revoked.following._behind and not member.revoked.missing)
+        await eventually(lambda: not member.revoked.following._is_behind and not member.revoked.missing)
         (stands,) = (await member.line.snapshot(REVOCATIONS, None, 0, 0)).state[-1:]
         assert stands.key == "t"
         assert not [name for name in await member.server.metrics() if "task_deaths_total{" in name]

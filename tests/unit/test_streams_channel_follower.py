@@ -37,7 +37,9 @@ class Follower:
         self.state: dict[str, bytes] = {}
         self.ephemeral: list[str] = []
         self.restarts = 0
-        self.following = ChannelFollower(CHANNEL, line, self.runtime, self._take, kept=KEPT, restarted=self._restarted)
+        self.following = ChannelFollower(
+            CHANNEL, line, self.runtime, self._take, max_events=KEPT, on_new_epoch=self._restarted
+        )
 
     def _take(self, event: Event) -> None:
         if event.data == b"bad":
@@ -60,8 +62,8 @@ class Follower:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is being read."""
-        reading = self.following._reading
-        return not self.following._behind and (reading is None or reading.done())
+        reading = self.following._read_task
+        return not self.following._is_behind and (reading is None or reading.done())
 
 
 class World:
@@ -212,14 +214,14 @@ async def test_only_a_head_that_is_ahead_starts_a_read() -> None:
         following = made.follower.following
         (mark,) = await made.other.stream_heads([CHANNEL])
         assert mark is not None
-        following.compare(mark)
-        following.compare(StreamHead(mark.epoch, 0, 0))
+        following.check_head(mark)
+        following.check_head(StreamHead(mark.epoch, 0, 0))
         assert made.follower.at_rest
         made.line.cut()
         await made.publish()
         (mark,) = await made.other.stream_heads([CHANNEL])
         assert mark is not None
-        following.compare(mark)
+        following.check_head(mark)
         await made.settle()
         assert made.follower.durable == made.published
 

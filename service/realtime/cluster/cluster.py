@@ -38,14 +38,21 @@ class Cluster:
             broker,
             store_runtime,
             token_clock=runtime.clock,
-            tap=delivery.relay.tap,
+            tap=delivery.relay.subscribe_internally,
             ttl=bounds.revocation_ttl,
             most=bounds.revocations,
             total=bounds.revocations_total,
         )
         self.authenticator = RevocationGuard(authenticator, self.revocations)
         self.control = Control(
-            self.node_id, self.membership, self.actions, status, self.revocations, broker, delivery.relay.tap, runtime
+            self.node_id,
+            self.membership,
+            self.actions,
+            status,
+            self.revocations,
+            broker,
+            delivery.relay.subscribe_internally,
+            runtime,
         )
 
     async def start(self) -> None:

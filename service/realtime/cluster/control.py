@@ -92,8 +92,8 @@ class Control:
         self._started = runtime.clock.wall()
         self._peers = peers
         self._inquiries = ClusterRequests()
-        self._requests = ChannelFollower(CONTROL, broker, runtime, self._take, kept=COMMANDS.entries)
-        self._nodes = ChannelFollower(NODES, broker, runtime, self._peers.take, restarted=self._tell_again)
+        self._requests = ChannelFollower(CONTROL, broker, runtime, self._take, max_events=COMMANDS.entries)
+        self._nodes = ChannelFollower(NODES, broker, runtime, self._peers.take, on_new_epoch=self._tell_again)
         self._inbox = _Inbox(inbox(self.me), self._inquiries)
         self._timer: Timer | None = None
         self._telling = False
@@ -224,11 +224,11 @@ class Control:
             for start in range(0, len(followed), MARKS):
                 some = followed[start : start + MARKS]
                 marks = await self._broker.stream_heads(
-                    [following.channel for following in some], [following.known for following in some]
+                    [following.channel for following in some], [following.delivered for following in some]
                 )
                 for following, mark in zip(some, marks, strict=True):
                     if mark is not None:
-                        following.compare(mark)
+                        following.check_head(mark)
             if self._timer is not None:  # else the last word has been said
                 await self._tell()
             self._outage.recovered()

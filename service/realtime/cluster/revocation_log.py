@@ -30,7 +30,7 @@ from service.realtime.cluster.messages import (
 )
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
-from service.realtime.streams.channel_follower import MAX_RETRY, RETRY, ChannelFollower
+from service.realtime.streams.channel_follower import MAX_RETRY_INTERVAL, RETRY_INTERVAL, ChannelFollower
 
 PUT_BACK_AT_ONCE = 16
 """Revocations that one node puts back at the same time, of so many tenants: they take turns, so that none waits for the
@@ -98,7 +98,7 @@ class RevokingTenants:
             parts.broker,
             parts.runtime,
             self._take,
-            restarted=self._find_lost,
+            on_new_epoch=self._find_lost,
         )
 
     async def tell(self, tenant: str) -> None:
@@ -195,12 +195,12 @@ class RevocationList:
             parts.broker,
             parts.runtime,
             self._take,
-            restarted=self._find_missing,
+            on_new_epoch=self._find_missing,
         )
 
     async def begin(self) -> None:
         """Follows the channel; tries again while the broker is away."""
-        backoff = Backoff(RETRY, MAX_RETRY)
+        backoff = Backoff(RETRY_INTERVAL, MAX_RETRY_INTERVAL)
         while True:
             try:
                 await self.following.start()

@@ -18,14 +18,14 @@ from service.realtime.cluster.revocation_log import PUT_BACK_AT_ONCE, Keeping, P
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.runtime import Runtime
-from service.realtime.streams.channel_follower import MAX_RETRY, ChannelFollower
+from service.realtime.streams.channel_follower import MAX_RETRY_INTERVAL, ChannelFollower
 
 REASON = "the token has been revoked"
 LOOK = 0.05
 """Seconds from a revocation to the look at who is connected: one look serves all that come together."""
 EFFECTIVE_WITHIN = 2.0
 """Seconds from a revocation to its effect on every node that reaches the broker."""
-assert MAX_RETRY + LOOK < EFFECTIVE_WITHIN  # noqa: S101  # a bound between constants
+assert MAX_RETRY_INTERVAL + LOOK < EFFECTIVE_WITHIN  # noqa: S101  # a bound between constants
 MAX_AHEAD = 300.0
 """Seconds by which the backend may set a revocation's `before` ahead of now. Later tokens would be refused too."""
 READ_AT_ONCE = 50

@@ -72,7 +72,7 @@ class Lifecycle:
             delivery.connection_context,
             runtime,
         )
-        delivery.relay.tap(self.probe.channel, self.probe)
+        delivery.relay.subscribe_internally(self.probe.channel, self.probe)
         self._drain = Drain(registry, self.reconnects, rollout, bounds.deadlines, metrics)
         self._evictor = SessionEvictor(quota, bounds.limits, runtime, self._evict)
         metrics.lifecycle.draining.set_function(lambda: float(availability.is_draining))

@@ -1,27 +1,16 @@
-"""Connects the hub with the broker: events come in order, the first member subscribes at the broker, the last one unsubscribes.
-
-The only lock is that of a room. `join` and `leave` take it, and await nothing but the broker under it.
-"""
+"""Brings events from the broker to the rooms of this node, in order and without gaps."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
-from msgspec import Struct
-
-from service.contract.model import ChannelSpec
-from service.core.broker import Broker, EventSink, Snapshot
+from service.core.broker import Broker, EventSink
 from service.core.channel import ChannelKey
 from service.core.event import Event
-from service.core.limits import OutboxLimits, RepairLimits
-from service.core.position import Position
-from service.core.session import Phase, PresenceAccess, Start, Subscription
+from service.core.limits import RepairLimits
 from service.core.stream_cursor import EventOrder
-from service.errors import ServiceError
-from service.protocol.messages import PresenceView
-from service.realtime.connections.frame import Frame, event_frame
+from service.realtime.connections.frame import event_frame
 from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
 from service.realtime.runtime import Runtime
@@ -29,19 +18,7 @@ from service.realtime.streams.gap_recovery import GapRecovery
 from service.realtime.streams.position_checker import PositionChecker
 
 if TYPE_CHECKING:
-    from service.realtime.connections.connection import Connection
-
-_log = structlog.get_logger("relay")
-
-
-class Joined(Struct, frozen=True):
-    """A subscription that has become live: the content of its `subscribed`, and the frames to send after it."""
-
-    snapshot: Snapshot
-    presence: PresenceView | None
-    recovered: bool | None
-    """As in the snapshot. None in a channel without durable events, which has nothing to recover."""
-    after: list[Frame]
+    pass
 
 
 class PresenceObserver(Protocol):
@@ -64,7 +41,6 @@ class BrokerRelay:
         presence: PresenceObserver,
         runtime: Runtime,
         *,
-        outbox: OutboxLimits,
         repair: RepairLimits,
         on_interrupted: Callable[[], None],
     ) -> None:
@@ -72,34 +48,31 @@ class BrokerRelay:
         self._presence = presence
         self._on_interrupted = on_interrupted
         self._hub = hub
-        self._broker = broker
         self._clock = runtime.clock
         self._metrics = runtime.metrics
-        self._limits = outbox
-        self._taps: dict[ChannelKey, EventSink] = {}
-        self._unsubscribe_failed = runtime.outages.limited(_log, "broker_unsubscribe_failed", runtime.clock.monotonic)
-        self._recovery = GapRecovery(broker, runtime, repair, self._push)
-        self._checker = PositionChecker(hub, broker, runtime, self._recovery.recover, interval=repair.check)
+        self._internal: dict[ChannelKey, EventSink] = {}
+        self.recovery = GapRecovery(broker, runtime, repair, self._push)
+        self.checker = PositionChecker(hub, broker, runtime, self.recovery.recover, interval=repair.check)
 
-    def tap(self, channel: ChannelKey, sink: EventSink) -> None:
+    def subscribe_internally(self, channel: ChannelKey, sink: EventSink) -> None:
         """Delivers a channel that no client can join to a part of this node."""
-        self._taps[channel] = sink
+        self._internal[channel] = sink
 
     def start(self) -> None:
         """Starts to check the positions of rooms."""
-        self._checker.start()
+        self.checker.start()
 
     def close(self) -> None:
         """Ends the checks."""
-        self._checker.close()
+        self.checker.close()
 
     def deliver(self, event: Event) -> None:
         """Hands an event to its room, in order. A gap starts a recovery; until it ends, later events wait."""
         room = self._hub.get(event.channel)
         if room is None:
-            tap = self._taps.get(event.channel)
-            if tap is not None:
-                tap.deliver(event)
+            sink = self._internal.get(event.channel)
+            if sink is not None:
+                sink.deliver(event)
             return
         if not room.is_listening:
             return
@@ -107,20 +80,20 @@ class BrokerRelay:
         if order is EventOrder.NEXT:
             self._push(room, event)
         elif order is EventOrder.GAP:
-            self._recovery.recover(room, "jump")
+            self.recovery.recover(room, "jump")
         elif order is EventOrder.DUPLICATE:
             self._metrics.streams.repeats.inc()
             room.sequencer.record_repeat(event)
-            self._checker.check_room(room)  # if another event had this offset before, the stream was set back
+            self.checker.check_room(room)  # if another event had this offset before, the stream was set back
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """Checks these channels, of which events may have been missed, against their streams. None: all channels."""
-        self._checker.check_channels(channels)
+        self.checker.check_channels(channels)
         self._presence.interrupted(channels)
         self._on_interrupted()
-        for channel, tap in self._taps.items():
+        for channel, sink in self._internal.items():
             if channels is None or channel in channels:
-                tap.interrupted(channels)
+                sink.interrupted(channels)
 
     def _push(self, room: Room, event: Event) -> None:
         """Encodes an event once, and pushes it to its room."""
@@ -131,155 +104,3 @@ class BrokerRelay:
             room.push(event_frame(event, self._clock.monotonic()), 0.0)
         else:
             room.push(event_frame(event, self._clock.monotonic(), spec.compress), spec.window)
-
-    async def join(self, connection: Connection, subscription: Subscription, spec: ChannelSpec) -> None:
-        """Adds a connection to the channel's room; the first one subscribes at the broker. Rolled back on failure."""
-        while True:
-            room = self._hub.open(subscription.channel, spec)
-            if room.is_broker_subscribed and not room.lock.locked():  # no first join and no last leave is in progress
-                self._add(room, connection, subscription)
-                return
-            async with room.lock:
-                if room.is_discarded:
-                    continue
-                self._add(room, connection, subscription)
-                try:
-                    if not room.is_broker_subscribed:
-                        await self._broker.subscribe(room.key)
-                        room.broker_subscribed()
-                except BaseException:
-                    if room.has_member(connection):  # unless it has left meanwhile
-                        room.remove(connection)
-                        self._metrics.subscriptions.subscriptions.dec()
-                    self._drop_if_empty(room)
-                    raise
-                break
-
-    def _add(self, room: Room, connection: Connection, subscription: Subscription) -> None:
-        room.add_member(connection, subscription)
-        self._metrics.subscriptions.subscriptions.inc()
-
-    async def record_position(self, subscription: Subscription) -> None:
-        """Records the position of a pending subscription, from which `ready` reads."""
-        if subscription.since is None:
-            subscription.since = self._local_position(subscription) or await self._read_position(subscription)
-
-    async def forgo_history(self, subscription: Subscription) -> None:
-        """Starts a subscription at the present position instead of its own: its user may not read history."""
-        position = self._local_position(subscription) or await self._read_position(subscription)
-        if subscription.since != position:
-            subscription.since, subscription.start = position, Start.GAP
-
-    def _local_position(self, subscription: Subscription) -> Position | None:
-        room = self._hub.get(subscription.channel)
-        return room.local_position if room is not None and self._broker.delivers_synchronously else None
-
-    async def _read_position(self, subscription: Subscription) -> Position:
-        return (await self._broker.snapshot(subscription.channel, None, 0, 0)).position
-
-    async def go_live(
-        self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
-    ) -> Joined | None:
-        """Reads the snapshot and the presence view, then starts delivery. Returns None if the connection left meanwhile."""
-        room = self._hub.get(subscription.channel)
-        if room is None or not room.has_member(connection):
-            return None
-        if view is None and subscription.start is Start.JOIN:
-            local_snapshot = self._local_snapshot(room)
-            if local_snapshot is not None and subscription.since in (None, local_snapshot.position):
-                room.make_live(connection, subscription)
-                return Joined(local_snapshot, None, None, [])
-        room.start_subscribing(connection, subscription)
-        try:
-            presence = await view() if view is not None else None
-            while True:
-                snapshot = await self._broker.snapshot(
-                    subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
-                )
-                if not room.is_subscribing(connection):
-                    return None
-                self._align_room(room, snapshot)
-                if room.is_contiguous(connection, snapshot):
-                    break
-                # The room started at a newer snapshot, of another member: this one lacks events, so read again. If the stream
-                # was set back, they are lost until it has a new epoch.
-                await self._checker.check_room_now(room)
-        except BaseException:
-            room.cancel_subscribing(connection, subscription)
-            raise
-        recovered = False if subscription.start is Start.GAP else snapshot.recovered
-        if room.spec.history is None:
-            recovered = None
-        return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))
-
-    def _local_snapshot(self, room: Room | None) -> Snapshot | None:
-        """A snapshot without a read of the broker, where this node knows all that the broker would return."""
-        return room.local_snapshot() if room is not None and self._broker.delivers_synchronously else None
-
-    def _align_room(self, room: Room, snapshot: Snapshot) -> None:
-        """Starts a room's order at its first snapshot. A snapshot ahead of the room may mean that the room has a gap."""
-        cursor = room.sequencer.cursor
-        if cursor is None:
-            self._recovery.start_order(room, snapshot)
-        elif not cursor.has_reached(snapshot.head):
-            self._checker.recover_if_behind(room, snapshot.head)
-
-    async def grant_presence(
-        self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]]
-    ) -> tuple[PresenceView, list[Frame]] | None:
-        """Shows presence to a subscription. Returns the view, and the frames to send after it.
-
-        Returns None if the subscription is not live: then `go_live` shows it.
-        """
-        room = self._hub.get(subscription.channel)
-        if room is None or subscription.phase is not Phase.LIVE:
-            subscription.presence = PresenceAccess.SEES
-            return None
-        room.start_presence_buffer(connection)
-        try:
-            members = await view()
-        finally:
-            after = room.take_presence_buffer(connection)
-        if after is None:
-            return None
-        room.set_presence_access(connection, subscription, PresenceAccess.SEES)
-        return members, after
-
-    def withdraw_presence(self, connection: Connection, subscription: Subscription) -> None:
-        """Hides presence from a subscription."""
-        room = self._hub.get(subscription.channel)
-        if room is None:
-            subscription.presence = PresenceAccess.LISTED
-        else:
-            room.set_presence_access(connection, subscription, PresenceAccess.LISTED)
-
-    def detach(self, connection: Connection, subscription: Subscription) -> None:
-        """Stops delivery at once; `leave` must follow."""
-        room = self._hub.get(subscription.channel)
-        if room is not None:
-            room.detach(connection)
-
-    async def leave(self, connection: Connection, subscription: Subscription) -> None:
-        """Removes a connection from the room; the last one unsubscribes at the broker."""
-        room = self._hub.get(subscription.channel)
-        if room is None or not room.has_member(connection):
-            return
-        room.remove(connection)
-        self._metrics.subscriptions.subscriptions.dec()
-        if not room.is_empty():
-            return
-        async with room.lock:
-            if not room.is_empty() or room.is_discarded:
-                return
-            try:
-                if room.is_broker_subscribed:
-                    await self._broker.unsubscribe(room.key)
-                    room.broker_unsubscribed()
-            except ServiceError as error:  # the broker is away; events that it still delivers find no room
-                self._unsubscribe_failed(code=error.code.code)
-            finally:
-                self._drop_if_empty(room)
-
-    def _drop_if_empty(self, room: Room) -> None:
-        if room.is_empty():
-            self._hub.drop(room)

@@ -1,4 +1,4 @@
-"""Following one of the service's own channels: nothing is missed, nothing is taken twice."""
+"""Follows an internal channel of the service: no durable event is missed, and none is handled twice."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from service.core.stream_cursor import EventOrder, StreamCursor
 from service.errors import ServiceError
 from service.realtime.runtime import Runtime
 
-MAX_BYTES = 16_777_216
-"""Bytes of missed events in one reading; commands are small."""
-RETRY = 0.1
-MAX_RETRY = 1.0
-"""Seconds between two tries while the broker is away: the first, and the longest. `cluster.revocations` asserts that a
-revocation still takes effect in time."""
+MAX_READ_BYTES = 16_777_216
+"""Bytes of missed events in one read; commands are small."""
+RETRY_INTERVAL = 0.1
+MAX_RETRY_INTERVAL = 1.0
+"""Seconds between two reads while the broker is away: the first, and the longest. `cluster.revocations` asserts that a revocation
+still takes effect in time."""
 
 _log = structlog.get_logger("control")
 
 
-def _nothing(snapshot: Snapshot) -> None:
+def _ignore(snapshot: Snapshot) -> None:
     pass
 
 
 class ChannelFollower:
-    """A tap of the relay on one channel.
+    """An internal subscriber of one channel.
 
-    `take` gets every durable event that is published after `start` once and in order, also what comes while this node cannot
-    hear, for as long as the stream holds it; the state as it is at the start, and each change of it; ephemeral events as they
-    come. `restarted` is called when the channel was found to have started anew, after its state has been taken.
+    `handle` gets every durable event published after `start`, once and in order, also those published while this node was
+    interrupted, as far as the stream holds them. It gets the state at the start, each change of it, and ephemeral events.
+    `on_new_epoch` is called after the state of a new epoch has been handled.
     """
 
     def __init__(
@@ -44,124 +44,124 @@ class ChannelFollower:
         channel: ChannelKey,
         broker: Broker,
         runtime: Runtime,
-        take: Callable[[Event], None],
+        handle: Callable[[Event], None],
         *,
-        kept: int = 0,
-        restarted: Callable[[Snapshot], None] = _nothing,
+        max_events: int = 0,
+        on_new_epoch: Callable[[Snapshot], None] = _ignore,
     ) -> None:
-        """`kept`: how many durable events the stream holds at most."""
+        """`max_events`: durable events that the stream holds at most; 0 for a channel without."""
         self.channel = channel
         self._broker = broker
         self._runtime = runtime
-        self._take = take
-        self._kept = kept
-        self._restarted = restarted
-        self._sequence: StreamCursor | None = None
-        # Ids outlive epochs: a store that has started anew may still hold what was taken before. Twice what the stream holds,
-        # as another replica's stream may end elsewhere.
-        self._taken: OrderedDict[str, None] = OrderedDict()
-        self._behind = False
-        self._reading: asyncio.Task[None] | None = None
+        self._handle = handle
+        self._max_events = max_events
+        self._on_new_epoch = on_new_epoch
+        self._cursor: StreamCursor | None = None
+        # By id, because a new epoch may still hold events that were handled before. Twice what the stream holds, because the
+        # stream of another replica may end elsewhere.
+        self._handled_ids: OrderedDict[str, None] = OrderedDict()
+        self._is_behind = False
+        self._read_task: asyncio.Task[None] | None = None
         outages = runtime.outages
-        self._outage = outages.log(_log, "reading waits for the broker", "reading goes on", runtime.clock.monotonic)
-        self._event_failed = outages.limited(_log, "control event failed", runtime.clock.monotonic, level="exception")
-        self._not_joined_up = outages.limited(_log, "control channel could not be joined up", runtime.clock.monotonic)
+        self._outage = outages.log(_log, "control_read_failed", "control_read_recovered", runtime.clock.monotonic)
+        self._event_failed = outages.limited(_log, "control_event_failed", runtime.clock.monotonic, level="exception")
+        self._events_lost = outages.limited(_log, "control_events_lost", runtime.clock.monotonic)
 
     @property
-    def known(self) -> DeliveredHead | None:
-        """How far the channel has been taken; None before the start."""
-        return None if self._sequence is None else self._sequence.delivered
+    def delivered(self) -> DeliveredHead | None:
+        """The last position that was handled; None before the start."""
+        return None if self._cursor is None else self._cursor.delivered
 
     @property
     def epoch(self) -> str:
-        """The channel's; empty before the start."""
-        return "" if self._sequence is None else self._sequence.head.epoch
+        """The epoch of the channel; empty before the start."""
+        return "" if self._cursor is None else self._cursor.head.epoch
 
     async def start(self) -> None:
-        """Subscribes and reads the state. Raises ServiceError."""
+        """Subscribes, and handles the present state. Raises ServiceError."""
         await self._broker.subscribe(self.channel)
         snapshot = await self._broker.snapshot(self.channel, None, 0, 0)
-        if self._kept:
-            page = await self._broker.history(self.channel, None, None, self._kept)
+        if self._max_events:
+            page = await self._broker.history(self.channel, None, None, self._max_events)
             for event in page.events:
                 if (event.offset or 0) <= snapshot.position.offset:
                     self._is_new(event)
         for event in snapshot.state:
-            self._give(event)
-        self._sequence = StreamCursor(snapshot)
-        if self._behind:
-            self._read_soon()
+            self._handle_safely(event)
+        self._cursor = StreamCursor(snapshot)
+        if self._is_behind:
+            self._start_read()
 
     def deliver(self, event: Event) -> None:
-        """See EventSink."""
-        verdict = EventOrder.GAP if self._sequence is None else self._sequence.advance(event)
-        if verdict is EventOrder.GAP:  # the reading shows this event too
-            self._read_soon()
-        elif verdict is EventOrder.NEXT and (event.offset is None or self._is_new(event)):
-            self._give(event)
+        """Handles an event in order; a gap starts a read of the stream."""
+        order = EventOrder.GAP if self._cursor is None else self._cursor.advance(event)
+        if order is EventOrder.GAP:  # the read returns this event, too
+            self._start_read()
+        elif order is EventOrder.NEXT and (event.offset is None or self._is_new(event)):
+            self._handle_safely(event)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """See EventSink."""
-        self._read_soon()
+        """Reads the stream, because events may have been missed."""
+        self._start_read()
 
-    def compare(self, mark: StreamHead) -> None:
-        """Reads the channel if it has come further than what was taken. Finds what was lost without anyone telling."""
-        if self._sequence is not None and not self._sequence.has_reached(mark):
-            self._read_soon()
+    def check_head(self, head: StreamHead) -> None:
+        """Reads the stream if it is ahead of what was handled. This finds events that were lost without notice."""
+        if self._cursor is not None and not self._cursor.has_reached(head):
+            self._start_read()
 
-    def _read_soon(self) -> None:
-        self._behind = True
-        if self._sequence is not None and (self._reading is None or self._reading.done()):
-            self._reading = self._runtime.tasks.spawn("control reading", self.resync())
+    def _start_read(self) -> None:
+        self._is_behind = True
+        if self._cursor is not None and (self._read_task is None or self._read_task.done()):
+            self._read_task = self._runtime.tasks.spawn("control read", self.resync())
 
     async def resync(self) -> None:
-        """Reads until nothing is missing; tries again while the broker is away. Harmless when nothing is."""
-        backoff = Backoff(RETRY, MAX_RETRY)
-        while self._behind:
-            self._behind = False
+        """Reads until no event is missing, and retries while the broker is away. Harmless when none is missing."""
+        backoff = Backoff(RETRY_INTERVAL, MAX_RETRY_INTERVAL)
+        while self._is_behind:
+            self._is_behind = False
             try:
                 await self._read()
                 backoff.reset()
                 self._outage.recovered(self, channel=self.channel.name)
             except ServiceError as error:
-                self._behind = True
+                self._is_behind = True
                 self._outage.failed(self, channel=self.channel.name, code=error.code.code)
                 await sleep(self._runtime.clock, backoff.next())
 
     async def _read(self) -> None:
-        sequence = self._sequence
-        if sequence is None:
+        cursor = self._cursor
+        if cursor is None:
             return
         self._runtime.metrics.cluster.control_readings.inc()
-        since = sequence.position if self._kept else None
-        snapshot = await self._broker.snapshot(self.channel, since, self._kept, MAX_BYTES)
+        since = cursor.position if self._max_events else None
+        snapshot = await self._broker.snapshot(self.channel, since, self._max_events, MAX_READ_BYTES)
         missed: Collection[Event] = snapshot.missed
         if snapshot.recovered is False:
-            missed = (await self._broker.history(self.channel, None, None, self._kept)).events
-            self._not_joined_up(channel=self.channel.name, kept=len(missed))
-        before = sequence.head
-        restarted = snapshot.position.epoch != before.epoch
+            missed = (await self._broker.history(self.channel, None, None, self._max_events)).events
+            self._events_lost(channel=self.channel.name, events=len(missed))
+        before = cursor.head
+        is_new_epoch = snapshot.position.epoch != before.epoch
         for event in missed:
             if self._is_new(event):
-                self._give(event)
+                self._handle_safely(event)
         for event in snapshot.state:
-            if restarted or (event.state_version or 0) > before.state_version:
-                self._give(event)
-        if not sequence.has_reached(snapshot.head):
-            sequence.reset(snapshot)
-        if restarted:
-            self._restarted(snapshot)
+            if is_new_epoch or (event.state_version or 0) > before.state_version:
+                self._handle_safely(event)
+        if not cursor.has_reached(snapshot.head):
+            cursor.reset(snapshot)
+        if is_new_epoch:
+            self._on_new_epoch(snapshot)
 
     def _is_new(self, event: Event) -> bool:
-        if event.id in self._taken:
+        if event.id in self._handled_ids:
             return False
-        self._taken[event.id] = None
-        if len(self._taken) > 2 * self._kept:
-            self._taken.popitem(last=False)
+        self._handled_ids[event.id] = None
+        if len(self._handled_ids) > 2 * self._max_events:
+            self._handled_ids.popitem(last=False)
         return True
 
-    def _give(self, event: Event) -> None:
+    def _handle_safely(self, event: Event) -> None:
         try:
-            self._take(event)
-        except Exception:  # one event that is not understood must not keep the others from being taken
+            self._handle(event)
+        except Exception:  # an event that cannot be decoded must not stop the others
             self._event_failed(channel=self.channel.name, type=event.type)

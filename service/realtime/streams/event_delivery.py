@@ -24,6 +24,7 @@ from service.realtime.delivery.hub import Hub
 from service.realtime.presence.presence import Presence
 from service.realtime.runtime import Runtime
 from service.realtime.streams.broker_relay import BrokerRelay
+from service.realtime.streams.channel_membership import ChannelMembership
 from service.realtime.streams.subscriptions import Subscriptions
 
 
@@ -65,11 +66,13 @@ class EventDelivery:
             broker,
             self.presence,
             runtime,
-            outbox=bounds.outbox,
             repair=bounds.repair,
             on_interrupted=admission.quota.renew_soon,
         )
-        self.subscriptions = Subscriptions(gate, self.relay, self.presence, runtime.metrics)
+        self._membership = ChannelMembership(
+            self.hub, broker, self.relay.recovery, self.relay.checker, bounds.outbox, runtime
+        )
+        self.subscriptions = Subscriptions(gate, self._membership, self.presence, runtime.metrics)
         self.connection_context = ConnectionContext(
             runtime.clock,
             runtime.metrics,
@@ -108,4 +111,4 @@ class EventDelivery:
             self._metrics.outbox.slow_consumers.inc()
             self._recent_clients.record_slow_consumer(connection.slot.network, connection.session.identity)
         for subscription in connection.session.subscriptions.values():
-            self.relay.detach(connection, subscription)
+            self._membership.detach(connection, subscription)

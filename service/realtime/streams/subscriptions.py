@@ -18,16 +18,16 @@ from service.protocol.messages import PresenceReply, Subscribed, Unsubscribed
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.frame import Frame, encode_event
 from service.realtime.presence.presence import Presence
-from service.realtime.streams.broker_relay import BrokerRelay, Joined
+from service.realtime.streams.channel_membership import ChannelMembership, Joined
 from service.telemetry.metrics import Metrics
 
 
 class Subscriptions:
     """Subscribes connections to channels: authorisation, room, presence, snapshot."""
 
-    def __init__(self, gate: Gate, relay: BrokerRelay, presence: Presence, metrics: Metrics) -> None:
+    def __init__(self, gate: Gate, membership: ChannelMembership, presence: Presence, metrics: Metrics) -> None:
         self._gate = gate
-        self._relay = relay
+        self._membership = membership
         self._presence = presence
         self._metrics = metrics
         self._fresh = metrics.subscriptions.resumes.labels(outcome="fresh")
@@ -60,11 +60,11 @@ class Subscriptions:
         subscription = Subscription(key, request, since, start, self._presence_access(identity, channel, spec))
         session.subscriptions[key.name] = subscription
         try:
-            await self._relay.join(connection, subscription, spec)
+            await self._membership.join(connection, subscription, spec)
             if not session.is_ready:
-                await self._relay.record_position(subscription)
+                await self._membership.record_position(subscription)
             if start is Start.POSITION and not self._may_resume(identity, channel, spec):
-                await self._relay.forgo_history(subscription)
+                await self._membership.forgo_history(subscription)
             if spec.presence and not identity.is_anonymous:
                 await self._presence.join(subscription.channel, identity.user, connection.id, identity.info)
             if session.subscriptions.get(channel) is not subscription:
@@ -80,7 +80,7 @@ class Subscriptions:
         """Sends `subscribed` with the snapshot; the channel's events follow."""
         sees = subscription.presence is PresenceAccess.SEES
         view = partial(self._presence.view, subscription.channel) if sees else None
-        joined = await self._relay.go_live(connection, subscription, view)
+        joined = await self._membership.go_live(connection, subscription, view)
         if joined is None:
             return
         subscription.since = None  # frees memory: only a subscription that is not live needs it
@@ -141,7 +141,7 @@ class Subscriptions:
         try:
             spec = self._gate.authorise(identity, channel, Right.SUBSCRIBE).spec
         except ServiceError as error:
-            self._relay.detach(connection, subscription)
+            self._membership.detach(connection, subscription)
             connection.reply(Unsubscribed(channel=channel, code=error.code.code))
             return False
         is_pending = subscription.phase is Phase.PENDING
@@ -149,7 +149,7 @@ class Subscriptions:
             subscription.since, subscription.start = None, Start.GAP
         access = self._presence_access(identity, channel, spec)
         if access is PresenceAccess.LISTED and subscription.presence is PresenceAccess.SEES:
-            self._relay.withdraw_presence(connection, subscription)
+            self._membership.withdraw_presence(connection, subscription)
             if not is_pending:
                 connection.reply(PresenceReply(id=None, channel=channel, presence=None))
         return True
@@ -158,10 +158,12 @@ class Subscriptions:
         """Shows what the token allows."""
         identity, channel = connection.session.identity, subscription.channel
         if subscription.phase is Phase.PENDING:
-            await self._relay.record_position(subscription)  # the present position, if it had to give up its own
+            await self._membership.record_position(subscription)  # the present position, if it had to give up its own
         sees = self._gate.allows(identity, channel.name, Right.PRESENCE)
         if sees and subscription.presence is PresenceAccess.LISTED:
-            granted = await self._relay.grant_presence(connection, subscription, partial(self._presence.view, channel))
+            granted = await self._membership.grant_presence(
+                connection, subscription, partial(self._presence.view, channel)
+            )
             if granted is not None:
                 view, after = granted
                 connection.reply(PresenceReply(id=None, channel=channel.name, presence=view))
@@ -180,7 +182,7 @@ class Subscriptions:
             await self._leave(connection, subscription)
 
     async def _leave(self, connection: Connection, subscription: Subscription) -> None:
-        await self._relay.leave(connection, subscription)
+        await self._membership.leave(connection, subscription)
         identity = connection.session.identity
         if not identity.is_anonymous and subscription.presence is not PresenceAccess.NONE:
             self._presence.leave(subscription.channel, identity.user, connection.id)

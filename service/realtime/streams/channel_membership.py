@@ -1,0 +1,214 @@
+"""The members of rooms: from a join, through the snapshot, to live events, and to the leave.
+
+The only lock is that of a room. `join` and `leave` take it, and await nothing but the broker under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import structlog
+from msgspec import Struct
+
+from service.contract.model import ChannelSpec
+from service.core.broker import Broker, Snapshot
+from service.core.limits import OutboxLimits
+from service.core.position import Position
+from service.core.session import Phase, PresenceAccess, Start, Subscription
+from service.errors import ServiceError
+from service.protocol.messages import PresenceView
+from service.realtime.connections.frame import Frame
+from service.realtime.delivery.hub import Hub
+from service.realtime.delivery.room import Room
+from service.realtime.runtime import Runtime
+from service.realtime.streams.gap_recovery import GapRecovery
+from service.realtime.streams.position_checker import PositionChecker
+
+if TYPE_CHECKING:
+    from service.realtime.connections.connection import Connection
+
+_log = structlog.get_logger("membership")
+
+
+class Joined(Struct, frozen=True):
+    """A subscription that has become live: the content of its `subscribed`, and the frames to send after it."""
+
+    snapshot: Snapshot
+    presence: PresenceView | None
+    recovered: bool | None
+    """As in the snapshot. None in a channel without durable events, which has nothing to recover."""
+    after: list[Frame]
+
+
+class ChannelMembership:
+    """Adds connections to rooms and removes them. The first member subscribes at the broker, the last one unsubscribes."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        broker: Broker,
+        recovery: GapRecovery,
+        checker: PositionChecker,
+        limits: OutboxLimits,
+        runtime: Runtime,
+    ) -> None:
+        self._hub = hub
+        self._broker = broker
+        self._recovery = recovery
+        self._checker = checker
+        self._limits = limits
+        self._metrics = runtime.metrics
+        self._unsubscribe_failed = runtime.outages.limited(_log, "broker_unsubscribe_failed", runtime.clock.monotonic)
+
+    async def join(self, connection: Connection, subscription: Subscription, spec: ChannelSpec) -> None:
+        """Adds a connection to the channel's room; the first one subscribes at the broker. Rolled back on failure."""
+        while True:
+            room = self._hub.open(subscription.channel, spec)
+            if room.is_broker_subscribed and not room.lock.locked():  # no first join and no last leave is in progress
+                self._add(room, connection, subscription)
+                return
+            async with room.lock:
+                if room.is_discarded:
+                    continue
+                self._add(room, connection, subscription)
+                try:
+                    if not room.is_broker_subscribed:
+                        await self._broker.subscribe(room.key)
+                        room.broker_subscribed()
+                except BaseException:
+                    if room.has_member(connection):  # unless it has left meanwhile
+                        room.remove(connection)
+                        self._metrics.subscriptions.subscriptions.dec()
+                    self._drop_if_empty(room)
+                    raise
+                break
+
+    def _add(self, room: Room, connection: Connection, subscription: Subscription) -> None:
+        room.add_member(connection, subscription)
+        self._metrics.subscriptions.subscriptions.inc()
+
+    async def record_position(self, subscription: Subscription) -> None:
+        """Records the position of a pending subscription, from which `ready` reads."""
+        if subscription.since is None:
+            subscription.since = self._local_position(subscription) or await self._read_position(subscription)
+
+    async def forgo_history(self, subscription: Subscription) -> None:
+        """Starts a subscription at the present position instead of its own: its user may not read history."""
+        position = self._local_position(subscription) or await self._read_position(subscription)
+        if subscription.since != position:
+            subscription.since, subscription.start = position, Start.GAP
+
+    def _local_position(self, subscription: Subscription) -> Position | None:
+        room = self._hub.get(subscription.channel)
+        return room.local_position if room is not None and self._broker.delivers_synchronously else None
+
+    async def _read_position(self, subscription: Subscription) -> Position:
+        return (await self._broker.snapshot(subscription.channel, None, 0, 0)).position
+
+    async def go_live(
+        self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
+    ) -> Joined | None:
+        """Reads the snapshot and the presence view, then starts delivery. Returns None if the connection left meanwhile."""
+        room = self._hub.get(subscription.channel)
+        if room is None or not room.has_member(connection):
+            return None
+        if view is None and subscription.start is Start.JOIN:
+            local_snapshot = self._local_snapshot(room)
+            if local_snapshot is not None and subscription.since in (None, local_snapshot.position):
+                room.make_live(connection, subscription)
+                return Joined(local_snapshot, None, None, [])
+        room.start_subscribing(connection, subscription)
+        try:
+            presence = await view() if view is not None else None
+            while True:
+                snapshot = await self._broker.snapshot(
+                    subscription.channel, subscription.since, self._limits.recovery_events, self._limits.recovery_bytes
+                )
+                if not room.is_subscribing(connection):
+                    return None
+                self._align_room(room, snapshot)
+                if room.is_contiguous(connection, snapshot):
+                    break
+                # The room started at a newer snapshot, of another member: this one lacks events, so read again. If the stream
+                # was set back, they are lost until it has a new epoch.
+                await self._checker.check_room_now(room)
+        except BaseException:
+            room.cancel_subscribing(connection, subscription)
+            raise
+        recovered = False if subscription.start is Start.GAP else snapshot.recovered
+        if room.spec.history is None:
+            recovered = None
+        return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))
+
+    def _local_snapshot(self, room: Room | None) -> Snapshot | None:
+        """A snapshot without a read of the broker, where this node knows all that the broker would return."""
+        return room.local_snapshot() if room is not None and self._broker.delivers_synchronously else None
+
+    def _align_room(self, room: Room, snapshot: Snapshot) -> None:
+        """Starts a room's order at its first snapshot. A snapshot ahead of the room may mean that the room has a gap."""
+        cursor = room.sequencer.cursor
+        if cursor is None:
+            self._recovery.start_order(room, snapshot)
+        elif not cursor.has_reached(snapshot.head):
+            self._checker.recover_if_behind(room, snapshot.head)
+
+    async def grant_presence(
+        self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]]
+    ) -> tuple[PresenceView, list[Frame]] | None:
+        """Shows presence to a subscription. Returns the view, and the frames to send after it.
+
+        Returns None if the subscription is not live: then `go_live` shows it.
+        """
+        room = self._hub.get(subscription.channel)
+        if room is None or subscription.phase is not Phase.LIVE:
+            subscription.presence = PresenceAccess.SEES
+            return None
+        room.start_presence_buffer(connection)
+        try:
+            members = await view()
+        finally:
+            after = room.take_presence_buffer(connection)
+        if after is None:
+            return None
+        room.set_presence_access(connection, subscription, PresenceAccess.SEES)
+        return members, after
+
+    def withdraw_presence(self, connection: Connection, subscription: Subscription) -> None:
+        """Hides presence from a subscription."""
+        room = self._hub.get(subscription.channel)
+        if room is None:
+            subscription.presence = PresenceAccess.LISTED
+        else:
+            room.set_presence_access(connection, subscription, PresenceAccess.LISTED)
+
+    def detach(self, connection: Connection, subscription: Subscription) -> None:
+        """Stops delivery at once; `leave` must follow."""
+        room = self._hub.get(subscription.channel)
+        if room is not None:
+            room.detach(connection)
+
+    async def leave(self, connection: Connection, subscription: Subscription) -> None:
+        """Removes a connection from the room; the last one unsubscribes at the broker."""
+        room = self._hub.get(subscription.channel)
+        if room is None or not room.has_member(connection):
+            return
+        room.remove(connection)
+        self._metrics.subscriptions.subscriptions.dec()
+        if not room.is_empty():
+            return
+        async with room.lock:
+            if not room.is_empty() or room.is_discarded:
+                return
+            try:
+                if room.is_broker_subscribed:
+                    await self._broker.unsubscribe(room.key)
+                    room.broker_unsubscribed()
+            except ServiceError as error:  # the broker is away; events that it still delivers find no room
+                self._unsubscribe_failed(code=error.code.code)
+            finally:
+                self._drop_if_empty(room)
+
+    def _drop_if_empty(self, room: Room) -> None:
+        if room.is_empty():
+            self._hub.drop(room)
