@@ -1,6 +1,6 @@
 // A load test for k6 1.x: WebSocket clients, a backend that publishes, thresholds. k8s/README.md describes how to run it.
 //
-// Every client follows docs/protocol.md: hello or a ticket, subscribe, ready. It checks that offsets have no holes, reconnects
+// Every client follows docs/protocol.md: hello or a ticket, subscribe, ready. It checks that offsets have no gaps, reconnects
 // after the delay of `reconnect`, and resumes from its position. All times are of this process's clock.
 
 import { WebSocket } from 'k6/experimental/websockets';
