@@ -1,4 +1,4 @@
-"""Calls that are begun outside of any task, as those of an arrival and of a command are (service/aio/eager_start.py)."""
+"""Calls that start outside of any task, as those of upgrades and commands do (service/aio/eager_start.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Begun(Generic[T]):
-    """A coroutine whose first step is made outside of any task, for a task to go on with: what it waits for is passed on."""
+    """A coroutine whose first step runs outside of any task, and the rest in one."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine = coroutine
@@ -29,11 +29,11 @@ class Begun(Generic[T]):
         self._began.set_result(None)
 
     async def begun(self) -> None:
-        """Returns when the first step is made."""
+        """Returns when the first step has run."""
         await self._began
 
     def close(self) -> None:
-        """Lets it go."""
+        """Abandons it."""
         self._coroutine.close()
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -52,7 +52,7 @@ class Begun(Generic[T]):
 
 
 async def finish(call: Begun[T]) -> T:
-    """Goes on with it in a task."""
+    """Runs the rest in a task."""
     return await call
 
 

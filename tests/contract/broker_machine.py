@@ -1,4 +1,4 @@
-"""A Broker against a model that remembers everything, driven by Hypothesis.
+"""Compares a Broker with a model that remembers everything; Hypothesis chooses the calls.
 
 The promise under test: a client that resumes never loses, repeats or reorders a durable event unless it is told `recovered` is
 False; and it is told so only when the stream can no longer show that there is no hole.
@@ -29,7 +29,7 @@ KEYS = [ChannelKey(tenant, name) for tenant in ("acme", "other") for name in ("r
 RETENTION = Retention(entries=5, ttl=30.0)
 WINDOW = 100.0
 MAX_EVENTS = 4
-"""What one resume may bring: less than a stream keeps, so that all three outcomes occur."""
+"""Events that one resume may recover: fewer than a stream keeps, so that all three outcomes occur."""
 
 MACHINE_SETTINGS = settings(
     max_examples=75, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -40,7 +40,7 @@ channels = st.sampled_from(KEYS)
 
 @dataclass
 class Kept:
-    """A durable event as the model remembers it."""
+    """A durable event of the model."""
 
     id: str
     data: bytes
@@ -49,7 +49,7 @@ class Kept:
 
 @dataclass
 class ModelChannel:
-    """All that ever happened in one epoch of a channel, and a client that comes and goes."""
+    """Everything in one epoch of a channel, and a client that subscribes and leaves."""
 
     epoch: str | None = None
     events: list[Kept] = field(default_factory=list)
@@ -58,16 +58,16 @@ class ModelChannel:
     state_version: int = 0
     subscribed: bool = False
     seen: list[Position] = field(default_factory=list)
-    """Positions that a client may hold, of this epoch and of earlier ones."""
+    """Positions that a client may have, of this epoch and earlier ones."""
     applied: Position | None = None
-    """Where the client is: None until its first join."""
+    """The client's position; None before its first subscribe."""
 
     def position(self, offset: int) -> Position:
         assert self.epoch is not None
         return Position(self.epoch, offset, self.events[offset - 1].id if offset else None)
 
     def first(self, now: float) -> int:
-        """The offset of the oldest event that the retention still covers."""
+        """Returns the offset of the oldest event within the retention."""
         top = len(self.events)
         kept = [n for n in range(1, top + 1) if n > top - RETENTION.entries and self._alive(self.events[n - 1].at, now)]
         return kept[0] if kept else top + 1
@@ -77,7 +77,7 @@ class ModelChannel:
         return [id for id, at in newest if self._alive(at, now)]
 
     def missed(self, since: Position, now: float) -> list[str] | None:
-        """What a resume from `since` must bring; None where it must say that it can't."""
+        """Returns what a resume from `since` must recover; None if it must not."""
         top = len(self.events)
         if since.epoch != self.epoch or since.offset > top or self.position(since.offset) != since:
             return None
@@ -94,16 +94,16 @@ class ModelChannel:
 
 
 class BrokerMachine(RuleBasedStateMachine):
-    """Subclassed once per implementation; `open` says how to get a broker. Tests run `SubClass.TestCase`."""
+    """One subclass for each implementation, whose `open` returns a broker. Tests run `SubClass.TestCase`."""
 
     may_forget: ClassVar[bool] = False
-    """Whether a channel without subscribers may come back with a new epoch, having been forgotten to make room."""
+    """Whether a channel without subscribers may be evicted, and return with a new epoch."""
     may_forget_empty: ClassVar[bool] = False
-    """The same, of a channel in which nothing was published."""
+    """The same for an empty channel."""
     may_refuse: ClassVar[bool] = False
     """Whether calls may raise BROKER_UNAVAILABLE because the broker is full."""
     may_be_set_back: ClassVar[bool] = False
-    """Whether it takes a position that it has not come to for a sign that its store was set back."""
+    """Whether a position ahead of the stream starts a new epoch."""
     most_subscribed: ClassVar[int] = len(KEYS)
 
     def __init__(self) -> None:
@@ -121,22 +121,22 @@ class BrokerMachine(RuleBasedStateMachine):
         self.run(self.broker.start(self))
 
     async def open(self, clock: FakeClock) -> Broker:
-        """A broker that has not been started, with an idempotency window of WINDOW seconds."""
+        """Returns a broker before `start`, with an idempotency window of WINDOW seconds."""
         raise NotImplementedError
 
     def deliver(self, event: Event) -> None:
-        """The machine is the broker's sink."""
+        """Records an event: the machine is the broker's sink."""
         self.delivered.append(event)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """Nothing is lost here, so a broker that says so is at fault."""
+        """Fails: nothing is lost here."""
         raise AssertionError("interrupted")
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
 
     def attempt(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
-        """Runs it; None if the broker is full, and may be."""
+        """Returns the result of a call; None if the broker is full, where that is allowed."""
         try:
             return self.run(coroutine)
         except ServiceError as error:
@@ -162,7 +162,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.refused)
     @rule()
     def publish_what_was_refused(self) -> None:
-        """It is in the stream at most once: no trace of the first attempt is left."""
+        """A publish that failed may be repeated: it is in the stream at most once."""
         self._publish(self.refused.pop(0))
 
     @rule(channel=channels)
@@ -183,7 +183,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(channel=channels)
     def join(self, channel: ChannelKey) -> None:
-        """The client subscribes, resumes from where it is, and applies what it missed."""
+        """Subscribes, resumes from the client's position, and applies the missed events."""
         model = self.model[channel]
         if model.subscribed or sum(other.subscribed for other in self.model.values()) >= self.most_subscribed:
             return
@@ -206,7 +206,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(channel=channels, offset=st.integers(0, 8), id=st.sampled_from(["m-1", "m-5", "nobody's", None]))
     def resume_from_a_position_of_a_lost_stream(self, channel: ChannelKey, offset: int, id: str | None) -> None:
-        """Right epoch and offset, but the id decides: see core/position.py."""
+        """Resumes from a position whose epoch and offset match, but not its id."""
         epoch = self.model[channel].epoch
         if epoch is not None and (offset <= len(self.model[channel].events) or not self.may_be_set_back):
             self._resume(channel, Position(epoch, offset, id))
@@ -307,7 +307,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.expected.append((publication.channel, publication.id, offset))
 
     def _meet_epoch(self, channel: ChannelKey, epoch: str) -> None:
-        """Every answer names the epoch. Only a channel that nobody is subscribed to may have been forgotten meanwhile."""
+        """Checks an epoch: it may be another only if the channel without subscribers was evicted."""
         model = self.model[channel]
         if model.epoch != epoch:
             assert model.epoch is None or (self._may_forget(model) and not model.subscribed)

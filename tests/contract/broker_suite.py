@@ -1,4 +1,4 @@
-"""What every Broker owes (service/core/broker.py), as tests. A subclass says how to open one.
+"""The guarantee of the Broker port (service/core/broker.py) as tests. A subclass opens the broker.
 
 class TestMyBroker(BrokerSuite):
     async def open(self, clock): ...
@@ -36,7 +36,7 @@ MUCH = 1_000_000
 
 
 class RecordingSink:
-    """An EventSink that writes down what it is given."""
+    """An EventSink that records its calls."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -53,7 +53,7 @@ class RecordingSink:
 
 
 class Publisher:
-    """Publishes with new ids m-1, m-2, … unless it is given one."""
+    """Publishes with the ids m-1, m-2, … unless a test gives one."""
 
     def __init__(self, broker: Broker, clock: FakeClock) -> None:
         self._broker = broker
@@ -120,18 +120,18 @@ def ids(events: object) -> list[str]:
 
 
 class BrokerSuite(ABC):
-    """Subclassed once per implementation."""
+    """One subclass for each implementation."""
 
     @abstractmethod
     async def open(self, clock: FakeClock) -> Broker:
-        """A broker that has not been started, with empty streams and an idempotency window of WINDOW seconds."""
+        """Returns a broker before `start`, with empty streams and an idempotency window of WINDOW seconds."""
 
     async def advance(self, clock: FakeClock, seconds: float) -> None:
-        """Lets time pass for the broker."""
+        """Moves the broker's time."""
         clock.advance(seconds)
 
     async def settled(self, broker: Broker) -> None:  # noqa: B027  # what most brokers have to do: nothing
-        """Returns when everything accepted so far has reached the sink; at once where accepting is delivering."""
+        """Returns when all accepted events have reached the sink; at once for a synchronous broker."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -154,11 +154,11 @@ class BrokerSuite(ABC):
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def test_a_started_broker_is_fit(self, broker: Broker) -> None:
+    async def test_check_after_start_succeeds(self, broker: Broker) -> None:
         await broker.check()
 
     @pytest.mark.parametrize("started", [False, True], ids=["before start", "after close"])
-    async def test_every_method_raises_before_start_and_after_close(
+    async def test_every_method_before_start_and_after_close_raises(
         self, clock: FakeClock, sink: RecordingSink, started: bool
     ) -> None:
         broker = await self.open(clock)
@@ -183,13 +183,13 @@ class BrokerSuite(ABC):
             assert refused.value.code is ErrorCode.BROKER_UNAVAILABLE
         await broker.close()
 
-    async def test_start_is_called_once(self, broker: Broker) -> None:
+    async def test_start_second_call_raises(self, broker: Broker) -> None:
         with pytest.raises(ServiceError):
             await broker.start(RecordingSink())
 
     # --- publish ------------------------------------------------------------------------------------------------------
 
-    async def test_a_publish_can_be_begun_outside_of_a_task(
+    async def test_publish_started_outside_of_task_succeeds(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
@@ -200,7 +200,7 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert sorted(sink.ids()) == ["m-1", "m-2", "m-3"]
 
-    async def test_everything_else_can_be_begun_outside_of_a_task(self, broker: Broker, publish: Publisher) -> None:
+    async def test_other_methods_started_outside_of_task_succeed(self, broker: Broker, publish: Publisher) -> None:
         async with asyncio.timeout(10):
             await Begun(broker.subscribe(ROOM))
             first = await publish.durable()
@@ -215,7 +215,7 @@ class BrokerSuite(ABC):
             await Begun(broker.check())
             await Begun(broker.unsubscribe(ROOM))
 
-    async def test_who_is_prompt_has_delivered_what_it_has_accepted(
+    async def test_publish_of_synchronous_broker_has_delivered_on_return(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
@@ -225,7 +225,7 @@ class BrokerSuite(ABC):
                 await self.settled(broker)
             assert receipt.id in sink.ids()
 
-    async def test_a_publish_that_was_begun_outside_of_a_task_can_be_let_go(
+    async def test_publish_started_outside_of_task_can_be_abandoned(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
@@ -247,19 +247,19 @@ class BrokerSuite(ABC):
         assert offsets == list(range(1, (last.offset or 0) + 1))
         assert sink.ids()[-1] == "last"
 
-    async def test_offsets_of_durable_events_are_dense_from_one(self, publish: Publisher) -> None:
+    async def test_publish_durable_gives_dense_offsets_from_one(self, publish: Publisher) -> None:
         receipts = [await publish.durable() for _ in range(25)]  # more than are kept
         assert [receipt.offset for receipt in receipts] == list(range(1, 26))
         assert len({receipt.epoch for receipt in receipts}) == 1
         assert all(receipt.epoch and receipt.state_version is None and not receipt.duplicate for receipt in receipts)
 
-    async def test_revs_of_latest_events_are_dense_and_use_up_no_offset(self, publish: Publisher) -> None:
+    async def test_publish_latest_gives_dense_state_versions_and_no_offset(self, publish: Publisher) -> None:
         receipts = [await publish.latest(key) for key in ("a", "b", "a", "c")]
         assert [receipt.state_version for receipt in receipts] == [1, 2, 3, 4]
         assert all(receipt.offset is None for receipt in receipts)
         assert (await publish.durable()).offset == 1
 
-    async def test_ephemeral_events_enter_no_stream(self, broker: Broker, publish: Publisher) -> None:
+    async def test_publish_ephemeral_enters_no_stream(self, broker: Broker, publish: Publisher) -> None:
         receipt = await publish.ephemeral(id="e-1")
         assert receipt == PublishResult("e-1", epoch="")
         assert (await publish.durable()).offset == 1
@@ -267,12 +267,12 @@ class BrokerSuite(ABC):
         assert not snapshot.state
         assert ids((await broker.history(ROOM, None, None, 10)).events) == ["m-1"]
 
-    async def test_channels_have_streams_of_their_own(self, publish: Publisher) -> None:
+    async def test_publish_in_two_channels_counts_offsets_apart(self, publish: Publisher) -> None:
         first, second = await publish.durable(ROOM), await publish.durable(OTHER_ROOM)
         assert (first.offset, second.offset) == (1, 1)
         assert first.epoch != second.epoch
 
-    async def test_an_event_is_delivered_and_kept_as_it_was_published(
+    async def test_publish_delivers_and_stores_event_unchanged(
         self, broker: Broker, publish: Publisher, sink: RecordingSink, clock: FakeClock
     ) -> None:
         await broker.subscribe(ROOM)
@@ -312,7 +312,7 @@ class BrokerSuite(ABC):
 
     # --- idempotency --------------------------------------------------------------------------------------------------
 
-    async def test_a_repeated_id_gives_the_first_receipt_and_delivers_nothing(
+    async def test_publish_repeated_id_returns_first_result_and_delivers_nothing(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
@@ -325,7 +325,7 @@ class BrokerSuite(ABC):
         assert (await publish.durable()).offset == 3
         assert [event.data for event in (await broker.history(ROOM, None, 2, 10)).events] == [b"1"]
 
-    async def test_a_repeated_id_does_not_bring_an_older_value_back(
+    async def test_publish_repeated_id_does_not_restore_older_value(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
@@ -337,12 +337,12 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert len(sink.events) == 2
 
-    async def test_an_id_belongs_to_its_tenant_channel_and_sender(self, publish: Publisher) -> None:
+    async def test_publish_same_id_of_other_tenant_channel_or_sender_is_accepted(self, publish: Publisher) -> None:
         await publish.durable(ROOM, id="same", sender="ann")
         for channel, sender in ((OTHER_ROOM, "ann"), (SAME_ROOM_OF_ANOTHER_TENANT, "ann"), (ROOM, "ben"), (ROOM, None)):
             assert not (await publish.durable(channel, id="same", sender=sender)).duplicate
 
-    async def test_ephemeral_ids_are_not_remembered(
+    async def test_publish_repeated_ephemeral_id_is_accepted(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
@@ -352,7 +352,7 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert sink.ids() == ["same"] * 3
 
-    async def test_an_id_is_remembered_for_the_window(self, publish: Publisher, clock: FakeClock) -> None:
+    async def test_publish_repeated_id_after_window_is_accepted(self, publish: Publisher, clock: FakeClock) -> None:
         await publish.durable(id="same")
         await self.advance(clock, WINDOW - 1)  # long after the event itself has expired
         assert await publish.durable(id="same") == PublishResult(
@@ -362,7 +362,7 @@ class BrokerSuite(ABC):
         forgotten = await publish.durable(id="same")
         assert (forgotten.offset, forgotten.duplicate) == (3, False)
 
-    async def test_a_repeat_does_not_lengthen_the_window(self, publish: Publisher, clock: FakeClock) -> None:
+    async def test_publish_repeated_id_does_not_extend_window(self, publish: Publisher, clock: FakeClock) -> None:
         await publish.durable(id="same")
         await self.advance(clock, WINDOW / 2)
         assert (await publish.durable(id="same")).duplicate
@@ -371,7 +371,7 @@ class BrokerSuite(ABC):
 
     # --- delivery -----------------------------------------------------------------------------------------------------
 
-    async def test_between_subscribe_and_unsubscribe_every_event_reaches_the_sink_in_order(
+    async def test_subscribe_delivers_every_event_in_order_until_unsubscribe(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await publish.durable(id="before")
@@ -386,7 +386,7 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert sink.ids() == expected
 
-    async def test_only_subscribed_channels_are_delivered(
+    async def test_subscribe_delivers_no_other_channel(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
@@ -397,9 +397,7 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert sink.events == []
 
-    async def test_subscribing_twice_delivers_once(
-        self, broker: Broker, publish: Publisher, sink: RecordingSink
-    ) -> None:
+    async def test_subscribe_twice_delivers_once(self, broker: Broker, publish: Publisher, sink: RecordingSink) -> None:
         await broker.subscribe(ROOM)
         await broker.subscribe(ROOM)
         await publish.durable()
@@ -409,7 +407,7 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert sink.ids() == ["m-1"]
 
-    async def test_unsubscribing_is_harmless_without_a_subscription(self, broker: Broker, publish: Publisher) -> None:
+    async def test_unsubscribe_without_subscription_does_nothing(self, broker: Broker, publish: Publisher) -> None:
         await broker.unsubscribe(ROOM)
         await publish.durable()
         await broker.unsubscribe(ROOM)
@@ -417,15 +415,13 @@ class BrokerSuite(ABC):
 
     # --- retention ----------------------------------------------------------------------------------------------------
 
-    async def test_the_stream_keeps_its_newest_entries(self, broker: Broker, publish: Publisher) -> None:
+    async def test_history_keeps_newest_entries_of_retention(self, broker: Broker, publish: Publisher) -> None:
         for _ in range(25):
             await publish.durable()
         page = await broker.history(ROOM, None, None, MANY)
         assert [event.offset for event in page.events] == list(range(16, 26))
 
-    async def test_each_event_of_the_stream_expires_by_itself(
-        self, broker: Broker, publish: Publisher, clock: FakeClock
-    ) -> None:
+    async def test_history_events_expire_one_by_one(self, broker: Broker, publish: Publisher, clock: FakeClock) -> None:
         await publish.durable()
         await self.advance(clock, TTL / 2)
         await publish.durable()
@@ -434,7 +430,7 @@ class BrokerSuite(ABC):
         await self.advance(clock, 1)
         assert ids((await broker.history(ROOM, None, None, MANY)).events) == ["m-2"]
 
-    async def test_the_position_outlives_the_events(self, broker: Broker, publish: Publisher, clock: FakeClock) -> None:
+    async def test_position_outlives_expired_events(self, broker: Broker, publish: Publisher, clock: FakeClock) -> None:
         receipts = [await publish.durable() for _ in range(3)]
         await self.advance(clock, TTL * 100)
         top = Position(receipts[0].epoch, 3, "m-3")
@@ -444,7 +440,7 @@ class BrokerSuite(ABC):
         assert (page.position, list(page.events), page.has_more) == (top, [], False)
         assert (await publish.durable()).offset == 4
 
-    async def test_the_newest_publications_retention_holds_for_the_whole_stream(
+    async def test_history_retention_of_newest_publish_applies_to_all(
         self, broker: Broker, publish: Publisher, clock: FakeClock
     ) -> None:
         for _ in range(5):
@@ -454,7 +450,9 @@ class BrokerSuite(ABC):
         await self.advance(clock, 10)
         assert not (await broker.history(ROOM, None, None, MANY)).events
 
-    async def test_a_stream_may_keep_nothing(self, broker: Broker, publish: Publisher, sink: RecordingSink) -> None:
+    async def test_history_with_retention_of_zero_is_empty(
+        self, broker: Broker, publish: Publisher, sink: RecordingSink
+    ) -> None:
         await broker.subscribe(ROOM)
         receipts = [await publish.durable(retention=Retention(entries=0, ttl=TTL)) for _ in range(2)]
         assert [receipt.offset for receipt in receipts] == [1, 2]
@@ -462,7 +460,7 @@ class BrokerSuite(ABC):
         await self.settled(broker)
         assert sink.ids() == ["m-1", "m-2"]
 
-    async def test_state_is_the_newest_event_of_every_type_and_key_by_rev(
+    async def test_state_is_newest_event_of_every_type_and_key_by_version(
         self, broker: Broker, publish: Publisher
     ) -> None:
         for key in ("a", "b", "a"):
@@ -475,7 +473,7 @@ class BrokerSuite(ABC):
             ("ticker.volume", "b", "m-4"),
         ]
 
-    async def test_state_keeps_its_newest_keys(self, broker: Broker, publish: Publisher) -> None:
+    async def test_state_keeps_newest_keys_of_retention(self, broker: Broker, publish: Publisher) -> None:
         for n in range(12):
             await publish.latest(f"k-{n}")
         await publish.latest("k-2")
@@ -483,9 +481,7 @@ class BrokerSuite(ABC):
         state = (await broker.snapshot(ROOM, None, MANY, MUCH)).state
         assert [event.key for event in state] == [f"k-{n}" for n in (4, 5, 6, 7, 8, 9, 10, 11, 2, 12)]
 
-    async def test_each_value_of_the_state_expires_by_itself(
-        self, broker: Broker, publish: Publisher, clock: FakeClock
-    ) -> None:
+    async def test_state_values_expire_one_by_one(self, broker: Broker, publish: Publisher, clock: FakeClock) -> None:
         await publish.latest("a")
         await publish.latest("b")
         await self.advance(clock, TTL / 2)
@@ -502,12 +498,16 @@ class BrokerSuite(ABC):
 
     # --- snapshot -----------------------------------------------------------------------------------------------------
 
-    async def test_a_fresh_channel_is_at_offset_zero_of_its_epoch(self, broker: Broker, publish: Publisher) -> None:
+    async def test_snapshot_of_new_channel_is_at_offset_zero_of_its_epoch(
+        self, broker: Broker, publish: Publisher
+    ) -> None:
         snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
         assert (snapshot.position.offset, snapshot.position.id, snapshot.recovered) == (0, None, None)
         assert (await publish.durable()).epoch == snapshot.position.epoch
 
-    async def test_resuming_gives_exactly_what_was_missed(self, broker: Broker, publish: Publisher) -> None:
+    async def test_snapshot_since_position_returns_exactly_missed_events(
+        self, broker: Broker, publish: Publisher
+    ) -> None:
         start = (await broker.snapshot(ROOM, None, MANY, MUCH)).position
         epoch = start.epoch
         for _ in range(10):
@@ -519,7 +519,7 @@ class BrokerSuite(ABC):
             assert snapshot.position == positions[-1]
             assert [event.offset for event in snapshot.missed] == list(range(position.offset + 1, 11))
 
-    async def test_resuming_at_the_top_needs_no_entries(
+    async def test_snapshot_since_newest_position_recovers_without_entries(
         self, broker: Broker, publish: Publisher, clock: FakeClock
     ) -> None:
         receipt = await publish.durable()
@@ -541,7 +541,7 @@ class BrokerSuite(ABC):
             pytest.param({"offset": 0, "id": None}, id="the beginning, trimmed"),
         ],
     )
-    async def test_a_position_that_may_hide_a_hole_is_not_recovered(
+    async def test_snapshot_since_position_with_possible_hole_is_not_recovered(
         self, broker: Broker, publish: Publisher, doubtful: dict[str, object]
     ) -> None:
         first = await publish.durable()
@@ -552,9 +552,7 @@ class BrokerSuite(ABC):
         snapshot = await broker.snapshot(ROOM, Position(**(good | doubtful)), MANY, MUCH)  # type: ignore[arg-type]  # the same
         assert (snapshot.recovered, list(snapshot.missed), snapshot.position.offset) == (False, [], 25)
 
-    async def test_more_than_the_given_number_of_events_is_not_recovered(
-        self, broker: Broker, publish: Publisher
-    ) -> None:
+    async def test_snapshot_above_max_events_is_not_recovered(self, broker: Broker, publish: Publisher) -> None:
         first = await publish.durable()
         for _ in range(4):
             await publish.durable()
@@ -563,9 +561,7 @@ class BrokerSuite(ABC):
         snapshot = await broker.snapshot(ROOM, since, 2, MUCH)
         assert (snapshot.recovered, list(snapshot.missed)) == (False, [])
 
-    async def test_more_than_the_given_number_of_bytes_is_not_recovered(
-        self, broker: Broker, publish: Publisher
-    ) -> None:
+    async def test_snapshot_above_max_bytes_is_not_recovered(self, broker: Broker, publish: Publisher) -> None:
         data = b'"' + b"x" * 98 + b'"'
         first = await publish.durable(data=data)
         for _ in range(2):
@@ -575,13 +571,13 @@ class BrokerSuite(ABC):
         snapshot = await broker.snapshot(ROOM, since, MANY, 199)
         assert (snapshot.recovered, list(snapshot.missed)) == (False, [])
 
-    async def test_state_comes_with_every_snapshot(self, broker: Broker, publish: Publisher) -> None:
+    async def test_snapshot_always_has_state(self, broker: Broker, publish: Publisher) -> None:
         last = await publish.durable()
         await publish.latest("k")
         for since in (None, Position(last.epoch, 1, "m-1"), Position("another", 1, "m-1")):
             assert ids((await broker.snapshot(ROOM, since, MANY, MUCH)).state) == ["m-2"]
 
-    async def test_marks_tell_how_far_channels_have_come_and_make_none(
+    async def test_stream_heads_return_heads_and_create_no_channel(
         self, broker: Broker, publish: Publisher, clock: FakeClock
     ) -> None:
         receipt = await publish.durable()
@@ -624,7 +620,7 @@ class BrokerSuite(ABC):
             (0, 99, 50, list(range(11, 21)), False),
         ],
     )
-    async def test_pages(
+    async def test_history_pages_have_requested_bounds(
         self,
         broker: Broker,
         publish: Publisher,
@@ -641,13 +637,13 @@ class BrokerSuite(ABC):
         assert ([event.offset for event in page.events], page.has_more) == (offsets, more)
         assert page.position == Position(first.epoch, 20, "m-20")
 
-    async def test_the_history_of_a_fresh_channel_is_empty(self, broker: Broker) -> None:
+    async def test_history_of_new_channel_is_empty(self, broker: Broker) -> None:
         page = await broker.history(ROOM, None, None, 10)
         assert (list(page.events), page.has_more, page.position.offset, page.position.id) == ([], False, 0, None)
 
     # --- channels -----------------------------------------------------------------------------------------------------
 
-    async def test_channels_with_subscribers_history_or_state_are_listed_by_name(
+    async def test_list_channels_returns_used_channels_by_name(
         self, broker: Broker, publish: Publisher, clock: FakeClock
     ) -> None:
         await publish.latest("k", ChannelKey("acme", "room:c"))
@@ -670,7 +666,7 @@ class BrokerSuite(ABC):
 
     # --- tenants ------------------------------------------------------------------------------------------------------
 
-    async def test_nothing_of_one_tenant_is_visible_under_another(
+    async def test_tenant_sees_nothing_of_another_tenant(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(SAME_ROOM_OF_ANOTHER_TENANT)

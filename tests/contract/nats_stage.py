@@ -1,4 +1,4 @@
-"""Brokers at a NATS of the tests, by short names."""
+"""Brokers at NATS for the tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _prefixes = (f"suite-{number}" for number in count())
 
 
 class ListeningSink(RecordingSink):
-    """A sink that can be waited for."""
+    """A sink that a test can wait for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ListeningSink(RecordingSink):
 
 
 def config(server: NatsServer, **changes: object) -> NatsConfig:
-    """For a broker with a stream of its own, unless told otherwise."""
+    """Returns the settings of a broker, by default with its own stream."""
     given: dict[str, object] = {
         "servers": (server.url,),
         "prefix": next(_prefixes),
@@ -53,7 +53,7 @@ def config(server: NatsServer, **changes: object) -> NatsConfig:
 
 @asynccontextmanager
 async def running(config: NatsConfig, clock: FakeClock) -> AsyncIterator[tuple[NatsBroker, ListeningSink]]:
-    """A broker that has been started, and what it tells."""
+    """Runs a broker, and records what it delivers."""
     broker, sink = NatsBroker(config, clock, Metrics()), ListeningSink()
     await broker.start(sink)
     try:

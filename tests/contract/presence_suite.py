@@ -1,4 +1,4 @@
-"""What every PresenceStore owes (service/core/presence.py), as tests. A subclass says how to open one.
+"""The guarantee of the PresenceStore port (service/core/presence.py) as tests. A subclass opens the store.
 
 `SharedPresenceSuite` adds what two nodes owe each other, `TimedPresenceSuite` what comes with time.
 """
@@ -25,7 +25,7 @@ ROOM = ChannelKey("acme", "room:1")
 OTHER_ROOM = ChannelKey("acme", "room:2")
 SAME_ROOM_OF_ANOTHER_TENANT = ChannelKey("other", "room:1")
 MAX_TOLD = 4
-"""What the stores under test are opened with."""
+"""`max_announced_users` of the stores under test."""
 TTL = 30.0
 JOINED, LEFT = "presence.joined", "presence.left"
 
@@ -39,12 +39,12 @@ STEPS = st.lists(
     max_size=40,
 )
 HASTE = st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.sampled_from(["c-1", "c-2", "c-3"])), max_size=30)
-"""Which node, join or leave, which connection."""
+"""Node, join or leave, connection."""
 _UNHURRIED = settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
 
 
 def event(kind: str, channel: ChannelKey, user: str) -> Publication:
-    """What tells of a change."""
+    """Returns the event of a change."""
     return Publication(
         channel=channel,
         type=kind,
@@ -66,7 +66,7 @@ def entrance(channel: ChannelKey, user: str, connection: str, info: bytes | None
 
 
 class Node:
-    """A store, by short names."""
+    """A store with short method names."""
 
     def __init__(self, store: PresenceStore) -> None:
         self.store = store
@@ -92,26 +92,26 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Stage(ABC):
-    """Two nodes of one store, empty; of a store that has only one node it is twice the same."""
+    """Two nodes of one empty store; for a store of one node, the same node twice."""
 
     one: Node
     two: Node
 
     @abstractmethod
     async def told(self) -> list[Publication]:
-        """What has been delivered since the last call, in order; `channel` and `delivery` as a subscriber sees them."""
+        """Returns the events since the last call, in order, as a subscriber gets them."""
 
     async def story(self, channel: ChannelKey = ROOM) -> list[tuple[str, str | None]]:
-        """The same, of one channel, as (type, user)."""
+        """Returns the events of one channel as (type, user)."""
         return [(one.type, one.sender) for one in await self.told() if one.channel == channel]
 
 
 class Staged(ABC):
-    """How a suite gets its store."""
+    """Opens the store of a suite."""
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[Stage]:
-        """An empty store, that tells of at most `MAX_TOLD` users one by one."""
+        """Returns an empty store that publishes events of at most `MAX_TOLD` users."""
 
     @pytest.fixture
     async def stage(self) -> AsyncIterator[Stage]:
@@ -124,23 +124,23 @@ class Staged(ABC):
 
 
 class PresenceSuite(Staged):
-    """Subclassed once per implementation."""
+    """One subclass for each implementation."""
 
-    async def test_a_user_joins_with_the_first_connection_and_leaves_with_the_last(self, node: Node) -> None:
+    async def test_user_joins_with_first_connection_and_leaves_with_last(self, node: Node) -> None:
         assert await node.join(ROOM, "ann", "c-1") == (True, 1, True)
         assert await node.join(ROOM, "ann", "c-2") == (False, 1, False)
         assert await node.leave(ROOM, "ann", "c-1") == (False, 1, False)
         assert await node.leave(ROOM, "ann", "c-2") == (True, 0, True)
         assert await node.join(ROOM, "ann", "c-3") == (True, 1, True)
 
-    async def test_calls_can_be_begun_outside_of_a_task(self, node: Node) -> None:
+    async def test_presence_calls_started_outside_of_task_succeed(self, node: Node) -> None:
         async with asyncio.timeout(10):
             assert await Begun(node.join(ROOM, "ann", "c-1")) == (True, 1, True)
             assert await Begun(node.store.members(ROOM, 10)) == (1, [Member("ann", 1)])
             assert await Begun(node.store.count(ROOM)) == 1
             assert await Begun(node.leave(ROOM, "ann", "c-1")) == (True, 0, True)
 
-    async def test_a_change_is_told_to_the_channel_and_nothing_else_is(self, stage: Stage) -> None:
+    async def test_join_and_leave_publish_one_event_each(self, stage: Stage) -> None:
         node = stage.one
         await node.join(ROOM, "ann", "c-1")
         await node.join(ROOM, "ann", "c-2")
@@ -149,7 +149,7 @@ class PresenceSuite(Staged):
         await node.leave(ROOM, "ann", "c-2")
         assert await stage.told() == [event(JOINED, ROOM, "ann"), event(LEFT, ROOM, "ann")]
 
-    async def test_a_channel_with_many_users_is_not_told_of_each(self, stage: Stage) -> None:
+    async def test_join_in_channel_with_many_users_publishes_nothing(self, stage: Stage) -> None:
         node = stage.one
         for number in range(1, MAX_TOLD + 1):
             assert await node.join(ROOM, f"u-{number}", "c-1") == (True, number, True)
@@ -162,7 +162,7 @@ class PresenceSuite(Staged):
             (LEFT, "and-another"),
         ]
 
-    async def test_adding_a_connection_again_changes_nothing(self, stage: Stage) -> None:
+    async def test_join_of_known_connection_changes_nothing(self, stage: Stage) -> None:
         node = stage.one
         await node.join(ROOM, "ann", "c-1", b'{"n":1}')
         assert await node.join(ROOM, "ann", "c-1", b'{"n":2}') == (False, 1, False)
@@ -170,7 +170,7 @@ class PresenceSuite(Staged):
         assert await node.leaves(ROOM, "ann", "c-1")
         assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
 
-    async def test_a_connection_that_was_not_there_does_not_leave(self, node: Node) -> None:
+    async def test_leave_of_unknown_connection_changes_nothing(self, node: Node) -> None:
         assert not await node.leaves(ROOM, "ann", "c-1")
         await node.join(ROOM, "ann", "c-1")
         assert not await node.leaves(ROOM, "ann", "c-2")
@@ -180,14 +180,14 @@ class PresenceSuite(Staged):
         assert not await node.leaves(ROOM, "ann", "c-1")
         assert await node.store.count(ROOM) == 0
 
-    async def test_the_number_counts_users_and_members_come_by_name(self, node: Node) -> None:
+    async def test_members_are_counted_by_user_and_sorted_by_name(self, node: Node) -> None:
         for user, connection in (("eve", "c-1"), ("ann", "c-2"), ("ben", "c-3"), ("ann", "c-4"), ("dan", "c-5")):
             await node.join(ROOM, user, connection)
         assert await node.store.count(ROOM) == 4
         assert await node.store.members(ROOM, 3) == (4, [Member("ann", 2), Member("ben", 1), Member("dan", 1)])
         assert [member.user for member in (await node.store.members(ROOM, 10))[1]] == ["ann", "ben", "dan", "eve"]
 
-    async def test_any_name_of_a_user_comes_back_as_it_is(self, node: Node) -> None:
+    async def test_members_have_any_user_name_unchanged(self, node: Node) -> None:
         users = sorted(["a b", "{ann}", "ann:ben", "*", "é", "\U0001f30a", "0", "%s"])
         for user in users:
             assert await node.joins(ROOM, user, "c-1")
@@ -197,7 +197,7 @@ class PresenceSuite(Staged):
             assert await node.leaves(ROOM, user, "c-1")
         assert await node.store.count(ROOM) == 0
 
-    async def test_info_is_that_of_the_newest_token_until_the_user_leaves(self, stage: Stage) -> None:
+    async def test_info_is_that_of_newest_token_until_user_leaves(self, stage: Stage) -> None:
         node = stage.one
         await node.join(ROOM, "ann", "c-1", b'{"n":1}')
         assert await node.join(ROOM, "ann", "c-2", b'{"n":2}') == (False, 1, True), "what is shown has changed"
@@ -209,19 +209,19 @@ class PresenceSuite(Staged):
         assert await node.store.members(ROOM, 1) == (1, [Member("ann", 1)])
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann"), (LEFT, "ann"), (JOINED, "ann")]
 
-    async def test_a_connection_with_the_same_info_or_none_is_no_news(self, stage: Stage) -> None:
+    async def test_join_with_same_info_or_none_publishes_nothing(self, stage: Stage) -> None:
         for connection, info in (("c-1", b'{"n":1}'), ("c-2", b'{"n":1}'), ("c-3", None), ("c-1", b'{"n":2}')):
             await stage.one.join(ROOM, "ann", connection, info)
         assert await stage.one.store.members(ROOM, 10) == (1, [Member("ann", 3, b'{"n":1}')])
         assert await stage.story() == [(JOINED, "ann")]
 
-    async def test_a_later_connection_can_be_the_first_with_info(self, stage: Stage) -> None:
+    async def test_join_of_later_connection_with_first_info_publishes(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         assert await stage.one.join(ROOM, "ann", "c-2", b"{}") == (False, 1, True)
         assert await stage.one.store.members(ROOM, 10) == (1, [Member("ann", 2, b"{}")])
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann")]
 
-    async def test_new_info_is_told_once_however_many_connections_bring_it(self, stage: Stage) -> None:
+    async def test_join_of_many_connections_with_new_info_publishes_once(self, stage: Stage) -> None:
         node = stage.one
         for connection in ("c-1", "c-2", "c-3"):
             await node.join(ROOM, "ann", connection, b'{"n":1}')
@@ -234,7 +234,7 @@ class PresenceSuite(Staged):
             await node.leave(ROOM, "ann", connection)
         assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":2}')])
 
-    async def test_info_can_go_and_come(self, stage: Stage) -> None:
+    async def test_update_removes_and_restores_info(self, stage: Stage) -> None:
         node = stage.one
         await node.join(ROOM, "ann", "c-1", b'{"n":1}')
         assert await node.update(ROOM, "ann", "c-1", None) == (False, 1, True)
@@ -244,7 +244,7 @@ class PresenceSuite(Staged):
         assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b"{}")])
         assert len(await stage.told()) == 3
 
-    async def test_the_info_of_a_connection_that_is_not_there_does_not_count(self, stage: Stage) -> None:
+    async def test_update_of_unknown_connection_changes_nothing(self, stage: Stage) -> None:
         node = stage.one
         assert await node.update(ROOM, "ann", "c-1", b"{}") == (False, 0, False)
         await node.join(ROOM, "ann", "c-1", b'{"n":1}')
@@ -255,19 +255,19 @@ class PresenceSuite(Staged):
         assert await node.store.count(OTHER_ROOM) == 0
         assert await stage.story() == [(JOINED, "ann")]
 
-    async def test_new_info_in_a_channel_with_many_users_is_not_told(self, stage: Stage) -> None:
+    async def test_update_in_channel_with_many_users_publishes_nothing(self, stage: Stage) -> None:
         for number in range(MAX_TOLD + 1):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
         await stage.told()
         assert await stage.one.update(ROOM, "u-0", "c-1", b"{}") == (False, MAX_TOLD + 1, False)
         assert await stage.told() == []
 
-    async def test_an_empty_channel_has_nobody(self, node: Node) -> None:
+    async def test_members_of_empty_channel_are_none(self, node: Node) -> None:
         assert await node.store.count(ROOM) == 0
         count, members = await node.store.members(ROOM, 10)
         assert (count, list(members)) == (0, [])
 
-    async def test_channels_and_tenants_are_apart(self, stage: Stage) -> None:
+    async def test_members_of_other_channels_and_tenants_are_apart(self, stage: Stage) -> None:
         node = stage.one
         for channel in (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT):
             assert await node.joins(channel, "ann", "c-1")
@@ -276,14 +276,14 @@ class PresenceSuite(Staged):
         assert [await node.store.count(key) for key in rooms] == [0, 1, 1]
         assert [one.channel for one in await stage.told()] == [*rooms, ROOM]
 
-    async def test_many_join_in_one_call(self, stage: Stage) -> None:
+    async def test_join_all_adds_many_connections(self, stage: Stage) -> None:
         entrances = [entrance(room, user, "c-1") for room in (ROOM, OTHER_ROOM) for user in ("ann", "ben", "ann")]
         changes = await stage.one.store.join_all(entrances)
         assert [tuple(change) for change in changes] == [(True, 1, True), (True, 2, True), (False, 2, False)] * 2
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ben")]
         assert list(await stage.one.store.join_all([])) == []
 
-    async def test_renewing_finds_what_is_not_there(self, stage: Stage) -> None:
+    async def test_renew_returns_missing_entries(self, stage: Stage) -> None:
         node = stage.one
         await node.join(ROOM, "ann", "c-1")
         await node.join(ROOM, "ann", "c-2")
@@ -303,7 +303,7 @@ class PresenceSuite(Staged):
         assert list(await node.store.renew([])) == []
         assert await stage.story() == [(JOINED, "ann")]
 
-    async def test_what_has_not_expired_is_not_swept(self, stage: Stage) -> None:
+    async def test_remove_expired_keeps_live_entries(self, stage: Stage) -> None:
         node = stage.one
         await node.join(ROOM, "ann", "c-1")
         assert await node.sweep(ROOM, OTHER_ROOM) == []
@@ -313,7 +313,7 @@ class PresenceSuite(Staged):
 
     @given(steps=STEPS)
     @_UNHURRIED
-    async def test_exactly_one_join_is_reported_between_two_leaves(
+    async def test_join_and_leave_alternate_in_any_order_of_calls(
         self, steps: list[tuple[bool, ChannelKey, str, str]]
     ) -> None:
         async with self.opened() as stage:
@@ -340,9 +340,7 @@ class PresenceSuite(Staged):
 
     @given(steps=HASTE)
     @_UNHURRIED
-    async def test_what_is_told_of_a_user_alternates_however_nodes_hurry(
-        self, steps: list[tuple[int, bool, str]]
-    ) -> None:
+    async def test_join_and_leave_events_alternate_under_concurrency(self, steps: list[tuple[int, bool, str]]) -> None:
         async with self.opened() as stage:
             nodes = (stage.one, stage.two)
             changes = await asyncio.gather(
@@ -359,20 +357,20 @@ class PresenceSuite(Staged):
 
 
 class SharedPresenceSuite(PresenceSuite):
-    """What the nodes of one store owe each other."""
+    """Guarantees between the nodes of one store."""
 
     @abstractmethod
     async def lose_data(self, stage: Stage) -> None:
-        """The store comes back empty."""
+        """Empties the store."""
 
-    async def test_new_info_on_two_nodes_at_once_is_told_once(self, stage: Stage) -> None:
+    async def test_join_with_new_info_on_two_nodes_publishes_once(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await stage.two.join(ROOM, "ann", "c-2")
         await asyncio.gather(stage.one.update(ROOM, "ann", "c-1", b"{}"), stage.two.update(ROOM, "ann", "c-2", b"{}"))
         assert await stage.one.store.members(ROOM, 10) == (1, [Member("ann", 2, b"{}")])
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann")]
 
-    async def test_a_user_on_two_nodes_is_one(self, stage: Stage) -> None:
+    async def test_user_on_two_nodes_counts_once(self, stage: Stage) -> None:
         assert await stage.one.joins(ROOM, "ann", "c-1")
         assert not await stage.two.joins(ROOM, "ann", "c-2")
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2)])
@@ -380,7 +378,7 @@ class SharedPresenceSuite(PresenceSuite):
         assert await stage.two.leaves(ROOM, "ann", "c-2")
         assert await stage.story() == [(JOINED, "ann"), (LEFT, "ann")]
 
-    async def test_lost_data_is_told_of_by_renewing_and_comes_back(self, stage: Stage) -> None:
+    async def test_renew_after_data_loss_reports_entries_and_join_restores_them(self, stage: Stage) -> None:
         entrances = [entrance(ROOM, "ann", "c-1"), entrance(ROOM, "ben", "c-2"), entrance(OTHER_ROOM, "ann", "c-1")]
         await stage.one.store.join_all(entrances)
         await stage.two.join(ROOM, "ann", "c-3")
@@ -399,13 +397,13 @@ class SharedPresenceSuite(PresenceSuite):
 
 
 class TimedPresenceSuite(Staged):
-    """What comes with time. Entries last `TTL`."""
+    """Guarantees about time. Entries expire after `TTL`."""
 
     @abstractmethod
     async def advance(self, seconds: float) -> None:
-        """Lets time pass for the store."""
+        """Moves the store's time."""
 
-    async def test_an_entry_that_is_not_renewed_goes_with_the_next_sweep(self, stage: Stage) -> None:
+    async def test_remove_expired_removes_entry_that_was_not_renewed(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(TTL - 1)
         assert await stage.two.sweep(ROOM) == []
@@ -417,7 +415,7 @@ class TimedPresenceSuite(Staged):
             PresenceEntry(ROOM, "ann", "c-1")
         ]
 
-    async def test_renewing_puts_it_off(self, stage: Stage) -> None:
+    async def test_renew_extends_expiry(self, stage: Stage) -> None:
         for _ in range(5):
             await stage.one.join(ROOM, "ann", "c-1")
             await self.advance(TTL / 2)
@@ -426,9 +424,7 @@ class TimedPresenceSuite(Staged):
         assert await stage.two.sweep(ROOM) == []
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)])
 
-    async def test_a_connection_that_has_expired_does_not_count_and_its_user_stays_by_another(
-        self, stage: Stage
-    ) -> None:
+    async def test_expired_connection_does_not_count_and_user_stays_by_another(self, stage: Stage) -> None:
         await stage.two.join(ROOM, "ann", "c-2", b'{"n":2}')
         await stage.one.join(ROOM, "ann", "c-1", b'{"n":1}')
         await self.advance(TTL / 2)
@@ -441,14 +437,14 @@ class TimedPresenceSuite(Staged):
         assert await stage.two.leave(ROOM, "ann", "c-2") == (True, 0, True)
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ann"), (LEFT, "ann")]
 
-    async def test_new_info_does_not_put_off_the_expiry(self, stage: Stage) -> None:
+    async def test_update_does_not_extend_expiry(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(TTL - 1)
         await stage.one.update(ROOM, "ann", "c-1", b"{}")
         await self.advance(2)
         assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
 
-    async def test_whoever_is_back_before_the_sweep_never_went(self, stage: Stage) -> None:
+    async def test_join_before_removal_of_expired_entry_publishes_nothing(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(TTL + 1)
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)]), "nobody was told otherwise"
@@ -457,14 +453,14 @@ class TimedPresenceSuite(Staged):
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)])
         assert await stage.story() == [(JOINED, "ann")]
 
-    async def test_an_entry_that_has_expired_can_be_renewed_before_the_sweep(self, stage: Stage) -> None:
+    async def test_renew_of_expired_entry_before_removal_succeeds(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(TTL + 1)
         assert list(await stage.one.store.renew([PresenceEntry(ROOM, "ann", "c-1")])) == []
         assert await stage.two.sweep(ROOM) == []
         assert await stage.story() == [(JOINED, "ann")]
 
-    async def test_two_that_sweep_at_once_tell_once(self, stage: Stage) -> None:
+    async def test_remove_expired_on_two_nodes_publishes_once(self, stage: Stage) -> None:
         for number in range(MAX_TOLD):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
             await stage.one.join(ROOM, f"u-{number}", "c-2")
@@ -474,7 +470,7 @@ class TimedPresenceSuite(Staged):
         assert sum(map(len, swept)) == MAX_TOLD
         assert sorted(await stage.story()) == [(LEFT, f"u-{number}") for number in range(MAX_TOLD)]
 
-    async def test_a_sweeper_that_dies_is_followed_by_another(self, stage: Stage) -> None:
+    async def test_remove_expired_by_killed_node_is_continued_by_another(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(TTL + 1)
 
@@ -487,7 +483,7 @@ class TimedPresenceSuite(Staged):
         await self.advance(TTL / 6)
         assert await stage.two.sweep(ROOM) == [(ROOM, (True, 0, True))]
 
-    async def test_a_sweep_of_a_large_channel_tells_nobody_but_the_caller(self, stage: Stage) -> None:
+    async def test_remove_expired_in_channel_with_many_users_publishes_nothing(self, stage: Stage) -> None:
         for number in range(MAX_TOLD + 2):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
         await stage.told()
@@ -496,7 +492,7 @@ class TimedPresenceSuite(Staged):
         assert [change.published for change in changes] == [False] + [True] * (MAX_TOLD + 1)
         assert len(await stage.story()) == MAX_TOLD + 1
 
-    async def test_nothing_stays_for_ever(self, stage: Stage) -> None:
+    async def test_presence_keys_expire_without_renewal(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1", b"{}")
         await self.advance(2 * TTL + 1)
         assert await stage.one.store.count(ROOM) == 0

@@ -1,6 +1,6 @@
-"""What every QuotaStore owes (service/core/quota.py), as tests. A subclass says how to open one.
+"""The guarantee of the QuotaStore port (service/core/quota.py) as tests. A subclass opens the store.
 
-`SharedCapsSuite` adds what two nodes owe each other, `TimedCapsSuite` what comes with time.
+`SharedQuotaSuite` adds what two nodes owe each other, `TimedQuotaSuite` what comes with time.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from tests.contract.begun import Begun
 ACME, ANN = QuotaScope("acme"), QuotaScope("acme", "ann")
 CAP = 5
 COMINGS = st.lists(st.tuples(st.integers(0, 1), st.booleans()), max_size=30)
-"""Which node, and whether a connection comes or goes."""
+"""Node, and whether a connection starts or ends."""
 
 
 class Nodes(NamedTuple):
-    """Two nodes of one store, empty; of a store that has only one node it is twice the same."""
+    """Two nodes of one empty store; for a store of one node, the same node twice."""
 
     one: QuotaStore
     two: QuotaStore
 
 
 class Staged(ABC):
-    """How a suite gets its store."""
+    """Opens the store of a suite."""
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[Nodes]:
-        """An empty store."""
+        """Returns an empty store."""
 
     @pytest.fixture
     async def nodes(self) -> AsyncIterator[Nodes]:
@@ -49,10 +49,10 @@ async def update_session_order(store: QuotaStore, step: SessionOrderUpdate) -> l
     return list(oldest)
 
 
-class CapsSuite(Staged):
-    """Subclassed once per implementation."""
+class QuotaSuite(Staged):
+    """One subclass for each implementation."""
 
-    async def test_claims_are_added_up_by_holder(self, nodes: Nodes) -> None:
+    async def test_claim_returns_total_of_its_scope(self, nodes: Nodes) -> None:
         store = nodes.one
         assert list(await store.claim([QuotaClaim(ACME, 1, CAP), QuotaClaim(ANN, 1, CAP)])) == [1, 1]
         assert list(await store.claim([QuotaClaim(ACME, 2, CAP), QuotaClaim(QuotaScope("acme", "ben"), 1, CAP)])) == [
@@ -63,7 +63,7 @@ class CapsSuite(Staged):
             await store.claim([QuotaClaim(QuotaScope("other"), 1), QuotaClaim(QuotaScope("other", "ann"), 1)])
         ) == [1, 1]
 
-    async def test_calls_can_be_begun_outside_of_a_task(self, nodes: Nodes) -> None:
+    async def test_quota_calls_started_outside_of_task_succeed(self, nodes: Nodes) -> None:
         async with asyncio.timeout(10):
             assert list(await Begun(nodes.one.claim([QuotaClaim(ACME, 1, CAP)]))) == [1]
             assert [
@@ -71,19 +71,19 @@ class CapsSuite(Staged):
                 for oldest in await Begun(nodes.one.update_session_order([SessionOrderUpdate(ANN, 1, added=["c-1"])]))
             ] == [[]]
 
-    async def test_a_claim_takes_the_place_of_the_one_before(self, nodes: Nodes) -> None:
+    async def test_claim_replaces_earlier_claim(self, nodes: Nodes) -> None:
         for held in (1, 2, 2, 1, 0, 4):
             assert list(await nodes.one.claim([QuotaClaim(ANN, held)])) == [held]
 
-    async def test_more_than_the_cap_is_counted_and_not_entered(self, nodes: Nodes) -> None:
+    async def test_claim_above_limit_is_counted_and_not_stored(self, nodes: Nodes) -> None:
         assert list(await nodes.one.claim([QuotaClaim(ANN, CAP, CAP)])) == [CAP]
         assert list(await nodes.one.claim([QuotaClaim(ANN, CAP + 1, CAP)])) == [CAP + 1]
         assert list(await nodes.one.claim([QuotaClaim(ANN, CAP, CAP)])) == [CAP]
 
-    async def test_nothing_claimed_is_nothing(self, nodes: Nodes) -> None:
+    async def test_claim_without_claims_returns_nothing(self, nodes: Nodes) -> None:
         assert list(await nodes.one.claim([])) == []
 
-    async def test_in_a_line_below_the_cap_nobody_falls_out(self, nodes: Nodes) -> None:
+    async def test_session_order_below_limit_removes_nothing(self, nodes: Nodes) -> None:
         steps = [
             SessionOrderUpdate(ANN, 2, added=["a"]),
             SessionOrderUpdate(ANN, 2, added=["b"]),
@@ -93,10 +93,10 @@ class CapsSuite(Staged):
         assert list(await nodes.one.update_session_order([])) == []
 
 
-class SharedCapsSuite(CapsSuite):
-    """What the nodes of one store owe each other."""
+class SharedQuotaSuite(QuotaSuite):
+    """Guarantees between the nodes of one store."""
 
-    async def test_the_cap_is_over_all_nodes(self, nodes: Nodes) -> None:
+    async def test_claim_limit_applies_to_all_nodes(self, nodes: Nodes) -> None:
         assert list(await nodes.one.claim([QuotaClaim(ANN, 3, CAP)])) == [3]
         assert list(await nodes.two.claim([QuotaClaim(ANN, 2, CAP)])) == [5]
         assert list(await nodes.two.claim([QuotaClaim(ANN, 3, CAP)])) == [6]
@@ -106,7 +106,7 @@ class SharedCapsSuite(CapsSuite):
         assert list(await nodes.one.claim([QuotaClaim(ANN, 0)])) == [1]
         assert list(await nodes.two.claim([QuotaClaim(ANN, CAP, CAP)])) == [CAP]
 
-    async def test_no_user_passes_for_somebody_else(self, nodes: Nodes) -> None:
+    async def test_claim_of_similar_names_is_counted_apart(self, nodes: Nodes) -> None:
         holders = [
             ACME,
             ANN,
@@ -118,7 +118,7 @@ class SharedCapsSuite(CapsSuite):
         assert list(await nodes.one.claim([QuotaClaim(holder, 1) for holder in holders])) == [1] * len(holders)
         assert list(await nodes.two.claim([QuotaClaim(holder, 1) for holder in holders])) == [2] * len(holders)
 
-    async def test_the_oldest_falls_out_wherever_it_is(self, nodes: Nodes) -> None:
+    async def test_session_order_removes_oldest_on_any_node(self, nodes: Nodes) -> None:
         assert await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a"])) == []
         assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["b"])) == []
         assert (
@@ -131,7 +131,7 @@ class SharedCapsSuite(CapsSuite):
         )
         assert await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["d", "e"])) == ["b", "c"]
 
-    async def test_whoever_goes_makes_room(self, nodes: Nodes) -> None:
+    async def test_session_order_ended_connection_frees_place(self, nodes: Nodes) -> None:
         await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
         assert (
             await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["c"], removed=["b", "never there"]))
@@ -139,12 +139,12 @@ class SharedCapsSuite(CapsSuite):
         )
         assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["d"])) == ["a"]
 
-    async def test_coming_again_changes_nothing(self, nodes: Nodes) -> None:
+    async def test_session_order_added_twice_changes_nothing(self, nodes: Nodes) -> None:
         for _ in range(2):
             await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
         assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["c"])) == ["a"]
 
-    async def test_of_a_crowd_on_all_nodes_as_many_stay_as_may(self, nodes: Nodes) -> None:
+    async def test_session_order_concurrent_connections_keep_limit(self, nodes: Nodes) -> None:
         names = [f"c-{number}" for number in range(30)]
         fallen = await asyncio.gather(
             *(
@@ -157,7 +157,7 @@ class SharedCapsSuite(CapsSuite):
 
     @given(steps=COMINGS)
     @settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
-    async def test_however_nodes_hurry_the_cap_holds(self, steps: list[tuple[int, bool]]) -> None:
+    async def test_claim_limit_holds_under_concurrency(self, steps: list[tuple[int, bool]]) -> None:
         async with self.opened() as nodes:
             held = [0, 0]
             inside = [0, 0]  # of those: let in, so that they can go
@@ -187,27 +187,27 @@ class SharedCapsSuite(CapsSuite):
             assert list(await nodes.two.claim([QuotaClaim(ANN, held[1])])) == [sum(held)]
 
 
-class TimedCapsSuite(Staged):
-    """What comes with time."""
+class TimedQuotaSuite(Staged):
+    """Guarantees about time."""
 
     @abstractmethod
     async def advance(self, seconds: float) -> None:
-        """Lets time pass for the store."""
+        """Moves the store's time."""
 
-    async def test_the_connections_of_a_node_that_has_fallen_silent_stop_counting(self, nodes: Nodes) -> None:
+    async def test_claim_of_silent_node_expires(self, nodes: Nodes) -> None:
         await nodes.one.claim([QuotaClaim(ACME, 3), QuotaClaim(ANN, 3)])
         await self.advance(CLAIM_TTL - 1)
         assert list(await nodes.two.claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])) == [4, 4]
         await self.advance(2)
         assert list(await nodes.two.claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])) == [1, 1]
 
-    async def test_a_claim_made_again_counts_on(self, nodes: Nodes) -> None:
+    async def test_claim_repeated_in_time_does_not_expire(self, nodes: Nodes) -> None:
         for _ in range(4):
             await nodes.one.claim([QuotaClaim(ANN, 3)])
             await self.advance(CLAIM_TTL / 2)
         assert list(await nodes.two.claim([QuotaClaim(ANN, 1)])) == [4]
 
-    async def test_the_places_of_a_node_that_has_fallen_silent_are_free(self, nodes: Nodes) -> None:
+    async def test_session_order_connections_of_silent_node_expire(self, nodes: Nodes) -> None:
         await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
         await self.advance(CLAIM_TTL / 2)
         await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, renewed=["b"]))
@@ -215,7 +215,7 @@ class TimedCapsSuite(Staged):
         assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["c"])) == []
         assert await update_session_order(nodes.two, SessionOrderUpdate(ANN, 2, added=["d"])) == ["b"]
 
-    async def test_a_line_that_was_lost_is_made_anew_by_those_who_stay(self, nodes: Nodes) -> None:
+    async def test_session_order_after_data_loss_is_restored_by_renewals(self, nodes: Nodes) -> None:
         await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, added=["a", "b"]))
         await self.advance(CLAIM_TTL + 1)
         assert await update_session_order(nodes.one, SessionOrderUpdate(ANN, 2, renewed=["a", "b"])) == []

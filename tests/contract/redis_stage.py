@@ -1,4 +1,4 @@
-"""Clients of a real Redis or Valkey for the contract suites, each test under a prefix of its own."""
+"""Clients of a real Redis or Valkey for the contract suites; each test has its own prefix."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from service.adapters.redis.stores.client import RedisClient
 
 
 def new_prefix() -> str:
-    """Keys that no other test uses."""
+    """Returns a prefix that no other test uses."""
     return f"t{secrets.token_hex(6)}"
 
 
 @asynccontextmanager
 async def client_of(url: str, prefix: str, **options: Any) -> AsyncIterator[RedisClient]:
-    """One node's client; options as for `RedisConfig`."""
+    """Opens a client for one node, with options of `RedisConfig`."""
     client = RedisClient(RedisConfig(parse_redis_url(url), prefix=prefix, **options))
     try:
         yield client

@@ -1,4 +1,4 @@
-"""The in-memory Broker: the port's contract, and the bounds that are its own."""
+"""The in-memory Broker: the guarantee of the port, and its own limits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TestMemoryBroker(BrokerSuite):
 
 
 class RoomyMachine(BrokerMachine):
-    """Nothing is ever forgotten before its time."""
+    """Limits that are never reached."""
 
     may_forget_empty = True
 
@@ -55,7 +55,7 @@ class RoomyMachine(BrokerMachine):
 
 
 class FewChannelsMachine(BrokerMachine):
-    """Two channels of four fit: those without subscribers push each other out all the time."""
+    """Two of four channels fit: those without subscribers evict each other all the time."""
 
     may_forget = True
     most_subscribed = 1
@@ -65,7 +65,7 @@ class FewChannelsMachine(BrokerMachine):
 
 
 class FewBytesMachine(BrokerMachine):
-    """One full channel fits, and little more: others push each other out, or are refused while that one has subscribers."""
+    """Little more than one full channel fits: others evict each other, or are refused while it has subscribers."""
 
     may_forget = True
     may_refuse = True
@@ -115,9 +115,7 @@ async def epoch(broker: Broker, channel: ChannelKey) -> str:
 # --- at most so many channels -----------------------------------------------------------------------------------------
 
 
-async def test_the_least_recently_used_channel_makes_room_and_comes_back_with_a_new_epoch(
-    small: MemoryBroker, clock: FakeClock
-) -> None:
+async def test_memory_broker_full_evicts_least_recently_used_channel(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
     receipts = [await publish.durable(room(n)) for n in range(3)]
     await publish.durable(room(0))
@@ -131,7 +129,7 @@ async def test_the_least_recently_used_channel_makes_room_and_comes_back_with_a_
     assert snapshot.position.epoch != receipts[1].epoch
 
 
-async def test_a_channel_with_subscribers_is_never_pushed_out(
+async def test_memory_broker_full_keeps_subscribed_channel(
     small: MemoryBroker, sink: RecordingSink, clock: FakeClock
 ) -> None:
     publish = Publisher(small, clock)
@@ -144,7 +142,7 @@ async def test_a_channel_with_subscribers_is_never_pushed_out(
     assert len(sink.events) == 2
 
 
-async def test_making_channels_does_not_push_out_history(small: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_empty_channels_are_evicted_before_history(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
     kept = [await publish.durable(room(0)), await publish.latest("k", room(1))]
     for n in range(10, 60):
@@ -155,14 +153,14 @@ async def test_making_channels_does_not_push_out_history(small: MemoryBroker, cl
     assert [await epoch(small, room(n)) for n in (0, 1)] == [receipt.epoch for receipt in kept]
 
 
-async def test_ephemeral_events_make_no_channels(small: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_ephemeral_event_creates_no_channel(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
     for n in range(10):
         await publish.ephemeral(room(n))
     assert small.stats().channels == 0
 
 
-async def test_when_all_channels_have_subscribers_another_is_refused(
+async def test_memory_broker_full_of_subscribed_channels_refuses_another(
     small: MemoryBroker, sink: RecordingSink, clock: FakeClock
 ) -> None:
     publish = Publisher(small, clock)
@@ -181,7 +179,7 @@ async def test_when_all_channels_have_subscribers_another_is_refused(
     assert small.stats().channels == 3
 
 
-async def test_a_retry_after_eviction_does_not_enter_the_new_stream(small: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_retry_after_eviction_is_duplicate(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
     first = await publish.durable(room(0), id="same")
     for n in range(1, 4):
@@ -207,7 +205,9 @@ async def tight(clock: FakeClock, sink: RecordingSink) -> AsyncIterator[MemoryBr
     await broker.close()
 
 
-async def test_the_least_recently_used_channel_makes_room_for_bytes(tight: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_full_bytes_evict_least_recently_used_channel(
+    tight: MemoryBroker, clock: FakeClock
+) -> None:
     publish = Publisher(tight, clock)
     receipts = [await publish.durable(room(n), data=BIG) for n in (0, 0, 1, 2)]
     assert tight.stats().evicted == 0
@@ -219,7 +219,7 @@ async def test_the_least_recently_used_channel_makes_room_for_bytes(tight: Memor
     assert await epoch(tight, room(0)) != receipts[0].epoch
 
 
-async def test_a_channel_does_not_make_room_for_itself(tight: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_full_bytes_do_not_evict_published_channel(tight: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(tight, clock)
     for _ in range(4):
         await publish.durable(room(0), data=BIG, retention=NO_LIMIT)
@@ -231,7 +231,7 @@ async def test_a_channel_does_not_make_room_for_itself(tight: MemoryBroker, cloc
     assert [event.offset for event in (await tight.history(room(0), None, None, 10)).events] == [1, 2, 3, 4]
 
 
-async def test_when_subscribers_hold_all_bytes_more_is_refused_and_nothing_given_up_in_vain(
+async def test_memory_broker_full_of_subscribed_bytes_refuses_and_evicts_nothing(
     tight: MemoryBroker, sink: RecordingSink, clock: FakeClock
 ) -> None:
     publish = Publisher(tight, clock)
@@ -254,7 +254,7 @@ async def test_when_subscribers_hold_all_bytes_more_is_refused_and_nothing_given
     assert (retried.offset, retried.duplicate) == (6, False)
 
 
-async def test_a_refused_publish_trims_nothing(tight: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_refused_publish_trims_nothing(tight: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(tight, clock)
     await tight.subscribe(room(0))
     for n in range(5):
@@ -274,7 +274,7 @@ async def test_a_refused_publish_trims_nothing(tight: MemoryBroker, clock: FakeC
 # --- the idempotency window -------------------------------------------------------------------------------------------
 
 
-async def test_the_oldest_receipt_is_forgotten_first(clock: FakeClock, sink: RecordingSink) -> None:
+async def test_memory_broker_full_idempotency_cache_evicts_oldest(clock: FakeClock, sink: RecordingSink) -> None:
     broker = await started(memory_broker(clock, idempotency_entries=3), sink)
     publish = Publisher(broker, clock)
     for n in range(4):
@@ -287,7 +287,7 @@ async def test_the_oldest_receipt_is_forgotten_first(clock: FakeClock, sink: Rec
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 
-async def test_stats_tell_what_is_held(small: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_stats_count_holdings(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
     assert small.stats() == type(small.stats())(0, 0, 0, 0, 0)
     await publish.durable(room(0), id="abc", data=b"12345")
@@ -298,7 +298,7 @@ async def test_stats_tell_what_is_held(small: MemoryBroker, clock: FakeClock) ->
     assert stats.bytes == 2 * CHANNEL_BYTES + STREAM_ENTRY_BYTES + 3 + 5 + STATE_ENTRY_BYTES + 3 + 1 + 7
 
 
-async def test_what_expires_is_let_go_of_without_being_asked_for(small: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_sweep_drops_expired_entries(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
     await small.subscribe(room(0))
     await publish.durable(room(0), data=BIG)
@@ -307,7 +307,7 @@ async def test_what_expires_is_let_go_of_without_being_asked_for(small: MemoryBr
     assert small.stats() == type(small.stats())(2, 0, 0, 2 * CHANNEL_BYTES, 0)
 
 
-async def test_what_has_expired_is_not_shown_between_two_sweeps(small: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_expired_entries_are_hidden_before_sweep(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
     briefly = Retention(entries=10, ttl=SWEEP_SECONDS / 4)
     await publish.durable(room(0), retention=briefly)
@@ -322,7 +322,7 @@ async def test_what_has_expired_is_not_shown_between_two_sweeps(small: MemoryBro
     assert not (await small.history(room(0), None, None, 10)).events
 
 
-async def test_one_sweep_looks_through_a_bounded_number_of_channels(clock: FakeClock, sink: RecordingSink) -> None:
+async def test_memory_broker_sweep_checks_limited_number_of_channels(clock: FakeClock, sink: RecordingSink) -> None:
     broker = await started(memory_broker(clock, channels=10 * SWEEP_CHANNELS), sink)
     publish = Publisher(broker, clock)
     ticks = 3
@@ -334,8 +334,7 @@ async def test_one_sweep_looks_through_a_bounded_number_of_channels(clock: FakeC
     await broker.close()
 
 
-async def test_the_estimate_stays_exact_through_everything(clock: FakeClock, sink: RecordingSink) -> None:
-    """Whatever happened, when all is gone nothing is counted but the channels themselves."""
+async def test_memory_broker_byte_count_returns_to_zero(clock: FakeClock, sink: RecordingSink) -> None:
     broker = await started(memory_broker(clock, channels=5, max_bytes=60_000), sink)
     publish = Publisher(broker, clock)
     for n, step in zip(range(400), count(), strict=False):
@@ -356,7 +355,7 @@ async def test_the_estimate_stays_exact_through_everything(clock: FakeClock, sin
     await broker.close()
 
 
-async def test_close_lets_everything_go(clock: FakeClock, sink: RecordingSink) -> None:
+async def test_memory_broker_close_drops_everything(clock: FakeClock, sink: RecordingSink) -> None:
     broker = await started(memory_broker(clock), sink)
     await Publisher(broker, clock).durable()
     assert clock.pending == 1
@@ -365,20 +364,22 @@ async def test_close_lets_everything_go(clock: FakeClock, sink: RecordingSink) -
     assert broker.stats() == type(broker.stats())(0, 0, 0, 0, 0)
 
 
-async def test_a_jump_of_the_wall_clock_expires_nothing(small: MemoryBroker, clock: FakeClock) -> None:
+async def test_memory_broker_wall_clock_jump_expires_nothing(small: MemoryBroker, clock: FakeClock) -> None:
     await Publisher(small, clock).durable()
     clock.jump_wall(10 * TTL)
     assert len((await small.history(ROOM, None, None, 10)).events) == 1
 
 
 @pytest.mark.parametrize("delivery", [Delivery.DURABLE, Delivery.LATEST])
-async def test_a_kept_event_without_a_retention_is_the_callers_fault(small: MemoryBroker, delivery: Delivery) -> None:
+async def test_memory_broker_publish_without_retention_raises_value_error(
+    small: MemoryBroker, delivery: Delivery
+) -> None:
     publication = Publication(ROOM, "a.b", "1", delivery, b"1", None, 0, key="k")
     with pytest.raises(ValueError, match="needs a retention"):
         await small.publish(publication)
 
 
-def test_every_stream_gets_an_epoch_of_its_own_at_random(clock: FakeClock) -> None:
+def test_memory_broker_epochs_are_random(clock: FakeClock) -> None:
     assert KEEP.entries > 0
     broker = memory_broker(clock)
     epochs = {broker._channels.open(room(n), 0.0).epoch for n in range(50)}
@@ -386,7 +387,7 @@ def test_every_stream_gets_an_epoch_of_its_own_at_random(clock: FakeClock) -> No
     assert all(len(epoch) == 16 and int(epoch, 16) >= 0 for epoch in epochs)
 
 
-async def test_channel_that_is_only_named_is_forgotten_after_a_minute(clock: FakeClock) -> None:
+async def test_memory_broker_empty_channel_is_forgotten_after_empty_ttl(clock: FakeClock) -> None:
     broker = memory_broker(clock, channels=10_000)
     await broker.start(RecordingSink())
     for number in range(2_000):
@@ -405,7 +406,7 @@ async def test_channel_that_is_only_named_is_forgotten_after_a_minute(clock: Fak
     await broker.close()
 
 
-async def test_listing_follows_what_is_there(clock: FakeClock) -> None:
+async def test_memory_broker_list_channels_follows_contents(clock: FakeClock) -> None:
     broker = memory_broker(clock)
     publish = Publisher(broker, clock)
     await broker.start(RecordingSink())

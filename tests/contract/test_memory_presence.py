@@ -1,4 +1,4 @@
-"""The in-memory PresenceStore: the port's contract, and that it keeps nothing of those who left."""
+"""The in-memory PresenceStore: the guarantee of the port, and that it forgets users who left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TestMemoryPresence(PresenceSuite):
         yield MemoryStage(node, node, events)
 
 
-async def test_nothing_is_kept_of_those_who_left() -> None:
+async def test_memory_presence_after_last_leave_is_empty() -> None:
     async def publish(event: Publication) -> None: ...
 
     store = MemoryPresence(publish, MAX_TOLD)
@@ -51,7 +51,7 @@ async def test_nothing_is_kept_of_those_who_left() -> None:
     assert not store._locks
 
 
-async def test_what_cannot_be_told_has_happened_all_the_same() -> None:
+async def test_memory_presence_failed_publish_keeps_change() -> None:
     async def publish(event: Publication) -> None:
         raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")
 

@@ -1,4 +1,4 @@
-"""The QuotaStore of one node: the port's contract."""
+"""The QuotaStore of one node: the guarantee of the port."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.adapters.memory.quota import MemoryQuota
-from tests.contract.quota_suite import CapsSuite, Nodes
+from tests.contract.quota_suite import Nodes, QuotaSuite
 
 
-class TestMemoryCaps(CapsSuite):
+class TestMemoryQuota(QuotaSuite):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Nodes]:
         store = MemoryQuota()

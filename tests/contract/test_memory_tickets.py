@@ -1,4 +1,4 @@
-"""The in-memory TicketStore: the port's contract, and its bound."""
+"""The in-memory TicketStore: the guarantee of the port, and its limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TestMemoryTickets(TimedTicketsSuite):
         clock.advance(seconds)
 
 
-async def test_nobodys_ticket_is_pushed_out() -> None:
+async def test_memory_tickets_full_refuses_and_keeps_live_tickets() -> None:
     clock = FakeClock()
     store = MemoryTickets(clock, most=3)
     tickets = [await store.issue(f"token {n}", TTL) for n in range(3)]

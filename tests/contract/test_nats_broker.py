@@ -1,4 +1,4 @@
-"""The Broker over NATS: the port's contract over a real server, and what is its own."""
+"""The Broker on NATS: the guarantee of the port with a real server, and its own behaviour."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.support.clock import FakeClock
 pytestmark = pytest.mark.slow
 
 NOTICED = 15.0
-"""Seconds within which a server that says nothing any more is given up."""
+"""Seconds until a silent server counts as lost."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def shared() -> Iterator[NatsServer]:
-    """One for all tests that do it no harm."""
+    """A server for all tests that do not stop it."""
     server = NatsServer()
     asyncio.run(server.start())
     NatsMachine.server = server
@@ -45,7 +45,7 @@ def shared() -> Iterator[NatsServer]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[NatsServer]:
-    """One of the test's own, to be killed."""
+    """A server for one test."""
     async with NatsServer() as server:
         yield server
 
@@ -56,7 +56,7 @@ def clock() -> FakeClock:
 
 
 async def subjects(server: NatsServer, prefix: str) -> dict[str, int]:
-    """What the stream holds, asked for by a client that is not ours."""
+    """Reads the stream with another client."""
     witness = await nats.connect(server.url)
     try:
         question = json.dumps({"subjects_filter": ">"}).encode()
@@ -68,7 +68,7 @@ async def subjects(server: NatsServer, prefix: str) -> dict[str, int]:
 
 
 async def until_available(call: Callable[[], Awaitable[object]], within: float = 20.0) -> None:
-    """Repeats a call as a client does that was told to try again."""
+    """Repeats a call until it succeeds."""
     async with asyncio.timeout(within):
         while True:
             try:
@@ -94,7 +94,7 @@ class TestNatsBroker(BrokerSuite):
 
 
 class NatsMachine(BrokerMachine):
-    """Every example has a stream of its own."""
+    """Each example has its own stream."""
 
     may_be_set_back = True
     server: NatsServer
@@ -110,7 +110,9 @@ TestMachine.settings = settings(MACHINE_SETTINGS, max_examples=20, stateful_step
 # --- many nodes -------------------------------------------------------------------------------------------------------
 
 
-async def test_two_nodes_publish_into_one_channel_at_once(shared: NatsServer, clock: FakeClock) -> None:
+async def test_nats_two_nodes_publishing_in_one_channel_give_dense_offsets(
+    shared: NatsServer, clock: FakeClock
+) -> None:
     each = 60
     where = config(shared)
     async with running(where, clock) as (one, heard_by_one), running(where, clock) as (two, heard_by_two):
@@ -136,7 +138,7 @@ async def test_two_nodes_publish_into_one_channel_at_once(shared: NatsServer, cl
             assert sink.interruptions == []
 
 
-async def test_one_id_published_at_two_nodes_at_once_is_kept_once(shared: NatsServer, clock: FakeClock) -> None:
+async def test_nats_one_id_published_on_two_nodes_is_stored_once(shared: NatsServer, clock: FakeClock) -> None:
     where = config(shared)
     async with running(where, clock) as (one, _), running(where, clock) as (two, _):
         publishers = [Publisher(one, clock), Publisher(two, clock)]
@@ -150,7 +152,7 @@ async def test_one_id_published_at_two_nodes_at_once_is_kept_once(shared: NatsSe
             assert {receipt.state_version for receipt in receipts} == {n + 1, None}
 
 
-async def test_many_channels_are_published_into_at_once(shared: NatsServer, clock: FakeClock) -> None:
+async def test_nats_publishing_in_many_channels_at_once_succeeds(shared: NatsServer, clock: FakeClock) -> None:
     where = config(shared)
     rooms = [ChannelKey("acme", f"room:{n}") for n in range(40)]
     async with running(where, clock) as (one, _), running(where, clock) as (two, _):
@@ -168,7 +170,7 @@ async def test_many_channels_are_published_into_at_once(shared: NatsServer, cloc
         assert len(await two.list_channels("acme", "room:", MANY)) == len(rooms)
 
 
-async def test_values_of_one_key_published_at_once_leave_the_last(shared: NatsServer, clock: FakeClock) -> None:
+async def test_nats_values_of_one_key_published_at_once_leave_the_last(shared: NatsServer, clock: FakeClock) -> None:
     async with running(config(shared), clock) as (broker, sink):
         await broker.subscribe(ROOM)
         publish = Publisher(broker, clock)
@@ -181,7 +183,7 @@ async def test_values_of_one_key_published_at_once_leave_the_last(shared: NatsSe
 # --- names and what is kept -------------------------------------------------------------------------------------------
 
 
-async def test_names_that_mean_something_to_nats_stay_apart(shared: NatsServer, clock: FakeClock) -> None:
+async def test_nats_channel_names_with_wildcards_stay_apart(shared: NatsServer, clock: FakeClock) -> None:
     keys = [ChannelKey(*names) for names in (("a.b", "c"), ("a", "b.c"), ("a", "b:c"), ("a", "b%2Ec"), ("a%2Eb", "c"))]
     async with running(config(shared), clock) as (broker, sink):
         publish = Publisher(broker, clock)
@@ -194,7 +196,7 @@ async def test_names_that_mean_something_to_nats_stay_apart(shared: NatsServer, 
         assert [info.name for info in await broker.list_channels("a", "", MANY)] == sorted(["b.c", "b:c", "b%2Ec"])
 
 
-async def test_the_stream_lets_go_of_what_no_longer_counts(shared: NatsServer, clock: FakeClock) -> None:
+async def test_nats_stream_purges_what_retention_does_not_cover(shared: NatsServer, clock: FakeClock) -> None:
     where = config(shared)
     async with running(where, clock) as (broker, _):
         publish = Publisher(broker, clock)
@@ -213,7 +215,7 @@ async def test_the_stream_lets_go_of_what_no_longer_counts(shared: NatsServer, c
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-async def test_after_a_kill_it_is_told_and_nothing_is_missing(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_killed_server_reports_interruption_and_loses_nothing(server: NatsServer, clock: FakeClock) -> None:
     async with running(config(server), clock) as (broker, sink):
         publish = Publisher(broker, clock)
         await broker.subscribe(ROOM)
@@ -233,10 +235,7 @@ async def test_after_a_kill_it_is_told_and_nothing_is_missing(server: NatsServer
         assert sink.ids() == ["m-1", "m-2", "in between"], "the subscription is in force again"
 
 
-async def test_events_published_while_this_node_was_away_are_in_the_stream(
-    server: NatsServer, clock: FakeClock
-) -> None:
-    """Whatever the loss of the connection, what the sink is told leads to all that was published."""
+async def test_nats_events_published_during_outage_are_in_stream(server: NatsServer, clock: FakeClock) -> None:
     where = config(server)
     async with running(where, clock) as (one, sink), running(where, clock) as (two, _):
         await one.subscribe(ROOM)
@@ -255,7 +254,7 @@ async def test_events_published_while_this_node_was_away_are_in_the_stream(
         assert heard == sorted(set(heard))
 
 
-async def test_a_stalled_server_is_noticed_and_calls_fail_in_time(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_stalled_server_fails_calls_in_time(server: NatsServer, clock: FakeClock) -> None:
     async with running(config(server, call_timeout=1.0, max_calls=3), clock) as (broker, sink):
         publish = Publisher(broker, clock)
         await broker.subscribe(ROOM)
@@ -282,7 +281,7 @@ async def _refusal(call: Callable[[], Awaitable[object]]) -> str:
     return refused(error)
 
 
-async def test_calls_fail_at_once_while_there_is_no_connection(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_without_connection_calls_fail_at_once(server: NatsServer, clock: FakeClock) -> None:
     async with running(config(server, call_timeout=60.0), clock) as (broker, _):
         server.kill()
         publish = Publisher(broker, clock)
@@ -293,8 +292,8 @@ async def test_calls_fail_at_once_while_there_is_no_connection(server: NatsServe
         assert time.monotonic() - began < 20, "none waited"
 
 
-async def test_a_server_that_has_lost_what_it_accepted_begins_a_new_epoch(server: NatsServer, clock: FakeClock) -> None:
-    """As after a loss of power, with NATS writing to the disk every two minutes."""
+async def test_nats_server_with_lost_events_starts_new_epoch(server: NatsServer, clock: FakeClock) -> None:
+    """Simulates a power loss; NATS syncs its files every two minutes."""
     async with running(config(server), clock) as (broker, sink):
         publish = Publisher(broker, clock)
         await broker.subscribe(ROOM)
@@ -319,7 +318,7 @@ async def test_a_server_that_has_lost_what_it_accepted_begins_a_new_epoch(server
         assert (after.offset, after.epoch) == (2, snapshot.position.epoch)
 
 
-async def test_a_deleted_stream_is_made_again_and_begins_new_epochs(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_deleted_stream_is_created_with_new_epochs(server: NatsServer, clock: FakeClock) -> None:
     where = config(server)
     async with running(where, clock) as (broker, _):
         publish = Publisher(broker, clock)
@@ -337,7 +336,7 @@ async def test_a_deleted_stream_is_made_again_and_begins_new_epochs(server: Nats
 # --- who is let in ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_start_waits_for_a_server_that_is_not_there_yet(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_start_waits_for_missing_server(server: NatsServer, clock: FakeClock) -> None:
     server.kill()
     broker = NatsBroker(config(server, start_timeout=20.0), clock, Metrics())
     async with asyncio.TaskGroup() as tasks:
@@ -349,7 +348,7 @@ async def test_a_start_waits_for_a_server_that_is_not_there_yet(server: NatsServ
     await broker.close()
 
 
-async def test_a_start_without_a_server_ends(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_start_without_server_fails_at_timeout(server: NatsServer, clock: FakeClock) -> None:
     server.kill()
     broker = NatsBroker(config(server, start_timeout=0.2), clock, Metrics())
     message = await _refusal(lambda: broker.start(ListeningSink()))
@@ -364,7 +363,9 @@ async def test_a_start_without_a_server_ends(server: NatsServer, clock: FakeCloc
         ({"user": "tidewire", "password": "wrong"}, "NATS says: Authorization Violation"),
     ],
 )
-async def test_who_is_not_let_in_is_told_at_once(clock: FakeClock, changes: dict[str, object], message: str) -> None:
+async def test_nats_start_with_refused_login_fails_at_once(
+    clock: FakeClock, changes: dict[str, object], message: str
+) -> None:
     async with NatsServer(user="tidewire", password="right") as server:
         began = time.monotonic()
         broker = NatsBroker(config(server, start_timeout=60.0, **changes), clock, Metrics())
@@ -375,7 +376,9 @@ async def test_who_is_not_let_in_is_told_at_once(clock: FakeClock, changes: dict
             await good.check()
 
 
-async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.TempPathFactory, clock: FakeClock) -> None:
+async def test_nats_tls_with_client_certificate_connects(
+    tmp_path_factory: pytest.TempPathFactory, clock: FakeClock
+) -> None:
     certificates = Certificates(tmp_path_factory.mktemp("certificates"))
     async with NatsServer(tls=certificates, client_certificates=True) as server:
         shown = {
@@ -399,7 +402,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.Temp
             await broker.close()
 
 
-async def test_a_stream_that_is_not_fit_is_named(shared: NatsServer, clock: FakeClock) -> None:
+async def test_nats_start_with_unsuitable_stream_fails_and_names_it(shared: NatsServer, clock: FakeClock) -> None:
     where = config(shared)
     witness = await nats.connect(shared.url)
     await witness.jetstream().add_stream(name=where.prefix, subjects=[f"{where.prefix}.e.>"])
@@ -412,7 +415,7 @@ async def test_a_stream_that_is_not_fit_is_named(shared: NatsServer, clock: Fake
     await broker.close()
 
 
-async def test_a_subscription_that_nats_does_not_permit_is_refused(clock: FakeClock) -> None:
+async def test_nats_denied_subscription_is_refused(clock: FakeClock) -> None:
     rules = """authorization { users: [{ user: "tidewire", password: "right",
       permissions: { publish: ">", subscribe: { allow: ["_INBOX.>", "*.live.acme.>"] } } }] }"""
     async with (

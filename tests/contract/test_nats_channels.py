@@ -1,4 +1,4 @@
-"""What channels that were only named leave in NATS: nothing for longer than a minute."""
+"""Empty channels in NATS expire after `broker.empty_ttl`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def server() -> Iterator[NatsServer]:
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_channel_that_is_only_named_goes_by_itself(server: NatsServer, door: str) -> None:
+async def test_nats_named_channel_expires(server: NatsServer, door: str) -> None:
     where = config(server, empty_ttl=SHORT)
     async with running(where, FakeClock()) as (broker, _):
         await DOORS[door](broker)
@@ -54,7 +54,7 @@ async def test_channel_that_is_only_named_goes_by_itself(server: NatsServer, doo
         await until(is_gone, "nothing is left", within=SHORT + 10)
 
 
-async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed(server: NatsServer) -> None:
+async def test_nats_empty_channel_with_subscriber_keeps_epoch(server: NatsServer) -> None:
     clock, where = FakeClock(), config(server, empty_ttl=SHORT)
     async with running(where, clock) as (one, _), running(where, clock) as (other, _):
         for broker in (one, other):
@@ -74,7 +74,7 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed(server
         assert not one._empty
 
 
-async def test_a_head_outlives_the_minute_once_something_was_published(server: NatsServer) -> None:
+async def test_nats_head_after_publish_outlives_empty_ttl(server: NatsServer) -> None:
     clock, where = FakeClock(), config(server, empty_ttl=SHORT)
     async with running(where, clock) as (broker, _):
         await broker.subscribe(INVENTED)
@@ -84,7 +84,7 @@ async def test_a_head_outlives_the_minute_once_something_was_published(server: N
         assert (await broker.snapshot(INVENTED, None, 0, 0)).position.epoch == receipt.epoch
 
 
-async def test_nodes_that_keep_at_the_same_moment_lose_no_channel(server: NatsServer) -> None:
+async def test_nats_concurrent_renewals_keep_all_channels(server: NatsServer) -> None:
     clock, where = FakeClock(), config(server)
     async with running(where, clock) as (one, _), running(where, clock) as (other, _):
         shared = [ChannelKey("acme", f"room:shared-{number}") for number in range(3)]

@@ -42,7 +42,7 @@ async def server() -> AsyncIterator[NatsServer]:
 
 
 class Backup:
-    """A server's files as they were at some moment."""
+    """A copy of a server's files."""
 
     def __init__(self, server: NatsServer) -> None:
         self._files = server.folder / "jetstream"
@@ -50,7 +50,7 @@ class Backup:
         shutil.copytree(self._files, self._copy)
 
     def restore(self, files: Path | None = None) -> None:
-        """Puts them in place of a dead server's, this one's or another's."""
+        """Replaces the files of a stopped server."""
         files = files or self._files
         shutil.rmtree(files)
         shutil.copytree(self._copy, files)
@@ -62,7 +62,7 @@ async def publish_all(broker: NatsBroker, clock: FakeClock, *ids: str) -> None:
 
 
 async def back_up_after_one(server: NatsServer, where: NatsConfig, clock: FakeClock) -> Backup:
-    """The files with one event of ROOM in them."""
+    """Returns a copy with one event of ROOM."""
     async with running(where, clock) as (broker, _):
         await publish_all(broker, clock, "m-1")
     server.kill()
@@ -78,7 +78,7 @@ async def subscriber(where: NatsConfig, clock: FakeClock) -> AsyncIterator[tuple
         yield broker, sink
 
 
-async def test_a_position_behind_what_was_heard_begins_an_epoch(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_head_behind_seen_events_starts_new_epoch(server: NatsServer, clock: FakeClock) -> None:
     where = config(server)
     backup = await back_up_after_one(server, where, clock)
     async with subscriber(where, clock) as (broker, sink):
@@ -88,13 +88,13 @@ async def test_a_position_behind_what_was_heard_begins_an_epoch(server: NatsServ
         backup.restore()
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        [mark] = await broker.stream_heads([ROOM])
-        assert (mark.epoch != old, mark.offset) == (True, 1)
-        assert [mark] == list(await broker.stream_heads([ROOM])), "once"
+        [head] = await broker.stream_heads([ROOM])
+        assert (head.epoch != old, head.offset) == (True, 1)
+        assert [head] == list(await broker.stream_heads([ROOM])), "once"
         assert (await broker.snapshot(ROOM, Position(old, 3, "m-3"), MANY, MUCH)).recovered is False
 
 
-async def test_a_subscriber_who_has_only_read_notices_it_too(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_head_behind_read_position_starts_new_epoch(server: NatsServer, clock: FakeClock) -> None:
     where = config(server)
     backup = await back_up_after_one(server, where, clock)
     async with running(where, clock) as (publisher, _):
@@ -110,8 +110,8 @@ async def test_a_subscriber_who_has_only_read_notices_it_too(server: NatsServer,
         assert (before.offset, after.offset, after.epoch != before.epoch) == (3, 1, True)
 
 
-async def test_another_event_at_the_last_offset_heard_begins_an_epoch(server: NatsServer, clock: FakeClock) -> None:
-    """Others have published as many events as were lost before this node could ask: only the id differs."""
+async def test_nats_other_event_at_seen_offset_starts_new_epoch(server: NatsServer, clock: FakeClock) -> None:
+    """Another node has published as many events as were lost, so only the id differs."""
     where = config(server)
     backup = await back_up_after_one(server, where, clock)
     async with subscriber(where, clock) as (broker, sink), NatsServer() as elsewhere:
@@ -128,11 +128,11 @@ async def test_another_event_at_the_last_offset_heard_begins_an_epoch(server: Na
         shutil.copytree(elsewhere.folder / "jetstream", server.folder / "jetstream")
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        [mark] = await broker.stream_heads([ROOM])
-        assert (mark.epoch != old, mark.offset) == (True, 3)
+        [head] = await broker.stream_heads([ROOM])
+        assert (head.epoch != old, head.offset) == (True, 3)
 
 
-async def test_an_offset_that_is_given_again_is_not_delivered_as_the_next(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_repeated_offset_is_not_delivered(server: NatsServer, clock: FakeClock) -> None:
     """The publisher knows of no loss and goes on in the old epoch: nothing of that reaches a sink that would take it for more
     of what it had, not even once its offsets are ahead again."""
     where = config(server)
@@ -149,14 +149,14 @@ async def test_an_offset_that_is_given_again_is_not_delivered_as_the_next(server
             await sink.until(lambda: [ROOM] in sink.interruptions)
             await broker.check()  # what was published has been heard
             assert sink.ids() == ["m-2", "m-3"]
-            [mark] = await broker.stream_heads([ROOM])
-            assert (mark.epoch != old, mark.offset) == (True, 4)
+            [head] = await broker.stream_heads([ROOM])
+            assert (head.epoch != old, head.offset) == (True, 4)
             await publish_all(other, clock, "n-5")
             await sink.until(lambda: sink.ids() == ["m-2", "m-3", "n-5"])
-            assert (sink.events[-1].epoch, sink.events[-1].offset) == (mark.epoch, 5)
+            assert (sink.events[-1].epoch, sink.events[-1].offset) == (head.epoch, 5)
 
 
-async def test_a_value_that_is_lost_begins_an_epoch(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_lost_value_starts_new_epoch(server: NatsServer, clock: FakeClock) -> None:
     where = config(server)
     backup = await back_up_after_one(server, where, clock)
     async with subscriber(where, clock) as (broker, sink):
@@ -166,11 +166,11 @@ async def test_a_value_that_is_lost_begins_an_epoch(server: NatsServer, clock: F
         backup.restore()
         await server.restart()
         await sink.until(lambda: sink.interruptions == [None])
-        [mark] = await broker.stream_heads([ROOM])
-        assert (mark.epoch != old, mark.offset, mark.state_version) == (True, 1, 0)
+        [head] = await broker.stream_heads([ROOM])
+        assert (head.epoch != old, head.offset, head.state_version) == (True, 1, 0)
 
 
-async def test_a_restart_without_a_loss_is_no_new_epoch(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_restart_without_loss_keeps_epoch(server: NatsServer, clock: FakeClock) -> None:
     where = config(server)
     async with subscriber(where, clock) as (broker, sink):
         await publish_all(broker, clock, "m-1")
@@ -191,7 +191,7 @@ async def well(broker: NatsBroker) -> None:
     await until(fit, "the broker is well again", within=20)
 
 
-async def test_who_has_only_published_notices_it_too(server: NatsServer, clock: FakeClock) -> None:
+async def test_nats_head_behind_own_publishes_starts_new_epoch(server: NatsServer, clock: FakeClock) -> None:
     where = config(server)
     backup = await back_up_after_one(server, where, clock)
     async with running(where, clock) as (broker, _):
@@ -209,7 +209,7 @@ async def test_who_has_only_published_notices_it_too(server: NatsServer, clock: 
 
 
 @pytest.mark.parametrize("word", ["known", "since"])
-async def test_a_new_node_begins_an_epoch_when_it_is_told(
+async def test_nats_head_behind_client_position_starts_new_epoch(
     server: NatsServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     monkeypatch.setattr(epochs, "MIN_EPOCH_AGE", 0.0)
@@ -223,16 +223,16 @@ async def test_a_new_node_begins_an_epoch_when_it_is_told(
     await server.restart()
     async with running(where, clock) as (broker, _):
         if word == "known":
-            [mark] = await broker.stream_heads([ROOM], [DeliveredHead(top, 0)])
-            assert [mark] == list(await broker.stream_heads([ROOM], [DeliveredHead(top, 0)])), "once"
+            [head] = await broker.stream_heads([ROOM], [DeliveredHead(top, 0)])
+            assert [head] == list(await broker.stream_heads([ROOM], [DeliveredHead(top, 0)])), "once"
         else:
             snapshot = await broker.snapshot(ROOM, top, MANY, MUCH)
-            mark = snapshot.head
+            head = snapshot.head
             assert (snapshot.recovered, snapshot.epoch_start) == (False, 1)
-        assert (mark.epoch != top.epoch, mark.offset) == (True, 1)
+        assert (head.epoch != top.epoch, head.offset) == (True, 1)
         monkeypatch.setattr(epochs, "MIN_EPOCH_AGE", 60.0)
-        again = await broker.snapshot(ROOM, Position(mark.epoch, 70, "m-70"), MANY, MUCH)
-        assert (again.recovered, again.position.epoch) == (False, mark.epoch), (
+        again = await broker.snapshot(ROOM, Position(head.epoch, 70, "m-70"), MANY, MUCH)
+        assert (again.recovered, again.position.epoch) == (False, head.epoch), (
             "an epoch that has just begun is left alone"
         )
 
@@ -241,7 +241,7 @@ async def test_a_new_node_begins_an_epoch_when_it_is_told(
 
 
 async def refusal(where: NatsConfig) -> str:
-    """What a start says that is refused."""
+    """Returns the message of a start that fails."""
     broker = NatsBroker(where, FakeClock(), Metrics())
     with pytest.raises(ServiceError) as error:
         await broker.start(ListeningSink())
@@ -250,7 +250,7 @@ async def refusal(where: NatsConfig) -> str:
     return error.value.message
 
 
-async def test_a_server_without_jetstream_is_named_as_such() -> None:
+async def test_nats_start_without_jetstream_fails_and_says_so() -> None:
     async with PlainServer() as server:
         message = await refusal(config(server, start_timeout=0.2, call_timeout=1.0))
     assert message == "JetStream does not answer: it is not enabled, has no leader or is still starting"
@@ -275,7 +275,7 @@ class PlainServer(NatsServer):
 
 
 @pytest.mark.parametrize("version", ["2.10.26", "2.11.0", "2.12.0"])
-async def test_a_server_that_is_too_old_is_named_with_what_is_needed(version: str) -> None:
+async def test_nats_start_with_old_server_fails_and_names_version(version: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"INFO " + json.dumps({"version": version, "max_payload": 1_048_576}).encode() + b"\r\n")
         while line := await reader.readline():

@@ -1,4 +1,4 @@
-"""What nodes share beside the broker at a NATS: presence, tickets and caps, each by its port's contract."""
+"""Presence, tickets and quotas at NATS: the guarantees of their ports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.contract.presence_suite import (
     farewell,
 )
 from tests.contract.presence_suite import TTL as PRESENCE_TTL
-from tests.contract.quota_suite import Nodes, SharedCapsSuite, TimedCapsSuite
+from tests.contract.quota_suite import Nodes, SharedQuotaSuite, TimedQuotaSuite
 from tests.contract.tickets_suite import TTL, TimedTicketsSuite
 from tests.stores import NatsServer
 from tests.support.clock import FakeClock
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[NatsServer]:
-    """One for all tests; each has a stream of its own."""
+    """A server for all tests; each has its own stream."""
     server = NatsServer()
     asyncio.run(server.start())
     yield server
@@ -67,7 +67,7 @@ class TestNatsTickets(TimedTicketsSuite):
         return NatsTickets(self.documents, clock)
 
 
-async def test_of_two_nodes_one_redeems(server: NatsServer) -> None:
+async def test_nats_ticket_redeems_on_one_of_two_nodes(server: NatsServer) -> None:
     clock, where = FakeClock(), config(server)
     async with running(where, clock) as (one, _), running(where, clock) as (two, _):
         stores = [NatsTickets(Documents(broker), clock) for broker in (one, two)]
@@ -77,7 +77,7 @@ async def test_of_two_nodes_one_redeems(server: NatsServer) -> None:
         assert sorted(map(str, redeemed)) == ["None"] * 9 + ["token"]
 
 
-async def test_no_ticket_is_had_without_nats(server: NatsServer) -> None:
+async def test_nats_ticket_without_server_raises_unavailable(server: NatsServer) -> None:
     async with running(config(server), FakeClock()) as (broker, _):
         pass
     with pytest.raises(ServiceError) as away:
@@ -88,7 +88,7 @@ async def test_no_ticket_is_had_without_nats(server: NatsServer) -> None:
 # --- caps -------------------------------------------------------------------------------------------------------------
 
 
-class NatsCapsStage:
+class NatsQuotaStage:
     server: NatsServer
     clock: FakeClock
 
@@ -103,11 +103,11 @@ class NatsCapsStage:
             yield Nodes(*(NatsQuota(Documents(broker), self.clock) for broker in (one, two)))
 
 
-class TestNatsCaps(NatsCapsStage, SharedCapsSuite):
+class TestNatsQuota(NatsQuotaStage, SharedQuotaSuite):
     pass
 
 
-class TestNatsCapsInTime(NatsCapsStage, TimedCapsSuite):
+class TestNatsQuotaInTime(NatsQuotaStage, TimedQuotaSuite):
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
@@ -167,8 +167,8 @@ class TestNatsPresenceInTime(NatsPresenceStage, TimedPresenceSuite):
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    async def test_a_sweeper_that_dies_is_followed_by_another(self, stage: Stage) -> None:
-        """At once: it holds nothing that would keep others from sweeping, as of two changes NATS refuses one."""
+    async def test_remove_expired_by_killed_node_is_continued_by_another(self, stage: Stage) -> None:
+        """At once: there is no lease, as NATS refuses one of two concurrent changes."""
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(PRESENCE_TTL + 1)
 
@@ -181,8 +181,8 @@ class TestNatsPresenceInTime(NatsPresenceStage, TimedPresenceSuite):
         assert (await stage.story())[-1] == (LEFT, "ann")
 
 
-async def test_a_channel_with_more_users_than_a_message_holds_refuses_the_next(clock_at: FakeClock) -> None:
-    """NATS would close the connection of a node that sends more than it takes."""
+async def test_nats_presence_document_above_max_payload_is_refused(clock_at: FakeClock) -> None:
+    """NATS closes a connection that sends more than `max_payload`."""
     async with (
         NatsServer(config="max_payload: 8192") as small,
         running(config(small), clock_at) as (broker, _),

@@ -1,4 +1,4 @@
-"""The Broker on Redis 7 and Valkey 9: the port's contract."""
+"""The Broker on Redis 7 and Valkey 9: the guarantee of the port."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _prefixes = (f"suite-{number}" for number in count())
 
 
 def new_prefix() -> str:
-    """Keys that no other test uses."""
+    """Returns a prefix that no other test uses."""
     return next(_prefixes)
 
 
@@ -43,13 +43,13 @@ def redis_broker(url: str, prefix: str, **settings: Any) -> RedisBroker:
 
 
 def only(broker: RedisBroker) -> Shard:
-    """What a broker talks to that has one server, or one master."""
+    """Returns the only shard of a broker."""
     [shard] = broker.shards
     return shard
 
 
 async def settled(broker: RedisBroker) -> None:
-    """Replies come after what was published before, so an answer from each subscription's server says that all is here."""
+    """Asks the server of each subscription: its reply comes after all messages before it."""
     for shard in broker.shards:
         link = shard.subscriber.connection.link
         assert link is not None
@@ -60,7 +60,7 @@ _movable: list[RedisServer] = []
 
 
 async def movable_valkey() -> RedisServer:
-    """One server for all tests of this run that move a clock: they only ever move it on."""
+    """A server for all tests that move its clock, which they only move forward."""
     if not _movable:
         server = RedisServer("valkey", movable_clock=True)
         atexit.register(server.end)
@@ -105,7 +105,7 @@ assert {"redis", "valkey"} == set(FLAVOURS)
 
 
 class ValkeyMachine(BrokerMachine):
-    """The model of the port against a real server, whose clock moves with the model's."""
+    """Compares a real server with the model, whose clock moves it."""
 
     may_forget_empty = True
     may_be_set_back = True
@@ -138,7 +138,7 @@ TestValkeyAsModelled.settings = settings(MACHINE_SETTINGS, max_examples=15, stat
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_a_page_of_megabytes_ends_early_and_says_so(flavour: Flavour) -> None:
+async def test_redis_history_page_of_megabytes_ends_early(flavour: Flavour) -> None:
     broker = redis_broker((await shared_redis(flavour)).url, next(_prefixes))
     await broker.start(RecordingSink())
     publish = Publisher(broker, FakeClock())

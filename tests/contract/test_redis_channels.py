@@ -1,4 +1,4 @@
-"""What channels leave in a Redis: those that were only named, nothing for long; the index, what can be listed."""
+"""Channels in Redis: empty ones expire, and the index lists those that are used."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ async def server(request: pytest.FixtureRequest) -> RedisServer:
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_channel_that_is_only_named_leaves_nothing_for_longer_than_a_minute(
-    server: RedisServer, door: str
-) -> None:
+async def test_redis_named_channel_expires(server: RedisServer, door: str) -> None:
     prefix = new_prefix()
     async with running(server.url, prefix) as broker:
         await DOORS[door](broker)
@@ -78,7 +76,7 @@ async def test_channel_that_is_only_named_leaves_nothing_for_longer_than_a_minut
             assert 0 < await server.command("PTTL", key) <= EMPTY_SECONDS * 1000, key
 
 
-async def test_every_key_has_an_expiry(server: RedisServer) -> None:
+async def test_redis_every_key_has_an_expiry(server: RedisServer) -> None:
     prefix = new_prefix()
     async with running(server.url, prefix) as broker:
         for number in range(3):
@@ -91,7 +89,7 @@ async def test_every_key_has_an_expiry(server: RedisServer) -> None:
             assert await server.command("PTTL", key) > 0, key
 
 
-async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed() -> None:
+async def test_redis_empty_channel_with_subscriber_keeps_epoch() -> None:
     server = await movable_valkey()
     prefix = new_prefix()
     async with running(server.url, prefix) as broker, running(server.url, prefix) as other:
@@ -107,7 +105,7 @@ async def test_empty_channel_keeps_its_epoch_while_somebody_is_subscribed() -> N
         assert not broker._empty
 
 
-async def test_empty_channel_that_nobody_keeps_begins_anew_and_says_so() -> None:
+async def test_redis_empty_channel_without_subscriber_starts_new_epoch() -> None:
     server = await movable_valkey()
     async with running(server.url) as broker:
         told = (await broker.snapshot(INVENTED, None, 0, 0)).position
@@ -117,7 +115,7 @@ async def test_empty_channel_that_nobody_keeps_begins_anew_and_says_so() -> None
         assert later.position.epoch != told.epoch
 
 
-async def test_reading_an_empty_channel_keeps_the_position_that_it_tells() -> None:
+async def test_redis_empty_channel_read_renews_position() -> None:
     server = await movable_valkey()
     async with running(server.url) as broker:
         told = await broker.snapshot(INVENTED, None, 0, 0)
@@ -126,7 +124,7 @@ async def test_reading_an_empty_channel_keeps_the_position_that_it_tells() -> No
             assert (await broker.history(INVENTED, None, None, 1)).position == told.position
 
 
-async def test_position_outlives_the_minute_once_something_was_published() -> None:
+async def test_redis_position_after_publish_outlives_empty_ttl() -> None:
     server = await movable_valkey()
     async with running(server.url) as broker:
         receipt = await broker.publish(event(INVENTED, "m", ttl=5.0))
@@ -135,7 +133,7 @@ async def test_position_outlives_the_minute_once_something_was_published() -> No
         assert (top.epoch, top.offset) == (receipt.epoch, 1)
 
 
-async def test_listing_looks_at_what_it_lists_and_not_at_what_once_was(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_listing_reads_only_listed_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
     server, prefix = await shared_redis(), new_prefix()
     async with running(server.url, prefix) as broker:
@@ -156,7 +154,7 @@ async def test_listing_looks_at_what_it_lists_and_not_at_what_once_was(monkeypat
         assert after - before <= 20, "and whatever others ask meanwhile"
 
 
-async def test_channels_leave_the_listing_when_nothing_is_left_of_them_and_come_back(
+async def test_redis_index_removes_expired_channels_and_readds_used_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
@@ -176,7 +174,7 @@ async def test_channels_leave_the_listing_when_nothing_is_left_of_them_and_come_
         assert await names(broker) == ["room:1"]
 
 
-async def test_entry_that_is_due_is_kept_while_the_channel_can_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_index_keeps_expired_entry_of_used_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
     server, prefix = await movable_valkey(), new_prefix()
     room, key = ChannelKey("acme", "room:1"), f"{prefix}:channels-due:{{acme}}"
@@ -196,7 +194,7 @@ async def test_entry_that_is_due_is_kept_while_the_channel_can_be_listed(monkeyp
         assert "room:1" in await names(broker)
 
 
-async def test_channel_with_a_subscriber_elsewhere_stays_listed_when_one_node_leaves(
+async def test_redis_index_keeps_channel_with_subscriber_on_other_node(
     monkeypatch: pytest.MonkeyPatch, server: RedisServer
 ) -> None:
     monkeypatch.setattr(channel_index, "CHECK_INTERVAL", 0.05)
@@ -210,7 +208,7 @@ async def test_channel_with_a_subscriber_elsewhere_stays_listed_when_one_node_le
         assert await names(one) == [INVENTED.name]
 
 
-async def test_index_in_a_cluster() -> None:
+async def test_redis_index_works_in_cluster() -> None:
     prefix = new_prefix()
     async with Cluster("redis") as cluster, running(cluster.url, prefix) as broker:
         rooms = [ChannelKey("acme", f"room:{number}") for number in range(20)]

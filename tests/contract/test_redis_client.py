@@ -1,4 +1,4 @@
-"""The client for what is not hot: every way of standing a Redis up, and what becomes of a call when it is not there."""
+"""The client of the stores beside the broker: every topology, and calls while Redis fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ECHO = script("return {KEYS[1], ARGV[1]}")
 
 
 async def refusal(client: RedisClient) -> ServiceError:
-    """What a call raises now."""
+    """Returns the message of a call that fails."""
     with pytest.raises(ServiceError) as refused:
         await client.run(ECHO, ["k"], ["x"])
     assert refused.value.code is ErrorCode.BROKER_UNAVAILABLE
@@ -47,7 +47,7 @@ async def refusal(client: RedisClient) -> ServiceError:
 
 
 async def uses_everything(client: RedisClient) -> None:
-    """One round of all that is kept through a client, in more channels than a shard has."""
+    """Uses every store once, in more channels than a shard has."""
     rooms = [ChannelKey("acme", f"room:{number}") for number in range(2 * MAX_BATCH)]
     node = Node(RedisPresence(client, ttl=30, max_announced_users=10))
     changes = await node.store.join_all([entrance(room, "ann", "c-1") for room in rooms])
@@ -67,13 +67,13 @@ async def uses_everything(client: RedisClient) -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_a_cluster(flavour: Flavour) -> None:
+async def test_redis_client_in_cluster_works(flavour: Flavour) -> None:
     async with Cluster(flavour) as cluster, client_of(cluster.url, new_prefix()) as client:
         assert client.publish_command == "SPUBLISH"
         await uses_everything(client)
 
 
-async def test_a_cluster_whose_shard_fails_over() -> None:
+async def test_redis_client_follows_failover_of_shard() -> None:
     async with Cluster() as cluster, client_of(cluster.url, new_prefix(), call_timeout=2.0) as client:
         node, room = Node(RedisPresence(client, ttl=30, max_announced_users=10)), ChannelKey("acme", "room:1")
         await node.join(room, "ann", "c-1")
@@ -88,7 +88,7 @@ async def test_a_cluster_whose_shard_fails_over() -> None:
         assert await node.store.count(room) >= 1
 
 
-async def test_sentinels_and_a_failover() -> None:
+async def test_redis_client_follows_failover_by_sentinels() -> None:
     async with Sentinels() as sentinels, client_of(sentinels.url, new_prefix(), call_timeout=2.0) as client:
         await uses_everything(client)
         await sentinels.failover()
@@ -101,7 +101,7 @@ async def test_sentinels_and_a_failover() -> None:
                 break
 
 
-async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_redis_client_with_client_certificate_connects(tmp_path_factory: pytest.TempPathFactory) -> None:
     certificates = Certificates(tmp_path_factory.mktemp("certificates"))
     async with RedisServer(tls=certificates, client_certificates=True) as server:
         files = {
@@ -117,7 +117,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path_factory: pytest.Temp
             assert "reached" in (await refusal(client)).message
 
 
-async def test_a_user_with_few_rights_and_one_with_the_wrong_password() -> None:
+async def test_redis_client_refused_user_is_named_in_error() -> None:
     prefix = new_prefix()
     rule = f"on >{SECRET} ~{prefix}:* &{prefix}:* -@all +@connection +@read +@write +@scripting +@pubsub +time"
     async with RedisServer(password="for-nobody-else", users={"app": rule}) as server:
@@ -132,7 +132,7 @@ async def test_a_user_with_few_rights_and_one_with_the_wrong_password() -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_scripts_that_were_flushed_are_known_again(flavour: Flavour) -> None:
+async def test_redis_client_reloads_flushed_scripts(flavour: Flavour) -> None:
     async with RedisServer(flavour) as server, client_of(server.url, new_prefix()) as client:
         for _ in range(2):
             assert await client.run(ECHO, ["k"], ["x"]) == [b"k", b"x"]
@@ -144,7 +144,7 @@ async def test_scripts_that_were_flushed_are_known_again(flavour: Flavour) -> No
         assert await client.run_all(ECHO, calls) == expected
 
 
-async def test_one_fault_in_many_calls_is_a_refusal_and_quotes_nothing() -> None:
+async def test_redis_client_failed_call_in_batch_raises_without_quoting() -> None:
     words = Call(["k"], ["canary-payload"])
     async with client_of((await shared_redis()).url, new_prefix()) as client:
         faulty = script("return redis.error_reply('ERR ' .. ARGV[1])")
@@ -154,7 +154,7 @@ async def test_one_fault_in_many_calls_is_a_refusal_and_quotes_nothing() -> None
             assert "canary" not in str(refused.value)
 
 
-async def test_a_server_that_stalls_costs_no_more_than_the_timeout_and_mixes_no_answers_up() -> None:
+async def test_redis_client_stalled_server_fails_calls_in_time() -> None:
     async with RedisServer() as server, client_of(server.url, new_prefix(), call_timeout=QUICK * 2) as client:
         await client.check()
         server.stop_()
@@ -170,7 +170,7 @@ async def test_a_server_that_stalls_costs_no_more_than_the_timeout_and_mixes_no_
         assert found == [[b"k%d" % n, b"%d" % n] for n in range(3 * MAX_CONNECTIONS)]
 
 
-async def test_calls_that_were_cancelled_mix_no_answers_up() -> None:
+async def test_redis_client_cancelled_calls_keep_replies_apart() -> None:
     async with client_of((await shared_redis()).url, new_prefix()) as client:
         for turns in range(8):
             calls = [asyncio.create_task(client.run(ECHO, ["k"], [f"old {n}"])) for n in range(MAX_CONNECTIONS)]
@@ -183,7 +183,7 @@ async def test_calls_that_were_cancelled_mix_no_answers_up() -> None:
             assert found == [[b"k", b"%d" % n] for n in range(MAX_CONNECTIONS)]
 
 
-async def test_a_server_that_is_gone_and_comes_back() -> None:
+async def test_redis_client_recovers_after_restart() -> None:
     async with RedisServer() as server, client_of(server.url, new_prefix(), call_timeout=QUICK * 3) as client:
         await asyncio.gather(*(client.check() for _ in range(MAX_CONNECTIONS)))
         await server.restart()
@@ -217,7 +217,7 @@ async def unreachable() -> AsyncIterator[RedisClient]:
         await client.close()
 
 
-async def test_where_nobody_listens() -> None:
+async def test_redis_client_without_server_fails_in_time() -> None:
     async with unreachable() as client:
         error = await refusal(client)
         assert SECRET not in str(error)

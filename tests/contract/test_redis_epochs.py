@@ -1,4 +1,4 @@
-"""The Broker on a Redis or Valkey that comes back as somebody else, or older: a new epoch, for those who were away too."""
+"""The Broker on a Redis or Valkey that returns as another server, or with older data: a new epoch starts."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.stores.process import until
 from tests.support.proxy import Proxy
 
 AWAY = ChannelKey("acme", "room:away")
-"""Nobody is subscribed to it, and nobody publishes in it while it matters."""
+"""A channel without subscribers and publishes."""
 
 
 class Address:
-    """One address that leads to a master M, or to the replica R that was made master by hand."""
+    """An address that leads to a master M, or to a replica R that a test has promoted."""
 
     def __init__(self, master: RedisServer, replica: RedisServer, proxy: Proxy, port: int) -> None:
         self.master = master
@@ -35,7 +35,7 @@ class Address:
         self.url = f"redis://127.0.0.1:{port}"
 
     async def lead_to(self, server: RedisServer, *brokers: RedisBroker) -> None:
-        """Gives the address to a server; returns when the brokers have gone there."""
+        """Moves the address to a server; returns when the brokers have reconnected."""
         self.proxy.cut()
         self.proxy.lead_to(server.port)
         self.proxy.heal()
@@ -48,7 +48,7 @@ class Address:
         await until(there, "the brokers follow the address", within=10)
 
     async def promote(self) -> None:
-        """Makes R a master, with all that M had."""
+        """Promotes R, with all data of M."""
 
         async def synced() -> bool:
             role = await self.replica.command("ROLE")
@@ -84,7 +84,7 @@ async def recovered(broker: RedisBroker, since: Position, channel: ChannelKey = 
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_a_master_that_comes_back_begins_new_epochs_although_it_never_stopped(flavour: Flavour) -> None:
+async def test_redis_returning_master_starts_new_epochs(flavour: Flavour) -> None:
     async with an_address(flavour) as address, running(address.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
         before = [await broker.publish(durable(f"m-{n}", channel)) for n in range(3) for channel in (ROOM, AWAY)]
@@ -109,8 +109,8 @@ async def test_a_master_that_comes_back_begins_new_epochs_although_it_never_stop
 
 
 @pytest.mark.parametrize("turns", [1, 3])
-async def test_the_replica_that_comes_back_begins_new_epochs_too(turns: int) -> None:
-    """M, R, M, R …: neither ever stops, and each turn acknowledges what the other does not know."""
+async def test_redis_returning_replica_starts_new_epochs(turns: int) -> None:
+    """M, R, M, R …: neither stops, and each accepts events that the other does not have."""
     async with an_address() as address, running(address.url, **FAST) as (broker, _):
         await broker.publish(durable("m-0", AWAY))
         await address.promote()
@@ -124,7 +124,7 @@ async def test_the_replica_that_comes_back_begins_new_epochs_too(turns: int) -> 
         assert len({since.epoch for since in positions}) == 2 * turns
 
 
-async def test_a_node_that_was_away_goes_along_with_one_that_has_seen_another() -> None:
+async def test_redis_node_that_was_away_adopts_term_of_other_node() -> None:
     prefix = new_prefix()
     async with an_address() as address, running(address.url, prefix, **FAST) as (seer, _):
         direct = address.master.url
@@ -143,7 +143,7 @@ async def test_a_node_that_was_away_goes_along_with_one_that_has_seen_another() 
             assert await recovered(newcomer, position(away), AWAY) is False
 
 
-async def test_nodes_that_come_back_together_begin_one_epoch() -> None:
+async def test_redis_nodes_returning_together_start_one_epoch() -> None:
     prefix = new_prefix()
     async with (
         an_address() as address,
@@ -164,8 +164,8 @@ async def test_nodes_that_come_back_together_begin_one_epoch() -> None:
         assert len(generations) == 1
 
 
-async def test_nothing_begins_where_nobody_else_was_seen() -> None:
-    """A connection that breaks, and an address that leads to a replica for a while, which refuses."""
+async def test_redis_reconnect_to_same_server_keeps_epoch() -> None:
+    """A connection breaks; the address leads to a replica for a while, which refuses."""
     async with an_address() as address, running(address.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
         before = await broker.publish(durable("m-1"))
@@ -184,8 +184,8 @@ async def test_nothing_begins_where_nobody_else_was_seen() -> None:
         assert await address.master.keys("*:reign*") == []
 
 
-async def test_both_connections_lead_to_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that moves without breaking anything: whoever reconnects alone would hear nothing of what it publishes."""
+async def test_redis_connections_to_two_servers_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address moves without breaking a connection: if only one reconnects, the node gets no own publishes."""
     monkeypatch.setattr("service.adapters.redis.connections.shard_map.CHECK_INTERVAL", 0.05)
     async with an_address() as address, running(address.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
@@ -204,7 +204,7 @@ async def heard(sink: Sink, id: str) -> bool:
     return id in sink.ids()
 
 
-async def test_a_reign_that_was_lost_is_written_again() -> None:
+async def test_redis_lost_term_is_written_again() -> None:
     async with an_address() as address, running(address.url, **FAST) as (broker, _):
         await broker.publish(durable("m-0"))
         await address.promote()
@@ -220,8 +220,8 @@ async def test_a_reign_that_was_lost_is_written_again() -> None:
         assert await address.master.keys("*:reign*") == [key]
 
 
-async def test_a_full_server_is_in_a_new_reign_all_the_same() -> None:
-    """It refuses to write the key: the node goes by a number of its own, and writes it when it can."""
+async def test_redis_full_server_starts_new_term() -> None:
+    """The server refuses to store the term: the node uses a number of its own, and stores it later."""
     async with an_address() as address, running(address.url, **FAST) as (broker, _):
         first = await broker.publish(durable("m-1"))
         await address.promote()
@@ -237,8 +237,8 @@ async def test_a_full_server_is_in_a_new_reign_all_the_same() -> None:
         assert (await broker.publish(durable("m-3"))).epoch == again.epoch
 
 
-async def test_a_master_that_loses_its_new_name_is_in_a_new_reign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was a replica once. With its first replica of its own, or an hour without any, its name is that of its first life."""
+async def test_redis_master_that_loses_its_name_starts_new_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master was a replica once. After an hour without replicas, it has the name of its first life again."""
     monkeypatch.setattr("service.adapters.redis.connections.shard_map.CHECK_INTERVAL", 0.05)
     prefix = new_prefix()
     async with (
@@ -271,7 +271,7 @@ async def named(broker: RedisBroker, characters: int) -> bool:
 
 
 class Copy:
-    """What a server holds of a channel, as it was."""
+    """A copy of a channel's keys."""
 
     def __init__(self, server: RedisServer, broker: RedisBroker, channel: ChannelKey) -> None:
         self._server = server
@@ -305,7 +305,7 @@ async def publish(broker: RedisBroker, *ids: str, channel: ChannelKey = ROOM) ->
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_who_knows_more_than_a_restored_channel_begins_its_new_epoch(flavour: Flavour) -> None:
+async def test_redis_restored_channel_behind_node_starts_new_epoch(flavour: Flavour) -> None:
     async with RedisServer(flavour) as server, running(server.url) as (broker, _):
         await publish(broker, "m-1")
         copy = await Copy(server, broker, ROOM).take()
@@ -314,17 +314,17 @@ async def test_who_knows_more_than_a_restored_channel_begins_its_new_epoch(flavo
         [same] = await broker.stream_heads([ROOM], [known])
         assert same == (last.epoch, 3, 0)
         await copy.put_back()
-        [told] = await broker.stream_heads([ROOM], [known])
-        assert told is not None
-        assert (told.epoch != last.epoch, told.offset) == (True, 1)
-        assert list(await broker.stream_heads([ROOM], [known])) == [told], "once"
+        [head] = await broker.stream_heads([ROOM], [known])
+        assert head is not None
+        assert (head.epoch != last.epoch, head.offset) == (True, 1)
+        assert list(await broker.stream_heads([ROOM], [known])) == [head], "once"
         assert await recovered(broker, position(last)) is False
-        assert (await publish(broker, "m-4"))[0].epoch == told.epoch
+        assert (await publish(broker, "m-4"))[0].epoch == head.epoch
 
 
 @pytest.mark.parametrize("others", [2, 5], ids=["at the same offset", "beyond it"])
-async def test_another_event_at_a_known_offset_begins_a_new_epoch(server: RedisServer, others: int) -> None:
-    """Before anybody who knows asks, another node has published as many as were lost, and more."""
+async def test_redis_other_event_at_delivered_offset_starts_new_epoch(server: RedisServer, others: int) -> None:
+    """Another node has published as many events as were lost, and more."""
     prefix = new_prefix()
     async with running(server.url, prefix) as (broker, _):
         await publish(broker, "m-1")
@@ -334,17 +334,17 @@ async def test_another_event_at_a_known_offset_begins_a_new_epoch(server: RedisS
         async with running(server.url, prefix) as (other, _):
             receipts = await publish(other, *(f"n-{n}" for n in range(others)))
             assert receipts[0].offset == 2, "the store does not know what it has lost"
-            [told] = await broker.stream_heads([ROOM], [DeliveredHead(position(last), 0, lowest_repeat=2)])
-            assert told is not None
-            assert told.epoch != last.epoch
+            [head] = await broker.stream_heads([ROOM], [DeliveredHead(position(last), 0, lowest_repeat=2)])
+            assert head is not None
+            assert head.epoch != last.epoch
             assert (await broker.snapshot(ROOM, None, MANY, MUCH)).epoch_start == 1, (
                 "what has been published since belongs to it"
             )
             [after] = await publish(other, "n-after")
-            assert (after.epoch, after.offset) == (told.epoch, others + 2)
+            assert (after.epoch, after.offset) == (head.epoch, others + 2)
 
 
-async def test_an_epoch_that_comes_back_is_no_epoch(server: RedisServer) -> None:
+async def test_redis_returning_old_epoch_starts_new_epoch(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
         await publish(broker, "m-1")
         copy = await Copy(server, broker, ROOM).take()
@@ -361,22 +361,20 @@ async def test_an_epoch_that_comes_back_is_no_epoch(server: RedisServer) -> None
         assert len(set(epochs)) == 4
 
 
-async def test_a_value_that_was_lost_begins_a_new_epoch(server: RedisServer) -> None:
+async def test_redis_lost_value_starts_new_epoch(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
         await broker.publish(latest("v-1", "k"))
         copy = await Copy(server, broker, ROOM).take()
         last = await broker.publish(latest("v-2", "k"))
         await copy.put_back()
-        [told] = await broker.stream_heads([ROOM], [DeliveredHead(Position(last.epoch, 0), last.state_version or 0)])
-        assert told is not None
-        assert (told.epoch != last.epoch, told.state_version) == (True, 1)
+        [head] = await broker.stream_heads([ROOM], [DeliveredHead(Position(last.epoch, 0), last.state_version or 0)])
+        assert head is not None
+        assert (head.epoch != last.epoch, head.state_version) == (True, 1)
 
 
 @pytest.mark.parametrize("make", [durable, latest], ids=["durable", "latest"])
-async def test_a_publisher_that_is_given_a_place_twice_begins_a_new_epoch(
-    server: RedisServer, make: Callable[..., object]
-) -> None:
-    """Nobody is subscribed: who publishes is the only one who knows."""
+async def test_redis_repeated_offset_starts_new_epoch(server: RedisServer, make: Callable[..., object]) -> None:
+    """Without subscribers, only the publishing node notices it."""
     words = () if make is durable else ("k",)
     async with running(server.url) as (broker, _):
         first = await broker.publish(make("m-1", *words))  # type: ignore[arg-type]  # either makes a publication
@@ -391,8 +389,8 @@ async def test_a_publisher_that_is_given_a_place_twice_begins_a_new_epoch(
         assert (after.offset or after.state_version) == 3
 
 
-async def test_a_repeat_of_what_the_store_has_lost_is_accepted_anew(server: RedisServer) -> None:
-    """Its receipt is there still, and its event is not."""
+async def test_redis_repeated_id_of_lost_event_is_accepted_again(server: RedisServer) -> None:
+    """The stored result still exists, but the event does not."""
     async with running(server.url) as (broker, _):
         await publish(broker, "m-1")
         copy = await Copy(server, broker, ROOM).take()
@@ -406,7 +404,7 @@ async def test_a_repeat_of_what_the_store_has_lost_is_accepted_anew(server: Redi
         assert [event.id for event in page.events] == ["m-1", "m-3"]
 
 
-async def test_a_client_that_knows_more_begins_a_new_epoch(
+async def test_redis_client_position_ahead_of_stream_starts_new_epoch(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All nodes have restarted: only who was away knows. An epoch that has just begun is left alone: no client may have a
@@ -428,7 +426,7 @@ async def test_a_client_that_knows_more_begins_a_new_epoch(
         assert (again.recovered, again.position.epoch) == (False, snapshot.position.epoch)
 
 
-async def test_a_page_beyond_the_top_is_empty(server: RedisServer) -> None:
+async def test_redis_history_after_newest_offset_is_empty(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
         await publish(broker, "m-1", "m-2")
         for after, before in ((70, None), (70, 90), (2, None)):
@@ -437,7 +435,7 @@ async def test_a_page_beyond_the_top_is_empty(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("how", ["FLUSHALL", "SWAPDB"])
-async def test_a_store_that_is_empty_all_at_once_makes_all_new(server: RedisServer, how: str) -> None:
+async def test_redis_emptied_store_starts_new_epochs(server: RedisServer, how: str) -> None:
     async with running(server.url) as (broker, _):
         last = (await publish(broker, "m-1", "m-2"))[-1]
         await server.command(*(("SWAPDB", 0, 1) if how == "SWAPDB" else ("FLUSHALL",)))
@@ -452,7 +450,7 @@ async def test_a_store_that_is_empty_all_at_once_makes_all_new(server: RedisServ
             assert mark.epoch not in (last.epoch, receipt.epoch)
 
 
-async def test_a_reload_of_an_older_file_begins_a_new_epoch() -> None:
+async def test_redis_reload_of_older_file_starts_new_epoch() -> None:
     async with (
         RedisServer(config={"enable-debug-command": "yes"}) as server,
         running(server.url) as (broker, _),

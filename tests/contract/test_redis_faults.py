@@ -1,4 +1,4 @@
-"""The Broker on Redis while Redis fails: what is accepted, what is told, and that it heals by itself."""
+"""The Broker on Redis while Redis fails: accepted events, reported interruptions, and recovery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 KEEP = Retention(entries=2_000, ttl=60.0)
 FAST: dict[str, Any] = {"call_timeout": 1.5, "ping_interval": 0.2, "silence_timeout": 0.6, "start_timeout": 2.0}
-"""Bounds that let a test see them."""
+"""Short timeouts."""
 
 
 def durable(id: str, channel: ChannelKey = ROOM) -> Publication:
@@ -41,7 +41,7 @@ def latest(id: str, key: str, channel: ChannelKey = ROOM) -> Publication:
 
 
 class Sink(RecordingSink):
-    """Lets a test wait for what it is told."""
+    """A sink that a test can wait for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ async def server() -> AsyncIterator[RedisServer]:
 
 
 async def insist(broker: RedisBroker, publication: Publication, within: float = 20.0) -> PublishResult:
-    """Publishes as a client would: again while it is refused."""
+    """Publishes until it is accepted, as a client does."""
     async with asyncio.timeout(within):
         while True:
             try:
@@ -117,7 +117,7 @@ def dense(receipts: Sequence[PublishResult]) -> None:
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-async def test_scripts_that_were_flushed_are_loaded_again_under_load(server: RedisServer) -> None:
+async def test_redis_flushed_scripts_are_reloaded_under_load(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
         receipts: list[PublishResult] = []
         for burst in range(5):
@@ -130,7 +130,7 @@ async def test_scripts_that_were_flushed_are_loaded_again_under_load(server: Red
         assert int(stats["cmdstat_script|load"].split("calls=")[1].split(",")[0]) < 20
 
 
-async def test_each_publish_in_flight_is_accepted_once_when_its_connection_is_killed(server: RedisServer) -> None:
+async def test_redis_publishes_in_flight_on_killed_connection_are_accepted_once(server: RedisServer) -> None:
     async with running(server.url, call_timeout=60.0) as (broker, _):
         for burst in range(5):
             begun = [asyncio.ensure_future(broker.publish(durable(f"m-{burst}-{n}"))) for n in range(200)]
@@ -146,8 +146,8 @@ async def test_each_publish_in_flight_is_accepted_once_when_its_connection_is_ki
         assert len(ids) == len(set(ids)) == 1_000
 
 
-async def test_calls_that_lose_their_connection_leave_the_loop_to_others(server: RedisServer) -> None:
-    """They learn of it before anybody else; asking the same dead connection again would give nobody a turn."""
+async def test_redis_calls_on_lost_connection_do_not_block_event_loop(server: RedisServer) -> None:
+    """Retrying on the same dead connection must not starve other tasks."""
     async with running(server.url) as (broker, _):
         await server.command("CLIENT", "PAUSE", "300", "ALL")
         begun = [asyncio.ensure_future(broker.publish(durable(f"m-{n}"))) for n in range(50)]
@@ -164,7 +164,7 @@ async def test_calls_that_lose_their_connection_leave_the_loop_to_others(server:
 
 
 @pytest.mark.parametrize("returns", [True, False], ids=["and it returns", "for good"])
-async def test_a_publish_begun_outside_of_a_task_while_the_server_is_away(server: RedisServer, returns: bool) -> None:
+async def test_redis_publish_started_outside_of_task_during_outage(server: RedisServer, returns: bool) -> None:
     async with running(server.url, call_timeout=5.0 if returns else 0.3) as (broker, _):
         server.kill()
         await until(lambda: gone(broker), "the link is lost")
@@ -188,7 +188,7 @@ async def gone(broker: RedisBroker) -> bool:
     return only(broker).commands.link is None
 
 
-async def test_too_many_calls_are_refused_at_once(server: RedisServer) -> None:
+async def test_redis_calls_above_limit_are_refused_at_once(server: RedisServer) -> None:
     async with running(server.url, max_calls=50, call_timeout=60.0) as (broker, _):
         await server.command("CLIENT", "PAUSE", "60000", "WRITE")
         waiting = [asyncio.ensure_future(broker.publish(durable(f"m-{n}"))) for n in range(50)]
@@ -201,7 +201,7 @@ async def test_too_many_calls_are_refused_at_once(server: RedisServer) -> None:
         assert (await broker.publish(durable("one too many"))).offset == 51
 
 
-async def test_a_paused_server_fails_calls_in_time_and_is_well_afterwards(server: RedisServer) -> None:
+async def test_redis_paused_server_fails_calls_in_time_and_recovers(server: RedisServer) -> None:
     async with running(server.url, **FAST | {"call_timeout": 0.8}) as (broker, sink):
         await broker.subscribe(ROOM)
         await server.command("CLIENT", "PAUSE", "3000", "ALL")
@@ -215,7 +215,7 @@ async def test_a_paused_server_fails_calls_in_time_and_is_well_afterwards(server
         assert len(await stream(broker)) == 20
 
 
-async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) -> None:
+async def test_redis_stopped_server_fails_calls_in_time_and_recovers(server: RedisServer) -> None:
     async with running(server.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
         first = await broker.publish(durable("m-1"))
@@ -257,7 +257,7 @@ async def test_a_stopped_server_is_noticed_and_healed_from(server: RedisServer) 
 # --- deliveries -------------------------------------------------------------------------------------------------------
 
 
-async def test_killed_subscriptions_come_back_and_tell(server: RedisServer) -> None:
+async def test_redis_killed_subscriptions_are_restored_and_report_interruption(server: RedisServer) -> None:
     async with running(server.url) as (broker, sink), running(server.url) as (other, _):
         del other
         channels = [ChannelKey("acme", f"room:{n}") for n in range(700)]  # more than go into one SUBSCRIBE
@@ -284,7 +284,7 @@ async def _publish_all(broker: RedisBroker, channel: ChannelKey, count: int) -> 
         await broker.publish(durable(f"m-{n}", channel))
 
 
-async def test_what_is_read_after_an_interruption_joins_what_is_delivered_next(server: RedisServer) -> None:
+async def test_redis_read_after_interruption_leaves_no_hole(server: RedisServer) -> None:
     async with running(server.url) as (broker, sink):
         await broker.subscribe(ROOM)
         publishing = asyncio.ensure_future(_publish_all(broker, ROOM, 600))
@@ -317,7 +317,7 @@ async def test_what_is_read_after_an_interruption_joins_what_is_delivered_next(s
         b"d1 1\n\x96\xa0",
     ],
 )
-async def test_garbage_on_our_channels_is_skipped(message: bytes) -> None:
+async def test_redis_unreadable_message_is_skipped(message: bytes) -> None:
     server = await shared_redis()
     async with running(server.url) as (broker, sink):
         await broker.subscribe(ROOM)
@@ -328,7 +328,7 @@ async def test_garbage_on_our_channels_is_skipped(message: bytes) -> None:
         assert not sink.interruptions
 
 
-async def test_storms_of_subscriptions_and_kills_leave_exactly_what_is_wanted(server: RedisServer) -> None:
+async def test_redis_subscribes_and_kills_at_random_leave_exact_subscriptions(server: RedisServer) -> None:
     chance = random.Random(7)
     channels = [ChannelKey("acme", f"room:{n}") for n in range(12)]
     wanted: dict[ChannelKey, bool] = dict.fromkeys(channels, False)
@@ -371,7 +371,7 @@ async def test_storms_of_subscriptions_and_kills_leave_exactly_what_is_wanted(se
         assert not any(shard.subscriber.waiting for shard in broker.shards)
 
 
-async def test_subscribing_again_while_the_first_is_cancelled_loses_nothing(server: RedisServer) -> None:
+async def test_redis_subscribe_while_first_is_cancelled_loses_nothing(server: RedisServer) -> None:
     async with running(server.url) as (broker, sink):
         for turn in range(100):
             first = asyncio.ensure_future(broker.subscribe(ROOM))
@@ -389,7 +389,7 @@ async def test_subscribing_again_while_the_first_is_cancelled_loses_nothing(serv
         assert len(sink.ids()) == 100
 
 
-async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: RedisServer) -> None:
+async def test_redis_cancelled_calls_keep_replies_apart(server: RedisServer) -> None:
     chance = random.Random(11)
     async with running(server.url) as (broker, _):
         for burst in range(10):
@@ -418,7 +418,7 @@ async def test_cancelled_callers_leave_replies_with_whom_they_belong_to(server: 
             assert len(ids) == len(set(ids))
 
 
-async def test_closing_with_calls_in_flight_leaves_nothing(server: RedisServer) -> None:
+async def test_redis_close_with_calls_in_flight_leaves_nothing(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
         await server.command("CLIENT", "PAUSE", "1000", "ALL")
         calls: list[Awaitable[object]] = [broker.publish(durable(f"m-{n}")) for n in range(20)]
@@ -436,7 +436,7 @@ async def test_closing_with_calls_in_flight_leaves_nothing(server: RedisServer) 
                 assert "closed" in error.message
 
 
-async def test_closing_while_the_server_is_away_releases_those_who_wait(server: RedisServer) -> None:
+async def test_redis_close_during_outage_fails_waiting_calls(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
         server.kill()
         begun = [asyncio.ensure_future(call) for call in (broker.publish(durable("m-1")), broker.subscribe(ROOM))]
@@ -450,7 +450,7 @@ async def test_closing_while_the_server_is_away_releases_those_who_wait(server: 
 # --- epochs -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_restart_begins_one_epoch_and_goes_on_from_what_is_left() -> None:
+async def test_redis_restart_starts_one_epoch_and_continues_offsets() -> None:
     async with (
         RedisServer(persistence="always") as server,
         running(server.url, prefix := new_prefix()) as (one, sink),
@@ -476,7 +476,7 @@ async def test_a_restart_begins_one_epoch_and_goes_on_from_what_is_left() -> Non
         assert (await one.publish(durable("m-2"))).duplicate
 
 
-async def test_a_restart_without_its_data_makes_all_new(server: RedisServer) -> None:
+async def test_redis_restart_without_data_starts_new_epochs(server: RedisServer) -> None:
     async with running(server.url) as (broker, sink):
         await broker.subscribe(ROOM)
         before = [await broker.publish(durable(f"m-{n}")) for n in range(3)]
@@ -490,8 +490,8 @@ async def test_a_restart_without_its_data_makes_all_new(server: RedisServer) -> 
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["one knows", "who knows comes later"])
-async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: RedisServer, told: bool) -> None:
-    """The server changes its role and back, and no connection breaks over it."""
+async def test_redis_nodes_with_old_and_new_generation_start_one_epoch(server: RedisServer, told: bool) -> None:
+    """The server changes its role and back, and no connection breaks."""
     prefix = new_prefix()
     epochs: list[str] = []
     async with running(server.url, prefix) as (old, _):
@@ -519,7 +519,7 @@ async def test_nodes_with_old_and_new_knowledge_begin_an_epoch_once(server: Redi
     assert len(set(epochs)) == 4
 
 
-async def test_a_changed_role_is_noticed_without_a_publish(
+async def test_redis_changed_role_is_noticed_without_publish(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.adapters.redis.connections.shard_map.CHECK_INTERVAL", 0.05)
@@ -539,7 +539,7 @@ async def test_a_changed_role_is_noticed_without_a_publish(
         assert (await broker.snapshot(ROOM, Position(before.epoch, 1, "m-1"), MANY, MUCH)).recovered is False
 
 
-async def test_a_demoted_server_is_left_alone_until_it_is_master_again(server: RedisServer) -> None:
+async def test_redis_demoted_server_gets_no_writes_until_promoted(server: RedisServer) -> None:
     async with RedisServer() as master, running(server.url, **FAST) as (broker, _):
         await broker.publish(durable("m-1"))
         await server.command("REPLICAOF", "127.0.0.1", str(master.port))
@@ -554,7 +554,7 @@ async def test_a_demoted_server_is_left_alone_until_it_is_master_again(server: R
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_full_server_refuses_and_keeps_nothing_by_halves(server: RedisServer) -> None:
+async def test_redis_full_server_refuses_publish_as_a_whole(server: RedisServer) -> None:
     async with running(server.url) as (broker, sink):
         await broker.subscribe(ROOM)
         await broker.publish(durable("m-1"))
@@ -573,7 +573,7 @@ async def test_a_full_server_refuses_and_keeps_nothing_by_halves(server: RedisSe
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_a_right_that_is_missing_is_named_as_such(flavour: Flavour) -> None:
+async def test_redis_missing_right_is_named_in_error(flavour: Flavour) -> None:
     async with RedisServer(flavour) as server:
         for rules in ("+@all -xadd", "+@all -evalsha", "resetkeys +@all", "resetchannels +@all"):
             await server.command("ACL", "SETUSER", "some", "reset", "on", ">secret", "~*", "&*", *rules.split())
@@ -581,7 +581,7 @@ async def test_a_right_that_is_missing_is_named_as_such(flavour: Flavour) -> Non
                 assert "ACL rules" in (await refused(broker.publish(durable("m-1")))).message
 
 
-async def test_too_few_replicas_refuse(server: RedisServer) -> None:
+async def test_redis_too_few_replicas_refuse_publish(server: RedisServer) -> None:
     async with running(server.url) as (broker, _):
         await broker.publish(durable("m-1"))
         await server.command("CONFIG", "SET", "min-replicas-to-write", "1")
@@ -590,8 +590,8 @@ async def test_too_few_replicas_refuse(server: RedisServer) -> None:
         assert (await broker.publish(durable("m-2"))).offset == 2
 
 
-async def test_a_server_that_cannot_save_still_delivers(server: RedisServer) -> None:
-    """It answers even PING with an error."""
+async def test_redis_server_that_cannot_save_still_delivers(server: RedisServer) -> None:
+    """The server answers even PING with an error."""
     async with running(server.url, **FAST) as (broker, sink):
         await broker.subscribe(ROOM)
         await broker.publish(durable("m-1"))
@@ -611,7 +611,7 @@ async def test_a_server_that_cannot_save_still_delivers(server: RedisServer) -> 
 
 
 @pytest.mark.parametrize("part", ["meta", "stream", "state", "order"])
-async def test_a_key_of_another_type_refuses_and_moves_nothing(part: str) -> None:
+async def test_redis_key_of_another_type_refuses_publish_as_a_whole(part: str) -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with running(server.url, prefix) as (broker, sink):
         await broker.subscribe(ROOM)
@@ -632,7 +632,7 @@ async def test_a_key_of_another_type_refuses_and_moves_nothing(part: str) -> Non
         assert sink.ids() == ["m-1", "v-1", publication.id]
 
 
-async def test_a_lost_position_begins_anew_and_drops_what_cannot_be_continued() -> None:
+async def test_redis_lost_position_starts_new_epoch_and_drops_leftovers() -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with running(server.url, prefix) as (broker, _):
         before = [await broker.publish(durable(f"m-{n}")) for n in range(5)]
@@ -650,7 +650,7 @@ async def test_a_lost_position_begins_anew_and_drops_what_cannot_be_continued() 
         assert await stream(broker) == ["new"]
 
 
-async def test_stored_garbage_is_refused_with_a_sentence() -> None:
+async def test_redis_unreadable_stored_data_is_refused() -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with running(server.url, prefix) as (broker, _):
         await broker.publish(durable("m-1"))
@@ -668,7 +668,7 @@ async def test_stored_garbage_is_refused_with_a_sentence() -> None:
 
 
 async def fails_to_start(url: str, **settings: Any) -> str:
-    """Long before `start` is over, unless the test says how long that is."""
+    """Returns the message of a start that fails, long before a `start_timeout` of 60 s."""
     broker = redis_broker(url, new_prefix(), **{**FAST, "start_timeout": 60.0, **settings})
     began = time.monotonic()
     error = await refused(broker.start(RecordingSink()))
@@ -676,7 +676,7 @@ async def fails_to_start(url: str, **settings: Any) -> str:
     return error.message
 
 
-async def test_refusals_end_a_start_quickly_with_a_sentence(tmp_path: Path) -> None:
+async def test_redis_start_with_permanent_refusal_fails_at_once(tmp_path: Path) -> None:
     users = {"nothing": "on >secret -@all", "no-scripts": "on >secret ~* &* +@all -script"}
     async with RedisServer(password="secret", users=users) as server:
         for settings, sentence in (
@@ -699,7 +699,7 @@ async def test_refusals_end_a_start_quickly_with_a_sentence(tmp_path: Path) -> N
     assert "broker.ca" in await fails_to_start("rediss://127.0.0.1:1", ca=missing)
 
 
-async def test_tls_that_does_not_fit_ends_a_start_quickly_with_a_sentence(tmp_path: Path) -> None:
+async def test_redis_start_with_wrong_tls_fails_at_once(tmp_path: Path) -> None:
     for folder in ("ours", "strangers"):
         (tmp_path / folder).mkdir()
     files, strangers = Certificates(tmp_path / "ours"), Certificates(tmp_path / "strangers")
@@ -715,7 +715,7 @@ async def test_tls_that_does_not_fit_ends_a_start_quickly_with_a_sentence(tmp_pa
             await broker.check()
 
 
-async def test_servers_that_cannot_be_reached_are_waited_for(server: RedisServer) -> None:
+async def test_redis_start_waits_for_unreachable_server(server: RedisServer) -> None:
     message = await fails_to_start(f"redis://127.0.0.1:{free_port()}", start_timeout=0.5)
     assert "cannot be reached" in message
     for kind, path in (("cluster", ""), ("sentinel", "/main")):
@@ -732,7 +732,7 @@ async def test_servers_that_cannot_be_reached_are_waited_for(server: RedisServer
         await broker.close()
 
 
-async def test_a_start_may_be_cancelled(server: RedisServer) -> None:
+async def test_redis_start_can_be_cancelled(server: RedisServer) -> None:
     server.stop_()
     broker = redis_broker(server.url, new_prefix())
     starting = asyncio.ensure_future(broker.start(RecordingSink()))

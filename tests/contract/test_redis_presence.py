@@ -1,4 +1,4 @@
-"""The PresenceStore at Redis: the port's contract, on Redis and on Valkey, and with Valkey's clock moved on."""
+"""The PresenceStore at Redis and Valkey: the guarantee of the port, with Valkey's clock moved forward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The QuotaStore at Redis: the port's contract, on Redis and on Valkey, and with Valkey's clock moved on."""
+"""The QuotaStore at Redis and Valkey: the guarantee of the port, with Valkey's clock moved forward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from service.adapters.redis.stores.quota import RedisQuota
 from service.core.quota import CLAIM_TTL, QuotaClaim, SessionOrderUpdate
-from tests.contract.quota_suite import ACME, ANN, Nodes, SharedCapsSuite, TimedCapsSuite
+from tests.contract.quota_suite import ACME, ANN, Nodes, SharedQuotaSuite, TimedQuotaSuite
 from tests.contract.redis_stage import client_of, new_prefix
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 
@@ -23,7 +23,7 @@ async def two_nodes(server: RedisServer) -> AsyncIterator[Nodes]:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-class TestRedisCaps(SharedCapsSuite):
+class TestRedisQuota(SharedQuotaSuite):
     flavour: Flavour
 
     @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ async def timed_server() -> AsyncIterator[RedisServer]:
         yield running
 
 
-class TestRedisCapsInTime(TimedCapsSuite):
+class TestRedisQuotaInTime(TimedQuotaSuite):
     server: RedisServer
 
     @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ class TestRedisCapsInTime(TimedCapsSuite):
         await self.server.advance(seconds)
 
 
-async def test_nothing_stays_for_ever() -> None:
+async def test_redis_quota_keys_expire_without_renewal() -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with client_of(server.url, prefix) as client:
         await RedisQuota(client).claim([QuotaClaim(ACME, 1), QuotaClaim(ANN, 1)])

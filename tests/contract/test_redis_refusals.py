@@ -1,4 +1,4 @@
-"""What Redis refuses is named as Redis means it, by every client of the store."""
+"""Errors of Redis are explained correctly, by the broker and the other stores."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def an_event(id: str) -> Publication:
 
 
 async def refusal(call: Callable[[], Awaitable[object]]) -> ServiceError:
-    """What one of the next calls raises: the first may be accepted before Redis has tried to write."""
+    """Returns the message of one of the next calls: Redis may accept the first before it tries to write."""
     for _ in range(3):
         try:
             await call()
@@ -49,7 +49,7 @@ async def refusal(call: Callable[[], Awaitable[object]]) -> ServiceError:
 
 
 class FullDisk(RedisServer):
-    """Its append-only file can be opened and not written."""
+    """A server whose append-only file can be opened but not written."""
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -59,7 +59,7 @@ class FullDisk(RedisServer):
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_append_only_file_on_a_full_disk_is_named_as_the_reason(flavour: Flavour) -> None:
+async def test_redis_append_only_file_on_full_disk_is_named_in_error(flavour: Flavour) -> None:
     async with FullDisk(flavour, persistence="everysec") as server:
         config = RedisConfig(parse_redis_url(server.url), prefix="tidewire")
         broker, client = RedisBroker(config, Metrics()), RedisClient(config)
@@ -80,7 +80,7 @@ async def test_append_only_file_on_a_full_disk_is_named_as_the_reason(flavour: F
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-async def test_user_without_a_password_is_logged_in_by_every_client(flavour: Flavour) -> None:
+async def test_redis_user_without_password_logs_in(flavour: Flavour) -> None:
     rules = {"tidewire": f"on nopass {RULE}"}
     async with RedisServer(flavour, password="for-nobody-else", users=rules) as server:
         config = RedisConfig(
@@ -102,7 +102,7 @@ async def test_user_without_a_password_is_logged_in_by_every_client(flavour: Fla
         assert sorted(user for user in users if user != "tests") == ["tidewire"] * 3
 
 
-async def test_empty_user_and_password_are_none_at_all() -> None:
+async def test_redis_empty_user_and_password_send_no_auth() -> None:
     async with RedisServer() as server:
         config = RedisConfig(parse_redis_url(server.url), prefix=new_prefix(), user="", password="")
         assert config.login is None
@@ -125,14 +125,14 @@ async def test_empty_user_and_password_are_none_at_all() -> None:
         ("ERR The user executing the script can't run this command or subcommand script: 1", "ACL rules"),
     ],
 )
-def test_refusal_is_named_by_its_kind(said: str, found: str) -> None:
+def test_redis_error_reply_is_explained_by_its_code(said: str, found: str) -> None:
     reason = explain_reply(said)
     assert reason is not None
     assert found in reason
     assert "script:" not in reason
 
 
-async def test_user_without_a_password_is_logged_in_at_sentinels_too() -> None:
+async def test_redis_sentinel_user_without_password_logs_in() -> None:
     async with Sentinels(sentinel_password="for-nobody-else", replicas=1) as sentinels:
         for sentinel in sentinels.sentinels:
             await sentinel.command("ACL", "SETUSER", "asker", "on", "nopass", "~*", "&*", "+@all")

@@ -1,4 +1,4 @@
-"""The TicketStore at Redis: the port's contract, on Redis and on Valkey, and that one ticket is one use on all nodes."""
+"""The TicketStore at Redis and Valkey: the guarantee of the port, also on several nodes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TestTicketsAtValkey(TimedTicketsSuite):
         await self.server.advance(seconds)
 
 
-async def test_of_two_nodes_one_redeems() -> None:
+async def test_redis_ticket_redeems_on_one_of_two_nodes() -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with client_of(server.url, prefix) as one, client_of(server.url, prefix) as two:
         stores = RedisTickets(one), RedisTickets(two)
@@ -62,7 +62,7 @@ async def test_of_two_nodes_one_redeems() -> None:
         assert sorted(map(str, redeemed)) == ["None"] * 19 + ["token"]
 
 
-async def test_the_names_of_keys_are_no_use_as_tickets() -> None:
+async def test_redis_ticket_key_is_no_ticket() -> None:
     server, prefix = await shared_redis(), new_prefix()
     async with client_of(server.url, prefix) as client:
         ticket = await RedisTickets(client).issue("a canary token", TTL)

@@ -39,7 +39,7 @@ RULES = (
     " +time +get +mget +set +del +pexpire +hget +hset +hdel +hgetall +hlen"
     " +xadd +xlen +xrange +xtrim +zadd +zcard +zpopmin +zrange +zrangebylex +zrem"
 )
-"""docs/guarantees.md says the same, of `~tidewire:* &tidewire:*`."""
+"""The rights in docs/guarantees.md, there with `~tidewire:* &tidewire:*`."""
 CLUSTER_RULES = "+cluster|slots +ssubscribe +sunsubscribe +spublish +pubsub|shardnumsub"
 
 USERS = {"default": "off", USER: f"on >{PASSWORD} {RULES}"}
@@ -48,7 +48,7 @@ _lasting: dict[str, Cluster | Sentinels | RedisServer] = {}
 
 
 async def lasting(name: str, made: G) -> G:
-    """One for all tests of this module."""
+    """A server for all tests of this module."""
     if name not in _lasting:
         atexit.register(made.end)
         await made.start()
@@ -103,7 +103,7 @@ def certificates() -> Certificates:
 
 
 class TestTlsWithFewestRights(RemoteSuite):
-    """Client certificates, no default user, and a user with no right more than it needs."""
+    """Client certificates, no default user, and a user with only the documented rights."""
 
     async def open(self, clock: FakeClock) -> Broker:
         files = certificates()
@@ -125,7 +125,7 @@ BOUNDS = {"call_timeout": 2.0, "ping_interval": 0.3, "silence_timeout": 1.0}
 
 
 class Sink(RecordingSink):
-    """Puts together what a relay would: what was delivered, and after an interruption what can be read."""
+    """Collects events as the relay does: delivered ones, and those it reads after an interruption."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def message(id: str, channel: ChannelKey) -> Publication:
 
 
 class Publishing:
-    """Publishes on a channel until told to stop, each event again until it is accepted."""
+    """Publishes in a channel until a test stops it, and repeats each event until it is accepted."""
 
     def __init__(self, broker: RedisBroker, channel: ChannelKey) -> None:
         self._broker = broker
@@ -166,7 +166,7 @@ class Publishing:
         self._ended = False
         self.accepted: list[PublishResult] = []
         self.longest = 0.0
-        """Seconds that the slowest event took until it was accepted."""
+        """Seconds until the slowest event was accepted."""
         self.task = asyncio.ensure_future(self._run())
 
     async def _run(self) -> None:
@@ -184,7 +184,7 @@ class Publishing:
             await asyncio.sleep(0.002)
 
     async def more(self, count: int = 5, within: float = 60.0) -> None:
-        """Waits until so many more were accepted."""
+        """Returns when so many more events were accepted."""
         goal = len(self.accepted) + count
         async with asyncio.timeout(within):
             while len(self.accepted) < goal:  # noqa: ASYNC110  # the task looks after itself
@@ -201,7 +201,7 @@ async def events(broker: RedisBroker, channel: ChannelKey) -> list[str]:
 
 
 async def delivers(broker: RedisBroker, sink: Sink, channel: ChannelKey, id: str) -> None:
-    """An event that is published now arrives."""
+    """Checks that an event published now is delivered."""
     await broker.publish(message(id, channel))
     async with asyncio.timeout(20):
         while id not in sink.ids(channel):  # noqa: ASYNC110  # the sink is told, not waited on
@@ -209,7 +209,7 @@ async def delivers(broker: RedisBroker, sink: Sink, channel: ChannelKey, id: str
 
 
 async def delivers_or_tells(broker: RedisBroker, sink: Sink, channel: ChannelKey, id: str) -> None:
-    """While a Cluster settles a subscription may move twice: what comes in between is told of, and one of the next arrives."""
+    """Checks that events are delivered again. While a Cluster settles, a subscription may move twice and miss some."""
     async with asyncio.timeout(20):
         while id not in sink.ids(channel):
             id, told = f"{id}+", len(sink.interruptions)
@@ -221,7 +221,7 @@ async def delivers_or_tells(broker: RedisBroker, sink: Sink, channel: ChannelKey
 # Sentinel
 
 
-async def test_a_planned_failover_is_gone_through() -> None:
+async def test_sentinel_planned_failover_loses_nothing() -> None:
     async with Sentinels() as sentinels, running(sentinels.url) as (broker, sink):
         await broker.subscribe(ROOM)
         publishing = Publishing(broker, ROOM)
@@ -239,8 +239,8 @@ async def test_a_planned_failover_is_gone_through() -> None:
         await delivers(broker, sink, ROOM, "after")
 
 
-async def test_a_failover_and_back_begins_an_epoch_each() -> None:
-    """Who was away during both is told, wherever they had been."""
+async def test_sentinel_failover_and_back_starts_epoch_each() -> None:
+    """Nodes that were away during both learn of both epochs."""
     async with Sentinels() as sentinels, running(sentinels.url) as (broker, _):
         positions = [await position_of(broker, "m-0")]
         for turn in (1, 2):
@@ -254,7 +254,7 @@ async def test_a_failover_and_back_begins_an_epoch_each() -> None:
 
 
 async def position_of(broker: RedisBroker, id: str) -> Position:
-    """Where an event is that is published as soon as the broker lets it be."""
+    """Returns the position of an event that is published as soon as the broker accepts it."""
     async with asyncio.timeout(40):
         while True:
             with suppress(ServiceError):
@@ -263,7 +263,7 @@ async def position_of(broker: RedisBroker, id: str) -> Position:
             await asyncio.sleep(0.02)
 
 
-async def test_a_killed_master_is_replaced() -> None:
+async def test_sentinel_killed_master_is_replaced() -> None:
     async with Sentinels() as sentinels, running(sentinels.url) as (broker, sink):
         await broker.subscribe(ROOM)
         publishing = Publishing(broker, ROOM)
@@ -283,8 +283,8 @@ async def test_a_killed_master_is_replaced() -> None:
         sentinels.sentinels[0].cont()
 
 
-async def test_the_master_is_the_one_that_most_sentinels_name() -> None:
-    """One that was cut off from the others may name an old master for as long as it likes."""
+async def test_sentinel_master_is_named_by_majority() -> None:
+    """A Sentinel that was cut off may name an old master."""
     async with Sentinels() as sentinels:
         master = await sentinels.master()
         [replica] = await sentinels.replicas()
@@ -297,8 +297,8 @@ async def test_the_master_is_the_one_that_most_sentinels_name() -> None:
 
 
 @pytest.mark.parametrize("silent", [1, 2])
-async def test_sentinels_that_say_nothing_leave_a_call_its_time(silent: int) -> None:
-    """They take connections and never answer, as behind a firewall: the first of the list, and most of them."""
+async def test_sentinel_silent_ones_do_not_use_up_call_timeout(silent: int) -> None:
+    """Silent Sentinels accept connections and never answer: the first of the list, and most of them."""
     settings = {"call_timeout": 1.0, "silence_timeout": 3.0, "ping_interval": 1.0}
     async with (
         Sentinels() as sentinels,
@@ -324,7 +324,7 @@ async def test_sentinels_that_say_nothing_leave_a_call_its_time(silent: int) -> 
 # Cluster
 
 
-async def test_servers_that_say_nothing_do_not_keep_the_slots_back() -> None:
+async def test_cluster_silent_servers_do_not_delay_slots() -> None:
     node = (await the_cluster()).nodes[0]
     ended = asyncio.Event()
 
@@ -345,7 +345,7 @@ async def test_servers_that_say_nothing_do_not_keep_the_slots_back() -> None:
         await server.wait_closed()
 
 
-async def test_one_address_of_the_cluster_is_enough() -> None:
+async def test_cluster_is_found_by_one_address() -> None:
     cluster = await the_cluster()
     host, port = cluster.nodes[4].address
     async with running(f"redis+cluster://{host}:{port}") as (broker, sink):
@@ -358,7 +358,7 @@ async def test_one_address_of_the_cluster_is_enough() -> None:
 
 
 async def move(cluster: Cluster, slot: int, source: ClusterNode, target: ClusterNode) -> None:
-    """As `redis-cli --cluster reshard` does it."""
+    """Moves a slot as `redis-cli --cluster reshard` does."""
     source_id, target_id = await source.id(), await target.id()
     await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
     await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
@@ -372,7 +372,7 @@ async def move(cluster: Cluster, slot: int, source: ClusterNode, target: Cluster
             await node.command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
 
-async def test_a_slot_that_moves_takes_its_channels_along() -> None:
+async def test_cluster_moved_slot_moves_its_channels() -> None:
     cluster = await the_cluster()
     async with running(cluster.url) as (broker, sink), running(cluster.url) as (_, _):
         quiet = ChannelKey("acme", "room:quiet")
@@ -403,7 +403,7 @@ async def test_a_slot_that_moves_takes_its_channels_along() -> None:
         assert told == {channel}
 
 
-async def test_a_new_subscription_finds_a_slot_that_moved_unnoticed() -> None:
+async def test_cluster_subscribe_finds_slot_that_moved_unnoticed() -> None:
     cluster = await the_cluster()
     async with running(cluster.url) as (broker, sink):
         stays, moves = ChannelKey("acme", "room:stays"), ChannelKey("acme", "room:moves")
@@ -420,7 +420,7 @@ async def test_a_new_subscription_finds_a_slot_that_moved_unnoticed() -> None:
         await move(cluster, slot, target, source)
 
 
-async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
+async def test_cluster_planned_failover_of_shard_loses_nothing() -> None:
     cluster = await the_cluster()
     async with running(cluster.url) as (broker, sink):
         await broker.subscribe(ROOM)
@@ -439,7 +439,7 @@ async def test_a_planned_failover_of_a_shard_is_gone_through() -> None:
         await cluster.failover(tag)
 
 
-async def test_a_shard_that_changes_its_master_and_back_begins_an_epoch_each() -> None:
+async def test_cluster_failover_of_shard_and_back_starts_epoch_each() -> None:
     cluster = await the_cluster()
     await cluster.settled()
     async with running(cluster.url) as (broker, _):
@@ -454,7 +454,7 @@ async def test_a_shard_that_changes_its_master_and_back_begins_an_epoch_each() -
             assert (await broker.snapshot(ROOM, since, MANY, MUCH)).recovered is False
 
 
-async def test_a_killed_master_of_a_shard_is_replaced() -> None:
+async def test_cluster_killed_master_of_shard_is_replaced() -> None:
     async with Cluster() as cluster, running(cluster.url) as (broker, sink):
         tag = broker.keys(ROOM).tag
         owner = broker.shards.shard_for(tag)
@@ -486,8 +486,8 @@ async def test_a_killed_master_of_a_shard_is_replaced() -> None:
 # Rights
 
 
-async def test_every_right_of_the_list_is_needed() -> None:
-    """Takes each away in turn: something of the whole is refused."""
+async def test_acl_every_documented_right_is_needed() -> None:
+    """Without any one of them, some call is refused."""
     files = certificates()
     server = await lasting("tls", RedisServer(tls=files, client_certificates=True, users=USERS))
     shown = {"ca": files.ca, "certificate": files.client_certificate, "private_key": files.client_key}
@@ -501,7 +501,7 @@ async def test_every_right_of_the_list_is_needed() -> None:
 
 
 async def everything(broker: RedisBroker, server: RedisServer) -> bool:
-    """Uses all of it once; whether no part was refused."""
+    """Uses everything once. Returns whether nothing was refused."""
     keep = Retention(1, 60.0)
     try:
         await broker.start(Sink())

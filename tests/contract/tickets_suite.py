@@ -1,4 +1,4 @@
-"""What every TicketStore owes (service/core/tickets.py), as tests. A subclass says how to open one."""
+"""The guarantee of the TicketStore port (service/core/tickets.py) as tests. A subclass opens the store."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TTL = 30.0
 
 
 class TicketsSuite(ABC):
-    """Subclassed once per implementation."""
+    """One subclass for each implementation."""
 
     @abstractmethod
     async def open(self, clock: FakeClock) -> TicketStore:
-        """An empty store."""
+        """Returns an empty store."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -31,56 +31,56 @@ class TicketsSuite(ABC):
     async def store(self, clock: FakeClock) -> TicketStore:
         return await self.open(clock)
 
-    async def test_a_ticket_stands_for_its_token(self, store: TicketStore) -> None:
+    async def test_ticket_redeems_to_its_token(self, store: TicketStore) -> None:
         tickets = {token: await store.issue(token, TTL) for token in ("token a", "token b")}
         for token, ticket in tickets.items():
             assert await store.redeem(ticket) == token
 
-    async def test_calls_can_be_begun_outside_of_a_task(self, store: TicketStore) -> None:
+    async def test_ticket_calls_started_outside_of_task_succeed(self, store: TicketStore) -> None:
         async with asyncio.timeout(10):
             ticket = await Begun(store.issue("token", TTL))
             assert await Begun(store.peek(ticket)) == "token"
             assert await Begun(store.redeem(ticket)) == "token"
 
-    async def test_a_ticket_is_256_random_bits_and_fit_for_an_address(self, store: TicketStore) -> None:
+    async def test_ticket_is_256_random_bits_and_url_safe(self, store: TicketStore) -> None:
         tickets = [await store.issue("token", TTL) for _ in range(50)]
         assert len(set(tickets)) == 50
         for ticket in tickets:
             assert re.fullmatch(r"[A-Za-z0-9_-]+", ticket)
             assert len(base64.urlsafe_b64decode(ticket + "=" * (-len(ticket) % 4))) >= 32
 
-    async def test_a_ticket_is_redeemed_at_most_once(self, store: TicketStore) -> None:
+    async def test_ticket_redeems_at_most_once(self, store: TicketStore) -> None:
         ticket = await store.issue("token", TTL)
         assert await store.redeem(ticket) == "token"
         assert await store.redeem(ticket) is None
         assert await store.peek(ticket) is None
 
-    async def test_of_many_at_once_one_redeems(self, store: TicketStore) -> None:
+    async def test_ticket_concurrent_redeems_succeed_once(self, store: TicketStore) -> None:
         ticket = await store.issue("token", TTL)
         redeemed = await asyncio.gather(*(store.redeem(ticket) for _ in range(20)))
         assert sorted(map(str, redeemed)) == ["None"] * 19 + ["token"]
 
-    async def test_peeking_uses_nothing_up(self, store: TicketStore) -> None:
+    async def test_ticket_peek_keeps_it_live(self, store: TicketStore) -> None:
         ticket = await store.issue("token", TTL)
         assert await store.peek(ticket) == "token"
         assert await store.peek(ticket) == "token"
         assert await store.redeem(ticket) == "token"
 
     @pytest.mark.parametrize("ticket", ["", "x", "../x", "*", "\0", "a" * 10_000, "\ud800"])
-    async def test_what_is_no_ticket_stands_for_nothing(self, store: TicketStore, ticket: str) -> None:
+    async def test_ticket_unknown_text_has_no_token(self, store: TicketStore, ticket: str) -> None:
         await store.issue("token", TTL)
         assert await store.peek(ticket) is None
         assert await store.redeem(ticket) is None
 
 
 class TimedTicketsSuite(TicketsSuite):
-    """With what comes with time."""
+    """Adds guarantees about time."""
 
     @abstractmethod
     async def advance(self, clock: FakeClock, seconds: float) -> None:
-        """Lets time pass for the store."""
+        """Moves the store's time."""
 
-    async def test_a_ticket_lives_for_its_time(self, store: TicketStore, clock: FakeClock) -> None:
+    async def test_ticket_expires_after_ttl(self, store: TicketStore, clock: FakeClock) -> None:
         ticket, other = await store.issue("token", TTL), await store.issue("token", TTL)
         await self.advance(clock, TTL - 1)
         assert await store.peek(ticket) == "token"
@@ -89,7 +89,7 @@ class TimedTicketsSuite(TicketsSuite):
         assert await store.peek(ticket) is None
         assert await store.redeem(ticket) is None
 
-    async def test_each_ticket_has_its_own_time(self, store: TicketStore, clock: FakeClock) -> None:
+    async def test_ticket_ttls_are_independent(self, store: TicketStore, clock: FakeClock) -> None:
         long, short = await store.issue("long", 2 * TTL), await store.issue("short", TTL)
         await self.advance(clock, TTL)
         assert await store.redeem(short) is None
