@@ -7,8 +7,8 @@ from itertools import count
 
 import pytest
 
-from service.adapters.memory.broker import SWEEP_CHANNELS, SWEEP_SECONDS, MemoryBroker
-from service.adapters.memory.channel_store import CHANNEL_BYTES, STATE_ENTRY_BYTES, STREAM_ENTRY_BYTES
+from service.adapters.memory.broker import MAX_SWEPT_CHANNELS, SWEEP_INTERVAL, MemoryBroker
+from service.adapters.memory.stored_channel import CHANNEL_BYTES, STATE_ENTRY_BYTES, STREAM_ENTRY_BYTES
 from service.core.broker import Broker
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
@@ -303,34 +303,34 @@ async def test_memory_broker_sweep_drops_expired_entries(small: MemoryBroker, cl
     await small.subscribe(room(0))
     await publish.durable(room(0), data=BIG)
     await publish.latest("k", room(1), data=BIG)
-    clock.advance(TTL + SWEEP_SECONDS)
+    clock.advance(TTL + SWEEP_INTERVAL)
     assert small.stats() == type(small.stats())(2, 0, 0, 2 * CHANNEL_BYTES, 0)
 
 
 async def test_memory_broker_expired_entries_are_hidden_before_sweep(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
-    briefly = Retention(entries=10, ttl=SWEEP_SECONDS / 4)
+    briefly = Retention(entries=10, ttl=SWEEP_INTERVAL / 4)
     await publish.durable(room(0), retention=briefly)
     await publish.latest("k", room(0), retention=briefly)
-    clock.advance(SWEEP_SECONDS / 2)
+    clock.advance(SWEEP_INTERVAL / 2)
     assert not await small.list_channels("acme", "", 10)
     await publish.durable(room(0), retention=briefly)
     assert [event.offset for event in (await small.history(room(0), None, None, 10)).events] == [2]
-    clock.advance(SWEEP_SECONDS / 4)
+    clock.advance(SWEEP_INTERVAL / 4)
     snapshot = await small.snapshot(room(0), None, MANY, MUCH)
     assert (snapshot.position.offset, list(snapshot.state)) == (2, [])
     assert not (await small.history(room(0), None, None, 10)).events
 
 
 async def test_memory_broker_sweep_checks_limited_number_of_channels(clock: FakeClock, sink: RecordingSink) -> None:
-    broker = await started(memory_broker(clock, channels=10 * SWEEP_CHANNELS), sink)
+    broker = await started(memory_broker(clock, channels=10 * MAX_SWEPT_CHANNELS), sink)
     publish = Publisher(broker, clock)
     ticks = 3
-    for n in range(ticks * SWEEP_CHANNELS):
-        await publish.durable(room(n), retention=Retention(entries=1, ttl=SWEEP_SECONDS / 2))
+    for n in range(ticks * MAX_SWEPT_CHANNELS):
+        await publish.durable(room(n), retention=Retention(entries=1, ttl=SWEEP_INTERVAL / 2))
     for left in reversed(range(ticks)):
-        clock.advance(SWEEP_SECONDS)
-        assert broker.stats().events == left * SWEEP_CHANNELS
+        clock.advance(SWEEP_INTERVAL)
+        assert broker.stats().events == left * MAX_SWEPT_CHANNELS
     await broker.close()
 
 
@@ -348,7 +348,7 @@ async def test_memory_broker_byte_count_returns_to_zero(clock: FakeClock, sink: 
         await publish.latest(f"k-{n % 3}", channel, data=b"x" * size, retention=Retention(entries=1 + n % 3, ttl=TTL))
         assert broker.stats().channels <= 5
         assert broker.stats().bytes <= 60_000
-    clock.advance(TTL + SWEEP_SECONDS)
+    clock.advance(TTL + SWEEP_INTERVAL)
     stats = broker.stats()
     assert stats.evicted > 0
     assert (stats.events, stats.state_entries, stats.bytes) == (0, 0, stats.channels * CHANNEL_BYTES)
@@ -399,7 +399,7 @@ async def test_memory_broker_empty_channel_is_forgotten_after_empty_ttl(clock: F
     told = (await broker.snapshot(ROOM, None, 0, 0)).position
     assert broker.stats().channels == 2_001
     assert [info.name for info in await broker.list_channels("acme", "", 10)] == [ROOM.name]
-    clock.advance(EMPTY_SECONDS + SWEEP_SECONDS)
+    clock.advance(EMPTY_SECONDS + SWEEP_INTERVAL)
     stats = broker.stats()
     assert (stats.channels, stats.evicted, stats.bytes) == (1, 0, CHANNEL_BYTES)
     assert (await broker.snapshot(ROOM, told, MANY, MUCH)).recovered, "it has a subscriber"

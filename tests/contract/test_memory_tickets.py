@@ -13,7 +13,7 @@ from tests.support.clock import FakeClock
 
 class TestMemoryTickets(TimedTicketsSuite):
     async def open(self, clock: FakeClock) -> TicketStore:
-        return MemoryTickets(clock, most=100)
+        return MemoryTickets(clock, max_tickets=100)
 
     async def advance(self, clock: FakeClock, seconds: float) -> None:
         clock.advance(seconds)
@@ -21,7 +21,7 @@ class TestMemoryTickets(TimedTicketsSuite):
 
 async def test_memory_tickets_full_refuses_and_keeps_live_tickets() -> None:
     clock = FakeClock()
-    store = MemoryTickets(clock, most=3)
+    store = MemoryTickets(clock, max_tickets=3)
     tickets = [await store.issue(f"token {n}", TTL) for n in range(3)]
     with pytest.raises(ServiceError) as full:
         await store.issue("one too many", TTL)

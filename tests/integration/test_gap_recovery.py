@@ -68,7 +68,7 @@ class Lossy(MemoryBroker):
         """As a store does that may have lost what it had accepted."""
         stored = self._channels.find(channel)
         assert stored is not None
-        stored.epoch, stored.base = epoch, stored.offset
+        stored.epoch, stored.epoch_start = epoch, stored.offset
 
     def set_back(self, channel: ChannelKey, to: int) -> None:
         """As a store does of which a backup is put back."""
@@ -77,7 +77,7 @@ class Lossy(MemoryBroker):
         while stored.offset > to:
             stored._stream.pop()
             stored.offset -= 1
-        [last] = stored.tail(1)
+        [last] = stored.newest(1)
         stored.last_id = last.id
 
     async def stream_heads(

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
-from service.adapters.memory.channel_store import Entry
+from service.adapters.memory.stored_channel import Entry
 from service.adapters.nats.broker import NatsBroker
 from service.adapters.nats.config import NatsConfig
 from service.adapters.redis.address import parse_redis_url
@@ -205,7 +205,7 @@ class SharedBroker:
         """Another replica takes over, without the newest `lost` durable events of each channel; every sink is told."""
         epoch = secrets.token_hex(8)
         for channel in self.store._channels._channels.values():
-            events = list(channel.tail(10_000))
+            events = list(channel.newest(10_000))
             kept = events[: len(events) - lost]
             channel.epoch = epoch
             channel.offset -= len(events) - len(kept)

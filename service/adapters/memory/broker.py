@@ -1,6 +1,6 @@
-"""The Broker of a service that runs as one node: everything in this process, nothing across a restart.
+"""The Broker of a service that runs as one node: it keeps everything in this process.
 
-A restart loses history and state; the new epochs say so to every client that resumes.
+A restart loses history and state; the new epochs tell that to every client that resumes.
 """
 
 from __future__ import annotations
@@ -9,18 +9,27 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.adapters.memory.channel_store import ChannelStore, StoreBounds, StoredChannel, accepted
-from service.adapters.memory.idempotency_cache import Receipts
-from service.core.broker import ChannelInfo, DeliveredHead, EventSink, HistoryPage, PublishResult, Snapshot, StreamHead
+from service.adapters.memory.channel_store import ChannelStore, StoreLimits
+from service.adapters.memory.idempotency_cache import IdempotencyCache
+from service.adapters.memory.stored_channel import StoredChannel, accepted_event
+from service.adapters.store.errors import unavailable
+from service.core.broker import (
+    ChannelInfo,
+    DeliveredHead,
+    EventSink,
+    HistoryPage,
+    PublishResult,
+    Snapshot,
+    StreamHead,
+)
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position, events_after
-from service.errors import ErrorCode, ServiceError
 
-SWEEP_SECONDS = 1.0
-SWEEP_CHANNELS = 500
-"""Channels looked through in one sweep: a millisecond or so, so that it never shows as lag."""
+SWEEP_INTERVAL = 1.0
+MAX_SWEPT_CHANNELS = 500
+"""Channels that one sweep checks: about a millisecond, so that it never shows as event loop lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +40,9 @@ class BrokerStats:
     events: int
     state_entries: int
     bytes: int
-    """An estimate of the memory taken."""
+    """An estimate of the memory used."""
     evicted: int
-    """Channels forgotten to make room, since the start."""
+    """Channels that were evicted since the start."""
 
 
 def _random_epoch() -> str:
@@ -41,11 +50,11 @@ def _random_epoch() -> str:
 
 
 class MemoryBroker:
-    """Keeps the port's guarantee within one process; bounded as `ChannelStore` and `Receipts` say.
+    """Keeps the guarantee of the port within one process, limited as `ChannelStore` and `IdempotencyCache` say.
 
-    No method gives way to the event loop, so each one happens as of one moment and a channel's order is the order of the
-    calls. When only channels with subscribers are left and a bound is reached, publish and subscribe raise
-    BROKER_UNAVAILABLE; that is no reason to fail `check`, as everything that needs no more room still works.
+    No method yields to the event loop, so each is atomic, and a channel's order is the order of the calls. If only channels with
+    subscribers are left and a limit is reached, publish and subscribe raise BROKER_UNAVAILABLE. `check` succeeds even then: calls
+    that need no further space still work.
     """
 
     delivers_synchronously = True
@@ -62,100 +71,96 @@ class MemoryBroker:
         new_epoch: Callable[[], str] = _random_epoch,
     ) -> None:
         self._clock = clock
-        self._channels = ChannelStore(StoreBounds(channels, max_bytes, empty_ttl), new_epoch)
-        self._receipts = Receipts(idempotency_window, idempotency_entries)
+        self._channels = ChannelStore(StoreLimits(channels, max_bytes, empty_ttl), new_epoch)
+        self._results = IdempotencyCache(idempotency_window, idempotency_entries)
         self._sink: EventSink | None = None
-        self._closed = False
+        self._is_closed = False
         self._sweep_timer: Timer | None = None
 
     def stats(self) -> BrokerStats:
-        """What is held now; costs nothing."""
+        """Returns what is held now, in constant time."""
         events, state_entries, size = self._channels.holdings
         return BrokerStats(len(self._channels), events, state_entries, size, self._channels.evicted)
 
     async def start(self, sink: EventSink) -> None:
-        """As the port says."""
-        if self._closed or self._sink is not None:
-            raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker has been started before")
+        """Starts the sweeps."""
+        if self._is_closed or self._sink is not None:
+            raise unavailable("the broker has been started before")
         self._sink = sink
-        self._sweep_timer = self._clock.call_later(SWEEP_SECONDS, self._sweep)
+        self._sweep_timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
 
     async def close(self) -> None:
-        """As the port says."""
-        self._closed = True
+        """Drops everything."""
+        self._is_closed = True
         self._sink = None
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         self._channels.clear()
-        self._receipts.clear()
+        self._results.clear()
 
     async def check(self) -> None:
-        """As the port says."""
-        self._started()
+        """Checks that the broker is started."""
+        self._require_sink()
 
     async def publish(self, publication: Publication) -> PublishResult:
-        """As the port says. Raises ValueError for a durable or latest event without retention: a fault in the caller."""
-        sink = self._started()
+        """Stores and delivers the event.
+
+        Raises ValueError for a durable or latest event without retention: a fault in the caller.
+        """
+        sink = self._require_sink()
         if publication.delivery is Delivery.EPHEMERAL:
             channel = self._channels.find(publication.channel)
-            _deliver(sink, channel, accepted(publication))
+            _deliver(sink, channel, accepted_event(publication))
             return PublishResult(publication.id, epoch="")
         now = self._clock.monotonic()
-        if earlier := self._receipts.find(publication, now):
+        if earlier := self._results.find(publication, now):
             return earlier
         channel = self._channels.open(publication.channel, now)
-        event = self._channels.keep(channel, publication, _retention(publication), now)
-        receipt = PublishResult(event.id, channel.epoch, event.offset, event.state_version)
-        self._receipts.add(publication, receipt, now)
+        event = self._channels.append(channel, publication, _retention(publication), now)
+        result = PublishResult(event.id, channel.epoch, event.offset, event.state_version)
+        self._results.add(publication, result, now)
         _deliver(sink, channel, event)
-        return receipt
+        return result
 
     async def subscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
-        self._channels.pin(self._open(channel))
+        """Keeps the channel from now on, and delivers its events."""
+        self._channels.subscribe(self._open(channel))
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """As the port says."""
-        self._started()
-        self._channels.unpin(channel, self._clock.monotonic())
+        """Stops the delivery. The channel may be evicted."""
+        self._require_sink()
+        self._channels.unsubscribe(channel, self._clock.monotonic())
 
     async def snapshot(self, channel: ChannelKey, since: Position | None, max_events: int, max_bytes: int) -> Snapshot:
-        """As the port says."""
+        """Copies no more of the stream than was missed."""
         stored = self._open(channel)
-        if since is None:
-            return Snapshot(stored.top, stored.state(), (), None, stored.state_version, stored.base)
-        found = _missed(stored, since, max_events)
-        if found is None or sum(len(event.data) for event in found) > max_bytes:
-            return Snapshot(
-                stored.top,
-                stored.state(),
-                (),
-                recovered=False,
-                state_version=stored.state_version,
-                epoch_start=stored.base,
-            )
+        missed = None if since is None else _missed(stored, since, max_events)
+        if missed is not None and sum(len(event.data) for event in missed) > max_bytes:
+            missed = None
         return Snapshot(
-            stored.top,
+            stored.position,
             stored.state(),
-            found,
-            recovered=True,
-            state_version=stored.state_version,
-            epoch_start=stored.base,
+            missed or (),
+            None if since is None else missed is not None,
+            stored.state_version,
+            stored.epoch_start,
         )
 
     async def stream_heads(
-        self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
+        self, channels: Sequence[ChannelKey], delivered: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
-        """As the port says; a process does not forget what its sink has got from it, so nothing depends on `known`."""
-        self._started()
+        """Reads the heads. Nothing depends on `delivered`: this process never forgets what it has delivered."""
+        self._require_sink()
         found = map(self._channels.find, channels)
         return [
-            StreamHead("", 0, 0) if one is None else StreamHead(one.epoch, one.offset, one.state_version)
-            for one in found
+            StreamHead("", 0, 0)
+            if channel is None
+            else StreamHead(channel.epoch, channel.offset, channel.state_version)
+            for channel in found
         ]
 
     async def history(self, channel: ChannelKey, after: int | None, before: int | None, limit: int) -> HistoryPage:
-        """As the port says."""
+        """Copies the page."""
         stored = self._open(channel)
         low = stored.first if after is None else max(stored.first, after + 1)
         high = stored.offset if before is None else min(stored.offset, before - 1)
@@ -164,31 +169,28 @@ class MemoryBroker:
             events = stored.between(low, min(high, low + limit - 1))
         else:
             events = stored.between(max(low, high - limit + 1), high)
-        return HistoryPage(stored.top, events, has_more=size > limit)
+        return HistoryPage(stored.position, events, has_more=size > limit)
 
     async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """As the port says."""
-        self._started()
-        found = self._channels.named(tenant, prefix, limit, self._clock.monotonic())
-        return [ChannelInfo(channel.key.name, channel.top) for channel in found]
+        """Lists from the sorted names."""
+        self._require_sink()
+        found = self._channels.list_channels(tenant, prefix, limit, self._clock.monotonic())
+        return [ChannelInfo(channel.key.name, channel.position) for channel in found]
 
-    def _started(self) -> EventSink:
+    def _require_sink(self) -> EventSink:
         if self._sink is None:
-            raise ServiceError(
-                ErrorCode.BROKER_UNAVAILABLE,
-                "the broker is closed" if self._closed else "the broker is not started yet",
-            )
+            raise unavailable("the broker is closed" if self._is_closed else "the broker is not started yet")
         return self._sink
 
     def _open(self, channel: ChannelKey) -> StoredChannel:
-        self._started()
+        self._require_sink()
         return self._channels.open(channel, self._clock.monotonic())
 
     def _sweep(self) -> None:
         now = self._clock.monotonic()
-        self._channels.sweep(now, SWEEP_CHANNELS)
-        self._receipts.expire(now)
-        self._sweep_timer = self._clock.call_later(SWEEP_SECONDS, self._sweep)
+        self._channels.sweep(now, MAX_SWEPT_CHANNELS)
+        self._results.expire(now)
+        self._sweep_timer = self._clock.call_later(SWEEP_INTERVAL, self._sweep)
 
 
 def _retention(publication: Publication) -> Retention:
@@ -197,14 +199,14 @@ def _retention(publication: Publication) -> Retention:
     return publication.retention
 
 
-def _missed(channel: StoredChannel, since: Position, most: int) -> Sequence[Event] | None:
+def _missed(channel: StoredChannel, since: Position, max_events: int) -> Sequence[Event] | None:
     behind = channel.offset - since.offset
-    if behind > most:
+    if behind > max_events:
         return None
-    # The event at `since` too, whose id is compared: no more of the stream than that is copied.
-    return events_after(since, channel.top, channel.tail(max(0, behind + 1)))
+    # With the event at `since`, whose id is compared.
+    return events_after(since, channel.position, channel.newest(max(0, behind + 1)))
 
 
 def _deliver(sink: EventSink, channel: StoredChannel | None, event: Event) -> None:
-    if channel is not None and channel.subscribed:
+    if channel is not None and channel.is_subscribed:
         sink.deliver(event)

@@ -1,4 +1,4 @@
-"""The idempotency window: what became of each publication that could be repeated."""
+"""The idempotency window: the results of publishes that may be repeated."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from service.core.channel import ChannelKey
 from service.core.event import Publication
 
 
-class _Sending(NamedTuple):
+class _PublishKey(NamedTuple):
     channel: ChannelKey
     sender: str | None
     id: str
 
 
-class Receipts:
-    """Remembers a publication's receipt for `window` seconds, and at most `entries` of them: the oldest goes first.
+class IdempotencyCache:
+    """Remembers the result of a publish for `window` seconds. At most `max_entries` are kept; the oldest goes first.
 
-    Receipts outlive their channel's eviction on purpose: a retry must not enter the stream that took its place.
+    A result outlives its channel's eviction, so that a retry does not enter the stream that has replaced the channel's.
     """
 
-    __slots__ = ("_entries", "_receipts", "_window")
+    __slots__ = ("_max_entries", "_results", "_window")
 
-    def __init__(self, window: float, entries: int) -> None:
+    def __init__(self, window: float, max_entries: int) -> None:
         self._window = window
-        self._entries = entries
-        # One window for all, so the order of insertion is the order of expiry.
-        self._receipts: OrderedDict[_Sending, tuple[float, PublishResult]] = OrderedDict()
+        self._max_entries = max_entries
+        # All have the same window, so the order of insertion is the order of expiry.
+        self._results: OrderedDict[_PublishKey, tuple[float, PublishResult]] = OrderedDict()
 
     def find(self, publication: Publication, now: float) -> PublishResult | None:
-        """The receipt of an earlier publication of the same (channel, sender, id), marked as a duplicate."""
+        """Returns the result of an earlier publish of the same (channel, sender, id), marked as a duplicate."""
         self.expire(now)
-        found = self._receipts.get(_sending(publication))
+        found = self._results.get(_key(publication))
         return replace(found[1], duplicate=True) if found else None
 
-    def add(self, publication: Publication, receipt: PublishResult, now: float) -> None:
-        """Remembers what became of a publication that `find` did not know."""
-        self._receipts[_sending(publication)] = (now + self._window, receipt)
-        if len(self._receipts) > self._entries:
-            self._receipts.popitem(last=False)
+    def add(self, publication: Publication, result: PublishResult, now: float) -> None:
+        """Remembers the result of a publish that `find` did not know."""
+        self._results[_key(publication)] = (now + self._window, result)
+        if len(self._results) > self._max_entries:
+            self._results.popitem(last=False)
 
     def expire(self, now: float) -> None:
-        """Forgets what is older than the window."""
-        while self._receipts and next(iter(self._receipts.values()))[0] <= now:
-            self._receipts.popitem(last=False)
+        """Forgets results that are older than the window."""
+        while self._results and next(iter(self._results.values()))[0] <= now:
+            self._results.popitem(last=False)
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._receipts.clear()
+        self._results.clear()
 
 
-def _sending(publication: Publication) -> _Sending:
-    return _Sending(publication.channel, publication.sender, publication.id)
+def _key(publication: Publication) -> _PublishKey:
+    return _PublishKey(publication.channel, publication.sender, publication.id)
