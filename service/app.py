@@ -74,9 +74,9 @@ from service.web.ws.upgrade import UPGRADE_HANDLER, UpgradeHandler
 from service.web.ws.upgrade_queue import FirstRequestContext, UpgradeQueue
 
 BACKLOG = 4096
-"""Connections the kernel may hold before accept; aiohttp's 128 loses some in a reconnect storm."""
+"""Connections that the kernel queues before accept on the public listener; aiohttp's 128 loses some in a reconnect storm."""
 OPS_BACKLOG = 128
-"""The same of the ops listener."""
+"""The same for the ops listener."""
 
 _log = structlog.get_logger("app")
 
@@ -104,7 +104,7 @@ class Service:
         presence, tickets, caps, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
         sender = native.load() if settings.native_send == "auto" else None
         self.native_send = "on" if sender is not None else "off" if settings.native_send == "off" else "not built"
-        """Whether rooms are written to in C; for the log."""
+        """Whether the native sender writes to rooms: on, off or not built. For the log."""
         bounds = _bounds(settings)
         ports = Ports(
             broker=self.broker,
@@ -172,12 +172,12 @@ class Service:
         return app
 
     def hurry(self) -> None:
-        """Ends the service as fast as it can be, now or once it drains: closes all connections at once, waits for no scrape."""
+        """Shortens the current or next drain: closes all connections at once, and does not wait for a scrape."""
         self.node.lifecycle.hurry()
         self.scrape_tracker.cancel_wait()
 
     async def last_scrape(self) -> None:
-        """After a drain that timed out, waits until its counters have been scraped: they end with the process."""
+        """After a drain that timed out, waits for the last scrape of its counters, which are lost with the process."""
         within = self.settings.deadlines.last_scrape
         if not self.node.lifecycle.drain_timed_out or not within or not self.scrape_tracker.recent:
             return
@@ -349,24 +349,24 @@ Companion = Callable[[int], AbstractAsyncContextManager[None]]
 
 @asynccontextmanager
 async def running(service: Service, max_files: Callable[[], float] | None = None) -> AsyncIterator[tuple[int, int]]:
-    """Listens on both ports until left, then drains and closes; gives the public and the ops port (useful for 0).
+    """Listens on both ports, yields the public and the ops port, and drains and closes at the end.
 
-    `max_files` says how many files the process may open. Without it, that is somebody else's matter. Raises TooFewFilesError if
-    they are too few, OSError if a port cannot be had, ServiceError if the broker cannot.
+    `max_files` returns how many files the process may open; without it, the service ignores that limit. Raises
+    TooFewFilesError if they are too few, OSError if a port is not available, ServiceError if the broker is not.
 
-    While it drains, upgrades are refused and everything else is served, on new connections too: a backend's publish must not fail
-    because a proxy has not noticed yet. Workers that share the port leave it to their siblings at once.
+    During the drain only upgrades are refused. Other requests are served, even on new connections: a backend's publish
+    must not fail because a proxy has not noticed the drain yet. Workers that share a port stop listening at once.
     """
     settings = service.settings
     http: dict[str, Any] = {
         "access_log": None,
         "keepalive_timeout": settings.deadlines.keep_alive,
-        "lingering_time": settings.outbox.close_grace,  # for a body that nobody wants, of which aiohttp would read 10 s
+        "lingering_time": settings.outbox.close_grace,  # for an unread body; aiohttp's default is 10 s
         "logger": server_logger(),
     }
     account = service.node.delivery.budget.account(UNAUTHENTICATED_TENANT)
     http_context = HttpContext(account, settings.limits.connection_rate, service.node.runtime)
-    # aiohttp's minute of waiting for the end of connections would outlast the time that a pod gets.
+    # aiohttp's default of 60 s would exceed the time that a pod has to stop.
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)
     private = web.AppRunner(service.ops, shutdown_timeout=settings.outbox.close_grace, **http)
     loop = asyncio.get_running_loop()
@@ -376,15 +376,15 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
     listener: Listener | None = None
     ops_listener: Listener | None = None
     try:
-        ops_server = await _set_up(private, http_context, http)
-        with _named("ops_host and ops_port", settings.ops_host, settings.ops_port):
+        ops_server = await _start_app(private, http_context, http)
+        with _naming_settings("ops_host and ops_port", settings.ops_host, settings.ops_port):
             ops_protocol = partial(ops.OpsProtocol, service.ops_connections, ops_server)
             ops_listener = await listen(ops_protocol, settings.ops_host, settings.ops_port, backlog=OPS_BACKLOG)
         service.ops_connections.start()
         upgrade_queue = service.upgrade_queue = UpgradeQueue(
             FirstRequestContext(
                 service.upgrade_handler,
-                await _set_up(public, http_context, http),
+                await _start_app(public, http_context, http),
                 service.http_connections,
                 service.descriptors,
                 service.node.runtime,
@@ -393,7 +393,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
             )
         )
         service.http_connections.start()
-        with _named("host and port", settings.host, settings.port):
+        with _naming_settings("host and port", settings.host, settings.port):
             listener = await listen(upgrade_queue, settings.host, settings.port, backlog=BACKLOG, reuse_port=is_shared)
         set_socket_options(listener.sockets, service.node.bounds)
         if max_files is not None:
@@ -404,9 +404,9 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.is_listening = True
         yield listener.port, ops_listener.port
     finally:
-        service.node.admission.set_draining(draining=True)  # readiness turns before anything closes
+        service.node.admission.set_draining(draining=True)  # readiness fails before anything closes
         if listener is not None and is_shared:
-            listener.close()  # the others take what comes now
+            listener.close()  # the other workers accept from now on
         await service.node.lifecycle.drain()
         service.is_listening = False
         if listener is not None:
@@ -426,24 +426,24 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.ops_connections.stop()
 
 
-async def _set_up(
+async def _start_app(
     runner: web.AppRunner, context: HttpContext, options: Mapping[str, Any]
 ) -> Callable[[], HttpProtocol]:
-    """Starts the application. Returns what makes a protocol for each of its connections."""
+    """Starts the application, and returns the factory of its connections' protocols."""
     await runner.setup()
     if runner.server is None:
-        raise RuntimeError("AppRunner.setup has made no server")
+        raise RuntimeError("AppRunner.setup made no server")
     return partial(HttpProtocol, runner.server, context, ParseQueue(), loop=asyncio.get_running_loop(), **options)
 
 
 @contextmanager
-def _named(names: str, host: str, port: int) -> Iterator[None]:
-    """Says which settings a listener that cannot be opened comes from."""
+def _naming_settings(names: str, host: str, port: int) -> Iterator[None]:
+    """Adds the names of the settings to the error of a listener that cannot be opened."""
     try:
         yield
     except OSError as error:
-        # What asyncio says beyond the system's own words is a repetition of the address.
-        # A name that is not known (gaierror) has a number of its own kind.
+        # asyncio's message only adds the address to the system's.
+        # The error number of an unknown host name (gaierror) is not an errno.
         number = None if isinstance(error, socket.gaierror) else error.errno
         reason = os.strerror(number) if number else error.strerror or str(error)
         raise OSError(number, f"{reason}: {host} port {port} (settings {names})") from error
