@@ -144,7 +144,7 @@ async def test_half_closed_upgrade_is_answered_then_closed() -> None:
         await server.at_rest()
 
 
-class Slow:
+class PausedAuthenticator:
     """An authenticator that waits until the test opens it."""
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class Slow:
 @on_each_loop
 async def test_half_closed_upgrade_during_its_checks_is_answered() -> None:
     for origin, status in (("http://service.example", 101), ("http://evil.example", 403)):
-        slow = Slow()
+        slow = PausedAuthenticator()
         async with serving(authenticator=slow, origins=("http://service.example",)) as server:
             asked = get("/ws", *_fields(HANDSHAKE | {"Authorization": "Bearer x.y.z", "Origin": origin}))
             exchanged = asyncio.create_task(exchange(port_of(server.url), asked))
@@ -173,7 +173,7 @@ async def test_half_closed_upgrade_during_its_checks_is_answered() -> None:
             await server.at_rest()
 
 
-async def all_said(raw: Raw) -> list[str]:
+async def message_types(raw: Raw) -> list[str]:
     """The types of all messages up to the end of the connection, with batches split."""
     types: list[str] = []
     with suppress(asyncio.IncompleteReadError):
@@ -187,7 +187,7 @@ async def all_said(raw: Raw) -> list[str]:
 @on_each_loop
 async def test_half_closed_websocket_with_a_command_in_progress_is_answered() -> None:
     """Without a close frame, the command is finished, and its sender gets the reply."""
-    slow = Slow()
+    slow = PausedAuthenticator()
     slow.opens.set()
     async with serving(authenticator=slow) as server:
         hello, ping = {"type": "hello", "token": "x.y.z"}, {"type": "ping", "id": "p"}
@@ -206,7 +206,7 @@ async def test_half_closed_websocket_with_a_command_in_progress_is_answered() ->
                 async with asyncio.timeout(DEADLINE):
                     await slow.asked.wait()
                 slow.opens.set()
-                assert await all_said(raw) == ["welcome", *(["pong"] if more else [])]
+                assert await message_types(raw) == ["welcome", *(["pong"] if more else [])]
         async with upgraded(server) as raw:
             slow.opens.clear()
             slow.asked.clear()
@@ -215,7 +215,7 @@ async def test_half_closed_websocket_with_a_command_in_progress_is_answered() ->
             async with asyncio.timeout(DEADLINE):
                 await slow.asked.wait()
             slow.opens.set()
-            assert await all_said(raw) == ["ack", "pong"]
+            assert await message_types(raw) == ["ack", "pong"]
         async with upgraded(server) as raw:
             raw.writer.write_eof()
             await raw.gone()
@@ -224,7 +224,7 @@ async def test_half_closed_websocket_with_a_command_in_progress_is_answered() ->
 
 
 async def test_half_closed_websocket_with_a_slow_command_is_cut() -> None:
-    slow = Slow()
+    slow = PausedAuthenticator()
     slow.opens.set()
     async with serving(authenticator=slow, outbox={"close_grace": 0.1}) as server:
         async with upgraded(server) as raw:

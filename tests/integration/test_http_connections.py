@@ -40,11 +40,11 @@ def open_fds() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def held(server: Running) -> int:
+def connection_count(server: Running) -> int:
     return len(server.service.http_connections)
 
 
-async def joined(server: Running, stack: AsyncExitStack, part: bytes = b"", source: str = "127.0.0.1") -> Raw:
+async def open_connection(server: Running, stack: AsyncExitStack, part: bytes = b"", source: str = "127.0.0.1") -> Raw:
     """A connection that the service has counted, and that has sent these bytes."""
     raw = await stack.enter_async_context(connected(server, source=source))
     raw.write(part)
@@ -52,19 +52,19 @@ async def joined(server: Running, stack: AsyncExitStack, part: bytes = b"", sour
         assert (await raw.answer()).status == 404
     elif part:
         await eventually(lambda: raw.writer.transport.get_write_buffer_size() == 0)
-        await answered(server)
+        await wait_until_read(server)
     else:
-        await answered(server)
+        await wait_until_read(server)
     return raw
 
 
-async def answered(server: Running) -> None:
+async def wait_until_read(server: Running) -> None:
     """Returns once the bytes sent before have been read."""
     async with server.http.get(f"{server.ops_url}/healthz") as response:
         assert response.status == 200
 
 
-def stops_reading(raw: Raw) -> None:
+def stop_reading(raw: Raw) -> None:
     transport = raw.writer.transport
     assert isinstance(transport, asyncio.Transport)
     transport.pause_reading()
@@ -74,7 +74,7 @@ def is_open(raw: Raw) -> bool:
     return not raw.reader.at_eof()
 
 
-async def still_open(raws: list[Raw]) -> None:
+async def assert_open(raws: list[Raw]) -> None:
     """Checks that the service has closed none of these."""
     for raw in raws:
         with pytest.raises(TimeoutError):
@@ -89,11 +89,11 @@ class TestCap:
             server.client() as ann,
             AsyncExitStack() as stack,
         ):
-            waiting = [await joined(server, stack, PARTS[part]) for _ in range(4)]
+            waiting = [await open_connection(server, stack, PARTS[part]) for _ in range(4)]
             for number in range(4):
-                late = await joined(server, stack, GET)
+                late = await open_connection(server, stack, GET)
                 await waiting[number].gone()
-                assert held(server) == 4
+                assert connection_count(server) == 4
                 assert await server.metric("http_connections") == 4
                 assert is_open(late)
             assert await server.metric("limit_hits_total", limit="http_connections") == 4
@@ -109,15 +109,15 @@ class TestCap:
                 await stack.enter_async_context(connected(server))
             async with server.client("ben") as ben, server.client("ann"):
                 await ben.silence()
-            await eventually(lambda: held(server) <= 50, lambda: held(server))
+            await eventually(lambda: connection_count(server) <= 50, lambda: connection_count(server))
             assert await server.metric("limit_hits_total", limit="http_connections_per_ip") >= 250
 
     async def test_cap_of_an_address_closes_only_its_own(self) -> None:
         async with serving(limits={"http_connections_per_ip": 2}) as server, AsyncExitStack() as stack:
-            others = [await joined(server, stack, source="127.0.0.2") for _ in range(2)]
-            mine = [await joined(server, stack) for _ in range(5)]
+            others = [await open_connection(server, stack, source="127.0.0.2") for _ in range(2)]
+            mine = [await open_connection(server, stack) for _ in range(5)]
             await asyncio.gather(*(raw.gone() for raw in mine[:3]))
-            await still_open([*mine[3:], *others])
+            await assert_open([*mine[3:], *others])
             assert await server.metric("limit_hits_total", limit="http_connections_per_ip") == 3
             assert await server.metric("limit_hits_total", limit="http_connections") == 0
 
@@ -126,17 +126,17 @@ class TestCap:
             serving(limits={"http_connections_per_ip": 2, "http_connections": 5}, proxy={"hops": 1}) as server,
             AsyncExitStack() as stack,
         ):
-            await still_open([await joined(server, stack) for _ in range(5)])
+            await assert_open([await open_connection(server, stack) for _ in range(5)])
             assert await server.metric("limit_hits_total", limit="http_connections_per_ip") == 0
 
     async def test_cap_does_not_count_websockets(self) -> None:
         async with serving(limits={"http_connections": 1}) as server, AsyncExitStack() as stack:
             raws = [await stack.enter_async_context(upgraded(server, f"user-{number}")) for number in range(5)]
-            on_route = await joined(server, stack, GET)
+            on_route = await open_connection(server, stack, GET)
             answer = await on_route.request(headers=HANDSHAKE | {"Authorization": f"Bearer {token()}"})
             assert answer.status == 101
-            await eventually(lambda: held(server) == 0, lambda: held(server))
-            await joined(server, stack)
+            await eventually(lambda: connection_count(server) == 0, lambda: connection_count(server))
+            await open_connection(server, stack)
             assert all(is_open(raw) for raw in (*raws, on_route))
             assert await server.metric("connections") == 6
 
@@ -146,11 +146,11 @@ class TestCap:
             for part in PARTS.values():
                 async with AsyncExitStack() as stack:
                     for _ in range(3):
-                        await joined(server, stack, part)
-                    assert held(server) == 3
-                await answered(server)
+                        await open_connection(server, stack, part)
+                    assert connection_count(server) == 3
+                await wait_until_read(server)
                 await passes(clock, 2)
-                await eventually(lambda: held(server) == 0, lambda: held(server))
+                await eventually(lambda: connection_count(server) == 0, lambda: connection_count(server))
             assert await server.metric("limit_hits_total", limit="http_connections") == 0
 
     async def test_cap_does_not_close_a_request_in_hand(self) -> None:
@@ -208,7 +208,7 @@ class TestOps:
             raws = [await ops_connection(server, stack) for _ in range(40)]
             raws[-1].write(b"GET /healthz HT")
             async with asyncio.timeout(1):
-                await answered(server)
+                await wait_until_read(server)
             await asyncio.gather(*(raw.gone() for raw in raws[:35]))
             assert await server.metric("limit_hits_total", limit="ops_connections") >= 35
             assert await server.metric("ops_connections") <= 5
@@ -219,9 +219,9 @@ class TestOps:
             silent = await ops_connection(server, stack)
             half = await ops_connection(server, stack)
             half.write(b"GET /healthz HTTP/1.1\r\nHost:")
-            await answered(server)
+            await wait_until_read(server)
             await passes(clock, 2.5)
-            await still_open([silent, half])
+            await assert_open([silent, half])
             await passes(clock, 2)
             await asyncio.gather(silent.gone(), half.gone())
             assert await server.metric("limit_hits_total", limit="header_deadline") == 2
@@ -238,7 +238,7 @@ REFUSED = {"Authorization": "Bearer x.y.z"}
 
 
 @asynccontextmanager
-async def reached(server: Running, way: str) -> AsyncIterator[Raw]:
+async def connected_via(server: Running, way: str) -> AsyncIterator[Raw]:
     """A connection whose next request is read by UpgradeQueue, or by aiohttp because it is not the first."""
     async with connected(server) as raw:
         if way == "route":
@@ -249,32 +249,32 @@ async def reached(server: Running, way: str) -> AsyncIterator[Raw]:
 @pytest.mark.parametrize("way", ["queue", "route"])
 class TestRefusedUpgrade:
     async def test_refused_upgrade_closes_its_connection(self, server: Running, way: str) -> None:
-        async with reached(server, way) as raw:
+        async with connected_via(server, way) as raw:
             answer = await raw.request(headers=HANDSHAKE | REFUSED)
             assert (answer.status, answer.headers["connection"]) == (401, "close")
             async with asyncio.timeout(1):
                 await raw.gone()
-            await eventually(lambda: held(server) == 0 or way == "route")
+            await eventually(lambda: connection_count(server) == 0 or way == "route")
 
     async def test_refused_upgrade_whose_peer_never_closes_frees_its_descriptor(self, way: str) -> None:
         async with serving() as server, AsyncExitStack() as stack:
-            raws = [await stack.enter_async_context(reached(server, way)) for _ in range(30)]
+            raws = [await stack.enter_async_context(connected_via(server, way)) for _ in range(30)]
             fds = open_fds()
             for raw in raws:
-                stops_reading(raw)
+                stop_reading(raw)
                 lines = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **REFUSED}.items())
                 raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
             await eventually(lambda: open_fds() <= fds - len(raws), open_fds, within=3)
 
     async def test_refused_upgrade_with_frames_behind_it_is_answered(self, way: str) -> None:
         async with serving(outbox={"close_grace": 0.2}) as server, AsyncExitStack() as stack:
-            raw = await stack.enter_async_context(reached(server, way))
+            raw = await stack.enter_async_context(connected_via(server, way))
             fds = open_fds()
             lines = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **REFUSED}.items())
             raw.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode() + frame(TEXT, b"x") * 20)
             assert (await raw.answer()).status == 401
             await eventually(lambda: open_fds() <= fds - 1, open_fds, within=3)
-            await eventually(lambda: held(server) == 0, within=3)
+            await eventually(lambda: connection_count(server) == 0, within=3)
 
 
 async def test_refused_upgrade_that_goes_on_sending_is_reset(server: Running) -> None:
@@ -284,7 +284,7 @@ async def test_refused_upgrade_that_goes_on_sending_is_reset(server: Running) ->
         assert (await raw.answer()).status == 401
         async with asyncio.timeout(0.9):  # before a deadline would close it
             raw.write(bytes(MAX_DISCARDED_BYTES + 1))
-            await eventually(lambda: held(server) == 0)
+            await eventually(lambda: connection_count(server) == 0)
 
 
 async def test_upgrade_with_200_000_frames_behind_it_is_cut() -> None:
@@ -348,7 +348,7 @@ async def test_refused_request_is_answered_without_reading_its_body(framing: byt
         answer = await raw.answer()
         assert (answer.status, answer.headers["connection"]) == (401, "close")
         await raw.gone(within=3)
-        await eventually(lambda: held(server) == 0, within=3)
+        await eventually(lambda: connection_count(server) == 0, within=3)
 
 
 async def test_requests_of_a_crowd_start_a_few_per_iteration() -> None:
@@ -418,18 +418,18 @@ async def test_pipelined_requests_with_unread_responses_are_bounded() -> None:
         server.client() as ann,
         connected(server, receive_buffer=4096) as raw,
     ):
-        stops_reading(raw)
+        stop_reading(raw)
         raw.write(GET * 50_000)
-        await eventually(lambda: written(server) > 65_536, lambda: written(server))
+        await eventually(lambda: unsent_bytes(server) > 65_536, lambda: unsent_bytes(server))
         await ann.silence()
         await passes(clock, 1)
-        assert written(server) < 200_000
+        assert unsent_bytes(server) < 200_000
         await passes(clock, 6)
-        await eventually(lambda: held(server) == 0, lambda: held(server))
+        await eventually(lambda: connection_count(server) == 0, lambda: connection_count(server))
         assert await server.metric("limit_hits_total", limit="header_deadline") == 1
         await ann.silence()
 
 
-def written(server: Running) -> int:
+def unsent_bytes(server: Running) -> int:
     """Bytes that wait in the service for peers to read."""
     return sum(transport.get_write_buffer_size() for transport in server.service.http_connections._all)

@@ -86,7 +86,7 @@ async def test_fault_in_a_command_closes_the_connection_and_frees_its_slot(
         await server.at_rest()
 
 
-class Undecided:
+class HangingAuthenticator:
     """An authenticator that never finishes."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Undecided:
 
 
 async def test_shutdown_closes_connections_that_await_authentication() -> None:
-    undecided = Undecided()
+    undecided = HangingAuthenticator()
     async with AsyncExitStack() as clients:
         async with serving(authenticator=undecided, deadlines={"shutdown": 0.1}) as server:
             silent, asking = [await clients.enter_async_context(connected(server)) for _ in range(2)]

@@ -35,7 +35,7 @@ WAYS = ("queue", "route")
 
 
 @asynccontextmanager
-async def reached(server: Running, way: str) -> AsyncIterator[Raw]:
+async def connected_via(server: Running, way: str) -> AsyncIterator[Raw]:
     """A connection whose next request is read by UpgradeQueue, or by aiohttp because it is not the first."""
     async with connected(server) as raw:
         if way == "route":
@@ -55,7 +55,7 @@ def request(
 PING = text(type="ping", id="behind")
 
 
-async def kinds(raw: Raw, count: int) -> list[str]:
+async def message_kinds(raw: Raw, count: int) -> list[str]:
     """The kinds of the next messages and control frames, in order, with batches split."""
     found: list[str] = []
     while len(found) < count:
@@ -68,19 +68,19 @@ async def kinds(raw: Raw, count: int) -> list[str]:
     return found
 
 
-async def welcomed(raw: Raw) -> None:
+async def assert_served(raw: Raw) -> None:
     """Reads the 101 and `welcome`, and checks that the connection is served."""
     assert (await raw.answer()).status == 101
     raw.write(PING)
-    assert await kinds(raw, 2) == ["welcome", "pong"]
+    assert await message_kinds(raw, 2) == ["welcome", "pong"]
 
 
 @pytest.mark.parametrize("way", WAYS)
 class TestBothWays:
     async def test_upgrade_is_served_and_leaves_nothing(self, server: Running, way: str) -> None:
-        async with reached(server, way) as raw:
+        async with connected_via(server, way) as raw:
             raw.write(request())
-            await welcomed(raw)
+            await assert_served(raw)
             assert await server.metric("connections") == 1
             raw.write(text(type="subscribe", id="s", channel="room:1") + text(type="ready"))
             assert (await raw.message())["type"] == "subscribed"
@@ -89,19 +89,19 @@ class TestBothWays:
             await raw.gone()
         await server.at_rest()
         assert await server.metric("closes_total", code="1000") == 1
-        await nobody_waits(server)
+        await assert_none_waiting(server)
 
     async def test_client_that_vanishes_leaves_nothing(self, server: Running, way: str) -> None:
-        async with reached(server, way) as raw:
+        async with connected_via(server, way) as raw:
             raw.write(request())
-            await welcomed(raw)
+            await assert_served(raw)
             await raw.reset()
         await server.at_rest()
-        await nobody_waits(server)
+        await assert_none_waiting(server)
 
     @pytest.mark.parametrize("cut", [1, 4, 7, 8, 60, -4, -1])
     async def test_upgrade_in_two_segments_is_served(self, server: Running, way: str, cut: int) -> None:
-        async with reached(server, way) as raw:
+        async with connected_via(server, way) as raw:
             head = request()
             raw.write(head[:cut])
             await raw.writer.drain()
@@ -109,30 +109,30 @@ class TestBothWays:
             async with connected(server) as other:
                 await other.request("/ws")
             raw.write(head[cut:])
-            await welcomed(raw)
+            await assert_served(raw)
         await server.at_rest()
 
     async def test_frames_sent_with_the_upgrade_are_served_after_welcome(self, server: Running, way: str) -> None:
         """RFC 6455 §4.1 has clients wait, but early frames are not lost."""
-        async with reached(server, way) as raw:
+        async with connected_via(server, way) as raw:
             raw.write(request() + PING + PING)
             assert (await raw.answer()).status == 101
-            assert await kinds(raw, 3) == ["welcome", "pong", "pong"]
-        async with reached(server, way) as raw:
+            assert await message_kinds(raw, 3) == ["welcome", "pong", "pong"]
+        async with connected_via(server, way) as raw:
             raw.write(request() + PING[:5])
             assert (await raw.answer()).status == 101
             raw.write(PING[5:])
-            assert await kinds(raw, 2) == ["welcome", "pong"]
+            assert await message_kinds(raw, 2) == ["welcome", "pong"]
         await server.at_rest()
 
     async def test_frames_sent_with_a_refused_upgrade_are_no_request(self, server: Running, way: str) -> None:
-        async with reached(server, way) as raw:
+        async with connected_via(server, way) as raw:
             raw.write(request(without="Authorization Sec-WebSocket-Key") + b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await raw.answer()).code == "invalid_request"
         await server.at_rest()
 
 
-async def nobody_waits(server: Running) -> None:
+async def assert_none_waiting(server: Running) -> None:
     """Checks that no first request is waiting."""
     upgrade_queue = server.service.upgrade_queue
     assert isinstance(upgrade_queue, UpgradeQueue)
@@ -256,7 +256,7 @@ OWN = {"connection", "date", "server"}
 """Headers that UpgradeQueue leaves out, because it closes the connection."""
 
 
-def gist(answer: Answer) -> tuple[int, str, dict[str, str]]:
+def summarize(answer: Answer) -> tuple[int, str, dict[str, str]]:
     """Status, code (or text, where the response is no problem of ours), and headers."""
     kind = answer.headers.get("content-type", "")
     said = answer.code if answer.status == 101 or kind.startswith("application/problem+json") else answer.body.decode()
@@ -264,29 +264,29 @@ def gist(answer: Answer) -> tuple[int, str, dict[str, str]]:
     return answer.status, said, headers
 
 
-async def answer_to(server: Running, way: str, data: bytes) -> tuple[int, str, dict[str, str]]:
+async def response_to(server: Running, way: str, data: bytes) -> tuple[int, str, dict[str, str]]:
     """The gist of the response; checks also that an accepted upgrade is served."""
-    async with reached(server, way) as raw:
+    async with connected_via(server, way) as raw:
         raw.write(data)
         answer = await raw.answer()
         if answer.status == 100:  # aiohttp sends it although no body follows, which it need not (RFC 9110 §10.1.1)
             answer = await raw.answer()
         if answer.status == 101:
             raw.write(PING)
-            assert await kinds(raw, 2) == ["welcome", "pong"]
-        return gist(answer)
+            assert await message_kinds(raw, 2) == ["welcome", "pong"]
+        return summarize(answer)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_upgrade_gets_the_same_response_either_way(server: Running, name: str) -> None:
     status, made = REQUESTS[name]
     data = made()
-    by_queue = await answer_to(server, "queue", data)
-    by_route = await answer_to(server, "route", data)
+    by_queue = await response_to(server, "queue", data)
+    by_route = await response_to(server, "route", data)
     assert by_queue == by_route
     assert by_queue[0] == status
     await server.at_rest()
-    await nobody_waits(server)
+    await assert_none_waiting(server)
 
 
 @pytest.mark.parametrize("crowd", [1, MAX_UPGRADES_PER_ITERATION + 3])
@@ -315,7 +315,7 @@ async def test_upgrade_whose_response_fails_is_cut(
 # --- while the upgrade is checked -------------------------------------------------------------------------------------
 
 
-class Gate:
+class PausedAuthenticator:
     """An authenticator that waits until the test opens it."""
 
     def __init__(self) -> None:
@@ -339,9 +339,9 @@ class TestDuringChecks:
     async def test_client_that_vanishes_during_the_checks_leaves_nothing(
         self, way: str, how: str, noticed: bool
     ) -> None:
-        gate = Gate()
+        gate = PausedAuthenticator()
         async with serving(authenticator=gate) as server:
-            async with reached(server, way) as raw:
+            async with connected_via(server, way) as raw:
                 raw.write(request())
                 await asyncio.wait_for(gate.asked.wait(), DEADLINE)
                 assert await server.metric("pending_connections") == 1
@@ -351,13 +351,13 @@ class TestDuringChecks:
                     await eventually(lambda: open_fds() <= fds, open_fds)
                 gate.opens.set()
             await server.at_rest()
-            await nobody_waits(server)
+            await assert_none_waiting(server)
             await eventually(lambda: not unfinished_upgrades(server), lambda: unfinished_upgrades(server))
             assert open_fds() <= fds
 
     async def test_frames_sent_during_the_checks_are_served_after_welcome(self, way: str) -> None:
-        gate = Gate()
-        async with serving(authenticator=gate) as server, reached(server, way) as raw:
+        gate = PausedAuthenticator()
+        async with serving(authenticator=gate) as server, connected_via(server, way) as raw:
             raw.write(request() + PING[:3])
             await asyncio.wait_for(gate.asked.wait(), DEADLINE)
             raw.write(PING[3:] + PING)
@@ -365,13 +365,13 @@ class TestDuringChecks:
                 await other.request("/wsx")
             gate.opens.set()
             assert (await raw.answer()).status == 101
-            assert await kinds(raw, 3) == ["welcome", "pong", "pong"]
+            assert await message_kinds(raw, 3) == ["welcome", "pong", "pong"]
 
 
 async def test_client_that_sends_too_much_during_the_checks_is_cut() -> None:
-    gate = Gate()
+    gate = PausedAuthenticator()
     async with serving(authenticator=gate) as server:
-        async with reached(server, "queue") as raw:
+        async with connected_via(server, "queue") as raw:
             raw.write(request())
             await asyncio.wait_for(gate.asked.wait(), DEADLINE)
             raw.write(bytes(65_536 + MAX_FRAME_HEAD_BYTES + 1))
@@ -401,7 +401,7 @@ async def test_connection_without_a_request_is_cut_at_the_deadline() -> None:
     async with serving(clock=clock, deadlines={"header": deadline}) as server, AsyncExitStack() as stack:
         bystander = await stack.enter_async_context(connected(server))
         bystander.write(request())
-        await welcomed(bystander)
+        await assert_served(bystander)
         crowd = [await stack.enter_async_context(connected(server)) for _ in parts]
         for raw, part in zip(crowd, parts, strict=True):
             raw.write(part)
@@ -411,9 +411,9 @@ async def test_connection_without_a_request_is_cut_at_the_deadline() -> None:
         await passes(clock, 0.5 + 2 * CHECK_INTERVAL)
         await asyncio.gather(*(raw.gone() for raw in crowd))
         assert await server.metric("limit_hits_total", limit="header_deadline") == len(parts)
-        await nobody_waits(server)
+        await assert_none_waiting(server)
         bystander.write(PING)
-        assert await kinds(bystander, 1) == ["pong"]
+        assert await message_kinds(bystander, 1) == ["pong"]
 
 
 async def test_connection_closed_without_a_request_leaves_nothing(server: Running) -> None:
@@ -421,7 +421,7 @@ async def test_connection_closed_without_a_request_leaves_nothing(server: Runnin
     assert isinstance(upgrade_queue, UpgradeQueue)
     async with connected(server):
         await eventually(lambda: len(upgrade_queue.waiting) == 1, lambda: upgrade_queue.waiting)
-    await nobody_waits(server)
+    await assert_none_waiting(server)
     await server.at_rest()
 
 
@@ -453,18 +453,18 @@ async def test_head_above_the_limit_is_refused_by_aiohttp(server: Running) -> No
     async with connected(server) as raw:
         raw.write(b"GET /ws HTTP/1.1\r\nX-Long: " + b"x" * MAX_UPGRADE_HEAD_BYTES)
         assert (await raw.answer()).code == "header_too_large"
-    await nobody_waits(server)
+    await assert_none_waiting(server)
 
 
 # --- many upgrades at once --------------------------------------------------------------------------------------------
 
 
-def crowded() -> AbstractAsyncContextManager[Running]:
+def serving_many() -> AbstractAsyncContextManager[Running]:
     return serving(limits={"connections_per_user": 1_000})
 
 
 async def test_upgrades_of_a_crowd_start_a_few_per_iteration() -> None:
-    async with crowded() as server, AsyncExitStack() as stack:
+    async with serving_many() as server, AsyncExitStack() as stack:
         upgrade_queue = server.service.upgrade_queue
         assert isinstance(upgrade_queue, UpgradeQueue)
         accept, started, iterations, now = upgrade_queue.context.upgrade_handler.accept, list[int](), list[int](), 0
@@ -498,12 +498,12 @@ async def test_upgrades_of_a_crowd_start_a_few_per_iteration() -> None:
         assert len(iterations) >= count // MAX_UPGRADES_PER_ITERATION
         await crowd.pop().gone()
         for raw in crowd:
-            await welcomed(raw)
-        await nobody_waits(server)
+            await assert_served(raw)
+        await assert_none_waiting(server)
 
 
 async def test_queued_upgrades_are_cut_when_the_queue_closes() -> None:
-    async with crowded() as server, AsyncExitStack() as stack:
+    async with serving_many() as server, AsyncExitStack() as stack:
         upgrade_queue = server.service.upgrade_queue
         assert isinstance(upgrade_queue, UpgradeQueue)
         crowd = [await stack.enter_async_context(connected(server)) for _ in range(MAX_UPGRADES_PER_ITERATION + 3)]

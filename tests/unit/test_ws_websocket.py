@@ -35,7 +35,7 @@ class Descriptor:
         return 7
 
 
-class Wire:
+class FakeTransport:
     """A transport whose peer takes a given number of writes."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Wire:
 
 
 @dataclass
-class Heard:
+class RecordingHandler:
     """A MessageHandler that records everything."""
 
     told: list[str | bytes] = field(default_factory=list)
@@ -119,13 +119,13 @@ class Stage:
     def __init__(self, bounds: Bounds = BOUNDS) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
-        self.wire = Wire()
+        self.wire = FakeTransport()
         transport = cast(asyncio.Transport, self.wire)
         self.reads = ReadScheduler(self.clock, self.metrics, bounds.deadlines.message)
         self.budget = ByteBudget(bounds.outbox.node_bytes)
         terms = WebSocketContext(bounds, self.clock, self.metrics, self.reads)
         self.socket = self.wire.socket = WebSocket(terms, transport, account=self.budget.account("t"))
-        self.handler = self.socket.handler = Heard()
+        self.handler = self.socket.handler = RecordingHandler()
         self.socket.connection_made(transport)
 
     def hear(self, *data: bytes) -> None:

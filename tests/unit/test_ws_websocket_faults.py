@@ -20,7 +20,7 @@ from tests.support.clock import FakeClock
 from tests.support.raw import frame
 
 
-class Pipe:
+class FakeTransport:
     """Stands for a transport, and records the calls."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Pipe:
         self.is_aborted = True
 
 
-class Keeper:
+class PausingHandler:
     """A handler that pauses reading after three messages."""
 
     def __init__(self, socket: WebSocket) -> None:
@@ -74,12 +74,12 @@ class Keeper:
         self.is_lost = True
 
 
-def open_socket(*, window_bits: int = 0) -> tuple[WebSocket, Pipe]:
-    pipe = Pipe()
+def open_socket(*, window_bits: int = 0) -> tuple[WebSocket, FakeTransport]:
+    transport = FakeTransport()
     clock, metrics, bounds = FakeClock(), Metrics(), Bounds()
     terms = WebSocketContext(bounds, clock, metrics, ReadScheduler(clock, metrics, bounds.deadlines.message))
     account = ByteBudget(bounds.outbox.node_bytes).account("t")
-    return WebSocket(terms, cast(asyncio.Transport, pipe), window_bits, account=account), pipe
+    return WebSocket(terms, cast(asyncio.Transport, transport), window_bits, account=account), transport
 
 
 def bomb(size: int = 65_000) -> bytes:
@@ -90,55 +90,55 @@ def bomb(size: int = 65_000) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 async def test_frames_received_while_paused_are_all_delivered_in_order(size: int) -> None:
-    socket, pipe = open_socket()
-    socket.handler = keeper = Keeper(socket)
+    socket, transport = open_socket()
+    socket.handler = handler = PausingHandler(socket)
     names = [str(number) for number in range(10)]
     data = b"".join(frame(TEXT, name.encode()) for name in names) + frame(CLOSE, b"\x03\xe8")
     for start in range(0, len(data), size):
         async with asyncio.timeout(5):
-            while not pipe.reads:
-                assert len(keeper.got) % 3 == 0, "nothing comes while reading is paused"
-                before = len(keeper.got)
+            while not transport.reads:
+                assert len(handler.got) % 3 == 0, "nothing comes while reading is paused"
+                before = len(handler.got)
                 socket.resume_reading()
-                assert len(keeper.got) == before, "nor before whoever resumes is done"
+                assert len(handler.got) == before, "nor before whoever resumes is done"
                 await asyncio.sleep(0)
         socket.data_received(data[start : start + size])
     async with asyncio.timeout(5):
-        while not keeper.is_lost:
+        while not handler.is_lost:
             socket.resume_reading()
             await asyncio.sleep(0)
-    assert keeper.got == names
+    assert handler.got == names
 
 
 async def test_reading_resumes_only_after_all_waiting_frames() -> None:
-    socket, pipe = open_socket()
-    socket.handler = keeper = Keeper(socket)
+    socket, transport = open_socket()
+    socket.handler = handler = PausingHandler(socket)
     socket.data_received(b"".join(frame(TEXT, b"x") for _ in range(9)))
-    assert (len(keeper.got), pipe.reads) == (3, False)
+    assert (len(handler.got), transport.reads) == (3, False)
     for taken in (6, 9):
         socket.resume_reading()
         await asyncio.sleep(0)
-        assert (len(keeper.got), pipe.reads) == (taken, False)
+        assert (len(handler.got), transport.reads) == (taken, False)
     socket.resume_reading()
     await asyncio.sleep(0)
-    assert pipe.reads
+    assert transport.reads
 
 
 async def test_frames_before_hello_are_held_in_a_small_number() -> None:
-    socket, pipe = open_socket(window_bits=15)
+    socket, transport = open_socket(window_bits=15)
     socket.handler = arriving = PreAuthBuffer(socket)
     socket.data_received(frame(TEXT, b"x") * MAX_WAITING * 10)
     assert len(arriving.waiting or ()) == MAX_WAITING
-    socket, pipe = open_socket(window_bits=15)
+    socket, transport = open_socket(window_bits=15)
     socket.handler = arriving = PreAuthBuffer(socket)
     socket.data_received(bomb() * 1000)
     assert sum(map(len, arriving.waiting or ())) <= MAX_BYTES + 65_536
-    assert not pipe.reads
+    assert not transport.reads
 
 
 async def test_frames_after_our_close_are_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
     socket, _ = open_socket(window_bits=15)
-    socket.handler = keeper = Keeper(socket)
+    socket.handler = handler = PausingHandler(socket)
     inflated = 0
 
     def inflate(data: bytes, most: int) -> bytes:
@@ -148,24 +148,24 @@ async def test_frames_after_our_close_are_not_inflated(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(deflate, "inflate", inflate)
     socket.data_received(bomb() * 6)
-    assert inflated == len(keeper.got) == 3
+    assert inflated == len(handler.got) == 3
     socket.close(1011, "enough")
     await asyncio.sleep(0)
     socket.data_received(bomb()[:10])
     socket.data_received(
         bomb()[10:] + frame(BINARY, b"x", fin=False) + frame(PING) + frame(CONTINUATION, b"y") + bomb()
     )
-    assert inflated == len(keeper.got) == 3
+    assert inflated == len(handler.got) == 3
     socket.data_received(frame(CLOSE, b"\x03\xe8"))
-    assert keeper.is_lost, "the peer's goodbye is heard"
+    assert handler.is_lost, "the peer's goodbye is heard"
 
 
 async def test_violation_while_paused_is_read_until_the_peer_closes() -> None:
-    socket, pipe = open_socket()
-    socket.handler = Keeper(socket)
+    socket, transport = open_socket()
+    socket.handler = PausingHandler(socket)
     socket.data_received(frame(TEXT, b"x") * 3 + frame(3))
-    assert not pipe.reads
+    assert not transport.reads
     socket.resume_reading()
     await asyncio.sleep(0)
     assert socket.close_code == 1002
-    assert pipe.reads
+    assert transport.reads
