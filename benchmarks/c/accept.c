@@ -30,7 +30,7 @@ static void sha1_block(uint32_t state[5], const uint8_t block[BLOCK]) {
     state[0] += a, state[1] += b, state[2] += c, state[3] += d, state[4] += e;
 }
 
-/* Of at most two blocks, less the padding: all that a handshake needs. */
+/* SHA-1 of at most two blocks, enough for a handshake. */
 static void sha1(const uint8_t *bytes, size_t size, uint8_t digest[DIGEST]) {
     uint32_t state[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
     uint8_t padded[2 * BLOCK] = {0};
@@ -66,6 +66,6 @@ void accept_of_key(const char *key, size_t size, char accept[ACCEPT_SIZE + 1]) {
 
 void accept_new_key(char key[KEY_SIZE + 1]) {
     uint8_t bytes[16];
-    if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes) abort(); /* so few bytes are given whole, or never */
+    if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes) abort(); /* short reads do not happen for so few bytes */
     base64(bytes, sizeof bytes, key);
 }

@@ -36,7 +36,7 @@ static void chain_remove(struct chain *chain, struct event *event) {
     chain->count--;
 }
 
-/* Stamps follow each other closely or at even distances: multiplied they fall anywhere. */
+/* Multiplication spreads stamps that are close or evenly spaced. */
 static size_t home(uint64_t stamp) { return (size_t)(stamp * 0x9E3779B97F4A7C15u >> 32) & (book.slots - 1); }
 
 static void table_put(struct event *event) {
@@ -52,7 +52,7 @@ struct event *book_find(uint64_t stamp) {
     return NULL;
 }
 
-/* Closes the hole with those behind it that may stand there. */
+/* Moves later entries into the freed place. */
 static void table_remove(struct event *event) {
     size_t mask = book.slots - 1, hole = home(event->stamp);
     while (book.table[hole] != event) hole = (hole + 1) & mask;

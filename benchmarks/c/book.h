@@ -12,41 +12,41 @@ or none that it should have got; events that have reached everybody are kept a w
 struct event {
     uint64_t stamp; /* µs of CLOCK_MONOTONIC + 10^15 */
     uint32_t room, publisher;
-    uint32_t awaited; /* connections that it has not reached */
-    bool alone;       /* it is for its publisher only */
-    bool under_way;   /* neither complete nor given up */
-    struct event *older, *newer; /* among those under way, or those complete */
+    uint32_t awaited; /* connections that have not received it */
+    bool alone;       /* only its publisher receives it */
+    bool under_way;   /* neither complete nor lost */
+    struct event *older, *newer; /* in the list of events in flight, or of complete ones */
     uint64_t had[];   /* a bit for each member of the room */
 };
 
 enum delivery { FIRST, AGAIN, STRAY, BEFORE };
 
-/* Begins empty; connection u is member u / rooms of room u % rooms. */
+/* Creates empty books. Connection u is member u / rooms of room u % rooms. */
 void book_begin(uint32_t connections, uint32_t rooms);
 
-/* Forgets all events; deliveries of those, and of whatever has a stamp below `now`, are BEFORE from here on. */
+/* Removes all events. Later deliveries of them, and of stamps below `now`, return BEFORE. */
 void book_clear(uint64_t now);
 
-/* A new event. Stamps must grow. */
+/* Adds an event. Stamps must increase. */
 struct event *book_open(uint64_t stamp, uint32_t publisher, uint32_t awaited, bool alone);
 
-/* Enters a delivery. FIRST: `*event` is it, and one less awaits it. */
+/* Records a delivery. FIRST: `*event` is the event, and one connection less awaits it. */
 enum delivery book_deliver(uint64_t stamp, uint32_t connection, struct event **event);
 
-/* The event with this stamp, or NULL. */
+/* Returns the event with this stamp, or NULL. */
 struct event *book_find(uint64_t stamp);
 
-/* It has reached everybody, or is awaited no more. */
+/* Marks an event as complete. */
 void book_complete(struct event *event);
 
-/* It is no more under way, but may still arrive. */
+/* Marks an event as lost; it may still arrive. */
 void book_give_up(struct event *event);
 
-/* The oldest that is under way; the others by `newer`. */
+/* Returns the oldest event in flight; `newer` leads to the others. */
 struct event *book_oldest(void);
 size_t book_under_way(void);
 
-/* This connection will get nothing more: what it has not had does not await it. Completes nothing: see who is left with 0. */
+/* Removes a connection from all events that it has not received. The caller completes events with 0 awaited. */
 void book_forget(uint32_t connection);
 
 #endif

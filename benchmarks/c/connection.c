@@ -52,7 +52,7 @@ void connection_cut(struct connection *connection) {
     if (connection->state != CLOSED) discard(connection);
 }
 
-/* The server has ended it, or has broken a rule. */
+/* The server ended the connection or broke a rule. */
 static void ended(struct connection *connection, const char *why) {
     static const char *const doing[] = {"after its end", "while connecting", "while upgrading", "before it had joined", "once joined"};
     if (connection->state == CLOSED) return;
@@ -114,7 +114,7 @@ static void mark_dirty(struct connection *connection) {
 }
 
 void connections_flush(void) {
-    for (size_t n = 0; n < shared.dirty_count; n++) { /* one that ends here may make others publish, who are added behind */
+    for (size_t n = 0; n < shared.dirty_count; n++) { /* an ending connection may make others publish, which are appended */
         struct connection *connection = &load.connections[shared.dirty[n]];
         connection->dirty = false;
         flush(connection);
@@ -141,7 +141,7 @@ static struct filling filling_of(const struct connection *connection) {
     return (struct filling){.number = connection->number, .room = connection->room};
 }
 
-/* The template filled in; it holds until the next call. */
+/* Returns the rendered template, valid until the next call. */
 static const struct buffer *filled(const struct template *template, const struct connection *connection) {
     struct filling filling = filling_of(connection);
     shared.text.size = 0;
@@ -156,11 +156,11 @@ static void connection_open(struct connection *connection) {
     connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (connection->fd < 0) die("connection %u: no socket: %s", connection->number, strerror(errno));
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (connection->slow) setsockopt(connection->fd, SOL_SOCKET, SO_RCVBUF, &space, sizeof space); /* before the SYN, it fixes the window */
+    if (connection->slow) setsockopt(connection->fd, SOL_SOCKET, SO_RCVBUF, &space, sizeof space); /* before the SYN, which fixes the window */
     if (shared.loopback && load.job.sources > 1) {
         struct sockaddr_in source = {.sin_family = AF_INET};
         source.sin_addr.s_addr = htonl(0x7F000001 + connection->number % (uint32_t)load.job.sources);
-        /* the port is chosen when connecting, when the other end is known: one port can serve several servers */
+        /* the kernel chooses the port on connect, so one port can serve several servers */
         setsockopt(connection->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
         if (bind(connection->fd, (struct sockaddr *)&source, sizeof source) < 0)
             die("connection %u: it cannot come from %s: %s", connection->number, inet_ntoa(source.sin_addr), strerror(errno));
@@ -229,7 +229,7 @@ static void connected(struct connection *connection) {
     flush(connection);
 }
 
-/* The value of a header of the answer, up to the end of its line; NULL if there is none. `head` ends with NUL. */
+/* Returns the value of a response header, up to the end of its line; NULL if there is none. `head` ends with NUL. */
 static const char *header_of(const char *head, const char *name, size_t *size) {
     char line[64];
     snprintf(line, sizeof line, "\r\n%s:", name);
@@ -263,7 +263,7 @@ static void joined_if_so(struct connection *connection) {
     connections_open_more();
 }
 
-/* Sends all `open` lines up to the next that is awaited. */
+/* Sends all `open` lines up to the next `open_expect`. */
 static void send_steps(struct connection *connection) {
     for (; connection->step < load.job.steps.count && !load.job.steps.at[connection->step].awaited; connection->step++) {
         const struct buffer *text = filled(&load.job.steps.at[connection->step].text, connection);
@@ -271,7 +271,7 @@ static void send_steps(struct connection *connection) {
     }
 }
 
-/* A message of one that has not joined. */
+/* Handles a message of a connection that has not joined. */
 static void opening_text(struct connection *connection, const char *text, size_t size) {
     const char *at = text, *end = text + size;
     if (!connection->joined_seen) {
@@ -289,7 +289,7 @@ static void opening_text(struct connection *connection, const char *text, size_t
     joined_if_so(connection);
 }
 
-/* Takes the answer to the upgrade; returns its bytes, 0 if it has not come whole. `bytes` ends with NUL. */
+/* Parses the response to the upgrade; returns its length, or 0 if it is incomplete. `bytes` ends with NUL. */
 static size_t take_upgrade(struct connection *connection, const char *bytes, size_t size) {
     const char *end = memmem(bytes, size, "\r\n\r\n", 4);
     if (end == NULL) {
@@ -383,7 +383,7 @@ static void take_frame(struct connection *connection, const struct head *head, c
     }
 }
 
-/* Takes the frames that are whole; returns their bytes. */
+/* Handles complete frames; returns their length. */
 static size_t take_frames(struct connection *connection, const char *bytes, size_t size) {
     size_t at = 0, head_size;
     struct head head;
@@ -421,11 +421,11 @@ static void take_bytes(struct connection *connection) {
 
 static void handle(uint32_t number, uint32_t events) {
     struct connection *connection = &load.connections[number];
-    if (connection->state == CLOSED) return; /* by an earlier event of the same bunch */
+    if (connection->state == CLOSED) return; /* by an earlier event of the same batch */
     if (connection->state == CONNECTING) {
         connected(connection);
     } else if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-        take_bytes(connection); /* an error is read, too, behind what came before it */
+        take_bytes(connection); /* reading also reports an error, after the data before it */
     }
     if (events & EPOLLOUT) flush(connection);
     connections_flush();

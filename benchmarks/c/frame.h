@@ -16,10 +16,10 @@ struct head {
     uint64_t size; /* of the payload */
 };
 
-/* Reads a head; returns its bytes, or 0 if it has not come whole. */
+/* Reads a head; returns its length, or 0 if it is incomplete. */
 size_t frame_read(const uint8_t *bytes, size_t size, struct head *head);
 
-/* Writes the head of a final frame; `mask` may be NULL. Returns its bytes. */
+/* Writes the head of a final frame; `mask` may be NULL. Returns its length. */
 size_t frame_write(uint8_t bytes[HEAD_LIMIT], uint8_t opcode, uint64_t size, const uint8_t mask[4]);
 
 /* Masks or unmasks in place, section 5.3. */

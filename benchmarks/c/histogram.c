@@ -2,7 +2,7 @@
 
 #include <inttypes.h>
 
-/* The greatest value that falls into the cell. */
+/* Returns the largest value of a cell. */
 static uint64_t upper(unsigned cell) {
     if (cell < STEPS) return cell;
     unsigned octave = cell / STEPS - 1;

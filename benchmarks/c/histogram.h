@@ -1,4 +1,4 @@
-/* Counts by value, in steps that grow with the value: 64 to each power of two, so within 1.6 %. */
+/* A log-linear histogram: 64 steps for each power of two, so values are exact to 1.6 %. */
 #ifndef HISTOGRAM_H
 #define HISTOGRAM_H
 
@@ -26,7 +26,7 @@ static inline void histogram_add(struct histogram *histogram, uint64_t value) {
     histogram->cells[histogram_cell(value)]++;
 }
 
-/* The value that `share` (0 to 1) of all do not exceed; 0 if there is none. */
+/* Returns the quantile `share` (0 to 1); 0 without values. */
 uint64_t histogram_quantile(const struct histogram *histogram, double share);
 
 /* Writes {"p50": …, "p90": …, "p99": …, "p999": …, "max": …, "mean": …, "count": …}. */

@@ -14,7 +14,7 @@
 
 #include "loop.h"
 
-/* A connection for publications; one request at a time. */
+/* A connection for publishing; one request at a time. */
 struct line {
     int fd;
     uint32_t interest;
@@ -32,7 +32,7 @@ struct request {
 static struct {
     struct line *lines;
     struct sockaddr_in server;
-    struct request *oldest, **end; /* those that wait for a line */
+    struct request *oldest, **end; /* requests that wait for a connection */
     struct buffer text;
     char refusal[120];
 } http;
@@ -70,7 +70,7 @@ static void line_flush(struct line *line) {
     while (line->sent < line->out.size) {
         ssize_t sent = send(line->fd, line->out.at + line->sent, line->out.size - line->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno == EINTR) continue;
-        if (sent < 0) break; /* not yet connected, or full; an error is read */
+        if (sent < 0) break; /* not connected yet, or full; reading reports an error */
         line->sent += (size_t)sent;
         load.phase.bytes_out += (uint64_t)sent;
     }
@@ -123,7 +123,7 @@ static void line_next(struct line *line) {
     free(request);
 }
 
-/* Whether the answer has come whole. `bytes` ends with NUL. */
+/* Returns whether the response is complete. `bytes` ends with NUL. */
 static bool is_whole(const char *bytes, size_t size, bool *last) {
     const char *end = strstr(bytes, "\r\n\r\n");
     if (end == NULL) return false;
@@ -146,7 +146,7 @@ static void handle(uint32_t number, uint32_t events) {
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR))) return;
     ssize_t got = recv(line->fd, buffer_grow(&line->in, 65537), 65536, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (got <= 0) { /* between two requests a server may close as it likes */
+    if (got <= 0) { /* a server may close an idle connection */
         const char *why = got ? strerror(errno) : "the server closed the connection";
         line_close(line);
         if (line->busy) {

@@ -1,4 +1,4 @@
-/* Publications by HTTP. */
+/* Publishing by HTTP. */
 #ifndef HTTP_H
 #define HTTP_H
 

@@ -11,11 +11,11 @@ static z_stream *new_inflater(void) {
 }
 
 static void inflate_into(const struct connection *connection, z_stream *stream, const char *payload, size_t size, struct buffer *text) {
-    static const char tail[4] = {0, 0, (char)0xff, (char)0xff}; /* what the sender has left out, section 7.2.2 */
+    static const char tail[4] = {0, 0, (char)0xff, (char)0xff}; /* omitted by the sender, section 7.2.2 */
     const char *parts[] = {payload, tail};
     size_t sizes[] = {size, sizeof tail};
     for (int n = 0; n < 2; n++) {
-        stream->next_in = (Bytef *)(uintptr_t)parts[n]; /* zlib writes nothing there, it lacks the const */
+        stream->next_in = (Bytef *)(uintptr_t)parts[n]; /* zlib does not write there; its API lacks the const */
         stream->avail_in = (uInt)sizes[n];
         int result;
         do {
@@ -30,7 +30,7 @@ static void inflate_into(const struct connection *connection, z_stream *stream, 
     }
 }
 
-/* Those without context that go to many are the same bytes: a few are remembered. */
+/* Messages without context takeover are the same bytes for many connections: cache a few. */
 const struct buffer *inflated(struct connection *connection, const char *payload, size_t size) {
     enum { REMEMBERED = 16 };
     static struct { struct buffer payload, text; } known[REMEMBERED];

@@ -4,7 +4,7 @@
 
 #include "shared.h"
 
-/* The text of a compressed message; it holds until the next one. */
+/* Returns the text of a compressed message, valid until the next call. */
 const struct buffer *inflated(struct connection *connection, const char *payload, size_t size);
 void inflate_end(struct connection *connection);
 

@@ -97,7 +97,7 @@ static void *append(void *items, size_t *count, size_t size) {
 
 static int hex(char digit) { return isdigit((unsigned char)digit) ? digit - '0' : tolower((unsigned char)digit) - 'a' + 10; }
 
-/* Undoes the escapes in place; returns how many bytes are left. They may be NUL. */
+/* Decodes escapes in place and returns the length. The bytes may be NUL. */
 static size_t unescape(const struct reader *reader, char *value) {
     char *out = value;
     for (const char *in = value; *in; in++) {
@@ -214,7 +214,7 @@ static void add_answer(const struct reader *reader, struct job *job, char *value
     APPEND(job->answers, (struct answer){value, text, question_size, text_size});
 }
 
-/* Takes the keys whose values are bytes; false if it is another. */
+/* Sets keys with byte values; returns false for other keys. */
 static bool read_bytes(const struct reader *reader, struct job *job, char *value) {
     if (IS("answer")) {
         add_answer(reader, job, value);

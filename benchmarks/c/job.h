@@ -1,4 +1,4 @@
-/* The job file: what `load` is to do. Its format is JOB.md. */
+/* The job file of `load`. JOB.md describes the format. */
 #ifndef JOB_H
 #define JOB_H
 
@@ -6,17 +6,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes that grow. */
+/* A growing byte buffer. */
 struct buffer {
     char *at;
     size_t size, space;
 };
 
-/* Makes room for `more` bytes behind the others and returns where they go; `size` is not changed. */
+/* Reserves `more` bytes at the end and returns their place; `size` does not change. */
 char *buffer_grow(struct buffer *buffer, size_t more);
 void buffer_add(struct buffer *buffer, const void *bytes, size_t size);
 
-/* Writes a sentence on stderr and ends the process with 1. */
+/* Prints an error and exits with status 1. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 struct piece {
@@ -25,13 +25,13 @@ struct piece {
     size_t size;
 };
 
-/* Bytes with places to fill in. */
+/* A template: bytes with placeholders. */
 struct template {
     struct piece *pieces;
     size_t count;
 };
 
-/* What is filled in. */
+/* The values of the placeholders. */
 struct filling {
     uint32_t number, room;
     uint64_t stamp, id;
@@ -70,10 +70,10 @@ struct job {
     LISTS(LIST)
 };
 
-/* Reads the file and puts defaults; ends the process with a sentence that names file and line when it is wrong. */
+/* Reads the file and sets defaults. Exits with an error that names file and line if the file is wrong. */
 void job_read(struct job *job, const char *path);
 
-/* Appends the template, filled in. */
+/* Appends the rendered template. */
 void template_fill(const struct template *template, const struct job *job, const struct filling *filling, struct buffer *out);
 
 #endif

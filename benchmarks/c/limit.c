@@ -26,10 +26,10 @@ enum { ROOMS_LIMIT = 65536, BUNCH = 512, BACKLOG = 4096, INPUT = 64 << 10, OUTBO
 
 struct member {
     int fd;
-    bool upgraded, echo, writing; /* writing: something is left in `out` */
-    uint32_t room, place;         /* its index among the members of the room */
+    bool upgraded, echo, writing; /* writing: `out` has unsent data */
+    uint32_t room, place;         /* its index in the room's members */
     size_t sent;
-    struct buffer in, out; /* the beginning of a frame; what the kernel had no room for */
+    struct buffer in, out; /* an incomplete frame; unsent data */
 };
 
 static struct {
@@ -57,7 +57,7 @@ static void leave(struct member *member) {
     last->place = member->place;
 }
 
-/* To be called only where no loop over the room's members is under way. */
+/* Do not call inside a loop over the room's members. */
 static void end(struct member *member) {
     if (member->upgraded) leave(member);
     close(member->fd);
@@ -71,11 +71,11 @@ static void watch(struct member *member, int how) {
     if (epoll_ctl(epoll, how, member->fd, &event) < 0) die("epoll: %s", strerror(errno));
 }
 
-/* One send. What the kernel does not take waits; a reader that is megabytes behind is shut out, and ends by its next event. */
+/* Sends once and queues the rest. A reader that is megabytes behind is shut down, and ends at its next event. */
 static void give(struct member *member, const uint8_t *bytes, size_t size) {
     ssize_t sent = 0;
     if (!member->writing && (sent = send(member->fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT)) == (ssize_t)size) return;
-    if (sent < 0 && errno != EAGAIN) return; /* its end comes as an event */
+    if (sent < 0 && errno != EAGAIN) return; /* the error comes as an event */
     if (sent < 0) sent = 0;
     if (member->out.size > OUTBOX_LIMIT) {
         shutdown(member->fd, SHUT_RDWR);
@@ -132,7 +132,7 @@ static void pass_on(struct member *member, uint8_t *payload, const struct head *
     for (uint32_t n = 0, count = rooms[member->room].count; n < count; n++) give(members[n], frame, size + head->size);
 }
 
-/* Takes what is whole; returns its bytes, or -1 when this is the end of the connection. */
+/* Handles complete frames; returns their length, or -1 at the end of the connection. */
 static ssize_t take(struct member *member, uint8_t *bytes, size_t size) {
     size_t at = 0, head_size;
     struct head head;

@@ -1,4 +1,4 @@
-/* load: many WebSocket connections to one server, from one thread. JOB.md says what it can do and what it reports. */
+/* load: many WebSocket connections to one server, in one thread. JOB.md describes its features and its report. */
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -17,7 +17,7 @@
 
 static struct {
     bool ended;      /* stdin */
-    unsigned passed; /* lines read and not used */
+    unsigned passed; /* lines read but not used */
     uint32_t interest;
 } gate;
 
@@ -36,7 +36,7 @@ static void read_gate(void) {
 }
 
 static void gate_came(uint32_t number, uint32_t events) {
-    (void)number, (void)events; /* there is one, and an error is read */
+    (void)number, (void)events; /* there is only one; reading reports an error */
     read_gate();
 }
 
@@ -46,7 +46,7 @@ static void gate_open(void) {
     else if (errno != EPERM) gate.ended = true; /* EPERM: a file, always ready. Otherwise it is closed */
 }
 
-/* Says the word, and serves the connections until a line comes. */
+/* Prints a word, and serves the connections until a line arrives. */
 static void gate_wait(const char *word) {
     if (!load.job.gate) return;
     fprintf(stderr, "%s\n", word);
@@ -80,12 +80,12 @@ static void stop_slow(void) {
         connection_update(&load.connections[number]);
 }
 
-/* Lets the slow ones read what there is for them. */
+/* Lets slow connections read their pending data. */
 static void drain_slow(void) {
     enum { QUIET = 300000, LONGEST = 2000000 }; /* µs */
     uint64_t end = clock_us() + LONGEST, before = (uint64_t)-1;
     if (load.job.slow == 0) return;
-    stop_slow(); /* which ends it, now that it is over */
+    stop_slow(); /* ends them after the phase */
     while (clock_us() < end && before != load.phase.bytes_in) {
         before = load.phase.bytes_in;
         poll_for(QUIET);

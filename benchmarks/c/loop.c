@@ -7,7 +7,7 @@
 #include "shared.h"
 
 enum { BUNCH = 512, KINDS = TIMER + 1 };
-static const uint32_t WATCHED = 1 << 26;        /* a bit that epoll has no use for: the file is known there */
+static const uint32_t WATCHED = 1 << 26;        /* a bit that epoll does not use: the file is registered */
 
 static struct {
     int epoll;

@@ -21,22 +21,22 @@ struct connection {
     int fd;
     uint32_t number, room, interest;
     enum state state;
-    bool slow, joined_seen, dirty; /* dirty: has something to send that was not tried yet */
+    bool slow, joined_seen, dirty; /* dirty: has new data to send */
     size_t step;                   /* of the job's, next */
     uint64_t began;                /* µs, its SYN */
     size_t sent;                   /* of `out` */
-    struct buffer held, out;       /* the beginning of a frame; what is still to be sent */
+    struct buffer held, out;       /* an incomplete frame; unsent data */
     struct buffer message;         /* fragments of an unfinished message */
     bool fragmented, message_compressed;
-    void *inflater; /* its own, where the server keeps its window from one message to the next */
+    void *inflater; /* its own, if the server uses context takeover */
     bool takeover;
     /* where each waits for its own */
-    uint64_t stamp; /* of its event under way; 0: none */
+    uint64_t stamp; /* of its event in flight; 0: none */
     uint64_t turns_left;
     bool own_came, acknowledged;
 };
 
-/* What is counted in one phase. */
+/* The counters of one phase. */
 struct phase {
     uint64_t published, expected, deliveries, duplicated, strayed;
     uint64_t frames_in, compressed_in, bytes_in, bytes_out, pings, closed, refused, timeouts;
@@ -49,7 +49,7 @@ struct load {
     struct connection *connections;
     uint32_t *members; /* of each room: those that are awaited */
     uint32_t alive, joined, opening, next_to_open, slow_closed;
-    uint64_t now, slow_deliveries; /* now: µs of CLOCK_MONOTONIC + 10^15, read once for each bunch of bytes */
+    uint64_t now, slow_deliveries; /* now: µs of CLOCK_MONOTONIC + 10^15, read once for each read from the kernel */
     struct phase phase;
     struct histogram latency, connecting;
     bool measuring, over, progress; /* over: after the measured phase */

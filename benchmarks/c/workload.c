@@ -13,15 +13,15 @@
 #include "loop.h"
 
 enum { STAMP_DIGITS = 16 };
-static const uint64_t LOOK = 20000; /* µs between two looks for events to give up */
+static const uint64_t LOOK = 20000; /* polling interval for lost events, µs */
 
 static struct {
     bool publishing;
-    uint64_t until;       /* µs; nothing is published after */
+    uint64_t until;       /* µs; no publishing after it */
     uint64_t last_stamp;
     uint64_t ids, first_id;
-    uint64_t busy;        /* connections with a turn under way */
-    uint64_t able;        /* of those that publish, still connected */
+    uint64_t busy;        /* connections with an event in flight */
+    uint64_t able;        /* publishing connections that are still open */
     uint64_t scheduled;   /* events of `rate` so far */
     int timer;
     struct buffer text;
@@ -37,7 +37,7 @@ static uint64_t stamp_from(uint64_t time) {
 static void publish(const struct connection *connection, uint64_t stamp) {
     struct filling filling = {
         .number = connection->number, .room = connection->room, .stamp = stamp, .whole = load.job.payload, .padding = load.job.padding,
-        /* within 32 bits, and ahead of what earlier runs have used: one more each 10 µs since some point in time */
+        /* within 32 bits, and above those of earlier runs: increases every 10 µs */
         .id = 1000000000 + (work.first_id + work.ids++) % 3000000000,
     };
     bool alone = load.job.workload == ECHO;
@@ -75,10 +75,10 @@ static void turn_over(struct connection *connection) {
     next_turn(connection);
 }
 
-/* When event n of `rate` is due. */
+/* Returns the time of event n of `rate`. */
 static uint64_t due(uint64_t n) { return load.phase.began + (uint64_t)((double)n * 1e6 / load.job.rate); }
 
-/* Sets the timer to the next event, or off. Each time anew and absolutely: an interval that is rounded drifts away from `due`. */
+/* Sets the timer to the next event, or off. Absolute times, because a rounded interval would drift. */
 static void set_timer(bool on) {
     enum { LEAST = 50 }; /* µs between two expirations; at higher rates several events are then due at once */
     struct itimerspec set = {0};
@@ -92,9 +92,9 @@ static void set_timer(bool on) {
 }
 
 static void timer(uint32_t number, uint32_t events) {
-    (void)number, (void)events; /* there is one, and it can only have expired */
+    (void)number, (void)events; /* there is only one timer, and it has expired */
     uint64_t expirations;
-    if (read(work.timer, &expirations, sizeof expirations) < 0) return; /* a stale event of a timer set anew */
+    if (read(work.timer, &expirations, sizeof expirations) < 0) return; /* a stale event of a timer that was set again */
     for (uint64_t intended; (intended = due(work.scheduled)) <= load.now && intended < work.until;) {
         const struct connection *connection = &load.connections[work.scheduled++ % load.job.active];
         if (connection->state == JOINED) publish(connection, stamp_from(intended));
@@ -114,7 +114,7 @@ static void echo_done(struct connection *connection) {
 }
 
 static void echo_came(struct connection *connection, struct event *event) {
-    if (connection->stamp != event->stamp) { /* it had been given up */
+    if (connection->stamp != event->stamp) { /* it counted as lost */
         histogram_add(&load.latency, load.now - event->stamp);
         book_complete(event);
         return;
@@ -153,7 +153,7 @@ static void delivered(struct connection *connection, uint64_t stamp) {
     }
 }
 
-/* Reads the digits of a stamp; false if they are none. */
+/* Parses a stamp; returns false if it is not digits. */
 static bool stamp_at(const char *at, uint64_t *stamp) {
     uint64_t value = 0;
     for (int n = 0; n < STAMP_DIGITS; n++) {
@@ -181,7 +181,7 @@ static void take_text(struct connection *connection, const char *text, size_t si
     }
 }
 
-/* --- what goes wrong --- */
+/* --- errors --- */
 
 static void give_up_old(void) {
     uint64_t limit = (uint64_t)(load.job.patience * 1e6);
@@ -294,7 +294,7 @@ void workload_phase(double seconds) {
     book_clear(load.now);
     count_members();
     work.busy = work.scheduled = 0;
-    work.publishing = load.job.workload != CONNECT && load.job.workload != STORM; /* those end by nothing but their last */
+    work.publishing = load.job.workload != CONNECT && load.job.workload != STORM; /* those end only with their last connection */
     load.phase.began = load.phase.ended = load.now;
     work.until = load.now + (uint64_t)(seconds * 1e6);
     load.phase.cpu = cpu_seconds();

@@ -1,8 +1,8 @@
-/* What is published when, and what comes of it. */
+/* Workloads: publishing and counting. */
 #ifndef WORKLOAD_H
 #define WORKLOAD_H
 
-void workload_begin(void); /* makes the connections, too */
+void workload_begin(void); /* also creates the connections */
 void workload_phase(double seconds);
 
 #endif
