@@ -46,7 +46,7 @@ from service.core.quota import QuotaStore
 from service.core.tickets import TicketStore
 from service.protocol.messages import SYSTEM_TYPES
 from service.realtime.bounds import Bounds
-from service.realtime.cluster.messages import OWN_CHANNELS
+from service.realtime.cluster.messages import INTERNAL_CHANNELS
 from service.realtime.cluster.store_clock import StoreClock
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.node import Node, Ports
@@ -230,14 +230,14 @@ def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metri
     """The broker that the settings name, not started yet."""
     broker = settings.broker
     if broker.url.startswith("redis"):
-        return RedisBroker(redis_config(settings), metrics, store_clock.read)
+        return RedisBroker(redis_config(settings), metrics, store_clock.record)
     if broker.url != "memory://":
-        return NatsBroker(nats_config(settings), store_clock, metrics, store_clock.read)
+        return NatsBroker(nats_config(settings), store_clock, metrics, store_clock.record)
     memory = MemoryBroker(
         clock,
         idempotency_window=broker.idempotency_window,
         idempotency_entries=broker.idempotency_entries,
-        channels=broker.channels + _own_channels(settings),
+        channels=broker.channels + _internal_channels(settings),
         max_bytes=broker.bytes,
         empty_ttl=broker.empty_ttl,
     )
@@ -247,9 +247,9 @@ def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metri
     return memory
 
 
-def _own_channels(settings: Settings) -> int:
+def _internal_channels(settings: Settings) -> int:
     revoking = {key.tenant for key in settings.all_api_keys()}
-    return OWN_CHANNELS + len(revoking) + bool(settings.probe.interval)
+    return INTERNAL_CHANNELS + len(revoking) + bool(settings.probe.interval)
 
 
 Stores = tuple[PresenceStore, TicketStore, QuotaStore, Callable[[], Awaitable[None]]]

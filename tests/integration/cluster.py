@@ -15,8 +15,8 @@ import pytest
 
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
-from service.realtime.cluster import control
-from service.realtime.cluster.revocation_log import RevocationList
+from service.realtime.cluster import requests
+from service.realtime.cluster.revocation_log import TenantRevocations
 from tests.support.harness import Client, Running, eventually, serving, token
 from tests.support.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
 
@@ -40,9 +40,9 @@ class Member:
         return lambda kind: counter.labels(kind=kind).value
 
     @property
-    def revoked(self) -> RevocationList:
+    def revoked(self) -> TenantRevocations:
         """What it follows of the default tenant's revocations."""
-        return self.server.service.node.cluster.revocations._lists["default"]
+        return self.server.service.node.cluster.revocations._by_tenant["default"]
 
 
 class Cluster:
@@ -61,7 +61,7 @@ class Cluster:
         self.members.append(member)
         wanted = len(self.members) - 1
         await eventually(
-            lambda: all(len(one.server.service.node.cluster.membership.alive()) >= wanted for one in self.members)
+            lambda: all(len(one.server.service.node.cluster.membership.states()) >= wanted for one in self.members)
         )
         return member
 
@@ -88,7 +88,7 @@ async def refused(server: Running, offered: str) -> None:
 def unheard() -> Iterator[None]:
     """For questions to a node that does not hear them: there is no point in waiting for its answer."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(control, "ANSWER_TIMEOUT", 0.1)
+        patch.setattr(requests, "RESPONSE_TIMEOUT", 0.1)
         yield
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from service.realtime.cluster import control
-from service.realtime.cluster.messages import NODE_STATE
+from service.realtime.cluster import heartbeat, requests
+from service.realtime.cluster.messages import NODE_STATE_RETENTION
 from tests.integration.cluster import BUSES
 from tests.support.harness import DEADLINE, Running, serving
 from tests.support.shared_broker import Bus
@@ -17,8 +17,8 @@ from tests.support.shared_broker import Bus
 @pytest.fixture(autouse=True)
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes wait for answers until they come, and no beat comes to the help of what must do without."""
-    monkeypatch.setattr(control, "ANSWER_TIMEOUT", DEADLINE)
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", NODE_STATE.ttl / 2)
+    monkeypatch.setattr(requests, "RESPONSE_TIMEOUT", DEADLINE)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", NODE_STATE_RETENTION.ttl / 2)
 
 
 @pytest_asyncio.fixture

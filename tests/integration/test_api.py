@@ -487,7 +487,7 @@ async def test_token_revoked_between_check_and_connection_is_closed(server: Runn
     opening = asyncio.create_task(Client.open(server, hello=False, query=f"?ticket={ticket}"))
     await asyncio.wait_for(tickets.asked.wait(), DEADLINE)
     await post(server, "/tokens/revoke", {"jti": "t"})
-    await eventually(lambda: node.cluster.revocations._timer is None)
+    await eventually(lambda: node.cluster.revocations._enforce_timer is None)
     tickets.go_on.set()
     assert await (await opening).closed() == 4401
 

@@ -70,7 +70,7 @@ async def test_nats_presence_tickets_and_receipts_of_nodes_that_disagree() -> No
         nodes = []
         for ahead in (0.0, HOUR, -HOUR):
             clock = StoreClock(WrongClock(ahead), Metrics())
-            broker = NatsBroker(where, clock, Metrics(), clock.read)
+            broker = NatsBroker(where, clock, Metrics(), clock.record)
             await broker.start(RecordingSink())
             nodes.append((broker, Documents(broker), clock))
         room = ChannelKey("acme", "room:1")
@@ -95,10 +95,10 @@ async def test_slow_node_holds_a_revocation_for_as_long_as_it_takes_the_token() 
     slow = FakeClock()
     async with serving(clock=slow, auth={"revocation_ttl": 60.0}) as server:
         revocations, store = server.service.node.cluster.revocations, server.service.store_clock
-        store.read("store", START + HOUR, 0.0)
+        store.record("store", START + HOUR, 0.0)
         await revocations.revoke_token("default", "t-1", "")
         identity = Identity("default", "ann", token_id="t-1", issued_at=START, expires_at=None)
         slow.advance(90.0)
-        revocations.tend()
+        revocations.maintain()
         with pytest.raises(ServiceError):  # by its own clock the token lives
             revocations.check(identity)

@@ -19,15 +19,16 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
-from service.realtime.cluster import control
+from service.realtime.cluster import heartbeat, requests
 from service.realtime.cluster.messages import (
-    COMMANDS,
-    CONTROL,
+    COMMAND_RETENTION,
     NODES,
+    REQUESTS,
+    CloseConnections,
     Disconnect,
-    decode_state,
+    decode_node_state,
     encode,
-    revocations_of,
+    revocations_channel,
 )
 from service.telemetry import log
 from service.web.problem import MAX_RETRY_AFTER
@@ -38,7 +39,7 @@ from tests.support.shared_broker import Bus, SharedBroker
 
 pytestmark = pytest.mark.slow
 
-REVOCATIONS = revocations_of("default")
+REVOCATIONS = revocations_channel("default")
 
 # --- commands ------------------------------------------------------------------------------------------------------------
 
@@ -51,7 +52,7 @@ async def test_disconnect_reaches_every_node_and_counts_on_all(make_bus: Callabl
             began = time.monotonic()
             answer = await post(first, "/users/ann/disconnect", {"reason": "moved out"})
             assert answer == {"connections": 3, "nodes": 3, "complete": True}
-            assert time.monotonic() - began < control.ANSWER_TIMEOUT, "it does not wait when all have answered"
+            assert time.monotonic() - began < requests.RESPONSE_TIMEOUT, "it does not wait when all have answered"
             assert await codes == [4403] * 3
             await ben.silence()
         assert [member.commands("disconnect") for member in nodes.members] == [1, 1, 1]
@@ -79,10 +80,9 @@ async def test_listed_connections_are_closed_wherever_they_are(make_bus: Callabl
         async with first.client() as here, second.client() as there, second.client() as spared:
             ids = [here.welcome["connection"], there.welcome["connection"], "nobody"]
             codes = ends(here, there)
-            tally = await first.service.node.cluster.control.close_connections(
-                ids, CloseCode.REPLACED, "a newer session"
-            )
-            assert (tally.counts, tally.nodes, tally.complete) == ([2], 2, True)
+            request = CloseConnections(connections=ids, code=CloseCode.REPLACED.name, reason="a newer session")
+            closed = await first.service.node.cluster.requests.send(request)
+            assert (closed.counts, closed.nodes, closed.is_complete) == ([2], 2, True)
             assert await codes == [4409, 4409]
             await spared.silence()
 
@@ -144,12 +144,12 @@ async def test_a_closed_node_is_not_waited_for(make_bus: Callable[[], Bus]) -> N
     async with cluster(make_bus) as nodes:
         server = nodes.members[0].server
         async with serving(broker=nodes.bus.line()):
-            await eventually(lambda: len(server.service.node.cluster.membership.alive()) == 2)
+            await eventually(lambda: len(server.service.node.cluster.membership.states()) == 2)
             assert await server.metric("nodes") == 3
-        await eventually(lambda: len(server.service.node.cluster.membership.alive()) == 1)
+        await eventually(lambda: len(server.service.node.cluster.membership.states()) == 1)
         answer = await post(server, "/users/ann/disconnect", None)
         assert answer == {"connections": 0, "nodes": 2, "complete": True}
-        (other,) = server.service.node.cluster.membership.alive().values()
+        (other,) = server.service.node.cluster.membership.states().values()
         assert (other.connections, other.gone) == (0, False)
 
 
@@ -167,7 +167,7 @@ async def test_that_it_is_gone_is_the_last_that_a_node_says(
         async def noted(publication: Publication) -> PublishResult:
             receipt = await publish(publication)
             if publication.channel == NODES:
-                words.append(decode_state(publication.data).gone)
+                words.append(decode_node_state(publication.data).gone)
                 if words[-1]:  # a beat that was waiting goes on while this one is on its way
                     held.set()
                     for _ in range(20):
@@ -177,7 +177,7 @@ async def test_that_it_is_gone_is_the_last_that_a_node_says(
         async with serving(broker=line) as leaving:
             monkeypatch.setattr(line, "stream_heads", slow_marks)
             monkeypatch.setattr(line, "publish", noted)
-            leaving.service.node.cluster.control.tell()
+            leaving.service.node.cluster.heartbeat.report_soon()
         assert words == [True]
 
 
@@ -236,7 +236,7 @@ async def test_a_command_is_carried_out_once_the_broker_can_be_read_again(make_b
             second.line.go_away()
             with unheard():
                 await post(first.server, "/users/ann/disconnect", None)
-            following = second.server.service.node.cluster.control._requests
+            following = second.server.service.node.cluster.requests.follower
             following.interrupted()  # a broker that comes back only halfway
             await eventually(lambda: following._is_behind)
             second.line.come_back()
@@ -263,7 +263,7 @@ async def test_a_hole_in_the_deliveries_is_found_by_the_next_command(make_bus: C
 async def test_what_nobody_noticed_is_found_at_the_next_beat(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with second.server.client() as ann, second.server.client("ben", jti="t") as ben:
@@ -331,7 +331,7 @@ async def test_a_command_that_this_version_does_not_know_stops_nothing(make_bus:
         first, second = nodes.members
         for number, data in enumerate((b'{"type":"levitate","asker":"x"}', b"no JSON", b'{"type":"close"}')):
             await first.line.publish(_command(f"odd-{number}", data))
-        more = json.loads(encode(Disconnect(asker="x", tenant="default", user="ann", reason="")))
+        more = json.loads(encode(Disconnect(requester="x", tenant="default", user="ann", reason="")))
         async with second.server.client() as ann:
             await first.line.publish(_command("newer", json.dumps({**more, "because": 1}).encode()))
             assert await ann.closed() == 4403
@@ -339,7 +339,7 @@ async def test_a_command_that_this_version_does_not_know_stops_nothing(make_bus:
 
 
 def _command(id: str, data: bytes) -> Publication:
-    return Publication(CONTROL, "control.command", id, Delivery.DURABLE, data, None, 0, retention=COMMANDS)
+    return Publication(REQUESTS, "control.command", id, Delivery.DURABLE, data, None, 0, retention=COMMAND_RETENTION)
 
 
 # --- one node, and the start --------------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ async def test_a_node_alone_waits_for_nobody(server: Running) -> None:
         assert (await get(server, "/channels/room:1"))["subscribers"] == 1
         answer = await post(server, "/users/ann/disconnect", None)
         assert answer == {"connections": 1, "nodes": 1, "complete": True}
-        assert time.monotonic() - began < control.ANSWER_TIMEOUT / 2
+        assert time.monotonic() - began < requests.RESPONSE_TIMEOUT / 2
     assert await server.metric("nodes") == 1
 
 

@@ -20,7 +20,7 @@ from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode
 from service.protocol import messages
 from service.protocol.close import CloseCode
-from service.realtime.cluster.messages import OWN_CHANNELS
+from service.realtime.cluster.messages import INTERNAL_CHANNELS
 from tests.support.api_client import ask
 from tests.support.harness import DEADLINE, Running, serving, token
 from tests.support.wire import Wire, connect
@@ -240,7 +240,7 @@ async def test_it_goes_as_written(path: Path) -> None:
 
 def _broker(group: dict[str, Json]) -> MemoryBroker:
     bounds = {"idempotency_window": 300, "idempotency_entries": 1000, "channels": 1000, "max_bytes": 1_000_000, **group}
-    bounds["channels"] += OWN_CHANNELS  # as app.py does
+    bounds["channels"] += INTERNAL_CHANNELS  # as app.py does
     return MemoryBroker(SystemClock(), **bounds)
 
 

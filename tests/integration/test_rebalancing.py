@@ -14,7 +14,7 @@ import pytest
 
 from service.core.broker import PublishResult
 from service.core.event import Publication
-from service.realtime.cluster import control
+from service.realtime.cluster import heartbeat
 from service.realtime.lifecycle import rebalancer
 from tests.faults.books import Told
 from tests.faults.crowd import Cast, Crowd
@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _hurried(_unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All times a tenth of what they are."""
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.5)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.5)
     for name in ("INTERVAL", "SETTLE", "TRIAL"):
         monkeypatch.setattr(rebalancer, name, getattr(rebalancer, name) / 10)
 
@@ -143,7 +143,7 @@ async def test_what_nodes_tell_of_themselves() -> None:
         one, other = (member.server.service.node for member in nodes.members)
 
         def word() -> Any:
-            return one.cluster.membership.alive()[other.cluster.node_id]
+            return one.cluster.membership.states()[other.cluster.node_id]
 
         await eventually(lambda: word().accepting and not word().draining)
         other.runtime.tasks.failed = "something vital"
@@ -155,7 +155,7 @@ async def test_what_nodes_tell_of_themselves() -> None:
 
 
 async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 600.0)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 600.0)
     async with cluster(SharedBroker, nodes=2, **SETTINGS) as nodes:
         one, other = (member.server.service.node for member in nodes.members)
         line = nodes.members[1].line
@@ -167,12 +167,12 @@ async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypa
             return await publish(publication)
 
         monkeypatch.setattr(line, "publish", slow)
-        other.cluster.control.tell()
+        other.cluster.heartbeat.report_soon()
         async with asyncio.timeout(DEADLINE):
             await on_its_way.wait()
         await other.lifecycle.drain()
         arrives.set()
-        await eventually(lambda: any(state.draining for state in one.cluster.membership.alive().values()))
+        await eventually(lambda: any(state.draining for state in one.cluster.membership.states().values()))
 
 
 async def test_while_the_broker_is_away_nobody_is_moved() -> None:

@@ -13,9 +13,9 @@ import pytest
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
 from service.core.revocation import Revocation, Target
-from service.realtime.cluster import control
-from service.realtime.cluster.messages import REVOKING_TENANTS, encode, revocations_of
-from service.realtime.cluster.revocation_log import Keeping
+from service.realtime.cluster import heartbeat
+from service.realtime.cluster.messages import REVOKING_TENANTS, encode, revocations_channel
+from service.realtime.cluster.revocation_log import RevocationRetention
 from tests.integration.cluster import BUSES, SOON, away, cluster, ends, old, refused
 from tests.support.api_client import post
 from tests.support.clock import WrongClock
@@ -24,7 +24,7 @@ from tests.support.shared_broker import Bus, Line, SharedBroker
 
 pytestmark = pytest.mark.slow
 
-REVOCATIONS = revocations_of("default")
+REVOCATIONS = revocations_channel("default")
 
 
 def held(server: Running) -> list[Revocation]:
@@ -89,12 +89,12 @@ async def test_one_that_nobody_noticed_is_found_at_the_next_beat(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the channel of a tenant that the node follows already."""
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         await post(first.server, "/tokens/revoke", {"jti": "t"})
         await eventually(lambda: names(second.server) == {"t"})
-        await eventually(lambda: second.revoked.following.epoch != "")
+        await eventually(lambda: second.revoked.follower.epoch != "")
         second.line.cut()  # calls still go through, and nobody tells of an interruption
         await post(first.server, "/tokens/revoke", {"jti": "u"})
         await eventually(lambda: names(second.server) == {"t", "u"})
@@ -150,10 +150,10 @@ async def test_what_could_not_be_put_back_is_put_back_later(
 
         monkeypatch.setattr(member.line, "publish", fails)
         await nodes.bus.lose_everything()
-        await eventually(lambda: member.revoked._putting_back is not None and member.revoked._putting_back.done())
+        await eventually(lambda: member.revoked._restoring is not None and member.revoked._restoring.done())
         assert member.revoked.missing
         monkeypatch.undo()
-        member.server.service.node.cluster.revocations.tend()
+        member.server.service.node.cluster.revocations.maintain()
         await eventually(lambda: not member.revoked.missing)
         assert (await member.line.snapshot(REVOCATIONS, None, 0, 0)).state_version == 1
 
@@ -181,7 +181,7 @@ async def test_a_revocation_is_forgotten_when_its_time_is_over(make_bus: Callabl
             revocations = member.server.service.node.cluster.revocations
 
             def forgotten(revocations: Any = revocations) -> bool:
-                revocations.tend()
+                revocations.maintain()
                 return len(revocations._table) == 0
 
             await eventually(forgotten)
@@ -249,9 +249,9 @@ async def test_a_tenant_that_the_broker_lost_is_told_again(
         second.line.cut()  # the only one that could tell of it is the one that cannot
         await nodes.bus.lose_everything()
         tenants = first.server.service.node.cluster.revocations._tenants
-        await eventually(lambda: tenants._telling is not None and tenants._telling.done())
+        await eventually(lambda: tenants._restoring is not None and tenants._restoring.done())
         down = False
-        first.server.service.node.cluster.revocations.tend()
+        first.server.service.node.cluster.revocations.maintain()
         await eventually(lambda: not tenants._lost and not first.revoked.missing)
         told = await first.line.snapshot(REVOKING_TENANTS, None, 0, 0)
         assert [event.key for event in told.state] == ["default"]
@@ -323,7 +323,7 @@ async def test_what_cannot_be_read_keeps_nothing_from_being_put_back() -> None:
         bad = Publication(REVOCATIONS, "r", "b", Delivery.LATEST, b"no JSON", None, 0, "k", Retention(1, 60))
         await member.line.publish(bad)  # in place of the other
         await bus.fail_over()
-        await eventually(lambda: not member.revoked.following._is_behind and not member.revoked.missing)
+        await eventually(lambda: not member.revoked.follower._is_behind and not member.revoked.missing)
         (stands,) = (await member.line.snapshot(REVOCATIONS, None, 0, 0)).state[-1:]
         assert stands.key == "t"
         assert not [name for name in await member.server.metrics() if "task_deaths_total{" in name]
@@ -348,7 +348,7 @@ async def test_a_clock_that_was_ahead_has_forgotten_nothing(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither what the node knew when its clock jumped, nor what it heard until the clock was set right."""
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     clock = WrongClock()
     async with cluster(make_bus, 1, auth=LASTS) as nodes:
         first = nodes.members[0].server
@@ -359,7 +359,7 @@ async def test_a_clock_that_was_ahead_has_forgotten_nothing(
         await post(first, "/tokens/revoke", {"jti": "meanwhile"})
         await post(wrong, "/tokens/revoke", {"jti": "here"})
         await eventually(lambda: names(wrong) == names(first) == {"before", "meanwhile", "here"})
-        wrong.service.node.cluster.revocations.tend()
+        wrong.service.node.cluster.revocations.maintain()
         clock.ahead = 0.0
         for server in (first, wrong):
             for name in ("before", "meanwhile", "here"):
@@ -372,12 +372,12 @@ async def test_a_clock_that_was_ahead_has_forgotten_nothing(
 async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
     make_bus: Callable[[], Bus], ahead: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)  # with NATS it does not find the others in the state
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)  # with NATS it does not find the others in the state
     async with cluster(make_bus, 1, auth=LASTS) as nodes:
         await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
         clock = WrongClock(ahead)
         wrong = (await nodes.join(clock, auth=LASTS)).server
-        wrong.service.node.cluster.revocations.tend()
+        wrong.service.node.cluster.revocations.maintain()
         clock.ahead = 0.0
         await refused(wrong, token(jti="t"))
 
@@ -386,12 +386,12 @@ async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
 async def test_where_the_store_has_a_clock_a_node_s_may_be_wrong_by_any_amount(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(BUSES[store], 1, auth=LASTS) as nodes:
         await post(nodes.members[0].server, "/tokens/revoke", {"jti": "t"})
         clock = WrongClock(1000 * HOUR)
         wrong = (await nodes.join(clock, auth=LASTS)).server
-        wrong.service.node.cluster.revocations.tend()
+        wrong.service.node.cluster.revocations.maintain()
         clock.ahead = 0.0
         await refused(wrong, token(jti="t"))
 
@@ -400,7 +400,7 @@ async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By their clocks its time is over when it comes."""
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus, 1, auth=LASTS) as nodes:
         first = nodes.members[0].server
         slow = (await nodes.join(WrongClock(-2.5 * HOUR), auth=LASTS)).server
@@ -409,22 +409,22 @@ async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
         await eventually(lambda: names(first) == {"t"})
         late = (await nodes.join(auth=LASTS)).server
         for server in (first, late):
-            server.service.node.cluster.revocations.tend()
+            server.service.node.cluster.revocations.maintain()
             await refused(server, token(jti="t"))
 
 
 async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     async with cluster(make_bus, 0) as nodes:
         clock = WrongClock()
         wrong = await nodes.join(clock, auth=LASTS)
         await post(wrong.server, "/tokens/revoke", {"jti": "t"})
         clock.ahead = 3 * HOUR
-        wrong.server.service.node.cluster.revocations.tend()
+        wrong.server.service.node.cluster.revocations.maintain()
         await nodes.bus.lose_everything()
-        await eventually(lambda: wrong.revoked.following.epoch != "" and not wrong.revoked.missing)
+        await eventually(lambda: wrong.revoked.follower.epoch != "" and not wrong.revoked.missing)
         late = (await nodes.join(auth=LASTS)).server
         await eventually(lambda: names(late) == {"t"})
         await refused(late, token(jti="t"))
@@ -434,6 +434,6 @@ async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
 
 
 def test_the_broker_keeps_the_longest_revocation_long_enough() -> None:
-    keeping = Keeping(most=7, life=100.0)
-    assert keeping.revocations == Retention(7, 200.0)
-    assert keeping.tenants.ttl >= keeping.again + keeping.revocations.ttl
+    retention = RevocationRetention(max_per_tenant=7, max_life=100.0)
+    assert retention.revocations == Retention(7, 200.0)
+    assert retention.tenants.ttl >= retention.announce_interval + retention.revocations.ttl

@@ -17,7 +17,7 @@ from service.aio.eager_start import start_eagerly
 from service.app import Service, running
 from service.core.channel import ChannelKey
 from service.protocol.close import CloseCode, CloseConnection
-from service.realtime.cluster.messages import OWN_TENANT
+from service.realtime.cluster.messages import INTERNAL_TENANT
 from service.realtime.connections.connection import Connection
 from service.realtime.session.handler import SessionHandler, serve
 from service.realtime.session.handshake import AcceptedUpgrade, introduce
@@ -278,7 +278,7 @@ class Hanging(Line):
         self.is_asked, self.answers = asyncio.Event(), asyncio.Event()
 
     async def subscribe(self, channel: ChannelKey) -> None:
-        if channel.tenant != OWN_TENANT:
+        if channel.tenant != INTERNAL_TENANT:
             self.is_asked.set()
             await self.answers.wait()
         await super().subscribe(channel)

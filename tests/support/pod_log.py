@@ -58,7 +58,7 @@ async def _broker_outage(server: Running) -> None:
 
 def _clocks(server: Running) -> None:
     for ahead in (60.0, 0.0):
-        server.service.store_clock.read("one", time() + ahead, 0.0)
+        server.service.store_clock.record("one", time() + ahead, 0.0)
 
 
 async def _dead_task(server: Running) -> None:

@@ -87,7 +87,7 @@ class Node:
         now = self.cluster.now
         if not self.accepting:
             return
-        count = self.scales.weigh(now, len(self.connections), len(self.departing), self.peers.words())
+        count = self.scales.weigh(now, len(self.connections), len(self.departing), self.peers.reports())
         if not count:
             return
         going = {id(connection) for _, connection in self.departing}
@@ -172,9 +172,9 @@ class Cluster:
             if node.hears and other.hears and self.chance.random() >= self.loss:
                 late = self.chance.uniform(0, self.lateness)
                 if late:
-                    self.clock.call_later(late, lambda to=other: to.peers.take(event))  # type: ignore[misc]  # bound now
+                    self.clock.call_later(late, lambda to=other: to.peers.record(event))  # type: ignore[misc]  # bound now
                 else:
-                    other.peers.take(event)
+                    other.peers.record(event)
 
     def moved(self, connection: Connection) -> None:
         self.intervals.append(self.now - connection.since)

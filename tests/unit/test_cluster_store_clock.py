@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.core.clock import milliseconds
-from service.realtime.cluster.store_clock import STALE, StoreClock
+from service.realtime.cluster.store_clock import READING_TTL, StoreClock
 from service.telemetry.metrics import Metrics
 from tests.support.clock import START, FakeClock
 
@@ -29,7 +29,7 @@ def test_without_a_reading_the_time_is_the_nodes_own(clock: FakeClock, store: St
 @pytest.mark.parametrize("hours", [-1.0, 1.0])
 def test_time_is_the_stores_when_the_node_is_wrong(clock: FakeClock, store: StoreClock, hours: float) -> None:
     clock.jump_wall(3600 * hours)
-    store.read("one", START, 0.0)
+    store.record("one", START, 0.0)
     assert store.wall() == pytest.approx(START)
     assert store.skew == pytest.approx(3600 * hours)
     clock.advance(10.0)
@@ -37,27 +37,27 @@ def test_time_is_the_stores_when_the_node_is_wrong(clock: FakeClock, store: Stor
 
 
 def test_a_node_that_is_right_keeps_its_own_clock(clock: FakeClock, store: StoreClock) -> None:
-    store.read("one", START + 0.2, 0.0)
+    store.record("one", START + 0.2, 0.0)
     assert store.wall == clock.wall
 
 
 def test_the_time_that_an_answer_took_is_counted_by_half(clock: FakeClock, store: StoreClock) -> None:
-    store.read("one", START + 10.0, 0.8)
+    store.record("one", START + 10.0, 0.8)
     assert store.wall() == pytest.approx(START + 10.4)
 
 
 def test_slow_answers_change_nothing_that_is_known(clock: FakeClock, store: StoreClock) -> None:
-    store.read("one", START + 10.0, 0.0)
-    store.read("one", START + 500.0, 5.0)
+    store.record("one", START + 10.0, 0.0)
+    store.record("one", START + 500.0, 5.0)
     assert store.wall() == pytest.approx(START + 10.0)
 
 
 def test_one_wrong_server_of_a_cluster_does_not_decide(clock: FakeClock, store: StoreClock) -> None:
     for server, ahead in (("one", 0.0), ("two", 7200.0), ("three", 0.1)):
-        store.read(server, START + ahead, 0.0)
+        store.record(server, START + ahead, 0.0)
     assert abs(store.wall() - START) < 1.0
-    clock.advance(STALE + 1)
-    store.read("two", START + STALE + 1 + 7200, 0.0)
+    clock.advance(READING_TTL + 1)
+    store.record("two", START + READING_TTL + 1 + 7200, 0.0)
     assert store.skew == pytest.approx(-7200), "the others have said nothing for long"
 
 
@@ -65,15 +65,15 @@ def test_a_difference_is_logged_when_it_begins_and_when_it_ends(clock: FakeClock
     metrics = Metrics()
     store = StoreClock(clock, metrics)
     with capture_logs() as logs:
-        store.read("one", START, 0.0)
+        store.record("one", START, 0.0)
         clock.jump_wall(-3600.0)
         for _ in range(3):
             clock.advance(3.0)
-            store.read("one", clock.wall() + 3600.0, 0.0)
+            store.record("one", clock.wall() + 3600.0, 0.0)
         assert b"tidewire_broker_clock_skew_seconds -3600" in metrics.render()
         clock.jump_wall(3600.0)
-        store.read("one", clock.wall(), 0.0)
-        store.read("one", clock.wall(), 0.0)
+        store.record("one", clock.wall(), 0.0)
+        store.record("one", clock.wall(), 0.0)
     assert logs == [
         {"event": "clocks_differ", "log_level": "warning", "seconds": -3600.0},
         {"event": "clocks_agree", "log_level": "info", "seconds": 6.0},

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from service.realtime.cluster.membership import NodeReport
-from service.realtime.cluster.messages import NodeState, decode_state
+from service.realtime.cluster.messages import NodeState, decode_node_state
 from service.realtime.lifecycle.rebalancer import INTERVAL, MAX_REST, REST, SETTLE, STALE, TRIAL, RebalancePolicy
 from tests.support.rebalancing import Choose, Cluster, at_random, in_turns, to_the_emptiest
 
@@ -299,7 +299,7 @@ def test_what_does_not_help_is_given_up_and_tried_again_later() -> None:
 
 
 def test_a_word_of_an_older_version_counts() -> None:
-    state = decode_state(b'{"connections":7,"started":1.0,"version":"0.1.0","gone":false}')
+    state = decode_node_state(b'{"connections":7,"started":1.0,"version":"0.1.0","gone":false}')
     assert state.accepting
     assert not state.draining
 
@@ -308,4 +308,4 @@ def test_a_word_of_an_older_version_counts() -> None:
 def test_a_word_that_no_node_can_have_said_is_not_understood(connections: str) -> None:
     """It would be in everybody's mean."""
     with pytest.raises(msgspec.ValidationError):
-        decode_state(f'{{"connections":{connections},"started":1.0,"version":"9"}}')
+        decode_node_state(f'{{"connections":{connections},"started":1.0,"version":"9"}}')

@@ -1,13 +1,14 @@
-"""The parts of a node that speak with the other nodes."""
+"""The parts of a node that communicate with the other nodes."""
 
 from __future__ import annotations
 
 from service.core.authenticator import Authenticator
 from service.core.broker import Broker
 from service.realtime.bounds import Bounds
-from service.realtime.cluster.control import Control, NodeStatus
+from service.realtime.cluster.heartbeat import Heartbeat, NodeStatus
 from service.realtime.cluster.membership import Membership
 from service.realtime.cluster.node_actions import NodeActions
+from service.realtime.cluster.requests import ClusterRequests
 from service.realtime.cluster.revocations import RevocationGuard, Revocations
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
@@ -15,7 +16,7 @@ from service.realtime.streams.event_delivery import EventDelivery
 
 
 class Cluster:
-    """Owns this node's view of the other nodes, what it asks of them, and the revocations that all share."""
+    """Owns this node's view of the other nodes, the requests between them, and the revocations that all share."""
 
     def __init__(
         self,
@@ -33,34 +34,40 @@ class Cluster:
         """The store's time, for moments that all nodes must agree on."""
         self.membership = Membership(self.node_id, runtime.clock)
         self.actions = NodeActions(delivery.registry, delivery.hub, delivery.subscriptions)
+        subscribe_internally = delivery.relay.subscribe_internally
+        self.requests = ClusterRequests(
+            self.node_id, self.membership, self.actions, broker, subscribe_internally, runtime
+        )
         self.revocations = Revocations(
             delivery.registry,
             broker,
             store_runtime,
             token_clock=runtime.clock,
-            tap=delivery.relay.subscribe_internally,
+            subscribe_internally=subscribe_internally,
             ttl=bounds.revocation_ttl,
-            most=bounds.revocations,
-            total=bounds.revocations_total,
+            max_per_tenant=bounds.revocations,
+            max_total=bounds.revocations_total,
         )
         self.authenticator = RevocationGuard(authenticator, self.revocations)
-        self.control = Control(
+        self.heartbeat = Heartbeat(
             self.node_id,
-            self.membership,
-            self.actions,
             status,
+            self.membership,
+            self.requests.follower,
             self.revocations,
             broker,
-            delivery.relay.subscribe_internally,
+            subscribe_internally,
             runtime,
         )
+        runtime.metrics.cluster.nodes.set_function(lambda: 1 + len(self.membership.reports()))
 
     async def start(self) -> None:
-        """Reads the revocations, then reports this node to the others. Raises ServiceError."""
+        """Reads the revocations, accepts requests, then reports this node to the others. Raises ServiceError."""
         await self.revocations.start()
-        await self.control.start()
+        await self.requests.start()
+        await self.heartbeat.start()
 
     async def close(self) -> None:
         """Reports to the others that this node leaves."""
         self.revocations.close()
-        await self.control.close()
+        await self.heartbeat.close()

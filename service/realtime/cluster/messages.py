@@ -1,11 +1,14 @@
-"""What nodes say to each other, and the channels that carry it: the broker's own, under a tenant that nobody can be in.
+"""Messages between nodes, and the internal channels that carry them through the broker.
 
-Nodes of different versions understand each other: unknown fields are passed over, an unknown request is not answered.
+Nodes of different versions understand each other: a node ignores fields that it does not know, and does not respond to requests
+that it does not know.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import reduce
+from operator import or_
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,112 +16,150 @@ from msgspec import Meta, Struct
 from service.core.channel import ChannelKey
 from service.core.event import Retention
 from service.core.revocation import Revocation
+from service.protocol.close import CloseCode
+from service.realtime.cluster.node_actions import NodeActions
 
-OWN_TENANT = ""
-"""Every tenant's name has at least one character (see adapters/jwt/issuer.py and the settings)."""
+INTERNAL_TENANT = ""
+"""The tenant of internal channels. No client is in it: a tenant's name has at least one character (adapters/jwt, settings)."""
 
-CONTROL = ChannelKey(OWN_TENANT, "control")
-"""Commands (durable, so that a node reads what it has missed) and questions (ephemeral)."""
-NODES = ChannelKey(OWN_TENANT, "nodes")
-"""What each node tells of itself: latest, by the node's id."""
-REVOKING_TENANTS = ChannelKey(OWN_TENANT, "revoking")
-"""Tenants of whom tokens are good no more: latest, by tenant. Which tokens, stands in `revocations_of` each."""
-OWN_CHANNELS = 4
-"""These three and the node's inbox: what a node takes of a broker that bounds its channels, beside one a tenant that revokes, and
-one for a probe."""
+REQUESTS = ChannelKey(INTERNAL_TENANT, "control")
+"""Commands (durable, so that a node reads those that it has missed) and queries (ephemeral)."""
+NODES = ChannelKey(INTERNAL_TENANT, "nodes")
+"""Each node's state: latest, by the node's id."""
+REVOKING_TENANTS = ChannelKey(INTERNAL_TENANT, "revoking")
+"""Tenants that have revoked tokens: latest, by tenant. The revocations are in one channel a tenant."""
+INTERNAL_CHANNELS = 4
+"""Internal channels of a node, for a broker that bounds its channels: these three and the node's inbox. Each tenant that revokes
+adds one, and the latency probe adds one."""
 MAX_TENANTS = 100_000
 """Entries of REVOKING_TENANTS. Only holders of API keys revoke, so there are no more than the settings name."""
 
-COMMANDS = Retention(entries=1_000, ttl=600.0)
+COMMAND_RETENTION = Retention(entries=1_000, ttl=600.0)
 """How far back a node can read the commands that it has missed."""
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two reports of a node."""
-NODE_STATE = Retention(entries=10_000, ttl=3 * HEARTBEAT_INTERVAL)
-"""A node without a report for the ttl is gone: three reports in a row were lost."""
+NODE_STATE_RETENTION = Retention(entries=10_000, ttl=3 * HEARTBEAT_INTERVAL)
+"""A node without a report for the TTL is gone. Two reports may be lost."""
 
 
-def inbox(node: str) -> ChannelKey:
-    """Where a node gets its answers, so that not every node hears each of them."""
-    return ChannelKey(OWN_TENANT, f"node:{node}")
+def inbox_channel(node: str) -> ChannelKey:
+    """The channel of a node's responses, so that not every node receives each of them."""
+    return ChannelKey(INTERNAL_TENANT, f"node:{node}")
 
 
-def probe_of(node: str) -> ChannelKey:
-    """Where a node measures how long events take: alone, or the more nodes there are the more each would hear."""
-    return ChannelKey(OWN_TENANT, f"probe:{node}")
+def probe_channel(node: str) -> ChannelKey:
+    """The channel of a node's latency probe. Each node has its own, so that the others do not receive it."""
+    return ChannelKey(INTERNAL_TENANT, f"probe:{node}")
 
 
-def revocations_of(tenant: str) -> ChannelKey:
-    """Tokens of a tenant that are good no more: latest, by subject. A channel each, as the broker bounds each by itself."""
-    return ChannelKey(OWN_TENANT, f"revocations:{tenant}")
+def revocations_channel(tenant: str) -> ChannelKey:
+    """The channel of a tenant's revocations: latest, by subject. The broker bounds each channel by itself."""
+    return ChannelKey(INTERNAL_TENANT, f"revocations:{tenant}")
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """Something that every node is to do or to tell. Its event's id goes with the answers."""
+    """Asks every node to run an action and to respond with numbers. Its subclasses are all requests that there are.
 
-    asker: str
-    """The id of the node that gets the answers."""
+    Example of a new request: a subclass with a tag, its fields and `run`, and the method of NodeActions that `run` calls.
+    """
+
+    requester: str = msgspec.field(default="", name="asker")
+    """The id of the node that receives the responses. `ClusterRequests.send` sets it."""
+
+    is_command: ClassVar[bool] = True
+    """True: durable, and counted. False: a query of the nodes that are connected now."""
+
+    @property
+    def response_size(self) -> int:
+        """How many numbers a node responds with."""
+        return 1
+
+    async def run(self, node: NodeActions) -> list[int]:
+        """Runs the request on this node. Returns the numbers of the response."""
+        raise NotImplementedError
 
 
 class Disconnect(Request, frozen=True, kw_only=True, tag="disconnect"):
-    """Close a user's connections. Answer: how many there were."""
+    """Closes a user's connections with 4403. Responds with their number."""
 
     tenant: str
     user: str
     reason: str
 
+    async def run(self, node: NodeActions) -> list[int]:
+        """Closes those of this node."""
+        return [await node.disconnect(self.tenant, self.user, self.reason)]
+
 
 class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
-    """End a user's subscriptions to a channel. Answer: how many there were."""
+    """Ends a user's subscriptions to a channel. Responds with their number."""
 
     tenant: str
     user: str
     channel: str
 
+    async def run(self, node: NodeActions) -> list[int]:
+        """Ends those of this node."""
+        return [await node.unsubscribe(self.tenant, self.user, self.channel)]
 
-class Close(Request, frozen=True, kw_only=True, tag="close"):
-    """Close these connections. Answer: how many there were."""
+
+class CloseConnections(Request, frozen=True, kw_only=True, tag="close"):
+    """Closes connections by their ids. Responds with the number found."""
 
     connections: list[str]
     code: str
-    """Of CloseCode, by name."""
+    """The name of a CloseCode."""
     reason: str
+
+    async def run(self, node: NodeActions) -> list[int]:
+        """Closes those of this node."""
+        return [await node.close_connections(self.connections, CloseCode[self.code], self.reason)]
 
 
 class CountSubscribers(Request, frozen=True, kw_only=True, tag="subscribers"):
-    """Tell how many connections have joined each of these channels."""
+    """Counts the subscribers of channels. Responds with one number a channel."""
 
     tenant: str
     channels: list[str]
 
+    is_command: ClassVar[bool] = False
 
-class Answer(Struct, frozen=True, kw_only=True):
-    """What one node says to a request."""
+    @property
+    def response_size(self) -> int:
+        """One number a channel."""
+        return len(self.channels)
+
+    async def run(self, node: NodeActions) -> list[int]:
+        """Counts those of this node."""
+        return [node.count_subscribers(ChannelKey(self.tenant, name)) for name in self.channels]
+
+
+class Response(Struct, frozen=True, kw_only=True):
+    """One node's response to a request."""
 
     request: str
+    """The id of the request's event."""
     node: str
     counts: list[int]
-    """One number for a command, one a channel for CountSubscribers."""
 
 
 class NodeState(Struct, frozen=True, kw_only=True):
-    """What a node tells of itself."""
+    """A node's report of itself."""
 
     connections: Annotated[int, Meta(ge=0, le=2**53)]
     started: float
     """Seconds since the Unix epoch."""
     version: str
     accepting: bool = True
-    """Whether it takes new connections. A node of a version that does not tell is taken to."""
+    """True if the node accepts connections. Versions that do not report it accept them."""
     draining: bool = False
-    """Whether all of its connections are about to come to the others."""
+    """True while the node's connections are being moved to the other nodes."""
     gone: bool = False
-    """Whether this is the last it says."""
+    """True in the last report of a node that leaves."""
 
-
-Command = Disconnect | Unsubscribe | Close
 
 encode = msgspec.json.Encoder().encode
-decode_request = msgspec.json.Decoder(Disconnect | Unsubscribe | Close | CountSubscribers).decode
-decode_answer = msgspec.json.Decoder(Answer).decode
-decode_state = msgspec.json.Decoder(NodeState).decode
+decode_request = msgspec.json.Decoder(reduce(or_, Request.__subclasses__())).decode
+decode_response = msgspec.json.Decoder(Response).decode
+decode_node_state = msgspec.json.Decoder(NodeState).decode
 decode_revocation = msgspec.json.Decoder(Revocation).decode

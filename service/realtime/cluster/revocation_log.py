@@ -1,6 +1,6 @@
-"""What the broker keeps of the revocations: a channel for each tenant, and one that tells which tenants have one.
+"""The revocations that the broker keeps: a channel for each tenant, and one channel that names these tenants.
 
-The broker bounds what a channel keeps, so a tenant that revokes a lot pushes out its own revocations and nobody else's.
+The broker bounds each channel, so a tenant that revokes a lot evicts its own revocations and no other tenant's.
 """
 
 from __future__ import annotations
@@ -26,119 +26,122 @@ from service.realtime.cluster.messages import (
     REVOKING_TENANTS,
     decode_revocation,
     encode,
-    revocations_of,
+    revocations_channel,
 )
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import MAX_RETRY_INTERVAL, RETRY_INTERVAL, ChannelFollower
 
-PUT_BACK_AT_ONCE = 16
-"""Revocations that one node puts back at the same time, of so many tenants: they take turns, so that none waits for the
-thousands of another, and the broker's queue has room for everything else."""
+MAX_CONCURRENT_RESTORES = 16
+"""Tenants of which one node restores revocations at the same time. The broker's queue keeps room for events, and tenants take
+turns, so that none waits for the thousands of another."""
 
 _log = structlog.get_logger("revocations")
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What both kinds of channels need."""
+class RevocationRetention:
+    """How many revocations the broker keeps, and for how long."""
 
-    broker: Broker
-    runtime: Runtime
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """How long and how many the broker keeps."""
-
-    most: int
-    """Revocations of a tenant."""
-    life: float
+    max_per_tenant: int
+    max_life: float
     """Seconds that a revocation lasts at most."""
 
     @property
     def revocations(self) -> Retention:
-        """Twice as long as they last. Where the broker goes by the nodes' clocks (NATS), or its own one jumps, one that is
-        wrong by as much as a revocation's life then still hides none that is in force from a node that starts."""
-        return Retention(self.most, 2 * self.life)
+        """The retention of a tenant's channel: twice the life of a revocation.
+
+        The clock of the broker, or of the nodes with NATS, may be wrong by one life. A starting node then still finds every
+        revocation that is in force.
+        """
+        return Retention(self.max_per_tenant, 2 * self.max_life)
 
     @property
     def tenants(self) -> Retention:
-        """A tenant is to be found for as long as its revocations."""
-        return Retention(MAX_TENANTS, 2 * self.life + self.again + self.life)
+        """The retention of the channel that names the tenants: a tenant is found for as long as its revocations."""
+        return Retention(MAX_TENANTS, 2 * self.max_life + self.announce_interval + self.max_life)
 
     @property
-    def again(self) -> float:
-        """Seconds after which a node tells of a tenant once more when it revokes something."""
-        return self.life / 2
+    def announce_interval(self) -> float:
+        """Seconds after which a node announces a tenant again when it revokes something."""
+        return self.max_life / 2
+
+
+@dataclass(frozen=True, slots=True)
+class LogContext:
+    """Dependencies shared by the channels with revocations."""
+
+    broker: Broker
+    runtime: Runtime
+    table: RevocationTable
+    retention: RevocationRetention
+    restores: asyncio.Semaphore
+    """Limits concurrent restores."""
 
 
 class RevokingTenants:
-    """Which tenants have revoked something: by it a node finds the channels that it is to follow. A tenant has one entry here
-    however much it revokes, and the tenants are those of the API keys, so none can push out another.
+    """The channel that names the tenants with revocations, so that each node finds the channels to follow.
 
-    `found` is called with each tenant that is told of, any number of times.
+    A tenant has one entry here however much it revokes. The tenants are those of the API keys, so none can evict another.
     """
 
-    def __init__(self, parts: Parts, keeping: Keeping, table: RevocationTable, found: Callable[[str], object]) -> None:
-        self._parts = parts
-        self._keeping = keeping
-        self._table = table
-        self._found = found
-        self._told: dict[str, float] = {}
-        """When this node has told of a tenant last (monotonic)."""
+    def __init__(self, context: LogContext, on_tenant: Callable[[str], object]) -> None:
+        """`on_tenant` is called with each tenant, any number of times."""
+        self._context = context
+        self._on_tenant = on_tenant
+        self._announced_at: dict[str, float] = {}
+        """When this node announced each tenant last (monotonic)."""
         self._lost: set[str] = set()
-        """Of whom the broker has lost the entry, and this node has not told again yet."""
-        self._telling: asyncio.Task[None] | None = None
-        self._outage = parts.runtime.outages.log(
-            _log, "revoking tenants not told again", "revoking tenants told again", parts.runtime.clock.monotonic
+        """Tenants whose entry the broker has lost, and this node has not announced again."""
+        self._restoring: asyncio.Task[None] | None = None
+        runtime = context.runtime
+        self._outage = runtime.outages.log(
+            _log, "revoking_tenants_restore_failed", "revoking_tenants_restore_recovered", runtime.clock.monotonic
         )
-        self.following = ChannelFollower(
-            REVOKING_TENANTS,
-            parts.broker,
-            parts.runtime,
-            self._take,
-            on_new_epoch=self._find_lost,
+        self.follower = ChannelFollower(
+            REVOKING_TENANTS, context.broker, runtime, self._on_event, on_new_epoch=self._find_lost
         )
 
-    async def tell(self, tenant: str) -> None:
-        """Comes before a revocation is published: makes sure that every node finds it. Raises ServiceError."""
-        now = self._parts.runtime.clock.monotonic()
-        told = self._told.get(tenant)
-        if told is None or told + self._keeping.again <= now:
+    async def announce(self, tenant: str) -> None:
+        """Makes sure that every node follows the tenant's channel. Call it before a publish there. Raises ServiceError."""
+        now = self._context.runtime.clock.monotonic()
+        announced = self._announced_at.get(tenant)
+        if announced is None or announced + self._context.retention.announce_interval <= now:
             await self._publish(tenant, new_id())
-            self._told[tenant] = now
+            self._announced_at[tenant] = now
 
-    def tend(self) -> None:
-        """Called now and then: goes on with what could not be told."""
-        if self._lost and (self._telling is None or self._telling.done()):
-            self._telling = self._parts.runtime.tasks.spawn("revoking tenants told", self._tell_again())
+    def maintain(self) -> None:
+        """Continues with what could not be restored."""
+        if self._lost and (self._restoring is None or self._restoring.done()):
+            self._restoring = self._context.runtime.tasks.spawn("revoking tenants restore", self._restore())
 
-    def _take(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if not event.key:
             raise ValueError("no tenant")
-        self._found(event.key)
+        self._on_tenant(event.key)
 
     def _find_lost(self, snapshot: Snapshot) -> None:
-        self._lost = set(self._table.tenants) - {event.key for event in snapshot.state}
-        self._told = {tenant: told for tenant, told in self._told.items() if tenant not in self._lost}
-        self.tend()
+        self._lost = set(self._context.table.tenants) - {event.key for event in snapshot.state}
+        self._announced_at = {
+            tenant: announced for tenant, announced in self._announced_at.items() if tenant not in self._lost
+        }
+        self.maintain()
 
-    async def _tell_again(self) -> None:
+    async def _restore(self) -> None:
         while self._lost:
             tenant = random.choice(tuple(self._lost))  # noqa: S311  # each node in another order; guards nothing
-            # All nodes use the same id, so it is done once.
-            name = repr((tenant, self.following.epoch))
+            # All nodes use the same id, so the broker accepts one of them.
+            name = repr((tenant, self.follower.epoch))
             try:
                 await self._publish(tenant, _digest(name))
-            except ServiceError as error:  # `tend` comes again
+            except ServiceError as error:  # `maintain` retries
                 self._outage.failed(left=len(self._lost), code=error.code.code)
                 return
             self._outage.recovered()
             self._lost.discard(tenant)
 
     async def _publish(self, tenant: str, id: str) -> None:
-        await self._parts.broker.publish(
+        await self._context.broker.publish(
             Publication(
                 channel=REVOKING_TENANTS,
                 type="revocation.tenant",
@@ -146,113 +149,98 @@ class RevokingTenants:
                 delivery=Delivery.LATEST,
                 data=b"{}",
                 sender=None,
-                at=milliseconds(self._parts.runtime.clock),
+                at=milliseconds(self._context.runtime.clock),
                 key=tenant,
-                retention=self._keeping.tenants,
+                retention=self._context.retention.tenants,
             )
         )
 
 
-class RevocationList:
-    """One tenant's channel: what stands in it gets into the table, and what it has lost is put back from there."""
+class TenantRevocations:
+    """One tenant's channel: its revocations are added to the table, and what the broker has lost is restored from there."""
 
     def __init__(
         self,
         tenant: str,
-        parts: Parts,
-        keeping: Keeping,
-        table: RevocationTable,
-        add: Callable[[Revocation], None],
-        tell: Callable[[str], Awaitable[None]],
-        gate: asyncio.Semaphore,
+        context: LogContext,
+        on_revocation: Callable[[Revocation], None],
+        announce: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`add`: into the table. `tell`: see RevokingTenants. `gate`: lets so many put back at once."""
+        """`on_revocation` adds to the table. `announce` makes the tenant known to all nodes (`RevokingTenants`)."""
         self._tenant = tenant
-        self._parts = parts
-        self._keeping = keeping
-        self._table = table
-        self._add = add
-        self._tell = tell
-        self._gate = gate
+        self._context = context
+        self._on_revocation = on_revocation
+        self._announce = announce
         self._missing: dict[Subject, tuple[Revocation, int]] = {}
-        """What the broker has lost and nobody has put back yet, and the state version of what stands in its place."""
-        self._putting_back: asyncio.Task[None] | None = None
-        outages = parts.runtime.outages
-        self._beginning = outages.log(
-            _log,
-            "a tenant's revocations wait for the broker",
-            "a tenant's revocations are read",
-            parts.runtime.clock.monotonic,
-        )
-        self._outage = outages.log(
-            _log, "revocations not put back", "revocations put back again", parts.runtime.clock.monotonic
-        )
-        self._found_lost = outages.limited(
-            _log, "the broker has lost revocations; they are put back", parts.runtime.clock.monotonic
-        )
-        self.following = ChannelFollower(
-            revocations_of(tenant),
-            parts.broker,
-            parts.runtime,
-            self._take,
+        """What the broker has lost and no node has restored yet, and the state version of the value in its place."""
+        self._restoring: asyncio.Task[None] | None = None
+        outages, monotonic = context.runtime.outages, context.runtime.clock.monotonic
+        self._reading = outages.log(_log, "revocation_reading_failed", "revocation_reading_recovered", monotonic)
+        self._restores = outages.log(_log, "revocation_restore_failed", "revocation_restore_recovered", monotonic)
+        self._loss_found = outages.limited(_log, "revocations_lost_by_broker", monotonic)
+        self.follower = ChannelFollower(
+            revocations_channel(tenant),
+            context.broker,
+            context.runtime,
+            self._on_event,
             on_new_epoch=self._find_missing,
         )
 
-    async def begin(self) -> None:
-        """Follows the channel; tries again while the broker is away."""
+    async def follow(self) -> None:
+        """Starts to follow the channel, and retries while the broker is away."""
         backoff = Backoff(RETRY_INTERVAL, MAX_RETRY_INTERVAL)
         while True:
             try:
-                await self.following.start()
+                await self.follower.start()
             except ServiceError as error:
-                self._beginning.failed(self, code=error.code.code)
-                await sleep(self._parts.runtime.clock, backoff.next())
+                self._reading.failed(self, code=error.code.code)
+                await sleep(self._context.runtime.clock, backoff.next())
             else:
-                self._beginning.recovered(self)
+                self._reading.recovered(self)
                 return
 
     @property
     def missing(self) -> Collection[Subject]:
-        """What the broker has lost and nobody has put back yet."""
+        """What the broker has lost and no node has restored yet."""
         return self._missing.keys()
 
-    def tend(self) -> None:
-        """Called now and then: goes on with what could not be put back."""
-        if self._missing and (self._putting_back is None or self._putting_back.done()):
-            self._putting_back = self._parts.runtime.tasks.spawn("revocations put back", self._put_back())
+    def maintain(self) -> None:
+        """Continues with what could not be restored."""
+        if self._missing and (self._restoring is None or self._restoring.done()):
+            self._restoring = self._context.runtime.tasks.spawn("revocation restore", self._restore())
 
     async def publish(self, revocation: Revocation, state_version: int = 0) -> None:
-        """Publishes a revocation. Raises ServiceError; then it may still have been published.
+        """Publishes a revocation. Raises ServiceError; it may have been published all the same.
 
-        `state_version`: that of the value it corrects. All nodes that put back the same revocation use the same id, so it is
+        `state_version` is that of the value that it corrects. All nodes that restore a revocation use the same id, so it is
         published once.
         """
-        await self._tell(self._tenant)
-        name = repr((*revocation.subject, revocation.before, revocation.until, self.following.epoch, state_version))
-        await self._parts.broker.publish(
+        await self._announce(self._tenant)
+        name = repr((*revocation.subject, revocation.before, revocation.until, self.follower.epoch, state_version))
+        await self._context.broker.publish(
             Publication(
-                channel=self.following.channel,
+                channel=self.follower.channel,
                 type=f"revocation.{revocation.target.value}",
                 id=_digest(name),
                 delivery=Delivery.LATEST,
                 data=encode(revocation),
                 sender=None,
-                at=milliseconds(self._parts.runtime.clock),
+                at=milliseconds(self._context.runtime.clock),
                 key=revocation.name,
-                retention=self._keeping.revocations,
+                retention=self._context.retention.revocations,
             )
         )
 
-    def _take(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         revocation = self._decode(event)
-        known = self._table.get(revocation.subject)
+        known = self._context.table.get(revocation.subject)
         if known is not None and not revocation.covers(known):
-            # Two nodes have revoked at the same moment, and the narrower one has replaced the wider one at the broker.
+            # Two nodes have revoked at the same moment, and at the broker the narrower revocation has replaced the wider one.
             self._missing[known.subject] = (known.merged(revocation), event.state_version or 0)
-            self.tend()
+            self.maintain()
         else:
             self._missing.pop(revocation.subject, None)
-        self._add(revocation)
+        self._on_revocation(revocation)
 
     def _decode(self, event: Event) -> Revocation:
         revocation = decode_revocation(event.data)
@@ -262,35 +250,35 @@ class RevocationList:
 
     def _readable(self, events: Sequence[Event]) -> Iterator[Revocation]:
         for event in events:
-            with suppress(ValueError):  # `_take` has told of it
+            with suppress(ValueError):  # the follower has logged it
                 yield self._decode(event)
 
     def _find_missing(self, snapshot: Snapshot) -> None:
-        """Called when the channel has started anew; what it still had has been taken."""
+        """Compares the table with a channel that has started anew."""
         kept = {revocation.subject: revocation for revocation in self._readable(snapshot.state)}
         missing = [
             revocation
-            for revocation in self._table.of_tenant(self._tenant)
+            for revocation in self._context.table.of_tenant(self._tenant)
             if (found := kept.get(revocation.subject)) is None or not found.covers(revocation)
         ]
-        random.shuffle(missing)  # each node in another order, so that it finds much of it done by others
+        random.shuffle(missing)  # each node in another order, so that each restores a part
         self._missing = {revocation.subject: (revocation, 0) for revocation in missing}
-        self.tend()
+        self.maintain()
 
-    async def _put_back(self) -> None:
-        self._found_lost(count=len(self._missing))
+    async def _restore(self) -> None:
+        self._loss_found(count=len(self._missing))
         while self._missing:
-            async with self._gate:
-                if not self._missing:  # others have put it back while this one waited for its turn
+            async with self._context.restores:
+                if not self._missing:  # other nodes have restored it meanwhile
                     return
                 subject, entry = next(iter(self._missing.items()))
                 try:
                     await self.publish(*entry)
-                except ServiceError as error:  # `tend` comes again
-                    self._outage.failed(self, left=len(self._missing), code=error.code.code)
+                except ServiceError as error:  # `maintain` retries
+                    self._restores.failed(self, left=len(self._missing), code=error.code.code)
                     return
-                self._outage.recovered(self)
-            if self._missing.get(subject) is entry:  # else there is more of it by now
+                self._restores.recovered(self)
+            if self._missing.get(subject) is entry:  # else a wider revocation has come meanwhile
                 del self._missing[subject]
 
 

@@ -1,7 +1,7 @@
-"""The time of the store that all nodes share, for whatever nodes have to agree on.
+"""The time of the store, for moments that all nodes must agree on.
 
-A node's own clock may be wrong. What it alone decides (when a token has expired) goes by its own clock. What other nodes act on
-(since when tokens are revoked, until when an entry in NATS holds, when an event was accepted) goes by the store's.
+A node's own clock may be wrong. What concerns the node alone goes by its own clock, for example when a token expires. What other
+nodes act on goes by the store's: since when tokens are revoked, how long an entry in NATS lasts, when an event was accepted.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import structlog
 from service.core.clock import Clock
 from service.telemetry.metrics import Metrics
 
-TOLERATED = 0.5
-"""Seconds of difference up to which the node's own clock will do."""
-WARNED = 2.0
-"""Seconds of difference from which it is logged; what an alert tells of as well."""
-STALE = 60.0
-"""Seconds after which the reading of a server that says nothing more no longer counts."""
-SLOW = 1.0
-"""Seconds: an answer that took longer tells too little."""
+MAX_TOLERATED_SKEW = 0.5
+"""Seconds of skew up to which the node's own clock is used."""
+WARN_SKEW = 2.0
+"""Seconds of skew above which a warning is logged; the alert on clock skew has the same threshold."""
+READING_TTL = 60.0
+"""Seconds after which a server's last reading no longer counts."""
+MAX_RESPONSE_TIME = 1.0
+"""Seconds: a response that took longer is too imprecise to be read."""
 
 _log = structlog.get_logger("clock")
 
 
 class StoreClock:
-    """A Clock whose `wall` is the store's time, as far as that differs from the node's by more than TOLERATED.
+    """A Clock whose `wall` is the store's time once it differs from the node's by more than MAX_TOLERATED_SKEW.
 
-    Without any reading (in memory), and while the difference is small, it is the node's own clock, at no cost.
+    Without a reading, as with the broker in memory, and while the skew is small, it is the node's own clock at no cost.
     """
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
@@ -37,40 +37,46 @@ class StoreClock:
         self.monotonic = clock.monotonic
         self.call_later = clock.call_later
         self.wall: Callable[[], float] = clock.wall
-        """As the Clock port says, of the store."""
+        """Returns the store's time, in seconds since the Unix epoch."""
         self._readings: dict[str, tuple[float, float]] = {}
-        """By server: what to add to the monotonic clock to have its time, and when it said so."""
-        self._ahead = 0.0
+        """By server: its time minus the monotonic clock, and when that was read."""
+        self._offset = 0.0
+        """The store's time minus the monotonic clock."""
         self._warned_at: float | None = None
         metrics.broker.broker_clock_skew_seconds.set_function(lambda: self.skew)
 
     @property
     def skew(self) -> float:
-        """Seconds by which the node's clock is ahead of the store's (below 0: behind it)."""
+        """Seconds by which the node's clock is ahead of the store's; negative if it is behind."""
         return self._clock.wall() - self._store_time() if self._readings else 0.0
 
-    def read(self, server: str, time: float, took: float) -> None:
-        """Takes in what a server's clock shows (seconds since the Unix epoch) in an answer that has just come, after so many
-        seconds."""
+    def record(self, server: str, time: float, response_time: float) -> None:
+        """Records a server's time, from a response that has just come.
+
+        Args:
+            server: Any name of the server.
+            time: Seconds since the Unix epoch.
+            response_time: Seconds from the request to the response.
+        """
         now = self.monotonic()
-        if took > SLOW and self._readings:
+        if response_time > MAX_RESPONSE_TIME and self._readings:
             return
-        self._readings[server] = (time - now + took / 2, now)
+        self._readings[server] = (time - now + response_time / 2, now)
         if len(self._readings) > 1:
-            self._readings = {name: one for name, one in self._readings.items() if now - one[1] <= STALE}
-        # The servers of a Cluster have a clock each. One that is wrong alone does not decide.
-        self._ahead = median(ahead for ahead, _ in self._readings.values())
+            self._readings = {name: one for name, one in self._readings.items() if now - one[1] <= READING_TTL}
+        # Each server of a Cluster has its own clock. The median ignores one that is wrong.
+        self._offset = median(offset for offset, _ in self._readings.values())
         skew = self.skew
-        self.wall = self._store_time if abs(skew) > TOLERATED else self._clock.wall
-        self._tell(skew, now)
+        self.wall = self._store_time if abs(skew) > MAX_TOLERATED_SKEW else self._clock.wall
+        self._log_skew(skew, now)
 
     def _store_time(self) -> float:
-        return self._ahead + self.monotonic()
+        return self._offset + self.monotonic()
 
-    def _tell(self, skew: float, now: float) -> None:
-        if self._warned_at is None and abs(skew) > WARNED:
+    def _log_skew(self, skew: float, now: float) -> None:
+        if self._warned_at is None and abs(skew) > WARN_SKEW:
             self._warned_at = now
             _log.warning("clocks_differ", seconds=round(skew, 3))
-        elif self._warned_at is not None and abs(skew) <= TOLERATED:
+        elif self._warned_at is not None and abs(skew) <= MAX_TOLERATED_SKEW:
             _log.info("clocks_agree", seconds=round(now - self._warned_at, 1))
             self._warned_at = None

@@ -28,7 +28,7 @@ from service.core.session import Session, Subscription
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
 from service.protocol.codec import id_of, split
-from service.realtime.cluster.messages import OWN_TENANT, probe_of
+from service.realtime.cluster.messages import INTERNAL_TENANT, probe_channel
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import ConnectionContext, RoomContext
 from service.realtime.connections.frame import event_frame
@@ -80,7 +80,7 @@ class LatencyProbe:
         runtime: Runtime,
     ) -> None:
         """`node`: its id. The contexts are the node's."""
-        self.channel = probe_of(node)
+        self.channel = probe_channel(node)
         self._times = times
         self._broker = broker
         self._connect = connect
@@ -259,7 +259,7 @@ class _Line:
     async def open(self, connect: Connect, room: Room, context: ConnectionContext) -> None:
         """Connects, and becomes a member of the room. Raises OSError."""
         self._loopback = await connect(self, context.metrics)
-        session = Session(anonymous(OWN_TENANT), max_subscriptions=1)
+        session = Session(anonymous(INTERNAL_TENANT), max_subscriptions=1)
         self._connection = Connection(new_id(), self._loopback.transport, session, _Nowhere(), context)
         subscription = Subscription(room.key, None)
         room.add_member(self._connection, subscription)

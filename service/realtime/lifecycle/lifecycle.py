@@ -13,6 +13,7 @@ from service.realtime.admission.admission import Admission
 from service.realtime.admission.session_evictor import SessionEvictor
 from service.realtime.bounds import Bounds
 from service.realtime.cluster.cluster import Cluster
+from service.realtime.cluster.messages import CloseConnections
 from service.realtime.connections.connection import Connection
 from service.realtime.lifecycle.availability import Availability
 from service.realtime.lifecycle.drain import Drain
@@ -107,7 +108,7 @@ class Lifecycle:
         self.monitor.welcome(connection)
         self._delivery.registry.add(connection)
         # Revoked since its token was checked: until now nobody could find the connection here.
-        self._cluster.revocations.look_at(connection)
+        self._cluster.revocations.enforce(connection)
         self._evict_oldest(connection)
 
     def remove(self, connection: Connection) -> None:
@@ -123,7 +124,7 @@ class Lifecycle:
         Returns when all are gone or `deadlines.shutdown` has passed.
         """
         self._admission.set_draining(draining=True)
-        self._cluster.control.tell()
+        self._cluster.heartbeat.report_soon()
         self._delivery.presence.drain()
         self.pending_handshakes.expire()
         await self._drain.run()
@@ -143,7 +144,8 @@ class Lifecycle:
         self._evictor.add(identity, newest.id)
 
     async def _evict(self, ids: Sequence[str]) -> None:
-        await self._cluster.control.close_connections(ids, CloseCode.REPLACED, REPLACED)
+        request = CloseConnections(connections=list(ids), code=CloseCode.REPLACED.name, reason=REPLACED)
+        await self._cluster.requests.send(request)
 
     def _age_quantile(self, quantile: float) -> float:
         """Seconds that this part of the connections has lasted at most; NaN if there are none."""

@@ -17,7 +17,7 @@ import structlog
 from service.core.clock import Clock, Timer
 from service.core.limits import Rollout
 from service.realtime.cluster.membership import Membership, NodeReport
-from service.realtime.cluster.messages import HEARTBEAT_INTERVAL, NODE_STATE
+from service.realtime.cluster.messages import HEARTBEAT_INTERVAL, NODE_STATE_RETENTION
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.lifecycle.availability import Availability
@@ -28,8 +28,8 @@ INTERVAL = 5.0
 """Seconds between two looks. What is asked for in one is spread over the time to the next."""
 STALE = 12.0
 """Seconds after which the report of a node is too old to act on."""
-assert 2 * HEARTBEAT_INTERVAL < STALE < NODE_STATE.ttl  # noqa: S101  # two reports may be late, and none outlives its node
-SETTLE = NODE_STATE.ttl
+assert 2 * HEARTBEAT_INTERVAL < STALE < NODE_STATE_RETENTION.ttl  # noqa: S101  # two reports may be late, and none outlives its node
+SETTLE = NODE_STATE_RETENTION.ttl
 """Seconds that the same nodes must have been there: balancers learn of a new one late, and a node that falls silent is forgotten
 only after as many."""
 SPREAD = 3.0
@@ -223,7 +223,7 @@ class Rebalancer:
             self._metrics.lifecycle.rebalance_surplus.set(0)
             return
         now = self._clock.monotonic()
-        count = self._scales.weigh(now, len(self._registry), len(self._reconnects), self._membership.words())
+        count = self._scales.weigh(now, len(self._registry), len(self._reconnects), self._membership.reports())
         self._metrics.lifecycle.rebalance_surplus.set(self._scales.surplus)
         if count:
             asked = self._reconnects.ask(islice(self._movable(now), count), over=INTERVAL, reason="rebalance")

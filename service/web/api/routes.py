@@ -13,6 +13,7 @@ from service.contract.model import ChannelSpec
 from service.core.identity import Right
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
+from service.realtime.cluster import messages as cluster
 from service.realtime.cluster.revocations import MAX_AHEAD
 from service.realtime.session.commands.history import encode_page
 from service.web.api import openapi, publish
@@ -59,7 +60,9 @@ async def list_channels(call: Call, query: ChannelsQuery) -> ChannelList:
     """Lists channels with subscribers, history or state."""
     found = await call.node.broker.list_channels(call.identity.tenant, query.prefix, query.limit + 1)
     listed = found[: query.limit]
-    aggregate = await call.node.cluster.control.subscribers(call.identity.tenant, [info.name for info in listed])
+    aggregate = await call.node.cluster.requests.send(
+        cluster.CountSubscribers(tenant=call.identity.tenant, channels=[info.name for info in listed])
+    )
     views = [
         ListedChannel(
             channel=info.name,
@@ -70,21 +73,23 @@ async def list_channels(call: Call, query: ChannelsQuery) -> ChannelList:
         )
         for info, subscribers in zip(listed, aggregate.counts, strict=True)
     ]
-    return ChannelList(channels=views, more=len(found) > query.limit, complete=aggregate.complete)
+    return ChannelList(channels=views, more=len(found) > query.limit, complete=aggregate.is_complete)
 
 
 async def show_channel(call: Call, query: NoQuery) -> ChannelView:
     """Shows one channel, even if nothing has happened in it."""
     channel, (spec, _) = call.channel()
     snapshot = await call.node.broker.snapshot(call.channel_key(channel), None, 0, 0)
-    aggregate = await call.node.cluster.control.subscribers(call.identity.tenant, [channel])
+    aggregate = await call.node.cluster.requests.send(
+        cluster.CountSubscribers(tenant=call.identity.tenant, channels=[channel])
+    )
     return ChannelView(
         channel=channel,
         epoch=snapshot.position.epoch,
         offset=snapshot.position.offset,
         last=_last_id(snapshot.position),
         subscribers=aggregate.counts[0],
-        complete=aggregate.complete,
+        complete=aggregate.is_complete,
         contract=_declare(spec),
     )
 
@@ -135,10 +140,10 @@ async def disconnect(call: Call, query: NoQuery) -> Disconnected:
     body = await call.body()
     reason = _check_reason(decode(body, _disconnect_decoder).reason if body else "")
     call.log_command("disconnect", user=user)
-    aggregate = await call.node.cluster.control.disconnect(
-        call.identity.tenant, user, reason or "disconnected by the backend"
+    aggregate = await call.node.cluster.requests.send(
+        cluster.Disconnect(tenant=call.identity.tenant, user=user, reason=reason or "disconnected by the backend")
     )
-    return Disconnected(connections=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.complete)
+    return Disconnected(connections=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.is_complete)
 
 
 async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
@@ -147,8 +152,10 @@ async def unsubscribe(call: Call, query: NoQuery) -> Unsubscribed:
     channel = decode(await call.body(), _unsubscribe_decoder).channel
     call.node.gate.authorise(call.identity, channel, Right.SUBSCRIBE)
     call.log_command("unsubscribe", user=user, channel=channel)
-    aggregate = await call.node.cluster.control.unsubscribe(call.identity.tenant, user, channel)
-    return Unsubscribed(subscriptions=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.complete)
+    aggregate = await call.node.cluster.requests.send(
+        cluster.Unsubscribe(tenant=call.identity.tenant, user=user, channel=channel)
+    )
+    return Unsubscribed(subscriptions=aggregate.counts[0], nodes=aggregate.nodes, complete=aggregate.is_complete)
 
 
 async def revoke_user(call: Call, query: NoQuery) -> UserRevoked:

@@ -1,0 +1,220 @@
+"""Requests to all nodes: they go through the broker, so they take the same way as events, and survive the same faults.
+
+result = await requests.send(Disconnect(tenant="acme", user="ann", reason="banned"))
+result.counts, result.nodes, result.is_complete
+
+A command is a durable event: once the broker has accepted it, every node runs it that was not away for longer than the stream
+goes back. A query is an ephemeral event, for the nodes that are connected now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+from msgspec import structs
+
+from service.core.broker import Broker, EventSink
+from service.core.channel import ChannelKey
+from service.core.clock import milliseconds
+from service.core.event import Delivery, Event, Publication
+from service.errors import ServiceError
+from service.realtime.cluster.membership import Membership
+from service.realtime.cluster.messages import (
+    COMMAND_RETENTION,
+    REQUESTS,
+    Request,
+    Response,
+    decode_request,
+    decode_response,
+    encode,
+    inbox_channel,
+)
+from service.realtime.cluster.node_actions import NodeActions
+from service.realtime.ids import new_id
+from service.realtime.runtime import Runtime
+from service.realtime.streams.channel_follower import ChannelFollower
+
+RESPONSE_TIMEOUT = 1.0
+"""Seconds to wait for the responses of the other nodes."""
+
+_log = structlog.get_logger("cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The responses of all nodes, added up."""
+
+    counts: list[int]
+    nodes: int
+    """How many nodes have responded."""
+    is_complete: bool
+    """True if every node has responded that is known to be alive."""
+
+
+class PendingRequest:
+    """A request that was sent, and its responses so far."""
+
+    def __init__(self, expected: Set[str], response_size: int) -> None:
+        self.id = new_id()
+        self._expected = expected
+        self._response_size = response_size
+        self._responses: dict[str, list[int]] = {}
+        self._completed = asyncio.Event()
+
+    def record(self, response: Response) -> None:
+        """Records a node's response. The first one of each node counts."""
+        if len(response.counts) == self._response_size:
+            self._responses.setdefault(response.node, response.counts)
+        if self._is_complete:
+            self._completed.set()
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._responses.keys() >= self._expected
+
+    def aggregate(self) -> Aggregate:
+        """Adds up the responses so far."""
+        counts = [sum(column) for column in zip([0] * self._response_size, *self._responses.values(), strict=True)]
+        return Aggregate(counts, len(self._responses), self._is_complete)
+
+    async def wait(self, timeout: float) -> Aggregate:  # noqa: ASYNC109  # a missing response is no error
+        """Adds up the responses once all are there, or after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._completed.wait()
+        except TimeoutError:
+            pass  # `is_complete` is False
+        return self.aggregate()
+
+
+class PendingRequests:
+    """The requests that wait for responses."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, PendingRequest] = {}
+
+    @contextmanager
+    def open(self, expected: Set[str], response_size: int = 1) -> Iterator[PendingRequest]:
+        """Accepts responses to a new request for the length of the block. Later ones are ignored."""
+        pending = PendingRequest(expected, response_size)
+        self._pending[pending.id] = pending
+        try:
+            yield pending
+        finally:
+            del self._pending[pending.id]
+
+    def record(self, response: Response) -> None:
+        """Records a response, if its request still waits for it."""
+        pending = self._pending.get(response.request)
+        if pending is not None:
+            pending.record(response)
+
+
+class ClusterRequests:
+    """Sends requests to all nodes, and runs those that it receives on this node."""
+
+    def __init__(
+        self,
+        node_id: str,
+        membership: Membership,
+        actions: NodeActions,
+        broker: Broker,
+        subscribe_internally: Callable[[ChannelKey, EventSink], None],
+        runtime: Runtime,
+    ) -> None:
+        self._node_id = node_id
+        self._membership = membership
+        self._actions = actions
+        self._broker = broker
+        self._runtime = runtime
+        self._pending = PendingRequests()
+        self._inbox = inbox_channel(node_id)
+        self.follower = ChannelFollower(REQUESTS, broker, runtime, self._receive, max_events=COMMAND_RETENTION.entries)
+        self._response_failed = runtime.outages.limited(_log, "response_failed", runtime.clock.monotonic)
+        subscribe_internally(REQUESTS, self.follower)
+        subscribe_internally(self._inbox, _Inbox(self._pending))
+
+    async def start(self) -> None:
+        """Subscribes to responses and requests. Raises ServiceError."""
+        await self._broker.subscribe(self._inbox)
+        await self.follower.start()
+
+    async def send(self, request: Request) -> Aggregate:
+        """Runs a request on all nodes, this one included.
+
+        Raises ServiceError if the broker does not accept it. A command may be run all the same; it is safe to send it again.
+        """
+        request = structs.replace(request, requester=self._node_id)
+        nodes = {self._node_id, *self._membership.states()}
+        with self._pending.open(nodes, request.response_size) as pending:
+            if request.is_command:
+                await self._publish(REQUESTS, "control.command", pending.id, request, Delivery.DURABLE)
+            else:
+                counts = await request.run(self._actions)  # does not wait for the broker
+                pending.record(Response(request=pending.id, node=self._node_id, counts=counts))
+                if len(nodes) == 1 or not counts:
+                    return Aggregate(counts, nodes=1, is_complete=True)
+                await self._publish(REQUESTS, "control.question", pending.id, request)
+            return await pending.wait(RESPONSE_TIMEOUT)
+
+    def _receive(self, event: Event) -> None:
+        request = decode_request(event.data)
+        if request.requester == self._node_id and not request.is_command:
+            return  # `send` has run it
+        # Tasks start in the order in which they are spawned, and actions change connections before their first wait.
+        self._runtime.tasks.spawn("cluster request", self._respond(event.id, request))
+
+    async def _respond(self, id: str, request: Request) -> None:
+        if request.is_command:
+            kind = str(request.__struct_config__.tag)
+            self._runtime.metrics.cluster.control_commands.labels(kind=kind).inc()
+        response = Response(request=id, node=self._node_id, counts=await request.run(self._actions))
+        if request.requester == self._node_id:
+            self._pending.record(response)
+            return
+        try:
+            await self._publish(inbox_channel(request.requester), "control.answer", new_id(), response)
+        except ServiceError as error:  # the requester's result is incomplete
+            self._response_failed(code=error.code.code)
+
+    async def _publish(
+        self,
+        channel: ChannelKey,
+        type: str,
+        id: str,
+        message: Request | Response,
+        delivery: Delivery = Delivery.EPHEMERAL,
+    ) -> None:
+        await self._broker.publish(
+            Publication(
+                channel=channel,
+                type=type,
+                id=id,
+                delivery=delivery,
+                data=encode(message),
+                sender=None,
+                at=milliseconds(self._runtime.clock),
+                retention=COMMAND_RETENTION if delivery is Delivery.DURABLE else None,
+            )
+        )
+
+
+class _Inbox:
+    """Receives the responses of other nodes. A lost response is not sent again: the result is incomplete."""
+
+    def __init__(self, pending: PendingRequests) -> None:
+        self._pending = pending
+
+    def deliver(self, event: Event) -> None:
+        """Records a response."""
+        try:
+            self._pending.record(decode_response(event.data))
+        except ValueError:  # of a version that responds in another form
+            _log.warning("response_not_understood", event_id=event.id)
+
+    def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
+        """Does nothing: the requester does not wait for long."""
