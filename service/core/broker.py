@@ -78,7 +78,7 @@ class Snapshot(Struct, frozen=True):
     missed: Sequence[Event]
     """The events after the requested position; empty unless `recovered` is True."""
     recovered: bool | None
-    """None if no position was requested; False if the stream may have a hole after it."""
+    """None if no position was requested; False if the stream may have a gap after it."""
     state_version: int = 0
     """The newest state version. The last event of `state` may be older, as values expire."""
     epoch_start: int | None = None
@@ -108,7 +108,7 @@ class EventSink(Protocol):
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         """Reports that some events of these channels (None: of all subscribed ones) may be lost to this node.
 
-        Called when delivery works again: a read from now on leaves no hole before the next delivery.
+        Called when delivery works again: a read from now on leaves no gap before the next delivery.
         """
 
 

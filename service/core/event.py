@@ -1,4 +1,7 @@
-"""Events between the gate, the broker and the hub. Structs: one is made for every message, in a tenth of a dataclass's time."""
+"""Events on their way from the gate through the broker to the hub.
+
+They are structs: every message makes one, in a tenth of the time of a dataclass.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,28 @@ from service.core.channel import ChannelKey
 
 
 class Delivery(Enum):
-    """What every queue on the way owes an event."""
+    """The delivery class of an event: what every queue on its way guarantees."""
 
     DURABLE = "durable"
-    """Kept in the channel's stream with a dense offset; never dropped: a client too slow for it is closed and resumes."""
+    """Kept in the channel's stream with a dense offset. Never dropped: a connection too slow for it is closed, and resumes."""
     LATEST = "latest"
-    """The newest value per key; a newer one replaces it in every queue."""
+    """The newest value of a key. A newer one replaces it in every queue."""
     EPHEMERAL = "ephemeral"
-    """No history; dropped first under pressure, and counted."""
+    """No history. Dropped first under pressure, and counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a channel is kept: of its stream (durable events) or of its state (keys of latest events)."""
+    """How much of a channel's stream (durable events) or state (keys of latest events) is kept."""
 
     entries: int
-    """Durable events, or keys, at most; the oldest goes first."""
+    """Durable events or keys at most; the oldest goes first."""
     ttl: float
-    """Seconds after its publication that an entry is dropped."""
+    """Seconds after its publish when an entry is dropped."""
 
 
 class Publication(Struct, frozen=True):
-    """An event that has passed the gate and has not reached the broker."""
+    """An event that the gate has accepted, before the broker has."""
 
     channel: ChannelKey
     type: str
@@ -45,9 +48,9 @@ class Publication(Struct, frozen=True):
     at: int
     """Milliseconds since the Unix epoch."""
     key: str | None = None
-    """Only with LATEST, and on presence events."""
+    """For LATEST and for presence events."""
     retention: Retention | None = None
-    """What to keep of the stream (DURABLE) or the state (LATEST); None with EPHEMERAL."""
+    """For the stream (DURABLE) or the state (LATEST); None for EPHEMERAL."""
 
 
 class Event(Struct, frozen=True):
@@ -61,9 +64,9 @@ class Event(Struct, frozen=True):
     sender: str | None
     at: int
     offset: int | None = None
-    """Dense per channel and epoch, from 1; only DURABLE."""
+    """Dense for each channel and epoch, from 1; only for DURABLE."""
     state_version: int | None = None
-    """Dense per channel and epoch, from 1; only LATEST."""
+    """Dense for each channel and epoch, from 1; only for LATEST."""
     key: str | None = None
     epoch: str = ""
-    """The stream's, of offset and state version; empty with EPHEMERAL."""
+    """The epoch of offset and state version; empty for EPHEMERAL."""

@@ -22,11 +22,11 @@ class Position(Struct, frozen=True, gc=False):
 
 
 def events_after(since: Position, newest: Position, kept: Sequence[Event]) -> Sequence[Event] | None:
-    """Returns the events after `since` up to `newest`, or None if there may be a hole.
+    """Returns the events after `since` up to `newest`, or None if there may be a gap.
 
-    `kept` holds the newest events of the stream, oldest first, and ends at `newest`. There may be a hole if the epoch differs,
+    `kept` holds the newest events of the stream, oldest first, and ends at `newest`. There may be a gap if the epoch differs,
     if `since` is ahead of the stream, if the event at `since` has another id, or if events after it are gone. If the event at
-    `since` itself is gone, its id cannot be compared: that counts as a hole, unless `since` is the newest position.
+    `since` itself is gone, its id cannot be compared: that counts as a gap, unless `since` is the newest position.
     """
     if since.epoch != newest.epoch or since.offset > newest.offset:
         return None

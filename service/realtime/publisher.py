@@ -74,10 +74,10 @@ class Publisher:
             )
             outcomes = self._outcomes[publication.delivery]
             refused = outcomes.refused
-            receipt = await self._broker.publish(publication)
+            result = await self._broker.publish(publication)
         except ServiceError:
             refused.inc()
             raise
-        (outcomes.duplicate if receipt.duplicate else outcomes.accepted).inc()
+        (outcomes.duplicate if result.duplicate else outcomes.accepted).inc()
         self._metrics.delivery.publish_seconds.observe(max(0.0, self._clock.monotonic() - started))
-        return receipt
+        return result

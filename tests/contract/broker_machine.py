@@ -1,7 +1,7 @@
 """Compares a Broker with a model that remembers everything; Hypothesis chooses the calls.
 
 The promise under test: a client that resumes never loses, repeats or reorders a durable event unless it is told `recovered` is
-False; and it is told so only when the stream can no longer show that there is no hole.
+False; and it is told so only when the stream can no longer show that there is no gap.
 """
 
 from __future__ import annotations

@@ -541,7 +541,7 @@ class BrokerSuite(ABC):
             pytest.param({"offset": 0, "id": None}, id="the beginning, trimmed"),
         ],
     )
-    async def test_snapshot_since_position_with_possible_hole_is_not_recovered(
+    async def test_snapshot_since_position_with_possible_gap_is_not_recovered(
         self, broker: Broker, publish: Publisher, doubtful: dict[str, object]
     ) -> None:
         first = await publish.durable()

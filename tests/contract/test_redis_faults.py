@@ -284,7 +284,7 @@ async def _publish_all(broker: RedisBroker, channel: ChannelKey, count: int) -> 
         await broker.publish(durable(f"m-{n}", channel))
 
 
-async def test_redis_read_after_interruption_leaves_no_hole(server: RedisServer) -> None:
+async def test_redis_read_after_interruption_leaves_no_gap(server: RedisServer) -> None:
     async with running(server.url) as (broker, sink):
         await broker.subscribe(ROOM)
         publishing = asyncio.ensure_future(_publish_all(broker, ROOM, 600))

@@ -153,7 +153,7 @@ class NatsBroker:
             await self.stream.ensure_created()
 
     async def _on_reconnected(self) -> None:
-        """Reports a gap, as messages may have been missed; heads that were cached may be outdated."""
+        """Reports an interruption: messages may have been missed, and cached heads may be outdated."""
         self._metrics.broker.broker_reconnects.labels(line="messages").inc()
         await self.stream.ensure_created()
         self._heads.evict_all()

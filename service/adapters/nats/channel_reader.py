@@ -66,7 +66,7 @@ class ChannelReader:
     async def read_missed(
         self, channel: ChannelKey, head: ChannelHead, since: Position, max_events: int, max_bytes: int
     ) -> Sequence[Event] | None:
-        """Returns the events after a position; None if there may be a hole, or they exceed a limit."""
+        """Returns the events after a position; None if there may be a gap, or they exceed a limit."""
         behind = head.offset - since.offset
         if since.epoch != head.epoch or behind < 0 or behind > max_events or since.offset < head.first - 1:
             return None
@@ -100,7 +100,7 @@ class ChannelReader:
             end = min(high, low + size - 1)
             part = await self._read_range(channel, head, low, end)
             if found and part and part[0].offset != low:
-                found.clear()  # a hole: what counts begins after it
+                found.clear()  # a gap: what counts begins after it
             if not part:
                 size *= EXPIRED_GROWTH
             found.extend(part)
@@ -108,7 +108,7 @@ class ChannelReader:
         return found[:limit]
 
     async def _read_range(self, channel: ChannelKey, head: ChannelHead, low: int, high: int) -> Sequence[EventRecord]:
-        """Returns the newest events of a range that have not expired, up to the first hole."""
+        """Returns the newest events of a range that have not expired, up to the first gap."""
         subjects = [self._subjects.durable(channel, segment) for segment in segments(low, high)]
         backoff = Backoff(*CONFLICT_BACKOFF)
         for remaining in reversed(range(MAX_TRIES)):

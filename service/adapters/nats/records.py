@@ -223,9 +223,9 @@ def event_record(
 
 
 def live_events(head: ChannelHead, records: Iterable[EventRecord], now: int) -> Sequence[EventRecord]:
-    """Returns the newest events that have not expired, up to the first hole; oldest first.
+    """Returns the newest events that have not expired, up to the first gap; oldest first.
 
-    A hole appears when a retention was longer than the ones after it: NATS expires each event by its own TTL.
+    A gap appears when a retention was longer than the ones after it: NATS expires each event by its own TTL.
     """
     alive = {
         record.offset: record

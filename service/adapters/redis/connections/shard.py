@@ -132,7 +132,7 @@ class Shard:
             self._report_new_generation()
 
     def _report_new_generation(self) -> None:
-        """Reports a gap: the channels of a new generation begin new epochs, though no connection was lost."""
+        """Reports an interruption: the channels of a new generation begin new epochs, though no connection was lost."""
         if names := self.subscriber.names:
             self._on_interrupted(names)
 

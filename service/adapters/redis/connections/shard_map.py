@@ -45,7 +45,7 @@ class ShardMap:
         on_interrupted: Callable[[Collection[bytes]], None],
         on_server_time: ServerTimeObserver | None = None,
     ) -> None:
-        """`on_message` gets a name and a payload; `on_interrupted` names that are subscribed again after a gap."""
+        """`on_message` gets a name and a payload; `on_interrupted` names that are subscribed again after an interruption."""
         self._config = config
         self._metrics = metrics
         self._on_message = on_message

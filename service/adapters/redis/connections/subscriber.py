@@ -1,4 +1,4 @@
-"""The subscriptions at one server. They are made again after every reconnect, and gaps in them are reported."""
+"""The subscriptions at one server. They are made again after every reconnect, and interruptions are reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SubscriptionState:
     is_confirmed: bool = False
     """Whether the server has confirmed the subscription on the present link."""
     was_confirmed: bool = False
-    """True once a server has confirmed; a later gap counts as an interruption."""
+    """True once a server has confirmed; a later time without is an interruption."""
     is_held: bool = False
     """Whether a `subscribe` has returned."""
     callers: int = 0
@@ -50,7 +50,7 @@ class SubscriberCallbacks:
     on_message: Callable[[bytes, bytes], None]
     """A message: the name, and the payload."""
     on_interrupted: Callable[[Collection[bytes]], None]
-    """These names are subscribed again, after a gap."""
+    """These names are subscribed again, after an interruption."""
     on_revoked: Callable[[bytes, str | None], None]
     """The server has ended or refused a subscription, because the slot has moved. With the redirection, if it sent one."""
     on_pong: Callable[[float], None]
@@ -128,7 +128,7 @@ class Subscriber:
         """The newest link on which names are subscribed."""
         self._is_resubscribing = False
         self._resumed: dict[bytes, None] = {}
-        """Names whose gap has ended and is not reported yet."""
+        """Names whose interruption has ended and is not reported yet."""
         self.connection = ReconnectingLink(
             "messages",
             config,
@@ -202,7 +202,7 @@ class Subscriber:
         return given_up
 
     def adopt(self, names: Mapping[bytes, SubscriptionState]) -> None:
-        """Subscribes names that another server had; the time between counts as a gap."""
+        """Subscribes names that another server had; the time between counts as an interruption."""
         for name, state in names.items():
             state.is_confirmed = False
             self._states[name] = state

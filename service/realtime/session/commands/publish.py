@@ -10,7 +10,7 @@ from service.realtime.node import Node
 async def handle(node: Node, connection: Connection, command: Publish) -> None:
     """Replies with `ack` if the event has an id."""
     session = connection.session
-    receipt = await node.publisher.publish(
+    result = await node.publisher.publish(
         session.identity,
         channel=command.channel,
         type=command.type,
@@ -21,6 +21,4 @@ async def handle(node: Node, connection: Connection, command: Publish) -> None:
         subscribed=session.is_subscribed(command.channel),
     )
     if command.id is not None:
-        connection.reply(
-            Ack(id=command.id, offset=receipt.offset, rev=receipt.state_version, duplicate=receipt.duplicate)
-        )
+        connection.reply(Ack(id=command.id, offset=result.offset, rev=result.state_version, duplicate=result.duplicate))
