@@ -148,7 +148,7 @@ class DescriptorMonitor:
         for connection in self._registry:
             if planned.first_reserved <= connection.transport.fd < planned.limit:
                 connection.close(CloseCode.OVERLOAD, OUT_OF_DESCRIPTORS)
-                connection.transport.hang_up()  # without waiting for the peer's close frame
+                connection.transport.close_when_written()  # without waiting for the peer's close frame
                 closed += 1
         if closed:
             self._runtime.metrics.limits.limit_hits.labels(limit="open_files").inc(closed)

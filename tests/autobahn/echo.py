@@ -33,23 +33,23 @@ class Echo:
         self._socket = socket
         self._deflater = deflater
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
         bits = self._socket.window_bits
         deflated = self._deflater.deflate(payload, bits) if bits else payload
         self._socket.write(frame(opcode, deflated, RSV1 if bits else 0))
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         """Nothing else is written meanwhile: a case waits for its echo."""
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         """See `paused`."""
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         """See Ear."""
         return False
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         """There is nothing to free."""
 
 

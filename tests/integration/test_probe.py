@@ -225,9 +225,9 @@ async def test_a_late_event_is_not_taken_for_the_one_that_is_awaited() -> None:
         assert line is not None
         assert line._loopback is not None
         so_far, near = successes(member.server), line._loopback.transport
-        near.heard = False
+        near.has_received = False
         probe.deliver(Event(probe.channel, "node.probe", "late", Delivery.EPHEMERAL, b"{}", None, at=0))
-        await eventually(lambda: near.heard)
+        await eventually(lambda: near.has_received)
         assert _is_waiting(probe)
         assert successes(member.server) == so_far
 

@@ -211,10 +211,10 @@ async def test_peer_that_answers_pings_stays() -> None:
         pings = 0
         for _ in range(4 * 8 + 4):
             clock.advance(STEP)
-            if connection.awaits_pong and not connection.transport.heard:
+            if connection.awaits_pong and not connection.transport.has_received:
                 assert await raw.receive() == (PING, b"")
                 raw.write(frame(PONG))
-                await eventually(lambda: connection.transport.heard)
+                await eventually(lambda: connection.transport.has_received)
                 pings += 1
         assert pings >= 4
         raw.write(text(type="ping", id="k"))

@@ -14,9 +14,9 @@ class NullTransport:
     handler: MessageHandler
     write: Callable[[bytes], None]
     close_code = 1006
-    is_paused = False
-    is_held = False
-    heard = True
+    is_writing_paused = False
+    is_reading_paused = False
+    has_received = True
     window_bits = 0
     fd = -1
 
@@ -24,10 +24,10 @@ class NullTransport:
         self.write = lambda data: None
         self.account = ByteBudget(1 << 40).account("nobody's")
 
-    def charge(self, account: Account) -> None:
+    def set_account(self, account: Account) -> None:
         self.account = account
 
-    def hold(self, size: int) -> None: ...
+    def count_held(self, size: int) -> None: ...
 
     def count_unsent(self, at_least: int = 0) -> None: ...
 
@@ -39,6 +39,6 @@ class NullTransport:
 
     def close(self, code: int, reason: str) -> None: ...
 
-    def hang_up(self) -> None: ...
+    def close_when_written(self) -> None: ...
 
     def abort(self) -> None: ...

@@ -51,20 +51,20 @@ class PeerTransport(NullTransport):
     def _take(self, data: bytes) -> None:
         assert not self.is_lost, "written to a connection that is lost"
         assert not self.closed, "RFC 6455 §5.5.1: nothing is sent behind a close frame"
-        assert not self.is_paused, "queued messages wait in the outbox"
+        assert not self.is_writing_paused, "queued messages wait in the outbox"
         self.writes.append(data)
         if self.takes is not None:
             self.takes -= 1
             if self.takes <= 0:
-                self.is_paused = True
-                self.handler.paused()
+                self.is_writing_paused = True
+                self.handler.pause_writing()
 
     def reads(self, takes: int | None = None) -> None:
         """Reads what waits, and from now on so many writes at once."""
         self.takes = takes
-        if self.is_paused:
-            self.is_paused = False
-            self.handler.resumed()
+        if self.is_writing_paused:
+            self.is_writing_paused = False
+            self.handler.resume_writing()
 
     def close(self, code: int, reason: str) -> None:
         if not self.closed:
@@ -145,19 +145,19 @@ class ForwardingHandler:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         """Not called: the peer sends nothing."""
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         self._connection.pause_writing()
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         self._connection.resume_writing()
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         return False
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         self._connection.connection_lost()
 
 
@@ -372,7 +372,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         batch = self.stage.batch(*frames)
         keeps_up = True
         if self.is_open:
-            was_paused = self.stage.transport.is_paused
+            was_paused = self.stage.transport.is_writing_paused
             for one in queued:
                 if not was_paused:
                     self.oracle.write(one)
@@ -402,7 +402,7 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     @rule(takes=st.integers(1, 3))
     def stop_reading(self, takes: int) -> None:
-        if not self.stage.transport.is_paused:
+        if not self.stage.transport.is_writing_paused:
             self.stage.transport.takes = takes
 
     @rule(takes=st.sampled_from([1, 2, None]))
@@ -451,9 +451,9 @@ class ConnectionMachine(RuleBasedStateMachine):
         del self.oracle.waiting[: len(names)]
 
     def only_replies_wait_while_the_peer_keeps_up(self) -> None:
-        clear = self.is_open and not self.stage.transport.is_paused and not self.oracle.waiting
+        clear = self.is_open and not self.stage.transport.is_writing_paused and not self.oracle.waiting
         assert self.stage.is_clear() == clear
-        if self.is_open and not self.stage.transport.is_paused:
+        if self.is_open and not self.stage.transport.is_writing_paused:
             assert all(one.delivery is None for one in self.oracle.waiting)
             assert bool(self.stage.callbacks) or not self.oracle.waiting
 
@@ -462,13 +462,13 @@ class ConnectionMachine(RuleBasedStateMachine):
         assert self.stage.closes == ([self.close_code] if self.close_code is not None else []), "the first close counts"
         if self.close_code is None or self.is_lost:
             return
-        if not transport.is_paused or now >= self.grace_ends_at:
+        if not transport.is_writing_paused or now >= self.grace_ends_at:
             assert transport.closed == [(self.close_code.code, "why")]
         if transport.closed and self.close_code is not CloseCode.SLOW_CONSUMER and now < self.grace_ends_at:
             assert not self.oracle.waiting, "the queue is written first"
 
     def counted_bytes_and_messages_are_the_queued_ones(self) -> None:
-        queued = self.stage.transport.is_paused and not self.is_lost and not self.stage.transport.closed
+        queued = self.stage.transport.is_writing_paused and not self.is_lost and not self.stage.transport.closed
         count = len(self.oracle.waiting) if queued else 0
         messages, used = self.stage.held()
         assert messages == self.stage.connection.queued_messages == count

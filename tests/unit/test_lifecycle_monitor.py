@@ -38,7 +38,7 @@ class Line(NullTransport):
     def close(self, code: int, reason: str) -> None:
         self.codes.append(code)
 
-    def hang_up(self) -> None: ...
+    def close_when_written(self) -> None: ...
 
     def abort(self) -> None:
         self.is_cut = True
@@ -98,10 +98,10 @@ def test_who_does_not_answer_is_cut_after_half_a_heartbeat(line: Line, clock: Fa
 
 
 def test_who_is_not_listened_to_is_not_missed(line: Line, clock: FakeClock) -> None:
-    line.is_held = True
+    line.is_reading_paused = True
     clock.advance(HEARTBEAT * 4)
     assert line.codes == []
-    line.is_held = False
+    line.is_reading_paused = False
     clock.advance(1)
     assert line.codes == [4408], "but as soon as it is"
 
@@ -114,7 +114,7 @@ def test_after_the_loop_has_stood_still_answers_are_read_before_anyone_is_cut(li
     late = min(timer.due for timer in timers if not timer.cancelled)
     clock.advance(late - clock.monotonic())
     assert line.codes == []
-    line.heard = True  # read in the turn in which the look was
+    line.has_received = True  # read in the turn in which the look was
     clock.advance(2)
     assert line.codes == []
 
@@ -124,7 +124,7 @@ def test_an_old_connection_is_asked_to_come_back_at_a_time_of_its_own(clock: Fak
     stage, most = Stage(clock, Rollout(max_age=1_000.0), id), 1_000.0
     begun = clock.monotonic()
     while not stage.reconnects.is_departing(stage.connection):
-        stage.line.heard = True
+        stage.line.has_received = True
         clock.advance(0.5)
     age = clock.monotonic() - begun
     assert most / 2 <= age <= most + 1.0
@@ -148,7 +148,7 @@ def test_shares_are_spread_and_stay(clock: FakeClock) -> None:
 def test_without_a_greatest_age_nobody_is_asked(clock: FakeClock) -> None:
     stage = Stage(clock, Rollout())
     for _ in range(1_000):
-        stage.line.heard = True
+        stage.line.has_received = True
         clock.advance(HEARTBEAT / 2)
     assert not stage.reconnects.is_departing(stage.connection)
     assert stage.line.codes == []

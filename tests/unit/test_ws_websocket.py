@@ -97,19 +97,19 @@ class RecordingHandler:
 
     told: list[str | bytes] = field(default_factory=list)
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         self.told.append(message)
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         self.told.append("(paused)")
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         self.told.append("(resumed)")
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         return False
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         self.told.append("(lost)")
 
 
@@ -170,7 +170,7 @@ def test_messages_and_pings_with_any_segmentation_are_all_handled(data: st.DataO
     stage.hear(*(wire[start:end] for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True) if end > start))
     assert stage.handler.told == told
     assert stage.wire.written == answered
-    assert stage.socket.heard
+    assert stage.socket.has_received
 
 
 class TestControlFrames:
@@ -188,7 +188,7 @@ class TestControlFrames:
         stage.wire.takes = 1
         stage.socket.resume_writing()
         assert stage.handler.told == ["(paused)", "(paused)"]
-        assert stage.socket.is_paused
+        assert stage.socket.is_writing_paused
         stage.wire.drains()
         assert stage.handler.told == ["(paused)", "(paused)", "(resumed)"]
 
@@ -313,7 +313,7 @@ class TestDescriptor:
     def test_fd_while_an_earlier_response_is_unsent_is_none(self, stage: Stage) -> None:
         """The connection of a large response was upgraded: asyncio has told aiohttp that it is paused, and not us."""
         stage.wire.waiting = 1
-        assert not stage.socket.is_paused
+        assert not stage.socket.is_writing_paused
         assert stage.socket.fd == -1
 
     @pytest.mark.parametrize("extra", [{"socket": Descriptor(), "sslcontext": object()}, {}])

@@ -58,19 +58,19 @@ class PausingHandler:
         self.got: list[str | bytes] = []
         self.is_lost = False
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         self.got.append(message)
         if len(self.got) % 3 == 0:
             self.socket.pause_reading()
 
-    def paused(self) -> None: ...
+    def pause_writing(self) -> None: ...
 
-    def resumed(self) -> None: ...
+    def resume_writing(self) -> None: ...
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         return False
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         self.is_lost = True
 
 

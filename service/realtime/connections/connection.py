@@ -213,7 +213,7 @@ class Connection(_FanOutSlots):
     def _write_counted(self, wire: bytes) -> None:
         """Writes bytes of this connection alone, and counts them if the peer does not take them all."""
         self.write(wire)
-        if self.transport.is_paused:
+        if self.transport.is_writing_paused:
             self.transport.count_unsent(len(wire))
 
     def _frame_replies(self, replies: list[bytes]) -> bytes:
@@ -240,20 +240,20 @@ class Connection(_FanOutSlots):
         outbox, context = self._outbox, self._context
         if outbox is None:
             return
-        while not self.transport.is_paused and (frames := outbox.take(MAX_BATCH_BYTES, context.max_batch)):
+        while not self.transport.is_writing_paused and (frames := outbox.take(MAX_BATCH_BYTES, context.max_batch)):
             if frames[0].delivery is not None:
                 context.metrics.delivery.publish_to_write_seconds.observe(
                     max(0.0, context.clock.monotonic() - frames[0].received_at)
                 )
             self._write_counted(context.encoder.encode(frames, self.window_bits))
-        if not outbox and not self.transport.is_paused:
+        if not outbox and not self.transport.is_writing_paused:
             self._outbox = None
             self._update_clear()
         elif self._writable is not None and not outbox.is_full:
             self._writable.set()
 
     def _update_clear(self) -> None:
-        self.is_clear = self.closing is None and not self.transport.is_paused
+        self.is_clear = self.closing is None and not self.transport.is_writing_paused
         if self._writable is not None:
             self._writable.set()
 
@@ -303,7 +303,7 @@ class Connection(_FanOutSlots):
         """Sends a ping that must be answered until `timeout_at`."""
         self.next_ping_at = timeout_at
         self.awaits_pong = True
-        self.transport.heard = False
+        self.transport.has_received = False
         self.transport.ping()
 
     def confirm_pong(self, next_ping_at: float) -> None:

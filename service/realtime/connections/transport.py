@@ -1,4 +1,10 @@
-"""What an edge hands to the realtime core, a transport's two ends, and what it tells the core."""
+"""The ports between an edge and the realtime core: a transport for messages, and the handler of what it receives.
+
+Example:
+    transport.handler = handler
+    transport.write(framing.frame(framing.TEXT, payload))
+    transport.close(1000, "bye")
+"""
 
 from __future__ import annotations
 
@@ -9,85 +15,92 @@ from service.realtime.connections.byte_budget import Account
 
 
 class MessageHandler(Protocol):
-    """Whom a socket tells. Called on the event loop; never raises."""
+    """Handles what a transport receives. Called on the event loop; never raises. The names are those of asyncio.Protocol."""
 
-    def received(self, message: str | bytes) -> None:
-        """A message came: text, or bytes for a binary one."""
+    def message_received(self, message: str | bytes) -> None:
+        """Called for each message: str for a text message, bytes for a binary one."""
 
-    def paused(self) -> None:
-        """The peer does not take what it was sent: what is written from here on waits in this process."""
+    def pause_writing(self) -> None:
+        """Called when the peer does not take a write: later writes are kept in this process."""
 
-    def resumed(self) -> None:
-        """It has taken everything."""
+    def resume_writing(self) -> None:
+        """Called when the peer has taken all writes."""
 
-    def ended(self) -> bool:
-        """The peer has ended its sending side: nothing more comes. Whether something that has come is still in hand: then
-        `Transport.hang_up` is called when that is done. May come again."""
+    def eof_received(self) -> bool:
+        """Called when the peer has ended its sending side, so that no more messages come. May be called again.
 
-    def lost(self) -> None:
-        """The connection is over. Comes once, last."""
+        Returns True while a message is being handled: then call `Transport.close_when_written` afterwards.
+        """
+
+    def connection_lost(self) -> None:
+        """Called once, as the last call."""
 
 
 class Transport(Protocol):
-    """A message transport. The realtime core knows no more of it than this."""
+    """Sends and receives messages. It is all that the realtime core knows of a connection."""
 
     write: Callable[[bytes], None]
-    """Sends WebSocket frames (protocol/framing.py), as many as there are in the bytes. Never blocks and never raises;
-    whoever writes although `is_paused` makes this process keep it."""
-    is_paused: bool
-    """Whether something that was written has not gone out yet."""
-    heard: bool
-    """Set whenever the peer sends anything; whoever wants to know clears it first."""
-    is_held: bool
-    """Whether reading is paused: what the peer says meanwhile, nobody hears."""
+    """Writes WebSocket frames (protocol/framing.py), one or several. Never blocks and never raises. While `is_writing_paused`,
+    this process keeps what is written."""
+    is_writing_paused: bool
+    """True while the peer has not taken a write."""
+    has_received: bool
+    """Set to True whenever the peer sends anything. Set it to False to wait for that."""
+    is_reading_paused: bool
+    """True between `pause_reading` and `resume_reading`."""
     window_bits: int
-    """Of the deflated frames that the peer takes; 0 if it takes none."""
+    """The size of the peer's inflate window; 0 if it takes no compressed frames."""
     handler: MessageHandler
     account: Account
-    """What counts the bytes that are held for the peer."""
+    """Counts the bytes that are held for the peer."""
 
-    def charge(self, account: Account) -> None:
-        """Counts on another account from here on, what is held already too."""
+    def set_account(self, account: Account) -> None:
+        """Counts on another account from now on, bytes that are held already included."""
 
-    def hold(self, size: int) -> None:
-        """Counts bytes that are kept for the peer until it is lost, or that no longer are (negative)."""
+    def count_held(self, size: int) -> None:
+        """Counts bytes that are kept for the peer until the connection is lost. Negative: bytes no longer kept."""
 
     def count_unsent(self, at_least: int = 0) -> None:
-        """Counts what has been written and has not gone out: `at_least` of a write that is kept whole until it has."""
+        """Counts the written bytes that the peer has not taken. `at_least`: the size of a write that is kept whole until then."""
 
     def pause_reading(self) -> None:
-        """Nothing more is received until `resume_reading`."""
+        """Receives no messages until `resume_reading`."""
 
     def resume_reading(self) -> None:
-        """Ends that; what comes then comes later, never before this returns. Harmless if reading is not paused."""
+        """Receives messages again, never before this call returns. Does nothing if reading is not paused."""
 
     def ping(self) -> None:
-        """Asks the peer for a sign of life."""
+        """Sends a ping."""
 
     def close(self, code: int, reason: str) -> None:
-        """Says goodbye; what comes from the peer after is dropped. Cuts it if it has not answered after
+        """Sends a close frame and ignores later messages. Cuts the connection if the peer does not answer within
         `outbox.close_grace`. Only the first call counts."""
 
-    def hang_up(self) -> None:
-        """Ends the connection of a peer that has `ended`, once all that was written has gone out."""
+    def close_when_written(self) -> None:
+        """Ends the connection without a close frame, once the peer has taken all writes; for a peer after `eof_received`."""
 
     def abort(self) -> None:
-        """Cuts the connection at once and frees its buffers."""
+        """Cuts the connection at once, and frees its buffers."""
 
     @property
     def fd(self) -> int:
-        """The descriptor that a Sender may write frames to; -1 if there is none, or something else must go there before.
-        Once got, it is good for as long as nothing waits to be written and the ear has not been told that all is `lost`:
-        after that the number may be another connection's."""
+        """The file descriptor for a batch sender; -1 without one, and while something else must be written before.
+
+        It is valid while nothing is queued, and until `MessageHandler.connection_lost`: after that, the number may belong to
+        another connection.
+        """
 
     @property
     def close_code(self) -> int:
-        """The code with which it ended, whoever said it first; 1006 if nobody has."""
+        """The code of the first close frame, whoever sent it; 1006 without one."""
 
 
 class BatchSender(Protocol):
-    """Writes one frame to many sockets at once."""
+    """Writes one frame to many sockets."""
 
     def __call__(self, fds: list[int], frame: bytes) -> Sequence[tuple[int, int]]:
-        """Gives the frame to each descriptor. Never blocks. Returns the index of each that did not take all of it, and how many
-        bytes it took, 0 if it has failed: the rest is for the socket's `write`, which finds out why."""
+        """Writes the frame to each file descriptor. Never blocks.
+
+        Returns the index of each descriptor that did not take the whole frame, and how many bytes it took; 0 after an error.
+        Pass the rest to the transport's `write`, which handles the error.
+        """

@@ -277,27 +277,27 @@ class _Line:
         self._id, self._echo = id, asyncio.get_running_loop().create_future()
         return self._echo
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         """See MessageHandler."""
         echo = self._echo
         if echo is not None and not echo.done() and self._id in map(id_of, split(message)):
             echo.set_result(self._now())
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         """See MessageHandler."""
         if self._connection is not None:
             self._connection.pause_writing()
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         """See MessageHandler."""
         if self._connection is not None:
             self._connection.resume_writing()
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         """See MessageHandler."""
         return False
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         """See MessageHandler."""
         self._is_lost = True
         if self._connection is not None:

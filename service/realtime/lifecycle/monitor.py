@@ -134,8 +134,8 @@ class ConnectionMonitor:
 
     def _beat(self, connection: Connection, now: float) -> None:
         transport = connection.transport
-        if connection.awaits_pong and not transport.heard:
-            if transport.is_held or self._was_late:
+        if connection.awaits_pong and not transport.has_received:
+            if transport.is_reading_paused or self._was_late:
                 return  # it may have answered long ago: the next look tells
             self._metrics.limits.limit_hits.labels(limit="heartbeat").inc()
             # A peer that only did not answer learns why; one that has gone keeps its descriptor for the grace of a close.

@@ -53,7 +53,7 @@ async def serve(
         _count_close(node, arrival.slot.network, identity, end.code.code)
         arrival.slot.release()
         if end.code is CloseCode.ABNORMAL:
-            transport.hang_up()  # the peer has ended without a word, and is told none
+            transport.close_when_written()  # the peer has ended without a word, and is told none
         else:
             transport.close(end.code.code, end.reason[:100])
         return
@@ -104,14 +104,14 @@ class SessionHandler:
         if not (
             channels or rest or arriving.waiting or arriving.has_ended or arriving.is_over
         ):  # as with nearly everybody
-            if connection.transport.is_paused:
+            if connection.transport.is_writing_paused:
                 connection.pause_writing()
             return
         self._is_busy = True
         self._waiting = arriving.waiting
         if self._waiting:
             self._waiting_bytes = sum(map(getsizeof, self._waiting))
-        if connection.transport.is_paused:
+        if connection.transport.is_writing_paused:
             connection.pause_writing()
         self._has_ended = arriving.has_ended
         if arriving.is_over:
@@ -138,7 +138,7 @@ class SessionHandler:
 
     # --- what the socket tells ----------------------------------------------------------------------------------------
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         """See Ear."""
         if self._is_busy:
             if self._waiting is None:
@@ -147,7 +147,7 @@ class SessionHandler:
             self._waiting.append(message)
             self._waiting_bytes += size
             transport = self._connection.transport
-            transport.hold(size)
+            transport.count_held(size)
             if (
                 len(self._waiting) >= MAX_WAITING
                 or self._waiting_bytes >= MAX_WAITING_BYTES
@@ -162,23 +162,23 @@ class SessionHandler:
         if rest is not None:
             if len(message) > SMALL_FRAME:
                 self._in_hand = getsizeof(message)
-                self._connection.transport.hold(self._in_hand)
+                self._connection.transport.count_held(self._in_hand)
             self._node.runtime.tasks.spawn("command", rest)
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         """See Ear."""
         self._connection.pause_writing()
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         """See Ear."""
         self._connection.resume_writing()
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         """See Ear."""
         self._has_ended = True
         return self._is_busy
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         """See Ear."""
         self._is_lost = True
         self._connection.connection_lost()
@@ -194,7 +194,7 @@ class SessionHandler:
 
     def _set_reading(self, *, reading: bool) -> None:
         transport = self._connection.transport
-        if reading is transport.is_held:
+        if reading is transport.is_reading_paused:
             (transport.resume_reading if reading else transport.pause_reading)()
 
     async def _work(self, frame: str | bytes | None, first: Coroutine[Any, Any, None] | None = None) -> None:
@@ -221,7 +221,7 @@ class SessionHandler:
             self._connection.fail()
         frame = self._waiting = None  # neither is counted any more
         if self._waiting_bytes or self._in_hand:
-            self._connection.transport.hold(-self._waiting_bytes)
+            self._connection.transport.count_held(-self._waiting_bytes)
             self._waiting_bytes = 0
             self._put_down(0)
         if self._is_lost:
@@ -231,12 +231,12 @@ class SessionHandler:
             self._set_reading(reading=True)
             if self._has_ended:
                 self._connection.flush()  # the replies of this turn
-                self._connection.transport.hang_up()
+                self._connection.transport.close_when_written()
 
     def _put_down(self, taken: int) -> None:
         """The frame in hand is done with; one of `taken` bytes that waited is in hand now."""
         if self._in_hand:
-            self._connection.transport.hold(-self._in_hand)
+            self._connection.transport.count_held(-self._in_hand)
         self._in_hand = taken
 
     def _take_apart(self, frame: str | bytes) -> tuple[Iterable[str | Raw], ServiceError | None]:

@@ -53,7 +53,7 @@ async def introduce(
         await slot.identify(identity)
     except ServiceError as error:
         raise _refuse(node, transport, slot, error, CloseCode.RATE_LIMITED) from error
-    transport.charge(node.delivery.budget.account(identity.tenant))
+    transport.set_account(node.delivery.budget.account(identity.tenant))
     return identity, "anonymous" if identity.is_anonymous else "hello", rest
 
 

@@ -37,33 +37,33 @@ class PreAuthBuffer:
         if not self.waiting:
             return None
         message = self.waiting.popleft()
-        self.transport.hold(-getsizeof(message))
+        self.transport.count_held(-getsizeof(message))
         return message
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         """See Ear."""
         if self.waiting is None:
             self.waiting = deque()
         self.waiting.append(message)
         size = getsizeof(message)
         self._size += size
-        self.transport.hold(size)
+        self.transport.count_held(size)
         if len(self.waiting) >= MAX_WAITING or self._size >= MAX_BYTES:
             self.transport.pause_reading()
         self._tell()
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         """See Ear."""
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         """See Ear."""
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         """See Ear. Unless the first message is being waited for, somebody is about to answer something."""
         self.has_ended = True
         return self._come is None or self._come.done()
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         """See Ear."""
         self.is_over = True
         self._tell()

@@ -71,9 +71,9 @@ class WebSocket(asyncio.Protocol):
         "_unsent_bytes",
         "account",
         "handler",
-        "heard",
-        "is_held",
-        "is_paused",
+        "has_received",
+        "is_reading_paused",
+        "is_writing_paused",
         "window_bits",
         "write",
     )
@@ -89,9 +89,9 @@ class WebSocket(asyncio.Protocol):
         self._transport = transport
         self.write: Callable[[bytes], None] = transport.write
         self.window_bits = window_bits
-        self.heard = True
-        self.is_held = False
-        self.is_paused = False
+        self.has_received = True
+        self.is_reading_paused = False
+        self.is_writing_paused = False
         self._state = _State.OPEN
         self._reader: FrameReader | None = None
         """Exists only while a frame or message is unfinished, or while received frames wait to be read."""
@@ -113,13 +113,13 @@ class WebSocket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Makes the transport report any unsent byte. Called by the upgrade, because the connection existed before."""
-        # With high=0, `is_paused` is True as soon as the kernel has not taken all bytes; then messages wait in the
+        # With high=0, `is_writing_paused` is True as soon as the kernel has not taken all bytes; then messages wait in the
         # outbox.
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
         """Passes messages to the handler, and answers control frames."""
-        self.heard = True
+        self.has_received = True
         if self._state is not _State.OPEN:
             self._read_after_close(data)
             return
@@ -129,7 +129,7 @@ class WebSocket(asyncio.Protocol):
             if reader is None:
                 text = parse_single_text(data, max_bytes)
                 if text is not None:
-                    self.handler.received(text)
+                    self.handler.message_received(text)
                     return
                 reader = self._reader = FrameReader(max_bytes, inflates=bool(self.window_bits))
             self._read_frames(reader, data)
@@ -147,10 +147,10 @@ class WebSocket(asyncio.Protocol):
         for opcode, payload in reader.feed(data, read_scheduler.max_frames):
             if opcode in (TEXT, BINARY):
                 completed = True
-                self.handler.received(payload)
+                self.handler.message_received(payload)
             else:
                 self._handle_control(opcode, cast(bytes, payload))
-            if self.is_held or self._state is not _State.OPEN:
+            if self.is_reading_paused or self._state is not _State.OPEN:
                 break
         if self._reader is not reader:  # the connection was failed or lost
             return
@@ -161,11 +161,12 @@ class WebSocket(asyncio.Protocol):
             fragments, reader.small_fragments = reader.small_fragments, 0
             if self._exceeds_control_rate(fragments * SMALL_FRAGMENT_COST):
                 raise ProtocolError(CloseCode.RATE_LIMITED.code, "too many small fragments")
-        if completed or self.is_held or reader.is_idle:  # while reading is paused, the delay is not the peer's
+        # While reading is paused, the delay is not the peer's.
+        if completed or self.is_reading_paused or reader.is_idle:
             read_scheduler.stop_message_timeout(self)
         if reader.is_idle:
             self._reader = None
-        elif not self.is_held:
+        elif not self.is_reading_paused:
             read_scheduler.start_message_timeout(self)
             if reader.may_have_more:
                 self._schedule_read(reader)
@@ -175,7 +176,7 @@ class WebSocket(asyncio.Protocol):
         """Counts what the reader keeps. Raises ProtocolError if that grew beyond what the node grants the tenant."""
         kept = reader.held_bytes if self._reader is reader else 0
         change, reader.accounted_bytes = kept - reader.accounted_bytes, kept
-        self.hold(change)
+        self.count_held(change)
         if change > 0 and not self.account.has_capacity():
             self._context.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
             raise ProtocolError(CloseCode.OVERLOAD.code, "this node holds too many bytes; reconnect later")
@@ -196,7 +197,7 @@ class WebSocket(asyncio.Protocol):
         reader.is_scheduled = False
         if self._state is not _State.OPEN:
             self._read_after_close(b"")
-        elif not self.is_held:
+        elif not self.is_reading_paused:
             try:
                 self._read_frames(reader, b"")
             except ProtocolError as error:
@@ -204,7 +205,7 @@ class WebSocket(asyncio.Protocol):
         self._resume_transport()
 
     def _resume_transport(self) -> None:
-        if self.is_held or self._transport.is_closing():
+        if self.is_reading_paused or self._transport.is_closing():
             return
         if self._reader is None or not self._reader.is_scheduled:
             self._transport.resume_reading()
@@ -245,13 +246,13 @@ class WebSocket(asyncio.Protocol):
 
     # --- bytes held for the peer --------------------------------------------------------------------------------------
 
-    def charge(self, account: Account) -> None:
+    def set_account(self, account: Account) -> None:
         """Moves the held bytes to another account."""
         self.account.add(-self._held_bytes)
         account.add(self._held_bytes)
         self.account = account
 
-    def hold(self, size: int) -> None:
+    def count_held(self, size: int) -> None:
         """Changes the number of held bytes."""
         if size and self._state is not _State.LOST:
             self._held_bytes += size
@@ -260,16 +261,18 @@ class WebSocket(asyncio.Protocol):
     def count_unsent(self, at_least: int = 0) -> None:
         """Counts the unsent bytes of the transport. The count never falls while writing is paused: a write is freed as
         a whole."""
-        unsent = max(self._unsent_bytes, at_least, self._transport.get_write_buffer_size()) if self.is_paused else 0
+        unsent = (
+            max(self._unsent_bytes, at_least, self._transport.get_write_buffer_size()) if self.is_writing_paused else 0
+        )
         change, self._unsent_bytes = unsent - self._unsent_bytes, unsent
-        self.hold(change)
+        self.count_held(change)
 
     def eof_received(self) -> bool:
         """Handles a peer that closes its sending half without a close frame.
 
         Finishes and answers a command in progress within `outbox.close_grace`. If there is none, the transport closes.
         """
-        if self._state is not _State.OPEN or not self.handler.ended():
+        if self._state is not _State.OPEN or not self.handler.eof_received():
             return False
         self._start_close_timer()
         return True
@@ -285,22 +288,22 @@ class WebSocket(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Reports to the handler that bytes wait in this process."""
-        self.is_paused = True
+        self.is_writing_paused = True
         self.count_unsent()
-        self.handler.paused()
+        self.handler.pause_writing()
 
     def resume_writing(self) -> None:
         """Reports to the handler that all bytes are sent."""
         # A failing write from here would make a closing transport of asyncio call connection_lost twice.
         if self._transport.is_closing():
             return
-        self.is_paused = False
+        self.is_writing_paused = False
         self.count_unsent()
         pong, self._pending_pong = self._pending_pong, None
         if pong is not None and self._state is _State.OPEN:
             self.write(frame(PONG, pong))
-        if not self.is_paused:
-            self.handler.resumed()
+        if not self.is_writing_paused:
+            self.handler.resume_writing()
 
     # --- control frames -----------------------------------------------------------------------------------------------
 
@@ -314,7 +317,7 @@ class WebSocket(asyncio.Protocol):
             elif self._exceeds_control_rate():
                 # Raises instead of closing: the handler would not learn of a close, and would write behind it.
                 raise ProtocolError(CloseCode.RATE_LIMITED.code, "too many control frames")
-            if opcode == PING and self.is_paused:
+            if opcode == PING and self.is_writing_paused:
                 self._pending_pong = payload  # RFC 6455 §5.5.3: only the latest ping needs a pong
             elif opcode == PING:
                 self.write(frame(PONG, payload))
@@ -359,16 +362,16 @@ class WebSocket(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stops reading until `resume_reading`."""
-        self.is_held = True
+        self.is_reading_paused = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Continues reading; frames that waited are read in a later loop iteration."""
-        if not self.is_held:
+        if not self.is_reading_paused:
             return
-        self.is_held = False
-        self.heard = True  # the peer may have sent something while reading was paused
+        self.is_reading_paused = False
+        self.has_received = True  # the peer may have sent something while reading was paused
         if self._reader is not None:  # not read now: the caller is not ready for messages yet
             self._schedule_read(self._reader)
         else:
@@ -390,7 +393,7 @@ class WebSocket(asyncio.Protocol):
         self._start_close_timer()
         self.resume_reading()  # otherwise the peer's close frame would not be read
 
-    def hang_up(self) -> None:
+    def close_when_written(self) -> None:
         """Closes the transport once all bytes are sent."""
         self._transport.close()
 
@@ -430,26 +433,26 @@ class WebSocket(asyncio.Protocol):
             self.write = _discard
             # Breaks the reference cycle: the connection's objects are freed at once, not by the garbage collector.
             handler, self.handler = self.handler, _NULL_HANDLER
-            handler.lost()
+            handler.connection_lost()
 
 
 class _NullHandler:
     """The handler of a finished connection: ignores everything."""
 
-    def received(self, message: str | bytes) -> None:
+    def message_received(self, message: str | bytes) -> None:
         """Ignores the message."""
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         """Ignores the event."""
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         """Ignores the event."""
 
-    def ended(self) -> bool:
+    def eof_received(self) -> bool:
         """Reports that nothing is in progress."""
         return False
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         """Ignores the event."""
 
 
