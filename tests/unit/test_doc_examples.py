@@ -1,4 +1,4 @@
-"""The examples of docs/contract.md and docs/settings.md load, and fail, as the pages show."""
+"""The examples of docs/contract.md, docs/settings.md and docs/contribute work as the pages show."""
 
 from __future__ import annotations
 
@@ -57,3 +57,17 @@ def test_settings_example_loads(name: str, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(SETTINGS[name].replace("…", "x" * 32))
     settings = load_settings(tmp_path / "settings.yaml", {})
     assert settings.contract == tmp_path / "contract.yaml"
+
+
+@pytest.mark.parametrize(("page", "module"), [("add-a-command", "presence"), ("add-a-setting", "history")])
+def test_contributor_page_uses_the_node_as_the_command_does(page: str, module: str) -> None:
+    text = (DOCS / "contribute" / f"{page}.md").read_text(encoding="utf-8")
+    commands = DOCS.parent / "service" / "realtime" / "session" / "commands"
+    source = (commands / f"{module}.py").read_text(encoding="utf-8")
+    shown = {
+        use
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        for use in re.findall(r"^from service\.(?!protocol).*|node(?:\.\w+)+\(", block, re.MULTILINE)
+    }
+    assert shown
+    assert [use for use in shown if use not in source] == []
