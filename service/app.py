@@ -53,7 +53,7 @@ from service.realtime.node import Node, Ports
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import resident_memory
-from service.telemetry.runtime import GcWatch, LoopLag
+from service.telemetry.runtime import GcMonitor, LoopLag
 from service.web.api import routes as api
 from service.web.api.call import MAX_BODY_BYTES
 from service.web.descriptors import DescriptorMonitor
@@ -370,7 +370,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)
     private = web.AppRunner(service.ops, shutdown_timeout=settings.outbox.close_grace, **http)
     loop = asyncio.get_running_loop()
-    gc_watch = GcWatch(service.metrics)
+    gc_monitor = GcMonitor(service.metrics)
     loop_lag = LoopLag(service.metrics, loop, on_lag=service.node.admission.upgrades.observe_lag)
     is_shared = settings.workers > 1  # the other workers listen on the same port
     listener: Listener | None = None
@@ -398,7 +398,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         set_socket_options(listener.sockets, service.node.bounds)
         if max_files is not None:
             service.descriptors.start(max_files)
-        gc_watch.install()
+        gc_monitor.install()
         loop_lag.start()
         service.metrics.process.start_memory_bytes.set(resident_memory())
         service.is_listening = True
@@ -419,7 +419,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         if ops_listener is not None:
             await service.last_scrape()
         loop_lag.stop()
-        gc_watch.uninstall()
+        gc_monitor.uninstall()
         if ops_listener is not None:
             ops_listener.close()
         await private.cleanup()

@@ -1,7 +1,7 @@
-"""What may cross from the service to its users when something goes wrong.
+"""Errors that the service sends to its users.
 
-`ServiceError` becomes a reply (an `error` message on a connection, problem+json over HTTP). Anything else that escapes is
-`internal` and is logged. Closing a connection is another matter: see `protocol/close.py`.
+A `ServiceError` becomes an `error` message on a connection, or problem+json over HTTP. Any other exception becomes
+`internal` and is logged. `protocol/close.py` has the codes with which connections are closed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 
 class ErrorCode(Enum):
-    """Every error code, with its HTTP status, whether trying the same again can help, and what it means.
+    """Every error code, with its HTTP status, whether a retry can help, and its meaning.
 
-    The single source: the table in docs/protocol.md and the JavaScript client's table are generated from it.
+    The tables in docs/protocol.md and in the JavaScript client are generated from it.
     """
 
     code: str
@@ -26,7 +26,7 @@ class ErrorCode(Enum):
         "malformed",
         400,
         False,
-        "The frame or body is not UTF-8 JSON, not an object or a batch of objects, or has a key twice in an object.",
+        "The frame or body is not UTF-8 JSON, is neither an object nor a batch of objects, or repeats a key in an object.",
     )
     BINARY_REFUSED = ("binary_refused", 400, False, "A binary frame; this protocol is UTF-8 JSON text.")
     UNKNOWN_TYPE = ("unknown_type", 400, False, "No system message has this type, and event types contain a dot.")
@@ -50,9 +50,9 @@ class ErrorCode(Enum):
         "A plain GET of the WebSocket address: an upgrade would succeed.",
     )
     UNAUTHENTICATED = ("unauthenticated", 401, False, "No credentials, or a message before hello.")
-    INVALID_TOKEN = ("invalid_token", 401, False, "The token is not one this service accepts.")
+    INVALID_TOKEN = ("invalid_token", 401, False, "This service does not accept the token.")
     TOKEN_EXPIRED = ("token_expired", 401, False, "The token has expired; get a new one.")
-    INVALID_TICKET = ("invalid_ticket", 401, False, "The ticket is unknown, used or older than its time to live.")
+    INVALID_TICKET = ("invalid_ticket", 401, False, "The ticket is unknown, used or expired.")
     INVALID_API_KEY = ("invalid_api_key", 401, False, "The backend API needs a valid API key.")
     FORBIDDEN = ("forbidden", 403, False, "The contract or the token's grants do not allow this.")
     ORIGIN_REFUSED = ("origin_refused", 403, False, "This Origin is not in the allow-list.")
@@ -83,17 +83,22 @@ class ErrorCode(Enum):
         True,
         "A cap on connections is reached; details.scope names it.",
     )
-    DEADLINE = ("deadline", 408, True, "Something that had to happen in time did not.")
-    OVERLOADED = ("overloaded", 503, True, "The node is over one of its budgets.")
-    DRAINING = ("draining", 503, True, "The node is going away; another one takes new connections.")
+    DEADLINE = ("deadline", 408, True, "The request did not complete in time.")
+    OVERLOADED = ("overloaded", 503, True, "The node has reached one of its limits.")
+    DRAINING = ("draining", 503, True, "The node is shutting down; another node accepts connections.")
     BROKER_UNAVAILABLE = (
         "broker_unavailable",
         503,
         True,
-        "The broker does not answer. Whether it has accepted this is unknown: try again, with the same id.",
+        "The broker does not answer. It may or may not have accepted the request: retry with the same id.",
     )
     NOT_FOUND = ("not_found", 404, False, "No such resource.")
-    METHOD_NOT_ALLOWED = ("method_not_allowed", 405, False, "The resource does not know this method; see Allow.")
+    METHOD_NOT_ALLOWED = (
+        "method_not_allowed",
+        405,
+        False,
+        "The resource does not support this method; Allow lists those that it does.",
+    )
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415, False, "Bodies are application/json.")
     INVALID_REQUEST = (
         "invalid_request",
@@ -115,7 +120,7 @@ class ErrorCode(Enum):
     )
     EXPECTATION_FAILED = ("expectation_failed", 417, False, "The request expects something other than 100-continue.")
     NOT_IMPLEMENTED = ("not_implemented", 501, False, "A transfer coding other than chunked.")
-    INTERNAL = ("internal", 500, True, "A fault in the service; the log has it under the same id.")
+    INTERNAL = ("internal", 500, True, "A fault in the service; its log record has the same id.")
 
     def __init__(self, code: str, status: int, retryable: bool, meaning: str) -> None:
         self.code = code
@@ -125,7 +130,7 @@ class ErrorCode(Enum):
 
 
 class ServiceError(Exception):
-    """A refusal its receiver can act on: what was wrong, where, and what would be right."""
+    """A refusal that its receiver can act on: what is wrong, where, and what would be right."""
 
     def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -135,7 +140,7 @@ class ServiceError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request can succeed later without being changed."""
+        """Whether the same request can succeed later, unchanged."""
         return self.code.retryable
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from service.errors import ServiceError
 from service.signals import stop_signals
 from service.telemetry import log
 from service.telemetry.process import max_files
-from service.telemetry.runtime import settle_gc
+from service.telemetry.runtime import freeze_gc
 
 SAME_REQUEST_WINDOW = 1.0
 """Seconds after the first signal within which another one counts as the same request. Service managers send signals to every
@@ -117,7 +117,7 @@ async def _serve(service: Service, companion: Companion | None) -> int:
     try:
         async with running(service, max_files) as (port, ops_port):
             stop.started()
-            settle_gc()
+            freeze_gc()
             _log.info(
                 "serving",
                 host=service.settings.host,

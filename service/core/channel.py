@@ -1,8 +1,7 @@
-"""Channel names and the two kinds of pattern that match them: the contract's (`room:{room}`) and a grant's (`room:*`).
+"""Channel names, and the two kinds of pattern that match them: of the contract (`room:{room}`) and of grants (`room:*`).
 
-A user's id may hold any printable character, a channel's name only a few. In the segment that `{user}` stands for the others are
-percent-encoded (`encode_user`), so that every user can own a channel: `inbox:auth0%7Cann`. A user made of those few is its own
-encoding, and no two users share one.
+A channel name allows fewer characters than a user id. In the segment of `{user}`, other characters are percent-encoded
+(`encode_user`), so that every user can own a channel: `inbox:auth0%7Cann`. The encoding is unique for each user.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ _ANY = r"[A-Za-z0-9_.@~=+-]"
 _SEGMENT = rf"{_ANY}+"
 _ENCODED_SEGMENT = r"[%A-Za-z0-9_.@~=+-]+"
 NAME = rf"{_ENCODED_SEGMENT}(?::{_ENCODED_SEGMENT})*"
-"""The expression that a whole channel name matches; the same in Python and in JSON Schema. Patterns judge what a percent sign
-begins."""
+"""The expression for a whole channel name, valid in Python and in JSON Schema. Patterns check the percent-encoding."""
 _NAME = re.compile(NAME)
 _PLAIN_NAME = re.compile(rf"{_SEGMENT}(?::{_SEGMENT})*")
 _PLAIN_SEGMENT = re.compile(_SEGMENT)
@@ -32,11 +30,11 @@ _STAR = r"[A-Za-z0-9_.@~=+%-]*"
 _GRANT = re.compile(r"[A-Za-z0-9_.@~=+%*-]+(?::[A-Za-z0-9_.@~=+%*-]+)*")
 
 OWNER_PARAMETER = "user"
-"""The parameter of a contract's pattern that stands for a user."""
+"""The parameter in a pattern of the contract that stands for a user."""
 
 
 class ChannelKey(NamedTuple):
-    """A channel as the service knows it: never without its tenant."""
+    """A channel name with its tenant."""
 
     tenant: str
     name: str
@@ -44,13 +42,13 @@ class ChannelKey(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def channel_key(tenant: str, name: str) -> ChannelKey:
-    """The key; nearly always the same object for the same channel, as each of its subscribers keeps it."""
+    """Returns the key of a channel. Subscribers of one channel share one object."""
     return ChannelKey(tenant, name)
 
 
 def encode_user(user: str) -> str:
-    """The segment that stands for a user in channel names: every byte of its UTF-8 that is no letter, no digit and none of
-    ``_.@~=+-`` is ``%`` and two upper-case hexadecimal digits.
+    """Returns the segment for a user in channel names: each byte of its UTF-8 other than letters, digits and ``_.@~=+-`` becomes
+    ``%`` and two upper-case hexadecimal digits.
 
     >>> encode_user("auth0|ann")
     'auth0%7Cann'
@@ -58,8 +56,8 @@ def encode_user(user: str) -> str:
     return user if _PLAIN_SEGMENT.fullmatch(user) else quote(user, safe="@=+")
 
 
-def _encodes_a_user(segment: str) -> bool:
-    """Whether the segment is what `encode_user` makes of some user: a user has one channel, under one name."""
+def _is_encoded_user(segment: str) -> bool:
+    """Whether `encode_user` returns this segment for some user. Other spellings are refused: a user has one channel."""
     try:
         return encode_user(unquote(segment, errors="strict")) == segment
     except UnicodeDecodeError:
@@ -67,11 +65,10 @@ def _encodes_a_user(segment: str) -> bool:
 
 
 def check_name(name: str, *, encoded: bool = False) -> str:
-    """Returns the name if it is a channel name: segments of letters, digits and ``_.@~=+-``, joined by ``:``. `encoded`: other
-    characters may stand in it percent-encoded.
+    """Returns a valid channel name: segments of letters, digits and ``_.@~=+-``, joined by ``:``.
 
-    Raises ServiceError(INVALID_CHANNEL). Globs, spaces and control characters are outside the set on purpose: names
-    travel into store keys, addresses and headers.
+    `encoded` allows percent-encoded characters. Raises ServiceError(INVALID_CHANNEL). Globs, spaces and control characters are
+    not allowed: names become part of store keys, addresses and headers.
     """
     if len(name) > MAX_CHANNEL_BYTES:
         raise ServiceError(
@@ -88,13 +85,15 @@ def check_name(name: str, *, encoded: bool = False) -> str:
 
 
 class ChannelPattern:
-    """A declared pattern: segments joined by ``:``, each literal or one ``{parameter}`` that stands for a whole segment. Only
-    ``{user}`` stands for one with percent-encoded characters."""
+    """A declared pattern: segments joined by ``:``, each a literal or a ``{parameter}`` for one whole segment.
+
+    Only ``{user}`` matches a segment with percent-encoded characters.
+    """
 
     __slots__ = ("_regex", "parameters", "shape", "text")
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError with a sentence if the text is not a pattern."""
+        """Compiles the pattern. Raises ValueError with a sentence."""
         expression, shape, parameters = [], [], []
         for segment in text.split(SEPARATOR):
             if not _PATTERN_SEGMENT.fullmatch(segment):
@@ -105,8 +104,8 @@ class ChannelPattern:
                 if found["name"] in parameters:
                     raise ValueError(f"parameter {{{found['name']}}} stands twice")
                 parameters.append(found["name"])
-                stands_for = _ENCODED_SEGMENT if found["name"] == OWNER_PARAMETER else _SEGMENT
-                expression.append(f"(?P<{found['name']}>{stands_for})")
+                segment_expression = _ENCODED_SEGMENT if found["name"] == OWNER_PARAMETER else _SEGMENT
+                expression.append(f"(?P<{found['name']}>{segment_expression})")
                 shape.append("{}")
             else:
                 expression.append(re.escape(segment))
@@ -117,15 +116,15 @@ class ChannelPattern:
         self._regex = re.compile(SEPARATOR.join(expression))
 
     def match(self, name: str) -> dict[str, str] | None:
-        """The parameters' values if the (valid) name matches, else None."""
+        """Returns the parameters' values if the (valid) name matches."""
         found = self._regex.fullmatch(name)
-        if found is None or ("%" in name and not _encodes_a_user(found[OWNER_PARAMETER])):
+        if found is None or ("%" in name and not _is_encoded_user(found[OWNER_PARAMETER])):
             return None
         return found.groupdict()
 
     @property
     def specificity(self) -> tuple[bool, ...]:
-        """Sorts patterns so that the one whose first differing segment is literal comes first."""
+        """Sort key: of two patterns, the one with a literal at the first differing segment comes first."""
         return tuple(part == "{}" for part in self.shape)
 
     def __repr__(self) -> str:
@@ -134,9 +133,9 @@ class ChannelPattern:
 
 @lru_cache(maxsize=4096)
 def grant_regex(pattern: str) -> re.Pattern[str]:
-    """Compiles a grant's pattern: ``*`` is any part of one segment, a last segment ``**`` is all that may follow.
+    """Compiles the pattern of a grant: ``*`` matches any part of one segment, a last segment ``**`` any rest.
 
-    Raises ValueError with a sentence if the text is not such a pattern.
+    Raises ValueError with a sentence.
     """
     if len(pattern) > MAX_CHANNEL_BYTES or not _GRANT.fullmatch(pattern):
         raise ValueError(f"{pattern[:64]!r} is not a grant: segments of letters, digits, _.@~=+- and * joined by ':'")
@@ -151,10 +150,10 @@ def grant_regex(pattern: str) -> re.Pattern[str]:
 
 
 def _grant_segment(segment: str) -> str:
-    """One segment of a grant as an expression whose matching takes time linear in the name, however many stars it has.
+    """Returns the expression of one segment. It matches in time linear in the name, however many stars the segment has.
 
-    What stands between two stars may take its first match and keep it (hence the atomic groups): a later one would leave
-    less for the rest. Only the last star gives back.
+    The text between two stars may keep its first match (hence the atomic groups): a later match leaves less for the rest. Only
+    the last star backtracks.
     """
     start, *middle = map(re.escape, segment.split("*"))
     if not middle:

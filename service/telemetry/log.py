@@ -1,7 +1,10 @@
-"""Logs: one line an event, of names, ids and sizes. Never a token, never a payload: `redact` stands before every renderer.
+"""Structured logs: one line an event, with names, ids and sizes. `redact` removes tokens and payloads before rendering.
 
-What aiohttp and asyncio log through the standard library takes the same way out. A log call never fails and never waits: a record
-that cannot be rendered, queued or written is dropped and counted (`dropped`).
+    log = get_logger("admission")
+    log.warning("connections_lowered", limit=1024)
+
+Records of aiohttp and asyncio take the same path. A log call never fails and never waits: a record that cannot be rendered,
+queued or written is dropped and counted (`dropped`).
 """
 
 from __future__ import annotations
@@ -32,34 +35,34 @@ Format = Literal["auto", "json", "console"]
 
 REDACTED = "[redacted]"
 QUEUE_BYTES = 1_048_576
-"""Bytes of records that may wait to be written, unless `configure` is told otherwise."""
+"""Default of `configure`: bytes of records that may wait to be written."""
 FLUSH_TIMEOUT = 1.0
-"""Seconds that the end of the process waits for a reader that does not read."""
+"""Seconds that the end of the process waits for a blocked reader."""
 
 _SECRET = re.compile(
     "authorization|body|cookies?|credentials?|data|frame|jwt|keys?|passwd|password|payload|secrets?|tickets?|tokens?"
 )
-"""A field with one of these words in its name is masked …"""
+"""A field with one of these words in its name is redacted …"""
 _MEASURE = re.compile("bytes|count|id|length|limit|name|seconds|size|type")
-"""… unless its last word says that it is a measure or a name: `data_bytes`, `key_id`."""
+"""… unless its last word is a measure or an identifier: `data_bytes`, `key_id`."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _MASKS = (
-    # A JWT, even a truncated one: base64url of `{"` or `{ `, whatever stands before it.
+    # A JWT, even a truncated one: base64url of `{"` or `{ `.
     (re.compile(r"ey[JA][\w-]{8,}(?:\.[\w-]*)*"), REDACTED),
     # Headers as text or as the repr of a mapping: the rest of the line may hold more of the same.
     (re.compile(r"(?i)((?:authorization|cookie)[\"']?\s*[:=]\s*)[^\r\n]+"), rf"\g<1>{REDACTED}"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), rf"\g<1> {REDACTED}"),
     (re.compile(r"(?i)\b(ticket|\w*token|api[_-]?key|secret|password)(=|%3d)[^&\s\"'<>]+"), rf"\g<1>\g<2>{REDACTED}"),
 )
-_DEEPEST = 4
-"""Levels of containers that are rendered; a bound for cycles too."""
+_MAX_DEPTH = 4
+"""Levels of nested containers that are rendered. Bounds cycles too."""
 _PLAIN = (PurePath, date, UUID, IPv4Address, IPv6Address)
 _FIRST = ("timestamp", "level", "logger", "event")
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of one module or concern; works before `configure`, and follows it."""
+    """Returns a logger. It works before `configure`, and follows its settings."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
@@ -72,10 +75,10 @@ def configure(
     access: bool = False,
     queue_bytes: int = QUEUE_BYTES,
 ) -> None:
-    """Sends all logs of the process to `stream`, or without one to standard error, in the background. May be called again.
+    """Sends all logs of the process to `stream`; without one to standard error, through a background thread. May be called again.
 
-    `auto` is `console` on a terminal and `json` elsewhere. `access` turns on aiohttp's line per HTTP request. Without a `stream`,
-    whatever else is printed to `sys.stderr` takes the way of the logs from then on, so that no print can fail or wait either.
+    `auto` means `console` on a terminal and `json` elsewhere. `access` enables aiohttp's record for each HTTP request. Without a
+    `stream`, everything printed to `sys.stderr` goes through the background thread, so that no print can fail or block.
     """
     out = _guarded_stderr(queue_bytes) if stream is None else stream
     console = format == "console" or (format == "auto" and out.isatty())
@@ -116,18 +119,18 @@ def configure(
 
 
 def dropped() -> Mapping[str, int]:
-    """Records that this process has dropped, by reason."""
+    """Returns the number of dropped records of this process, by reason."""
     return _drops.counts()
 
 
 def waiting_bytes() -> int:
-    """Bytes of the records that wait to be written."""
+    """Returns the bytes of records that wait to be written."""
     stderr = sys.stderr
     return stderr.writer.waiting_bytes if isinstance(stderr, GuardedStream) else 0
 
 
 def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
-    """Waits until the records of this process are written, or dropped; False if that took longer. For the end of a process."""
+    """Waits until all records are written or dropped. Returns False after `timeout` seconds. For the end of a process."""
     stderr = sys.stderr
     if not isinstance(stderr, GuardedStream):
         return True
@@ -136,15 +139,15 @@ def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
 
 
 def _guarded_stderr(queue_bytes: int) -> TextIO | GuardedStream:
-    """Standard error, with a writer between it and whoever prints there; it is put there once in a process."""
+    """Replaces `sys.stderr` by a GuardedStream, once in a process, and returns it."""
     stderr = sys.stderr
     if isinstance(stderr, GuardedStream):
         stderr.writer.max_bytes = queue_bytes
         return stderr
     try:
         descriptor = stderr.fileno()
-    except (AttributeError, OSError):  # there is none, or a test's: what has no descriptor has no slow reader
-        return _Nowhere() if stderr is None else stderr
+    except (AttributeError, OSError):  # none, or that of a test: without a descriptor there is no slow reader
+        return _NullStream() if stderr is None else stderr
     with suppress(OSError, ValueError):
         stderr.flush()
     guarded = GuardedStream(LineWriter(descriptor, max_bytes=queue_bytes, drops=_drops))
@@ -158,23 +161,23 @@ def _line_to(out: TextIO | GuardedStream) -> Callable[[str], None]:
         out.write(text + "\n")
         out.flush()
 
-    if isinstance(out, GuardedStream):  # beside what somebody has begun to print
+    if isinstance(out, GuardedStream):  # separate from an incomplete line that was printed
         write = out.writer.write
         return lambda text: write(f"{text}\n".encode("utf-8", "backslashreplace"))
     return partial(at_once, out=out)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Masks fields with a secret's or a payload's name, and everything inside strings that looks like a credential."""
+    """Processor of structlog: redacts fields with the name of a secret or payload, and credentials inside strings."""
     ordered = {name: event[name] for name in _FIRST if name in event} | dict(event)
     return {name: _safe_field(name, value, 0) for name, value in ordered.items()}
 
 
 def scrub(text: str) -> str:
-    """The text with everything masked that looks like a credential."""
+    """Returns the text without anything that looks like a credential."""
     for pattern, mask in _MASKS:
         text = pattern.sub(mask, text)
-    # A lone surrogate cannot be written to any stream.
+    # A lone surrogate cannot be encoded.
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -195,12 +198,12 @@ def _safe(value: object, depth: int) -> Any:
         return _sentence(value)
     if isinstance(value, _PLAIN):
         return scrub(str(value))
-    if depth < _DEEPEST:
+    if depth < _MAX_DEPTH:
         if isinstance(value, Mapping):
             return {scrub(str(name)): _safe_field(name, inner, depth + 1) for name, inner in value.items()}
         if isinstance(value, Sequence | Set):
             return [_safe(inner, depth + 1) for inner in value]
-    # Anything else might show what it holds: a message its payload, a request its headers.
+    # Other objects might show their content: a message its payload, a request its headers.
     return f"<{type(value).__qualname__}>"
 
 
@@ -210,7 +213,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _traceback(exc_info: ExcInfo) -> str:
-    """Where it happened, through all causes, oldest first. No local variables, and messages only as `_sentence` shows them."""
+    """Formats an exception with all its causes, oldest first. No local variables; messages only from `_sentence`."""
     error: BaseException | None = exc_info[1]
     seen: list[BaseException] = []
     while error is not None and error not in seen:
@@ -223,7 +226,7 @@ def _traceback(exc_info: ExcInfo) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    """The exception's type, and the operating system's message. Any other message may quote the payload it is about."""
+    """Returns the type of the exception; the message only of OSError. Other messages may quote a payload."""
     name = type(error).__qualname__
     return scrub(f"{name}: {error}") if isinstance(error, OSError) else name
 
@@ -238,42 +241,42 @@ class _Logger(structlog.stdlib.BoundLogger):
     def _proxy_to_logger(self, method_name: str, event: str | None = None, *event_args: str, **event_kw: Any) -> Any:
         try:
             return super()._proxy_to_logger(method_name, event, *event_args, **event_kw)
-        except Exception as error:  # a value that the processors cannot take
-            _lost(self.name, error)
+        except Exception as error:  # a value that the processors cannot handle
+            _drop(self.name, error)
             return None
 
 
 class _Handler(logging.Handler):
-    """The one handler of this process, told apart from those that a test runner adds."""
+    """The log handler of this process. A class of its own, because test runners add handlers."""
 
     def __init__(self, line: Callable[[str], None]) -> None:
         super().__init__()
         self._line = line
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler."""
+        """Writes the record, or counts it as dropped."""
         try:
             self._line(self.format(record))
         except Exception as error:
-            _lost(record.name, error)
+            _drop(record.name, error)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the standard library's name
-        """Is never called. The inherited method would print the record's arguments, unredacted."""
+        """Does nothing. The inherited method would print the record's arguments, unredacted."""
 
 
-class _Nowhere(io.StringIO):
-    """Standard error of a process that has none."""
+class _NullStream(io.StringIO):
+    """Standard error of a process without one."""
 
     def write(self, text: str) -> int:
-        """Takes it."""
+        """Discards the text."""
         return len(text)
 
 
 _drops = Drops()
 
 
-def _lost(name: str, error: Exception) -> None:
-    """Counts a record that was dropped, and says so where that can be said."""
+def _drop(name: str, error: Exception) -> None:
+    """Counts a dropped record, and tries to print why."""
     _drops.count("write" if isinstance(error, OSError) else "render")
     with suppress(Exception):
         sys.stderr.write(f"tidewire: a log record of {name} could not be written: {type(error).__name__}\n")

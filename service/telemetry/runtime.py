@@ -1,4 +1,4 @@
-"""What the interpreter and the event loop do to latency: garbage collection pauses, and how late callbacks run."""
+"""Measures what delays the process: pauses of the garbage collector, and the lag of the event loop."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from service.telemetry.metrics import Metrics
 LAG_INTERVAL = 0.25
 """Seconds between two measurements of the event loop's lag."""
 LAG_WINDOW = 60
-"""Measurements that `loop_lag_max` looks back on: 15 s, the usual scrape interval."""
+"""Measurements that `loop_lag_max` covers: 15 s, the usual scrape interval."""
 
 
 GC_THRESHOLDS = (15_000, 1_000, 2)
-"""Allocations beyond deallocations before the youngest generation is collected, and its collections before the next ones are.
+"""Arguments of `gc.set_threshold`: net allocations before generation 0 is collected, and its collections before the next
+ones are.
 
-A collection takes about half a microsecond for each object that it looks at, and nobody is served meanwhile: 15 000 young ones
-take some milliseconds, and older ones have their turn only after 15 million allocations that stayed.
+A collection takes about half a microsecond for each object, and stops the process meanwhile: 15 000 young objects take a few
+milliseconds. Older generations are collected only after 15 million allocations that stayed.
 
-Python's own (700, 10, 10) look at young objects for every few hundred messages, and find none: what a message or a connection
-leaves behind is freed by its last reference (tests/integration/test_shutdown.py holds connections to that).
+Python's defaults (700, 10, 10) collect every few hundred messages and find nothing: the objects of a message or a connection are
+freed by their last reference (tests/integration/test_shutdown.py checks that for connections).
 """
 
 
-def settle_gc() -> None:
-    """To be called once all is set up: what lives now lives for ever, and collections need not look at it.
+def freeze_gc() -> None:
+    """Freezes all current objects, so that collections skip them. Call it once, when the service is set up.
 
-    Nobody is served yet, so this collection is no pause, and is not observed.
+    No client is served yet, so this collection is not recorded as a pause.
     """
     observers, gc.callbacks[:] = gc.callbacks[:], []
     gc.collect()
@@ -39,51 +40,51 @@ def settle_gc() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-class GcWatch:
-    """Observes how long each garbage collection stops the process."""
+class GcMonitor:
+    """Records how long each garbage collection stops the process."""
 
     def __init__(self, metrics: Metrics) -> None:
-        # One child a generation, made now: `labels()` takes a lock that the code interrupted by a collection may hold. A
-        # child's own lock is held for float arithmetic only, during which nothing is collected.
+        # One child a generation, created now: `labels()` takes a lock that the interrupted code may hold. The lock of a child is
+        # held only for float arithmetic, during which no collection runs.
         self._pauses = [metrics.process.gc_pause_seconds.labels(str(generation)) for generation in range(3)]
         self._started = 0.0
 
     def install(self) -> None:
-        """Starts observing; harmless when it has started."""
+        """Starts recording. Does nothing if it has started."""
         if self._observe not in gc.callbacks:
             gc.callbacks.append(self._observe)
 
     def uninstall(self) -> None:
-        """Stops observing; harmless when it has not started."""
+        """Stops recording. Does nothing if it has not started."""
         if self._observe in gc.callbacks:
             gc.callbacks.remove(self._observe)
 
     def _observe(self, phase: Literal["start", "stop"], info: dict[str, int]) -> None:
         if phase == "start":
             self._started = perf_counter()
-        elif self._started:  # installed during a collection, it sees the end alone
+        elif self._started:  # if installed during a collection, only its end is observed
             self._pauses[info["generation"]].observe(perf_counter() - self._started)
 
 
 class Timer(Protocol):
-    """What `call_later` gives."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Makes sure that the callback is not called."""
+        """Cancels the call."""
 
 
 class Loop(Protocol):
-    """The part of an event loop that measuring needs."""
+    """The methods of an event loop that measuring needs."""
 
     def time(self) -> float:
-        """Seconds that never go back."""
+        """Returns monotonic seconds."""
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Calls back once."""
+        """Calls `callback` once after `delay` seconds."""
 
 
 class LoopLag:
-    """Measures by how much the event loop is late, with a timer and no task."""
+    """Measures how late the event loop runs callbacks, with a timer and no task."""
 
     def __init__(
         self,
@@ -102,12 +103,12 @@ class LoopLag:
         self._timer: Timer | None = None
 
     def start(self) -> None:
-        """Starts measuring; harmless when it has started."""
+        """Starts measuring. Does nothing if it has started."""
         if self._timer is None:
             self._schedule()
 
     def stop(self) -> None:
-        """Stops measuring and leaves no timer behind."""
+        """Stops measuring and cancels the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

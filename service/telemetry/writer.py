@@ -1,8 +1,7 @@
-"""Writes lines to a descriptor in a thread of its own, so that nobody who logs waits for whoever reads there.
+"""Writes lines to a descriptor in a separate thread, so that logging never waits for the reader.
 
-A reader may stop reading, end, or be a disk that is full. None of that may hold up or fail what the process is for: a line that
-cannot be kept or written is dropped and counted. The descriptor stays as it is: it is shared with other processes, which
-`O_NONBLOCK` would surprise.
+The reader may stop reading, close the pipe, or be a full disk. None of that may delay or fail the service: a line that cannot be
+queued or written is dropped and counted. The descriptor is not made non-blocking, because other processes share it.
 
     writer = LineWriter(2, max_bytes=1_048_576, drops=Drops())
     writer.write(b"a line\n")   # never waits, never raises
@@ -26,34 +25,34 @@ Reason = Literal["queue_full", "write", "render"]
 REASONS: Final[tuple[Reason, ...]] = ("queue_full", "write", "render")
 
 REST_TIMEOUT: Final = 0.5
-"""Seconds that a fork waits for the thread to write what is queued and end."""
+"""Seconds that a fork waits for the thread to write the queue and end."""
 
 
 class Drops:
-    """Counts the lines that were dropped, by reason; from any thread."""
+    """Counts dropped lines by reason. Safe in any thread."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Begins at zero, with a lock that no thread holds: for the child of a fork too."""
+        """Sets all counts to zero, with a new lock. Also called in the child of a fork."""
         self._lock = threading.RLock()
         self._counts: dict[Reason, int] = dict.fromkeys(REASONS, 0)
 
     def count(self, reason: Reason) -> None:
-        """Counts one."""
+        """Counts one dropped line."""
         with self._lock:
             self._counts[reason] += 1
 
     def counts(self) -> Mapping[str, int]:
-        """All counts."""
+        """Returns the counts by reason."""
         return dict(self._counts.items())
 
 
 class LineWriter:
-    """Queues lines, up to `max_bytes`, and writes them in order. Its thread starts with the first line and is a daemon.
+    """Queues lines, up to `max_bytes`, and writes them in order. The first line starts its daemon thread.
 
-    Locks are reentrant: a line may come from a destructor or a signal handler that interrupts the writing of another.
+    Locks are reentrant: a destructor or a signal handler may log while another line is queued.
     """
 
     def __init__(self, descriptor: int, *, max_bytes: int, drops: Drops) -> None:
@@ -61,32 +60,32 @@ class LineWriter:
         self.max_bytes = max_bytes
         self._drops = drops
         self._is_torn = False
-        """Whether the last line was written in part."""
-        self._empty()
+        """Whether the last line was written only in part."""
+        self._reset()
         os.register_at_fork(
             before=self._before_fork,
             after_in_parent=self._after_fork_in_parent,
             after_in_child=self._after_fork_in_child,
         )
 
-    def _empty(self) -> None:
+    def _reset(self) -> None:
         self._changed = threading.Condition(threading.RLock())
         self._lines: deque[bytes] = deque()
         self._waiting = 0
         self._written = 0
-        """Lines that left the queue since the start."""
+        """Lines that have left the queue."""
         self._stuck_at = -1
-        """`_written` when a flush gave up: one that follows does not wait unless the reader has read since."""
+        """`_written` when a flush timed out. The next flush does not wait unless the reader has read since."""
         self._thread: threading.Thread | None = None
-        self._is_resting = False
+        self._is_forking = False
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the lines that are not written yet."""
+        """Bytes of the lines that are queued."""
         return self._waiting
 
     def write(self, line: bytes) -> None:
-        """Queues a line, which ends with a newline. Never waits for the reader and never raises."""
+        """Queues a line, which ends with a newline. Never waits and never raises."""
         with self._changed:
             if self._waiting + len(line) > self.max_bytes:
                 self._drops.count("queue_full")
@@ -97,7 +96,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Waits until all lines are written or dropped; False if that took longer."""
+        """Waits until all lines are written or dropped. Returns False after `timeout` seconds."""
         until = monotonic() + timeout
         with self._changed:
             self._ensure_thread()
@@ -113,7 +112,7 @@ class LineWriter:
         if not self._lines or (self._thread is not None and self._thread.is_alive()):
             return
         thread = threading.Thread(target=self._run, name="log writer", daemon=True)
-        with suppress(RuntimeError):  # no thread to be had: the lines wait for the next try, within the bound
+        with suppress(RuntimeError):  # no thread can be started: the lines wait for the next attempt
             thread.start()
             self._thread = thread
 
@@ -122,12 +121,12 @@ class LineWriter:
         while True:
             with changed:
                 while not self._lines:
-                    if self._is_resting:
-                        self._thread = None  # under the lock: the next line starts another
+                    if self._is_forking:
+                        self._thread = None  # under the lock: the next line starts another thread
                         return
                     changed.wait()
-                lines = self._next()
-            self._put(lines)
+                lines = self._next_chunk()
+            self._write(lines)
             with changed:
                 for line in lines:
                     self._lines.popleft()
@@ -135,9 +134,11 @@ class LineWriter:
                 self._written += len(lines)
                 changed.notify_all()
 
-    def _next(self) -> list[bytes]:
-        """The next lines that a pipe takes as one, so that lines of processes that share it do not mix: several, as this thread
-        waits some milliseconds for each of its turns while the loop is busy."""
+    def _next_chunk(self) -> list[bytes]:
+        """Returns the next lines that a pipe accepts atomically, so that lines of several processes do not mix.
+
+        Several lines at once, because this thread waits milliseconds for the GIL while the event loop is busy.
+        """
         lines, size = [self._lines[0]], len(self._lines[0])
         for line in islice(self._lines, 1, None):
             size += len(line)
@@ -146,7 +147,7 @@ class LineWriter:
             lines.append(line)
         return lines
 
-    def _put(self, lines: Sequence[bytes]) -> None:
+    def _write(self, lines: Sequence[bytes]) -> None:
         text = b"".join(lines)
         written = self._write_all(b"\n" + text) - 1 if self._is_torn else self._write_all(text)
         if written == len(text):
@@ -159,12 +160,12 @@ class LineWriter:
                 self._drops.count("write")
 
     def _write_all(self, data: bytes) -> int:
-        """Returns how many bytes were written: all, unless that failed."""
+        """Returns the number of bytes written: all, unless writing failed."""
         left = memoryview(data)
         while left:
             try:
                 left = left[os.write(self.descriptor, left) :]
-            except BlockingIOError:  # somebody who shares the descriptor has made it so
+            except BlockingIOError:  # another process has made the shared descriptor non-blocking
                 poll = select.poll()
                 poll.register(self.descriptor, select.POLLOUT)
                 poll.poll()
@@ -175,8 +176,9 @@ class LineWriter:
     # --- forks --------------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
-        """Has the thread end, unless its reader keeps it: a child has no use for half a thread, nor for its parent's lines."""
-        self._is_resting = True
+        """Ends the thread, unless the reader blocks it: a thread does not survive in the child, and the lines are the
+        parent's."""
+        self._is_forking = True
         with self._changed:
             self._changed.notify_all()
             thread = self._thread
@@ -187,59 +189,59 @@ class LineWriter:
         self._changed.acquire()
 
     def _after_fork_in_parent(self) -> None:
-        self._is_resting = False
+        self._is_forking = False
         self._ensure_thread()
         self._changed.release()
 
     def _after_fork_in_child(self) -> None:
-        self._empty()
+        self._reset()
         self._drops.reset()
 
 
 class GuardedStream(io.TextIOBase):
-    """Takes the place of `sys.stderr`: what anybody prints there goes through a writer, line by line, and never raises."""
+    """Replaces `sys.stderr`: whatever is printed there goes through a writer, line by line, and never raises."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
         self.writer = writer
-        self._begun = ""
+        self._partial = ""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute
-        """What text is written as."""
+        """The encoding of the output."""
         return "utf-8"
 
     @property
     def errors(self) -> str:  # type: ignore[override]  # typeshed has an attribute
-        """What becomes of a character that cannot be encoded."""
+        """How characters that cannot be encoded are written."""
         return "backslashreplace"
 
     def fileno(self) -> int:
-        """The descriptor that is written to in the end."""
+        """Returns the descriptor of the writer."""
         return self.writer.descriptor
 
     def isatty(self) -> bool:
-        """Whether that is a terminal."""
+        """Whether the descriptor is a terminal."""
         return os.isatty(self.writer.descriptor)
 
     def writable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def write(self, text: str) -> int:
-        """Takes text; whole lines go on at once."""
-        lines, newline, self._begun = (self._begun + text).rpartition("\n")
+        """Writes text. Complete lines are queued at once."""
+        lines, newline, self._partial = (self._partial + text).rpartition("\n")
         if newline:
             self._send(lines + newline)
-        elif len(self._begun) > io.DEFAULT_BUFFER_SIZE:
+        elif len(self._partial) > io.DEFAULT_BUFFER_SIZE:
             self.flush()
         return len(text)
 
     def flush(self) -> None:
-        """Sends the line that was begun."""
-        begun, self._begun = self._begun, ""
-        if begun:
-            self._send(begun)
+        """Queues the incomplete line."""
+        partial, self._partial = self._partial, ""
+        if partial:
+            self._send(partial)
 
     def _send(self, text: str) -> None:
         self.writer.write(text.encode("utf-8", "backslashreplace"))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from service.telemetry.metrics import Metrics
-from service.telemetry.runtime import GC_THRESHOLDS, LAG_WINDOW, GcWatch, LoopLag, settle_gc
+from service.telemetry.runtime import GC_THRESHOLDS, LAG_WINDOW, GcMonitor, LoopLag, freeze_gc
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:
@@ -19,15 +19,15 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def watch() -> Iterator[tuple[Metrics, GcWatch]]:
+def watch() -> Iterator[tuple[Metrics, GcMonitor]]:
     metrics = Metrics()
-    watch = GcWatch(metrics)
+    watch = GcMonitor(metrics)
     watch.install()
     yield metrics, watch
     watch.uninstall()
 
 
-def test_a_collection_is_observed_by_generation(watch: tuple[Metrics, GcWatch]) -> None:
+def test_a_collection_is_observed_by_generation(watch: tuple[Metrics, GcMonitor]) -> None:
     metrics, _ = watch
     before = sample(metrics, "tidewire_gc_pause_seconds_count", generation="2")
     gc.collect(2)
@@ -35,7 +35,7 @@ def test_a_collection_is_observed_by_generation(watch: tuple[Metrics, GcWatch]) 
     assert 0 < sample(metrics, "tidewire_gc_pause_seconds_sum", generation="2") < 60
 
 
-def test_install_twice_counts_once_and_uninstall_ends_it(watch: tuple[Metrics, GcWatch]) -> None:
+def test_install_twice_counts_once_and_uninstall_ends_it(watch: tuple[Metrics, GcMonitor]) -> None:
     metrics, watching = watch
     callbacks = len(gc.callbacks)
     watching.install()
@@ -131,12 +131,12 @@ async def test_it_runs_on_a_real_loop_without_a_task() -> None:
     assert sample(metrics, "tidewire_loop_lag_seconds_count") >= 1
 
 
-def test_the_collection_before_anybody_is_served_is_no_pause(watch: tuple[Metrics, GcWatch]) -> None:
+def test_the_collection_before_anybody_is_served_is_no_pause(watch: tuple[Metrics, GcMonitor]) -> None:
     metrics, _ = watch
     before = sample(metrics, "tidewire_gc_pause_seconds_count", generation="2")
     thresholds = gc.get_threshold()
     try:
-        settle_gc()
+        freeze_gc()
         assert gc.get_threshold() == GC_THRESHOLDS
         assert gc.get_freeze_count() > 1_000
     finally:
