@@ -1,6 +1,6 @@
-"""YAML and JSON files as values that know the line they stand on, so that every fault can name it.
+"""Reads YAML and JSON files with the line of each value, so that every fault can name its line.
 
-Plain scalars are read by the rules of YAML 1.2: `yes`, `on` and `1e5` are what they look like, and every key is text.
+Plain scalars follow YAML 1.2: `yes` and `on` are text, `1e5` is a number, and every key is text.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_keys
 
 Place = tuple[str | int, ...]
-"""The way from a document's root to a value."""
+"""The path from the root of a document to a value."""
 
 MAX_VALUES = 200_000
-"""Values in one document. Aliases of aliases would otherwise grow without end."""
+"""Values in one document. Bounds aliases of aliases, which grow exponentially."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something wrong in a file, or in an environment variable (then `file` is its name and there is no line)."""
+    """A fault in a file, or in an environment variable: then `file` is its name, and there is no line."""
 
     file: str
     line: int | None
@@ -37,8 +37,8 @@ class Fault:
         return f"{self.file}: {self.reason}" if self.line is None else f"{self.file}:{self.line}: {self.reason}"
 
 
-class Faults(Exception):  # noqa: N818  # many, not one error
-    """Everything that is wrong, never only the first thing."""
+class Faults(Exception):  # noqa: N818  # several faults, not one error
+    """All faults, not only the first one."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(sorted(faults, key=lambda fault: (fault.file, fault.line or 0)))
@@ -47,27 +47,27 @@ class Faults(Exception):  # noqa: N818  # many, not one error
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One file's content."""
+    """The content of a file."""
 
     file: str
-    """As the user named it; every fault starts with it."""
+    """The path as the user wrote it; every fault starts with it."""
     value: Any
     lines: dict[Place, int] = field(repr=False)
 
     def line(self, place: Sequence[str | int]) -> int:
-        """The line of the value, or of the nearest one around it."""
+        """Returns the line of a value, or of the nearest value around it."""
         for length in range(len(place), -1, -1):
             if found := self.lines.get(tuple(place[:length])):
                 return found
         return 1
 
     def fault(self, place: Sequence[str | int], reason: str) -> Fault:
-        """A fault at a place of this file."""
+        """Returns a fault at a place in this file."""
         return Fault(self.file, self.line(place), reason)
 
 
 def read(path: Path, faults: list[Fault]) -> Document | None:
-    """Reads a file: JSON if its name ends in .json, else YAML. Adds what is wrong to `faults`; None if nothing is left."""
+    """Reads a file: JSON if its name ends in .json, else YAML. Adds its faults to `faults`; returns None if it is unusable."""
     file = str(path)
     try:
         text = path.read_bytes().decode()
@@ -80,8 +80,8 @@ def read(path: Path, faults: list[Fault]) -> Document | None:
     return _read_json(file, text, faults) if path.suffix == ".json" else _read_yaml(file, text, faults)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A suggestion to hang on a complaint about an unknown name; empty if nothing is near."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a hint for an unknown name, such as `; did you mean 'history'?`; empty without a similar name."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
 
@@ -115,8 +115,8 @@ def _read_json(file: str, text: str, faults: list[Fault]) -> Document | None:
     except (ValueError, RecursionError) as error:
         faults.append(Fault(file, None, f"is not JSON: {error}"))
         return None
-    # The value is json's; only the lines come from the YAML parser, which stumbles over a few legal things. A tab can only
-    # stand between tokens here: JSON strings cannot hold one.
+    # The value comes from json, and only the lines from the YAML parser, which rejects some valid JSON. Tabs occur only between
+    # tokens: JSON strings cannot contain one.
     try:
         node = yaml.compose(text.replace("\t", " "), Loader=_Loader)
     except (yaml.YAMLError, RecursionError):
@@ -126,7 +126,7 @@ def _read_json(file: str, text: str, faults: list[Fault]) -> Document | None:
 
 
 def _refuse_duplicates(file: str, text: str, faults: list[Fault]) -> None:
-    """Where the lines are known, `_Builder` does it."""
+    """Checks for duplicate keys where no lines are known; else `_Builder` does it."""
     try:
         json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except DuplicateKeyError as error:
@@ -143,14 +143,14 @@ def _build(file: str, node: Node, faults: list[Fault]) -> Document:
 
 
 class _Builder:
-    """Makes values from YAML nodes and notes their lines."""
+    """Builds values from YAML nodes, and records their lines."""
 
     def __init__(self, file: str, faults: list[Fault]) -> None:
         self.lines: dict[Place, int] = {}
         self._file = file
         self._faults = faults
         self._open: set[int] = set()
-        self._full = False
+        self._is_too_large = False
 
     def value(self, node: Node, place: Place) -> Any:
         if isinstance(node, ScalarNode):
@@ -158,7 +158,7 @@ class _Builder:
             return self._scalar(node)
         self.lines.setdefault(place, _line(node))
         if id(node) in self._open:
-            return self._refuse(node, "an alias stands inside what it stands for")
+            return self._refuse(node, "an alias refers to a value around it")
         if len(self.lines) > MAX_VALUES:
             return self._overflow(node)
         self._open.add(id(node))
@@ -170,11 +170,11 @@ class _Builder:
         mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
-                self._refuse(key, "a key is text, not a list or a mapping")
+                self._refuse(key, "a key must be text, not a list or a mapping")
                 continue
             if key.value in mapping:
                 first = self.lines[(*place, key.value)]
-                self._refuse(key, f"{key.value!r} stands here a second time; the first is in line {first}")
+                self._refuse(key, f"{key.value!r} is a duplicate key; the first is in line {first}")
                 continue
             self.lines[(*place, key.value)] = _line(key)
             mapping[key.value] = self.value(value, (*place, key.value))
@@ -197,7 +197,7 @@ class _Builder:
                 return float(text)
             case "str":
                 return self._text(node)
-        return self._refuse(node, f"a value of the kind {node.tag[:60]!r} cannot stand here")
+        return self._refuse(node, f"a value of the kind {node.tag[:60]!r} is not allowed here")
 
     def _text(self, node: ScalarNode) -> Any:
         try:  # "\ud83d\ude00" is one character in JSON, two halves to the YAML parser
@@ -206,8 +206,8 @@ class _Builder:
             return self._refuse(node, "holds half a surrogate pair")
 
     def _overflow(self, node: Node) -> None:
-        if not self._full:
-            self._full = True
+        if not self._is_too_large:
+            self._is_too_large = True
             self._refuse(node, f"the file holds more than {MAX_VALUES} values")
 
     def _refuse(self, node: Node, reason: str) -> None:
@@ -225,7 +225,7 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 
 
 class _Loader(yaml.SafeLoader):
-    """The parser with the scalar rules of YAML 1.2's core schema (without infinity and NaN, which JSON has not)."""
+    """A parser with the scalar rules of the core schema of YAML 1.2, without infinity and NaN, which JSON lacks."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # replaces the parent's
 

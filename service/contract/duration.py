@@ -1,4 +1,4 @@
-"""Durations as people write them: `100ms`, `5s`, `15m`, `24h`, `7d`."""
+"""Parses durations: `100ms`, `5s`, `15m`, `24h`, `7d`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>ms|s|m|
 
 
 def seconds(text: object) -> float:
-    """Reads a duration. Only 0 may stand without a unit.
+    """Parses a duration. Only 0 needs no unit.
 
     Raises ValueError with a sentence.
     """

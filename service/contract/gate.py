@@ -1,4 +1,4 @@
-"""The gate: everything that is published passes it, whichever edge it came in by, and so does everything that is read."""
+"""The gate: checks every publish and every read against the contract and the identity's rights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jsonschema_rs import Draft202012Validator, ValidationError
 from msgspec import Raw
 
 from service.contract import pointer
-from service.contract.document import nearest
+from service.contract.document import did_you_mean
 from service.contract.model import ChannelSpec, Contract, EventSpec, Resolved
 from service.contract.text import shorten
 from service.core.access import PublishRule, SubscribeRule, may_publish, may_read
@@ -24,32 +24,32 @@ from service.protocol.json_path import json_path
 from service.protocol.messages import MAX_KEY
 
 MAX_ERRORS = 20
-"""Faults told in one refusal."""
-MANY_VALUES = 200
-"""Above about so many values in `data` only the first fault is looked for: 30 000 faults take a quarter of a second."""
+"""Faults listed in one refusal."""
+MAX_VALUES_FOR_ALL_FAULTS = 200
+"""Values in `data`, roughly, up to which all faults are listed; above, only the first. 30 000 faults take a quarter of a
+second."""
 MAX_DEPTH = 128
-"""Nesting of `data`. Far below what the schema checker and any client's JSON parser can take on their stacks."""
+"""Levels of nesting in `data`. Schema validators and JSON parsers of clients handle many more."""
 
 _decode = msgspec.json.Decoder().decode
-# msgspec's own exceptions (NaN, numbers out of range, half surrogates), bytes that are no UTF-8, and nesting deeper than the
-# interpreter's stack.
+# From msgspec: NaN, numbers out of range, lone surrogates. Further: invalid UTF-8, and nesting deeper than the stack.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Gate:
-    """Lets through what the contract declares and the identity may do; refuses the rest with a reason."""
+    """Accepts what the contract declares and the identity may do; refuses the rest with a reason."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
 
     def authorise(self, identity: Identity, channel: str, right: Right) -> Resolved:
-        """Decides about subscribing, reading history and seeing presence.
+        """Checks whether the identity may subscribe, read history or see presence.
 
-        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, FORBIDDEN, NO_HISTORY (asked for
-        HISTORY) or NO_PRESENCE (asked for PRESENCE).
+        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, FORBIDDEN, NO_HISTORY (for HISTORY),
+        NO_PRESENCE (for PRESENCE).
         """
         if right is Right.PUBLISH:
-            raise ValueError("validate decides about publishing: it depends on the event's type")
+            raise ValueError("use validate for publishing: it depends on the event's type")
         resolved = self._contract.resolve(channel)
         spec, parameters = resolved
         if not may_read(spec.subscribe, right, identity, channel, parameters):
@@ -61,7 +61,7 @@ class Gate:
         return resolved
 
     def allows(self, identity: Identity, channel: str, right: Right) -> bool:
-        """Whether `authorise` would raise nothing. For a command that leaves out what the identity may not see.
+        """Whether `authorise` would succeed. For commands that leave out what the identity may not see.
 
         Raises ServiceError: INVALID_CHANNEL or UNKNOWN_CHANNEL.
         """
@@ -84,11 +84,11 @@ class Gate:
         at: int,
         subscribed: bool,
     ) -> Publication:
-        """Decides about publishing one event. `subscribed`: the publishing connection has joined the channel.
+        """Checks one publish. `subscribed`: the publishing connection has a subscription to the channel.
 
-        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (it
-        has not joined but may), FORBIDDEN, MALFORMED (a key twice in an object), INVALID_DATA (details.path and
-        details.errors say where and why), INVALID_KEY.
+        Raises ServiceError, the first that applies: INVALID_CHANNEL, UNKNOWN_CHANNEL, UNKNOWN_EVENT, NOT_SUBSCRIBED (it may
+        subscribe), FORBIDDEN, MALFORMED (a duplicate key), INVALID_DATA (details.path and details.errors say where and
+        why), INVALID_KEY.
         """
         resolved = self._contract.resolve(channel)
         spec, parameters = resolved
@@ -136,7 +136,7 @@ def _unknown_event(spec: ChannelSpec, type_: str) -> ServiceError:
     shown = type_[:64]
     return ServiceError(
         ErrorCode.UNKNOWN_EVENT,
-        f"{spec.pattern.text} declares no event {shown!r}{nearest(shown, spec.events)}",
+        f"{spec.pattern.text} declares no event {shown!r}{did_you_mean(shown, spec.events)}",
         path="$.type",
         known=sorted(spec.events)[:MAX_ERRORS],
     )
@@ -159,8 +159,8 @@ def _read(raw: bytes) -> Any:
     except _UNREADABLE as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else _sentence(error)
         raise _refuse_data(f"data is not JSON: {reason}", "$.data", reason) from error
-    # Counting brackets is a cheap upper bound for the depth: nearly every event stays below it.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+    # The number of brackets is a cheap upper bound of the depth, and nearly always below the limit.
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         reason = f"nested more than {MAX_DEPTH} deep"
         raise _refuse_data(f"data is {reason}", "$.data", reason)
     return value
@@ -170,19 +170,19 @@ def _sentence(error: Exception) -> str:
     return "not UTF-8" if isinstance(error, UnicodeDecodeError) else shorten(str(error))
 
 
-def _deeper(value: Any, most: int) -> bool:
-    """Whether lists and objects are nested more than `most` deep. Goes level by level, so it needs no stack."""
+def _is_deeper(value: Any, max_depth: int) -> bool:
+    """Whether lists and objects are nested deeper than `max_depth`. Goes level by level, without recursion."""
     level = [value]
-    for _ in range(most + 1):
-        level = [held for held in level if isinstance(held, dict | list)]
+    for _ in range(max_depth + 1):
+        level = [value for value in level if isinstance(value, dict | list)]
         if not level:
             return False
-        level = [child for held in level for child in (held.values() if isinstance(held, dict) else held)]
+        level = [child for value in level for child in (value.values() if isinstance(value, dict) else value)]
     return True
 
 
 def _invalid_data(event: EventSpec, raw: bytes, value: Any) -> ServiceError:
-    """Only a refused event pays for finding out what is wrong with it, and a long list of faults must not cost much."""
+    """Builds the refusal. Only refused events pay for listing faults, and the list is bounded."""
     assert event.check is not None  # noqa: S101  # it has just refused the value
     found = islice(_errors(event.check, raw, value), MAX_ERRORS)
     errors = [{"path": json_path("$.data", error.instance_path), "message": shorten(error.message)} for error in found]
@@ -195,8 +195,8 @@ def _invalid_data(event: EventSpec, raw: bytes, value: Any) -> ServiceError:
 
 
 def _errors(check: Draft202012Validator, raw: bytes, value: Any) -> Iterable[ValidationError]:
-    """Every fault; only the first where there could be very many, because the checker collects them all before the first."""
-    if raw.count(b",") <= MANY_VALUES:
+    """Returns every fault; of large data only the first, because the validator collects all before it yields one."""
+    if raw.count(b",") <= MAX_VALUES_FOR_ALL_FAULTS:
         return check.iter_errors(value)
     try:
         check.validate(value)
@@ -210,7 +210,7 @@ def _refuse_data(message: str, path: str, reason: str) -> ServiceError:
 
 
 def _key(event: EventSpec, value: Any, given: str | None) -> str:
-    """The key of a latest event, as the contract's pointer finds it."""
+    """Returns the key of a latest event, from the contract's pointer into its data."""
     if event.key is None:
         raise ServiceError(
             ErrorCode.INVALID_KEY,

@@ -1,4 +1,4 @@
-"""Reads a contract file. Whatever is wrong with it is told at once, every fault with its file and line."""
+"""Loads a contract file, and reports all of its faults with file and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from jsonschema_rs import Draft202012Validator
 
 from service.contract import duration, pointer
-from service.contract.document import Document, Fault, Faults, Place, nearest, read
+from service.contract.document import Document, Fault, Faults, Place, did_you_mean, read
 from service.contract.model import DEFAULT_STATE, ChannelSpec, Contract, EventSpec
 from service.contract.schemas import Schemas
 from service.core.access import PublishRule, SubscribeRule
@@ -20,7 +20,7 @@ from service.core.event import Delivery, Retention
 from service.core.presence import PRESENCE_PREFIX
 
 MAX_WINDOW = 1.0
-"""Seconds. A longer wait would look like a fault to whoever watches the screen."""
+"""Seconds. Users would notice a longer delay."""
 MAX_ENTRIES = 1_000_000
 MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
 MAX_TYPE = 64
@@ -31,11 +31,11 @@ _Parsed = TypeVar("_Parsed")
 
 
 class ContractFaults(Faults):
-    """A contract that cannot be used, and every reason why."""
+    """All faults of a contract that cannot be used."""
 
 
 def load(path: Path) -> Contract:
-    """Reads and checks a contract.
+    """Loads and checks a contract.
 
     Raises ContractFaults.
     """
@@ -48,7 +48,7 @@ def load(path: Path) -> Contract:
 
 
 class _Reader:
-    """Walks the document once. What cannot be read gives a fault and None, and the walk goes on."""
+    """Walks the document once. An unusable value adds a fault and becomes None, and the walk continues."""
 
     def __init__(self, document: Document, schemas: Schemas, faults: list[Fault]) -> None:
         self._document = document
@@ -73,7 +73,7 @@ class _Reader:
         if fields is None:
             return None
         subscribe = self._rule(SubscribeRule, fields, "subscribe", place)
-        self._owner(subscribe is SubscribeRule.OWNER, pattern, (*place, "subscribe"))
+        self._check_owner(subscribe is SubscribeRule.OWNER, pattern, (*place, "subscribe"))
         presence = self._boolean(fields, "presence", place) or False
         history = self._retention(fields, "history", place, "events", None)
         state = self._retention(fields, "state", place, "keys", DEFAULT_STATE)
@@ -109,7 +109,7 @@ class _Reader:
         if fields is None:
             return None
         publish = self._rule(PublishRule, fields, "publish", place)
-        self._owner(publish is PublishRule.OWNER, pattern, (*place, "publish"))
+        self._check_owner(publish is PublishRule.OWNER, pattern, (*place, "publish"))
         delivery = self._rule(Delivery, fields, "delivery", place)
         if delivery is Delivery.DURABLE and "history" not in channel:
             self._fault((*place, "delivery"), f"{type_} is durable, but its channel has no history to keep it in")
@@ -147,7 +147,7 @@ class _Reader:
     def _retention(
         self, fields: Mapping[str, Any], name: str, place: Place, entries: str, default: Retention | None
     ) -> Retention | None:
-        """Reads {events|keys: …, ttl: …}; where there is a default, each of the two may be left out."""
+        """Reads `{events|keys: …, ttl: …}`. With a default, each of the two may be missing."""
         at = (*place, name)
         found = self._mapping(fields[name], at, (entries, "ttl")) if name in fields else None
         if found is None:
@@ -188,22 +188,22 @@ class _Reader:
         value = fields[name]
         if value in known:
             return kind(value)
-        self._fault((*place, name), f"{name} is one of {', '.join(known)}{nearest(str(value), known)}")
+        self._fault((*place, name), f"{name} is one of {', '.join(known)}{did_you_mean(str(value), known)}")
         return None
 
-    def _owner(self, asked: bool, pattern: ChannelPattern | None, place: Place) -> None:
-        if asked and pattern is not None and OWNER_PARAMETER not in pattern.parameters:
+    def _check_owner(self, is_owner: bool, pattern: ChannelPattern | None, place: Place) -> None:
+        if is_owner and pattern is not None and OWNER_PARAMETER not in pattern.parameters:
             self._fault(place, f"owner is the user named by {{{OWNER_PARAMETER}}}, which {pattern.text!r} has not")
 
     def _mapping(self, value: Any, place: Place, known: Iterable[Any] = ()) -> dict[str, Any] | None:
-        """The fields of a mapping that are known (all, if none are named); None if it is no mapping."""
+        """Returns the known fields of a mapping (all, without `known`); None for another value."""
         if not isinstance(value, dict):
             self._fault(place, f"{place[-1] if place else 'a contract'} is a mapping of names to values")
             return None
         names = tuple(known) or tuple(value)
         for name in value:
             if name not in names:
-                hint = nearest(name, names) or f"; known here: {', '.join(names)}"
+                hint = did_you_mean(name, names) or f"; known here: {', '.join(names)}"
                 self._fault((*place, name), f"unknown key {name!r}{hint}")
         return {name: found for name, found in value.items() if name in names}
 

@@ -1,4 +1,4 @@
-"""The contract as the service uses it: which channels exist, what each one carries, and for whom."""
+"""The contract in memory: channel patterns, their events, and who may read and publish."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from service.core.event import Delivery, Retention
 from service.errors import ErrorCode, ServiceError
 
 DEFAULT_STATE = Retention(entries=1000, ttl=86_400.0)
-"""What a channel keeps of its `latest` events unless it says otherwise: 1000 keys, each for 24 h."""
+"""Default retention of `latest` events in a channel: 1000 keys, 24 h each."""
 
-RESOLVED_NAMES = 16_384
-"""Channel names whose pattern is remembered; the one unused longest is forgotten first."""
+MAX_RESOLVED_NAMES = 16_384
+"""Channel names whose pattern is cached. One more evicts the least recently used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ class EventSpec:
     publish: PublishRule
     delivery: Delivery
     check: Draft202012Validator | None = None
-    """The compiled schema of `data`; None takes any JSON."""
+    """The compiled schema of `data`; None accepts any JSON."""
     key: Pointer | None = None
-    """Where `data` holds the key; only with LATEST, and always then."""
+    """The path of the key in `data`; set if and only if `delivery` is LATEST."""
     window: float = 0.0
-    """Seconds that the service may wait to join several of them into one frame."""
+    """Seconds that the service may wait to join several events into one frame."""
     compress: bool | None = None
-    """Whether they are sent compressed where that is enabled; None: by their size. With False, neither is a frame that holds
-    one of them among others."""
+    """Whether to compress the events, where compression is enabled; None: by size. A frame with one event that has False is not
+    compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +49,43 @@ class ChannelSpec:
     events: Mapping[str, EventSpec]
     presence: bool = False
     history: Retention | None = None
-    """What is kept of durable events; None if there is no history."""
+    """Retention of durable events; None without history."""
     state: Retention = DEFAULT_STATE
-    """What is kept of latest events."""
+    """Retention of latest events."""
     has_state: bool = field(init=False)
-    """Whether there are any latest events."""
+    """Whether the channel has latest events."""
 
     def __post_init__(self) -> None:
-        """Finds out what is asked for with every join."""
+        """Computes `has_state`, which every subscribe reads."""
         has_state = any(event.delivery is Delivery.LATEST for event in self.events.values())
         object.__setattr__(self, "has_state", has_state)
 
     def retention(self, delivery: Delivery) -> Retention | None:
-        """What is kept of events of this class."""
+        """Returns the retention of events of this class."""
         if delivery is Delivery.DURABLE:
             return self.history
         return self.state if delivery is Delivery.LATEST else None
 
 
 class Resolved(NamedTuple):
-    """A channel name and what the contract says about it."""
+    """What the contract declares for a channel name."""
 
     spec: ChannelSpec
     parameters: Mapping[str, str]
-    """What the pattern's {parameters} stand for in this name."""
+    """The values of the pattern's {parameters} in this name."""
 
 
 class Contract:
-    """The declared channels."""
+    """The declared channel patterns."""
 
     def __init__(self, channels: Iterable[ChannelSpec]) -> None:
         self.channels = tuple(sorted(channels, key=lambda spec: spec.pattern.specificity))
         self.event_types = frozenset(type_ for spec in self.channels for type_ in spec.events)
-        """Every declared event type: a bounded set, fit for metric labels."""
-        self._resolve = lru_cache(maxsize=RESOLVED_NAMES)(self._match)
+        """Every declared event type: a bounded set, usable as a metric label."""
+        self._resolve = lru_cache(maxsize=MAX_RESOLVED_NAMES)(self._match)
 
     def resolve(self, name: str) -> Resolved:
-        """Finds the most specific pattern that matches the name: literal segments win, from the left.
+        """Returns the most specific pattern that matches the name: from the left, a literal segment wins.
 
         Raises ServiceError: INVALID_CHANNEL or UNKNOWN_CHANNEL.
         """

@@ -1,4 +1,4 @@
-"""JSON Pointers (RFC 6901): the way to one value in a JSON document."""
+"""JSON Pointers (RFC 6901): paths to one value in a JSON document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 def parse(text: str) -> Pointer:
-    """Takes a pointer apart.
+    """Parses a pointer.
 
     Raises ValueError with a sentence.
     """
@@ -22,7 +22,7 @@ def parse(text: str) -> Pointer:
 
 
 def find(data: Any, pointer: Pointer) -> Any:
-    """The value at the pointer.
+    """Returns the value at the pointer.
 
     Raises LookupError if there is none.
     """

@@ -1,4 +1,4 @@
-"""The JSON Schemas of one contract: those written in it, and those in files below its folder. Nothing is ever fetched."""
+"""The JSON Schemas of one contract: inline, and in files below its folder. Nothing is fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from urllib.parse import unquote
 from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, Registry, ValidationError
 
 from service.contract import pointer
-from service.contract.document import Document, Fault, Place, nearest, read
+from service.contract.document import Document, Fault, Place, did_you_mean, read
 from service.contract.text import shorten
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BASE = "tidewire:///"
-"""What schema files are called among themselves. No such scheme exists, so nothing can be fetched by accident."""
+"""Base URI of schema files. No such scheme exists, so nothing can be fetched by accident."""
 _FILE = re.compile(r"[A-Za-z0-9_./-]+")
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
-# Keywords whose value is a mapping of names to schemas, and those whose value is data and no schema at all.
+# Keywords whose value maps names to schemas, and keywords whose value is data and not a schema.
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _DATA = frozenset({"const", "enum", "default", "examples"})
 
@@ -29,28 +29,29 @@ _dialect = Draft202012Validator({"$ref": DIALECT}, validate_formats=True, offlin
 
 
 class Schemas:
-    """Compiles schemas and notes what is wrong with them, each fault with the file and line it stands on."""
+    """Compiles schemas, and adds their faults with file and line."""
 
     def __init__(self, contract: Path, faults: list[Fault]) -> None:
         self._contract = contract
-        # By its name, links and all: references are names, and each file goes by the one that they give it. In a volume of
-        # Kubernetes every file is a link to the version that holds now.
-        self._folder = Path(os.path.abspath(contract.parent))  # noqa: PTH100  # Path's own does not take out `..`
+        # Not resolved: references use names, and in a volume of Kubernetes every file is a link to the current version.
+        self._folder = Path(os.path.abspath(contract.parent))  # noqa: PTH100  # Path.absolute keeps `..`
         self._own = self._folder / contract.name
         self._faults = faults
         self._names = {_real(self._own): self._own}
-        """By what name a file is known, whatever links lead to it."""
+        """The name of each file, by its resolved path."""
         self._files: dict[Path, Document | None] = {}
         self._sound: dict[Path, bool] = {}
 
     def compile(self, document: Document, place: Place) -> Draft202012Validator | None:
-        """Compiles the schema at a place of the contract; None if that adds a fault (or one has been added for its file)."""
+        """Compiles the schema at a place of the contract. Returns None if the schema, or a file that it uses, has a fault."""
         schema = document.value
         for step in place:
             schema = schema[step]
-        if not self._examine(document, place, schema, self._own):
+        if not self._check(document, place, schema, self._own):
             return None
-        unsound = [file for file in self._files if not self._sound_file(file)]  # all of them: each tells its own faults
+        unsound = [
+            file for file in self._files if not self._is_sound(file)
+        ]  # checks all of them, so that each reports its faults
         return None if unsound else self._build(document, place, schema, self._own)
 
     def _build(self, document: Document, place: Place, schema: Any, path: Path) -> Draft202012Validator | None:
@@ -61,7 +62,7 @@ class Schemas:
                 base_uri=self._uri(path),
                 offline=True,
                 validate_formats=True,
-                # An engine that runs in linear time: no client can make a pattern take long.
+                # A regex engine in linear time: no data can make a pattern slow.
                 pattern_options=RegexOptions(),
             )
         except ValidationError as error:
@@ -77,20 +78,20 @@ class Schemas:
     def _uri(self, path: Path) -> str:
         return _BASE + path.relative_to(self._folder).as_posix()
 
-    def _sound_file(self, path: Path) -> bool:
-        """Whether a schema file compiles by itself; asked once, so that its faults are told once, in its own lines."""
+    def _is_sound(self, path: Path) -> bool:
+        """Whether a schema file compiles by itself. Checked once, so that its faults are reported once, with its own lines."""
         if path not in self._sound:
             document = self._files[path]
             self._sound[path] = document is not None and self._build(document, (), document.value, path) is not None
         return self._sound[path]
 
-    # --- looking before compiling: the compiler stops at the first fault and knows no lines --------------------------
+    # --- checks before compiling: the compiler stops at the first fault and knows no lines ---------------------------
 
-    def _examine(self, document: Document, place: Place, schema: Any, path: Path) -> bool:
-        told = (
+    def _check(self, document: Document, place: Place, schema: Any, path: Path) -> bool:
+        faults = (
             document.fault((*place, *error.instance_path), _reason(error)) for error in _dialect.iter_errors(schema)
         )
-        found = list(dict.fromkeys(told))  # the dialect is made of vocabularies, and each of them may complain
+        found = list(dict.fromkeys(faults))  # each vocabulary of the dialect may report the same fault
         self._faults.extend(found)
         sound = not found
         for at, keyword, value in _references(schema, ()):
@@ -98,12 +99,12 @@ class Schemas:
             reason = self._follow(value, schema, path) if follow else _misnamed(keyword, value, at)
             if reason:
                 sound = False
-                if reason is not _TOLD:
+                if reason is not _REPORTED:
                     self._faults.append(document.fault((*place, *at, keyword), reason))
         return sound
 
     def _follow(self, reference: str, schema: Any, path: Path) -> str | None:
-        """Looks at what a reference names; why it cannot be used, or None."""
+        """Checks the target of a reference. Returns why it cannot be used, or None."""
         name, _, fragment = reference.partition("#")
         if not name:
             return _missing(schema, fragment, "this schema")
@@ -119,14 +120,14 @@ class Schemas:
         shown = self._shown(target)
         if not _is_file(target):
             return f"there is no file {shown}"
-        if known != target:  # else a link to its own folder would have no end of names
+        if known != target:  # else a link to its own folder would have endless names
             return f"{name!r} is a link to {self._shown(known)}, which is referred to elsewhere: refer to that here too"
         self._names[real] = target
         document = self._open(target, shown)
-        return _missing(document.value, fragment, str(shown)) if document else _TOLD
+        return _missing(document.value, fragment, str(shown)) if document else _REPORTED
 
     def _shown(self, path: Path) -> Path:
-        """As its author would name it."""
+        """Returns the path as the author of the contract would write it."""
         return self._contract.parent / path.relative_to(self._folder)
 
     def _open(self, path: Path, shown: Path) -> Document | None:
@@ -137,13 +138,13 @@ class Schemas:
         if document is None or len(self._faults) > before:
             self._files[path] = None
             return None
-        if not self._examine(document, (), document.value, path):
+        if not self._check(document, (), document.value, path):
             self._files[path] = None
         return self._files[path]
 
 
 def _real(path: Path) -> Path:
-    """Where links lead; the path itself, where they lead in a circle."""
+    """Resolves links. Returns the path itself for a circle of links."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):
@@ -153,16 +154,16 @@ def _real(path: Path) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that no file can have
+    except OSError:  # an impossible file name
         return False
 
 
-_TOLD = "told in the file itself"
-"""Stands for a reference to a file whose faults are told with the file's own name and lines."""
+_REPORTED = "reported in the file itself"
+"""The reason for a reference to a file whose own faults are reported."""
 
 
 def _references(schema: Any, place: Place) -> Iterator[tuple[Place, str, str]]:
-    """Every $ref, $schema and $id that is a keyword, with the place of the schema it stands in."""
+    """Yields every $ref, $schema and $id that is a keyword, with the place of its schema."""
     if not isinstance(schema, dict):
         return
     for keyword, value in schema.items():
@@ -179,7 +180,7 @@ def _references(schema: Any, place: Place) -> Iterator[tuple[Place, str, str]]:
 
 
 def _misnamed(keyword: str, value: str, place: Place) -> str | None:
-    """Why a $schema or $id cannot stand here, or None."""
+    """Returns why a $schema or $id is not allowed here, or None."""
     if keyword == "$schema" and value.rstrip("#") != DIALECT:
         return f"schemas are of the dialect {DIALECT}, not {value[:100]}"
     if keyword == "$id" and place:
@@ -188,7 +189,7 @@ def _misnamed(keyword: str, value: str, place: Place) -> str | None:
 
 
 def _missing(schema: Any, fragment: str, where: str) -> str | None:
-    """Why a fragment names nothing; None if it does, or is an anchor (the compiler knows those)."""
+    """Returns why a fragment has no target; None if it has one, or is an anchor, which the compiler checks."""
     if not fragment.startswith("/"):
         return None
     try:
@@ -199,13 +200,13 @@ def _missing(schema: Any, fragment: str, where: str) -> str | None:
 
 
 def _without_id(schema: Any) -> Any:
-    """A schema file may carry its public name in $id; here it goes by its place, and references are relative to that."""
+    """Removes $id, the public name of a schema file: here references are relative to the file's place."""
     return {key: value for key, value in schema.items() if key != "$id"} if isinstance(schema, dict) else schema
 
 
 def _reason(error: ValidationError) -> str:
     if error.instance_path and error.instance_path[-1] == "type" and isinstance(error.instance, str):
-        return f"{error.instance[:40]!r} is not a JSON Schema type{nearest(error.instance, _TYPES)}"
+        return f"{error.instance[:40]!r} is not a JSON Schema type{did_you_mean(error.instance, _TYPES)}"
     if error.message.endswith('is not a "regex"'):
         return f"{error.message}; patterns run in linear time, so without look-around and back-references"
     return f"not a usable JSON Schema: {shorten(error.message)}"

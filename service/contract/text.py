@@ -1,11 +1,11 @@
-"""How data is shown in complaints: never much of it."""
+"""Shortens data in error messages."""
 
 from __future__ import annotations
 
 
-def shorten(message: str, most: int = 200) -> str:
-    """Cuts the middle out of a message that repeats a long value: what is wrong with it stands at the end."""
-    if len(message) <= most:
+def shorten(message: str, max_length: int = 200) -> str:
+    """Cuts the middle out of a long message: it repeats a value, and the reason is at its end."""
+    if len(message) <= max_length:
         return message
-    head = most // 3
-    return f"{message[:head]} … {message[head + 3 - most :]}"
+    head = max_length // 3
+    return f"{message[:head]} … {message[head + 3 - max_length :]}"

@@ -102,7 +102,7 @@ class ChannelPattern:
                 )
             if found := _PARAMETER.fullmatch(segment):
                 if found["name"] in parameters:
-                    raise ValueError(f"parameter {{{found['name']}}} stands twice")
+                    raise ValueError(f"parameter {{{found['name']}}} appears twice")
                 parameters.append(found["name"])
                 segment_expression = _ENCODED_SEGMENT if found["name"] == OWNER_PARAMETER else _SEGMENT
                 expression.append(f"(?P<{found['name']}>{segment_expression})")

@@ -1,4 +1,4 @@
-"""Close codes: why a connection ends, and what its client does next.
+"""Close codes: why a connection ends, and what the client does next.
 
 Codes 44xx mirror HTTP. The tables in docs/protocol.md and clients/js/src/codes.js are generated from `CloseCode`.
 """
@@ -12,15 +12,15 @@ class Action(Enum):
     """What a client does after a close."""
 
     RECONNECT = "reconnect"
-    """Come back after a backoff with jitter, with the same credentials, and resume."""
+    """Reconnect after a backoff with jitter, with the same credentials, and resume."""
     REFRESH = "refresh"
-    """Get a new token first, then come back and resume."""
+    """Get a new token, then reconnect and resume."""
     STOP = "stop"
-    """Stay away: coming back unchanged would end the same way."""
+    """Do not reconnect: it would end in the same way."""
 
 
 class CloseCode(Enum):
-    """Every close code a client can see, what it does then, and what the code means."""
+    """Every close code that a client can see, what the client does then, and its meaning."""
 
     code: int
     action: Action
@@ -53,7 +53,7 @@ class CloseCode(Enum):
         self.meaning = meaning
 
 
-class CloseConnection(Exception):  # noqa: N818  # not an error: a decision
+class CloseConnection(Exception):  # noqa: N818  # a decision, not an error
     """Raised by a command to end its connection."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:

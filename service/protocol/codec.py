@@ -1,4 +1,4 @@
-"""Bytes to commands. Any input gives commands or a `ServiceError`; no other exception escapes (held by a property test)."""
+"""Decodes frames to commands. Any input gives commands or a ServiceError, and no other exception (a property test)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from msgspec import Raw, Struct
 from service.errors import ErrorCode, ServiceError
 from service.protocol import messages
 from service.protocol.messages import Command
-from service.protocol.unique_keys import check_text, prefer_duplicate
+from service.protocol.unique_keys import check_text, check_text_first
 
 
 class _Head(Struct, frozen=True):
-    """The two fields that decide how to read the rest and where to send a refusal."""
+    """The field that decides how to decode the rest."""
 
     type: str
 
@@ -47,24 +47,23 @@ _WITHOUT_ID = len('{"type":"","channel":"","data":}')
 _MORE_WITH_ID = len(',"id":""')
 _MORE_WITH_KEY = len(',"key":""')
 
-MAX_COMPLAINT = 300
-"""Characters of msgspec's sentence that are told: it quotes an unknown field's name, however long."""
+MAX_REASON = 300
+"""Characters of msgspec's message that are sent. It quotes the name of an unknown field, which may be long."""
 
-# msgspec's own exceptions, and what it lets through: bytes that are no UTF-8, text that cannot become UTF-8 (lone surrogates),
-# and nesting deeper than the interpreter's stack.
+# Exceptions of msgspec, and of what it does not check: invalid UTF-8, lone surrogates, nesting deeper than the stack.
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 _PATH = re.compile(r" - at `(?P<path>[^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
 
 
 def split(frame: str | bytes) -> Iterator[str | Raw]:
-    """Gives the messages of one frame: itself, or each of a batch.
+    """Yields the messages of one frame: the frame itself, or each message of a batch.
 
-    Raises ServiceError(MALFORMED) if the frame is not UTF-8, or a batch that cannot be taken apart.
+    Raises ServiceError(MALFORMED) if the frame is not UTF-8, or not a valid batch.
     """
     frame = _text(frame)
     first = frame[:1]
-    if first != "{":  # nearly every frame is an object that starts at once; others may have spaces first
+    if first != "{":  # nearly every frame starts with its object; others may start with spaces
         first = frame.lstrip()[:1]
     if first != "[":
         yield frame
@@ -77,22 +76,22 @@ def split(frame: str | bytes) -> Iterator[str | Raw]:
 
 
 def decode(message: str | bytes | Raw) -> Command:
-    """Reads one message.
+    """Decodes one message.
 
-    Raises ServiceError: MALFORMED (not JSON, a key twice in an object), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
+    Raises ServiceError: MALFORMED (not JSON, or a duplicate key), UNKNOWN_TYPE, or INVALID_MESSAGE with details.path.
     """
     if isinstance(message, bytes):
         message = _text(message)
     try:
         kind = _head.decode(message).type
     except msgspec.ValidationError as error:
-        prefer_duplicate(message)
+        check_text_first(message)
         raise _invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
     decoder = _publish if "." in kind else _system.get(kind)
     if decoder is None:
-        prefer_duplicate(message)
+        check_text_first(message)
         raise ServiceError(
             ErrorCode.UNKNOWN_TYPE,
             f"no message has the type {kind[:64]!r}; event types contain a dot",
@@ -102,7 +101,7 @@ def decode(message: str | bytes | Raw) -> Command:
     try:
         command = decoder.decode(message)
     except msgspec.ValidationError as error:
-        prefer_duplicate(message)
+        check_text_first(message)
         raise _invalid(error) from error
     except _UNREADABLE as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the message is not JSON: {_reason(error)}", path="$") from error
@@ -112,11 +111,11 @@ def decode(message: str | bytes | Raw) -> Command:
 
 
 def is_shortest(message: str | Raw, command: Command) -> bool:
-    """Whether no other text of this message is shorter, with the same `data` if it has any: then it has no key twice beside
-    `data`, which the gate looks at. See unique_keys.py.
+    """Whether the text is the shortest one for this command (with the same `data`). Then it has no duplicate key outside of
+    `data`, which the gate checks (unique_keys.py).
 
-    The encoder writes the shortest text there is: it leaves out what is default, and the decoder takes no number like 1e3 for an
-    integer. A publish is not encoded but added up, as its `data` can be large.
+    The encoder writes the shortest text: it omits defaults, and the decoder accepts no integer like 1e3. For a publish the
+    lengths are added up instead of encoding it, because its `data` can be large.
     """
     size = len(message) if not isinstance(message, str) or message.isascii() else len(message.encode())
     if not isinstance(command, messages.Publish):
@@ -129,8 +128,8 @@ def is_shortest(message: str | Raw, command: Command) -> bool:
     return shortest == size
 
 
-def id_of(message: str | bytes | Raw) -> str | None:
-    """The id of a message that could not be decoded, so that its sender can match the error; None if it has none."""
+def message_id(message: str | bytes | Raw) -> str | None:
+    """Returns the id of a message that could not be decoded, for the error reply; None without one."""
     try:
         found = _id.decode(message).id
     except (msgspec.ValidationError, *_UNREADABLE):
@@ -139,21 +138,21 @@ def id_of(message: str | bytes | Raw) -> str | None:
 
 
 def invalid(error: msgspec.ValidationError, code: ErrorCode = ErrorCode.INVALID_MESSAGE) -> ServiceError:
-    """Turns msgspec's complaint into ours: the sentence, and the JSON path on its own."""
+    """Converts an error of msgspec: the message, and the JSON path on its own."""
     text = str(error)
     path = "$"
     if found := _PATH.search(text):
         path, text = found["path"], text[: found.start()]
     if found := _FIELD.search(text):
         path = f"{path}.{found['name'][:64]}"
-    return ServiceError(code, text if len(text) <= MAX_COMPLAINT else f"{text[:MAX_COMPLAINT]} …", path=path)
+    return ServiceError(code, text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]} …", path=path)
 
 
 _invalid = invalid
 
 
 def _text(frame: str | bytes) -> str:
-    """The frame as text. msgspec does not look inside the `data` it passes through, and it goes to every subscriber."""
+    """Returns the frame as text. msgspec does not check `data`, which every subscriber receives, so UTF-8 is checked here."""
     if isinstance(frame, str):
         return frame
     try:

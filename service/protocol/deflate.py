@@ -1,7 +1,7 @@
-"""permessage-deflate (RFC 7692) for a server that compresses once for everyone.
+"""permessage-deflate (RFC 7692) for a server that compresses each message once for all receivers.
 
-No message refers to one before it, in either direction: what `Deflater` makes can go to all connections that agreed on the
-same window, and no connection keeps a window of its own. docs/adr/0015-compression.md tells what that costs.
+No message refers to an earlier one, in either direction. So the output of `Deflater` can go to all connections with the
+same window, and no connection keeps a compression context (docs/adr/0015-compression.md says what that costs).
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from dataclasses import dataclass
 
 EXTENSION = "permessage-deflate"
 MIN_WINDOW_BITS = 9
-"""The RFC has 8 too, but zlib makes no raw stream of it."""
+"""The RFC allows 8 too, but zlib cannot write such a raw stream."""
 MAX_WINDOW_BITS = zlib.MAX_WBITS
 MAX_FINAL_BLOCKS = 64
-"""Blocks with BFINAL=1 in one message. No sender needs more than one a fragment, and each costs a new decompressor and a copy
-of what follows it: without a bound, a message of nothing else would hold the event loop up."""
+"""Blocks with BFINAL=1 in one message. A sender needs one a fragment; each costs a new decompressor and a copy of the rest.
+Without a bound, a message of such blocks would block the event loop."""
 
 _FLUSHED = b"\x00\x00\xff\xff"
-"""How a flush ends; it is not sent (RFC 7692 §7.2.1)."""
+"""The end of a flush, which is not sent (RFC 7692 §7.2.1)."""
 _CLOSING = _FLUSHED + b"\x01\x00\x00\xff\xff"
-"""Behind a whole message, this completes its last block, adds an empty final one, and gives nothing."""
+"""After a whole message, this completes its last block, adds an empty final block, and decompresses to nothing."""
 _EMPTY = b"\x00"
-"""A message of nothing (RFC 7692 §7.2.3.6)."""
+"""An empty message (RFC 7692 §7.2.3.6)."""
 
 
 class TooBig(Exception):  # noqa: N818  # the name of close code 1009
-    """The message would be larger than allowed."""
+    """The message is larger than allowed."""
 
 
-class Corrupt(Exception):  # noqa: N818  # says what the bytes are
-    """The bytes are no message compressed with DEFLATE. The text says what is wrong with them, and quotes none of them."""
+class Corrupt(Exception):  # noqa: N818  # describes the bytes
+    """The bytes are not a message compressed with DEFLATE. The message says why, without quoting them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What was agreed with a client. There are eight, made once: they can be compared with `is`, and used as keys."""
+    """The negotiated parameters of a client. There are eight instances, so they can be compared with `is` and used as keys."""
 
     window_bits: int
-    """The largest window, as a power of two, that the client keeps for what it is sent: 9 to 15."""
+    """The largest window of the client for inbound messages, as a power of two: 9 to 15."""
     response: bytes
     """The value of Sec-WebSocket-Extensions in the response."""
 
 
 def _agreement(window_bits: int, *, asked: bool) -> Agreement:
-    # Neither side takes its window over. A server may answer so unasked, for itself (§7.1.1.1) and for the client (§7.1.1.2).
+    # Neither side keeps its context. A server may respond so unasked, for itself (§7.1.1.1) and for the client (§7.1.1.2).
     response = f"{EXTENSION}; server_no_context_takeover; client_no_context_takeover"
     if asked:  # a limit is accepted by repeating it (§7.1.2.1)
         response += f"; server_max_window_bits={window_bits}"
@@ -56,30 +56,30 @@ def _agreement(window_bits: int, *, asked: bool) -> Agreement:
 _UNLIMITED = _agreement(MAX_WINDOW_BITS, asked=False)
 _LIMITED = {str(bits): _agreement(bits, asked=True) for bits in range(MIN_WINDOW_BITS, MAX_WINDOW_BITS + 1)}
 AGREEMENTS = (_UNLIMITED, *_LIMITED.values())
-"""All that `negotiate` can return, None apart."""
+"""All agreements that `negotiate` can return."""
 
 
 def negotiate(offers: str | None) -> Agreement | None:
-    """Accepts the first offer that can be met, in the Sec-WebSocket-Extensions of a request (lines joined by commas).
+    """Accepts the first offer that the service supports, in Sec-WebSocket-Extensions of a request (lines joined by commas).
 
-    None if there is none, and if the header breaks RFC 6455 §9.1 anywhere; then no extension is used. Never raises, and takes
-    time in proportion to the header's length.
+    Returns None without one, and for a header that breaks RFC 6455 §9.1. Never raises; takes time proportional to the header's
+    length.
     """
     if offers is None or EXTENSION not in offers:
         return None
     try:
-        extensions = list(_parse(offers))  # whole, before any of it is believed
+        extensions = list(_parse(offers))  # parse all of it before using any of it
     except ValueError:
         return None
-    return next((found for name, parameters in extensions if (found := _meet(name, parameters))), None)
+    return next((found for name, parameters in extensions if (found := _accept(name, parameters))), None)
 
 
 _VALUES = frozenset(map(str, range(8, MAX_WINDOW_BITS + 1)))
-"""What a window may be offered as: no leading zeros (RFC 7692 §7.1.2)."""
+"""Valid values of a window offer: no leading zeros (RFC 7692 §7.1.2)."""
 
 
-def _meet(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | None:
-    """Declines what RFC 7692 §7 says must be: unknown parameters, repeated ones, wrong values, and what zlib cannot do."""
+def _accept(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | None:
+    """Returns the agreement, or None for what RFC 7692 §7 declines: unknown, repeated or wrong parameters; and for 8 bits."""
     if name != EXTENSION:
         return None
     given = dict(parameters)
@@ -91,7 +91,7 @@ def _meet(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | No
             case "server_no_context_takeover" | "client_no_context_takeover":
                 good = value is None
             case "client_max_window_bits":
-                # Needs no answer: without one the client may use any window (§7.1.2.2), and `inflate` takes them all.
+                # Needs no response: without one the client may use any window (§7.1.2.2), and `inflate` supports all.
                 good = value is None or value in _VALUES
             case "server_max_window_bits" if value is not None:
                 agreement = _LIMITED.get(value)
@@ -103,8 +103,8 @@ def _meet(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | No
     return agreement
 
 
-# RFC 6455 §9.1; what is quoted is a token as well. The quantifiers are possessive, so that nothing is looked at twice; the last
-# one has nothing behind it, and as a possessive one Python 3.11.2 takes a `=` without a value for it.
+# RFC 6455 §9.1; quoted values are tokens as well. The quantifiers are possessive, so that matching is linear; except the
+# last one, which Python 3.11.2 would then match against a `=` without a value.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105  # no secret: RFC 9110 §5.6.2
 _QUOTED = r'"(?:\\?[!#$%&\'*+.^_`|~0-9A-Za-z-])++"'
 _SPACE = r"[ \t]*+"
@@ -114,7 +114,7 @@ _COMMA = re.compile(rf"{_SPACE}(?:,|\Z)")
 
 
 def _parse(header: str) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """Each extension with its parameters, in the header's order. Raises ValueError where the header breaks the grammar."""
+    """Yields each extension with its parameters. Raises ValueError if the header breaks the grammar."""
     at = 0
     while at < len(header):
         if name := _NAME.match(header, at):
@@ -135,9 +135,9 @@ def _unquoted(value: str | None) -> str | None:
 
 
 class Deflater:
-    """Compresses messages, each for itself: the same bytes go to everyone who agreed on the window.
+    """Compresses messages independently: the same bytes go to every client with the same window.
 
-    One for a process, used by one thread. It holds a compressor (some 256 KiB) for each window in use.
+    One for each process, used by one thread. It holds a compressor (about 256 KiB) for each window in use.
     """
 
     __slots__ = ("_compressors", "_level")
@@ -148,12 +148,12 @@ class Deflater:
         self._compressors: dict[int, zlib._Compress] = {}
 
     def deflate(self, payload: bytes, window_bits: int) -> bytes:
-        """The payload of a frame with RSV1 (RFC 7692 §7.2.1), for whoever keeps a window of that size or a larger one."""
+        """Returns the payload of a frame with RSV1 (RFC 7692 §7.2.1), for clients with that window or a larger one."""
         if not payload:
-            return _EMPTY  # a second flush with nothing before it gives nothing
-        # Taken out while it works: if it fails half way, what it still holds of this message never comes into another.
+            return _EMPTY  # a second flush without input gives nothing
+        # Removed while in use: if it fails, its rest of this message never gets into another one.
         compressor = self._compressors.pop(window_bits, None) or self._new(window_bits)
-        # A full flush also forgets: nothing after it can refer to what was before.
+        # A full flush resets the window: later messages cannot refer to this one.
         deflated = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
         self._compressors[window_bits] = compressor
         return deflated[: -len(_FLUSHED)]
@@ -162,39 +162,39 @@ class Deflater:
         return zlib.compressobj(self._level, zlib.DEFLATED, -window_bits)
 
 
-def inflate(data: bytes, most: int) -> bytes:
-    """The message whose compressed fragments, joined, are `data` (RFC 7692 §7.2.2), of at most `most` bytes.
+def inflate(data: bytes, max_bytes: int) -> bytes:
+    """Decompresses a message from its joined fragments (RFC 7692 §7.2.2), of at most `max_bytes`.
 
-    Makes never more than `most` + 1 bytes, whatever `data` would come to. Blocks with BFINAL=1 are taken wherever they stand;
-    the octet that the RFC wants behind the last (§7.2.3.4) may be missing, as it is from some senders.
+    Never allocates more than `max_bytes` + 1 bytes of output. Accepts blocks with BFINAL=1 anywhere; the octet that the RFC wants
+    after the last one (§7.2.3.4) may be missing, as from some senders.
 
-    Raises TooBig above `most`, and Corrupt if `data` is no whole number of DEFLATE blocks.
+    Raises TooBig above `max_bytes`, and Corrupt if `data` is not a whole number of DEFLATE blocks.
     """
     try:
-        return _inflate(data, most)
+        return _inflate(data, max_bytes)
     except zlib.error as error:
         raise Corrupt(str(error)) from error
 
 
-def _inflate(data: bytes, most: int) -> bytes:
-    made = b""
+def _inflate(data: bytes, max_bytes: int) -> bytes:
+    output = b""
     for _ in range(MAX_FINAL_BLOCKS + 1):
         if not data:
-            return made
-        # A final block does not end the window: what follows may refer to what was before it.
-        stream = zlib.decompressobj(-MAX_WINDOW_BITS, zdict=made[-(1 << MAX_WINDOW_BITS) :])
-        made += stream.decompress(data, most + 1 - len(made))
-        if len(made) > most:
-            raise TooBig(f"more than {most} bytes")
+            return output
+        # A final block does not reset the window: later blocks may refer to earlier ones.
+        stream = zlib.decompressobj(-MAX_WINDOW_BITS, zdict=output[-(1 << MAX_WINDOW_BITS) :])
+        output += stream.decompress(data, max_bytes + 1 - len(output))
+        if len(output) > max_bytes:
+            raise TooBig(f"more than {max_bytes} bytes")
         if not stream.eof:
             _check_end(stream)
-            return made
+            return output
         data = stream.unused_data
     raise Corrupt(f"more than {MAX_FINAL_BLOCKS} final blocks")
 
 
 def _check_end(stream: zlib._Decompress) -> None:
-    """Raises Corrupt (or zlib.error) if the stream stands within a block."""
-    stream.decompress(_CLOSING, 1)  # what would give more than that has not ended then
+    """Raises Corrupt (or zlib.error) if the stream ends within a block."""
+    stream.decompress(_CLOSING, 1)  # a stream with more output has not ended
     if not stream.eof or stream.unused_data:
         raise Corrupt("ends within a block")

@@ -1,4 +1,4 @@
-"""WebSocket frames as a server writes them (RFC 6455 §5): whole, unmasked, made once for everyone who gets the same."""
+"""Encodes WebSocket frames of a server (RFC 6455 §5): unfragmented, unmasked, shared by all receivers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import struct
 from binascii import b2a_base64
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-"""Opcodes, §5.2."""
+"""Opcodes (§5.2)."""
 FIN, RSV1, MASK = 0x80, 0x40, 0x80
-"""Bits of the first byte, and of the second."""
+"""Bits of the first byte (FIN, RSV1) and of the second (MASK)."""
 MAX_CONTROL = 125
-"""Bytes of a control frame's payload, at most (§5.5)."""
+"""Largest payload of a control frame, in bytes (§5.5)."""
 PING_FRAME = bytes((FIN | PING, 0))
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def frame(opcode: int, payload: bytes, rsv1: int = 0) -> bytes:
-    """A frame that is a whole message. `rsv1`: RSV1 if the payload is deflated (RFC 7692 §6), else 0."""
+    """Encodes a whole message in one frame. `rsv1`: RSV1 if the payload is compressed (RFC 7692 §6), else 0."""
     first, size = FIN | rsv1 | opcode, len(payload)
     if size < 126:
         return b"%c%c%b" % (first, size, payload)
@@ -28,13 +28,13 @@ def frame(opcode: int, payload: bytes, rsv1: int = 0) -> bytes:
 
 
 def close_frame(code: int | None, reason: str = "") -> bytes:
-    """A close frame; without code an empty one. A reason that is too long is cut, at a character."""
+    """Encodes a close frame, without a code an empty one. A reason that is too long is cut between characters."""
     if code is None:
         return frame(CLOSE, b"")
-    said = reason.encode()[: MAX_CONTROL - 2].decode(errors="ignore").encode()
-    return frame(CLOSE, struct.pack("!H", code) + said)
+    text = reason.encode()[: MAX_CONTROL - 2].decode(errors="ignore").encode()
+    return frame(CLOSE, struct.pack("!H", code) + text)
 
 
 def accept_key(key: bytes) -> bytes:
-    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (§4.2.2)."""
+    """Returns Sec-WebSocket-Accept for a Sec-WebSocket-Key (§4.2.2)."""
     return b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)

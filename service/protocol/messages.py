@@ -1,4 +1,4 @@
-"""Every message of `tidewire.v1`, as data. docs/protocol.md is the normative text; tests/vectors holds the examples."""
+"""Every message of `tidewire.v1` as a type. docs/protocol.md is normative; tests/vectors has the examples."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ MAX_ID = 64
 MAX_TOKEN = 8192
 MAX_KEY = 128
 MAX_PAGE = 1000
-"""Entries in one `history` page, at most."""
+"""Largest number of events in one `history` page."""
 
 # Python's `$` also matches before a final newline; the look-ahead means the same in Python and in JSON Schema.
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]+(?!\n)$")]
-"""Unique per sender: correlates the reply, makes durable publishes idempotent, names the event."""
+"""Unique for each sender: it correlates the reply, makes durable publishes idempotent, and becomes the event's id."""
 Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
 Channel = Annotated[str, Meta(min_length=1, max_length=512)]
-"""Only bounded here; core/channel.py holds the naming rules, so that breaking them has its own error."""
+"""Only its length is checked here. core/channel.py has the naming rules, with their own error code."""
 Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 
 
 class Since(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The position a client applied last. `id` is the event at `offset`, absent at offset 0."""
+    """The last position that a client has applied. `id` is the event at `offset`, absent at offset 0."""
 
     epoch: Annotated[str, Meta(min_length=1, max_length=64)]
     offset: Offset
@@ -37,7 +37,7 @@ class Since(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a client may send. Unknown fields are refused: a misspelt field would otherwise vanish silently."""
+    """A message from a client. Unknown fields are refused, so that misspelt fields are not ignored."""
 
 
 class Hello(ClientMessage, frozen=True, tag="hello", tag_field="type"):
@@ -47,11 +47,11 @@ class Hello(ClientMessage, frozen=True, tag="hello", tag_field="type"):
 
 
 class Ready(ClientMessage, frozen=True, tag="ready", tag_field="type"):
-    """The screen can take deliveries now."""
+    """Deliveries may start."""
 
 
 class Subscribe(ClientMessage, frozen=True, tag="subscribe", tag_field="type"):
-    """Joins a channel, resuming at `since` where it is given."""
+    """Subscribes to a channel, and resumes at `since` if given."""
 
     id: Id
     channel: Channel
@@ -59,14 +59,14 @@ class Subscribe(ClientMessage, frozen=True, tag="subscribe", tag_field="type"):
 
 
 class Unsubscribe(ClientMessage, frozen=True, tag="unsubscribe", tag_field="type"):
-    """Leaves a channel."""
+    """Ends a subscription."""
 
     id: Id
     channel: Channel
 
 
 class History(ClientMessage, frozen=True, tag="history", tag_field="type"):
-    """Asks for a page: the first `limit` events above `after`, or the last `limit` below `before` (or of all)."""
+    """Requests a page: the first `limit` events after `after`, or the last `limit` before `before` (or of all)."""
 
     id: Id
     channel: Channel
@@ -76,21 +76,21 @@ class History(ClientMessage, frozen=True, tag="history", tag_field="type"):
 
 
 class Presence(ClientMessage, frozen=True, tag="presence", tag_field="type"):
-    """Asks who is in a channel."""
+    """Requests the presence of a channel."""
 
     id: Id
     channel: Channel
 
 
 class Refresh(ClientMessage, frozen=True, tag="refresh", tag_field="type"):
-    """Swaps the token in place."""
+    """Replaces the token of the connection."""
 
     id: Id
     token: Token
 
 
 class Ping(ClientMessage, frozen=True, tag="ping", tag_field="type"):
-    """Asks for a pong: browsers cannot see WebSocket pings."""
+    """Requests a pong. Browsers cannot see WebSocket pings."""
 
     id: Id | None = None
 
@@ -112,11 +112,11 @@ Command = Hello | Ready | Subscribe | Unsubscribe | History | Presence | Refresh
 
 
 class ServerMessage(Struct, frozen=True, omit_defaults=True):
-    """What the service sends. Absent fields mean: does not apply."""
+    """A message from the service. Absent fields do not apply."""
 
 
 class SharedLimits(Struct, frozen=True, omit_defaults=True):
-    """What all connections of one user, or from one address, share."""
+    """Limits that all connections of one user, or from one address, share."""
 
     connections: int
     rate: float
@@ -128,13 +128,13 @@ class SharedLimits(Struct, frozen=True, omit_defaults=True):
     subscribe_burst: int
     """Subscribes at once."""
     connect_rate: float | None = None
-    """Upgrades and tickets a second over time; of an address alone."""
+    """Upgrades and tickets a second over time; only for an address."""
     connect_burst: int | None = None
     """Upgrades and tickets at once."""
 
 
 class Limits(Struct, frozen=True, omit_defaults=True):
-    """The bounds a client must stay within, told in `welcome`."""
+    """The limits of a client, sent in `welcome`."""
 
     message: int
     """Bytes in one inbound frame."""
@@ -166,29 +166,29 @@ class Welcome(ServerMessage, frozen=True, tag="welcome", tag_field="type"):
     heartbeat: float
     """Seconds of silence after which a client should send `ping`."""
     limits: Raw
-    """Limits, encoded: the same for very many."""
+    """Limits, encoded once for many connections."""
     expires_in: int | None = None
-    """Seconds until the token expires; absent if it never does."""
+    """Seconds until the token expires; absent if it does not."""
 
 
 class PresenceMember(Struct, frozen=True, omit_defaults=True):
-    """A user in a channel, however many tabs are open."""
+    """A user in a channel, with one or more connections."""
 
     user: str
     connections: int
     info: Raw | UnsetType = UNSET
-    """What the token's `info` claim says of the user."""
+    """The `info` claim of the user's token."""
 
 
 class PresenceView(Struct, frozen=True, omit_defaults=True):
-    """Who is in a channel; in a large one only how many."""
+    """The users in a channel; in a large one only their number."""
 
     count: int
     members: list[PresenceMember] | None = None
 
 
 class Subscribed(ServerMessage, frozen=True, tag="subscribed", tag_field="type"):
-    """A subscription is live. The position (epoch, offset, last) holds after `events` have been applied."""
+    """A subscription is live. The position (epoch, offset, last) is valid after applying `events`."""
 
     id: str | None
     """The request's id; null for a channel named in the address."""
@@ -201,12 +201,12 @@ class Subscribed(ServerMessage, frozen=True, tag="subscribed", tag_field="type")
     last: str | None = None
     """The id of the event at `offset`; absent at offset 0."""
     recovered: bool | None = None
-    """True: `events` is all that was missed. False: events are missing. Absent: nothing was to be recovered."""
+    """True: `events` has all that was missed. False: events are missing. Absent: nothing had to be recovered."""
     presence: PresenceView | None = None
 
 
 class Unsubscribed(ServerMessage, frozen=True, tag="unsubscribed", tag_field="type"):
-    """The client left, or was made to leave (`code` says why)."""
+    """The subscription has ended; `code` says why."""
 
     channel: str
     code: str
@@ -214,7 +214,7 @@ class Unsubscribed(ServerMessage, frozen=True, tag="unsubscribed", tag_field="ty
 
 
 class Event(ServerMessage, frozen=True, rename={"sender": "from"}):
-    """An application event as subscribers see it. Its type has a dot."""
+    """An application event, as subscribers receive it. Its type has a dot."""
 
     type: str
     channel: str
@@ -232,7 +232,7 @@ class Event(ServerMessage, frozen=True, rename={"sender": "from"}):
 
 
 class Ack(ServerMessage, frozen=True, tag="ack", tag_field="type"):
-    """A request was carried out; a durable event is safe in the stream."""
+    """A request has succeeded; a durable event is in the stream."""
 
     id: str
     offset: int | None = None
@@ -241,7 +241,7 @@ class Ack(ServerMessage, frozen=True, tag="ack", tag_field="type"):
 
 
 class Error(ServerMessage, frozen=True, tag="error", tag_field="type"):
-    """A request was refused; nothing else is affected."""
+    """A request was refused, without further effect."""
 
     code: str
     message: str
@@ -259,27 +259,27 @@ class HistoryPage(ServerMessage, frozen=True, tag="history", tag_field="type"):
     offset: int
     events: list[Raw]
     more: bool
-    """Whether the stream holds further events in the direction asked for."""
+    """Whether the stream has further events in the requested direction."""
     last: str | None = None
 
 
 class PresenceReply(ServerMessage, frozen=True, tag="presence", tag_field="type"):
-    """The reply to `presence`; without an id, news of what a live subscription may see."""
+    """The reply to `presence`; without an id, a change of what a live subscription may see."""
 
     id: str | None
     channel: str
     presence: PresenceView | None
-    """None when the right to see it has gone away."""
+    """None when the right to see presence has ended."""
 
 
 class Expiring(ServerMessage, frozen=True, rename={"seconds": "in"}, tag="expiring", tag_field="type"):
-    """The token expires soon; answer with `refresh`."""
+    """The token expires soon; reply with `refresh`."""
 
     seconds: int
 
 
 class Reconnect(ServerMessage, frozen=True, tag="reconnect", tag_field="type"):
-    """The node is about to close this connection; come back `after` seconds after that."""
+    """The node will close this connection; reconnect `after` seconds later."""
 
     after: float
     reason: str
@@ -298,6 +298,6 @@ SYSTEM_TYPES = frozenset(
         *(Welcome, Subscribed, Unsubscribed, Ack, Error, HistoryPage, PresenceReply, Expiring, Reconnect, Pong),
     )
 ) | {"presence.joined", "presence.left", "presence.count"}
-"""Every type that no contract declares: a bounded set, fit for metric labels."""
+"""Every type that contracts do not declare: a bounded set, usable as a metric label."""
 
 encode = msgspec.json.Encoder().encode

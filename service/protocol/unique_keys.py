@@ -1,12 +1,12 @@
-"""Refuses JSON in which an object has a key twice: RFC 8259 §4 leaves open which value counts, and each reader takes another one.
+"""Refuses JSON with duplicate keys in an object. RFC 8259 §4 leaves open which value counts, and readers differ.
 
-The decoder of messages (msgspec) takes the last one in silence. So a cheap test comes first, which nearly every text passes, and
-an exact one only where that fails:
+The decoder of messages (msgspec) silently uses the last value. So a cheap test comes first, which nearly every text passes,
+and an exact test follows only if it fails:
 
-1. A flat object whose text is as long as the shortest text of its decoded value has no key twice: the values that the decoder has
-   dropped would have made the text longer.
-2. A text that is equal to the encoded value has none either.
-3. Else the text is parsed once more, object by object. That takes time in proportion to the text's length.
+1. If the text of a flat object is as long as the shortest text of its decoded value, no key is duplicate: a dropped value would
+   make the text longer.
+2. If the text equals the encoded value, no key is duplicate.
+3. Otherwise the text is parsed again, object by object, in time proportional to its length.
 
 benchmarks/unique_keys.py measures what it costs.
 """
@@ -25,16 +25,16 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.json_path import json_path
 
 SHORT = 512
-"""Bytes below which encoding costs less than adding up lengths."""
+"""Bytes below which encoding is cheaper than adding up lengths."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class DuplicateKeyError(ValueError):
-    """An object has a key twice."""
+    """An object has a duplicate key."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {key[:64]!r} stands twice in one object")
+        super().__init__(f"the key {key[:64]!r} appears twice in one object")
         self.key = key
 
 
@@ -58,26 +58,26 @@ def _no_number(text: str) -> int:
 _exact = json.JSONDecoder(
     object_pairs_hook=reject_duplicate_keys, parse_int=_no_number, parse_float=_no_number, strict=False
 ).decode
-"""Numbers are not made: they have been, and a long one costs much."""
+"""Numbers are not converted: that is done already, and slow for long ones."""
 
 
 def check_text(text: str | bytes | Raw, root: str = "$") -> None:
-    """Checks JSON that has been decoded without a fault. Raises ServiceError(MALFORMED) with the path of the key."""
+    """Checks JSON that was decoded successfully. Raises ServiceError(MALFORMED) with the path of a duplicate key."""
     try:
         refuse_duplicate(text, root)
-    except (ValueError, RecursionError) as error:  # within `data`, which has not been decoded yet
+    except (ValueError, RecursionError) as error:  # within `data`, which is not decoded yet
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ServiceError(ErrorCode.MALFORMED, f"this is not JSON: {reason}", path=root) from error
 
 
-def prefer_duplicate(text: str | bytes | Raw) -> None:
-    """The same of a text that is about to be refused for something else: this comes first, if the text is JSON at all."""
+def check_text_first(text: str | bytes | Raw) -> None:
+    """Like `check_text`, for a text that is about to be refused for another reason. Ignores text that is not JSON."""
     with suppress(ValueError, RecursionError):
         refuse_duplicate(text)
 
 
 def refuse_duplicate(text: str | bytes | Raw, root: str = "$") -> None:
-    """Raises ServiceError(MALFORMED) as `check_text` does; ValueError or RecursionError where the text is no JSON."""
+    """Raises ServiceError(MALFORMED) for a duplicate key; ValueError or RecursionError if the text is not JSON."""
     whole = text if isinstance(text, str) else bytes(text).decode(errors="surrogateescape")
     try:
         _exact(whole)
@@ -86,10 +86,10 @@ def refuse_duplicate(text: str | bytes | Raw, root: str = "$") -> None:
 
 
 def check_value(raw: bytes, value: Any, root: str) -> None:
-    """The same of JSON whose decoded value is at hand, at a fraction of the cost."""
+    """Like `check_text`, for JSON whose decoded value is known, at a fraction of the cost."""
     size = len(raw)
     if size >= SHORT and type(value) is dict:
-        # The length of the shortest text of this object, if it is flat. A character takes a byte or more, escaped or not.
+        # The length of the shortest text of this object, if it is flat. A character has at least one byte, escaped or not.
         shortest = 1
         for key, held in value.items():
             if type(held) is str:
@@ -97,7 +97,7 @@ def check_value(raw: bytes, value: Any, root: str) -> None:
             elif type(held) is int:
                 shortest += len(key) + len(str(held)) + 4
             else:
-                break  # what has been added up so far is less than the size
+                break  # not flat: the sum so far is less than the size
         if shortest == size:
             return
     if _encode(value) != raw:
@@ -105,11 +105,11 @@ def check_value(raw: bytes, value: Any, root: str) -> None:
 
 
 class _Object(list[tuple[str, Any]]):
-    """An object with all its members."""
+    """An object with all its members, duplicates included."""
 
 
 def _place(text: str) -> list[str | int]:
-    """The way to the first key that stands a second time. Only for a text that is refused."""
+    """Returns the path to the first object with a duplicate key, and the key. Only called for refused text."""
     root = json.loads(text, object_pairs_hook=_Object, parse_int=_no_number, parse_float=_no_number, strict=False)
     waiting: list[tuple[list[str | int], Any]] = [([], root)]
     while waiting:
@@ -117,7 +117,7 @@ def _place(text: str) -> list[str | int]:
         if isinstance(held, _Object) and len({key for key, _ in held}) < len(held):
             return [*way, _first_duplicate(held)]
         waiting += reversed([([*way, step], child) for step, child in _children(held)])
-    raise AssertionError("the text has no key twice")
+    raise AssertionError("the text has no duplicate key")
 
 
 def _children(held: Any) -> Iterator[tuple[str | int, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.contract.document import Document, Fault, Faults, Place, nearest, read
+from service.contract.document import Document, Fault, Faults, Place, did_you_mean, read
 from service.core.limits import Limits
 from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_keys
 from service.settings.model import MAX_PORT, PREFIX, Broker, Setting, Settings, all_settings
@@ -90,7 +90,7 @@ class _Loading:
     def _tell(self, place: Place, kind: str, message: str) -> None:
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             name = ".".join(map(str, place))
-            self._fault(place, f"there is no setting {name!r}{nearest(str(place[-1]), _names_beside(place))}")
+            self._fault(place, f"there is no setting {name!r}{did_you_mean(str(place[-1]), _names_beside(place))}")
         elif kind == "missing":
             self._fault(place, f"{'.'.join(map(str, place))} is missing")
         else:
@@ -139,13 +139,13 @@ def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
         )
     for index, issuer in enumerate(found.auth.issuers):
         if issuers.count(issuer.issuer) > 1:
-            yield ("auth", "issuers", index, "issuer"), "stands twice; a token's `iss` could not tell which is meant"
+            yield ("auth", "issuers", index, "issuer"), "appears twice; a token's `iss` could not tell which is meant"
     keys = found.all_api_keys()
     for index, key in enumerate(found.api.keys):
         if [other.name for other in keys].count(key.name) > 1:
-            yield ("api", "keys", index, "name"), "stands twice; the log could not tell which is meant"
+            yield ("api", "keys", index, "name"), "appears twice; the log could not tell which is meant"
         if [other.key for other in keys].count(key.key) > 1:
-            yield ("api", "keys", index, "key"), "stands twice; it could not tell its tenant"
+            yield ("api", "keys", index, "key"), "appears twice; it could not tell its tenant"
     yield from _contradicting_ports(found)
     yield from _contradicting_files(found.broker)
     if found.workers > 1 and found.broker.url == "memory://":
@@ -206,7 +206,7 @@ def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterat
             continue
         setting = known.get(name) or files.get(name)
         if setting is None:
-            faults.append(Fault(name, None, f"there is no such setting{nearest(name, [*known, *files])}"))
+            faults.append(Fault(name, None, f"there is no such setting{did_you_mean(name, [*known, *files])}"))
             continue
         if name in files:
             if environ.get(setting.variable):

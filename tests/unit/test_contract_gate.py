@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract.gate import MANY_VALUES, MAX_DEPTH, MAX_ERRORS, Gate
+from service.contract.gate import MAX_DEPTH, MAX_ERRORS, MAX_VALUES_FOR_ALL_FAULTS, Gate
 from service.contract.load import load
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication, Retention
@@ -153,7 +153,7 @@ def test_who_may_read(identity: Identity, channel: str, right: Right, code: Erro
 
 
 def test_publishing_is_not_decided_without_an_event() -> None:
-    with pytest.raises(ValueError, match="validate decides"):
+    with pytest.raises(ValueError, match="use validate"):
         GATE.authorise(ANN, "room:42", Right.PUBLISH)
 
 
@@ -249,7 +249,7 @@ def test_faults_are_told_up_to_a_number(tmp_path: Path) -> None:
 
 
 def test_of_very_many_values_only_the_first_fault_is_looked_for(tmp_path: Path) -> None:
-    found = faults(list_gate(tmp_path), json.dumps([1] * (MANY_VALUES + 2)).encode())
+    found = faults(list_gate(tmp_path), json.dumps([1] * (MAX_VALUES_FOR_ALL_FAULTS + 2)).encode())
     assert [fault["path"] for fault in found] == ["$.data[0]"]
 
 

@@ -201,7 +201,7 @@ def test_what_is_no_pattern_is_refused_with_the_segment(text: str) -> None:
 
 
 def test_a_parameter_stands_once() -> None:
-    with pytest.raises(ValueError, match=r"parameter {x} stands twice"):
+    with pytest.raises(ValueError, match=r"parameter {x} appears twice"):
         ChannelPattern("a:{x}:{x}")
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.errors import ServiceError
-from service.protocol.codec import decode, id_of, split
+from service.protocol.codec import decode, message_id, split
 from service.protocol.messages import MAX_ID, Command, Error, Ping, Publish, encode
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -50,7 +50,7 @@ def check(frame: str | bytes) -> None:
     """Decodes the frame as a connection would."""
     try:
         for message in split(frame):
-            found = id_of(message)
+            found = message_id(message)
             assert found is None or len(found) <= MAX_ID
             try:
                 command = decode(message)
@@ -79,7 +79,7 @@ def check_refusal(refusal: ServiceError, id_: str | None) -> None:
 @example(b'{"type":"ping","x":' + b"[" * 60_000)
 def test_any_bytes(frame: bytes) -> None:
     check(frame)
-    id_of(frame)
+    message_id(frame)
 
 
 @given(any_text)
@@ -89,7 +89,7 @@ def test_any_bytes(frame: bytes) -> None:
 @example('{"type":"\\ud800.x"}')
 def test_any_text(frame: str) -> None:
     check(frame)
-    id_of(frame)
+    message_id(frame)
 
 
 @given(damaged())
@@ -120,7 +120,7 @@ def test_a_batch_fails_message_by_message() -> None:
         try:
             outcomes.append(decode(message))
         except ServiceError as refusal:
-            outcomes.append((refusal.code.code, id_of(message)))
+            outcomes.append((refusal.code.code, message_id(message)))
     assert outcomes == [Ping(id="1"), ("unknown_type", "2"), ("invalid_message", None), Ping(id="4")]
 
 
@@ -138,7 +138,7 @@ def test_a_batch_fails_message_by_message() -> None:
     ],
 )
 def test_a_refusal_finds_its_message(frame: str, id_: str | None) -> None:
-    assert id_of(frame) == id_
+    assert message_id(frame) == id_
 
 
 def test_data_that_is_not_utf_8_is_refused_even_without_split() -> None:

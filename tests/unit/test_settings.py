@@ -311,7 +311,7 @@ def test_a_production_start_says_what_to_set() -> None:
         ({"TIDEWIRE_PROXY__HOPS": "-1"}, "TIDEWIRE_PROXY__HOPS", "greater than or equal to 0"),
         ({"TIDEWIRE_API__TENANT": "a b"}, "TIDEWIRE_API__TENANT", "match pattern"),
         ({"TIDEWIRE_API__KEYS": "[}"}, "TIDEWIRE_API__KEYS", "is not a JSON list"),
-        ({"TIDEWIRE_API__KEYS": '[{"name": "a", "name": "b"}]'}, "TIDEWIRE_API__KEYS", "'name' stands twice"),
+        ({"TIDEWIRE_API__KEYS": '[{"name": "a", "name": "b"}]'}, "TIDEWIRE_API__KEYS", "'name' appears twice"),
         ({"TIDEWIRE_AUTH__SECRET_FILE": "/nowhere"}, "TIDEWIRE_AUTH__SECRET_FILE", "only one of them"),
         ({"TIDEWIRE_API__KEY_FILE": "/nowhere"}, "TIDEWIRE_API__KEY_FILE", "/nowhere cannot be read: No such file"),
         ({"TIDEWIRE_PORT_FILE": "/nowhere"}, "TIDEWIRE_PORT_FILE", "there is no such setting"),
@@ -346,7 +346,7 @@ def issuer(**changes: Any) -> dict[str, Any]:
         ([issuer(default_tenant="a/b")], "match pattern"),
         ([issuer(leeway=301)], "less than or equal to 300"),
         ([issuer(algorithm="none")], "should be 'HS256'"),
-        ([issuer(issuer="tidewire")], "stands twice"),
+        ([issuer(issuer="tidewire")], "appears twice"),
     ],
 )
 def test_a_bad_issuer(entries: list[dict[str, Any]], reason: str) -> None:
@@ -370,7 +370,7 @@ def test_two_keys_are_told_apart() -> None:
         ("", 1, "is empty"),
         ("- a\n", 1, "settings are a mapping"),
         ("port: [\n", 2, "is not YAML"),
-        ("port: 1\nport: 2\n", 2, "stands here a second time"),
+        ("port: 1\nport: 2\n", 2, "is a duplicate key"),
         ("host: a\nlimits: 3\n", 2, "limits: should be"),
         ("host: a\ncompression:\n  levl: 3\n", 3, "'compression.levl'; did you mean 'level'?"),
         ("host: a\nlimits: {user_rate: 3}\n", 2, "limits.user_rate: should be"),

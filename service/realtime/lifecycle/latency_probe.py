@@ -27,7 +27,7 @@ from service.core.limits import Probing
 from service.core.session import Session, Subscription
 from service.errors import ServiceError
 from service.protocol.close import CloseCode
-from service.protocol.codec import id_of, split
+from service.protocol.codec import message_id, split
 from service.realtime.cluster.messages import INTERNAL_TENANT, probe_channel
 from service.realtime.connections.connection import Connection
 from service.realtime.connections.context import ConnectionContext, RoomContext
@@ -280,7 +280,7 @@ class _Line:
     def message_received(self, message: str | bytes) -> None:
         """See MessageHandler."""
         echo = self._echo
-        if echo is not None and not echo.done() and self._id in map(id_of, split(message)):
+        if echo is not None and not echo.done() and self._id in map(message_id, split(message)):
             echo.set_result(self._now())
 
     def pause_writing(self) -> None:

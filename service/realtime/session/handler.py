@@ -16,7 +16,7 @@ from service.contract.model import ChannelSpec
 from service.core.identity import Identity
 from service.errors import ErrorCode, ServiceError
 from service.protocol.close import CloseCode, CloseConnection
-from service.protocol.codec import decode, id_of
+from service.protocol.codec import decode, message_id
 from service.protocol.messages import Command, Publish
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
@@ -265,7 +265,7 @@ class SessionHandler:
                 command = self._read(message, fault)
                 await HANDLERS[type(command)](node, connection, command)
             except ServiceError as error:
-                _refuse(node, connection, error, id_of(message))
+                _refuse(node, connection, error, message_id(message))
                 if error.code is ErrorCode.RATE_LIMITED and not is_noted:
                     is_noted = True
                     if node.admission.is_abusive(self._slot, error):
@@ -276,7 +276,7 @@ class SessionHandler:
                 incident = secrets.token_hex(8)
                 _log.exception("command failed", incident=incident, connection=connection.id)
                 internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
-                _refuse(node, connection, internal, id_of(message))
+                _refuse(node, connection, internal, message_id(message))
             if not connection.is_writable:
                 await connection.wait_writable()
 

@@ -15,7 +15,7 @@ from service.core.session import Session
 from service.errors import ErrorCode, ServiceError
 from service.protocol import framing, messages
 from service.protocol.close import CloseCode, CloseConnection
-from service.protocol.codec import decode, id_of, split
+from service.protocol.codec import decode, message_id, split
 from service.protocol.messages import Hello, Welcome
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
@@ -105,7 +105,7 @@ async def _hello(
         if not isinstance(command, Hello):
             raise ServiceError(ErrorCode.UNAUTHENTICATED, "the first message must be hello", path="$.type")
     except ServiceError as error:
-        request = None if message is None else id_of(message)
+        request = None if message is None else message_id(message)
         raise _refuse(node, transport, slot, error, CloseCode.BAD_REQUEST, request) from error
     try:
         if command.token is not None:

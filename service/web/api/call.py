@@ -21,7 +21,7 @@ from service.core.channel import ChannelKey
 from service.core.identity import Identity, Right, backend
 from service.errors import ErrorCode, ServiceError
 from service.protocol.codec import invalid
-from service.protocol.unique_keys import check_text, prefer_duplicate
+from service.protocol.unique_keys import check_text, check_text_first
 from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import Account, HeldBytes
 from service.realtime.node import Node
@@ -243,7 +243,7 @@ def decode_unchecked(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        prefer_duplicate(body)
+        check_text_first(body)
         raise invalid(error) from error
     except _DECODE_ERRORS as error:
         raise ServiceError(ErrorCode.MALFORMED, f"the body is not JSON: {_reason(error)}", path="$") from error
