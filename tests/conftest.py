@@ -7,6 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # the machine may be busy
+settings.load_profile("tests")
 
 LONGEST = ("faults", "browser", "autobahn")
 """Marks of the tests that take longest and wait most. pytest-xdist hands out tests from the front: while one process waits in

@@ -34,6 +34,7 @@ from service.telemetry import log
 from service.web.problem import MAX_RETRY_AFTER
 from tests.integration.cluster import SOON, away, cluster, ends, old, refused, unheard
 from tests.support.api_client import ask, get, post
+from tests.support.exported import exported
 from tests.support.harness import API_KEY, Running, eventually, serving, token
 from tests.support.shared_broker import Bus, SharedBroker
 
@@ -281,7 +282,7 @@ async def test_a_node_ignores_commands_from_before_it_came(make_bus: Callable[[]
         late = await nodes.join()
         async with late.server.client() as ann:
             late.line.mend()
-            await eventually(lambda: late.server.service.metrics.cluster.control_readings._value.get() >= 1)
+            await eventually(lambda: exported(late.server.service.metrics, "control_readings_total") >= 1)
             await nodes.bus.lose_everything()
             await post(nodes.members[0].server, "/users/ben/disconnect", None)
             await ann.silence()

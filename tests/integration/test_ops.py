@@ -14,6 +14,7 @@ from service.errors import ErrorCode, ServiceError
 from service.realtime.lifecycle.broker_health import INTERVAL
 from service.web.ops.routes import build_ops_app
 from tests.support.clock import FakeClock
+from tests.support.exported import exported
 from tests.support.harness import DEADLINE, Running, eventually, serving
 
 
@@ -94,10 +95,10 @@ async def test_broker_outage_without_probes_is_still_timed() -> None:
     broker, clock = FaultyBroker(), FakeClock()
     async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
         clock.advance(INTERVAL)
-        await eventually(lambda: server.service.metrics.broker.broker_up._value.get() == 1)
+        await eventually(lambda: exported(server.service.metrics, "broker_up") == 1)
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
         clock.advance(INTERVAL)
-        await eventually(lambda: server.service.metrics.broker.broker_up._value.get() == 0)
+        await eventually(lambda: exported(server.service.metrics, "broker_up") == 0)
         clock.advance(30)
         assert (await probe(server, "/readyz"))[0] == 503
 

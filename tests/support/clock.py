@@ -62,6 +62,16 @@ class FakeClock:
         """Sets the wall clock forward or back, as an administrator or NTP does; nothing falls due."""
         self._wall += seconds
 
+    def stall(self, seconds: float) -> None:
+        """Makes all that is set fall due later, as a loop does that stands still for so long."""
+        for timer in self._timers:
+            timer.due += seconds
+
+    @property
+    def next_due(self) -> float:
+        """When the next timer falls due, by `monotonic`."""
+        return min(timer.due for timer in self._timers if not timer.cancelled)
+
     @property
     def pending(self) -> int:
         """Timers that are set and neither fired nor cancelled."""

@@ -17,6 +17,7 @@ from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
+from tests.support.exported import exported
 
 ANN, BEN = Identity("acme", "ann"), Identity("acme", "ben")
 OF_ACME, OF_ANN, OF_BEN = QuotaScope("acme"), QuotaScope("acme", "ann"), QuotaScope("acme", "ben")
@@ -85,7 +86,7 @@ class Stage:
 
     @property
     def unshared(self) -> float:
-        return float(self.metrics.limits.caps_unshared._value.get())
+        return exported(self.metrics, "caps_unshared_total")
 
 
 @pytest.fixture

@@ -257,7 +257,7 @@ def test_fan_out_continues_in_the_next_iteration_after_its_time_limit() -> None:
         member.on_deliver = lambda: clock.advance(MAX_FAN_OUT_SECONDS / MAX_SLICE_MEMBERS / 1.5)
     room.push(frame("1"), 0.0)
     written_per_iteration = []
-    while any(not timer.cancelled for timer in clock._timers):
+    while clock.pending:
         clock.step()
         written_per_iteration.append(sum(bool(member.batches) for member in members))
     assert written_per_iteration == [2 * MAX_SLICE_MEMBERS, 4 * MAX_SLICE_MEMBERS, 5 * MAX_SLICE_MEMBERS], (
@@ -289,7 +289,7 @@ def half_written(monkeypatch: pytest.MonkeyPatch, stepping_clock: SteppingClock)
 
 
 def run_all(clock: SteppingClock) -> None:
-    while any(not timer.cancelled for timer in clock._timers):
+    while clock.pending:
         clock.step()
 
 

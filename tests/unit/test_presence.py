@@ -22,6 +22,7 @@ from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 from tests.contract.presence_suite import event
 from tests.support.clock import FakeClock
+from tests.support.exported import exported
 
 ROOM = ChannelKey("acme", "room:1")
 DEBOUNCE, TTL = 5.0, 30.0
@@ -184,7 +185,7 @@ async def test_interruption_adds_lost_entries_again_at_once(stage: Stage) -> Non
     await stage.pass_time(RETRY_INTERVAL)
     assert await stage.store.count(ROOM) == 2
     assert stage.store.story() == [(JOINED, "ann"), (JOINED, "ben")] * 2
-    assert stage.metrics.subscriptions.presence_reentered._value.get() == 2
+    assert exported(stage.metrics, "presence_reentered_total") == 2
 
 
 async def test_entries_lost_during_an_outage_are_added_again_after_it(stage: Stage) -> None:
@@ -268,7 +269,7 @@ async def test_leave_during_a_renewal_does_not_count_as_a_loss(stage: Stage) -> 
     await asyncio.sleep(0)
     stage.store.gate.set()
     await stage.rest()
-    assert stage.metrics.subscriptions.presence_reentered._value.get() == 0
+    assert exported(stage.metrics, "presence_reentered_total") == 0
     assert stage.store.sweeps
 
 
@@ -303,7 +304,7 @@ async def test_failed_join_is_not_renewed_and_still_left(stage: Stage) -> None:
     stage.store.story()
     await stage.pass_time(DEBOUNCE)
     assert stage.store.story() == [(LEFT, "ann")]
-    assert stage.metrics.subscriptions.presence_reentered._value.get() == 0
+    assert exported(stage.metrics, "presence_reentered_total") == 0
 
 
 async def test_leave_during_a_drain_lets_the_entry_expire(stage: Stage) -> None:

@@ -19,6 +19,7 @@ from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
+from tests.support.exported import exported
 from tests.support.harness import eventually
 from tests.support.shared_broker import Line, SharedBroker
 
@@ -57,7 +58,7 @@ class Follower:
     @property
     def readings(self) -> float:
         """How often it has read."""
-        return float(self.metrics.cluster.control_readings._value.get())
+        return exported(self.metrics, "control_readings_total")
 
     @property
     def at_rest(self) -> bool:
