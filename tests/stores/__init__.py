@@ -1,4 +1,4 @@
-"""Real stores for tests: Redis and Valkey alone, with Sentinels, as a Cluster; NATS. All on free loopback ports."""
+"""Real stores for tests, on free local ports: Redis and Valkey (alone, with Sentinels, as a Cluster) and NATS."""
 
 from tests.stores.certificates import Certificates
 from tests.stores.cluster import Cluster, ClusterNode

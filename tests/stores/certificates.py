@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority of its own, a server's on loopback, a client's."""
+"""Certificates for tests: of an authority, a local server and a client."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _DAY = timedelta(days=1)
 
 
 class Certificates:
-    """PEM files in a folder: `ca`, and signed by it `certificate` with `key` (of 127.0.0.1 and localhost) and
-    `client_certificate` with `client_key`. What one instance signs another does not trust."""
+    """PEM files in a folder. Each instance is an authority of its own, which others do not trust.
+
+    `ca` has signed `certificate` with `key` (for 127.0.0.1 and localhost), and `client_certificate` with `client_key`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.ca = folder / "ca.pem"
@@ -26,7 +28,7 @@ class Certificates:
         self.key = folder / "server.key"
         self.client_certificate = folder / "client.pem"
         self.client_key = folder / "client.key"
-        # Each authority has a name of its own, or OpenSSL would take a stranger for a broken friend.
+        # Each authority has its own name: with equal names, OpenSSL reports a bad signature, not an unknown authority.
         self._issuer = x509.Name(
             [x509.NameAttribute(NameOID.COMMON_NAME, f"Tidewire tests {x509.random_serial_number()}")]
         )
@@ -43,7 +45,7 @@ class Certificates:
         self._issue("client", ExtendedKeyUsageOID.CLIENT_AUTH, self.client_certificate, self.client_key)
 
     def client_context(self) -> ssl.SSLContext:
-        """Trusts this authority, and shows the client's certificate."""
+        """Returns a context that trusts this authority and presents the client's certificate."""
         context = ssl.create_default_context(cafile=str(self.ca))
         context.load_cert_chain(self.client_certificate, self.client_key)
         return context

@@ -1,4 +1,4 @@
-"""Six nodes of a Redis Cluster: three masters, each with a replica."""
+"""A Redis Cluster of six nodes: three masters, each with a replica."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.stores.process import HOST, Group, ServerFailedError, free_port, unti
 from tests.stores.redis_server import Flavour, RedisServer
 
 FAILOVER = 30.0
-"""Seconds that a failover may take."""
+"""Seconds for a failover."""
 _GIVEN_UP = 6.0
-"""Seconds after which a node has given up a failover that it was asked for, as when it did not get its votes in time."""
+"""Seconds after which a node gives up a requested failover, for example without enough votes."""
 _MASTERS = 3
 _SLOTS = 16_384
 
@@ -26,7 +26,7 @@ class ClusterNode(RedisServer):
     """A server that can be a node of a Cluster."""
 
     bus = 0
-    """The port on which nodes talk to each other."""
+    """The port of the cluster bus."""
 
     def _prepare(self) -> None:
         self.bus = free_port()
@@ -40,23 +40,25 @@ class ClusterNode(RedisServer):
             "cluster-node-timeout 2000",
             f"cluster-port {self.bus}",
             f"cluster-announce-ip {HOST}",
-            # CLUSTER SLOTS shows a replica once it has received something: by default ten seconds after it came.
+            # CLUSTER SLOTS lists a replica once it has received a ping: by default ten seconds after its start.
             "repl-ping-replica-period 1",
         ]
 
     async def id(self) -> str:
-        """Its name in the Cluster."""
+        """Returns its id in the Cluster."""
         return str(await self.command("CLUSTER", "MYID"))
 
     async def shards(self) -> list[tuple[int, int, tuple[int, ...]]]:
-        """The slots as this node sees them: first, last, ports with the master's in front."""
+        """Returns the slots as this node sees them: first, last, ports with the master's first."""
         slots: list[list[Any]] = await self.command("CLUSTER", "SLOTS")
         return sorted((first, last, tuple(int(node[1]) for node in nodes)) for first, last, *nodes in slots)
 
 
 class Cluster(Group):
-    """`nodes`: the first three start as masters, the others as their replicas in the same order. A node that says nothing for
-    two seconds is given up."""
+    """Six `nodes`: the first three start as masters, the others as their replicas in the same order.
+
+    A node that is silent for two seconds counts as failed.
+    """
 
     def __init__(
         self, flavour: Flavour = "redis", *, password: str | None = None, config: Mapping[str, str | int] | None = None
@@ -66,7 +68,7 @@ class Cluster(Group):
 
     @property
     def url(self) -> str:
-        """What the setting `broker.url` takes."""
+        """The setting `broker.url`."""
         return f"redis+cluster://{','.join(f'{HOST}:{node.port}' for node in self.nodes)}"
 
     @property
@@ -75,15 +77,15 @@ class Cluster(Group):
         return [node for node in self.nodes if node.awake]
 
     async def master_of(self, key: str) -> ClusterNode:
-        """The node that has a key, as the first that answers sees it."""
+        """Returns the master of a key, as the first node that answers sees it."""
         return (await self._shard_of(key))[0]
 
     async def replicas_of(self, key: str) -> list[ClusterNode]:
-        """The nodes that follow it."""
+        """Returns the replicas of a key's master."""
         return (await self._shard_of(key))[1:]
 
     async def failover(self, key: str) -> ClusterNode:
-        """Has a replica take over a key from a master that is well; nothing is lost. Gives the new master."""
+        """Promotes a replica of a healthy master without loss. Returns the new master."""
         before, replica, *_ = await self._shard_of(key)
         asked = float("-inf")
 
@@ -99,7 +101,7 @@ class Cluster(Group):
         return await self.master_of(key)
 
     async def promoted(self, key: str, before: ClusterNode) -> ClusterNode:
-        """Waits until the nodes agree that another than `before` has the key, and take commands; gives it."""
+        """Returns the master of a key once all nodes agree that it is not `before`, and take commands."""
 
         async def other() -> bool:
             return await self._agree() and await self.master_of(key) is not before
@@ -108,8 +110,7 @@ class Cluster(Group):
         return await self.master_of(key)
 
     async def settled(self) -> None:
-        """Waits until the nodes that are awake agree on who has which slots, take commands, know each other's places, and
-        replicas follow."""
+        """Returns when the running nodes agree on all slots, take commands, are connected, and replicas follow."""
 
         async def followed() -> bool:
             awake = self.awake
@@ -124,13 +125,13 @@ class Cluster(Group):
     async def _build(self) -> None:
         await self._launch(*self.nodes)
         masters, replicas = self.nodes[:_MASTERS], self.nodes[_MASTERS:]
-        # Without epochs of their own, masters begin with equal ones, and none gets the votes to replace another.
+        # With equal config epochs, which masters have at first, no replica gets the votes for a failover.
         for epoch, node in enumerate(self.nodes, start=1):
             await node.command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
         bounds = [_SLOTS * number // _MASTERS for number in range(_MASTERS + 1)]
         for node, (first, end) in zip(masters, pairwise(bounds), strict=True):
             await node.command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-        # Each with each: gossip would do it from one, a second later.
+        # All pairs: by gossip, one pair would do, a second later.
         for node, other in combinations(self.nodes, 2):
             await node.command("CLUSTER", "MEET", HOST, other.port, other.bus)
         await until(self._all_met, "the nodes of the Cluster know each other")
@@ -139,7 +140,7 @@ class Cluster(Group):
         await self.settled()
 
     async def _all_met(self) -> bool:
-        """Whether every node has a working link to every other."""
+        """Whether every node is connected to every other."""
         for node in self.nodes:
             lines = str(await node.command("CLUSTER", "NODES")).splitlines()
             others = [line.split() for line in lines if "myself" not in line.split()[2]]

@@ -1,4 +1,4 @@
-"""The same test on every kind of store."""
+"""Parametrizes tests by kind of store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STORES = ("memory", "redis", "nats")
 
 @asynccontextmanager
 async def broker_of(kind: str) -> AsyncIterator[dict[str, Any]]:
-    """The settings of a broker on a store of this kind, which runs for the length of the block."""
+    """Runs a store of this kind, and yields the settings of a broker on it."""
     if kind == "memory":
         yield {}
         return

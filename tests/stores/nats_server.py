@@ -13,7 +13,7 @@ from tests.stores.process import HOST, MissingProgramError, Server
 
 
 def executable() -> str:
-    """The server program, which a Python package brings."""
+    """Returns the path of the server, which a Python package contains."""
     path = Path(sysconfig.get_path("scripts")) / "nats-server"
     if not path.exists():
         raise MissingProgramError(
@@ -53,7 +53,7 @@ class NatsServer(Server):
 
     @property
     def url(self) -> str:
-        """What the setting `broker.url` takes."""
+        """The setting `broker.url`."""
         return f"{'tls' if self.tls else 'nats'}://{HOST}:{self.port}"
 
     def _prepare(self) -> None:
@@ -76,7 +76,7 @@ class NatsServer(Server):
                 "ca_file": str(self.tls.ca),
                 "verify": self._client_certificates,
             }
-        # The format takes JSON; without the outer braces more lines may follow.
+        # The format accepts JSON. Without the outer braces, further lines may follow.
         lines = [f"{name}: {json.dumps(value)}" for name, value in settings.items()]
         (self.folder / "server.conf").write_text("\n".join([*lines, self._config]) + "\n")
 
@@ -88,7 +88,7 @@ class NatsServer(Server):
             async with asyncio.timeout(1):
                 reader, writer = await asyncio.open_connection(*self.address)
                 try:
-                    # It greets whoever comes, before TLS and passwords, and only once its streams are there again.
+                    # It sends INFO before TLS and passwords, and only once its streams are loaded.
                     greeting = await reader.readline()
                 finally:
                     writer.transport.abort()

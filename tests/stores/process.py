@@ -1,4 +1,4 @@
-"""A server program run for a test: started on loopback, waited for, killed by its pid whatever happens."""
+"""Runs a server program for a test: starts it on a local port, waits for it, and always kills it by its pid."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from typing import Self
 
 HOST = "127.0.0.1"
 START = 60.0
-"""Seconds that a server may take until it answers, on a machine that is busy."""
+"""Seconds until a server must answer, on a busy machine."""
 _PORTS = range(15_000, 32_000)
-"""Below the ports that the kernel gives to outgoing connections: one of those could sit on ours while we restart."""
+"""Below the ports of outgoing connections: one of those could take ours during a restart."""
 _ATTEMPTS = 5
 
 
 class MissingProgramError(Exception):
-    """A program that the tests need is not installed; the message says what to install."""
+    """A program that the tests need is missing; the message says what to install."""
 
 
 class ServerFailedError(Exception):
-    """A server ended or did not answer in time; the message ends with what it wrote last."""
+    """A server has ended or did not answer in time; the message has the end of its log."""
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program of a Debian package."""
+    """Returns the path of a program of a Debian package."""
     path = shutil.which(name)
     if path is None:
         raise MissingProgramError(
@@ -44,7 +44,7 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on, and that no outgoing connection will be given."""
+    """Returns a free local port that no outgoing connection uses."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as probe:
@@ -57,11 +57,11 @@ def free_port() -> int:
 
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str, *, within: float = START) -> None:
-    """Asks another process again and again until it `holds`; it has no way to tell us by itself."""
+    """Polls a condition of another process until it `holds`."""
     deadline = asyncio.timeout(within)
     try:
         async with deadline:
-            while not await holds():  # noqa: ASYNC110  # no event reaches us from a process that does not know of us
+            while not await holds():  # noqa: ASYNC110  # another process sends no event
                 await asyncio.sleep(0.01)
     except TimeoutError:
         if not deadline.expired():
@@ -84,27 +84,27 @@ class Server(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Writes what the program reads, for the port as it now is; once for each port that is tried."""
+        """Writes the program's files for the present port; called for each port that is tried."""
 
     @abstractmethod
     def _command_line(self) -> list[str]: ...
 
     @abstractmethod
     async def _answers(self) -> bool:
-        """Whether this very process is at work, not just somebody on its port."""
+        """Whether this process answers, and not another one on its port."""
 
     def _environment(self) -> dict[str, str]:
         return {}
 
     @property
     def folder(self) -> Path:
-        """Where its data and its log are; gone after the end."""
+        """The folder of its data and log; deleted at the end."""
         assert self._folder is not None, f"{self.name} has not been started"
         return self._folder
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The process as it was started last."""
+        """The newest process."""
         assert self._process is not None, f"{self.name} has not been started"
         return self._process
 
@@ -115,21 +115,21 @@ class Server(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the process lives, stopped or not."""
+        """Whether the process exists, stopped or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def awake(self) -> bool:
-        """Whether it runs and is not stopped: whether it answers."""
+        """Whether the process runs and is not stopped."""
         return self.running and not self._stopped
 
     @property
     def log(self) -> str:
-        """What it wrote so far, over all its lives."""
+        """Its log, over all restarts."""
         return (self.folder / "log").read_text(errors="replace")
 
     async def start(self) -> None:
-        """Starts it on a free port and waits until it answers. Whoever calls this calls `end`."""
+        """Starts it on a free port and waits until it answers. The caller must call `end`."""
         self._folder = Path(tempfile.mkdtemp(prefix=f"tidewire-{self.name}-"))
         for attempt in range(_ATTEMPTS):
             self.port = free_port()
@@ -137,7 +137,7 @@ class Server(ABC):
                 self._prepare()
                 await self._run()
             except ServerFailedError:
-                # Somebody else may have taken a port between our look and the server's bind.
+                # Another process may take the port before the server binds it.
                 taken = "in use" in self.log
                 self._kill()
                 if taken and attempt + 1 < _ATTEMPTS:
@@ -150,7 +150,7 @@ class Server(ABC):
             return
 
     def end(self) -> None:
-        """Kills it and removes its folder; does nothing the second time."""
+        """Kills it and deletes its folder. Does nothing the second time."""
         self._kill()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -166,25 +166,25 @@ class Server(ABC):
         self.end()
 
     def kill(self) -> None:
-        """SIGKILL. It is dead and its port refuses connections when this returns; its data stays as it is."""
+        """Sends SIGKILL. On return it is dead and its port refuses connections; its data stays."""
         assert self.running, f"{self.name} is not running"
         self._kill()
 
     def stop_(self) -> None:
-        """SIGSTOP. It runs no instruction more when this returns; its connections stay open, the kernel takes new ones."""
+        """Sends SIGSTOP. On return it is stopped; its connections stay open, and the kernel accepts new ones."""
         assert self.running, f"{self.name} is not running"
         self.process.send_signal(signal.SIGSTOP)
         self._stopped = True
-        # Leaves the state where it is (WNOWAIT): to be reaped is the process object's.
+        # WNOWAIT leaves the state for the process object to reap.
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def cont(self) -> None:
-        """SIGCONT. It goes on where it was."""
+        """Sends SIGCONT: it continues."""
         self.process.send_signal(signal.SIGCONT)
         self._stopped = False
 
     async def restart(self) -> None:
-        """Starts it again with the same data on the same port, killed first if it still runs; waits until it answers."""
+        """Kills it if it runs, and starts it with the same data on the same port. Waits until it answers."""
         self._kill()
         await self._run()
 
@@ -197,8 +197,8 @@ class Server(ABC):
         self._stopped = False
         command = self._command_line()
         if threading.current_thread() is threading.main_thread() and (setpriv := shutil.which("setpriv")):
-            # A test run that is itself killed cannot clean up. In other threads the kernel would take the end of the
-            # thread for that of the parent.
+            # The kernel kills the server with a killed test run. Not in other threads: there, it would also do so when the
+            # thread ends.
             command = [setpriv, "--pdeathsig", "KILL", "--", *command]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -227,24 +227,24 @@ class Server(ABC):
 
 
 class Group(ABC):
-    """Servers that work together; runs as an async context like a single one."""
+    """Servers that work together; an async context, as a single one."""
 
     def __init__(self) -> None:
         self._members: list[Server] = []
 
     @abstractmethod
     async def _build(self) -> None:
-        """Launches the servers and waits until they work as one."""
+        """Starts the servers and waits until they work together."""
 
     async def _launch(self, *servers: Server) -> None:
-        """Starts servers side by side. They are ended with the group, also when one fails to start."""
+        """Starts servers in parallel. The group ends them, even if one fails to start."""
         self._members += servers
         for result in await asyncio.gather(*(server.start() for server in servers), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
     async def start(self) -> None:
-        """Starts them all. Whoever calls this calls `end`."""
+        """Starts all servers. The caller must call `end`."""
         try:
             await self._build()
         except BaseException:
@@ -252,7 +252,7 @@ class Group(ABC):
             raise
 
     def end(self) -> None:
-        """Kills them all and removes their folders."""
+        """Kills all servers and deletes their folders."""
         for server in self._members:
             server.end()
 

