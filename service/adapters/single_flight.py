@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Shares one run of a coroutine among all who await it meanwhile. The run goes on if a caller is cancelled."""
+    """Shares one run of a coroutine among all who await it meanwhile. The run continues if a caller is cancelled."""
 
     __slots__ = ("_name", "_task", "_work")
 

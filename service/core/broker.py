@@ -8,7 +8,7 @@ Every implementation guarantees (tests/contract/broker_suite.py checks each of t
 - A store that may have lost accepted events (after a restart or a failover) starts a new epoch; offsets continue from what is
   left. It also does so when a node has delivered more of a channel than the store has (`stream_heads`).
 - Between the return of `subscribe` and the call of `unsubscribe`, the sink gets every event of the channel, in the order of
-  offsets and state versions. Otherwise the sink is told (`interrupted`), and the stream has what is missing.
+  offsets and state versions. Otherwise the sink is notified (`interrupted`), and the stream has the missing events.
 - No tenant ever sees anything of another tenant.
 """
 
@@ -53,7 +53,7 @@ class DeliveredHead(NamedTuple):
     position: Position
     state_version: int
     lowest_repeat: int | None = None
-    """The lowest offset at which an event came that was delivered before, if any. From there on, the store may hold other
+    """The lowest offset that was delivered twice, if any. From there on, the store may hold other
     events than the node has delivered."""
 
 

@@ -24,9 +24,11 @@ class Position(Struct, frozen=True, gc=False):
 def events_after(since: Position, newest: Position, kept: Sequence[Event]) -> Sequence[Event] | None:
     """Returns the events after `since` up to `newest`, or None if there may be a gap.
 
-    `kept` holds the newest events of the stream, oldest first, and ends at `newest`. There may be a gap if the epoch differs,
-    if `since` is ahead of the stream, if the event at `since` has another id, or if events after it are gone. If the event at
-    `since` itself is gone, its id cannot be compared: that counts as a gap, unless `since` is the newest position.
+    `kept` holds the newest events of the stream, oldest first, and ends at `newest`. There may be a gap in each of these cases:
+
+    - the epoch differs, or `since` is ahead of the stream;
+    - the event at `since` has another id, or is no longer kept, so that its id cannot be compared (unless `since` is `newest`);
+    - events after `since` are no longer kept.
     """
     if since.epoch != newest.epoch or since.offset > newest.offset:
         return None

@@ -65,7 +65,7 @@ class PresenceStore(Protocol):
     """Counts users on all nodes, and publishes an event when one joins or leaves a channel.
 
     - A change and its event are one step. Per user, `joined` and `left` alternate in the order of the changes, on any node.
-      `joined` comes again when the user's info changes, and from a store that has lost its data.
+      `joined` is repeated when the user's info changes, and by a store that has lost its data.
     - A user's info is that of the newest entry with info, or of the newest `update`, until the user leaves. Further connections
       without info do not change it, nor does the end of a connection.
     - The events are delivered as ephemeral publications. A channel with more users than the configured limit gets none.

@@ -1,6 +1,6 @@
 """The Broker of a service that runs as one node: it keeps everything in this process.
 
-A restart loses history and state; the new epochs tell that to every client that resumes.
+A restart loses history and state; every client that resumes notices it by the new epoch.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class ChannelStore:
 
     An empty channel without subscribers is dropped `empty_ttl` seconds after its last use. For further space, the store evicts
     whole channels without subscribers. Empty ones go first, as anyone who may subscribe can create many, and that must not evict
-    history; then the least recently used. An evicted channel returns with a new epoch, which tells clients that their history is
-    gone. A channel with subscribers is never evicted: if only such channels are left, the store refuses.
+    history; then the least recently used. An evicted channel returns with a new epoch, so clients notice that their history is
+    lost. A channel with subscribers is never evicted: if only such channels are left, the store refuses.
     """
 
     def __init__(self, limits: StoreLimits, new_epoch: Callable[[], str]) -> None:

@@ -51,7 +51,7 @@ T = TypeVar("T")
 MAX_HEADS = 200
 """Heads that are read together."""
 ENVELOPE_BYTES = 1_024
-"""Bytes of a message beside its data, at most."""
+"""Bytes of a message without its data, at most."""
 START_BACKOFF = (0.05, 1.0)
 """Seconds before a retry of the start: first, longest."""
 
@@ -238,7 +238,7 @@ class NatsBroker:
                 raise
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """Drops messages of the channel from now on, and tells the server."""
+        """Drops messages of the channel from now on, and unsubscribes at the server."""
         if self._sink is None:
             raise unavailable(f"the broker is {self._state}")
         self._drop(channel)
@@ -266,7 +266,7 @@ class NatsBroker:
             record = decode(message.payload, EventRecord)
         except ServiceError:
             self._metrics.broker.broker_errors.labels(reply="message").inc()
-            sink.interrupted([channel])  # it may stand for an event, which the stream has
+            sink.interrupted([channel])  # it may replace an event, which the stream has
             return
         if record.delivery is not Delivery.EPHEMERAL and not self._seen.record_event(channel, record):
             self._seen.suspect(channel)

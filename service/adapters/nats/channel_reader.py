@@ -73,7 +73,7 @@ class ChannelReader:
         if behind == 0:
             return events_after(since, head.position, ())
         if since.offset:
-            # The event at the position tells the size of those after it, before they are read.
+            # The size of the events after the position follows from the event at it, so it is checked before they are read.
             start = await self._read_range(channel, head, since.offset, since.offset)
             if not start or start[0].id != since.id or head.total - start[0].total > max_bytes:
                 return None

@@ -149,7 +149,7 @@ class PublishQueue:
         return self._result_subject(publication), value
 
     async def _store(self, batch: Sequence[_PendingPublish]) -> None:
-        """Stores all channels at once. If another node publishes into one of them meanwhile, stores each by itself."""
+        """Stores all channels in one batch; if another node publishes into one of them meanwhile, one batch a channel."""
         channels: dict[ChannelKey, list[_PendingPublish]] = {}
         for pending in batch:
             channels.setdefault(pending.publication.channel, []).append(pending)

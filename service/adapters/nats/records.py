@@ -20,7 +20,7 @@ SEGMENT_SIZE = 16
 
 
 class SeenHead(NamedTuple):
-    """How far a node has seen a channel come."""
+    """The newest event and value of a channel that a node has seen."""
 
     epoch: str
     offset: int = 0
@@ -30,7 +30,7 @@ class SeenHead(NamedTuple):
 
 
 class ChannelHead(Struct, frozen=True, array_like=True):
-    """How far a channel has come; written together with everything that changes it. Times are in milliseconds."""
+    """The end of a channel's stream and state, written together with every change of them. Times are in milliseconds."""
 
     epoch: str
     offset: int = 0

@@ -1,7 +1,7 @@
-"""How far this node has seen its subscribed channels come.
+"""The newest events that this node has seen in its subscribed channels.
 
 NATS does not report that it has lost accepted messages. A node notices it when a head is behind what the node has seen, or when
-an offset comes with another id.
+an offset arrives with another id.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SeenHeads:
         self._suspected.clear()
 
     def get(self, channel: ChannelKey) -> SeenHead | None:
-        """Returns how far the channel has come."""
+        """Returns what was seen of the channel."""
         return self._seen.get(channel)
 
     def is_suspected(self, channel: ChannelKey) -> bool:

@@ -187,7 +187,7 @@ class RedisBroker:
                 self._subscriptions.pop(name, None)
 
     async def unsubscribe(self, channel: ChannelKey) -> None:
-        """Drops messages of the channel from now on, and tells the server."""
+        """Drops messages of the channel from now on, and unsubscribes at the server."""
         self.shards.require_open()
         name = self.keys(channel).events
         if self._subscriptions.pop(name, None) is not None:
@@ -303,7 +303,7 @@ class RedisBroker:
     # --- listing and empty channels -----------------------------------------------------------------------------------
 
     async def list_channels(self, tenant: str, prefix: str, limit: int) -> Sequence[ChannelInfo]:
-        """Reads as many entries of the tenant's index as it lists, and those of channels that are gone."""
+        """Reads as many entries of the tenant's index as it lists, and those of expired channels."""
         found: list[ChannelInfo] = []
         low = f"[{prefix}" if prefix else "-"
         while len(found) < limit:

@@ -18,7 +18,7 @@ class SilenceDetector:
     def has_stalled(self, now: float) -> bool:
         """Called at each ping. Whether this process stood still since the last one.
 
-        If so, data may have arrived that it has not read yet, so the silence starts anew.
+        If so, data may have arrived that it has not read yet, so the silence is counted from now.
         """
         has_stalled = now - self._last_tick > 2 * self._ping_interval
         self._last_tick = now

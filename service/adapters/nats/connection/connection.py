@@ -65,7 +65,7 @@ class Connection:
         subscriptions: Iterable[tuple[str, int]],
         callbacks: ConnectionCallbacks,
     ) -> Connection:
-        """Connects to a server, and subscribes to pairs of a subject and its id. Messages come before it returns.
+        """Connects to a server, and subscribes to pairs of a subject and its id. Messages may be delivered before it returns.
 
         Raises OSError, EOFError, asyncio.LimitOverrunError, ProtocolError or ServiceError.
         """

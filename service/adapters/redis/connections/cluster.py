@@ -14,7 +14,7 @@ from service.adapters.redis.connections.errors import Endpoint, NoServerError, n
 from service.adapters.single_flight import SingleFlight
 
 HEDGE_DELAY = 0.2
-"""Seconds before a second server is asked beside one that has not answered yet."""
+"""Seconds before a second server is asked, too, because the first has not answered."""
 REDIRECT_TTL = 10.0
 """Seconds for which a redirection outweighs servers that do not know of it yet."""
 

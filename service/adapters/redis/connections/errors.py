@@ -38,7 +38,7 @@ _PERMANENT_TEXTS = {
     "DB index is out of range": "has no database of that number",
     "cluster support disabled": "belongs to no Redis Cluster, but broker.url begins with redis+cluster://",
 }
-"""The same for replies of which only the text tells the reason."""
+"""The same for replies whose code does not name the reason."""
 
 
 class NoServerError(ConnectionError):

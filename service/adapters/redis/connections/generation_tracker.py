@@ -1,7 +1,7 @@
 """The generation of a server: an epoch belongs to one, and ends with it (lua/channel.lua, lua/term.lua, ADR 31).
 
 A generation is a server's name and its term. The name changes with the process, and with each life as a master. The term is a
-number that a node raises when it comes to the server from another one: what that one had accepted is not here.
+number that a node raises when it connects after another server: what that server had accepted is not here.
 """
 
 from __future__ import annotations

@@ -284,7 +284,7 @@ class _SubscriptionMover:
                 owner.subscriber.adopt(shard.subscriber.give_up(names))
         for name in list(self._revoked):
             if (owner := self._owner(name)) is not None:
-                # Its slot has come back, or has moved unnoticed.
+                # Its slot has returned, or has moved unnoticed.
                 del self._revoked[name]
                 owner.subscriber.resubscribe(name)
         for endpoint, shard in list(self._shards.items()):

@@ -90,7 +90,7 @@ class _SentCommands:
         return bool(self._commands) and self._commands[0] == (False, name)
 
     def is_subscribing(self, name: bytes) -> bool:
-        """Whether a SUBSCRIBE of this name is not answered yet: only the last answer tells the state."""
+        """Whether a SUBSCRIBE of this name is not answered yet: only the last answer is the state."""
         return name in self._subscribing
 
     def pop(self) -> tuple[bool, bytes]:

@@ -1,4 +1,4 @@
-"""Calls of the stores beside the broker: presence, tickets and quotas. The broker has connections of its own.
+"""Calls of presence, tickets and quotas. The broker uses other connections.
 
 redis-py does the work: pools, Sentinel, Cluster. It does not notice a server that stalls in the middle of an answer, so every
 call has a timeout here.
