@@ -110,8 +110,8 @@ class FileSource:
 class UrlSource:
     """Keys at an HTTPS URL, fetched when first needed, when they are older than `KEYS_TTL`, and for an unknown key id.
 
-    All requests that need a fetch share it, and it continues if the request that started it is cancelled. While it fails, the last
-    keys stay in use. While old keys are fetched again, only the request that started the fetch waits.
+    All requests that need a fetch share it, and it continues if the request that started it is cancelled. While it fails, the
+    last keys stay in use. While old keys are fetched again, only the request that started the fetch waits.
     """
 
     def __init__(self, url: str, algorithm: Algorithm, clock: Clock, fetch: Fetch) -> None:
