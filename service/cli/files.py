@@ -12,7 +12,7 @@ from pathlib import Path
 from service.adapters.jwt.keys import parse_keys
 from service.contract.document import Fault
 from service.settings import Settings
-from service.settings.load import unreadable
+from service.settings.load import read_failure
 from service.settings.model import Broker, Issuer
 
 _ABSENT = "holds no certificate in PEM format"
@@ -39,7 +39,7 @@ def _keys(setting: str, issuer: Issuer) -> Iterator[Fault]:
     try:
         usable = len(parse_keys(issuer.jwks_file.read_bytes(), issuer.algorithm))
     except (OSError, ValueError) as error:
-        reason = unreadable(error) if isinstance(error, OSError) else str(error)
+        reason = read_failure(error) if isinstance(error, OSError) else str(error)
         yield Fault(str(issuer.jwks_file), None, f"the keys of {issuer.issuer} cannot be read: {reason} ({setting})")
     else:
         if not usable:
@@ -72,7 +72,7 @@ def _read_fault(name: str, path: Path) -> Fault | None:
     try:
         path.read_bytes()
     except OSError as error:
-        return Fault(str(path), None, f"cannot be read: {unreadable(error)} (broker.{name})")
+        return Fault(str(path), None, f"cannot be read: {read_failure(error)} (broker.{name})")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The settings: `model` says what can be set, `load` reads it."""
+"""The settings: `model` declares them, `load` reads them."""
 
 from service.settings.load import CONFIG, SettingsFaults, load_settings
 from service.settings.model import ApiKey, Issuer, Settings

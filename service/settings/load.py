@@ -1,4 +1,4 @@
-"""Reads the settings: from a YAML file and from the environment, which wins. Whatever is wrong is told at once."""
+"""Loads the settings from a YAML file and from the environment, which overrides the file. Reports all faults together."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from service.protocol.unique_keys import DuplicateKeyError, reject_duplicate_key
 from service.settings.model import MAX_PORT, PREFIX, Broker, Setting, Settings, all_settings
 
 CONFIG = "TIDEWIRE_CONFIG"
-"""Names the settings file."""
-OTHERS = ("TIDEWIRE_CONFIG", "TIDEWIRE_DEMO_SEED", "TIDEWIRE_DEMO_SPEED")
-"""Variables with the prefix that are no settings; the demo's backend reads its own."""
+"""The variable that names the settings file."""
+OTHER_VARIABLES = ("TIDEWIRE_CONFIG", "TIDEWIRE_DEMO_SEED", "TIDEWIRE_DEMO_SPEED")
+"""Variables with the prefix that are not settings. The last two are for the demo's backend."""
 
 
 class SettingsFaults(Faults):
-    """Settings that cannot be used, and every reason why."""
+    """All faults of settings that cannot be used."""
 
     def __init__(self, faults: Iterable[Fault], usable: Settings) -> None:
         super().__init__(faults)
         self.usable = usable
-        """What is right, with defaults for the rest: enough to look for further faults."""
+        """The valid settings, with defaults for the rest, to look for further faults."""
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Reads the settings file, if there is one, and the environment.
+    """Loads the settings file, if given, and the environment.
 
-    Raises SettingsFaults with everything that is wrong in either. No fault ever holds a value of a secret.
+    Raises SettingsFaults with all faults of both. A fault never contains the value of a secret.
     """
-    loading = _Loading(path, environ)
+    loading = _Loader(path, environ)
     found = loading.settings()
     if loading.faults:
         raise SettingsFaults(loading.faults, found)
     return found
 
 
-class _Loading:
-    """Joins the two sources and remembers which of them each value came from."""
+class _Loader:
+    """Merges the two sources, and records the source of each value."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
         self.faults: list[Fault] = []
         self._variables: dict[Place, str] = {}
         self._file = str(path) if path else "settings"
         self._document = self._read(path) if path else None
-        self._unread = path is not None and self._document is None
-        # A rate has two parts; setting one of them leaves the other at its default.
+        self._is_unreadable = path is not None and self._document is None
+        # A rate has two parts. Setting one keeps the default of the other.
         self._values: dict[str, Any] = {"limits": dataclasses.asdict(Limits())}
         if self._document is not None:
             _merge(self._values, self._document.value)
@@ -71,7 +71,7 @@ class _Loading:
         return document
 
     def settings(self) -> Settings:
-        """The settings; where values are faulty, with the defaults in their stead, so that the rest is still checked."""
+        """Returns the settings. Defaults replace faulty values, so that the rest is still checked."""
         wrong: set[Place] = set()
         while True:
             try:
@@ -79,15 +79,15 @@ class _Loading:
             except ValidationError as error:
                 for fault in error.errors(include_url=False, include_context=False, include_input=False):
                     place = fault["loc"]
-                    if place not in wrong:  # else it is missing only because it was taken out
-                        self._tell(place, fault["type"], fault["msg"])
+                    if place not in wrong:  # else it is missing only because it was removed
+                        self._report(place, fault["type"], fault["msg"])
                     wrong.add(place)
                     _drop(self._values, place[:-1] if fault["type"] == "missing" else place)
             else:
                 self._contradictions(found, wrong)
                 return found
 
-    def _tell(self, place: Place, kind: str, message: str) -> None:
+    def _report(self, place: Place, kind: str, message: str) -> None:
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             name = ".".join(map(str, place))
             self._fault(place, f"there is no setting {name!r}{did_you_mean(str(place[-1]), _names_beside(place))}")
@@ -97,15 +97,15 @@ class _Loading:
             self._fault(place, f"{'.'.join(map(str, place))}: {_sentence(message)}")
 
     def _contradictions(self, found: Settings, wrong: Iterable[Place]) -> None:
-        if self._unread:
-            return  # what seems to be missing may stand in the file
+        if self._is_unreadable:
+            return  # what seems to be missing may be in the file
         faulty = {place[0] for place in wrong} | {place[0] for place in self._refused_variables()}
         for place, reason in _contradictions(found):
             if place[0] not in faulty:
                 self._fault(place, reason)
 
     def _refused_variables(self) -> Iterator[Place]:
-        """Settings whose variable was refused: nothing more is said of what then seems to be missing."""
+        """Yields settings whose variable was refused. They are not reported as missing as well."""
         names = {fault.file for fault in self.faults}
         for setting in all_settings():
             if names & {setting.variable, f"{setting.variable}_FILE"}:
@@ -122,7 +122,7 @@ class _Loading:
 
 
 def _contradictions(found: Settings) -> Iterator[tuple[Place, str]]:
-    """What is wrong with settings each of which is right."""
+    """Yields faults between settings that are valid one by one."""
     issuers = [issuer.issuer for issuer in found.all_issuers()]
     if not found.demo and not issuers and not found.auth.anonymous:
         yield (
@@ -165,31 +165,31 @@ def _contradicting_ports(found: Settings) -> Iterator[tuple[Place, str]]:
     elif found.ops_port < found.port <= last and found.host == found.ops_host:
         yield (
             ("ops_port",),
-            f"the {found.workers} workers take ops ports {found.ops_port} to {last}, and port is among them",
+            f"the {found.workers} workers use ops ports {found.ops_port} to {last}, and port is among them",
         )
     if last > MAX_PORT:
         yield (
             ("ops_port",),
-            f"the {found.workers} workers would take ops ports up to {last}; there are none above {MAX_PORT}",
+            f"the {found.workers} workers would use ops ports up to {last}; there are none above {MAX_PORT}",
         )
 
 
-_OF_TLS = ("ca", "certificate", "private_key")
+_TLS_FILES = ("ca", "certificate", "private_key")
 
 
 def _contradicting_files(broker: Broker) -> Iterator[tuple[Place, str]]:
-    """Whoever names them counts on TLS, and must not get a connection that anybody can read."""
+    """Yields faults of files for TLS: whoever sets them must not get an unencrypted connection."""
     if broker.url.partition("://")[0].partition("+")[0] not in ("rediss", "tls"):
-        for name in _OF_TLS:
+        for name in _TLS_FILES:
             if getattr(broker, name) is not None:
-                yield ("broker", name), "is for TLS, which broker.url does not ask for: begin it with rediss or tls"
+                yield ("broker", name), "is for TLS, which broker.url does not use: begin it with rediss or tls"
     elif broker.private_key is not None and broker.certificate is None:
-        yield ("broker", "private_key"), "has no certificate that it is for: set broker.certificate too"
+        yield ("broker", "private_key"), "has no certificate: set broker.certificate too"
 
 
 # --- the environment -------------------------------------------------------------------------------------------------
 
-# What Kubernetes (and Docker links) put into every container next to a Service called `tidewire`.
+# Variables that Kubernetes (and Docker links) set in every container beside a Service named `tidewire`.
 _SERVICE_LINK = re.compile(r"TIDEWIRE_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP)(?:_\w+)?)")
 _LINKED = re.compile(r"(?:tcp|udp)://\S+")
 
@@ -198,11 +198,11 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 
 def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterator[tuple[Place, str, Any]]:
-    """Every setting in the environment: its place, its variable, its value. An empty variable sets nothing."""
+    """Yields every setting in the environment: place, variable, value. An empty variable sets nothing."""
     known = {setting.variable: setting for setting in all_settings()}
     files = {f"{variable}_FILE": setting for variable, setting in known.items() if setting.is_secret}
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in OTHERS or not text or _is_service_link(name, text):
+        if not name.startswith(PREFIX) or name in OTHER_VARIABLES or not text or _is_service_link(name, text):
             continue
         setting = known.get(name) or files.get(name)
         if setting is None:
@@ -210,7 +210,7 @@ def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> Iterat
             continue
         if name in files:
             if environ.get(setting.variable):
-                faults.append(Fault(name, None, f"stands beside {setting.variable}; only one of them can be meant"))
+                faults.append(Fault(name, None, f"is set beside {setting.variable}; set only one of them"))
                 continue
             content = _secret_file(name, text, faults)
             if content is None:
@@ -231,11 +231,11 @@ def _is_service_link(name: str, text: str) -> bool:
 
 
 def _secret_file(name: str, path: str, faults: list[Fault]) -> str | None:
-    """The file's text less the white space around it, such as an editor's last newline."""
+    """Reads a secret from a file, without surrounding white space, such as the last newline."""
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
-        faults.append(Fault(name, None, f"{path} cannot be read: {unreadable(error)}"))
+        faults.append(Fault(name, None, f"{path} cannot be read: {read_failure(error)}"))
     except UnicodeDecodeError:
         faults.append(Fault(name, None, f"{path} is not UTF-8 text"))
     else:
@@ -248,29 +248,29 @@ def _secret_file(name: str, path: str, faults: list[Fault]) -> str | None:
     return None
 
 
-def unreadable(error: OSError) -> str:
-    """Why a file cannot be read; where it is a matter of rights, for whom."""
+def read_failure(error: OSError) -> str:
+    """Returns why a file cannot be read; for missing permissions, with the user."""
     reason = error.strerror or str(error)
     return f"{reason} for user {os.geteuid()}" if isinstance(error, PermissionError) else reason
 
 
 def _value(setting: Setting, text: str) -> Any:
-    """A variable's value as YAML would have given it: lists are JSON, and lists of words may be joined by commas."""
+    """Converts the value of a variable: lists are JSON; `origins` may also be separated by commas."""
     if setting.name == "origins" and not text.lstrip().startswith("["):
         return [word.strip() for word in text.split(",")]
     if not setting.is_list:
         return text
     value = json.loads(text, object_pairs_hook=reject_duplicate_keys)
     if not isinstance(value, list):
-        raise ValueError("not a list")  # noqa: TRY004  # told like other texts that are no JSON list
+        raise ValueError("not a list")  # noqa: TRY004  # reported like any other text that is not a JSON list
     return value
 
 
-# --- values, looked at from outside -----------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def _names_beside(place: Place) -> Iterator[str]:
-    """The names that could stand where an unknown one does."""
+    """Yields the valid names at the place of an unknown one."""
     for setting in all_settings():
         if setting.place[: len(place) - 1] == place[:-1]:
             yield setting.place[len(place) - 1]
@@ -280,17 +280,17 @@ def _names_beside(place: Place) -> Iterator[str]:
 
 def _sentence(message: str) -> str:
     if message.startswith("Value error, "):
-        return message.removeprefix("Value error, ")  # this project's own words
+        return message.removeprefix("Value error, ")  # a message of this project
     text = message.removeprefix("Input ")
     return text[:1].lower() + text[1:]
 
 
 def _make_absolute(values: dict[str, Any], folder: Path) -> None:
-    """Paths in a settings file are relative to that file, wherever the service is started."""
+    """Resolves paths in a settings file against its folder, independent of the working directory."""
     issuers = values["auth"].get("issuers") if isinstance(values.get("auth"), dict) else None
     entries = [entry for entry in issuers if isinstance(entry, dict)] if isinstance(issuers, list) else []
     broker = values.get("broker")
-    files = [(broker, name) for name in _OF_TLS] if isinstance(broker, dict) else []
+    files = [(broker, name) for name in _TLS_FILES] if isinstance(broker, dict) else []
     for holder, name in [(values, "contract"), *((entry, "jwks_file") for entry in entries), *files]:
         if isinstance(holder.get(name), str):
             holder[name] = str(folder / holder[name])
@@ -314,7 +314,7 @@ def _put(values: dict[str, Any], place: tuple[str | int, ...], value: Any) -> No
 
 
 def _drop(values: dict[str, Any], place: Place) -> None:
-    """Takes a faulty value out: itself where it stands in a mapping, else the list that it stands in."""
+    """Removes a faulty value from its mapping; for a value in a list, removes the list."""
     holder: Any = values
     for depth, step in enumerate(place):
         last = depth == len(place) - 1

@@ -1,6 +1,6 @@
-"""Every setting. Only app and the command line read them whole.
+"""Every setting, as a tree of models. Only `app` and the command line read all of it.
 
-A setting's docstring is its line in docs/settings.md (scripts/generate_reference.py writes the table).
+The docstring of a setting is its row in docs/settings.md (scripts/generate_reference.py writes the table).
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ MIN_SECRET_BYTES = 32
 MIN_KEY = 24
 MAX_PORT = 65_535
 MAX_WORKERS = 256
-"""More than any machine has use for; a slip of the finger must not fork a thousand processes."""
+"""More than any machine needs. A typo must not fork a thousand processes."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80")
-"""Browsers leave these out, so an Origin never has them."""
+"""Browsers omit default ports, so an Origin header never has them."""
 _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
-def _long_enough(secret: SecretStr) -> SecretStr:
+def _check_secret(secret: SecretStr) -> SecretStr:
     if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"is shorter than {MIN_SECRET_BYTES} bytes; try: openssl rand -base64 48")
     return secret
 
 
-def _good_key(key: SecretStr) -> SecretStr:
+def _check_key(key: SecretStr) -> SecretStr:
     if not re.fullmatch(rf"[\x21-\x7e]{{{MIN_KEY},}}", key.get_secret_value()):
         raise ValueError(f"is not {MIN_KEY} or more visible ASCII characters; try: openssl rand -hex 32")
     return key
 
 
-def _good_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     for origin in origins:
         if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.fullmatch(origin)):
             raise ValueError(
@@ -75,16 +75,16 @@ def _good_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
-def _https(url: str) -> str:
+def _check_https(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or parts.username is not None:
         raise ValueError(
-            "is not an https:// address without a user: whoever can change keys on their way can be anybody"
+            "is not an https:// address without a user: whoever can change keys in transit can impersonate any user"
         )
     return url
 
 
-def _known_broker(url: str) -> str:
+def _check_broker_url(url: str) -> str:
     scheme = url.partition("://")[0]
     if scheme.partition("+")[0] in ("redis", "rediss"):
         parse_redis_url(url)
@@ -93,24 +93,24 @@ def _known_broker(url: str) -> str:
     elif url != "memory://":
         raise ValueError(
             "is none of memory://, redis://… (for Valkey too), redis+sentinel://…, redis+cluster://…, rediss… for TLS, "
-            "nats://…, tls://…; docs/guarantees.md tells which to take"
+            "nats://…, tls://…; docs/guarantees.md compares them"
         )
     return url
 
 
-Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
-Key = Annotated[SecretStr, AfterValidator(_good_key)]
+Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
-Origins = Annotated[tuple[str, ...], AfterValidator(_good_origins)]
-HttpsUrl = Annotated[str, AfterValidator(_https)]
-BrokerUrl = Annotated[str, AfterValidator(_known_broker)]
+Origins = Annotated[tuple[str, ...], AfterValidator(_check_origins)]
+HttpsUrl = Annotated[str, AfterValidator(_check_https)]
+BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
 
 class Issuer(BaseModel):
-    """Someone whose tokens are accepted, with exactly one source of keys that fits the algorithm."""
+    """An issuer whose tokens are accepted, with exactly one source of keys that fits the algorithm."""
 
     model_config = _STRICT
     issuer: Name
@@ -126,7 +126,7 @@ class Issuer(BaseModel):
     leeway: Annotated[float, Field(ge=0, le=300)] = 5.0
 
     @model_validator(mode="after")
-    def _one_fitting_key(self) -> Issuer:
+    def _check_key_source(self) -> Issuer:
         given = [name for name in ("secret", "jwks_file", "jwks_url") if getattr(self, name) is not None]
         wanted = ["secret"] if self.algorithm == "HS256" else ["jwks_file", "jwks_url"]
         if len(given) != 1 or given[0] not in wanted:
@@ -136,7 +136,7 @@ class Issuer(BaseModel):
 
 
 class ApiKey(BaseModel):
-    """A key of the backend API. It belongs to one tenant."""
+    """A key of the backend API, for one tenant."""
 
     model_config = _STRICT
     name: Name
@@ -145,35 +145,34 @@ class ApiKey(BaseModel):
 
 
 class Auth(BaseModel):
-    """Who is let in."""
+    """Who may connect."""
 
     model_config = _STRICT
     secret: Secret | None = None
-    """Shared secret of HS256 tokens, at least 32 bytes: the short way to one issuer."""
+    """Shared secret of HS256 tokens, at least 32 bytes. A short form of one issuer."""
     issuer: Name = "tidewire"
     """`iss` of the tokens made with `auth.secret`."""
     audience: Name = "tidewire"
     """`aud` of the tokens made with `auth.secret`."""
     issuers: tuple[Issuer, ...] = ()
-    """Further issuers, each with keys of its own."""
+    """Further issuers, each with its own keys."""
     anonymous: bool = False
-    """Lets in connections without credentials; they may do what the contract allows `everyone`."""
+    """Accepts connections without credentials. They may do what the contract allows `everyone`."""
     anonymous_tenant: Tenant = "default"
     """The tenant of connections without credentials."""
     cookie: Name | None = None
-    """Name of a cookie that may carry the token; needs `origins`."""
+    """Name of a cookie that may carry the token. Needs `origins`."""
     verified_tokens: Annotated[int, Field(ge=0)] = 10_000
-    """Tokens whose signatures are remembered to be right, about 150 bytes each, so that whoever comes back is let in for less;
-    everything else about a token is checked every time. 0 remembers none. HS256 needs no memory: it is as cheap as looking."""
+    """Tokens whose valid signatures are cached, about 150 bytes each, so that reconnects cost less. All other claims are checked
+    every time. 0 caches none. HS256 tokens are not cached: verifying them is as fast."""
     revocation_ttl: Seconds = REVOCATION_TTL
-    """Seconds that a revocation lasts: at least the life of the longest-lived token and its issuer's leeway; a token that
-    lives longer would be good again."""
+    """Seconds that a revocation lasts. Set it to the lifetime of the longest-lived token plus its issuer's leeway, or more:
+    after that time an unexpired token is valid again."""
     revocations: Count = MAX_REVOCATIONS
-    """Revoked users and tokens that are kept of each tenant; with more, the tenant's oldest is forgotten, and `limit_hits`
-    counts it."""
+    """Revoked users and tokens that are kept for each tenant. One more evicts the tenant's oldest, and `limit_hits` counts it."""
     revocations_total: Count = MAX_TOTAL_REVOCATIONS
-    """The same of all tenants together, in each node's memory; with more, the oldest of the tenant that has the most is
-    forgotten, so a tenant with no more than an equal share loses none to others."""
+    """The same for all tenants together, in each node's memory. One more evicts the oldest of the tenant with the most, so
+    a tenant with at most an equal share loses none to others."""
 
 
 class Api(BaseModel):
@@ -181,23 +180,23 @@ class Api(BaseModel):
 
     model_config = _STRICT
     key: Key | None = None
-    """An API key, at least 24 characters: the short way to one key. Without any key the API refuses everyone."""
+    """An API key, at least 24 characters. A short form of one key. Without any key the API refuses every request."""
     tenant: Tenant = "default"
     """The tenant of `api.key`."""
     keys: tuple[ApiKey, ...] = ()
-    """Further keys, each of one tenant."""
+    """Further keys, each for one tenant."""
 
 
 class Proxy(BaseModel):
-    """What stands in front."""
+    """Proxies in front of the service."""
 
     model_config = _STRICT
     hops: Annotated[int, Field(ge=0, le=16)] = 0
-    """Proxies whose `X-Forwarded-For` is believed; 0 believes nobody."""
+    """Number of proxies whose `X-Forwarded-For` is trusted; 0 trusts none."""
 
 
 class Broker(BaseModel):
-    """What carries events between nodes and keeps history and state."""
+    """The broker, which carries events between nodes and keeps history and state."""
 
     model_config = _STRICT
     url: BrokerUrl = "memory://"
@@ -208,89 +207,89 @@ class Broker(BaseModel):
     password: SecretStr | None = None
     """Password at the broker."""
     sentinel_user: Name | None = None
-    """User name at the Sentinels, if they ask for one."""
+    """User name at the Sentinels, if they need one."""
     sentinel_password: SecretStr | None = None
     """Password at the Sentinels."""
     ca: Path | None = None
-    """PEM file of the authorities that vouch for the broker; the system's without it."""
+    """PEM file of the certificate authorities for the broker. Unset: those of the system."""
     certificate: Path | None = None
-    """PEM file of the certificate that this node shows the broker."""
+    """PEM file of the client certificate of this node."""
     private_key: Path | None = None
-    """PEM file of that certificate's key."""
+    """PEM file of the private key of that certificate."""
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "tidewire"
-    """Begins every key and channel name at the broker, so that services can share one."""
+    """Prefix of every key and channel name at the broker, so that several services can share it."""
     timeout: Seconds = 5.0
-    """Seconds that a call of the broker may take; then it fails with a retryable error."""
+    """Seconds that a broker call may take; then it fails with a retryable error."""
     queue: Count = 10_000
-    """Calls that may wait for the broker; beyond, calls fail at once with a retryable error."""
+    """Broker calls that may wait. Further calls fail at once with a retryable error."""
     ping: Seconds = 1.0
-    """Seconds between two questions whether the broker is there."""
+    """Seconds between two pings of the broker."""
     silence: Seconds = 3.0
-    """Seconds without any answer after which a connection to the broker is given up and made anew."""
+    """Seconds without any response after which a connection to the broker is closed and reopened."""
     unready_after: Annotated[float, Field(ge=0)] = UNREADY_AFTER
-    """Seconds without the broker after which this node is not ready, or gives its start up. Connections stay open."""
+    """Seconds without the broker after which this node is not ready, or its start fails. Connections stay open."""
     position_ttl: Seconds = 604_800.0
-    """Seconds that a channel without publishes keeps its position (never less than its history's ttl)."""
+    """Seconds that a channel without publishes keeps its position; at least the ttl of its history."""
     empty_ttl: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 60.0
-    """Seconds that a channel in which nothing was ever published keeps its position without subscribers: whoever may subscribe
-    can name any number of them. A client that comes back later is told `recovered: false`."""
+    """Seconds that a channel without any publish keeps its position after its last subscriber. Clients can name any number
+    of such channels. A client that returns later gets `recovered: false`."""
     idempotency_window: Seconds = 300.0
-    """Seconds in which a repeated id is recognised."""
+    """Seconds in which a repeated id is detected."""
     idempotency_entries: Count = 100_000
-    """Ids remembered at most, all channels together; `memory://` only."""
+    """Ids that are remembered for all channels together; `memory://` only."""
     channels: Count = 100_000
-    """Channels with history or state, at most; `memory://` only."""
+    """Channels with history or state; `memory://` only."""
     bytes: Bytes = 536_870_912
-    """History and state together, at most; `memory://` only."""
+    """Bytes of history and state together; `memory://` only."""
 
 
 class Presence(BaseModel):
-    """Who is in a channel."""
+    """Presence: who is in a channel."""
 
     model_config = _STRICT
     members: Annotated[int, Field(ge=0)] = PRESENCE_MEMBERS
-    """Users in a channel above which counts are sent and not names."""
+    """Users in a channel above which presence is sent as a count, without names."""
     ttl: Annotated[float, Field(ge=1)] = PRESENCE_TTL
-    """Seconds after which a node that has fallen silent no longer counts; its users are told as gone within a sixth more. The
-    same on all nodes."""
+    """Seconds after which the users of a node without heartbeats are no longer present; `presence.left` follows within a sixth of
+    that time. Must be equal on all nodes."""
 
 
 class Log(BaseModel):
-    """What is written to standard error."""
+    """Logs, which go to standard error."""
 
     model_config = _STRICT
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least severe kind that is written."""
+    """Lowest level that is logged."""
     format: Literal["auto", "json", "console"] = "auto"
-    """`auto` is `console` on a terminal, else `json`."""
+    """`auto` means `console` on a terminal, else `json`."""
     queue_bytes: Annotated[int, Field(ge=65_536)] = 1_048_576
-    """Bytes of log records that may wait for whoever reads them; records above that are dropped and counted."""
+    """Bytes of log records that may wait for a slow reader. Further records are dropped and counted."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Made by `load_settings`, or in tests by hand."""
+    """All settings. Created by `load_settings`, or by tests."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     host: Name = "127.0.0.1"
-    """Address of the public listener; `::` for all, of IPv4 and, where the machine has it, IPv6; `0.0.0.0` for all of IPv4."""
+    """Address of the public listener. `::` listens on all addresses of IPv4 and IPv6, `0.0.0.0` on all of IPv4."""
     port: Port = 8080
-    """Port of the public listener; 0 takes a free one."""
+    """Port of the public listener; 0 selects a free port."""
     ops_host: Name = "127.0.0.1"
-    """Address of the listener for health and metrics; as `host`."""
+    """Address of the listener for health and metrics, as for `host`."""
     ops_port: Port = 9090
-    """Port of the listener for health and metrics; 0 takes a free one."""
+    """Port of the listener for health and metrics; 0 selects a free port."""
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
-    """Processes that serve the public port, each a node; above 1 they need a broker that they share, and Linux. Worker i,
-    counted from 0, serves `ops_port` + i."""
+    """Processes that share the public port, each of them a node. More than 1 needs Linux and a broker other than
+    `memory://`. Worker i, counted from 0, uses `ops_port` + i."""
     native_send: Literal["auto", "off"] = "auto"
-    """`auto` writes to the members of a room in C where that has been built (Linux; docs/deploy/native-sender.md), which saves
-    processor time; `off` never does."""
+    """`auto` uses the C extension to write to the members of a room, where it was built (Linux;
+    docs/deploy/native-sender.md). It saves CPU time. `off` never uses it."""
     contract: Path | None = None
-    """The contract file. In the settings file it is relative to that file."""
+    """The contract file. A relative path in the settings file starts at the folder of that file."""
     origins: Origins = ()
-    """Origins that browsers may connect from; empty: only the service's own. `*`: all, but then no `auth.cookie`."""
+    """Origins that browsers may connect from. Empty: only the origin of the service. `*`: all origins, without `auth.cookie`."""
     demo: bool = False
-    """Starts the demo with development credentials. Not for production."""
+    """Runs the demo with development credentials. Not for production."""
     auth: Auth = Auth()
     api: Api = Api()
     proxy: Proxy = Proxy()
@@ -314,18 +313,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leaves only the arguments: the library's own sources stop at the first fault and know no lines."""
+        """Uses only the arguments: the sources of the library stop at the first fault and know no lines."""
         return (init_settings,)
 
     def all_issuers(self) -> tuple[Issuer, ...]:
-        """Every issuer, the one behind `auth.secret` first."""
+        """Returns every issuer; that of `auth.secret` comes first."""
         if self.auth.secret is None:
             return self.auth.issuers
         short = Issuer(issuer=self.auth.issuer, audience=self.auth.audience, algorithm="HS256", secret=self.auth.secret)
         return (short, *self.auth.issuers)
 
     def all_api_keys(self) -> tuple[ApiKey, ...]:
-        """Every API key, `api.key` (by the name `default`) first."""
+        """Returns every API key; `api.key`, named `default`, comes first."""
         if self.api.key is None:
             return self.api.keys
         return (ApiKey(name="default", key=self.api.key, tenant=self.api.tenant), *self.api.keys)
@@ -333,7 +332,7 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting that has a value of its own."""
+    """One setting with a value of its own, not a group."""
 
     place: tuple[str, ...]
     owner: type
@@ -343,7 +342,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """As in `limits.message_bytes`."""
+        """Its name, such as `limits.message_bytes`."""
         return ".".join(self.place)
 
     @property
@@ -353,24 +352,24 @@ class Setting:
 
     @property
     def is_secret(self) -> bool:
-        """Whether it is or holds a secret, and so can be read from a file that its variable with _FILE names."""
+        """Whether it is or contains a secret, which its variable with _FILE reads from a file."""
         return SecretStr in _parts(self.annotation)
 
     @property
     def entry_names(self) -> tuple[str, ...]:
-        """The names in one entry, if the value is a list of groups."""
+        """Names of the fields in one entry, if the value is a list of groups."""
         groups = [part for part in _parts(self.annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
         return tuple(name for group in groups for name in group.model_fields)
 
     @property
     def is_list(self) -> bool:
-        """Whether its value is a list."""
+        """Whether the value is a list."""
         return any(get_origin(part) is tuple for part in _parts(self.annotation))
 
 
 @cache
 def all_settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of declaration."""
+    """Returns every setting, in the order of declaration."""
     return tuple(_walk(Settings(), ()))
 
 
@@ -386,7 +385,7 @@ def _walk(group: Any, place: tuple[str, ...]) -> Iterator[Setting]:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """A type and all that it is made of."""
+    """Yields a type and all types that it is made of."""
     yield annotation
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         for hint in get_type_hints(annotation, include_extras=True).values():

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from service.__main__ import main
-from service.settings.load import unreadable
+from service.settings.load import read_failure
 from tests.stores.certificates import Certificates
 from tests.support.harness import API_KEY, CONTRACT, SECRET
 
@@ -117,7 +117,7 @@ def test_key_set_fault_names_its_setting(faults: Callable[..., list[str]], tmp_p
 
 def test_unreadable_file_is_reported_with_the_user() -> None:
     error = PermissionError(13, "Permission denied", "secret")
-    assert unreadable(error) == f"Permission denied for user {os.geteuid()}"
+    assert read_failure(error) == f"Permission denied for user {os.geteuid()}"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def refused(identity: Identity = ANN, **changes: Any) -> ServiceError:
 # --- what passes -----------------------------------------------------------------------------------------------------
 
 
-def test_a_durable_event_passes_as_it_is() -> None:
+def test_validate_durable_event_keeps_its_data() -> None:
     assert admit() == Publication(
         channel=ChannelKey("acme", "room:42"),
         type="chat.message",
@@ -57,14 +57,14 @@ def test_a_durable_event_passes_as_it_is() -> None:
     )
 
 
-def test_data_may_be_a_part_of_a_decoded_message() -> None:
+def test_validate_raw_data_of_a_message_is_accepted() -> None:
     raw = msgspec.json.decode(b'{"data": {"text": "hi"}}', type=dict[str, msgspec.Raw])["data"]
     published = admit(data=raw)
     assert type(published.data) is bytes
     assert published.data == b'{"text": "hi"}'
 
 
-def test_a_latest_event_gets_the_key_that_its_data_holds() -> None:
+def test_validate_latest_event_gets_the_key_from_its_data() -> None:
     published = admit(
         BACKEND, channel="board:main", type="ticker.price", data=b'{"symbol":"ACME","price":1}', sender=None
     )
@@ -72,7 +72,7 @@ def test_a_latest_event_gets_the_key_that_its_data_holds() -> None:
     assert published.retention == Retention(entries=50, ttl=86_400.0)
 
 
-def test_an_ephemeral_event_keeps_nothing() -> None:
+def test_validate_ephemeral_event_has_no_retention() -> None:
     published = admit(type="chat.typing", data=b"{}")
     assert (published.delivery, published.key, published.retention) == (Delivery.EPHEMERAL, None, None)
 
@@ -80,7 +80,7 @@ def test_an_ephemeral_event_keeps_nothing() -> None:
 @pytest.mark.parametrize(
     ("value", "key"), [('"a"', "a"), ("7", "7"), ("-7", "-7"), ("true", "true"), ("false", "false"), ('"ü"', "ü")]
 )
-def test_keys_are_text_whole_numbers_and_truth_values(value: str, key: str) -> None:
+def test_key_of_text_number_or_boolean_is_accepted(value: str, key: str) -> None:
     data = f'{{"id":{value}}}'.encode()
     assert admit(channel="inbox:ann", type="inbox.draft", data=data).key == key
     assert admit(channel="inbox:ann", type="inbox.draft", data=data, key=key).key == key
@@ -108,7 +108,7 @@ def test_keys_are_text_whole_numbers_and_truth_values(value: str, key: str) -> N
         (BEN, {"channel": "inbox:ann", "type": "inbox.draft", "data": b'{"id":1}'}, ErrorCode.FORBIDDEN),
     ],
 )
-def test_who_may_publish(identity: Identity, changes: dict[str, Any], code: ErrorCode | None) -> None:
+def test_validate_checks_the_publish_rule(identity: Identity, changes: dict[str, Any], code: ErrorCode | None) -> None:
     if code is None:
         assert admit(identity, **changes).channel.tenant == "acme"
     else:
@@ -143,7 +143,9 @@ def test_who_may_publish(identity: Identity, changes: dict[str, Any], code: Erro
         (NOBODY, "no pe", Right.SUBSCRIBE, ErrorCode.INVALID_CHANNEL),
     ],
 )
-def test_who_may_read(identity: Identity, channel: str, right: Right, code: ErrorCode | None) -> None:
+def test_authorise_checks_the_subscribe_rule(
+    identity: Identity, channel: str, right: Right, code: ErrorCode | None
+) -> None:
     if code is None:
         assert GATE.authorise(identity, channel, right).spec.pattern.match(channel) is not None
     else:
@@ -152,7 +154,7 @@ def test_who_may_read(identity: Identity, channel: str, right: Right, code: Erro
         assert caught.value.code is code
 
 
-def test_publishing_is_not_decided_without_an_event() -> None:
+def test_authorise_for_publish_is_an_error() -> None:
     with pytest.raises(ValueError, match="use validate"):
         GATE.authorise(ANN, "room:42", Right.PUBLISH)
 
@@ -160,7 +162,7 @@ def test_publishing_is_not_decided_without_an_event() -> None:
 # --- what ------------------------------------------------------------------------------------------------------------
 
 
-def test_refusals_come_in_the_order_the_protocol_gives() -> None:
+def test_refusals_come_in_the_order_of_the_protocol() -> None:
     wrong: dict[str, Any] = {"channel": "ro om", "type": "chat.nope", "data": b"{", "key": "k"}
     assert refused(BEN, **wrong).code is ErrorCode.INVALID_CHANNEL
     wrong["channel"] = "nope:1"
@@ -174,7 +176,7 @@ def test_refusals_come_in_the_order_the_protocol_gives() -> None:
     assert refused(ANN, **wrong).code is ErrorCode.INVALID_KEY
 
 
-def test_an_unknown_event_is_told_the_nearest_one() -> None:
+def test_unknown_event_suggests_a_similar_name() -> None:
     error = refused(type="chat.mesage")
     assert error.code is ErrorCode.UNKNOWN_EVENT
     assert error.message == "room:{room} declares no event 'chat.mesage'; did you mean 'chat.message'?"
@@ -189,7 +191,7 @@ def test_an_unknown_event_is_told_the_nearest_one() -> None:
         b'{"a":' * 100_000,
     ],
 )  # fmt: skip
-def test_what_is_not_json_is_refused(data: bytes) -> None:
+def test_data_that_is_not_json_is_refused(data: bytes) -> None:
     error = refused(type="chat.pin", data=data)
     assert error.code is ErrorCode.INVALID_DATA
     assert error.details["path"] == "$.data"
@@ -198,18 +200,18 @@ def test_what_is_not_json_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
-def test_nesting_is_bounded(opening: bytes, closing: bytes) -> None:
+def test_data_nested_too_deeply_is_refused(opening: bytes, closing: bytes) -> None:
     assert admit(type="chat.pin", data=opening * MAX_DEPTH + b"1" + closing * MAX_DEPTH).type == "chat.pin"
     error = refused(type="chat.pin", data=opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1))
     assert error.message == f"data is nested more than {MAX_DEPTH} deep"
 
 
-def test_many_brackets_that_are_not_nested_pass() -> None:
+def test_data_with_many_flat_brackets_is_accepted() -> None:
     data = b"[" + b",".join([b'[{"a":"[[[{{{"}]'] * 500) + b"]"
     assert admit(type="chat.pin", data=data).data == data
 
 
-def test_a_fault_in_the_data_is_told_with_its_path() -> None:
+def test_invalid_data_refusal_has_the_path() -> None:
     error = refused(data=b'{"text": 1}')
     assert error.code is ErrorCode.INVALID_DATA
     assert error.message == "data does not match the schema of chat.message"
@@ -219,7 +221,7 @@ def test_a_fault_in_the_data_is_told_with_its_path() -> None:
     }
 
 
-def test_every_fault_is_told() -> None:
+def test_invalid_data_refusal_lists_every_fault() -> None:
     error = refused(data=b'{"text": "", "reply": "x", "wrong": 1}')
     assert {fault["path"] for fault in error.details["errors"]} == {"$.data", "$.data.text", "$.data.reply"}
     assert error.details["path"] == error.details["errors"][0]["path"]
@@ -243,22 +245,22 @@ def faults(gate: Gate, data: bytes) -> list[dict[str, str]]:
     return errors
 
 
-def test_faults_are_told_up_to_a_number(tmp_path: Path) -> None:
+def test_invalid_data_refusal_lists_a_bounded_number(tmp_path: Path) -> None:
     found = faults(list_gate(tmp_path), json.dumps([1] * 100).encode())
     assert [fault["path"] for fault in found] == [f"$.data[{index}]" for index in range(MAX_ERRORS)]
 
 
-def test_of_very_many_values_only_the_first_fault_is_looked_for(tmp_path: Path) -> None:
+def test_invalid_data_of_many_values_lists_only_the_first_fault(tmp_path: Path) -> None:
     found = faults(list_gate(tmp_path), json.dumps([1] * (MAX_VALUES_FOR_ALL_FAULTS + 2)).encode())
     assert [fault["path"] for fault in found] == ["$.data[0]"]
 
 
-def test_a_path_shows_odd_names_quoted_and_never_much_of_them(tmp_path: Path) -> None:
+def test_invalid_data_path_quotes_and_shortens_names(tmp_path: Path) -> None:
     found = faults(list_gate(tmp_path), json.dumps({"a b": 1, "x" * 5000: 2, "ok": 3}).encode())
     assert {fault["path"] for fault in found} == {'$.data["a b"]', f'$.data["{"x" * 64}"]', "$.data.ok"}
 
 
-def test_a_long_value_is_not_sent_back() -> None:
+def test_invalid_data_refusal_shortens_values() -> None:
     [fault] = refused(data=b'{"text": "' + b"x" * 50_000 + b'"}').details["errors"]
     assert len(fault["message"]) <= 200
     assert fault["message"].endswith("is longer than 200 characters")
@@ -279,13 +281,13 @@ def test_a_long_value_is_not_sent_back() -> None:
         (b'{"id": "a"}', "", "$.key"),
     ],
 )
-def test_a_bad_key_is_refused(data: bytes, key: str | None, path: str) -> None:
+def test_invalid_key_is_refused(data: bytes, key: str | None, path: str) -> None:
     error = refused(channel="inbox:ann", type="inbox.draft", data=data, key=key)
     assert error.code is ErrorCode.INVALID_KEY
     assert error.details["path"] == path
 
 
-def test_an_event_of_another_class_has_no_key() -> None:
+def test_key_of_event_that_is_not_latest_is_refused() -> None:
     error = refused(key="k")
     assert (error.code, error.details["path"]) == (ErrorCode.INVALID_KEY, "$.key")
 
@@ -312,7 +314,7 @@ EVENTS = [
     st.none() | st.text(),
     st.booleans(),
 )
-def test_anything_is_a_publication_or_a_service_error(
+def test_validate_any_data_returns_publication_or_service_error(
     identity: Identity, event: tuple[str, str], data: bytes, key: str | None, subscribed: bool
 ) -> None:
     channel, type_ = event

@@ -44,7 +44,7 @@ def one(tmp_path: Path, event: str = "{publish: server, delivery: ephemeral}", c
     return reason
 
 
-def test_a_good_contract_means_what_it_says() -> None:
+def test_contract_loads_every_declaration() -> None:
     contract = load(CONTRACTS / "good.yaml")
 
     room = contract.resolve("room:42")
@@ -77,7 +77,7 @@ def test_a_good_contract_means_what_it_says() -> None:
     }  # fmt: skip
 
 
-def test_compress_is_as_asked_or_left_to_the_size(tmp_path: Path) -> None:
+def test_compress_is_as_declared_or_by_size(tmp_path: Path) -> None:
     events = [f"      a.{name}: {{publish: server, delivery: ephemeral{text}}}\n" for name, text in
               [("yes", ", compress: true"), ("no", ", compress: false"), ("unset", "")]]  # fmt: skip
     (tmp_path / "contract.yaml").write_text("channels:\n  a:\n    subscribe: everyone\n    events:\n" + "".join(events))
@@ -85,7 +85,7 @@ def test_compress_is_as_asked_or_left_to_the_size(tmp_path: Path) -> None:
     assert {type_: spec.compress for type_, spec in found.items()} == {"a.yes": True, "a.no": False, "a.unset": None}
 
 
-def test_the_most_specific_pattern_wins() -> None:
+def test_resolve_prefers_the_most_specific_pattern() -> None:
     contract = load(CONTRACTS / "good.yaml")
 
     assert contract.resolve("room:lobby").spec.pattern.text == "room:lobby"
@@ -105,7 +105,7 @@ def test_the_most_specific_pattern_wins() -> None:
         ("room:" + "x" * 124, ErrorCode.INVALID_CHANNEL),
     ],
 )
-def test_other_names_are_refused(name: str, code: ErrorCode) -> None:
+def test_resolve_of_other_names_is_refused(name: str, code: ErrorCode) -> None:
     contract = load(CONTRACTS / "good.yaml")
 
     for _ in range(2):  # the second time it might come from the cache
@@ -114,7 +114,7 @@ def test_other_names_are_refused(name: str, code: ErrorCode) -> None:
         assert caught.value.code is code
 
 
-def test_five_faults_are_all_told_with_their_lines() -> None:
+def test_contract_with_five_faults_reports_each_line() -> None:
     assert faults_of(CONTRACTS / "five_faults.yaml") == [
         ("five_faults.yaml", 3, "subscribe is one of everyone, authenticated, grant, owner; did you mean 'grant'?"),
         ("five_faults.yaml", 6, "chat.message is durable, but its channel has no history to keep it in"),
@@ -176,7 +176,7 @@ def test_five_faults_are_all_told_with_their_lines() -> None:
         ),
     ],
 )
-def test_a_fault_in_an_event(tmp_path: Path, event: str, reason: str) -> None:
+def test_fault_in_event_is_reported(tmp_path: Path, event: str, reason: str) -> None:
     assert reason in one(tmp_path, event)
 
 
@@ -200,7 +200,7 @@ def test_a_fault_in_an_event(tmp_path: Path, event: str, reason: str) -> None:
         ("state: {keys: -5}", "keys is a whole number"),
     ],
 )
-def test_a_fault_in_a_channel(tmp_path: Path, channel: str, reason: str) -> None:
+def test_fault_in_channel_is_reported(tmp_path: Path, channel: str, reason: str) -> None:
     assert reason in one(tmp_path, channel=channel)
 
 
@@ -217,7 +217,7 @@ def test_a_fault_in_a_channel(tmp_path: Path, channel: str, reason: str) -> None
         ("a." + "b" * 63, "is not words of a-z"),
     ],
 )
-def test_a_bad_event_type(tmp_path: Path, type_: str, reason: str) -> None:
+def test_invalid_event_type_is_reported(tmp_path: Path, type_: str, reason: str) -> None:
     text = f"channels:\n  a:\n    subscribe: everyone\n    events:\n      {type_}: {{publish: server, delivery: ephemeral}}\n"
     [(_, line, found)] = faults_in(tmp_path, text)
     assert line == 5
@@ -249,29 +249,29 @@ def test_a_bad_event_type(tmp_path: Path, type_: str, reason: str) -> None:
         ("channels:\n  a:\n    presence: true\n", 2, "subscribe is missing"),
     ],
 )
-def test_a_fault_in_the_file(tmp_path: Path, text: str, line: int, reason: str) -> None:
+def test_fault_in_file_is_reported(tmp_path: Path, text: str, line: int, reason: str) -> None:
     found = faults_in(tmp_path, text)
     assert (found[0][1], reason in found[0][2]) == (line, True), found
 
 
-def test_an_alias_that_stands_inside_itself_is_refused_once_where_it_is(tmp_path: Path) -> None:
+def test_alias_inside_its_own_value_is_reported_once(tmp_path: Path) -> None:
     found = faults_in(tmp_path, "channels:\n  a: {subscribe: everyone, events: &e {b.c: *e}}\n")
     assert ("contract.yaml", 2, "an alias refers to a value around it") in found
 
 
-def test_aliases_cannot_blow_up(tmp_path: Path) -> None:
+def test_aliases_of_aliases_are_bounded(tmp_path: Path) -> None:
     rows = "\n".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
     found = faults_in(tmp_path, f"channels:\n  a0: &a0 [x]\n{rows}\n")
     assert "the file holds more than 200000 values" in [reason for _, _, reason in found]
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file_is_reported(tmp_path: Path) -> None:
     assert faults_of(tmp_path / "contract.yaml") == [
         ("contract.yaml", None, "cannot be read: No such file or directory")
     ]
 
 
-def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+def test_file_that_is_not_text_is_reported(tmp_path: Path) -> None:
     (tmp_path / "contract.yaml").write_bytes(b"channels: \xff")
     assert faults_of(tmp_path / "contract.yaml") == [("contract.yaml", None, "is not UTF-8 text")]
 
@@ -298,7 +298,7 @@ REFERS += "      a.b: {publish: server, delivery: ephemeral, schema: {$ref: %s}}
         ("s.yaml", "type: [\n", 2, "is not YAML"),
     ],
 )
-def test_a_fault_in_a_schema_file_is_told_there_and_once(
+def test_fault_in_schema_file_is_reported_once_with_its_line(
     tmp_path: Path, name: str, content: str, line: int | None, reason: str
 ) -> None:
     (tmp_path / name).write_text(content)
@@ -308,7 +308,7 @@ def test_a_fault_in_a_schema_file_is_told_there_and_once(
     assert reason in found[0][2]
 
 
-def test_a_fragment_of_a_schema_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_fragment_of_schema_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("$defs: {a/b: {type: string}}\n")
     found = faults_in(tmp_path, REFERS % "'s.yaml#/$defs/nope'")
     assert [(file, line, "s.yaml has nothing at #/$defs/nope" in reason) for file, line, reason in found] == [
@@ -319,13 +319,13 @@ def test_a_fragment_of_a_schema_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["s" * 300 + ".json", "s/" * 3_000 + "s.json"], ids=["name", "path"])
-def test_a_reference_longer_than_any_file_is_a_fault(tmp_path: Path, name: str) -> None:
+def test_reference_longer_than_any_file_name_is_reported(tmp_path: Path, name: str) -> None:
     [(file, line, reason)] = faults_in(tmp_path, REFERS % name)
     assert (file, line) == ("contract.yaml", 5)
     assert "there is no file" in reason
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside.json").write_text("{}")
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -334,7 +334,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert (line, reason) == (5, "'s.json' is outside the contract's folder")
 
 
-def test_a_volume_of_kubernetes_is_a_folder_like_any(tmp_path: Path) -> None:
+def test_volume_of_kubernetes_is_a_valid_folder(tmp_path: Path) -> None:
     """As a kubelet lays it: each name is a link to a link to the version that holds now."""
     version = tmp_path / "..2026_11_23_08_00_00.1234567890"
     (version / "schemas").mkdir(parents=True)
@@ -368,14 +368,14 @@ def test_a_volume_of_kubernetes_is_a_folder_like_any(tmp_path: Path) -> None:
     ],
     ids=["in a circle", "to the contract", "out of the folder"],
 )
-def test_a_link_that_leads_nowhere_good(tmp_path: Path, name: str, leads_to: str, reference: str, reason: str) -> None:
+def test_broken_link_is_reported(tmp_path: Path, name: str, leads_to: str, reference: str, reason: str) -> None:
     (tmp_path / name).symlink_to(leads_to)
     [(file, line, found)] = faults_in(tmp_path, REFERS % reference)
     assert (file, line) == ("contract.yaml", 5)
     assert reason in found
 
 
-def test_a_file_has_one_name_so_that_links_in_a_circle_end(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "again").symlink_to(".")
     (tmp_path / "s.json").write_text('{"properties": {"a": {"$ref": "again/s.json"}}}')
     [(file, _, reason)] = faults_in(tmp_path, REFERS % "s.json")
@@ -386,7 +386,7 @@ def test_a_file_has_one_name_so_that_links_in_a_circle_end(tmp_path: Path) -> No
     )
 
 
-def test_scalars_are_what_they_look_like(tmp_path: Path) -> None:
+def test_scalars_follow_yaml_1_2(tmp_path: Path) -> None:
     (tmp_path / "contract.yaml").write_text(
         REFERS % "s.yaml" + "      a.n: {publish: server, delivery: ephemeral, schema: {maximum: 1e2}}\n"
     )
@@ -399,7 +399,7 @@ def test_scalars_are_what_they_look_like(tmp_path: Path) -> None:
     assert (number.is_valid(100), number.is_valid(101)) == (True, False)
 
 
-def test_half_a_surrogate_pair_is_a_fault(tmp_path: Path) -> None:
+def test_lone_surrogate_is_reported(tmp_path: Path) -> None:
     found = faults_in(tmp_path, REFERS % "s.yaml" + '# "\\ud83d"\n', s_yaml='const: "\\ud83d"\n')
     assert found == [("s.yaml", 1, "holds half a surrogate pair")]
 

@@ -16,14 +16,14 @@ from service.core.limits import Rate
 RATE = Rate(per_second=100, burst=100)
 
 
-def test_so_many_come_in_at_once_and_then_so_many_a_second() -> None:
+def test_acquire_allows_the_burst_then_the_rate() -> None:
     throttle = AcceptThrottle(RATE, 0.0)
     assert [throttle.acquire(0.0) for _ in range(100)] == [0.0] * 100
     assert throttle.acquire(0.0) > 0
     assert [throttle.acquire(0.5) > 0 for _ in range(51)] == [False] * 50 + [True]
 
 
-def test_each_who_is_turned_away_gets_a_place_of_its_own() -> None:
+def test_acquire_refused_gives_each_client_its_own_slot() -> None:
     throttle = AcceptThrottle(Rate(per_second=10, burst=1), 0.0)
     throttle.acquire(0.0)
     assert [round(throttle.acquire(0.0), 6) for _ in range(4)] == [0.1, 0.2, 0.3, 0.4]
@@ -33,7 +33,7 @@ def test_each_who_is_turned_away_gets_a_place_of_its_own() -> None:
     assert round(throttle.acquire(5.0), 6) == 0.1, "the line has moved on"
 
 
-def test_whoever_only_looks_takes_nothing() -> None:
+def test_check_acquires_no_token() -> None:
     throttle = AcceptThrottle(Rate(per_second=1, burst=2), 0.0)
     assert [throttle.check(0.0) for _ in range(10)] == [0.0] * 10
     assert [throttle.acquire(0.0), throttle.acquire(0.0)] == [0.0, 0.0]
@@ -41,7 +41,7 @@ def test_whoever_only_looks_takes_nothing() -> None:
     assert throttle.check(1.0) == 0.0
 
 
-def test_what_was_taken_for_nothing_can_be_given_back_and_no_more() -> None:
+def test_refund_returns_one_token_at_most() -> None:
     throttle = AcceptThrottle(Rate(per_second=1, burst=1), 0.0)
     assert throttle.acquire(0.0) == 0.0
     throttle.refund()
@@ -50,7 +50,7 @@ def test_what_was_taken_for_nothing_can_be_given_back_and_no_more() -> None:
     assert throttle.acquire(0.0) > 0.0
 
 
-def test_another_rate_holds_from_now_on() -> None:
+def test_set_rate_applies_at_once() -> None:
     throttle = AcceptThrottle(Rate(per_second=10, burst=10), 0.0)
     throttle.set_rate(Rate(per_second=5, burst=2), 0.0)
     assert [throttle.acquire(0.0) for _ in range(2)] == [0.0, 0.0], "a full burst, but of the new rate"
@@ -60,7 +60,7 @@ def test_another_rate_holds_from_now_on() -> None:
     assert round(throttle.acquire(1.0), 6) == 0.1
 
 
-def test_nobody_is_sent_away_for_long_and_the_end_of_a_long_line_is_spread() -> None:
+def test_acquire_refused_wait_is_bounded_and_spread() -> None:
     throttle = AcceptThrottle(RATE, 0.0)
     count = 50_000
     waits = [wait for _ in range(count) if (wait := throttle.acquire(0.0))]
@@ -71,7 +71,7 @@ def test_nobody_is_sent_away_for_long_and_the_end_of_a_long_line_is_spread() -> 
     assert max(seconds.values()) <= 1.01 * len(beyond) / (MAX_RETRY_AFTER / 2)
 
 
-def test_a_burst_that_is_none_and_a_slow_rate_still_tell_a_moment() -> None:
+def test_acquire_refused_at_a_slow_rate_names_a_wait() -> None:
     throttle = AcceptThrottle(Rate(per_second=0.001, burst=1), 0.0)
     throttle.acquire(0.0)
     assert MAX_RETRY_AFTER / 2 <= throttle.acquire(0.0) <= MAX_RETRY_AFTER
@@ -102,7 +102,7 @@ def storm(*, browsers: bool, jitter: float, crowd: int = 3_000) -> tuple[list[fl
 
 
 @pytest.mark.parametrize(("browsers", "jitter"), [(False, 0.0), (False, 1.0), (True, 1.0)])
-def test_a_crowd_comes_in_as_fast_as_it_may_and_hardly_anybody_asks_often(browsers: bool, jitter: float) -> None:
+def test_crowd_is_accepted_at_the_rate_with_few_retries(browsers: bool, jitter: float) -> None:
     crowd = 3_000
     entered, asked = storm(browsers=browsers, jitter=jitter, crowd=crowd)
     best = (crowd - RATE.burst) / RATE.per_second
@@ -111,7 +111,7 @@ def test_a_crowd_comes_in_as_fast_as_it_may_and_hardly_anybody_asks_often(browse
     assert asked <= 3 * crowd
 
 
-def test_without_places_of_their_own_the_crowd_would_ask_far_more_often() -> None:
+def test_crowd_with_equal_waits_retries_far_more() -> None:
     """What the line is for: told the same second, nearly all come in vain again and again."""
     entered, asked = storm(browsers=False, jitter=1.0)
     throttle, waiting, naive, second = AcceptThrottle(RATE, 0.0), 3_000, 0, 0

@@ -37,7 +37,7 @@ PUBLISHERS = {
 }
 
 
-def test_the_tables_are_complete() -> None:
+def test_rules_are_all_covered() -> None:
     assert set(READERS) == set(SubscribeRule)
     assert set(PUBLISHERS) == set(PublishRule)
 
@@ -45,34 +45,34 @@ def test_the_tables_are_complete() -> None:
 @pytest.mark.parametrize("right", READING)
 @pytest.mark.parametrize("party", PARTIES)
 @pytest.mark.parametrize("rule", SubscribeRule)
-def test_reading(rule: SubscribeRule, party: str, right: Right) -> None:
+def test_may_read_follows_the_subscribe_rule(rule: SubscribeRule, party: str, right: Right) -> None:
     assert may_read(rule, right, PARTIES[party], CHANNEL, PARAMETERS) is (party in READERS[rule])
 
 
 @pytest.mark.parametrize("subscribed", [False, True])
 @pytest.mark.parametrize("party", PARTIES)
 @pytest.mark.parametrize("rule", PublishRule)
-def test_publishing(rule: PublishRule, party: str, subscribed: bool) -> None:
+def test_may_publish_follows_the_publish_rule(rule: PublishRule, party: str, subscribed: bool) -> None:
     expected = party in PUBLISHERS[rule] or (rule is PublishRule.SUBSCRIBER and subscribed)
     assert may_publish(rule, PARTIES[party], CHANNEL, PARAMETERS, subscribed=subscribed) is expected
 
 
 @pytest.mark.parametrize("asked", READING)
 @pytest.mark.parametrize("granted", Right)
-def test_each_right_is_granted_by_itself(asked: Right, granted: Right) -> None:
+def test_rights_are_granted_separately(asked: Right, granted: Right) -> None:
     party = Identity("acme", "ben", (Grant(CHANNEL, frozenset({granted})),))
     assert may_read(SubscribeRule.GRANT, asked, party, CHANNEL, PARAMETERS) is (asked is granted)
     assert may_publish(PublishRule.GRANT, party, CHANNEL, PARAMETERS, subscribed=True) is (granted is Right.PUBLISH)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"user": ""}, {"owner": "ann"}, {"user": "Ann"}, {"user": "ann "}])
-def test_only_the_user_named_by_the_channel_owns_it(parameters: dict[str, str]) -> None:
+def test_owner_is_only_the_user_in_the_channel_name(parameters: dict[str, str]) -> None:
     for party in (Identity("acme", "ann"), anonymous("acme")):
         assert not may_read(SubscribeRule.OWNER, Right.SUBSCRIBE, party, CHANNEL, parameters)
         assert not may_publish(PublishRule.OWNER, party, CHANNEL, parameters, subscribed=True)
 
 
-def test_a_user_owns_the_channel_that_encodes_it_and_no_other() -> None:
+def test_owner_of_encoded_channel_is_that_user() -> None:
     pipe, literal = Identity("acme", "auth0|x"), Identity("acme", "auth0%7Cx")
     for party, segment, owns in (
         (pipe, "auth0%7Cx", True),

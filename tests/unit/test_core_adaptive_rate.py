@@ -18,7 +18,7 @@ def adaptive() -> AdaptiveRate:
     return AdaptiveRate(CEILING, MAX_LAG, 0.0)
 
 
-def test_rate_begins_at_the_ceiling_and_stays_there_while_the_loop_is_in_time() -> None:
+def test_rate_without_lag_stays_at_the_ceiling() -> None:
     rate = adaptive()
     for second in range(100):
         rate.observe(MAX_LAG, float(second))
@@ -26,7 +26,7 @@ def test_rate_begins_at_the_ceiling_and_stays_there_while_the_loop_is_in_time() 
     assert not rate.is_reduced
 
 
-def test_rate_and_burst_are_halved_once_a_second_while_the_loop_is_late() -> None:
+def test_rate_with_lag_halves_once_a_second() -> None:
     rate = adaptive()
     seen = []
     for quarter in range(12):
@@ -37,7 +37,7 @@ def test_rate_and_burst_are_halved_once_a_second_while_the_loop_is_late() -> Non
     assert seen[8:] == [Rate(125.0, 100)] * 4
 
 
-def test_rate_rises_by_a_tenth_of_the_ceiling_a_second_up_to_all_of_it() -> None:
+def test_rate_after_lag_rises_by_a_tenth_a_second() -> None:
     rate = adaptive()
     rate.observe(LATE, 0.0)
     rates = []
@@ -48,14 +48,14 @@ def test_rate_rises_by_a_tenth_of_the_ceiling_a_second_up_to_all_of_it() -> None
     assert not rate.is_reduced
 
 
-def test_rate_never_falls_to_nothing() -> None:
+def test_rate_with_lasting_lag_stays_above_zero() -> None:
     rate = AdaptiveRate(Rate(per_second=10, burst=10), MAX_LAG, 0.0)
     for second in range(1_000):
         rate.observe(LATE, float(second))
     assert rate.rate == Rate(10 * MIN_RATIO, 1)
 
 
-def test_a_loop_that_stood_still_costs_one_decrease() -> None:
+def test_rate_after_a_stall_decreases_once() -> None:
     rate = adaptive()
     rate.observe(60.0, 60.0)
     assert rate.rate.per_second == 500
@@ -67,7 +67,7 @@ def test_a_loop_that_stood_still_costs_one_decrease() -> None:
     ceiling=st.builds(Rate, per_second=st.floats(0.01, 1e6), burst=st.integers(1, 10**6)),
     steps=st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), max_size=100),
 )
-def test_rate_stays_between_floor_and_ceiling(ceiling: Rate, steps: list[tuple[float, float]]) -> None:
+def test_rate_stays_between_minimum_and_ceiling(ceiling: Rate, steps: list[tuple[float, float]]) -> None:
     rate, now = AdaptiveRate(ceiling, MAX_LAG, 0.0), 0.0
     for wait, lag in steps:
         now += wait

@@ -25,7 +25,7 @@ from service.core.authority import canonical_origin, parse_authority, same_autho
         ("other", "example.com:1", "EXAMPLE.com:1"),
     ],
 )
-def test_authority_in_another_spelling_is_the_same(scheme: str, one: str, other: str) -> None:
+def test_authority_in_another_spelling_is_equal(scheme: str, one: str, other: str) -> None:
     assert same_authority(scheme, one, other)
     assert same_authority(scheme, other, one)
 
@@ -53,7 +53,7 @@ def test_authority_in_another_spelling_is_the_same(scheme: str, one: str, other:
         ("http", "\u212a.com", "k.com"),
     ],
 )
-def test_authority_that_differs_or_is_none_is_not_the_same(scheme: str, one: str, other: str) -> None:
+def test_authority_that_differs_is_not_equal(scheme: str, one: str, other: str) -> None:
     assert not same_authority(scheme, one, other)
 
 
@@ -72,12 +72,12 @@ def test_authority_that_differs_or_is_none_is_not_the_same(scheme: str, one: str
         ("https://", None),
     ],
 )
-def test_origin_has_one_spelling(origin: str, canonical: str | None) -> None:
+def test_canonical_origin_is_unique(origin: str, canonical: str | None) -> None:
     assert canonical_origin(origin) == canonical
 
 
 @given(st.text())
-def test_any_text_is_an_authority_or_none(text: str) -> None:
+def test_parse_any_text_returns_authority_or_none(text: str) -> None:
     found = parse_authority(text, "http")
     assert found is None or found.host == found.host.lower()
     assert canonical_origin(text) is None or canonical_origin(canonical_origin(text) or "") == canonical_origin(text)

@@ -26,7 +26,7 @@ names = st.lists(segments, min_size=1, max_size=4).map(":".join)
 @pytest.mark.parametrize(
     "name", ["a", "room:42", "room:42:thread:7", "inbox:ann@example.com", "x-_.@~=+-9", "..", "x" * MAX_CHANNEL_BYTES]
 )
-def test_a_name_is_returned_as_it_is(name: str) -> None:
+def test_check_name_returns_valid_name(name: str) -> None:
     assert check_name(name) == name
 
 
@@ -67,7 +67,7 @@ def test_a_name_is_returned_as_it_is(name: str) -> None:
         "a:" * 1_000_000,
     ],
 )
-def test_anything_else_is_refused(name: str) -> None:
+def test_check_name_refuses_invalid_name(name: str) -> None:
     with pytest.raises(ServiceError) as refused:
         check_name(name)
     assert refused.value.code is ErrorCode.INVALID_CHANNEL
@@ -76,7 +76,7 @@ def test_anything_else_is_refused(name: str) -> None:
 
 
 @given(st.text(max_size=140))
-def test_only_the_safe_set_passes(name: str) -> None:
+def test_check_name_accepts_only_the_safe_characters(name: str) -> None:
     good = len(name) <= MAX_CHANNEL_BYTES and all(
         part and set(part) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@~=+-")
         for part in name.split(":")
@@ -89,7 +89,7 @@ def test_only_the_safe_set_passes(name: str) -> None:
 
 
 @given(names)
-def test_every_name_made_of_safe_segments_passes(name: str) -> None:
+def test_check_name_accepts_any_safe_segments(name: str) -> None:
     assert check_name(name) == name
 
 
@@ -100,7 +100,7 @@ INBOX = ChannelPattern("inbox:{user}")
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["user"])
-def test_a_user_has_one_segment(vector: dict[str, str]) -> None:
+def test_encode_user_returns_one_segment(vector: dict[str, str]) -> None:
     user, segment = vector["user"], vector["segment"]
     assert encode_user(user) == segment
     assert check_name(f"inbox:{segment}", encoded=True)
@@ -108,14 +108,14 @@ def test_a_user_has_one_segment(vector: dict[str, str]) -> None:
 
 
 @given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))
-def test_no_two_users_share_a_segment(one: str, other: str) -> None:
+def test_encode_user_is_unique_for_each_user(one: str, other: str) -> None:
     assert (encode_user(one) == encode_user(other)) is (one == other)
     assert check_name("x:" + encode_user(one)[:100], encoded=True)
     assert INBOX.match(f"inbox:{encode_user(one)}") is not None
 
 
 @given(segments)
-def test_a_user_that_is_a_segment_already_stays_one(user: str) -> None:
+def test_encode_user_keeps_safe_users(user: str) -> None:
     assert encode_user(user) == user
 
 
@@ -139,11 +139,11 @@ def test_a_user_that_is_a_segment_already_stays_one(user: str) -> None:
         "%257c%",
     ],
 )
-def test_another_spelling_of_a_user_is_no_channel(segment: str) -> None:
+def test_pattern_refuses_other_encodings_of_a_user(segment: str) -> None:
     assert INBOX.match(f"inbox:{segment}") is None
 
 
-def test_only_a_user_is_encoded() -> None:
+def test_pattern_allows_encoding_only_for_the_user() -> None:
     assert ChannelPattern("room:{room}").match("room:a%7Cb") is None
     assert ChannelPattern("{room}:of:{user}").match("a%7Cb:of:ann") is None
     assert ChannelPattern("{room}:of:{user}").match("a%7Cb:of:a%7Cb") is None
@@ -174,7 +174,7 @@ def test_only_a_user_is_encoded() -> None:
         ("room:{room}", "room:1\n", None),
     ],
 )
-def test_a_parameter_stands_for_one_whole_segment(pattern: str, name: str, parameters: dict[str, str] | None) -> None:
+def test_pattern_parameter_matches_one_segment(pattern: str, name: str, parameters: dict[str, str] | None) -> None:
     assert ChannelPattern(pattern).match(name) == parameters
 
 
@@ -195,17 +195,17 @@ def test_a_parameter_stands_for_one_whole_segment(pattern: str, name: str, param
         "a:{x}\n",
     ],
 )
-def test_what_is_no_pattern_is_refused_with_the_segment(text: str) -> None:
+def test_invalid_pattern_is_refused_with_the_segment(text: str) -> None:
     with pytest.raises(ValueError, match=r"neither a {parameter} nor made of letters"):
         ChannelPattern(text)
 
 
-def test_a_parameter_stands_once() -> None:
+def test_pattern_with_duplicate_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match=r"parameter {x} appears twice"):
         ChannelPattern("a:{x}:{x}")
 
 
-def test_a_pattern_tells_its_parameters_and_shape() -> None:
+def test_pattern_has_parameters_and_shape() -> None:
     pattern = ChannelPattern("doc:{doc}:user:{user}")
     assert pattern.parameters == ("doc", "user")
     assert pattern.shape == ("doc", "{}", "user", "{}")
@@ -213,7 +213,7 @@ def test_a_pattern_tells_its_parameters_and_shape() -> None:
     assert ChannelPattern("doc:{a}:user:{b}").shape == pattern.shape
 
 
-def test_the_pattern_whose_first_differing_segment_is_literal_comes_first() -> None:
+def test_pattern_with_earlier_literal_is_more_specific() -> None:
     patterns = [
         "{a}:{b}:{c}",
         "room:{b}:{c}",
@@ -236,7 +236,7 @@ def test_the_pattern_whose_first_differing_segment_is_literal_comes_first() -> N
 
 
 @given(names)
-def test_a_name_is_a_pattern_that_matches_only_itself(name: str) -> None:
+def test_pattern_of_literals_matches_only_itself(name: str) -> None:
     assert ChannelPattern(name).match(name) == {}
     assert ChannelPattern(name).match(name + "x") is None
 
@@ -265,7 +265,7 @@ def test_a_name_is_a_pattern_that_matches_only_itself(name: str) -> None:
         ("inbox:**", ["inbox:auth0%7Cann"], []),
     ],
 )
-def test_a_grant_covers(grant: str, covered: list[str], not_covered: list[str]) -> None:
+def test_grant_matches_its_channels(grant: str, covered: list[str], not_covered: list[str]) -> None:
     regex = grant_regex(grant)
     for name in covered:
         assert regex.fullmatch(name), name
@@ -295,7 +295,7 @@ def test_a_grant_covers(grant: str, covered: list[str], not_covered: list[str]) 
         ".*|x",
     ],
 )
-def test_what_is_no_grant_is_refused(text: str) -> None:
+def test_invalid_grant_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"grant|last segment"):
         grant_regex(text)
 
@@ -304,7 +304,7 @@ def test_what_is_no_grant_is_refused(text: str) -> None:
     st.lists(st.text(st.sampled_from("ab*."), min_size=1, max_size=5), min_size=1, max_size=3).map(":".join),
     st.lists(st.text(st.sampled_from("ab."), min_size=1, max_size=6), min_size=1, max_size=3).map(":".join),
 )
-def test_a_star_is_any_part_of_one_segment(pattern: str, name: str) -> None:
+def test_grant_star_matches_within_one_segment(pattern: str, name: str) -> None:
     if "**" in pattern:
         return
     parts, wanted = name.split(":"), pattern.split(":")
@@ -313,7 +313,7 @@ def test_a_star_is_any_part_of_one_segment(pattern: str, name: str) -> None:
 
 
 @given(names, names)
-def test_two_stars_are_all_that_may_follow(head: str, tail: str) -> None:
+def test_grant_double_star_matches_the_rest(head: str, tail: str) -> None:
     assert grant_regex(f"{head}:**").fullmatch(f"{head}:{tail}")
     assert not grant_regex(f"{head}:**").fullmatch(head)
 
@@ -321,7 +321,7 @@ def test_two_stars_are_all_that_may_follow(head: str, tail: str) -> None:
 @pytest.mark.parametrize(
     "pattern", ["*a" * 63 + "*b", "*a*" + "a*" * 60 + "b", ":".join(["*a*a*b"] * 18), "*a" * 60 + "*b:**"]
 )
-def test_no_grant_takes_long_to_match(pattern: str) -> None:
+def test_grant_matches_in_linear_time(pattern: str) -> None:
     name = ":".join(["a" * 6] * 18) if ":*" in pattern and "**" not in pattern else "a" * MAX_CHANNEL_BYTES
     began = time.process_time()
     assert grant_regex(pattern).fullmatch(name) is None
@@ -329,5 +329,5 @@ def test_no_grant_takes_long_to_match(pattern: str) -> None:
 
 
 @given(names)
-def test_a_name_is_a_grant_of_itself(name: str) -> None:
+def test_grant_of_a_name_matches_it(name: str) -> None:
     assert grant_regex(name).fullmatch(name)

@@ -12,7 +12,7 @@ from service.core.clock import Clock, milliseconds
 from tests.support.clock import START, FakeClock
 
 
-async def test_the_system_clock_tells_the_time_and_calls_back_on_the_loop() -> None:
+async def test_system_clock_returns_time_and_calls_back() -> None:
     clock: Clock = SystemClock()
     assert abs(clock.wall() - time.time()) < 5
     assert abs(milliseconds(clock) - time.time() * 1000) < 5000
@@ -27,7 +27,7 @@ async def test_the_system_clock_tells_the_time_and_calls_back_on_the_loop() -> N
     timer.cancel()  # harmless after it has happened
 
 
-def test_the_fake_clock_stands_still_until_it_is_moved() -> None:
+def test_fake_clock_moves_only_when_advanced() -> None:
     clock = FakeClock()
     assert (clock.wall(), milliseconds(clock)) == (START, int(START * 1000))
     before = clock.monotonic()
@@ -39,7 +39,7 @@ def test_the_fake_clock_stands_still_until_it_is_moved() -> None:
         clock.advance(-1)
 
 
-def test_timers_fire_in_order_each_at_its_own_time() -> None:
+def test_fake_clock_fires_timers_in_order() -> None:
     clock = FakeClock()
     began = clock.monotonic()
     fired: list[tuple[str, float]] = []
@@ -65,7 +65,7 @@ def test_timers_fire_in_order_each_at_its_own_time() -> None:
     assert clock.monotonic() == began + 3
 
 
-def test_a_timer_with_no_delay_waits_for_the_next_move() -> None:
+def test_fake_clock_fires_zero_delay_at_the_next_advance() -> None:
     clock = FakeClock()
     fired: list[int] = []
     clock.call_later(0, lambda: fired.append(1))

@@ -20,7 +20,7 @@ from service.core.limits import Limits
 ENOUGH = 30_000
 
 
-def test_plan_with_descriptors_enough_lowers_nothing() -> None:
+def test_plan_with_enough_descriptors_lowers_nothing() -> None:
     planned = plan(ENOUGH, 14, Limits())
     assert (planned.connections, planned.http_connections, planned.ops_connections) == (15_000, 10_000, 32)
     assert planned.first_reserved == ENOUGH - RESERVE
@@ -30,7 +30,9 @@ def test_plan_with_descriptors_enough_lowers_nothing() -> None:
     ("limit", "connections", "http_connections", "ops_connections"),
     [(80, 18, 16, 13), (400, 278, 39, 32), (1_024, 824, 117, 32), (4_096, 3_757, 256, 32), (16_384, 15_000, 1_301, 32)],
 )
-def test_plan_of_few_descriptors(limit: int, connections: int, http_connections: int, ops_connections: int) -> None:
+def test_plan_with_few_descriptors_lowers_the_caps(
+    limit: int, connections: int, http_connections: int, ops_connections: int
+) -> None:
     planned = plan(limit, 19, Limits())
     assert (planned.connections, planned.http_connections, planned.ops_connections) == (
         connections,
@@ -39,7 +41,7 @@ def test_plan_of_few_descriptors(limit: int, connections: int, http_connections:
     )
 
 
-def test_plan_keeps_room_to_make_every_connection_to_a_cluster_anew() -> None:
+def test_plan_reserves_enough_to_reconnect_to_a_cluster() -> None:
     assert plan(4_096, 200, Limits()).reserve == 400
 
 
@@ -56,7 +58,7 @@ def test_plan_fits_the_limit(limit: int, in_use: int, connections: int) -> None:
 
 
 @given(in_use=st.integers(8, 1_000), connections=st.integers(1, 200_000))
-def test_plan_at_the_least_limit_can_make_all_that_was_open_anew(in_use: int, connections: int) -> None:
+def test_plan_at_the_minimum_limit_can_reopen_everything(in_use: int, connections: int) -> None:
     planned = plan(min_limit(in_use), in_use, Limits(connections=connections))
     assert planned.reserve > in_use
     assert planned.client_descriptors >= MIN_CLIENTS
@@ -68,7 +70,7 @@ def test_sufficient_limit_lowers_nothing(in_use: int, connections: int) -> None:
     assert plan(sufficient_limit(in_use, limits), in_use, limits).connections == connections
 
 
-def test_limit_that_leaves_nothing_for_clients_is_refused_with_the_numbers() -> None:
+def test_check_limit_below_minimum_names_the_numbers() -> None:
     check_limit(float("inf"), 19, Limits())
     check_limit(min_limit(19), 19, Limits())
     with pytest.raises(

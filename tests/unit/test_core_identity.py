@@ -19,17 +19,17 @@ from service.core.identity import (
 )
 
 
-def test_no_claim_is_no_grant() -> None:
+def test_grants_without_claim_are_empty() -> None:
     assert parse_grants(None) == ()
     assert parse_grants([]) == ()
 
 
-def test_a_pattern_grants_every_right() -> None:
+def test_grant_of_a_pattern_has_every_right() -> None:
     assert parse_grants(["room:*"]) == (Grant("room:*", ALL_RIGHTS),)
     assert frozenset(Right) == ALL_RIGHTS
 
 
-def test_an_object_grants_the_rights_it_names() -> None:
+def test_grant_of_an_object_has_its_rights() -> None:
     claim = [{"channel": "room:*", "rights": ["subscribe", "history"]}, {"channel": "a", "rights": []}, "b"]
     assert parse_grants(claim) == (
         Grant("room:*", frozenset({Right.SUBSCRIBE, Right.HISTORY})),
@@ -67,25 +67,25 @@ def test_an_object_grants_the_rights_it_names() -> None:
         ([{"channel": "a b", "rights": ["publish"]}], "is not a grant"),
     ],
 )
-def test_a_claim_that_is_not_understood_refuses_the_token(claim: Any, reason: str) -> None:
+def test_invalid_grants_refuse_the_token(claim: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_grants(claim)
 
 
 @pytest.mark.parametrize("right", Right)
 @pytest.mark.parametrize("granted", Right)
-def test_a_right_is_given_by_itself(right: Right, granted: Right) -> None:
+def test_grant_rights_are_separate(right: Right, granted: Right) -> None:
     identity = Identity("acme", "ann", (Grant("room:*", frozenset({granted})),))
     assert identity.may(right, "room:1") is (right is granted)
     assert not identity.may(right, "lobby")
 
 
-def test_any_of_several_grants_will_do() -> None:
+def test_any_grant_allows_the_right() -> None:
     identity = Identity("acme", "ann", (Grant("a:*", frozenset()), Grant("b:**"), Grant("a:1")))
     assert [identity.may(Right.PUBLISH, name) for name in ("a:1", "a:2", "b:1:2", "c")] == [True, False, True, False]
 
 
-def test_the_anonymous_and_the_backend() -> None:
+def test_anonymous_and_backend_identities_are_distinct() -> None:
     nobody, server = anonymous("acme"), backend("acme")
     assert (nobody.tenant, nobody.user, nobody.is_anonymous, nobody.is_backend) == ("acme", "", True, False)
     assert (server.tenant, server.user, server.is_anonymous, server.is_backend) == ("acme", "", False, True)
@@ -93,7 +93,7 @@ def test_the_anonymous_and_the_backend() -> None:
     assert not any(party.may(right, "room:1") for party in (nobody, server) for right in Right)
 
 
-def test_credentials_do_not_show() -> None:
+def test_credentials_repr_omits_secrets() -> None:
     assert "secret" not in repr(Credentials(token="secret-1", ticket="secret-2"))
 
 
@@ -105,7 +105,7 @@ def test_credentials_do_not_show() -> None:
         ["a"] * MAX_INTERNED,
     ],
 )
-def test_equal_claims_share_their_grants(claim: list[Any]) -> None:
+def test_equal_claims_share_grants(claim: list[Any]) -> None:
     assert parse_grants(claim) is parse_grants([*claim])
 
 
@@ -114,7 +114,7 @@ def test_equal_patterns_share_a_grant() -> None:
     assert ann is bob
 
 
-def test_a_claim_that_is_not_understood_is_refused_every_time() -> None:
+def test_invalid_grants_are_refused_every_time() -> None:
     assert parse_grants(["1"]) == (Grant("1"),)
     for wrong in ([1], [True], ["1", 1.0], [""]):
         for _ in range(2):
@@ -122,6 +122,6 @@ def test_a_claim_that_is_not_understood_is_refused_every_time() -> None:
                 parse_grants(wrong)
 
 
-def test_long_claims_are_read_alike() -> None:
+def test_long_claims_parse_equally() -> None:
     claim = [f"room:{number}" for number in range(MAX_INTERNED + 1)]
     assert parse_grants(claim) == tuple(map(Grant, claim))

@@ -20,7 +20,7 @@ waits = st.floats(0, 100)
 
 
 @given(rate=rates, steps=st.lists(st.tuples(waits, st.integers(1, 5)), max_size=60))
-def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(rate: Rate, steps: list[tuple[float, int]]) -> None:
+def test_bucket_never_exceeds_rate_and_burst(rate: Rate, steps: list[tuple[float, int]]) -> None:
     now = 1000.0
     bucket = TokenBucket(rate, now)
     taken: list[tuple[float, int]] = []
@@ -36,7 +36,7 @@ def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(rate: Rate, st
 
 
 @given(rate=rates, cost=st.integers(1, 1_000))
-def test_a_full_bucket_gives_its_burst_at_once(rate: Rate, cost: int) -> None:
+def test_full_bucket_allows_the_burst(rate: Rate, cost: int) -> None:
     bucket = TokenBucket(rate, 0.0)
     if cost <= rate.burst:
         assert bucket.acquire(0.0, cost) == 0.0
@@ -48,7 +48,7 @@ def test_a_full_bucket_gives_its_burst_at_once(rate: Rate, cost: int) -> None:
 
 @given(rate=rates, spent=st.integers(0, 1_000), cost=st.integers(1, 1_000), early=st.floats(0, 0.99))
 @example(rate=Rate(per_second=20, burst=100), spent=100, cost=1, early=0.5)
-def test_the_wait_it_names_is_enough_and_no_longer_than_needed(rate: Rate, spent: int, cost: int, early: float) -> None:
+def test_acquire_returns_the_exact_wait(rate: Rate, spent: int, cost: int, early: float) -> None:
     bucket, other = TokenBucket(rate, 0.0), TokenBucket(rate, 0.0)
     for each in (bucket, other):
         each.acquire(0.0, min(spent, rate.burst))
@@ -62,20 +62,20 @@ def test_the_wait_it_names_is_enough_and_no_longer_than_needed(rate: Rate, spent
 
 
 @given(rate=rates, tries=st.integers(1, 50))
-def test_a_refused_try_costs_nothing(rate: Rate, tries: int) -> None:
+def test_acquire_refused_costs_nothing(rate: Rate, tries: int) -> None:
     bucket = TokenBucket(rate, 0.0)
     bucket.acquire(0.0, rate.burst)
     waits = [bucket.acquire(0.0) for _ in range(tries)]
     assert waits == [1.0 / rate.per_second] * tries
 
 
-def test_what_is_not_used_does_not_pile_up() -> None:
+def test_unused_tokens_are_capped_at_the_burst() -> None:
     bucket = TokenBucket(Rate(per_second=10, burst=5), 0.0)
     assert [bucket.acquire(1_000_000.0) == 0.0 for _ in range(6)] == [True] * 5 + [False]
 
 
 @given(rate=rates, refused=st.integers(1, 60))
-def test_place_tells_each_refused_one_a_later_time_until_a_full_bucket_s(rate: Rate, refused: int) -> None:
+def test_schedule_retry_gives_later_times_up_to_a_full_bucket(rate: Rate, refused: int) -> None:
     bucket = TokenBucket(rate, 0.0)
     bucket.acquire(0.0, rate.burst)
     soonest, longest = 1.0 / rate.per_second, min(MAX_RETRY_AFTER, rate.burst / rate.per_second)
@@ -87,7 +87,7 @@ def test_place_tells_each_refused_one_a_later_time_until_a_full_bucket_s(rate: R
             assert soonest * (1 - NEGLIGIBLE) <= told <= max(soonest, longest) * (1 + NEGLIGIBLE)
 
 
-def test_place_moves_on_with_time() -> None:
+def test_schedule_retry_advances_with_time() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
     bucket.acquire(0.0, 10)
     assert [bucket.schedule_retry(0.0) for _ in range(3)] == [1.0, 2.0, 3.0]
@@ -95,20 +95,20 @@ def test_place_moves_on_with_time() -> None:
     assert bucket.acquire(9.0) == 0.0, "nothing is reserved"
 
 
-def test_place_of_several_is_when_there_are_as_many_tokens() -> None:
+def test_schedule_retry_of_several_waits_for_all_tokens() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
     bucket.acquire(0.0, 10)
     assert [bucket.schedule_retry(0.0, 4), bucket.schedule_retry(0.0, 4)] == [4.0, 8.0]
 
 
-def test_charge_is_paid_before_anything_else() -> None:
+def test_charge_below_zero_delays_later_callers() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=2), 0.0)
     bucket.charge(5)
     assert bucket.acquire(0.0) == 4.0
     assert bucket.acquire(4.0) == 0.0
 
 
-def test_change_of_rate_keeps_no_more_than_the_new_burst() -> None:
+def test_set_rate_caps_tokens_at_the_new_burst() -> None:
     bucket = TokenBucket(Rate(per_second=1, burst=10), 0.0)
     bucket.set_rate(Rate(per_second=2, burst=3), 0.0)
     assert [bucket.acquire(0.0) == 0.0 for _ in range(4)] == [True] * 3 + [False]
@@ -117,11 +117,11 @@ def test_change_of_rate_keeps_no_more_than_the_new_burst() -> None:
 
 
 @given(st.floats(0.1, 60))
-def test_jittered_time_is_never_too_early_and_at_most_twice_as_long(seconds: float) -> None:
+def test_jittered_is_between_once_and_twice(seconds: float) -> None:
     assert seconds - 0.001 <= jittered(seconds) <= 2 * seconds + 0.001
 
 
-def test_subscribe_bursts_follow_from_the_channels_and_connections_that_there_may_be() -> None:
+def test_subscribe_burst_allows_all_channels_of_all_connections() -> None:
     limits = Limits(subscriptions=10, connections_per_user=3, connections_per_ip=20, connections=1_000)
     assert limits.subscribe_rate == Rate(limits.connection_rate.per_second, 100), "no less than messages"
     assert limits.user_subscribe_rate == Rate(limits.user_rate.per_second, 200)
@@ -134,7 +134,7 @@ def test_subscribe_bursts_follow_from_the_channels_and_connections_that_there_ma
     assert large.tenant_subscribe_rate.burst == 500 * large.connections
 
 
-def test_keys_have_buckets_of_their_own() -> None:
+def test_keyed_buckets_are_separate() -> None:
     buckets = KeyedBuckets(Rate(per_second=1, burst=1), max_keys=10)
     assert buckets.acquire("a", 0.0) == 0.0
     assert buckets.acquire("a", 0.0) == 1.0
@@ -144,7 +144,7 @@ def test_keys_have_buckets_of_their_own() -> None:
 
 
 @given(most=st.integers(1, 5), keys=st.lists(st.integers(0, 20), max_size=100))
-def test_never_more_than_so_many_are_remembered_and_the_longest_idle_is_forgotten(most: int, keys: list[int]) -> None:
+def test_keyed_buckets_evict_the_longest_idle(most: int, keys: list[int]) -> None:
     buckets = KeyedBuckets(Rate(per_second=0.01, burst=1), most)
     remembered: list[int] = []
     for key in keys:
@@ -156,7 +156,7 @@ def test_never_more_than_so_many_are_remembered_and_the_longest_idle_is_forgotte
         assert len(buckets) == len(remembered)
 
 
-def test_full_buckets_are_forgotten_and_nobody_gains_by_it() -> None:
+def test_evict_full_changes_no_result() -> None:
     buckets = KeyedBuckets(Rate(per_second=1, burst=2), max_keys=10)
     for key in "abc":
         buckets.acquire(key, 0.0)
@@ -184,8 +184,6 @@ def test_full_buckets_are_forgotten_and_nobody_gains_by_it() -> None:
         (False, 1 << 20, False),
     ],
 )
-def test_what_is_compressed_is_what_the_contract_asks_for_or_is_large_enough(
-    asked: bool | None, size: int, wanted: bool
-) -> None:
+def test_compression_wanted_follows_contract_or_size(asked: bool | None, size: int, wanted: bool) -> None:
     assert Compression(enabled=True).wanted(asked, size) is wanted
     assert Compression(enabled=False).wanted(asked, size) is False

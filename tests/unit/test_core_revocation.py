@@ -52,15 +52,17 @@ def names(known: RevocationTable, tenant: str = "acme") -> list[str]:
         (of_user(200.0, user=""), backend("acme"), False),
     ],
 )
-def test_whom_a_revocation_concerns(revocation: Revocation, identity: Identity, revoked: bool) -> None:
+def test_revocation_applies_to_earlier_tokens_of_its_subject(
+    revocation: Revocation, identity: Identity, revoked: bool
+) -> None:
     assert table(revocation).find(identity) == (revocation if revoked else None)
 
 
-def test_a_token_is_looked_for_by_both_its_user_and_its_id() -> None:
+def test_find_checks_user_and_token_id() -> None:
     assert table(of_user(50.0), of_token("t")).find(ANN) == of_token("t")
 
 
-def test_what_has_been_revoked_stays_so() -> None:
+def test_add_merges_with_the_known_revocation() -> None:
     known = table(of_user(200.0, 900.0), of_user(100.0, 1000.0))
     assert known.find(ANN) == of_user(200.0, 1000.0)
     assert len(known) == 1
@@ -69,14 +71,14 @@ def test_what_has_been_revoked_stays_so() -> None:
 # --- bounds ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_one_that_a_tenant_has_had_longest_is_forgotten_first() -> None:
+def test_add_at_tenant_limit_evicts_the_oldest() -> None:
     known = table(of_token("a"), of_token("b"), most=2)
     assert known.add(of_token("a", 2000.0), 0.0)  # there is more of it: it goes to the end
     assert not known.add(of_token("c"), 0.0)
     assert names(known) == ["a", "c"]
 
 
-def test_to_hear_the_same_again_changes_nothing() -> None:
+def test_add_of_the_same_changes_nothing() -> None:
     known = table(of_token("a"), of_token("b"), most=2)
     assert known.add(of_token("a"), 50.0)
     assert names(known) == ["a", "b"]
@@ -84,13 +86,13 @@ def test_to_hear_the_same_again_changes_nothing() -> None:
     assert names(known) == []
 
 
-def test_a_tenant_that_revokes_a_lot_pushes_out_its_own() -> None:
+def test_add_of_large_tenant_evicts_its_own() -> None:
     known = table(of_token("kept", tenant="other"), most=3)
     assert [known.add(of_token(str(number)), 0.0) for number in range(5)] == [True, True, True, False, False]
     assert (names(known), names(known, "other")) == (["2", "3", "4"], ["kept"])
 
 
-def test_when_all_is_full_the_tenant_with_the_most_gives_way() -> None:
+def test_add_at_total_limit_evicts_from_the_largest_tenant() -> None:
     known = table(*(of_token(str(number)) for number in range(4)), of_token("x", tenant="other"), total=5)
     assert not known.add(of_token("y", tenant="other"), 0.0)
     assert (names(known), names(known, "other")) == (["1", "2", "3"], ["x", "y"])
@@ -103,7 +105,7 @@ ADDED = st.lists(st.tuples(st.sampled_from((*TENANTS, "a", "a", "a")), st.intege
 
 
 @given(ADDED, st.integers(1, 8), st.integers(1, 20))
-def test_no_tenant_can_push_out_anothers(added: list[tuple[str, int]], most: int, total: int) -> None:
+def test_add_keeps_tenants_within_an_equal_share(added: list[tuple[str, int]], most: int, total: int) -> None:
     known = table(most=most, total=total)
     model: dict[str, list[str]] = {tenant: [] for tenant in TENANTS}
     for time, (tenant, number) in enumerate(added):
@@ -128,9 +130,7 @@ def test_no_tenant_can_push_out_anothers(added: list[tuple[str, int]], most: int
 
 
 @given(ADDED, st.integers(1, 8), st.data())
-def test_a_tenant_keeps_its_newest_whatever_others_do(
-    added: list[tuple[str, int]], most: int, data: st.DataObject
-) -> None:
+def test_add_keeps_the_newest_of_each_tenant(added: list[tuple[str, int]], most: int, data: st.DataObject) -> None:
     """As long as there is room for all, each tenant holds exactly what it would hold if it were alone."""
     known, alone = table(most=most, total=most * len(TENANTS)), {one: table(most=most) for one in TENANTS}
     for tenant, number in added:
@@ -154,20 +154,20 @@ def test_a_tenant_keeps_its_newest_whatever_others_do(
         (210.0, 999.0, False),  # … but not for ever: until may be what is wrong
     ],
 )
-def test_when_it_is_forgotten(monotonic: float, wall: float, held: bool) -> None:
+def test_evict_expired_removes_what_no_token_can_meet(monotonic: float, wall: float, held: bool) -> None:
     known = table()
     known.add(of_token("a", until=1000.0, life=100.0), 10.0)
     known.evict_expired(monotonic, wall)
     assert (names(known) == ["a"], len(known)) == (held, int(held))
 
 
-def test_one_that_stays_holds_up_no_other() -> None:
+def test_evict_expired_skips_one_that_stays() -> None:
     known = table(of_token("a", until=5000.0), of_token("b", until=900.0), of_token("c", tenant="other"))
     known.evict_expired(100.0, 1000.0)
     assert (names(known), names(known, "other")) == (["a"], [])
 
 
-def test_more_of_it_makes_it_last_longer() -> None:
+def test_add_of_a_wider_one_restarts_its_life() -> None:
     known = table(of_user(200.0, 1000.0), of_token("t", 1000.0))
     known.add(of_user(200.0, 1050.0), 50.0)
     known.evict_expired(149.0, 2000.0)
@@ -180,7 +180,9 @@ CLOCKS = st.lists(st.tuples(st.floats(0, 30), st.floats(-100_000, 100_000)), max
 
 
 @given(CLOCKS, st.floats(-100_000, 100_000))
-def test_no_wall_clock_makes_it_forget_too_early_or_never(steps: list[tuple[float, float]], until: float) -> None:
+def test_evict_expired_with_any_wall_clock_is_neither_early_nor_never(
+    steps: list[tuple[float, float]], until: float
+) -> None:
     known = table()
     known.add(of_token("a", until, life=100.0), 0.0)
     now = 0.0
@@ -208,7 +210,7 @@ REVOCATIONS = st.builds(
 
 
 @given(REVOCATIONS, REVOCATIONS)
-def test_two_joined_cover_both_in_either_order(one: Revocation, other: Revocation) -> None:
+def test_merged_covers_both_in_either_order(one: Revocation, other: Revocation) -> None:
     joined = one.merged(other)
     assert joined.covers(one)
     assert joined.covers(other)
@@ -217,8 +219,6 @@ def test_two_joined_cover_both_in_either_order(one: Revocation, other: Revocatio
 
 
 @given(REVOCATIONS, REVOCATIONS, st.none() | st.floats(0, 1000))
-def test_one_that_covers_another_concerns_whatever_that_does(
-    one: Revocation, other: Revocation, issued_at: float | None
-) -> None:
+def test_covers_implies_applies_to(one: Revocation, other: Revocation, issued_at: float | None) -> None:
     if one.covers(other) and other.applies_to(issued_at):
         assert one.applies_to(issued_at)

@@ -77,7 +77,7 @@ def check_refusal(refusal: ServiceError, id_: str | None) -> None:
 @example(b'{"type":"ping","id":"\xed\xa0\x80"}')
 @example(b"[" * 60_000)
 @example(b'{"type":"ping","x":' + b"[" * 60_000)
-def test_any_bytes(frame: bytes) -> None:
+def test_decode_any_bytes_returns_command_or_service_error(frame: bytes) -> None:
     check(frame)
     message_id(frame)
 
@@ -87,34 +87,34 @@ def test_any_bytes(frame: bytes) -> None:
 @example('{"type":"ping","id":"\udfff"}')
 @example("[\udfff]")
 @example('{"type":"\\ud800.x"}')
-def test_any_text(frame: str) -> None:
+def test_decode_any_text_returns_command_or_service_error(frame: str) -> None:
     check(frame)
     message_id(frame)
 
 
 @given(damaged())
-def test_damaged_messages(frame: bytes) -> None:
+def test_decode_damaged_message_returns_command_or_service_error(frame: bytes) -> None:
     check(frame)
 
 
 @given(almost_valid())
-def test_messages_with_wrong_fields(message: dict[str, Any]) -> None:
+def test_decode_message_with_wrong_fields_returns_command_or_service_error(message: dict[str, Any]) -> None:
     check(json.dumps(message))
     check(json.dumps(message).encode())
 
 
 @given(st.lists(almost_valid() | anything, max_size=5))
-def test_batches_of_anything(batch: list[Any]) -> None:
+def test_split_any_batch_returns_messages_or_service_error(batch: list[Any]) -> None:
     check(json.dumps(batch))
 
 
 @given(st.lists(st.sampled_from(VALID), max_size=5), st.text(" \t\r\n", max_size=3))
-def test_every_message_of_a_good_batch_is_decoded_in_order(batch: list[dict[str, Any]], spaces: str) -> None:
+def test_split_batch_yields_messages_in_order(batch: list[dict[str, Any]], spaces: str) -> None:
     commands = [decode(message) for message in split(spaces + json.dumps(batch) + spaces)]
     assert [getattr(command, "id", None) for command in commands] == [message.get("id") for message in batch]
 
 
-def test_a_batch_fails_message_by_message() -> None:
+def test_batch_with_bad_message_fails_only_that_message() -> None:
     outcomes: list[object] = []
     for message in split('[{"type":"ping","id":"1"},{"type":"nope","id":"2"},7,{"type":"ping","id":"4"}]'):
         try:
@@ -137,16 +137,16 @@ def test_a_batch_fails_message_by_message() -> None:
         ("[]", None),
     ],
 )
-def test_a_refusal_finds_its_message(frame: str, id_: str | None) -> None:
+def test_message_id_of_bad_message_is_found(frame: str, id_: str | None) -> None:
     assert message_id(frame) == id_
 
 
-def test_data_that_is_not_utf_8_is_refused_even_without_split() -> None:
+def test_decode_data_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(ServiceError, match="not UTF-8"):
         decode(b'{"type":"chat.message","channel":"room:1","data":"\xff"}')
 
 
-def test_a_refusal_does_not_repeat_what_it_refuses_at_length() -> None:
+def test_decode_refusal_shortens_its_reason() -> None:
     with pytest.raises(ServiceError) as caught:
         decode(json.dumps({"type": "ping", "k" * 60_000: 1}))
     assert len(json.dumps([caught.value.message, dict(caught.value.details)])) < 1000

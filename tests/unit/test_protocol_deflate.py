@@ -88,7 +88,7 @@ def received(data: bytes, window_bits: int) -> bytes:
         ("permessage-deflate; dictionary=json, permessage-deflate", 15, NO_TAKEOVER),
     ],
 )  # fmt: skip
-def test_the_first_offer_that_can_be_met_is_accepted(offers: str, window_bits: int, response: str) -> None:
+def test_negotiate_accepts_the_first_supported_offer(offers: str, window_bits: int, response: str) -> None:
     assert negotiate(offers) == Agreement(window_bits, response.encode())
 
 
@@ -134,7 +134,7 @@ def test_the_first_offer_that_can_be_met_is_accepted(offers: str, window_bits: i
         "permessage-deflate; client_max_window_bits\n",
     ],
 )
-def test_everything_else_is_declined(offers: str | None) -> None:
+def test_negotiate_declines_unsupported_offers(offers: str | None) -> None:
     assert negotiate(offers) is None
 
 
@@ -148,7 +148,7 @@ pieces = st.sampled_from(
 
 
 @given(st.one_of(st.lists(pieces, max_size=30).map("".join), st.text(max_size=60).map("permessage-deflate".__add__)))
-def test_no_header_raises_and_every_agreement_is_one_of_eight(offers: str) -> None:
+def test_negotiate_any_header_returns_one_of_eight_agreements(offers: str) -> None:
     agreement = negotiate(offers)
     assert agreement is None or any(agreement is one for one in AGREEMENTS)
 
@@ -156,7 +156,7 @@ def test_no_header_raises_and_every_agreement_is_one_of_eight(offers: str) -> No
 @given(st.one_of(st.lists(pieces, max_size=30).map("".join), st.lists(pieces, max_size=12).map("; ".join)))
 @example("server_no_context_takeover=")
 @example("client_max_window_bits= ")
-def test_an_accepted_offer_gets_what_it_asked_for(parameters: str) -> None:
+def test_negotiate_response_matches_the_offer(parameters: str) -> None:
     """A second reader, written for one offer alone, agrees on what may be accepted."""
     asked = [part.strip(" \t") for part in parameters.split(";")] if parameters else []
     names = [re.split(r"[ \t]*=", part)[0] for part in asked]
@@ -179,7 +179,7 @@ def test_an_accepted_offer_gets_what_it_asked_for(parameters: str) -> None:
         assert not good
 
 
-def test_agreements_are_made_once_and_weigh_little() -> None:
+def test_agreements_are_shared_and_small() -> None:
     assert len(AGREEMENTS) == len(set(AGREEMENTS)) == 8
     assert negotiate("permessage-deflate") is negotiate("other, permessage-deflate; client_max_window_bits=9")
     limited = negotiate("permessage-deflate; server_max_window_bits=9")
@@ -190,7 +190,7 @@ def test_agreements_are_made_once_and_weigh_little() -> None:
 @pytest.mark.parametrize(
     "unit", [" ", ";", "; a", "; a=", "a", ",", '; a="', "\\", "; a =\t", "a ", 'a;b="\\\\', ", permessage-deflate; a"]
 )
-def test_no_header_takes_long(unit: str) -> None:
+def test_negotiate_takes_linear_time(unit: str) -> None:
     def took(units: int) -> float:
         header = "permessage-deflate" + unit * units + "("
         gc.disable()  # a collection walks all objects of the whole test run, which are not the header's to pay for
@@ -210,7 +210,7 @@ def test_no_header_takes_long(unit: str) -> None:
 
 
 @given(messages=st.lists(st.tuples(payloads, windows), max_size=8), level=levels)
-def test_every_message_can_be_read_alone_in_a_window_of_its_size(messages: list[tuple[bytes, int]], level: int) -> None:
+def test_deflate_message_inflates_alone_in_its_window(messages: list[tuple[bytes, int]], level: int) -> None:
     deflater = Deflater(level)
     for payload, window_bits in messages:
         data = deflater.deflate(payload, window_bits)
@@ -220,7 +220,7 @@ def test_every_message_can_be_read_alone_in_a_window_of_its_size(messages: list[
 
 
 @pytest.mark.parametrize("window_bits", range(9, 16))
-def test_no_window_is_ever_overstepped(window_bits: int) -> None:
+def test_deflate_stays_within_the_window(window_bits: int) -> None:
     """Repeats at every distance around the window's size, and far beyond it."""
     block = random.Random(7).randbytes(1 << window_bits)
     payload = block + block[:-300] + block * 2 + block[40:]
@@ -230,7 +230,7 @@ def test_no_window_is_ever_overstepped(window_bits: int) -> None:
 
 
 @pytest.mark.parametrize("window_bits", [9, 12, 15])
-def test_the_same_message_gives_the_same_bytes_whatever_came_before(window_bits: int) -> None:
+def test_deflate_is_independent_of_earlier_messages(window_bits: int) -> None:
     deflater = Deflater(6)
     first = deflater.deflate(b'{"type":"chat.message","secret":"s3cret"}' * 3, window_bits)
     deflater.deflate(b'{"type":"chat.message","secret":"other"}' * 500, window_bits)
@@ -238,13 +238,13 @@ def test_the_same_message_gives_the_same_bytes_whatever_came_before(window_bits:
     assert deflater.deflate(b'{"type":"chat.message","secret":"s3cret"}' * 3, window_bits) == first
 
 
-def test_an_empty_message_is_an_octet_however_often() -> None:
+def test_deflate_empty_message_is_one_octet() -> None:
     deflater = Deflater(6)
     assert [deflater.deflate(b"", 15) for _ in range(3)] == [b"\0"] * 3
     assert received(b"\0", 15) == inflate(b"\0", 0) == b""
 
 
-def test_what_failed_half_way_never_comes_into_another_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deflate_after_failure_starts_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     make = zlib.compressobj
 
     class Failing:
@@ -272,7 +272,7 @@ def test_what_failed_half_way_never_comes_into_another_message(monkeypatch: pyte
     assert received(deflater.deflate(b"for another", 15), 15) == b"for another"
 
 
-def test_a_compressor_is_made_once_for_each_window_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deflater_creates_one_compressor_for_each_window(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     make = zlib.compressobj
 
@@ -293,7 +293,9 @@ def test_a_compressor_is_made_once_for_each_window_in_use(monkeypatch: pytest.Mo
 
 
 @given(payload=payloads, window_bits=windows, level=st.integers(0, 9), strategy=st.integers(0, 4))
-def test_every_compressor_s_message_is_taken(payload: bytes, window_bits: int, level: int, strategy: int) -> None:
+def test_inflate_accepts_output_of_every_compressor(
+    payload: bytes, window_bits: int, level: int, strategy: int
+) -> None:
     assert inflate(sent(payload, window_bits, level, strategy), len(payload)) == payload
 
 
@@ -307,7 +309,7 @@ def test_every_compressor_s_message_is_taken(payload: bytes, window_bits: int, l
         (bytes.fromhex("f24805000000ffffcac9c90700"), "7.2.3.5"),
     ],
 )
-def test_the_examples_of_the_rfc(data: bytes, section: str) -> None:
+def test_inflate_accepts_the_examples_of_the_rfc(data: bytes, section: str) -> None:
     if (
         section == "7.2.3.2"
     ):  # shares the window of the message before: what was ruled out with client_no_context_takeover
@@ -323,7 +325,7 @@ def final(payload: bytes) -> bytes:
 
 
 @given(parts=st.lists(st.tuples(payloads, st.booleans()), min_size=1, max_size=8), octet=st.booleans())
-def test_final_blocks_are_taken_wherever_they_stand(parts: list[tuple[bytes, bool]], octet: bool) -> None:
+def test_inflate_accepts_final_blocks_anywhere(parts: list[tuple[bytes, bool]], octet: bool) -> None:
     data = b"".join(final(part) if is_final else sent(part) + FLUSHED for part, is_final in parts)
     payload = b"".join(part for part, _ in parts)
     if parts[-1][1]:
@@ -333,7 +335,7 @@ def test_final_blocks_are_taken_wherever_they_stand(parts: list[tuple[bytes, boo
     assert inflate(data, len(payload)) == payload
 
 
-def test_what_follows_a_final_block_may_refer_to_what_was_before_it() -> None:
+def test_inflate_after_final_block_keeps_the_window() -> None:
     before = random.Random(1).randbytes(30_000)
     one = zlib.compressobj(6, zlib.DEFLATED, -15, zdict=before)
     after = (one.compress(before[100:20_000]) + one.flush(zlib.Z_SYNC_FLUSH))[:-4]
@@ -343,7 +345,7 @@ def test_what_follows_a_final_block_may_refer_to_what_was_before_it() -> None:
     assert inflate(final(before) + after, 60_000) == before + before[100:20_000]
 
 
-def test_only_so_many_final_blocks_are_taken() -> None:
+def test_inflate_refuses_too_many_final_blocks() -> None:
     assert inflate(FINAL * MAX_FINAL_BLOCKS, 0) == b""
     assert inflate(FINAL * MAX_FINAL_BLOCKS + sent(b"end"), 3) == b"end"
     for more in (FINAL * (MAX_FINAL_BLOCKS + 1), FINAL * 500_000):
@@ -355,7 +357,7 @@ def test_only_so_many_final_blocks_are_taken() -> None:
 @example(payload=b"a", most=0, is_final=False)
 @example(payload=b"a" * 65_536, most=65_536, is_final=False)
 @example(payload=b"a" * 65_537, most=65_536, is_final=True)
-def test_a_message_of_exactly_the_limit_is_taken_and_none_above_it(payload: bytes, most: int, is_final: bool) -> None:
+def test_inflate_accepts_the_limit_and_refuses_more(payload: bytes, most: int, is_final: bool) -> None:
     data = final(payload) if is_final else sent(payload)
     if len(payload) <= most:
         assert inflate(data, most) == payload
@@ -364,7 +366,7 @@ def test_a_message_of_exactly_the_limit_is_taken_and_none_above_it(payload: byte
             inflate(data, most)
 
 
-def test_the_limit_is_for_all_final_blocks_together() -> None:
+def test_inflate_limit_counts_all_final_blocks() -> None:
     assert inflate(final(b"a" * 50) * 2, 100) == b"a" * 100
     with pytest.raises(TooBig):
         inflate(final(b"a" * 50) * 2 + final(b"a"), 100)
@@ -375,7 +377,7 @@ def test_the_limit_is_for_all_final_blocks_together() -> None:
 @example(b"\x07", 10)  # the block type that does not exist
 @example(FLUSHED, 10)
 @example(b"\x01\x05\x00\xfa\xff", 100)  # five bytes announced, none there
-def test_whatever_comes_is_a_message_or_refused(data: bytes, most: int) -> None:
+def test_inflate_any_bytes_returns_message_or_raises(data: bytes, most: int) -> None:
     try:
         message = inflate(data, most)
     except (Corrupt, TooBig):
@@ -386,7 +388,7 @@ def test_whatever_comes_is_a_message_or_refused(data: bytes, most: int) -> None:
 
 
 @given(payload=payloads.filter(bool), cut=st.integers(1, 100_000))
-def test_a_message_without_its_end_is_refused(payload: bytes, cut: int) -> None:
+def test_inflate_truncated_message_is_corrupt(payload: bytes, cut: int) -> None:
     data = sent(payload, strategy=zlib.Z_FIXED)
     kept = data[: -1 - cut % len(data)]
     if not kept:
@@ -419,7 +421,7 @@ def test_a_message_without_its_end_is_refused(payload: bytes, cut: int) -> None:
         b"\x00\x05\x00\xfa\xff",
     ],
 )
-def test_what_is_no_deflate_stream_is_corrupt(data: bytes) -> None:
+def test_inflate_other_bytes_are_corrupt(data: bytes) -> None:
     with pytest.raises(Corrupt) as caught:
         inflate(data, 100_000)
     assert "Hello" not in str(caught.value)
@@ -446,7 +448,7 @@ BOMB = """
 """
 
 
-def test_a_bomb_takes_no_memory() -> None:
+def test_inflate_bomb_allocates_no_more_than_the_limit() -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(BOMB)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -526,7 +528,7 @@ async def connected(bits: int) -> AsyncIterator[tuple[aiohttp.ClientWebSocketRes
 
 
 @pytest.mark.parametrize("bits", range(9, 16))
-async def test_aiohttp_s_client_agrees_reads_and_is_read(bits: int) -> None:
+async def test_aiohttp_client_negotiates_and_exchanges_messages(bits: int) -> None:
     deflater = Deflater(6)
     messages = ["a", "", '{"type":"ticker.price","price":1}' * 40, "né😀" * 20_000, "", os.urandom(3_000).hex(), "a"]
     async with connected(bits) as (ws, peer):
@@ -544,6 +546,6 @@ async def test_aiohttp_s_client_agrees_reads_and_is_read(bits: int) -> None:
             assert inflate(payload, 200_000).decode() == message
 
 
-async def test_a_client_that_offers_nothing_gets_nothing() -> None:
+async def test_client_without_offer_gets_no_compression() -> None:
     async with connected(0) as (ws, peer):
         assert (ws.compress, peer.agreement) == (0, None)

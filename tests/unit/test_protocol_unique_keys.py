@@ -38,7 +38,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_key_that_stands_twice_is_refused_with_its_path(name: str) -> None:
+def test_duplicate_key_is_refused_with_its_path(name: str) -> None:
     text, path = REFUSED[name]
     value = msgspec.json.decode(text)
     with pytest.raises(ServiceError) as by_text:
@@ -63,7 +63,7 @@ def test_key_that_stands_twice_is_refused_with_its_path(name: str) -> None:
         '[{"a":1},{"a":1}]',
     ],
 )
-def test_text_without_one_is_taken(text: str) -> None:
+def test_text_without_duplicate_key_is_accepted(text: str) -> None:
     check_text(text)
     check_value(text.encode(), msgspec.json.decode(text), "$")
 
@@ -117,7 +117,7 @@ TEXTS = st.recursive(
 
 @settings(max_examples=400)
 @given(TEXTS | objects(SCALARS))
-def test_any_json_is_judged_as_the_oracle_does(text: str) -> None:
+def test_any_json_agrees_with_the_oracle(text: str) -> None:
     value = msgspec.json.decode(text)
     twice = has_duplicate(text)
     with pytest.raises(ServiceError) if twice else nullcontext():
@@ -150,7 +150,7 @@ def publishes(draw: st.DrawFn) -> str:
 
 @settings(max_examples=400)
 @given(publishes())
-def test_any_publish_is_judged_as_the_oracle_does(text: str) -> None:
+def test_any_publish_agrees_with_the_oracle(text: str) -> None:
     """The codec looks at all but `data`, the gate at that."""
     for message in (text, msgspec.Raw(text.encode())):
         with pytest.raises(ServiceError) if has_duplicate(text) else nullcontext() as refusal:
@@ -197,7 +197,7 @@ def commands(draw: st.DrawFn) -> str:
 
 @settings(max_examples=400)
 @given(commands())
-def test_any_command_is_judged_as_the_oracle_does(text: str) -> None:
+def test_any_command_agrees_with_the_oracle(text: str) -> None:
     for message in (text, msgspec.Raw(text.encode())):
         with pytest.raises(ServiceError) if has_duplicate(text) else nullcontext() as refusal:
             codec.decode(message)
@@ -220,13 +220,13 @@ def test_any_command_is_judged_as_the_oracle_does(text: str) -> None:
         '{"type":"chat.message","channel":"room:1","data":{},"id":"a","id":"a"}',
     ],
 )
-def test_every_command_is_looked_at(frame: str) -> None:
+def test_every_command_is_checked(frame: str) -> None:
     with pytest.raises(ServiceError) as refusal:
         codec.decode(frame)
     assert refusal.value.code is ErrorCode.MALFORMED
 
 
-def test_exact_test_takes_time_in_proportion() -> None:
+def test_check_text_takes_linear_time() -> None:
     """64 KiB of the smallest members, of the deepest nesting, and of keys whose hashes nobody can choose."""
     members = ",".join(f'"{number:x}":{number}' for number in range(6000))
     texts = [

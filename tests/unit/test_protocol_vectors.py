@@ -36,7 +36,7 @@ SERVER = tags(ServerMessage)
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_the_page_shows_the_vectors_and_nothing_else(side: str) -> None:
+def test_page_examples_equal_the_vectors(side: str) -> None:
     page = [
         {"name": found["name"], "message": json.loads(found["example"])}
         for found in MARKED.finditer(PAGE)
@@ -46,7 +46,7 @@ def test_the_page_shows_the_vectors_and_nothing_else(side: str) -> None:
     assert json.dumps(page, indent=1) == json.dumps(vectors(side), indent=1)
 
 
-def test_no_mark_on_the_page_is_misspelt() -> None:
+def test_page_marks_are_known() -> None:
     assert len(re.findall(r"<!-- *vector", PAGE)) == len(list(MARKED.finditer(PAGE)))
     assert PAGE.count("```json") == len(list(MARKED.finditer(PAGE))), "an example without a vector"
 
@@ -60,7 +60,7 @@ def test_every_message_has_a_vector() -> None:
     assert {"presence.joined", "presence.left", "presence.count"} <= shown
 
 
-def test_every_struct_of_the_module_is_reached() -> None:
+def test_every_struct_has_a_vector() -> None:
     tagged = {
         kind
         for kind in vars(messages).values()
@@ -71,7 +71,7 @@ def test_every_struct_of_the_module_is_reached() -> None:
 
 
 @pytest.mark.parametrize("vector", vectors("client"), ids=lambda vector: vector["name"])
-def test_a_client_example_decodes_to_its_message(vector: dict[str, Any]) -> None:
+def test_client_vector_decodes_to_its_message(vector: dict[str, Any]) -> None:
     example = vector["message"]
     (message,) = split(json.dumps(example))
     command = decode(message)
@@ -84,7 +84,7 @@ def test_a_client_example_decodes_to_its_message(vector: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("vector", vectors("server"), ids=lambda vector: vector["name"])
-def test_a_server_example_is_what_the_struct_encodes(vector: dict[str, Any]) -> None:
+def test_server_vector_equals_the_encoded_struct(vector: dict[str, Any]) -> None:
     example = vector["message"]
     kind = SERVER.get(example["type"], Event)
     message = msgspec.json.decode(json.dumps(example), type=kind)
@@ -93,7 +93,7 @@ def test_a_server_example_is_what_the_struct_encodes(vector: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("vector", vectors("refused"), ids=lambda vector: vector["name"])
 @pytest.mark.parametrize("form", [str, str.encode])
-def test_a_bad_frame_is_refused_with_its_code_and_path(vector: dict[str, Any], form: Any) -> None:
+def test_bad_frame_vector_is_refused_with_code_and_path(vector: dict[str, Any], form: Any) -> None:
     with pytest.raises(ServiceError) as refused:
         list(map(decode, split(form(vector["frame"]))))
     assert refused.value.code.code == vector["code"]
@@ -101,7 +101,7 @@ def test_a_bad_frame_is_refused_with_its_code_and_path(vector: dict[str, Any], f
     assert refused.value.code in {ErrorCode.MALFORMED, ErrorCode.UNKNOWN_TYPE, ErrorCode.INVALID_MESSAGE}
 
 
-def test_vectors_have_names_of_their_own() -> None:
+def test_vectors_have_unique_names() -> None:
     for side in ("client", "server", "refused"):
         names = [vector["name"] for vector in vectors(side)]
         assert len(names) == len(set(names))

@@ -61,14 +61,14 @@ def test_settings_are_frozen() -> None:
         settings.auth.anonymous = True
 
 
-def test_nothing_comes_from_the_process_behind_ones_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_ignore_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "1")
     monkeypatch.setenv("TIDEWIRE_PORT", "1")
     assert Settings().port == 8080
     assert load().port == 8080
 
 
-def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+def test_environment_overrides_file(tmp_path: Path) -> None:
     settings = load(
         {"TIDEWIRE_PORT": "1234", "TIDEWIRE_LIMITS__BATCH": "7", "TIDEWIRE_LIMITS__USER_RATE__BURST": "9"},
         """
@@ -89,13 +89,13 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert settings.limits.ip_rate == Rate(per_second=Limits().ip_rate.per_second, burst=5)
 
 
-def test_compression_from_either_source(tmp_path: Path) -> None:
+def test_compression_is_set_by_file_or_environment(tmp_path: Path) -> None:
     environ = {"TIDEWIRE_COMPRESSION__ENABLED": "true", "TIDEWIRE_COMPRESSION__LEVEL": "9"}
     found = load(environ, "compression: {min_bytes: 0, level: 1}", tmp_path).compression
     assert found == Compression(enabled=True, min_bytes=0, level=9)
 
 
-def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
+def test_paths_in_file_are_relative_to_it(tmp_path: Path) -> None:
     environ = {"TIDEWIRE_AUTH__SECRET": SECRET}
     path = tmp_path / "settings.yaml"
     path.write_text(
@@ -122,14 +122,14 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
         ("", ()),
     ],
 )
-def test_origins_from_the_environment(text: str, origins: tuple[str, ...]) -> None:
+def test_origins_in_environment_are_split(text: str, origins: tuple[str, ...]) -> None:
     assert load({"TIDEWIRE_ORIGINS": text}).origins == origins
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_short_ways_make_one_issuer_and_one_key() -> None:
+def test_short_forms_give_one_issuer_and_one_key() -> None:
     settings = load({"TIDEWIRE_API__KEY": KEY, "TIDEWIRE_API__TENANT": "acme"})
     [issuer] = settings.all_issuers()
     assert (issuer.issuer, issuer.audience, issuer.algorithm) == ("tidewire", "tidewire", "HS256")
@@ -139,7 +139,7 @@ def test_the_short_ways_make_one_issuer_and_one_key() -> None:
     assert (key.name, key.key.get_secret_value(), key.tenant) == ("default", KEY, "acme")
 
 
-def test_further_issuers_and_keys_come_after_the_short_ones() -> None:
+def test_further_issuers_and_keys_follow_the_short_forms() -> None:
     issuers = [{"issuer": "https://i", "audience": "a", "algorithm": "RS256", "jwks_url": "https://i/jwks.json"}]
     keys = [{"name": "billing", "key": KEY + "2", "tenant": "acme"}]
     settings = load(
@@ -153,7 +153,7 @@ def test_further_issuers_and_keys_come_after_the_short_ones() -> None:
     assert [key.name for key in settings.all_api_keys()] == ["default", "billing"]
 
 
-def test_secrets_come_from_files(tmp_path: Path) -> None:
+def test_secrets_are_read_from_files(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"\n  {SECRET}\n\n")
     (tmp_path / "key").write_text(f"{KEY}\n")
     (tmp_path / "keys").write_text(json.dumps([{"name": "b", "key": KEY + "2", "tenant": "t"}]))
@@ -171,7 +171,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     assert [key.key.get_secret_value() for key in settings.all_api_keys()] == [KEY, KEY + "2"]
 
 
-def test_secrets_are_never_shown() -> None:
+def test_secrets_are_not_shown() -> None:
     issuers = [{"issuer": "i", "audience": "a", "algorithm": "HS256", "secret": SECRET + "!"}]
     settings = load(
         {
@@ -200,7 +200,7 @@ def test_secrets_are_never_shown() -> None:
         ("TIDEWIRE_AUTH__ISSUERS", '["canary"]'),
     ],
 )
-def test_faults_name_the_variable_and_never_the_value(name: str, text: str) -> None:
+def test_faults_name_the_variable_without_its_value(name: str, text: str) -> None:
     with pytest.raises(SettingsFaults) as caught:
         load({name: text})
     assert {fault.file for fault in caught.value.faults} == {name}
@@ -211,7 +211,7 @@ def test_faults_name_the_variable_and_never_the_value(name: str, text: str) -> N
 # --- faults ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_fault_of_both_sources_is_told_where_it_stands(tmp_path: Path) -> None:
+def test_faults_of_both_sources_are_reported_together(tmp_path: Path) -> None:
     found = faults(
         {"TIDEWIRE_OPS_PORT": "high", "TIDEWIRE_LIMTS__BATCH": "1", "TIDEWIRE_DEADLINES__HELLO": "0"},
         """\
@@ -259,13 +259,13 @@ def test_every_fault_of_both_sources_is_told_where_it_stands(tmp_path: Path) -> 
     ]
 
 
-def test_contradictions_are_told_along_with_other_faults() -> None:
+def test_contradictions_are_reported_with_other_faults() -> None:
     with pytest.raises(SettingsFaults) as caught:
         load_settings(None, {"TIDEWIRE_PORT": "x"})
     assert [fault.file for fault in caught.value.faults] == ["TIDEWIRE_PORT", "settings", "settings"]
 
 
-def test_a_production_start_says_what_to_set() -> None:
+def test_production_without_settings_names_what_to_set() -> None:
     with pytest.raises(SettingsFaults) as caught:
         load_settings(None, {})
     reasons = str(caught.value)
@@ -323,7 +323,7 @@ def test_a_production_start_says_what_to_set() -> None:
         ({"TIDEWIRE_AUTH": "{}"}, "TIDEWIRE_AUTH", "there is no such setting"),
     ],
 )
-def test_a_fault_in_the_environment(environ: dict[str, str], file: str, reason: str) -> None:
+def test_fault_in_environment_is_reported(environ: dict[str, str], file: str, reason: str) -> None:
     [(name, line, told)] = faults(environ)
     assert (name, line) == (file, None)
     assert reason in told
@@ -349,13 +349,13 @@ def issuer(**changes: Any) -> dict[str, Any]:
         ([issuer(issuer="tidewire")], "appears twice"),
     ],
 )
-def test_a_bad_issuer(entries: list[dict[str, Any]], reason: str) -> None:
+def test_invalid_issuer_is_reported(entries: list[dict[str, Any]], reason: str) -> None:
     [(name, _, told)] = faults({"TIDEWIRE_AUTH__ISSUERS": json.dumps(entries)})
     assert name == "TIDEWIRE_AUTH__ISSUERS"
     assert reason in told
 
 
-def test_two_keys_are_told_apart() -> None:
+def test_duplicate_key_names_are_reported() -> None:
     keys = [{"name": "default", "key": KEY, "tenant": "t"}]
     found = faults({"TIDEWIRE_API__KEY": KEY, "TIDEWIRE_API__KEYS": json.dumps(keys)})
     assert [reason.split(";")[1].strip() for _, _, reason in found] == [
@@ -377,19 +377,19 @@ def test_two_keys_are_told_apart() -> None:
         ("origins: https://a.example\n", 1, "origins: should be a valid tuple"),
     ],
 )
-def test_a_fault_in_the_file(tmp_path: Path, content: str, line: int, reason: str) -> None:
+def test_fault_in_file_is_reported(tmp_path: Path, content: str, line: int, reason: str) -> None:
     [(name, at, told)] = faults({}, content, tmp_path)
     assert (name, at) == ("settings.yaml", line)
     assert reason in told
 
 
-def test_of_a_file_that_cannot_be_read_nothing_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_unreadable_file_reports_no_missing_settings(tmp_path: Path) -> None:
     with pytest.raises(SettingsFaults) as caught:
         load_settings(tmp_path / "none.yaml", {})
     assert [fault.reason for fault in caught.value.faults] == ["cannot be read: No such file or directory"]
 
 
-def test_what_kubernetes_adds_for_a_service_of_that_name_is_no_setting() -> None:
+def test_service_links_of_kubernetes_are_ignored() -> None:
     settings = load(
         {
             "TIDEWIRE_SERVICE_HOST": "10.0.0.1",
@@ -403,5 +403,5 @@ def test_what_kubernetes_adds_for_a_service_of_that_name_is_no_setting() -> None
     assert settings.port == 8080
 
 
-def test_variables_of_others_are_left_alone() -> None:
+def test_other_variables_are_ignored() -> None:
     assert load({"PORT": "1", "TIDEWIRED_PORT": "2", "TIDEWIRE_CONFIG": "x.yaml"}).port == 8080

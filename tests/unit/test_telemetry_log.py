@@ -39,7 +39,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_json_line_says_when_how_grave_who_and_what() -> None:
+def test_json_line_has_time_level_logger_and_event() -> None:
     stream = io.StringIO()
     log.configure("info", "json", stream)
     log.get_logger("realtime.hub").info("joined", channel="room:42", members=3)
@@ -49,7 +49,7 @@ def test_a_json_line_says_when_how_grave_who_and_what() -> None:
     assert line == {"level": "info", "logger": "realtime.hub", "event": "joined", "channel": "room:42", "members": 3}
 
 
-def test_auto_is_json_in_a_pipe_and_console_on_a_terminal() -> None:
+def test_auto_format_is_json_in_a_pipe_and_console_on_a_terminal() -> None:
     pipe, terminal = io.StringIO(), Terminal()
     log.configure("info", "auto", pipe)
     log.get_logger("a").info("one")
@@ -60,7 +60,7 @@ def test_auto_is_json_in_a_pipe_and_console_on_a_terminal() -> None:
     assert not terminal.getvalue().startswith("{")
 
 
-def test_the_level_holds_for_both_kinds_of_loggers() -> None:
+def test_level_applies_to_structlog_and_logging() -> None:
     stream = io.StringIO()
     log.configure("warning", "json", stream)
     log.get_logger("a").info("no")
@@ -70,7 +70,7 @@ def test_the_level_holds_for_both_kinds_of_loggers() -> None:
     assert [(line["event"], line["logger"]) for line in lines(stream)] == [("yes", "a"), ("yes, too", "aiohttp.server")]
 
 
-def test_a_line_per_http_request_only_when_asked_for() -> None:
+def test_access_log_is_off_by_default() -> None:
     stream = io.StringIO()
     log.configure("info", "json", stream)
     assert not logging.getLogger("aiohttp.access").isEnabledFor(logging.INFO)
@@ -86,7 +86,7 @@ def test_a_line_per_http_request_only_when_asked_for() -> None:
         "secret", "client_secret", "data", "payload", "key", "api_key", "apiKey", "X-API-Key", "password", "body", "TOKEN",
     ],
 )  # fmt: skip
-def test_fields_named_like_secrets_or_payloads_are_masked(name: str, format: log.Format) -> None:
+def test_fields_named_like_secrets_are_redacted(name: str, format: log.Format) -> None:
     stream = io.StringIO()
     log.configure("info", format, stream)
     logger = log.get_logger("a")
@@ -103,7 +103,7 @@ def test_fields_named_like_secrets_or_payloads_are_masked(name: str, format: log
 @pytest.mark.parametrize(
     "name", ["data_bytes", "key_id", "token_count", "ticket_seconds", "channel", "keyboard", "monkey"]
 )
-def test_measures_and_other_words_are_shown(name: str) -> None:
+def test_fields_of_measures_are_shown(name: str) -> None:
     assert log.redact(None, "info", {"event": "e", name: 7}) == {"event": "e", name: 7}
 
 
@@ -127,7 +127,7 @@ def test_measures_and_other_words_are_shown(name: str) -> None:
         f"apikey={CANARY}",
     ],
 )
-def test_credentials_inside_any_string_are_masked(text: str) -> None:
+def test_credentials_in_strings_are_redacted(text: str) -> None:
     stream = io.StringIO()
     log.configure("info", "json", stream)
     log.get_logger("a").info(text)
@@ -145,13 +145,13 @@ def test_credentials_inside_any_string_are_masked(text: str) -> None:
         assert part not in written
 
 
-def test_what_surrounds_a_credential_stays_readable() -> None:
+def test_text_around_a_credential_is_kept() -> None:
     assert log.scrub("GET /ws?ticket=abc&channels=room:42") == f"GET /ws?ticket={log.REDACTED}&channels=room:42"
     assert log.scrub("subscribed to room:42, key of ann") == "subscribed to room:42, key of ann"
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
-def test_a_traceback_shows_no_local_variable(format: log.Format) -> None:
+def test_traceback_has_no_local_variables(format: log.Format) -> None:
     stream = io.StringIO()
     log.configure("info", format, stream)
 
@@ -169,7 +169,7 @@ def test_a_traceback_shows_no_local_variable(format: log.Format) -> None:
     assert CANARY not in stream.getvalue()
 
 
-def test_an_exceptions_own_message_is_not_shown_unless_it_is_the_operating_systems() -> None:
+def test_exception_message_is_shown_only_for_os_errors() -> None:
     stream = io.StringIO()
     log.configure("info", "json", stream)
     try:
@@ -213,17 +213,17 @@ class Colour(Enum):
         ("lone \ud800 surrogate", "lone \\ud800 surrogate"),
     ],
 )
-def test_values_are_shown_by_what_they_are_not_by_what_they_hold(value: object, shown: object) -> None:
+def test_unknown_values_are_shown_as_their_type(value: object, shown: object) -> None:
     assert log.redact(None, "info", {"event": "e", "value": value})["value"] == shown
 
 
-def test_an_endless_structure_ends() -> None:
+def test_cyclic_value_is_bounded() -> None:
     endless: list[object] = []
     endless.append(endless)
     assert log.redact(None, "info", {"event": "e", "value": endless})["value"] == [[[["<list>"]]]]
 
 
-def test_a_stream_that_fails_loses_a_line_and_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_stream_drops_the_line_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
@@ -236,7 +236,7 @@ def test_a_stream_that_fails_loses_a_line_and_no_secret(capsys: pytest.CaptureFi
     assert CANARY not in said
 
 
-def test_a_mapping_that_is_no_dict_is_looked_into() -> None:
+def test_mapping_that_is_not_a_dict_is_redacted() -> None:
     class Headers(Mapping[str, str]):
         def __getitem__(self, name: str) -> str:
             return CANARY
@@ -250,7 +250,7 @@ def test_a_mapping_that_is_no_dict_is_looked_into() -> None:
     assert log.redact(None, "info", {"event": "e", "headers": Headers()})["headers"] == {"Cookie": log.REDACTED}
 
 
-def test_call_that_cannot_be_rendered_is_dropped_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_record_that_cannot_be_rendered_is_dropped_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     class Unfit(list[object]):
         def __iter__(self) -> Iterator[object]:
             raise RuntimeError(CANARY)

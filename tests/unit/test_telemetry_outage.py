@@ -9,7 +9,7 @@ from service.telemetry.outage import EXPLAIN_TIMEOUT, MAX_KEYS, MAX_REASONS, Lim
 from tests.support.clock import FakeClock
 
 
-def test_outage_logs_its_beginning_and_its_end_with_the_seconds_between() -> None:
+def test_outage_logs_start_and_end_with_its_seconds() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
@@ -26,7 +26,7 @@ def test_outage_logs_its_beginning_and_its_end_with_the_seconds_between() -> Non
     ]
 
 
-def test_outage_of_many_tries_ends_with_the_last_of_them() -> None:
+def test_outage_of_several_keys_ends_with_the_last() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
@@ -40,7 +40,7 @@ def test_outage_of_many_tries_ends_with_the_last_of_them() -> None:
     assert logs[1]["seconds"] == 2.0
 
 
-def test_outage_that_lasts_is_logged_at_growing_intervals() -> None:
+def test_long_outage_is_logged_at_growing_intervals() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
@@ -50,7 +50,7 @@ def test_outage_that_lasts_is_logged_at_growing_intervals() -> None:
     assert [entry.get("seconds", 0.0) for entry in logs] == [0.0, 60.0, 180.0, 420.0, 900.0, 1_860.0]
 
 
-def test_outage_without_reminders_is_logged_once_however_long_it_lasts() -> None:
+def test_outage_without_reminders_is_logged_once() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic, reminds=False)
@@ -60,7 +60,7 @@ def test_outage_without_reminders_is_logged_once_however_long_it_lasts() -> None
     assert len(logs) == 1
 
 
-def test_outage_logs_each_new_reason_up_to_a_bound() -> None:
+def test_outage_logs_each_new_reason_up_to_a_limit() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
@@ -72,7 +72,7 @@ def test_outage_logs_each_new_reason_up_to_a_bound() -> None:
     assert len(logs) == MAX_REASONS
 
 
-def test_outages_in_quick_succession_are_logged_once_a_minute_with_their_number() -> None:
+def test_repeated_outages_are_logged_once_a_minute_with_their_number() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
@@ -89,7 +89,7 @@ def test_outages_in_quick_succession_are_logged_once_a_minute_with_their_number(
     ]
 
 
-def test_outage_right_after_another_one_is_logged_if_it_lasts() -> None:
+def test_outage_soon_after_another_is_logged_if_it_lasts() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         outage = OutageLog(structlog.get_logger("test"), "away", "back", clock.monotonic)
@@ -108,7 +108,7 @@ def test_outage_right_after_another_one_is_logged_if_it_lasts() -> None:
     ]
 
 
-def test_failure_during_an_outage_of_the_broker_is_explained_by_it() -> None:
+def test_failure_during_a_broker_outage_is_not_logged() -> None:
     clock, outages = FakeClock(), Outages()
     with capture_logs() as logs:
         outage = outages.log(structlog.get_logger("test"), "away", "back", clock.monotonic)
@@ -125,7 +125,7 @@ def test_failure_during_an_outage_of_the_broker_is_explained_by_it() -> None:
     assert logs == []
 
 
-def test_failure_that_the_broker_does_not_explain_is_logged_after_a_moment() -> None:
+def test_unexplained_failure_is_logged_after_the_timeout() -> None:
     clock, outages = FakeClock(), Outages()
     outages.broker_lost()
     outages.broker_recovered(clock.monotonic())
@@ -138,7 +138,7 @@ def test_failure_that_the_broker_does_not_explain_is_logged_after_a_moment() -> 
     assert [(entry["event"], entry["seconds"]) for entry in logs] == [("away", EXPLAIN_TIMEOUT), ("back", 8.0)]
 
 
-def test_outage_log_is_shared_by_all_who_fail_alike() -> None:
+def test_outage_log_is_shared_by_event() -> None:
     clock, outages = FakeClock(), Outages()
     with capture_logs() as logs:
         parts = [outages.log(structlog.get_logger("test"), "away", "back", clock.monotonic) for _ in range(1_000)]
@@ -151,7 +151,7 @@ def test_outage_log_is_shared_by_all_who_fail_alike() -> None:
     assert [entry["event"] for entry in logs] == ["away", "back"]
 
 
-def test_limited_log_logs_each_key_once_a_minute_with_the_number_of_those_left_out() -> None:
+def test_limited_log_logs_each_key_once_a_minute_with_the_skipped() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         log = LimitedLog(structlog.get_logger("test"), "odd", clock.monotonic, level="error")
@@ -167,7 +167,7 @@ def test_limited_log_logs_each_key_once_a_minute_with_the_number_of_those_left_o
     ]
 
 
-def test_limited_log_of_endless_keys_is_bounded() -> None:
+def test_limited_log_bounds_its_keys() -> None:
     clock = FakeClock()
     with capture_logs() as logs:
         log = LimitedLog(structlog.get_logger("test"), "odd", clock.monotonic)

@@ -27,7 +27,7 @@ def watch() -> Iterator[tuple[Metrics, GcMonitor]]:
     watch.uninstall()
 
 
-def test_a_collection_is_observed_by_generation(watch: tuple[Metrics, GcMonitor]) -> None:
+def test_gc_monitor_observes_each_generation(watch: tuple[Metrics, GcMonitor]) -> None:
     metrics, _ = watch
     before = sample(metrics, "tidewire_gc_pause_seconds_count", generation="2")
     gc.collect(2)
@@ -35,7 +35,7 @@ def test_a_collection_is_observed_by_generation(watch: tuple[Metrics, GcMonitor]
     assert 0 < sample(metrics, "tidewire_gc_pause_seconds_sum", generation="2") < 60
 
 
-def test_install_twice_counts_once_and_uninstall_ends_it(watch: tuple[Metrics, GcMonitor]) -> None:
+def test_gc_monitor_installed_twice_counts_once(watch: tuple[Metrics, GcMonitor]) -> None:
     metrics, watching = watch
     callbacks = len(gc.callbacks)
     watching.install()
@@ -76,7 +76,7 @@ class HandLoop:
         self.timers[-1].callback()
 
 
-def test_lag_is_how_late_the_callback_came() -> None:
+def test_loop_lag_is_the_delay_of_the_callback() -> None:
     metrics, loop = Metrics(), HandLoop()
     told: list[float] = []
     lag = LoopLag(metrics, loop, interval=0.25, on_lag=told.append)
@@ -89,7 +89,7 @@ def test_lag_is_how_late_the_callback_came() -> None:
     assert sample(metrics, "tidewire_loop_lag_max_seconds") == pytest.approx(0.5)
 
 
-def test_the_greatest_lag_is_forgotten_after_the_window() -> None:
+def test_loop_lag_max_covers_the_window() -> None:
     metrics, loop = Metrics(), HandLoop()
     LoopLag(metrics, loop, interval=0.25).start()
     loop.fire(1.25)
@@ -100,7 +100,7 @@ def test_the_greatest_lag_is_forgotten_after_the_window() -> None:
     assert sample(metrics, "tidewire_loop_lag_max_seconds") == pytest.approx(0.0)
 
 
-def test_stop_cancels_the_timer_and_start_twice_makes_one() -> None:
+def test_loop_lag_stop_cancels_the_only_timer() -> None:
     loop = HandLoop()
     lag = LoopLag(Metrics(), loop)
     lag.start()
@@ -111,7 +111,7 @@ def test_stop_cancels_the_timer_and_start_twice_makes_one() -> None:
     assert loop.timers[0].cancelled
 
 
-async def test_it_runs_on_a_real_loop_without_a_task() -> None:
+async def test_loop_lag_on_a_real_loop_needs_no_task() -> None:
     metrics, loop = Metrics(), asyncio.get_running_loop()
     tasks = asyncio.all_tasks()
     lag = LoopLag(metrics, loop, interval=0.001)
@@ -131,7 +131,7 @@ async def test_it_runs_on_a_real_loop_without_a_task() -> None:
     assert sample(metrics, "tidewire_loop_lag_seconds_count") >= 1
 
 
-def test_the_collection_before_anybody_is_served_is_no_pause(watch: tuple[Metrics, GcMonitor]) -> None:
+def test_freeze_gc_is_not_observed_as_a_pause(watch: tuple[Metrics, GcMonitor]) -> None:
     metrics, _ = watch
     before = sample(metrics, "tidewire_gc_pause_seconds_count", generation="2")
     thresholds = gc.get_threshold()

@@ -56,7 +56,7 @@ def read_all(pipe: Pipe, writer: LineWriter) -> None:
     reader.join()
 
 
-def test_lines_come_in_order(pipe: Pipe) -> None:
+def test_lines_are_written_in_order(pipe: Pipe) -> None:
     drops = Drops()
     writer = writer_to(pipe, drops)
     for number in range(300):
@@ -67,7 +67,7 @@ def test_lines_come_in_order(pipe: Pipe) -> None:
     assert drops.counts() == {"queue_full": 0, "write": 0, "render": 0}
 
 
-def test_lines_above_the_bound_are_dropped_and_counted(pipe: Pipe) -> None:
+def test_lines_above_the_limit_are_dropped_and_counted(pipe: Pipe) -> None:
     drops = Drops()
     writer = writer_to(pipe, drops, max_bytes=10_000)
     for _ in range(200):
@@ -80,7 +80,7 @@ def test_lines_above_the_bound_are_dropped_and_counted(pipe: Pipe) -> None:
     assert writer.waiting_bytes == 0
 
 
-def test_lines_without_a_reader_are_dropped_and_counted(pipe: Pipe) -> None:
+def test_lines_without_reader_are_dropped_and_counted(pipe: Pipe) -> None:
     drops = Drops()
     writer = writer_to(pipe, drops)
     pipe.close(pipe.reading)
@@ -90,7 +90,7 @@ def test_lines_without_a_reader_are_dropped_and_counted(pipe: Pipe) -> None:
     assert drops.counts()["write"] == 3
 
 
-def test_line_after_one_that_was_cut_begins_anew(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_after_a_partial_one_starts_on_a_new_line(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     drops = Drops()
     writer = writer_to(pipe, drops)
     write, calls = os.write, 0
@@ -112,7 +112,7 @@ def test_line_after_one_that_was_cut_begins_anew(pipe: Pipe, monkeypatch: pytest
     assert drops.counts()["write"] == 1
 
 
-def test_lines_that_were_not_written_whole_are_counted(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_lines_are_counted(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     drops = Drops()
     writer = writer_to(pipe, drops)
     write, begun, go_on, space = os.write, threading.Event(), threading.Event(), [6, 12, 0, 99]
@@ -138,7 +138,7 @@ def test_lines_that_were_not_written_whole_are_counted(pipe: Pipe, monkeypatch: 
     assert pipe.read() == b"first\none\ntwo\nline\nlast\n"
 
 
-def test_child_of_a_fork_writes_its_own_lines_and_no_others(pipe: Pipe) -> None:
+def test_fork_child_writes_only_its_own_lines(pipe: Pipe) -> None:
     drops = Drops()
     writer = writer_to(pipe, drops)
     writer.write(b"parent, before\n")
@@ -155,7 +155,7 @@ def test_child_of_a_fork_writes_its_own_lines_and_no_others(pipe: Pipe) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: of the very case that is tested
-def test_fork_does_not_wait_for_a_reader_that_does_not_read(pipe: Pipe) -> None:
+def test_fork_does_not_wait_for_a_blocked_reader(pipe: Pipe) -> None:
     writer = writer_to(pipe, Drops())
     for _ in range(100):
         writer.write(b"x" * 99 + b"\n")
@@ -167,7 +167,7 @@ def test_fork_does_not_wait_for_a_reader_that_does_not_read(pipe: Pipe) -> None:
     read_all(pipe, writer)
 
 
-def test_guarded_stream_sends_whole_lines_and_never_raises(pipe: Pipe) -> None:
+def test_guarded_stream_writes_whole_lines_and_never_raises(pipe: Pipe) -> None:
     drops = Drops()
     stream = GuardedStream(writer_to(pipe, drops))
     print("one", "two", file=stream)

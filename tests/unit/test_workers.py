@@ -66,11 +66,11 @@ def test_unknown_broker_is_reported_once() -> None:
 @pytest.mark.parametrize(
     ("ports", "fault"),
     [
-        ({"PORT": "9092"}, "TIDEWIRE_OPS_PORT: the 4 workers take ops ports 9090 to 9093, and port is among them"),
+        ({"PORT": "9092"}, "TIDEWIRE_OPS_PORT: the 4 workers use ops ports 9090 to 9093, and port is among them"),
         ({"PORT": "9090"}, "TIDEWIRE_OPS_PORT: is the same as port; the two listeners need one each"),
         (
             {"OPS_PORT": "65533"},
-            "TIDEWIRE_OPS_PORT: the 4 workers would take ops ports up to 65536; there are none above",
+            "TIDEWIRE_OPS_PORT: the 4 workers would use ops ports up to 65536; there are none above",
         ),
         ({"WORKERS": "1000"}, "TIDEWIRE_WORKERS: workers: should be less than or equal to 256"),
         ({"WORKERS": "many"}, "TIDEWIRE_WORKERS: workers: should be a valid integer"),
