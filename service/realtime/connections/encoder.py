@@ -7,7 +7,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from service.core.limits import Compression
 from service.protocol.deflate import Deflater
@@ -30,7 +30,7 @@ class FrameEncoder:
 
     def encode(self, frames: Sequence[Frame], window_bits: int) -> bytes:
         """Encodes the frames as one message. `window_bits` as in `Batch.wire`."""
-        payload = join(frames)
+        payload = join([frame.payload for frame in frames])
         return self.encode_compressed(frames, payload, window_bits) if window_bits else self.encode_plain(payload)
 
     @staticmethod
@@ -55,7 +55,7 @@ class Batch:
 
     def __init__(self, frames: tuple[Frame, ...], encoder: FrameEncoder) -> None:
         self.frames = frames
-        self.payload = join(frames)
+        self.payload = frames[0].payload if len(frames) == 1 else join([frame.payload for frame in frames])
         """The message."""
         self.plain = encoder.encode_plain(self.payload)
         """The message as an uncompressed WebSocket frame."""
@@ -75,21 +75,24 @@ class Batch:
         return wire
 
 
-def join(messages: Iterable[Frame] | Iterable[bytes]) -> bytes:
+def join(payloads: Sequence[bytes]) -> bytes:
     """Joins messages into one: a single one as it is, several as a JSON array."""
-    payloads = [message.payload if isinstance(message, Frame) else message for message in messages]
     return payloads[0] if len(payloads) == 1 else b"[" + b",".join(payloads) + b"]"
 
 
-def split_batches(frames: Iterable[Frame], max_frames: int, encoder: FrameEncoder) -> Iterator[Batch]:
+def split_batches(frames: Collection[Frame], max_frames: int, encoder: FrameEncoder) -> list[Batch]:
     """Splits frames into batches of at most `max_frames` frames and MAX_BATCH_BYTES."""
+    if len(frames) == 1:  # as with most flushes
+        return [Batch(tuple(frames), encoder)]
+    made: list[Batch] = []
     part: list[Frame] = []
     size = 0
     for frame in frames:
         if part and (len(part) >= max_frames or size + len(frame.payload) > MAX_BATCH_BYTES):
-            yield Batch(tuple(part), encoder)
+            made.append(Batch(tuple(part), encoder))
             part, size = [], 0
         part.append(frame)
         size += len(frame.payload)
     if part:
-        yield Batch(tuple(part), encoder)
+        made.append(Batch(tuple(part), encoder))
+    return made

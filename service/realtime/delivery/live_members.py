@@ -53,7 +53,8 @@ class LiveMembers:
     def broadcast(self, batches: Iterable[Batch]) -> None:
         """Queues batches for the present members."""
         members = tuple(self.members)
-        self.broadcasts.extend(Broadcast(batch, members) for batch in batches)
+        for batch in batches:
+            self.broadcasts.append(Broadcast(batch, members))
 
     def write(self, max_members: int) -> int:
         """Writes the first broadcast to its next members. Returns how many; at least 1, so that an empty one counts."""

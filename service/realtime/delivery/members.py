@@ -204,7 +204,7 @@ class Members:
         presence = [frame for frame in frames if is_presence_event(frame.type)]
         self._count(public, len(live.members) + len(restricted.members))
         self._count(presence, len(live.members))
-        made = list(split_batches(frames, context.max_batch, context.encoder))
+        made = split_batches(frames, context.max_batch, context.encoder)
         if live.members:
             live.broadcast(made)
         if restricted.members:
