@@ -173,7 +173,7 @@ class Service:
 
     def hurry(self) -> None:
         """Shortens the current or next drain: closes all connections at once, and does not wait for a scrape."""
-        self.node.lifecycle.hurry()
+        self.node.lifecycle.skip_drain_delays()
         self.scrape_tracker.cancel_wait()
 
     async def last_scrape(self) -> None:

@@ -63,7 +63,7 @@ class Node:
         self.availability = Availability(
             self.admission,
             self.delivery.registry,
-            BrokerHealth(broker, runtime, patience=bounds.unready_after),
+            BrokerHealth(broker, runtime, unready_after=bounds.unready_after),
             runtime.tasks,
         )
         self.cluster = Cluster(

@@ -124,7 +124,7 @@ async def test_logs_of_a_selector_without_a_tail_are_ten_lines_and_find_nothing(
     [block] = [block for name, block in BLOCKS if name == "TidewireBrokerUnavailable" and "logs" in block]
     async with shell(tmp_path) as here:
         _, output, _ = await here.run(block)
-        assert output.count("the broker is back") == len(PODS)
+        assert output.count("broker_available") == len(PODS)
         status, output, _ = await here.run(block.replace(" --tail=-1", ""))
         assert (status, output) == (1, "")
 

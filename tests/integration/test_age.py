@@ -19,7 +19,7 @@ def frozen() -> FakeClock:
     return FakeClock(time.time())
 
 
-async def test_each_lasts_for_half_its_greatest_age_or_more() -> None:
+async def test_connection_lasts_between_half_and_all_of_max_age() -> None:
     clock = frozen()
     async with serving(clock=clock, rollout={"max_age": MOST}, deadlines={"heartbeat": 10_000}) as server:
         clients = [await Client.open(server, f"u{number}", ttl=36_000) for number in range(40)]

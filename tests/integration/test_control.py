@@ -75,7 +75,7 @@ async def test_unsubscribe_reaches_every_node(make_bus: Callable[[], Bus]) -> No
             await there.silence()
 
 
-async def test_listed_connections_are_closed_wherever_they_are(make_bus: Callable[[], Bus]) -> None:
+async def test_close_connections_reaches_every_node(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = (member.server for member in nodes.members)
         async with first.client() as here, second.client() as there, second.client() as spared:
@@ -88,7 +88,7 @@ async def test_listed_connections_are_closed_wherever_they_are(make_bus: Callabl
             await spared.silence()
 
 
-async def test_subscribers_are_those_of_all_nodes_asked_for_once_a_page(make_bus: Callable[[], Bus]) -> None:
+async def test_channel_list_counts_subscribers_of_all_nodes_with_one_query(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = (member.server for member in nodes.members)
         async with first.client() as ann, second.client("ben") as ben, second.client("eve", tenant="other") as eve:
@@ -115,7 +115,7 @@ async def test_subscribers_are_those_of_all_nodes_asked_for_once_a_page(make_bus
             assert (shown["subscribers"], shown["complete"]) == (2, True)
 
 
-async def test_a_tenants_key_reaches_nobody_elses_users_on_other_nodes(make_bus: Callable[[], Bus]) -> None:
+async def test_api_key_reaches_no_other_tenant_on_other_nodes(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = (member.server for member in nodes.members)
         async with second.client(tenant="other") as theirs:
@@ -128,7 +128,7 @@ async def test_a_tenants_key_reaches_nobody_elses_users_on_other_nodes(make_bus:
             assert [entry["channel"] for entry in (await get(first, "/channels"))["channels"]] == []
 
 
-async def test_a_node_that_does_not_answer_in_time_makes_the_answer_incomplete(make_bus: Callable[[], Bus]) -> None:
+async def test_missing_response_makes_the_result_incomplete(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with first.server.client() as ann:
@@ -141,7 +141,7 @@ async def test_a_node_that_does_not_answer_in_time_makes_the_answer_incomplete(m
                 assert answer == {"connections": 1, "nodes": 1, "complete": False}
 
 
-async def test_a_closed_node_is_not_waited_for(make_bus: Callable[[], Bus]) -> None:
+async def test_closed_node_is_not_waited_for(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         server = nodes.members[0].server
         async with serving(broker=nodes.bus.line()):
@@ -154,9 +154,7 @@ async def test_a_closed_node_is_not_waited_for(make_bus: Callable[[], Bus]) -> N
         assert (other.connections, other.gone) == (0, False)
 
 
-async def test_that_it_is_gone_is_the_last_that_a_node_says(
-    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_leave_is_the_last_report_of_a_node(make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(make_bus, 1) as nodes:
         line = nodes.bus.line()
         publish, marks, held, words = line.publish, line.stream_heads, asyncio.Event(), list[bool]()
@@ -182,7 +180,7 @@ async def test_that_it_is_gone_is_the_last_that_a_node_says(
         assert words == [True]
 
 
-async def test_without_the_broker_nothing_is_done_and_the_refusal_passes(make_bus: Callable[[], Bus]) -> None:
+async def test_command_without_the_broker_is_refused_and_not_run(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with first.server.client() as here, second.server.client() as there:
@@ -207,7 +205,7 @@ async def test_without_the_broker_nothing_is_done_and_the_refusal_passes(make_bu
 # --- lost deliveries -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_command_that_was_not_delivered_is_carried_out_after_the_interruption(
+async def test_missed_command_runs_after_the_interruption(
     make_bus: Callable[[], Bus],
 ) -> None:
     async with cluster(make_bus) as nodes:
@@ -230,7 +228,7 @@ async def test_a_command_that_was_not_delivered_is_carried_out_after_the_interru
         assert (second.commands("disconnect"), second.commands("unsubscribe")) == (2, 1), "each of them once"
 
 
-async def test_a_command_is_carried_out_once_the_broker_can_be_read_again(make_bus: Callable[[], Bus]) -> None:
+async def test_missed_command_runs_once_the_broker_is_back(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with second.server.client() as ann:
@@ -246,7 +244,7 @@ async def test_a_command_is_carried_out_once_the_broker_can_be_read_again(make_b
         assert second.commands("disconnect") == 1
 
 
-async def test_a_hole_in_the_deliveries_is_found_by_the_next_command(make_bus: Callable[[], Bus]) -> None:
+async def test_missed_command_is_found_by_the_next_command(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with second.server.client() as ann, second.server.client("ben") as ben:
@@ -261,7 +259,7 @@ async def test_a_hole_in_the_deliveries_is_found_by_the_next_command(make_bus: C
         assert second.commands("disconnect") == 2
 
 
-async def test_what_nobody_noticed_is_found_at_the_next_beat(
+async def test_missed_command_is_found_at_the_next_heartbeat(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
@@ -276,7 +274,7 @@ async def test_what_nobody_noticed_is_found_at_the_next_beat(
                 assert await codes == [4403, 4401]
 
 
-async def test_a_node_ignores_commands_from_before_it_came(make_bus: Callable[[], Bus]) -> None:
+async def test_commands_from_before_the_start_are_ignored(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus, 1) as nodes:
         await post(nodes.members[0].server, "/users/ann/disconnect", None)
         late = await nodes.join()
@@ -289,7 +287,7 @@ async def test_a_node_ignores_commands_from_before_it_came(make_bus: Callable[[]
         assert late.commands("disconnect") == 1
 
 
-async def test_after_the_store_was_lost_commands_go_on(make_bus: Callable[[], Bus]) -> None:
+async def test_commands_run_after_the_store_was_lost(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with second.server.client() as ann, second.server.client("ben") as ben:
@@ -311,7 +309,7 @@ async def test_after_the_store_was_lost_commands_go_on(make_bus: Callable[[], Bu
         assert second.commands("disconnect") == 3
 
 
-async def test_another_replica_brings_no_command_back() -> None:
+async def test_fail_over_repeats_no_command() -> None:
     bus = SharedBroker()
     async with cluster(lambda: bus) as nodes:
         first, second = nodes.members
@@ -327,7 +325,7 @@ async def test_another_replica_brings_no_command_back() -> None:
         )
 
 
-async def test_a_command_that_this_version_does_not_know_stops_nothing(make_bus: Callable[[], Bus]) -> None:
+async def test_unknown_command_does_not_stop_later_ones(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         for number, data in enumerate((b'{"type":"levitate","asker":"x"}', b"no JSON", b'{"type":"close"}')):
@@ -346,7 +344,7 @@ def _command(id: str, data: bytes) -> Publication:
 # --- one node, and the start --------------------------------------------------------------------------------------------
 
 
-async def test_a_node_alone_waits_for_nobody(server: Running) -> None:
+async def test_single_node_waits_for_no_response(server: Running) -> None:
     async with server.client() as ann:
         await ann.subscribe("room:1")
         began = time.monotonic()
@@ -358,9 +356,7 @@ async def test_a_node_alone_waits_for_nobody(server: Running) -> None:
 
 
 @pytest.mark.parametrize("method", ["publish", "subscribe", "snapshot", "history"])
-async def test_a_node_that_cannot_read_what_was_revoked_does_not_start(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_node_does_not_start_without_reading_revocations(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And leaves nothing running: the fixture that looks for tasks would say so."""
     bus = SharedBroker()
     await bus.start()
@@ -379,7 +375,7 @@ async def test_a_node_that_cannot_read_what_was_revoked_does_not_start(
 # --- secrecy ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_neither_tokens_nor_their_ids_are_logged(make_bus: Callable[[], Bus]) -> None:
+async def test_tokens_and_their_ids_are_not_logged(make_bus: Callable[[], Bus]) -> None:
     with _captured() as written:
         async with cluster(make_bus) as nodes:
             first, second = nodes.members
@@ -417,7 +413,7 @@ def _captured() -> Any:
         structlog.reset_defaults()
 
 
-async def test_who_ends_connections_is_written_down(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_disconnect_and_revoke_log_the_api_key_name(capsys: pytest.CaptureFixture[str]) -> None:
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with serving() as server:
         for path, body in (("users/hal/disconnect", {"reason": "bye"}), ("tokens/revoke", {"jti": "t-1"})):

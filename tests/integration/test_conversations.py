@@ -224,7 +224,7 @@ def read(path: Path) -> dict[str, Json]:
 
 
 @pytest.mark.parametrize("path", CONVERSATIONS, ids=lambda path: path.stem)
-async def test_it_goes_as_written(path: Path) -> None:
+async def test_conversation_goes_as_written(path: Path) -> None:
     conversation = read(path)
     assert conversation["name"] == path.stem.partition("-")[2]
     groups = conversation.get("settings", {})
@@ -265,7 +265,7 @@ def test_every_client_message_is_sent() -> None:
     assert any("." in kind for kind in sent), "a declared event"
 
 
-def test_every_server_message_is_expected() -> None:
+def test_every_server_message_is_expected_somewhere() -> None:
     expected = {message["type"] for message in said("expect", "unordered")} | {"pong"}
     tags = {kind.__struct_config__.tag for kind in messages.ServerMessage.__subclasses__()} - {None}
     assert not tags - expected
@@ -276,12 +276,12 @@ def test_every_server_message_is_expected() -> None:
     assert any("offset" not in event and "rev" not in event for event in events), "an ephemeral event"
 
 
-def test_every_error_code_of_a_connection_is_provoked() -> None:
+def test_every_error_code_of_a_connection_occurs() -> None:
     provoked = {message["code"] for message in said("expect", "unordered") if message["type"] == "error"}
     assert {code.code for code in ErrorCode} - provoked == {code.code for code in NOT_OVER_A_CONNECTION}
 
 
-def test_every_close_code_is_provoked() -> None:
+def test_every_close_code_occurs() -> None:
     provoked = {step["close"] for step in steps() if "close" in step} | {1000}
     assert any("leave" in step for step in steps())
     assert {code.code for code in CloseCode} - provoked == {code.code for code in NOT_PROVOKED}
@@ -303,7 +303,7 @@ def test_every_close_code_is_provoked() -> None:
         ([1], {"a": 1}),
     ],
 )
-async def test_a_difference_is_found(pattern: Json, value: Json) -> None:
+async def test_difference_from_the_conversation_fails(pattern: Json, value: Json) -> None:
     async with serving() as server, AsyncExitStack() as stack:
         with pytest.raises(Difference):
             Player(server, {}, stack).match(pattern, value)

@@ -11,7 +11,7 @@ from pytest_aiohttp import AiohttpClient
 from service.adapters.clock import SystemClock
 from service.adapters.memory.broker import MemoryBroker
 from service.errors import ErrorCode, ServiceError
-from service.realtime.lifecycle.broker_health import INTERVAL
+from service.realtime.lifecycle.broker_health import CHECK_INTERVAL
 from service.web.ops.routes import build_ops_app
 from tests.support.clock import FakeClock
 from tests.support.exported import exported
@@ -94,10 +94,10 @@ async def test_readyz_during_a_short_broker_outage_reports_degraded() -> None:
 async def test_broker_outage_without_probes_is_still_timed() -> None:
     broker, clock = FaultyBroker(), FakeClock()
     async with serving(broker=broker, clock=clock, broker_settings={"unready_after": 30}) as server:
-        clock.advance(INTERVAL)
+        clock.advance(CHECK_INTERVAL)
         await eventually(lambda: exported(server.service.metrics, "broker_up") == 1)
         broker.fault = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "no answer on port 6379")
-        clock.advance(INTERVAL)
+        clock.advance(CHECK_INTERVAL)
         await eventually(lambda: exported(server.service.metrics, "broker_up") == 0)
         clock.advance(30)
         assert (await probe(server, "/readyz"))[0] == 503

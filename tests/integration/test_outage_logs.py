@@ -60,20 +60,20 @@ async def test_broker_outage_is_logged_in_a_few_lines(store: type[Store], how: s
                 server.kill()
             else:
                 os.kill(server.process.pid, signal.SIGSTOP)
-            await eventually(lambda: health.is_away)
+            await eventually(lambda: health.is_unavailable)
             await asyncio.sleep(AWAY)  # the outage itself
             if how == "killed":
                 await server.restart()
             else:
                 os.kill(server.process.pid, signal.SIGCONT)
-            await eventually(lambda: any(entry["event"] == "the broker is back" for entry in logs), within=30)
+            await eventually(lambda: any(entry["event"] == "broker_available" for entry in logs), within=30)
         assert len(logs) <= MAX_LINES, logs
         told = Counter(
             (entry["event"], entry.get("line"), entry.get("reason"), entry.get("host")) for entry in warnings(logs)
         )
         assert set(told.values()) == {1}, told
-        assert "the broker is away" in {event for event, *_ in told}
-        [back] = [entry for entry in logs if entry["event"] == "the broker is back"]
+        assert "broker_unavailable" in {event for event, *_ in told}
+        [back] = [entry for entry in logs if entry["event"] == "broker_available"]
         assert back["seconds"] > AWAY / 2
 
 
@@ -83,9 +83,9 @@ async def test_flapping_broker_is_not_logged_each_time() -> None:
         with capture_logs() as logs:
             for _ in range(ROUNDS):
                 server.kill()
-                await eventually(lambda: health.is_away)
+                await eventually(lambda: health.is_unavailable)
                 await server.restart()
-                await eventually(lambda: not health.is_away, within=30)
+                await eventually(lambda: not health.is_unavailable, within=30)
         assert len(logs) <= MAX_LINES, logs
         told = [entry["event"] for entry in logs]
-        assert told.count("the broker is away") == told.count("the broker is back") == 1
+        assert told.count("broker_unavailable") == told.count("broker_available") == 1

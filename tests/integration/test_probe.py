@@ -86,7 +86,7 @@ async def test_it_is_exported() -> None:
         }
 
 
-async def test_nobody_else_is_told_of_it() -> None:
+async def test_probe_is_in_no_registry_and_no_client_metric() -> None:
     """Whatever operators read as clients' says that there are none."""
     async with serving(probe=OFTEN) as server:
         await succeeds(server)
@@ -107,14 +107,14 @@ async def test_nobody_else_is_told_of_it() -> None:
             assert before[f"tidewire_{name}"] == after[f"tidewire_{name}"] == 1
 
 
-async def test_it_opens_no_way_in() -> None:
+async def test_probe_opens_no_port_to_others() -> None:
     """The service listens where it says, and nowhere else; the probe's own two ends are connected to each other."""
     before, _ = _sockets()
     async with serving(probe=OFTEN) as server:
         await succeeds(server)
         listening, connected = _sockets()
         assert listening - before == {int(url.rpartition(":")[2]) for url in (server.url, server.ops_url)}
-        line = probe_of(server)._line
+        line = probe_of(server)._client
         assert line is not None
         assert isinstance(line._loopback, loopback.LoopbackConnection)
         near, far = line._loopback.transport._transport, line._loopback._client
@@ -139,7 +139,7 @@ def _sockets() -> tuple[set[int], set[int]]:
     return listening, connected
 
 
-async def test_a_stranger_who_finds_the_port_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_foreign_connection_to_the_probes_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the connection is made somebody else on the machine may be faster."""
     strangers: list[socket.socket] = []
 
@@ -151,10 +151,10 @@ async def test_a_stranger_who_finds_the_port_is_turned_away(monkeypatch: pytest.
     async with serving(probe=OFTEN) as server:
         await succeeds(server)
         probe = probe_of(server)
-        assert probe._line is not None
-        assert probe._line._loopback is not None
+        assert probe._client is not None
+        assert probe._client._loopback is not None
         monkeypatch.setattr(socket, "socket", Overheard)
-        probe._line._loopback.cut()
+        probe._client._loopback.cut()
         await eventually(lambda: bool(strangers))
         monkeypatch.undo()
         await succeeds(server)
@@ -165,7 +165,7 @@ async def test_a_stranger_who_finds_the_port_is_turned_away(monkeypatch: pytest.
             stranger.close()
 
 
-async def test_each_node_hears_its_own(make_bus: Callable[[], Bus]) -> None:
+async def test_each_node_receives_its_own_probe_only(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus, probe=OFTEN) as nodes:
         one, other = nodes.members
         assert probe_of(one.server).channel != probe_of(other.server).channel
@@ -195,16 +195,16 @@ def _heard(member: Member) -> set[object]:
     return heard
 
 
-async def test_what_gets_lost_is_a_timeout_and_what_is_refused_a_failed_publish() -> None:
+async def test_lost_probe_is_a_timeout_and_refused_probe_a_failed_publish() -> None:
     async with cluster(SharedBroker, nodes=1, probe=HASTY) as nodes:
         [member] = nodes.members
         server, line = member.server, member.line
         await succeeds(server)
-        suspect = probe_of(server)._line
+        suspect = probe_of(server)._client
         assert suspect is not None
         line.cut()
         await eventually(lambda: failures(server, "timeout") >= 3)
-        assert probe_of(server)._line is not suspect, "the connection may have been at fault"
+        assert probe_of(server)._client is not suspect, "the connection may have been at fault"
         last = await server.metric("probe_last_success_timestamp_seconds")
         line.go_away()
         await eventually(lambda: failures(server, "publish") >= 3)
@@ -214,14 +214,14 @@ async def test_what_gets_lost_is_a_timeout_and_what_is_refused_a_failed_publish(
         assert await server.metric("probe_last_success_timestamp_seconds") > last
 
 
-async def test_a_late_event_is_not_taken_for_the_one_that_is_awaited() -> None:
+async def test_late_event_does_not_end_the_next_measurement() -> None:
     async with cluster(SharedBroker, nodes=1, probe=PATIENT) as nodes:
         [member] = nodes.members
         probe = probe_of(member.server)
         await succeeds(member.server)
         member.line.cut()
         await eventually(lambda: _is_waiting(probe))
-        line = probe._line
+        line = probe._client
         assert line is not None
         assert line._loopback is not None
         so_far, near = successes(member.server), line._loopback.transport
@@ -232,7 +232,7 @@ async def test_a_late_event_is_not_taken_for_the_one_that_is_awaited() -> None:
         assert successes(member.server) == so_far
 
 
-async def test_one_that_hangs_keeps_the_next_from_beginning() -> None:
+async def test_hanging_measurement_delays_the_next() -> None:
     bus = SharedBroker()
     await bus.start()
     line = Stuck(bus.line())
@@ -247,13 +247,13 @@ async def test_one_that_hangs_keeps_the_next_from_beginning() -> None:
     await bus.close()
 
 
-async def test_a_connection_that_breaks_is_made_anew() -> None:
+async def test_broken_probe_connection_is_replaced() -> None:
     async with cluster(SharedBroker, nodes=1, probe=PATIENT) as nodes:
         [member] = nodes.members
         server, probe = member.server, probe_of(member.server)
         await succeeds(server)
         for end in ("near", "far"):
-            line = probe._line
+            line = probe._client
             assert line is not None
             assert isinstance(line._loopback, loopback.LoopbackConnection)
             member.line.cut()
@@ -264,23 +264,23 @@ async def test_a_connection_that_breaks_is_made_anew() -> None:
             member.line.hear_again()
             probe._backoff.reset()
             await succeeds(server)
-            assert probe._line is not line
+            assert probe._client is not line
             assert probe._room.member_count == 1
 
 
 def _is_waiting(probe: LatencyProbe) -> bool:
-    line = probe._line
+    line = probe._client
     return line is not None and line._echo is not None and not line._echo.done()
 
 
-async def test_a_connection_that_cannot_be_made_is_tried_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_probe_connection_is_retried_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     async with serving(clock=clock, probe={"interval": 0.01}) as server:
         probe = probe_of(server)
         monkeypatch.setattr(loopback, "HOST", "192.0.2.1")  # nobody's (RFC 5737)
-        assert probe._line is not None
-        assert probe._line._loopback is not None
-        probe._line._loopback.cut()
+        assert probe._client is not None
+        assert probe._client._loopback is not None
+        probe._client._loopback.cut()
         waits = []
         for count in range(1, 9):
             began = clock.monotonic()
@@ -298,7 +298,7 @@ async def test_a_connection_that_cannot_be_made_is_tried_ever_more_seldom(monkey
         assert not probe._outage.is_on
 
 
-async def test_a_node_starts_though_it_cannot_connect_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_node_starts_without_a_probe_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loopback, "HOST", "192.0.2.1")
     async with serving(probe=PATIENT) as server:
         assert failures(server, "connection") >= 1
@@ -342,14 +342,14 @@ async def test_fault_of_the_probe_is_counted_and_ends_nothing(monkeypatch: pytes
             assert await server.metric("supervised_task_deaths_total", task="probe") == 0
 
 
-async def test_what_it_holds_it_has_from_the_start() -> None:
+async def test_probe_opens_its_descriptors_at_the_start() -> None:
     async with serving(probe=PATIENT) as server:
         before = _descriptors()
         await succeeds(server)
         assert _descriptors() == before
 
 
-async def test_it_goes_on_while_the_node_drains() -> None:
+async def test_probe_continues_while_the_node_drains() -> None:
     async with serving(probe=OFTEN, deadlines={"shutdown": 30.0}, outbox={"close_grace": 30.0}) as server:
         client = await Client.open(server)  # it reads nothing, so its end is awaited
         drain = asyncio.create_task(server.service.node.lifecycle.drain())
@@ -362,7 +362,7 @@ async def test_it_goes_on_while_the_node_drains() -> None:
 
 
 @pytest.mark.parametrize("moment", ["resting", "hanging"])
-async def test_it_ends_with_the_node(moment: str) -> None:
+async def test_probe_ends_with_the_node(moment: str) -> None:
     before = _descriptors()
     bus = SharedBroker()
     await bus.start()
@@ -384,7 +384,7 @@ def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-async def test_it_takes_no_channel_from_the_in_memory_brokers_bound() -> None:
+async def test_probe_does_not_count_in_the_bound_on_channels() -> None:
     async with serving(broker_settings={"channels": 1}, probe=OFTEN) as server, server.client() as ann:
         await ann.subscribe("room:1")
         await succeeds(server)
@@ -393,7 +393,7 @@ async def test_it_takes_no_channel_from_the_in_memory_brokers_bound() -> None:
         assert (await ann.ask("subscribe", channel="room:2"))["code"] == "broker_unavailable"
 
 
-async def test_switched_off_it_is_not_there() -> None:
+async def test_disabled_probe_does_not_exist() -> None:
     bus = SharedBroker()
     await bus.start()
     clock = FakeClock()
@@ -402,13 +402,13 @@ async def test_switched_off_it_is_not_there() -> None:
         assert probe.channel not in bus.fronts[0].carried
         clock.advance(60)
         assert not any(task.get_name() == "probe" for task in server.service.node.runtime.tasks._tasks)
-        assert probe._line is None
+        assert probe._client is None
         assert await server.metric("probe_last_success_timestamp_seconds") == 0
     await bus.close()
 
 
 @pytest.mark.parametrize("flavour", ["redis", "valkey"])
-async def test_nothing_is_kept_at_the_store(flavour: Flavour) -> None:
+async def test_probe_stores_nothing(flavour: Flavour) -> None:
     bus = RedisBus(flavour)
     await bus.start()
     async with serving(broker=bus.line(), probe=OFTEN) as server:

@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
 def _hurried(_unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All times a tenth of what they are."""
     monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.5)
-    for name in ("INTERVAL", "SETTLE", "TRIAL"):
+    for name in ("CHECK_INTERVAL", "SETTLE_TIME", "TRIAL_TIME"):
         monkeypatch.setattr(rebalancer, name, getattr(rebalancer, name) / 10)
 
 
@@ -69,7 +69,7 @@ def asked(nodes: Cluster) -> float:
 
 
 def surpluses(nodes: Cluster) -> list[float]:
-    return [member.server.service.node.lifecycle.rebalancer._scales.surplus for member in nodes.members]
+    return [member.server.service.node.lifecycle.rebalancer._policy.surplus for member in nodes.members]
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def crowd(ports: InTurns) -> AsyncIterator[Crowd]:
         await clients.leave()
 
 
-async def test_two_more_nodes_get_their_share_and_nobody_loses_an_event() -> None:
+async def test_rebalancing_to_two_new_nodes_loses_no_event() -> None:
     ports = InTurns()
     async with cluster(partial(RedisBus, "redis"), nodes=2, **SETTINGS) as nodes:
         ports.extend(map(port, nodes.members))
@@ -138,7 +138,7 @@ async def _metric(member: Member, name: str) -> float:
     return await member.server.metric(name, reason="rebalance")
 
 
-async def test_what_nodes_tell_of_themselves() -> None:
+async def test_report_shows_accepting_and_draining() -> None:
     async with cluster(SharedBroker, nodes=2, **SETTINGS) as nodes:
         one, other = (member.server.service.node for member in nodes.members)
 
@@ -154,7 +154,7 @@ async def test_what_nodes_tell_of_themselves() -> None:
         await eventually(lambda: word().draining and not word().accepting)
 
 
-async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_change_during_a_report_is_reported_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 600.0)
     async with cluster(SharedBroker, nodes=2, **SETTINGS) as nodes:
         one, other = (member.server.service.node for member in nodes.members)
@@ -175,19 +175,19 @@ async def test_what_changes_while_a_word_is_on_its_way_is_told_after_it(monkeypa
         await eventually(lambda: any(state.draining for state in one.cluster.membership.states().values()))
 
 
-async def test_while_the_broker_is_away_nobody_is_moved() -> None:
+async def test_rebalancing_stops_without_the_broker() -> None:
     async with cluster(SharedBroker, nodes=1, **SETTINGS) as nodes:
         [member] = nodes.members
         member.line.go_away()
         node = member.server.service.node
-        await eventually(lambda: node.availability.health.is_away)
+        await eventually(lambda: node.availability.health.is_unavailable)
         assert not node.lifecycle.rebalancer.is_allowed
         member.line.come_back()
-        await eventually(lambda: not node.availability.health.is_away)
+        await eventually(lambda: not node.availability.health.is_unavailable)
         assert node.lifecycle.rebalancer.is_allowed
 
 
-async def test_switched_off_nobody_is_moved() -> None:
+async def test_disabled_rebalancing_does_not_start() -> None:
     off = {**SETTINGS, "rollout": {**SETTINGS["rollout"], "rebalance": False}}
     async with cluster(SharedBroker, nodes=1, **off) as nodes:
-        assert nodes.members[0].server.service.node.lifecycle.rebalancer._timer is None
+        assert nodes.members[0].server.service.node.lifecycle.rebalancer._checks._delayed._timer is None

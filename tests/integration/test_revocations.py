@@ -42,7 +42,7 @@ def newest(server: Running) -> str:
     return [one.name for one in server.service.node.cluster.revocations._table.of_tenant("default")][-1]
 
 
-async def test_a_revocation_reaches_every_node(make_bus: Callable[[], Bus]) -> None:
+async def test_revocation_reaches_every_node(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = (member.server for member in nodes.members)
         offered = old()
@@ -66,14 +66,14 @@ async def test_a_revocation_reaches_every_node(make_bus: Callable[[], Bus]) -> N
         assert (await first.metric("revocations"), await second.metric("revocations")) == (2, 2)
 
 
-async def test_a_node_that_comes_later_knows_what_was_revoked(make_bus: Callable[[], Bus]) -> None:
+async def test_later_node_knows_earlier_revocations(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus, 1) as nodes:
         await post(nodes.members[0].server, "/users/ann/revoke", None)
         late = await nodes.join()
         await refused(late.server, old())
 
 
-async def test_a_revocation_that_was_not_delivered_is_read_after_the_interruption(make_bus: Callable[[], Bus]) -> None:
+async def test_missed_revocation_is_read_after_the_interruption(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         async with second.server.client(token_=old()) as ann:
@@ -85,7 +85,7 @@ async def test_a_revocation_that_was_not_delivered_is_read_after_the_interruptio
                 assert await ann.closed() == 4401
 
 
-async def test_one_that_nobody_noticed_is_found_at_the_next_beat(
+async def test_missed_revocation_is_found_at_the_next_heartbeat(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the channel of a tenant that the node follows already."""
@@ -111,9 +111,7 @@ def slow(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line, "publish", later)
 
 
-async def test_revocations_that_the_broker_lost_are_put_back_once(
-    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lost_revocations_are_restored_once(make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(make_bus, 3) as nodes:
         for number in range(20):
             await post(nodes.members[number % 3].server, "/tokens/revoke", {"jti": f"t{number}"})
@@ -135,9 +133,7 @@ async def test_revocations_that_the_broker_lost_are_put_back_once(
         await refused(late.server, token(jti="t7"))
 
 
-async def test_what_could_not_be_put_back_is_put_back_later(
-    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_restore_is_retried(make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(make_bus, 1) as nodes:
         (member,) = nodes.members
         await post(member.server, "/tokens/revoke", {"jti": "t"})
@@ -158,7 +154,7 @@ async def test_what_could_not_be_put_back_is_put_back_later(
         assert (await member.line.snapshot(REVOCATIONS, None, 0, 0)).state_version == 1
 
 
-async def test_the_wider_of_two_revocations_at_the_same_moment_stays(make_bus: Callable[[], Bus]) -> None:
+async def test_wider_of_two_concurrent_revocations_stays(make_bus: Callable[[], Bus]) -> None:
     """Each node looks at what it knows before it publishes; when neither knows of the other, the later one may be narrower."""
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
@@ -174,7 +170,7 @@ async def test_the_wider_of_two_revocations_at_the_same_moment_stays(make_bus: C
         assert await late.server.metric("revocations") == 1
 
 
-async def test_a_revocation_is_forgotten_when_its_time_is_over(make_bus: Callable[[], Bus]) -> None:
+async def test_revocation_expires(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus, auth={"revocation_ttl": 0.2}) as nodes:
         await post(nodes.members[0].server, "/users/ann/revoke", None)
         for member in nodes.members:
@@ -190,9 +186,7 @@ async def test_a_revocation_is_forgotten_when_its_time_is_over(make_bus: Callabl
 
 
 @pytest.mark.parametrize("read", [REVOKING_TENANTS, REVOCATIONS], ids=["tenants", "revocations"])
-async def test_what_comes_while_a_node_reads_at_its_start_is_not_lost(
-    read: ChannelKey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_revocation_during_the_start_is_not_lost(read: ChannelKey, monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(SharedBroker, 1) as nodes:
         first = nodes.members[0].server
         if read == REVOCATIONS:  # else nobody would read it
@@ -213,7 +207,7 @@ async def test_what_comes_while_a_node_reads_at_its_start_is_not_lost(
             await refused(server, old())
 
 
-async def test_a_tenant_that_could_not_be_read_is_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_reading_of_a_tenant_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(SharedBroker) as nodes:
         first, second = nodes.members
         subscribe, tried = second.line.subscribe, asyncio.Event()
@@ -230,9 +224,7 @@ async def test_a_tenant_that_could_not_be_read_is_read_later(monkeypatch: pytest
         assert tried.is_set()
 
 
-async def test_a_tenant_that_the_broker_lost_is_told_again(
-    make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lost_tenant_is_announced_again(make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a node that comes later would not look for its revocations."""
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
@@ -263,7 +255,7 @@ async def test_a_tenant_that_the_broker_lost_is_told_again(
 # --- tenants -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_tenant_that_revokes_a_lot_pushes_out_nothing_of_anothers(make_bus: Callable[[], Bus]) -> None:
+async def test_many_revocations_of_a_tenant_evict_no_other_tenants(make_bus: Callable[[], Bus]) -> None:
     """Not in the memory of the nodes that hear of it, nor in what a node reads that comes later."""
     async with cluster(make_bus, auth={"revocations": 3}) as nodes:
         first, second = nodes.members
@@ -283,7 +275,7 @@ async def test_a_tenant_that_revokes_a_lot_pushes_out_nothing_of_anothers(make_b
         assert await late.server.metric("limit_hits_total", limit="revocations") == 0
 
 
-async def test_when_all_is_full_the_tenant_with_the_most_gives_way(make_bus: Callable[[], Bus]) -> None:
+async def test_full_table_evicts_from_the_largest_tenant(make_bus: Callable[[], Bus]) -> None:
     auth = {"revocations": 4, "revocations_total": 5}
     async with cluster(make_bus, auth=auth) as nodes:
         first, second = nodes.members
@@ -300,7 +292,7 @@ async def test_when_all_is_full_the_tenant_with_the_most_gives_way(make_bus: Cal
             await refused(member.server, token(jti="o0", tenant="other"))
 
 
-async def test_a_revocation_under_another_tenants_name_is_not_taken(make_bus: Callable[[], Bus]) -> None:
+async def test_revocation_in_another_tenants_channel_is_ignored(make_bus: Callable[[], Bus]) -> None:
     async with cluster(make_bus) as nodes:
         first, second = nodes.members
         await post(first.server, "/tokens/revoke", {"jti": "t"})
@@ -315,7 +307,7 @@ async def test_a_revocation_under_another_tenants_name_is_not_taken(make_bus: Ca
         assert names(second.server) == {"t", "v"}
 
 
-async def test_what_cannot_be_read_keeps_nothing_from_being_put_back() -> None:
+async def test_unreadable_revocation_does_not_stop_the_restore() -> None:
     bus = SharedBroker()
     async with cluster(lambda: bus, 1) as nodes:
         (member,) = nodes.members
@@ -329,7 +321,7 @@ async def test_what_cannot_be_read_keeps_nothing_from_being_put_back() -> None:
         assert not [name for name in await member.server.metrics() if "task_deaths_total{" in name]
 
 
-async def test_revoking_takes_no_channel_from_the_in_memory_brokers_bound() -> None:
+async def test_revocations_do_not_count_in_the_bound_on_channels() -> None:
     async with serving(broker_settings={"channels": 1}) as server, server.client() as ann:
         await ann.subscribe("room:1")
         for key in (API_KEY, OTHER_API_KEY):
@@ -344,7 +336,7 @@ HOUR = 3600.0
 LASTS = {"revocation_ttl": 2 * HOUR}
 
 
-async def test_a_clock_that_was_ahead_has_forgotten_nothing(
+async def test_node_whose_clock_was_ahead_keeps_revocations(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither what the node knew when its clock jumped, nor what it heard until the clock was set right."""
@@ -369,7 +361,7 @@ async def test_a_clock_that_was_ahead_has_forgotten_nothing(
 
 
 @pytest.mark.parametrize("ahead", [3 * HOUR, -5 * HOUR], ids=["ahead", "behind"])
-async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
+async def test_node_with_a_wrong_clock_reads_revocations_at_its_start(
     make_bus: Callable[[], Bus], ahead: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)  # with NATS it does not find the others in the state
@@ -383,7 +375,7 @@ async def test_a_node_that_starts_with_a_wrong_clock_knows_what_was_revoked(
 
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
-async def test_where_the_store_has_a_clock_a_node_s_may_be_wrong_by_any_amount(
+async def test_revocations_survive_any_skew_where_the_store_has_a_clock(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
@@ -396,7 +388,7 @@ async def test_where_the_store_has_a_clock_a_node_s_may_be_wrong_by_any_amount(
         await refused(wrong, token(jti="t"))
 
 
-async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
+async def test_revocation_by_a_node_whose_clock_is_behind_stays_on_the_others(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By their clocks its time is over when it comes."""
@@ -413,7 +405,7 @@ async def test_what_a_node_with_a_slow_clock_revokes_the_others_do_not_forget(
             await refused(server, token(jti="t"))
 
 
-async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
+async def test_node_whose_clock_is_ahead_restores_lost_revocations(
     make_bus: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL", 0.1)
@@ -433,7 +425,7 @@ async def test_a_node_whose_clock_is_ahead_puts_back_what_the_broker_lost(
 # --- what the parts must agree on -----------------------------------------------------------------------------------------
 
 
-def test_the_broker_keeps_the_longest_revocation_long_enough() -> None:
+def test_retention_outlives_the_longest_revocation() -> None:
     retention = RevocationRetention(max_per_tenant=7, max_life=100.0)
     assert retention.revocations == Retention(7, 200.0)
     assert retention.tenants.ttl >= retention.announce_interval + retention.revocations.ttl

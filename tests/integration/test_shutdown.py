@@ -42,7 +42,7 @@ from tests.support.shared_broker import Line, SharedBroker
 from tests.support.transport import NullTransport
 
 
-async def test_everyone_is_told_their_own_delay_and_closed_with_1012() -> None:
+async def test_drain_tells_each_client_its_own_delay_and_closes_with_1012() -> None:
     async with serving(deadlines={"shutdown": 2.0}) as server:
         clients = [await Client.open(server, f"u{number}") for number in range(10)]
         for client in clients:
@@ -93,7 +93,7 @@ async def stopping(clock: FakeClock, **groups: Any) -> AsyncIterator[tuple[Runni
 
 
 class TestPublicListener:
-    async def test_stays_open_until_everyone_has_gone_and_refuses_upgrades_alone(self) -> None:
+    async def test_draining_node_serves_http_and_refuses_upgrades(self) -> None:
         clock = FakeClock(time.time())
         async with stopping(clock, rollout={"drain_rate": 0.5}) as (server, stop, life):
             clients = [await Client.open(server, f"u{number}") for number in range(3)]
@@ -133,7 +133,7 @@ class TestPublicListener:
             with pytest.raises(aiohttp.ClientConnectorError):
                 await server.http.get(f"{server.url}/ws")
 
-    async def test_ends_each_http_connection_with_its_next_answer(self) -> None:
+    async def test_draining_node_closes_each_http_connection_with_its_next_response(self) -> None:
         clock = FakeClock(time.time())
         async with (
             stopping(clock, rollout={"drain_rate": 0.5}) as (server, stop, _),
@@ -147,7 +147,7 @@ class TestPublicListener:
                 stop.set()
                 await eventually(lambda: server.service.node.admission.is_draining)
 
-    async def test_closes_at_once_where_siblings_have_the_port(self) -> None:
+    async def test_draining_worker_closes_a_shared_port_at_once(self) -> None:
         clock = FakeClock(time.time())
         async with stopping(clock, workers=2, rollout={"drain_rate": 0.5}) as (server, stop, life):
             client = await Client.open(server)
@@ -157,17 +157,17 @@ class TestPublicListener:
                 await server.http.get(f"{server.url}/ws")
             await client.silence()
             assert not life.done()
-            server.service.node.lifecycle.hurry()
+            server.service.node.lifecycle.skip_drain_delays()
             assert await client.closed() == 1012
 
 
-async def test_a_drain_in_a_hurry_closes_all_at_once() -> None:
+async def test_drain_without_delays_closes_all_at_once() -> None:
     clock = FakeClock(time.time())
     async with stopping(clock, rollout={"drain_rate": 0.1}) as (server, stop, life):
         clients = [await Client.open(server, f"u{number}") for number in range(10)]
         stop.set()
         await eventually(lambda: server.service.node.admission.is_draining)
-        server.service.node.lifecycle.hurry()
+        server.service.node.lifecycle.skip_drain_delays()
         assert [await client.closed() for client in clients] == [1012] * 10
         for client in clients:
             assert [one["reason"] for one in client.received if one["type"] == "reconnect"] == ["shutdown"]
@@ -175,7 +175,7 @@ async def test_a_drain_in_a_hurry_closes_all_at_once() -> None:
             await life
 
 
-async def test_metrics_that_nobody_reads_do_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_metrics_response_does_not_delay_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a scraper whose network is gone: what it asked for waits in the kernel."""
     async with stopping(FakeClock(time.time()), outbox={"close_grace": 0.1}) as (server, stop, life):
         metrics, made = server.service.metrics, 0
@@ -205,7 +205,7 @@ async def test_metrics_that_nobody_reads_do_not_keep_it(monkeypatch: pytest.Monk
                 await asyncio.wait([life])
 
 
-async def test_who_does_not_go_is_cut_in_the_end() -> None:
+async def test_connection_that_does_not_close_is_cut() -> None:
     groups: dict[str, Any] = {"deadlines": {"shutdown": 0.5, "last_scrape": 0}, "outbox": {"close_grace": 60.0}}
     async with serving(**groups) as server, upgraded(server):  # which does not answer a close
         await server.service.node.lifecycle.drain()
@@ -221,7 +221,7 @@ class TestLastScrape:
         "outbox": {"close_grace": 1.0},
     }
 
-    async def test_is_waited_for_when_connections_were_cut(self) -> None:
+    async def test_last_scrape_is_awaited_after_cut_connections(self) -> None:
         async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
             assert await server.metric("drain_timeouts_total") == 0  # a scrape, as one of many
             stop.set()
@@ -235,14 +235,14 @@ class TestLastScrape:
             async with asyncio.timeout(DEADLINE):
                 await life
 
-    async def test_is_not_waited_for_when_nobody_scrapes(self) -> None:
+    async def test_last_scrape_is_not_awaited_without_scrapers(self) -> None:
         async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
             stop.set()
             async with asyncio.timeout(DEADLINE):
                 await life
             assert server.service.node.lifecycle.drain_timed_out
 
-    async def test_is_not_waited_for_when_all_have_left(self) -> None:
+    async def test_last_scrape_is_not_awaited_after_a_complete_drain(self) -> None:
         groups = self.CUT | {"deadlines": {"shutdown": DEADLINE, "last_scrape": 60.0}}
         async with stopping(FakeClock(time.time()), **groups) as (server, stop, life):
             await server.metrics()
@@ -251,7 +251,7 @@ class TestLastScrape:
                 await life
             assert not server.service.node.lifecycle.drain_timed_out
 
-    async def test_is_waited_for_no_longer_than_the_setting(self) -> None:
+    async def test_last_scrape_is_awaited_for_the_setting_at_most(self) -> None:
         groups = self.CUT | {"deadlines": {"shutdown": 0.3, "last_scrape": 0.3}}
         async with stopping(FakeClock(time.time()), **groups) as (server, stop, life), upgraded(server):
             await server.metrics()
@@ -260,7 +260,7 @@ class TestLastScrape:
                 await life
             assert server.service.node.lifecycle.drain_timed_out
 
-    async def test_is_given_up_for_a_second_signal(self) -> None:
+    async def test_second_signal_ends_the_wait_for_the_last_scrape(self) -> None:
         async with stopping(FakeClock(time.time()), **self.CUT) as (server, stop, life), upgraded(server):
             await server.metrics()
             stop.set()
@@ -284,7 +284,7 @@ class Hanging(Line):
         await super().subscribe(channel)
 
 
-async def test_a_drain_that_took_too_long_is_not_waited_for_again() -> None:
+async def test_second_drain_after_a_timeout_returns_at_once() -> None:
     """The service's end asks again. A command that hangs at the broker keeps its connection's end waiting."""
     bus = SharedBroker()
     await bus.start()
@@ -304,7 +304,7 @@ async def test_a_drain_that_took_too_long_is_not_waited_for_again() -> None:
     await bus.close()
 
 
-async def test_who_has_not_said_hello_is_told_too() -> None:
+async def test_drain_ends_the_wait_for_hello() -> None:
     async with serving() as server:
         client = await Client.open(server, hello=False)
         await eventually(lambda: len(server.service.node.lifecycle.pending_handshakes) == 1)
@@ -326,7 +326,7 @@ class Silent(NullTransport):
         self.write = self.written.append
 
 
-async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
+async def test_drain_skips_a_handshake_that_has_expired() -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
         node, socket = server.service.node, Silent()
         slot = node.admission.slots.acquire("127.0.0.1")
@@ -342,7 +342,7 @@ async def test_a_drain_passes_over_who_is_being_refused_already() -> None:
         slot.release()
 
 
-async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
+async def test_drain_before_the_wait_for_hello_ends_it() -> None:
     """An arrival is begun at once and waits for `hello` in a task, a turn later: the drain comes in between."""
     async with serving(deadlines={"hello": 3600.0}) as server:
         node, socket = server.service.node, Silent()
@@ -357,7 +357,7 @@ async def test_who_is_about_to_be_waited_for_is_told_too() -> None:
         await server.at_rest()
 
 
-async def test_nothing_is_left_when_everyone_has_gone() -> None:
+async def test_closed_connections_leave_no_state() -> None:
     async with serving(deadlines={"presence_leave": 0.01}) as server:
         for number in range(20):
             async with server.client(f"u{number}") as client:
@@ -371,7 +371,7 @@ async def test_nothing_is_left_when_everyone_has_gone() -> None:
         assert not list(node.delivery.hub.rooms())
 
 
-async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector() -> None:
+async def test_ended_connection_is_freed_without_the_garbage_collector() -> None:
     """Its collections would have to look at every connection there is, and stop everybody meanwhile."""
     kinds = (Connection, SessionHandler, WebSocket)  # what holds the rest, and all that the collector looks at
 
@@ -395,7 +395,7 @@ async def test_a_connection_that_is_over_is_freed_without_the_garbage_collector(
             gc.enable()
 
 
-async def test_the_backend_can_disconnect_a_user() -> None:
+async def test_disconnect_closes_all_connections_of_a_user() -> None:
     async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
         assert await server.service.node.cluster.actions.disconnect("default", "ann", "banned") == 1
         assert await ann.closed() == 4403

@@ -51,9 +51,9 @@ async def _broker_outage(server: Running) -> None:
         raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "connection refused")
 
     node.broker.check = away  # type: ignore[method-assign]  # to fail
-    await node.availability.health.fault()
+    await node.availability.health.check()
     node.broker.check = answers  # type: ignore[method-assign]  # as it was
-    await node.availability.health.fault()
+    await node.availability.health.check()
 
 
 def _clocks(server: Running) -> None:

@@ -14,8 +14,8 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event
 from service.realtime.cluster.membership import Membership
 from service.realtime.cluster.messages import HEARTBEAT_INTERVAL, NODES, NodeState, encode
-from service.realtime.lifecycle.rebalancer import INTERVAL, RebalancePolicy
-from service.realtime.lifecycle.reconnects import LATEST, SOONEST
+from service.realtime.lifecycle.rebalancer import CHECK_INTERVAL, RebalancePolicy
+from service.realtime.lifecycle.reconnects import MAX_DELAY, MIN_DELAY
 from tests.support.clock import FakeClock
 
 STEP = 0.25
@@ -57,12 +57,12 @@ class Node:
         self.departing: deque[tuple[float, Connection]] = deque()
         """Those who have been asked, by the time of their close; still in `connections`, too."""
         self.peers = Membership(name, cluster.clock)
-        self.scales = RebalancePolicy(cluster.margin, cluster.rate)
+        self.policy = RebalancePolicy(cluster.margin, cluster.rate)
         self.accepting = True
         self.hears = True
         """Whether anything gets to it and from it."""
         self.beat = cluster.now + cluster.chance.uniform(0, HEARTBEAT_INTERVAL)
-        self.look = cluster.now + cluster.chance.uniform(0, INTERVAL)
+        self.look = cluster.now + cluster.chance.uniform(0, CHECK_INTERVAL)
 
     def step(self) -> None:
         now = self.cluster.now
@@ -74,7 +74,7 @@ class Node:
             self.beat += HEARTBEAT_INTERVAL
             self.tell()
         if now >= self.look:
-            self.look += INTERVAL
+            self.look += CHECK_INTERVAL
             self.weigh()
 
     def tell(self, *, gone: bool = False) -> None:
@@ -87,7 +87,7 @@ class Node:
         now = self.cluster.now
         if not self.accepting:
             return
-        count = self.scales.weigh(now, len(self.connections), len(self.departing), self.peers.reports())
+        count = self.policy.decide(now, len(self.connections), len(self.departing), self.peers.reports())
         if not count:
             return
         going = {id(connection) for _, connection in self.departing}
@@ -100,8 +100,8 @@ class Node:
         if not asked:
             return
         for index, connection in enumerate(asked, 1):
-            self.departing.append((now + INTERVAL * index / len(asked), connection))
-        self.scales.moved(len(asked))
+            self.departing.append((now + CHECK_INTERVAL * index / len(asked), connection))
+        self.policy.record_moved(len(asked))
         self.cluster.asked.append((now, self.name, len(asked)))
 
 
@@ -155,7 +155,7 @@ class Cluster:
         """Ends a node without a word; its clients come back."""
         self.nodes.remove(node)
         for connection in node.connections:
-            self.coming.append((self.now + self.chance.uniform(SOONEST, LATEST), connection))
+            self.coming.append((self.now + self.chance.uniform(MIN_DELAY, MAX_DELAY), connection))
 
     def publish(self, node: Node, state: NodeState) -> None:
         event = Event(
@@ -179,7 +179,7 @@ class Cluster:
     def moved(self, connection: Connection) -> None:
         self.intervals.append(self.now - connection.since)
         connection.moves += 1
-        self.coming.append((self.now + self.chance.uniform(SOONEST, LATEST), connection))
+        self.coming.append((self.now + self.chance.uniform(MIN_DELAY, MAX_DELAY), connection))
 
     def arrive(self) -> None:
         """One more client."""

@@ -21,13 +21,13 @@ def store(clock: FakeClock) -> StoreClock:
     return StoreClock(clock, Metrics())
 
 
-def test_without_a_reading_the_time_is_the_nodes_own(clock: FakeClock, store: StoreClock) -> None:
+def test_clock_without_a_reading_is_the_nodes_own(clock: FakeClock, store: StoreClock) -> None:
     clock.advance(5.0)
     assert (store.wall(), store.skew, milliseconds(store)) == (START + 5, 0.0, (START + 5) * 1000)
 
 
 @pytest.mark.parametrize("hours", [-1.0, 1.0])
-def test_time_is_the_stores_when_the_node_is_wrong(clock: FakeClock, store: StoreClock, hours: float) -> None:
+def test_wall_time_is_the_stores_above_the_tolerated_skew(clock: FakeClock, store: StoreClock, hours: float) -> None:
     clock.jump_wall(3600 * hours)
     store.record("one", START, 0.0)
     assert store.wall() == pytest.approx(START)
@@ -36,23 +36,23 @@ def test_time_is_the_stores_when_the_node_is_wrong(clock: FakeClock, store: Stor
     assert store.wall() == pytest.approx(START + 10)
 
 
-def test_a_node_that_is_right_keeps_its_own_clock(clock: FakeClock, store: StoreClock) -> None:
+def test_wall_time_is_the_nodes_below_the_tolerated_skew(clock: FakeClock, store: StoreClock) -> None:
     store.record("one", START + 0.2, 0.0)
     assert store.wall == clock.wall
 
 
-def test_the_time_that_an_answer_took_is_counted_by_half(clock: FakeClock, store: StoreClock) -> None:
+def test_half_of_the_response_time_is_added(clock: FakeClock, store: StoreClock) -> None:
     store.record("one", START + 10.0, 0.8)
     assert store.wall() == pytest.approx(START + 10.4)
 
 
-def test_slow_answers_change_nothing_that_is_known(clock: FakeClock, store: StoreClock) -> None:
+def test_slow_response_is_ignored_after_the_first(clock: FakeClock, store: StoreClock) -> None:
     store.record("one", START + 10.0, 0.0)
     store.record("one", START + 500.0, 5.0)
     assert store.wall() == pytest.approx(START + 10.0)
 
 
-def test_one_wrong_server_of_a_cluster_does_not_decide(clock: FakeClock, store: StoreClock) -> None:
+def test_one_wrong_server_of_a_cluster_is_ignored(clock: FakeClock, store: StoreClock) -> None:
     for server, ahead in (("one", 0.0), ("two", 7200.0), ("three", 0.1)):
         store.record(server, START + ahead, 0.0)
     assert abs(store.wall() - START) < 1.0
@@ -61,7 +61,7 @@ def test_one_wrong_server_of_a_cluster_does_not_decide(clock: FakeClock, store: 
     assert store.skew == pytest.approx(-7200), "the others have said nothing for long"
 
 
-def test_a_difference_is_logged_when_it_begins_and_when_it_ends(clock: FakeClock) -> None:
+def test_skew_is_logged_at_its_start_and_end(clock: FakeClock) -> None:
     metrics = Metrics()
     store = StoreClock(clock, metrics)
     with capture_logs() as logs:

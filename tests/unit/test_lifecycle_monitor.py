@@ -14,7 +14,7 @@ from service.realtime.connections.context import ConnectionContext
 from service.realtime.connections.encoder import FrameEncoder
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.write_scheduler import WriteScheduler
-from service.realtime.lifecycle.monitor import LATE, PARTING, ConnectionMonitor, _share
+from service.realtime.lifecycle.monitor import MAX_AGE_SPREAD, MAX_CHECK_DELAY, ConnectionMonitor, _age_ratio
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -73,12 +73,12 @@ class Stage:
             OutboxLimits(),
             clock,
             metrics,
-            tidy=lambda now: None,
+            on_check=lambda now: None,
             rollout=rollout,
             reconnects=self.reconnects,
         )
         monitor.start()
-        monitor.welcome(self.connection)
+        monitor.track(self.connection)
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def line(clock: FakeClock) -> Line:
     return line
 
 
-def test_who_does_not_answer_is_cut_after_half_a_heartbeat(line: Line, clock: FakeClock) -> None:
+def test_connection_without_pong_is_closed_after_half_a_heartbeat(line: Line, clock: FakeClock) -> None:
     clock.advance(HEARTBEAT / 2 - 1)
     assert line.codes == []
     clock.advance(2)
     assert line.codes == [4408]
 
 
-def test_who_is_not_listened_to_is_not_missed(line: Line, clock: FakeClock) -> None:
+def test_paused_connection_is_not_pinged_out(line: Line, clock: FakeClock) -> None:
     line.is_reading_paused = True
     clock.advance(HEARTBEAT * 4)
     assert line.codes == []
@@ -106,9 +106,9 @@ def test_who_is_not_listened_to_is_not_missed(line: Line, clock: FakeClock) -> N
     assert line.codes == [4408], "but as soon as it is"
 
 
-def test_after_the_loop_has_stood_still_answers_are_read_before_anyone_is_cut(line: Line, clock: FakeClock) -> None:
+def test_stalled_loop_reads_pongs_before_it_closes(line: Line, clock: FakeClock) -> None:
     clock.advance(0)
-    clock.stall(HEARTBEAT + LATE)
+    clock.stall(HEARTBEAT + MAX_CHECK_DELAY)
     clock.advance(clock.next_due - clock.monotonic())
     assert line.codes == []
     line.has_received = True  # read in the turn in which the look was
@@ -117,35 +117,35 @@ def test_after_the_loop_has_stood_still_answers_are_read_before_anyone_is_cut(li
 
 
 @pytest.mark.parametrize("id", ["a", "b", "c", "d", "e"])
-def test_an_old_connection_is_asked_to_come_back_at_a_time_of_its_own(clock: FakeClock, id: str) -> None:
+def test_connection_past_max_age_reconnects_at_its_own_time(clock: FakeClock, id: str) -> None:
     stage, most = Stage(clock, Rollout(max_age=1_000.0), id), 1_000.0
     begun = clock.monotonic()
-    while not stage.reconnects.is_departing(stage.connection):
+    while not stage.reconnects.is_scheduled(stage.connection):
         stage.line.has_received = True
         clock.advance(0.5)
     age = clock.monotonic() - begun
     assert most / 2 <= age <= most + 1.0
-    assert abs(age - most * _share(stage.connection)) <= 1.0
-    clock.advance(PARTING + 1.0)
+    assert abs(age - most * _age_ratio(stage.connection)) <= 1.0
+    clock.advance(MAX_AGE_SPREAD + 1.0)
     assert stage.line.codes == [1012]
 
 
-def test_shares_are_spread_and_stay(clock: FakeClock) -> None:
+def test_age_ratio_is_spread_and_constant(clock: FakeClock) -> None:
     stage = Stage(clock, Rollout())
     shares = []
     for number in range(1_000):
         stage.connection.id = f"{number}"
-        assert _share(stage.connection) == _share(stage.connection)
-        shares.append(_share(stage.connection))
+        assert _age_ratio(stage.connection) == _age_ratio(stage.connection)
+        shares.append(_age_ratio(stage.connection))
     assert min(shares) >= 0.5
     assert max(shares) < 1.0
     assert 0.72 < sum(shares) / len(shares) < 0.78
 
 
-def test_without_a_greatest_age_nobody_is_asked(clock: FakeClock) -> None:
+def test_connection_without_max_age_stays(clock: FakeClock) -> None:
     stage = Stage(clock, Rollout())
     for _ in range(1_000):
         stage.line.has_received = True
         clock.advance(HEARTBEAT / 2)
-    assert not stage.reconnects.is_departing(stage.connection)
+    assert not stage.reconnects.is_scheduled(stage.connection)
     assert stage.line.codes == []

@@ -10,7 +10,15 @@ import pytest
 
 from service.realtime.cluster.membership import NodeReport
 from service.realtime.cluster.messages import NodeState, decode_node_state
-from service.realtime.lifecycle.rebalancer import INTERVAL, MAX_REST, REST, SETTLE, STALE, TRIAL, RebalancePolicy
+from service.realtime.lifecycle.rebalancer import (
+    CHECK_INTERVAL,
+    MAX_PAUSE,
+    MAX_REPORT_AGE,
+    PAUSE,
+    SETTLE_TIME,
+    TRIAL_TIME,
+    RebalancePolicy,
+)
 from tests.support.rebalancing import Choose, Cluster, at_random, in_turns, to_the_emptiest
 
 HOUR = 3600.0
@@ -38,7 +46,7 @@ def allowed(mean: float) -> float:
 
 @pytest.mark.parametrize("growth", GROWTHS)
 @pytest.mark.parametrize("choose", BALANCERS)
-def test_new_nodes_get_their_share_within_the_window(choose: Choose, growth: str) -> None:
+def test_new_nodes_reach_the_mean_within_the_window(choose: Choose, growth: str) -> None:
     counts, new = GROWTHS[growth]
     cluster = Cluster(choose)
     for number, count in enumerate(counts):
@@ -65,7 +73,7 @@ def test_new_nodes_get_their_share_within_the_window(choose: Choose, growth: str
 
 
 @pytest.mark.parametrize("choose", BALANCERS)
-def test_one_more_of_many_is_within_the_margin_and_nobody_moves_for_long(choose: Choose) -> None:
+def test_one_more_of_many_nodes_moves_little(choose: Choose) -> None:
     cluster = Cluster(choose)
     for number in range(12):
         cluster.add(f"old{number}", 1000)
@@ -76,7 +84,7 @@ def test_one_more_of_many_is_within_the_margin_and_nobody_moves_for_long(choose:
 
 
 @pytest.mark.parametrize("choose", BALANCERS)
-def test_ten_to_eleven(choose: Choose) -> None:
+def test_eleventh_node_reaches_the_mean(choose: Choose) -> None:
     """At the edge of the margin: whether it begins is left to chance, and then no client moves twice."""
     cluster = Cluster(choose)
     for number in range(10):
@@ -89,7 +97,7 @@ def test_ten_to_eleven(choose: Choose) -> None:
 
 
 @pytest.mark.parametrize("choose", BALANCERS)
-def test_words_that_come_late_or_never_make_it_slower_and_not_worse(choose: Choose) -> None:
+def test_late_and_lost_reports_only_slow_it_down(choose: Choose) -> None:
     cluster = Cluster(choose, loss=0.2, lateness=3.0)
     cluster.add("a", 1500)
     cluster.add("b", 1500)
@@ -105,7 +113,7 @@ def test_words_that_come_late_or_never_make_it_slower_and_not_worse(choose: Choo
 
 
 @pytest.mark.parametrize("choose", BALANCERS)
-def test_comings_and_goings_move_nobody(choose: Choose) -> None:
+def test_client_churn_moves_no_connection(choose: Choose) -> None:
     """With as many as these a spread that chance makes is within the margin."""
     cluster = Cluster(choose)
     for number in range(4):
@@ -120,7 +128,7 @@ def test_comings_and_goings_move_nobody(choose: Choose) -> None:
     assert cluster.total_asked == 0
 
 
-def test_nobody_who_came_lately_is_moved() -> None:
+def test_young_connection_is_not_moved() -> None:
     cluster = Cluster(to_the_emptiest)
     old = cluster.add("a", 400)
     cluster.run(30)
@@ -133,27 +141,27 @@ def test_nobody_who_came_lately_is_moved() -> None:
     assert min(cluster.intervals) >= cluster.least_age
 
 
-def test_a_node_that_is_led_to_by_nobody_costs_little() -> None:
+def test_unreachable_new_node_costs_little() -> None:
     """Nodes for the backend's API alone, a balancer that does not know of one, sticky cookies: moving does not help."""
     cluster = Cluster(lambda cluster: cluster.chance.choice(cluster.nodes[:2]))
     for name in ("a", "b"):
         cluster.add(name, 1000)
     cluster.add("lonely")
-    cluster.run(REST / 2)
+    cluster.run(PAUSE / 2)
     first = cluster.total_asked
-    assert 0 < first <= 2 * cluster.rate * TRIAL
+    assert 0 < first <= 2 * cluster.rate * TRIAL_TIME
     cluster.run(12 * HOUR)
-    rounds = 2 + math.log2(MAX_REST / REST) + 12 * HOUR / MAX_REST
+    rounds = 2 + math.log2(MAX_PAUSE / PAUSE) + 12 * HOUR / MAX_PAUSE
     assert cluster.total_asked <= first * rounds
     assert max(connection.moves for node in cluster.nodes for connection in node.connections) <= rounds
 
 
-def test_sticky_clients_are_not_bounced_for_long() -> None:
+def test_sticky_clients_stop_moving() -> None:
     cluster = Cluster(lambda cluster: cluster.nodes[0])
     cluster.add("a", 1000)
     cluster.add("b")
     cluster.run(HOUR)
-    assert cluster.total_asked <= 3 * cluster.rate * TRIAL
+    assert cluster.total_asked <= 3 * cluster.rate * TRIAL_TIME
 
 
 @pytest.mark.parametrize(("life", "pause"), [(1.0, 9.0), (12.0, 3.0), (45.0, 30.0)])
@@ -181,37 +189,37 @@ def test_pod_that_crashes_again_and_again_does_not_block_the_others(choose: Choo
     assert cluster.total_asked <= 4 * 2000, "some are led to the pod that crashes, and come back"
 
 
-def test_old_nodes_that_a_new_one_sees_go_put_nobody_on_trial() -> None:
+def test_leaving_old_nodes_put_no_node_on_trial() -> None:
     """As in a rollout."""
-    scales = settled(old=500, b=0)
-    assert not scales.weigh(SETTLE, 1000, 0, words(b=0, c=0))
-    assert not scales.weigh(SETTLE + 5, 1000, 0, words(b=0, c=0))
-    assert scales.weigh(2 * SETTLE, 1000, 0, words(b=0, c=0))
+    policy = settled(old=500, b=0)
+    assert not policy.decide(SETTLE_TIME, 1000, 0, words(b=0, c=0))
+    assert not policy.decide(SETTLE_TIME + 5, 1000, 0, words(b=0, c=0))
+    assert policy.decide(2 * SETTLE_TIME, 1000, 0, words(b=0, c=0))
 
 
-def test_node_that_is_cut_off_and_comes_back_is_not_new() -> None:
-    scales = settled(b=0)
-    assert scales.weigh(SETTLE, 1000, 0, words(b=0))
+def test_node_that_returns_after_a_partition_is_not_new() -> None:
+    policy = settled(b=0)
+    assert policy.decide(SETTLE_TIME, 1000, 0, words(b=0))
     for now in (20.0, 25.0, 40.0):
-        assert not scales.weigh(now, 1000, 0, {})
-    assert not scales.weigh(45.0, 1000, 0, words(b=0))
-    assert scales.weigh(45.0 + SETTLE, 1000, 0, words(b=0))
+        assert not policy.decide(now, 1000, 0, {})
+    assert not policy.decide(45.0, 1000, 0, words(b=0))
+    assert policy.decide(45.0 + SETTLE_TIME, 1000, 0, words(b=0))
 
 
-def test_who_is_cut_off_moves_nobody() -> None:
+def test_partitioned_node_moves_nothing() -> None:
     cluster = Cluster(to_the_emptiest)
     nodes = [cluster.add(name, count) for name, count in (("a", 900), ("b", 900), ("c", 0))]
     for node in nodes:
         node.hears = False
     cluster.run(HOUR)
-    moved = sum(count for at, _, count in cluster.asked if at > 1000.0 + STALE + INTERVAL)
+    moved = sum(count for at, _, count in cluster.asked if at > 1000.0 + MAX_REPORT_AGE + CHECK_INTERVAL)
     assert moved == 0
     for node in nodes:
         node.hears = True
-    cluster.until_balanced(1.15, within=DELAY + SETTLE + 300 / cluster.rate)
+    cluster.until_balanced(1.15, within=DELAY + SETTLE_TIME + 300 / cluster.rate)
 
 
-def test_a_node_that_takes_none_neither_counts_nor_moves() -> None:
+def test_node_that_accepts_none_does_not_count() -> None:
     cluster = Cluster(to_the_emptiest)
     for name in ("a", "b"):
         cluster.add(name, 500)
@@ -235,77 +243,77 @@ def words(ages: float = 1.0, /, **counts: int) -> Mapping[str, NodeReport]:
 
 def settled(**counts: int) -> RebalancePolicy:
     """Scales that have known these nodes for long enough."""
-    scales = RebalancePolicy(0.1, 10.0)
-    scales.weigh(0.0, 100, 0, words(**counts))
-    return scales
+    policy = RebalancePolicy(0.1, 10.0)
+    policy.decide(0.0, 100, 0, words(**counts))
+    return policy
 
 
-def test_alone_there_is_nobody_to_move_to() -> None:
-    scales = RebalancePolicy(0.1, 10.0)
-    assert scales.weigh(0.0, 10_000, 0, {}) == 0
-    assert scales.weigh(SETTLE, 10_000, 0, {}) == 0
-    assert scales.surplus == 0
+def test_single_node_moves_nothing() -> None:
+    policy = RebalancePolicy(0.1, 10.0)
+    assert policy.decide(0.0, 10_000, 0, {}) == 0
+    assert policy.decide(SETTLE_TIME, 10_000, 0, {}) == 0
+    assert policy.surplus == 0
 
 
-def test_the_surplus_is_told_before_anything_moves() -> None:
-    scales = settled(b=0)
-    assert scales.weigh(1.0, 1000, 0, words(b=0)) == 0
-    assert scales.surplus == 1000 - 500 - math.floor(allowed(500))
-    assert scales.weigh(SETTLE, 1000, 0, words(b=0)) == 10 * INTERVAL
+def test_surplus_is_reported_before_the_first_move() -> None:
+    policy = settled(b=0)
+    assert policy.decide(1.0, 1000, 0, words(b=0)) == 0
+    assert policy.surplus == 1000 - 500 - math.floor(allowed(500))
+    assert policy.decide(SETTLE_TIME, 1000, 0, words(b=0)) == 10 * CHECK_INTERVAL
 
 
-def test_those_who_have_been_asked_count_as_gone() -> None:
-    assert settled(b=0).weigh(SETTLE, 1000, 480, words(b=0)) == 0
-    assert settled(b=0).weigh(SETTLE, 1000, 420, words(b=0)) == 1000 - 420 - 500 - math.floor(allowed(500) / 2)
+def test_scheduled_connections_count_as_gone() -> None:
+    assert settled(b=0).decide(SETTLE_TIME, 1000, 480, words(b=0)) == 0
+    assert settled(b=0).decide(SETTLE_TIME, 1000, 420, words(b=0)) == 1000 - 420 - 500 - math.floor(allowed(500) / 2)
 
 
-def test_a_node_that_comes_or_goes_is_waited_for() -> None:
-    scales = settled(b=0)
-    assert scales.weigh(SETTLE, 1000, 0, words(b=0))
-    assert not scales.weigh(SETTLE + 5, 1000, 0, words(b=0, c=0))
-    assert not scales.weigh(2 * SETTLE, 1000, 0, words(b=0, c=0))
-    assert scales.weigh(2 * SETTLE + 5, 1000, 0, words(b=0, c=0))
+def test_change_of_nodes_restarts_the_settle_time() -> None:
+    policy = settled(b=0)
+    assert policy.decide(SETTLE_TIME, 1000, 0, words(b=0))
+    assert not policy.decide(SETTLE_TIME + 5, 1000, 0, words(b=0, c=0))
+    assert not policy.decide(2 * SETTLE_TIME, 1000, 0, words(b=0, c=0))
+    assert policy.decide(2 * SETTLE_TIME + 5, 1000, 0, words(b=0, c=0))
 
 
-def test_old_words_are_not_acted_on() -> None:
-    assert not settled(b=0).weigh(SETTLE, 1000, 0, words(STALE + 0.1, b=0))
-    assert settled(b=0).weigh(SETTLE, 1000, 0, words(STALE, b=0))
+def test_old_report_stops_moves() -> None:
+    assert not settled(b=0).decide(SETTLE_TIME, 1000, 0, words(MAX_REPORT_AGE + 0.1, b=0))
+    assert settled(b=0).decide(SETTLE_TIME, 1000, 0, words(MAX_REPORT_AGE, b=0))
 
 
-def test_while_a_node_drains_its_connections_are_waited_for() -> None:
-    scales = settled(b=0)
+def test_draining_node_stops_moves() -> None:
+    policy = settled(b=0)
     leaving = {
         "c": NodeReport(1.0, NodeState(connections=500, started=0.0, version="", accepting=False, draining=True))
     }
-    assert not scales.weigh(SETTLE, 1000, 0, {**words(b=0), **leaving})
-    assert scales.weigh(SETTLE + 5, 1000, 0, words(b=0))
+    assert not policy.decide(SETTLE_TIME, 1000, 0, {**words(b=0), **leaving})
+    assert policy.decide(SETTLE_TIME + 5, 1000, 0, words(b=0))
 
 
-def test_few_connections_are_left_to_chance() -> None:
-    assert not settled(b=0).weigh(SETTLE, 16, 0, words(b=0)), "16 and 0 are within three standard deviations of 8"
-    assert settled(b=0).weigh(SETTLE, 40, 0, words(b=0))
+def test_few_connections_are_not_moved() -> None:
+    assert not settled(b=0).decide(SETTLE_TIME, 16, 0, words(b=0)), "16 and 0 are within three standard deviations of 8"
+    assert settled(b=0).decide(SETTLE_TIME, 40, 0, words(b=0))
 
 
-def test_what_does_not_help_is_given_up_and_tried_again_later() -> None:
-    scales, now, asked = settled(b=0), SETTLE, 0
-    while count := scales.weigh(now, 1000, 0, words(b=0)):
-        scales.moved(count)
+def test_move_without_effect_is_paused_and_retried() -> None:
+    policy, now, asked = settled(b=0), SETTLE_TIME, 0
+    while count := policy.decide(now, 1000, 0, words(b=0)):
+        policy.record_moved(count)
         asked += count
-        now += INTERVAL
-    assert asked == 10 * TRIAL
-    assert scales.surplus, "the gauge goes on telling"
-    assert not scales.weigh(now + REST - 1, 1000, 0, words(b=0))
-    assert scales.weigh(now + REST, 1000, 0, words(b=0))
+        now += CHECK_INTERVAL
+    assert asked == 10 * TRIAL_TIME
+    assert policy.surplus, "the gauge goes on telling"
+    assert not policy.decide(now + PAUSE - 1, 1000, 0, words(b=0))
+    assert policy.decide(now + PAUSE, 1000, 0, words(b=0))
 
 
-def test_a_word_of_an_older_version_counts() -> None:
+def test_report_of_an_older_version_counts() -> None:
     state = decode_node_state(b'{"connections":7,"started":1.0,"version":"0.1.0","gone":false}')
     assert state.accepting
     assert not state.draining
 
 
 @pytest.mark.parametrize("connections", ["-1", "9007199254740993", "1.5"])
-def test_a_word_that_no_node_can_have_said_is_not_understood(connections: str) -> None:
+def test_impossible_report_is_rejected(connections: str) -> None:
     """It would be in everybody's mean."""
     with pytest.raises(msgspec.ValidationError):
         decode_node_state(f'{{"connections":{connections},"started":1.0,"version":"9"}}')

@@ -18,7 +18,15 @@ from service.realtime.connections.encoder import FrameEncoder
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.connections.write_scheduler import WriteScheduler
 from service.realtime.lifecycle.drain import Drain
-from service.realtime.lifecycle.reconnects import LATEST, MAX_PEAK, NOTICE, SLICE, SOONEST, TICK, ReconnectScheduler
+from service.realtime.lifecycle.reconnects import (
+    MAX_DELAY,
+    MAX_PEAK,
+    MIN_DELAY,
+    NOTICE,
+    SLICE,
+    TICK,
+    ReconnectScheduler,
+)
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.transport import NullTransport
@@ -76,8 +84,8 @@ def stage() -> Stage:
     return Stage()
 
 
-def test_each_is_told_once_with_a_delay_of_its_own_and_then_closed(stage: Stage) -> None:
-    assert stage.reconnects.ask(stage.connections(100), over=10.0, reason="shutdown") == 100
+def test_each_connection_is_notified_once_and_then_closed(stage: Stage) -> None:
+    assert stage.reconnects.schedule(stage.connections(100), over=10.0, reason="shutdown") == 100
     stage.clock.advance(10.0 + TICK)
     delays = []
     for line in stage.lines:
@@ -87,14 +95,14 @@ def test_each_is_told_once_with_a_delay_of_its_own_and_then_closed(stage: Stage)
         assert 0 <= closed - told <= NOTICE + TICK
         assert message["type"] == "reconnect"
         assert message["reason"] == "shutdown"
-        assert SOONEST <= message["after"] <= LATEST
+        assert MIN_DELAY <= message["after"] <= MAX_DELAY
         delays.append(message["after"])
     assert len(set(delays)) == 100
     assert stage.asked("shutdown") == 100
 
 
-def test_one_by_itself_has_notice(stage: Stage) -> None:
-    stage.reconnects.ask(stage.connections(1), over=5.0, reason="age")
+def test_single_connection_is_notified_before_its_close(stage: Stage) -> None:
+    stage.reconnects.schedule(stage.connections(1), over=5.0, reason="age")
     start = stage.clock.monotonic()
     stage.clock.advance(6.0)
     (line,) = stage.lines
@@ -103,9 +111,9 @@ def test_one_by_itself_has_notice(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("count", "over"), [(12_000, 60.0), (1_000, 60.0), (300, 60.0), (60, 60.0), (5_000, 15.0)])
-def test_clients_come_back_evenly(stage: Stage, count: int, over: float) -> None:
+def test_clients_return_evenly(stage: Stage, count: int, over: float) -> None:
     """Whether they heed what they are told, or come back as soon as they are closed."""
-    stage.reconnects.ask(stage.connections(count), over=over, reason="shutdown")
+    stage.reconnects.schedule(stage.connections(count), over=over, reason="shutdown")
     stage.clock.advance(over + 1.0)
     planned = count / over
     closed = [line.closed[0][0] for line in stage.lines]
@@ -118,9 +126,9 @@ def test_clients_come_back_evenly(stage: Stage, count: int, over: float) -> None
 
 
 @pytest.mark.parametrize("still", [0.5, 3.0, 20.0])
-def test_after_the_loop_has_stood_still_nobody_comes_in_a_heap(stage: Stage, still: float) -> None:
+def test_stalled_loop_does_not_close_in_a_burst(stage: Stage, still: float) -> None:
     count, over = 6_000, 60.0
-    stage.reconnects.ask(stage.connections(count), over=over, reason="shutdown")
+    stage.reconnects.schedule(stage.connections(count), over=over, reason="shutdown")
     stage.clock.advance(10.0)
     stage.clock.stall(still)
     stage.clock.advance(2 * over)
@@ -130,24 +138,24 @@ def test_after_the_loop_has_stood_still_nobody_comes_in_a_heap(stage: Stage, sti
     assert max(line.closed[0][0] for line in stage.lines) <= 1000.0 + over + still + 1.0, "and it makes good for it"
 
 
-def test_who_is_asked_already_is_not_asked_again(stage: Stage) -> None:
+def test_scheduled_connection_is_not_scheduled_again(stage: Stage) -> None:
     connections = stage.connections(3)
-    assert stage.reconnects.ask(connections[:2], over=4.0, reason="rebalance") == 2
-    assert stage.reconnects.ask(connections, over=4.0, reason="age") == 1
-    assert [stage.reconnects.is_departing(one) for one in connections] == [True] * 3
+    assert stage.reconnects.schedule(connections[:2], over=4.0, reason="rebalance") == 2
+    assert stage.reconnects.schedule(connections, over=4.0, reason="age") == 1
+    assert [stage.reconnects.is_scheduled(one) for one in connections] == [True] * 3
     assert len(stage.reconnects) == 3
     stage.clock.advance(5.0)
     assert [line.told[0][1]["reason"] for line in stage.lines] == ["rebalance", "rebalance", "age"]
     assert [len(line.told) for line in stage.lines] == [1, 1, 1]
-    assert stage.reconnects.ask(connections, over=4.0, reason="age") == 0, "they are closing"
+    assert stage.reconnects.schedule(connections, over=4.0, reason="age") == 0, "they are closing"
 
 
-def test_who_has_gone_meanwhile_is_skipped(stage: Stage) -> None:
+def test_ended_connection_is_skipped(stage: Stage) -> None:
     connections = stage.connections(10)
-    stage.reconnects.ask(connections, over=20.0, reason="rebalance")
+    stage.reconnects.schedule(connections, over=20.0, reason="rebalance")
     for one in connections[::2]:
         one.connection_lost()
-        stage.reconnects.gone(one)
+        stage.reconnects.remove(one)
     assert len(stage.reconnects) == 5
     connections[1].close(CloseCode.FORBIDDEN, "banned")
     stage.clock.advance(21.0)
@@ -155,40 +163,40 @@ def test_who_has_gone_meanwhile_is_skipped(stage: Stage) -> None:
     assert [[code for _, code in line.closed] for line in stage.lines] == [[], [4403]] + [[], [1012]] * 4
     assert stage.asked("rebalance") == 4
     for one in connections:
-        stage.reconnects.gone(one)
+        stage.reconnects.remove(one)
     assert len(stage.reconnects) == 0
     assert stage.clock.pending == 0, "nothing is left to wait for"
 
 
-def test_what_nobody_has_heard_of_can_be_taken_back(stage: Stage) -> None:
+def test_unnotified_reconnects_are_cancelled(stage: Stage) -> None:
     connections = stage.connections(10)
-    stage.reconnects.ask(connections, over=100.0, reason="rebalance")
+    stage.reconnects.schedule(connections, over=100.0, reason="rebalance")
     stage.clock.advance(50.0 - NOTICE / 2)
-    stage.reconnects.withdraw()
-    stay = [one for one in connections if not stage.reconnects.is_departing(one)]
+    stage.reconnects.cancel_unnotified()
+    stay = [one for one in connections if not stage.reconnects.is_scheduled(one)]
     assert stay == connections[5:]
     stage.clock.advance(200.0)
     assert [len(line.closed) for line in stage.lines] == [1] * 5 + [0] * 5, "who has been told, goes"
-    assert stage.reconnects.ask(stay, over=1.0, reason="shutdown") == 5
+    assert stage.reconnects.schedule(stay, over=1.0, reason="shutdown") == 5
     stage.clock.advance(2.0)
     assert all(line.closed for line in stage.lines)
 
 
-def test_those_who_are_left_can_be_hurried(stage: Stage) -> None:
+def test_skip_delays_closes_in_slices(stage: Stage) -> None:
     count = 3 * SLICE
-    stage.reconnects.ask(stage.connections(count), over=100.0, reason="shutdown")
+    stage.reconnects.schedule(stage.connections(count), over=100.0, reason="shutdown")
     stage.clock.advance(10.0)
     gone = sum(bool(line.closed) for line in stage.lines)
     assert gone == pytest.approx(count / 10, abs=2)
-    stage.reconnects.hurry()
+    stage.reconnects.skip_delays()
     assert sum(bool(line.closed) for line in stage.lines) == gone + SLICE, "in slices: others want to be served"
     stage.clock.advance(3 * TICK)
     assert all(line.closed and line.told for line in stage.lines)
 
 
-def test_there_is_one_timer(stage: Stage) -> None:
+def test_scheduler_uses_one_timer(stage: Stage) -> None:
     for _ in range(5):
-        stage.reconnects.ask(stage.connections(200), over=30.0, reason="age")
+        stage.reconnects.schedule(stage.connections(200), over=30.0, reason="age")
         stage.clock.advance(0.5)
         assert stage.clock.pending == 1
     stage.reconnects.close()
@@ -199,7 +207,7 @@ def test_there_is_one_timer(stage: Stage) -> None:
     ("count", "rate", "shutdown", "window"),
     [(10, 200.0, 20.0, 0.05), (3_000, 200.0, 20.0, 15.0), (15_000, 200.0, 120.0, 75.0), (15_000, 100.0, 120.0, 90.0)],
 )
-def test_a_drain_keeps_its_rate_where_there_is_time(
+def test_drain_keeps_its_rate_where_there_is_time(
     stage: Stage, count: int, rate: float, shutdown: float, window: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drain = Drain(
@@ -209,6 +217,6 @@ def test_a_drain_keeps_its_rate_where_there_is_time(
         Deadlines(shutdown=shutdown),
         stage.metrics,
     )
-    assert drain._window(count) == pytest.approx(window)
+    assert drain._close_window(count) == pytest.approx(window)
     is_hurried = count / rate > window
-    assert ("closing faster than rollout.drain_rate" in capsys.readouterr().out) is is_hurried
+    assert ("drain_rate_exceeded" in capsys.readouterr().out) is is_hurried

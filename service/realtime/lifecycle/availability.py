@@ -33,7 +33,11 @@ class Availability:
     @property
     def is_accepting(self) -> bool:
         """True if the node accepts connections. A short outage of the broker does not change it."""
-        return not self._admission.is_draining and self._tasks.failed is None and not self.health.is_worn_out
+        return (
+            not self._admission.is_draining
+            and self._tasks.failed is None
+            and not self.health.is_unavailable_past_threshold
+        )
 
     def check_ready(self) -> None:
         """Raises ServiceError if the node should get no new connections. Does not check the broker, which `health` does."""

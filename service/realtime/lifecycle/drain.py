@@ -1,4 +1,4 @@
-"""The drain: how all connections of a node leave it before it ends."""
+"""Moves all connections of a node to other nodes before it ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
-WINDOW = 0.75
-"""The share of `deadlines.shutdown` that closes are spread over at most; the rest is for goodbyes that take their time."""
-
-AFTERMATH = 1.0
-"""Seconds that those who are cut have to leave their channels, which may take the broker's word."""
+CLOSE_RATIO = 0.75
+"""The part of `deadlines.shutdown` that the closes are spread over, at most. The rest is for closing handshakes."""
+LEAVE_TIMEOUT = 1.0
+"""Seconds that connections that were cut have to leave their channels, which may need the broker."""
 
 _log = structlog.get_logger("drain")
 
 
 class Drain:
-    """Of one node, which lets nobody in any more when it begins."""
+    """The drain of a node that accepts no more connections."""
 
     def __init__(
         self,
@@ -36,56 +35,60 @@ class Drain:
         self._rollout = rollout
         self._deadlines = deadlines
         self._metrics = metrics
-        self._is_hurried = False
-        self._is_over = False
-        self.timed_out = False
-        """Whether connections were cut because the time was over."""
+        self._skips_delays = False
+        self._is_done = False
+        self._timed_out = False
+
+    @property
+    def timed_out(self) -> bool:
+        """True if connections were cut because `deadlines.shutdown` had passed."""
+        return self._timed_out
 
     async def run(self) -> None:
-        """Has every client told its own time to come back, and closes all evenly.
+        """Tells each client its own time to reconnect, and closes all connections evenly.
 
-        Returns when they are gone; those that are not within `deadlines.shutdown` are cut. There is one drain of a node: after
-        it this returns at once.
+        Returns when all are gone. Those that are not after `deadlines.shutdown` are cut. A node drains once: later calls return
+        at once.
         """
-        if self._is_over:
+        if self._is_done:
             return
-        self._reconnects.withdraw()  # whoever would have gone later
-        self._reconnects.ask(self._registry, over=self._window(len(self._registry)), reason="shutdown")
-        if not await self._emptied_within(self._deadlines.shutdown):
-            self.timed_out = True
+        self._reconnects.cancel_unnotified()  # they are scheduled with all others
+        self._reconnects.schedule(self._registry, over=self._close_window(len(self._registry)), reason="shutdown")
+        if not await self._wait_empty(self._deadlines.shutdown):
+            self._timed_out = True
             self._metrics.lifecycle.drain_timeouts.inc()
             self._metrics.lifecycle.drain_cut_connections.inc(len(self._registry))
-            _log.warning("drain timed out", left=len(self._registry))
+            _log.warning("drain_timed_out", left=len(self._registry))
             for connection in self._registry:
                 connection.transport.abort()
-            await self._emptied_within(AFTERMATH)
-        self._is_over = True
+            await self._wait_empty(LEAVE_TIMEOUT)
+        self._is_done = True
 
-    async def _emptied_within(self, seconds: float) -> bool:
+    async def _wait_empty(self, timeout: float) -> bool:  # noqa: ASYNC109  # returns False instead of raising
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout):
                 await self._registry.wait_empty()
         except TimeoutError:
             return False
         return True
 
-    def hurry(self) -> None:
-        """Closes all as fast as the loop can, now or when the drain begins."""
-        self._is_hurried = True
-        self._reconnects.hurry()
+    def skip_delays(self) -> None:
+        """Closes all connections as fast as the loop can, now or when the drain starts."""
+        self._skips_delays = True
+        self._reconnects.skip_delays()
 
-    def _window(self, count: int) -> float:
-        """Seconds that so many closes are spread over."""
-        if self._is_hurried:
+    def _close_window(self, connections: int) -> float:
+        """Returns the seconds over which to spread so many closes."""
+        if self._skips_delays:
             return 0.0
-        wanted, most = count / self._rollout.drain_rate, WINDOW * self._deadlines.shutdown
-        if wanted <= most:
-            return wanted
+        window, max_window = connections / self._rollout.drain_rate, CLOSE_RATIO * self._deadlines.shutdown
+        if window <= max_window:
+            return window
         _log.warning(
-            "closing faster than rollout.drain_rate",
-            connections=count,
-            seconds=round(most, 1),
-            per_second=round(count / most, 1),
-            reason=f"at its rate they would need deadlines.shutdown to be {wanted / WINDOW:.0f} s",
+            "drain_rate_exceeded",
+            connections=connections,
+            seconds=round(max_window, 1),
+            per_second=round(connections / max_window, 1),
+            reason=f"rollout.drain_rate needs deadlines.shutdown to be {window / CLOSE_RATIO:.0f} s",
         )
-        return most
+        return max_window

@@ -1,7 +1,7 @@
-"""The latency probe: how long an event takes from its publish, through the broker, to a client and back.
+"""Measures the latency of an event: from its publish, through the broker, to a client and back.
 
-The client is the node's own, on a connection to itself: it is in no roster and under no cap, and what it is sent is counted in
-metrics that nobody reads. All else is as for everybody: broker, relay, room, turn, frame, connection, socket.
+The client is the node's own, on a connection to itself. It is in no registry and under no cap, and its metrics are not exported.
+Everything else is as for other clients: broker, relay, room, write scheduler, frame, connection and socket.
 """
 
 from __future__ import annotations
@@ -38,153 +38,151 @@ from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
 from service.telemetry.metrics import Metrics
 
-RECONNECT = 1.0
-MAX_RECONNECT = 60.0
-"""Seconds before a connection that could not be made is tried again, unless the interval is longer: at first, and at most."""
+RECONNECT_INTERVAL = 1.0
+MAX_RECONNECT_INTERVAL = 60.0
+"""Seconds between two tries to connect, unless the probe's interval is longer: the first, and the longest."""
 
 _SPEC = ChannelSpec(ChannelPattern("probe"), SubscribeRule.GRANT, {})
-"""Nobody is asked for the grant: no client can name the tenant."""
+"""No grant is checked: the channel is internal."""
 
 _log = structlog.get_logger("probe")
 
 
 class Loopback(Protocol):
-    """A connection of this process to itself, whose far end is a client that sends back every message."""
+    """A connection of this process to itself. Its far end is a client that echoes every message."""
 
     @property
     def transport(self) -> Transport:
         """The near end."""
 
     def cut(self) -> None:
-        """Ends both ends at once; harmless when they have ended."""
+        """Aborts both ends. Harmless when they have ended."""
 
 
 Connect = Callable[[MessageHandler, Metrics], Awaitable[Loopback]]
-"""Makes one, counting in these metrics. Raises OSError."""
+"""Connects this process to itself, with a handler for the near end and the metrics to count in. Raises OSError."""
 
 
 class LatencyProbe:
-    """Measures again and again, one event at a time, from `start` to `close`, also while the node drains.
+    """Measures at an interval from `start` to `close`, also while the node drains.
 
-    It is the relay's tap on its channel. One measurement ends, well or not, before the next begins.
+    It is an internal subscriber of its channel. A measurement ends, with or without success, before the next one starts.
     """
 
     def __init__(
         self,
-        node: str,
-        times: Probing,
+        node_id: str,
+        probing: Probing,
         broker: Broker,
         connect: Connect,
         room_context: RoomContext,
         connection_context: ConnectionContext,
         runtime: Runtime,
     ) -> None:
-        """`node`: its id. The contexts are the node's."""
-        self.channel = probe_channel(node)
-        self._times = times
+        """The contexts are those of the node's other connections."""
+        self.channel = probe_channel(node_id)
+        self._probing = probing
         self._broker = broker
         self._connect = connect
         self._runtime = runtime
-        unread = Metrics()  # the probe counts in no metric of clients
-        self._connection_context = replace(connection_context, metrics=unread, on_close=self._closing)
-        self._room = Room(self.channel, _SPEC, replace(room_context, metrics=unread))
-        self._backoff = Backoff(RECONNECT, MAX_RECONNECT)
-        self._line: _Line | None = None
+        not_exported = Metrics()
+        self._connection_context = replace(connection_context, metrics=not_exported, on_close=self._stop_delivery)
+        self._room = Room(self.channel, _SPEC, replace(room_context, metrics=not_exported))
+        self._backoff = Backoff(RECONNECT_INTERVAL, MAX_RECONNECT_INTERVAL)
+        self._client: _ProbeClient | None = None
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_subscribed = False
-        self._outage = runtime.outages.log(
-            _log, "the probe failed", "the probe succeeds again", runtime.clock.monotonic
-        )
-        self._faulted = runtime.outages.limited(_log, "probe_fault", runtime.clock.monotonic, level="error")
+        self._outage = runtime.outages.log(_log, "probe_failed", "probe_recovered", runtime.clock.monotonic)
+        self._crashed = runtime.outages.limited(_log, "probe_crashed", runtime.clock.monotonic, level="error")
         self._is_closed = False
 
     async def start(self) -> None:
-        """Begins, unless the interval is 0. A probe that fails keeps no node from its start: the next measurement tries again."""
-        if not self._times.interval:
+        """Starts the measurements, unless the interval is 0. A failure here does not fail the start: the next one retries."""
+        if not self._probing.interval:
             return
         try:
             await self._subscribe()
-            # So that a node that serves has all the descriptors that it will have without clients.
-            await self._connected()
-        except _Unsubscribed as error:
-            self._failed("subscribe", str(error))
+            # Before the node serves, so that the descriptors of the probe are counted among those that are open without clients.
+            await self._connect_client()
+        except _SubscribeError as error:
+            self._record_failure("subscribe", str(error))
         except OSError as error:
-            self._failed("connection", str(error))
+            self._record_failure("connection", str(error))
         except Exception as error:
-            self._fault(error)
+            self._record_crash(error)
         self._runtime.metrics.probe.probe_last_success_timestamp_seconds.set(self._runtime.clock.wall())
-        self._wait(random.uniform(0.0, self._times.interval))  # noqa: S311  # spreads load, guards nothing
+        self._schedule(random.uniform(0.0, self._probing.interval))  # noqa: S311  # spreads load, guards nothing
 
     def close(self) -> None:
-        """Ends; the supervisor waits for what is under way."""
+        """Ends the measurements."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
-            # Python 3.11's tasks keep their cancellation where the garbage collector does not look, and with it all that is here.
+            # A cancelled task of Python 3.11 keeps a reference that the garbage collector does not see.
             self._task = None
-        self._cut()
+        self._disconnect()
         self._room.discard()
 
-    # --- the relay's side ---------------------------------------------------------------------------------------------
+    # --- internal subscriber ------------------------------------------------------------------------------------------
 
     def deliver(self, event: Event) -> None:
-        """See EventSink."""
+        """Sends the probe's event to its client."""
         self._room.push(event_frame(event, self._runtime.clock.monotonic()), 0.0)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """See EventSink. What was lost shows as a timeout."""
+        """Does nothing: a lost event is a timeout."""
 
     # --- one measurement ----------------------------------------------------------------------------------------------
 
-    def _wait(self, seconds: float) -> None:
+    def _schedule(self, seconds: float) -> None:
         if not self._is_closed:
-            self._timer = self._runtime.clock.call_later(seconds, self._begin)
+            self._timer = self._runtime.clock.call_later(seconds, self._start_measurement)
 
-    def _begin(self) -> None:
+    def _start_measurement(self) -> None:
         self._task = self._runtime.tasks.spawn("probe", self._measure())
 
     async def _measure(self) -> None:
-        began = self._runtime.clock.monotonic()
-        wait = self._times.interval
+        started = self._runtime.clock.monotonic()
+        interval = self._probing.interval
         try:
-            async with asyncio.timeout(self._times.timeout):
+            async with asyncio.timeout(self._probing.timeout):
                 await self._subscribe()
-                line = await self._connected()
-                took = await self._round_trip(line)
+                client = await self._connect_client()
+                latency = await self._round_trip(client)
         except TimeoutError:
-            self._cut()  # it may be at fault; and what is late comes over no connection of a later measurement's
-            self._failed("timeout", f"no echo within {self._times.timeout:g} s")
-        except _Unsubscribed as error:
-            self._failed("subscribe", str(error))
+            self._disconnect()  # it may be the cause, and a late event must not reach the next measurement
+            self._record_failure("timeout", f"no echo within {self._probing.timeout:g} s")
+        except _SubscribeError as error:
+            self._record_failure("subscribe", str(error))
         except ServiceError as error:
-            self._failed("publish", error.message)
+            self._record_failure("publish", error.message)
         except OSError as error:
-            self._cut()
-            wait = max(wait, self._backoff.next())
-            self._failed("connection", EXHAUSTED if is_exhaustion(error) else str(error))
+            self._disconnect()
+            interval = max(interval, self._backoff.next())
+            self._record_failure("connection", EXHAUSTED if is_exhaustion(error) else str(error))
         except Exception as error:
-            self._cut()
-            self._fault(error)
+            self._disconnect()
+            self._record_crash(error)
         else:
-            self._succeeded(took)
+            self._record_success(latency)
         finally:
-            self._wait(max(0.0, began + wait - self._runtime.clock.monotonic()))
+            self._schedule(max(0.0, started + interval - self._runtime.clock.monotonic()))
 
     async def _subscribe(self) -> None:
-        """Has the broker deliver the channel, once. Raises _Unsubscribed."""
+        """Subscribes at the broker, once. Raises _SubscribeError."""
         if not self._is_subscribed:
             try:
                 await self._broker.subscribe(self.channel)
             except ServiceError as error:
-                raise _Unsubscribed(error.message) from error
+                raise _SubscribeError(error.message) from error
             self._is_subscribed = True
 
-    async def _round_trip(self, line: _Line) -> float:
+    async def _round_trip(self, client: _ProbeClient) -> float:
         id = new_id()
-        echo = line.expect(id)
+        echo = client.expect(id)
         published = self._runtime.clock.monotonic()
         await self._broker.publish(
             Publication(
@@ -197,51 +195,51 @@ class LatencyProbe:
                 at=milliseconds(self._runtime.clock),
             )
         )
-        came = await echo
-        if came is None:
+        received = await echo
+        if received is None:
             raise ConnectionError("the loopback connection has ended")
-        return max(0.0, came - published)
+        return max(0.0, received - published)
 
-    def _succeeded(self, took: float) -> None:
+    def _record_success(self, latency: float) -> None:
         self._backoff.reset()
-        self._runtime.metrics.probe.probe_seconds.observe(took)
+        self._runtime.metrics.probe.probe_seconds.observe(latency)
         self._runtime.metrics.probe.probe_last_success_timestamp_seconds.set(self._runtime.clock.wall())
         self._outage.recovered()
 
-    def _failed(self, reason: str, message: str) -> None:
+    def _record_failure(self, reason: str, message: str) -> None:
         self._runtime.metrics.probe.probe_failures.labels(reason).inc()
         self._outage.failed(reason=reason, detail=message)
 
-    def _fault(self, error: Exception) -> None:
-        """Of this code: of no concern to anybody but who reads its traceback."""
-        self._faulted(exc_info=error)
-        self._failed("fault", type(error).__name__)
+    def _record_crash(self, error: Exception) -> None:
+        """Records an error in this code."""
+        self._crashed(exc_info=error)
+        self._record_failure("fault", type(error).__name__)
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
-    async def _connected(self) -> _Line:
-        if self._line is None or self._line.is_over:
-            self._cut()
-            line = _Line(self._runtime.clock.monotonic)
-            await line.open(self._connect, self._room, self._connection_context)
-            self._line = line
-        return self._line
+    async def _connect_client(self) -> _ProbeClient:
+        if self._client is None or self._client.is_closed:
+            self._disconnect()
+            client = _ProbeClient(self._runtime.clock.monotonic)
+            await client.open(self._connect, self._room, self._connection_context)
+            self._client = client
+        return self._client
 
-    def _closing(self, connection: Connection, code: CloseCode, reason: str) -> None:
+    def _stop_delivery(self, connection: Connection, code: CloseCode, reason: str) -> None:
         self._room.detach(connection)
 
-    def _cut(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.leave(self._room)
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close(self._room)
 
 
-class _Unsubscribed(Exception):  # noqa: N818  # a state of the probe's channel, told as such
+class _SubscribeError(Exception):
     """The broker does not deliver the probe's channel."""
 
 
-class _Line:
-    """One loopback connection, and its near end's ear."""
+class _ProbeClient:
+    """One loopback connection: a member of the room, and the handler of what the far end echoes."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -252,53 +250,53 @@ class _Line:
         self._is_lost = False
 
     @property
-    def is_over(self) -> bool:
-        """Whether it is of no more use."""
+    def is_closed(self) -> bool:
+        """True if it can no longer be used."""
         return self._is_lost or self._connection is None or self._connection.is_closing
 
     async def open(self, connect: Connect, room: Room, context: ConnectionContext) -> None:
-        """Connects, and becomes a member of the room. Raises OSError."""
+        """Connects, and adds the connection to the room. Raises OSError."""
         self._loopback = await connect(self, context.metrics)
         session = Session(anonymous(INTERNAL_TENANT), max_subscriptions=1)
-        self._connection = Connection(new_id(), self._loopback.transport, session, _Nowhere(), context)
+        self._connection = Connection(new_id(), self._loopback.transport, session, _NoSlot(), context)
         subscription = Subscription(room.key, None)
         room.add_member(self._connection, subscription)
         room.make_live(self._connection, subscription)
 
-    def leave(self, room: Room) -> None:
-        """Ends."""
+    def close(self, room: Room) -> None:
+        """Removes the connection from the room, and aborts it."""
         if self._connection is not None:
             room.remove(self._connection)
         if self._loopback is not None:
             self._loopback.cut()
 
     def expect(self, id: str) -> asyncio.Future[float | None]:
-        """When the event with this id has come back; None if the connection ends before."""
+        """Returns a future of the time of this event's echo; None if the connection ends before."""
         self._id, self._echo = id, asyncio.get_running_loop().create_future()
         return self._echo
 
     def message_received(self, message: str | bytes) -> None:
-        """See MessageHandler."""
+        """Resolves the future if the message is the echo that it waits for."""
         echo = self._echo
         if echo is not None and not echo.done() and self._id in map(message_id, split(message)):
             echo.set_result(self._now())
 
     def pause_writing(self) -> None:
-        """See MessageHandler."""
+        """Queues what is sent from now on."""
         if self._connection is not None:
             self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """See MessageHandler."""
+        """Sends what was queued."""
         if self._connection is not None:
             self._connection.resume_writing()
 
     def eof_received(self) -> bool:
-        """See MessageHandler."""
+        """Returns False: no message is still being handled."""
         return False
 
     def connection_lost(self) -> None:
-        """See MessageHandler."""
+        """Ends the measurement in progress."""
         self._is_lost = True
         if self._connection is not None:
             self._connection.connection_lost()
@@ -306,10 +304,10 @@ class _Line:
             self._echo.set_result(None)
 
 
-class _Nowhere:
-    """The seat of a connection that takes none."""
+class _NoSlot:
+    """The slot of a connection that counts under no cap."""
 
     network = ""
 
     def release(self) -> None:
-        """See Seat."""
+        """Does nothing."""

@@ -56,13 +56,11 @@ class Lifecycle:
             bounds.outbox,
             runtime.clock,
             metrics,
-            tidy=admission.evict_idle,
+            on_check=admission.evict_idle,
             rollout=rollout,
             reconnects=self.reconnects,
         )
-        self.rebalancer = Rebalancer(
-            registry, self.reconnects, cluster.membership, availability, rollout, runtime.clock, metrics
-        )
+        self.rebalancer = Rebalancer(registry, self.reconnects, cluster.membership, availability, rollout, runtime)
         self.pending_handshakes = PendingHandshakes()
         self.probe = LatencyProbe(
             cluster.node_id,
@@ -105,7 +103,7 @@ class Lifecycle:
 
     def add(self, connection: Connection) -> None:
         """Adds an authenticated connection, and evicts the user's oldest ones above the cap."""
-        self.monitor.welcome(connection)
+        self.monitor.track(connection)
         self._delivery.registry.add(connection)
         # Revoked since its token was checked: until now nobody could find the connection here.
         self._cluster.revocations.enforce(connection)
@@ -115,7 +113,7 @@ class Lifecycle:
         """Removes a connection and releases its slot. Harmless the second time."""
         self._evictor.remove(connection.session.identity, connection.id)
         self._delivery.registry.remove(connection)
-        self.reconnects.gone(connection)
+        self.reconnects.remove(connection)
         connection.slot.release()
 
     async def drain(self) -> None:
@@ -129,9 +127,9 @@ class Lifecycle:
         self.pending_handshakes.expire()
         await self._drain.run()
 
-    def hurry(self) -> None:
+    def skip_drain_delays(self) -> None:
         """Makes the drain, now or when it starts, close all connections at once."""
-        self._drain.hurry()
+        self._drain.skip_delays()
 
     def _evict_oldest(self, newest: Connection) -> None:
         identity = newest.session.identity

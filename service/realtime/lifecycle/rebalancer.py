@@ -1,8 +1,8 @@
-"""Rebalancing: a node that has more connections than the others asks some of them to come back, so that new ones get their share.
+"""Rebalancing: a node with more connections than the others asks some of them to reconnect, so that new nodes get their share.
 
-Long-lived connections do not move by themselves when nodes are added. Nobody tells a node what to do: each knows from the others'
-words (control.py) how many connections all have together, and by how many it is above the mean. The mean is the same for all, so
-all who are above it can act at once (docs/adr/0023-rebalancing.md).
+Long-lived connections do not move by themselves when nodes are added. No node is in charge. Each one knows the mean from the
+reports of the others, and moves only what it has above it. The mean is the same for all, so all nodes above it can act at once
+(docs/adr/0023-rebalancing.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 
 import structlog
 
-from service.core.clock import Clock, Timer
+from service.aio.timers import PeriodicTask
 from service.core.limits import Rollout
 from service.realtime.cluster.membership import Membership, NodeReport
 from service.realtime.cluster.messages import HEARTBEAT_INTERVAL, NODE_STATE_RETENTION
@@ -22,162 +22,175 @@ from service.realtime.connections.connection import Connection
 from service.realtime.connections.registry import ConnectionRegistry
 from service.realtime.lifecycle.availability import Availability
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
-from service.telemetry.metrics import Metrics
+from service.realtime.runtime import Runtime
 
-INTERVAL = 5.0
-"""Seconds between two looks. What is asked for in one is spread over the time to the next."""
-STALE = 12.0
-"""Seconds after which the report of a node is too old to act on."""
-assert 2 * HEARTBEAT_INTERVAL < STALE < NODE_STATE_RETENTION.ttl  # noqa: S101  # two reports may be late, and none outlives its node
-SETTLE = NODE_STATE_RETENTION.ttl
-"""Seconds that the same nodes must have been there: balancers learn of a new one late, and a node that falls silent is forgotten
+CHECK_INTERVAL = 5.0
+"""Seconds between two checks. What one check moves is spread over the time to the next."""
+MAX_REPORT_AGE = 12.0
+"""Seconds after which a node's report is too old to act on."""
+assert 2 * HEARTBEAT_INTERVAL < MAX_REPORT_AGE < NODE_STATE_RETENTION.ttl  # noqa: S101  # two reports may be late, and none outlives its node
+SETTLE_TIME = NODE_STATE_RETENTION.ttl
+"""Seconds without a change of the nodes before anything moves: balancers learn of a new node late, and a silent node is removed
 only after as many."""
-SPREAD = 3.0
-"""Standard deviations of a random spread that are no imbalance: with few connections that is more than the margin."""
-TRIAL = 30.0
-"""Seconds of moving before it must show: what was asked for is spread over INTERVAL, and told of with a beat, if that arrives."""
-WASTE = 2.0
-"""How many times as many may be moved as a balancer that chooses at random needs for what the light nodes have gained."""
-YOUNG = 300.0
-"""Seconds below which a node that goes has come for nothing: a pod that crashes, starts again and crashes."""
-SUSPICION = 900.0
-"""Seconds for which new nodes are on trial after that: longer than Kubernetes waits before it starts such a pod again."""
-REST = 600.0
-MAX_REST = 14_400.0
-"""Seconds until it is tried again where it has not helped: the first time, and at most."""
+MAX_DEVIATIONS = 3.0
+"""Standard deviations of a random spread that are no imbalance. With few connections that is more than the margin."""
+TRIAL_TIME = 30.0
+"""Seconds of moving before it must show. A move is spread over CHECK_INTERVAL, and a heartbeat that reports it may get lost."""
+MAX_WASTE = 2.0
+"""Times as many connections as a random balancer needs for what the light nodes have gained that a node moves, at most."""
+MIN_NODE_AGE = 300.0
+"""Seconds: a node that leaves younger than that was in a crash loop."""
+SUSPICION_TIME = 900.0
+"""Seconds for which new nodes are on trial after that: longer than Kubernetes waits before it restarts such a pod."""
+PAUSE = 600.0
+MAX_PAUSE = 14_400.0
+"""Seconds until a node tries again after a move that did not help: the first time, and at most."""
 
 _log = structlog.get_logger("rebalancing")
 
 
 class StableNodes:
-    """Tells the nodes that are there to stay from those that come and go.
+    """Filters out nodes that come and go.
 
-    A node that is new is waited for, as it changes everybody's mean. A pod in a crash loop is new again and again, under another
-    id each time, and would be waited for all the time. So once a node has gone young, new ones are on trial: until they have
-    been there for longer than the one that went, they neither count nor are waited for.
+    A new node changes the mean of all, so all wait until it has settled. A pod in a crash loop is new again and again, each time
+    with another id, and would be waited for all the time. So once a node has left young, new nodes are on trial: they neither
+    count nor are waited for until they are older than the one that left.
     """
 
     def __init__(self) -> None:
-        self._first: dict[str, float] = {}
-        """Since when each node has taken connections, as far as this one has heard."""
-        self._last: dict[str, float] = {}
-        """When it did last. Both are kept for a while: one that was cut off comes back under its own id, and is not new."""
-        self._taking: frozenset[str] = frozenset()
-        self._trial = SETTLE
+        self._first_seen: dict[str, float] = {}
+        """When each node first accepted connections, as far as this node knows."""
+        self._last_seen: dict[str, float] = {}
+        """When it last did. Both are kept for SUSPICION_TIME: a node that was cut off returns with its id, and is not new."""
+        self._accepting: frozenset[str] = frozenset()
+        self._trial_time = SETTLE_TIME
         self._suspicious_until = -math.inf
-        self._is_new_here = True
+        self._is_first_check = True
 
-    def of(self, now: float, others: Mapping[str, NodeReport]) -> Mapping[str, NodeReport]:
-        """Those of the others that count: all of them, but for those on trial."""
-        taking = frozenset(node for node, word in others.items() if word.state.accepting)
-        for node in self._taking - taking:
-            self._gone(node, now, others.get(node))
-        self._taking = taking
-        for node in taking:
-            # Those who were here before this node may be old, and in a rollout they go soon.
-            self._first.setdefault(node, now - YOUNG if self._is_new_here else now)
-            self._last[node] = now
-        self._is_new_here = False
-        for node in [node for node, last in self._last.items() if now - last >= SUSPICION]:
+    def filter(self, now: float, others: Mapping[str, NodeReport]) -> Mapping[str, NodeReport]:
+        """Returns the reports of the other nodes, without those on trial."""
+        accepting = frozenset(node for node, report in others.items() if report.state.accepting)
+        for node in self._accepting - accepting:
+            self._record_leave(node, now, others.get(node))
+        self._accepting = accepting
+        for node in accepting:
+            # Nodes from before this one's start may be old, and leave soon in a rollout: they are taken to be old enough.
+            self._first_seen.setdefault(node, now - MIN_NODE_AGE if self._is_first_check else now)
+            self._last_seen[node] = now
+        self._is_first_check = False
+        for node in [node for node, last in self._last_seen.items() if now - last >= SUSPICION_TIME]:
             self._forget(node)
         if now >= self._suspicious_until:
-            self._trial = SETTLE
+            self._trial_time = SETTLE_TIME
             return others
-        return {node: word for node, word in others.items() if now - self._first.get(node, now) >= self._trial}
+        return {
+            node: report for node, report in others.items() if now - self._first_seen.get(node, now) >= self._trial_time
+        }
 
-    def _gone(self, node: str, now: float, word: NodeReport | None) -> None:
-        if self._last[node] - self._first[node] < YOUNG:
-            self._suspicious_until = now + SUSPICION
-            if now - self._first[node] >= self._trial:  # it was counted
-                self._trial = min(2 * self._trial, YOUNG)
-        if word is not None and not word.state.draining:
-            self._forget(node)  # it takes none for now, and is new when it does again
+    def _record_leave(self, node: str, now: float, report: NodeReport | None) -> None:
+        if self._last_seen[node] - self._first_seen[node] < MIN_NODE_AGE:
+            self._suspicious_until = now + SUSPICION_TIME
+            if now - self._first_seen[node] >= self._trial_time:  # it was counted
+                self._trial_time = min(2 * self._trial_time, MIN_NODE_AGE)
+        if report is not None and not report.state.draining:
+            self._forget(node)  # it accepts none for now, and is new when it does again
 
     def _forget(self, node: str) -> None:
-        del self._first[node], self._last[node]
+        del self._first_seen[node], self._last_seen[node]
 
 
 class RebalancePolicy:
-    """Decides how many connections a node asks to move. Time comes in as an argument."""
+    """Decides how many connections a node moves. Time comes in as an argument."""
 
-    def __init__(self, margin: float, rate: float) -> None:
+    def __init__(self, margin: float, max_rate: float) -> None:
+        """`margin`: the part of the mean that is no imbalance. `max_rate`: connections a second."""
         self._margin = margin
-        self._rate = rate
-        self._stable = StableNodes()
+        self._max_rate = max_rate
+        self._stable_nodes = StableNodes()
         self._nodes: frozenset[str] | None = None
-        self._since = 0.0
-        """When these came together."""
+        self._unchanged_since = 0.0
         self._move: _Move | None = None
-        """What is under way."""
-        self._resting = 0.0
-        """Until when nothing is tried."""
-        self._rest = REST
+        """The move in progress."""
+        self._paused_until = 0.0
+        self._pause = PAUSE
         self.surplus = 0
-        """Connections above the margin, as of the last time."""
+        """Connections above the margin, as of the last decision."""
 
-    def weigh(self, now: float, here: int, departing: int, others: Mapping[str, NodeReport]) -> int:
-        """How many to ask now, to be spread over INTERVAL. `here`: connections of this node, which takes new ones; `departing`:
-        those of them that have been asked to go."""
-        others = self._stable.of(now, others)
-        taking = {node: word.state.connections for node, word in others.items() if word.state.accepting}
-        self._look_for_changes(now, frozenset(taking))
-        if not taking:
+    def decide(self, now: float, connections: int, scheduled: int, others: Mapping[str, NodeReport]) -> int:
+        """Returns how many connections to move now, spread over CHECK_INTERVAL.
+
+        Args:
+            now: Monotonic time.
+            connections: Those of this node, which accepts connections.
+            scheduled: Those of them that are scheduled to reconnect.
+            others: The reports of the other nodes.
+        """
+        others = self._stable_nodes.filter(now, others)
+        counts = {node: report.state.connections for node, report in others.items() if report.state.accepting}
+        self._record_nodes(now, frozenset(counts))
+        if not counts:
             self.surplus = 0
             return 0
-        mean = (here + sum(taking.values())) / (1 + len(taking))
-        allowed = max(self._margin * mean, SPREAD * math.sqrt(mean))
-        above = here - departing - mean
+        mean = (connections + sum(counts.values())) / (1 + len(counts))
+        allowed = max(self._margin * mean, MAX_DEVIATIONS * math.sqrt(mean))
+        above = connections - scheduled - mean
         self.surplus = max(0, math.ceil(above - allowed))
-        if now < self._since + SETTLE or any(word.age > STALE or word.state.draining for word in others.values()):
+        if now < self._unchanged_since + SETTLE_TIME or any(
+            report.age > MAX_REPORT_AGE or report.state.draining for report in others.values()
+        ):
             return 0
-        if self._move is None and self.surplus and now >= self._resting:
-            self._move = _Move({node: count for node, count in taking.items() if count < mean}, 1 + len(taking))
-        # Down to half of what is allowed: else the next few who come would begin it anew.
+        if self._move is None and self.surplus and now >= self._paused_until:
+            self._move = _Move({node: count for node, count in counts.items() if count < mean}, 1 + len(counts))
+        # Down to half of what is allowed: else the next few connections would start a new move.
         wanted = math.ceil(above - allowed / 2)
         if self._move is None or wanted <= 0:
             self._move = None
             return 0
-        left = math.ceil(self._rate * TRIAL + self._move.earned(taking)) - self._move.asked
+        left = math.ceil(self._max_rate * TRIAL_TIME + self._move.earned(counts)) - self._move.moved
         if left <= 0:
             self._give_up(now)
-        return max(0, min(wanted, left, math.ceil(self._rate * INTERVAL)))
+        return max(0, min(wanted, left, math.ceil(self._max_rate * CHECK_INTERVAL)))
 
-    def moved(self, count: int) -> None:
-        """So many have been asked."""
+    def record_moved(self, connections: int) -> None:
+        """Records that so many connections were scheduled."""
         if self._move is not None:
-            self._move.asked += count
+            self._move.moved += connections
 
-    def _look_for_changes(self, now: float, nodes: frozenset[str]) -> None:
+    def _record_nodes(self, now: float, nodes: frozenset[str]) -> None:
         if nodes != self._nodes:
-            self._nodes, self._since = nodes, now
+            self._nodes, self._unchanged_since = nodes, now
             self._move = None
-            self._resting, self._rest = 0.0, REST
+            self._paused_until, self._pause = 0.0, PAUSE
 
     def _give_up(self, now: float) -> None:
-        _log.warning("moving connections does not help: are clients led to all nodes?", pause=self._rest)
+        _log.warning(
+            "rebalancing_paused", reason="moved connections return: are clients led to all nodes?", seconds=self._pause
+        )
         self._move = None
-        self._resting = now + self._rest
-        self._rest = min(2 * self._rest, MAX_REST)
+        self._paused_until = now + self._pause
+        self._pause = min(2 * self._pause, MAX_PAUSE)
 
 
 class _Move:
-    """Connections of this node on their way to those that have few."""
+    """A move of connections from this node to those below the mean."""
 
     def __init__(self, light: Mapping[str, int], nodes: int) -> None:
-        self.asked = 0
+        self.moved = 0
         self._light = light
-        """The nodes below the mean, and what they had at the beginning."""
+        """The nodes below the mean, and their connections at the start."""
         self._nodes = nodes
 
     def earned(self, counts: Mapping[str, int]) -> float:
-        """How many may be moved for what the light nodes have gained: of those who are led by chance only a share gets there, and
-        each of the other nodes has its part in it."""
+        """Returns how many connections may be moved for what the light nodes have gained.
+
+        A random balancer leads only a part of them to light nodes, and each of the other nodes contributes to the gain.
+        """
         gained = sum(counts[node] - before for node, before in self._light.items())
-        return WASTE * max(0, gained) * self._nodes / len(self._light) / (self._nodes - len(self._light))
+        return MAX_WASTE * max(0, gained) * self._nodes / len(self._light) / (self._nodes - len(self._light))
 
 
 class Rebalancer:
-    """Weighs this node again and again, and has departures ask the connections that came first."""
+    """Applies the policy at an interval. The oldest connections reconnect first."""
 
     def __init__(
         self,
@@ -186,55 +199,53 @@ class Rebalancer:
         membership: Membership,
         availability: Availability,
         rollout: Rollout,
-        clock: Clock,
-        metrics: Metrics,
+        runtime: Runtime,
     ) -> None:
         self._registry = registry
         self._reconnects = reconnects
         self._membership = membership
         self._availability = availability
         self._rollout = rollout
-        self._clock = clock
-        self._metrics = metrics
-        self._scales = RebalancePolicy(rollout.rebalance_margin, rollout.rebalance_rate)
-        self._timer: Timer | None = None
+        self._clock = runtime.clock
+        self._metrics = runtime.metrics
+        self._policy = RebalancePolicy(rollout.rebalance_margin, rollout.rebalance_rate)
+        self._checks = PeriodicTask(
+            runtime.clock, runtime.tasks, "rebalance check", self._check, interval=CHECK_INTERVAL
+        )
 
     def start(self) -> None:
-        """Begins, if the settings say so."""
+        """Starts the checks, unless `rollout.rebalance` is off."""
         if self._rollout.rebalance:
-            self._wait(random.uniform(0.0, INTERVAL))  # noqa: S311  # spreads load, guards nothing
+            self._checks.start(random.uniform(0.0, CHECK_INTERVAL))  # noqa: S311  # spreads load, guards nothing
 
     def close(self) -> None:
-        """Ends."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Ends the checks."""
+        self._checks.close()
 
     @property
     def is_allowed(self) -> bool:
         """True if this node accepts connections and reaches the broker, without which no client could resume."""
-        return self._availability.is_accepting and not self._availability.health.is_away
+        return self._availability.is_accepting and not self._availability.health.is_unavailable
 
-    def _wait(self, seconds: float) -> None:
-        self._timer = self._clock.call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        self._wait(INTERVAL)
+    async def _check(self) -> None:
         if not self.is_allowed:
             self._metrics.lifecycle.rebalance_surplus.set(0)
             return
         now = self._clock.monotonic()
-        count = self._scales.weigh(now, len(self._registry), len(self._reconnects), self._membership.reports())
-        self._metrics.lifecycle.rebalance_surplus.set(self._scales.surplus)
+        count = self._policy.decide(now, len(self._registry), len(self._reconnects), self._membership.reports())
+        self._metrics.lifecycle.rebalance_surplus.set(self._policy.surplus)
         if count:
-            asked = self._reconnects.ask(islice(self._movable(now), count), over=INTERVAL, reason="rebalance")
-            self._scales.moved(asked)
-            _log.info("moving connections", asked=asked, surplus=self._scales.surplus)
+            moved = self._reconnects.schedule(
+                islice(self._movable(now), count), over=CHECK_INTERVAL, reason="rebalance"
+            )
+            self._policy.record_moved(moved)
+            _log.info("rebalancing", connections=moved, surplus=self._policy.surplus)
 
     def _movable(self, now: float) -> Iterator[Connection]:
-        """Who came first goes first: whoever has been moved is last in the line of the other node."""
-        latest = now - self._rollout.rebalance_least_age
+        """Iterates over the connections that may move, the oldest first: one that was moved is the youngest on its new node."""
+        newest = now - self._rollout.rebalance_least_age
         for connection in self._registry:
-            if connection.opened_at > latest:
+            if connection.opened_at > newest:
                 return
-            if connection.closing is None and not self._reconnects.is_departing(connection):
+            if connection.closing is None and not self._reconnects.is_scheduled(connection):
                 yield connection

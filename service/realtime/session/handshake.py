@@ -72,7 +72,7 @@ def greet(
         _check_open(node, transport, slot)
     session = Session(identity, node.bounds.limits.subscriptions)
     connection = Connection(new_id(), transport, session, slot, node.delivery.connection_context)
-    left = node.lifecycle.monitor.seconds_left(connection)
+    left = node.lifecycle.monitor.token_ttl(connection)
     welcome = Welcome(
         connection=connection.id,
         user=identity.user,

@@ -46,7 +46,9 @@ def build_ops_app(
 
     def is_ready() -> float:
         reasons = _find_reasons(node, is_listening)
-        return float(not has_check_failed and not reasons and not node.availability.health.is_worn_out)
+        return float(
+            not has_check_failed and not reasons and not node.availability.health.is_unavailable_past_threshold
+        )
 
     # Computed at each scrape: outside of Kubernetes nobody polls /readyz.
     metrics.lifecycle.ready.set_function(is_ready)
@@ -60,12 +62,12 @@ def build_ops_app(
         nonlocal has_check_failed
         reasons = _find_reasons(node, is_listening)
         try:
-            broker_fault = await node.availability.health.fault()
+            broker_fault = await node.availability.health.check()
         except Exception:
             has_check_failed = True
             raise
         has_check_failed = False
-        if broker_fault is not None and (reasons or node.availability.health.is_worn_out):
+        if broker_fault is not None and (reasons or node.availability.health.is_unavailable_past_threshold):
             reasons.append(broker_fault)
         if reasons:
             return web.json_response({"status": "not ready", "reasons": _describe(reasons)}, status=503)
