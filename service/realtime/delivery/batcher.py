@@ -14,7 +14,7 @@ _NEVER = float("inf")
 class Batcher:
     """Collects frames until the batching window of one of them is over.
 
-    A frame replaces a waiting frame with the same key.
+    A frame replaces a pending frame with the same key.
     """
 
     __slots__ = ("_clock", "_due_at", "_flushed_at", "_pending", "_serial", "_timer", "is_due")
@@ -32,9 +32,9 @@ class Batcher:
         """True from the moment at which the frames may be sent until they are taken."""
 
     def add(self, frame: Frame, window: float, on_due: Callable[[], None]) -> None:
-        """Adds a frame, and calls `on_due` within `window` seconds of the last `take`: at once after a longer silence.
+        """Adds a frame, and calls `on_due` when `window` seconds have passed since the last `take`.
 
-        A frame with a shorter window makes all frames before it due, so that order within a channel holds across event types.
+        Frames that are pending become due with it, so that the order in a channel holds across event types.
         """
         if frame.keeps_order and frame.key is not None:
             self._pending.pop(frame.key, None)

@@ -39,8 +39,7 @@ class StreamRead:
 class EventSequencer:
     """Passes each event of a channel once and in order.
 
-    While nobody listens it has no cursor. With the first listener it waits: events are kept until the first snapshot says where
-    the order starts.
+    The order starts again with every first listener: events are kept until its snapshot says where the order starts.
     """
 
     __slots__ = ("_cursor", "_read")
@@ -64,36 +63,38 @@ class EventSequencer:
         if self._read is not None and event.epoch:
             self._read.add(event)
             return None
-        return EventOrder.NEXT if self._cursor is None else self._cursor.advance(event)
+        if self._cursor is None:  # no order is known yet
+            return EventOrder.NEXT
+        return self._cursor.advance(event)
 
     def restart(self) -> None:
-        """Forgets the order, for the first listener after a silence: events wait for its snapshot."""
+        """Forgets the order, for a new first listener: events wait for its snapshot."""
         self._cursor, self._read = None, StreamRead()
 
     def start(self, snapshot: Snapshot, deliver: Callable[[Event], None]) -> bool:
-        """Starts the order at a snapshot, and passes the events that waited for it. False: one is missing between them."""
+        """Starts the order at a snapshot, and passes the events that waited for it. False if an event is missing."""
         self._cursor = StreamCursor(snapshot)
         read, self._read = self._read, None
         return read is None or self.deliver_waiting(read, deliver)
 
     def start_read(self) -> StreamRead | None:
-        """Makes events wait while the stream is read. None if it is being read already, or there is no cursor to read from."""
+        """Makes events wait while the stream is read. None if it is already being read, or without a cursor to read from."""
         if self._read is not None or self._cursor is None:
             return None
         self._read = StreamRead()
         return self._read
 
     def is_current(self, read: StreamRead) -> bool:
-        """False once a read is over, or everybody left during it and the order started again."""
+        """False if the read has ended, or the order has started again since."""
         return self._read is read
 
     def end_read(self, read: StreamRead) -> None:
-        """Passes events as they arrive again. Does nothing if the read is not the current one."""
+        """Ends a read: events pass as they arrive. Does nothing if the read is not the current one."""
         if self._read is read:
             self._read = None
 
     def deliver_waiting(self, read: StreamRead, deliver: Callable[[Event], None]) -> bool:
-        """Passes the events that waited for a read, as far as they are in order. False: one is missing between them."""
+        """Passes the events that waited for a read, until one is missing. False if one is."""
         for event in read.events:
             order = self.advance(event)
             if order is EventOrder.GAP:
@@ -112,7 +113,7 @@ class EventSequencer:
             self._cursor.reset(snapshot)
 
     def record_repeat(self, event: Event) -> None:
-        """Records an event whose offset was delivered before; the next comparison with the stream tells why."""
+        """Records an event whose offset was delivered before: a repeat, or a sign that the stream was set back."""
         if self._cursor is not None:
             self._cursor.record_repeat(event)
 

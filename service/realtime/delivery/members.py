@@ -229,7 +229,7 @@ class Members:
             metrics.delivery.fanout_members.observe(members)
 
     def write(self, max_members: int) -> bool:
-        """Writes to at most so many members. True if there is more to write."""
+        """Writes to at most `max_members` members. True if there is more to write."""
         live, restricted = self._live, self._restricted
         if restricted is not None:
             self._write_to_both(max_members, restricted)

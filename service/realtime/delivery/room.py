@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from service.contract.model import ChannelSpec
@@ -50,7 +49,7 @@ class Room:
         self.is_broker_subscribed = False
         """True while the broker delivers this channel to the node."""
         self.is_discarded = False
-        """True once the hub has removed this room: whoever waited for its lock must open a new one."""
+        """True once the hub has removed this room. A task that waited for its lock must open a new room."""
         self.sequencer = EventSequencer()
         self._batcher = Batcher(context.clock)
         self._members = Members(context)
@@ -58,7 +57,7 @@ class Room:
         self._is_scheduled = False
         """True while the scheduler will call `fan_out`."""
         self._idle: asyncio.Event | None = None
-        """Set when nothing is left to write; None while nobody waits for that."""
+        """Set when nothing is left to write; None until somebody waits for that."""
 
     # --- frames -------------------------------------------------------------------------------------------------------
 
@@ -78,7 +77,7 @@ class Room:
             self._scheduler.schedule(self)
 
     def fan_out(self, max_members: int) -> bool:
-        """Writes to at most so many members. True if there is more to write now."""
+        """Writes to at most `max_members` members. True if there is more to write now."""
         batcher, members = self._batcher, self._members
         if batcher.is_due and not members.is_writing:
             self.flush()
@@ -129,11 +128,6 @@ class Room:
     def is_listening(self) -> bool:
         """True if a frame would go to anybody now."""
         return self._members.is_listening
-
-    @property
-    def live(self) -> Collection[Connection]:
-        """The members that get each frame."""
-        return self._members.live
 
     def add_member(self, connection: Connection, subscription: Subscription) -> None:
         """Adds a pending member."""
@@ -203,7 +197,7 @@ class Room:
             return True
         room, member = cursor.head, snapshot_filter.head
         if room.epoch != member.epoch:
-            return self.sequencer.is_reading  # gap recovery will tell all members of the new epoch
+            return self.sequencer.is_reading  # gap recovery will resync all members
         return room.offset <= member.offset and room.state_version <= member.state_version
 
     def finish_subscribing(self, connection: Connection, subscription: Subscription, snapshot: Snapshot) -> list[Frame]:
