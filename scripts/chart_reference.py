@@ -1,24 +1,23 @@
 #!/usr/bin/env python3
-"""Makes values.schema.json, files/without-null.yaml, files/settings-names.yaml and the README's tables of the chart.
+"""Writes the chart's values.schema.json, files/without-null.yaml, files/settings-names.yaml and the tables of its README.
 
 The sources are values.yaml, files/versions.yaml and the service's settings.
 
-In values.yaml a comment above a key is what the key means. In it a line
+In values.yaml the comment above a key is its description. These lines in it are instructions:
 
-- `@schema {…}` adds to the type that the default shows;
-- `@texts` is for a map whose values may be numbers or booleans too;
-- `@open` is for a group that may hold other keys;
-- `@section …` begins a section of the README, which this key and those below it are in;
-- `@settings` stands for the settings of the service, so that chart and service cannot drift;
-- `@kubernetes Affinity` or `@kubernetes [Toleration]` is for a value that is such an object of Kubernetes, or a list of them
+- `@schema {…}` adds to the type of the default;
+- `@texts` marks a map whose values may also be numbers or booleans;
+- `@open` marks a group that may have other keys;
+- `@section …` starts a section of the README with this key;
+- `@settings` inserts the settings of the service;
+- `@kubernetes Affinity` or `@kubernetes [Toleration]` marks such an object of Kubernetes, or a list of them
   (scripts/kubernetes_types.json).
 
-Names that other charts use (files/other-names.yaml) pass the schema: the chart's guards say what they are called here.
-The table of versions is made from files/versions.yaml and tests/cluster/crds.yaml. `--check` writes nothing and fails if a file
-differs.
+The schema accepts names of other charts (files/other-names.yaml): the chart's guards say the names here. The table of
+versions comes from files/versions.yaml and tests/cluster/crds.yaml. `--check` writes nothing and fails if a file differs.
 
-helm-docs and the generators of helm-schema are Go programs that no package registry here has. They also know neither the settings
-of the service, nor the types of Kubernetes, nor the names that the guards explain; a schema without these would be of little use.
+helm-docs and helm-schema would have to be built from Go source. They know neither the settings of the service, nor the types
+of Kubernetes, nor the names of other charts.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _KEPT = frozenset(
 ) | frozenset(("pattern", "items", "properties", "required", "additionalProperties", "anyOf"))
 
 MAX_INT32 = 2**31 - 1
-"""Kubernetes takes no greater number of pods, seconds or anything else."""
+"""Largest number in Kubernetes' fields."""
 
 KUBERNETES = Path("scripts/kubernetes_types.json")
 _SAID_BY_GUARDS = (
@@ -63,7 +62,7 @@ _SAID_BY_GUARDS = (
     "TopologySpreadConstraint",
     "VolumeMount",
 )
-"""Types whose unknown keys the chart's templates refuse: their sentence lists those that there are."""
+"""Types whose unknown keys the chart's templates refuse, with a list of the known ones."""
 
 Json = dict[str, Any]
 
@@ -79,24 +78,24 @@ class Value:
     is_settings: bool = False
     is_open: bool = False
     section: str = ""
-    """The section of the README that begins here, if one does."""
+    """The section of the README that starts with this key, if any."""
 
     @property
     def is_group(self) -> bool:
-        """Whether its keys are described by themselves."""
+        """Whether each of its keys has a description."""
         described = self.is_settings or "additionalProperties" in self.schema
         return isinstance(self.default, dict) and bool(self.default) and not described
 
     @property
     def name(self) -> str:
-        """As in `image.tag`."""
+        """Its name, such as `image.tag`."""
         return ".".join(self.place)
 
 
 def read(text: str) -> Iterator[Value]:
-    """Every key that stands below a comment or in a group, in order.
+    """Yields every key with a comment, or in a group, in order.
 
-    Raises ValueError if a key that is no group says nothing of itself.
+    Raises ValueError if a key that is not a group has no comment.
     """
     defaults = yaml.safe_load(text)
     open_groups: list[str] = []
@@ -158,7 +157,7 @@ def _definitions() -> Json:
     found: Json = json.loads((ROOT / KUBERNETES).read_text(encoding="utf-8"))
     for name in _SAID_BY_GUARDS:
         del found[name]["additionalProperties"]
-    # A guard says that a number belongs into quotes.
+    # A guard asks for quotes around a number.
     found["Toleration"]["properties"]["value"]["type"] = ["string", "number", "boolean", "null"]
     return found
 
@@ -186,19 +185,20 @@ def schema(values: list[Value]) -> Json:
 
 
 def slips(name: str) -> set[str]:
-    """Other spellings: camelCase, snake_case, kebab-case, one word, plural or singular. Templates say what was meant."""
+    """Returns other spellings: camelCase, snake_case, kebab-case, one word, plural or singular. Templates suggest the right
+    one."""
     parts = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     written = {parts, parts.replace("_", "-"), parts.replace("_", ""), camel_case(parts), name}
     return {one for each in written for one in (each, f"{each}s", each.removesuffix("s"))} - {name}
 
 
 def camel_case(name: str) -> str:
-    """As in maxAge, from max_age."""
+    """Returns maxAge for max_age."""
     return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
 
 
 def _group_of(whole: Json, place: tuple[str, ...]) -> Json:
-    """The properties among which a place stands."""
+    """Returns the properties that contain a place."""
     for name in place[:-1]:
         whole = whole["properties"][name]
     properties: Json = whole.setdefault("properties", {})
@@ -206,7 +206,7 @@ def _group_of(whole: Json, place: tuple[str, ...]) -> Json:
 
 
 def other_names() -> list[tuple[str, ...]]:
-    """What other charts call values of this one, by place."""
+    """Returns the places of names that other charts use."""
     names = yaml.safe_load((ROOT / CHART / "files" / "other-names.yaml").read_text(encoding="utf-8"))
     return [tuple(name.split(".")) for name in names]
 
@@ -250,9 +250,9 @@ def _typed(default: Any) -> Json:
 
 
 def settings_schema() -> Json:
-    """The service's settings as they may stand in a ConfigMap.
+    """Returns the schema of the service's settings in a ConfigMap.
 
-    Secrets, and what the chart sets by itself, are let through to the chart's guards, whose sentences say what to do.
+    It accepts secrets and what the chart sets itself: the chart's guards refuse those with a remedy.
     """
     whole = Settings.model_json_schema()
     found: Json = _inlined(whole, whole["$defs"])
@@ -270,27 +270,27 @@ def settings_schema() -> Json:
 
 
 def setting_names(part: Json) -> Json:
-    """The names of the service's settings, as a tree; a setting that is no group has null."""
+    """Returns the names of the service's settings as a tree; null for a setting that is not a group."""
     return {
         name: setting_names(inside) if "properties" in inside else None for name, inside in part["properties"].items()
     }
 
 
 def setting_places(names: Json, below: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The place of each setting and each group of settings."""
+    """Yields the place of each setting and each group."""
     for name, inside in names.items():
         yield (*below, name)
         yield from setting_places(inside or {}, (*below, name))
 
 
 def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
-    """Without references, and without what only pydantic reads."""
+    """Inlines references, and removes what only pydantic uses."""
     if not isinstance(part, dict):
         return [_inlined(one, definitions) for one in part] if isinstance(part, list) else part
     if reference := part.get("$ref"):
         name = reference.rsplit("/", 1)[1]
         found = _inlined(definitions[name], definitions)
-        if name == "Rate":  # setting one of its parts leaves the other at its default
+        if name == "Rate":  # each part has a default
             del found["required"]
         return found
     kept = {name: value for name, value in part.items() if name in _KEPT}
@@ -304,7 +304,7 @@ def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def table(values: list[Value]) -> str:
-    """Every value, in a Markdown table for each section, and links to the sections."""
+    """Returns a Markdown table of values for each section, after links to the sections."""
     links = [f"[{value.section}](#{_anchor(value.section)})" for value in values if value.section]
     lines = [" · ".join(links)]
     for value in values:
@@ -316,7 +316,7 @@ def table(values: list[Value]) -> str:
 
 
 def _anchor(heading: str) -> str:
-    """As GitHub makes it."""
+    """Returns the anchor that GitHub generates."""
     return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
 
 
@@ -345,7 +345,7 @@ _VERSIONS = {
 
 
 def versions(controllers: Json, pins: Json) -> str:
-    """Which versions of which controller each preset is for, as a Markdown table."""
+    """Returns the controller and its versions for each preset, as a Markdown table."""
     rows = [
         f"| {', '.join(f'`{place}`' for place in _PLACES[group].format(preset).split(', '))} | {_versions_of(group, one, pins)} |"
         for group, presets in controllers.items()
@@ -382,15 +382,15 @@ def _parts(version: str) -> list[int]:
 
 
 def _minors(full: Iterable[str]) -> list[str]:
-    """1.8 of v1.8.0, each once, in order."""
+    """Returns the minor versions in order, such as 1.8 for v1.8.0."""
     return list(dict.fromkeys(".".join(map(str, _parts(one)[:2])) for one in sorted(full, key=_parts)))
 
 
-# --- what templates find where a value is null --------------------------------------------------------------------------
+# --- replacements of null ---------------------------------------------------------------------------------------------
 
 
 def without_null(values: list[Value]) -> str:
-    """What stands for a value that is null: an empty list or map, false, or the default. Values that may be null are left out."""
+    """Returns the replacement of null values: an empty list or map, false, or the default. Skips values that may be null."""
     whole: Json = {}
     for value in values:
         if value.is_settings or value.default is None or "null" in value.schema.get("type", ()):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks every lock of the repository: each requirement has a version and hashes, and none has a download address.
 
-A lock with the address of a server works only where that server is reachable. uv and npm write locks without addresses only
-when asked to; lockfile-lint checks which server a lock names, not that it names none. `pip --require-hashes` fails only at
+A lock with the address of a server works only where that server is reachable. uv and npm omit addresses only on request.
+lockfile-lint checks which server a lock names, not that it names none. `pip --require-hashes` fails only at
 the install.
 """
 

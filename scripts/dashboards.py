@@ -5,8 +5,8 @@ Each panel there has a title, a description (what it shows, what is normal, what
 (expressions by legend) or `quantiles` of a histogram. This script adds what all panels have in common. `--check` writes nothing
 and fails if a file differs.
 
-The Grafana Foundation SDK builds the same JSON from code, panel by panel; these sources are data that operators can read,
-and need no further dependency. Grafonnet needs Jsonnet.
+The Grafana Foundation SDK builds the same JSON from code, panel by panel. These sources are data that operators can read, and
+need no further dependency. Grafonnet needs Jsonnet.
 """
 
 from __future__ import annotations

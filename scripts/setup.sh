@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes this checkout able to run. Safe to repeat: what is up to date is left alone.
+# Installs what this checkout needs. Safe to repeat: it skips what is up to date.
 #
 #   scripts/setup.sh run    .venv with the service; its native sender too, if there is a C compiler
 #   scripts/setup.sh dev    .venv with the service and the tools
@@ -11,8 +11,8 @@
 #   scripts/setup.sh cluster all of chart; a control plane of Kubernetes and KEDA's admission webhook, built from source (15 min, once)
 #   scripts/setup.sh look   all of quick, a browser and Prometheus: to draw the dashboards
 #   scripts/setup.sh k6     all of dev, k6
-#   scripts/setup.sh deploy .venv-deploy with what looks at the Dockerfile, the workflows and the packages of a release
-#   scripts/setup.sh image  all of dev, buildah and podman, what makes a base image
+#   scripts/setup.sh deploy .venv-deploy with the linters of Dockerfile, workflows and packages
+#   scripts/setup.sh image  all of dev, buildah and podman, the tools for a base image
 #
 # Needs Python >= 3.11 (PYTHON=... chooses one) with pip >= 22.3 or ensurepip. They install uv; uv installs the rest
 # (docs/adr/0026-uv.md).
@@ -31,7 +31,7 @@ die() {
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# as_root COMMAND...: runs it as root, or fails at once where that would need a password.
+# as_root COMMAND...: runs it as root, or fails if that needs a password.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -42,15 +42,15 @@ as_root() {
     fi
 }
 
-# apt_install PACKAGE: fails where there is no apt or no right to use it. Waits for another apt: fresh machines start one by themselves.
-# Goes on where a source of packages cannot be reached: it may not be needed.
+# apt_install PACKAGE: fails without apt or the right to use it. Waits for another apt: new machines start one on their own.
+# Continues if a source of packages is unreachable: it may not be needed.
 apt_install() {
     if ! command -v apt-get >/dev/null || ! as_root true; then
         return 1
     fi
     say "installing $1 with apt-get"
     local apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3) try
-    for try in 1 2 3; do # its lock on the lists is not waited for
+    for try in 1 2 3; do # apt does not wait for its lock on the lists
         [ ! -e "$scratch/updated" ] || break
         "${apt[@]}" update >&2 && break
         sleep $((5 * try))
@@ -64,8 +64,8 @@ at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-# candidates: every Python of the machine that may be used, one a line, in the order in which PATH and usage name them. Not an activated
-# .venv's, which may be made anew.
+# candidates: prints every usable Python of the machine, one a line, in the order of PATH. Not that of an active .venv, which may be
+# replaced.
 candidates() {
     local name path which=-aP
     [ -z "${PYTHON:-}" ] || which=-P
@@ -77,7 +77,7 @@ candidates() {
     done
 }
 
-# pythons: the candidates in the order in which to try them. How they were built makes them differ by half in speed.
+# pythons: prints the candidates, the preferred one first. Their builds differ in speed by up to half.
 pythons() {
     local all
     all=$(candidates)
@@ -86,9 +86,9 @@ pythons() {
     "$(head -n 1 <<<"$all")" scripts/choose_python.py <<<"$all" || printf '%s\n' "$all"
 }
 
-# pip_of PYTHON: prints a Python whose pip can install for another Python: this one, or one that ensurepip has given a pip.
+# pip_of PYTHON: prints a Python whose pip can install for another Python: this one, or a new one with ensurepip.
 pip_of() {
-    # An old pip on a newer Python says its version, but cannot install.
+    # An old pip on a newer Python prints its version, but cannot install.
     if "$1" -m pip --python "$1" install --help >/dev/null 2>&1 </dev/null; then
         printf '%s\n' "$1"
     elif "$1" -m venv --clear "$scratch/pip" >/dev/null 2>&1; then
@@ -99,7 +99,7 @@ pip_of() {
     fi
 }
 
-# venv_by PYTHON: makes .venv with uv in it and nothing else; fails where this Python cannot.
+# venv_by PYTHON: creates .venv with only uv in it; fails if this Python cannot.
 venv_by() {
     local pip
     pip=$(pip_of "$1") || return 1
@@ -112,7 +112,7 @@ venv_by() {
 
 is_usable() { [ -x "$1" ] && new_enough "$1"; }
 
-# make_venv: .venv, with uv at least.
+# make_venv: creates .venv, with at least uv.
 make_venv() {
     ! is_usable .venv/bin/python || ! .venv/bin/uv --version >/dev/null 2>&1 || return 0
     local all python
@@ -126,21 +126,21 @@ make_venv() {
     fi
 }
 
-# uv ARGUMENT...: with the index and certificates of this machine's pip.
+# uv ARGUMENT...: runs uv with the index and certificates of this machine's pip.
 uv() { .venv/bin/python scripts/run_uv.py "$@"; }
 
-# sync FOLDER LOCK...: makes the environment in FOLDER hold what the locks name and nothing else, by hash and as wheels only, so that no
-# package runs code while it installs.
+# sync FOLDER LOCK...: installs exactly the packages of the locks into FOLDER, by hash and as wheels only, so that no package runs code
+# during the install.
 sync() {
     local folder=$1
     shift
     uv pip sync --quiet --require-hashes --only-binary :all: --python "$folder" "$@"
 }
 
-# fingerprint FILE...: of their content and of the interpreter.
+# fingerprint FILE...: prints a hash of their content and of the interpreter's version.
 fingerprint() { { .venv/bin/python -VV && cat "$@"; } | sha256sum | cut -d' ' -f1; }
 
-# can_compile: whether the native sender is built; hatch_build.py asks the same compiler, the first there is, and no other.
+# can_compile: whether the native sender can be built. hatch_build.py uses the same compiler, the first one it finds.
 can_compile() {
     local command
     for command in "${CC:-}" cc gcc clang; do
@@ -154,7 +154,7 @@ can_compile() {
     return 1
 }
 
-# wanted LOCK: what stands for an environment with what LOCK names and this checkout's package. A compiler may come later.
+# wanted LOCK: prints the fingerprint of an environment with LOCK and this checkout's package. A compiler may be installed later.
 wanted() {
     fingerprint requirements/bootstrap.lock requirements/build.lock "$1" pyproject.toml hatch_build.py service/web/ws/native.c
     ! can_compile || echo native
@@ -162,7 +162,7 @@ wanted() {
 
 is_current() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
 
-# install_python LOCK STAMP: what LOCK names, and this checkout's package.
+# install_python LOCK STAMP: installs the packages of LOCK, and this checkout's package.
 install_python() {
     local lock=$1 stamp=.venv/$2 wanted
     wanted=$(wanted "$lock")
@@ -170,14 +170,14 @@ install_python() {
     say "installing $lock"
     rm -f .venv/tidewire-*.stamp
     sync .venv requirements/bootstrap.lock requirements/build.lock "$lock"
-    # Without uv's cache, which does not know that the native sender belongs to it.
+    # Without uv's cache, which does not track the C file of the native sender.
     uv pip install --quiet --no-cache --no-index --no-deps --no-build-isolation --reinstall --python .venv --editable .
     echo "$wanted" >"$stamp"
 }
 
 install_run() {
     make_venv
-    # An environment with the tools holds all that running needs.
+    # An environment with the tools has everything that running needs.
     is_current .venv/tidewire-dev.stamp "$(wanted requirements/dev.lock)" ||
         install_python requirements/run.lock tidewire-run.stamp
 }
@@ -187,8 +187,8 @@ install_dev() {
     install_python requirements/dev.lock tidewire-dev.stamp
 }
 
-# take NAME COMMAND...: unpacks the wheels of requirements/NAME.lock; COMMAND gets their folder and takes out what is wanted. That lies
-# beside the environment, and goes with it.
+# take NAME COMMAND...: unpacks the wheels of requirements/NAME.lock, and runs COMMAND with their folder. Its results are in .venv, and
+# are removed with it.
 take() {
     local name=$1 lock=requirements/$1.lock stamp=.venv/tidewire-$1.stamp wanted
     shift
@@ -206,7 +206,7 @@ take_programs() { .venv/bin/python scripts/unpack_programs.py "$1" .venv/program
 take_go() { rm -rf .venv/go && mv "$1/go" .venv/go && chmod +x .venv/go/bin/* .venv/go/pkg/tool/*/*; }
 take_pip() { rm -rf .venv/oldest-pip && mv "$1" .venv/oldest-pip; }
 
-# has_node: Node.js and npm as new as the client's tests need them. Says why not.
+# has_node: whether Node.js and npm are new enough for the client's tests. Prints why not.
 has_node() {
     local version
     if ! command -v npm >/dev/null || ! version=$(node --version); then
@@ -218,8 +218,8 @@ has_node() {
     fi
 }
 
-# npm_ci FOLDER: exactly what its package-lock.json names. Tools are among it, whatever NODE_ENV and npm's configuration leave out. Of some
-# packages only types are used, on a Node.js that they would not run on.
+# npm_ci FOLDER: installs exactly its package-lock.json, with tools, even if NODE_ENV or npm's configuration omits them. Some packages
+# are used only for their types, on a Node.js that they do not support.
 npm_ci() {
     local folder=$1 stamp=$1/node_modules/.tidewire.stamp wanted
     wanted=$( (node --version && cat "$folder/package.json" "$folder/package-lock.json") | sha256sum | cut -d' ' -f1)
@@ -243,13 +243,13 @@ has_browser() {
     return 1
 }
 
-# Ubuntu's package chromium-browser installs a snap, which needs a running snapd: after that it is asked whether it is there.
+# Ubuntu's package chromium-browser installs a snap, which needs a running snapd. So the browser is checked after the install.
 install_browser() {
     has_browser || apt_install chromium || apt_install chromium-browser || true
     has_browser || die "the browser tests need Chromium or Chrome (Debian: apt-get install chromium; Ubuntu: Google's package)"
 }
 
-# apt_install_idle PACKAGE: without its service being started, now or at boot; a policy that is there already is kept.
+# apt_install_idle PACKAGE: installs it without starting its service, now or at boot. Keeps an existing policy.
 apt_install_idle() (
     command -v apt-get >/dev/null || return 1
     policy=/usr/sbin/policy-rc.d
@@ -261,7 +261,7 @@ apt_install_idle() (
     ! [ -d /run/systemd/system ] || as_root systemctl --quiet disable "$1" >&2 || true
 )
 
-# The tests start servers of their own. Valkey and NATS come with the tools, as Python packages.
+# The tests start their own servers. Valkey and NATS are Python packages among the tools.
 install_stores() {
     local library version
     command -v redis-server >/dev/null || apt_install_idle redis-server ||
@@ -274,7 +274,7 @@ install_stores() {
     apt_install faketime || die "the tests that move a store's clock need libfaketime (Debian: apt-get install faketime)"
 }
 
-# The native sender and the load client of the benchmarks are C. Before Python's part, which builds the sender.
+# For the native sender and the load client of the benchmarks. Runs before the install of Python packages, which builds the sender.
 install_compiler() {
     command -v gcc >/dev/null || apt_install gcc ||
         die "the native sender's tests and the load client need gcc (Debian: apt-get install gcc libc6-dev)"
@@ -292,7 +292,7 @@ install_chart_types() {
     fi
 }
 
-# Its promtool plays the chart's rules; the server itself is asked by the end-to-end tests.
+# Its promtool tests the chart's rules; the end-to-end tests query the server.
 install_prometheus() {
     command -v promtool >/dev/null || apt_install_idle prometheus ||
         say "no promtool: the chart's rules are not played (Debian: apt-get install prometheus)"
@@ -305,7 +305,7 @@ install_haproxy() {
         die "the end-to-end tests need HAProxy (Debian: apt-get install haproxy)"
 }
 
-# Programs whose own packages would not fit ours, in an environment of their own.
+# Programs whose dependencies conflict with ours, in a separate environment.
 install_deploy() {
     make_venv
     local lock=requirements/deploy.lock stamp=.venv-deploy/tidewire.stamp wanted
@@ -319,7 +319,7 @@ install_deploy() {
     echo "$wanted" >$stamp
 }
 
-# find_go: prints the go command, the machine's or the one of requirements/go.lock.
+# find_go: prints the path of go: the machine's, or that of requirements/go.lock.
 find_go() {
     local version
     if [ ! -x .venv/go/bin/go ] && command -v go >/dev/null &&
@@ -331,8 +331,8 @@ find_go() {
     fi
 }
 
-# build_go FOLDER PROGRAM ARGUMENT...: builds build/cluster/PROGRAM of the module in FOLDER, where it is not what it would be. The modules
-# are checked against its go.sum.
+# build_go FOLDER PROGRAM ARGUMENT...: builds build/cluster/PROGRAM from the module in FOLDER, if it is out of date. go.sum has the
+# checksums of the modules.
 build_go() {
     local folder=$1 program=$PWD/build/cluster/$2 go wanted
     shift 2
@@ -342,11 +342,11 @@ build_go() {
     say "building $program (minutes)"
     mkdir -p build/cluster
     (cd "$folder" && GOTOOLCHAIN=local "$go" build -mod=readonly -buildvcs=false -trimpath -o "$program.new" "$@")
-    mv "$program.new" "$program" # one that runs keeps its file
+    mv "$program.new" "$program" # a running program keeps its file
     echo "$wanted" >"$program.stamp"
 }
 
-# What `make test-cluster` runs. The control plane has to be told its version: charts ask for it.
+# What `make test-cluster` runs. Charts read the version of the control plane, which the linker sets.
 install_cluster() {
     local kubernetes=tests/cluster/kubernetes version
     version=$(sed -nE 's/^\tk8s\.io\/kubernetes (v[0-9.]+)$/\1/p' $kubernetes/go.mod)
@@ -356,7 +356,7 @@ install_cluster() {
     build_go tests/cluster/keda keda-webhooks -ldflags "-s -w" github.com/kedacore/keda/v2/cmd/webhooks
 }
 
-# What builds and runs the container image. Where IMAGE_BASE names a base that can be had, none is made.
+# Tools that build and run the container image. With IMAGE_BASE no base is built.
 install_image() {
     local name
     for name in buildah podman runc; do

@@ -40,7 +40,7 @@ def return_large_blocks() -> None:
     """Makes glibc map each large block by itself, so that a freed block returns to the system.
 
     By default glibc raises the threshold up to 32 MiB. Freed bodies and replies then leave holes between longer-lived
-    blocks: with 48 MB held for peers the process grew by 90 MB, and kept 72 (tests/load/test_bytes.py). Other C libraries
+    blocks. With 48 MB held for peers the process grew by 90 MB, and kept 72 (tests/load/test_bytes.py). Other C libraries
     are not changed.
     """
     with suppress(OSError, AttributeError):

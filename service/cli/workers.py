@@ -1,8 +1,9 @@
 """Worker processes: a parent forks them, supervises them, and ends when they have ended.
 
-Each worker is a node of its own. The kernel spreads new connections over the workers that listen. The parent reads settings and
-contract and loads the code before it forks: faults are reported once, a worker that starts an hour later has the same contract,
-and loaded code is in memory once. The parent runs no event loop, has no connections and never listens (docs/adr/0014-workers.md).
+Each worker is a node of its own. The kernel spreads new connections over the workers that listen. The parent reads settings
+and contract and loads the code before it forks. So faults are reported once, loaded code is in memory once, and a worker
+that starts an hour later has the same contract. The parent runs no event loop, has no connections and never listens
+(docs/adr/0014-workers.md).
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ def channel_key(tenant: str, name: str) -> ChannelKey:
 
 
 def encode_user(user: str) -> str:
-    """Returns the segment for a user in channel names: each byte of its UTF-8 other than letters, digits and ``_.@~=+-`` becomes
-    ``%`` and two upper-case hexadecimal digits.
+    """Returns the segment for a user in channel names.
+
+    Each byte of its UTF-8 other than letters, digits and ``_.@~=+-`` becomes ``%`` and two upper-case hexadecimal digits.
 
     >>> encode_user("auth0|ann")
     'auth0%7Cann'

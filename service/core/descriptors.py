@@ -9,7 +9,7 @@ from service.core.limits import Limits
 
 RESERVE = 64
 """Descriptors that client connections never use: for the ops listener, the broker, keys and files. The reserve is larger
-where more are in use at the start: a process with connections to many shards must be able to reconnect all of them."""
+if more are in use at the start: a process must be able to reconnect to all shards of a cluster."""
 SPARE = 8
 """Descriptors of the reserve beyond those in use at the start: for the ops listener, name lookups and files."""
 MIN_HTTP_CONNECTIONS = 16

@@ -83,9 +83,9 @@ class StoredRevocation(NamedTuple):
     def is_expired(self, monotonic: float, wall: float) -> bool:
         """Whether every token that it revokes has expired.
 
-        A wrong wall clock delays this, and never makes it early. A clock that is ahead is ignored until `life` has passed on the
-        monotonic clock. While a clock is behind `until`, this node would still accept expired tokens, so the revocation stays,
-        but for at most one more `life`: `until` itself may be wrong.
+        A wrong wall clock delays this, and never makes it early. A clock that is ahead is ignored until `life` has passed
+        on the monotonic clock. While a clock is behind `until`, this node would still accept expired tokens, so the
+        revocation stays. It stays for at most one more `life`, because `until` itself may be wrong.
         """
         end = self.since + self.revocation.life
         return end <= monotonic and (self.revocation.until <= wall or end + self.revocation.life <= monotonic)
@@ -94,8 +94,8 @@ class StoredRevocation(NamedTuple):
 class RevocationTable:
     """At most `max_per_tenant` revocations of one tenant, and `max_total` of all tenants together.
 
-    At `max_per_tenant` a tenant's oldest revocation is evicted. At `max_total` the oldest one of the largest tenant is
-    evicted, so no tenant can evict another's: a tenant with at most an equal share of `max_total` loses nothing. Refusing
+    At `max_per_tenant` a tenant's oldest revocation is evicted. At `max_total` the oldest one of the largest tenant is evicted.
+    So a tenant with at most an equal share of `max_total` loses nothing to others. Refusing
     the newest revocation instead would let one tenant keep all others from revoking; and most tokens of the oldest one have
     expired.
     """

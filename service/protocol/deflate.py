@@ -1,7 +1,7 @@
 """permessage-deflate (RFC 7692) for a server that compresses each message once for all receivers.
 
 No message refers to an earlier one, in either direction. So the output of `Deflater` can go to all connections with the
-same window, and no connection keeps a compression context (docs/adr/0015-compression.md says what that costs).
+same window. No connection keeps a compression context (docs/adr/0015-compression.md says what that costs).
 """
 
 from __future__ import annotations

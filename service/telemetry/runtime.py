@@ -23,8 +23,8 @@ ones are.
 A collection takes about half a microsecond for each object, and stops the process meanwhile: 15 000 young objects take a few
 milliseconds. Older generations are collected only after 15 million allocations that stayed.
 
-Python's defaults (700, 10, 10) collect every few hundred messages and find nothing: the objects of a message or a connection are
-freed by their last reference (tests/integration/test_shutdown.py checks that for connections).
+Python's defaults (700, 10, 10) collect every few hundred messages and find nothing. The last reference frees the objects of a
+message or a connection (tests/integration/test_shutdown.py checks that for connections).
 """
 
 
