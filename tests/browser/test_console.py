@@ -99,7 +99,7 @@ async def test_ten_seconds_without_a_network_lose_and_repeat_nothing(demo: Demo,
     assert one.faults == two.faults == []
 
 
-async def test_what_a_backend_publishes_shows_on_an_open_page(demo: Demo, browser: Browser) -> None:
+async def test_open_page_shows_a_backend_publish(demo: Demo, browser: Browser) -> None:
     window = await open_window(browser, demo.url, "agent-1")
     await open_chat(window.page, "1")
     key = (demo.folder / ".tidewire" / "api-key").read_text()
@@ -115,7 +115,7 @@ async def test_what_a_backend_publishes_shows_on_an_open_page(demo: Demo, browse
     assert window.faults == []
 
 
-async def test_the_board_moves_by_itself(demo: Demo, browser: Browser) -> None:
+async def test_board_updates_without_a_reload(demo: Demo, browser: Browser) -> None:
     window = await open_window(browser, demo.url, "agent-1")
     values = window.page.get_by_test_id("metric-value")
     await expect(values.first).not_to_have_text("–")
@@ -145,7 +145,7 @@ async def test_no_width_or_theme_overflows(demo: Demo, browser: Browser, request
         await page.context.close()
 
 
-async def test_the_console_works_by_keyboard(demo: Demo, browser: Browser) -> None:
+async def test_console_works_by_keyboard(demo: Demo, browser: Browser) -> None:
     window = await open_window(browser, demo.url, "agent-1")
     page = window.page
     await page.get_by_test_id("queue-item").first.wait_for()

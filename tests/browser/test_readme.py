@@ -29,7 +29,7 @@ def block(language: str) -> str:
     return str(found)
 
 
-async def test_the_chapter_works_word_for_word(tmp_path: Path, browser: Browser) -> None:
+async def test_readme_chapter_works_as_written(tmp_path: Path, browser: Browser) -> None:
     contract = tmp_path / "contract.yaml"
     contract.write_text(block("yaml"))
     snippet = block("js")

@@ -31,12 +31,12 @@ async def credentials(helm: Helm, address: str) -> dict[str, str]:
     return {name: base64.b64decode(text).decode() for name, text in secret["data"].items()}
 
 
-async def test_an_upgrade_keeps_what_there_is(each_helm: Helm) -> None:
+async def test_upgrade_keeps_existing_credentials(each_helm: Helm) -> None:
     async with cluster(PENDING) as address:
         assert await credentials(each_helm, address) == PENDING
 
 
-async def test_an_upgrade_adds_what_is_missing(each_helm: Helm) -> None:
+async def test_upgrade_adds_missing_credentials(each_helm: Helm) -> None:
     held = {"auth-secret": PENDING["auth-secret"]}
     async with cluster(held) as address:
         found = await credentials(each_helm, address)
@@ -44,7 +44,7 @@ async def test_an_upgrade_adds_what_is_missing(each_helm: Helm) -> None:
     assert found == held
 
 
-async def test_an_install_makes_new_ones(each_helm: Helm) -> None:
+async def test_install_creates_new_credentials(each_helm: Helm) -> None:
     async with cluster({}) as address:
         first, second = await credentials(each_helm, address), await credentials(each_helm, address)
     assert first.keys() == second.keys() == PENDING.keys()

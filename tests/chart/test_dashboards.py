@@ -81,7 +81,7 @@ def config_maps(helm: Helm, **values: Any) -> dict[str, Document]:
     return {document["metadata"]["name"].removeprefix(prefix): document for document in found}
 
 
-def test_a_config_map_holds_the_file_as_it_is(each_helm: Helm) -> None:
+def test_config_map_holds_the_dashboard_file(each_helm: Helm) -> None:
     found = config_maps(each_helm)
     assert set(found) == {file.stem for file in DASHBOARDS}
     for file in DASHBOARDS:
@@ -92,7 +92,7 @@ def test_a_config_map_holds_the_file_as_it_is(each_helm: Helm) -> None:
         assert "annotations" not in found[file.stem]["metadata"]
 
 
-def test_where_the_sidecar_looks(helm: Helm) -> None:
+def test_dashboards_are_where_the_sidecar_looks(helm: Helm) -> None:
     for document in config_maps(
         helm,
         folder="Realtime",

@@ -383,7 +383,7 @@ OTHER_NAMES: dict[str, str] = yaml.safe_load((CHART / "files" / "other-names.yam
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES if WHOLE else ["env", "ingress.ingressClassName", "rbac"])
-def test_a_name_of_other_charts_is_refused_with_the_one_here(each_helm: Helm, name: str) -> None:
+def test_value_name_of_other_charts_is_refused_with_ours(each_helm: Helm, name: str) -> None:
     values: dict[str, Any] = {}
     *groups, last = name.split(".")
     holder = values
@@ -432,7 +432,7 @@ def test_is_refused_with_its_sentence(helm: Helm, name: str) -> None:
         {**ingress("contour"), "settings": {"deadlines": {"heartbeat": 10_000}}},
     ],
 )
-def test_what_just_works_is_let_through(helm: Helm, values: Values) -> None:
+def test_values_at_the_limit_are_accepted(helm: Helm, values: Values) -> None:
     assert helm.template(values)
 
 
@@ -457,7 +457,7 @@ def test_every_wrong_name_is_told_at_once(each_helm: Helm) -> None:
         assert sentence in str(refused.value)
 
 
-def test_a_kubernetes_that_is_too_old_is_refused(each_helm: Helm) -> None:
+def test_old_kubernetes_is_refused(each_helm: Helm) -> None:
     with pytest.raises(Refused, match=r"kubeVersion: >=1\.29\.0-0"):
         each_helm.template({}, kubernetes="1.28")
 
@@ -481,7 +481,7 @@ def test_defaults_pass() -> None:
 
 
 @pytest.mark.parametrize("place", sorted(_groups(SCHEMA)), ids=".".join)
-def test_an_unknown_key_is_refused_in_every_group(place: tuple[str, ...]) -> None:
+def test_unknown_key_is_refused_in_every_group(place: tuple[str, ...]) -> None:
     values: dict[str, Any] = {}
     holder = values
     for name in place:
@@ -509,7 +509,7 @@ def test_an_unknown_key_is_refused_in_every_group(place: tuple[str, ...]) -> Non
         {"settings": {"compression": {"level": 10}}},
     ],
 )
-def test_a_wrong_value_is_refused(values: Values) -> None:
+def test_wrong_value_is_refused(values: Values) -> None:
     assert not jsonschema_rs.is_valid(SCHEMA, values)
 
 

@@ -34,7 +34,7 @@ def _documents(file: Path) -> list[Document]:
     return [document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document]
 
 
-def test_the_manifests_are_what_the_chart_makes(helm: Helm, tmp_path: Path) -> None:
+def test_manifests_equal_the_rendered_chart(helm: Helm, tmp_path: Path) -> None:
     fresh = tmp_path / "tidewire.yaml"
     subprocess.run(
         [ROOT / "scripts" / "render_manifests.sh", fresh],
@@ -46,7 +46,7 @@ def test_the_manifests_are_what_the_chart_makes(helm: Helm, tmp_path: Path) -> N
     assert fresh.read_text(encoding="utf-8") == (MANIFESTS / "tidewire.yaml").read_text(encoding="utf-8"), told
 
 
-def test_the_manifests_hold_no_credentials_and_start_a_service(tmp_path: Path) -> None:
+def test_manifests_hold_no_credentials_and_start_a_service(tmp_path: Path) -> None:
     documents = _documents(MANIFESTS / "tidewire.yaml")
     assert "Secret" not in {document["kind"] for document in documents}
     secrets = {"tidewire-auth": GIVEN["auth"], "tidewire-api": GIVEN["api"]}
@@ -77,7 +77,7 @@ def test_kustomize_takes_them() -> None:
     assert {d["metadata"].get("namespace") for d in _kustomized(MANIFESTS)} == {"tidewire"}
 
 
-def test_the_load_test_brings_its_script() -> None:
+def test_load_test_includes_its_script() -> None:
     [job] = [d for d in _kustomized(ROOT / "k8s" / "loadtest") if d["kind"] == "Job"]
     [script] = [d for d in _kustomized(ROOT / "k8s" / "loadtest") if d["kind"] == "ConfigMap"]
     [volume] = job["spec"]["template"]["spec"]["volumes"]
@@ -98,7 +98,7 @@ def _kustomized(folder: Path) -> list[Document]:
 # --- notes ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_notes_of_defaults_say_what_a_production_needs(helm: Helm) -> None:
+def test_notes_of_default_values_list_production_needs(helm: Helm) -> None:
     said = notes(helm, {})
     for sentence in (
         "Set settings.broker.url to a Redis, Valkey or NATS, then replicas to 2 or more.",
@@ -146,7 +146,7 @@ FREE = [
 
 
 @pytest.mark.parametrize("values", FREE if WHOLE else FREE[:3])
-def test_the_notes_do_not_warn_of_a_drain_that_works(helm: Helm, values: dict[str, Any]) -> None:
+def test_notes_do_not_warn_about_a_working_drain(helm: Helm, values: dict[str, Any]) -> None:
     assert "a node drain hangs" not in notes(helm, values)
 
 
@@ -193,11 +193,11 @@ def test_the_notes_do_not_warn_of_a_drain_that_works(helm: Helm, values: dict[st
         ),
     ],
 )
-def test_the_notes_say_what_the_chart_cannot_do(helm: Helm, values: dict[str, Any], sentence: str) -> None:
+def test_notes_list_what_the_chart_cannot_do(helm: Helm, values: dict[str, Any], sentence: str) -> None:
     assert sentence in notes(helm, values)
 
 
-def test_the_notes_warn_of_nothing_that_was_done(helm: Helm) -> None:
+def test_notes_do_not_repeat_what_is_done(helm: Helm) -> None:
     assert "WARNING" not in notes(helm, {**ingress("alb"), "preStopSeconds": 120})
     done = {
         **ingress("f5-nginx"),

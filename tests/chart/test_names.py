@@ -132,7 +132,7 @@ def test_names_that_were_valid_stay(helm: Helm, release: str, values: dict[str, 
     assert fullname(made(helm, release, values)) == name
 
 
-def test_a_release_called_as_a_number_is_text_everywhere(helm: Helm) -> None:
+def test_numeric_release_name_is_text_everywhere(helm: Helm) -> None:
     if not has_schemas(KUBERNETES[-1]):
         pytest.skip("there are no schemas of Kubernetes here")
     for document in made(helm, "1234", {**EVERYTHING, "namespaceOverride": "5678"}):
@@ -142,7 +142,7 @@ def test_a_release_called_as_a_number_is_text_everywhere(helm: Helm) -> None:
 # --- beside other releases --------------------------------------------------------------------------------------------
 
 
-async def test_a_name_that_another_release_has_is_left_to_it(each_helm: Helm) -> None:
+async def test_name_of_another_release_is_not_taken(each_helm: Helm) -> None:
     others = [
         [owned("Service", "rt-tidewire", release="rt-tidewire")],
         [owned("Service", "rt-tidewire-ops", release="rt-tidewire-ops")],
@@ -160,7 +160,7 @@ async def test_a_name_that_another_release_has_is_left_to_it(each_helm: Helm) ->
             assert fullname(await templated(each_helm, address)) == name
 
 
-async def test_an_installed_release_keeps_its_name(helm: Helm) -> None:
+async def test_installed_release_keeps_its_name(helm: Helm) -> None:
     for release, name in (
         (LONG, LONG[:52]),
         ("tidewire-ops", "tidewire-ops"),
@@ -202,7 +202,7 @@ def test_dashboards_of_two_namespaces_fit_into_one(helm: Helm) -> None:
     assert len(found[0] | found[1]) == 4
 
 
-async def test_a_dashboard_that_is_there_keeps_its_name(helm: Helm) -> None:
+async def test_existing_dashboard_keeps_its_name(helm: Helm) -> None:
     held = owned("ConfigMap", "rt-tidewire-dashboard-tidewire")
     held["metadata"]["namespace"] = "monitoring"
     async with serving([held]) as address:
@@ -254,7 +254,7 @@ def of_parent(helm: Helm, chart: Path, values: dict[str, Any], release: str = "r
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_parent_switches_the_chart_by_its_condition(each_helm: Helm, tmp_path: Path, enabled: bool) -> None:
+def test_parent_chart_switches_by_condition(each_helm: Helm, tmp_path: Path, enabled: bool) -> None:
     dependency = {"name": "tidewire", "version": ">=0.0.0-0", "condition": "tidewire.enabled"}
     values = {
         "global": {"imageRegistry": "r.example.com", "imagePullSecrets": ["pull"], "storageClass": "fast"},

@@ -64,7 +64,7 @@ def test_pod_waits_for_its_last_scrape_longer_than_the_interval(
     assert yaml.safe_load(config)["deadlines"].get("last_scrape") == seconds
 
 
-def test_the_pod_waits_before_its_end_until_proxies_have_noticed(helm: Helm) -> None:
+def test_pod_waits_for_proxies_before_it_stops(helm: Helm) -> None:
     hooks = [_pod(rendered(helm, "defaults", version))["containers"][0]["lifecycle"] for version in ("1.29", "1.30")]
     assert hooks[0] == {"preStop": {"exec": {"command": ["python3", "-c", "import time; time.sleep(15)"]}}}
     assert hooks[1] == {"preStop": {"sleep": {"seconds": 15}}}
@@ -78,13 +78,13 @@ def test_only_the_process_itself_is_a_reason_for_a_restart(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("unready_after", [30, 120])
-def test_a_start_is_given_longer_than_the_service_waits_for_its_broker(helm: Helm, unready_after: int) -> None:
+def test_startup_probe_outlasts_the_wait_for_the_broker(helm: Helm, unready_after: int) -> None:
     values = {"settings": {"broker": {"url": "redis://r", "unready_after": unready_after}}}
     probe = _pod(helm.template(values))["containers"][0]["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= unready_after + 60
 
 
-def test_a_change_of_settings_or_contract_is_a_rollout_and_nothing_else_is(helm: Helm) -> None:
+def test_only_settings_and_contract_changes_roll_out(helm: Helm) -> None:
     def marks(**values: Any) -> dict[str, str]:
         metadata = of_kind(helm.template(values), "Deployment")["spec"]["template"]["metadata"]
         found: dict[str, str] = metadata["annotations"]
@@ -97,7 +97,7 @@ def test_a_change_of_settings_or_contract_is_a_rollout_and_nothing_else_is(helm:
     assert marks(contract={"text": "channels: {}"}) != first
 
 
-def test_the_version_of_the_chart_is_not_in_the_pods_labels(helm: Helm) -> None:
+def test_pod_labels_have_no_chart_version(helm: Helm) -> None:
     labels = of_kind(rendered(helm, "defaults"), "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert "helm.sh/chart" not in labels
 
@@ -116,7 +116,7 @@ def test_credentials_of_ones_own_leave_no_secret_to_the_chart(helm: Helm) -> Non
     assert set(of_kind(only_tokens, "Secret")["data"]) == {"api-key"}
 
 
-def test_what_pods_need_to_be_let_in_and_placed_tests_have_too(helm: Helm) -> None:
+def test_test_pods_have_the_placement_of_pods(helm: Helm) -> None:
     required = {
         "requiredDuringSchedulingIgnoredDuringExecution": {
             "nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "Exists"}]}]
@@ -179,9 +179,7 @@ def test_what_pods_need_to_be_let_in_and_placed_tests_have_too(helm: Helm) -> No
         ({"repository": "r.test:5000/org/tidewire", "tag": "1.10"}, None, "r.test:5000/org/tidewire:1.10"),
     ],
 )
-def test_the_image_is_pulled_from_the_registry_that_wins(
-    helm: Helm, image: dict[str, str], shared: str | None, wanted: str
-) -> None:
+def test_image_registry_follows_precedence(helm: Helm, image: dict[str, str], shared: str | None, wanted: str) -> None:
     documents = helm.template({"image": image, "global": {"imageRegistry": shared}})
     assert _pod(documents)["containers"][0]["image"] == wanted
 
@@ -215,13 +213,13 @@ def test_hooks_arguments_and_constraints_of_ones_own(helm: Helm) -> None:
     assert container["resources"]["requests"] == {"cpu": "1", "memory": "536870912"}
 
 
-def test_a_sleep_of_ones_own_counts_in_the_grace_period(helm: Helm) -> None:
+def test_custom_sleep_counts_in_the_grace_period(helm: Helm) -> None:
     pod = _pod(helm.template({"lifecycle": {"preStop": {"sleep": {"seconds": 300}}}}))
     assert pod["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 300}}}
     assert pod["terminationGracePeriodSeconds"] >= 300 + 120 + 15
 
 
-def test_the_service_is_as_the_cluster_needs_it(helm: Helm) -> None:
+def test_service_fields_follow_the_values(helm: Helm) -> None:
     families = {"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack"}
     documents = helm.template(
         {
@@ -347,7 +345,7 @@ SERVICE_STICKY_SAYS = {
     "sticky", [False, True] if WHOLE else [True], ids=lambda sticky: "sticky" if sticky else "plain"
 )
 @pytest.mark.parametrize("preset", INGRESS_SAYS)
-def test_an_ingress_says_it_in_the_controllers_own_words(helm: Helm, preset: str, sticky: bool) -> None:
+def test_ingress_annotations_follow_the_controller(helm: Helm, preset: str, sticky: bool) -> None:
     documents = rendered(helm, f"ingress {preset}{' sticky' if sticky else ''}")
     wanted = INGRESS_SAYS[preset] | (STICKY_SAYS.get(preset, {}) if sticky else {})
     assert _annotations(of_kind(documents, "Ingress")) == wanted
@@ -360,7 +358,7 @@ def test_every_preset_can_be_sticky_somewhere() -> None:
     assert said == INGRESS_SAYS.keys()
 
 
-def test_an_ingress_leads_only_to_what_is_public(helm: Helm) -> None:
+def test_ingress_routes_only_public_paths(helm: Helm) -> None:
     rules = of_kind(rendered(helm, "ingress nginx"), "Ingress")["spec"]["rules"]
     assert [rule["host"] for rule in rules] == ["rt.example.com", "rt.example.org"]
     for rule in rules:
@@ -398,7 +396,7 @@ def test_google_gets_a_day_a_connection(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("implementation", ["istio", "envoy-gateway", "cilium"])
-def test_a_route_lets_a_request_last_where_that_is_listened_to(helm: Helm, implementation: str) -> None:
+def test_route_timeouts_are_set_where_supported(helm: Helm, implementation: str) -> None:
     documents = rendered(helm, f"gateway {implementation}")
     assert of_kind(documents, "HTTPRoute")["spec"]["rules"][0]["timeouts"] == {"request": "0s"}
     assert of_kind(documents, "Service")["spec"]["ports"][0]["appProtocol"] == "kubernetes.io/ws"
@@ -430,7 +428,7 @@ def test_gateways_policies(helm: Helm) -> None:
     assert of_kind(sticky, chosen["extensionRef"]["kind"])["metadata"]["name"] == chosen["extensionRef"]["name"]
 
 
-def test_a_listener_takes_its_port_as_text(helm: Helm) -> None:
+def test_listener_port_may_be_text(helm: Helm) -> None:
     listeners = [{"name": "a", "port": "8080", "protocol": "HTTP"}]
     create = {"enabled": True, "className": "a", "listeners": listeners}
     made = of_kind(helm.template({"gateway": {"enabled": True, "create": create}}), "Gateway")
@@ -443,7 +441,7 @@ def test_session_persistence_goes_in_as_it_is(helm: Helm) -> None:
     assert "sessionPersistence" not in of_kind(rendered(helm, "gateway istio"), "HTTPRoute")["spec"]["rules"][0]
 
 
-def test_one_forwarding_hop_is_believed_unless_said_otherwise(helm: Helm) -> None:
+def test_proxy_hops_default_to_one(helm: Helm) -> None:
     for values, hops in (
         ({}, None),
         (ingress("nginx"), 1),
@@ -471,7 +469,7 @@ DOWN_SLOWLY = {
 }
 
 
-def test_the_hpa_counts_cpu_and_connections(helm: Helm) -> None:
+def test_hpa_scales_by_cpu_and_connections(helm: Helm) -> None:
     documents = rendered(helm, "hpa")
     spec = of_kind(documents, "HorizontalPodAutoscaler")["spec"]
     assert spec["behavior"] == {"scaleUp": UP_QUICKLY, "scaleDown": DOWN_SLOWLY}
@@ -498,9 +496,7 @@ def test_keda_never_scales_in_on_missing_data(helm: Helm) -> None:
 
 @pytest.mark.parametrize("case", ["hpa", "keda"])
 @pytest.mark.parametrize(("live", "replicas"), [(0, 2), (1, 2), (7, 7)])
-def test_a_render_without_a_cluster_takes_the_live_number_that_it_is_given(
-    helm: Helm, case: str, live: int, replicas: int
-) -> None:
+def test_render_without_a_cluster_uses_live_replicas(helm: Helm, case: str, live: int, replicas: int) -> None:
     values = CASES[case]
     documents = helm.template({**values, "autoscaling": {**values["autoscaling"], "liveReplicas": live}})
     assert of_kind(documents, "Deployment")["spec"]["replicas"] == replicas

@@ -57,7 +57,7 @@ def test_later_kubernetes_get_the_same(helm: Helm, kubernetes: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["unknown key", "unknown kind", "wrong type"])
-def test_the_schemas_find_faults(helm: Helm, change: str) -> None:
+def test_schemas_find_faults(helm: Helm, change: str) -> None:
     if not has_schemas(FIRST):
         absent("there are no schemas of Kubernetes")
     document = copy.deepcopy(of_kind(rendered(helm, "defaults"), "Deployment"))
@@ -101,7 +101,7 @@ def test_restricted_pod_security_holds(helm: Helm, case: str) -> None:
         (("containers", 0, "securityContext", "allowPrivilegeEscalation"), None, "tidewire: may escalate privileges"),
     ],
 )
-def test_the_check_of_pods_finds_breaches(helm: Helm, place: tuple[Any, ...], value: object, told: str) -> None:
+def test_pod_check_finds_breaches(helm: Helm, place: tuple[Any, ...], value: object, told: str) -> None:
     [(_, spec)] = [pod for pod in pods(rendered(helm, "defaults")) if "test" not in pod[0]]
     changed = copy.deepcopy(spec)
     holder: Any = changed
@@ -121,12 +121,12 @@ def test_every_object_is_the_releases(helm: Helm, case: str) -> None:
     assert len(titles) == len(set(titles))
 
 
-def test_a_key_that_stands_twice_is_noticed() -> None:
+def test_duplicate_key_is_found() -> None:
     with pytest.raises(yaml.YAMLError, match=r"\['a'\] twice in one mapping"):
         read("x: {a: 1, b: 2, a: 3}")
 
 
-def test_the_chart_is_of_this_version() -> None:
+def test_chart_has_the_project_version() -> None:
     [version] = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert f'appVersion: "{version}"' in (CHART / "Chart.yaml").read_text(encoding="utf-8")
 

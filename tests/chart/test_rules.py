@@ -43,7 +43,7 @@ def alerts(document: Document) -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for group in document["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
 
 
-def test_the_files_are_rules() -> None:
+def test_rule_files_are_valid() -> None:
     assert promtool("check", "rules", *RULES).count("SUCCESS") == len(RULES)
 
 
@@ -78,7 +78,7 @@ def test_every_alert_fires_beside_a_release_that_it_is_silent_for() -> None:
     assert {rule.name for rule in rules() if rule.is_alert} - apart == {"TidewireMetricsAbsent"}
 
 
-def test_the_tool_notices_an_alert_that_does_not_fire(tmp_path: Path) -> None:
+def test_promtool_finds_an_alert_that_does_not_fire(tmp_path: Path) -> None:
     scenes = yaml.safe_load(next(file for file in SCENES if file.stem == "broker").read_text(encoding="utf-8"))
     scenes["rule_files"] = [str(file) for file in RULES]
     for case in scenes["tests"][0]["alert_rule_test"]:
@@ -89,7 +89,7 @@ def test_the_tool_notices_an_alert_that_does_not_fire(tmp_path: Path) -> None:
         promtool("test", "rules", changed)
 
 
-def test_the_chart_narrows_them_to_one_release(each_helm: Helm, tmp_path: Path) -> None:
+def test_rules_select_one_release(each_helm: Helm, tmp_path: Path) -> None:
     document = made(each_helm)
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(document["spec"]), encoding="utf-8")
@@ -150,7 +150,7 @@ def test_every_alert_can_have_another_threshold(helm: Helm) -> None:
     assert all(re.search(r" (>|>=) 0\.4375$", found[name]["expr"]) for name in names)
 
 
-def test_the_command_of_the_manual_makes_a_rule_file(helm: Helm, tmp_path: Path) -> None:
+def test_documented_command_writes_a_rule_file(helm: Helm, tmp_path: Path) -> None:
     """The sed of docs/operate/alerts.md, over what Helm prints."""
     page = (Path(__file__).parents[2] / "docs" / "operate" / "alerts.md").read_text(encoding="utf-8")
     [script] = re.findall(r"--show-only templates/prometheusrule\.yaml \| sed -n '([^']+)'", page)

@@ -63,7 +63,7 @@ def accepted(documents: list[Document], root: Path) -> Settings:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if WHOLE or case in SOME])
-def test_the_service_accepts_what_is_rendered(helm: Helm, case: str, tmp_path: Path) -> None:
+def test_service_accepts_the_rendered_settings(helm: Helm, case: str, tmp_path: Path) -> None:
     settings = accepted(rendered(helm, case), tmp_path)
     assert (settings.host, settings.port) == ("::", 8080)  # inside a pod
     assert (settings.ops_host, settings.ops_port) == ("::", 9090)  # inside a pod
@@ -88,7 +88,7 @@ def test_every_secret_reaches_its_setting(helm: Helm, tmp_path: Path) -> None:
     assert (tmp_path / "etc/tidewire/jwks/login.json").exists()
 
 
-def test_a_file_of_keys_is_found_where_the_values_say(helm: Helm, tmp_path: Path) -> None:
+def test_jwks_file_is_mounted_at_its_path(helm: Helm, tmp_path: Path) -> None:
     issuer = {"issuer": "i", "audience": "a", "algorithm": "ES256", "jwks_file": "/etc/tidewire/jwks/login.json"}
     values = {"settings": {"auth": {"issuers": [issuer]}}, "secrets": {"jwks": {"existingConfigMap": "jwks"}}}
     view = lay(helm.template(values), tmp_path, GIVEN)
@@ -206,7 +206,7 @@ def test_settings_that_contradict_the_contract_of_the_service_are_still_told(hel
         load_settings(view.config, view.environ)
 
 
-def test_the_readmes_production_values_work(helm: Helm) -> None:
+def test_readme_production_values_work(helm: Helm) -> None:
     page = (CHART / "README.md").read_text(encoding="utf-8")
     text = page.split("<!-- file: production.yaml -->\n```yaml\n")[1].split("```")[0]
     documents = helm.template(yaml.safe_load(text))
@@ -221,12 +221,12 @@ TASKS = dict(
 
 
 @pytest.mark.parametrize("task", TASKS if WHOLE else list(TASKS)[::12])
-def test_the_readmes_common_tasks_are_values_that_the_service_accepts(helm: Helm, task: str, tmp_path: Path) -> None:
+def test_readme_common_tasks_are_accepted_values(helm: Helm, task: str, tmp_path: Path) -> None:
     view = lay(
         helm.template(yaml.safe_load(TASKS[task])), tmp_path, {**GIVEN, "tidewire-api": {"api-key": KEY}, "ca": {}}
     )
     assert load_settings(view.config, view.environ).contract is not None
 
 
-def test_the_readme_has_common_tasks() -> None:
+def test_readme_has_common_tasks() -> None:
     assert "Run 3 pods on a Redis" in TASKS

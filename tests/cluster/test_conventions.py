@@ -46,7 +46,7 @@ def test_releases_of_any_name_stand_in_one_namespace(release: Release) -> None:
     assert before["x-tidewire"] != "x-tidewire"
 
 
-def test_a_name_that_an_older_chart_cut_off_is_kept(release: Release, tmp_path: Path) -> None:
+def test_name_cut_by_an_older_chart_is_kept(release: Release, tmp_path: Path) -> None:
     long = named(release, LONG)
     long.with_chart(_cutting(tmp_path)).install(QUICK)
     assert deployments(release) == {LONG: LONG[:52]}
@@ -54,7 +54,7 @@ def test_a_name_that_an_older_chart_cut_off_is_kept(release: Release, tmp_path: 
     assert deployments(release) == {LONG: LONG[:52]}
 
 
-def test_a_quota_and_a_limit_range_let_pods_and_tests_in(release: Release) -> None:
+def test_pods_and_tests_fit_quota_and_limit_range(release: Release) -> None:
     hard = {"requests.cpu": "2", "limits.cpu": "4", "requests.memory": "4Gi", "limits.memory": "8Gi", "pods": "6"}
     ratio = {"type": "Container", "maxLimitRequestRatio": {"cpu": "4", "memory": "4"}}
     for kind, spec in (("ResourceQuota", {"hard": hard}), ("LimitRange", {"limits": [ratio]})):
@@ -64,7 +64,7 @@ def test_a_quota_and_a_limit_range_let_pods_and_tests_in(release: Release) -> No
     release.test()
 
 
-def test_a_parent_has_it_twice_under_aliases(release: Release, tmp_path: Path) -> None:
+def test_parent_chart_installs_two_aliases(release: Release, tmp_path: Path) -> None:
     chart = tmp_path / "platform"
     (chart / "charts").mkdir(parents=True)
     (chart / "charts" / "tidewire").symlink_to(CHART)
@@ -158,7 +158,7 @@ def test_every_convention_at_once_is_taken(release: Release) -> None:
     assert release.cluster.get("service", NAME, release.namespace)["spec"]["ipFamilies"] == ["IPv4", "IPv6"]
 
 
-def test_a_field_that_somebody_else_set_conflicts_until_values_agree(release: Release) -> None:
+def test_field_of_another_manager_conflicts_until_values_agree(release: Release) -> None:
     shared: Values = {**QUICK, "settings": {"broker": {"url": "redis://redis"}}}
     release.install({**shared, "replicas": 2})
     release.cluster.kubectl("scale", "deployment", NAME, "--replicas=4", "-n", release.namespace)
@@ -186,9 +186,7 @@ def test_a_field_that_somebody_else_set_conflicts_until_values_agree(release: Re
     ],
     ids=["address", "family", "class"],
 )
-def test_what_a_service_cannot_change_is_refused_before_half_an_upgrade(
-    release: Release, before: Values, after: Values
-) -> None:
+def test_immutable_service_field_is_refused_before_the_upgrade(release: Release, before: Values, after: Values) -> None:
     def service(fields: Values, text: str) -> Values:
         filled = {
             name: value.format(release.helm.major) if name == "clusterIP" else value for name, value in fields.items()

@@ -31,9 +31,7 @@ def priority(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_release_lives_from_install_to_uninstall(
-    release: Release, kinds: list[str], priority: None, case: str
-) -> None:
+def test_release_from_install_to_uninstall(release: Release, kinds: list[str], priority: None, case: str) -> None:
     values: Values = {"minReadySeconds": 0, **CASES[case]}
     account = {
         "apiVersion": "v1",

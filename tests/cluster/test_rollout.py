@@ -15,7 +15,7 @@ REVISION = "example.com/revision"
 CHANGED: Values = {"podAnnotations": {REVISION: "2"}}
 
 
-def test_a_rollout_keeps_the_wanted_pods_and_starts_one_more(release: Release) -> None:
+def test_rollout_keeps_all_pods_and_adds_one(release: Release) -> None:
     release.install(THREE)
     with release.cluster.watch("deployment", NAME, release.namespace) as states:
         release.upgrade({**THREE, **CHANGED})
@@ -24,7 +24,7 @@ def test_a_rollout_keeps_the_wanted_pods_and_starts_one_more(release: Release) -
     eventually(lambda: _revisions(release) == ["2"] * 3, "all pods are new")
 
 
-def test_a_rollout_of_a_broken_image_keeps_the_old_pods_until_it_is_rolled_back(release: Release) -> None:
+def test_rollout_of_a_broken_image_keeps_the_old_pods(release: Release) -> None:
     release.install(THREE)
     with release.cluster.watch("deployment", NAME, release.namespace) as states:
         release.upgrade({**BROKEN, **CHANGED}, wait=False)
@@ -34,7 +34,7 @@ def test_a_rollout_of_a_broken_image_keeps_the_old_pods_until_it_is_rolled_back(
     eventually(lambda: _revisions(release) == [""] * 3, "the new pod is gone")
 
 
-def test_a_node_drain_moves_pods_one_at_a_time(release: Release) -> None:
+def test_node_drain_moves_one_pod_at_a_time(release: Release) -> None:
     release.install(_marked(release, THREE))
     [pod, *_] = _pods(release)
     node = pod["spec"]["nodeName"]
@@ -44,7 +44,7 @@ def test_a_node_drain_moves_pods_one_at_a_time(release: Release) -> None:
     assert min(available(states)) >= 2
 
 
-def test_a_node_drain_does_not_wait_for_pods_that_are_not_ready(release: Release) -> None:
+def test_node_drain_does_not_wait_for_unready_pods(release: Release) -> None:
     release.install(_marked(release, BROKEN), wait=False)
     eventually(lambda: _waiting(release) == 3, "no pod can start")
     [pod, *_] = _pods(release)
@@ -52,7 +52,7 @@ def test_a_node_drain_does_not_wait_for_pods_that_are_not_ready(release: Release
     assert pod["metadata"]["name"] not in [each["metadata"]["name"] for each in _pods(release)]
 
 
-def test_the_plain_manifests_can_be_applied_again_and_deleted(cluster: Cluster) -> None:
+def test_plain_manifests_are_applied_again_and_deleted(cluster: Cluster) -> None:
     folder = str(ROOT / "k8s" / "manifests")
     with cluster.namespace("tidewire"):  # which they name
         for _ in range(2):

@@ -51,7 +51,7 @@ def test_no_upgrade_ends_a_pod_when_an_autoscaler_is_turned_on(
     assert {state["status"]["replicas"] for state in states} == {MANY}
 
 
-def test_an_upgrade_keeps_the_number_that_an_autoscaler_has_chosen(release: Release) -> None:
+def test_upgrade_keeps_the_replicas_of_the_autoscaler(release: Release) -> None:
     release.install(hpa(minReplicas=2))
     release.upgrade(hpa(minReplicas=7))
     # By the autoscaler's way: the field is another manager's from now on.
@@ -64,7 +64,7 @@ def test_an_upgrade_keeps_the_number_that_an_autoscaler_has_chosen(release: Rele
     assert min(replicas(states)) == 9
 
 
-def test_an_older_release_whose_manifest_has_no_number_keeps_its_pods(release: Release, tmp_path: Path) -> None:
+def test_upgrade_from_a_manifest_without_replicas_keeps_pods(release: Release, tmp_path: Path) -> None:
     older = _without_replicas(tmp_path)
     release.with_chart(older).install(hpa())
     release.cluster.kubectl("scale", "deployment", NAME, f"--replicas={MANY}", "-n", release.namespace)
@@ -74,7 +74,7 @@ def test_an_older_release_whose_manifest_has_no_number_keeps_its_pods(release: R
     assert set(replicas(states)) == {MANY}
 
 
-def test_a_maximum_below_the_pods_that_run_is_refused(release: Release) -> None:
+def test_max_replicas_below_running_pods_is_refused(release: Release) -> None:
     release.install(fixed(12))
     with pytest.raises(Refused, match=r"maxReplicas \(10\) is below the 12 pods that run"):
         release.upgrade(hpa(maxReplicas=10))
@@ -96,7 +96,7 @@ def test_turning_an_autoscaler_off_with_fewer_pods_is_refused(release: Release) 
     assert _replicas(release) == 2
 
 
-def test_a_server_side_dry_run_shows_the_live_number(release: Release) -> None:
+def test_server_dry_run_shows_live_replicas(release: Release) -> None:
     release.install(fixed(5))
     assert "replicas: 5\n" in release.helm.run(
         "upgrade",
@@ -109,7 +109,7 @@ def test_a_server_side_dry_run_shows_the_live_number(release: Release) -> None:
     )
 
 
-def test_a_rollback_brings_back_the_number_of_then(release: Release) -> None:
+def test_rollback_restores_the_old_replicas(release: Release) -> None:
     _scaled_since_its_first_revision(release, 9)
     if release.helm.major == 3:
         release.rollback(1)
@@ -121,7 +121,7 @@ def test_a_rollback_brings_back_the_number_of_then(release: Release) -> None:
     assert _replicas(release) == 3
 
 
-def test_an_upgrade_with_the_values_of_then_keeps_the_number_of_now(release: Release) -> None:
+def test_upgrade_with_old_values_keeps_live_replicas(release: Release) -> None:
     _scaled_since_its_first_revision(release, 9)
     with release.cluster.watch("deployment", NAME, release.namespace) as states:
         release.upgrade(release.values(revision=1))
@@ -142,7 +142,7 @@ def test_keda_takes_over_from_the_autoscaler_in_one_upgrade_and_back(release: Re
     assert set(replicas(states)) == {9}
 
 
-def test_an_autoscaler_of_an_older_chart_is_handed_over_in_two_upgrades(release: Release, keda_webhook: None) -> None:
+def test_autoscaler_of_an_older_chart_is_handed_over_in_two_upgrades(release: Release, keda_webhook: None) -> None:
     release.install(hpa())
     release.cluster.kubectl("annotate", "hpa", NAME, "validations.keda.sh/hpa-ownership-", "-n", release.namespace)
     with pytest.raises(Refused, match=r"upgrade once more with autoscaling\.hpa\.enabled"):
@@ -161,7 +161,7 @@ def test_an_autoscaler_of_an_older_chart_is_handed_over_in_two_upgrades(release:
 
 
 @pytest.mark.parametrize("change", [{"fullnameOverride": "chat"}, {"nameOverride": "chat"}], ids=["full", "part"])
-def test_a_release_that_changes_its_name_keeps_its_number(release: Release, change: Values) -> None:
+def test_renamed_release_keeps_its_replicas(release: Release, change: Values) -> None:
     release.install(hpa())
     release.cluster.kubectl("scale", "deployment", NAME, "--replicas=9", "-n", release.namespace)
     release.upgrade({**hpa(), **change})
@@ -170,7 +170,7 @@ def test_a_release_that_changes_its_name_keeps_its_number(release: Release, chan
     assert deployment["spec"]["replicas"] == 9
 
 
-def test_nobody_needs_to_read_autoscalers_without_one(release: Release, tmp_path: Path) -> None:
+def test_release_without_autoscaler_needs_no_right_to_read_it(release: Release, tmp_path: Path) -> None:
     own = _with_rights(release, tmp_path)
     own.install(fixed(4))
     own.upgrade(fixed(2))

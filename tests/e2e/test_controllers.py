@@ -50,7 +50,7 @@ def test_haproxy_takes_its_times(tmp_path: Path) -> None:
     assert set(told) == {"timeout-tunnel", "timeout-client", "timeout-server", "hard-stop-after"}
 
 
-def test_the_chart_counts_on_the_tunnels_time() -> None:
+def test_ping_interval_is_below_the_tunnel_timeout() -> None:
     need()
     idle = int(seconds(haproxytech()["timeout-tunnel"]))
     values = {**ingress("haproxytech"), "settings": {"deadlines": {"heartbeat": idle / 2 - 1}}}

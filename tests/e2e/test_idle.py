@@ -79,7 +79,7 @@ def _watched(engines: Sequence[Engine], silent: int) -> Iterator[Watched]:
 @pytest.mark.parametrize(
     "kinds", [pytest.param((Nginx,), id="nginx"), pytest.param(ENGINES, id="all", marks=pytest.mark.e2e)]
 )
-async def test_a_preset_keeps_what_is_pinged_and_cuts_what_is_silent(kinds: Sequence[type[Engine]]) -> None:
+async def test_preset_keeps_pinged_and_closes_silent_connections(kinds: Sequence[type[Engine]]) -> None:
     need(*(kind.program for kind in kinds))
     documents = {
         preset: rendered(preset, IDLE, HEARTBEAT)

@@ -152,7 +152,7 @@ async def test_fails_where_something_is_wrong(more: dict[str, str], told: str, t
     assert told in verdict
 
 
-def test_what_the_job_sets_is_what_the_script_reads() -> None:
+def test_job_environment_matches_the_script() -> None:
     script = (LOADTEST / "load.js").read_text(encoding="utf-8")
     read = set(re.findall(r"(?:text|number)\('([A-Z0-9_]+)'|__ENV\.([A-Z0-9_]+)", script))
     known = {name for pair in read for name in pair if name}

@@ -151,7 +151,7 @@ async def test_refusals_pass_as_they_are(kind: type[Engine], preset: str, tmp_pa
             assert await asyncio.gather(*(guest.gone() for guest in guests)) == [1012] * LEAVING
 
 
-async def test_a_store_that_is_away_shows_as_it_is(kind: type[Engine], preset: str, tmp_path: Path) -> None:
+async def test_store_outage_shows_on_the_dashboard(kind: type[Engine], preset: str, tmp_path: Path) -> None:
     async with behind(kind, preset, tmp_path, {"BROKER__TIMEOUT": "1"}) as stand, visiting() as http:
         stand.redis.kill()
         status, headers, body = await stand.visitor(http).get("/ws?ticket=unknown", **UPGRADE)

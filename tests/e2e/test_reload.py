@@ -81,7 +81,7 @@ class Held:
         return f"{self.engine.program} {self.event}"
 
 
-async def test_what_is_open_lasts_as_long_as_the_table_says() -> None:
+async def test_open_connections_last_as_documented() -> None:
     need(*(kind.program for kind in ENGINES))
     told = {"DEADLINES__HEARTBEAT": str(HEARTBEAT)}
     documents = rendered(PLAIN, 3600, 25.0)

@@ -64,7 +64,7 @@ async def cluster(report: Report, *, size: int, up: int, **settings: str) -> Asy
     assert not report.failures
 
 
-async def test_a_rolling_restart_of_three_pods() -> None:
+async def test_rolling_restart_of_three_pods() -> None:
     report = Report("rolling restart", "redis", seed=1)
     async with cluster(report, size=4, up=3, ROLLOUT__DRAIN_RATE=str(DRAIN_RATE)) as stage:
         pods, spare = stage.nodes[:3], stage.nodes[3]
@@ -93,7 +93,7 @@ async def test_a_rolling_restart_of_three_pods() -> None:
         report.expect(not flaps, f"presence flapped: {sum(flaps.values())} times, such as {list(flaps)[:3]}")
 
 
-async def test_a_pod_that_is_killed() -> None:
+async def test_killed_pod() -> None:
     report = Report("kill -9 of a pod", "redis", seed=2)
     async with cluster(report, size=3, up=3) as stage:
         victim = stage.nodes[0]

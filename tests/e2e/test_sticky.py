@@ -69,7 +69,7 @@ async def _spreads(http: aiohttp.ClientSession, front: Front) -> None:
     assert len(places) == len(HEARTBEATS), f"{front.preset}: without affinity all went to {places}"
 
 
-async def test_a_cookie_pins_and_nothing_else_does() -> None:
+async def test_only_the_cookie_pins_a_client() -> None:
     need(*(kind.program for kind in ENGINES))
     told = [{"DEADLINES__HEARTBEAT": str(heartbeat), "DEADLINES__SHUTDOWN": "2"} for heartbeat in HEARTBEATS]
     async with RedisServer() as redis, nodes(redis.url, *told) as members, visiting() as http:

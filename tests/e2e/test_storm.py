@@ -84,7 +84,7 @@ class Listeners:
         return quantiles(self.waits, n=100)[98]
 
 
-async def test_a_storm_against_one_pod() -> None:
+async def test_reconnect_storm_against_one_pod() -> None:
     asyncio.get_running_loop().set_debug(False)
     rate = {"ROLLOUT__ACCEPT_RATE__PER_SECOND": str(ACCEPTS), "ROLLOUT__ACCEPT_RATE__BURST": str(ACCEPTS)}
     node = Node("node", "memory://", rate)

@@ -25,7 +25,7 @@ def _enough_files() -> Iterator[None]:
 @pytest.mark.parametrize(
     "scenario", [pytest.param(scenario, id=scenario.name) for scenario in everything() if scenario.quick]
 )
-async def test_the_promise_holds_through(scenario: Scenario) -> None:
+async def test_guarantees_hold_through_fault(scenario: Scenario) -> None:
     report = await run(scenario, SEED, "redis", quick=True)
     print(table([report]))
     assert not report.failures

@@ -112,20 +112,20 @@ class TestSize:
 
 
 class TestBatch:
-    async def test_of_exactly_the_limit_is_handled(self) -> None:
+    async def test_batch_at_the_limit_is_handled(self) -> None:
         async with serving(limits={"batch": 3}) as server, bystander(server), server.client() as ann:
             assert ann.welcome["limits"]["batch"] == 3
             await ann.raw(json.dumps([{"type": "ping", "id": str(number)} for number in range(3)]))
             assert [(await ann.receive())["id"] for _ in range(3)] == ["0", "1", "2"]
 
-    async def test_one_more_is_refused_whole(self) -> None:
+    async def test_batch_above_the_limit_is_refused_whole(self) -> None:
         async with serving(limits={"batch": 3}) as server, bystander(server), server.client() as ann:
             await ann.raw(json.dumps([{"type": "ping", "id": str(number)} for number in range(4)]))
             await ann.expect("error", code="invalid_message")
             await ann.silence()
             assert await server.metric("limit_hits_total", limit="batch") == 1
 
-    async def test_the_one_with_hello_is_bounded_too(self) -> None:
+    async def test_batch_with_hello_is_bounded(self) -> None:
         async with serving(limits={"batch": 3}) as server, bystander(server):
             ann = await Client.open(server, hello=False)
             hello = {"type": "hello", "token": token()}
@@ -134,7 +134,7 @@ class TestBatch:
             assert await ann.closed() == 4400
             assert await server.metric("limit_hits_total", limit="batch") == 1
 
-    async def test_an_empty_one_is_malformed(self) -> None:
+    async def test_empty_batch_is_malformed(self) -> None:
         async with serving() as server, server.client() as ann:
             await ann.raw("[]")
             await ann.expect("error", code="malformed")
@@ -178,7 +178,7 @@ async def test_many_subscribes_cost_no_more_than_the_limit() -> None:
 
 class TestRate:
     @pytest.mark.parametrize("scope", ["connection", "user", "ip", "tenant"])
-    async def test_what_is_above_it_is_refused_with_the_wait(self, scope: str) -> None:
+    async def test_message_above_the_rate_is_refused_with_the_wait(self, scope: str) -> None:
         async with at_rest_after(serving(limits={f"{scope}_rate": TIGHT})) as server, server.client(ready=False) as ann:
             for number in range(3):
                 await ann.send(type="ping", id=str(number))
@@ -190,7 +190,7 @@ class TestRate:
             assert await server.metric("rate_limited_total", scope=scope) == 1
             assert await server.metric("connections") == 1, "a little above the rate is no reason to close"
 
-    async def test_of_one_connection_is_nobody_else_s(self) -> None:
+    async def test_rate_of_a_connection_is_its_own(self) -> None:
         async with (
             serving(limits={"connection_rate": {"per_second": 0.001, "burst": 5}}) as server,
             server.client("ann", ready=False) as ann,
@@ -201,7 +201,7 @@ class TestRate:
             await ann.until("error", code="rate_limited")
             await tab.silence()
 
-    async def test_of_one_user_counts_all_connections_and_no_other_user_s(self) -> None:
+    async def test_rate_of_a_user_counts_all_its_connections(self) -> None:
         async with (
             serving(limits={"user_rate": TIGHT}) as server,
             server.client("ann", ready=False) as ann,
@@ -218,7 +218,7 @@ class TestRate:
             await ben.silence()
             await namesake.silence()
 
-    async def test_of_one_tenant_is_not_another_s(self) -> None:
+    async def test_rate_of_a_tenant_is_its_own(self) -> None:
         async with (
             serving(limits={"tenant_rate": TIGHT}) as server,
             server.client("ann", ready=False) as ann,
@@ -232,7 +232,7 @@ class TestRate:
             await ben.expect("error", code="rate_limited", id="late")
             await other.silence()
 
-    async def test_of_one_address_is_not_another_s(self) -> None:
+    async def test_rate_of_an_address_is_its_own(self) -> None:
         async with serving(limits={"ip_rate": TIGHT}, proxy={"hops": 1}) as server:
             near = {"X-Forwarded-For": "192.0.2.1", "Authorization": f"Bearer {token('ann')}"}
             far = {"X-Forwarded-For": "192.0.2.2", "Authorization": f"Bearer {token('ben')}"}
@@ -265,7 +265,7 @@ class TestRate:
             assert kinds == ["pong"] * 3 + ["error"] * 2
 
     @pytest.mark.parametrize("junk", ["{", "[", "[]", '[{"type":"ping"}', "x" * 100, '{"type":"nonsense"}', b"\0"])
-    async def test_what_is_no_message_counts_too(self, junk: str | bytes) -> None:
+    async def test_invalid_message_counts_for_the_rate(self, junk: str | bytes) -> None:
         limits = {"connection_rate": TIGHT, "rate_violations": 2}
         async with serving(limits=limits) as server, bystander_of_own_rate(server), server.client(ready=False) as ann:
             for _ in range(6):
@@ -275,7 +275,7 @@ class TestRate:
             assert codes[3:] == ["rate_limited"] * 3
             assert "rate_limited" not in codes[:3]
 
-    async def test_who_keeps_on_is_closed(self) -> None:
+    async def test_client_that_keeps_sending_above_the_rate_is_closed(self) -> None:
         async with serving(limits={"connection_rate": TIGHT, "rate_violations": 5}) as server:
             async with server.client(ready=False) as ann:
                 for _ in range(3 + 5):
@@ -309,7 +309,7 @@ async def bystander_of_own_rate(server: Running) -> AsyncIterator[None]:
 
 class TestFlood:
     @pytest.mark.parametrize("opcode", [PING, PONG], ids=["ping", "pong"])
-    async def test_of_control_frames_ends_the_connection(self, opcode: int) -> None:
+    async def test_control_frame_flood_closes_the_connection(self, opcode: int) -> None:
         limits = {"connection_rate": {"per_second": 5, "burst": 20}}
         async with serving(limits=limits) as server, server.client("bystander") as other, upgraded(server) as raw:
             for _ in range(40):
@@ -338,7 +338,7 @@ class TestFlood:
             await raw.gone()
             await server.at_rest()
 
-    async def test_of_one_who_never_answers_the_close_is_cut(self) -> None:
+    async def test_flooding_client_that_ignores_the_close_is_cut(self) -> None:
         limits = {"connection_rate": {"per_second": 5, "burst": 20}}
         async with serving(limits=limits, outbox={"close_grace": 0.2}) as server, upgraded(server) as raw:
             for _ in range(40):
@@ -353,7 +353,7 @@ class TestFlood:
                 raw.write(frame(PING, str(number).encode()))
                 assert await raw.receive() == (PONG, str(number).encode())
 
-    async def test_of_refused_upgrades_stops_at_the_address_s_rate(self) -> None:
+    async def test_flood_of_refused_upgrades_stops_at_the_rate(self) -> None:
         async with serving(limits={"connect_rate_per_ip": {"per_second": 0.001, "burst": 10}}) as server:
             async with server.client("bystander") as other:
                 codes = [(await ask(server, "/ws", bearer("x.y.z"))).code for _ in range(12)]

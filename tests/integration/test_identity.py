@@ -260,7 +260,7 @@ class TestHello:
         await client.expect("error", code="binary_refused")
         assert await client.closed() == 4400
 
-    async def test_a_second_one_is_refused_and_changes_nothing(self, server: Running) -> None:
+    async def test_second_hello_is_refused_and_changes_nothing(self, server: Running) -> None:
         async with server.client("ann") as ann:
             await ann.send(type="hello", token=token("eve"))
             await ann.expect("error", code="invalid_message")
@@ -270,7 +270,7 @@ class TestHello:
             (connection,) = server.service.node.delivery.registry
             assert connection.session.identity.user == "ann"
 
-    async def test_that_does_not_come_ends_the_connection(self) -> None:
+    async def test_missing_hello_closes_the_connection(self) -> None:
         async with serving(deadlines={"hello": 0.2}) as server:
             client = await Client.open(server, hello=False)
             await client.expect("error", code="deadline", retryable=True)

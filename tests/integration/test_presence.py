@@ -114,7 +114,7 @@ class TestInfo:
         view = (await client.ask("presence", channel="room:1"))["presence"]
         return next(member.get("info") for member in view["members"] if member["user"] == user)
 
-    async def test_a_refresh_with_other_info_is_told_once_and_shown(self, stored: Running) -> None:
+    async def test_refresh_with_other_info_is_published_once(self, stored: Running) -> None:
         async with stored.client("ann") as ann, stored.client("ben", info={"name": "Ben"}) as ben:
             await ann.subscribe("room:1")
             await ben.subscribe("room:1")
@@ -152,7 +152,7 @@ class TestInfo:
                 assert (await ann.expect("presence.joined"))["data"]["info"] == {"n": 2}
                 assert await self.info(ann) == {"n": 2}
 
-    async def test_a_channel_that_is_joined_again_shows_the_token_of_now(self, stored: Running) -> None:
+    async def test_rejoin_shows_the_info_of_the_new_token(self, stored: Running) -> None:
         async with stored.client("ann") as ann, stored.client("ben", info={"n": 1}) as ben:
             await ann.subscribe("room:1")
             await ben.subscribe("room:1")
@@ -162,7 +162,7 @@ class TestInfo:
             await ann.until("presence.joined", data={"user": "ben", "info": {"n": 2}})
             assert await self.info(ann) == {"n": 2}
 
-    async def test_a_held_member_s_refresh_is_shown(self, stored: Running) -> None:
+    async def test_refresh_of_a_pending_member_is_published(self, stored: Running) -> None:
         async with stored.client("ann") as ann, stored.client("ben", info={"n": 1}, ready=False) as ben:
             await ann.subscribe("room:1")
             await ben.send(type="subscribe", id="s", channel="room:1")

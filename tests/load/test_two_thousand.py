@@ -108,7 +108,7 @@ async def test_two_thousand_get_everything_once_in_order_and_leave_nothing_behin
         assert await server.deaths() == 0
 
 
-async def test_a_stop_tells_everyone_closes_everyone_and_exits_with_0(tmp_path: Path) -> None:
+async def test_stop_notifies_and_closes_all_and_exits_with_0(tmp_path: Path) -> None:
     asyncio.get_running_loop().set_debug(False)  # as above
     async with serving(tmp_path) as server:
         swarm = Swarm(server.port, ROOMS[:20], EACH)

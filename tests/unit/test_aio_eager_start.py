@@ -68,7 +68,7 @@ async def test_work_that_never_waits_is_done_at_once() -> None:
     assert said == ["inner", "end"]
 
 
-async def test_what_it_waits_for_comes_and_it_goes_on_in_the_task() -> None:
+async def test_work_continues_in_the_task_after_its_wait() -> None:
     first, second = asyncio.Future[int](), asyncio.Future[int]()
     said: list[object] = []
 
@@ -87,7 +87,7 @@ async def test_what_it_waits_for_comes_and_it_goes_on_in_the_task() -> None:
     assert said == [None, 1, it.task, 2]
 
 
-async def test_what_has_come_before_the_task_began_is_not_lost() -> None:
+async def test_result_before_the_task_starts_is_kept() -> None:
     value = asyncio.Future[str]()
     said: list[str] = []
 
@@ -102,7 +102,7 @@ async def test_what_has_come_before_the_task_began_is_not_lost() -> None:
     assert said == ["x"]
 
 
-async def test_the_rest_is_a_coroutine_that_every_python_makes_a_task_of() -> None:
+async def test_rest_is_a_coroutine() -> None:
     """Python 3.12 and later take no generators."""
 
     async def work() -> None:
@@ -114,7 +114,7 @@ async def test_the_rest_is_a_coroutine_that_every_python_makes_a_task_of() -> No
         await asyncio.create_task(rest)
 
 
-async def test_what_it_raises_before_it_waits_is_raised_by_begin() -> None:
+async def test_error_before_the_first_wait_is_raised_at_once() -> None:
     async def work() -> None:
         raise LookupError("at once")
 
@@ -123,7 +123,7 @@ async def test_what_it_raises_before_it_waits_is_raised_by_begin() -> None:
     assert it.task is None
 
 
-async def test_what_it_raises_later_is_the_task_s() -> None:
+async def test_error_after_the_first_wait_is_raised_in_the_task() -> None:
     async def work() -> None:
         await asyncio.sleep(0)
         raise LookupError("later")
@@ -132,7 +132,7 @@ async def test_what_it_raises_later_is_the_task_s() -> None:
         await (await begun(work())).result()
 
 
-async def test_a_failure_of_what_it_waits_for_is_its_to_handle() -> None:
+async def test_work_handles_errors_of_what_it_awaits() -> None:
     awaited = asyncio.Future[None]()
     said: list[str] = []
 
@@ -213,7 +213,7 @@ class TestCancelling:
         assert metrics.process.supervised_task_deaths.labels(task="command").value == 0
 
 
-async def test_a_rest_that_nobody_awaits_closes_the_work() -> None:
+async def test_unawaited_rest_closes_the_work() -> None:
     said: list[str] = []
 
     async def work() -> None:
@@ -228,7 +228,7 @@ async def test_a_rest_that_nobody_awaits_closes_the_work() -> None:
     assert said == ["closed"]
 
 
-async def test_a_timeout_works_in_a_task_and_only_there() -> None:
+async def test_timeout_needs_a_task() -> None:
     said: list[str] = []
 
     async def work() -> None:
@@ -247,7 +247,7 @@ async def test_a_timeout_works_in_a_task_and_only_there() -> None:
     assert said == ["in time"]
 
 
-async def test_a_timeout_around_the_task_ends_the_work() -> None:
+async def test_timeout_around_the_task_cancels_the_work() -> None:
     waiting = Waiting()
     rest = start_eagerly(waiting.work())
     assert rest is not None

@@ -18,14 +18,14 @@ import asyncio
 
 keep = []
 
-async def test_that_leaves_one_behind():
+async def test_leaves_a_task_behind():
     keep.append(asyncio.create_task(asyncio.Event().wait()))
 
-async def test_that_cancels_it():
+async def test_cancels_its_task():
     task = asyncio.create_task(asyncio.Event().wait())
     task.cancel()
 
-async def test_that_waits_for_it():
+async def test_awaits_its_task():
     await asyncio.create_task(asyncio.sleep(0))
 """
 
@@ -55,9 +55,9 @@ def test_task_left_behind_fails_its_test(tmp_path: Path) -> None:
     said = [line for line in done.stdout.splitlines() if line.startswith(("PASSED", "FAILED", "ERROR"))]
     assert done.returncode == 1, done.stdout
     assert [line.partition(" - ")[0] for line in said] == [
-        "PASSED test_it.py::test_that_leaves_one_behind",
-        "PASSED test_it.py::test_that_cancels_it",
-        "PASSED test_it.py::test_that_waits_for_it",
-        "ERROR test_it.py::test_that_leaves_one_behind",
+        "PASSED test_it.py::test_leaves_a_task_behind",
+        "PASSED test_it.py::test_cancels_its_task",
+        "PASSED test_it.py::test_awaits_its_task",
+        "ERROR test_it.py::test_leaves_a_task_behind",
     ]
     assert done.stdout.count("left asyncio tasks behind") >= 1

@@ -58,7 +58,7 @@ async def run(world: World, seconds: int, start: int = 0) -> None:
         await world.tick(float(second))
 
 
-async def test_an_hour_is_lively_bounded_and_within_the_contract(stage: Stage) -> None:
+async def test_hour_of_the_demo_is_bounded_and_valid(stage: Stage) -> None:
     world = World(random.Random(1), stage, stage)
     await world.begin(0.0)
     await run(world, 3600)
@@ -69,7 +69,7 @@ async def test_an_hour_is_lively_bounded_and_within_the_contract(stage: Stage) -
     assert any(facts["status"] == "gone" for facts in stage.queue().values())
 
 
-async def test_an_agent_who_writes_is_answered(stage: Stage) -> None:
+async def test_agent_that_writes_gets_a_reply(stage: Stage) -> None:
     world = World(random.Random(2), stage, stage)
     await world.begin(0.0)
     chat = next(chat for chat in world.chats.values() if chat.status == "waiting" and chat.played)
@@ -86,7 +86,7 @@ async def test_an_agent_who_writes_is_answered(stage: Stage) -> None:
     assert answers
 
 
-async def test_what_is_published_by_hand_shows_in_the_queue(stage: Stage) -> None:
+async def test_manual_publish_shows_in_the_queue(stage: Stage) -> None:
     world = World(random.Random(3), stage, stage)
     await world.begin(0.0)
     world.hear({"channel": "room:1", "from": None, "type": "chat.message", "data": {"text": "from a shell"}}, 1.0)

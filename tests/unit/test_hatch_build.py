@@ -75,7 +75,7 @@ def build(tree: Path, target: str = "wheel", **environment: str) -> tuple[Path, 
 
 
 @has_compiler
-def test_a_checkout_with_a_compiler_has_the_sender() -> None:
+def test_checkout_with_a_compiler_has_the_native_sender() -> None:
     """scripts/setup.sh builds it before the tests, which would otherwise try the service without it."""
     assert LIBRARY.exists()
     assert load() is not None
@@ -115,7 +115,7 @@ def refused(tree: Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_where_the_sender_has_to_be_a_build_without_it_fails(tree: Path) -> None:
+def test_required_native_sender_without_a_compiler_fails_the_build(tree: Path) -> None:
     said = refused(tree, PATH="/nowhere", CC="", TIDEWIRE_BUILD_NATIVE="always")
     assert "is not compiled, and TIDEWIRE_BUILD_NATIVE is 'always': there is no C compiler" in said
     assert "TIDEWIRE_BUILD_NATIVE is 'perhaps'; it can be 'always' or 'never'" in refused(
@@ -123,7 +123,7 @@ def test_where_the_sender_has_to_be_a_build_without_it_fails(tree: Path) -> None
     )
 
 
-def test_a_pure_wheel_can_be_asked_for_where_there_is_a_compiler(tree: Path) -> None:
+def test_pure_wheel_can_be_built_with_a_compiler(tree: Path) -> None:
     wheel, _ = build(tree, TIDEWIRE_BUILD_NATIVE="never")
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as content:
@@ -131,7 +131,7 @@ def test_a_pure_wheel_can_be_asked_for_where_there_is_a_compiler(tree: Path) -> 
 
 
 @has_compiler
-def test_the_source_distribution_holds_what_a_build_of_it_needs(tree: Path) -> None:
+def test_source_distribution_can_be_built(tree: Path) -> None:
     made, _ = build(tree, "sdist")
     with tarfile.open(made) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
