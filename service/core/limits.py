@@ -18,6 +18,22 @@ PerSecond = Annotated[float, Gt(0)]
 STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 """For pydantic, which reads these classes as settings: unknown names are faults, and so are infinity and NaN."""
 
+STORE_PREFIX = "tidewire"
+"""Prefix of every key at the store."""
+STORE_CALL_TIMEOUT = 5.0
+"""Seconds that a call of the store may take."""
+MAX_STORE_CALLS = 10_000
+"""Calls that may wait for the store."""
+STORE_PING_INTERVAL = 1.0
+"""Seconds between two pings of the store."""
+STORE_SILENCE_TIMEOUT = 3.0
+"""Seconds without a response after which a connection to the store is lost."""
+POSITION_TTL = 604_800.0
+"""Seconds that a channel without publishes keeps its position."""
+EMPTY_TTL = 60.0
+"""Seconds that a channel without any publish keeps its position after its last subscriber."""
+IDEMPOTENCY_WINDOW = 300.0
+"""Seconds in which a repeated id is detected."""
 UNREADY_AFTER = 30.0
 """Seconds without the broker after which a node is not ready."""
 PRESENCE_MEMBERS = 200

@@ -20,11 +20,19 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.adapters.nats.address import parse_nats_url
 from service.adapters.redis.address import parse_redis_url
 from service.core.limits import (
+    EMPTY_TTL,
+    IDEMPOTENCY_WINDOW,
     MAX_REVOCATIONS,
+    MAX_STORE_CALLS,
     MAX_TOTAL_REVOCATIONS,
+    POSITION_TTL,
     PRESENCE_MEMBERS,
     PRESENCE_TTL,
     REVOCATION_TTL,
+    STORE_CALL_TIMEOUT,
+    STORE_PING_INTERVAL,
+    STORE_PREFIX,
+    STORE_SILENCE_TIMEOUT,
     UNREADY_AFTER,
     Bytes,
     Compression,
@@ -216,24 +224,24 @@ class Broker(BaseModel):
     """PEM file of the client certificate of this node."""
     private_key: Path | None = None
     """PEM file of the private key of that certificate."""
-    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "tidewire"
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = STORE_PREFIX
     """Prefix of every key and channel name at the broker, so that several services can share it."""
-    timeout: Seconds = 5.0
+    timeout: Seconds = STORE_CALL_TIMEOUT
     """Seconds that a broker call may take; then it fails with a retryable error."""
-    queue: Count = 10_000
+    queue: Count = MAX_STORE_CALLS
     """Broker calls that may wait. Further calls fail at once with a retryable error."""
-    ping: Seconds = 1.0
+    ping: Seconds = STORE_PING_INTERVAL
     """Seconds between two pings of the broker."""
-    silence: Seconds = 3.0
+    silence: Seconds = STORE_SILENCE_TIMEOUT
     """Seconds without any response after which a connection to the broker is closed and reopened."""
     unready_after: Annotated[float, Field(ge=0)] = UNREADY_AFTER
     """Seconds without the broker after which this node is not ready, or its start fails. Connections stay open."""
-    position_ttl: Seconds = 604_800.0
+    position_ttl: Seconds = POSITION_TTL
     """Seconds that a channel without publishes keeps its position; at least the ttl of its history."""
-    empty_ttl: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 60.0
+    empty_ttl: Annotated[float, Field(ge=5, allow_inf_nan=False)] = EMPTY_TTL
     """Seconds that a channel without any publish keeps its position after its last subscriber. Clients can name any number
     of such channels. A client that returns later gets `recovered: false`."""
-    idempotency_window: Seconds = 300.0
+    idempotency_window: Seconds = IDEMPOTENCY_WINDOW
     """Seconds in which a repeated id is detected."""
     idempotency_entries: Count = 100_000
     """Ids that are remembered for all channels together; `memory://` only."""

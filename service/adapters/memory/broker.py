@@ -25,6 +25,7 @@ from service.core.broker import (
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
 from service.core.event import Delivery, Event, Publication, Retention
+from service.core.limits import EMPTY_TTL
 from service.core.position import Position, events_after
 
 SWEEP_INTERVAL = 1.0
@@ -67,7 +68,7 @@ class MemoryBroker:
         idempotency_entries: int,
         channels: int,
         max_bytes: int,
-        empty_ttl: float = 60.0,
+        empty_ttl: float = EMPTY_TTL,
         new_epoch: Callable[[], str] = _random_epoch,
     ) -> None:
         self._clock = clock

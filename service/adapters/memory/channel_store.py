@@ -11,6 +11,7 @@ from itertools import islice
 from service.adapters.memory.stored_channel import CHANNEL_BYTES, Holdings, StoredChannel
 from service.core.channel import ChannelKey
 from service.core.event import Event, Publication, Retention
+from service.core.limits import EMPTY_TTL
 from service.errors import ErrorCode, ServiceError
 
 
@@ -20,7 +21,7 @@ class StoreLimits:
 
     max_channels: int
     max_bytes: int
-    empty_ttl: float = 60.0
+    empty_ttl: float = EMPTY_TTL
     """Seconds that an empty channel without subscribers is kept."""
 
 

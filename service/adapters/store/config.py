@@ -7,6 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.core.limits import (
+    EMPTY_TTL,
+    IDEMPOTENCY_WINDOW,
+    MAX_STORE_CALLS,
+    POSITION_TTL,
+    STORE_CALL_TIMEOUT,
+    STORE_PING_INTERVAL,
+    STORE_PREFIX,
+    STORE_SILENCE_TIMEOUT,
+    UNREADY_AFTER,
+)
+
 ServerTimeObserver = Callable[[str, float, float], None]
 """Called with a server's name, the time of its clock (seconds since the Unix epoch), and the seconds that its answer took."""
 
@@ -20,19 +32,19 @@ class StoreConfig:
     ca: Path | None = None
     certificate: Path | None = None
     private_key: Path | None = None
-    prefix: str = "tidewire"
-    call_timeout: float = 5.0
+    prefix: str = STORE_PREFIX
+    call_timeout: float = STORE_CALL_TIMEOUT
     """For a call of the store."""
-    max_calls: int = 10_000
+    max_calls: int = MAX_STORE_CALLS
     """Calls that may wait for the store at the same time."""
-    ping_interval: float = 1.0
-    silence_timeout: float = 3.0
+    ping_interval: float = STORE_PING_INTERVAL
+    silence_timeout: float = STORE_SILENCE_TIMEOUT
     """After which a connection counts as lost when the server sends nothing."""
-    position_ttl: float = 604_800.0
-    empty_ttl: float = 60.0
+    position_ttl: float = POSITION_TTL
+    empty_ttl: float = EMPTY_TTL
     """For which the position of an empty channel is kept."""
-    idempotency_window: float = 300.0
-    start_timeout: float = 30.0
+    idempotency_window: float = IDEMPOTENCY_WINDOW
+    start_timeout: float = UNREADY_AFTER
     """For which a starting node waits for servers that cannot be reached."""
 
     @property
