@@ -6,13 +6,13 @@ import os
 from base64 import urlsafe_b64encode
 
 _BLOCK = 256
-"""Ids made at once: asking the operating system costs more than all the rest of making one."""
+"""Ids made in one call: the call of the operating system costs more than all the rest."""
 _spare: list[str] = []
-os.register_at_fork(after_in_child=_spare.clear)  # or parent and child would give the same ones
+os.register_at_fork(after_in_child=_spare.clear)  # or parent and child would return the same ids
 
 
 def new_id() -> str:
-    """An id for something nobody has named: 96 random bits."""
+    """Returns a new id of 96 random bits."""
     if not _spare:
         text = urlsafe_b64encode(os.urandom(12 * _BLOCK)).decode()
         _spare.extend(text[start : start + 16] for start in range(0, len(text), 16))

@@ -1,4 +1,4 @@
-"""The one way to publish: contract gate, broker, metrics. Every path ends here."""
+"""Publishes events. Every event of a client or a backend goes this way: contract gate, broker, metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Publisher:
         self._clock = clock
         self._metrics = metrics
         self._unknown = metrics.delivery.publishes.labels("unknown", "refused")
-        """What the gate has refused."""
+        """Counts events that the gate refuses: their delivery class is not known."""
         self._outcomes = {delivery: _Outcomes.of(metrics, delivery.value) for delivery in Delivery}
 
     async def publish(
@@ -53,10 +53,10 @@ class Publisher:
         sender: str | None,
         subscribed: bool,
     ) -> PublishResult:
-        """Checks the event against the contract and gives it to the broker; an event without id gets one.
+        """Validates an event against the contract, and publishes it. An event without an id gets one.
 
-        Raises ServiceError as `Gate.admit` and `Broker.publish` do: after the gate's nothing was accepted, after the broker's
-        it may have been, and may be repeated with the same id.
+        Raises ServiceError. If the gate refuses the event, it was not published. If the broker fails, it may have been; it is
+        safe to publish it again with the same id.
         """
         started = self._clock.monotonic()
         refused = self._unknown

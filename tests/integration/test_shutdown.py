@@ -19,8 +19,9 @@ from service.core.channel import ChannelKey
 from service.protocol.close import CloseCode, CloseConnection
 from service.realtime.cluster.messages import INTERNAL_TENANT
 from service.realtime.connections.connection import Connection
-from service.realtime.session.handler import SessionHandler, serve
-from service.realtime.session.handshake import AcceptedUpgrade, introduce
+from service.realtime.session.accept import accept_connection
+from service.realtime.session.handler import SessionHandler
+from service.realtime.session.handshake import AcceptedUpgrade, authenticate_hello
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.ws.websocket import WebSocket
 from tests.support.clock import FakeClock
@@ -320,8 +321,8 @@ class Silent(NullTransport):
     def __init__(self) -> None:
         super().__init__()
         self.heard = False
-        self.arriving = PreAuthBuffer(self)
-        self.handler = self.arriving
+        self.buffer = PreAuthBuffer(self)
+        self.handler = self.buffer
         self.written: list[bytes] = []
         self.write = self.written.append
 
@@ -330,7 +331,7 @@ async def test_drain_skips_a_handshake_that_has_expired() -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
         node, socket = server.service.node, Silent()
         slot = node.admission.slots.acquire("127.0.0.1")
-        greeting = asyncio.create_task(introduce(node, socket, socket.arriving, AcceptedUpgrade(slot)))
+        greeting = asyncio.create_task(authenticate_hello(node, socket, socket.buffer, AcceptedUpgrade(slot)))
         async with asyncio.timeout(DEADLINE):
             while not any(patience.expired() for patience in node.lifecycle.pending_handshakes._timeouts):  # noqa: ASYNC110  # it is one turn of the loop
                 await asyncio.sleep(0)
@@ -347,7 +348,7 @@ async def test_drain_before_the_wait_for_hello_ends_it() -> None:
     async with serving(deadlines={"hello": 3600.0}) as server:
         node, socket = server.service.node, Silent()
         rest = start_eagerly(
-            serve(node, socket, socket.arriving, AcceptedUpgrade(node.admission.slots.acquire("127.0.0.1")))
+            accept_connection(node, socket, socket.buffer, AcceptedUpgrade(node.admission.slots.acquire("127.0.0.1")))
         )
         assert rest is not None
         await node.lifecycle.drain()

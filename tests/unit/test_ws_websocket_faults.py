@@ -12,7 +12,7 @@ from service.protocol import deflate
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, TEXT
 from service.realtime.bounds import Bounds
 from service.realtime.connections.byte_budget import ByteBudget
-from service.realtime.session.pre_auth_buffer import MAX_BYTES, MAX_WAITING, PreAuthBuffer
+from service.realtime.session.pre_auth_buffer import MAX_QUEUED, MAX_QUEUED_BYTES, PreAuthBuffer
 from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import WebSocket, WebSocketContext
@@ -126,13 +126,13 @@ async def test_reading_resumes_only_after_all_waiting_frames() -> None:
 
 async def test_frames_before_hello_are_held_in_a_small_number() -> None:
     socket, transport = open_socket(window_bits=15)
-    socket.handler = arriving = PreAuthBuffer(socket)
-    socket.data_received(frame(TEXT, b"x") * MAX_WAITING * 10)
-    assert len(arriving.waiting or ()) == MAX_WAITING
+    socket.handler = buffer = PreAuthBuffer(socket)
+    socket.data_received(frame(TEXT, b"x") * MAX_QUEUED * 10)
+    assert len(buffer.queued or ()) == MAX_QUEUED
     socket, transport = open_socket(window_bits=15)
-    socket.handler = arriving = PreAuthBuffer(socket)
+    socket.handler = buffer = PreAuthBuffer(socket)
     socket.data_received(bomb() * 1000)
-    assert sum(map(len, arriving.waiting or ())) <= MAX_BYTES + 65_536
+    assert sum(map(len, buffer.queued or ())) <= MAX_QUEUED_BYTES + 65_536
     assert not transport.reads
 
 

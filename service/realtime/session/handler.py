@@ -1,4 +1,4 @@
-"""One connection from its arrival to its end."""
+"""Handles the messages of an authenticated connection, one command at a time, until it ends."""
 
 from __future__ import annotations
 
@@ -20,106 +20,76 @@ from service.protocol.codec import decode, message_id
 from service.protocol.messages import Command, Publish
 from service.realtime.admission.slots import ConnectionSlot
 from service.realtime.connections.connection import Connection
-from service.realtime.connections.transport import Transport
 from service.realtime.node import Node
 from service.realtime.session.commands import HANDLERS
-from service.realtime.session.handshake import AcceptedUpgrade, error_message, greet, introduce, split_frame
+from service.realtime.session.handshake import error_message, split_frame
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 
-MAX_WAITING = 32
-"""Messages that may wait behind a command that is being carried out; then nothing more is read from the peer."""
-SMALL_FRAME = 1_024
-"""Characters of a frame that is not counted while its command waits: a connection has one at most, and counting takes 1 µs."""
-MAX_WAITING_BYTES = 65_536
-"""Bytes of these, as they lie in memory; the same then. One message alone may be larger."""
+MAX_QUEUED = 32
+"""Frames that may wait behind a running command; then reading is paused."""
+MAX_QUEUED_BYTES = 65_536
+"""Bytes of them in memory; the same then. One frame alone may be larger."""
+MAX_UNCOUNTED_FRAME = 1_024
+"""Characters up to which the frame of a waiting command is not counted: there is one a connection, and counting takes 1 µs."""
 
 _CODES = frozenset(str(code.code) for code in CloseCode)
 
-_log = structlog.get_logger("serving")
-
-
-async def serve(
-    node: Node, transport: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade, head: bytes = b""
-) -> None:
-    """Takes a socket in, whose ear is `arriving` so far; returns when it is served, or turned away. What it took is freed
-    when the socket is lost. `head`: what is still to be sent before anything else."""
-    identity, credentials = arrival.identity, arrival.credentials
-    rest: Iterable[str | Raw] = ()
-    try:
-        if identity is None:
-            identity, credentials, rest = await introduce(node, transport, arriving, arrival)
-        connection = greet(node, transport, arrival.slot, identity, credentials, head)
-    except CloseConnection as end:
-        _count_close(node, arrival.slot.network, identity, end.code.code)
-        arrival.slot.release()
-        if end.code is CloseCode.ABNORMAL:
-            transport.close_when_written()  # the peer has ended without a word, and is told none
-        else:
-            transport.close(end.code.code, end.reason[:100])
-        return
-    except BaseException:
-        arrival.slot.release()
-        transport.abort()
-        raise
-    serving = SessionHandler(node, connection, arrival.slot)
-    node.lifecycle.add(connection)
-    await serving.open(arriving, arrival.channels, rest)
+_log = structlog.get_logger("session")
 
 
 class SessionHandler:
-    """The ear of an authenticated connection: one command at a time, in their order."""
+    """The message handler of an authenticated connection. Commands run in order, and the next one waits for the last."""
 
     __slots__ = (
         "_connection",
+        "_current_size",
         "_has_ended",
-        "_in_hand",
         "_is_busy",
         "_is_lost",
         "_node",
+        "_queued",
+        "_queued_bytes",
         "_slot",
-        "_waiting",
-        "_waiting_bytes",
     )
 
     def __init__(self, node: Node, connection: Connection, slot: ConnectionSlot) -> None:
         self._node = node
         self._connection = connection
         self._slot = slot
-        self._waiting: deque[str | bytes] | None = None
-        self._waiting_bytes = 0
-        self._in_hand = 0
-        """Bytes of the frame whose commands wait for something."""
+        self._queued: deque[str | bytes] | None = None
+        self._queued_bytes = 0
+        self._current_size = 0
+        """Bytes of the frame whose commands are running, as they are counted."""
         self._is_busy = False
-        """Whether a command waits for something."""
+        """True while a command runs."""
         self._is_lost = False
         self._has_ended = False
-        """Whether the peer has ended its sending side: the connection ends with the command in hand."""
+        """True once the peer has ended its sending side: the connection closes after the running command."""
 
-    async def open(
-        self, arriving: PreAuthBuffer, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]
+    async def start(
+        self, buffer: PreAuthBuffer, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]
     ) -> None:
-        """Takes over: first the channels of the address, then what came with `hello`, then what has come since."""
+        """Takes over from the buffer: subscribes to `channels`, then handles `rest`, then the buffered messages."""
         connection = self._connection
         connection.transport.handler = self
-        if not (
-            channels or rest or arriving.waiting or arriving.has_ended or arriving.is_over
-        ):  # as with nearly everybody
+        has_work = channels or rest or buffer.queued or buffer.has_ended or buffer.is_lost
+        if not has_work:  # as for nearly all connections
             if connection.transport.is_writing_paused:
                 connection.pause_writing()
             return
         self._is_busy = True
-        self._waiting = arriving.waiting
-        if self._waiting:
-            self._waiting_bytes = sum(map(getsizeof, self._waiting))
+        self._queued = buffer.queued
+        if self._queued:
+            self._queued_bytes = sum(map(getsizeof, self._queued))
         if connection.transport.is_writing_paused:
             connection.pause_writing()
-        self._has_ended = arriving.has_ended
-        if arriving.is_over:
+        self._has_ended = buffer.has_ended
+        if buffer.is_lost:
             self._is_lost = True
         self._set_reading(reading=True)
-        await self._work(None, self._first(channels, rest))
+        await self._run(None, self._handle_first(channels, rest))
 
-    async def _first(self, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]) -> None:
+    async def _handle_first(self, channels: Mapping[str, ChannelSpec], rest: Iterable[str | Raw]) -> None:
         node, connection = self._node, self._connection
         for channel, spec in channels.items():
             if self._is_over:
@@ -127,7 +97,7 @@ class SessionHandler:
             try:
                 await node.delivery.subscriptions.join(connection, channel, spec, None, None)
             except ServiceError as error:
-                # It has no id: the channel tells which of the address's was refused.
+                # There is no request id, so the details name the channel.
                 _refuse(
                     node,
                     connection,
@@ -136,21 +106,21 @@ class SessionHandler:
                 )
         await self._handle(rest)
 
-    # --- what the socket tells ----------------------------------------------------------------------------------------
+    # --- MessageHandler -----------------------------------------------------------------------------------------------
 
     def message_received(self, message: str | bytes) -> None:
-        """See Ear."""
+        """Handles a frame, or queues it behind the running command."""
         if self._is_busy:
-            if self._waiting is None:
-                self._waiting = deque()
+            if self._queued is None:
+                self._queued = deque()
             size = getsizeof(message)
-            self._waiting.append(message)
-            self._waiting_bytes += size
+            self._queued.append(message)
+            self._queued_bytes += size
             transport = self._connection.transport
             transport.count_held(size)
             if (
-                len(self._waiting) >= MAX_WAITING
-                or self._waiting_bytes >= MAX_WAITING_BYTES
+                len(self._queued) >= MAX_QUEUED
+                or self._queued_bytes >= MAX_QUEUED_BYTES
                 or not transport.account.has_capacity()
             ):
                 self._set_reading(reading=False)
@@ -158,35 +128,35 @@ class SessionHandler:
         if self._connection.closing is not None:
             return
         self._is_busy = True
-        rest = start_eagerly(self._work(message))
+        rest = start_eagerly(self._run(message))
         if rest is not None:
-            if len(message) > SMALL_FRAME:
-                self._in_hand = getsizeof(message)
-                self._connection.transport.count_held(self._in_hand)
+            if len(message) > MAX_UNCOUNTED_FRAME:
+                self._current_size = getsizeof(message)
+                self._connection.transport.count_held(self._current_size)
             self._node.runtime.tasks.spawn("command", rest)
 
     def pause_writing(self) -> None:
-        """See Ear."""
+        """Queues what is sent from now on."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """See Ear."""
+        """Sends what was queued."""
         self._connection.resume_writing()
 
     def eof_received(self) -> bool:
-        """See Ear."""
+        """Returns True while a command runs; the connection closes after it."""
         self._has_ended = True
         return self._is_busy
 
     def connection_lost(self) -> None:
-        """See Ear."""
+        """Leaves all channels, at once or after the running command."""
         self._is_lost = True
         self._connection.connection_lost()
         if not self._is_busy:
             self._is_busy = True
-            self._node.runtime.tasks.spawn("end", self._end())
+            self._node.runtime.tasks.spawn("session end", self._end())
 
-    # --- the work -----------------------------------------------------------------------------------------------------
+    # --- commands -----------------------------------------------------------------------------------------------------
 
     @property
     def _is_over(self) -> bool:
@@ -197,50 +167,49 @@ class SessionHandler:
         if reading is transport.is_reading_paused:
             (transport.resume_reading if reading else transport.pause_reading)()
 
-    async def _work(self, frame: str | bytes | None, first: Coroutine[Any, Any, None] | None = None) -> None:
-        """Handles a frame, or does something else first, then handles what has come meanwhile; ends the connection if that was
-        lost meanwhile.
+    async def _run(self, frame: str | bytes | None, first: Coroutine[Any, Any, None] | None = None) -> None:
+        """Runs `first`, handles a frame, then all queued frames. Ends the session if the connection was lost meanwhile.
 
-        A fault of ours ends the connection: one that is neither served nor freed would be the worst of all.
+        An error in this code closes the connection, so that it is never left open and unserved.
         """
         try:
             if first is not None:
                 await first
             if frame is not None:
-                await self._handle(*self._take_apart(frame))
-            while self._waiting and not self._is_over:
-                frame = self._waiting.popleft()
+                await self._handle(*self._split(frame))
+            while self._queued and not self._is_over:
+                frame = self._queued.popleft()
                 size = getsizeof(frame)
-                self._waiting_bytes -= size
-                self._put_down(size)
-                await self._handle(*self._take_apart(frame))
-                if len(self._waiting) < MAX_WAITING // 2 and self._waiting_bytes < MAX_WAITING_BYTES // 2:
+                self._queued_bytes -= size
+                self._start_frame(size)
+                await self._handle(*self._split(frame))
+                if len(self._queued) < MAX_QUEUED // 2 and self._queued_bytes < MAX_QUEUED_BYTES // 2:
                     self._set_reading(reading=True)
         except Exception:
-            _log.exception("serving failed", connection=self._connection.id)
+            _log.exception("session_failed", connection=self._connection.id)
             self._connection.fail()
-        frame = self._waiting = None  # neither is counted any more
-        if self._waiting_bytes or self._in_hand:
-            self._connection.transport.count_held(-self._waiting_bytes)
-            self._waiting_bytes = 0
-            self._put_down(0)
+        frame = self._queued = None  # neither is counted any more
+        if self._queued_bytes or self._current_size:
+            self._connection.transport.count_held(-self._queued_bytes)
+            self._queued_bytes = 0
+            self._start_frame(0)
         if self._is_lost:
             await self._end()
         else:
             self._is_busy = False
             self._set_reading(reading=True)
             if self._has_ended:
-                self._connection.flush()  # the replies of this turn
+                self._connection.flush()  # the replies of this loop iteration
                 self._connection.transport.close_when_written()
 
-    def _put_down(self, taken: int) -> None:
-        """The frame in hand is done with; one of `taken` bytes that waited is in hand now."""
-        if self._in_hand:
-            self._connection.transport.count_held(-self._in_hand)
-        self._in_hand = taken
+    def _start_frame(self, size: int) -> None:
+        """Stops counting the last frame. The next one, of `size` bytes, was counted when it was queued."""
+        if self._current_size:
+            self._connection.transport.count_held(-self._current_size)
+        self._current_size = size
 
-    def _take_apart(self, frame: str | bytes) -> tuple[Iterable[str | Raw], ServiceError | None]:
-        """The messages of a frame; or one that is none, and why."""
+    def _split(self, frame: str | bytes) -> tuple[Iterable[str | Raw], ServiceError | None]:
+        """Returns the messages of a frame; or one empty message, and the error that it is refused with."""
         try:
             if isinstance(frame, bytes):
                 raise ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
@@ -249,15 +218,13 @@ class SessionHandler:
             return ("",), error
 
     async def _handle(self, parts: Iterable[str | Raw], fault: ServiceError | None = None) -> None:
-        """Handles each message, or refuses all for a fault of their frame: at the cost of a message, like any refusal.
+        """Handles the messages of a frame, or refuses them with `fault`, which is the error of the frame.
 
-        However many of them are above the rate, that is one violation.
-
-        Every reply must find room before the next message is looked at: a small batch can ask for megabytes with each of its
-        messages.
+        A refused frame costs as much as a message. Messages above the rate count as one violation a frame. Each reply must fit
+        into the outbox before the next message is handled: a small batch can ask for megabytes with each of its messages.
         """
         node, connection = self._node, self._connection
-        is_noted = False
+        is_violation_counted = False
         for message in parts:
             if self._is_over:
                 return
@@ -266,22 +233,22 @@ class SessionHandler:
                 await HANDLERS[type(command)](node, connection, command)
             except ServiceError as error:
                 _refuse(node, connection, error, message_id(message))
-                if error.code is ErrorCode.RATE_LIMITED and not is_noted:
-                    is_noted = True
+                if error.code is ErrorCode.RATE_LIMITED and not is_violation_counted:
+                    is_violation_counted = True
                     if node.admission.is_abusive(self._slot, error):
                         connection.close(CloseCode.RATE_LIMITED, "kept sending above the rate")
             except CloseConnection as end:
                 connection.close(end.code, end.reason)
             except Exception:
                 incident = secrets.token_hex(8)
-                _log.exception("command failed", incident=incident, connection=connection.id)
+                _log.exception("command_failed", incident=incident, connection=connection.id)
                 internal = ServiceError(ErrorCode.INTERNAL, "a fault in the service", incident=incident)
                 _refuse(node, connection, internal, message_id(message))
             if not connection.is_writable:
                 await connection.wait_writable()
 
     def _read(self, message: str | Raw, fault: ServiceError | None) -> Command:
-        """The command, which the rates allow. Raises ServiceError: `fault`, if there is one, or why it is none."""
+        """Decodes a message, and counts it for its rates. Raises ServiceError: `fault`, or the reason of the refusal."""
         node = self._node
         try:
             if fault is not None:
@@ -305,7 +272,7 @@ class SessionHandler:
                 await _leave(node, connection, channel)
         finally:
             connection.connection_lost()
-            _count_close(node, connection.slot.network, connection.session.identity, code)
+            count_close(node, connection.slot.network, connection.session.identity, code)
             node.lifecycle.remove(connection)
             runtime = node.runtime
             runtime.metrics.connections.connection_seconds.observe(
@@ -319,15 +286,15 @@ def _refuse(node: Node, connection: Connection, error: ServiceError, request: st
 
 
 async def _leave(node: Node, connection: Connection, channel: str) -> None:
-    """A fault in leaving one channel must not keep the connection in the others, nor on the node."""
+    """Leaves a channel. An error must not keep the connection in other channels or on the node."""
     try:
         await node.delivery.subscriptions.leave(connection, channel)
     except Exception:
-        _log.exception("leaving failed", connection=connection.id)
+        _log.exception("leave_failed", connection=connection.id)
 
 
-def _count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:
-    """Call it before the connection gives its seat back."""
+def count_close(node: Node, network: str, identity: Identity | None, code: int) -> None:
+    """Counts the end of a connection. Call it before its slot is released."""
     label = str(code)
     node.runtime.metrics.connections.closes.labels(code=label if label in _CODES else "other").inc()
     node.admission.recent_clients.record_close(network, identity, code)

@@ -1,4 +1,5 @@
-"""From a socket to an authenticated connection. What this returns can issue commands; nothing else can."""
+"""Turns an accepted upgrade into an authenticated connection. Only a connection can issue commands, and only this module and the
+latency probe create one."""
 
 from __future__ import annotations
 
@@ -28,27 +29,27 @@ NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
 
 
 class AcceptedUpgrade(Struct, frozen=True):
-    """What the upgrade has found out. It has passed every check that needs no WebSocket."""
+    """An upgrade that has passed every check, and what the checks have found."""
 
     slot: ConnectionSlot
     identity: Identity | None = None
-    """None: `hello` must follow."""
+    """None if the client must send `hello`."""
     credentials: str = "hello"
-    """How it authenticated: bearer, ticket, cookie or hello."""
+    """How the client authenticates: bearer, ticket, cookie or hello."""
     channels: Mapping[str, ChannelSpec] = NO_CHANNELS
-    """Named in the address, and what the contract says of them; authorised already."""
+    """The channels in the address, which the identity may subscribe to, and their declarations."""
 
 
-async def introduce(
-    node: Node, transport: Transport, arriving: PreAuthBuffer, arrival: AcceptedUpgrade
+async def authenticate_hello(
+    node: Node, transport: Transport, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade
 ) -> tuple[Identity, str, Iterator[str | Raw]]:
-    """Waits for `hello`, of an arrival without an identity. Returns who it is, by what kind of credentials, and what the client
-    sent in the same frame behind it. `arriving` is the socket's ear until then.
+    """Waits for `hello`, and authenticates its token.
 
-    Raises CloseConnection, after telling the client why.
+    Returns the identity, how it authenticated, and the messages behind `hello` in the same frame. Raises CloseConnection, after
+    the client was sent the error.
     """
-    slot = arrival.slot
-    identity, rest = await _hello(node, transport, slot, arriving)
+    slot = upgrade.slot
+    identity, rest = await _receive_hello(node, transport, slot, buffer)
     try:
         await slot.identify(identity)
     except ServiceError as error:
@@ -57,28 +58,26 @@ async def introduce(
     return identity, "anonymous" if identity.is_anonymous else "hello", rest
 
 
-def greet(
+def open_connection(
     node: Node, transport: Transport, slot: ConnectionSlot, identity: Identity, credentials: str, head: bytes = b""
 ) -> Connection:
-    """Returns the connection, welcomed. `head` is what must be sent before the welcome.
+    """Creates a connection, and sends `welcome` behind `head`.
 
-    Raises CloseConnection, after telling the client why.
+    Raises CloseConnection, after the client was sent the error.
     """
-    if (
-        node.admission.is_draining
-    ):  # it has begun since the upgrade was checked, and does not know of this connection yet
+    if node.admission.is_draining:  # since the upgrade was checked; the drain does not know of this connection
         if head:
             transport.write(head)
         _check_open(node, transport, slot)
     session = Session(identity, node.bounds.limits.subscriptions)
     connection = Connection(new_id(), transport, session, slot, node.delivery.connection_context)
-    left = node.lifecycle.monitor.token_ttl(connection)
+    ttl = node.lifecycle.monitor.token_ttl(connection)
     welcome = Welcome(
         connection=connection.id,
         user=identity.user,
         heartbeat=node.bounds.deadlines.heartbeat,
         limits=node.admission.advertised_limits.for_identity(identity),
-        expires_in=None if left is None else max(0, int(left)),
+        expires_in=None if ttl is None else max(0, int(ttl)),
     )
     connection.greet(welcome, head)
     node.runtime.metrics.connections.connects.labels(credentials).inc()
@@ -93,10 +92,10 @@ def _check_open(node: Node, transport: Transport, slot: ConnectionSlot) -> None:
         raise _refuse(node, transport, slot, error, CloseCode.RESTART) from error
 
 
-async def _hello(
-    node: Node, transport: Transport, slot: ConnectionSlot, arriving: PreAuthBuffer
+async def _receive_hello(
+    node: Node, transport: Transport, slot: ConnectionSlot, buffer: PreAuthBuffer
 ) -> tuple[Identity, Iterator[str | Raw]]:
-    frame = await _first_frame(node, transport, slot, arriving)
+    frame = await _receive_first_frame(node, transport, slot, buffer)
     message: str | Raw | None = None
     try:
         rest = iter(split_frame(node, frame))
@@ -119,32 +118,32 @@ async def _hello(
 
 
 def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
-    """The messages of a frame: at least one. Raises ServiceError: MALFORMED, or INVALID_MESSAGE if they are too many."""
+    """Splits a frame into at least one message. Raises ServiceError: MALFORMED, or INVALID_MESSAGE for too many messages."""
     if isinstance(frame, str) and frame.startswith("{"):
-        return [frame]  # as nearly always
+        return [frame]  # no batch, as nearly always
     parts = list(split(frame))
-    most = node.bounds.limits.batch
-    if len(parts) > most:
+    max_batch = node.bounds.limits.batch
+    if len(parts) > max_batch:
         node.runtime.metrics.limits.limit_hits.labels(limit="batch").inc()
-        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a batch has at most {most} messages", path="$")
+        raise ServiceError(ErrorCode.INVALID_MESSAGE, f"a batch has at most {max_batch} messages", path="$")
     if not parts:
         raise ServiceError(ErrorCode.MALFORMED, "a batch has at least one message", path="$")
     return parts
 
 
-async def _first_frame(node: Node, transport: Transport, slot: ConnectionSlot, arriving: PreAuthBuffer) -> str:
-    await continue_in_task()  # for the timeout
-    _check_open(node, transport, slot)  # a drain that has begun since would not find this wait
+async def _receive_first_frame(node: Node, transport: Transport, slot: ConnectionSlot, buffer: PreAuthBuffer) -> str:
+    await continue_in_task()  # asyncio.timeout needs a task
+    _check_open(node, transport, slot)  # a drain that has started meanwhile does not know of this wait
     deadline = node.bounds.deadlines.hello
     try:
-        async with asyncio.timeout(deadline) as patience:
-            with node.lifecycle.pending_handshakes.track(patience):
-                frame = await arriving.first()
-    except TimeoutError as late:
-        _check_open(node, transport, slot)  # a drain cuts the wait short
+        async with asyncio.timeout(deadline) as timeout:
+            with node.lifecycle.pending_handshakes.track(timeout):
+                frame = await buffer.receive()
+    except TimeoutError as expired:
+        _check_open(node, transport, slot)  # a drain ends the wait early
         node.runtime.metrics.limits.limit_hits.labels(limit="hello_deadline").inc()
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
-        raise _refuse(node, transport, slot, error, CloseCode.DEADLINE) from late
+        raise _refuse(node, transport, slot, error, CloseCode.DEADLINE) from expired
     if frame is None:
         raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
     if isinstance(frame, bytes):
@@ -168,7 +167,7 @@ def _refuse(
 
 
 def error_message(error: ServiceError, request: str | None) -> messages.Error:
-    """The `error` that tells a client of a refusal. Where the broker is and what it says is not for clients."""
+    """Returns the message that tells a client of an error. Clients do not learn the address and the errors of the broker."""
     is_broker = error.code is ErrorCode.BROKER_UNAVAILABLE
     return messages.Error(
         code=error.code.code,

@@ -1,4 +1,4 @@
-"""The ear of a socket that nobody has vouched for yet, or whose connection is being set up."""
+"""Buffers the messages of a connection until it is authenticated and its session handler takes over."""
 
 from __future__ import annotations
 
@@ -8,66 +8,66 @@ from sys import getsizeof
 
 from service.realtime.connections.transport import Transport
 
-MAX_WAITING = 16
-"""Messages that may come before the first has been answered; then nothing more is read."""
-MAX_BYTES = 65_536
-"""Of all of them, as they lie in memory, however few: nobody has vouched for whoever sends them."""
+MAX_QUEUED = 16
+"""Messages that are buffered; then reading is paused."""
+MAX_QUEUED_BYTES = 65_536
+"""Bytes of them in memory; the same then. The peer is not authenticated."""
 
 
 class PreAuthBuffer:
-    """Keeps what comes, until somebody takes it."""
+    """The message handler of a transport from its upgrade to its session handler."""
 
-    __slots__ = ("_come", "_size", "has_ended", "is_over", "transport", "waiting")
+    __slots__ = ("_arrived", "_size", "has_ended", "is_lost", "queued", "transport")
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self.waiting: deque[str | bytes] | None = None
-        self.is_over = False
-        """Whether the socket is lost."""
+        self.queued: deque[str | bytes] | None = None
+        self.is_lost = False
+        """True once the connection is lost."""
         self.has_ended = False
-        """Whether the peer has ended its sending side."""
-        self._come: asyncio.Future[None] | None = None
+        """True once the peer has ended its sending side."""
+        self._arrived: asyncio.Future[None] | None = None
         self._size = 0
 
-    async def first(self) -> str | bytes | None:
-        """The first message; None if none can come any more."""
-        if not self.waiting and not self.is_over and not self.has_ended:
-            self._come = asyncio.get_running_loop().create_future()
-            await self._come
-        if not self.waiting:
+    async def receive(self) -> str | bytes | None:
+        """Returns the next message, and waits for it. None if no message can come any more."""
+        if not self.queued and not self.is_lost and not self.has_ended:
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
+        if not self.queued:
             return None
-        message = self.waiting.popleft()
+        message = self.queued.popleft()
         self.transport.count_held(-getsizeof(message))
         return message
 
     def message_received(self, message: str | bytes) -> None:
-        """See Ear."""
-        if self.waiting is None:
-            self.waiting = deque()
-        self.waiting.append(message)
+        """Queues a message, and pauses reading at the bounds."""
+        if self.queued is None:
+            self.queued = deque()
+        self.queued.append(message)
         size = getsizeof(message)
         self._size += size
         self.transport.count_held(size)
-        if len(self.waiting) >= MAX_WAITING or self._size >= MAX_BYTES:
+        if len(self.queued) >= MAX_QUEUED or self._size >= MAX_QUEUED_BYTES:
             self.transport.pause_reading()
-        self._tell()
+        self._wake()
 
     def pause_writing(self) -> None:
-        """See Ear."""
+        """Does nothing: nothing is written that could wait."""
 
     def resume_writing(self) -> None:
-        """See Ear."""
+        """Does nothing."""
 
     def eof_received(self) -> bool:
-        """See Ear. Unless the first message is being waited for, somebody is about to answer something."""
+        """Returns True unless `receive` waits: a message is then being handled, or about to be."""
         self.has_ended = True
-        return self._come is None or self._come.done()
+        return self._arrived is None or self._arrived.done()
 
     def connection_lost(self) -> None:
-        """See Ear."""
-        self.is_over = True
-        self._tell()
+        """Ends the wait for a message."""
+        self.is_lost = True
+        self._wake()
 
-    def _tell(self) -> None:
-        if self._come is not None and not self._come.done():
-            self._come.set_result(None)
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)

@@ -18,7 +18,7 @@ from service.protocol.messages import SUBPROTOCOL
 from service.realtime.admission.slots import network_of
 from service.realtime.connections.byte_budget import UNAUTHENTICATED_TENANT
 from service.realtime.node import Node
-from service.realtime.session.handler import serve
+from service.realtime.session.accept import accept_connection
 from service.realtime.session.handshake import AcceptedUpgrade
 from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 from service.web.client_info import add_cors_headers, check_origin, client_ip
@@ -141,7 +141,7 @@ class UpgradeHandler:
             websocket.data_received(early_data)
         if has_eof and not websocket.eof_received():
             transport.close()
-        await serve(self._node, websocket, buffer, response.upgrade, head)
+        await accept_connection(self._node, websocket, buffer, response.upgrade, head)
         return None
 
     def _refuse(self, request: web.BaseRequest, error: ServiceError) -> web.Response:

@@ -1,4 +1,7 @@
-"""The commands: one file each, and the one table that finds them."""
+"""The commands of clients: one module each, and HANDLERS, which maps messages to them.
+
+A new command is a message in protocol/messages.py, a module here, and its line in HANDLERS.
+"""
 
 from __future__ import annotations
 

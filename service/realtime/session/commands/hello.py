@@ -1,4 +1,4 @@
-"""`hello` on a connection that is authenticated already."""
+"""`hello` on a connection that is already authenticated: refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Hello) -> None:
-    """Refuses: the handshake has taken the only hello there is; `refresh` swaps a token."""
+    """Raises ServiceError(INVALID_MESSAGE). A token is replaced by `refresh`."""
     raise ServiceError(
         ErrorCode.INVALID_MESSAGE, "this connection is authenticated; send refresh to swap its token", path="$.type"
     )

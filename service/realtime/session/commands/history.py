@@ -16,7 +16,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: History) -> None:
-    """Replies with `history`, cut to outbox.recovery_bytes: `more` tells that there is a next page."""
+    """Replies with `history`, of outbox.recovery_bytes at most. `more` is true if there is another page."""
     identity = connection.session.identity
     node.gate.authorise(identity, command.channel, Right.HISTORY)
     page = await node.broker.history(
@@ -36,14 +36,14 @@ async def handle(node: Node, connection: Connection, command: History) -> None:
     )
 
 
-def encode_page(events: Sequence[Event], most_bytes: int, *, newest_first: bool) -> list[Raw]:
-    """Encodes events until the bytes are used up, at least one: the newest ones of a page that looks back, else the oldest."""
+def encode_page(events: Sequence[Event], max_bytes: int, *, newest_first: bool) -> list[Raw]:
+    """Encodes events of up to `max_bytes` together, and at least one: the newest ones, or the oldest."""
     encoded: list[Raw] = []
     size = 0
     for event in reversed(events) if newest_first else events:
         payload = encode_event(event)
         size += len(payload)
-        if encoded and size > most_bytes:
+        if encoded and size > max_bytes:
             break
         encoded.append(Raw(payload))
     return encoded[::-1] if newest_first else encoded

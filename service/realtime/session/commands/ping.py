@@ -1,4 +1,4 @@
-"""`ping`: is anyone there?"""
+"""`ping`: asks for a `pong`."""
 
 from __future__ import annotations
 

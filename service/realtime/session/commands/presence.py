@@ -1,4 +1,4 @@
-"""`presence`: who is in a channel."""
+"""`presence`: asks for the users of a channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any declared event: publish it."""
+"""Publishes an event: a message whose type the contract declares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Publish) -> None:
-    """Replies with `ack` if the event has an id."""
+    """Publishes, and replies with `ack` if the event has an id."""
     session = connection.session
     result = await node.publisher.publish(
         session.identity,

@@ -1,4 +1,4 @@
-"""`ready`: the screen can take deliveries."""
+"""`ready`: starts deliveries."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from service.realtime.session.handshake import error_message
 
 
 async def handle(node: Node, connection: Connection, command: Ready) -> None:
-    """Sends one `subscribed` for every held subscription; nothing if there is none."""
+    """Sends `subscribed` for every pending subscription."""
     session = connection.session
     session.is_ready = True
     for subscription in list(session.subscriptions.values()):
         if subscription.phase is Phase.PENDING and not connection.is_closing:
-            await _present(node, connection, subscription)
-            await connection.wait_writable()  # each of many can be large
+            await _go_live(node, connection, subscription)
+            await connection.wait_writable()  # each of them can be large
 
 
-async def _present(node: Node, connection: Connection, subscription: Subscription) -> None:
-    """One that cannot be read is refused by itself: the others must not wait for ever."""
+async def _go_live(node: Node, connection: Connection, subscription: Subscription) -> None:
+    """Starts deliveries of a subscription, or refuses it alone, so that the others do not wait for it."""
     try:
         await node.delivery.subscriptions.go_live(connection, subscription)
     except ServiceError as error:
         channel = subscription.channel.name
         await node.delivery.subscriptions.leave(connection, channel)
         node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
-        told = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
-        connection.reply(error_message(told, subscription.request))
+        refusal = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
+        connection.reply(error_message(refusal, subscription.request))

@@ -1,4 +1,4 @@
-"""`refresh`: swap the token in place."""
+"""`refresh`: replaces the token of a connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Refresh) -> None:
-    """Replies with `ack`, after the subscriptions have followed the new token's rights."""
+    """Replies with `ack`, after subscriptions that the new token does not allow have ended."""
     old = connection.session.identity
     new = await node.cluster.authenticator.authenticate(command.token)
     if (new.tenant, new.user) != (old.tenant, old.user):

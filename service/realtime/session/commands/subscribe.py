@@ -1,4 +1,4 @@
-"""`subscribe`: join a channel, fresh or from a position."""
+"""`subscribe`: subscribes to a channel, from now on or from a position."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Subscribe) -> None:
-    """Replies with `subscribed`: at once, or at `ready`."""
+    """Replies with `subscribed`, at once or after `ready`."""
     since = command.since
     position = None if since is None else Position(since.epoch, since.offset, since.id)
     await node.delivery.subscriptions.subscribe(connection, command.channel, command.id, position)

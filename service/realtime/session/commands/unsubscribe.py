@@ -1,4 +1,4 @@
-"""`unsubscribe`: leave a channel."""
+"""`unsubscribe`: ends a subscription."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Unsubscribe) -> None:
-    """Replies with `unsubscribed`; no event of the channel follows."""
+    """Replies with `unsubscribed`, after which no event of the channel follows."""
     connection.session.subscription(command.channel)
     await node.delivery.subscriptions.leave(connection, command.channel)
     connection.reply(Unsubscribed(channel=command.channel, code="requested", id=command.id))
