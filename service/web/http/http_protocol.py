@@ -36,8 +36,8 @@ from service.web.problem import problem_response, serialize_closing_response, tr
 MAX_TARGET_BYTES = 8_190
 """Bytes of a request's target."""
 MAX_FIELD_BYTES = MAX_TARGET_BYTES + 2
-"""Bytes of a header's name and value. Differs from MAX_TARGET_BYTES, because aiohttp's parser reports only the limit
-that was exceeded."""
+"""Bytes of a header's name and value. Differs from MAX_TARGET_BYTES, so that the limit in aiohttp's LineTooLong shows what
+was too long."""
 HEAD_COPIES = 2
 """How often aiohttp's parser stores a head: as bytes and as text."""
 MAX_FIELDS = 128
@@ -226,7 +226,8 @@ def _check_host(message: RawRequestMessage) -> RequestRefusedError | None:
 
 
 def _check_expectations(message: RawRequestMessage) -> RequestRefusedError | None:
-    if hdrs.EXPECT not in message.headers or message.version < HttpVersion11:  # RFC 9110 §10.1.1: not in HTTP/1.0
+    # RFC 9110 §10.1.1: an HTTP/1.0 request's Expect is ignored.
+    if hdrs.EXPECT not in message.headers or message.version < HttpVersion11:
         return None
     if all(expected.lower() == "100-continue" for expected in header_elements(message.headers, hdrs.EXPECT)):
         return None
@@ -360,8 +361,8 @@ class HttpProtocol(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Sends the response, and closes the connection if its body is incomplete, the peer is done, or refusals exceed
-        the rate."""
+        """Sends the response. Closes the connection if the request's body is incomplete, if the peer sends no more requests,
+        or if refusals exceed the rate."""
         if isinstance(resp, web.HTTPException) and resp.status >= HTTPStatus.BAD_REQUEST:
             resp = translate_http_exception(resp)
         has_whole_body = request.content.is_eof()
@@ -419,8 +420,8 @@ class HttpProtocol(RequestHandler):
 
     @property
     def _has_no_more_requests(self) -> bool:
-        """Whether no further request waits. aiohttp's `_message_tail` holds bytes behind an upgrade, which may yet be
-        refused."""
+        """Whether no further request waits. aiohttp's `_message_tail` holds the bytes behind an upgrade; if the upgrade is
+        refused, they may be requests."""
         return not self._messages and not self._message_tail
 
     def _close_when_done(self) -> None:

@@ -54,7 +54,7 @@ def build_ops_app(
     metrics.lifecycle.ready.set_function(is_ready)
 
     async def healthz(request: web.Request) -> web.Response:
-        """Liveness: the event loop answers. The broker is not checked, because a restart would not bring it back."""
+        """Liveness: the event loop answers. The broker is not checked, because a restart would not restore it."""
         return web.json_response({"status": "ok"})
 
     async def readyz(request: web.Request) -> web.Response:

@@ -169,8 +169,8 @@ class UpgradeHandler:
         try:
             upgrade_checks.check_subprotocol(request, is_upgrade=is_upgrade)
             check_origin(request, config)
-            # Before the costly checks, and after those that depend on the client's address: one address must not use up
-            # the accept rate of all.
+            # After the checks of the client's address, so that one address cannot use up the accept rate of all; before
+            # the costly checks.
             node.admission.upgrades.accept(is_upgrade=is_upgrade, is_browser=hdrs.ORIGIN in request.headers)
             has_entered = is_upgrade
             identity, credentials = await upgrade_checks.authenticate(request, node, config)

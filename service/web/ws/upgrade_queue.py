@@ -127,7 +127,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peername: object = None
         self._data = b""
-        """Received bytes: at first of the request, and after its head is parsed only those behind it."""
+        """Received bytes: those of the request until its head is parsed, then only those behind it."""
         self._holding: HeldBytes | None = None
         """Counts `_data` on the account; made only if bytes have to wait."""
         self._discarded_bytes = -1

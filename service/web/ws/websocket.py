@@ -38,8 +38,8 @@ MAX_LATE_BYTES = 8_192
 """Bytes that a peer may send after the close frame was sent, besides the rest of an unfinished frame: messages on their
 way, and its close frame. Above this, the connection is cut."""
 SMALL_FRAGMENT_COST = 1 / 16
-"""Tokens of the control frame rate that a small fragment costs. So one message of MAX_FRAGMENTS small fragments is
-allowed now and then, and an empty fragment at the end of every message."""
+"""Tokens of the control frame rate that a small fragment costs. Every message may end with an empty fragment, and now and
+then a message may have MAX_FRAGMENTS small ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class WebSocket(asyncio.Protocol):
             self.account.add(size)
 
     def count_unsent(self, at_least: int = 0) -> None:
-        """Counts the unsent bytes of the transport. The count never falls while writing is paused: a write is freed as
+        """Counts the unsent bytes. While writing is paused the count never falls, because the transport frees a write only as
         a whole."""
         unsent = (
             max(self._unsent_bytes, at_least, self._transport.get_write_buffer_size()) if self.is_writing_paused else 0
@@ -403,7 +403,7 @@ class WebSocket(asyncio.Protocol):
 
     @property
     def fd(self) -> int:
-        """The descriptor for a BatchSender; -1 if closing, on TLS, or while bytes of an earlier response are unsent."""
+        """The descriptor for a BatchSender; -1 if the connection is closing, uses TLS, or has unsent bytes of a response."""
         transport = self._transport
         if self._state is not _State.OPEN or transport.is_closing() or transport.get_write_buffer_size():
             return -1
