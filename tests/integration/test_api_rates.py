@@ -57,12 +57,10 @@ async def test_address_rate_behind_proxies_counts_clients() -> None:
 
 @pytest.mark.parametrize("key", ["wrong", None])
 async def test_invalid_keys_are_refused_after_a_few_tries(key: str | None) -> None:
-    async with serving(clock=FakeClock(time.time())) as server:  # on a busy machine as many come back as are spent
-        statuses = [(await ask(server, "GET", "/channels", key=key)).status for _ in range(150)]
-        assert statuses.count(401) >= 100
-        assert 429 in statuses[100:]
-        assert set(statuses) == {401, 429}
-        assert await server.metric("rate_limited_total", scope="api_ip") == statuses.count(429)
+    async with serving(clock=FakeClock(time.time())) as server:
+        statuses = [(await ask(server, "GET", "/channels", key=key)).status for _ in range(110)]
+        assert statuses == [401] * 100 + [429] * 10
+        assert await server.metric("rate_limited_total", scope="api_ip") == 10
 
 
 async def test_invalid_keys_with_a_small_burst_get_that_many_tries() -> None:
