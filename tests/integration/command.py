@@ -130,8 +130,11 @@ async def _run(started: Command) -> AsyncIterator[Command]:
 
 
 def command_line(pid: int) -> list[str]:
-    """The words that it was started with: a number may be another process's by now."""
-    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    """The arguments of a process, by which it is recognized: the id may have been reused. Empty once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def is_alive(pid: int) -> bool:
