@@ -30,6 +30,7 @@ from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 
 KEY = ChannelKey("t", "room:1")
+SPEC = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
 
 
 class Member:
@@ -99,9 +100,25 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def room(clock: FakeClock, metrics: Metrics) -> Room:
-    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    return Hub(RoomContext(clock, metrics, scheduler_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
-        KEY, spec
+    return hub_of(clock, metrics=metrics).open(KEY, SPEC)
+
+
+def hub_of(
+    clock: FakeClock,
+    *,
+    metrics: Metrics | None = None,
+    encoder: FrameEncoder | None = None,
+    scheduler: WriteScheduler | None = None,
+    max_batch: int = 100,
+) -> Hub:
+    return Hub(
+        RoomContext(
+            clock,
+            metrics or Metrics(),
+            scheduler or scheduler_of(clock),
+            encoder or FrameEncoder(Compression()),
+            max_batch,
+        )
     )
 
 
@@ -224,9 +241,8 @@ def add_members(room: Room, size: int) -> list[Member]:
 
 
 def test_small_room_is_written_after_one_slice_of_a_large_room(clock: FakeClock) -> None:
-    hub = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), FrameEncoder(Compression()), max_batch=100))
-    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    huge, small = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
+    hub = hub_of(clock)
+    huge, small = hub.open(KEY, SPEC), hub.open(ChannelKey("t", "room:2"), SPEC)
     many, one = add_members(huge, 5 * MAX_SLICE_MEMBERS), add_live(small, Member())
     written_before: list[int] = []
     one.on_deliver = lambda: written_before.append(sum(bool(member.batches) for member in many))
@@ -248,10 +264,7 @@ class SteppingClock(FakeClock):
 
 def test_fan_out_continues_in_the_next_iteration_after_its_time_limit() -> None:
     clock = SteppingClock()
-    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
-        KEY, spec
-    )
+    room = hub_of(clock).open(KEY, SPEC)
     members = add_members(room, 5 * MAX_SLICE_MEMBERS)
     for member in members:
         member.on_deliver = lambda: clock.advance(MAX_FAN_OUT_SECONDS / MAX_SLICE_MEMBERS / 1.5)
@@ -277,10 +290,7 @@ def half_written(monkeypatch: pytest.MonkeyPatch, stepping_clock: SteppingClock)
         "service.realtime.connections.write_scheduler.MAX_FAN_OUT_SECONDS", -1.0
     )  # one slice per iteration
     clock = stepping_clock
-    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    room = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), FrameEncoder(Compression()), max_batch=100)).open(
-        KEY, spec
-    )
+    room = hub_of(clock).open(KEY, SPEC)
     members = add_members(room, 2 * MAX_SLICE_MEMBERS)
     room.push(frame("1"), 0.0)
     clock.step()
@@ -392,9 +402,8 @@ def test_member_whose_write_raises_is_closed_alone(room: Room, clock: FakeClock)
 
 
 def test_failed_room_closes_its_members_and_no_others(clock: FakeClock) -> None:
-    hub = Hub(RoomContext(clock, Metrics(), scheduler_of(clock), BrokenEncoder(Compression()), max_batch=100))
-    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
-    failing, other = hub.open(KEY, spec), hub.open(ChannelKey("t", "room:2"), spec)
+    hub = hub_of(clock, encoder=BrokenEncoder(Compression()))
+    failing, other = hub.open(KEY, SPEC), hub.open(ChannelKey("t", "room:2"), SPEC)
     member, witness = add_live(failing, ClearMember()), add_live(other, ClearMember())
     failing.push(Frame(b'"poison"', "a.b", Delivery.DURABLE), 0.0)
     other.push(frame("1"), 0.0)
@@ -465,9 +474,8 @@ def test_members_that_join_and_leave_get_the_batches_of_their_stay(
     actions: list[tuple[str, int]], max_batch: int
 ) -> None:
     clock = FakeClock()
-    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
     scheduler = WriteScheduler(clock, lambda callback: None)  # the test writes each slice itself
-    room = Hub(RoomContext(clock, Metrics(), scheduler, FrameEncoder(Compression()), max_batch)).open(KEY, spec)
+    room = hub_of(clock, scheduler=scheduler, max_batch=max_batch).open(KEY, SPEC)
     members = [Member() for _ in range(8)]
     present: set[int] = set()
     expected: dict[int, list[list[str]]] = {number: [] for number in range(8)}
@@ -590,9 +598,8 @@ def test_slow_member_is_closed_when_its_presence_access_changes(room: Room) -> N
 )
 def test_member_whose_presence_access_changes_misses_no_event(actions: list[tuple[str, int]], max_batch: int) -> None:
     clock = FakeClock()
-    spec = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {}, presence=True)
     scheduler = WriteScheduler(clock, lambda callback: None)  # the test writes each slice itself
-    room = Hub(RoomContext(clock, Metrics(), scheduler, FrameEncoder(Compression()), max_batch)).open(KEY, spec)
+    room = hub_of(clock, scheduler=scheduler, max_batch=max_batch).open(KEY, SPEC)
     members = [Member() for _ in range(8)]
     access: dict[int, PresenceAccess] = {}
     expected: dict[int, list[str]] = {number: [] for number in range(8)}
