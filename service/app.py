@@ -1,4 +1,4 @@
-"""The only wiring: settings and contract in, a running service out."""
+"""Builds a service from settings and contract: the only module that connects the packages."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ _log = structlog.get_logger("app")
 
 
 class Service:
-    """A wired service: its node, its two applications, and what happens around them."""
+    """A node, its public and its ops application, and what they share."""
 
     def __init__(
         self,
@@ -101,21 +101,21 @@ class Service:
         self.fetch = HttpFetch()
         self.store_clock = StoreClock(self.clock, self.metrics)
         self.broker = broker or make_broker(settings, self.clock, self.store_clock, self.metrics)
-        presence, tickets, caps, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
-        sender = native.load() if settings.native_send == "auto" else None
-        self.native_send = "on" if sender is not None else "off" if settings.native_send == "off" else "not built"
+        presence, tickets, quota, self._close_stores = _stores(settings, self.clock, self.store_clock, self.broker)
+        batch_sender = native.load() if settings.native_send == "auto" else None
+        self.native_send = "on" if batch_sender is not None else "off" if settings.native_send == "off" else "not built"
         """Whether the native sender writes to rooms: on, off or not built. For the log."""
         bounds = _bounds(settings)
         ports = Ports(
             broker=self.broker,
             presence=presence,
             tickets=tickets,
-            caps=caps,
+            quota=quota,
             authenticator=authenticator or _authenticator(settings, self.clock, self.fetch, self.metrics),
             clock=self.clock,
             store_clock=self.store_clock,
             connect=partial(loopback.connect, bounds, self.clock),
-            sender=sender,
+            batch_sender=batch_sender,
         )
         self.node = Node(Gate(contract), ports, bounds, self.metrics)
         limits = settings.limits
@@ -168,26 +168,26 @@ class Service:
         app.add_routes(api.routes())
         app.add_routes(extra_routes)
         app.on_shutdown.append(self._drain)
-        app.cleanup_ctx.append(self._life)
+        app.cleanup_ctx.append(self._run_node)
         return app
 
-    def hurry(self) -> None:
-        """Shortens the current or next drain: closes all connections at once, and does not wait for a scrape."""
+    def shorten_drain(self) -> None:
+        """Shortens the drain, now or when it starts: closes all connections at once, and does not wait for a scrape."""
         self.node.lifecycle.skip_drain_delays()
         self.scrape_tracker.cancel_wait()
 
-    async def last_scrape(self) -> None:
+    async def wait_for_last_scrape(self) -> None:
         """After a drain that timed out, waits for the last scrape of its counters, which are lost with the process."""
-        within = self.settings.deadlines.last_scrape
-        if not self.node.lifecycle.drain_timed_out or not within or not self.scrape_tracker.recent:
+        timeout = self.settings.deadlines.last_scrape
+        if not self.node.lifecycle.drain_timed_out or not timeout or not self.scrape_tracker.recent:
             return
-        _log.info("waiting_for_last_scrape", seconds=within)
-        _log.info("last_scrape_done" if await self.scrape_tracker.wait_for_each(within) else "last_scrape_missed")
+        _log.info("waiting_for_last_scrape", seconds=timeout)
+        _log.info("last_scrape_done" if await self.scrape_tracker.wait_for_each(timeout) else "last_scrape_missed")
 
     async def _drain(self, app: web.Application) -> None:
         await self.node.lifecycle.drain()
 
-    async def _life(self, app: web.Application) -> AsyncIterator[None]:
+    async def _run_node(self, app: web.Application) -> AsyncIterator[None]:
         try:
             await self.node.start()
             yield
@@ -227,7 +227,7 @@ def _issuers(settings: Settings) -> list[Issuer]:
 
 
 def make_broker(settings: Settings, clock: Clock, store_clock: StoreClock, metrics: Metrics) -> Broker:
-    """The broker that the settings name, not started yet."""
+    """Creates the broker that the settings name, without starting it."""
     broker = settings.broker
     if broker.url.startswith("redis"):
         return RedisBroker(redis_config(settings), metrics, store_clock.record)
@@ -253,49 +253,51 @@ def _internal_channels(settings: Settings) -> int:
 
 
 Stores = tuple[PresenceStore, TicketStore, QuotaStore, Callable[[], Awaitable[None]]]
-"""What nodes share beside the broker, and what lets it go."""
+"""The stores beside the broker, and the function that closes them."""
 
 
 def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: Broker) -> Stores:
     max_announced_users = settings.presence.members
     if settings.broker.url.startswith("redis"):
         client = RedisClient(redis_config(settings))
-        shared = RedisPresence(client, ttl=settings.presence.ttl, max_announced_users=max_announced_users)
-        return shared, RedisTickets(client), RedisQuota(client), client.close
+        redis_presence = RedisPresence(client, ttl=settings.presence.ttl, max_announced_users=max_announced_users)
+        return redis_presence, RedisTickets(client), RedisQuota(client), client.close
     if isinstance(broker, NatsBroker):
         documents = Documents(broker)
-        there = NatsPresence(documents, store_clock, ttl=settings.presence.ttl, max_announced_users=max_announced_users)
-        return there, NatsTickets(documents, store_clock), NatsQuota(documents, store_clock), _nothing
+        nats_presence = NatsPresence(
+            documents, store_clock, ttl=settings.presence.ttl, max_announced_users=max_announced_users
+        )
+        return nats_presence, NatsTickets(documents, store_clock), NatsQuota(documents, store_clock), _close_nothing
     presence = MemoryPresence(broker.publish, max_announced_users)
-    return presence, MemoryTickets(clock, settings.limits.tracked), MemoryQuota(), _nothing
+    return presence, MemoryTickets(clock, settings.limits.tracked), MemoryQuota(), _close_nothing
 
 
-async def _nothing() -> None:
-    """Lets go of what is in memory."""
+async def _close_nothing() -> None:
+    """Closes stores that hold no connections of their own."""
 
 
 def redis_config(settings: Settings) -> RedisConfig:
-    """What the settings say to the Redis adapters."""
+    """Returns the settings of the Redis adapters."""
     broker = settings.broker
     return RedisConfig(
         address=parse_redis_url(broker.url),
         sentinel_user=broker.sentinel_user,
-        sentinel_password=_revealed(broker.sentinel_password),
-        **_store(settings),
+        sentinel_password=_reveal(broker.sentinel_password),
+        **_store_config(settings),
     )
 
 
 def nats_config(settings: Settings) -> NatsConfig:
-    """What the settings say to the NATS adapters."""
-    return NatsConfig(servers=parse_nats_url(settings.broker.url), **_store(settings))
+    """Returns the settings of the NATS adapters."""
+    return NatsConfig(servers=parse_nats_url(settings.broker.url), **_store_config(settings))
 
 
-def _store(settings: Settings) -> dict[str, Any]:
-    """The fields of StoreConfig."""
+def _store_config(settings: Settings) -> dict[str, Any]:
+    """Returns the fields of StoreConfig."""
     broker = settings.broker
     return {
         "user": broker.user,
-        "password": _revealed(broker.password),
+        "password": _reveal(broker.password),
         "ca": broker.ca,
         "certificate": broker.certificate,
         "private_key": broker.private_key,
@@ -311,7 +313,7 @@ def _store(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _revealed(secret: SecretStr | None) -> str | None:
+def _reveal(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
 
 
@@ -344,7 +346,7 @@ def _http_config(settings: Settings) -> HttpConfig:
 
 
 Companion = Callable[[int], AbstractAsyncContextManager[None]]
-"""Something that lives beside the service, given its public port: the demo's backend."""
+"""Runs beside a service, given its public port: the backend of the demo."""
 
 
 @asynccontextmanager
@@ -417,7 +419,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         service.http_connections.stop()
         service.descriptors.stop()
         if ops_listener is not None:
-            await service.last_scrape()
+            await service.wait_for_last_scrape()
         loop_lag.stop()
         gc_monitor.uninstall()
         if ops_listener is not None:

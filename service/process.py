@@ -96,7 +96,7 @@ class _StopRequest:
             if self._start_task is not None:
                 self._start_task.cancel()
         elif now - self._requested_at >= SAME_REQUEST_WINDOW:
-            self._service.hurry()
+            self._service.shorten_drain()
 
     @property
     def is_requested(self) -> bool:

@@ -1,4 +1,11 @@
-"""The realtime core of one process: builds its parts, and starts and closes them in order."""
+"""The realtime core of one process: builds its parts, and starts and closes them in order.
+
+node = Node(gate, ports, bounds, metrics)
+await node.start()
+...
+await node.lifecycle.drain()
+await node.close()
+"""
 
 from __future__ import annotations
 
@@ -28,24 +35,27 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The outside world, as app.py connects it."""
+    """The stores, and what else the node reaches outside itself."""
 
     broker: Broker
     presence: PresenceStore
     tickets: TicketStore
-    caps: QuotaStore
+    quota: QuotaStore
     authenticator: Authenticator
     clock: Clock
     connect: Connect
     """Connects the latency probe to this process."""
     store_clock: Clock | None = None
     """The store's time, where it differs from `clock`."""
-    sender: BatchSender | None = None
-    """Writes one frame to many sockets; None: every delivery is a call of its socket."""
+    batch_sender: BatchSender | None = None
+    """Writes one frame to many sockets; None where the native sender is not built."""
 
 
 class Node:
-    """Everything one process carries. app.py makes it; it is started and closed once."""
+    """Owns the parts of the realtime core. Each part uses only those above it in the constructor.
+
+    A node is started once and closed once.
+    """
 
     def __init__(self, gate: Gate, ports: Ports, bounds: Bounds, metrics: Metrics) -> None:
         self.gate = gate
@@ -55,10 +65,10 @@ class Node:
         self.runtime = runtime = Runtime.create(ports.clock, metrics)
         store_runtime = runtime.with_clock(ports.store_clock or ports.clock)
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics)
-        quota = ConnectionQuota(ports.caps, bounds.limits, runtime)
+        quota = ConnectionQuota(ports.quota, bounds.limits, runtime)
         self.admission = Admission(bounds.limits, bounds.rollout, quota, runtime.clock, metrics)
         self.delivery = EventDelivery(
-            gate, broker, ports.presence, ports.sender, self.admission, bounds, runtime, store_runtime
+            gate, broker, ports.presence, ports.batch_sender, self.admission, bounds, runtime, store_runtime
         )
         self.availability = Availability(
             self.admission,
@@ -71,7 +81,7 @@ class Node:
         )
         self.lifecycle = Lifecycle(
             broker,
-            ports.caps,
+            ports.quota,
             ports.connect,
             self.availability,
             self.admission,

@@ -87,7 +87,7 @@ async def stopping(clock: FakeClock, **groups: Any) -> AsyncIterator[tuple[Runni
             yield Running(service, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", http), stop, life
         finally:
             stop.set()
-            service.hurry()
+            service.shorten_drain()
             async with asyncio.timeout(DEADLINE):
                 await asyncio.wait([life])
     await life
@@ -266,7 +266,7 @@ class TestLastScrape:
             await server.metrics()
             stop.set()
             await eventually(lambda: server.service.node.lifecycle.drain_timed_out and not server.service.is_listening)
-            server.service.hurry()
+            server.service.shorten_drain()
             async with asyncio.timeout(DEADLINE):
                 await life
 

@@ -1,4 +1,4 @@
-"""Requests to all nodes: they go through the broker, so they take the same way as events, and survive the same faults.
+"""Requests to all nodes. They go through the broker as events do, and survive the same faults.
 
 result = await requests.send(Disconnect(tenant="acme", user="ann", reason="banned"))
 result.counts, result.nodes, result.is_complete

@@ -33,8 +33,8 @@ from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import MAX_RETRY_INTERVAL, RETRY_INTERVAL, ChannelFollower
 
 MAX_CONCURRENT_RESTORES = 16
-"""Tenants of which one node restores revocations at the same time. The broker's queue keeps room for events, and tenants take
-turns, so that none waits for the thousands of another."""
+"""Tenants whose revocations one node restores at the same time. The limit keeps room for events in the broker's queue. A tenant
+restores one revocation in its turn, so that no tenant waits for the thousands of another."""
 
 _log = structlog.get_logger("revocations")
 

@@ -46,7 +46,7 @@ class Revocations:
     How long a revocation lasts: `ttl` from the moment when it was made, plus what its `before` is ahead.
     - A node counts this time by its monotonic clock, from when it received the revocation. So a wrong or jumping wall clock, its
       own or another node's, never ends a revocation too early.
-    - How old a revocation is that was read from the broker, only a wall clock could tell. So that one lasts up to three times as
+    - The age of a revocation that was read from the broker is unknown, as wall clocks may be wrong. It lasts up to three times as
       long (StoredRevocation.is_expired).
     - The broker keeps revocations by its own clock. If that clock is wrong by less than `ttl`, a starting node still finds all
       revocations that are in force.

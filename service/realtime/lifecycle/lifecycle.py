@@ -105,7 +105,7 @@ class Lifecycle:
         """Adds an authenticated connection, and evicts the user's oldest ones above the cap."""
         self.monitor.track(connection)
         self._delivery.registry.add(connection)
-        # Revoked since its token was checked: until now nobody could find the connection here.
+        # The token may have been revoked since it was checked, when the connection was not in the registry.
         self._cluster.revocations.enforce(connection)
         self._evict_oldest(connection)
 

@@ -64,7 +64,7 @@ class ConnectionMonitor:
         self._connections_behind = 0
         """Connections with queued messages, of those checked so far."""
         self._checked_at = clock.monotonic()
-        """When the last check started: one number that all connections share that are opened until the next."""
+        """When the last check started. All connections that open until the next one share this number, which saves memory."""
 
     def start(self) -> None:
         """Starts the checks."""
@@ -144,7 +144,7 @@ class ConnectionMonitor:
             not transport.is_reading_paused and not self._was_late
         ):  # else the pong may be unread; the next check decides
             self._metrics.limits.limit_hits.labels(limit="heartbeat").inc()
-            # A peer that only did not answer learns why. One that is gone keeps its descriptor for the grace of a close.
+            # A peer that is alive learns the reason. For a dead one this keeps the descriptor for `outbox.close_grace`.
             connection.close(CloseCode.DEADLINE, "no pong")
 
     def _check_expiry(self, connection: Connection, ttl: float) -> None:

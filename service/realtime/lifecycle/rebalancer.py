@@ -33,18 +33,18 @@ SETTLE_TIME = NODE_STATE_RETENTION.ttl
 """Seconds without a change of the nodes before anything moves: balancers learn of a new node late, and a silent node is removed
 only after as many."""
 MAX_DEVIATIONS = 3.0
-"""Standard deviations of a random spread that are no imbalance. With few connections that is more than the margin."""
+"""A surplus of up to this many standard deviations is chance. With few connections that is more than the margin."""
 TRIAL_TIME = 30.0
-"""Seconds of moving before it must show. A move is spread over CHECK_INTERVAL, and a heartbeat that reports it may get lost."""
+"""Seconds of moves before the other nodes must show a gain. A move takes CHECK_INTERVAL, and a report of it may get lost."""
 MAX_WASTE = 2.0
-"""Times as many connections as a random balancer needs for what the light nodes have gained that a node moves, at most."""
+"""A node moves at most this many times the connections that a random balancer needs for the gain of the light nodes."""
 MIN_NODE_AGE = 300.0
-"""Seconds: a node that leaves younger than that was in a crash loop."""
+"""A node that leaves before this age, in seconds, counts as a node in a crash loop."""
 SUSPICION_TIME = 900.0
-"""Seconds for which new nodes are on trial after that: longer than Kubernetes waits before it restarts such a pod."""
+"""Seconds after such a leave in which new nodes are on trial: longer than Kubernetes waits before it restarts the pod."""
 PAUSE = 600.0
 MAX_PAUSE = 14_400.0
-"""Seconds until a node tries again after a move that did not help: the first time, and at most."""
+"""Seconds without moves after a move that did not help: the first time, and the maximum."""
 
 _log = structlog.get_logger("rebalancing")
 
@@ -74,7 +74,7 @@ class StableNodes:
             self._record_leave(node, now, others.get(node))
         self._accepting = accepting
         for node in accepting:
-            # Nodes from before this one's start may be old, and leave soon in a rollout: they are taken to be old enough.
+            # Nodes that were there before this one count as old: in a rollout they leave soon, and are in no crash loop.
             self._first_seen.setdefault(node, now - MIN_NODE_AGE if self._is_first_check else now)
             self._last_seen[node] = now
         self._is_first_check = False

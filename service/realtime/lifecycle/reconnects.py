@@ -2,9 +2,9 @@
 
 reconnects.schedule(registry, over=15.0, reason="shutdown")
 
-Clients return evenly because they are closed evenly. A client's own delay only adds to evenly spread moments, so no more clients
-return in a second than were closed in one. The delay that `reconnect` tells is therefore short: it separates the clients of one
-tick. Clients that ignore `reconnect` return as evenly. One timer serves all connections (docs/adr/0021-rollout.md).
+Clients return evenly because they are closed evenly: whatever delay each client adds, the returns stay as spread as the closes.
+The delay in `reconnect` is therefore short, and only separates the clients that are closed in one tick. Clients that ignore
+`reconnect` return as evenly. One timer serves all connections (docs/adr/0021-rollout.md).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ NOTICE = 1.0
 """Seconds from `reconnect` to the close, at most: what the client has asked for meanwhile is still answered."""
 MIN_DELAY = 0.1
 MAX_DELAY = 1.0
-"""Seconds from its close that a client is told to wait. As long as a loop may stand still; each second more is one without
-events."""
+"""Seconds from its close that a client is asked to wait. The maximum covers a stall of the loop; each second more is a second
+without events."""
 TICK = 0.02
 """Seconds between two steps, at least."""
 assert TICK < MAX_DELAY  # noqa: S101  # or the clients of one tick would return together
 SLICE = 500
 """Connections that are notified and closed in one step, at most."""
 CATCH_UP_RATE = 1.25
-"""Times the planned rate at which a batch closes connections that is late because the loop stood still."""
+"""The factor of the planned rate at which a batch closes connections after the loop stood still."""
 MAX_PEAK = 1.5
-"""Times the planned rate at which clients reach the other nodes, at most (docs/adr/0021-rollout.md)."""
+"""The factor of the planned rate at which clients reach the other nodes, at most (docs/adr/0021-rollout.md)."""
 assert CATCH_UP_RATE < MAX_PEAK  # noqa: S101  # the rest is chance
 MAX_CATCH_UP = 0.1
-"""Seconds of delay between two steps that one step makes up for."""
+"""Seconds of a late step that the step makes up for, at most."""
 
 
 class ReconnectScheduler:

@@ -30,7 +30,7 @@ MAX_QUEUED = 32
 MAX_QUEUED_BYTES = 65_536
 """Bytes of them in memory; the same then. One frame alone may be larger."""
 MAX_UNCOUNTED_FRAME = 1_024
-"""Characters up to which the frame of a waiting command is not counted: there is one a connection, and counting takes 1 µs."""
+"""Characters up to which the frame of a running command is not counted: a connection has one, and counting takes 1 µs."""
 
 _CODES = frozenset(str(code.code) for code in CloseCode)
 
