@@ -21,12 +21,12 @@ test: ## run every test: JavaScript, Python, browser and load
 	fi
 	@scripts/setup.sh chart || echo "make: the tests of the chart will be skipped" >&2
 	@scripts/setup.sh nginx || echo "make: the tests behind nginx will be skipped" >&2
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not load and not e2e and not cluster"
-	$(PYTEST) -m load
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone and not load and not e2e and not cluster"
+	$(PYTEST) -m "alone or load"
 
 test-quick: ## run the Python tests that need no browser and little time
 	@scripts/setup.sh quick
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not browser and not load and not faults and not autobahn and not chart and not e2e and not cluster"
 
 test-faults: ## run every fault scenario on real stores; SOAK=minutes SEED=n ONLY=name,… FLAVOUR=redis|valkey|nats|memory
 	@scripts/setup.sh quick

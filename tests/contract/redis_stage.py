@@ -17,10 +17,14 @@ def new_prefix() -> str:
     return f"t{secrets.token_hex(6)}"
 
 
+PATIENCE = 30.0
+"""Seconds that a call may take where a test says nothing of it: several hundred at once, on a busy machine."""
+
+
 @asynccontextmanager
 async def client_of(url: str, prefix: str, **options: Any) -> AsyncIterator[RedisClient]:
     """Opens a client for one node, with options of `RedisConfig`."""
-    client = RedisClient(RedisConfig(parse_redis_url(url), prefix=prefix, **options))
+    client = RedisClient(RedisConfig(parse_redis_url(url), prefix=prefix, **{"call_timeout": PATIENCE, **options}))
     try:
         yield client
     finally:

@@ -296,14 +296,15 @@ async def test_sentinel_master_is_named_by_majority() -> None:
             await broker.check()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("silent", [1, 2])
 async def test_sentinel_silent_ones_do_not_use_up_call_timeout(silent: int) -> None:
     """Silent Sentinels accept connections and never answer: the first of the list, and most of them."""
-    settings = {"call_timeout": 1.0, "silence_timeout": 3.0, "ping_interval": 1.0}
+    settings = {"call_timeout": 3.0, "silence_timeout": 9.0, "ping_interval": 3.0}
     async with (
         Sentinels() as sentinels,
         running(sentinels.url, **settings) as (broker, _),
-        client_of(sentinels.url, new_prefix(), call_timeout=1.0) as client,
+        client_of(sentinels.url, new_prefix(), call_timeout=3.0) as client,
     ):
         master = await sentinels.master()
         for sentinel in sentinels.sentinels[:silent]:
@@ -315,7 +316,7 @@ async def test_sentinel_silent_ones_do_not_use_up_call_timeout(silent: int) -> N
             began = time.monotonic()
             await master.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             await broker.publish(message("m-3", ROOM))
-            assert time.monotonic() - began < 0.25, "those that say nothing are known by now"
+            assert time.monotonic() - began < 0.75, "those that say nothing are known by now"
         finally:
             for sentinel in sentinels.sentinels[:silent]:
                 sentinel.cont()

@@ -48,6 +48,7 @@ async def test_upgrade_above_the_accept_rate_gets_retry_after() -> None:
             assert await server.metric("connections") == 3
 
 
+@pytest.mark.alone
 async def test_accept_rate_falls_on_a_slow_node_and_recovers() -> None:
     clock = FakeClock(time.time())
     rollout = {**accepting(4, 4.0), "accept_max_lag": 0.1}

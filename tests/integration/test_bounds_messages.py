@@ -364,6 +364,7 @@ class TestFlood:
             assert await server.metric("rate_limited_total", scope="connect") == 4
 
 
+@pytest.mark.alone
 async def test_flooding_client_does_not_slow_others() -> None:
     """Messages, junk and pings at once, from many connections; the bystander's ping is answered in time."""
     async with serving(limits={"rate_violations": 2}) as server, server.client("bystander") as other:

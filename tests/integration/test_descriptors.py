@@ -192,6 +192,7 @@ async def upgraded_as(server: Running, stack: AsyncExitStack, user: str) -> bool
     return answer is not None and answer.status == 101
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", KINDS)
 async def test_health_during_a_flood_of_requests_is_answered(kind: str) -> None:
     """Requests from hundreds of connections, in a process that does nothing else."""
