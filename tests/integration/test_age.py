@@ -1,4 +1,4 @@
-"""Connections that have lasted long enough are asked to come back, each at its own time."""
+"""Connections past `rollout.max_age` are asked to reconnect, each at its own time."""
 
 from __future__ import annotations
 

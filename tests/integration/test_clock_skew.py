@@ -1,4 +1,4 @@
-"""Nodes whose clock is wrong: what other nodes act on goes by the store's time."""
+"""Nodes with a wrong clock: what other nodes act on goes by the store's time."""
 
 from __future__ import annotations
 

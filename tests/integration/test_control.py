@@ -1,4 +1,4 @@
-"""Several nodes that share a broker: what is asked of one is done by all, once, whatever happens to their lines."""
+"""Requests to all nodes: each node runs each command once, whatever happens to its connection to the broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that run out while connected."""
+"""Tokens that expire while a client is connected."""
 
 from __future__ import annotations
 

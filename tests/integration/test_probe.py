@@ -1,4 +1,4 @@
-"""The latency probe: it goes the way of events, shows faults on that way, and nobody else notices it."""
+"""The latency probe: it takes the way of events, shows faults there, and affects no client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rebalancing, with real nodes, a real store and clients that resume: new nodes get their share, and nobody loses anything."""
+"""Rebalancing with real nodes, a real store and clients that resume."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What one node revokes, no node takes any more: whatever happens to their lines, to the store and to clocks, and however much
-others revoke."""
+"""A revocation holds on all nodes, whatever happens to connections, the store and clocks, and however much others revoke."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going away: everyone is told when to come back, nothing is left behind."""
+"""The drain: each client is told when to reconnect, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A cluster in a simulation: real `RebalancePolicy` and `Membership` on every node, made-up connections, balancer and broker.
+"""Simulates a cluster that rebalances: the policy and the membership are real; connections, balancer and broker are not.
 
-Time moves in quarters of a second, so that a run of an hour over eleven nodes takes about a second.
+Steps of a quarter of a second simulate an hour of eleven nodes in about a second.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tests.support.clock import FakeClock
 STEP = 0.25
 
 Choose = Callable[["Cluster"], "Node"]
-"""A balancer: which node the next connection goes to."""
+"""A balancer: returns the node of the next connection."""
 
 
 def at_random(cluster: Cluster) -> Node:
-    return cluster.chance.choice(cluster.taking)
+    return cluster.chance.choice(cluster.accepting_nodes)
 
 
-def in_turns(cluster: Cluster) -> Node:
+def round_robin(cluster: Cluster) -> Node:
     cluster.turn += 1
-    taking = cluster.taking
-    return taking[cluster.turn % len(taking)]
+    nodes = cluster.accepting_nodes
+    return nodes[cluster.turn % len(nodes)]
 
 
-def to_the_emptiest(cluster: Cluster) -> Node:
-    return min(cluster.taking, key=lambda node: len(node.connections))
+def least_connections(cluster: Cluster) -> Node:
+    return min(cluster.accepting_nodes, key=lambda node: len(node.connections))
 
 
 @dataclass(eq=False)
@@ -47,67 +47,67 @@ class Connection:
 
 
 class Node:
-    """One node, as far as it rebalances."""
+    """The part of a node that rebalances."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.name = name
         self.cluster = cluster
         self.connections: deque[Connection] = deque()
-        """In the order in which they came."""
-        self.departing: deque[tuple[float, Connection]] = deque()
-        """Those who have been asked, by the time of their close; still in `connections`, too."""
-        self.peers = Membership(name, cluster.clock)
+        """The oldest first."""
+        self.scheduled: deque[tuple[float, Connection]] = deque()
+        """Connections to close, with the time of the close. They are in `connections`, too."""
+        self.membership = Membership(name, cluster.clock)
         self.policy = RebalancePolicy(cluster.margin, cluster.rate)
         self.accepting = True
-        self.hears = True
-        """Whether anything gets to it and from it."""
-        self.beat = cluster.now + cluster.chance.uniform(0, HEARTBEAT_INTERVAL)
-        self.look = cluster.now + cluster.chance.uniform(0, CHECK_INTERVAL)
+        self.is_reachable = True
+        """False while the node neither sends nor receives."""
+        self.next_heartbeat = cluster.now + cluster.chance.uniform(0, HEARTBEAT_INTERVAL)
+        self.next_check = cluster.now + cluster.chance.uniform(0, CHECK_INTERVAL)
 
     def step(self) -> None:
         now = self.cluster.now
-        while self.departing and self.departing[0][0] <= now:
-            _, connection = self.departing.popleft()
+        while self.scheduled and self.scheduled[0][0] <= now:
+            _, connection = self.scheduled.popleft()
             self.connections.remove(connection)
-            self.cluster.moved(connection)
-        if now >= self.beat:
-            self.beat += HEARTBEAT_INTERVAL
-            self.tell()
-        if now >= self.look:
-            self.look += CHECK_INTERVAL
-            self.weigh()
+            self.cluster.reconnect(connection)
+        if now >= self.next_heartbeat:
+            self.next_heartbeat += HEARTBEAT_INTERVAL
+            self.report()
+        if now >= self.next_check:
+            self.next_check += CHECK_INTERVAL
+            self.check()
 
-    def tell(self, *, gone: bool = False) -> None:
+    def report(self, *, gone: bool = False) -> None:
         state = NodeState(
             connections=len(self.connections), started=0.0, version="", accepting=self.accepting, gone=gone
         )
         self.cluster.publish(self, state)
 
-    def weigh(self) -> None:
+    def check(self) -> None:
         now = self.cluster.now
         if not self.accepting:
             return
-        count = self.policy.decide(now, len(self.connections), len(self.departing), self.peers.reports())
+        count = self.policy.decide(now, len(self.connections), len(self.scheduled), self.membership.reports())
         if not count:
             return
-        going = {id(connection) for _, connection in self.departing}
+        scheduled = {id(connection) for _, connection in self.scheduled}
         asked = list[Connection]()
         for connection in self.connections:
             if connection.since > now - self.cluster.least_age or len(asked) == count:
                 break
-            if id(connection) not in going:
+            if id(connection) not in scheduled:
                 asked.append(connection)
         if not asked:
             return
         for index, connection in enumerate(asked, 1):
-            self.departing.append((now + CHECK_INTERVAL * index / len(asked), connection))
+            self.scheduled.append((now + CHECK_INTERVAL * index / len(asked), connection))
         self.policy.record_moved(len(asked))
-        self.cluster.asked.append((now, self.name, len(asked)))
+        self.cluster.moves.append((now, self.name, len(asked)))
 
 
 @dataclass
 class Cluster:
-    """Nodes, what is between them, and the clients."""
+    """Nodes, their broker and balancer, and the clients."""
 
     choose: Choose
     seed: int = 1
@@ -115,20 +115,20 @@ class Cluster:
     rate: float = 10.0
     least_age: float = 60.0
     loss: float = 0.0
-    """The share of words that get lost."""
-    lateness: float = 0.0
-    """Seconds by which a word comes late, at most."""
+    """The part of the reports that is lost: 0 to 1."""
+    max_delay: float = 0.0
+    """Seconds that a report is delayed, at most."""
     clock: FakeClock = field(default_factory=FakeClock)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.nodes: list[Node] = []
-        self.coming: list[tuple[float, Connection]] = []
-        """Clients that are away, and when they come back."""
-        self.asked: list[tuple[float, str, int]] = []
-        """When, who, how many."""
+        self.reconnecting: list[tuple[float, Connection]] = []
+        """Clients that reconnect, and when."""
+        self.moves: list[tuple[float, str, int]] = []
+        """The time, the node and the number of connections of each move."""
         self.intervals: list[float] = []
-        """How long each client that moved had stayed."""
+        """Seconds that each client had stayed before it was moved."""
         self.turn = 0
 
     @property
@@ -136,26 +136,26 @@ class Cluster:
         return self.clock.monotonic()
 
     @property
-    def taking(self) -> list[Node]:
+    def accepting_nodes(self) -> list[Node]:
         return [node for node in self.nodes if node.accepting]
 
     @property
-    def total_asked(self) -> int:
-        return sum(count for _, _, count in self.asked)
+    def total_moved(self) -> int:
+        return sum(count for _, _, count in self.moves)
 
     def add(self, name: str, connections: int = 0) -> Node:
         node = Node(self, name)
         node.connections.extend(Connection(self.now - 3600.0) for _ in range(connections))
         self.nodes.append(node)
         for other in self.nodes:
-            other.tell()
+            other.report()
         return node
 
     def crash(self, node: Node) -> None:
-        """Ends a node without a word; its clients come back."""
+        """Ends a node without a last report. Its clients reconnect."""
         self.nodes.remove(node)
         for connection in node.connections:
-            self.coming.append((self.now + self.chance.uniform(MIN_DELAY, MAX_DELAY), connection))
+            self.reconnecting.append((self.now + self.chance.uniform(MIN_DELAY, MAX_DELAY), connection))
 
     def publish(self, node: Node, state: NodeState) -> None:
         event = Event(
@@ -169,27 +169,27 @@ class Cluster:
             key=node.name,
         )
         for other in self.nodes:
-            if node.hears and other.hears and self.chance.random() >= self.loss:
-                late = self.chance.uniform(0, self.lateness)
+            if node.is_reachable and other.is_reachable and self.chance.random() >= self.loss:
+                late = self.chance.uniform(0, self.max_delay)
                 if late:
-                    self.clock.call_later(late, lambda to=other: to.peers.record(event))  # type: ignore[misc]  # bound now
+                    self.clock.call_later(late, lambda to=other: to.membership.record(event))  # type: ignore[misc]  # bound now
                 else:
-                    other.peers.record(event)
+                    other.membership.record(event)
 
-    def moved(self, connection: Connection) -> None:
+    def reconnect(self, connection: Connection) -> None:
         self.intervals.append(self.now - connection.since)
         connection.moves += 1
-        self.coming.append((self.now + self.chance.uniform(MIN_DELAY, MAX_DELAY), connection))
+        self.reconnecting.append((self.now + self.chance.uniform(MIN_DELAY, MAX_DELAY), connection))
 
-    def arrive(self) -> None:
-        """One more client."""
+    def connect(self) -> None:
+        """Adds a client."""
         self.choose(self).connections.append(Connection(self.now))
 
-    def leave(self) -> None:
-        """One client less, whichever."""
-        node = self.chance.choices(self.nodes, [len(node.connections) - len(node.departing) for node in self.nodes])[0]
-        going = {id(connection) for _, connection in node.departing}
-        node.connections.remove(self.chance.choice([one for one in node.connections if id(one) not in going]))
+    def disconnect(self) -> None:
+        """Removes a random client."""
+        node = self.chance.choices(self.nodes, [len(node.connections) - len(node.scheduled) for node in self.nodes])[0]
+        scheduled = {id(connection) for _, connection in node.scheduled}
+        node.connections.remove(self.chance.choice([one for one in node.connections if id(one) not in scheduled]))
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -197,33 +197,33 @@ class Cluster:
             self.clock.advance(STEP)
             for node in self.nodes:
                 node.step()
-            back = [connection for at, connection in self.coming if at <= self.now]
-            self.coming = [(at, connection) for at, connection in self.coming if at > self.now]
-            for connection in back:
+            due = [connection for at, connection in self.reconnecting if at <= self.now]
+            self.reconnecting = [(at, connection) for at, connection in self.reconnecting if at > self.now]
+            for connection in due:
                 connection.since = self.now
                 self.choose(self).connections.append(connection)
 
     def settle(self, ratio: float, within: float) -> float:
-        """As `until_balanced`, and then until nothing has been asked for five minutes."""
-        took = self.until_balanced(ratio, within)
-        while self.asked and self.asked[-1][0] > self.now - 300:
-            assert self.now < 1000.0 + 24 * 3600, "it goes on for ever"
+        """Runs until the cluster is balanced, and then until nothing has moved for five minutes."""
+        seconds = self.run_until_balanced(ratio, within)
+        while self.moves and self.moves[-1][0] > self.now - 300:
+            assert self.now < 1000.0 + 24 * 3600, "the moves do not end"
             self.run(60.0)
-        return took
+        return seconds
 
-    def until_balanced(self, ratio: float, within: float) -> float:
-        """Seconds until no node is above so many times the mean; AssertionError if it takes longer."""
-        began = self.now
+    def run_until_balanced(self, ratio: float, within: float) -> float:
+        """Runs until no node has more than `ratio` times the mean. Returns the seconds that it took."""
+        started = self.now
         while self.ratio > ratio:
-            assert self.now - began < within, f"after {within:.0f} s: {self.counts}"
+            assert self.now - started < within, f"after {within:.0f} s: {self.counts}"
             self.run(1.0)
-        return self.now - began
+        return self.now - started
 
     @property
     def counts(self) -> list[int]:
-        return [len(node.connections) for node in self.taking]
+        return [len(node.connections) for node in self.accepting_nodes]
 
     @property
     def ratio(self) -> float:
         counts = self.counts
-        return max(counts) / ((sum(counts) + len(self.coming)) / len(counts))
+        return max(counts) / ((sum(counts) + len(self.reconnecting)) / len(counts))

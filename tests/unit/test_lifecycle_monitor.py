@@ -1,4 +1,4 @@
-"""The sweep: who is cut, and who must not be. Time is the test's."""
+"""The connection monitor: heartbeats and ages, on a fake clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEARTBEAT = 25.0
 
 
 class Line(NullTransport):
-    """Notes what is asked of it."""
+    """Records pings and closes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def clock() -> FakeClock:
 
 
 class Stage:
-    """A sweep that looks after one connection."""
+    """A monitor of one connection."""
 
     def __init__(self, clock: FakeClock, rollout: Rollout, id: str = "c") -> None:
         metrics, self.line = Metrics(), Line()
@@ -83,7 +83,7 @@ class Stage:
 
 @pytest.fixture
 def line(clock: FakeClock) -> Line:
-    """One that has been asked for a sign of life, and has not answered."""
+    """A connection that was pinged and has not answered."""
     line = Stage(clock, Rollout()).line
     while not line.pings:
         clock.advance(0.5)

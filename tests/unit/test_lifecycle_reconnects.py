@@ -1,4 +1,4 @@
-"""Departures: who is told what and when, and how evenly the clients come back. Time is the test's."""
+"""Reconnects: when connections are notified and closed, and how evenly clients return, on a fake clock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.transport import NullTransport
 
 
 class Line(NullTransport):
-    """Notes when what happened."""
+    """Records writes and closes with their time."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Line(NullTransport):
 
 
 class Stage:
-    """Departures, and connections to ask."""
+    """A scheduler and its connections."""
 
     def __init__(self) -> None:
         self.clock, self.metrics = FakeClock(), Metrics()
@@ -112,7 +112,7 @@ def test_single_connection_is_notified_before_its_close(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("count", "over"), [(12_000, 60.0), (1_000, 60.0), (300, 60.0), (60, 60.0), (5_000, 15.0)])
 def test_clients_return_evenly(stage: Stage, count: int, over: float) -> None:
-    """Whether they heed what they are told, or come back as soon as they are closed."""
+    """Clients that wait as told, and clients that return at once."""
     stage.reconnects.schedule(stage.connections(count), over=over, reason="shutdown")
     stage.clock.advance(over + 1.0)
     planned = count / over
