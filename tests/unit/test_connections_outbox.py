@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -127,6 +128,21 @@ def test_take_returns_at_least_one_frame_within_the_limits() -> None:
     assert [frame.payload for frame in outbox.take(4, 10)] == [b"bb", b"cc"]
     assert [frame.payload for frame in outbox.take(100, 1)] == [b"dd"]
     assert outbox.take(100, 1) == []
+
+
+def test_outbox_that_is_emptied_keeps_nothing_of_ephemeral_events() -> None:
+    outbox, _, _ = box()
+    frame, rounds = ephemeral("e"), 10_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(rounds):
+            outbox.put(frame)
+            outbox.take(100, 1)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < rounds, "less than a byte for each event"
 
 
 _frames = st.one_of(

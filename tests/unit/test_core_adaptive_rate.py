@@ -40,6 +40,7 @@ def test_rate_with_lag_halves_once_a_second() -> None:
 def test_rate_after_lag_rises_by_a_tenth_a_second() -> None:
     rate = adaptive()
     rate.observe(LATE, 0.0)
+    assert rate.is_reduced
     rates = []
     for second in range(1, 8):
         rate.observe(IN_TIME, float(second))

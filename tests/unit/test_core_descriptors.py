@@ -28,7 +28,14 @@ def test_plan_with_enough_descriptors_lowers_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "connections", "http_connections", "ops_connections"),
-    [(80, 18, 16, 13), (400, 278, 39, 32), (1_024, 824, 117, 32), (4_096, 3_757, 256, 32), (16_384, 15_000, 1_301, 32)],
+    [
+        (80, 18, 16, 13),
+        (200, 115, 16, 25),
+        (400, 278, 39, 32),
+        (1_024, 824, 117, 32),
+        (4_096, 3_757, 256, 32),
+        (16_384, 15_000, 1_301, 32),
+    ],
 )
 def test_plan_with_few_descriptors_lowers_the_caps(
     limit: int, connections: int, http_connections: int, ops_connections: int

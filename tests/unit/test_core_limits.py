@@ -34,3 +34,11 @@ def test_subscribe_burst_allows_all_channels_of_all_connections() -> None:
 def test_compression_wanted_follows_contract_or_size(asked: bool | None, size: int, wanted: bool) -> None:
     assert Compression(enabled=True).wanted(asked, size) is wanted
     assert Compression(enabled=False).wanted(asked, size) is False
+
+
+@pytest.mark.parametrize(("explicit", "websockets", "expected"), [(None, 10, 1_000), (None, 2_000, 2_000), (5, 10, 5)])
+def test_http_connections_per_ip_default_allows_all_websockets_to_reconnect(
+    explicit: int | None, websockets: int, expected: int
+) -> None:
+    limits = Limits(connections_per_ip=websockets, http_connections_per_ip=explicit)
+    assert limits.max_http_connections_per_ip == expected

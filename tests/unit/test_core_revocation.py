@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,3 +224,9 @@ def test_merged_covers_both_in_either_order(one: Revocation, other: Revocation) 
 def test_covers_implies_applies_to(one: Revocation, other: Revocation, issued_at: float | None) -> None:
     if one.covers(other) and other.applies_to(issued_at):
         assert one.applies_to(issued_at)
+
+
+@pytest.mark.parametrize(("newer", "older", "merged"), [("b", "a", "b"), ("", "a", "a"), ("b", "", "b")])
+def test_merged_has_the_newest_reason_that_was_given(newer: str, older: str, merged: str) -> None:
+    one, other = (dataclasses.replace(of_user(200.0), reason=reason) for reason in (newer, older))
+    assert one.merged(other).reason == merged

@@ -1,0 +1,39 @@
+"""The cursor of a stream: how an event relates to the events before it."""
+
+from __future__ import annotations
+
+from service.core.broker import Snapshot
+from service.core.channel import ChannelKey
+from service.core.event import Delivery, Event
+from service.core.position import Position
+from service.core.stream_cursor import EventOrder, StreamCursor
+
+ROOM = ChannelKey("t", "room:1")
+
+
+def durable(offset: int, epoch: str = "e") -> Event:
+    return Event(ROOM, "a.b", f"m-{offset}", Delivery.DURABLE, b"{}", None, 0, offset, epoch=epoch)
+
+
+def latest(version: int, epoch: str = "e") -> Event:
+    return Event(ROOM, "a.b", f"v-{version}", Delivery.LATEST, b"{}", None, 0, state_version=version, epoch=epoch)
+
+
+def cursor(offset: int = 3, state_version: int = 3) -> StreamCursor:
+    return StreamCursor(Snapshot(Position("e", offset), (), (), None, state_version))
+
+
+def test_event_of_another_epoch_is_a_gap() -> None:
+    at = cursor()
+    assert [at.advance(durable(4, "f")), at.advance(latest(4, "f"))] == [EventOrder.GAP] * 2
+    assert [at.advance(durable(4)), at.advance(latest(4))] == [EventOrder.NEXT] * 2, "a gap moves nothing"
+
+
+def test_delivered_head_has_the_lowest_repeat_until_it_is_cleared() -> None:
+    at = cursor()
+    assert at.delivered.lowest_repeat is None
+    for event in (durable(3), durable(2), durable(3), latest(1)):
+        at.record_repeat(event)
+    assert at.delivered.lowest_repeat == 2
+    at.clear_repeats()
+    assert at.delivered.lowest_repeat is None
