@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, cast
@@ -28,6 +29,7 @@ from service.realtime.delivery.hub import Hub
 from service.realtime.delivery.room import Room
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
+from tests.support.harness import DEADLINE
 
 KEY = ChannelKey("t", "room:1")
 SPEC = ChannelSpec(ChannelPattern("room:{room}"), SubscribeRule.EVERYONE, {})
@@ -47,11 +49,17 @@ class Member:
         self.room: Room | None = None
         self.subscription = Subscription(KEY, None)
         self.on_deliver: Callable[[], None] = lambda: None
+        self.written = asyncio.Event()
+        """Set while nothing is queued for the member."""
+        self.written.set()
 
     def deliver(self, batch: Batch) -> bool:
         self.on_deliver()
         self.batches.append(json.loads(batch.payload))
         return self.keeps_up
+
+    async def wait_written(self) -> None:
+        await self.written.wait()
 
     def close(self, code: CloseCode, reason: str) -> None:
         self.closed.append(code)
@@ -124,6 +132,10 @@ def hub_of(
 
 def scheduler_of(clock: FakeClock) -> WriteScheduler:
     return WriteScheduler(clock, lambda callback: clock.call_later(0.0, callback))
+
+
+def messages_out(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("tidewire_messages_out_total", {"type": "other"})
 
 
 def add_live(room: Room, member: Member, access: PresenceAccess = PresenceAccess.NONE) -> Member:
@@ -218,12 +230,15 @@ def test_slow_member_gets_no_later_batch(room: Room, clock: FakeClock) -> None:
     assert (len(slow.batches), slow.closed) == (1, [CloseCode.SLOW_CONSUMER])
 
 
-def test_latency_of_a_broadcast_is_observed_once(room: Room, clock: FakeClock, metrics: Metrics) -> None:
+def test_broadcast_is_counted_for_each_member_and_its_latency_once(
+    room: Room, clock: FakeClock, metrics: Metrics
+) -> None:
     for _ in range(3):
         add_live(room, Member())
     room.push(frame("1"), 0.0)
     clock.advance(0)
     assert metrics.registry.get_sample_value("tidewire_publish_to_write_seconds_count") == 1
+    assert messages_out(metrics) == 3
 
 
 def test_clear_member_is_written_to_directly(room: Room, clock: FakeClock) -> None:
@@ -296,6 +311,12 @@ def half_written(monkeypatch: pytest.MonkeyPatch, stepping_clock: SteppingClock)
     clock.step()
     assert [len(member.batches) for member in members] == [1] * MAX_SLICE_MEMBERS + [0] * MAX_SLICE_MEMBERS
     return room, members
+
+
+async def turns() -> None:
+    """Lets tasks run until they wait for something else."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def run_all(clock: SteppingClock) -> None:
@@ -371,6 +392,44 @@ def test_subscribing_member_gets_buffered_events_after_its_snapshot(room: Room, 
     room.push(frame("after"), 0.0)
     clock.advance(0)
     assert new.batches == ["after"]
+
+
+def test_snapshot_of_another_epoch_is_contiguous_only_during_a_recovery(room: Room) -> None:
+    connection = cast("Connection", Member())
+    room.start_subscribing(connection, Subscription(KEY, None))
+    room.sequencer.start(Snapshot(Position("e", 3), (), (), None), lambda event: None)
+    assert room.is_contiguous(connection, Snapshot(Position("e", 3), (), (), None))
+    newer = Snapshot(Position("f", 3), (), (), None)
+    assert not room.is_contiguous(connection, newer)
+    assert room.sequencer.start_read() is not None
+    assert room.is_contiguous(connection, newer), "the recovery resyncs all members"
+
+
+async def test_wait_written_ends_when_batches_and_outboxes_are_written(
+    half_written: tuple[Room, list[Member]], stepping_clock: SteppingClock
+) -> None:
+    room, members = half_written
+    members[-1].written.clear()
+    waiting = asyncio.create_task(room.wait_written())
+    await turns()
+    assert not waiting.done(), "half of the members have the batch"
+    run_all(stepping_clock)
+    await turns()
+    assert not waiting.done(), "the last member has it in its outbox"
+    members[-1].written.set()
+    async with asyncio.timeout(DEADLINE):
+        await waiting
+
+
+async def test_wait_written_ends_when_the_room_fails(half_written: tuple[Room, list[Member]]) -> None:
+    room, members = half_written
+    waiting = asyncio.create_task(room.wait_written())
+    await turns()
+    assert not waiting.done()
+    room.fail()
+    await turns()
+    assert waiting.done()
+    assert all(member.closed == [CloseCode.INTERNAL] for member in members)
 
 
 def test_discarded_room_has_no_timer(room: Room, clock: FakeClock) -> None:
@@ -528,7 +587,7 @@ def presence_frame(name: str) -> Frame:
     return Frame(json.dumps(name).encode(), "presence.joined", Delivery.LATEST)
 
 
-def test_presence_event_goes_to_members_that_see_presence(room: Room, clock: FakeClock) -> None:
+def test_presence_event_goes_to_members_that_see_presence(room: Room, clock: FakeClock, metrics: Metrics) -> None:
     seeing, restricted = add_live(room, Member(), PresenceAccess.SEES), add_live(room, Member(), PresenceAccess.LISTED)
     room.push(frame("1"), 0.0)
     room.push(presence_frame("p"), 0.0)
@@ -538,6 +597,7 @@ def test_presence_event_goes_to_members_that_see_presence(room: Room, clock: Fak
     room.push(presence_frame("q"), 0.0)
     clock.advance(0)
     assert (seeing.batches[1:], restricted.batches[1:]) == (["q"], []), "and no empty message"
+    assert messages_out(metrics) == 6
 
 
 def test_both_groups_share_a_batch_without_presence_events(room: Room, clock: FakeClock) -> None:
