@@ -29,8 +29,10 @@ async def test_failed_subscribe_is_rolled_back_and_can_be_repeated(method: str) 
         assert (reply["code"], reply["retryable"]) == ("broker_unavailable", True)
         nothing_held(server, "ann")
         assert not list(server.service.node.delivery.hub.rooms())
+        assert await server.metric("subscriptions") == 0
         broker.faults.clear()
         await ann.subscribe("room:1")
+        assert await server.metric("subscriptions") == 1
         await server.publish("room:1", {"type": "chat.message", "data": {"text": "here"}})
         await ann.until("chat.message", offset=1)
 

@@ -16,6 +16,7 @@ from service.core.channel import ChannelKey
 from service.core.event import Event
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
+from service.realtime.cluster.messages import REQUESTS
 from service.realtime.streams.gap_recovery import RETRY_INTERVAL
 from service.realtime.streams.position_checker import IN_FLIGHT_DELAY
 from tests.support.clock import FakeClock
@@ -157,12 +158,18 @@ class Stage:
             yield client
 
 
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
+@asynccontextmanager
+async def staged(**limits: int) -> AsyncIterator[Stage]:
     clock = FakeClock(time.time())
     broker = Lossy(clock)
-    async with serving(broker=broker, clock=clock, repair={"check": CHECK}) as server:
+    async with serving(broker=broker, clock=clock, repair={"check": CHECK, **limits}) as server:
         yield Stage(server, broker, clock)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged() as stage:
+        yield stage
 
 
 async def test_missed_events_are_delivered_before_the_event_after_the_gap(stage: Stage) -> None:
@@ -198,6 +205,10 @@ async def test_interruption_without_loss_reads_no_stream(stage: Stage) -> None:
         assert await stage.offsets(ann, 1) == [2]
         assert stage.broker.reads == reads
         assert await stage.count("interruptions_total") == 1
+        assert await stage.count("control_readings_total") == 0, "events of other channels were not interrupted"
+        stage.broker.interrupted([REQUESTS])
+        await stage.turn()
+        assert await stage.count("control_readings_total") == 1
 
 
 async def test_silent_loss_is_found_by_the_position_check(stage: Stage) -> None:
@@ -339,6 +350,23 @@ async def test_member_that_joins_in_a_new_epoch_is_not_resynced(stage: Stage) ->
             await stage.publish()
             assert await stage.offsets(ben, 2) == [3, 4]
             assert [(await ann.until("chat.message"))["offset"] for _ in range(2)] == [3, 4]
+
+
+async def test_join_of_a_new_epoch_during_a_recovery_starts_no_second_read(stage: Stage) -> None:
+    async with stage.client("ann") as ann, stage.server.client("ben") as ben:
+        await stage.publish()
+        assert await stage.offsets(ann, 1) == [1]
+        stage.broker.begin_epoch(ROOM, "second")
+        gate = stage.broker.gate = asyncio.Event()
+        reads = stage.broker.reads
+        await stage.publish()
+        await eventually(lambda: stage.broker.reads == reads + 1)
+        stage.broker.gate = None
+        assert (await ben.subscribe("room:1"))["epoch"] == "second"
+        gate.set()
+        await stage.turn()
+        await ann.until("subscribed", id=None, epoch="second")
+        assert [await stage.count("gaps_total", cause=cause) for cause in ("jump", "check")] == [1, 0]
 
 
 async def test_gap_larger_than_the_stream_resyncs(stage: Stage) -> None:
@@ -510,6 +538,21 @@ async def test_new_epoch_without_its_start_resyncs_at_its_head(stage: Stage) -> 
         await ann.silence()
 
 
+async def test_new_epoch_with_too_many_bytes_resyncs_at_its_head() -> None:
+    async with staged(bytes=1_024) as stage, stage.client("ann") as ann:
+        await stage.publish(1)
+        assert await stage.offsets(ann, 1) == [1]
+        stage.broker.begin_epoch(ROOM, "second")
+        stage.broker.losing = True
+        for _ in range(3):
+            await stage.server.publish("room:1", {"type": "chat.message", "data": {"text": "x" * 500}})
+        stage.broker.losing = False
+        await stage.publish()
+        await stage.turn()
+        await ann.expect("subscribed", epoch="second", offset=5, recovered=False)
+        await ann.silence()
+
+
 async def test_different_event_at_a_delivered_offset_checks_the_stream(stage: Stage) -> None:
     """The store was set back: the new event is not the one that was delivered."""
     async with stage.client("ann") as ann:
@@ -522,7 +565,8 @@ async def test_different_event_at_a_delivered_offset_checks_the_stream(stage: St
         assert (told["offset"], told["last"]) == (2, "m-4")
         await stage.publish()
         assert await stage.offsets(ann, 1) == [3]
-        assert [known.position.offset for known in stage.broker.known if known is not None][-1] == 3
+        known = [head for head in stage.broker.known if head is not None][-1]
+        assert (known.position.offset, known.lowest_repeat) == (3, 2)
 
 
 async def test_join_of_a_stream_that_was_set_back_does_not_wait(stage: Stage) -> None:
