@@ -32,7 +32,7 @@ def register(commands: Commands) -> None:
         description="Checks settings and contract. With a contract on the command line, the settings may be incomplete.",
     )
     parser.add_argument("contract_file", nargs="?", type=Path, metavar="CONTRACT", help="the contract to check")
-    parser.add_argument("--contract", type=Path, metavar="FILE", help="the same")
+    parser.add_argument("--contract", type=Path, metavar="FILE", help="the same, as an option")
     parser.add_argument("--connect", action="store_true", help="also connect to the broker, as serve does")
     add_config(parser)
     parser.set_defaults(run=run)

@@ -24,9 +24,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_url(parser: argparse.ArgumentParser) -> None:
     """Adds --url."""
-    parser.add_argument(
-        "--url", help="where the service listens (default: where the settings say, http://127.0.0.1:8080)"
-    )
+    parser.add_argument("--url", help="URL of the service (default: from the settings, http://127.0.0.1:8080)")
 
 
 def config_path(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Path | None:

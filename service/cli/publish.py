@@ -27,12 +27,14 @@ def register(commands: Commands) -> None:
         description="Publishes one event over the backend API. The key is --api-key, else api.key of the settings, else the "
         "development key of this folder.",
     )
-    parser.add_argument("channel", metavar="CHANNEL")
-    parser.add_argument("type", metavar="TYPE")
-    parser.add_argument("data", type=_json, metavar="DATA", help="JSON")
+    parser.add_argument("channel", metavar="CHANNEL", help="channel of the event, such as room:1")
+    parser.add_argument("type", metavar="TYPE", help="type of the event, such as chat.message")
+    parser.add_argument("data", type=_json, metavar="DATA", help="data of the event, as JSON")
     parser.add_argument("--id", help="id of the event; a repeated id is accepted once")
     parser.add_argument("--key", help="key of a latest event; must equal what the contract finds in DATA")
-    parser.add_argument("--api-key", metavar="KEY", help="visible to other users of this machine; prefer the settings")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="API key; visible to other users of this machine, so prefer the settings"
+    )
     add_url(parser)
     add_config(parser)
     parser.set_defaults(run=run)

@@ -16,7 +16,9 @@ WORKERS = "TIDEWIRE_WORKERS"
 def register(commands: Commands) -> None:
     """Declares the arguments."""
     parser = commands.add_parser(
-        "serve", help="run the service", description="Runs the service until SIGTERM or Ctrl-C."
+        "serve",
+        help="run the service",
+        description="Runs the service until SIGTERM or Ctrl-C, then drains its connections.",
     )
     parser.add_argument("--demo", action="store_true", help="run the demo, with development credentials")
     parser.add_argument(

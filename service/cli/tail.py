@@ -71,12 +71,12 @@ def register(commands: Commands) -> None:
         description="Prints the events of a channel until Ctrl-C, and resumes after a lost connection. It connects with --token, "
         "else with a token that it signs for --user, else anonymously.",
     )
-    parser.add_argument("channel", metavar="CHANNEL")
+    parser.add_argument("channel", metavar="CHANNEL", help="channel to follow, such as room:1")
     parser.add_argument(
         "--since", type=Position.parse, metavar="POSITION", help="position to resume from (EPOCH:OFFSET:ID)"
     )
     parser.add_argument("--json", action="store_true", help="print whole events, one a line")
-    parser.add_argument("--token", help="visible to other users of this machine; prefer --user")
+    parser.add_argument("--token", help="token; visible to other users of this machine, so prefer --user")
     add_claims(parser, required=False)
     add_url(parser)
     add_config(parser)

@@ -49,9 +49,8 @@ class Schemas:
             schema = schema[step]
         if not self._check(document, place, schema, self._own):
             return None
-        unsound = [
-            file for file in self._files if not self._is_sound(file)
-        ]  # checks all of them, so that each reports its faults
+        # Checks all files, so that each reports its faults.
+        unsound = [file for file in self._files if not self._is_sound(file)]
         return None if unsound else self._build(document, place, schema, self._own)
 
     def _build(self, document: Document, place: Place, schema: Any, path: Path) -> Draft202012Validator | None:
