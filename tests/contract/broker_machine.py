@@ -111,7 +111,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = FakeClock()
         self.model = {key: ModelChannel() for key in KEYS}
-        self.receipts: dict[tuple[ChannelKey, str], tuple[PublishResult, Publication, float]] = {}
+        self.results: dict[tuple[ChannelKey, str], tuple[PublishResult, Publication, float]] = {}
         self.refused: list[Publication] = []
         self.published = 0
         self.delivered: list[Event] = []
@@ -171,15 +171,15 @@ class BrokerMachine(RuleBasedStateMachine):
         assert self.run(self.broker.publish(publication)) == PublishResult(publication.id, epoch="")
         self._expect(publication, None)
 
-    @precondition(lambda self: self.receipts)
+    @precondition(lambda self: self.results)
     @rule(data=st.data())
     def publish_again(self, data: st.DataObject) -> None:
-        known = [key for key, (_, _, at) in self.receipts.items() if at + WINDOW > self.clock.monotonic()]
+        known = [key for key, (_, _, at) in self.results.items() if at + WINDOW > self.clock.monotonic()]
         if not known:
             return
-        receipt, publication, _ = self.receipts[data.draw(st.sampled_from(known))]
+        result, publication, _ = self.results[data.draw(st.sampled_from(known))]
         again = self.run(self.broker.publish(publication))
-        assert again == PublishResult(receipt.id, receipt.epoch, receipt.offset, receipt.state_version, duplicate=True)
+        assert again == PublishResult(result.id, result.epoch, result.offset, result.state_version, duplicate=True)
 
     @rule(channel=channels)
     def join(self, channel: ChannelKey) -> None:
@@ -276,31 +276,31 @@ class BrokerMachine(RuleBasedStateMachine):
         return True
 
     def _publish(self, publication: Publication) -> None:
-        receipt = self.attempt(self.broker.publish(publication))
-        if receipt is None:
+        result = self.attempt(self.broker.publish(publication))
+        if result is None:
             self.refused.append(publication)
             return
-        self._meet_epoch(publication.channel, receipt.epoch)
+        self._meet_epoch(publication.channel, result.epoch)
         model = self.model[publication.channel]
         now = self.clock.monotonic()
         if publication.delivery is Delivery.DURABLE:
             model.events.append(Kept(publication.id, publication.data, now))
-            assert receipt == PublishResult(publication.id, receipt.epoch, offset=len(model.events))
+            assert result == PublishResult(publication.id, result.epoch, offset=len(model.events))
         else:
             assert publication.key is not None
             model.state.pop(publication.key, None)
             model.state[publication.key] = (publication.id, now)
-            assert receipt.state_version is not None
-            assert receipt.state_version > model.state_version
-            assert receipt == PublishResult(publication.id, receipt.epoch, state_version=receipt.state_version)
-            model.state_version = receipt.state_version
-        self._accepted(publication, receipt)
+            assert result.state_version is not None
+            assert result.state_version > model.state_version
+            assert result == PublishResult(publication.id, result.epoch, state_version=result.state_version)
+            model.state_version = result.state_version
+        self._accepted(publication, result)
 
-    def _accepted(self, publication: Publication, receipt: PublishResult) -> None:
+    def _accepted(self, publication: Publication, result: PublishResult) -> None:
         model = self.model[publication.channel]
-        self.receipts[publication.channel, publication.id] = (receipt, publication, self.clock.monotonic())
+        self.results[publication.channel, publication.id] = (result, publication, self.clock.monotonic())
         model.seen.append(model.position(len(model.events)))
-        self._expect(publication, receipt.offset)
+        self._expect(publication, result.offset)
 
     def _expect(self, publication: Publication, offset: int | None) -> None:
         if self.model[publication.channel].subscribed:

@@ -220,10 +220,10 @@ class BrokerSuite(ABC):
     ) -> None:
         await broker.subscribe(ROOM)
         for make in (publish.durable, partial(publish.latest, "k"), publish.ephemeral):
-            receipt = await make()
+            result = await make()
             if not broker.delivers_synchronously:
                 await self.settled(broker)
-            assert receipt.id in sink.ids()
+            assert result.id in sink.ids()
 
     async def test_publish_started_outside_of_task_can_be_abandoned(
         self, broker: Broker, publish: Publisher, sink: RecordingSink
@@ -248,20 +248,20 @@ class BrokerSuite(ABC):
         assert sink.ids()[-1] == "last"
 
     async def test_publish_durable_gives_dense_offsets_from_one(self, publish: Publisher) -> None:
-        receipts = [await publish.durable() for _ in range(25)]  # more than are kept
-        assert [receipt.offset for receipt in receipts] == list(range(1, 26))
-        assert len({receipt.epoch for receipt in receipts}) == 1
-        assert all(receipt.epoch and receipt.state_version is None and not receipt.duplicate for receipt in receipts)
+        results = [await publish.durable() for _ in range(25)]  # more than are kept
+        assert [result.offset for result in results] == list(range(1, 26))
+        assert len({result.epoch for result in results}) == 1
+        assert all(result.epoch and result.state_version is None and not result.duplicate for result in results)
 
     async def test_publish_latest_gives_dense_state_versions_and_no_offset(self, publish: Publisher) -> None:
-        receipts = [await publish.latest(key) for key in ("a", "b", "a", "c")]
-        assert [receipt.state_version for receipt in receipts] == [1, 2, 3, 4]
-        assert all(receipt.offset is None for receipt in receipts)
+        results = [await publish.latest(key) for key in ("a", "b", "a", "c")]
+        assert [result.state_version for result in results] == [1, 2, 3, 4]
+        assert all(result.offset is None for result in results)
         assert (await publish.durable()).offset == 1
 
     async def test_publish_ephemeral_enters_no_stream(self, broker: Broker, publish: Publisher) -> None:
-        receipt = await publish.ephemeral(id="e-1")
-        assert receipt == PublishResult("e-1", epoch="")
+        result = await publish.ephemeral(id="e-1")
+        assert result == PublishResult("e-1", epoch="")
         assert (await publish.durable()).offset == 1
         snapshot = await broker.snapshot(ROOM, None, MANY, MUCH)
         assert not snapshot.state
@@ -431,9 +431,9 @@ class BrokerSuite(ABC):
         assert ids((await broker.history(ROOM, None, None, MANY)).events) == ["m-2"]
 
     async def test_position_outlives_expired_events(self, broker: Broker, publish: Publisher, clock: FakeClock) -> None:
-        receipts = [await publish.durable() for _ in range(3)]
+        results = [await publish.durable() for _ in range(3)]
         await self.advance(clock, TTL * 100)
-        top = Position(receipts[0].epoch, 3, "m-3")
+        top = Position(results[0].epoch, 3, "m-3")
         assert await broker.snapshot(ROOM, None, MANY, MUCH) == Snapshot(top, [], (), None, epoch_start=0)
         assert await broker.stream_heads([ROOM]) == [StreamHead(top.epoch, 3, 0)]
         page = await broker.history(ROOM, None, None, MANY)
@@ -454,8 +454,8 @@ class BrokerSuite(ABC):
         self, broker: Broker, publish: Publisher, sink: RecordingSink
     ) -> None:
         await broker.subscribe(ROOM)
-        receipts = [await publish.durable(retention=Retention(entries=0, ttl=TTL)) for _ in range(2)]
-        assert [receipt.offset for receipt in receipts] == [1, 2]
+        results = [await publish.durable(retention=Retention(entries=0, ttl=TTL)) for _ in range(2)]
+        assert [result.offset for result in results] == [1, 2]
         assert not (await broker.history(ROOM, None, None, MANY)).events
         await self.settled(broker)
         assert sink.ids() == ["m-1", "m-2"]
@@ -522,9 +522,9 @@ class BrokerSuite(ABC):
     async def test_snapshot_since_newest_position_recovers_without_entries(
         self, broker: Broker, publish: Publisher, clock: FakeClock
     ) -> None:
-        receipt = await publish.durable()
+        result = await publish.durable()
         await self.advance(clock, TTL)
-        top = Position(receipt.epoch, 1, receipt.id)
+        top = Position(result.epoch, 1, result.id)
         snapshot = await broker.snapshot(ROOM, top, MANY, MUCH)
         assert (snapshot.position, list(snapshot.missed), snapshot.recovered) == (top, [], True)
 
@@ -580,13 +580,13 @@ class BrokerSuite(ABC):
     async def test_stream_heads_return_heads_and_create_no_channel(
         self, broker: Broker, publish: Publisher, clock: FakeClock
     ) -> None:
-        receipt = await publish.durable()
+        result = await publish.durable()
         for _ in range(2):
             await publish.durable()
             await publish.latest("k")
         other = await publish.latest("k", OTHER_ROOM)
         nobodys = ChannelKey("acme", "room:nobodys")
-        expected = [StreamHead(other.epoch, 0, 1), StreamHead("", 0, 0), StreamHead(receipt.epoch, 3, 2)]
+        expected = [StreamHead(other.epoch, 0, 1), StreamHead("", 0, 0), StreamHead(result.epoch, 3, 2)]
         assert list(await broker.stream_heads([OTHER_ROOM, nobodys, ROOM])) == expected
         assert list(await broker.stream_heads([nobodys])) == [StreamHead("", 0, 0)]
         assert list(await broker.stream_heads([])) == []
@@ -648,14 +648,14 @@ class BrokerSuite(ABC):
     ) -> None:
         await publish.latest("k", ChannelKey("acme", "room:c"))
         await broker.subscribe(ChannelKey("acme", "room:b"))
-        receipt = await publish.durable(ChannelKey("acme", "room:a"))
+        result = await publish.durable(ChannelKey("acme", "room:a"))
         await publish.durable(ChannelKey("acme", "lobby"))
         await publish.durable(ChannelKey("other", "room:x"))
         await broker.history(ChannelKey("acme", "room:only-read"), None, None, 10)
 
         listed = await broker.list_channels("acme", "", 10)
         assert [info.name for info in listed] == ["lobby", "room:a", "room:b", "room:c"]
-        assert listed[1].position == Position(receipt.epoch, 1, receipt.id)
+        assert listed[1].position == Position(result.epoch, 1, result.id)
         assert [info.name for info in await broker.list_channels("acme", "room:", 2)] == ["room:a", "room:b"]
         assert [info.name for info in await broker.list_channels("acme", "room:c", 2)] == ["room:c"]
         assert not await broker.list_channels("acme", "nowhere", 10)

@@ -98,12 +98,12 @@ class Stage(ABC):
     two: Node
 
     @abstractmethod
-    async def told(self) -> list[Publication]:
+    async def published_events(self) -> list[Publication]:
         """Returns the events since the last call, in order, as a subscriber gets them."""
 
     async def story(self, channel: ChannelKey = ROOM) -> list[tuple[str, str | None]]:
         """Returns the events of one channel as (type, user)."""
-        return [(one.type, one.sender) for one in await self.told() if one.channel == channel]
+        return [(one.type, one.sender) for one in await self.published_events() if one.channel == channel]
 
 
 class Staged(ABC):
@@ -147,7 +147,7 @@ class PresenceSuite(Staged):
         await node.leave(ROOM, "ann", "c-1")
         await node.leave(ROOM, "ann", "c-3")
         await node.leave(ROOM, "ann", "c-2")
-        assert await stage.told() == [event(JOINED, ROOM, "ann"), event(LEFT, ROOM, "ann")]
+        assert await stage.published_events() == [event(JOINED, ROOM, "ann"), event(LEFT, ROOM, "ann")]
 
     async def test_join_in_channel_with_many_users_publishes_nothing(self, stage: Stage) -> None:
         node = stage.one
@@ -225,11 +225,11 @@ class PresenceSuite(Staged):
         node = stage.one
         for connection in ("c-1", "c-2", "c-3"):
             await node.join(ROOM, "ann", connection, b'{"n":1}')
-        await stage.told()
-        told = [await node.update(ROOM, "ann", connection, b'{"n":2}') for connection in ("c-1", "c-3", "c-2")]
-        assert told == [(False, 1, True), (False, 1, False), (False, 1, False)]
+        await stage.published_events()
+        changes = [await node.update(ROOM, "ann", connection, b'{"n":2}') for connection in ("c-1", "c-3", "c-2")]
+        assert changes == [(False, 1, True), (False, 1, False), (False, 1, False)]
         assert await node.store.members(ROOM, 10) == (1, [Member("ann", 3, b'{"n":2}')])
-        assert await stage.told() == [event(JOINED, ROOM, "ann")]
+        assert await stage.published_events() == [event(JOINED, ROOM, "ann")]
         for connection in ("c-1", "c-2"):
             await node.leave(ROOM, "ann", connection)
         assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":2}')])
@@ -242,7 +242,7 @@ class PresenceSuite(Staged):
         assert await node.update(ROOM, "ann", "c-1", None) == (False, 1, False)
         assert await node.update(ROOM, "ann", "c-1", b"{}") == (False, 1, True)
         assert await node.store.members(ROOM, 10) == (1, [Member("ann", 1, b"{}")])
-        assert len(await stage.told()) == 3
+        assert len(await stage.published_events()) == 3
 
     async def test_update_of_unknown_connection_changes_nothing(self, stage: Stage) -> None:
         node = stage.one
@@ -258,9 +258,9 @@ class PresenceSuite(Staged):
     async def test_update_in_channel_with_many_users_publishes_nothing(self, stage: Stage) -> None:
         for number in range(MAX_TOLD + 1):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
-        await stage.told()
+        await stage.published_events()
         assert await stage.one.update(ROOM, "u-0", "c-1", b"{}") == (False, MAX_TOLD + 1, False)
-        assert await stage.told() == []
+        assert await stage.published_events() == []
 
     async def test_members_of_empty_channel_are_none(self, node: Node) -> None:
         assert await node.store.count(ROOM) == 0
@@ -274,7 +274,7 @@ class PresenceSuite(Staged):
         assert await node.leaves(ROOM, "ann", "c-1")
         rooms = (ROOM, OTHER_ROOM, SAME_ROOM_OF_ANOTHER_TENANT)
         assert [await node.store.count(key) for key in rooms] == [0, 1, 1]
-        assert [one.channel for one in await stage.told()] == [*rooms, ROOM]
+        assert [one.channel for one in await stage.published_events()] == [*rooms, ROOM]
 
     async def test_join_all_adds_many_connections(self, stage: Stage) -> None:
         entrances = [entrance(room, user, "c-1") for room in (ROOM, OTHER_ROOM) for user in ("ann", "ben", "ann")]
@@ -336,7 +336,7 @@ class PresenceSuite(Staged):
                     expected = [Member(name, len(there[key, name])) for name in ("ann", "ben") if there[key, name]]
                     assert await node.store.members(key, 10) == (len(expected), expected)
                     assert await node.store.count(key) == len(expected)
-            assert [(one.channel, one.type, one.sender) for one in await stage.told()] == story
+            assert [(one.channel, one.type, one.sender) for one in await stage.published_events()] == story
 
     @given(steps=HASTE)
     @_UNHURRIED
@@ -382,7 +382,7 @@ class SharedPresenceSuite(PresenceSuite):
         entrances = [entrance(ROOM, "ann", "c-1"), entrance(ROOM, "ben", "c-2"), entrance(OTHER_ROOM, "ann", "c-1")]
         await stage.one.store.join_all(entrances)
         await stage.two.join(ROOM, "ann", "c-3")
-        await stage.told()
+        await stage.published_events()
         await self.lose_data(stage)
         held = [one.entry for one in entrances]
         assert sorted(await stage.one.store.renew(held)) == sorted(held)
@@ -392,7 +392,7 @@ class SharedPresenceSuite(PresenceSuite):
             PresenceEntry(ROOM, "ann", "c-3")
         ]
         assert not await stage.two.joins(ROOM, "ann", "c-3")
-        # Told again, for those who have looked in between; of those who stayed nobody is told to have left.
+        # Published again, for clients that have read meanwhile. No leave is published of users who stayed.
         assert await stage.story() == [(JOINED, "ann"), (JOINED, "ben")]
 
 
@@ -431,7 +431,7 @@ class TimedPresenceSuite(Staged):
         await stage.two.store.renew([PresenceEntry(ROOM, "ann", "c-2")])
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 2, b'{"n":1}')])
         await self.advance(TTL / 2 + 1)
-        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')]), "as was told"
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')]), "as was published"
         assert await stage.two.sweep(ROOM) == []
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1, b'{"n":1}')])
         assert await stage.two.leave(ROOM, "ann", "c-2") == (True, 0, True)
@@ -447,7 +447,7 @@ class TimedPresenceSuite(Staged):
     async def test_join_before_removal_of_expired_entry_publishes_nothing(self, stage: Stage) -> None:
         await stage.one.join(ROOM, "ann", "c-1")
         await self.advance(TTL + 1)
-        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)]), "nobody was told otherwise"
+        assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)]), "no other info was published"
         assert not await stage.two.joins(ROOM, "ann", "c-2")
         assert await stage.two.sweep(ROOM) == []
         assert await stage.two.store.members(ROOM, 10) == (1, [Member("ann", 1)])
@@ -464,7 +464,7 @@ class TimedPresenceSuite(Staged):
         for number in range(MAX_TOLD):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
             await stage.one.join(ROOM, f"u-{number}", "c-2")
-        await stage.told()
+        await stage.published_events()
         await self.advance(TTL + 1)
         swept = await asyncio.gather(*(node.sweep(ROOM, OTHER_ROOM) for node in (stage.one, stage.two) * 3))
         assert sum(map(len, swept)) == MAX_TOLD
@@ -486,7 +486,7 @@ class TimedPresenceSuite(Staged):
     async def test_remove_expired_in_channel_with_many_users_publishes_nothing(self, stage: Stage) -> None:
         for number in range(MAX_TOLD + 2):
             await stage.one.join(ROOM, f"u-{number}", "c-1")
-        await stage.told()
+        await stage.published_events()
         await self.advance(TTL + 1)
         changes = [change for _, change in await stage.two.sweep(ROOM)]
         assert [change.published for change in changes] == [False] + [True] * (MAX_TOLD + 1)

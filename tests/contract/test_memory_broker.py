@@ -117,16 +117,16 @@ async def epoch(broker: Broker, channel: ChannelKey) -> str:
 
 async def test_memory_broker_full_evicts_least_recently_used_channel(small: MemoryBroker, clock: FakeClock) -> None:
     publish = Publisher(small, clock)
-    receipts = [await publish.durable(room(n)) for n in range(3)]
+    results = [await publish.durable(room(n)) for n in range(3)]
     await publish.durable(room(0))
     await publish.durable(room(3))  # pushes out room 1
     assert small.stats().channels == 3
     assert small.stats().evicted == 1
-    assert await epoch(small, room(0)) == receipts[0].epoch
-    assert await epoch(small, room(2)) == receipts[2].epoch
-    snapshot = await small.snapshot(room(1), Position(receipts[1].epoch, 1, "m-2"), MANY, MUCH)
+    assert await epoch(small, room(0)) == results[0].epoch
+    assert await epoch(small, room(2)) == results[2].epoch
+    snapshot = await small.snapshot(room(1), Position(results[1].epoch, 1, "m-2"), MANY, MUCH)
     assert snapshot.recovered is False
-    assert snapshot.position.epoch != receipts[1].epoch
+    assert snapshot.position.epoch != results[1].epoch
 
 
 async def test_memory_broker_full_keeps_subscribed_channel(
@@ -150,7 +150,7 @@ async def test_memory_broker_empty_channels_are_evicted_before_history(small: Me
         await small.unsubscribe(room(n))
         await small.history(room(n + 100), None, None, 10)
         await small.snapshot(room(n + 200), None, MANY, MUCH)
-    assert [await epoch(small, room(n)) for n in (0, 1)] == [receipt.epoch for receipt in kept]
+    assert [await epoch(small, room(n)) for n in (0, 1)] == [result.epoch for result in kept]
 
 
 async def test_memory_broker_ephemeral_event_creates_no_channel(small: MemoryBroker, clock: FakeClock) -> None:
@@ -209,14 +209,14 @@ async def test_memory_broker_full_bytes_evict_least_recently_used_channel(
     tight: MemoryBroker, clock: FakeClock
 ) -> None:
     publish = Publisher(tight, clock)
-    receipts = [await publish.durable(room(n), data=BIG) for n in (0, 0, 1, 2)]
+    results = [await publish.durable(room(n), data=BIG) for n in (0, 0, 1, 2)]
     assert tight.stats().evicted == 0
     await publish.durable(room(1), data=BIG)
     assert tight.stats().evicted == 1
     assert tight.stats().events == 3
-    assert await epoch(tight, room(1)) == receipts[2].epoch
-    assert await epoch(tight, room(2)) == receipts[3].epoch
-    assert await epoch(tight, room(0)) != receipts[0].epoch
+    assert await epoch(tight, room(1)) == results[2].epoch
+    assert await epoch(tight, room(2)) == results[3].epoch
+    assert await epoch(tight, room(0)) != results[0].epoch
 
 
 async def test_memory_broker_full_bytes_do_not_evict_published_channel(tight: MemoryBroker, clock: FakeClock) -> None:
@@ -396,13 +396,13 @@ async def test_memory_broker_empty_channel_is_forgotten_after_empty_ttl(clock: F
         await broker.snapshot(channel, None, 0, 0)
         await broker.unsubscribe(channel)
     await broker.subscribe(ROOM)
-    told = (await broker.snapshot(ROOM, None, 0, 0)).position
+    position = (await broker.snapshot(ROOM, None, 0, 0)).position
     assert broker.stats().channels == 2_001
     assert [info.name for info in await broker.list_channels("acme", "", 10)] == [ROOM.name]
     clock.advance(EMPTY_SECONDS + SWEEP_INTERVAL)
     stats = broker.stats()
     assert (stats.channels, stats.evicted, stats.bytes) == (1, 0, CHANNEL_BYTES)
-    assert (await broker.snapshot(ROOM, told, MANY, MUCH)).recovered, "it has a subscriber"
+    assert (await broker.snapshot(ROOM, position, MANY, MUCH)).recovered, "it has a subscriber"
     await broker.close()
 
 

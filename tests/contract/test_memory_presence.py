@@ -17,10 +17,10 @@ from tests.contract.presence_suite import JOINED, MAX_TOLD, ROOM, Node, Presence
 class MemoryStage(Stage):
     events: list[Publication] = field(default_factory=list)
 
-    async def told(self) -> list[Publication]:
-        told = list(self.events)
+    async def published_events(self) -> list[Publication]:
+        events = list(self.events)
         self.events.clear()
-        return told
+        return events
 
 
 class TestMemoryPresence(PresenceSuite):

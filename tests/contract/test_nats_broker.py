@@ -120,18 +120,18 @@ async def test_nats_two_nodes_publishing_in_one_channel_give_dense_offsets(
             await broker.subscribe(ROOM)
         publishers = [Publisher(one, clock), Publisher(two, clock)]
         keep = Retention(entries=MANY, ttl=TTL)
-        receipts: list[PublishResult] = await asyncio.gather(
+        results: list[PublishResult] = await asyncio.gather(
             *(
                 publisher.durable(id=f"{node}-{n}", retention=keep)
                 for n in range(each)
                 for node, publisher in enumerate(publishers)
             )
         )
-        assert sorted(receipt.offset or 0 for receipt in receipts) == list(range(1, 2 * each + 1))
-        assert not any(receipt.duplicate for receipt in receipts)
-        assert len({receipt.epoch for receipt in receipts}) == 1
+        assert sorted(result.offset or 0 for result in results) == list(range(1, 2 * each + 1))
+        assert not any(result.duplicate for result in results)
+        assert len({result.epoch for result in results}) == 1
         kept = (await two.history(ROOM, None, None, MANY)).events
-        assert {event.id: event.offset for event in kept} == {receipt.id: receipt.offset for receipt in receipts}
+        assert {event.id: event.offset for event in kept} == {result.id: result.offset for result in results}
         for sink in (heard_by_one, heard_by_two):
             await sink.until(lambda sink=sink: len(sink.events) == 2 * each)  # type: ignore[misc]  # bound early
             assert [event.id for event in sink.events] == [event.id for event in kept]
@@ -143,13 +143,13 @@ async def test_nats_one_id_published_on_two_nodes_is_stored_once(shared: NatsSer
     async with running(where, clock) as (one, _), running(where, clock) as (two, _):
         publishers = [Publisher(one, clock), Publisher(two, clock)]
         for n in range(10):
-            receipts = await asyncio.gather(
+            results = await asyncio.gather(
                 *(publisher.durable(id=f"same-{n}") for publisher in publishers * 3),
                 *(publisher.latest("k", id=f"value-{n}") for publisher in publishers * 2),
             )
-            assert sum(not receipt.duplicate for receipt in receipts) == 2
-            assert {receipt.offset for receipt in receipts} == {n + 1, None}
-            assert {receipt.state_version for receipt in receipts} == {n + 1, None}
+            assert sum(not result.duplicate for result in results) == 2
+            assert {result.offset for result in results} == {n + 1, None}
+            assert {result.state_version for result in results} == {n + 1, None}
 
 
 async def test_nats_publishing_in_many_channels_at_once_succeeds(shared: NatsServer, clock: FakeClock) -> None:
@@ -157,7 +157,7 @@ async def test_nats_publishing_in_many_channels_at_once_succeeds(shared: NatsSer
     rooms = [ChannelKey("acme", f"room:{n}") for n in range(40)]
     async with running(where, clock) as (one, _), running(where, clock) as (two, _):
         publishers = [Publisher(one, clock), Publisher(two, clock)]
-        receipts = await asyncio.gather(
+        results = await asyncio.gather(
             *(
                 publisher.durable(room, id=f"{node}-{n}")
                 for n in range(3)
@@ -165,7 +165,7 @@ async def test_nats_publishing_in_many_channels_at_once_succeeds(shared: NatsSer
                 for node, publisher in enumerate(publishers)
             )
         )
-        assert len(receipts) == 6 * len(rooms)
+        assert len(results) == 6 * len(rooms)
         assert [mark.offset for mark in await one.stream_heads(rooms)] == [6] * len(rooms)
         assert len(await two.list_channels("acme", "room:", MANY)) == len(rooms)
 
@@ -174,8 +174,8 @@ async def test_nats_values_of_one_key_published_at_once_leave_the_last(shared: N
     async with running(config(shared), clock) as (broker, sink):
         await broker.subscribe(ROOM)
         publish = Publisher(broker, clock)
-        receipts = await asyncio.gather(*(publish.latest("k") for _ in range(30)))
-        assert [receipt.state_version for receipt in receipts] == list(range(1, 31))
+        results = await asyncio.gather(*(publish.latest("k") for _ in range(30)))
+        assert [result.state_version for result in results] == list(range(1, 31))
         assert [event.state_version for event in (await broker.snapshot(ROOM, None, MANY, MUCH)).state] == [30]
         assert [event.state_version for event in sink.events] == list(range(1, 31))
 

@@ -59,16 +59,16 @@ async def test_nats_empty_channel_with_subscriber_keeps_epoch(server: NatsServer
     async with running(where, clock) as (one, _), running(where, clock) as (other, _):
         for broker in (one, other):
             await broker.subscribe(INVENTED)
-        told = (await one.snapshot(INVENTED, None, 0, 0)).position
+        position = (await one.snapshot(INVENTED, None, 0, 0)).position
         loop = asyncio.get_running_loop()
         end = loop.time() + 3 * (SHORT + 2)
         while loop.time() < end:
             for broker in (one, other):
                 await broker.renew_empty_channels()
             await asyncio.sleep(SHORT / 4)
-        receipt = await Publisher(other, clock).durable(INVENTED)
-        assert receipt.epoch == told.epoch
-        missed = await one.snapshot(INVENTED, told, MANY, MUCH)
+        result = await Publisher(other, clock).durable(INVENTED)
+        assert result.epoch == position.epoch
+        missed = await one.snapshot(INVENTED, position, MANY, MUCH)
         assert (missed.recovered, len(missed.missed)) == (True, 1)
         await one.renew_empty_channels()
         assert not one._empty
@@ -78,10 +78,10 @@ async def test_nats_head_after_publish_outlives_empty_ttl(server: NatsServer) ->
     clock, where = FakeClock(), config(server, empty_ttl=SHORT)
     async with running(where, clock) as (broker, _):
         await broker.subscribe(INVENTED)
-        receipt = await Publisher(broker, clock).durable(INVENTED)
+        result = await Publisher(broker, clock).durable(INVENTED)
         await broker.unsubscribe(INVENTED)
         await asyncio.sleep(SHORT + 3)
-        assert (await broker.snapshot(INVENTED, None, 0, 0)).position.epoch == receipt.epoch
+        assert (await broker.snapshot(INVENTED, None, 0, 0)).position.epoch == result.epoch
 
 
 async def test_nats_concurrent_renewals_keep_all_channels(server: NatsServer) -> None:
@@ -92,11 +92,13 @@ async def test_nats_concurrent_renewals_keep_all_channels(server: NatsServer) ->
         for broker in (one, other):
             for channel in (*shared, own[broker]):
                 await broker.subscribe(channel)
-        told = {channel: (await one.snapshot(channel, None, 0, 0)).position for channel in (*shared, *own.values())}
+        positions = {
+            channel: (await one.snapshot(channel, None, 0, 0)).position for channel in (*shared, *own.values())
+        }
         loop = asyncio.get_running_loop()
         end = loop.time() + 2 * (SHORT + 2)
         while loop.time() < end:
             await asyncio.gather(one.renew_empty_channels(), other.renew_empty_channels())
             await asyncio.sleep(SHORT / 4)
-        for channel, top in told.items():
-            assert (await one.snapshot(channel, None, 0, 0)).position == top
+        for channel, position in positions.items():
+            assert (await one.snapshot(channel, None, 0, 0)).position == position

@@ -147,7 +147,7 @@ async def test_nats_repeated_offset_is_not_delivered(server: NatsServer, clock: 
             await sink.until(lambda: sink.interruptions == [None])
             await publish_all(other, clock, "n-2", "n-3", "n-4")
             await sink.until(lambda: [ROOM] in sink.interruptions)
-            await broker.check()  # what was published has been heard
+            await broker.check()  # all published events have arrived
             assert sink.ids() == ["m-2", "m-3"]
             [head] = await broker.stream_heads([ROOM])
             assert (head.epoch != old, head.offset) == (True, 4)

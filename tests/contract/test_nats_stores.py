@@ -121,8 +121,8 @@ class NatsStage(Stage):
     sink: ListeningSink
     config: NatsConfig
 
-    async def told(self) -> list[Publication]:
-        # What was told before this answer was asked for has come before it, as both take the same connection.
+    async def published_events(self) -> list[Publication]:
+        # Events that were published before this request arrive before its answer, on the same connection.
         await self.documents.check()
         events, self.sink.events = self.sink.events, []
         return [

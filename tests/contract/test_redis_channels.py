@@ -94,12 +94,12 @@ async def test_redis_empty_channel_with_subscriber_keeps_epoch() -> None:
     prefix = new_prefix()
     async with running(server.url, prefix) as broker, running(server.url, prefix) as other:
         await broker.subscribe(INVENTED)
-        told = (await broker.snapshot(INVENTED, None, 0, 0)).position
+        position = (await broker.snapshot(INVENTED, None, 0, 0)).position
         for _ in range(10):
             await server.advance(EMPTY_SECONDS / 3)
             await broker.renew_empty_channels()
-        assert (await other.publish(event(INVENTED, "m"))).epoch == told.epoch
-        missed = await broker.snapshot(INVENTED, told, MANY, MUCH)
+        assert (await other.publish(event(INVENTED, "m"))).epoch == position.epoch
+        missed = await broker.snapshot(INVENTED, position, MANY, MUCH)
         assert (missed.recovered, [one.id for one in missed.missed]) == (True, ["m"])
         await broker.renew_empty_channels()
         assert not broker._empty
@@ -108,29 +108,29 @@ async def test_redis_empty_channel_with_subscriber_keeps_epoch() -> None:
 async def test_redis_empty_channel_without_subscriber_starts_new_epoch() -> None:
     server = await movable_valkey()
     async with running(server.url) as broker:
-        told = (await broker.snapshot(INVENTED, None, 0, 0)).position
+        position = (await broker.snapshot(INVENTED, None, 0, 0)).position
         await server.advance(EMPTY_SECONDS + 1)
-        later = await broker.snapshot(INVENTED, told, MANY, MUCH)
+        later = await broker.snapshot(INVENTED, position, MANY, MUCH)
         assert later.recovered is False
-        assert later.position.epoch != told.epoch
+        assert later.position.epoch != position.epoch
 
 
 async def test_redis_empty_channel_read_renews_position() -> None:
     server = await movable_valkey()
     async with running(server.url) as broker:
-        told = await broker.snapshot(INVENTED, None, 0, 0)
+        snapshot = await broker.snapshot(INVENTED, None, 0, 0)
         for _ in range(3):
             await server.advance(EMPTY_SECONDS * 0.75)
-            assert (await broker.history(INVENTED, None, None, 1)).position == told.position
+            assert (await broker.history(INVENTED, None, None, 1)).position == snapshot.position
 
 
 async def test_redis_position_after_publish_outlives_empty_ttl() -> None:
     server = await movable_valkey()
     async with running(server.url) as broker:
-        receipt = await broker.publish(event(INVENTED, "m", ttl=5.0))
+        result = await broker.publish(event(INVENTED, "m", ttl=5.0))
         await server.advance(10 * EMPTY_SECONDS)
         top = (await broker.snapshot(INVENTED, None, 0, 0)).position
-        assert (top.epoch, top.offset) == (receipt.epoch, 1)
+        assert (top.epoch, top.offset) == (result.epoch, 1)
 
 
 async def test_redis_listing_reads_only_listed_channels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,15 +72,15 @@ async def an_address(flavour: Flavour = "redis") -> AsyncIterator[Address]:
                 await proxy.close()
 
 
-def position(receipt: PublishResult) -> Position:
-    return Position(receipt.epoch, receipt.offset or 0, receipt.id)
+def position(result: PublishResult) -> Position:
+    return Position(result.epoch, result.offset or 0, result.id)
 
 
 async def recovered(broker: RedisBroker, since: Position, channel: ChannelKey = ROOM) -> bool | None:
     return (await broker.snapshot(channel, since, MANY, MUCH)).recovered
 
 
-# --- somebody else ----------------------------------------------------------------------------------------------------
+# --- another server ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -158,9 +158,9 @@ async def test_redis_nodes_returning_together_start_one_epoch() -> None:
         await insist(one, durable("lost"))
         await address.lead_to(address.master, *nodes)
         calls = [insist(node, durable(f"n-{n}-{at}")) for n in range(50) for at, node in enumerate(nodes)]
-        receipts = await asyncio.gather(*calls)
+        results = await asyncio.gather(*calls)
         generations = {link.generation for node in nodes if (link := only(node).commands.link) is not None}
-        assert len({receipt.epoch for receipt in receipts}) == 1
+        assert len({result.epoch for result in results}) == 1
         assert len(generations) == 1
 
 
@@ -256,9 +256,9 @@ async def test_redis_master_that_loses_its_name_starts_new_term(monkeypatch: pyt
         async with replica:
             await until(lambda: named(broker, 20), "the first name is back", within=20)
             await sink.was_interrupted()
-            receipts = [await node.publish(durable(f"m-{n}")) for n, node in enumerate((broker, other, broker), 2)]
-            assert len({receipt.epoch for receipt in receipts}) == 1
-            assert receipts[0].epoch != first.epoch
+            results = [await node.publish(durable(f"m-{n}")) for n, node in enumerate((broker, other, broker), 2)]
+            assert len({result.epoch for result in results}) == 1
+            assert results[0].epoch != first.epoch
             assert await recovered(broker, position(first)) is False
 
 
@@ -332,8 +332,8 @@ async def test_redis_other_event_at_delivered_offset_starts_new_epoch(server: Re
         last = (await publish(broker, "m-2", "m-3"))[-1]
         await copy.put_back()
         async with running(server.url, prefix) as (other, _):
-            receipts = await publish(other, *(f"n-{n}" for n in range(others)))
-            assert receipts[0].offset == 2, "the store does not know what it has lost"
+            results = await publish(other, *(f"n-{n}" for n in range(others)))
+            assert results[0].offset == 2, "the store does not know what it has lost"
             [head] = await broker.stream_heads([ROOM], [DeliveredHead(position(last), 0, lowest_repeat=2)])
             assert head is not None
             assert head.epoch != last.epoch
@@ -356,8 +356,8 @@ async def test_redis_returning_old_epoch_starts_new_epoch(server: RedisServer) -
             [mark] = await broker.stream_heads([ROOM], [known])
             assert mark is not None
             epochs.append(mark.epoch)
-            [receipt] = await publish(broker, f"n-{turn}")
-            known = DeliveredHead(position(receipt), 0)
+            [result] = await publish(broker, f"n-{turn}")
+            known = DeliveredHead(position(result), 0)
         assert len(set(epochs)) == 4
 
 
@@ -383,7 +383,7 @@ async def test_redis_repeated_offset_starts_new_epoch(server: RedisServer, make:
             await broker.publish(make(f"m-{n}", *words))  # type: ignore[arg-type]  # the same
         await copy.put_back()
         given_again = await broker.publish(make("n-2", *words))  # type: ignore[arg-type]  # the same
-        assert given_again.epoch == first.epoch, "found by its receipt"
+        assert given_again.epoch == first.epoch, "found by its result"
         after = await broker.publish(make("n-3", *words))  # type: ignore[arg-type]  # the same
         assert after.epoch != first.epoch
         assert (after.offset or after.state_version) == 3
@@ -441,13 +441,13 @@ async def test_redis_emptied_store_starts_new_epochs(server: RedisServer, how: s
         await server.command(*(("SWAPDB", 0, 1) if how == "SWAPDB" else ("FLUSHALL",)))
         await broker.stream_heads([ROOM], [DeliveredHead(position(last), 0)])
         assert await recovered(broker, position(last)) is False
-        [receipt] = await publish(broker, "m-3")
-        assert (receipt.offset, receipt.epoch != last.epoch) == (1, True)
+        [result] = await publish(broker, "m-3")
+        assert (result.offset, result.epoch != last.epoch) == (1, True)
         if how == "SWAPDB":
             await server.command("SWAPDB", 0, 1)
-            [mark] = await broker.stream_heads([ROOM], [DeliveredHead(position(receipt), 0)])
+            [mark] = await broker.stream_heads([ROOM], [DeliveredHead(position(result), 0)])
             assert mark is not None
-            assert mark.epoch not in (last.epoch, receipt.epoch)
+            assert mark.epoch not in (last.epoch, result.epoch)
 
 
 async def test_redis_reload_of_older_file_starts_new_epoch() -> None:

@@ -40,7 +40,7 @@ class RedisStage(Stage):
     pubsub: PubSub
     prefix: str
 
-    async def told(self) -> list[Publication]:
+    async def published_events(self) -> list[Publication]:
         # What was published before this has been put out before it.
         await self.listener.publish(f"{self.prefix}:end", "")
         found: list[Publication] = []

@@ -129,16 +129,16 @@ class Sink(RecordingSink):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = asyncio.Event()
+        self.has_news = asyncio.Event()
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
         super().interrupted(channels)
-        self.told.set()
+        self.has_news.set()
 
     async def was_interrupted(self, within: float) -> None:
         async with asyncio.timeout(within):
-            await self.told.wait()
-        self.told.clear()
+            await self.has_news.wait()
+        self.has_news.clear()
 
 
 @asynccontextmanager
@@ -193,7 +193,7 @@ class Publishing:
     async def end(self) -> list[str]:
         self._ended = True
         await self.task
-        return [receipt.id for receipt in self.accepted]
+        return [result.id for result in self.accepted]
 
 
 async def events(broker: RedisBroker, channel: ChannelKey) -> list[str]:
@@ -204,7 +204,7 @@ async def delivers(broker: RedisBroker, sink: Sink, channel: ChannelKey, id: str
     """Checks that an event published now is delivered."""
     await broker.publish(message(id, channel))
     async with asyncio.timeout(20):
-        while id not in sink.ids(channel):  # noqa: ASYNC110  # the sink is told, not waited on
+        while id not in sink.ids(channel):  # noqa: ASYNC110  # the sink has no event for it
             await asyncio.sleep(0.01)
 
 
@@ -212,9 +212,9 @@ async def delivers_or_tells(broker: RedisBroker, sink: Sink, channel: ChannelKey
     """Checks that events are delivered again. While a Cluster settles, a subscription may move twice and miss some."""
     async with asyncio.timeout(20):
         while id not in sink.ids(channel):
-            id, told = f"{id}+", len(sink.interruptions)
+            id, interruptions = f"{id}+", len(sink.interruptions)
             await broker.publish(message(id, channel))
-            while id not in sink.ids(channel) and len(sink.interruptions) == told:  # noqa: ASYNC110  # as above
+            while id not in sink.ids(channel) and len(sink.interruptions) == interruptions:  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.01)
 
 
@@ -258,8 +258,8 @@ async def position_of(broker: RedisBroker, id: str) -> Position:
     async with asyncio.timeout(40):
         while True:
             with suppress(ServiceError):
-                receipt = await broker.publish(message(id, ROOM))
-                return Position(receipt.epoch, receipt.offset or 0, receipt.id)
+                result = await broker.publish(message(id, ROOM))
+                return Position(result.epoch, result.offset or 0, result.id)
             await asyncio.sleep(0.02)
 
 
@@ -369,7 +369,7 @@ async def move(cluster: Cluster, slot: int, source: ClusterNode, target: Cluster
             "MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "AUTH2", "tests", "only-for-tests", "KEYS", *keys
         )
     for node in (target, source, *cluster.nodes):
-        with suppress(hiredis.ReplyError):  # replicas are told by their masters
+        with suppress(hiredis.ReplyError):  # replicas learn it from their masters
             await node.command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
 
@@ -400,8 +400,8 @@ async def test_cluster_moved_slot_moves_its_channels() -> None:
         ids = await publishing.end()
         assert publishing.longest < 15
         assert [id for id in await events(broker, channel) if id.startswith("m-")] == ids
-        told = {channel for some in sink.interruptions for channel in some or ()}
-        assert told == {channel}
+        interrupted = {channel for some in sink.interruptions for channel in some or ()}
+        assert interrupted == {channel}
 
 
 async def test_cluster_subscribe_finds_slot_that_moved_unnoticed() -> None:
@@ -472,10 +472,10 @@ async def test_cluster_killed_master_of_shard_is_replaced() -> None:
         await untouched.end()
         assert publishing.longest < 40
         # The rest of the Cluster refuses too, until the failover is over (cluster-require-full-coverage).
-        assert await events(broker, elsewhere) == [receipt.id for receipt in untouched.accepted]
+        assert await events(broker, elsewhere) == [result.id for result in untouched.accepted]
         await delivers(broker, sink, ROOM, "after")
-        told = {channel for some in sink.interruptions for channel in some or ()}
-        assert told == {ROOM}
+        interrupted = {channel for some in sink.interruptions for channel in some or ()}
+        assert interrupted == {ROOM}
         async with asyncio.timeout(20):
             while True:
                 with suppress(ServiceError):
