@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from service.adapters.redis.broker import RedisBroker
+from service.adapters.redis.connections.generation_tracker import GenerationTracker
+from service.adapters.redis.connections.link import Link
 from service.core import epoch as epochs_of_streams
 from service.core.broker import DeliveredHead, PublishResult
 from service.core.channel import ChannelKey
@@ -17,7 +21,7 @@ from service.errors import ServiceError
 from tests.contract.broker_suite import MANY, MUCH, OTHER_ROOM, ROOM
 from tests.contract.test_redis_broker import new_prefix, only
 from tests.contract.test_redis_faults import FAST, Sink, durable, insist, latest, running, well
-from tests.stores import FLAVOURS, Flavour, RedisServer
+from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 from tests.stores.process import until
 from tests.support.proxy import Proxy
 
@@ -162,6 +166,32 @@ async def test_redis_nodes_returning_together_start_one_epoch() -> None:
         generations = {link.generation for node in nodes if (link := only(node).commands.link) is not None}
         assert len({result.epoch for result in results}) == 1
         assert len(generations) == 1
+
+
+async def test_redis_busy_node_that_returns_later_adopts_term_of_other_node() -> None:
+    """A command that waits for the event loop does not make the node's use of the old server look later than it was."""
+    key, loop = f"{new_prefix()}:reign", asyncio.get_running_loop()
+    address = ("127.0.0.1", (await shared_redis()).port)
+    links = [Link(ping_interval=60.0, silence_timeout=60.0, call_timeout=60.0) for _ in range(4)]
+    for link in links:
+        await loop.create_connection(partial(_itself, link), *address)
+    first, busy = GenerationTracker(), GenerationTracker()
+    for tracker, link in zip((busy, first), links, strict=False):
+        await tracker.identify(link, "old", key)
+    await asyncio.sleep(0.3)  # the outage: the new server's term begins so long after the last use of the old one
+    await first.identify(links[2], "new", key)
+    identifying = asyncio.ensure_future(busy.identify(links[3], "new", key))
+    loop.call_soon(time.sleep, 0.6)  # runs before the next iteration, in which links write
+    await identifying
+    assert links[2].generation.startswith("new:")
+    assert links[3].generation == links[2].generation
+    for link in links:
+        link.abort()
+        await link.lost.wait()
+
+
+def _itself(link: Link) -> Link:
+    return link
 
 
 async def test_redis_reconnect_to_same_server_keeps_epoch() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from service.adapters.redis.connections.connector import RUN_ID_LENGTH
 from service.adapters.redis.connections.link import Argument, Link, ReplyError
@@ -35,11 +36,11 @@ class GenerationTracker:
 
         Returns whether the generation is new to the link. Raises LinkLost and TimeoutError.
         """
-        since = self._other_server_since(link, server)
-        term = await self._read_term(link, term_key, since)
+        last_use = self._last_use_of_other_server(link, server)
+        term = await self._read_term(link, term_key, last_use)
         if term is None:
             term = self._term
-            if since is not None:
+            if last_use is not None:
                 # A full server refuses to store the term. This node's calls begin new epochs all the same, and the next
                 # successful call of `identify` stores it.
                 term = max(self._term, self._min_term(), time.time_ns() // 1_000) + 1
@@ -61,8 +62,8 @@ class GenerationTracker:
         link.generation = f"{server}:{self._term}" if self._term else server
         return link.generation != before
 
-    def _other_server_since(self, link: Link, server: str) -> float | None:
-        """Seconds since when another server may have accepted events of this node; None if there was none.
+    def _last_use_of_other_server(self, link: Link, server: str) -> float | None:
+        """Loop time until which another server may have accepted events of this node; None if there was none.
 
         A process that has become a master again has a new name, so it needs no new term; except when it has lost that name,
         as it does when it has had no replica for an hour.
@@ -71,26 +72,32 @@ class GenerationTracker:
             return None
         if server[:RUN_ID_LENGTH] == self._server[:RUN_ID_LENGTH] and _has_own_life(server):
             return None
-        return self._loop.time() - (self._identified if link is self._link else self._link.last_data)
+        return self._identified if link is self._link else self._link.last_data
 
-    async def _read_term(self, link: Link, key: str | None, since: float | None) -> int | None:
-        """Returns the server's term, which begins if `since` is given; None if the server refuses."""
+    async def _read_term(self, link: Link, key: str | None, last_use: float | None) -> int | None:
+        """Returns the server's term; None if the server refuses. With `last_use`, a term begins unless one began later."""
         if key is None:
             return None
-        age = "" if since is None else int(since * 1_000) + 1
-        command: tuple[Argument, ...] = ("EVALSHA", TERM.sha, 1, key, self._term, age, self._min_term())
         try:
             try:
-                term, micros = await link.call(*command)
+                term, micros = await self._call_term(link, key, last_use)
             except ReplyError as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
                 await link.call("SCRIPT", "LOAD", TERM.text)
-                term, micros = await link.call(*command)
+                term, micros = await self._call_term(link, key, last_use)
         except ReplyError:
             return None
         self._clock = (micros, self._loop.time())
         return int(term)
+
+    def _call_term(self, link: Link, key: str, last_use: float | None) -> asyncio.Future[Any]:
+        # The server subtracts the age from its time, so the command must not wait for a busy event loop: `last_use` would seem
+        # later than it was, and this node would begin a term and new epochs although another node's term is new enough.
+        age: Argument = "" if last_use is None else int((self._loop.time() - last_use) * 1_000) + 1
+        reply = link.call("EVALSHA", TERM.sha, 1, key, self._term, age, self._min_term())
+        link.flush()
+        return reply
 
     def _min_term(self) -> int:
         """The time of the last server by now: terms rise even if the next server's clock is behind."""

@@ -217,12 +217,13 @@ class Link(asyncio.Protocol):
     def _write(self, packed: bytes) -> None:
         if not self._out:
             self.sent_at = self._loop.time()  # asked for once an iteration: it is a system call
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._out.append(packed)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what was sent in this iteration of the event loop, which otherwise happens in the next one."""
         out, self._out = self._out, []
-        if self._transport is not None:
+        if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _tick(self) -> None:
