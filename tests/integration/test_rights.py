@@ -356,8 +356,8 @@ class TestRefresh:
                 await eve.subscribe(ROOM)
                 await stage.ann.until("presence.joined", key="eve")
                 await stage.say("meanwhile")
+                await ben.expect("chat.message", data={"text": "meanwhile"})  # behind eve's join, in ben's room too
                 slow.goes_on.set()
-                await ben.expect("chat.message", data={"text": "meanwhile"})
                 told = await ben.expect("presence", id=None)
                 assert [member["user"] for member in told["presence"]["members"]] == ["ann", "ben"]
                 await ben.until("presence.joined", key="eve")
