@@ -503,12 +503,12 @@ async def test_redis_nodes_with_old_and_new_generation_start_one_epoch(server: R
     """The server changes its role and back, and no connection breaks."""
     prefix = new_prefix()
     epochs: list[str] = []
-    async with running(server.url, prefix) as (old, _):
+    async with running(server.url, prefix, call_timeout=60.0) as (old, _):
         for turn in range(4):
             await old.publish(durable(f"m-{turn}"))
             await server.command("REPLICAOF", "127.0.0.1", "1")  # there is no such master, so its data stays
             await server.command("REPLICAOF", "NO", "ONE")
-            async with running(server.url, prefix) as (new, _):
+            async with running(server.url, prefix, call_timeout=60.0) as (new, _):
                 if is_known:
                     await new.publish(durable(f"n-{turn}"))
                 calls = [
