@@ -125,7 +125,7 @@ class Service:
         self.descriptors = DescriptorMonitor(
             settings.limits,
             self.node.admission,
-            self.node.delivery.registry,
+            self.node.streams.registry,
             self.http_connections,
             self.ops_connections,
             self.node.runtime,
@@ -366,7 +366,7 @@ async def running(service: Service, max_files: Callable[[], float] | None = None
         "lingering_time": settings.outbox.close_grace,  # for an unread body; aiohttp's default is 10 s
         "logger": server_logger(),
     }
-    account = service.node.delivery.budget.account(UNAUTHENTICATED_TENANT)
+    account = service.node.streams.budget.account(UNAUTHENTICATED_TENANT)
     http_context = HttpContext(account, settings.limits.connection_rate, service.node.runtime)
     # aiohttp's default of 60 s would exceed the time that a pod has to stop.
     public = web.AppRunner(service.public, shutdown_timeout=settings.outbox.close_grace, **http)

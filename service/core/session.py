@@ -33,7 +33,7 @@ class Start(Enum):
     """At the subscribe."""
     POSITION = "position"
     """At the position that the client sent."""
-    GAP = "gap"
+    NO_HISTORY = "no history"
     """At the subscribe, although the client sent a position: it may not read history, and is told so."""
 
 

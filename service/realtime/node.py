@@ -29,7 +29,7 @@ from service.realtime.lifecycle.latency_probe import Connect
 from service.realtime.lifecycle.lifecycle import Lifecycle
 from service.realtime.publisher import Publisher
 from service.realtime.runtime import Runtime
-from service.realtime.streams.event_delivery import EventDelivery
+from service.realtime.streams.streams import Streams
 from service.telemetry.metrics import Metrics
 
 
@@ -67,17 +67,17 @@ class Node:
         self.publisher = Publisher(gate, broker, store_runtime.clock, metrics)
         quota = ConnectionQuota(ports.quota, bounds.limits, runtime)
         self.admission = Admission(bounds.limits, bounds.rollout, quota, runtime.clock, metrics)
-        self.delivery = EventDelivery(
+        self.streams = Streams(
             gate, broker, ports.presence, ports.batch_sender, self.admission, bounds, runtime, store_runtime
         )
         self.availability = Availability(
             self.admission,
-            self.delivery.registry,
+            self.streams.registry,
             BrokerHealth(broker, runtime, unready_after=bounds.unready_after),
             runtime.tasks,
         )
         self.cluster = Cluster(
-            broker, ports.authenticator, self.availability, self.delivery, bounds, runtime, store_runtime
+            broker, ports.authenticator, self.availability, self.streams, bounds, runtime, store_runtime
         )
         self.lifecycle = Lifecycle(
             broker,
@@ -85,7 +85,7 @@ class Node:
             ports.connect,
             self.availability,
             self.admission,
-            self.delivery,
+            self.streams,
             self.cluster,
             bounds,
             runtime,
@@ -94,8 +94,8 @@ class Node:
     async def start(self) -> None:
         """Starts the broker, then each part. Raises ServiceError without the broker; then nothing is left running."""
         try:
-            await self.broker.start(self.delivery.relay)
-            self.delivery.start()
+            await self.broker.start(self.streams.relay)
+            self.streams.start()
             self.admission.start()
             self.availability.health.start()
             await self.cluster.start()
@@ -110,7 +110,7 @@ class Node:
         self.availability.health.close()
         await self.cluster.close()
         self.admission.close()
-        self.delivery.close()
+        self.streams.close()
         await self.runtime.tasks.close()
-        self.delivery.hub.close()
+        self.streams.hub.close()
         await self.broker.close()

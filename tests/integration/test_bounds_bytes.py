@@ -74,7 +74,7 @@ async def test_unread_history_pages_stay_within_the_byte_budget(pages: int) -> N
         ask = b"".join(text(type="history", id=f"h{page}", channel="room:1") for page in range(pages))
         for raw in greedy:
             raw.write(ask)
-        await eventually(lambda: server.service.node.delivery.budget.used > NODE_BYTES / 2)
+        await eventually(lambda: server.service.node.streams.budget.used > NODE_BYTES / 2)
         refused = server.service.metrics.messages.errors.labels(code="overloaded")
         await eventually(lambda: refused.value > 0)
         assert NODE_BYTES / 2 < await held(server) <= NODE_BYTES
@@ -88,7 +88,7 @@ async def test_unread_history_pages_stay_within_the_byte_budget(pages: int) -> N
         assert {code for codes in answers for code in codes} == {"history", "overloaded"}
         async with server.client("ann") as ann:
             assert (await ann.ask("history", channel="room:1"))["type"] == "history", "there is room again"
-    assert server.service.node.delivery.budget.used == 0
+    assert server.service.node.streams.budget.used == 0
 
 
 async def test_refusal_by_the_byte_budget_has_a_retry_time() -> None:
@@ -104,7 +104,7 @@ async def test_refusal_by_the_byte_budget_has_a_retry_time() -> None:
         position = {"epoch": (await ann.ask("history", channel="room:1", limit=1))["epoch"], "offset": 0}
         reply = await ann.ask("subscribe", channel="room:1", since=position)
         assert (reply["type"], reply["code"]) == ("error", "overloaded")
-        assert not server.service.node.delivery.hub.keys()
+        assert not server.service.node.streams.hub.keys()
         async with server.http.get(
             f"{server.url}/api/v1/channels/room:1/history", headers={"Authorization": f"Bearer {API_KEY}"}
         ) as response:
@@ -120,7 +120,7 @@ async def test_incomplete_message_is_counted_and_has_a_deadline(greets: bool) ->
     async with serving(clock=clock, deadlines={"message": 4.0, "hello": 3600.0}) as server:
         async with upgraded(server, "ann" if greets else None) as raw:
             raw.write(frame(TEXT, b"x" * 60_000, fin=False))
-            await eventually(lambda: server.service.node.delivery.budget.used >= 60_000)
+            await eventually(lambda: server.service.node.streams.budget.used >= 60_000)
             assert await held(server) >= 60_000
             await passes(clock, 3.0)
             raw.write(frame(PING, b"still here"))  # no part of a message: its time goes on
@@ -138,7 +138,7 @@ async def test_complete_message_restarts_the_message_deadline() -> None:
         begun = frame(TEXT, b'{"type":"ping",', fin=False)
         for number in range(3):
             raw.write(begun)
-            await eventually(lambda: server.service.node.delivery.budget.used > 0)
+            await eventually(lambda: server.service.node.streams.budget.used > 0)
             await passes(clock, 3.0)
             raw.write(frame(CONTINUATION, f'"id":"p{number}"}}'.encode()) + begun[: number + 1])
             assert (await raw.message())["id"] == f"p{number}"
@@ -169,14 +169,14 @@ async def test_frames_behind_a_command_are_counted_and_bounded() -> None:
         event = {"type": "news.comment", "channel": "news:1", "data": {"text": "x" * 20_000}}
         for number in range(40):
             raw.write(text(id=f"p{number}", **event))
-        await eventually(lambda: server.service.node.delivery.budget.used > 80_000)
+        await eventually(lambda: server.service.node.streams.budget.used > 80_000)
         assert 80_000 < await held(server) < 500_000, "the one in hand, a few behind it, and one read from the kernel"
         broker.may.set()
         acked: list[str] = []
         while len(acked) < 40:
             acked += [part["id"] for part in await messages(raw) if part["type"] == "ack"]
         assert acked == [f"p{number}" for number in range(40)]
-        await eventually(lambda: server.service.node.delivery.budget.used == 0)
+        await eventually(lambda: server.service.node.streams.budget.used == 0)
 
 
 async def test_request_bodies_are_counted_and_refused_above_the_budget() -> None:
@@ -191,7 +191,7 @@ async def test_request_bodies_are_counted_and_refused_above_the_budget() -> None
             for number, raw in enumerate(slow):
                 raw.write(head + body[:-1])
                 wanted = min(number + 1, 3) * 50_000
-                await eventually(partial(lambda wanted: server.service.node.delivery.budget.used >= wanted, wanted))
+                await eventually(partial(lambda wanted: server.service.node.streams.budget.used >= wanted, wanted))
             assert [(await raw.answer()).code for raw in slow[3:]] == ["overloaded"] * 2
             assert 150_000 <= await held(server) <= 200_000
             for raw in slow:
@@ -209,9 +209,9 @@ async def test_unread_response_is_counted_until_it_is_read() -> None:
                 b"GET /api/v1/channels/room:1/history HTTP/1.1\r\nHost: x\r\n"
                 + f"Authorization: Bearer {API_KEY}\r\n\r\n".encode()
             )
-            await eventually(lambda: server.service.node.delivery.budget.used >= PAGE)
+            await eventually(lambda: server.service.node.streams.budget.used >= PAGE)
             assert len((await raw.answer()).body) >= PAGE
-            await eventually(lambda: server.service.node.delivery.budget.used == 0)
+            await eventually(lambda: server.service.node.streams.budget.used == 0)
 
 
 async def test_small_replies_are_sent_while_the_budget_is_full() -> None:
@@ -222,14 +222,14 @@ async def test_small_replies_are_sent_while_the_budget_is_full() -> None:
             await ben.subscribe("news:1")
             # A page, then many small replies, each of which may be sent however little is left.
             greedy.write(text(type="history", id="h", channel="room:1"))
-            await eventually(lambda: server.service.node.delivery.budget.used >= PAGE)
+            await eventually(lambda: server.service.node.streams.budget.used >= PAGE)
             for number in range(60):
                 greedy.write(text(type="unknown" * 100, id=f"p{number}"))
             for number in range(5):
                 reply = await ben.ask("news.comment", channel="news:1", data={"text": f"{number}"})
                 assert reply["type"] == "ack"
                 await ben.until("news.comment")
-            assert server.service.node.delivery.budget.used <= 300_000
+            assert server.service.node.streams.budget.used <= 300_000
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ async def test_incomplete_request_head_is_counted_and_bounded(start: bytes) -> N
     async with serving() as server:
         async with connected(server) as raw:
             raw.write(start + b"Host: x\r\n" + b"X-A: %s\r\n" % (b"y" * 8000))
-            await eventually(lambda: server.service.node.delivery.budget.used >= 8000)
+            await eventually(lambda: server.service.node.streams.budget.used >= 8000)
             assert await held(server) >= 8000
             for _ in range(20):
                 raw.write(b"X-A: %s\r\n" % (b"y" * 8000))

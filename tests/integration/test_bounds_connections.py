@@ -116,7 +116,7 @@ class TestReplace:
         async with serving(limits={"connections_per_user": 3, "on_user_cap": "replace"}) as server:
             clients = await asyncio.gather(*(Client.open(server) for _ in range(20)), return_exceptions=True)
             node = server.service.node
-            await eventually(lambda: len(node.delivery.registry.of_user("default", "ann")) == 3)
+            await eventually(lambda: len(node.streams.registry.of_user("default", "ann")) == 3)
             for client in clients:
                 if isinstance(client, Client):
                     await client.close()
@@ -208,7 +208,7 @@ async def test_client_address_is_taken_from_trusted_proxies(hops: int, forwarded
     async with serving(proxy={"hops": hops}) as server:
         headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
         async with upgraded(server, "ann", **headers):
-            (connection,) = server.service.node.delivery.registry
+            (connection,) = server.service.node.streams.registry
             assert connection.slot.network == counts_as
         await server.at_rest()
 

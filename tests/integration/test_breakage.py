@@ -43,7 +43,7 @@ async def deaf(server: Running, user: str = "ben") -> tuple[Wire, Connection]:
     wire = await connect(port_of(server), lambda _: None, bearer=token(user), receive_buffer=4096)
     wire.read(False)
     wire.send({"type": "ready"})
-    of_user = server.service.node.delivery.registry.of_user
+    of_user = server.service.node.streams.registry.of_user
     await eventually(lambda: any(found.session.is_ready for found in of_user("default", user)))
     return wire, of_user("default", user)[0]
 
@@ -68,7 +68,7 @@ async def test_batch_queues_no_more_replies_than_single_messages() -> None:
         wire.send(*({**PAGE, "id": f"h{number}"} for number in range(90)))
         await eventually(lambda: connection.paused_since is not None)
         await asyncio.sleep(0)
-        assert server.service.node.delivery.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
+        assert server.service.node.streams.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
         assert await server.metric("messages_in_total", type="history") <= 3
         wire.abort()
         await server.at_rest()
@@ -96,13 +96,13 @@ async def test_ready_does_not_queue_the_snapshots_of_all_channels_at_once() -> N
         wire.read(False)
         wire.send({"type": "ready"})
         await eventually(lambda: connection.paused_since is not None)
-        assert server.service.node.delivery.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
+        assert server.service.node.streams.budget.used <= 2 * server.service.settings.outbox.recovery_bytes
         wire.abort()
         await server.at_rest()
 
 
 async def _of_user(server: Running, user: str) -> tuple[Connection, ...]:
-    of_user = server.service.node.delivery.registry.of_user
+    of_user = server.service.node.streams.registry.of_user
     await eventually(lambda: bool(of_user("default", user)))
     return of_user("default", user)
 
@@ -206,8 +206,8 @@ async def test_subscription_ended_by_the_backend_while_it_is_made_leaves_nothing
         if step == "lock":
             await ben.until("subscribed")
             assert (await ben.ask("unsubscribe", channel="room:1"))["code"] == "requested"
-        await eventually(lambda: not list(node.delivery.hub.rooms()))
-        store = node.delivery.presence._store
+        await eventually(lambda: not list(node.streams.hub.rooms()))
+        store = node.streams.presence._store
         assert isinstance(store, MemoryPresence)
         await eventually(lambda: not store._channels)
         await ann.subscribe("room:1")
@@ -224,7 +224,7 @@ async def test_fault_while_leaving_a_channel_keeps_nobody_connected(monkeypatch:
                 raise RuntimeError("a bug")
 
             monkeypatch.setattr(server.service.broker, "unsubscribe", broken)
-        await eventually(lambda: not len(server.service.node.delivery.registry))
+        await eventually(lambda: not len(server.service.node.streams.registry))
         monkeypatch.undo()
         async with server.client("ann") as ann:
             await ann.subscribe("room:1")
@@ -234,7 +234,7 @@ async def test_fault_while_leaving_a_channel_keeps_nobody_connected(monkeypatch:
 async def test_member_that_joins_while_presence_is_read_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list was read before the buffer for concurrent changes existed."""
     async with serving() as server, server.client("ann") as ann, server.client("ben") as ben:
-        store = server.service.node.delivery.presence._store
+        store = server.service.node.streams.presence._store
         entered, gate = asyncio.Event(), asyncio.Event()
         members: Callable[[ChannelKey, int], Any] = store.members
 
@@ -260,7 +260,7 @@ async def test_messages_for_a_closed_connection_are_not_counted_as_waiting(serve
         (connection,) = await _of_user(server, "ann")
     await server.at_rest()
     connection.reply(Pong(id="late"))
-    assert (connection.queued_messages, server.service.node.delivery.budget.used) == (0, 0)
+    assert (connection.queued_messages, server.service.node.streams.budget.used) == (0, 0)
 
 
 # --- the demo's pages -------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ def away() -> ServiceError:
 
 def nothing_held(server: Running, user: str) -> None:
     node = server.service.node
-    (connection,) = node.delivery.registry.of_user("default", user)
+    (connection,) = node.streams.registry.of_user("default", user)
     assert connection.session.subscriptions == {}
-    assert all(not room.has_member(connection) for room in node.delivery.hub.rooms())
+    assert all(not room.has_member(connection) for room in node.streams.hub.rooms())
 
 
 @pytest.mark.parametrize("method", ["subscribe", "snapshot"])
@@ -28,7 +28,7 @@ async def test_failed_subscribe_is_rolled_back_and_can_be_repeated(method: str) 
         reply = await ann.ask("subscribe", channel="room:1")
         assert (reply["code"], reply["retryable"]) == ("broker_unavailable", True)
         nothing_held(server, "ann")
-        assert not list(server.service.node.delivery.hub.rooms())
+        assert not list(server.service.node.streams.hub.rooms())
         assert await server.metric("subscriptions") == 0
         broker.faults.clear()
         await ann.subscribe("room:1")
@@ -84,7 +84,7 @@ async def test_failed_broker_unsubscribe_frees_the_room() -> None:
         await ann.subscribe("room:1")
         broker.faults["unsubscribe"] = away()
         assert (await ann.ask("unsubscribe", channel="room:1"))["type"] == "unsubscribed"
-        assert not list(server.service.node.delivery.hub.rooms())
+        assert not list(server.service.node.streams.hub.rooms())
         broker.faults.clear()
         await ann.subscribe("room:1")
 

@@ -28,7 +28,7 @@ async def test_refresh_keeps_the_connection_and_reauthorises_subscriptions() -> 
         kept = await ann.ask("chat.message", channel="room:2", data={"text": "x"})
         assert kept["type"] == "ack"
         await ann.until("chat.message", channel="room:2")
-        connection = server.service.node.delivery.registry.of_user("default", "ann")[0]
+        connection = server.service.node.streams.registry.of_user("default", "ann")[0]
         assert connection.session.identity.expires_at is not None
         assert not connection.is_expiry_sent, "it will be told when this one runs out"
 

@@ -197,7 +197,7 @@ class TestPrecedence:
             error = await ann.expect("error", code="invalid_message")
             assert error["details"]["path"] == "$.type"
             await ann.silence()
-            (connection,) = server.service.node.delivery.registry
+            (connection,) = server.service.node.streams.registry
             assert connection.session.identity.user == "ann"
 
     @pytest.mark.parametrize("place", ["token", "access_token", "authorization", "jwt"])
@@ -267,7 +267,7 @@ class TestHello:
             await ann.send(type="hello")
             await ann.expect("error", code="invalid_message")
             await ann.silence()
-            (connection,) = server.service.node.delivery.registry
+            (connection,) = server.service.node.streams.registry
             assert connection.session.identity.user == "ann"
 
     async def test_missing_hello_closes_the_connection(self) -> None:
@@ -326,7 +326,7 @@ class TestAnonymous:
                 client = await Client.open(server, hello=False)
                 await client.send(type="hello")
                 await client.expect("welcome")
-                (guest,) = (c for c in server.service.node.delivery.registry if c.session.identity.is_anonymous)
+                (guest,) = (c for c in server.service.node.streams.registry if c.session.identity.is_anonymous)
                 assert guest.session.identity.tenant == "guests"
                 bad = await Client.open(server, hello=False)
                 await bad.send(type="hello", token="x.y.z")

@@ -39,7 +39,7 @@ async def test_connection_age_and_duration_are_exported() -> None:
                 assert ages["1"] == pytest.approx(WHILE + 60, abs=1)
                 assert ages["0.9"] == ages["1"]
                 assert ages["0.5"] == pytest.approx(60, abs=1)
-            await eventually(lambda: len(server.service.node.delivery.registry) == 1)
+            await eventually(lambda: len(server.service.node.streams.registry) == 1)
             metrics = await server.metrics()
             assert metrics["tidewire_connection_seconds_count"] == 1
             assert metrics["tidewire_connection_seconds_sum"] == pytest.approx(60, abs=1)

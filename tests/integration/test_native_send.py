@@ -235,14 +235,14 @@ class DescriptorMonitor:
         self.calls += 1
         assert self.server is not None
         for fd in fds:
-            owners = [connection for connection in self.server.service.node.delivery.registry if connection.fd == fd]
+            owners = [connection for connection in self.server.service.node.streams.registry if connection.fd == fd]
             if len(owners) != 1 or self.inodes.get(owners[0].transport) != self.inode(fd):  # type: ignore[call-overload]  # all are
                 self.faults.append(f"{fd} is claimed by {len(owners)} connections, or is another's")
         return self.sender(fds, frame)
 
     def owner(self, end: WebSocket) -> Connection | None:
         assert self.server is not None
-        return next((one for one in self.server.service.node.delivery.registry if one.transport is end), None)
+        return next((one for one in self.server.service.node.streams.registry if one.transport is end), None)
 
     @staticmethod
     def inode(fd: int) -> int | None:
@@ -325,7 +325,7 @@ def test_reused_descriptor_never_gets_bytes_of_another_connection(loop: str, mon
                 for number in range(36):
                     tenant, other = rng.sample(list(TENANTS), 2)
                     client = clients[tenant].pop(rng.randrange(len(clients[tenant])))
-                    connection = server.service.node.delivery.registry.get(client.welcome["connection"])
+                    connection = server.service.node.streams.registry.get(client.welcome["connection"])
                     assert connection is not None
                     connecting = group.create_task(connect(other))
                     await ENDS[number % len(ENDS)](client, connection)

@@ -49,7 +49,7 @@ async def test_slow_reader_that_resumes_gets_nothing_behind_the_close() -> None:
         await eventually(
             lambda: server.service.node.cluster.actions.count_subscribers(ChannelKey("default", "room:1")) == 1
         )
-        (ben,) = node.delivery.registry.of_user("default", "ben")
+        (ben,) = node.streams.registry.of_user("default", "ben")
         for _ in range(100):
             await server.publish("room:1", {"type": "chat.message", "data": {"text": BIG}})
             if ben.closing is not None:
@@ -63,7 +63,7 @@ async def test_slow_reader_that_resumes_gets_nothing_behind_the_close() -> None:
                 opcodes.append((await raw.receive())[0])
         assert opcodes[-1] == CLOSE
         assert opcodes.count(CLOSE) == 1
-        await eventually(lambda: node.delivery.budget.used == 0)
+        await eventually(lambda: node.streams.budget.used == 0)
 
 
 @pytest.mark.parametrize("prompt", [True, False])

@@ -191,7 +191,7 @@ def _heard(member: Member) -> set[object]:
 
         def interrupted(self, channels: Any = None) -> None: ...
 
-    member.server.service.node.delivery.relay.subscribe_internally(probe.channel, Tap())
+    member.server.service.node.streams.relay.subscribe_internally(probe.channel, Tap())
     return heard
 
 

@@ -861,7 +861,7 @@ class PromiseMachine(RuleBasedStateMachine):
 async def _subscribing(server: Running, user: str) -> None:
     """Returns once the service has begun to join the user to hall:1."""
     async with asyncio.timeout(DEADLINE):
-        session = server.service.node.delivery.registry.of_user("default", user)[0].session
+        session = server.service.node.streams.registry.of_user("default", user)[0].session
         while not session.is_subscribed("hall:1"):  # noqa: ASYNC110  # the service has no event for it
             await asyncio.sleep(0)
 
@@ -884,7 +884,7 @@ async def test_backend_unsubscribe_during_a_join_wins() -> None:
             await ben.expect("talk.line")
             await ann.silence()
             assert (await ben.ask("unsubscribe", channel="hall:1"))["code"] == "requested"
-        assert not list(server.service.node.delivery.hub.rooms())
+        assert not list(server.service.node.streams.hub.rooms())
 
 
 async def test_backend_unsubscribe_is_sent_before_later_replies() -> None:

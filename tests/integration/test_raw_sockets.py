@@ -207,7 +207,7 @@ async def test_peer_that_answers_no_ping_is_cut_and_its_descriptor_freed() -> No
 async def test_peer_that_answers_pings_stays() -> None:
     clock = FakeClock(time.time())
     async with serving(clock=clock, deadlines={"heartbeat": HEARTBEAT}) as server, upgraded(server) as raw:
-        (connection,) = server.service.node.delivery.registry
+        (connection,) = server.service.node.streams.registry
         pings = 0
         for _ in range(4 * 8 + 4):
             clock.advance(STEP)

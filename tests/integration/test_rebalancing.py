@@ -59,7 +59,7 @@ def port(member: Member) -> int:
 
 
 def counts(nodes: Cluster) -> list[int]:
-    return [len(member.server.service.node.delivery.registry) for member in nodes.members]
+    return [len(member.server.service.node.streams.registry) for member in nodes.members]
 
 
 def asked(nodes: Cluster) -> float:

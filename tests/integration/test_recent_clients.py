@@ -29,7 +29,7 @@ def port_of(server: Running) -> int:
 
 async def break_off(server: Running, users: list[str | None]) -> None:
     """A connection for each user (None: anonymous) is opened; then all break off at once."""
-    registry = server.service.node.delivery.registry
+    registry = server.service.node.streams.registry
 
     async def come(user: str | None) -> Wire:
         wire = await connect(port_of(server), lambda text: None, bearer=None if user is None else token(user))
@@ -50,7 +50,7 @@ async def test_client_that_disconnects_in_a_loop_counts_once(server: Running) ->
         for _ in range(10):
             async with server.client("ann"):
                 pass
-        await eventually(lambda: not server.service.node.delivery.registry.of_user("default", "ann"))
+        await eventually(lambda: not server.service.node.streams.registry.of_user("default", "ann"))
         assert await recent(server) == [2, 1, 0, 0]
     await server.at_rest()
     for _ in range(10):
@@ -93,7 +93,7 @@ async def test_slow_client_in_a_loop_counts_once() -> None:
     async with serving(outbox={"bytes": 65_536}) as server:
         for number in range(2):
             async with deaf(server, "ben", "room:1"):
-                while server.service.node.delivery.registry.of_user("default", "ben"):
+                while server.service.node.streams.registry.of_user("default", "ben"):
                     await shout(server, 4)
                 await gone(server, "ben")
             assert await server.metric("slow_consumers_total") == number + 1

@@ -344,7 +344,7 @@ class TestRefresh:
         self, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for stage in stages:
-            presence = stage.server.service.node.delivery.presence
+            presence = stage.server.service.node.streams.presence
             slow = Slow(presence.view)
 
             async with stage.client(["subscribe"]) as ben, stage.client(RIGHTS, "eve") as eve:
@@ -366,7 +366,7 @@ class TestRefresh:
         self, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for stage in stages:
-            presence = stage.server.service.node.delivery.presence
+            presence = stage.server.service.node.streams.presence
 
             async def is_away(channel: ChannelKey) -> PresenceView:
                 raise ServiceError(ErrorCode.BROKER_UNAVAILABLE, "away")

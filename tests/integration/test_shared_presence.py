@@ -57,13 +57,13 @@ async def nodes(request: pytest.FixtureRequest) -> AsyncIterator[Nodes]:
 
 async def die(node: Running) -> None:
     """What a SIGKILL leaves behind: sockets that are gone, and a store that has not been told."""
-    presence, caps = node.service.node.delivery.presence, node.service.node.admission.quota
+    presence, caps = node.service.node.streams.presence, node.service.node.admission.quota
     presence.drain()
     presence.close()
     caps.close()
-    for connection in node.service.node.delivery.registry:
+    for connection in node.service.node.streams.registry:
         connection.transport.abort()
-    await eventually(lambda: not len(node.service.node.delivery.registry))
+    await eventually(lambda: not len(node.service.node.streams.registry))
 
 
 async def test_user_on_two_nodes_is_announced_once(nodes: Nodes) -> None:
@@ -154,7 +154,7 @@ async def test_changes_during_an_interruption_reach_subscribers_after_it(monkeyp
         await ben.subscribe("room:1")
         await ann.until("presence.joined", **{"from": "ben"})
         with monkeypatch.context() as deafened:
-            deafened.setattr(nodes.one.service.node.delivery.relay, "deliver", lambda event: None)
+            deafened.setattr(nodes.one.service.node.streams.relay, "deliver", lambda event: None)
             await eve.subscribe("room:1")
             await ben.ask("unsubscribe", channel="room:1")
             await eve.until("presence.left", **{"from": "ben"})

@@ -365,11 +365,11 @@ async def test_closed_connections_leave_no_state() -> None:
                 await client.subscribe("room:1")
                 await client.subscribe("board:1")
         node = server.service.node
-        await node.delivery.registry.wait_empty()
+        await node.streams.registry.wait_empty()
         metrics = await server.metrics()
         for gauge in ("connections", "pending_connections", "subscriptions", "channels", "outbox_bytes"):
             assert metrics[f"tidewire_{gauge}"] == 0, gauge
-        assert not list(node.delivery.hub.rooms())
+        assert not list(node.streams.hub.rooms())
 
 
 async def test_ended_connection_is_freed_without_the_garbage_collector() -> None:

@@ -61,7 +61,7 @@ async def shout(server: Running, count: int) -> None:
 
 
 async def gone(server: Running, user: str) -> None:
-    await eventually(lambda: not server.service.node.delivery.registry.of_user("default", user), within=DEADLINE * 3)
+    await eventually(lambda: not server.service.node.streams.registry.of_user("default", user), within=DEADLINE * 3)
 
 
 async def test_slow_consumer_is_closed_and_resumes() -> None:
@@ -71,7 +71,7 @@ async def test_slow_consumer_is_closed_and_resumes() -> None:
             for number in range(1, 41):
                 await shout(server, 1)
                 assert (await ann.until("chat.message"))["offset"] == number, "other members get everything"
-                if not server.service.node.delivery.registry.of_user("default", "ben"):
+                if not server.service.node.streams.registry.of_user("default", "ben"):
                     break
             await gone(server, "ben")
         metrics = await server.metrics()
@@ -95,7 +95,7 @@ async def test_ephemeral_events_for_a_slow_consumer_are_dropped_and_counted() ->
                 await asyncio.sleep(0)
                 if (await server.metrics()).get('tidewire_outbox_dropped_total{delivery="ephemeral"}', 0) > 3:
                     break
-            assert server.service.node.delivery.registry.of_user("default", "ben"), "still connected"
+            assert server.service.node.streams.registry.of_user("default", "ben"), "still connected"
         assert (await server.metrics())['tidewire_outbox_dropped_total{delivery="ephemeral"}'] > 3
 
 
@@ -116,19 +116,19 @@ async def test_node_budget_bounds_all_outboxes() -> None:
         async with deaf(server, "ben", "room:1"), deaf(server, "cat", "room:1"):
             for _ in range(40):
                 await shout(server, 1)
-                assert server.service.node.delivery.budget.used <= 400_000
+                assert server.service.node.streams.budget.used <= 400_000
                 await ann.until("chat.message")
-                if len(server.service.node.delivery.registry) == 1:
+                if len(server.service.node.streams.registry) == 1:
                     break
             await gone(server, "ben")
             await gone(server, "cat")
-        assert server.service.node.delivery.budget.used == 0
+        assert server.service.node.streams.budget.used == 0
         assert await server.metric("limit_hits_total", limit="outbox_node") >= 1
 
 
 async def test_node_with_a_full_budget_refuses_upgrades() -> None:
     async with serving() as server:
-        budget = server.service.node.delivery.budget
+        budget = server.service.node.streams.budget
         budget.used = budget.limit
         async with server.http.get(f"{server.url}/ws") as response:
             assert response.status == 503

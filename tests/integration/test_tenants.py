@@ -216,8 +216,8 @@ async def test_random_store_calls_move_no_byte_between_tenants() -> None:
                     foreign += own.position != info.position
             elif what == "presence":
                 user = f"{tenant}-{number % 5}"
-                await node.delivery.presence.join(key, user, f"c-{number}", None)
-                view = await node.delivery.presence.view(key)
+                await node.streams.presence.join(key, user, f"c-{number}", None)
+                view = await node.streams.presence.view(key)
                 foreign += sum(not member.user.startswith(tenant) for member in view.members or ())
             elif positions:
                 owner, name, position = chance.choice(positions)

@@ -76,7 +76,7 @@ async def faulty(*faults: Fault) -> AsyncIterator[tuple[Running, str, dict[str, 
         node = server.service.node
         node.admission.set_draining(draining=any(fault.draining for fault in faults))
         if any(fault.full for fault in faults):
-            node.delivery.budget.limit = 0
+            node.streams.budget.limit = 0
         yield server, f"/ws{query}", bearer() | headers
         node.admission.set_draining(draining=False)
 

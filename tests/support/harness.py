@@ -114,12 +114,12 @@ class Running:
 
         def counted() -> tuple[object, ...]:
             return (
-                len(node.delivery.registry),
+                len(node.streams.registry),
                 admission.slots.total,
                 admission.slots._pending,
                 dict(admission.slots._by_network),
                 dict(admission.slots.quota._local),
-                node.delivery.budget.used,
+                node.streams.budget.used,
             )
 
         await eventually(lambda: counted() == (0, 0, 0, {}, {}, 0), counted)

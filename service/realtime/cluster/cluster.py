@@ -12,7 +12,7 @@ from service.realtime.cluster.requests import ClusterRequests
 from service.realtime.cluster.revocations import RevocationGuard, Revocations
 from service.realtime.ids import new_id
 from service.realtime.runtime import Runtime
-from service.realtime.streams.event_delivery import EventDelivery
+from service.realtime.streams.streams import Streams
 
 
 class Cluster:
@@ -23,7 +23,7 @@ class Cluster:
         broker: Broker,
         authenticator: Authenticator,
         status: NodeStatus,
-        delivery: EventDelivery,
+        streams: Streams,
         bounds: Bounds,
         runtime: Runtime,
         store_runtime: Runtime,
@@ -33,13 +33,13 @@ class Cluster:
         self.clock = store_runtime.clock
         """The store's time, for moments that all nodes must agree on."""
         self.membership = Membership(self.node_id, runtime.clock)
-        self.actions = NodeActions(delivery.registry, delivery.hub, delivery.subscriptions)
-        subscribe_internally = delivery.relay.subscribe_internally
+        self.actions = NodeActions(streams.registry, streams.hub, streams.subscriptions)
+        subscribe_internally = streams.relay.subscribe_internally
         self.requests = ClusterRequests(
             self.node_id, self.membership, self.actions, broker, subscribe_internally, runtime
         )
         self.revocations = Revocations(
-            delivery.registry,
+            streams.registry,
             broker,
             store_runtime,
             token_clock=runtime.clock,

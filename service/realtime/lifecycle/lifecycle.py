@@ -23,7 +23,7 @@ from service.realtime.lifecycle.pending_handshakes import PendingHandshakes
 from service.realtime.lifecycle.rebalancer import Rebalancer
 from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.realtime.runtime import Runtime
-from service.realtime.streams.event_delivery import EventDelivery
+from service.realtime.streams.streams import Streams
 
 REPLACED = "replaced by a newer session"
 
@@ -38,17 +38,17 @@ class Lifecycle:
         connect: Connect,
         availability: Availability,
         admission: Admission,
-        delivery: EventDelivery,
+        streams: Streams,
         cluster: Cluster,
         bounds: Bounds,
         runtime: Runtime,
     ) -> None:
         self._admission = admission
-        self._delivery = delivery
+        self._streams = streams
         self._cluster = cluster
         self._limits = bounds.limits
         self._clock = runtime.clock
-        registry, rollout, metrics = delivery.registry, bounds.rollout, runtime.metrics
+        registry, rollout, metrics = streams.registry, bounds.rollout, runtime.metrics
         self.reconnects = ReconnectScheduler(runtime.clock, metrics)
         self.monitor = ConnectionMonitor(
             registry,
@@ -67,11 +67,11 @@ class Lifecycle:
             bounds.probe,
             broker,
             connect,
-            delivery.room_context,
-            delivery.connection_context,
+            streams.room_context,
+            streams.connection_context,
             runtime,
         )
-        delivery.relay.subscribe_internally(self.probe.channel, self.probe)
+        streams.relay.subscribe_internally(self.probe.channel, self.probe)
         self._drain = Drain(registry, self.reconnects, rollout, bounds.deadlines, metrics)
         self._evictor = SessionEvictor(quota, bounds.limits, runtime, self._evict)
         metrics.lifecycle.draining.set_function(lambda: float(availability.is_draining))
@@ -104,7 +104,7 @@ class Lifecycle:
     def add(self, connection: Connection) -> None:
         """Adds an authenticated connection, and evicts the user's oldest ones above the cap."""
         self.monitor.track(connection)
-        self._delivery.registry.add(connection)
+        self._streams.registry.add(connection)
         # The token may have been revoked since it was checked, when the connection was not in the registry.
         self._cluster.revocations.enforce(connection)
         self._evict_oldest(connection)
@@ -112,7 +112,7 @@ class Lifecycle:
     def remove(self, connection: Connection) -> None:
         """Removes a connection and releases its slot. Harmless the second time."""
         self._evictor.remove(connection.session.identity, connection.id)
-        self._delivery.registry.remove(connection)
+        self._streams.registry.remove(connection)
         self.reconnects.remove(connection)
         connection.slot.release()
 
@@ -123,7 +123,7 @@ class Lifecycle:
         """
         self._admission.set_draining(draining=True)
         self._cluster.heartbeat.report_soon()
-        self._delivery.presence.drain()
+        self._streams.presence.drain()
         self.pending_handshakes.expire()
         await self._drain.run()
 
@@ -135,7 +135,7 @@ class Lifecycle:
         identity = newest.session.identity
         if self._limits.on_user_cap != "replace" or identity.is_anonymous:
             return
-        connections = self._delivery.registry.of_user(identity.tenant, identity.user)
+        connections = self._streams.registry.of_user(identity.tenant, identity.user)
         for oldest in connections[: -self._limits.connections_per_user]:
             oldest.close(CloseCode.REPLACED, REPLACED)
             self.remove(oldest)
@@ -147,5 +147,5 @@ class Lifecycle:
 
     def _age_quantile(self, quantile: float) -> float:
         """Seconds that this part of the connections has lasted at most; NaN if there are none."""
-        began = self._delivery.registry.opened_at(1.0 - quantile)
+        began = self._streams.registry.opened_at(1.0 - quantile)
         return nan if began is None else self._clock.monotonic() - began

@@ -95,7 +95,7 @@ class SessionHandler:
             if self._is_over:
                 return
             try:
-                await node.delivery.subscriptions.join(connection, channel, spec, None, None)
+                await node.streams.subscriptions.join_authorised(connection, channel, spec, None, None)
             except ServiceError as error:
                 # There is no request id, so the details name the channel.
                 _refuse(
@@ -288,7 +288,7 @@ def _refuse(node: Node, connection: Connection, error: ServiceError, request: st
 async def _leave(node: Node, connection: Connection, channel: str) -> None:
     """Leaves a channel. An error must not keep the connection in other channels or on the node."""
     try:
-        await node.delivery.subscriptions.leave(connection, channel)
+        await node.streams.subscriptions.leave(connection, channel)
     except Exception:
         _log.exception("leave_failed", connection=connection.id)
 

@@ -54,7 +54,7 @@ async def authenticate_hello(
         await slot.identify(identity)
     except ServiceError as error:
         raise _refuse(node, transport, slot, error, CloseCode.RATE_LIMITED) from error
-    transport.set_account(node.delivery.budget.account(identity.tenant))
+    transport.set_account(node.streams.budget.account(identity.tenant))
     return identity, "anonymous" if identity.is_anonymous else "hello", rest
 
 
@@ -70,7 +70,7 @@ def open_connection(
             transport.write(head)
         _check_open(node, transport, slot)
     session = Session(identity, node.bounds.limits.subscriptions)
-    connection = Connection(new_id(), transport, session, slot, node.delivery.connection_context)
+    connection = Connection(new_id(), transport, session, slot, node.streams.connection_context)
     ttl = node.lifecycle.monitor.token_ttl(connection)
     welcome = Welcome(
         connection=connection.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from service.core.broker import Broker, EventSink
 from service.core.channel import ChannelKey
@@ -16,9 +16,6 @@ from service.realtime.delivery.room import Room
 from service.realtime.runtime import Runtime
 from service.realtime.streams.gap_recovery import GapRecovery
 from service.realtime.streams.position_checker import PositionChecker
-
-if TYPE_CHECKING:
-    pass
 
 
 class PresenceObserver(Protocol):

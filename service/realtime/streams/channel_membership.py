@@ -97,7 +97,7 @@ class ChannelMembership:
         """Starts a subscription at the present position instead of its own: its user may not read history."""
         position = self._local_position(subscription) or await self._read_position(subscription)
         if subscription.since != position:
-            subscription.since, subscription.start = position, Start.GAP
+            subscription.since, subscription.start = position, Start.NO_HISTORY
 
     def _local_position(self, subscription: Subscription) -> Position | None:
         room = self._hub.get(subscription.channel)
@@ -136,7 +136,7 @@ class ChannelMembership:
         except BaseException:
             room.cancel_subscribing(connection, subscription)
             raise
-        recovered = False if subscription.start is Start.GAP else snapshot.recovered
+        recovered = False if subscription.start is Start.NO_HISTORY else snapshot.recovered
         if room.spec.history is None:
             recovered = None
         return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))

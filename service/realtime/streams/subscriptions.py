@@ -41,9 +41,9 @@ class Subscriptions:
         with presence. They see less, and are not refused.
         """
         spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
-        await self.join(connection, channel, spec, request, since)
+        await self.join_authorised(connection, channel, spec, request, since)
 
-    async def join(
+    async def join_authorised(
         self, connection: Connection, channel: str, spec: ChannelSpec, request: str | None, since: Position | None
     ) -> None:
         """Subscribes to a channel that the connection's identity is already authorised for."""
@@ -146,7 +146,7 @@ class Subscriptions:
             return False
         is_pending = subscription.phase is Phase.PENDING
         if is_pending and subscription.start is Start.POSITION and not self._may_resume(identity, channel, spec):
-            subscription.since, subscription.start = None, Start.GAP
+            subscription.since, subscription.start = None, Start.NO_HISTORY
         access = self._presence_access(identity, channel, spec)
         if access is PresenceAccess.LISTED and subscription.presence is PresenceAccess.SEES:
             self._membership.withdraw_presence(connection, subscription)

@@ -98,13 +98,13 @@ class Call:
             node,
             backend(key.tenant),
             key.name,
-            HeldBytes(node.delivery.budget.account(key.tenant, is_backend=True)),
+            HeldBytes(node.streams.budget.account(key.tenant, is_backend=True)),
         )
 
     @property
     def account(self) -> Account:
         """The account of the bytes held for the caller."""
-        return self.node.delivery.budget.account(self.identity.tenant, is_backend=True)
+        return self.node.streams.budget.account(self.identity.tenant, is_backend=True)
 
     def log_command(self, command: str, **fields: str) -> None:
         """Logs who has sent a command that ends connections."""

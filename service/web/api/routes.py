@@ -131,7 +131,7 @@ async def read_state(call: Call, query: StateQuery) -> State:
 async def read_presence(call: Call, query: NoQuery) -> Presence:
     """Lists the members; in a large channel only their number."""
     channel, _ = call.channel(Right.PRESENCE)
-    return Presence(channel=channel, presence=await call.node.delivery.presence.view(call.channel_key(channel)))
+    return Presence(channel=channel, presence=await call.node.streams.presence.view(call.channel_key(channel)))
 
 
 async def disconnect(call: Call, query: NoQuery) -> Disconnected:

@@ -125,7 +125,7 @@ class UpgradeHandler:
             response.upgrade.slot.release()
             return None
         identity = response.upgrade.identity
-        account = self._node.delivery.budget.account(UNAUTHENTICATED_TENANT if identity is None else identity.tenant)
+        account = self._node.streams.budget.account(UNAUTHENTICATED_TENANT if identity is None else identity.tenant)
         websocket = WebSocket(self._context, transport, response.window_bits, account=account)
         websocket.handler = buffer = PreAuthBuffer(websocket)
         transport.set_protocol(websocket)

@@ -28,7 +28,7 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 def check_limits(request: web.BaseRequest, node: Node, config: HttpConfig) -> str:
     """Checks what needs no credentials: drain, bytes, rate and caps. Returns the client's network; raises ServiceError."""
     node.admission.check_open()
-    if node.delivery.budget.is_full:
+    if node.streams.budget.is_full:
         node.runtime.metrics.limits.limit_hits.labels(limit="outbox_node").inc()
         raise ServiceError(
             ErrorCode.OVERLOADED, "this node holds too many bytes for its peers", retry_after=jittered(5.0)

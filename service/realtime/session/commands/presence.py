@@ -13,5 +13,5 @@ async def handle(node: Node, connection: Connection, command: Presence) -> None:
     """Replies with `presence`."""
     identity = connection.session.identity
     node.gate.authorise(identity, command.channel, Right.PRESENCE)
-    view = await node.delivery.presence.view(ChannelKey(identity.tenant, command.channel))
+    view = await node.streams.presence.view(ChannelKey(identity.tenant, command.channel))
     connection.reply(PresenceReply(id=command.id, channel=command.channel, presence=view))

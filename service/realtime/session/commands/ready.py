@@ -23,10 +23,10 @@ async def handle(node: Node, connection: Connection, command: Ready) -> None:
 async def _go_live(node: Node, connection: Connection, subscription: Subscription) -> None:
     """Starts deliveries of a subscription, or refuses it alone, so that the others do not wait for it."""
     try:
-        await node.delivery.subscriptions.go_live(connection, subscription)
+        await node.streams.subscriptions.go_live(connection, subscription)
     except ServiceError as error:
         channel = subscription.channel.name
-        await node.delivery.subscriptions.leave(connection, channel)
+        await node.streams.subscriptions.leave(connection, channel)
         node.runtime.metrics.messages.errors.labels(code=error.code.code).inc()
         refusal = ServiceError(error.code, error.message, **{**error.details, "channel": channel})
         connection.reply(error_message(refusal, subscription.request))

@@ -16,5 +16,5 @@ async def handle(node: Node, connection: Connection, command: Refresh) -> None:
         raise ServiceError(ErrorCode.FORBIDDEN, "the new token must be of the same tenant and user", path="$.token")
     connection.session.identity = new
     connection.token_replaced()
-    await node.delivery.subscriptions.reauthorise(connection)
+    await node.streams.subscriptions.reauthorise(connection)
     connection.reply(Ack(id=command.id))

@@ -12,4 +12,4 @@ async def handle(node: Node, connection: Connection, command: Subscribe) -> None
     """Replies with `subscribed`, at once or after `ready`."""
     since = command.since
     position = None if since is None else Position(since.epoch, since.offset, since.id)
-    await node.delivery.subscriptions.subscribe(connection, command.channel, command.id, position)
+    await node.streams.subscriptions.subscribe(connection, command.channel, command.id, position)

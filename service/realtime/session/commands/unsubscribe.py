@@ -10,5 +10,5 @@ from service.realtime.node import Node
 async def handle(node: Node, connection: Connection, command: Unsubscribe) -> None:
     """Replies with `unsubscribed`, after which no event of the channel follows."""
     connection.session.subscription(command.channel)
-    await node.delivery.subscriptions.leave(connection, command.channel)
+    await node.streams.subscriptions.leave(connection, command.channel)
     connection.reply(Unsubscribed(channel=command.channel, code="requested", id=command.id))

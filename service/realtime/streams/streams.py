@@ -28,7 +28,7 @@ from service.realtime.streams.channel_membership import ChannelMembership
 from service.realtime.streams.subscriptions import Subscriptions
 
 
-class EventDelivery:
+class Streams:
     """Owns the connections of a node, their rooms, and the relay between rooms and broker."""
 
     def __init__(
