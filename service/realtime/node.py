@@ -97,7 +97,7 @@ class Node:
             await self.broker.start(self.streams.relay)
             self.streams.start()
             self.admission.start()
-            self.availability.health.start()
+            self.availability.start()
             await self.cluster.start()
             await self.lifecycle.start()
         except BaseException:
@@ -107,7 +107,7 @@ class Node:
     async def close(self) -> None:
         """Closes each part, then the broker. Call `lifecycle.drain` first."""
         self.lifecycle.close()
-        self.availability.health.close()
+        self.availability.close()
         await self.cluster.close()
         self.admission.close()
         self.streams.close()

@@ -20,6 +20,14 @@ class Availability:
         self._tasks = tasks
         self.health = health
 
+    def start(self) -> None:
+        """Starts the checks of the broker, which must have started."""
+        self.health.start()
+
+    def close(self) -> None:
+        """Ends the checks of the broker."""
+        self.health.close()
+
     @property
     def connections(self) -> int:
         """The number of this node's connections."""

@@ -82,14 +82,14 @@ class Lifecycle:
             )
 
     async def start(self) -> None:
-        """Starts the monitor, the probe and the rebalancer. The other parts of the node must have started."""
+        """Starts all parts. The other groups of the node must have started."""
         self._evictor.start()
         await self.probe.start()
         self.monitor.start()
         self.rebalancer.start()
 
     def close(self) -> None:
-        """Stops all of them."""
+        """Stops all parts. Connections stay open."""
         self.monitor.close()
         self.rebalancer.close()
         self.reconnects.close()
