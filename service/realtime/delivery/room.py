@@ -45,7 +45,7 @@ class Room:
         self.key = key
         self.spec = spec
         self.lock = asyncio.Lock()
-        """Held by the first join and the last leave. The only lock in the realtime core."""
+        """Held across the first join and the last leave; only the broker is awaited under it."""
         self.is_broker_subscribed = False
         """True while the broker delivers this channel to the node."""
         self.is_discarded = False

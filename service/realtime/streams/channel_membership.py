@@ -1,6 +1,6 @@
 """The members of rooms: from a join, through the snapshot, to live events, and to the leave.
 
-The only lock is that of a room. `join` and `leave` take it, and await nothing but the broker under it.
+The first join and the last leave hold the lock of the room, and await nothing but the broker under it.
 """
 
 from __future__ import annotations
