@@ -363,9 +363,12 @@ async def test_join_of_a_new_epoch_during_a_recovery_starts_no_second_read(stage
         await eventually(lambda: stage.broker.reads == reads + 1)
         stage.broker.gate = None
         assert (await ben.subscribe("room:1"))["epoch"] == "second"
+        await stage.publish()
         gate.set()
         await stage.turn()
         await ann.until("subscribed", id=None, epoch="second")
+        assert await stage.offsets(ann, 2) == [2, 3]
+        assert stage.broker.reads == reads + 2, "ann's and ben's; the event that waited is not read again"
         assert [await stage.count("gaps_total", cause=cause) for cause in ("jump", "check")] == [1, 0]
 
 
