@@ -14,7 +14,7 @@ run: ## start the service with its demo
 	@scripts/setup.sh run
 	@exec $(BIN)/tidewire serve --demo
 
-test: ## run every test: JavaScript, Python, browser and load
+test: ## run every test except test-e2e and test-cluster; of faults, Autobahn and the chart a selection
 	@scripts/setup.sh test
 	@if [ -f clients/js/package.json ]; then \
 		npm --prefix clients/js run --silent check && npm --prefix clients/js run --silent test; \
