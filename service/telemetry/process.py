@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from importlib import metadata
 from math import inf, nan
 from pathlib import Path
@@ -39,6 +40,7 @@ def max_files() -> float:
     return inf if soft == resource.RLIM_INFINITY else float(soft)
 
 
+@cache  # a read of the disk, and every heartbeat asks
 def version() -> str:
     """The version of the installed distribution."""
     try:
