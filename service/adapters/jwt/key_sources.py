@@ -10,7 +10,7 @@ import structlog
 
 from service.adapters.jwt.issuer import Issuer
 from service.adapters.jwt.keys import MAX_DOCUMENT, Algorithm, Key, KeySet, SharedKey, parse_keys
-from service.adapters.single_flight import SingleFlight
+from service.aio.single_flight import SingleFlight
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
 from service.telemetry.outage import OutageLog

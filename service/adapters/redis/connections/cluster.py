@@ -11,7 +11,7 @@ from redis.crc import key_slot
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.connections.connector import Connector
 from service.adapters.redis.connections.errors import Endpoint, NoServerError, name_of
-from service.adapters.single_flight import SingleFlight
+from service.aio.single_flight import SingleFlight
 
 HEDGE_DELAY = 0.2
 """Seconds before a second server is asked, too, because the first has not answered."""

@@ -8,7 +8,7 @@ from collections import Counter
 from service.adapters.redis.config import RedisConfig
 from service.adapters.redis.connections.connector import Connector
 from service.adapters.redis.connections.errors import Endpoint, NoServerError, name_of
-from service.adapters.single_flight import SingleFlight
+from service.aio.single_flight import SingleFlight
 
 SILENT_GRACE = 0.05
 """Seconds that Sentinels which were silent the last time still get, once all others have answered."""
