@@ -70,3 +70,22 @@ class Event(Struct, frozen=True):
     key: str | None = None
     epoch: str = ""
     """The epoch of offset and state version; empty for EPHEMERAL."""
+
+
+def accepted_event(
+    publication: Publication, epoch: str = "", offset: int | None = None, state_version: int | None = None
+) -> Event:
+    """Returns the event of an accepted publication. An ephemeral event has neither offset nor state version."""
+    return Event(
+        channel=publication.channel,
+        type=publication.type,
+        id=publication.id,
+        delivery=publication.delivery,
+        data=publication.data,
+        sender=publication.sender,
+        at=publication.at,
+        offset=offset,
+        state_version=state_version,
+        key=publication.key,
+        epoch=epoch,
+    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from service.adapters.memory.channel_store import ChannelStore, StoreLimits
 from service.adapters.memory.idempotency_cache import IdempotencyCache
-from service.adapters.memory.stored_channel import StoredChannel, accepted_event
+from service.adapters.memory.stored_channel import StoredChannel
 from service.adapters.store.errors import unavailable
 from service.core.broker import (
     ChannelInfo,
@@ -24,7 +24,7 @@ from service.core.broker import (
 )
 from service.core.channel import ChannelKey
 from service.core.clock import Clock, Timer
-from service.core.event import Delivery, Event, Publication, Retention
+from service.core.event import Delivery, Event, Publication, Retention, accepted_event
 from service.core.limits import EMPTY_TTL
 from service.core.position import Position, events_after
 

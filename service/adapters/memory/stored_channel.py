@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from service.core.channel import ChannelKey
-from service.core.event import Delivery, Event, Publication, Retention
+from service.core.event import Delivery, Event, Publication, Retention, accepted_event
 from service.core.position import Position
 
 CHANNEL_BYTES = 1_700
@@ -165,25 +165,6 @@ class StoredChannel:
 
     def _drop_oldest_value(self) -> None:
         self._size -= _size(self._state.popitem(last=False)[1].event)
-
-
-def accepted_event(
-    publication: Publication, epoch: str = "", offset: int | None = None, state_version: int | None = None
-) -> Event:
-    """Returns the event of an accepted publication."""
-    return Event(
-        channel=publication.channel,
-        type=publication.type,
-        id=publication.id,
-        delivery=publication.delivery,
-        data=publication.data,
-        sender=publication.sender,
-        at=publication.at,
-        offset=offset,
-        state_version=state_version,
-        key=publication.key,
-        epoch=epoch,
-    )
 
 
 def _size(event: Event | Publication) -> int:

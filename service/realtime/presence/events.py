@@ -63,17 +63,3 @@ def shown_info(joined: Event) -> bytes | None:
         return bytes(_decode_joined(joined.data).info) or None
     except msgspec.DecodeError:
         return None
-
-
-def local_event(publication: Publication) -> Event:
-    """The publication as an event for the subscribers of this node alone."""
-    return Event(
-        channel=publication.channel,
-        type=publication.type,
-        id=publication.id,
-        delivery=publication.delivery,
-        data=publication.data,
-        sender=publication.sender,
-        at=publication.at,
-        key=publication.key,
-    )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from service.core.channel import ChannelKey
-from service.core.event import Event, Publication
+from service.core.event import Event, Publication, accepted_event
 from service.core.presence import Member, PresenceEntry, PresenceStore
-from service.realtime.presence.events import JOINED, LEFT, PresenceEvents, local_event, shown_info
+from service.realtime.presence.events import JOINED, LEFT, PresenceEvents, shown_info
 
 
 class PresenceReconciler:
@@ -86,6 +86,6 @@ class PresenceReconciler:
                 self._deliver_here(join.event)
 
     def _deliver_here(self, publication: Publication) -> None:
-        event = local_event(publication)
+        event = accepted_event(publication)
         self.observe(event)
         self._deliver(event)
