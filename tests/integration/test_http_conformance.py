@@ -17,9 +17,9 @@ import uvloop
 from aiohttp.base_protocol import BaseProtocol
 
 from service.cli import workers
-from service.core.identity import Identity
 from service.web.http.http_protocol import RequestParser
 from service.web.http.socket_options import bind_sockets
+from tests.support.authenticator import PausedAuthenticator
 from tests.support.clock import FakeClock
 from tests.support.harness import API_KEY, DEADLINE, Running, eventually, serving, token
 from tests.support.raw import HANDSHAKE, TEXT, Answer, Raw, connected, frame, new_ticket, text, upgraded
@@ -142,19 +142,6 @@ async def test_half_closed_upgrade_is_answered_then_closed() -> None:
         (refused,) = await exchange(port, get("/ws", *bad) + post())
         assert refused.status == 401
         await server.at_rest()
-
-
-class PausedAuthenticator:
-    """An authenticator that waits until the test opens it."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.opens = asyncio.Event()
-
-    async def authenticate(self, token: str) -> Identity:
-        self.asked.set()
-        await self.opens.wait()
-        return Identity("default", "ann")
 
 
 @on_each_loop

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from service.core.identity import Identity
 from service.web.http.http_connections import CHECK_INTERVAL
 from service.web.ws.upgrade import PendingUpgrade
 from service.web.ws.upgrade_queue import (
@@ -27,6 +26,7 @@ from service.web.ws.upgrade_queue import (
     FirstRequestProtocol,
     UpgradeQueue,
 )
+from tests.support.authenticator import PausedAuthenticator
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, Running, eventually, passes, serving, token
 from tests.support.raw import CLOSE, HANDSHAKE, PONG, TEXT, Answer, Raw, connected, frame, text
@@ -313,19 +313,6 @@ async def test_upgrade_whose_response_fails_is_cut(
 
 
 # --- while the upgrade is checked -------------------------------------------------------------------------------------
-
-
-class PausedAuthenticator:
-    """An authenticator that waits until the test opens it."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.opens = asyncio.Event()
-
-    async def authenticate(self, token: str) -> Identity:
-        self.asked.set()
-        await self.opens.wait()
-        return Identity("default", "ann")
 
 
 def open_fds() -> int:

@@ -1,0 +1,20 @@
+"""An authenticator that a test can hold up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.core.identity import Identity
+
+
+class PausedAuthenticator:
+    """An authenticator that waits until the test opens it."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.opens = asyncio.Event()
+
+    async def authenticate(self, token: str) -> Identity:
+        self.asked.set()
+        await self.opens.wait()
+        return Identity("default", "ann")
