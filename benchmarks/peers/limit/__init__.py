@@ -10,7 +10,7 @@ from benchmarks.peers.peer import Command, Peer
 
 
 class Limit(Peer):
-    """Takes the room from the path and authenticates nobody."""
+    """The bare C loop. The path of the address names the room; tokens are not checked."""
 
     name = "limit"
     title = "bare C loop"

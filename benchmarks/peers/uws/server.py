@@ -12,7 +12,7 @@ app = App()
 
 
 def upgrade(response: Any, request: Any, context: Any) -> None:
-    """Takes the room from the path and stores it with the connection."""
+    """Stores the room that the path names with the connection."""
     response.upgrade(
         request.get_header("sec-websocket-key"),
         request.get_header("sec-websocket-protocol"),
