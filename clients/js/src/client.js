@@ -180,7 +180,7 @@ export class Tidewire {
     if (this.#subscriptions.has(channel)) {
       throw new TidewireError('already_subscribed', `there is a subscription to ${channel}`);
     }
-    const subscription = new Subscription(channel, handlers, this.#line);
+    const subscription = new Subscription(channel, handlers, this.#connection);
     this.#subscriptions.set(channel, subscription);
     this.#requests.subscribing(channel);
     if (this.#link?.welcomed) subscription.join();
@@ -480,8 +480,8 @@ export class Tidewire {
     return `${this.#prefix}-${this.#count.toString(36)}`;
   }
 
-  /** @type {import('./subscription.js').Line} */
-  #line = {
+  /** @type {import('./subscription.js').Connection} */
+  #connection = {
     open: () => this.#link?.welcomed ?? false,
     nextId: () => this.#nextId(),
     send: (message) => this.#link?.send(message),

@@ -1,6 +1,6 @@
 import { Backoff, spread } from './backoff.js';
 import { TidewireError } from './errors.js';
-import { Roster } from './roster.js';
+import { PresenceList } from './presence-list.js';
 
 /**
  * @typedef {import('./messages.js').Event} Event
@@ -14,14 +14,14 @@ import { Roster } from './roster.js';
  *   channel for ever.
  * @property {(event: Event) => unknown} [onEvent]  every event, once and in order
  * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces the previous state
- * @property {(presence: import('./roster.js').PresenceChange) => unknown} [onPresence]
+ * @property {(presence: import('./presence-list.js').PresenceChange) => unknown} [onPresence]
  * @property {(joined: {recovered?: boolean, missed: number, resumed: boolean, epoch: string, offset: number}) => unknown} [onSubscribed]
  *   first after each (re)subscribe. `recovered: false`: events are missing, reload. `missed` events follow.
  * @property {(left: {code: string}) => unknown} [onUnsubscribed]  the service ended the subscription: `forbidden` or `removed`
  * @property {(error: TidewireError) => unknown} [onError]  a refused subscription, which ends it, or a handler that threw
  * @property {Position} [since]  position to resume from, for applications that store positions
  *
- * @typedef {object} Line  the part of the client that a subscription uses
+ * @typedef {object} Connection  what a subscription uses of its client, whose links it outlives
  * @property {() => boolean} open
  * @property {() => string} nextId
  * @property {(message: import('./messages.js').ClientMessage) => void} send  only while open
@@ -46,7 +46,7 @@ export class Subscription {
    */
   position;
   #channel;
-  #line;
+  #connection;
   /** @type {Handlers} */
   #handlers;
   /** @type {'waiting' | 'joining' | 'joined' | 'ended'} */
@@ -58,21 +58,21 @@ export class Subscription {
   #draining = false;
   /** @type {Map<string, number>} newest rev by type and key */
   #revs = new Map();
-  #roster = new Roster();
+  #presenceList = new PresenceList();
   #retry;
   #backoff;
 
   /**
    * @param {string} channel
    * @param {Handlers} handlers
-   * @param {Line} line
+   * @param {Connection} connection
    */
-  constructor(channel, handlers, line) {
+  constructor(channel, handlers, connection) {
     this.#channel = channel;
     this.#handlers = handlers;
-    this.#line = line;
-    this.#retry = line.timer();
-    this.#backoff = new Backoff(500, 20_000, line.random);
+    this.#connection = connection;
+    this.#retry = connection.timer();
+    this.#backoff = new Backoff(500, 20_000, connection.random);
     this.position = handlers.since;
   }
 
@@ -92,7 +92,7 @@ export class Subscription {
    * @param {PublishOptions} [options]
    */
   publish(type, data, options) {
-    return this.#line.publish(this.#channel, type, data, options);
+    return this.#connection.publish(this.#channel, type, data, options);
   }
 
   /**
@@ -101,7 +101,7 @@ export class Subscription {
    * @param {unknown} data
    */
   signal(type, data) {
-    return this.#line.signal(this.#channel, type, data);
+    return this.#connection.signal(this.#channel, type, data);
   }
 
   /**
@@ -110,8 +110,8 @@ export class Subscription {
    * @returns {Promise<import('./messages.js').HistoryPage>}
    */
   history({ after, before, limit } = {}) {
-    const id = this.#line.nextId();
-    return this.#line.ask({ type: 'history', id, channel: this.#channel, after, before, limit }, true);
+    const id = this.#connection.nextId();
+    return this.#connection.ask({ type: 'history', id, channel: this.#channel, after, before, limit }, true);
   }
 
   /**
@@ -119,8 +119,8 @@ export class Subscription {
    * @returns {Promise<import('./messages.js').Presence>}
    */
   async presence() {
-    const id = this.#line.nextId();
-    return (await this.#line.ask({ type: 'presence', id, channel: this.#channel }, true)).presence;
+    const id = this.#connection.nextId();
+    return (await this.#connection.ask({ type: 'presence', id, channel: this.#channel }, true)).presence;
   }
 
   /** Unsubscribes. No handler runs afterwards. The promise resolves when the service confirms, or the connection ends. */
@@ -128,9 +128,9 @@ export class Subscription {
     if (this.#state === 'ended') return;
     const told = this.#state === 'joining' || this.#state === 'joined';
     this.#end();
-    if (!told || !this.#line.open()) return;
-    const request = { type: 'unsubscribe', id: this.#line.nextId(), channel: this.#channel };
-    await this.#line.ask(request, false).catch(() => {}); // refused or interrupted: the subscription has ended either way
+    if (!told || !this.#connection.open()) return;
+    const request = { type: 'unsubscribe', id: this.#connection.nextId(), channel: this.#channel };
+    await this.#connection.ask(request, false).catch(() => {}); // refused or interrupted: the subscription has ended either way
   }
 
   // --- the client's side --------------------------------------------------------------------------------------------
@@ -139,8 +139,8 @@ export class Subscription {
   join() {
     this.#retry.stop();
     this.#state = 'joining';
-    this.#request = this.#line.nextId();
-    this.#line.send({ type: 'subscribe', id: this.#request, channel: this.#channel, since: this.position });
+    this.#request = this.#connection.nextId();
+    this.#connection.send({ type: 'subscribe', id: this.#request, channel: this.#channel, since: this.position });
   }
 
   /** Waits for `subscribed` of a channel that the connection's URL named. */
@@ -164,7 +164,7 @@ export class Subscription {
     if (this.#state !== 'joining' || message.id !== this.#request) return;
     this.#state = 'joined';
     this.#backoff.reset();
-    this.#line.joined(this);
+    this.#connection.joined(this);
     this.#enqueue(message);
   }
 
@@ -191,7 +191,7 @@ export class Subscription {
       this.#rejoin();
     } else if (message.retryable) {
       const told = message.details?.retry_after;
-      const wait = typeof told === 'number' ? spread(told * 1000, this.#line.random) : this.#backoff.next();
+      const wait = typeof told === 'number' ? spread(told * 1000, this.#connection.random) : this.#backoff.next();
       this.#retry.start(wait, () => this.join());
     } else {
       this.#end();
@@ -227,10 +227,10 @@ export class Subscription {
     this.#draining = true;
     for (let message = this.#queue.shift(); message; message = this.#queue.shift()) {
       if (isSubscribed(message)) await this.#start(message);
-      else if (isPresence(message)) await this.#call('onPresence', this.#roster.replace(message.presence ?? NOBODY));
+      else if (isPresence(message)) await this.#call('onPresence', this.#presenceList.replace(message.presence ?? NOBODY));
       else if (message.offset !== undefined) await this.#durable(message);
       else if (message.rev !== undefined) await this.#latest(message);
-      else if (message.type.startsWith('presence.')) await this.#call('onPresence', this.#roster.apply(message));
+      else if (message.type.startsWith('presence.')) await this.#call('onPresence', this.#presenceList.apply(message));
       else await this.#hand(message);
     }
     this.#draining = false;
@@ -242,7 +242,7 @@ export class Subscription {
     await this.#call('onSubscribed', { recovered, missed: events.length, resumed, epoch, offset });
     this.#revs = new Map(state.map((event) => [revKey(event), event.rev ?? 0]));
     await this.#call('onState', state);
-    if (presence) await this.#call('onPresence', this.#roster.replace(presence));
+    if (presence) await this.#call('onPresence', this.#presenceList.replace(presence));
     for (const event of events) {
       // The connection may have brought some of them before it broke, and they were handled since.
       if (event.offset === undefined || this.#after(epoch) >= event.offset) continue;
@@ -292,12 +292,12 @@ export class Subscription {
 
   /** @param {Event} event */
   async #hand(event) {
-    this.#line.heard(event);
+    this.#connection.heard(event);
     await this.#call('onEvent', event);
   }
 
   #rejoin() {
-    this.#line.send({ type: 'unsubscribe', id: this.#line.nextId(), channel: this.#channel });
+    this.#connection.send({ type: 'unsubscribe', id: this.#connection.nextId(), channel: this.#channel });
     this.join();
   }
 
@@ -305,7 +305,7 @@ export class Subscription {
     this.#state = 'ended';
     this.#queue.length = 0;
     this.#retry.stop();
-    this.#line.forget(this);
+    this.#connection.forget(this);
   }
 
   get #over() {
@@ -327,11 +327,11 @@ export class Subscription {
 
   /** @param {TidewireError} error */
   #fail(error) {
-    this.#line.report(error);
+    this.#connection.report(error);
     try {
       this.#handlers.onError?.(error);
     } catch (cause) {
-      this.#line.report(new TidewireError('handler_failed', `onError of ${this.#channel} threw: ${cause}`, { cause }));
+      this.#connection.report(new TidewireError('handler_failed', `onError of ${this.#channel} threw: ${cause}`, { cause }));
     }
   }
 }

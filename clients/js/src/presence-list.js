@@ -5,7 +5,7 @@
  *   `joined` (also for a present user with new `info`) and `left` are what changed; both are absent for a snapshot. The snapshot is
  *   empty if the token lost the right to presence.
  */
-export class Roster {
+export class PresenceList {
   /** @type {Map<string, Member> | undefined} */
   #members;
   #count = 0;
