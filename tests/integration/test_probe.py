@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -11,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.core.broker import PublishResult
 from service.core.channel import ChannelKey
 from service.core.event import Delivery, Event, Publication
 from service.errors import ErrorCode, ServiceError
+from service.realtime.connections.connection import Connection
+from service.realtime.lifecycle import latency_probe
 from service.realtime.lifecycle.latency_probe import LatencyProbe
 from service.web.ws import loopback
 from tests.integration.cluster import Member, cluster
 from tests.stores import Flavour
 from tests.support.api_client import post
 from tests.support.clock import FakeClock
+from tests.support.exported import exported
 from tests.support.harness import API_KEY, DEADLINE, OTHER_API_KEY, Client, Running, eventually, serving
 from tests.support.shared_broker import Bus, Line, RedisBus, SharedBroker
 
@@ -34,8 +40,22 @@ def probe_of(server: Running) -> LatencyProbe:
     return server.service.node.lifecycle.probe
 
 
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[loopback.LoopbackConnection]:
+    """The connections of all probes, the newest last."""
+    made: list[loopback.LoopbackConnection] = []
+    connect = loopback.connect
+
+    async def recorded(*arguments: Any) -> loopback.LoopbackConnection:
+        made.append(await connect(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(loopback, "connect", recorded)
+    return made
+
+
 def successes(server: Running) -> int:
-    return sum(server.service.metrics.probe.probe_seconds._counts)
+    return int(exported(server.service.metrics, "probe_seconds_count"))
 
 
 def failures(server: Running, reason: str) -> float:
@@ -48,11 +68,23 @@ async def succeeds(server: Running) -> None:
     await eventually(lambda: successes(server) >= so_far + 3)
 
 
+async def loses_one(server: Running, line: Line) -> Event:
+    """Cuts the line, and returns the probe's event that is lost first: its measurement waits for it."""
+    line.lost.clear()
+    line.cut()
+
+    def lost() -> list[Event]:
+        return [event for event in line.lost if event.channel == probe_of(server).channel]
+
+    await eventually(lambda: bool(lost()))
+    return lost()[0]
+
+
 class Stuck(Line):
     """A line on which the probe's publishes hang while a test says so."""
 
     def __init__(self, line: Line) -> None:
-        super().__init__(line._broker)
+        super().__init__(line)
         self.hangs = False
         self.hanging = 0
         self.most = 0
@@ -109,37 +141,37 @@ async def test_probe_is_in_no_registry_and_no_client_metric() -> None:
 
 async def test_probe_opens_no_port_to_others() -> None:
     """The service listens where it says, and nowhere else; the probe's own two ends are connected to each other."""
-    before, _ = _sockets()
+    listening_before, connected_before = _sockets()
     async with serving(probe=OFTEN) as server:
         await succeeds(server)
         listening, connected = _sockets()
-        assert listening - before == {int(url.rpartition(":")[2]) for url in (server.url, server.ops_url)}
-        line = probe_of(server)._client
-        assert line is not None
-        assert isinstance(line._loopback, loopback.LoopbackConnection)
-        near, far = line._loopback.transport._transport, line._loopback._client
-        assert near.get_extra_info("peername") == far.get_extra_info("sockname")
-        assert near.get_extra_info("sockname") == far.get_extra_info("peername")
-        assert connected >= {near.get_extra_info("sockname")[1], far.get_extra_info("sockname")[1]}
+        assert listening - listening_before == {int(url.rpartition(":")[2]) for url in (server.url, server.ops_url)}
+        [(one, other), (far, near)] = connected - connected_before
+        assert (one, other) == (near, far)
 
 
-def _sockets() -> tuple[set[int], set[int]]:
-    """The local ports on which this process listens, and those of its connections."""
+def _sockets() -> tuple[set[int], set[tuple[int, int]]]:
+    """The local ports on which this process listens, and the local and the remote ports of its connections."""
     mine = set()
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             mine.add(str(entry.readlink()))
-    listening, connected = set[int](), set[int]()
+    listening, connected = set[int](), set[tuple[int, int]]()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:] if Path(table).exists() else ():
             fields = line.split()
             if f"socket:[{fields[9]}]" in mine:
-                port = int(fields[1].rpartition(":")[2], 16)
-                (listening if fields[3] == "0A" else connected).add(port)
+                port, peer = (int(address.rpartition(":")[2], 16) for address in fields[1:3])
+                if fields[3] == "0A":
+                    listening.add(port)
+                else:
+                    connected.add((port, peer))
     return listening, connected
 
 
-async def test_foreign_connection_to_the_probes_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_foreign_connection_to_the_probes_port_is_refused(
+    monkeypatch: pytest.MonkeyPatch, connections: list[loopback.LoopbackConnection]
+) -> None:
     """While the connection is made somebody else on the machine may be faster."""
     strangers: list[socket.socket] = []
 
@@ -150,11 +182,8 @@ async def test_foreign_connection_to_the_probes_port_is_refused(monkeypatch: pyt
 
     async with serving(probe=OFTEN) as server:
         await succeeds(server)
-        probe = probe_of(server)
-        assert probe._client is not None
-        assert probe._client._loopback is not None
         monkeypatch.setattr(socket, "socket", Overheard)
-        probe._client._loopback.cut()
+        connections[-1].cut()
         await eventually(lambda: bool(strangers))
         monkeypatch.undo()
         await succeeds(server)
@@ -173,8 +202,7 @@ async def test_each_node_receives_its_own_probe_only(make_bus: Callable[[], Bus]
         for member in nodes.members:
             await succeeds(member.server)
         assert heard == {probe_of(one.server).channel}
-        other.line.cut()
-        await eventually(lambda: _is_waiting(probe_of(other.server)))
+        await loses_one(other.server, other.line)
         await succeeds(one.server)
 
 
@@ -195,16 +223,17 @@ def _heard(member: Member) -> set[object]:
     return heard
 
 
-async def test_lost_probe_is_a_timeout_and_refused_probe_a_failed_publish() -> None:
+async def test_lost_probe_is_a_timeout_and_refused_probe_a_failed_publish(
+    connections: list[loopback.LoopbackConnection],
+) -> None:
     async with cluster(SharedBroker, nodes=1, probe=HASTY) as nodes:
         [member] = nodes.members
         server, line = member.server, member.line
         await succeeds(server)
-        suspect = probe_of(server)._client
-        assert suspect is not None
+        suspect = connections[-1]
         line.cut()
         await eventually(lambda: failures(server, "timeout") >= 3)
-        assert probe_of(server)._client is not suspect, "the connection may have been at fault"
+        assert connections[-1] is not suspect, "the connection may have been at fault"
         last = await server.metric("probe_last_success_timestamp_seconds")
         line.go_away()
         await eventually(lambda: failures(server, "publish") >= 3)
@@ -214,22 +243,19 @@ async def test_lost_probe_is_a_timeout_and_refused_probe_a_failed_publish() -> N
         assert await server.metric("probe_last_success_timestamp_seconds") > last
 
 
-async def test_late_event_does_not_end_the_next_measurement() -> None:
+async def test_late_event_does_not_end_the_next_measurement(connections: list[loopback.LoopbackConnection]) -> None:
     async with cluster(SharedBroker, nodes=1, probe=PATIENT) as nodes:
         [member] = nodes.members
         probe = probe_of(member.server)
         await succeeds(member.server)
-        member.line.cut()
-        await eventually(lambda: _is_waiting(probe))
-        line = probe._client
-        assert line is not None
-        assert line._loopback is not None
-        so_far, near = successes(member.server), line._loopback.transport
+        lost = await loses_one(member.server, member.line)
+        so_far, near = successes(member.server), connections[-1].transport
         near.has_received = False
         probe.deliver(Event(probe.channel, "node.probe", "late", Delivery.EPHEMERAL, b"{}", None, at=0))
         await eventually(lambda: near.has_received)
-        assert _is_waiting(probe)
         assert successes(member.server) == so_far
+        probe.deliver(lost)
+        await eventually(lambda: successes(member.server) == so_far + 1)
 
 
 async def test_hanging_measurement_delays_the_next() -> None:
@@ -247,55 +273,66 @@ async def test_hanging_measurement_delays_the_next() -> None:
     await bus.close()
 
 
-async def test_broken_probe_connection_is_replaced() -> None:
+@pytest.mark.parametrize("end", ["near", "far"])
+async def test_broken_probe_connection_is_replaced(
+    end: str, connections: list[loopback.LoopbackConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency_probe, "RECONNECT_INTERVAL", 0.01)
     async with cluster(SharedBroker, nodes=1, probe=PATIENT) as nodes:
         [member] = nodes.members
-        server, probe = member.server, probe_of(member.server)
+        server = member.server
         await succeeds(server)
-        for end in ("near", "far"):
-            line = probe._client
-            assert line is not None
-            assert isinstance(line._loopback, loopback.LoopbackConnection)
-            member.line.cut()
-            await eventually(lambda: _is_waiting(probe))
-            broken = failures(server, "connection")
-            (line._loopback.transport if end == "near" else line._loopback._client).abort()
-            await eventually(lambda broken=broken: failures(server, "connection") > broken)  # type: ignore[misc]  # bound now
-            member.line.hear_again()
-            probe._backoff.reset()
-            await succeeds(server)
-            assert probe._client is not line
-            assert probe._room.member_count == 1
+        await loses_one(server, member.line)
+        member.line.hear_again()
+        near = connections[-1].transport
+        if end == "near":
+            near.abort()
+        else:
+            with _far_end(near.fd) as far:
+                far.shutdown(socket.SHUT_RDWR)
+        await eventually(lambda: failures(server, "connection") == 1)
+        await succeeds(server)
+        assert len(connections) == 2
+        gc.collect()
+        assert sum(isinstance(one, Connection) for one in gc.get_objects()) == 1, "nothing holds the broken one"
 
 
-def _is_waiting(probe: LatencyProbe) -> bool:
-    line = probe._client
-    return line is not None and line._echo is not None and not line._echo.done()
+def _far_end(near: int) -> socket.socket:
+    """The socket of this process to which this descriptor's socket is connected."""
+    with socket.socket(fileno=os.dup(near)) as this:
+        peer = this.getpeername()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            other = socket.socket(fileno=os.dup(int(entry.name)))
+            if other.getsockname() == peer:
+                return other
+            other.close()
+    raise AssertionError("the other end is not in this process")
 
 
-async def test_failed_probe_connection_is_retried_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_probe_connection_is_retried_with_backoff(
+    monkeypatch: pytest.MonkeyPatch, connections: list[loopback.LoopbackConnection]
+) -> None:
     clock = FakeClock()
-    async with serving(clock=clock, probe={"interval": 0.01}) as server:
-        probe = probe_of(server)
-        monkeypatch.setattr(loopback, "HOST", "192.0.2.1")  # nobody's (RFC 5737)
-        assert probe._client is not None
-        assert probe._client._loopback is not None
-        probe._client._loopback.cut()
-        waits = []
-        for count in range(1, 9):
-            began = clock.monotonic()
-            async with asyncio.timeout(DEADLINE):
-                while failures(server, "connection") < count:
-                    clock.advance(0.5)
-                    for _ in range(10):
-                        await asyncio.sleep(0)
-            waits.append(clock.monotonic() - began)
-        assert waits[-1] >= 30, waits
-        assert max(waits) <= 61
-        monkeypatch.undo()
-        clock.advance(60)
-        await eventually(lambda: successes(server) == 1)
-        assert not probe._outage.is_on
+    with capture_logs() as logs:
+        async with serving(clock=clock, probe={"interval": 0.01}) as server:
+            monkeypatch.setattr(loopback, "HOST", "192.0.2.1")  # nobody's (RFC 5737)
+            connections[-1].cut()
+            waits = []
+            for count in range(1, 9):
+                began = clock.monotonic()
+                async with asyncio.timeout(DEADLINE):
+                    while failures(server, "connection") < count:
+                        clock.advance(0.5)
+                        for _ in range(10):
+                            await asyncio.sleep(0)
+                waits.append(clock.monotonic() - began)
+            assert waits[-1] >= 30, waits
+            assert max(waits) <= 61
+            monkeypatch.undo()
+            clock.advance(60)
+            await eventually(lambda: successes(server) == 1)
+    assert [entry["event"] for entry in logs if entry.get("event", "").startswith("probe_")][-1] == "probe_recovered"
 
 
 async def test_node_starts_without_a_probe_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +347,7 @@ class Unwilling(Line):
     """A line that does not deliver the probe's channel while a test says so."""
 
     def __init__(self, line: Line) -> None:
-        super().__init__(line._broker)
+        super().__init__(line)
         self.refuses = True
 
     async def subscribe(self, channel: ChannelKey) -> None:
@@ -367,16 +404,13 @@ async def test_probe_ends_with_the_node(moment: str) -> None:
     bus = SharedBroker()
     await bus.start()
     async with serving(broker=bus.line(), probe=PATIENT) as server:
-        probe = probe_of(server)
         await succeeds(server)
         if moment == "hanging":
             line = server.service.broker
             assert isinstance(line, Line)
-            line.cut()
-            await eventually(lambda: _is_waiting(probe))
+            await loses_one(server, line)
     await bus.close()
     assert failures(server, "connection") == failures(server, "timeout") == 0
-    assert probe._room.member_count == 0
     await eventually(lambda: _descriptors() == before, _descriptors)
 
 
@@ -393,7 +427,7 @@ async def test_probe_does_not_count_in_the_bound_on_channels() -> None:
         assert (await ann.ask("subscribe", channel="room:2"))["code"] == "broker_unavailable"
 
 
-async def test_disabled_probe_does_not_exist() -> None:
+async def test_disabled_probe_does_not_exist(connections: list[loopback.LoopbackConnection]) -> None:
     bus = SharedBroker()
     await bus.start()
     clock = FakeClock()
@@ -401,8 +435,8 @@ async def test_disabled_probe_does_not_exist() -> None:
         probe = probe_of(server)
         assert probe.channel not in bus.fronts[0].carried
         clock.advance(60)
-        assert not any(task.get_name() == "probe" for task in server.service.node.runtime.tasks._tasks)
-        assert probe._client is None
+        assert not any(task.get_name() == "probe" for task in asyncio.all_tasks())
+        assert not connections
         assert await server.metric("probe_last_success_timestamp_seconds") == 0
     await bus.close()
 
@@ -414,7 +448,7 @@ async def test_probe_stores_nothing(flavour: Flavour) -> None:
     async with serving(broker=bus.line(), probe=OFTEN) as server:
         probe = probe_of(server)
         await succeeds(server)
-        assert not [key for key in await bus.server.keys(f"{bus._prefix}*") if "probe" in key]
+        assert not [key for key in await bus.server.keys(f"{bus.prefix}*") if "probe" in key]
     channels = await bus.server.command("PUBSUB", "CHANNELS", f"*{probe.channel.name}*")
     assert not channels
     await bus.close()

@@ -275,7 +275,7 @@ class Hanging(Line):
     """A line on which subscribing hangs until a test says so."""
 
     def __init__(self, line: Line) -> None:
-        super().__init__(line._broker)
+        super().__init__(line)
         self.is_asked, self.answers = asyncio.Event(), asyncio.Event()
 
     async def subscribe(self, channel: ChannelKey) -> None:

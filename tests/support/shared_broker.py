@@ -51,6 +51,8 @@ class Line:
         self._away = False
         self.deaf = False
         """Whether deliveries are lost."""
+        self.lost: list[Event] = []
+        """The deliveries that were lost."""
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
@@ -85,7 +87,9 @@ class Line:
 
     def deliver(self, event: Event) -> None:
         """See EventSink."""
-        if self._sink is not None and not self.deaf:
+        if self.deaf:
+            self.lost.append(event)
+        elif self._sink is not None:
             self._sink.deliver(event)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
@@ -299,7 +303,7 @@ class RedisBus:
 
     def __init__(self, flavour: Flavour) -> None:
         self._flavour = flavour
-        self._prefix = f"bus{secrets.token_hex(4)}"
+        self.prefix = f"bus{secrets.token_hex(4)}"
         self._lines: list[Line] = []
         self._server: RedisServer | None = None
 
@@ -315,13 +319,13 @@ class RedisBus:
 
     def line(self, clock: Clock | None = None) -> Line:
         """As Bus says."""
-        line = Line(RedisBroker(RedisConfig(parse_redis_url(self.server.url), prefix=self._prefix), Metrics()))
+        line = Line(RedisBroker(RedisConfig(parse_redis_url(self.server.url), prefix=self.prefix), Metrics()))
         self._lines.append(line)
         return line
 
     async def lose_everything(self) -> None:
         """As Bus says; the other tests' keys stay."""
-        keys = await self.server.keys(f"{self._prefix}:*")
+        keys = await self.server.keys(f"{self.prefix}:*")
         if keys:
             await self.server.command("DEL", *keys)
         for line in self._lines:
