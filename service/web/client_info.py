@@ -20,7 +20,7 @@ _AUTHORITY_END = re.compile("[/?#]")
 
 
 def client_ip(request: web.BaseRequest, hops: int) -> str:
-    """The client's address: the peer's, or with `hops` trusted proxies the entry that the outermost of them appended.
+    """The client's address: the peer's; with `hops` trusted proxies, the entry that the outermost proxy appended.
 
     With fewer entries than hops, the client has bypassed the proxies, and the peer is the client.
     """
@@ -48,7 +48,8 @@ def _parse_address(entry: str) -> str | None:
 def check_origin(request: web.BaseRequest, config: HttpConfig) -> None:
     """Raises ServiceError(ORIGIN_REFUSED) if the request comes from a page of an origin that is not allowed.
 
-    A request without Origin is no cross-site request of a browser; `parse_credentials` checks cookies further.
+    A request without Origin passes: browsers send Origin with every WebSocket and every cross-site POST.
+    `parse_credentials` also checks cookies.
     """
     origin = _parse_origin(request)
     if origin is not None and not _is_allowed(origin, request, config):
@@ -146,7 +147,7 @@ def _accepts_cookie(request: web.BaseRequest, config: HttpConfig) -> bool:
 
 
 def add_cors_headers(request: web.BaseRequest, response: web.StreamResponse, config: HttpConfig) -> None:
-    """Lets the requesting page read the response. Refusals too: they say whether to retry, and hold no secret."""
+    """Lets the requesting page read the response, even a refusal, which says whether to retry and holds no secret."""
     origin = _parse_origin(request)
     if origin is None or not origin.isascii():  # RFC 6454 §6.2: an origin is ASCII
         return

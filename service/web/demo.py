@@ -71,10 +71,10 @@ def _files(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse
 
 
 def _check_local(request: web.Request) -> None:
-    """Refuses requests that a page elsewhere makes through a visitor's browser, so that it cannot obtain a token.
+    """Refuses requests that a page of another site makes through a visitor's browser, so that it cannot obtain a token.
 
-    Such a page uses a cross-origin request, or a host name of its own that resolves to this machine (DNS rebinding). So
-    peer and Host must be this machine, and the page must be the demo's.
+    Such a page sends a cross-origin request, or uses a host name of its own that resolves to this machine (DNS
+    rebinding). So peer and Host must be this machine, and the page must be the demo's.
     """
     host = request_authority(request)
     authority = parse_authority(host)

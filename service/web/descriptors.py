@@ -56,7 +56,7 @@ class DescriptorMonitor:
         self._timer: Timer | None = None
 
     def start(self, max_files: Callable[[], float]) -> None:
-        """Starts the checks; to be called when everything but connections is open. Raises TooFewFilesError.
+        """Starts the checks. Everything except connections must be open before. Raises TooFewFilesError.
 
         `max_files` returns how many files the process may open; infinite without a limit.
         """

@@ -19,8 +19,8 @@ from service.errors import ErrorCode, ServiceError
 
 _log = structlog.get_logger("web")
 MAX_RETRY_AFTER = 3
-"""The longest random Retry-After in seconds, where the duration of the problem is unknown. Random, so that clients do
-not all return at once."""
+"""The longest random Retry-After in seconds, for problems of unknown duration. It is random so that clients do not all
+return at once."""
 
 _BAD_REQUESTS = (
     HttpProcessingError,

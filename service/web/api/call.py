@@ -134,7 +134,7 @@ class Call:
         return user
 
     def _path_parameter(self, name: str) -> str:
-        # aiohttp has decoded the path and kept invalid UTF-8 encoded, which would give one user two addresses.
+        # aiohttp leaves invalid UTF-8 percent-encoded when it decodes the path. Accepted, it would give one user two addresses.
         try:
             unquote_to_bytes(self.request.rel_url.raw_path).decode()
         except UnicodeDecodeError as error:
@@ -218,7 +218,7 @@ class Call:
         finally:
             if isinstance(protocol, HttpProtocol):
                 protocol.is_body_counted = False
-            body.clear()  # an exception keeps this frame until a garbage collection, and must not keep megabytes with it
+            body.clear()  # an exception may keep this frame, with megabytes, until a garbage collection
 
     def _too_big(self) -> ServiceError:
         self.node.runtime.metrics.limits.limit_hits.labels(limit="message_bytes").inc()
@@ -238,8 +238,7 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
 
 
 def decode_unchecked(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
-    """Decodes JSON without refusing duplicate keys, of which the last one wins; the caller must call `check_text`
-    later."""
+    """Decodes JSON but accepts duplicate keys: the last one wins. The caller must call `check_text` later."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -15,7 +15,7 @@ from service.errors import ErrorCode
 from service.protocol.messages import MAX_KEY, MAX_PAGE, Event, Id, Offset, PageSize, PresenceView
 
 MAX_EVENTS_PER_REQUEST = 1000
-"""Events in one request. With an idempotency key of 60 characters, `<key>.999` just fits an event's id."""
+"""Events in one request. `<key>.999` must fit an event's id, even with an idempotency key of 60 characters."""
 MAX_USER_CHARS = 128
 MAX_JTI_CHARS = 256
 """Characters of a `jti`, as in adapters/jwt/claims.py."""
@@ -173,8 +173,8 @@ Complete = Annotated[
 
 
 class Published(ApiReply, frozen=True, kw_only=True):
-    """An event was accepted. Durable events have `offset`, latest events `rev`, ephemeral ones neither of them nor
-    `epoch`."""
+    """An event was accepted. Durable events have `epoch` and `offset`, latest events have `epoch` and `rev`, ephemeral
+    events have none of these."""
 
     id: str
     epoch: str | UnsetType = UNSET

@@ -27,8 +27,8 @@ _PATH_PARAMETERS: Mapping[str, dict[str, Any]] = {
         "name": "channel",
         "in": "path",
         "required": True,
-        "description": "A channel name, percent-encoded once. A user in it is percent-encoded before that, where it has other "
-        "characters than letters, digits and _.@~=+-: `inbox:auth0%257Cann` in the path is `inbox:auth0%7Cann`.",
+        "description": "A channel name, percent-encoded once. In a user inside the name, characters other than letters, digits "
+        "and _.@~=+- are percent-encoded before that. The channel `inbox:auth0%7Cann` is `inbox:auth0%257Cann` in the path.",
         "schema": CHANNEL_SCHEMA,
     },
     "user": {
@@ -112,7 +112,7 @@ def _describe_parameters(operation: Operation) -> list[dict[str, Any]]:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "The id of a single event without one; of several, the n-th (from 0) gets `<key>.<n>`.",
+                "description": "The id of a single event that has none. Among several, the n-th event (from 0) gets `<key>.<n>`.",
                 "schema": msgspec.json.schema(IdempotencyKey),
             }
         )

@@ -36,7 +36,8 @@ class ConnectionCaps:
         return min(self._configured, max(self._lowered, self._spare() if self._spare is not None else 0))
 
     def lower(self, cap: int, spare: Callable[[], int] | None = None) -> None:
-        """Lowers the cap to `cap`, or to what `spare` returns while that is more; never raises it above the configured cap."""
+        """Lowers the cap to `cap`, or to the result of `spare` while that is larger. The configured cap stays the upper
+        limit."""
         self._lowered, self._spare = cap, spare
         self._certain = min(cap, self._configured)
         self._certain_per_address = (

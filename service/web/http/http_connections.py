@@ -82,8 +82,8 @@ class HttpConnections:
     # --- states of a connection ---------------------------------------------------------------------------------------
 
     def add(self, transport: asyncio.Transport, address: str) -> bool:
-        """Adds a new connection, which waits for its first request. At a cap that nothing can be evicted for, aborts it
-        and returns False."""
+        """Adds a new connection, which waits for its first request. At a cap, evicts a waiting connection; if there is
+        none, aborts the new one and returns False."""
         owner = self._addresses.get(address)
         may_be_full = self.caps.may_be_full(len(self._all), 0 if owner is None else owner.count)
         if may_be_full and not self._evict_for_new(owner):
@@ -148,7 +148,8 @@ class HttpConnections:
                     self.mark_busy(transport)
 
             if not request.content.is_eof():
-                # A handler that reads the body refuses it when it is late; this deadline is for handlers that do not.
+                # A handler that reads the body refuses a late one itself; this deadline is for handlers that do not
+                # read it.
                 self._wait(transport, self._deadlines.body + self._deadlines.header)
             request.content.on_eof(on_whole_body)
             try:

@@ -4,8 +4,8 @@
   is closed.
 - A transfer coding other than `chunked`, any transfer coding in HTTP/1.0 (§6.1) and an invalid Host (§3.2) are refused.
 - Every refusal is sent as problem details.
-- The size of an unfinished head is limited, and its bytes are counted. A peer whose requests keep being refused is cut
-  off.
+- The size of an unfinished head is limited, and its bytes are counted. A peer is disconnected if too many of its requests
+  are refused.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ MAX_FIELDS = 128
 MAX_HEAD_BYTES = 65_536
 """Bytes of a request's head. aiohttp limits only each header, which allows a megabyte in total."""
 MAX_QUEUED_REQUESTS = 2
-"""Requests of one connection that are parsed ahead. aiohttp's default of 32, for 500 connections that each sent them in
-one write, took 400 ms in one loop iteration."""
+"""Requests of one connection that are parsed ahead. With aiohttp's default of 32, one loop iteration took 400 ms when
+each of 500 connections sent 32 requests in one write."""
 BODY_BUFFER_BYTES = 65_536
 """Bytes of a body that wait for the handler; above this, the connection is not read."""
 
@@ -129,8 +129,8 @@ class RequestParser(HttpRequestParser):
         """Bytes that are parsed once the queue of requests has space."""
 
     def feed_data(self, data: bytes) -> _FeedResult:  # type: ignore[override]  # aiohttp's other parameters keep their defaults
-        """Parses head by head. From a whole segment, aiohttp's parser would lose the requests before a faulty one, and
-        those behind an Upgrade to an unknown protocol."""
+        """Parses head by head. Given a whole segment, aiohttp's parser loses the requests before a faulty one, and
+        those after an Upgrade to an unknown protocol."""
         data, self._unparsed = self._unparsed + data, b""
         found: list[tuple[Any, Any]] = []
         start = 0
@@ -261,7 +261,7 @@ class HttpProtocol(RequestHandler):
         self._parsed_bytes = 0
         """How many of them are parsed."""
         self._has_eof_after_unparsed = False
-        """Whether the peer has closed its sending half behind the unparsed bytes."""
+        """Whether the peer has closed its sending half after the unparsed bytes."""
         self._context = context
         self._unread_bytes = HeldBytes(context.account)
         self._refusal_bucket: TokenBucket | None = None
@@ -420,8 +420,8 @@ class HttpProtocol(RequestHandler):
 
     @property
     def _has_no_more_requests(self) -> bool:
-        """Whether no further request waits. aiohttp's `_message_tail` holds the bytes behind an upgrade; if the upgrade is
-        refused, they may be requests."""
+        """Whether no further request waits. aiohttp's `_message_tail` holds the bytes after an upgrade; if the upgrade
+        is refused, they may be requests."""
         return not self._messages and not self._message_tail
 
     def _close_when_done(self) -> None:
@@ -447,7 +447,7 @@ class HttpProtocol(RequestHandler):
 
 
 def _discard_body(parser: object) -> None:
-    """Frees the buffered body at once: a cycle refers to it, so that it would stay until the garbage collector runs."""
+    """Frees the buffered body at once. A reference cycle would keep it until the garbage collector runs."""
     if isinstance(parser, RequestParser) and parser.payload is not EMPTY_PAYLOAD:
         parser.payload._buffer.clear()
         parser.payload._size = 0
@@ -469,7 +469,7 @@ def _describe_error(status: int, exc: BaseException | None) -> ServiceError:
     text = exc.message if isinstance(exc, HttpProcessingError) else ""
     if text.startswith("Too many headers"):
         return ServiceError(ErrorCode.HEADER_TOO_LARGE, f"a request has at most {MAX_FIELDS} headers", limit=MAX_FIELDS)
-    # One of the first lines gives the reason; the lines behind it quote the request.
+    # One of the first lines gives the reason; the lines after it quote the request.
     lines = (line.strip().rstrip(":") for line in text.splitlines())
     reason = next((line for line in lines if line and line != "Bad status line"), "it is unreadable")
     return ServiceError(ErrorCode.INVALID_REQUEST, f"this is not an HTTP request: {reason}")

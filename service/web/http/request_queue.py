@@ -1,4 +1,5 @@
-"""Spreads the requests of the public listener over loop iterations, so that a flood delays other connections little."""
+"""Spreads the requests of the public listener over loop iterations, so that a flood of them hardly delays other
+connections."""
 
 from __future__ import annotations
 

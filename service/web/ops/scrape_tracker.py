@@ -8,9 +8,10 @@ from service.core.clock import Clock
 from service.core.recent_keys import RecentKeys
 
 SCRAPER_TTL = 150.0
-"""Seconds after its last scrape for which an address counts as a scraper: more than two of Prometheus' default minutes."""
+"""Seconds after its last scrape for which an address counts as a scraper: more than two default scrape intervals of
+Prometheus."""
 MAX_SCRAPERS = 32
-"""Addresses that are remembered. Above this, the address with the oldest scrape is forgotten."""
+"""Addresses that are remembered. Above this, the address with the oldest scrape is evicted."""
 
 
 class ScrapeTracker:

@@ -19,8 +19,8 @@ from service.protocol.close import CloseCode
 from service.protocol.framing import BINARY, CLOSE, CONTINUATION, FIN, MASK, MAX_CONTROL, PING, PONG, RSV1, TEXT
 
 MAX_FRAGMENTS = 1024
-"""Frames of one message, unless its maximum size in fragments of SMALL_FRAGMENT_BYTES needs more. Empty frames never
-reach a limit in bytes."""
+"""Frames of one message; more if the largest message in fragments of SMALL_FRAGMENT_BYTES needs more. A limit in bytes
+alone would not stop empty frames."""
 SMALL_FRAGMENT_BYTES = 64
 """Bytes below which a fragment counts as small: it costs as much to read as a message."""
 MIN_FRAME_BYTES = 6
@@ -207,7 +207,9 @@ class FrameReader:
         if first & 0x30 or (first & RSV1 and not (self._inflates and opcode != CONTINUATION)):
             raise _violation("a reserved bit is set without a negotiated extension")
         if (opcode == CONTINUATION) != (self._opcode is not None):
-            raise _violation("a fragmented message must go on with continuation frames, and only such a message")
+            raise _violation(
+                "continuation frames must continue a fragmented message, and no other data frame may interrupt it"
+            )
 
     def _add_frame(self, first: int, payload: bytearray) -> Received | None:
         if self.discards_messages:

@@ -130,5 +130,6 @@ def _find_payload(data: bytes) -> tuple[int, int] | None:
 
 
 def _mask_frame(frame: bytes, start: int) -> bytes:
-    """The frame as a client sends it. A zero mask suffices: masks protect intermediaries (§10.3), and here are none."""
+    """The frame as a client sends it. A zero mask suffices: masks protect intermediaries (§10.3), and there are none
+    here."""
     return struct.pack("!BB", frame[0], MASK | frame[1]) + frame[2:start] + _ZERO_MASK + frame[start:]

@@ -17,7 +17,8 @@ _ALL_SENT: tuple[tuple[int, int], ...] = ()
 
 
 class NativeSender:
-    """A BatchSender in C. It releases the interpreter lock: the frame is immutable, and the array is its own."""
+    """A BatchSender in C. It can release the interpreter lock, because the frame is immutable and the array is its
+    own."""
 
     __slots__ = ("_send_each",)
 

@@ -89,7 +89,7 @@ class ReadScheduler:
                 self._timer = self._clock.call_later(CHECK_INTERVAL, self._check_timeouts)
 
     def stop_message_timeout(self, connection: FrameConnection) -> None:
-        """Stops the timeout: the message is whole, or is not awaited; harmless if none is running."""
+        """Stops the timeout: the message is whole, or is no longer expected. Harmless if none is running."""
         self._unfinished.pop(connection, None)
 
     def _check_timeouts(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def routes() -> list[web.RouteDef]:
-    """For an application with NODE, HTTP_CONFIG, HTTP_CONNECTIONS and UPGRADE_HANDLER."""
+    """The routes, for an application with NODE, HTTP_CONFIG, HTTP_CONNECTIONS and UPGRADE_HANDLER."""
     return [
         web.get("/ws", _upgrade, allow_head=False),
         web.options("/ws", _preflight_upgrade),
@@ -31,9 +31,10 @@ def routes() -> list[web.RouteDef]:
 
 
 async def _upgrade(request: web.Request) -> web.StreamResponse:
-    """Handles the upgrades that UpgradeQueue passes on, and the plain GET, which returns the reason why an upgrade fails.
+    """Handles upgrades that UpgradeQueue passes on, and plain GET requests, whose response says why an upgrade would
+    fail.
 
-    UpgradeQueue passes on later requests of a connection, which proxies reuse, and very large heads.
+    UpgradeQueue passes on very large heads, and later requests of a connection that a proxy reuses.
     """
 
     def detach() -> DetachedConnection:
@@ -54,7 +55,7 @@ async def _upgrade(request: web.Request) -> web.StreamResponse:
     if refusal is None:
         return _UpgradedResponse()
     if offers_websocket(request.headers):
-        refusal.force_close()  # the client may have sent frames behind the request, which are not HTTP
+        refusal.force_close()  # the client may have sent frames after the request, which are not HTTP
     return refusal
 
 
@@ -69,7 +70,7 @@ class _UpgradedResponse(web.StreamResponse):
 
 
 class _TrailingBytes:
-    """Takes the place of aiohttp's WebSocketReader, and collects the bytes behind the request."""
+    """Takes the place of aiohttp's WebSocketReader, and collects the bytes after the request."""
 
     def __init__(self) -> None:
         self.data = bytearray()

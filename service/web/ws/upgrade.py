@@ -43,7 +43,7 @@ class UpgradeResponse(Struct, frozen=True):
     upgrade: AcceptedUpgrade
     head: bytes
     window_bits: int
-    """Of the deflated frames that the peer reads; 0 without compression."""
+    """The deflate window of frames to the peer; 0 without compression."""
 
 
 class DetachedConnection(Struct, frozen=True, gc=False):
@@ -52,7 +52,7 @@ class DetachedConnection(Struct, frozen=True, gc=False):
     transport: asyncio.Transport | None
     """None if the connection is lost."""
     early_data: bytes
-    """Bytes that the peer sent behind the request."""
+    """Bytes that the peer sent after the request."""
     has_eof: bool
     """Whether the peer has closed its sending half."""
 
@@ -159,7 +159,8 @@ class UpgradeHandler:
     async def _check(self, request: web.BaseRequest) -> UpgradeResponse:
         """Runs every check in the order of docs/protocol.md, cheap ones first.
 
-        Raises ServiceError, after which nothing stays reserved: UPGRADE_REQUIRED if an upgrade would have succeeded.
+        Raises ServiceError, after which nothing stays reserved. For a plain GET whose upgrade would succeed, the code
+        is UPGRADE_REQUIRED.
         """
         node, config = self._node, self._config
         # The slot is acquired before the first await: otherwise concurrent upgrades could exceed the caps.
@@ -169,8 +170,8 @@ class UpgradeHandler:
         try:
             upgrade_checks.check_subprotocol(request, is_upgrade=is_upgrade)
             check_origin(request, config)
-            # After the checks of the client's address, so that one address cannot use up the accept rate of all; before
-            # the costly checks.
+            # Charged after the checks of the client's address, so that one address cannot use up the accept rate of
+            # all. Charged before the costly checks.
             node.admission.upgrades.accept(is_upgrade=is_upgrade, is_browser=hdrs.ORIGIN in request.headers)
             has_entered = is_upgrade
             identity, credentials = await upgrade_checks.authenticate(request, node, config)

@@ -85,7 +85,7 @@ def authorise_channels(request: web.BaseRequest, node: Node, identity: Identity 
 
 
 def charge_subscribes(node: Node, upgrade: AcceptedUpgrade, *, is_upgrade: bool) -> None:
-    """Charges the subscribe rates for the channels of the address, for all or for none.
+    """Charges the subscribe rates for all channels of `?channels=`, or for none.
 
     After a partial charge, the client would not know which channels are missing.
     """

@@ -1,7 +1,7 @@
 """Reads the first request of every accepted connection: upgrades are handled here, everything else goes to aiohttp.
 
-Nearly every upgrade is the first request of its connection. Handling it here costs a fraction of aiohttp's routing. Later
-upgrades on a connection pass the same checks behind aiohttp's route (routes.py).
+Nearly every upgrade is the first request of its connection. Handling it here costs a fraction of aiohttp's routing.
+Later upgrades on a connection pass the same checks in aiohttp's route (routes.py).
 """
 
 from __future__ import annotations
@@ -127,11 +127,11 @@ class FirstRequestProtocol(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peername: object = None
         self._data = b""
-        """Received bytes: those of the request until its head is parsed, then only those behind it."""
+        """Received bytes: those of the request until its head is parsed, then only those after it."""
         self._holding: HeldBytes | None = None
         """Counts `_data` on the account; made only if bytes have to wait."""
         self._discarded_bytes = -1
-        """Bytes received since a refusal; negative before one."""
+        """Bytes received since the refusal; -1 before it."""
         self._head_end = 0
         """Where the head of the upgrade ends; 0 until it has arrived."""
         self.received_at = 0.0
@@ -206,7 +206,7 @@ class FirstRequestProtocol(asyncio.Protocol):
     def _check_early_data(self, size: int) -> bool:
         """Aborts the connection if more than one message comes before the response.
 
-        RFC 6455 §4.1 has clients wait for the response; this tolerates those that do not.
+        RFC 6455 §4.1 requires clients to wait for the response; one early message is tolerated.
         """
         if size <= self._context.max_message_bytes + MAX_FRAME_HEAD_BYTES:
             return True
@@ -283,8 +283,8 @@ class FirstRequestProtocol(asyncio.Protocol):
     def respond(self, response: web.Response) -> None:
         """Sends a response and closes the connection, because a refused client should cost little.
 
-        If bytes have come behind the request, only the sending half is closed at first. Closing a socket with unread
-        bytes resets it, and the peer could lose the response (RFC 9112 §9.6).
+        If bytes follow the request, only the sending half is closed at first. Closing a socket with unread bytes resets
+        it, and the peer could lose the response (RFC 9112 §9.6).
         """
         transport = self.transport
         if transport is None or transport.is_closing():

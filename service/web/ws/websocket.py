@@ -35,11 +35,11 @@ class _State(IntEnum):
 
 
 MAX_LATE_BYTES = 8_192
-"""Bytes that a peer may send after the close frame was sent, besides the rest of an unfinished frame: messages on their
-way, and its close frame. Above this, the connection is cut."""
+"""Bytes that a peer may send after our close frame: messages in flight, and its own close frame. The rest of an
+unfinished frame does not count. Above this, the connection is cut."""
 SMALL_FRAGMENT_COST = 1 / 16
-"""Tokens of the control frame rate that a small fragment costs. Every message may end with an empty fragment, and now and
-then a message may have MAX_FRAGMENTS small ones."""
+"""Tokens of the control frame rate that a small fragment costs. Every message may end with an empty fragment, and an
+occasional message may have MAX_FRAGMENTS small ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class WebSocket(asyncio.Protocol):
             fragments, reader.small_fragments = reader.small_fragments, 0
             if self._exceeds_control_rate(fragments * SMALL_FRAGMENT_COST):
                 raise ProtocolError(CloseCode.RATE_LIMITED.code, "too many small fragments")
-        # While reading is paused, the delay is not the peer's.
+        # A delay while reading is paused is not the peer's fault.
         if completed or self.is_reading_paused or reader.is_idle:
             read_scheduler.stop_message_timeout(self)
         if reader.is_idle:
@@ -173,7 +173,7 @@ class WebSocket(asyncio.Protocol):
         self._account_reader(reader)
 
     def _account_reader(self, reader: FrameReader) -> None:
-        """Counts what the reader keeps. Raises ProtocolError if that grew beyond what the node grants the tenant."""
+        """Counts what the reader keeps. Raises ProtocolError if it has grown and the account has no capacity left."""
         kept = reader.held_bytes if self._reader is reader else 0
         change, reader.accounted_bytes = kept - reader.accounted_bytes, kept
         self.count_held(change)
@@ -259,8 +259,8 @@ class WebSocket(asyncio.Protocol):
             self.account.add(size)
 
     def count_unsent(self, at_least: int = 0) -> None:
-        """Counts the unsent bytes. While writing is paused the count never falls, because the transport frees a write only as
-        a whole."""
+        """Counts the unsent bytes. While writing is paused, the count never falls: the transport frees a write only
+        when all of it is sent."""
         unsent = (
             max(self._unsent_bytes, at_least, self._transport.get_write_buffer_size()) if self.is_writing_paused else 0
         )
@@ -294,7 +294,7 @@ class WebSocket(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Reports to the handler that all bytes are sent."""
-        # A failing write from here would make a closing transport of asyncio call connection_lost twice.
+        # A failed write here would make asyncio's closing transport call connection_lost twice.
         if self._transport.is_closing():
             return
         self.is_writing_paused = False
@@ -315,7 +315,7 @@ class WebSocket(asyncio.Protocol):
                 context, sent_at, self._ping_sent_at = self._context, self._ping_sent_at, None
                 context.metrics.connections.ping_seconds.observe(max(0.0, context.clock.monotonic() - sent_at))
             elif self._exceeds_control_rate():
-                # Raises instead of closing: the handler would not learn of a close, and would write behind it.
+                # Raises instead of closing: the handler would not learn of a close, and would write after it.
                 raise ProtocolError(CloseCode.RATE_LIMITED.code, "too many control frames")
             if opcode == PING and self.is_writing_paused:
                 self._pending_pong = payload  # RFC 6455 §5.5.3: only the latest ping needs a pong
