@@ -1,7 +1,7 @@
-"""Bytes that a node holds for its peers, in total and by tenant.
+"""Counts the bytes that a node holds for its clients and backends, in total and by tenant.
 
-Counted are: outboxes, unsent bytes of transports, unfinished messages, messages that wait for a command, and request bodies.
-Whoever keeps bytes adds them and subtracts them again. A delivery counts nothing.
+It counts outboxes, unsent bytes of transports, unfinished messages, messages that wait for a command, and request bodies.
+The code that keeps bytes adds them, and subtracts them when it frees them. A delivery that is written at once counts nothing.
 
 Example:
     account = budget.account("acme")
@@ -19,13 +19,13 @@ from service.core.backoff import jittered
 from service.errors import ErrorCode, ServiceError
 
 MAX_SMALL_REPLY = 4096
-"""Bytes of a reply that is never refused, such as an error or an ack. A larger one must fit the budget."""
-OVERLOADED_MESSAGE = "this node holds as many bytes for its peers as it may; ask again later"
+"""Replies of up to this many bytes are never refused, such as an error or an ack. A larger reply must fit the budget."""
+OVERLOADED_MESSAGE = "the byte budget of this node is used up; retry later"
 RETRY_AFTER = 2.0
 """Mean seconds after which a refused client is told to retry."""
 
 UNAUTHENTICATED_TENANT = ""
-"""The tenant of the account for unauthenticated peers. No token carries it."""
+"""The tenant of the account for unauthenticated clients. No token has this tenant."""
 
 
 def overloaded() -> ServiceError:
@@ -34,7 +34,7 @@ def overloaded() -> ServiceError:
 
 
 class ByteBudget:
-    """A node's limit, shared so that no tenant uses up the bytes of the others."""
+    """A node's limit on held bytes. Each tenant may use a share of it, so that one tenant cannot use up the whole."""
 
     __slots__ = ("_accounts", "limit", "tenant_share", "used")
 
@@ -44,17 +44,17 @@ class ByteBudget:
         self.tenant_share = tenant_share
         """The share that one account may hold of the bytes that the other accounts leave."""
         self.used = 0
-        """Bytes held now, counted by the accounts. Small replies may exceed the limit, as they are never refused."""
+        """Bytes held now. Small replies may exceed the limit, because they are never refused."""
         self._accounts: WeakValueDictionary[tuple[str, bool], Account] = WeakValueDictionary()
 
     @property
     def is_full(self) -> bool:
-        """True if no account has any capacity."""
+        """True if no account may hold more bytes."""
         return self.used >= self.limit
 
     @property
     def used_ratio(self) -> float:
-        """How near the limit is: the used share of the node's bytes, or of the fullest account's, whichever is greater."""
+        """Used bytes divided by the limit: the greatest ratio of the node and all accounts. 1 is full."""
         used = self.used / max(1, self.limit)
         for account in list(self._accounts.values()):
             capacity = self.tenant_share * (self.limit - self.used + account.held)
@@ -65,8 +65,8 @@ class ByteBudget:
     def account(self, tenant: str, *, is_backend: bool = False) -> Account:
         """Returns the account of the tenant's clients, or that of its backend.
 
-        They are separate, so that clients that do not read cannot keep the backend from publishing. An account exists for as
-        long as it is referenced.
+        Clients and backend have separate accounts: slow clients must not stop the backend from publishing. An account exists
+        while something references it.
         """
         key = (tenant, is_backend)
         found = self._accounts.get(key)
@@ -94,12 +94,12 @@ class Account:
         )
 
     def check(self, size: int) -> None:
-        """Raises ServiceError(OVERLOADED) without capacity for `size` more bytes."""
+        """Raises ServiceError(OVERLOADED) if there is no capacity for `size` more bytes."""
         if not self.has_capacity(size):
             raise overloaded()
 
     def add(self, size: int) -> None:
-        """Counts bytes that are held from now on. Negative: bytes that are no longer held."""
+        """Adds bytes that are now held. A negative size subtracts freed bytes."""
         self.held += size
         self.budget.used += size
 
@@ -114,18 +114,18 @@ class HeldBytes:
         self._size = 0
 
     def add(self, size: int) -> None:
-        """Counts `size` more bytes. Raises ServiceError(OVERLOADED), and counts nothing, without capacity for them."""
+        """Counts `size` more bytes. Raises ServiceError(OVERLOADED) if there is no capacity; then it counts nothing."""
         self._account.check(size)
         self._account.add(size)
         self._size += size
 
     def set(self, size: int) -> bool:
-        """Counts `size` bytes instead of those before. False if they are more, and exceed the capacity: close the peer."""
+        """Replaces the counted bytes by `size`. False if the size grew beyond the capacity: then close the connection."""
         change, self._size = size - self._size, size
         self._account.add(change)
         return change <= 0 or self._account.has_capacity()
 
     def release(self) -> None:
-        """Counts no bytes any more. Harmless the second time."""
+        """Subtracts all counted bytes. A second call does nothing."""
         size, self._size = self._size, 0
         self._account.add(-size)

@@ -1,4 +1,4 @@
-"""Dependencies that are shared by all rooms, and by all connections, of a node."""
+"""The dependencies that all rooms of a node share, and those that all its connections share."""
 
 from __future__ import annotations
 

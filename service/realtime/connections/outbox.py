@@ -1,4 +1,4 @@
-"""The outgoing queue of a connection whose peer does not keep up. Does no I/O.
+"""The outgoing queue of a connection whose client does not keep up. Does no I/O.
 
 Example:
     outbox = Outbox(limits, account, metrics)
@@ -19,20 +19,20 @@ from service.realtime.connections.frame import Frame
 from service.telemetry.metrics import Metrics
 
 EVENT_OVERHEAD = 128
-"""Bytes of a queued event besides its payload, which outboxes share (measured: 105 to 115)."""
+"""Bytes that a queued event takes in an outbox, without its payload, which outboxes share (measured: 105 to 115)."""
 REPLY_OVERHEAD = 256
-"""Bytes of a queued reply besides its payload: a queue entry and a frame of its own (measured: 240)."""
+"""Bytes that a queued reply takes in an outbox, without its payload: queue entry and frame (measured: 240)."""
 
 
 class Outbox:
-    """Queues frames by delivery class: `durable` events and replies are never dropped, a `latest` event is replaced by one with
-    the same key, and `ephemeral` events are dropped first.
+    """Queues frames by delivery class. `durable` events and replies are never dropped. A `latest` event replaces one with the
+    same key. `ephemeral` events are dropped first.
 
-    Events and replies have separate limits: a large reply that the client requested must not make it too slow for the next
-    event. Replies are limited by reading no further commands while `is_full`, and by the node's byte budget.
+    Events and replies are limited separately, so that a large reply does not close the connection at the next event. Two things
+    limit replies: no command runs while `is_full`, and the node's byte budget.
 
-    A new value takes the place of the old one in the queue: else a key that changes faster than the peer reads would wait for
-    ever. A frame that `keeps_order` goes to the end.
+    A new value takes the place of the old one in the queue: at the end, a key that changes faster than the client reads would
+    never be sent. A frame that `keeps_order` goes to the end.
     """
 
     __slots__ = (
@@ -63,7 +63,7 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """True if the queue exceeds a limit, or the tenant has no capacity left; then no more commands of the peer are read."""
+        """True if the queue exceeds a limit, or the tenant has no capacity left. Then the client's commands wait."""
         return (
             self.bytes > self._limits.bytes
             or len(self._queue) > self._limits.messages
@@ -98,7 +98,7 @@ class Outbox:
         return True
 
     def take(self, max_bytes: int, max_frames: int) -> list[Frame]:
-        """Removes and returns the oldest frames: at least one if there is one, up to the limits."""
+        """Removes and returns the oldest frames, up to the limits. The first one may exceed `max_bytes`."""
         taken: list[Frame] = []
         size = 0
         while self._queue and len(taken) < max_frames:
@@ -134,7 +134,7 @@ class Outbox:
         self._count(frame, 1)
 
     def _evict_ephemeral(self, messages: int, size: int) -> bool:
-        """Drops the oldest ephemeral events until so many messages and bytes fit. False if they never do."""
+        """Drops the oldest ephemeral events until `messages` messages of `size` bytes fit. False if they do not fit then."""
         while not self._fits(messages, size):
             if not self._drop_oldest_ephemeral():
                 return False
@@ -150,7 +150,7 @@ class Outbox:
     def _drop_oldest_ephemeral(self) -> bool:
         while self._ephemeral:
             frame = self._queue.pop(self._ephemeral.popleft(), None)
-            if frame is not None:  # else it has been taken
+            if frame is not None:  # else `take` has removed it
                 self._count(frame, -1)
                 self._metrics.outbox.outbox_dropped.labels(delivery=Delivery.EPHEMERAL.value).inc()
                 return True

@@ -16,7 +16,7 @@ class ConnectionRegistry:
         self._metrics = metrics
         self._by_id: dict[str, Connection] = {}
         self._by_user: dict[tuple[str, str], Connection | dict[str, Connection]] = {}
-        """Most users have one connection. A dictionary for each would take more memory than the session."""
+        """One connection, or several by id. Most users have one, and a dictionary takes more memory than a session."""
         self._is_empty = asyncio.Event()
         self._is_empty.set()
 
@@ -53,18 +53,18 @@ class ConnectionRegistry:
         await self._is_empty.wait()
 
     def get(self, id: str) -> Connection | None:
-        """Returns the connection with this id, if it is here."""
+        """Returns the connection with this id, if it is on this node."""
         return self._by_id.get(id)
 
     def of_user(self, tenant: str, user: str) -> tuple[Connection, ...]:
-        """Returns the user's connections here, oldest first."""
+        """Returns the user's connections on this node, oldest first."""
         present = self._by_user.get((tenant, user))
         if present is None:
             return ()
         return tuple(present.values()) if isinstance(present, dict) else (present,)
 
     def opened_at(self, quantile: float) -> float | None:
-        """Returns when the connection at this quantile opened, oldest first, in monotonic seconds; None without connections."""
+        """Returns the quantile of the times at which connections opened, in monotonic seconds; None without connections."""
         connections = tuple(self._by_id.values())
         if not connections:
             return None

@@ -1,7 +1,7 @@
-"""Writes at the end of each event loop iteration: what rooms have for their members, then replies.
+"""Writes at the end of each event loop iteration: first the batches of rooms, then replies.
 
-So everything that one iteration brings for a peer goes out in few writes. A large room is written in slices, in turn with the
-other rooms: the loop is never blocked for long, and a small room does not wait for a large one.
+So the messages that one iteration makes for a client need few writes. Rooms take turns, and a large room writes one slice a
+turn. This keeps loop iterations short, and a small room does not wait for a large one.
 
 Example:
     scheduler = WriteScheduler(clock)
@@ -21,7 +21,7 @@ import structlog
 from service.core.clock import Clock
 
 MAX_SLICE_MEMBERS = 100
-"""Members that one room writes to before the next room: about a millisecond of work."""
+"""Members that a room writes to in one turn: about a millisecond of work."""
 MAX_FAN_OUT_SECONDS = 0.004
 """Seconds of fan-out in one loop iteration. The rest follows in the next iteration."""
 
@@ -33,10 +33,10 @@ class FanOut(Protocol):
     """Something that writes to many connections."""
 
     def fan_out(self, max_members: int) -> bool:
-        """Writes to at most so many members. True if there is more to write now."""
+        """Writes to at most `max_members` members. True if there is more to write now."""
 
     def fail(self) -> None:
-        """Called after `fan_out` has raised. It is called again only after `schedule`."""
+        """Called after `fan_out` has raised. `fan_out` is not called again before the next `schedule`."""
 
 
 class Flushable(Protocol):
@@ -71,7 +71,7 @@ class WriteScheduler:
         return self._call_soon(callback)
 
     def schedule(self, fan_out: FanOut) -> None:
-        """Calls `fan_out` at the end of this iteration, and until it has no more to write. Must not be called again before."""
+        """Calls `fan_out` from the end of this iteration on, until it returns False or raises. Do not schedule it twice."""
         self._fan_outs.append(fan_out)
         self._schedule_run()
 
