@@ -1,4 +1,4 @@
-"""One batch on its way to the members that a room had when the batch was made."""
+"""A broadcast: the writing of one batch to the members that the room had when the batch was made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("delivery")
 
 MAX_SINGLE_WRITES = 10
-"""Members that are written to one by one. For so few, a call of the batch sender saves little (ADR 19)."""
+"""Up to this many members are written to one by one: for so few, the batch sender saves little (ADR 19)."""
 
 
 class Broadcast:
@@ -32,12 +32,12 @@ class Broadcast:
         self.batch = batch
         self._members = members
         self._is_merged = is_merged
-        """True if `merge` made it: it is not merged again."""
+        """True if `merge` made this broadcast. It is not merged again."""
         self.size = len(members)
         self.next = 0
         """The index of the first member that has not been written to."""
         self._left: set[Connection] | None = None
-        """Members that have left the room since."""
+        """Members that have left the room since the batch was made."""
 
     def leave(self, connection: Connection) -> None:
         """Excludes a member from further writes."""
@@ -46,11 +46,11 @@ class Broadcast:
         self._left.add(connection)
 
     def is_pending_for(self, connection: Connection) -> bool:
-        """True if the member has yet to get the batch."""
+        """True if the batch has not been written to the member yet."""
         return connection in self._members[self.next :] and (self._left is None or connection not in self._left)
 
     def write(self, max_members: int, context: RoomContext) -> list[Connection] | None:
-        """Writes the batch to the next members. Returns those that are too slow for it: they must not get a later one."""
+        """Writes the batch to the next members. Returns the members that are too slow for it; the caller must close them."""
         batch, left, start = self.batch, self._left, self.next
         members, end = self._members, start + max_members
         if start or end < self.size:
@@ -66,7 +66,7 @@ class Broadcast:
         for member in rest:
             if left is not None and member in left:
                 continue
-            try:  # costs nothing as long as nothing is raised
+            try:  # a try block costs nothing unless it raises
                 if member.is_clear:
                     if member.window_bits != bits:
                         wire = batch.wire(member.window_bits)
@@ -77,15 +77,15 @@ class Broadcast:
                     slow.append(member)
             except Exception:
                 _log.exception("delivery_failed")
-                member.fail()  # this member alone has missed an event
+                member.fail()  # only this member has missed an event
         return slow
 
     @classmethod
     def merge(cls, broadcasts: list[Broadcast], context: RoomContext) -> None:
-        """Replaces the first broadcasts by one, as far as they fit in one batch and none has started.
+        """Merges as many of the first broadcasts as fit into one batch. None of them may have started.
 
-        Members that joined in between get a smaller batch of their own. Every join starts a new batch: if each were a write to
-        every member, a busy room would fall further and further behind while thousands reconnect.
+        Members that joined between two of them get a smaller batch of their own. Every join starts a new batch. Without merging,
+        each batch would be a write to every member, and a busy room would fall behind while thousands reconnect.
         """
         frames, size, last = list[Frame](), 0, 0
         for waiting in broadcasts:
@@ -107,7 +107,7 @@ class Broadcast:
         at = 0
         for before, after in pairwise(merged):
             at += len(before.batch.frames)
-            # A member of the broadcast before is in this one too, unless it has left; newcomers are at its end.
+            # Members of the previous broadcast are in this one too, unless they have left. New members are at its end.
             newcomers = list(takewhile(lambda member: member not in known, reversed(after._members)))
             newcomers = [member for member in reversed(newcomers) if after._left is None or member not in after._left]
             if newcomers:
@@ -125,13 +125,13 @@ def _send_to_ready(
     left: Collection[Connection],
     context: RoomContext,
 ) -> tuple[Connection, ...]:
-    """Sends the batch at once to all members that have nothing queued, unless they are few. Returns the other members.
+    """Sends the batch to all members with an empty queue, unless they are few. Returns the members that did not get it.
 
-    Nothing else runs until every call of the sender is done. A member whose socket took a part of the frame then gets the rest,
-    before anything else can be written to it.
+    No other code runs between the sender's call and the write of the rest to members whose sockets took a part of the frame. So
+    nothing can be written in the middle of a frame.
     """
     ready = [member for member in members if member.is_clear and member.fd >= 0 and member not in left]
-    if len(ready) <= MAX_SINGLE_WRITES:  # where everybody publishes, most have an ack queued
+    if len(ready) <= MAX_SINGLE_WRITES:  # if every member publishes, most have an ack queued
         return members
     windows = {member.window_bits for member in ready}
     short: list[tuple[Connection, bytes]] = []
@@ -155,7 +155,7 @@ def _send_to_ready(
             _log.exception("delivery_failed")
             failed.append(member)
     for member in failed:
-        member.fail()  # these members alone have missed an event
+        member.fail()  # only these members have missed an event
     if len(ready) == len(members):
         return ()
     sent = set(ready)

@@ -1,4 +1,4 @@
-"""The hub: every channel that has members on this node."""
+"""The hub: the rooms of this node, one for each channel with members."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Hub:
         return self._rooms.get(key)
 
     def open(self, key: ChannelKey, spec: ChannelSpec) -> Room:
-        """Returns the channel's room, and creates it if there is none."""
+        """Returns the channel's room. Creates it if there is none."""
         room = self._rooms.get(key)
         if room is None:
             room = self._rooms[key] = Room(key, spec, self._context)
@@ -48,7 +48,7 @@ class Hub:
         return self._rooms.keys()
 
     def rooms(self) -> Iterator[Room]:
-        """Iterates over the rooms that there are now."""
+        """Iterates over the current rooms, even if rooms are added or removed meanwhile."""
         return iter(tuple(self._rooms.values()))
 
     def close(self) -> None:
