@@ -1,4 +1,4 @@
-"""The settings of the realtime core, as one value."""
+"""The settings of the realtime core in one value."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Bounds:
     unready_after: float = UNREADY_AFTER
     """Seconds without the broker after which the node is not ready."""
     presence_members: int = PRESENCE_MEMBERS
-    """Users in a channel above which presence is shown as a count."""
+    """A channel with more users shows presence as a count."""
     presence_ttl: float = PRESENCE_TTL
-    """Seconds that an entry in presence lasts unless it is renewed."""
+    """Seconds after which a presence entry expires unless it is renewed."""
     anonymous_tenant: str | None = None
     """The tenant of connections without credentials; None if they are refused."""
     revocation_ttl: float = REVOCATION_TTL

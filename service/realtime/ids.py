@@ -6,9 +6,9 @@ import os
 from base64 import urlsafe_b64encode
 
 _BLOCK = 256
-"""Ids made in one call: the call of the operating system costs more than all the rest."""
+"""Ids made at a time. Most of the cost is the system call, which one block needs once."""
 _spare: list[str] = []
-os.register_at_fork(after_in_child=_spare.clear)  # or parent and child would return the same ids
+os.register_at_fork(after_in_child=_spare.clear)  # else parent and child would return the same ids
 
 
 def new_id() -> str:

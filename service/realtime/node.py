@@ -35,7 +35,7 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The stores, and what else the node reaches outside itself."""
+    """What the node uses from outside the realtime core."""
 
     broker: Broker
     presence: PresenceStore
@@ -52,7 +52,7 @@ class Ports:
 
 
 class Node:
-    """Owns the parts of the realtime core. Each part uses only those above it in the constructor.
+    """Owns the parts of the realtime core. Each part uses only parts that the constructor makes before it.
 
     A node is started once and closed once.
     """
@@ -92,7 +92,7 @@ class Node:
         )
 
     async def start(self) -> None:
-        """Starts the broker, then each part. Raises ServiceError without the broker; then nothing is left running."""
+        """Starts the broker, then each part. Raises ServiceError if the broker is away, after closing all parts."""
         try:
             await self.broker.start(self.streams.relay)
             self.streams.start()

@@ -1,4 +1,4 @@
-"""What most classes of the realtime core need: time, tasks, metrics, and logs of outages."""
+"""The dependencies of most classes in the realtime core: clock, tasks, metrics, and logs of outages."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Runtime:
     """Owns every task of the node."""
     metrics: Metrics
     outages: Outages = field(default_factory=Outages)
-    """The logs of what fails again and again, shared so that one outage is logged once."""
+    """The logs of outages. All parts share them, so that an outage is logged once."""
 
     @classmethod
     def create(cls, clock: Clock, metrics: Metrics) -> Runtime:
-        """A runtime with a supervisor of its own, which counts deaths in the metrics."""
+        """Returns a runtime with its own task supervisor, which counts the deaths of tasks in the metrics."""
         return cls(clock, TaskSupervisor(metrics.process.count_task_death), metrics)
 
     def with_clock(self, clock: Clock) -> Runtime:
-        """The same runtime by another clock, for what all nodes must agree on."""
+        """Returns the same runtime with another clock, for times that all nodes must agree on."""
         return replace(self, clock=clock)

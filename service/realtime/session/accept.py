@@ -1,4 +1,4 @@
-"""Accepts connections: the entry of an edge into the realtime core.
+"""Accepts connections: WebSockets enter the realtime core here.
 
 transport.handler = buffer = PreAuthBuffer(transport)
 await accept_connection(node, transport, buffer, upgrade)
@@ -21,9 +21,10 @@ from service.realtime.session.pre_auth_buffer import PreAuthBuffer
 async def accept_connection(
     node: Node, transport: Transport, buffer: PreAuthBuffer, upgrade: AcceptedUpgrade, head: bytes = b""
 ) -> None:
-    """Authenticates a transport and starts its session, or closes it with the reason.
+    """Authenticates the client of a transport and starts its session, or closes the transport.
 
-    The slot is released when the connection is lost. `buffer` handles messages until then; `head` is sent before everything else.
+    `buffer` handles messages until the session starts. `head` is sent before everything else. The slot is released when the
+    connection is lost.
     """
     identity, credentials = upgrade.identity, upgrade.credentials
     rest: Iterable[str | Raw] = ()
@@ -35,7 +36,7 @@ async def accept_connection(
         count_close(node, upgrade.slot.network, identity, end.code.code)
         upgrade.slot.release()
         if end.code is CloseCode.ABNORMAL:
-            transport.close_when_written()  # the peer has ended the connection without a close frame, and gets none
+            transport.close_when_written()  # the client has left without a close frame, so it gets none
         else:
             transport.close(end.code.code, end.reason[:100])
         return

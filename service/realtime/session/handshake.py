@@ -1,5 +1,5 @@
-"""Turns an accepted upgrade into an authenticated connection. Only a connection can issue commands, and only this module and the
-latency probe create one."""
+"""Turns an accepted upgrade into an authenticated connection. Only connections can run commands. Only this module and the latency
+probe create them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ NO_CHANNELS: Mapping[str, ChannelSpec] = MappingProxyType({})
 
 
 class AcceptedUpgrade(Struct, frozen=True):
-    """An upgrade that has passed every check, and what the checks have found."""
+    """An upgrade that has passed every check, with the results of the checks."""
 
     slot: ConnectionSlot
     identity: Identity | None = None
     """None if the client must send `hello`."""
     credentials: str = "hello"
-    """How the client authenticates: bearer, ticket, cookie or hello."""
+    """The way in which the client authenticates: bearer, ticket, cookie or hello."""
     channels: Mapping[str, ChannelSpec] = NO_CHANNELS
-    """The channels in the address, which the identity may subscribe to, and their declarations."""
+    """The channels in the upgrade's URL and their declarations. The identity may subscribe to them."""
 
 
 async def authenticate_hello(
@@ -45,8 +45,8 @@ async def authenticate_hello(
 ) -> tuple[Identity, str, Iterator[str | Raw]]:
     """Waits for `hello`, and authenticates its token.
 
-    Returns the identity, how it authenticated, and the messages behind `hello` in the same frame. Raises CloseConnection, after
-    the client was sent the error.
+    Returns the identity, the way in which it authenticated, and the messages after `hello` in the same frame. On failure, sends
+    the error to the client and raises CloseConnection.
     """
     slot = upgrade.slot
     identity, rest = await _receive_hello(node, transport, slot, buffer)
@@ -61,11 +61,8 @@ async def authenticate_hello(
 def open_connection(
     node: Node, transport: Transport, slot: ConnectionSlot, identity: Identity, credentials: str, head: bytes = b""
 ) -> Connection:
-    """Creates a connection, and sends `welcome` behind `head`.
-
-    Raises CloseConnection, after the client was sent the error.
-    """
-    if node.admission.is_draining:  # since the upgrade was checked; the drain does not know of this connection
+    """Creates a connection, and sends `welcome` after `head`. On failure, sends the error and raises CloseConnection."""
+    if node.admission.is_draining:  # the drain began after the check, and does not know this client
         if head:
             transport.write(head)
         _check_open(node, transport, slot)
@@ -120,7 +117,7 @@ async def _receive_hello(
 def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
     """Splits a frame into at least one message. Raises ServiceError: MALFORMED, or INVALID_MESSAGE for too many messages."""
     if isinstance(frame, str) and frame.startswith("{"):
-        return [frame]  # no batch, as nearly always
+        return [frame]  # a single message, as nearly always
     parts = list(split(frame))
     max_batch = node.bounds.limits.batch
     if len(parts) > max_batch:
@@ -133,7 +130,7 @@ def split_frame(node: Node, frame: str | bytes) -> list[str | Raw]:
 
 async def _receive_first_frame(node: Node, transport: Transport, slot: ConnectionSlot, buffer: PreAuthBuffer) -> str:
     await continue_in_task()  # asyncio.timeout needs a task
-    _check_open(node, transport, slot)  # a drain that has started meanwhile does not know of this wait
+    _check_open(node, transport, slot)  # a drain that started before `track` does not end this wait
     deadline = node.bounds.deadlines.hello
     try:
         async with asyncio.timeout(deadline) as timeout:
@@ -145,7 +142,7 @@ async def _receive_first_frame(node: Node, transport: Transport, slot: Connectio
         error = ServiceError(ErrorCode.DEADLINE, f"no hello within {deadline:g} s")
         raise _refuse(node, transport, slot, error, CloseCode.DEADLINE) from expired
     if frame is None:
-        raise CloseConnection(CloseCode.ABNORMAL, "gone before hello")
+        raise CloseConnection(CloseCode.ABNORMAL, "the client has left before hello")
     if isinstance(frame, bytes):
         error = ServiceError(ErrorCode.BINARY_REFUSED, "frames are UTF-8 JSON text")
         raise _refuse(node, transport, slot, error, CloseCode.BAD_REQUEST)
@@ -167,7 +164,7 @@ def _refuse(
 
 
 def error_message(error: ServiceError, request: str | None) -> messages.Error:
-    """Returns the message that tells a client of an error. Clients do not learn the address and the errors of the broker."""
+    """Returns the error message for a client. It hides the address and the errors of the broker."""
     is_broker = error.code is ErrorCode.BROKER_UNAVAILABLE
     return messages.Error(
         code=error.code.code,

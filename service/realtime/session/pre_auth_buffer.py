@@ -9,13 +9,13 @@ from sys import getsizeof
 from service.realtime.connections.transport import Transport
 
 MAX_QUEUED = 16
-"""Messages that are buffered; then reading is paused."""
+"""Messages that may be buffered. At this number, reading is paused."""
 MAX_QUEUED_BYTES = 65_536
-"""Bytes of them in memory; the same then. The peer is not authenticated."""
+"""Bytes of buffered messages in memory. At this number, reading is paused."""
 
 
 class PreAuthBuffer:
-    """The message handler of a transport from its upgrade to its session handler."""
+    """The message handler of a transport from its upgrade until its session handler replaces it."""
 
     __slots__ = ("_arrived", "_size", "has_ended", "is_lost", "queued", "transport")
 
@@ -25,12 +25,12 @@ class PreAuthBuffer:
         self.is_lost = False
         """True once the connection is lost."""
         self.has_ended = False
-        """True once the peer has ended its sending side."""
+        """True once the client has closed its sending side."""
         self._arrived: asyncio.Future[None] | None = None
         self._size = 0
 
     async def receive(self) -> str | bytes | None:
-        """Returns the next message, and waits for it. None if no message can come any more."""
+        """Waits for the next message and returns it. None if no message can follow."""
         if not self.queued and not self.is_lost and not self.has_ended:
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
@@ -41,7 +41,7 @@ class PreAuthBuffer:
         return message
 
     def message_received(self, message: str | bytes) -> None:
-        """Queues a message, and pauses reading at the bounds."""
+        """Queues a message, and pauses reading at the limits."""
         if self.queued is None:
             self.queued = deque()
         self.queued.append(message)
@@ -53,13 +53,13 @@ class PreAuthBuffer:
         self._wake()
 
     def pause_writing(self) -> None:
-        """Does nothing: nothing is written that could wait."""
+        """Does nothing: before authentication, nothing is written that could be delayed."""
 
     def resume_writing(self) -> None:
         """Does nothing."""
 
     def eof_received(self) -> bool:
-        """Returns True unless `receive` waits: a message is then being handled, or about to be."""
+        """Returns True if `receive` does not wait: then a message is being handled, or will be next."""
         self.has_ended = True
         return self._arrived is None or self._arrived.done()
 

@@ -9,7 +9,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Hello) -> None:
-    """Raises ServiceError(INVALID_MESSAGE). A token is replaced by `refresh`."""
+    """Raises ServiceError(INVALID_MESSAGE). `refresh` replaces a token."""
     raise ServiceError(
-        ErrorCode.INVALID_MESSAGE, "this connection is authenticated; send refresh to swap its token", path="$.type"
+        ErrorCode.INVALID_MESSAGE, "this connection is authenticated; send refresh to change its token", path="$.type"
     )

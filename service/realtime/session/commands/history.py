@@ -16,7 +16,7 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: History) -> None:
-    """Replies with `history`, of outbox.recovery_bytes at most. `more` is true if there is another page."""
+    """Replies with `history`: a page of at most `outbox.recovery_bytes`. `more` is true if another page follows."""
     identity = connection.session.identity
     node.gate.authorise(identity, command.channel, Right.HISTORY)
     page = await node.broker.history(
@@ -37,7 +37,7 @@ async def handle(node: Node, connection: Connection, command: History) -> None:
 
 
 def encode_page(events: Sequence[Event], max_bytes: int, *, newest_first: bool) -> list[Raw]:
-    """Encodes events of up to `max_bytes` together, and at least one: the newest ones, or the oldest."""
+    """Encodes the newest or the oldest events that fit into `max_bytes` together, but at least one."""
     encoded: list[Raw] = []
     size = 0
     for event in reversed(events) if newest_first else events:

@@ -1,4 +1,4 @@
-"""`ready`: starts deliveries."""
+"""`ready`: starts delivery."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ async def handle(node: Node, connection: Connection, command: Ready) -> None:
     for subscription in list(session.subscriptions.values()):
         if subscription.phase is Phase.PENDING and not connection.is_closing:
             await _go_live(node, connection, subscription)
-            await connection.wait_writable()  # each of them can be large
+            await connection.wait_writable()  # each `subscribed` can be large
 
 
 async def _go_live(node: Node, connection: Connection, subscription: Subscription) -> None:
-    """Starts deliveries of a subscription, or refuses it alone, so that the others do not wait for it."""
+    """Starts delivery to a subscription. If that fails, ends this subscription only, so that the others can start."""
     try:
         await node.streams.subscriptions.go_live(connection, subscription)
     except ServiceError as error:

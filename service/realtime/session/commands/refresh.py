@@ -9,11 +9,11 @@ from service.realtime.node import Node
 
 
 async def handle(node: Node, connection: Connection, command: Refresh) -> None:
-    """Replies with `ack`, after subscriptions that the new token does not allow have ended."""
+    """Ends the subscriptions that the new token does not allow, then replies with `ack`."""
     old = connection.session.identity
     new = await node.cluster.authenticator.authenticate(command.token)
     if (new.tenant, new.user) != (old.tenant, old.user):
-        raise ServiceError(ErrorCode.FORBIDDEN, "the new token must be of the same tenant and user", path="$.token")
+        raise ServiceError(ErrorCode.FORBIDDEN, "the new token must have the same tenant and user", path="$.token")
     connection.session.identity = new
     connection.token_replaced()
     await node.streams.subscriptions.reauthorise(connection)
