@@ -1,4 +1,4 @@
-"""Brings events from the broker to the rooms of this node, in order and without gaps."""
+"""Delivers the broker's events to the rooms of this node, in order and without gaps."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from service.realtime.streams.position_checker import PositionChecker
 
 
 class PresenceObserver(Protocol):
-    """Receives presence events and interruptions: presence events are in no stream that could be read after a gap."""
+    """Receives presence events and interruptions. Presence events are in no stream, so missed ones cannot be read later."""
 
     def observe(self, event: Event) -> None:
-        """Records an event without offset that goes out in a channel with presence."""
+        """Records an event without an offset in a channel with presence."""
 
     def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
-        """Records that events of these channels may have been missed. None: of all channels."""
+        """Records that events of these channels may have been missed. None means all channels."""
 
 
 class BrokerRelay:
@@ -41,7 +41,7 @@ class BrokerRelay:
         repair: RepairLimits,
         on_interrupted: Callable[[], None],
     ) -> None:
-        """`on_interrupted` is called after the broker was away: data that other stores keep beside it may be lost, too."""
+        """`on_interrupted` is called after an interruption: the broker's server may have lost data of other stores, too."""
         self._presence = presence
         self._on_interrupted = on_interrupted
         self._hub = hub
@@ -52,7 +52,7 @@ class BrokerRelay:
         self.checker = PositionChecker(hub, broker, runtime, self.recovery.recover, interval=repair.check)
 
     def subscribe_internally(self, channel: ChannelKey, sink: EventSink) -> None:
-        """Delivers a channel that no client can join to a part of this node."""
+        """Delivers an internal channel, to which no client can subscribe, to a part of this node."""
         self._internal[channel] = sink
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ class BrokerRelay:
         self.checker.close()
 
     def deliver(self, event: Event) -> None:
-        """Hands an event to its room, in order. A gap starts a recovery; until it ends, later events wait."""
+        """Passes an event to its room, in order. A gap starts gap recovery. Later events wait until it ends."""
         room = self._hub.get(event.channel)
         if room is None:
             sink = self._internal.get(event.channel)
@@ -81,10 +81,10 @@ class BrokerRelay:
         elif order is EventOrder.DUPLICATE:
             self._metrics.streams.repeats.inc()
             room.sequencer.record_repeat(event)
-            self.checker.check_room(room)  # if another event had this offset before, the stream was set back
+            self.checker.check_room(room)  # the store may have lost the stream's end and given the offset again
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """Checks these channels, of which events may have been missed, against their streams. None: all channels."""
+        """Compares these channels with their streams, because events may have been missed. None means all channels."""
         self.checker.check_channels(channels)
         self._presence.interrupted(channels)
         self._on_interrupted()
@@ -93,11 +93,11 @@ class BrokerRelay:
                 sink.interrupted(channels)
 
     def _push(self, room: Room, event: Event) -> None:
-        """Encodes an event once, and pushes it to its room."""
+        """Encodes an event and pushes it to its room."""
         if event.offset is None and room.spec.presence:
             self._presence.observe(event)
         spec = room.spec.events.get(event.type)
-        if spec is None:  # an event of the service itself, as of presence
+        if spec is None:  # an event of the service itself, such as `presence.joined`
             room.push(event_frame(event, self._clock.monotonic()), 0.0)
         else:
             room.push(event_frame(event, self._clock.monotonic(), spec.compress), spec.window)

@@ -1,4 +1,4 @@
-"""Follows an internal channel of the service: no durable event is missed, and none is handled twice."""
+"""Follows an internal channel, so that each durable event is handled exactly once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from service.errors import ServiceError
 from service.realtime.runtime import Runtime
 
 MAX_READ_BYTES = 16_777_216
-"""Bytes of missed events in one read; commands are small."""
+"""Bytes of missed events in one read. Commands are small, so all of them fit."""
 RETRY_INTERVAL = 0.1
 MAX_RETRY_INTERVAL = 1.0
-"""Seconds between two reads while the broker is away: the first, and the longest. `cluster.revocations` asserts that a revocation
-still takes effect in time."""
+"""Seconds between two reads while the broker is away: the first and the longest interval. `cluster.revocations` asserts that a
+revocation takes effect in time."""
 
 _log = structlog.get_logger("control")
 
@@ -34,8 +34,8 @@ def _ignore(snapshot: Snapshot) -> None:
 class ChannelFollower:
     """An internal subscriber of one channel.
 
-    `handle` gets every durable event published after `start`, once and in order, also those published while this node was
-    interrupted, as far as the stream holds them. It gets the state at the start, each change of it, and ephemeral events.
+    `handle` gets every durable event published after `start`, once and in order. After an interruption it gets the missed events
+    that the stream still holds. It also gets the state at the start, each later change of the state, and ephemeral events.
     `on_new_epoch` is called after the state of a new epoch has been handled.
     """
 
@@ -49,7 +49,7 @@ class ChannelFollower:
         max_events: int = 0,
         on_new_epoch: Callable[[Snapshot], None] = _ignore,
     ) -> None:
-        """`max_events`: durable events that the stream holds at most; 0 for a channel without."""
+        """`max_events`: the maximum of durable events in the stream; 0 for a channel without durable events."""
         self.channel = channel
         self._broker = broker
         self._runtime = runtime
@@ -57,8 +57,8 @@ class ChannelFollower:
         self._max_events = max_events
         self._on_new_epoch = on_new_epoch
         self._cursor: StreamCursor | None = None
-        # By id, because a new epoch may still hold events that were handled before. Twice what the stream holds, because the
-        # stream of another replica may end elsewhere.
+        # A new epoch may hold events that were handled before, so events are recognized by id. Keeps twice as many ids as the
+        # stream holds events, because another replica's stream may hold older ones.
         self._handled_ids: OrderedDict[str, None] = OrderedDict()
         self._is_behind = False
         self._read_task: asyncio.Task[None] | None = None
@@ -78,7 +78,7 @@ class ChannelFollower:
         return "" if self._cursor is None else self._cursor.head.epoch
 
     async def start(self) -> None:
-        """Subscribes, and handles the present state. Raises ServiceError."""
+        """Subscribes, and handles the current state. Raises ServiceError."""
         await self._broker.subscribe(self.channel)
         snapshot = await self._broker.snapshot(self.channel, None, 0, 0)
         if self._max_events:
@@ -95,7 +95,7 @@ class ChannelFollower:
     def deliver(self, event: Event) -> None:
         """Handles an event in order; a gap starts a read of the stream."""
         order = EventOrder.GAP if self._cursor is None else self._cursor.advance(event)
-        if order is EventOrder.GAP:  # the read returns this event, too
+        if order is EventOrder.GAP:  # the read also returns this event
             self._start_read()
         elif order is EventOrder.NEXT and (event.offset is None or self._is_new(event)):
             self._handle_safely(event)
@@ -105,7 +105,7 @@ class ChannelFollower:
         self._start_read()
 
     def check_head(self, head: StreamHead) -> None:
-        """Reads the stream if it is ahead of what was handled. This finds events that were lost without notice."""
+        """Reads the stream if its head is ahead of the handled events. This finds silently lost events."""
         if self._cursor is not None and not self._cursor.has_reached(head):
             self._start_read()
 
@@ -115,7 +115,7 @@ class ChannelFollower:
             self._read_task = self._runtime.tasks.spawn("control read", self.resync())
 
     async def resync(self) -> None:
-        """Reads until no event is missing, and retries while the broker is away. Harmless when none is missing."""
+        """Reads until no event is missing, with retries while the broker is away. Does nothing if none is missing."""
         backoff = Backoff(RETRY_INTERVAL, MAX_RETRY_INTERVAL)
         while self._is_behind:
             self._is_behind = False

@@ -1,6 +1,6 @@
-"""The members of rooms: from a join, through the snapshot, to live events, and to the leave.
+"""Takes a subscription through its phases: join, snapshot, live delivery, leave.
 
-The first join and the last leave hold the lock of the room, and await nothing but the broker under it.
+The first join and the last leave hold the room's lock. Under the lock, they await only the broker.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _log = structlog.get_logger("membership")
 
 
 class Joined(Struct, frozen=True):
-    """A subscription that has become live: the content of its `subscribed`, and the frames to send after it."""
+    """The result of `go_live`: the content of `subscribed`, and the frames to send after it."""
 
     snapshot: Snapshot
     presence: PresenceView | None
     recovered: bool | None
-    """As in the snapshot. None in a channel without durable events, which has nothing to recover."""
+    """True if all missed events were found. None in a channel without durable events, which has nothing to recover."""
     after: list[Frame]
 
 
 class ChannelMembership:
-    """Adds connections to rooms and removes them. The first member subscribes at the broker, the last one unsubscribes."""
+    """Adds connections to rooms and removes them. Subscribes at the broker for the first member, unsubscribes after the last."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class ChannelMembership:
         self._unsubscribe_failed = runtime.outages.limited(_log, "broker_unsubscribe_failed", runtime.clock.monotonic)
 
     async def join(self, connection: Connection, subscription: Subscription, spec: ChannelSpec) -> None:
-        """Adds a connection to the channel's room; the first one subscribes at the broker. Rolled back on failure."""
+        """Adds a connection to the channel's room; the first one subscribes at the broker. On failure, nothing has changed."""
         while True:
             room = self._hub.open(subscription.channel, spec)
             if room.is_broker_subscribed and not room.lock.locked():  # no first join and no last leave is in progress
@@ -77,7 +77,7 @@ class ChannelMembership:
                         await self._broker.subscribe(room.key)
                         room.broker_subscribed()
                 except BaseException:
-                    if room.has_member(connection):  # unless it has left meanwhile
+                    if room.has_member(connection):  # else it has left meanwhile
                         room.remove(connection)
                         self._metrics.subscriptions.subscriptions.dec()
                     self._drop_if_empty(room)
@@ -89,12 +89,12 @@ class ChannelMembership:
         self._metrics.subscriptions.subscriptions.inc()
 
     async def record_position(self, subscription: Subscription) -> None:
-        """Records the position of a pending subscription, from which `ready` reads."""
+        """Records the current position in a pending subscription without one. After `ready`, its snapshot starts there."""
         if subscription.since is None:
             subscription.since = self._local_position(subscription) or await self._read_position(subscription)
 
     async def forgo_history(self, subscription: Subscription) -> None:
-        """Starts a subscription at the present position instead of its own: its user may not read history."""
+        """Starts a subscription at the current position instead of the requested one: its user may not read history."""
         position = self._local_position(subscription) or await self._read_position(subscription)
         if subscription.since != position:
             subscription.since, subscription.start = position, Start.NO_HISTORY
@@ -109,7 +109,7 @@ class ChannelMembership:
     async def go_live(
         self, connection: Connection, subscription: Subscription, view: Callable[[], Awaitable[PresenceView]] | None
     ) -> Joined | None:
-        """Reads the snapshot and the presence view, then starts delivery. Returns None if the connection left meanwhile."""
+        """Reads the snapshot and the presence view, then starts delivery. Returns None if the connection has left meanwhile."""
         room = self._hub.get(subscription.channel)
         if room is None or not room.has_member(connection):
             return None
@@ -130,8 +130,8 @@ class ChannelMembership:
                 self._align_room(room, snapshot)
                 if room.is_contiguous(connection, snapshot):
                     break
-                # The room started at a newer snapshot, of another member: this one lacks events, so read again. If the stream
-                # was set back, they are lost until it has a new epoch.
+                # Another member's newer snapshot has started the room's order, so this one lacks events and is read again. If the
+                # store has lost the stream's end, reads lack events until the check starts a new epoch.
                 await self._checker.check_room_now(room)
         except BaseException:
             room.cancel_subscribing(connection, subscription)
@@ -142,11 +142,11 @@ class ChannelMembership:
         return Joined(snapshot, presence, recovered, room.finish_subscribing(connection, subscription, snapshot))
 
     def _local_snapshot(self, room: Room | None) -> Snapshot | None:
-        """A snapshot without a read of the broker, where this node knows all that the broker would return."""
+        """Returns a snapshot without a call of the broker, if this node knows everything that the broker would return."""
         return room.local_snapshot() if room is not None and self._broker.delivers_synchronously else None
 
     def _align_room(self, room: Room, snapshot: Snapshot) -> None:
-        """Starts a room's order at its first snapshot. A snapshot ahead of the room may mean that the room has a gap."""
+        """Starts a room's order at its first snapshot. A later snapshot ahead of the room is a sign of a gap in the room."""
         cursor = room.sequencer.cursor
         if cursor is None:
             self._recovery.start_order(room, snapshot)
@@ -158,7 +158,7 @@ class ChannelMembership:
     ) -> tuple[PresenceView, list[Frame]] | None:
         """Shows presence to a subscription. Returns the view, and the frames to send after it.
 
-        Returns None if the subscription is not live: then `go_live` shows it.
+        Returns None if the subscription is not live; `go_live` shows presence later.
         """
         room = self._hub.get(subscription.channel)
         if room is None or subscription.phase is not Phase.LIVE:
@@ -183,7 +183,7 @@ class ChannelMembership:
             room.set_presence_access(connection, subscription, PresenceAccess.LISTED)
 
     def detach(self, connection: Connection, subscription: Subscription) -> None:
-        """Stops delivery at once; `leave` must follow."""
+        """Stops delivery at once. The caller must call `leave` afterwards."""
         room = self._hub.get(subscription.channel)
         if room is not None:
             room.detach(connection)
@@ -204,7 +204,7 @@ class ChannelMembership:
                 if room.is_broker_subscribed:
                     await self._broker.unsubscribe(room.key)
                     room.broker_unsubscribed()
-            except ServiceError as error:  # the broker is away; events that it still delivers find no room
+            except ServiceError as error:  # the broker is away; events that it delivers later find no room
                 self._unsubscribe_failed(code=error.code.code)
             finally:
                 self._drop_if_empty(room)

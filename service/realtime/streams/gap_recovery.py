@@ -1,6 +1,6 @@
-"""Recovers events that the broker did not deliver to this node, by reading them from the stream.
+"""Reads events from the stream that the broker did not deliver to this node.
 
-Clients do not notice a gap that is recovered. Otherwise they are resynced: they get `subscribed` again, with `recovered: false`.
+Clients do not notice a recovered gap. For a gap that cannot be recovered, they get `subscribed` again, with `recovered: false`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from service.realtime.delivery.room import Room
 from service.realtime.runtime import Runtime
 
 MAX_CONCURRENT_READS = 64
-"""Streams read at a time, so that thousands of channels with gaps leave the broker time for other calls."""
+"""Streams read at the same time. The limit leaves the broker time for other calls when thousands of channels have gaps."""
 MAX_PORTION_EVENTS = 100
-"""Missed events delivered at a time, MAX_BATCH_BYTES at most: more would not fit into an outbox."""
+"""Missed events delivered at a time, of at most MAX_BATCH_BYTES, so that they fit into an outbox."""
 MAX_PAGE_EVENTS = 500
 """Events of a new epoch read in one call."""
 RETRY_INTERVAL = 0.1
 MAX_RETRY_INTERVAL = 2.0
 """Seconds between two reads while the broker is away: the first interval, and the longest."""
 MAX_WRITE_WAIT = 2.0
-"""Seconds that the next portion waits for members that do not read."""
+"""Seconds that the next portion waits for members that read slowly."""
 
 _log = structlog.get_logger("gap_recovery")
 
@@ -46,7 +46,7 @@ class GapRecovery:
     def __init__(
         self, broker: Broker, runtime: Runtime, limits: RepairLimits, deliver: Callable[[Room, Event], None]
     ) -> None:
-        """`deliver` hands an event to its room."""
+        """`deliver` passes an event to its room."""
         self._broker = broker
         self._runtime = runtime
         self._limits = limits
@@ -55,9 +55,9 @@ class GapRecovery:
         self._outage = runtime.outages.log(_log, "stream_read_failed", "stream_read_recovered", runtime.clock.monotonic)
 
     def recover(self, room: Room, cause: str) -> None:
-        """Starts to read a room's stream after the events that it has delivered. Newer events wait.
+        """Starts to read a room's stream from its cursor. Newer events wait. Does nothing if a read is in progress.
 
-        Does nothing while the stream is being read. `cause` is a label of `tidewire_gaps_total`.
+        `cause` is a label of `tidewire_gaps_total`.
         """
         read = room.sequencer.start_read()
         if read is not None:
@@ -78,17 +78,17 @@ class GapRecovery:
                 if sequencer.deliver_waiting(read, partial(self._deliver, room)):
                     return
         finally:
-            sequencer.end_read(read)  # no effect if the room was empty meanwhile: then its order has started again
+            sequencer.end_read(read)  # does nothing if the room was empty meanwhile, which restarts its order
 
     async def _read(self, room: Room, read: StreamRead) -> Snapshot | None:
-        """Reads the events after the room's position. Returns None when no member is left to get them."""
+        """Reads the events after the room's position, with retries. Returns None if no member needs them any more."""
         backoff = Backoff(RETRY_INTERVAL, MAX_RETRY_INTERVAL)
         sequencer = room.sequencer
         try:
             while sequencer.is_current(read) and (cursor := sequencer.cursor) is not None and room.is_listening:
                 try:
                     async with self._read_slots:
-                        # The waiting events were published before the read, so it returns them, or they are lost.
+                        # The waiting events were published before this read, so it returns them unless the store lost them.
                         read.clear()
                         snapshot = await self._read_after(room, cursor.delivered)
                 except ServiceError as error:
@@ -102,11 +102,11 @@ class GapRecovery:
             self._outage.recovered(room)
 
     async def _read_after(self, room: Room, delivered: DeliveredHead) -> Snapshot:
-        """The events after the room's position. In a new epoch: the events since the epoch started."""
+        """Returns the events after the room's position, or in a new epoch all events since its start."""
         epoch = delivered.position.epoch
         snapshot = await self._broker.snapshot(room.key, delivered.position, self._limits.events, self._limits.bytes)
         if not snapshot.recovered and snapshot.position.epoch == epoch:
-            # The gap is too large, or the stream was set back. Asking for its head starts a new epoch in the second case.
+            # The gap is too large, or the store has lost the stream's end. In the second case, this call starts a new epoch.
             [head] = await self._broker.stream_heads([room.key], [delivered])
             if head is not None and head.epoch != epoch:
                 snapshot = await self._broker.snapshot(
@@ -117,15 +117,15 @@ class GapRecovery:
         return await self._read_from_epoch_start(room, snapshot)
 
     async def _read_from_epoch_start(self, room: Room, snapshot: Snapshot) -> Snapshot:
-        """A snapshot at the start of its epoch, with all events since.
+        """Returns a snapshot at the start of the epoch, with all events since.
 
-        Returns the given snapshot if the start is unknown, some of the events are gone, or they exceed the limits.
+        Returns the given snapshot if the start is unknown, if some events have expired, or if they exceed the limits.
         """
         epoch_start, end = snapshot.epoch_start, snapshot.position
         if epoch_start is None or room.spec.history is None or not 0 < end.offset - epoch_start <= self._limits.events:
             return snapshot
         events: list[Event] = []
-        after = max(0, epoch_start - 1)  # reads the event at the start, too: its id belongs to the position
+        after = max(0, epoch_start - 1)  # also reads the event at the start, because the position includes its id
         while after < end.offset:
             page = await self._broker.history(room.key, after, None, min(MAX_PAGE_EVENTS, end.offset - after))
             events += page.events
@@ -146,7 +146,7 @@ class GapRecovery:
         )
 
     async def _apply(self, room: Room, snapshot: Snapshot, read: StreamRead) -> bool:
-        """Delivers a snapshot's events. False if all members left before everything was delivered."""
+        """Delivers a snapshot's events. False if all members left meanwhile."""
         sequencer = room.sequencer
         if sequencer.cursor is None:
             return False
@@ -155,7 +155,7 @@ class GapRecovery:
         if snapshot.position.epoch != before.epoch:
             metrics.epoch_changes.inc()
         if not snapshot.recovered:
-            lost = room.spec.history is not None  # without history there are no durable events to lose
+            lost = room.spec.history is not None  # without history, no durable event can be lost
             room.push(resync_frame(room.key, snapshot, self._runtime.clock.monotonic(), lost=lost), 0.0)
             sequencer.reset(snapshot)
             metrics.repairs.labels(outcome="announced").inc()

@@ -1,4 +1,4 @@
-"""Compares the positions of rooms with the heads of their streams, to find events that were lost without notice."""
+"""Finds silently lost events: compares the positions of rooms with the heads of their streams."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from service.realtime.streams.gap_recovery import MAX_RETRY_INTERVAL, RETRY_INTE
 MAX_CALL_CHANNELS = 500
 """Channels whose heads are read in one call."""
 IN_FLIGHT_DELAY = 0.1
-"""Seconds for events in flight to arrive, before a room that is behind its stream counts as one with a gap."""
+"""Seconds in which events in flight may arrive. A room that is still behind its stream then has a gap."""
 
 _log = structlog.get_logger("position_checker")
 
 
 class PositionChecker:
-    """Checks single rooms on request, rooms of interrupted channels at once, and all rooms periodically."""
+    """Checks rooms on request, interrupted channels at once, and all rooms at an interval."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class PositionChecker:
         *,
         interval: float,
     ) -> None:
-        """`recover` reads a room's stream, for a cause. `interval`: seconds between two checks of all rooms."""
+        """`recover` starts gap recovery in a room, with a cause. `interval`: seconds between two checks of all rooms."""
         self._hub = hub
         self._broker = broker
         self._runtime = runtime
@@ -48,7 +48,7 @@ class PositionChecker:
         self._requested: dict[ChannelKey, None] = {}
         """Channels to check at once, in the order of the requests."""
         self._delayed: dict[Room, Timer] = {}
-        """Rooms that were behind, and are checked again when events in flight have arrived."""
+        """Rooms that were behind, with the timers of their second checks after IN_FLIGHT_DELAY."""
         self._wake = asyncio.Event()
         self._timer: Timer | None = None
         self._is_full_check_due = False
@@ -62,7 +62,7 @@ class PositionChecker:
         self._runtime.tasks.spawn("position check", self._run(), critical=True)
 
     def close(self) -> None:
-        """Cancels the timers. The supervisor of the node ends the task."""
+        """Cancels the timers. The node's task supervisor ends the task."""
         if self._timer is not None:
             self._timer.cancel()
         for timer in self._delayed.values():
@@ -70,25 +70,25 @@ class PositionChecker:
         self._delayed.clear()
 
     def check_room(self, room: Room) -> None:
-        """Requests a check of a room at once."""
+        """Schedules a check of a room, and returns at once."""
         self._requested[room.key] = None
         self._wake.set()
 
     async def check_room_now(self, room: Room) -> None:
-        """Checks a room before it returns. Raises ServiceError."""
+        """Checks a room and waits for the result. Raises ServiceError."""
         await self._check([room.key], lambda room, _: self._recover(room, "check"))
 
     def check_channels(self, channels: Collection[ChannelKey] | None) -> None:
-        """Requests a check of these channels at once, after an interruption. None: of all channels."""
+        """Schedules a check of these channels after an interruption, and returns at once. None means all channels."""
         self._runtime.metrics.streams.interruptions.inc()
         self._requested.update(dict.fromkeys(self._hub.keys() if channels is None else channels))
         self._wake.set()
 
     def recover_if_behind(self, room: Room, head: StreamHead) -> None:
-        """Recovers a room that has not reached a head, unless events in flight bring it there within IN_FLIGHT_DELAY."""
+        """Starts gap recovery in a room, unless events in flight bring it to the head within IN_FLIGHT_DELAY."""
         cursor = room.sequencer.cursor
         if cursor is not None and cursor.head.epoch != head.epoch:
-            self._recover(room, "check")  # no event of another epoch can be in flight
+            self._recover(room, "check")  # events in flight cannot change the room's epoch
         elif room not in self._delayed:
             check = partial(self._check_again, room, head)
             self._delayed[room] = self._runtime.clock.call_later(IN_FLIGHT_DELAY, check)
@@ -153,7 +153,7 @@ def _delivered_head(room: Room) -> DeliveredHead | None:
 
 
 def _is_behind(room: Room, head: StreamHead) -> bool:
-    """Whether a room with listening members has not reached a head. False while its stream is being read."""
+    """True if a room with listening members has not reached a head. False while its stream is being read."""
     cursor = room.sequencer.cursor
     if room.sequencer.is_reading or cursor is None or not room.is_listening:
         return False

@@ -42,7 +42,7 @@ class Streams:
         runtime: Runtime,
         store_runtime: Runtime,
     ) -> None:
-        """`store_runtime` goes by the clock of the store, `runtime` by the node's."""
+        """`store_runtime` uses the store clock, `runtime` the node's own clock."""
         self._clock = runtime.clock
         self._metrics = runtime.metrics
         self._recent_clients = admission.recent_clients
@@ -88,17 +88,17 @@ class Streams:
         outbox.outbox_used_ratio.set_function(lambda: self.budget.used_ratio)
 
     def start(self) -> None:
-        """Starts to compare streams with the broker, and to renew presence. The broker must have started."""
+        """Starts the position checks and the renewal of presence. The broker must have started."""
         self.relay.start()
         self.presence.start()
 
     def close(self) -> None:
-        """Cancels the timers. Entries in presence expire in the store."""
+        """Cancels the timers. Presence entries expire in the store."""
         self.presence.close()
         self.relay.close()
 
     def _deliver_here(self, event: Event) -> None:
-        """Sends an ephemeral event to this node's subscribers alone."""
+        """Sends an ephemeral event only to this node's subscribers."""
         room = self.hub.get(event.channel)
         if room is not None and room.is_listening:
             room.push(event_frame(event, self._clock.monotonic()), 0.0)

@@ -1,4 +1,4 @@
-"""Subscribing and unsubscribing: the steps that several commands share."""
+"""Subscribes and unsubscribes connections: the steps that several commands share."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Subscriptions:
     async def subscribe(
         self, connection: Connection, channel: str, request: str | None, since: Position | None
     ) -> None:
-        """Authorises and joins; if the client is ready, replies and goes live. Raises ServiceError; then nothing has changed.
+        """Authorises a client and subscribes it to a channel. If it has sent `ready`, sends `subscribed` and starts delivery.
 
-        A client without the right to history may send a position, and one without the right to presence may join a channel
-        with presence. They see less, and are not refused.
+        Raises ServiceError; then nothing has changed. Without the right to history or to presence, a client is not refused. It
+        gets no missed events, or does not see the users.
         """
         spec = self._gate.authorise(connection.session.identity, channel, Right.SUBSCRIBE).spec
         await self.join_authorised(connection, channel, spec, request, since)
@@ -46,7 +46,7 @@ class Subscriptions:
     async def join_authorised(
         self, connection: Connection, channel: str, spec: ChannelSpec, request: str | None, since: Position | None
     ) -> None:
-        """Subscribes to a channel that the connection's identity is already authorised for."""
+        """Subscribes to a channel for which the connection's identity is already authorised."""
         session = connection.session
         identity = session.identity
         try:
@@ -68,7 +68,7 @@ class Subscriptions:
             if spec.presence and not identity.is_anonymous:
                 await self._presence.join(subscription.channel, identity.user, connection.id, identity.info)
             if session.subscriptions.get(channel) is not subscription:
-                # The backend has unsubscribed it before all of the above was done.
+                # The backend has ended the subscription meanwhile.
                 await self._leave(connection, subscription)
             elif session.is_ready:
                 await self.go_live(connection, subscription)
@@ -77,13 +77,13 @@ class Subscriptions:
             raise
 
     async def go_live(self, connection: Connection, subscription: Subscription) -> None:
-        """Sends `subscribed` with the snapshot; the channel's events follow."""
+        """Sends `subscribed` with the snapshot, then starts delivery."""
         sees = subscription.presence is PresenceAccess.SEES
         view = partial(self._presence.view, subscription.channel) if sees else None
         joined = await self._membership.go_live(connection, subscription, view)
         if joined is None:
             return
-        subscription.since = None  # frees memory: only a subscription that is not live needs it
+        subscription.since = None  # frees memory: only a pending subscription needs it
         self._count(subscription, joined)
         snapshot = joined.snapshot
         is_continuous = subscription.start is Start.JOIN and joined.recovered is True and not snapshot.missed
@@ -118,21 +118,21 @@ class Subscriptions:
         return PresenceAccess.SEES if sees else PresenceAccess.LISTED
 
     def _may_resume(self, identity: Identity, channel: str, spec: ChannelSpec) -> bool:
-        # Without history there is nothing to hide, and the position need not be read.
+        # Without history there is nothing to hide, so the current position need not be read.
         return spec.history is None or self._gate.allows(identity, channel, Right.HISTORY)
 
     async def reauthorise(self, connection: Connection) -> None:
-        """Applies the rights of the connection's new token to every subscription, and its info to presence.
+        """Applies the rights of a connection's new token to its subscriptions, and the token's info to presence.
 
-        Raises ServiceError if the broker is away. By then everything that the token does not allow is hidden; repeat the call for
-        the rest.
+        Raises ServiceError if the broker is away. Even then, everything that the token does not allow is already hidden. Repeat
+        the call to show what the token newly allows.
         """
         session = connection.session
         ended = [one for one in session.subscriptions.values() if not self._restrict(connection, one)]
-        for subscription in ended:  # the client has been told: leaving may wait for the broker
+        for subscription in ended:  # after the client was notified, because leaving may wait for the broker
             await self.leave(connection, subscription.channel.name)
         for subscription in list(session.subscriptions.values()):
-            if session.subscriptions.get(subscription.channel.name) is subscription:  # unless it has ended meanwhile
+            if session.subscriptions.get(subscription.channel.name) is subscription:  # else it has ended meanwhile
                 await self._grant(connection, subscription)
 
     def _restrict(self, connection: Connection, subscription: Subscription) -> bool:
@@ -158,7 +158,7 @@ class Subscriptions:
         """Shows what the token allows."""
         identity, channel = connection.session.identity, subscription.channel
         if subscription.phase is Phase.PENDING:
-            await self._membership.record_position(subscription)  # the present position, if it had to give up its own
+            await self._membership.record_position(subscription)  # `_restrict` may have removed the requested position
         sees = self._gate.allows(identity, channel.name, Right.PRESENCE)
         if sees and subscription.presence is PresenceAccess.LISTED:
             granted = await self._membership.grant_presence(
@@ -176,7 +176,7 @@ class Subscriptions:
             connection.close(CloseCode.SLOW_CONSUMER, "too slow for a durable event")
 
     async def leave(self, connection: Connection, channel: str) -> None:
-        """Unsubscribes from a channel. Harmless if it is not subscribed."""
+        """Unsubscribes from a channel. Does nothing without a subscription."""
         subscription = connection.session.subscriptions.pop(channel, None)
         if subscription is not None:
             await self._leave(connection, subscription)
