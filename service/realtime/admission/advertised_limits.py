@@ -1,4 +1,4 @@
-"""The limits that a client learns from `welcome`."""
+"""The limits that `welcome` tells a client."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""How many messages connections may send.
+"""Limits the messages that connections may send.
 
-Every connection has token buckets of its own, and shares others with its user, its address and its tenant. Messages and
-subscribes have separate buckets: those for subscribes are large enough for all clients to subscribe again at once.
+Every connection has its own token buckets, and shares buckets with the connections of its user, its address and its tenant.
+Subscribes have separate buckets. These are large enough for all clients to subscribe again at once.
 
-A bucket is one number, the monotonic time at which it is full again (the generic cell rate algorithm, equal to a token bucket):
-each connection has several, and most connections are idle.
+A bucket is one number: the monotonic time at which it is full again. This is the generic cell rate algorithm. It equals a token
+bucket and saves memory, because each connection has several buckets.
 
 Example:
     rates = MessageRates(limits)
@@ -29,7 +29,7 @@ from service.core.token_bucket import TokenBucket
 VIOLATION_WINDOW = 10.0
 """Seconds within which `limits.rate_violations` frames above its rate close a connection."""
 _TOLERANCE = 1e-3
-"""Messages by which added times may be inexact."""
+"""Messages that rounding of added times may cost."""
 
 Kind = Literal["messages", "subscribes"]
 
@@ -45,15 +45,15 @@ class SharedRates(Struct, gc=False):
     """Monotonic seconds at which the last refused message should be retried."""
     subscribes_retry_at: float = 0.0
     connections: int = 0
-    """Connections that share these buckets now."""
+    """Open connections that share these buckets."""
 
     def is_full(self, now: float) -> bool:
-        """True if both buckets equal new ones."""
+        """True if both buckets are full, as new buckets are."""
         return self.messages <= now and self.subscribes <= now
 
 
 class ConnectionRates(Struct, gc=False):
-    """The buckets of one connection, and those that it shares. Names as in SharedRates."""
+    """The own and the shared buckets of one connection. The fields have the same meaning as in SharedRates."""
 
     address: SharedRates
     tenant: SharedRates
@@ -66,7 +66,7 @@ class ConnectionRates(Struct, gc=False):
     violations: tuple[float, ...] = ()
     """Monotonic seconds of recent frames above the rate."""
     shared_refusals: TokenBucket | None = None
-    """Refusals that count as no violation, because others have emptied a shared bucket: as many as the connection may send."""
+    """Refusals by shared buckets that are no violations: as many as the connection's own rate allows."""
 
 
 class _Bucket(Struct, frozen=True):
@@ -74,19 +74,19 @@ class _Bucket(Struct, frozen=True):
 
     scope: str
     interval: float
-    """Until one message is refilled."""
+    """Seconds until one message is refilled."""
     full: float
-    """Until an empty bucket is full."""
+    """Seconds until an empty bucket is full."""
     slack: float
-    """Until a bucket with exactly one message is full."""
+    """Seconds until a bucket with exactly one message is full."""
 
 
 _Buckets = tuple[_Bucket, _Bucket, _Bucket, _Bucket]
-"""For a connection, an address, a tenant and a user."""
+"""The buckets of a connection, an address, a tenant and a user, in this order."""
 
 
 class KeyedRates:
-    """The buckets of every key with a connection, and of at most `max_idle` keys that had one. The key idle longest is evicted
+    """The buckets of every key with a connection, and of at most `max_idle` idle keys. The key that is idle longest is evicted
     first."""
 
     def __init__(self, max_idle: int) -> None:
@@ -113,7 +113,7 @@ class KeyedRates:
                 self._idle.popitem(last=False)
 
     def evict_full(self, now: float, max_keys: int) -> None:
-        """Evicts at most so many idle keys whose buckets are full."""
+        """Evicts at most `max_keys` idle keys whose buckets are full."""
         for _ in range(max_keys):
             key = next(iter(self._idle), None)
             if key is None or not self._idle[key].is_full(now):
@@ -159,14 +159,14 @@ class MessageRates:
         return ConnectionRates(self._addresses.acquire(network), self._tenants.acquire(tenant), shared_user)
 
     def unregister(self, network: str, identity: Identity) -> None:
-        """Removes a connection from the buckets that it shared."""
+        """Removes a connection from its shared buckets."""
         self._addresses.release(network)
         self._tenants.release(identity.tenant)
         if not identity.is_anonymous:
             self._users.release((identity.tenant, identity.user))
 
     def acquire_message(self, rates: ConnectionRates, now: float) -> Exceeded | None:
-        """Does what `acquire` does for one message. Written out, as it runs for every message of every client."""
+        """Does what `acquire` does for one message. Written out for speed, because it runs for every message."""
         address, tenant, user = rates.address, rates.tenant, rates.user
         of_connection, of_address, of_tenant, of_user = self._message_buckets
         if (
@@ -184,7 +184,7 @@ class MessageRates:
         return None
 
     def acquire_subscribes(self, rates: ConnectionRates, now: float, count: int) -> Exceeded | None:
-        """Does what `acquire` does for so many subscribes. Written out, as it runs for every connection."""
+        """Does what `acquire` does for `count` subscribes. Written out for speed, because it runs for every connection."""
         address, tenant, user = rates.address, rates.tenant, rates.user
         of_connection, of_address, of_tenant, of_user = self._subscribe_buckets
         connection_full = max(rates.subscribes, now) + count * of_connection.interval
@@ -206,7 +206,7 @@ class MessageRates:
         return None
 
     def acquire(self, rates: ConnectionRates, kind: Kind, now: float, cost: int = 1) -> Exceeded | None:
-        """Removes `cost` messages from every bucket and returns None. If one bucket has too few, removes none."""
+        """Removes `cost` messages from every bucket. If one bucket has too few, removes none and returns that bucket."""
         owners, buckets = _owners(rates), self._buckets[kind]
         times = []
         for owner, bucket in zip(owners, buckets, strict=False):
@@ -220,7 +220,7 @@ class MessageRates:
         return None
 
     def refund(self, rates: ConnectionRates, kind: Kind, cost: int) -> None:
-        """Returns messages to every bucket that were acquired for nothing."""
+        """Returns acquired messages to every bucket."""
         for owner, bucket in zip(_owners(rates), self._buckets[kind], strict=False):
             setattr(owner, kind, getattr(owner, kind) - cost * bucket.interval)
 
@@ -236,7 +236,7 @@ class MessageRates:
     def is_abusive(self, rates: ConnectionRates, scope: str, now: float) -> bool:
         """Records a refused frame. True if the connection has had too many violations lately.
 
-        A refusal by a shared bucket, which others may have emptied, is a violation only above the connection's own rate.
+        Other connections may have emptied a shared bucket. So its refusals are violations only above the connection's own rate.
         """
         if scope != "connection":
             if rates.shared_refusals is None:
@@ -247,13 +247,13 @@ class MessageRates:
         return len(rates.violations) > self._limits.rate_violations
 
     def evict_full(self, now: float, max_keys: int) -> None:
-        """Evicts users, addresses and tenants without a connection whose buckets are full: at most so many of each."""
+        """Evicts users, addresses and tenants without connections whose buckets are full: at most `max_keys` of each."""
         for keyed in (self._users, self._addresses, self._tenants):
             keyed.evict_full(now, max_keys)
 
 
 def _owners(rates: ConnectionRates) -> tuple[ConnectionRates | SharedRates, ...]:
-    """The owners of the buckets, in the order of `_buckets`. The user is last, as an anonymous connection has none."""
+    """The owners of the buckets, in the order of `_Buckets`. The user is last, because anonymous connections have none."""
     if rates.user is None:
         return (rates, rates.address, rates.tenant)
     return (rates, rates.address, rates.tenant, rates.user)

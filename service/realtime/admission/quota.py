@@ -1,4 +1,4 @@
-"""Caps on the connections of a tenant and of a user: exact on this node, and on all nodes as their shared store knows them."""
+"""Caps on the connections of a tenant and of a user: exact for this node, and counted over all nodes in a shared store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RENEWAL_INTERVAL = CLAIM_TTL / 3
 RETRY_INTERVAL = 1.0
 """Seconds between two renewals while the store is away."""
 RELEASE_DELAY = 0.1
-"""Seconds that a release waits for others, so that a crowd that leaves costs a few calls of the store."""
+"""Seconds that a release waits for others, so that many releases share a few calls of the store."""
 MAX_CALL_CLAIMS = 1_000
 """Claims in one call of the store."""
 
@@ -29,7 +29,7 @@ _log = structlog.get_logger("quota")
 
 
 def scopes_of(identity: Identity) -> tuple[QuotaScope, ...]:
-    """The scopes that a connection counts in: its tenant, and its user unless it is anonymous."""
+    """Returns the scopes of a connection: its tenant, and its user unless it is anonymous."""
     tenant = QuotaScope(identity.tenant)
     return (tenant,) if identity.is_anonymous else (tenant, QuotaScope(identity.tenant, identity.user))
 
@@ -45,20 +45,20 @@ def cap_reached(setting: str, cap: int, metrics: Metrics) -> ServiceError:
 class ConnectionQuota:
     """Reserves a connection's place under the caps of its tenant and user.
 
-    While the store is away, each node keeps to the same caps for its own connections. Nobody is refused because the store does
-    not answer, and no connection waits for an answer twice.
+    While the store is away, each node applies the same caps to its own connections. No connection is refused because the store
+    does not answer. After the first failed call, new connections do not wait for the store.
     """
 
     def __init__(self, store: QuotaStore, limits: Limits, runtime: Runtime) -> None:
         self._store = store
         self.is_shared = store.is_shared
-        """Whether other nodes may have connections in the same scopes."""
+        """True if other nodes may have connections in the same scopes."""
         self._limits = limits
         self._metrics = runtime.metrics
         self._local: Counter[QuotaScope] = Counter()
         """Connections of this node."""
         self._released: set[QuotaScope] = set()
-        """Scopes with fewer connections here than the store knows of."""
+        """Scopes in which this node has fewer connections than the store knows."""
         self._is_store_away = False
         self._outage = runtime.outages.log(
             _log, "quota_store_unavailable", "quota_store_available", runtime.clock.monotonic
@@ -81,7 +81,7 @@ class ConnectionQuota:
         self._renewals.run_within(RELEASE_DELAY)
 
     def count(self, scope: QuotaScope) -> int:
-        """The connections of this node in the scope."""
+        """Returns the number of this node's connections in the scope."""
         return self._local.get(scope, 0)
 
     def reserve(self, identity: Identity) -> None:
@@ -95,9 +95,9 @@ class ConnectionQuota:
             local[scope] = local.get(scope, 0) + 1
 
     async def confirm(self, identity: Identity) -> None:
-        """Counts a reserved connection on all nodes, where the store `is_shared`.
+        """Counts a reserved connection over all nodes, if the quota `is_shared`.
 
-        Raises ServiceError(TOO_MANY_CONNECTIONS); the connection must be released then, too.
+        Raises ServiceError(TOO_MANY_CONNECTIONS). Even then, the caller must release the connection.
         """
         if self._is_store_away:
             self._metrics.limits.caps_unshared.inc()
@@ -114,7 +114,7 @@ class ConnectionQuota:
                 raise self._cap_reached(claim.scope)
 
     def release(self, identity: Identity) -> None:
-        """Counts a connection less: here at once, and on all nodes after RELEASE_DELAY."""
+        """Subtracts a connection: on this node at once, over all nodes after RELEASE_DELAY."""
         for scope in scopes_of(identity):
             self._local[scope] -= 1
             if self._local[scope] <= 0:
@@ -133,7 +133,7 @@ class ConnectionQuota:
 
     async def _send_releases(self) -> None:
         released, self._released = self._released, set()
-        if self._is_store_away:  # the renewal after its return sends all counts; a scope without connections expires
+        if self._is_store_away:  # the next renewal sends all counts, and scopes without connections expire
             return
         try:
             await self._claim(list(released))

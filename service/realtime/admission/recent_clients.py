@@ -1,7 +1,7 @@
-"""Counts the different clients behind connects, closes and slow consumers of the last minutes.
+"""Counts the different clients that connected, closed or read too slowly in the last minutes.
 
-One client that connects and ends in a loop makes as many events as a crowd, but is one client. Alerts about many clients read
-these counts, not the counters of events. docs/adr/0038-alerts-on-call.md says what a client is here.
+One client that reconnects in a loop causes as many connects as many clients. So alerts about many clients read these counts, not
+the counters of connects. docs/adr/0038-alerts-on-call.md defines a client.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from service.realtime.admission.slots import Slots
 from service.telemetry.metrics import Metrics
 
 CONNECT_WINDOW = 120.0
-"""Seconds that a client is counted after it connected: the alert on it is about a burst."""
+"""Seconds that a client is counted after it connected. Short, because its alert is about a burst."""
 CLOSE_WINDOW = 300.0
-"""Seconds that a client is counted after a connection of it closed."""
+"""Seconds that a client is counted after one of its connections closed."""
 MIN_CLIENTS = 10_000
-"""Clients that each count can hold. It holds `limits.connections` if that is more, so that a storm of all is counted whole."""
+"""Clients that each count can hold, or `limits.connections` if that is more: then a reconnect of all clients fits."""
 
 _ABNORMAL = frozenset(
     close.code for close in (CloseCode.ABNORMAL, CloseCode.INTERNAL, CloseCode.OVERLOAD, CloseCode.DEADLINE)
 )
-"""Close codes of connections that were cut or ended by a fault."""
+"""Close codes of connections that ended without a close frame or by a fault."""
 
 
 class RecentClients:
-    """Counts the recent clients of one node. A client is a user at an address; without a user, an address.
+    """Counts the recent clients of one node. A client is a user at an address, or an address without a user.
 
-    If most connections have the same user and address, they come through one NAT, or a proxy that `proxy.hops` leaves out. Then
-    each connection counts as a client.
+    If most connections have the same user and address, they come through one NAT, or through a proxy that `proxy.hops` does not
+    count. Then each connection counts as a client.
     """
 
     def __init__(self, slots: Slots, max_connections: int, clock: Clock, metrics: Metrics) -> None:
@@ -46,7 +46,7 @@ class RecentClients:
         self._slow: RecentKeys[int] = RecentKeys(clock, CLOSE_WINDOW, max_clients)
         self._serial = count()
         self._shared: tuple[str, str, str] | None = None
-        """The client that most connections had. Remembered until `_shared_until`: in a storm they close before they reconnect."""
+        """The user and address of most connections. Kept until `_shared_until`, because a mass reconnect closes them first."""
         self._shared_until = 0.0
         metrics.clients.recent_connect_clients.set_function(self._connected.__len__)
         metrics.clients.recent_close_clients.set_function(self._closed.__len__)
@@ -69,13 +69,13 @@ class RecentClients:
         self._slow.add(self._key(network, identity))
 
     def _key(self, network: str, identity: Identity | None) -> int:
-        # A hash takes less memory than the names, and keeps none of them.
+        # A hash takes less memory than the names, and does not store them.
         tenant, user = (identity.tenant, identity.user) if identity is not None and identity.user else ("", "")
         client = (network, tenant, user)
         return next(self._serial) if self._is_shared(client) else hash(client)
 
     def _is_shared(self, client: tuple[str, str, str]) -> bool:
-        """Whether most connections have, or recently had, this address and user, so that they must be many clients."""
+        """True if most connections have, or recently had, this address and user. Then they belong to many clients."""
         slots = self._slots
         network, tenant, user = client
         if slots.is_proxy(network):

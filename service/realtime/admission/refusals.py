@@ -1,7 +1,7 @@
 """Counts refused clients by cause: the client, the service, or a drain.
 
-One client that retries in a loop must not look like an outage, and an outage must not look like one client. So each refusal has a
-cause, and for refusals that the client causes the different addresses are counted, too.
+So alerts can distinguish an outage from one client that retries in a loop. For refusals that clients cause, the different
+addresses are counted, too.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from service.realtime.admission.slots import Slots
 from service.telemetry.metrics import Metrics
 
 Door = Literal["upgrade", "hello", "ticket"]
-"""Where a client is refused."""
+"""The step at which a client is refused."""
 Cause = Literal["client", "service", "draining"]
 """`client`: its own message or limit. `service`: a limit or a fault of this node. `draining`: the node shuts down."""
 
 WINDOW = 300.0
 """Seconds that a refused address is counted."""
 MAX_ADDRESSES = 10_000
-"""Refused addresses that are counted; with more, the one refused longest ago is evicted."""
+"""Maximum of counted addresses. One more evicts the address that was refused longest ago."""
 
 _SERVICE_CODES = frozenset({ErrorCode.OVERLOADED, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.INTERNAL})
 _CLIENT_CAPS = frozenset({"connections_per_ip", "connections_per_user"})
-"""Caps that one client alone can reach."""
+"""Caps that a single client can reach."""
 
 
 class Refusals:

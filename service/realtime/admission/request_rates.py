@@ -12,13 +12,13 @@ from service.errors import ErrorCode, ServiceError
 from service.telemetry.metrics import Metrics
 
 FAILED_REQUEST_COST = 0.01
-"""The part of an address's burst that a request of the backend API without a valid key costs."""
+"""The part of an address's burst that a backend API request without a valid key costs."""
 
 
 def rate_limited(metrics: Metrics, label: str, message: str, wait: float, **details: Any) -> ServiceError:
-    """Counts a refusal under this label, and returns the error: come back after `wait` seconds, spread by a quarter.
+    """Counts a refusal under this label, and returns the error. Its `retry_after` is `wait` seconds plus up to a quarter.
 
-    Many can be refused at the same moment, each by a bucket of its own.
+    The random part spreads the retries of clients that were refused at the same time by different buckets.
     """
     metrics.limits.rate_limited.labels(scope=label).inc()
     retry_after = round(uniform(wait, 1.25 * wait), 3)  # noqa: S311  # spreads load, guards nothing
@@ -65,10 +65,10 @@ class RequestRates:
             raise rate_limited(self._metrics, "api_key", message, bucket.schedule_retry(now), scope="key")
 
     def charge_failed_api_request(self, network: str) -> None:
-        """Makes a request without a valid key cost its address more than others."""
+        """Charges the address more for a request without a valid key."""
         self._api_addresses.bucket(network, self._clock.monotonic()).charge(max(0.0, self._failed_request_cost - 1.0))
 
     def evict_full(self, now: float, max_evicted: int) -> None:
-        """Forgets addresses and keys that have been quiet: at most so many of each."""
+        """Evicts addresses and keys whose buckets are full: at most `max_evicted` of each."""
         for buckets in (self._connects, self._api_addresses, self._api_keys):
             buckets.evict_full(now, max_evicted)

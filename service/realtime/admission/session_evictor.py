@@ -1,4 +1,4 @@
-"""Closes a user's oldest sessions when there are too many on all nodes, where `limits.on_user_cap` is `replace`."""
+"""Closes a user's oldest sessions above the cap over all nodes, if `limits.on_user_cap` is `replace`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger("session_evictor")
 class SessionEvictor:
     """Reports this node's connections to the store, and closes the sessions that the store reports as over the cap.
 
-    Does nothing unless `limits.on_user_cap` is `replace`. While the store is away, each node evicts among its own connections.
+    Does nothing unless `limits.on_user_cap` is `replace`. While the store is away, each node closes only its own sessions.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class SessionEvictor:
         runtime: Runtime,
         close_sessions: Callable[[Sequence[str]], Awaitable[object]],
     ) -> None:
-        """`close_sessions` closes connections by their ids, on whatever node they are."""
+        """`close_sessions` closes connections by their ids, on any node."""
         self._store = store
         self._max_connections = limits.connections_per_user
         self._is_enabled = limits.on_user_cap == "replace"
         self._close_sessions = close_sessions
         self._sessions: dict[QuotaScope, dict[str, bool]] = {}
-        """Connections of this node, the newest last, and whether the store knows of them."""
+        """Connections of this node, the newest last. The value is True if the store knows the connection."""
         self._removed: dict[QuotaScope, list[str]] = {}
         self._lock = asyncio.Lock()
-        """Held across every call of the store: reports on one connection must arrive in order."""
+        """Held during each call of the store, so that reports on one connection arrive in order."""
         self._outage = runtime.outages.log(
             _log, "session_eviction_report_failed", "session_eviction_report_recovered", runtime.clock.monotonic
         )
@@ -65,7 +65,7 @@ class SessionEvictor:
             self._reports.schedule(RELEASE_DELAY)
 
     def remove(self, identity: Identity, connection: str) -> None:
-        """Records that a connection has ended. Harmless if it is unknown."""
+        """Records that a connection has ended. Does nothing if it is unknown."""
         scope = QuotaScope(identity.tenant, identity.user)
         sessions = self._sessions.get(scope, {})
         if sessions.pop(connection, None) is None:
@@ -106,5 +106,5 @@ class SessionEvictor:
                 if evicted:
                     await self._close_sessions(evicted)
             self._outage.recovered()
-        except ServiceError as error:  # additions are reported again by the next renewal, removals expire
+        except ServiceError as error:  # the next renewal reports additions again, and removals expire
             self._outage.failed(code=error.code.code)

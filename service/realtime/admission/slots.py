@@ -1,4 +1,4 @@
-"""The slots of this node: each connection occupies one from before its WebSocket exists until it has ended."""
+"""The slots of this node. Each connection occupies one, from before its WebSocket exists until its end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from service.realtime.admission.quota import ConnectionQuota, cap_reached
 from service.telemetry.metrics import Metrics
 
 MIN_PROXY_CONNECTIONS = 100
-"""Connections of a node, more than half of which one client would not have."""
+"""From this many connections on, an address with more than half of them counts as a proxy."""
 
 
-@lru_cache(maxsize=4096)  # behind a proxy, or in a storm, the same addresses come again and again
+@lru_cache(maxsize=4096)  # behind a proxy or in a mass reconnect, the same addresses repeat
 def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 that an IPv6 subscriber controls."""
+    """Returns what counts as one address: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -31,12 +31,12 @@ def network_of(address: str) -> str:
 
 
 class ConnectionSlot:
-    """One connection's place under the caps, released once."""
+    """The place of one connection under the caps."""
 
     __slots__ = ("_identity", "_is_open", "_slots", "network", "rates")
 
     rates: ConnectionRates
-    """How much the connection may send. Not set before it is identified."""
+    """How much the connection may send. Set by `identify`."""
 
     def __init__(self, slots: Slots, network: str) -> None:
         self._slots = slots
@@ -45,22 +45,22 @@ class ConnectionSlot:
         self.network = network
 
     async def identify(self, identity: Identity) -> None:
-        """Counts the slot for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS); release the slot then."""
+        """Counts the slot for its tenant and user. Raises ServiceError(TOO_MANY_CONNECTIONS); then release the slot."""
         if self._identity is None:
             self.rates = self._slots.identify(self.network, identity)
-            self._identity = identity  # before anything is awaited: a release meanwhile must release this, too
+            self._identity = identity  # set before the await, so that a release meanwhile also frees the quota
             if self._slots.quota.is_shared:
                 await self._slots.quota.confirm(identity)
 
     def release(self) -> None:
-        """Frees the slot. Harmless the second time."""
+        """Frees the slot. A second call does nothing."""
         if self._is_open:
             self._is_open = False
             self._slots.release(self.network, self._identity)
 
 
 class Slots:
-    """Counts the connections of this node: in all, unidentified, and by address."""
+    """Counts the connections of this node: all, those without an identity, and by address."""
 
     def __init__(self, limits: Limits, quota: ConnectionQuota, rates: MessageRates, metrics: Metrics) -> None:
         self._limits = limits
@@ -68,7 +68,7 @@ class Slots:
         self._rates = rates
         self._metrics = metrics
         self.max_connections = limits.connections
-        """`limits.connections`, or what the process has file descriptors for."""
+        """`limits.connections`, or less if the process has too few file descriptors."""
         self.total = 0
         """Occupied slots."""
         self._pending = 0
@@ -76,11 +76,11 @@ class Slots:
         self._by_network: Counter[str] = Counter()
 
     def is_proxy(self, network: str) -> bool:
-        """Whether so many connections come from this address that it must stand for many clients."""
+        """True if so many connections come from this address that it must be shared by many clients."""
         return self.total >= MIN_PROXY_CONNECTIONS and 2 * self._by_network.get(network, 0) > self.total
 
     def lower_max_connections(self, max_connections: int) -> None:
-        """Lowers the cap to what the process has file descriptors for."""
+        """Lowers the cap to the number that the process's file descriptors allow."""
         self.max_connections = max_connections
         self._metrics.connections.max_connections.set(max_connections)
 
@@ -103,7 +103,7 @@ class Slots:
         return ConnectionSlot(self, network)
 
     def identify(self, network: str, identity: Identity) -> ConnectionRates:
-        """Reserves the quota of an identity; returns the rates that its connection shares. For ConnectionSlot."""
+        """Reserves the quota of an identity, and returns the connection's rates. For ConnectionSlot."""
         self.quota.reserve(identity)
         self._pending -= 1
         self._metrics.connections.pending_connections.dec()

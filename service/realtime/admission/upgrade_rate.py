@@ -1,4 +1,4 @@
-"""How many upgrades a second this node accepts: the setting, or less while its event loop is late."""
+"""Limits the upgrades that this node accepts per second: the setting, or less while its event loop is late."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = structlog.get_logger("admission")
 
 
 class UpgradeRate:
-    """Refuses upgrades above the accept rate, each with its own time to come back."""
+    """Refuses upgrades above the accept rate, each with its own `retry_after`."""
 
     def __init__(self, rollout: Rollout, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
@@ -29,15 +29,15 @@ class UpgradeRate:
 
     @property
     def per_second(self) -> float:
-        """Upgrades a second that are accepted now."""
+        """Upgrades per second that are accepted now."""
         return self._adaptive.rate.per_second
 
     def accept(self, *, is_upgrade: bool, is_browser: bool) -> None:
-        """Counts an upgrade that is about to be accepted; a plain request only asks.
+        """Counts an upgrade that is about to be accepted. Only checks the rate for a plain request.
 
-        Raises ServiceError(OVERLOADED), with a time of its own to come back.
+        Raises ServiceError(OVERLOADED), with its own `retry_after`.
         """
-        # A browser cannot read why its upgrade was refused, so its page asks again by a plain request: the two share a place.
+        # A browser cannot read why its upgrade was refused. So its page sends a plain request to ask, and each counts half.
         share = 0.5 if is_browser or not is_upgrade else 1.0
         now = self._clock.monotonic()
         wait = self._throttle.acquire(now, share) if is_upgrade else self._throttle.check(now, share)
@@ -48,11 +48,11 @@ class UpgradeRate:
             )
 
     def cancel(self) -> None:
-        """Takes back an accepted upgrade that was refused for another reason."""
+        """Uncounts an accepted upgrade that was refused for another reason."""
         self._throttle.refund()
 
     def observe_lag(self, lag: float) -> None:
-        """Adapts the rate to how late the event loop is, in seconds."""
+        """Adapts the rate to the lag of the event loop in seconds."""
         adaptive, now = self._adaptive, self._clock.monotonic()
         before = adaptive.rate
         adaptive.observe(lag, now)
