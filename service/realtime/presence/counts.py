@@ -1,4 +1,4 @@
-"""The number of users, for channels that are too large to announce each user."""
+"""Publishes the number of users in channels that are too large to announce each user."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from service.realtime.presence.events import COUNT, PresenceEvents
 from service.realtime.runtime import Runtime
 
 COUNT_INTERVAL = 1.0
-"""Seconds between two counts published for one channel, at least."""
+"""Minimum of seconds between two counts of one channel."""
 
 _log = structlog.get_logger("presence")
 
 
 class CountPublisher:
-    """Counts presence events, and publishes the number of users of channels that are too large for an event each."""
+    """Counts presence events in the metrics. In large channels, publishes the number of users in place of other events."""
 
     def __init__(self, store: PresenceStore, broker: Broker, events: PresenceEvents, runtime: Runtime) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class CountPublisher:
         )
 
     def record_change(self, kind: str, channel: ChannelKey, change: PresenceChange) -> None:
-        """Counts an event that the store has published, or schedules a count in its place."""
+        """Counts an event that the store has published. If it has published none, schedules a count."""
         if change.published:
             self._record_event(kind)
         elif change.changed and channel not in self._scheduled:
@@ -56,7 +56,7 @@ class CountPublisher:
         try:
             count = await self._store.count(channel)
             await self._broker.publish(self._events.count(channel, count))
-        except ServiceError as error:  # the store is away: the next snapshot shows who is there
+        except ServiceError as error:  # the store is away; the next presence view shows the number
             self._outage.failed(kind=COUNT, code=error.code.code)
         else:
             self._outage.recovered(kind=COUNT)

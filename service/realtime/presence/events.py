@@ -15,24 +15,24 @@ JOINED, LEFT, COUNT = "presence.joined", "presence.left", "presence.count"
 
 
 class PresenceEvents:
-    """Makes presence events, stamped with the time of the store."""
+    """Makes presence events with the time of the store clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def join(self, entry: PresenceEntry, info: bytes | None) -> PresenceJoin:
-        """An entry for the store, with the event that announces its user."""
+        """Returns an entry for the store, with the event that announces its user."""
         data: dict[str, str | Raw] = {"user": entry.user}
         if info is not None:
             data["info"] = Raw(info)
         return PresenceJoin(entry, info, self._publication(entry.channel, JOINED, data, entry.user))
 
     def left(self, channel: ChannelKey, user: str) -> Publication:
-        """The event that a user has left the channel."""
+        """Returns the event for a user who has left the channel."""
         return self._publication(channel, LEFT, {"user": user}, user)
 
     def count(self, channel: ChannelKey, users: int) -> Publication:
-        """The event that tells the number of users, where they are too many to be announced one by one."""
+        """Returns the event with the number of users, for a channel that is too large to announce each user."""
         return self._publication(channel, COUNT, {"count": users}, None)
 
     def _publication(self, channel: ChannelKey, kind: str, data: object, user: str | None) -> Publication:
@@ -58,7 +58,7 @@ _decode_joined = msgspec.json.Decoder(_JoinedData).decode
 
 
 def shown_info(joined: Event) -> bytes | None:
-    """The info that a `presence.joined` event shows. None if it shows none, or was made by another version."""
+    """Returns the info in a `presence.joined` event. None if it has no info, or if another version made it."""
     try:
         return bytes(_decode_joined(joined.data).info) or None
     except msgspec.DecodeError:

@@ -1,4 +1,4 @@
-"""Presence: the users of a channel, each announced once, with leaves debounced so that a reload or a deploy is no change."""
+"""Presence: the users of a channel. Each is announced once. Leaves are debounced, so a reload or a deploy announces nothing."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _log = structlog.get_logger("presence")
 
 
 class Presence:
-    """The presence of this node's channels: joins and leaves of its connections, and what its subscribers are shown.
+    """Adds and removes this node's connections in the presence of channels, and shows presence to its subscribers.
 
-    A store that nodes share expires entries. Every check renews this node's entries if that is due, and removes the expired
-    entries of the channels that this node subscribes to, so that the users of a node that was killed are reported as gone.
+    Entries expire in a shared store. Each check renews this node's entries if that is due. It also removes expired entries from
+    the channels that this node subscribes to, so that the users of a killed node are reported as gone.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Presence:
         max_members: int,
         ttl: float,
     ) -> None:
-        """`runtime` goes by the clock of the store. `subscribed` returns the channels with presence that the broker delivers to
-        this node; `deliver` brings an event to their subscribers. `debounce` and `ttl` are seconds. A channel with more users
-        than `max_members` is shown as a count."""
+        """`runtime` uses the store clock. `subscribed` returns the channels with presence that the broker delivers to this node.
+        `deliver` sends an event to their subscribers. `debounce` and `ttl` are seconds. A channel with more than `max_members`
+        users is shown as a count."""
         self._store = store
         self._subscribed = subscribed
         self._max_members = max_members
@@ -76,28 +76,28 @@ class Presence:
         self._counts.close()
 
     def drain(self) -> None:
-        """Lets the entries of connections that leave from now on expire: until then they have reconnected to another node."""
+        """From now on, entries of connections that leave stay until they expire. By then, most users have reconnected."""
         self._tracker.drain()
 
     async def join(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
-        """Adds a connection; the channel is notified if it is the user's first. When it raises, `leave` must follow."""
+        """Adds a connection, and announces the user if it is its first. If this raises, the caller must call `leave`."""
         await self._tracker.join(PresenceEntry(channel, user, connection), info)
 
     async def update(self, channel: ChannelKey, user: str, connection: str, info: bytes | None) -> None:
-        """Shows the user with other info, and notifies the channel. Harmless if the info is the same, or nobody has joined.
+        """Changes the user's info and announces it. Does nothing if the info is the same, or if the connection has not joined.
 
-        While the store is away, the update waits for it.
+        While the store is away, the update is postponed until its return.
         """
         await self._tracker.update(PresenceEntry(channel, user, connection), info)
 
     def leave(self, channel: ChannelKey, user: str, connection: str) -> None:
-        """Removes a connection after the debounce; the channel is notified if it was the user's last."""
+        """Removes a connection after the debounce, and announces the leave if it was the user's last."""
         self._tracker.leave(PresenceEntry(channel, user, connection))
 
     async def view(self, channel: ChannelKey) -> PresenceView:
-        """The users of the channel; only their number if they are more than `max_members`."""
+        """Returns the users of the channel, or only their number if there are more than `max_members`."""
         count = await self._store.count(channel)
-        if count > self._max_members:  # else thousands of names would be sorted for each of thousands who join
+        if count > self._max_members:  # sorting thousands of names for each of thousands of joins is too slow
             return PresenceView(count=count)
         count, members = await self._store.members(channel, self._max_members)
         self._reconciler.record_members(channel, members)
@@ -118,7 +118,7 @@ class Presence:
         self._reconciler.observe(event)
 
     def interrupted(self, channels: Collection[ChannelKey] | None) -> None:
-        """Schedules a check, because events may have been missed and the store may have lost entries. None: in all channels.
+        """Schedules a check, because events may have been missed and the store may have lost entries. None means all channels.
 
         Interruptions cause at most one check in `lease.RETRY_INTERVAL` seconds.
         """

@@ -1,7 +1,7 @@
-"""Keeps what this node's subscribers believe about presence true after an interruption.
+"""Corrects the presence that this node's subscribers see, after an interruption.
 
-Presence events are in no stream, so a missed one cannot be read. Instead this node remembers which users its subscribers know of,
-compares them with the store, and delivers the difference to its own subscribers.
+Presence events are in no stream, so a missed one cannot be read later. Instead, this node keeps the users that its subscribers
+were shown. It compares them with the store, and sends the differences to its subscribers.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class PresenceReconciler:
         *,
         max_members: int,
     ) -> None:
-        """`deliver` brings an event to this node's subscribers. Channels with more users than `max_members` are not compared:
-        their next change tells the number of users."""
+        """`deliver` sends an event to this node's subscribers. Channels with more users than `max_members` are not compared: the
+        next change in them publishes the number of users."""
         self._store = store
         self._events = events
         self._deliver = deliver
         self._max_members = max_members
         self._known: dict[ChannelKey, dict[str, int]] = {}
-        """The users that subscribers know of, each with the hash of the info that was shown."""
+        """The users that subscribers were shown, each with the hash of the shown info."""
         self._interrupted: set[ChannelKey] = set()
         """Channels in which an event may have been missed."""
         self._comparing: tuple[ChannelKey, set[str]] | None = None
-        """The channel that is being compared, and the users of the events that came meanwhile."""
+        """The channel that is being compared, and the users in events that arrived meanwhile."""
 
     def observe(self, event: Event) -> None:
         """Records a presence event that goes out to subscribers."""
@@ -52,7 +52,7 @@ class PresenceReconciler:
             self._comparing[1].add(user)
 
     def record_members(self, channel: ChannelKey, members: Iterable[Member]) -> None:
-        """Records the members that a subscriber has been shown."""
+        """Records the users that a subscriber was shown."""
         self._known.setdefault(channel, {}).update((member.user, hash(member.info)) for member in members)
 
     def record_interruption(self, channels: Iterable[ChannelKey]) -> None:
@@ -60,7 +60,7 @@ class PresenceReconciler:
         self._interrupted.update(channels)
 
     async def reconcile(self, subscribed: Collection[ChannelKey]) -> None:
-        """Compares each interrupted channel that is still among the `subscribed`. Raises ServiceError; then repeat it."""
+        """Compares each interrupted channel that is still subscribed. Raises ServiceError; then call it again."""
         self._known = {channel: users for channel, users in self._known.items() if channel in subscribed}
         for channel in tuple(self._interrupted):
             if channel in self._known:

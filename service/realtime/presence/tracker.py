@@ -1,4 +1,4 @@
-"""The presence entries of this node's connections, from before the store adds one until the store has removed it."""
+"""Tracks the presence entries of this node's connections, from before the store adds one until the store has removed it."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class _LocalEntry:
 
     info: bytes | None
     is_confirmed: bool = False
-    """Whether the store has confirmed it. An unconfirmed entry may be there all the same: it is removed, and never renewed."""
+    """True if the store has confirmed the entry. The store may also have an unconfirmed entry: that is removed, never renewed."""
     leave_timer: Timer | None = None
-    """Runs during the debounce of a leave."""
+    """The timer of the debounce after a leave."""
     is_leave_overdue: bool = False
-    """Whether the leave could not be made, because the store was away."""
+    """True if the leave has failed because the store was away."""
 
 
 class PresenceTracker:
     """Adds, renews and removes the entries of this node's connections.
 
-    A leave reaches the store only after the debounce. Until then the user counts as present on every node, so a user who
-    reconnects to any node does not join again, and the late leave of the old connection is not the user's last.
+    A leave reaches the store only after the debounce. Until then, every node counts the user as present. So a user who reconnects
+    to any node is not announced again, and the late leave of the old connection is not the user's last.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class PresenceTracker:
         self._debounce = debounce
         self._entries: dict[PresenceEntry, _LocalEntry] = {}
         self._leaving: dict[PresenceEntry, asyncio.Task[None]] = {}
-        """Leaves that the store has not answered yet."""
+        """The tasks of leaves that the store has not answered yet."""
         self._stale_info: dict[PresenceEntry, None] = {}
-        """Entries whose info the store does not have yet."""
+        """Entries whose newest info the store does not have yet."""
         self._is_draining = False
         self._reentered = runtime.outages.limited(
             _log, "presence_entries_added_again", runtime.clock.monotonic, level="info"
@@ -76,7 +76,7 @@ class PresenceTracker:
         return len(self._entries)
 
     async def join(self, entry: PresenceEntry, info: bytes | None) -> None:
-        """Adds a connection. When it raises, `leave` must follow."""
+        """Adds a connection. If this raises, the caller must call `leave`."""
         while leaving := self._leaving.get(entry):  # a join must not overtake the leave before it
             await asyncio.wait([leaving])
         local = self._entries.setdefault(entry, _LocalEntry(info))
@@ -87,10 +87,10 @@ class PresenceTracker:
         change = await self._store.join(self._events.join(entry, info))
         local.is_confirmed = True
         self._on_change(JOINED, entry.channel, change)
-        await self.update(entry, info)  # for a connection that has returned, the store has the old info
+        await self.update(entry, info)  # the store still has the old info of a connection that joins again
 
     async def update(self, entry: PresenceEntry, info: bytes | None) -> None:
-        """Shows the user with other info. While the store is away, the update waits for it."""
+        """Changes the user's info. While the store is away, the update is postponed until its return."""
         local = self._entries.get(entry)
         if local is None or local.info == info:
             return
@@ -103,7 +103,7 @@ class PresenceTracker:
             _log.debug("presence_update_postponed", code=error.code.code)
 
     def leave(self, entry: PresenceEntry) -> None:
-        """Removes a connection after the debounce. Harmless if it has left already."""
+        """Removes a connection after the debounce. Does nothing if it has left already."""
         local = self._entries.get(entry)
         if local is None or local.leave_timer is not None or local.is_leave_overdue or entry in self._leaving:
             return
@@ -113,7 +113,7 @@ class PresenceTracker:
         local.leave_timer = self._runtime.clock.call_later(self._debounce, partial(self._start_leave, entry))
 
     def drain(self) -> None:
-        """Makes later leaves expire in the store instead: by then most users have reconnected to another node."""
+        """From now on, entries that leave stay in the store until they expire. By then, most users have reconnected elsewhere."""
         self._is_draining = True
 
     def close(self) -> None:
@@ -125,13 +125,13 @@ class PresenceTracker:
         self._stale_info.clear()
 
     async def renew(self) -> None:
-        """Renews all entries, adds again those that the store has lost, and sends info that it does not have yet."""
+        """Renews all entries, adds lost ones again, and sends info that the store does not have yet."""
         started_at = self._lease.begin_renewal()
         missing: list[PresenceEntry] = []
-        # Without entries the store is asked all the same: its answer shows that it is there.
+        # The store is called even without entries: its answer shows that it is reachable.
         for part in sliced([entry for entry, local in self._entries.items() if local.is_confirmed]) or [[]]:
             missing += await self._store.renew(part)
-        missing = [entry for entry in missing if self._is_present(entry)]  # not those that have just left
+        missing = [entry for entry in missing if self._is_present(entry)]  # without those that left meanwhile
         self._lease.end_renewal(started_at, has_lost_entries=bool(missing))
         if missing:
             self._runtime.metrics.subscriptions.presence_reentered.inc(len(missing))
@@ -142,7 +142,7 @@ class PresenceTracker:
             await self._update_store(entry)
 
     def retry_overdue_leaves(self) -> None:
-        """Starts the leaves again that the store did not take."""
+        """Starts failed leaves again."""
         for entry in [
             entry for entry, local in self._entries.items() if local.is_leave_overdue and entry not in self._leaving
         ]:
@@ -170,8 +170,8 @@ class PresenceTracker:
     async def _leave(self, entry: PresenceEntry) -> None:
         try:
             if not self._lease.is_stable:
-                # Other nodes may not have added again what the store lost: a user who is still connected there would
-                # seem to leave.
+                # Other nodes may not have added lost entries again. A user who is still connected there would be
+                # announced as gone.
                 self._entries[entry].is_leave_overdue = True
                 return
             change = await self._store.leave(entry, self._events.left(entry.channel, entry.user))
@@ -185,5 +185,5 @@ class PresenceTracker:
 
 
 def sliced(items: Sequence[_T]) -> list[list[_T]]:
-    """The items in lists of at most MAX_CALL_ITEMS."""
+    """Splits the items into lists of at most MAX_CALL_ITEMS."""
     return [list(items[start : start + MAX_CALL_ITEMS]) for start in range(0, len(items), MAX_CALL_ITEMS)]
