@@ -16,7 +16,7 @@ from service.realtime.streams.streams import Streams
 
 
 class Cluster:
-    """Owns this node's view of the other nodes, the requests between them, and the revocations that all share."""
+    """Owns the membership, the requests to all nodes, and the revocations."""
 
     def __init__(
         self,
@@ -28,10 +28,10 @@ class Cluster:
         runtime: Runtime,
         store_runtime: Runtime,
     ) -> None:
-        """`store_runtime` goes by the clock of the store, `runtime` by the node's."""
+        """`store_runtime` uses the store clock, `runtime` the node's own clock."""
         self.node_id = new_id()
         self.clock = store_runtime.clock
-        """The store's time, for moments that all nodes must agree on."""
+        """The store clock, for times that all nodes must agree on."""
         self.membership = Membership(self.node_id, runtime.clock)
         self.actions = NodeActions(streams.registry, streams.hub, streams.subscriptions)
         subscribe_internally = streams.relay.subscribe_internally
@@ -62,7 +62,7 @@ class Cluster:
         runtime.metrics.cluster.nodes.set_function(lambda: 1 + len(self.membership.reports()))
 
     async def start(self) -> None:
-        """Reads the revocations, accepts requests, then reports this node to the others. Raises ServiceError."""
+        """Reads the revocations, subscribes to requests, then reports this node to the others. Raises ServiceError."""
         await self.revocations.start()
         await self.requests.start()
         await self.heartbeat.start()

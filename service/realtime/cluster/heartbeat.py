@@ -1,4 +1,4 @@
-"""The heartbeat of a node: it reports the node to the others, and finds what was lost on internal channels."""
+"""The heartbeat of a node: it reports the node to the others, and finds lost events of internal channels."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class NodeStatus(Protocol):
 
     @property
     def is_draining(self) -> bool:
-        """True while its connections are being moved to other nodes."""
+        """True while its connections move to other nodes."""
 
 
 class Heartbeat:
-    """Reports this node at an interval, and when its status changes. Each time it checks that no internal channel is behind."""
+    """Reports this node at an interval, and when its status changes. Each report also checks the internal channels for gaps."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Heartbeat:
         )
         self._has_started = self._is_closed = False
         self._is_report_due = False
-        """True if the status has changed since the last beat started."""
+        """True if the status has changed since the last heartbeat started."""
         self._outage = runtime.outages.log(
             _log, "cluster_report_failed", "cluster_report_recovered", runtime.clock.monotonic
         )
@@ -90,7 +90,7 @@ class Heartbeat:
         self._beats.start()
 
     async def close(self) -> None:
-        """Sends the last report, after which this node is gone for the others."""
+        """Sends the last report. After it, the other nodes count this node as gone."""
         self._beats.close()
         self._is_closed = True
         if not self._has_started:
@@ -101,12 +101,12 @@ class Heartbeat:
             _log.warning("cluster_leave_failed", code=error.code.code)
 
     def report_soon(self) -> None:
-        """Reports a change of the status without waiting for the next beat."""
+        """Reports a change of the status at once."""
         self._is_report_due = True
         self._beats.run_within(0.0)
 
     def _report_again(self, snapshot: Snapshot) -> None:
-        # The broker has started anew, and may have lost the reports.
+        # The channel has a new epoch, so the broker may have lost the reports.
         self.report_soon()
 
     async def _beat(self) -> float | None:

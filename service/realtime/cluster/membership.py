@@ -1,4 +1,4 @@
-"""The nodes that share the broker, as far as this node knows."""
+"""The other nodes that share the broker, by their reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NodeReport(NamedTuple):
 
 
 class Membership:
-    """Every other node that has reported lately."""
+    """The other nodes that have sent a report lately."""
 
     def __init__(self, node_id: str, clock: Clock) -> None:
         self._node_id = node_id
@@ -36,11 +36,11 @@ class Membership:
             self._received[node] = (self._clock.monotonic(), state)
 
     def states(self) -> Mapping[str, NodeState]:
-        """The last state of each other node, by id."""
+        """Returns the last state of each other node, by id."""
         return {node: report.state for node, report in self.reports().items()}
 
     def reports(self) -> Mapping[str, NodeReport]:
-        """The last report of each other node, by id."""
+        """Returns the last report of each other node, by id."""
         now = self._clock.monotonic()
         expired = now - NODE_STATE_RETENTION.ttl
         for node in [node for node, (received, _) in self._received.items() if received <= expired]:

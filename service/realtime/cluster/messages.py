@@ -1,7 +1,6 @@
 """Messages between nodes, and the internal channels that carry them through the broker.
 
-Nodes of different versions understand each other: a node ignores fields that it does not know, and does not respond to requests
-that it does not know.
+Nodes of different versions work together: a node ignores unknown fields, and does not respond to unknown requests.
 """
 
 from __future__ import annotations
@@ -20,58 +19,58 @@ from service.protocol.close import CloseCode
 from service.realtime.cluster.node_actions import NodeActions
 
 INTERNAL_TENANT = ""
-"""The tenant of internal channels. No client is in it: a tenant's name has at least one character (adapters/jwt, settings)."""
+"""The tenant of internal channels. No client has it: a tenant's name has at least one character (adapters/jwt, settings)."""
 
 REQUESTS = ChannelKey(INTERNAL_TENANT, "control")
-"""Commands (durable, so that a node reads those that it has missed) and queries (ephemeral)."""
+"""Commands (durable, so that a node can read missed ones) and queries (ephemeral)."""
 NODES = ChannelKey(INTERNAL_TENANT, "nodes")
-"""Each node's state: latest, by the node's id."""
+"""Node reports: `latest` events, keyed by node id."""
 REVOKING_TENANTS = ChannelKey(INTERNAL_TENANT, "revoking")
-"""Tenants that have revoked tokens: latest, by tenant. The revocations are in one channel a tenant."""
+"""Tenants that have revoked tokens: `latest` events, keyed by tenant. Each tenant has its own channel for the revocations."""
 INTERNAL_CHANNELS = 4
-"""Internal channels of a node, for a broker that bounds its channels: these three and the node's inbox. Each tenant that revokes
-adds one, and the latency probe adds one."""
+"""Internal channels of a node, for a broker with a limit on channels: these three and the node's inbox. Each tenant with
+revocations adds one, and the latency probe adds one."""
 MAX_TENANTS = 100_000
-"""Entries of REVOKING_TENANTS. Only holders of API keys revoke, so there are no more than the settings name."""
+"""Entries of REVOKING_TENANTS. Only holders of API keys revoke, so the settings limit the number."""
 
 COMMAND_RETENTION = Retention(entries=1_000, ttl=600.0)
-"""How far back a node can read the commands that it has missed."""
+"""How many missed commands a node can read, and how old they may be."""
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two reports of a node."""
 NODE_STATE_RETENTION = Retention(entries=10_000, ttl=3 * HEARTBEAT_INTERVAL)
-"""A node without a report for the TTL is gone. Two reports may be lost."""
+"""A node counts as gone after its last report's TTL, in which two reports may be lost."""
 
 
 def inbox_channel(node: str) -> ChannelKey:
-    """The channel of a node's responses, so that not every node receives each of them."""
+    """Returns the channel of the responses to one node. Other nodes do not receive them."""
     return ChannelKey(INTERNAL_TENANT, f"node:{node}")
 
 
 def probe_channel(node: str) -> ChannelKey:
-    """The channel of a node's latency probe. Each node has its own, so that the others do not receive it."""
+    """Returns the channel of one node's latency probe. Other nodes do not receive its events."""
     return ChannelKey(INTERNAL_TENANT, f"probe:{node}")
 
 
 def revocations_channel(tenant: str) -> ChannelKey:
-    """The channel of a tenant's revocations: latest, by subject. The broker bounds each channel by itself."""
+    """Returns the channel of a tenant's revocations: `latest` events, keyed by subject. The broker limits each channel."""
     return ChannelKey(INTERNAL_TENANT, f"revocations:{tenant}")
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """Asks every node to run an action and to respond with numbers. Its subclasses are all requests that there are.
+    """Asks every node to run an action and to respond with numbers.
 
-    Example of a new request: a subclass with a tag, its fields and `run`, and the method of NodeActions that `run` calls.
+    A new request needs a subclass with a tag, fields and `run`, and a method of NodeActions that `run` calls.
     """
 
     requester: str = msgspec.field(default="", name="asker")
     """The id of the node that receives the responses. `ClusterRequests.send` sets it."""
 
     is_command: ClassVar[bool] = True
-    """True: durable, and counted. False: a query of the nodes that are connected now."""
+    """True for a command: durable and counted in the metrics. False for a query to the nodes that are connected now."""
 
     @property
     def response_size(self) -> int:
-        """How many numbers a node responds with."""
+        """The count of numbers in a node's response."""
         return 1
 
     async def run(self, node: NodeActions) -> list[int]:
@@ -80,7 +79,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Disconnect(Request, frozen=True, kw_only=True, tag="disconnect"):
-    """Closes a user's connections with 4403. Responds with their number."""
+    """Closes a user's connections with 4403. Responds with the number of connections."""
 
     tenant: str
     user: str
@@ -92,7 +91,7 @@ class Disconnect(Request, frozen=True, kw_only=True, tag="disconnect"):
 
 
 class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
-    """Ends a user's subscriptions to a channel. Responds with their number."""
+    """Ends a user's subscriptions to a channel. Responds with the number of subscriptions."""
 
     tenant: str
     user: str
@@ -104,7 +103,7 @@ class Unsubscribe(Request, frozen=True, kw_only=True, tag="unsubscribe"):
 
 
 class CloseConnections(Request, frozen=True, kw_only=True, tag="close"):
-    """Closes connections by their ids. Responds with the number found."""
+    """Closes connections by their ids. Responds with the number of connections found."""
 
     connections: list[str]
     code: str
@@ -117,7 +116,7 @@ class CloseConnections(Request, frozen=True, kw_only=True, tag="close"):
 
 
 class CountSubscribers(Request, frozen=True, kw_only=True, tag="subscribers"):
-    """Counts the subscribers of channels. Responds with one number a channel."""
+    """Counts the subscribers of channels. Responds with one number per channel."""
 
     tenant: str
     channels: list[str]
@@ -126,11 +125,11 @@ class CountSubscribers(Request, frozen=True, kw_only=True, tag="subscribers"):
 
     @property
     def response_size(self) -> int:
-        """One number a channel."""
+        """One number per channel."""
         return len(self.channels)
 
     async def run(self, node: NodeActions) -> list[int]:
-        """Counts those of this node."""
+        """Counts the subscribers on this node."""
         return [node.count_subscribers(ChannelKey(self.tenant, name)) for name in self.channels]
 
 
@@ -151,9 +150,9 @@ class NodeState(Struct, frozen=True, kw_only=True):
     """Seconds since the Unix epoch."""
     version: str
     accepting: bool = True
-    """True if the node accepts connections. Versions that do not report it accept them."""
+    """True if the node accepts connections. Versions without this field always accept them."""
     draining: bool = False
-    """True while the node's connections are being moved to the other nodes."""
+    """True while the node's connections move to other nodes."""
     gone: bool = False
     """True in the last report of a node that leaves."""
 

@@ -1,4 +1,4 @@
-"""What every node of a cluster can be asked to do with its own connections."""
+"""The actions of cluster requests on a node's own connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.realtime.streams.subscriptions import Subscriptions
 
 
 class NodeActions:
-    """Acts on the connections of this node. Each method returns how many it has found."""
+    """Acts on the connections of this node. Each method returns the number of connections that it has found."""
 
     def __init__(self, registry: ConnectionRegistry, hub: Hub, subscriptions: Subscriptions) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class NodeActions:
         count = 0
         for connection in self._registry.of_user(tenant, user):
             if connection.session.is_subscribed(channel):
-                # Sent first: leaving may wait for the broker, and what the client asks for meanwhile is answered at once.
+                # Sent before the leave, which may wait for the broker while the client's next commands run.
                 connection.reply(Unsubscribed(channel=channel, code="removed"))
                 await self._subscriptions.leave(connection, channel)
                 count += 1

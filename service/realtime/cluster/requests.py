@@ -1,10 +1,10 @@
-"""Requests to all nodes. They go through the broker as events do, and survive the same faults.
+"""Requests to all nodes. They are events of the broker, so they survive the same faults as other events.
 
 result = await requests.send(Disconnect(tenant="acme", user="ann", reason="banned"))
 result.counts, result.nodes, result.is_complete
 
-A command is a durable event: once the broker has accepted it, every node runs it that was not away for longer than the stream
-goes back. A query is an ephemeral event, for the nodes that are connected now.
+A command is a durable event. Once the broker has accepted it, every node runs it, unless the stream no longer holds it when a
+disconnected node returns. A query is an ephemeral event for the nodes that are connected now.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Aggregate:
 
     counts: list[int]
     nodes: int
-    """How many nodes have responded."""
+    """The number of nodes that have responded."""
     is_complete: bool
-    """True if every node has responded that is known to be alive."""
+    """True if every node in the membership has responded."""
 
 
 class PendingRequest:
-    """A request that was sent, and its responses so far."""
+    """A sent request, with the responses received so far."""
 
     def __init__(self, expected: Set[str], response_size: int) -> None:
         self.id = new_id()
@@ -66,7 +66,7 @@ class PendingRequest:
         self._completed = asyncio.Event()
 
     def record(self, response: Response) -> None:
-        """Records a node's response. The first one of each node counts."""
+        """Records a node's response. Only the first response of each node counts."""
         if len(response.counts) == self._response_size:
             self._responses.setdefault(response.node, response.counts)
         if self._is_complete:
@@ -82,7 +82,7 @@ class PendingRequest:
         return Aggregate(counts, len(self._responses), self._is_complete)
 
     async def wait(self, timeout: float) -> Aggregate:  # noqa: ASYNC109  # a missing response is no error
-        """Adds up the responses once all are there, or after `timeout` seconds."""
+        """Adds up the responses when all have arrived, or after `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 await self._completed.wait()
@@ -99,7 +99,7 @@ class PendingRequests:
 
     @contextmanager
     def open(self, expected: Set[str], response_size: int = 1) -> Iterator[PendingRequest]:
-        """Accepts responses to a new request for the length of the block. Later ones are ignored."""
+        """Accepts responses to a new request until the `with` block ends. Later ones are ignored."""
         pending = PendingRequest(expected, response_size)
         self._pending[pending.id] = pending
         try:
@@ -146,7 +146,7 @@ class ClusterRequests:
     async def send(self, request: Request) -> Aggregate:
         """Runs a request on all nodes, this one included.
 
-        Raises ServiceError if the broker does not accept it. A command may be run all the same; it is safe to send it again.
+        Raises ServiceError if the broker does not accept it. Even then, nodes may run a command; it is safe to send it again.
         """
         request = structs.replace(request, requester=self._node_id)
         nodes = {self._node_id, *self._membership.states()}
@@ -165,7 +165,7 @@ class ClusterRequests:
         request = decode_request(event.data)
         if request.requester == self._node_id and not request.is_command:
             return  # `send` has run it
-        # Tasks start in the order in which they are spawned, and actions change connections before their first wait.
+        # Requests keep their order: tasks start in the order of `spawn`, and actions change connections before they await.
         self._runtime.tasks.spawn("cluster request", self._respond(event.id, request))
 
     async def _respond(self, id: str, request: Request) -> None:
@@ -213,8 +213,8 @@ class _Inbox:
         """Records a response."""
         try:
             self._pending.record(decode_response(event.data))
-        except ValueError:  # of a version that responds in another form
+        except ValueError:  # from a version with another form of response
             _log.warning("response_not_understood", event_id=event.id)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """Does nothing: the requester does not wait for long."""
+        """Does nothing: a lost response only makes the result incomplete."""

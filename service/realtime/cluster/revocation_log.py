@@ -1,6 +1,6 @@
-"""The revocations that the broker keeps: a channel for each tenant, and one channel that names these tenants.
+"""The revocations in the broker: one channel for each tenant, and one channel that lists these tenants.
 
-The broker bounds each channel, so a tenant that revokes a lot evicts its own revocations and no other tenant's.
+The broker limits each channel, so a tenant with many revocations evicts only its own.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import MAX_RETRY_INTERVAL, RETRY_INTERVAL, ChannelFollower
 
 MAX_CONCURRENT_RESTORES = 16
-"""Tenants whose revocations one node restores at the same time. The limit keeps room for events in the broker's queue. A tenant
-restores one revocation in its turn, so that no tenant waits for the thousands of another."""
+"""Tenants whose revocations one node restores at the same time, so that restores do not fill the broker's queue. Tenants take
+turns and restore one revocation a turn, so that none waits for the thousands of another."""
 
 _log = structlog.get_logger("revocations")
 
@@ -49,27 +49,27 @@ class RevocationRetention:
 
     @property
     def revocations(self) -> Retention:
-        """The retention of a tenant's channel: twice the life of a revocation.
+        """The retention of a tenant's channel: twice `max_life`.
 
-        The clock of the broker, or of the nodes with NATS, may be wrong by one life. A starting node then still finds every
-        revocation that is in force.
+        A starting node finds every revocation in force even if the broker's clock (with NATS, a node's clock) is wrong by
+        `max_life`.
         """
         return Retention(self.max_per_tenant, 2 * self.max_life)
 
     @property
     def tenants(self) -> Retention:
-        """The retention of the channel that names the tenants: a tenant is found for as long as its revocations."""
+        """The retention of the channel that lists the tenants. A tenant stays listed at least as long as its revocations last."""
         return Retention(MAX_TENANTS, 2 * self.max_life + self.announce_interval + self.max_life)
 
     @property
     def announce_interval(self) -> float:
-        """Seconds after which a node announces a tenant again when it revokes something."""
+        """Seconds after which a node's next revocation for a tenant announces the tenant again."""
         return self.max_life / 2
 
 
 @dataclass(frozen=True, slots=True)
 class LogContext:
-    """Dependencies shared by the channels with revocations."""
+    """The dependencies that all channels with revocations share."""
 
     broker: Broker
     runtime: Runtime
@@ -80,19 +80,20 @@ class LogContext:
 
 
 class RevokingTenants:
-    """The channel that names the tenants with revocations, so that each node finds the channels to follow.
+    """The channel that lists the tenants with revocations, so that each node finds the channels to follow.
 
-    A tenant has one entry here however much it revokes. The tenants are those of the API keys, so none can evict another.
+    A tenant has one entry, whatever the number of its revocations. The settings limit the number of tenants, so no entry is
+    evicted.
     """
 
     def __init__(self, context: LogContext, on_tenant: Callable[[str], object]) -> None:
-        """`on_tenant` is called with each tenant, any number of times."""
+        """`on_tenant` is called with each tenant, maybe more than once."""
         self._context = context
         self._on_tenant = on_tenant
         self._announced_at: dict[str, float] = {}
-        """When this node announced each tenant last (monotonic)."""
+        """Monotonic seconds of this node's last announcement of each tenant."""
         self._lost: set[str] = set()
-        """Tenants whose entry the broker has lost, and this node has not announced again."""
+        """Tenants whose entries the broker has lost, and which this node has not announced again yet."""
         self._restoring: asyncio.Task[None] | None = None
         runtime = context.runtime
         self._outage = runtime.outages.log(
@@ -103,7 +104,7 @@ class RevokingTenants:
         )
 
     async def announce(self, tenant: str) -> None:
-        """Makes sure that every node follows the tenant's channel. Call it before a publish there. Raises ServiceError."""
+        """Makes every node follow the tenant's channel. Call it before a publish in that channel. Raises ServiceError."""
         now = self._context.runtime.clock.monotonic()
         announced = self._announced_at.get(tenant)
         if announced is None or announced + self._context.retention.announce_interval <= now:
@@ -130,7 +131,7 @@ class RevokingTenants:
     async def _restore(self) -> None:
         while self._lost:
             tenant = random.choice(tuple(self._lost))  # noqa: S311  # each node in another order; guards nothing
-            # All nodes use the same id, so the broker accepts one of them.
+            # All nodes use the same event id, so the broker stores one event.
             name = repr((tenant, self.follower.epoch))
             try:
                 await self._publish(tenant, _digest(name))
@@ -157,7 +158,7 @@ class RevokingTenants:
 
 
 class TenantRevocations:
-    """One tenant's channel: its revocations are added to the table, and what the broker has lost is restored from there."""
+    """One tenant's channel. Adds its revocations to the table, and restores lost ones from the table."""
 
     def __init__(
         self,
@@ -166,13 +167,13 @@ class TenantRevocations:
         on_revocation: Callable[[Revocation], None],
         announce: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`on_revocation` adds to the table. `announce` makes the tenant known to all nodes (`RevokingTenants`)."""
+        """`on_revocation` adds a revocation to the table. `announce` is `RevokingTenants.announce`."""
         self._tenant = tenant
         self._context = context
         self._on_revocation = on_revocation
         self._announce = announce
         self._missing: dict[Subject, tuple[Revocation, int]] = {}
-        """What the broker has lost and no node has restored yet, and the state version of the value in its place."""
+        """Revocations that the broker has lost and no node has restored yet, each with the state version that it corrects."""
         self._restoring: asyncio.Task[None] | None = None
         outages, monotonic = context.runtime.outages, context.runtime.clock.monotonic
         self._reading = outages.log(_log, "revocation_reading_failed", "revocation_reading_recovered", monotonic)
@@ -201,7 +202,7 @@ class TenantRevocations:
 
     @property
     def missing(self) -> Collection[Subject]:
-        """What the broker has lost and no node has restored yet."""
+        """The subjects of revocations that the broker has lost and no node has restored yet."""
         return self._missing.keys()
 
     def maintain(self) -> None:
@@ -210,10 +211,10 @@ class TenantRevocations:
             self._restoring = self._context.runtime.tasks.spawn("revocation restore", self._restore())
 
     async def publish(self, revocation: Revocation, state_version: int = 0) -> None:
-        """Publishes a revocation. Raises ServiceError; it may have been published all the same.
+        """Publishes a revocation. Raises ServiceError; even then, it may have been published.
 
-        `state_version` is that of the value that it corrects. All nodes that restore a revocation use the same id, so it is
-        published once.
+        `state_version` is the version of the value that it corrects. All nodes that restore a revocation use the same event id,
+        so the broker stores it once.
         """
         await self._announce(self._tenant)
         name = repr((*revocation.subject, revocation.before, revocation.until, self.follower.epoch, state_version))
@@ -235,7 +236,7 @@ class TenantRevocations:
         revocation = self._decode(event)
         known = self._context.table.get(revocation.subject)
         if known is not None and not revocation.covers(known):
-            # Two nodes have revoked at the same moment, and at the broker the narrower revocation has replaced the wider one.
+            # Two nodes have revoked at the same time, and the narrower revocation has replaced the wider one in the broker.
             self._missing[known.subject] = (known.merged(revocation), event.state_version or 0)
             self.maintain()
         else:
@@ -254,7 +255,7 @@ class TenantRevocations:
                 yield self._decode(event)
 
     def _find_missing(self, snapshot: Snapshot) -> None:
-        """Compares the table with a channel that has started anew."""
+        """Compares the table with the channel, which has a new epoch."""
         kept = {revocation.subject: revocation for revocation in self._readable(snapshot.state)}
         missing = [
             revocation
@@ -278,7 +279,7 @@ class TenantRevocations:
                     self._restores.failed(self, left=len(self._missing), code=error.code.code)
                     return
                 self._restores.recovered(self)
-            if self._missing.get(subject) is entry:  # else a wider revocation has come meanwhile
+            if self._missing.get(subject) is entry:  # else a wider revocation has replaced it meanwhile
                 del self._missing[subject]
 
 

@@ -1,4 +1,4 @@
-"""Revoked tokens: the same table on every node, checked at each use of a token and enforced on open connections."""
+"""Revoked tokens. Every node has the same table, checks each token against it, and closes connections with revoked tokens."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from service.realtime.streams.channel_follower import MAX_RETRY_INTERVAL, Channe
 
 REASON = "the token has been revoked"
 ENFORCE_DELAY = 0.05
-"""Seconds from a revocation to the check of all connections. One check serves all revocations that come together."""
+"""Seconds from a revocation to the check of all connections, so that one check serves several revocations."""
 EFFECTIVE_WITHIN = 2.0
 """Seconds from a revocation to its effect on every node that reaches the broker."""
 assert MAX_RETRY_INTERVAL + ENFORCE_DELAY < EFFECTIVE_WITHIN  # noqa: S101  # a bound between constants
 MAX_AHEAD = 300.0
-"""Seconds by which the backend may set a revocation's `before` ahead of now. Later tokens would be refused too."""
+"""Seconds by which a revocation's `before` may be ahead of now. Until then, new tokens are refused, too."""
 MAX_CONCURRENT_READS = 50
 """Tenants whose revocations a starting node reads at the same time."""
 
@@ -41,15 +41,15 @@ MAX_CONCURRENT_READS = 50
 class Revocations:
     """The revocations of all nodes. A node reads them at its start, before it accepts connections.
 
-    The broker's state is the common copy, in one channel a tenant. If the broker has lost it, the nodes restore what they hold.
+    The broker holds the shared copy, as the state of one channel for each tenant. If the broker loses it, the nodes restore it.
 
-    How long a revocation lasts: `ttl` from the moment when it was made, plus what its `before` is ahead.
-    - A node counts this time by its monotonic clock, from when it received the revocation. So a wrong or jumping wall clock, its
-      own or another node's, never ends a revocation too early.
-    - The age of a revocation that was read from the broker is unknown, as wall clocks may be wrong. It lasts up to three times as
-      long (StoredRevocation.is_expired).
+    A revocation lasts `ttl` seconds from its creation, and longer if its `before` is ahead of that.
+    - A node measures this time with its monotonic clock, from the receipt of the revocation. So a wrong or jumping wall clock on
+      any node never ends a revocation too early.
+    - The age of a revocation that was read from the broker is unknown, because wall clocks may be wrong. It lasts up to three
+      times as long (StoredRevocation.is_expired).
     - The broker keeps revocations by its own clock. If that clock is wrong by less than `ttl`, a starting node still finds all
-      revocations that are in force.
+      revocations in force.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Revocations:
         """Creates an empty table.
 
         Args:
-            registry: The connections that revocations are enforced on.
-            broker: Keeps the common copy.
-            runtime: By the clock of the store: other nodes act on the moments of a revocation.
+            registry: The connections that are closed when their token is revoked.
+            broker: Holds the shared copy.
+            runtime: Uses the store clock, because all nodes must agree on the times of a revocation.
             token_clock: The clock by which tokens expire on this node, if it is not the runtime's.
             subscribe_internally: Delivers an internal channel to a sink.
-            ttl: Seconds that a revocation lasts. No token may live longer.
-            max_per_tenant: Revocations that are kept for one tenant.
-            max_total: Revocations that are kept for all tenants together.
+            ttl: Seconds that a revocation lasts. No token may last longer.
+            max_per_tenant: Maximum of revocations of one tenant.
+            max_total: Maximum of revocations of all tenants together.
         """
         self._registry = registry
         self._runtime = runtime
@@ -92,20 +92,20 @@ class Revocations:
         self._tenants = RevokingTenants(self._context, self._of_tenant)
         self._by_tenant: dict[str, TenantRevocations] = {}
         self._unread: list[TenantRevocations] | None = []
-        """The tenants that a starting node has found and not yet read; None once it has started."""
+        """Tenants whose revocations the starting node has not read yet; None once it has started."""
         self._enforce_timer: Timer | None = None
         subscribe_internally(self._tenants.follower.channel, self._tenants.follower)
         runtime.metrics.cluster.revocations.set_function(lambda: len(self._table))
 
     @property
     def followers(self) -> Sequence[ChannelFollower]:
-        """The followers of all channels with revocations, for checks that none is behind."""
+        """The followers of all channels with revocations. The heartbeat checks them for gaps."""
         return (self._tenants.follower, *(tenant.follower for tenant in self._by_tenant.values()))
 
     async def start(self) -> None:
         """Reads all revocations. Raises ServiceError."""
         await self._tenants.follower.start()
-        while self._unread:  # more tenants may be found while some are read
+        while self._unread:  # a read may find more tenants
             part, self._unread = self._unread[:MAX_CONCURRENT_READS], self._unread[MAX_CONCURRENT_READS:]
             await _gather([tenant.follower.start() for tenant in part])
         self._unread = None
@@ -117,7 +117,7 @@ class Revocations:
             self._enforce_timer = None
 
     def _of_tenant(self, tenant: str) -> TenantRevocations:
-        """Returns the tenant's channel, and starts to follow it at the first call."""
+        """Returns the tenant's channel. The first call starts to follow it."""
         known = self._by_tenant.get(tenant)
         if known is not None:
             return known
@@ -132,7 +132,7 @@ class Revocations:
     # --- revoking -----------------------------------------------------------------------------------------------------
 
     async def revoke_user(self, tenant: str, user: str, before: float, reason: str) -> Revocation:
-        """Revokes the tokens of a user that were issued before a moment, or that have no issue time.
+        """Revokes a user's tokens that were issued before a time, or that have no issue time.
 
         Args:
             tenant: The user's tenant.
@@ -140,8 +140,8 @@ class Revocations:
             before: Seconds since the Unix epoch, at most MAX_AHEAD from now.
             reason: Sent to the clients that are disconnected.
 
-        Returns the revocation in force: an earlier one that goes further stays. Raises ServiceError; the revocation may be in
-        force all the same, and it is safe to repeat it.
+        Returns the revocation in force, which may be an earlier, wider one. Raises ServiceError; even then, the revocation may be
+        in force. A repeat is safe.
         """
         now = self._runtime.clock.wall()
         return await self._revoke(Target.USER, tenant, user, now, self._ttl + max(0.0, before - now), before, reason)
@@ -175,8 +175,8 @@ class Revocations:
             connection.close(CloseCode.UNAUTHORIZED, found.reason or REASON)
 
     def maintain(self) -> None:
-        """Evicts what has expired, and restores what the broker has lost. Call it at every heartbeat."""
-        # A node whose clock is behind still accepts expired tokens, so the earlier one of the two clocks counts.
+        """Evicts expired revocations, and restores those that the broker has lost. Call it at every heartbeat."""
+        # A node with a slow clock still accepts expired tokens, so the earlier time of the two clocks decides.
         wall = min(self._runtime.clock.wall(), self._token_clock.wall())
         self._table.evict_expired(self._runtime.clock.monotonic(), wall)
         self._tenants.maintain()
@@ -196,14 +196,14 @@ class Revocations:
 
 
 async def _gather(starts: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Raises the first error once all have ended, so that none is left running."""
+    """Waits until all have ended, then raises the first error. So none is left running."""
     for result in await asyncio.gather(*starts, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
 
 
 class RevocationGuard:
-    """An Authenticator in front of another one, which refuses revoked tokens."""
+    """An Authenticator that wraps another one and refuses revoked tokens."""
 
     def __init__(self, authenticator: Authenticator, revocations: Revocations) -> None:
         self._authenticator = authenticator

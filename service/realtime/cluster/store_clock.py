@@ -1,7 +1,7 @@
-"""The time of the store, for moments that all nodes must agree on.
+"""The store clock: the store's time, for times that all nodes must agree on.
 
-A node's own clock may be wrong. What concerns the node alone goes by its own clock, for example when a token expires. What other
-nodes act on goes by the store's: since when tokens are revoked, how long an entry in NATS lasts, when an event was accepted.
+A node's own clock may be wrong. It is used for times that only this node needs, such as the expiry of a token. The store clock is
+used for times that other nodes read: when tokens are revoked, when entries in NATS expire, when an event was accepted.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ MAX_TOLERATED_SKEW = 0.5
 WARN_SKEW = 2.0
 """Seconds of skew above which a warning is logged; the alert on clock skew has the same threshold."""
 READING_TTL = 60.0
-"""Seconds after which a server's last reading no longer counts."""
+"""Seconds for which a reading of a server's time is used."""
 MAX_RESPONSE_TIME = 1.0
-"""Seconds: a response that took longer is too imprecise to be read."""
+"""Seconds. The time in a slower response is too imprecise, so it is ignored."""
 
 _log = structlog.get_logger("clock")
 
 
 class StoreClock:
-    """A Clock whose `wall` is the store's time once it differs from the node's by more than MAX_TOLERATED_SKEW.
+    """A Clock whose `wall` is the store's time if that differs from the node's time by more than MAX_TOLERATED_SKEW.
 
-    Without a reading, as with the broker in memory, and while the skew is small, it is the node's own clock at no cost.
+    With a smaller skew, and without a reading (as with the broker in memory), it is the node's own clock.
     """
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
@@ -39,7 +39,7 @@ class StoreClock:
         self.wall: Callable[[], float] = clock.wall
         """Returns the store's time, in seconds since the Unix epoch."""
         self._readings: dict[str, tuple[float, float]] = {}
-        """By server: its time minus the monotonic clock, and when that was read."""
+        """For each server, its time minus the monotonic clock, and the monotonic time of the reading."""
         self._offset = 0.0
         """The store's time minus the monotonic clock."""
         self._warned_at: float | None = None
@@ -51,7 +51,7 @@ class StoreClock:
         return self._clock.wall() - self._store_time() if self._readings else 0.0
 
     def record(self, server: str, time: float, response_time: float) -> None:
-        """Records a server's time, from a response that has just come.
+        """Records a server's time from a response that has just arrived.
 
         Args:
             server: Any name of the server.
@@ -64,7 +64,7 @@ class StoreClock:
         self._readings[server] = (time - now + response_time / 2, now)
         if len(self._readings) > 1:
             self._readings = {name: one for name, one in self._readings.items() if now - one[1] <= READING_TTL}
-        # Each server of a Cluster has its own clock. The median ignores one that is wrong.
+        # Each server of a Cluster has its own clock. The median ignores a single wrong one.
         self._offset = median(offset for offset, _ in self._readings.values())
         skew = self.skew
         self.wall = self._store_time if abs(skew) > MAX_TOLERATED_SKEW else self._clock.wall
