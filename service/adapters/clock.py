@@ -14,7 +14,7 @@ class SystemClock:
 
     __slots__ = ()
 
-    # The functions themselves, without a method around them: they run several times a message.
+    # The functions themselves: a method around them would cost time, and they run several times for each message.
     wall = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
 

@@ -14,7 +14,8 @@ class FetchError(Exception):
 
 
 class HttpFetch:
-    """Fetches documents without redirects (another host could answer), cookies or proxies, bounded in time and size.
+    """Fetches documents, with limits of time and size. Follows no redirects, because another host could answer; uses no
+    cookies and no proxies.
 
     The session opens with the first call and ends with `close`.
     """

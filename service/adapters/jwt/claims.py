@@ -35,7 +35,7 @@ def identity_of(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Identi
     _check_audience(claims["aud"], issuer.audience)
     expires_at = _check_times(claims, issuer.leeway, now)
     user = _subject(claims["sub"])
-    # A claim of null is refused, too: falling back to the default would widen what the token may do.
+    # A null claim is refused, too: the default tenant could give the token more rights.
     tenant = claims.get(issuer.tenant_claim, issuer.default_tenant)
     if not isinstance(tenant, str) or not _is_tenant(tenant):
         raise refused(f"its {issuer.tenant_claim!r} does not match {TENANT_PATTERN.pattern}")
@@ -65,7 +65,7 @@ def _check_audience(audience: Any, expected: str) -> None:
 
 def _check_times(claims: Mapping[str, Any], leeway: float, now: float) -> float:
     """Returns when the token expires."""
-    # Not by PyJWT, which asks the operating system for the time and accepts "1", true and 1.9 as times.
+    # Not checked with PyJWT, which reads the system's time and accepts "1", true and 1.9 as times.
     expires_at = _time(claims, "exp")
     for claim in ("nbf", "iat"):
         if claim in claims and _time(claims, claim) > now + leeway:
@@ -98,7 +98,7 @@ def _token_id(claims: Mapping[str, Any]) -> str | None:
     if "jti" not in claims:
         return None
     id_ = claims["jti"]
-    # A token whose id the backend API cannot express could not be revoked.
+    # The backend API could not revoke a token with another id.
     if not isinstance(id_, str) or not 1 <= len(id_) <= MAX_ID:
         raise refused(f"its 'jti' is not a text of 1 to {MAX_ID} characters")
     return id_

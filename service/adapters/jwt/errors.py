@@ -6,5 +6,5 @@ from service.errors import ErrorCode, ServiceError
 
 
 def refused(reason: str) -> ServiceError:
-    """Returns the error for a client; the reason repeats nothing of the token."""
+    """Returns the error for a client. The reason must not quote the token."""
     return ServiceError(ErrorCode.INVALID_TOKEN, f"the token is refused: {reason}")

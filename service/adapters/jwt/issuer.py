@@ -42,7 +42,7 @@ class Issuer:
     """Seconds by which the issuer's clock may differ from ours."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError with what is wrong."""
+        """Raises ValueError, whose text says what is wrong."""
         if fault := next(_faults(self), None):
             raise ValueError(f"issuer {self.issuer!r}: {fault}")
 

@@ -22,7 +22,7 @@ class Key(Protocol):
     """Verifies the signatures of one algorithm."""
 
     thumbprint: bytes | None
-    """Identifies the key, wherever it was read. None if verifying is so cheap that results need no cache."""
+    """Identifies the key, whatever its source. None if verifying is so cheap that results need no cache."""
 
     def verify(self, signed: bytes, signature: bytes) -> bool:
         """Whether the signature is valid for these bytes."""
@@ -41,7 +41,7 @@ class PublicKey:
         self._algorithm = parsed.Algorithm
         self.key = parsed.key
         self.thumbprint: bytes | None = hashlib.sha256(
-            json.dumps(members, sort_keys=True, separators=(",", ":")).encode()  # as RFC 7638 has it
+            json.dumps(members, sort_keys=True, separators=(",", ":")).encode()  # as in RFC 7638
         ).digest()
 
     def verify(self, signed: bytes, signature: bytes) -> bool:
@@ -78,7 +78,8 @@ class KeySet:
         return len(self.named) + len(self.nameless)
 
     def find(self, kid: str | None) -> PublicKey | None:
-        """Returns the key with this id. Without an id: the only key, and none of several, as a guess would hide a fault."""
+        """Returns the key with this id. Without an id, returns the only key; None if there are several, because a guess
+        would hide a fault."""
         if kid is not None:
             return self.named.get(kid)
         keys = (*self.named.values(), *self.nameless)

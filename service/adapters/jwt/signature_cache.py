@@ -10,7 +10,7 @@ from service.telemetry.metrics import Metrics
 
 
 class SignatureCache:
-    """Remembers of the latest tokens that a key has signed them.
+    """Remembers which key has signed each of the latest tokens.
 
     It stores a SHA-256 of the whole token and the thumbprint of the key. The caller names the key, so an entry is useless once
     the key is gone or replaced under the same id.
@@ -19,7 +19,7 @@ class SignatureCache:
     __slots__ = ("_cached", "_hits", "_max_tokens", "_misses")
 
     def __init__(self, max_tokens: int, metrics: Metrics) -> None:
-        """Caches `max_tokens`; the one that was used least recently goes first. With 0 it caches none."""
+        """Caches at most `max_tokens`, and evicts the least recently used. With 0 it caches none."""
         self._max_tokens = max_tokens
         self._cached: OrderedDict[bytes, bytes] = OrderedDict()
         self._misses = metrics.clients.token_signatures.labels(outcome="checked")

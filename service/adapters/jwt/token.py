@@ -1,6 +1,6 @@
 """Splits a token in compact form, without verifying it.
 
-This is done here and not by PyJWT, for speed; a test checks that it refuses all that PyJWT refuses.
+Replaces PyJWT's parser for speed. A test checks that it refuses everything that PyJWT refuses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.protocol.messages import MAX_TOKEN
 MAX_KID = 256
 """Characters."""
 MAX_CACHED_HEADER = 256
-"""Bytes up to which a parsed header is cached: all tokens of an issuer have the same header, or one of a few."""
+"""The largest header in bytes that is cached after parsing. The tokens of one issuer share one header or a few."""
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _CHARACTERS = _ALPHABET + b"."
@@ -71,7 +71,7 @@ def split_token(token: str) -> UnverifiedToken:
 
 
 def _decode_base64url(segment: bytes) -> bytes:
-    """Raises ValueError for another spelling than an encoder's (RFC 7515 §2). The alphabet was checked before."""
+    """Raises ValueError for a spelling that no encoder writes (RFC 7515 §2). The alphabet was checked before."""
     remainder = len(segment) & 3
     if segment[-1] not in _LAST_CHARACTERS[remainder]:
         raise ValueError("not base64url")
@@ -82,7 +82,7 @@ def _header(segment: bytes) -> TokenHeader:
     """Raises one of _UNREADABLE, or ServiceError."""
     header = _decode_json(_decode_base64url(segment))
     kid = header.get("kid")
-    # A kid of null is refused: without a kid the issuer's only key is used, which the token must not ask for.
+    # A null kid is refused: it must not stand for the issuer's only key, as a missing kid does.
     if "kid" in header and not (isinstance(kid, str) and len(kid) <= MAX_KID):
         raise refused(f"its kid is not a text of at most {MAX_KID} characters")
     return TokenHeader(header.get("alg"), kid, "crit" in header or "b64" in header)

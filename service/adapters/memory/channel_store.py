@@ -28,17 +28,18 @@ class StoreLimits:
 class ChannelStore:
     """Holds a limited number of channels and bytes, whatever clients do.
 
-    An empty channel without subscribers is dropped `empty_ttl` seconds after its last use. For further space, the store evicts
-    whole channels without subscribers. Empty ones go first, as anyone who may subscribe can create many, and that must not evict
-    history; then the least recently used. An evicted channel returns with a new epoch, so clients notice that their history is
-    lost. A channel with subscribers is never evicted: if only such channels are left, the store refuses.
+    An empty channel without subscribers is dropped `empty_ttl` seconds after its last use. To free space, the store
+    evicts whole channels without subscribers: first empty ones, then the least recently used. Anyone who may subscribe
+    can create many empty channels, and these must not evict history. An evicted channel returns with a new epoch, so
+    clients notice that their history is lost. A channel with subscribers is never evicted: if only such channels are
+    left, the store refuses.
     """
 
     def __init__(self, limits: StoreLimits, new_epoch: Callable[[], str]) -> None:
         self._limits = limits
         self._new_epoch = new_epoch
         self._channels: dict[ChannelKey, StoredChannel] = {}
-        # Both least recently used first. A channel with subscribers is in neither.
+        # `_empty` and `_idle` begin with the least recently used. A channel with subscribers is in neither.
         self._empty: OrderedDict[ChannelKey, float] = OrderedDict()
         """Empty channels, with the time of their last use."""
         self._idle: OrderedDict[ChannelKey, None] = OrderedDict()
@@ -229,7 +230,8 @@ class _ListedNames:
 
 
 def _full(what: str, limit: int) -> ServiceError:
-    # Not OVERLOADED, which sends clients to another node, and the in-memory broker has none. A publisher may retry the same id.
+    # Not OVERLOADED, which sends clients to another node: there is no other node here. A publisher may retry the same
+    # id.
     return ServiceError(
         ErrorCode.BROKER_UNAVAILABLE,
         f"the in-memory broker is full: its {limit} {what} are taken by channels that have subscribers",

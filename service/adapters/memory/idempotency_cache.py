@@ -19,9 +19,9 @@ class _PublishKey(NamedTuple):
 
 
 class IdempotencyCache:
-    """Remembers the result of a publish for `window` seconds. At most `max_entries` are kept; the oldest goes first.
+    """Remembers the result of a publish for `window` seconds. Keeps at most `max_entries`, and evicts the oldest.
 
-    A result outlives its channel's eviction, so that a retry does not enter the stream that has replaced the channel's.
+    A result outlives its channel's eviction. Otherwise a retry would be stored in the stream of the new channel.
     """
 
     __slots__ = ("_max_entries", "_results", "_window")
@@ -45,12 +45,12 @@ class IdempotencyCache:
             self._results.popitem(last=False)
 
     def expire(self, now: float) -> None:
-        """Forgets results that are older than the window."""
+        """Drops results that are older than the window."""
         while self._results and next(iter(self._results.values()))[0] <= now:
             self._results.popitem(last=False)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drops everything."""
         self._results.clear()
 
 

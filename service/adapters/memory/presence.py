@@ -23,7 +23,7 @@ _log = structlog.get_logger("presence")
 
 
 class MemoryPresence:
-    """Keeps the guarantee of the port within one process. It holds an entry a connection and subscription."""
+    """Keeps the guarantee of the port within one process. Holds one entry for each subscription of a connection."""
 
     __slots__ = ("_channels", "_locks", "_max_announced_users", "_publish")
 

@@ -8,7 +8,8 @@ from service.core.quota import QuotaClaim, SessionOrderUpdate
 
 
 class MemoryQuota:
-    """Stores nothing: without other nodes, a claim is the total, and the node has closed its oldest connections itself."""
+    """Stores nothing. Without other nodes, a claim is the total, and the node itself closes a user's oldest
+    connections."""
 
     __slots__ = ()
     is_shared = False

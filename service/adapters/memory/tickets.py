@@ -10,7 +10,8 @@ from service.errors import ErrorCode, ServiceError
 
 
 class MemoryTickets:
-    """Keeps at most `max_tickets` live tickets, and refuses further ones: nobody can evict the tickets of others.
+    """Keeps at most `max_tickets` live tickets, and refuses further ones, so that nobody can evict the tickets of
+    others.
 
     A plain dict lookup is safe: a ticket is 256 random bits, and a dict compares strings only after their keyed hashes agree, so
     timing reveals nothing about a guess.

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 def parse_nats_url(url: str) -> tuple[str, ...]:
     """Returns the servers of nats://host:port,host:port (tls://… for TLS), each as a URL of its own.
 
-    Raises ValueError with a predicate that repeats nothing of the URL: it may hold a password.
+    Raises ValueError. Its text is a predicate ("holds …") that does not quote the URL, which may hold a password.
     """
     parts = urlsplit(url)
     if "@" in parts.netloc:

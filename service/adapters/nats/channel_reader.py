@@ -1,4 +1,4 @@
-"""Reads channels consistently although they change meanwhile."""
+"""Reads consistent states of channels while they change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.core.event import Event
 from service.core.position import Position, events_after
 
 MAX_TRIES = 5
-"""Reads of a channel that changes meanwhile, or by a replica that is behind, before the last one has to do."""
+"""Attempts to read a channel that changes meanwhile, or whose replica is behind."""
 EXPIRED_GROWTH = 4
 """How much larger a read becomes after one that found only expired events."""
 
@@ -38,7 +38,8 @@ class ChannelState(NamedTuple):
 
 
 class ChannelReader:
-    """Reads channels. A channel that is not stored yet is created, so that the reader's position holds."""
+    """Reads channels. Stores a channel that is not stored yet, so that the position which the reader gets stays
+    valid."""
 
     def __init__(self, subjects: Subjects, stream: Stream, heads: HeadStore, clock: Clock) -> None:
         self._subjects = subjects
@@ -100,7 +101,7 @@ class ChannelReader:
             end = min(high, low + size - 1)
             part = await self._read_range(channel, head, low, end)
             if found and part and part[0].offset != low:
-                found.clear()  # a gap: what counts begins after it
+                found.clear()  # a gap: the page begins after it
             if not part:
                 size *= EXPIRED_GROWTH
             found.extend(part)

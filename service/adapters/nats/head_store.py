@@ -39,7 +39,7 @@ class HeadStore:
         self._clock = clock
         self._cache: OrderedDict[ChannelKey, StoredHead] = OrderedDict()
         self._published: OrderedDict[ChannelKey, SeenHead] = OrderedDict()
-        """How far this node has published into channels that are not cached, or not any more: the stream must have it."""
+        """The newest publication of this node in each channel without a cached head. The stream must contain it."""
 
     # --- the cache ------------------------------------------------------------------------------------------------------
 
@@ -55,7 +55,7 @@ class HeadStore:
             self._cache.popitem(last=False)
 
     def evict(self, channel: ChannelKey) -> None:
-        """Removes an outdated head from the cache. The stream must still have what it says."""
+        """Removes an outdated head from the cache. The stream must still contain what the head says."""
         stored = self._cache.pop(channel, None)
         if stored is not None:
             self._published[channel] = stored.head.seen
@@ -64,7 +64,7 @@ class HeadStore:
                 self._published.popitem(last=False)
 
     def evict_all(self) -> None:
-        """Removes all heads from the cache, after a reconnect. The stream must still have what they say."""
+        """Removes all heads from the cache, after a reconnect. The stream must still contain what they say."""
         for channel, stored in list(self._cache.items()):
             seen = self._seen.get(channel)
             if seen is None or seen.epoch == stored.head.epoch:
@@ -72,7 +72,7 @@ class HeadStore:
             self.evict(channel)
 
     def clear(self) -> None:
-        """Forgets what was published."""
+        """Drops the record of what was published."""
         self._published.clear()
 
     # --- the stream -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Writes publishes in batches: each batch is stored as a whole or not at all.
 
-A publish is the event, its result, and the channel's head. The last two are written on condition that no other node has written
-them meanwhile.
+A publish is the event, its result, and the channel's head. The batch fails if another node has written the result or
+the head meanwhile.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _PendingPublish:
     result: asyncio.Future[PublishResult]
 
     def succeed(self, result: PublishResult) -> None:
-        """Ends it, unless its publisher has given up."""
+        """Sets the result, unless its publisher has given up."""
         if not self.result.done():
             self.result.set_result(result)
 
@@ -70,7 +70,7 @@ class _PendingPublish:
 
 
 class _ChannelUpdate(NamedTuple):
-    """What a batch makes of one channel's head."""
+    """How a batch changes one channel's head."""
 
     channel: ChannelKey
     before: ChannelHead
@@ -149,7 +149,8 @@ class PublishQueue:
         return self._result_subject(publication), value
 
     async def _store(self, batch: Sequence[_PendingPublish]) -> None:
-        """Stores all channels in one batch; if another node publishes into one of them meanwhile, one batch a channel."""
+        """Stores all channels in one batch. If another node publishes into one of them meanwhile, stores one batch for
+        each channel."""
         channels: dict[ChannelKey, list[_PendingPublish]] = {}
         for pending in batch:
             channels.setdefault(pending.publication.channel, []).append(pending)
@@ -171,7 +172,7 @@ class PublishQueue:
         await asyncio.gather(*(store(*item) for item in channels.items()))
 
     async def _store_channel(self, channel: ChannelKey, batch: Sequence[_PendingPublish]) -> None:
-        """Retries until no other node is faster. Publishes that were accepted before get their results."""
+        """Retries until no other node writes first. Publishes that were accepted before get their earlier results."""
         expired: dict[str, int] = {}
 
         async def commit() -> None:
@@ -276,7 +277,7 @@ class PublishQueue:
         return await asyncio.gather(*(read(pending.publication) for pending in batch))
 
     def _purge(self, update: _ChannelUpdate) -> None:
-        """Deletes now and then what the retention no longer covers. Readers ignore it until then."""
+        """Occasionally deletes what the retention no longer covers. Readers ignore it until then."""
         before, after = update.before, update.after
         if _is_purge_due(before.offset, after.offset, after.entries):
             self._stream.purge(self._subjects.durable(update.channel), after.entries)

@@ -1,4 +1,4 @@
-"""The records in the stream: heads, events and publish results; and the rules for which of them count."""
+"""The records in the stream (heads, events and publish results), and the rules for which events and values are live."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class SeenHead(NamedTuple):
 
 
 class ChannelHead(Struct, frozen=True, array_like=True):
-    """The end of a channel's stream and state, written together with every change of them. Times are in milliseconds."""
+    """The newest position and state version of a channel, written with every change of stream or state. Times are in
+    milliseconds."""
 
     epoch: str
     offset: int = 0
@@ -61,7 +62,7 @@ class ChannelHead(Struct, frozen=True, array_like=True):
 
     @property
     def seen(self) -> SeenHead:
-        """What a node knows that has read this head."""
+        """What a node has seen once it has read this head."""
         return SeenHead(self.epoch, self.offset, self.id, self.state_version, self.state_id)
 
     @property
@@ -75,7 +76,8 @@ class ChannelHead(Struct, frozen=True, array_like=True):
         return max(1, self.offset - self.entries + 1)
 
     def lacks(self, seen: SeenHead) -> bool:
-        """Whether NATS has lost what a node has seen of the epoch, or the epoch, even if others have continued since."""
+        """Whether NATS has lost the epoch, or something that a node has seen in it, even if other nodes have published
+        since."""
         if self.epoch != seen.epoch:
             return is_later(seen.epoch, than=self.epoch)
         return (
@@ -90,7 +92,8 @@ class ChannelHead(Struct, frozen=True, array_like=True):
         )
 
     def with_new_epoch(self, now: int, after: str = "") -> ChannelHead:
-        """Returns the head after a loss: offsets and state versions continue in a new epoch, after `after` too."""
+        """Returns the head after a loss: offsets and state versions continue in a new epoch, which is also later than
+        `after`."""
         previous = after if is_later(after, than=self.epoch) else self.epoch
         return msgspec.structs.replace(self, epoch=new_epoch(now * 1_000, previous), epoch_start=self.offset)
 
@@ -104,7 +107,7 @@ class ChannelHead(Struct, frozen=True, array_like=True):
 
 
 def new_head(now: int) -> ChannelHead:
-    """Returns the head of a channel that the stream does not know, or no longer."""
+    """Returns the head of a channel that the stream does not contain."""
     return ChannelHead(new_epoch(now * 1_000), epoch_start=0)
 
 
@@ -225,7 +228,7 @@ def event_record(
 def live_events(head: ChannelHead, records: Iterable[EventRecord], now: int) -> Sequence[EventRecord]:
     """Returns the newest events that have not expired, up to the first gap; oldest first.
 
-    A gap appears when a retention was longer than the ones after it: NATS expires each event by its own TTL.
+    NATS expires each event by its own TTL, so a gap appears where later events had a shorter retention.
     """
     alive = {
         record.offset: record

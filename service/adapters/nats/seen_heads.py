@@ -1,7 +1,7 @@
 """The newest events that this node has seen in its subscribed channels.
 
-NATS does not report that it has lost accepted messages. A node notices it when a head is behind what the node has seen, or when
-an offset arrives with another id.
+NATS does not report that it has lost accepted messages. A node detects the loss when a head is older than what the node
+has seen, or when an offset arrives with another id.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class SeenHeads:
         self._tracked: set[ChannelKey] = set()
         self._seen: dict[ChannelKey, SeenHead] = {}
         self._suspected: set[ChannelKey] = set()
-        """Channels that have lost something. None of their events passes until they have a new epoch."""
+        """Channels that have lost something. Their events are held back until they have a new epoch."""
 
     def track(self, channel: ChannelKey) -> None:
         """Records what is seen of the channel from now on."""
@@ -84,5 +84,5 @@ class SeenHeads:
 
 
 def must_end_epoch(head: ChannelHead, seen: SeenHead | None, *, is_suspected: bool) -> bool:
-    """Whether a head's epoch has to end, by what was seen of the channel before the head was read."""
+    """Whether a head's epoch must end, judged by what was seen of the channel before the head was read."""
     return seen is not None and (head.lacks(seen) or (is_suspected and head.epoch == seen.epoch))

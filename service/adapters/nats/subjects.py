@@ -9,7 +9,7 @@ from service.core.channel import ChannelKey
 
 
 class Subjects:
-    """Names subjects. The tenant and the channel are tokens of their own, so that permissions can be written for them.
+    """Names subjects. Tenant and channel are separate tokens, so that permissions can name them.
 
     After the prefix, the stream has `e` events, `h` heads, `i` publish results, `x` documents. `live` is not stored.
     """
@@ -70,7 +70,8 @@ class Subjects:
 
 
 def to_token(text: str) -> str:
-    """Encodes any text as one token: a dot would end it, and `*`, `>` and white space have a meaning to NATS."""
+    """Encodes any text as one token. A dot would end it, and `*`, `>` and white space have a special meaning in
+    NATS."""
     return quote(text, safe=":@~=+").replace(".", "%2E") or "%"  # NATS has no empty token; no other text becomes this
 
 

@@ -31,7 +31,7 @@ class RedisAddress:
 def parse_redis_url(url: str) -> RedisAddress:
     """Parses redis://host:port/db, redis+sentinel://host:port,…/master/db or redis+cluster://host:port,… (rediss… for TLS).
 
-    Raises ValueError with a predicate that repeats nothing of the URL: it may hold a password.
+    Raises ValueError. Its text is a predicate ("holds …") that does not quote the URL, which may hold a password.
     """
     parts = urlsplit(url.replace("[", "%5B").replace("]", "%5D"))  # urlsplit refuses several hosts in brackets
     scheme, _, kind = parts.scheme.partition("+")

@@ -1,8 +1,9 @@
-"""The index of channels that can be listed, one for each tenant: listing costs what it returns, not what once existed.
+"""An index for each tenant of the channels that can be listed. The cost of a listing depends on what it returns, not on
+what once existed.
 
-An entry is valid for as long as its writer could know: a subscription for `SUBSCRIPTION_TTL` seconds, which nodes renew while
-they are subscribed; a publish for the TTL of the history or state. Whoever finds an expired entry checks the channel, and then
-removes or renews the entry. An index has a slot of its own, so scripts on channels cannot touch it.
+An entry has a TTL. A subscription's is `SUBSCRIPTION_TTL`, and nodes renew it while they are subscribed. A publish's is
+that of the history or state. The node that finds an expired entry checks the channel, and then removes or renews the
+entry. In a Cluster, an index may be on another shard than the channel, so scripts on channels do not write it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MAX_NAMES = 500
 MAX_EXPIRED = 200
 """Expired entries that one call returns."""
 MAX_WAITING_UPDATES, MAX_WAITING_CHECKS = 20_000, 10_000
-"""Names that wait for the next check. Some node finds further ones again when they expire."""
+"""Names that wait for the next check. Names above the limit are found again when they expire."""
 
 _PRESENT, _UNSUBSCRIBED, _UNLISTED = "+", "-", "!"
 """What lua/index_update.lua does with a name."""
@@ -48,7 +49,7 @@ class Listing(NamedTuple):
 
     is_listed: bool
     valid_for: int
-    """Milliseconds for which its history or state alone makes it so."""
+    """Milliseconds for which its history or state alone keeps it listed."""
 
 
 class ChannelIndex:
@@ -72,7 +73,7 @@ class ChannelIndex:
         self._updates: dict[ChannelKey, str] = {}
         """Channels to update, each with what to do."""
         self._expired: dict[ChannelKey, bytes] = {}
-        """Channels to check, each with the expiry by which this node has claimed it."""
+        """Channels to check, each with the expiry that this node's claim has set."""
         self._backlogged: set[str] = set()
         """Tenants that may have more expired entries than one call returns."""
         self._renewed_at = 0.0
@@ -101,7 +102,7 @@ class ChannelIndex:
         self._schedule(_UNLISTED, channel)
 
     async def page(self, tenant: str, low: str, limit: int) -> Sequence[str]:
-        """Returns names in order from `low` on, a bound as ZRANGEBYLEX takes it. Raises ServiceError."""
+        """Returns names in order, from `low` on, which has the format of ZRANGEBYLEX. Raises ServiceError."""
         names, _ = self._keys_of(tenant)
         found = await self._executor.run_command(names, "ZRANGEBYLEX", names, low, "+", "LIMIT", 0, limit)
         return [name.decode() for name in found]

@@ -1,4 +1,5 @@
-"""Executes the broker's commands: each is retried after transient errors within a deadline, and only so many wait at once."""
+"""Executes the broker's commands. Each is retried after transient errors until a deadline, and the number of waiting
+commands is limited."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from service.telemetry.outage import LimitedLog
 TRANSIENT_DELAY = 0.1
 """Seconds before a server that is loading, failing over or resharding is asked again."""
 SAMPLING = 8
-"""One call in so many is timed: observing the histogram costs a tenth of a publish."""
+"""Every how many calls one is timed. Observing the histogram costs a tenth of a publish."""
 
 _log = structlog.get_logger("redis")
 
@@ -53,7 +54,7 @@ class CommandExecutor:
         self._limit = CallLimit("Redis", config.max_calls, metrics)
         self._count = 0
         self.position_ttl = milliseconds(max(config.position_ttl, config.idempotency_window))
-        """How long a position is kept: no shorter than events can be forgotten."""
+        """How long a position is kept: at least as long as the idempotency window."""
         # random, not secrets: epochs must differ, but they guard nothing.
         self.epoch_seed = f"{random.getrandbits(32):08x} {milliseconds(config.empty_ttl)}"
         """The beginning of epochs that this node begins; an argument of channel.lua."""
@@ -137,7 +138,7 @@ class CommandExecutor:
             raise unavailable(f"Redis: {reason}") from late
 
     async def _handle(self, error: ReplyError, shard: Shard, link: Link, script: Script | None) -> None:
-        """Does what an error asks for before the next try. Raises ServiceError if a retry is useless."""
+        """Prepares the next try after an error. Raises ServiceError if a retry is useless."""
         code = error_code(error)
         if code == "NOSCRIPT" and script is not None:
             await shard.load(link, script)

@@ -36,7 +36,7 @@ class RedisConfig(StoreConfig):
         return _login(self.sentinel_user, self.sentinel_password)
 
     def redis_py_tls(self) -> dict[str, Any]:
-        """Returns the arguments by which redis-py makes the TLS context of `ssl_context`."""
+        """Returns the arguments with which redis-py makes the same TLS context as `ssl_context`."""
         if not self.is_tls:
             return {}
         files = {"ssl_ca_certs": self.ca, "ssl_certfile": self.certificate, "ssl_keyfile": self.private_key}

@@ -1,7 +1,7 @@
 """Encodes the calls of lua/publish.lua.
 
-The part that all publications of a channel share is encoded once and kept. Encoding everything each time would cost as much as
-all else that a node does for an event.
+The part that all publications of a channel share is encoded once and kept. Encoding everything each time would double a
+node's cost of an event.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PublishTemplate:
         self.retention = retention
         self.is_durable = is_durable
         self.epoch, self.number, self.id, self.accepted_at = "", 0, "", 0
-        """The newest publication that this node has published: its epoch, offset or state version, id, and time in ms."""
+        """This node's newest publication: its epoch, offset or state version, id, and time in ms."""
         self._arguments = arguments
         command = ("EVALSHA", PUBLISH.sha, len(keys.keys) + 1, *keys.keys)
         others = 4 if is_durable else 5  # the result's key, generation, id, body; type and key

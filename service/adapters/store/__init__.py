@@ -1,1 +1,1 @@
-"""What the stores have in common, whatever the technology: settings, bounded calls, retries, and pure parts of the ports."""
+"""Code that all stores share: settings, limits of calls, retries, and pure parts of the ports."""

@@ -21,12 +21,12 @@ Members = dict[str, dict[str, MemberConnection]]
 
 
 class Effect(NamedTuple):
-    """What a change of the members means for others."""
+    """What other members notice of a change."""
 
     changed: bool
     """Whether the user has joined or left."""
     is_news: bool
-    """Whether the channel has to learn of it: of a join, a leave or other info."""
+    """Whether to publish an event: after a join, a leave, or a change of the user's info."""
 
 
 def add(members: Members, join: PresenceJoin, expiry: int) -> Effect:

@@ -34,18 +34,18 @@ class StoreConfig:
     private_key: Path | None = None
     prefix: str = STORE_PREFIX
     call_timeout: float = STORE_CALL_TIMEOUT
-    """For a call of the store."""
+    """Timeout of one call of the store."""
     max_calls: int = MAX_STORE_CALLS
     """Calls that may wait for the store at the same time."""
     ping_interval: float = STORE_PING_INTERVAL
     silence_timeout: float = STORE_SILENCE_TIMEOUT
-    """After which a connection counts as lost when the server sends nothing."""
+    """A connection counts as lost when the server has sent nothing for so long."""
     position_ttl: float = POSITION_TTL
     empty_ttl: float = EMPTY_TTL
-    """For which the position of an empty channel is kept."""
+    """How long the position of an empty channel is kept."""
     idempotency_window: float = IDEMPOTENCY_WINDOW
     start_timeout: float = UNREADY_AFTER
-    """For which a starting node waits for servers that cannot be reached."""
+    """How long a starting node waits for servers that cannot be reached."""
 
     @property
     def is_tls(self) -> bool:

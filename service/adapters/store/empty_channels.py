@@ -19,7 +19,7 @@ MAX_BATCH = 200
 
 
 class EmptyChannels(Generic[T]):
-    """The subscribed channels in which nothing was ever published, each with what `renew` needs to know of it.
+    """The subscribed channels in which nothing was ever published, each with a value for `renew`.
 
     `renew` extends the lives of some positions, and returns those channels that are still empty.
     """
@@ -41,11 +41,11 @@ class EmptyChannels(Generic[T]):
         self._channels[channel] = known
 
     def discard(self, channel: ChannelKey) -> None:
-        """Renews it no longer. Harmless if the channel is unknown."""
+        """Stops renewing it. Harmless if the channel is unknown."""
         self._channels.pop(channel, None)
 
     def clear(self) -> None:
-        """Renews nothing any more."""
+        """Stops renewing all channels."""
         self._channels.clear()
 
     async def run(self) -> None:

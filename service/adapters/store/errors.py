@@ -1,4 +1,4 @@
-"""How a store fails: every port has one error, BROKER_UNAVAILABLE."""
+"""The errors of stores. Every port raises BROKER_UNAVAILABLE only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repeats what fails for a while: connecting, and writing what another node has written at the same time."""
+"""Retries steps that fail temporarily: connecting, and conflicting writes of several nodes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ async def retry(
     errors: type[E] | tuple[type[E], ...],
     on_error: Callable[[E], None] | None = None,
 ) -> T:
-    """Returns the first result of `step`; after each of the `errors` it waits and tries again.
+    """Calls `step` until it succeeds, and returns its result. After one of the `errors`, waits and retries.
 
-    `on_error` sees each of them first, and raises to give up.
+    Each error is passed to `on_error`, which may raise to give up.
     """
     while True:
         try:

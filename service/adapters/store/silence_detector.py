@@ -1,4 +1,4 @@
-"""Tells a silent server from a process that stood still itself."""
+"""Distinguishes a silent server from a stalled process of our own."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SilenceDetector:
         """When the server last sent something; the owner writes it for each piece of data."""
 
     def has_stalled(self, now: float) -> bool:
-        """Called at each ping. Whether this process stood still since the last one.
+        """Called at each ping. Whether this process has stalled since the last ping.
 
-        If so, data may have arrived that it has not read yet, so the silence is counted from now.
+        If it has, unread data may have arrived, so the silence is counted from now.
         """
         has_stalled = now - self._last_tick > 2 * self._ping_interval
         self._last_tick = now

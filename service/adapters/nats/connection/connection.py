@@ -28,7 +28,7 @@ class ConnectionCallbacks:
     on_error: Callable[[str], None]
     """An error that the server has sent."""
     on_pong: Callable[[float], None]
-    """Seconds that a ping took, behind everything that the server had sent before its answer."""
+    """Seconds from a ping to its answer, which arrives after everything that the server sent before."""
 
 
 class Connection:
@@ -50,7 +50,7 @@ class Connection:
         self._silence = SilenceDetector(config.ping_interval, config.silence_timeout, self._loop.time())
         self._out: list[bytes] = []
         self._pongs: deque[asyncio.Future[None] | float] = deque()
-        """Who waits for each PONG that the server owes: a caller, or the time of a ping of our own."""
+        """One entry for each PONG that is due: the future of a `flush`, or the time of our own ping."""
         self._timer: asyncio.TimerHandle | None = None
         self._close_reason = ""
         self.info: Mapping[str, Any] = {}
@@ -65,7 +65,8 @@ class Connection:
         subscriptions: Iterable[tuple[str, int]],
         callbacks: ConnectionCallbacks,
     ) -> Connection:
-        """Connects to a server, and subscribes to pairs of a subject and its id. Messages may be delivered before it returns.
+        """Connects to a server, and makes the subscriptions, given as (subject, id). Messages may be delivered before
+        it returns.
 
         Raises OSError, EOFError, asyncio.LimitOverrunError, ProtocolError or ServiceError.
         """
@@ -182,7 +183,7 @@ class Connection:
 
 
 def is_permission_error(text: str) -> bool:
-    """Whether the connection stays open after an error of the server."""
+    """Whether it is an error about permissions, after which the server keeps the connection open."""
     return text.startswith("Permissions Violation")
 
 

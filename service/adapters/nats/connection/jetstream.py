@@ -36,7 +36,7 @@ MAX_PAGE = 256
 MAX_REQUESTS = 64
 """Requests in flight: the server drops some when too many wait."""
 CONFLICT_BACKOFF = (0.005, 0.1)
-"""Seconds before a retry (first, longest) after another node was faster, or a replica was behind."""
+"""Seconds before a retry (first, longest) when another node has written first, or a replica is behind."""
 
 _REQUIRED = {"allow_direct": True, "allow_msg_ttl": True, "allow_atomic": True, "allow_rollup_hdrs": True}
 
@@ -68,8 +68,8 @@ class SequenceConflictError(Exception):
 class Stream:
     """Reads and writes the stream. Every method raises ServiceError if NATS fails.
 
-    `get_last` sees all acknowledged writes. `get_last_of` and `get_all` may be answered by a replica that is behind: their
-    callers compare the answer with what `get_last` has said.
+    `get_last` sees all acknowledged writes. `get_last_of` and `get_all` may be answered by a replica that is behind:
+    their callers compare the answer with that of `get_last`.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Stream:
         republish: tuple[str, str],
         on_server_time: ServerTimeObserver | None = None,
     ) -> None:
-        """`republish`: the subjects that the server delivers once stored, and where. `on_server_time` gets its time."""
+        """`republish`: the subjects whose messages the server delivers once stored, and the subject to which it
+        delivers them. `on_server_time` gets its time."""
         self._link = link
         self._on_server_time = on_server_time
         self._subjects = subjects
@@ -188,7 +189,7 @@ class Stream:
         return int(_check(answer)["seq"])
 
     def purge(self, pattern: str, keep: int) -> None:
-        """Asks the server to delete all but the newest `keep` messages. Nothing depends on whether and when it does."""
+        """Asks the server to delete all but the newest `keep` messages. No caller relies on the deletion."""
         payload = msgspec.json.encode({"filter": pattern, "keep": keep})
         self._link.send_unanswered(f"$JS.API.STREAM.PURGE.{self.name}", payload)
 
@@ -220,7 +221,7 @@ class Stream:
 
 
 def _is_end(answer: Message) -> bool:
-    """Whether it is the status that ends an answer: 204 after messages, 404 if there are none."""
+    """Whether it is the status that ends an answer: 204 after the messages, 404 without messages."""
     return answer.status != 0
 
 

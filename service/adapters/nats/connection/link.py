@@ -1,7 +1,7 @@
 """A connection to NATS that is replaced whenever it is lost.
 
-Why not nats-py (docs/adr/0013-nats.md): a node has thousands of channels, and nats-py keeps a task and a queue for each, drops
-what overflows that queue, and delays publishes while it reconnects.
+Why not nats-py (docs/adr/0013-nats.md): a node has thousands of channels. nats-py keeps a task and a queue for each,
+drops messages that overflow that queue, and delays publishes while it reconnects.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _UNANSWERED = "0"
 """The token of requests whose answer nobody reads."""
 
 MessageHandler = Callable[[Message], None]
-"""Takes one message on the event loop; must not raise."""
+"""Called with one message on the event loop; must not raise."""
 
 _log = structlog.get_logger("nats")
 
@@ -85,7 +85,8 @@ def _is_first(answer: Message) -> bool:
 
 
 class Link:
-    """Subscriptions outlive a connection. Requests do not: they fail at once without a connection, and when it ends."""
+    """Keeps subscriptions across connections. Requests fail when their connection ends, and at once without a
+    connection."""
 
     def __init__(
         self,
@@ -250,7 +251,7 @@ class Link:
                 self._logs.forget_connect_failures()
 
         record()
-        await asyncio.sleep(backoff.next())  # nodes that lost the same server do not all return at once
+        await asyncio.sleep(backoff.next())  # so that nodes that lost the same server do not all return at once
         return await retry(self._connect, backoff, ServiceError, record)
 
     async def _resync(self, connection: Connection) -> None:
@@ -265,7 +266,7 @@ class Link:
         await retry(resync, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY), Exception, self._logs.resync_failed)
 
     def _disconnect(self, reason: str) -> None:
-        """Drops the connection, and fails all who wait for answers."""
+        """Drops the connection, and fails all requests."""
         self.is_ready = False
         connection, self._connection = self._connection, None
         error = unavailable(f"the connection to NATS was lost: {reason}")
@@ -318,7 +319,8 @@ class _LinkLogs:
 
 
 def _reason(error: BaseException) -> str:
-    """Says why a connection failed, in the words of the system or the server: about addresses and permissions."""
+    """Says why a connection failed, in the system's or the server's words, which name addresses and permissions
+    only."""
     if is_exhaustion(error):
         return EXHAUSTED
     if isinstance(error, ServiceError):

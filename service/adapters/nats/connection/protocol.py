@@ -14,7 +14,7 @@ CRLF = b"\r\n"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 MAX_LINE = 1_048_576
-"""Bytes of a control line. INFO is the longest: it grows with the servers of a cluster."""
+"""Bytes of a control line. INFO is the longest, because it lists the servers of a cluster."""
 
 
 class Message(NamedTuple):

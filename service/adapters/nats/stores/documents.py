@@ -1,4 +1,4 @@
-"""Small documents that several nodes change: what the stores beside the broker share."""
+"""Small documents that several nodes change, for presence, tickets and quotas."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from service.core.event import Publication
 MAX_PARALLEL = 64
 """Documents that one call changes at a time."""
 EVENT_TTL = 1.0
-"""Seconds that NATS stores an event which only has to be delivered: the least that it can."""
+"""Seconds that NATS stores an event which only has to be delivered. NATS allows no less."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class DocumentUpdate(NamedTuple):
-    """What becomes of a document."""
+    """The new content of a document."""
 
     data: bytes | None
     """None leaves it unchanged."""
@@ -57,15 +57,15 @@ class Documents:
         return None if message is None else message.data
 
     async def read_all(self, subjects: Sequence[str]) -> Mapping[str, bytes]:
-        """Returns the documents that exist, as they are or were a moment ago."""
+        """Returns the documents that exist; a replica may answer with a slightly older version."""
         async with self._broker.call():
             messages = await self._broker.stream.get_last_of(subjects)
         return {subject: message.data for subject, message in messages.items()}
 
     async def change(self, subject: str, update: Callable[[bytes | None], tuple[DocumentUpdate, T]]) -> T:
-        """Replaces a document by what `update` makes of it, and returns the second part of its result.
+        """Replaces a document by the first part of what `update` returns, and returns the second part.
 
-        `update` is called again when another node was faster.
+        `update` is called again if another node has written first.
         """
 
         async def attempt() -> T:

@@ -19,8 +19,8 @@ from service.core.event import Publication
 from service.core.presence import LeaveEventFactory, Member, PresenceChange, PresenceEntry, PresenceJoin
 
 DOCUMENT_TTL_RATIO = 2
-"""How many TTLs the document of a channel stays without a renewal. More than one, so that entries which expire while NATS
-cannot be reached can be renewed without events."""
+"""How many TTLs of an entry a channel's document stays without a renewal. With more than one, entries that expire while
+NATS is unreachable can be renewed without events."""
 MAX_EVENTS = MAX_SERVER_BATCH // 2
 """Events that are written with one change."""
 
@@ -43,16 +43,16 @@ class _ChannelJoins(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What a change of a document results in."""
+    """The result of a change of a document."""
 
     change: PresenceChange
     events: Sequence[Publication]
 
 
 class NatsPresence:
-    """Keeps one document a channel, and writes each change in one batch with its events. Time is the nodes' own.
+    """Keeps one document for each channel, and writes each change in one batch with its events. Uses the nodes' clocks.
 
-    A change rewrites the whole document, which NATS accepts up to its `max_payload`: some thousand users.
+    A change rewrites the whole document. Its limit is NATS' `max_payload`: some thousand users.
     """
 
     def __init__(self, documents: Documents, clock: Clock, *, ttl: float, max_announced_users: int) -> None:

@@ -30,7 +30,7 @@ SessionOrder = dict[str, int]
 
 
 class NatsQuota:
-    """Keeps one document a scope, and one more for a user. Time is the nodes' own."""
+    """Keeps one document for each scope, and a second one for each user. Uses the nodes' clocks."""
 
     is_shared = True
 
@@ -42,7 +42,7 @@ class NatsQuota:
 
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
         """Replaces this node's claim in each document."""
-        # The serials are taken before the first await: calls may overtake each other.
+        # The serials are assigned before the first await, because calls may overtake each other.
         return await gather_limited(self._claim, [(claim, next(self._serial)) for claim in claims])
 
     async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
@@ -72,7 +72,8 @@ class NatsQuota:
             now = milliseconds(self._clock)
             stored = msgspec.msgpack.decode(data, type=SessionOrder) if data else {}
             order = {connection: expiry for connection, expiry in stored.items() if now < expiry}
-            # A removed connection must not come back by being renewed. After a loss of the document, all must.
+            # A renewal must not restore a removed connection. After a loss of the document, it must restore all
+            # connections.
             renewed = [one for one in update.renewed if one in order] if order else update.renewed
             order |= dict.fromkeys((*update.added, *renewed), now + int(CLAIM_TTL * 1000))
             for connection in update.removed:
@@ -85,6 +86,7 @@ class NatsQuota:
         return await self._documents.change(self._subject("line", update.scope), reorder)
 
     def _subject(self, kind: str, scope: QuotaScope) -> str:
-        # A tenant has one token, its users two. A user's name may be longer than a subject allows, so it is digested.
+        # A tenant's subject ends with one token, a user's with two. A user's name may exceed a subject's length, so it
+        # is hashed.
         user = () if scope.user is None else (digest(scope.user),)
         return self._documents.subjects.document(kind, scope.tenant, *user)

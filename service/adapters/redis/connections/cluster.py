@@ -14,7 +14,7 @@ from service.adapters.redis.connections.errors import Endpoint, NoServerError, n
 from service.aio.single_flight import SingleFlight
 
 HEDGE_DELAY = 0.2
-"""Seconds before a second server is asked, too, because the first has not answered."""
+"""Seconds without an answer before a second server is asked, too."""
 REDIRECT_TTL = 10.0
 """Seconds for which a redirection outweighs servers that do not know of it yet."""
 
@@ -28,7 +28,7 @@ class SlotRange(NamedTuple):
 
 
 class _Redirect(NamedTuple):
-    """The master of one slot by a MOVED reply."""
+    """The master of one slot, from a MOVED reply."""
 
     master: Endpoint
     received: float
@@ -36,7 +36,7 @@ class _Redirect(NamedTuple):
 
 
 class ClusterSlots:
-    """Knows the master of every key, by CLUSTER SLOTS and by redirections."""
+    """Knows the master of every key from CLUSTER SLOTS and from redirections."""
 
     def __init__(self, config: RedisConfig, connector: Connector) -> None:
         self._config = config

@@ -18,14 +18,15 @@ MAX_QUERY_TIMEOUT = 1.0
 QUERIES_PER_CALL = 4
 """Such queries that fit into the timeout of a call."""
 RUN_ID_LENGTH = 20
-"""Characters of a server's name that identify the process; further ones identify its life as a master."""
+"""Characters of a server's name that identify the process. Those after them identify its life as a master."""
 
 
 class ServerIdentity(NamedTuple):
     """What a server says about itself."""
 
     name: str
-    """The process, and for a master that was a replica before also this life as a master (lua/channel.lua does the same)."""
+    """Identifies the process. For a master that was a replica before, it also identifies this life as a master (as
+    lua/channel.lua does)."""
     clock: tuple[float, float] | None
     """The server's time (seconds since the Unix epoch), and the seconds that its answer took."""
 
@@ -55,7 +56,7 @@ class Connector:
                 await self._connect(endpoint, link, config.login)
                 if config.address.database:
                     await link.call("SELECT", config.address.database)
-                with suppress(ReplyError):  # not every ACL allows it, and only readers of CLIENT LIST need it
+                with suppress(ReplyError):  # not every ACL allows it, and only operators who read CLIENT LIST need it
                     await link.call("CLIENT", "SETNAME", config.prefix)
                 return await self.identify(endpoint, link)
         except (OSError, ValueError, TimeoutError, ReplyError) as error:

@@ -1,4 +1,4 @@
-"""Why a Redis server cannot be used: in sentences for operators that repeat nothing of what the server was sent."""
+"""Says why a Redis server cannot be used, in sentences for operators that never quote what this node sent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PERMANENT = {
     "NOAUTH": "wants a password (broker.password)",
     "NOPERM": "does not let the user do what is needed; docs/guarantees.md names the ACL rules",
 }
-"""Error replies to a connecting node that another try will not change."""
+"""Error replies to a connecting node after which a retry is useless."""
 _PERMANENT_TEXTS = {
     "DB index is out of range": "has no database of that number",
     "cluster support disabled": "belongs to no Redis Cluster, but broker.url begins with redis+cluster://",
@@ -58,7 +58,7 @@ def error_code(error: BaseException | str) -> str:
 
 
 def explain_reply(error: BaseException | str) -> str | None:
-    """Says what an error reply means, with the operating system's reason if it holds one; None if unknown."""
+    """Says what an error reply means, with the operating system's reason if the reply has one; None if unknown."""
     text, code = str(error), error_code(error)
     if code != "MISCONF":
         return MEANINGS.get(code)

@@ -1,7 +1,8 @@
 """The generation of a server: an epoch belongs to one, and ends with it (lua/channel.lua, lua/term.lua, ADR 31).
 
-A generation is a server's name and its term. The name changes with the process, and with each life as a master. The term is a
-number that a node raises when it connects after another server: what that server had accepted is not here.
+A generation is a server's name and its term. The name changes with the process, and with each life as a master. The
+term is a number that a node raises when it connects to this server after another one, whose latest events may be
+missing here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class GenerationTracker:
         self._server = ""
         self._term = 0
         self._link: Link | None = None
-        """The newest link. Until its last data, its server may have accepted something."""
+        """The newest link. Its server may have accepted events until the link's last data."""
         self._identified = 0.0
         """Loop time at which the server last said who it is."""
         self._clock: tuple[int, float] | None = None
@@ -65,8 +66,8 @@ class GenerationTracker:
     def _last_use_of_other_server(self, link: Link, server: str) -> float | None:
         """Loop time until which another server may have accepted events of this node; None if there was none.
 
-        A process that has become a master again has a new name, so it needs no new term; except when it has lost that name,
-        as it does when it has had no replica for an hour.
+        A process that has become a master again has a new name, so it needs no new term. It loses that name when it has
+        had no replica for an hour; then it needs a term.
         """
         if self._link is None or server == self._server:
             return None
@@ -75,7 +76,8 @@ class GenerationTracker:
         return self._identified if link is self._link else self._link.last_data
 
     async def _read_term(self, link: Link, key: str | None, last_use: float | None) -> int | None:
-        """Returns the server's term; None if the server refuses. With `last_use`, a term begins unless one began later."""
+        """Returns the server's term; None if the server refuses. With `last_use`, begins a new term unless one has
+        begun after it."""
         if key is None:
             return None
         try:
@@ -100,7 +102,7 @@ class GenerationTracker:
         return reply
 
     def _min_term(self) -> int:
-        """The time of the last server by now: terms rise even if the next server's clock is behind."""
+        """The present time by the last server's clock. Terms must rise even if the next server's clock is behind."""
         if self._clock is None:
             return 0
         micros, at = self._clock

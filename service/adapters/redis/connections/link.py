@@ -43,17 +43,17 @@ class LinkCallbacks:
     """What a link reports; all are called on the event loop and must not raise."""
 
     on_lost: Callable[[Link], None] | None = None
-    """The connection has ended. Called before those who wait for replies learn of it."""
+    """The connection has ended. Called before the futures of its commands fail."""
     on_push: Callable[[list[Any]], None] | None = None
     """A message of a subscribed channel, or the answer to a (un)subscribe command."""
     on_push_error: Callable[[str], bool] | None = None
     """An error that may answer a (un)subscribe command. Returns whether it does."""
     on_pong: Callable[[float], None] | None = None
-    """Seconds that a ping took, behind everything that the server had sent before its answer."""
+    """Seconds from a ping to its answer, which arrives after everything that the server sent before."""
 
 
 class Link(asyncio.Protocol):
-    """Sends commands and returns their replies. Closes itself when the server does not answer pings."""
+    """Sends commands and returns their replies. Closes itself if the server does not answer pings."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Link(asyncio.Protocol):
     def _dispatch(self) -> None:
         """Dispatches what has arrived, at most `MAX_PUSHES` messages an iteration of the event loop.
 
-        Without that bound, a burst could overflow every outbox before its writer has had a turn.
+        Without that bound, a burst could overflow every outbox before any of it is written.
         """
         gets, expected, on_push = self._reader.gets, self._expected, self._callbacks.on_push
         remaining = MAX_PUSHES
@@ -168,7 +168,7 @@ class Link(asyncio.Protocol):
             self._callbacks.on_pong(self._loop.time() - sent_at)
 
     def _on_error(self, error: ReplyError) -> bool:
-        """Passes an error to whoever waits for it. Returns False if nobody does, which ends the link."""
+        """Passes an error to the command that it answers. Returns False if there is none, which ends the link."""
         on_push_error = self._callbacks.on_push_error
         if on_push_error is not None and on_push_error(str(error)):
             return True
@@ -250,5 +250,6 @@ class Link(asyncio.Protocol):
 
 
 def _answers_ping(error: hiredis.ReplyError) -> bool:
-    """Whether a server answers a ping so that cannot save its data. Its subscriptions work, so the link stays."""
+    """Whether the error is the answer to a ping by a server that cannot save its data. Its subscriptions work, so the
+    link stays."""
     return str(error).startswith("MISCONF")

@@ -17,7 +17,7 @@ from service.telemetry.outage import OutageLog
 
 MIN_RETRY_DELAY = 0.05
 MAX_RETRY_DELAY = 1.0
-"""Seconds before the next try. Not longer, or a failover of two seconds would be noticed after many more."""
+"""Seconds before the next try, at most. With more, a failover of two seconds would be noticed much later."""
 
 _log = structlog.get_logger("redis")
 
@@ -110,12 +110,12 @@ class ReconnectingLink:
         return self.link
 
     def retire(self) -> None:
-        """Makes all who wait for the link give up."""
+        """Fails all calls that wait for the link."""
         self._is_retired = True
         self._state_changed.set()
 
     def reconnect(self) -> None:
-        """Closes the link, so that the next one leads to the present server."""
+        """Closes the link, so that the next one connects to the current server."""
         if self.link is not None:
             self.link.abort()
 

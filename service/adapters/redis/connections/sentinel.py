@@ -11,11 +11,11 @@ from service.adapters.redis.connections.errors import Endpoint, NoServerError, n
 from service.aio.single_flight import SingleFlight
 
 SILENT_GRACE = 0.05
-"""Seconds that Sentinels which were silent the last time still get, once all others have answered."""
+"""Seconds that the query still waits for Sentinels that were silent the last time, once all others have answered."""
 
 
 class SentinelDiscovery:
-    """Finds the master that most Sentinels name: one that was cut off may name an old one."""
+    """Finds the master that most Sentinels name. A Sentinel that was cut off may name an old master."""
 
     def __init__(self, config: RedisConfig, connector: Connector) -> None:
         self._config = config

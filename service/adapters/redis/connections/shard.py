@@ -25,7 +25,7 @@ _log = structlog.get_logger("redis")
 
 @dataclass(frozen=True, slots=True)
 class ShardContext:
-    """What all shards have in common."""
+    """Dependencies shared by all shards."""
 
     config: RedisConfig
     connector: Connector
@@ -34,7 +34,8 @@ class ShardContext:
 
 
 class Shard:
-    """Keeps both connections to a server open: to a master of a Cluster, or to the only master, wherever that is."""
+    """Keeps both connections to one server open: to one master of a Cluster, or to the current master without a
+    Cluster."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Shard:
         return endpoint
 
     async def load(self, link: Link, script: Script) -> None:
-        """Loads a script that the server has forgotten, once for all calls that miss it. Raises ServiceError."""
+        """Loads a script that the server does not have, once for all calls that need it. Raises ServiceError."""
         if (loading := self._loading.get(script.sha)) is not None:
             await asyncio.shield(loading)
             return
@@ -121,13 +122,13 @@ class Shard:
             return
         messages = self.subscriber.connection.link
         if messages is not None and messages.generation[:RUN_ID_LENGTH] != server[:RUN_ID_LENGTH]:
-            # The address leads to another server now, and only one connection has been replaced since.
+            # The address belongs to another server now, and only one of the two connections has been replaced.
             _log.warning("redis_connections_diverged", line=self.commands.endpoint)
             for connection in self.connections:
                 connection.reconnect()
 
     def learn_generation(self, link: Link, generation: str) -> None:
-        """Takes the generation from the reply of a script that found the caller's outdated."""
+        """Sets the generation from the reply of a script to a caller with an outdated one."""
         if self._generation.learn(link, generation):
             self._report_new_generation()
 
@@ -137,7 +138,7 @@ class Shard:
             self._on_interrupted(names)
 
     def retire(self) -> None:
-        """Makes all who wait for the connections give up."""
+        """Fails all calls that wait for the connections."""
         for connection in self.connections:
             connection.retire()
 

@@ -23,7 +23,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.outage import OutageLog
 
 CHECK_INTERVAL = 3.0
-"""Seconds between two checks of where the servers are and who they are. A lost connection shows a change sooner."""
+"""Seconds between two checks of the servers' addresses and identities. A lost connection starts a check sooner."""
 FAILOVER_CHECK_INTERVAL = 0.5
 """The same while a server of a Cluster is lost: another one will replace it soon."""
 REFRESH_DELAY = 0.1
@@ -177,7 +177,8 @@ class ShardMap:
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
     async def subscribe(self, name: bytes) -> None:
-        """Returns when the server has confirmed. Raises ServiceError; then the name is not subscribed for this caller."""
+        """Returns when the server has confirmed. Raises ServiceError, after which the name is not subscribed for this
+        caller."""
         try:
             await self.shard_for(name.decode()).subscriber.subscribe(name)
         except TimeoutError as error:
@@ -187,7 +188,7 @@ class ShardMap:
                 shard.subscriber.release(name)
 
     def unsubscribe(self, name: bytes) -> None:
-        """Delivers nothing of the name from now on. Harmless if it is not subscribed."""
+        """Stops delivering messages of the name. Harmless if it is not subscribed."""
         for shard in self:
             shard.subscriber.unsubscribe(name)
 
@@ -205,7 +206,7 @@ class ShardMap:
     # --- checks -------------------------------------------------------------------------------------------------------
 
     async def _check_forever(self) -> None:
-        """Notices that servers have changed their roles without ending a connection."""
+        """Detects servers that have changed roles without closing a connection."""
         while True:
             is_lost = self.is_cluster and any(
                 connection.link is None for shard in self for connection in shard.connections
@@ -243,7 +244,7 @@ class _SubscriptionMover:
         self._is_requested = False
         self._outage = OutageLog(_log, "redis_slots_unknown", "redis_slots_known")
         self._moved_version = -1
-        """The version of the slots by which all names were moved last."""
+        """The version of the slots at the last move of all names."""
 
     def add(self, name: bytes) -> None:
         """Subscribes a revoked name again, where its slot is now."""
@@ -257,7 +258,7 @@ class _SubscriptionMover:
             self._run = self._tasks.spawn("redis slot refresh", self._refresh_and_move())
 
     async def _refresh_and_move(self) -> None:
-        """Repeats as long as servers redirect this node."""
+        """Repeats while servers redirect this node."""
         while self._is_requested:
             self._is_requested = False
             try:

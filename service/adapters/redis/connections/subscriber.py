@@ -23,17 +23,17 @@ class SubscriptionState:
     """A name that callers have subscribed to, or are about to."""
 
     is_confirmed: bool = False
-    """Whether the server has confirmed the subscription on the present link."""
+    """Whether the server has confirmed the subscription on the current link."""
     was_confirmed: bool = False
-    """True once a server has confirmed; a later time without is an interruption."""
+    """True once a server has confirmed; a later time without a subscription is an interruption."""
     is_held: bool = False
-    """Whether a `subscribe` has returned."""
+    """Whether a call of `subscribe` has returned."""
     callers: int = 0
     """Calls of `subscribe` that have not returned."""
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
     def resolve(self, error: Exception | None = None) -> None:
-        """Ends the waiting of all callers."""
+        """Wakes all callers that wait for the confirmation."""
         waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():
@@ -54,7 +54,7 @@ class SubscriberCallbacks:
     on_revoked: Callable[[bytes, str | None], None]
     """The server has ended or refused a subscription, because the slot has moved. With the redirection, if it sent one."""
     on_pong: Callable[[float], None]
-    """Seconds that a ping took, behind all messages before it."""
+    """Seconds from a ping to its answer, which arrives after all earlier messages."""
     on_lost: Callable[[], None]
     """The connection has ended."""
 
@@ -71,7 +71,7 @@ class _SentCommands:
         return bool(self._commands)
 
     def clear(self) -> None:
-        """Forgets all, as the connection is a new one."""
+        """Drops all, because the connection is new."""
         self._commands.clear()
         self._subscribing.clear()
 
@@ -90,7 +90,7 @@ class _SentCommands:
         return bool(self._commands) and self._commands[0] == (False, name)
 
     def is_subscribing(self, name: bytes) -> bool:
-        """Whether a SUBSCRIBE of this name is not answered yet: only the last answer is the state."""
+        """Whether a SUBSCRIBE of this name is not answered yet. Only the last answer shows the state."""
         return name in self._subscribing
 
     def pop(self) -> tuple[bool, bytes]:
@@ -185,7 +185,7 @@ class Subscriber:
             self.unsubscribe(name)
 
     def unsubscribe(self, name: bytes) -> None:
-        """Delivers nothing of the name from now on. Harmless if it is not subscribed."""
+        """Stops delivering messages of the name. Harmless if it is not subscribed."""
         state = self._states.pop(name, None)
         if state is None:
             return
@@ -194,7 +194,7 @@ class Subscriber:
         self._state_changed.set()
 
     def give_up(self, names: Collection[bytes]) -> Mapping[bytes, SubscriptionState]:
-        """Unsubscribes names that another server has now, and returns them for its `adopt`."""
+        """Unsubscribes names that another server owns now, and returns them for `adopt` of that server's subscriber."""
         given_up = {name: state for name in names if (state := self._states.pop(name, None)) is not None}
         for name in given_up:
             self._send_unsubscribe(name)

@@ -41,8 +41,8 @@ local function rare_functions()
     local _, written_in = parts(written_by)
     local info = redis.call('INFO', 'server', 'replication')
     local true_server = string.sub(string.match(info, 'run_id:(%w+)'), 1, 20)
-    -- A master that was a replica remembers whose, and only then its replication id identifies its life as a master. The id of
-    -- one that never was a replica changes when its first replica comes, which loses nothing.
+    -- Only for a master that was a replica before, the replication id identifies its life as a master; such a master
+    -- has a second id. The id of another master also changes when its first replica connects, which loses nothing.
     if not string.match(info, 'master_replid2:0+%s') then
       true_server = true_server .. string.sub(string.match(info, 'master_replid:(%w+)'), 1, 20)
     end
@@ -81,8 +81,8 @@ local function rare_functions()
     return entry and id_of(entry)
   end
 
-  -- Begins a new epoch of a channel that was set back, after `known_epoch` too. The events accepted since then belong to it:
-  -- those from the offset `repeated` on, and before that those younger than `age` ms.
+  -- Begins a new epoch of a channel that was set back, which is also later than `known_epoch`. The events accepted
+  -- since the loss belong to it: those from the offset `repeated` on, and earlier ones younger than `age` ms.
   local function begin_epoch(channel, known_epoch, repeated, age)
     -- The meta may have been restored from an older copy than the stream. Offsets and versions continue above both.
     local entries = redis.call('XRANGE', KEYS[2], string.format('%d-0', channel.o + 1), '+', 'COUNT', 100)
@@ -104,7 +104,8 @@ local function rare_functions()
     redis.call('SET', KEYS[1], encode_meta(channel), 'KEEPTTL')
   end
 
-  -- Whether a channel lacks something that a node has delivered. `is_certain`: also if it cannot show that it does not.
+  -- Whether a channel lacks something that a node has delivered. `is_certain`: true also if the stream cannot show that
+  -- it has it.
   local function lacks(channel, epoch, offset, id, version, is_certain)
     if epoch ~= channel.e then return is_later(epoch, channel.e) end
     if channel.o < offset or channel.r < version then return true end

@@ -11,7 +11,7 @@ if not channel then
 end
 expire_stream(channel.t)
 expire_state(channel.u)
--- From the times at which the expiries were set last. Readers may drop older entries earlier.
+-- Computed from the times at which the expiries were last set. Readers may drop older entries earlier.
 local valid_for = math.max(channel.x + channel.t, channel.y + channel.u) - now
 local is_listed = subscribers + redis.call('XLEN', KEYS[2]) + redis.call('HLEN', KEYS[3]) > 0
 return {is_listed and 1 or 0, math.max(0, valid_for), channel.e, channel.o, channel.i}

@@ -13,7 +13,8 @@ local low = after and math.max(first, after + 1) or first
 local high = before and math.min(channel.o, before - 1) or channel.o
 local size = math.max(0, high - low + 1)
 if after then high = math.min(high, low + limit - 1) else low = math.max(low, high - limit + 1) end
--- In parts, and up to the bytes: Redis serves nobody else meanwhile. A page before an offset is read from its end.
+-- Reads in parts, up to the limit in bytes, because Redis serves no other client meanwhile. A page before an offset is
+-- read from its end.
 local parts, bytes, max_bytes = {}, 0, tonumber(ARGV[7])
 while low <= high and bytes < max_bytes do
   local from, to = low, high

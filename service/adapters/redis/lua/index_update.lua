@@ -17,11 +17,11 @@ end
 
 for index = 4, #ARGV do
   local sign, name = string.sub(ARGV[index], 1, 1), string.sub(ARGV[index], 2)
-  -- Reads the expiry. ZSCORE would need a further right in the ACL.
+  -- Reads the expiry. ZSCORE would need another right in the ACL.
   local expiry = tonumber(redis.call('ZADD', KEYS[2], 'XX', 'INCR', 0, name) or 0)
   if sign == '+' then
     redis.call('ZADD', KEYS[1], 0, name)
-    -- Always another expiry than before, so that a node that checks the entry right now does not remove it.
+    -- The expiry always changes, so that a node that is checking the entry does not remove it.
     set_expiry(math.max(expiry + 1, now + ARGV[1]), name)
   elseif sign == '!' or (expiry > 0 and expiry <= now + ARGV[1]) then
     set_expiry(now, name)

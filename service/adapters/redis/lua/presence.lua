@@ -22,12 +22,12 @@ local function without(list, connection)
   return table.concat(rest, ' '), found
 end
 
--- Expires everything of a channel that no node renews for so long.
+-- Expires all keys of a channel that no node renews for this long.
 local function keep(milliseconds)
   for index = 1, 3 do redis.call('PEXPIRE', KEYS[index], milliseconds) end
 end
 
--- The info of a user with such a list: that of the last connection, or ''.
+-- The info of a user with this list of connections: that of the last one, or ''.
 local function info_of(user, list)
   return redis.call('HGET', KEYS[3], entry_of(user, string.match(list, '%S+$'))) or ''
 end

@@ -1,4 +1,4 @@
--- Replaces a user's info with that of one connection, and publishes the event if the info is another.
+-- Replaces a user's info with that of one connection, and publishes the event if the info has changed.
 -- KEYS: 4 Pub/Sub channel
 -- ARGV: 1 user, 2 connection, 3 info ('' for none), 4 maximum of users with events, 5 PUBLISH or SPUBLISH, 6 message
 -- Returns {0, users now, 1 if the event was published}

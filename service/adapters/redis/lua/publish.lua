@@ -5,7 +5,8 @@
 -- Returns the result, "epoch number", where the number is the offset or the state version. A list with it alone: a duplicate.
 -- A list with a second item: the channel may be missing in its tenant's index.
 
--- An expiry is set again only after this many ms, and that much longer: to Redis, PEXPIRE costs as much as the event.
+-- An expiry is set again only after this many ms, and is longer by as many, because PEXPIRE costs Redis as much as the
+-- event.
 local SLACK = 10000
 local DAY = 86400000
 
@@ -29,7 +30,7 @@ if known[2] and string.match(known[2], '^%S+ %d+$') then
 end
 
 local ttl = tonumber(ARGV[6])
--- At most the TTL, or a stream that readers have emptied could begin again without an expiry.
+-- At most the TTL: otherwise a stream that readers have emptied could begin again without an expiry.
 local slack = ttl < SLACK and ttl or SLACK
 local number
 -- Whether the index may lack the channel: when everything had expired, and once a day, as entries of the index expire too.
@@ -79,7 +80,7 @@ local result = string.format('%s %d', channel.e, number)
 local meta_ttl = string.format('%d', math.max(ARGV[3], channel.t, channel.u))
 redis.call('SET', KEYS[1], encode_meta(channel), 'PX', meta_ttl)
 if ARGV[4] == 'd' and ARGV[5] == '0' then redis.call('DEL', KEYS[2]) end
--- A leading zero marks a state version: offsets and state versions are counted apart.
+-- A leading zero marks a state version, because offsets and state versions are counted separately.
 local stored = ARGV[4] == 'd' and result or string.format('%s 0%d', channel.e, number)
 redis.call('SET', KEYS[5], stored, 'PX', ARGV[7])
 redis.call(ARGV[8], ARGV[9], ARGV[4] .. result .. '\n' .. ARGV[11])

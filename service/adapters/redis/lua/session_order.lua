@@ -14,7 +14,7 @@ local function remove(connections)
 end
 
 remove(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now))
--- A removed connection must not come back by being open still. After a loss of data, all open ones must.
+-- An open connection that was removed must not be added again. After a loss of data, all open ones must be added.
 local is_lost = redis.call('EXISTS', KEYS[1]) == 0
 for index = 3, #ARGV do
   local sign, connection = string.sub(ARGV[index], 1, 1), string.sub(ARGV[index], 2)

@@ -12,7 +12,8 @@ expire_state(channel.u)
 
 local events = nil
 local since = tonumber(ARGV[5])
--- A position ahead of the stream, or in a later epoch, shows that the channel was set back. But clients can invent one.
+-- A position ahead of the stream, or in a later epoch, shows that the channel was set back. But a client can invent
+-- such a position.
 if since and (ARGV[4] ~= channel.e or since > channel.o) then
   local rare = rare_functions()
   local age = time[1] * 1000000 + time[2] - rare.start_of(channel.e)

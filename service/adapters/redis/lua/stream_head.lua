@@ -1,5 +1,5 @@
--- Reads the end of a channel's stream and state, and does not create the channel. A channel that lacks something of what the caller has delivered
--- begins a new epoch.
+-- Reads the newest position and state version of a channel, and does not create it. If the channel lacks something that
+-- the caller has delivered, begins a new epoch.
 -- ARGV: 4 epoch ("" if the caller has delivered nothing), 5 offset, 6 id and 7 state version that the caller has delivered,
 --       8 1 if the caller is certain that the channel was set back, unless the stream shows otherwise,
 --       9 the lowest offset that was given twice, or "",

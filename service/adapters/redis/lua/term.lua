@@ -1,11 +1,12 @@
--- Reads the term of a server, and begins one for a caller that has used another server since it was here.
+-- Reads the term of a server, and begins a new one for a caller that has used another server since.
 -- KEYS: 1 term ("<number> <ms at which it began>")
 -- ARGV: 1 the highest term that the caller knows, 2 ms since when another server may have accepted something for the caller, or
 --       "" if there was none, 3 a number that a new term must exceed
 -- Returns {term (0 if there never was one), microseconds since the Unix epoch}
 --
--- Terms only rise, from server to server too, so that no node takes an old one for a new one. Nodes that come here together
--- share one term: it is new enough for a caller if it began after all that another server had accepted for that caller.
+-- Terms only rise, also across servers, so that no node mistakes an old term for a new one. Nodes that connect at the
+-- same time share one term. It is new enough for a caller if it began after everything that another server had accepted
+-- for that caller.
 
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]

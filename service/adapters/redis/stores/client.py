@@ -47,7 +47,7 @@ MAX_CONNECTIONS = 16
 MAX_BATCH = 100
 """Calls in one pipeline: about a millisecond of Redis' time, so that other clients do not wait long."""
 RETRIES = 1
-"""Further tries after a connection broke, as it does when Redis restarts. Every call here may be repeated."""
+"""Retries after a broken connection, for example when Redis restarts. Every call here may be repeated."""
 
 Argument = str | bytes | int
 
@@ -118,7 +118,7 @@ class RedisClient:
             results = await self._pipe([_evalsha(script, *call) for call in calls])
             unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
             if unknown:
-                # EVAL sends the whole script, and makes it known again. In a Cluster, every shard needs it.
+                # EVAL sends the whole script, and the server stores it again. In a Cluster, every shard needs it.
                 again = [_eval(script, *calls[index]) for index in unknown]
                 for index, result in zip(unknown, await self._pipe(again), strict=True):
                     results[index] = result
@@ -157,7 +157,7 @@ _CODES: dict[type[RedisError], str] = {
     BusyLoadingError: "LOADING",
     AuthenticationError: "WRONGPASS",
 }
-"""Error replies whose first word redis-py replaces by a type."""
+"""Error replies whose code redis-py replaces by an exception type."""
 
 
 def _reason(error: RedisError) -> str:
@@ -201,7 +201,8 @@ def _standalone(config: RedisConfig) -> Redis:
 
 
 class _Discovery:
-    """Tells redis-py the master. Its own `Sentinel` asks one after another, so a silent one takes the whole timeout."""
+    """Finds the master for redis-py, whose own `Sentinel` asks one after another, so that a silent one uses up the
+    timeout."""
 
     def __init__(self, config: RedisConfig) -> None:
         self._connector = Connector(config)

@@ -17,11 +17,11 @@ MAX_RENEWED = 500
 MAX_REMOVED = 500
 """Expired entries of one channel that one call removes."""
 LEASE_RATIO = 0.1
-"""Part of the TTL for which one node removes the expired entries of a channel. It ends before a node's next try, after a
-sixth of the TTL."""
+"""Part of the TTL for which only one node removes the expired entries of a channel. Nodes try again after a sixth of
+the TTL, so it must be shorter."""
 KEY_TTL_RATIO = 2
-"""How many TTLs the keys of a channel stay without a renewal. More than one, so that entries which expire while Redis cannot be
-reached can be renewed without events."""
+"""How many TTLs of an entry a channel's keys stay without a renewal. With more than one, entries that expire while
+Redis is unreachable can be renewed without events."""
 
 _JOIN = scripts.load("presence", "presence_join")
 _UPDATE = scripts.load("presence", "presence_update")

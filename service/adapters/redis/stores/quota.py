@@ -15,7 +15,8 @@ _ORDER = scripts.load("session_order")
 
 
 class RedisQuota:
-    """Keeps one hash a scope, from node to claim, and one sorted set of a user's connections, by the time of Redis."""
+    """Keeps one hash for each scope, from node to claim, and one sorted set of each user's connections. Uses the time
+    of Redis."""
 
     is_shared = True
 
@@ -27,7 +28,7 @@ class RedisQuota:
 
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
         """Runs lua/quota_claim.lua for each claim."""
-        # The serials are taken before the first await: calls may overtake each other.
+        # The serials are assigned before the first await, because calls may overtake each other.
         return await self._client.run_all(_CLAIM, [self._claim_call(claim) for claim in claims])
 
     async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
