@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_descriptors() -> None:
-    """Opens `/dev/null` as each of the descriptors 0, 1 and 2 that is closed. Otherwise a socket would get the number, and
-    a client what is printed; and libuv would abort."""
+    """Opens `/dev/null` for each of the descriptors 0, 1 and 2 that is closed. Otherwise a client's socket could get
+    that number and receive what is printed, and libuv would abort."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -43,8 +43,9 @@ def _open_standard_descriptors() -> None:
 
 @contextmanager
 def _exit_on_signals() -> Iterator[None]:
-    """Until the service has its own handlers, stop signals end this process at once with status 0: nothing is open yet. Without a
-    handler the kernel would drop them for process 1 of a container, which would be killed later."""
+    """Makes stop signals end this process at once with status 0, until the service has its own handlers. Nothing is
+    open yet. Without a handler, the kernel ignores these signals for process 1 of a container, which is then killed
+    later."""
     before = {number: signal.signal(number, lambda number, frame: os._exit(0)) for number in stop_signals()}
     try:
         yield

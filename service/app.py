@@ -253,7 +253,7 @@ def _internal_channels(settings: Settings) -> int:
 
 
 Stores = tuple[PresenceStore, TicketStore, QuotaStore, Callable[[], Awaitable[None]]]
-"""The stores beside the broker, and the function that closes them."""
+"""The stores for presence, tickets and quotas, and the function that closes them."""
 
 
 def _stores(settings: Settings, clock: Clock, store_clock: StoreClock, broker: Broker) -> Stores:
@@ -346,7 +346,7 @@ def _http_config(settings: Settings) -> HttpConfig:
 
 
 Companion = Callable[[int], AbstractAsyncContextManager[None]]
-"""Runs beside a service, given its public port: the backend of the demo."""
+"""A context that runs beside a service and gets its public port, such as the demo's backend."""
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ _log = structlog.get_logger("app")
 _M_MMAP_THRESHOLD = -3
 """The parameter M_MMAP_THRESHOLD of mallopt(3)."""
 LARGE_BLOCK = 65_536
-"""Bytes from which on a freed block of memory returns to the system at once."""
+"""Size in bytes from which a freed block of memory returns to the system at once."""
 
 
 def return_large_blocks() -> None:
@@ -73,7 +73,7 @@ def serve(service: Service, companion: Companion | None = None) -> int:
         for number, handler in before.items():
             signal.signal(
                 number, handler
-            )  # the loop has restored the defaults: a late signal would end us with a failure
+            )  # the loop has restored the defaults, with which a late signal would end the process with a failure
 
 
 class _StopRequest:
@@ -104,7 +104,7 @@ class _StopRequest:
         return self._requested.is_set()
 
     def started(self) -> None:
-        """Tells that the service has started: signals now request a drain."""
+        """Records that the service has started: signals now request a drain."""
         self._start_task = None
 
     async def wait(self) -> None:

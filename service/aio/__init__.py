@@ -1,4 +1,4 @@
-"""What the standard library's asyncio lacks, without any of this service's domain.
+"""Additions to asyncio that know nothing of this service's domain.
 
 tasks = TaskSupervisor(on_death=lambda name: deaths.labels(name).inc())
 tasks.spawn("position check", check_forever(), critical=True)

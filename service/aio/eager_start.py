@@ -14,10 +14,10 @@ from typing import Any
 
 
 def start_eagerly(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
-    """Runs the work up to its first wait. Returns None if it is done, else the rest, of which to make a task.
+    """Runs the work up to its first wait. Returns None if it is done, else the rest, for a task to run.
 
-    Raises what the work raises before its first wait. Before that there is no current task, so what needs one (asyncio.timeout)
-    comes after `continue_in_task`. Python 3.12 has eager tasks; 3.11 has not.
+    Raises what the work raises before its first wait. Before that there is no current task, so code that needs one
+    (asyncio.timeout) must come after `continue_in_task`. Python 3.12 has eager tasks; 3.11 does not.
     """
     try:
         awaited = work.send(None)
@@ -35,7 +35,7 @@ def continue_in_task() -> Generator[None, None, None]:
 
 
 async def ensure_task() -> None:
-    """Returns in a task, whether the caller runs in one or not. What uses asyncio.timeout awaits this first."""
+    """Continues in a task, whether or not the caller runs in one. Code that uses asyncio.timeout awaits this first."""
     if asyncio.current_task() is None:
         loop = asyncio.get_running_loop()
         # A future and not a bare yield: a coroutine between this one and the task may need something to await.

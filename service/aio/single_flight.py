@@ -10,7 +10,8 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Shares one run of a coroutine among all who await it meanwhile. The run continues if a caller is cancelled."""
+    """Shares one run of a coroutine among all callers that await it meanwhile. The run continues if a caller is
+    cancelled."""
 
     __slots__ = ("_name", "_task", "_work")
 

@@ -1,4 +1,4 @@
-"""Tasks that are owned: none is lost, none outlives its owner, and the death of one is logged and counted."""
+"""Supervised tasks: none is lost, none outlives its owner, and each death is logged and counted."""
 
 from __future__ import annotations
 

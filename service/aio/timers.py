@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 
 async def sleep(clock: Clock, seconds: float) -> None:
-    """Returns after so many seconds of the clock."""
+    """Returns after `seconds` of the clock."""
     over = asyncio.Event()
     timer = clock.call_later(seconds, over.set)
     try:
@@ -65,7 +65,7 @@ class DelayedTask:
         self.schedule(delay)
 
     def cancel(self) -> None:
-        """Cancels the scheduled run. A run that has started goes on."""
+        """Cancels the scheduled run. A run that has started continues."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -87,7 +87,8 @@ class PeriodicTask:
     """Runs work again and again: each run starts `interval` seconds after the last one has ended.
 
     The work may return another number of seconds for the next interval, for example a shorter one after a failure.
-    Between two runs there is a timer and no task. A run that raises is counted as a death, and the next one comes all the same.
+    Between two runs there is a timer and no task. A run that raises is counted as a death, and the next one is
+    scheduled as usual.
     """
 
     __slots__ = ("_delayed", "_interval", "_is_running", "_work")
@@ -121,7 +122,7 @@ class PeriodicTask:
             self._delayed.reschedule(delay)
 
     def close(self) -> None:
-        """Schedules no more runs. A run that has started goes on."""
+        """Schedules no more runs. A run that has started continues."""
         self._delayed.close()
 
     async def _run(self) -> None:

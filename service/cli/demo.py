@@ -26,7 +26,7 @@ from service.web import demo as page
 BOT = "support-bot"
 BOT_GRANTS = ("room:*",)
 BOT_TTL = 30 * 86_400.0
-"""Seconds. The backend never renews its token, so it outlives any demo."""
+"""Seconds. The backend never renews its token, so the token must outlive any demo."""
 AGENT_TTL = 3_600.0
 STOP_TIMEOUT = 5.0
 """Seconds that the backend gets to end after SIGTERM; then it is killed."""
@@ -100,7 +100,7 @@ def _environment(settings: Settings, port: int) -> dict[str, str]:
 
 
 async def _watch(process: asyncio.subprocess.Process) -> None:
-    """Logs that the backend has ended by itself: the page alone would only look quiet."""
+    """Logs that the backend has ended unexpectedly. The page does not show it."""
     status = await process.wait()
     _log.error("demo_backend_ended", status=status)
 

@@ -105,7 +105,7 @@ def _read_or_create(file: Path, generate: Callable[[], str]) -> str:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
             stream.write(generate())
-        with suppress(FileExistsError):  # another process was faster: its file counts
+        with suppress(FileExistsError):  # another process was faster: its file is used
             os.link(temporary, file)  # complete or not at all
         temporary.unlink()
     file.chmod(0o600)

@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def flush() -> None:
-    """Flushes standard output before the process ends: Python would change the exit status for what it cannot flush.
+    """Flushes standard output before the process ends. If Python cannot flush it at exit, it changes the exit status.
 
     Raises OutputClosed or OutputFailed.
     """

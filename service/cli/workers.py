@@ -61,9 +61,9 @@ class WorkerTimeouts:
     max_failures: int = 5
     """Failures of one worker in a row after which the parent stops all workers."""
     initial_backoff: float = 0.5
-    """Before the first restart of a worker. Each further failure doubles it, …"""
+    """Wait before the first restart of a worker. Each further failure doubles it."""
     max_backoff: float = 15.0
-    """… up to this."""
+    """The longest wait before a restart."""
 
 
 Work = Callable[[int, int], int]
@@ -143,7 +143,8 @@ def companion(heartbeats: int) -> app.Companion:
 
 
 def _send(heartbeats: int, sign: bytes) -> None:
-    # A parent that has ended is reported by its death signal. One that is stopped later finds heartbeats in the full pipe.
+    # If the parent has ended, its death signal reports that. A suspended parent finds earlier heartbeats in the full
+    # pipe.
     with suppress(BrokenPipeError, BlockingIOError):
         os.write(heartbeats, sign)
 
@@ -178,7 +179,7 @@ class Parent:
         self._workers = [
             _Worker(number, Backoff(timeouts.initial_backoff, timeouts.max_backoff)) for number in range(count)
         ]
-        # Has no state in the kernel: the workers would inherit an epoll descriptor.
+        # `poll` has no state in the kernel. An epoll descriptor would be inherited by the workers.
         self._selector: selectors.BaseSelector = selectors.PollSelector()
         self._signal_pipe = os.pipe()
         """Signals arrive through this pipe, so that one `select` waits for signals and workers."""
@@ -189,7 +190,8 @@ class Parent:
     def run(self) -> int:
         """Returns when all workers have ended for good: the highest of their exit statuses."""
         with self._signal_handlers():
-            # A fault that keeps one worker from starting keeps all: the first starts alone, and logs the reason once.
+            # A fault that prevents one worker from starting prevents all. So the first starts alone, and logs the
+            # reason once.
             self._start(self._workers[0])
             while self._active():
                 self._handle_next()
@@ -290,7 +292,7 @@ class Parent:
         worker.deadline = None
         read_end, write_end = os.pipe()
         parent = os.getpid()
-        # Blocked until the child has its own handlers: it would run ours.
+        # Blocked until the child has its own handlers; before that, it would run the parent's.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
         try:
             pid = os.fork()

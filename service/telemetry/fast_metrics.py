@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import (
 )
 
 MAX_CHILDREN = 1_000
-"""Label combinations of one counter. Labels come from small sets; this bounds one that grows all the same."""
+"""Label combinations of one counter. Labels come from small sets; this limits a set that grows unexpectedly."""
 OTHER = "other"
 """The value of every label above that bound."""
 

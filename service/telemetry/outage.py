@@ -15,7 +15,8 @@ from typing import Any
 REPEAT_INTERVAL = 60.0
 """Seconds between two records of the same event, at least."""
 MAX_REMINDER_INTERVAL = 3_600.0
-"""Seconds between two reminders, at most. The first comes after REPEAT_INTERVAL, each further one after twice as long."""
+"""Seconds between two reminders, at most. The first comes after REPEAT_INTERVAL, and each interval is twice the one
+before."""
 MAX_REASONS = 4
 """Different reasons that are logged for one outage."""
 MAX_KEYS = 64
@@ -37,7 +38,7 @@ class Outages:
         self._limited: dict[str, LimitedLog] = {}
 
     def broker_lost(self) -> None:
-        """From now on every failure is explained."""
+        """Marks every failure from now on as explained."""
         self._explained_until = inf
 
     def broker_recovered(self, now: float) -> None:
@@ -49,7 +50,7 @@ class Outages:
         return now - max(since, self._explained_until) < EXPLAIN_TIMEOUT
 
     def log(self, log: Any, failed: str, recovered: str, monotonic: Callable[[], float]) -> OutageLog:
-        """Returns the log of the event `failed`. All callers share it, and tell themselves apart by `key`."""
+        """Returns the log of the event `failed`. All callers share it; `key` distinguishes them."""
         if failed not in self._logs:
             self._logs[failed] = OutageLog(log, failed, recovered, monotonic, outages=self)
         return self._logs[failed]

@@ -1,4 +1,4 @@
-"""What the operating system says of this process: memory, files, version."""
+"""Reads memory, files and version of this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATM = Path("/proc/self/statm")
 
 
 def resident_memory() -> float:
-    """Bytes of this process that are in memory; NaN where the system does not tell."""
+    """Bytes of this process that are in memory; NaN if the system does not report them."""
     try:
         return float(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not Linux
@@ -22,16 +22,17 @@ def resident_memory() -> float:
 
 
 def open_files() -> float:
-    """Descriptors in use; NaN where the system does not tell."""
+    """Descriptors in use; NaN if the system does not report them."""
     try:
         # Since Linux 6.2 the directory's size is their number; listing 15 000 of them takes milliseconds.
-        return float(_FDS.stat().st_size or len(os.listdir(_FDS)))  # noqa: PTH208  # no objects wanted, only their number
+        return float(_FDS.stat().st_size or len(os.listdir(_FDS)))  # noqa: PTH208  # only their number is needed, no objects
     except OSError:  # not Linux, or no descriptor left to read it with
         return nan
 
 
 def max_files() -> float:
-    """Descriptors that this process may have: the soft limit, inf for any number; NaN where the system does not tell."""
+    """Descriptors that this process may have: the soft limit; inf without a limit; NaN if the system does not report
+    it."""
     if sys.platform == "win32":
         return nan
     import resource  # there is none on Windows
@@ -40,7 +41,7 @@ def max_files() -> float:
     return inf if soft == resource.RLIM_INFINITY else float(soft)
 
 
-@cache  # a read of the disk, and every heartbeat asks
+@cache  # reads the disk, and every heartbeat needs the version
 def version() -> str:
     """The version of the installed distribution."""
     try:

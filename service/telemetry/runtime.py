@@ -17,11 +17,11 @@ LAG_WINDOW = 60
 
 
 GC_THRESHOLDS = (15_000, 1_000, 2)
-"""Arguments of `gc.set_threshold`: net allocations before generation 0 is collected, and its collections before the next
-ones are.
+"""Arguments of `gc.set_threshold`: the net allocations before a collection of generation 0; for each older generation,
+the collections of the younger one before its own.
 
-A collection takes about half a microsecond for each object, and stops the process meanwhile: 15 000 young objects take a few
-milliseconds. Older generations are collected only after 15 million allocations that stayed.
+A collection takes about half a microsecond for each object, and stops the process meanwhile: 15 000 young objects take
+a few milliseconds. Older generations are collected only after 15 million surviving allocations.
 
 Python's defaults (700, 10, 10) collect every few hundred messages and find nothing. The last reference frees the objects of a
 message or a connection (tests/integration/test_shutdown.py checks that for connections).
@@ -44,8 +44,8 @@ class GcMonitor:
     """Records how long each garbage collection stops the process."""
 
     def __init__(self, metrics: Metrics) -> None:
-        # One child a generation, created now: `labels()` takes a lock that the interrupted code may hold. The lock of a child is
-        # held only for float arithmetic, during which no collection runs.
+        # One child for each generation, created now, because `labels()` acquires a lock that the interrupted code may
+        # hold. The lock of a child is held only for float arithmetic, during which no collection runs.
         self._pauses = [metrics.process.gc_pause_seconds.labels(str(generation)) for generation in range(3)]
         self._started = 0.0
 

@@ -75,7 +75,7 @@ class LineWriter:
         self._written = 0
         """Lines that have left the queue."""
         self._stuck_at = -1
-        """`_written` when a flush timed out. The next flush does not wait unless the reader has read since."""
+        """`_written` when a flush timed out. The next flush waits only if the reader has read since."""
         self._thread: threading.Thread | None = None
         self._is_forking = False
 
@@ -122,7 +122,7 @@ class LineWriter:
             with changed:
                 while not self._lines:
                     if self._is_forking:
-                        self._thread = None  # under the lock: the next line starts another thread
+                        self._thread = None  # while the lock is held, so that the next line starts another thread
                         return
                     changed.wait()
                 lines = self._next_chunk()
@@ -176,8 +176,8 @@ class LineWriter:
     # --- forks --------------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
-        """Ends the thread, unless the reader blocks it: a thread does not survive in the child, and the lines are the
-        parent's."""
+        """Ends the thread, unless the reader blocks it. A thread does not survive in the child, and the parent must
+        write its own lines."""
         self._is_forking = True
         with self._changed:
             self._changed.notify_all()

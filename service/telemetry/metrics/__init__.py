@@ -36,7 +36,7 @@ from service.telemetry.metrics.traffic import (
 )
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-"""Of what `Metrics.render` returns."""
+"""The content type of what `Metrics.render` returns."""
 
 
 class Metrics:
@@ -74,7 +74,8 @@ class Metrics:
 
     @contextmanager
     def guarded(self, name: str) -> Iterator[None]:
-        """Counts an exception of the block, which only measures, and goes on: the request is answered all the same."""
+        """Counts and suppresses an exception of the block. The block only measures, so the request is still
+        answered."""
         try:
             yield
         except Exception:

@@ -65,7 +65,7 @@ class MetricFactory:
         self.registry = registry
 
     def counter(self, name: str, text: str) -> Counter:
-        """A counter without labels, for what is rare."""
+        """A counter without labels, for rare events."""
         return Counter(f"tidewire_{name}", text, registry=self.registry)
 
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
@@ -73,7 +73,7 @@ class MetricFactory:
         return Gauge(f"tidewire_{name}", text, labels, registry=self.registry)
 
     def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        """A histogram with labels, for what is rare."""
+        """A histogram with labels, for rare events."""
         return Histogram(f"tidewire_{name}", text, labels, buckets=buckets, registry=self.registry)
 
     def fast_counters(self, name: str, text: str, *labels: str) -> FastCounterFamily:
@@ -90,7 +90,8 @@ class MetricFactory:
 
 
 def start_at_zero(counter: FastCounterFamily, values: Iterable[str], *before: str) -> None:
-    """Exports the counter with each value of its last label from the start, so that an alert on it is no empty vector.
+    """Exports the counter with each value of its last label from the start, so that an alert on it does not get an
+    empty vector.
 
     `before` are the values of the labels before the last.
     """
