@@ -116,7 +116,7 @@ async def main() -> None:
 
 
 async def _parent_gone(parent: int) -> None:
-    while os.getppid() == parent:  # noqa: ASYNC110  # no event tells that a parent is gone
+    while os.getppid() == parent:  # noqa: ASYNC110  # no event reports that a parent has ended
         await asyncio.sleep(1)
 
 

@@ -114,7 +114,7 @@ class Listener:
             content = json.loads(frame.data)
             for message in content if isinstance(content, list) else [content]:
                 if message["type"] == "welcome":
-                    self._socket = socket  # first: a room joined while this is sent must send its own subscribe
+                    self._socket = socket  # set first: a room joined during this send must send its own subscribe
                     await socket.send_json([self._subscribe(room) for room in self._rooms] + [{"type": "ready"}])
                     yield None
                 for event in self._apply(message):
@@ -140,5 +140,5 @@ class Listener:
 
     async def _say(self, message: dict[str, Any]) -> None:
         if self._socket is not None and not self._socket.closed:
-            with suppress(ConnectionError, aiohttp.ClientError):  # then the next connection says it
+            with suppress(ConnectionError, aiohttp.ClientError):  # then the next connection sends it
                 await self._socket.send_json(message)

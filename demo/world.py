@@ -136,7 +136,9 @@ class World:
         self._chance = chance
         self._publisher = publisher
         self._listener = listener
-        self._numbers = count(chance.randrange(1_000, 90_000))  # rooms outlive a backend; two lives must not share any
+        self._numbers = count(
+            chance.randrange(1_000, 90_000)
+        )  # rooms outlive a backend, and two runs must not share any
         self._customers: deque[dict[str, Any]] = deque(chance.sample(SCRIPT["customers"], len(SCRIPT["customers"])))
         self._opens_at = 0.0
         self._assigns_at = 8.0
@@ -159,7 +161,9 @@ class World:
                 ]:
                     self._say(chat, str(chat.agent), agent_line, now)
                     self._say(chat, chat.customer_id, customer_line, now)
-            if chat.status == "waiting" and chat.waiting_since is not None:  # they did not all arrive this very second
+            if (
+                chat.status == "waiting" and chat.waiting_since is not None
+            ):  # they have not all arrived in the same second
                 earlier = self._chance.uniform(20, 240)
                 chat.waiting_since -= int(earlier * 1000)
                 chat.asked_at -= earlier
@@ -202,7 +206,7 @@ class World:
             return
         if chat is None or agent is None or agent in (BOT, chat.customer_id) or agent in SCRIPT["colleagues"]:
             return
-        self.team.add(agent)  # whoever acts is there, whatever the last look at the team said
+        self.team.add(agent)  # an agent who acts is online, even if the last presence reply lacked them
         if event["type"] == "chat.message":
             self._note(chat, agent, data["text"], now)
             self._answer(chat, now)
@@ -365,7 +369,8 @@ class World:
         data = {"kind": kind, "chat": chat.id, "customer": chat.customer, "text": text}
         self._publisher.publish(f"inbox:{agent}", "inbox.item", data)
 
-    # --- keeping house --------------------------------------------------------------------------------------------------
+    # --- periodic work
+    # --------------------------------------------------------------------------------------------------
 
     def _assign(self, now: float) -> None:
         """Periodically assigns the newest waiting chat to the real agent with the fewest chats."""

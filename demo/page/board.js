@@ -4,7 +4,7 @@ import { byId, h, setText } from './dom.js';
 import { client } from './session.js';
 
 /**
- * `range`: what the curve's height stands for at least, so that a change of one is no mountain.
+ * `range`: the smallest range of values that the curve's height shows, so that a small change looks small.
  * @type {Record<string, {label: string, range: number, unit?: string, show?: (value: number) => string}>}
  */
 const METRICS = {

@@ -10,8 +10,8 @@ import { PresenceList } from './presence-list.js';
  *
  * @typedef {object} Handlers
  *   Handlers of one channel run in order, one at a time; a returned promise is awaited. An error in a handler is
- *   reported (`onError`, and the client's `error` event), and the position still moves on: one bad event can't block the
- *   channel for ever.
+ *   reported (`onError`, and the client's `error` event), and the position still advances: one bad event cannot block
+ *   the channel forever.
  * @property {(event: Event) => unknown} [onEvent]  every event, once and in order
  * @property {(state: Event[]) => unknown} [onState]  the newest event of every key; replaces the previous state
  * @property {(presence: import('./presence-list.js').PresenceChange) => unknown} [onPresence]
@@ -158,7 +158,7 @@ export class Subscription {
   /** @param {Subscribed} message */
   subscribed(message) {
     if (this.#state === 'joined' && message.id === null) {
-      this.#enqueue(message); // in place: the stream has started anew, the subscription goes on
+      this.#enqueue(message); // a resync: the subscription continues
       return;
     }
     if (this.#state !== 'joining' || message.id !== this.#request) return;
@@ -182,7 +182,7 @@ export class Subscription {
   }
 
   /**
-   * The service refused `subscribe`. False: the error is about something else.
+   * Handles a refused `subscribe`. Returns false if the error is about something else.
    * @param {import('./messages.js').ErrorMessage} message
    */
   refused(message) {
@@ -201,7 +201,7 @@ export class Subscription {
   }
 
   /**
-   * Whether a refusal is that of the `subscribe` under way; what the address asked for has no id, and is named.
+   * Whether a refusal answers the pending `subscribe`. The refusal of a channel in the URL has no id, but names the channel.
    * @param {import('./messages.js').ErrorMessage} message
    */
   #isOurs({ id, details }) {
@@ -244,7 +244,7 @@ export class Subscription {
     await this.#call('onState', state);
     if (presence) await this.#call('onPresence', this.#presenceList.replace(presence));
     for (const event of events) {
-      // The connection may have brought some of them before it broke, and they were handled since.
+      // Some of them may have arrived before the connection broke, and have been handled since.
       if (event.offset === undefined || this.#after(epoch) >= event.offset) continue;
       await this.#hand(event);
       if (this.#over) return;
