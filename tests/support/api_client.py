@@ -1,4 +1,4 @@
-"""Asking the backend API as a backend does, and as a faulty one does."""
+"""Sends requests to the backend API, as a correct or a faulty backend does."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.harness import API_KEY, DEADLINE, Running
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
     body: dict[str, Any]
 
     def refused(self, status: int, code: str) -> dict[str, Any]:
-        """The problem's details; fails the test if this is not that refusal."""
+        """Returns the problem's details; fails the test if this is not the expected refusal."""
         assert (self.status, self.body.get("code")) == (status, code), self.body
         assert self.headers["Content-Type"].startswith("application/problem+json")
         assert self.body["status"] == status
@@ -41,7 +41,7 @@ async def ask(
     headers: dict[str, str] | None = None,
     data: bytes | None = None,
 ) -> Answer:
-    """Sends a request; `path` goes out as it is, `body` as JSON, `data` as JSON that somebody else has encoded."""
+    """Sends a request: `path` unchanged, `body` encoded as JSON, `data` as JSON that is encoded already."""
     sent = {"Authorization": f"Bearer {key}"} if key is not None else {}
     if body is not None or data is not None:
         sent["Content-Type"] = "application/json"
@@ -55,14 +55,14 @@ async def ask(
 
 
 async def get(server: Running, path: str, *, key: str = API_KEY) -> dict[str, Any]:
-    """The body of a GET that succeeds."""
+    """Returns the body of a GET; fails the test unless it succeeds."""
     answer = await ask(server, "GET", path, key=key)
     assert answer.status == 200, answer.body
     return answer.body
 
 
 async def post(server: Running, path: str, body: Any, *, key: str = API_KEY, **headers: str) -> dict[str, Any]:
-    """The body of a POST that succeeds; headers as idempotency_key="k"."""
+    """Returns the body of a POST; fails the test unless it succeeds. Headers are keywords: idempotency_key="k"."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     answer = await ask(server, "POST", path, body, key=key, headers=named)
     assert answer.status == 200, answer.body
@@ -83,7 +83,7 @@ async def raw(server: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
 
 
 def head(path: str, *lines: str, method: str = "POST", key: str = API_KEY) -> bytes:
-    """A request head with an API key and a JSON body to come."""
+    """A request head with an API key, for a JSON body that follows."""
     return "\r\n".join(
         (
             f"{method} /api/v1{path} HTTP/1.1",
@@ -98,6 +98,6 @@ def head(path: str, *lines: str, method: str = "POST", key: str = API_KEY) -> by
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
-    """The status of the response that comes next."""
+    """Reads the next response, and returns its status."""
     async with asyncio.timeout(DEADLINE):
         return int((await reader.readline()).split()[1])

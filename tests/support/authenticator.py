@@ -1,4 +1,4 @@
-"""An authenticator that a test can hold up."""
+"""An authenticator that a test can pause."""
 
 from __future__ import annotations
 

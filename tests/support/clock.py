@@ -1,4 +1,4 @@
-"""Clocks of tests: one that only moves when a test says so, and one that is wrong."""
+"""Clocks for tests: one that moves only when a test advances it, and one whose wall time is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START = 1_795_374_000.0
 
 @dataclass(order=True)
 class FakeTimer:
-    """One callback to come. Timers due at the same moment fire in the order in which they were set."""
+    """One scheduled callback. Timers that are due at the same time fire in the order in which they were set."""
 
     due: float
     order: int
@@ -26,7 +26,7 @@ class FakeTimer:
 
 
 class FakeClock:
-    """A Clock moved by `advance`, which fires what falls due on the way, in order, each at its own time."""
+    """A Clock that `advance` moves. It fires the timers that become due, in order, each at its own time."""
 
     def __init__(self, wall: float = START) -> None:
         self._wall = wall
@@ -47,7 +47,8 @@ class FakeClock:
         return timer
 
     def advance(self, seconds: float) -> None:
-        """Moves wall and monotonic time; what a callback sets is fired too if it falls due within the same move."""
+        """Moves wall and monotonic time. Timers that a callback sets fire too, if they become due within the same
+        move."""
         if seconds < 0:
             raise ValueError("time does not go back; see jump_wall")
         end = self._monotonic + seconds
@@ -59,22 +60,22 @@ class FakeClock:
         self._move_to(end)
 
     def jump_wall(self, seconds: float) -> None:
-        """Sets the wall clock forward or back, as an administrator or NTP does; nothing falls due."""
+        """Sets the wall clock forward or back, as an administrator or NTP does. No timer fires."""
         self._wall += seconds
 
     def stall(self, seconds: float) -> None:
-        """Makes all that is set fall due later, as a loop does that stands still for so long."""
+        """Postpones all timers, as an event loop does that is blocked for so long."""
         for timer in self._timers:
             timer.due += seconds
 
     @property
     def next_due(self) -> float:
-        """When the next timer falls due, by `monotonic`."""
+        """The monotonic time at which the next timer is due."""
         return min(timer.due for timer in self._timers if not timer.cancelled)
 
     @property
     def pending(self) -> int:
-        """Timers that are set and neither fired nor cancelled."""
+        """The number of timers that have neither fired nor been cancelled."""
         return sum(not timer.cancelled for timer in self._timers)
 
     def _move_to(self, monotonic: float) -> None:
@@ -83,7 +84,7 @@ class FakeClock:
 
 
 class WrongClock(SystemClock):
-    """A node's clock whose wall time is `ahead` by so many seconds; its timers run as they should."""
+    """A node's clock whose wall time is `ahead` seconds ahead. Its timers are correct."""
 
     def __init__(self, ahead: float = 0.0) -> None:
         self.ahead = ahead

@@ -1,4 +1,4 @@
-"""What a node exports, as Prometheus would read it."""
+"""Reads the metrics that a node exports, as Prometheus does."""
 
 from __future__ import annotations
 

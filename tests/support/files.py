@@ -1,4 +1,4 @@
-"""How many files a test may have open."""
+"""The limit of open files for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def as_many_as_may_be() -> Iterator[None]:
-    """Raises the soft limit of open files to the hard one until left: a thousand clients are a thousand files."""
+    """Raises the soft limit of open files to the hard one for the length of the block. Each client needs a
+    descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

@@ -30,14 +30,14 @@ API_KEY = "an-api-key-for-tests-0123456789"
 OTHER_API_KEY = "another-api-key-for-tests-0123456"
 CONTRACT = Path(__file__).parent / "contract.yaml"
 DEADLINE = 20.0
-"""Seconds that any one thing in a test may take: some hundred times what it takes when the machine is not busy."""
+"""Seconds that one step of a test may take: about a hundred times its duration on an idle machine."""
 
 BIT = 0.25
-"""Seconds by which `passes` moves time. Divides the intervals at which the service looks at its connections."""
+"""Seconds of each step of `passes`. The service's check intervals are multiples of it."""
 
 
 def token(user: str = "ann", *, grants: list[Any] | None = None, ttl: float = 3600, **claims: Any) -> str:
-    """A token that the test service accepts; a claim given as None is left out."""
+    """A token that the test service accepts. A claim that is None is left out."""
     now = time.time()
     body = {
         "iss": "tidewire",
@@ -52,8 +52,8 @@ def token(user: str = "ann", *, grants: list[Any] | None = None, ttl: float = 36
 
 
 def settings(**groups: Any) -> Settings:
-    """Settings for tests: any free port, one secret, two tenants' API keys, no probe beside the test's own connections, whose
-    descriptors and objects are counted; how slow this machine is changes no rate; groups are merged over that."""
+    """Settings for tests: free ports, one secret, and API keys of two tenants; `groups` override them. No latency probe
+    runs, because tests count descriptors and objects. The speed of the machine changes no rate."""
     base: dict[str, Any] = {
         "port": 0,
         "ops_port": 0,
@@ -83,7 +83,7 @@ class Running:
     http: aiohttp.ClientSession
 
     async def publish(self, channel: str, event: dict[str, Any] | list[Any], key: str = API_KEY) -> dict[str, Any]:
-        """Publishes as a backend; fails the test if that is refused."""
+        """Publishes as a backend; fails the test if the event is refused."""
         async with self.http.post(
             f"{self.url}/api/v1/channels/{channel}/events", json=event, headers={"Authorization": f"Bearer {key}"}
         ) as response:
@@ -92,23 +92,23 @@ class Running:
             return body
 
     async def metrics(self) -> dict[str, float]:
-        """What the ops listener exports: name{labels} → value."""
+        """Returns the metrics that the ops listener exports: name{labels} → value."""
         async with self.http.get(f"{self.ops_url}/metrics") as response:
             lines = (await response.text()).splitlines()
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
     async def metric(self, name: str, **labels: str) -> float:
-        """One exported value, without the prefix `tidewire_`; 0 if it is not there."""
+        """Returns the value of one sample, by its name without the prefix `tidewire_`; 0 if there is none."""
         wanted = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
         return (await self.metrics()).get(f"tidewire_{name}{{{wanted}}}" if wanted else f"tidewire_{name}", 0.0)
 
     def hello_is_late(self) -> None:
-        """Ends the time of everybody who has connected and has yet to say hello, as if the deadline had come."""
+        """Expires the handshakes of all connections without a `hello`, as at the deadline."""
         self.service.node.lifecycle.pending_handshakes.expire()
 
     async def at_rest(self) -> None:
-        """Waits until nobody is connected; then everything that counts or keeps something for a connection is back at zero."""
+        """Waits until no client is connected, and every count of connections is zero again."""
         node = self.service.node
         admission = node.admission
 
@@ -129,7 +129,7 @@ class Running:
 
     @asynccontextmanager
     async def client(self, user: str = "ann", **options: Any) -> AsyncIterator[Client]:
-        """A connected client; see `Client.open`."""
+        """Returns a connected client; see `Client.open`."""
         client = await Client.open(self, user, **options)
         try:
             yield client
@@ -140,17 +140,17 @@ class Running:
 async def eventually(
     holds: Callable[[], bool], seen: Callable[[], object] = lambda: "", *, within: float = DEADLINE
 ) -> None:
-    """Waits for something that no event tells of; fails the test, showing what was `seen`, when it does not come in time."""
+    """Waits for a condition that no event reports. After `within` seconds, fails the test and shows what was `seen`."""
     try:
         async with asyncio.timeout(within):
-            while not holds():  # noqa: ASYNC110  # what is waited for is the sum of many steps, none of which tells anyone
+            while not holds():  # noqa: ASYNC110  # the condition is the result of many steps that report no event
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"it did not come within {within:g} s; last seen: {seen()}") from None
 
 
 async def passes(clock: FakeClock, seconds: float) -> None:
-    """Moves a service's time as it goes in life: bit by bit, with turns of the loop in between."""
+    """Advances a service's clock as real time passes: in steps of BIT, with loop iterations in between."""
     for _ in range(round(seconds / BIT)):
         clock.advance(BIT)
         for _ in range(3):
@@ -159,7 +159,7 @@ async def passes(clock: FakeClock, seconds: float) -> None:
 
 @cache
 def loaded(contract: Path) -> Contract:
-    """The contract in a file that does not change. To read it takes a third of a service's start."""
+    """The contract of a file, cached: reading it takes a third of a service's start."""
     return load(contract)
 
 
@@ -172,7 +172,7 @@ async def serving(
     broker_settings: dict[str, Any] | None = None,
     **groups: Any,
 ) -> AsyncIterator[Running]:
-    """Runs a service for the length of the block. `broker` takes the place of the one that `broker_settings` name."""
+    """Runs a service for the length of the block. `broker` replaces the one that `broker_settings` name."""
     config = settings(**groups, broker=broker_settings or {})
     assert config.contract is not None
     service = Service(config, loaded(config.contract), clock=clock, broker=broker, authenticator=authenticator)
@@ -181,7 +181,7 @@ async def serving(
 
 
 class Client:
-    """One WebSocket. `receive` gives single messages, whatever batches they came in."""
+    """One WebSocket. `receive` returns single messages, even if they arrived in a batch."""
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
@@ -202,7 +202,8 @@ class Client:
         headers: dict[str, str] | None = None,
         **claims: Any,
     ) -> Client:
-        """Connects; says hello with a token for `user` (or `token_`) and ready, unless told not to."""
+        """Connects. Sends `hello`, with a token for `user` (or `token_`), and `ready`, unless the arguments say
+        otherwise."""
         ws = await server.http.ws_connect(
             f"{server.url}/ws{query}", protocols=("tidewire.v1",), headers=headers, max_msg_size=0
         )
@@ -216,15 +217,15 @@ class Client:
         return client
 
     async def send(self, **message: Any) -> None:
-        """Sends one message; `from_` and `in_` stand for those fields."""
+        """Sends one message. `from_` and `in_` are the fields `from` and `in`."""
         await self.ws.send_str(json.dumps(message))
 
     async def raw(self, frame: str) -> None:
-        """Sends a frame as it is."""
+        """Sends a frame unchanged."""
         await self.ws.send_str(frame)
 
     async def receive(self) -> dict[str, Any]:
-        """The next message; fails the test when none comes in time or the connection ends."""
+        """Returns the next message. Fails the test if none arrives in time or the connection ends."""
         if not self._waiting:
             message = await self.ws.receive(timeout=DEADLINE)
             assert message.type is aiohttp.WSMsgType.TEXT, f"{message.type.name} {self.ws.close_code}: {message.extra}"
@@ -233,7 +234,7 @@ class Client:
         return self._waiting.popleft()
 
     async def expect(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """The next message, which must be of this type and have these fields."""
+        """Returns the next message, which must have this type and these fields."""
         message = await self.receive()
         assert message["type"] == kind, message
         for name, value in fields.items():
@@ -241,7 +242,7 @@ class Client:
         return message
 
     async def until(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """The next message that matches; those before it are passed over."""
+        """Returns the next message that matches, and skips those before it."""
         async with asyncio.timeout(DEADLINE):
             while True:
                 message = await self.receive()
@@ -249,7 +250,7 @@ class Client:
                     return message
 
     async def ask(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Sends a request with a fresh id and returns its reply; anything else that comes first is passed over."""
+        """Sends a request with a new id, and returns its reply. Skips other messages before it."""
         self._serial += 1
         request = f"q{self._serial}"
         await self.send(type=kind, id=request, **fields)
@@ -260,13 +261,14 @@ class Client:
                     return message
 
     async def subscribe(self, channel: str, **fields: Any) -> dict[str, Any]:
-        """Subscribes; fails the test if that is refused."""
+        """Subscribes; fails the test if the service refuses."""
         reply = await self.ask("subscribe", channel=channel, **fields)
         assert reply["type"] == "subscribed", reply
         return reply
 
     async def silence(self, *, but: str = "") -> None:
-        """Proves that nothing is under way, messages of the type `but` apart: a ping's pong is the next message."""
+        """Proves that no message is on its way, except those of the type `but`: the next message is the pong to a
+        ping."""
         self._serial += 1
         await self.send(type="ping", id=f"q{self._serial}")
         while (message := await self.receive())["type"] == but:
@@ -274,7 +276,7 @@ class Client:
         assert message == {"type": "pong", "id": f"q{self._serial}"}, message
 
     async def closed(self) -> int:
-        """Waits for the close, passing over messages, and returns its code."""
+        """Waits for the close, and returns its code. Skips messages before it."""
         async with asyncio.timeout(DEADLINE * 3):
             while not self.ws.closed:
                 message = await self.ws.receive()
@@ -285,9 +287,9 @@ class Client:
 
     @property
     def received(self) -> list[dict[str, Any]]:
-        """Messages that have come and not been looked at."""
+        """Messages that have arrived and that the test has not read."""
         return list(self._waiting)
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         await self.ws.close()

@@ -1,4 +1,4 @@
-"""What the chart watches with: its alerts, recording rules and runbooks, and the metrics that their expressions name."""
+"""The chart's monitoring: alerts, recording rules, runbooks, and the metrics that their expressions name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOREIGN = {
     "kube_deployment_status_replicas_updated": "kube-state-metrics",
     "up": "Prometheus",
 }
-"""Metrics of others, by whose they are."""
+"""Metrics of other programs, by program."""
 _NAME = re.compile(r"(?<![\w:$])((?:namespace_job:)?(?:tidewire|process|kube|container)_[a-z0-9_:]+|up)\b(?!\s*=(?!=))")
 _QUOTED = re.compile(r'"[^"]*"')
 _BLOCK = re.compile(r"^```promql\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
@@ -68,7 +68,7 @@ def runbook_queries(name: str) -> list[str]:
 
 
 def names(expr: str) -> set[str]:
-    """The metrics that an expression asks for."""
+    """The metrics in an expression."""
     return set(_NAME.findall(_QUOTED.sub('""', expr)))
 
 

@@ -1,4 +1,4 @@
-"""A Python package index (PEP 503) on loopback, with wheels that are made on the spot. For tests of what an installer chooses."""
+"""A Python package index (PEP 503) on loopback, with generated wheels, to test which versions an installer chooses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANYWHERE = "py3-none-any"
 
 
 def normalised(name: str) -> str:
-    """The name of a package as an index spells it (PEP 503)."""
+    """The normalized name of a package (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -35,12 +35,12 @@ class _File:
 
 @dataclass(slots=True)
 class PackageIndex:
-    """Packages by name; what is added is there at the next request."""
+    """Packages by name. An added package is available at the next request."""
 
     url: str = ""
-    """Of the simple API, once it is served."""
+    """The URL of the simple API, while it is served."""
     requests: list[str] = field(default_factory=list)
-    """The paths that were asked for."""
+    """The requested paths."""
     _files: dict[str, dict[str, _File]] = field(default_factory=dict)
 
     def add(
@@ -53,7 +53,7 @@ class PackageIndex:
         files: Mapping[str, str] | None = None,
         tag: str = ANYWHERE,
     ) -> str:
-        """A wheel with these files in it; gives its SHA-256."""
+        """Adds a wheel with these files, and returns its SHA-256."""
         stem = f"{normalised(name).replace('-', '_')}-{version}"
         lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
         lines += [f"Provides-Extra: {extra}" for extra in extras] + [f"Requires-Dist: {each}" for each in requires]
@@ -64,12 +64,12 @@ class PackageIndex:
         return file.sha256
 
     def yank(self, name: str) -> None:
-        """Marks all files of a package that are there now as withdrawn (PEP 592)."""
+        """Marks all present files of a package as yanked (PEP 592)."""
         for file in self._files[normalised(name)].values():
             file.yanked = True
 
     def names(self) -> list[str]:
-        """Of all packages."""
+        """The names of all packages."""
         return sorted(self._files)
 
     def _answer(self, path: str) -> bytes | None:
@@ -85,7 +85,7 @@ class PackageIndex:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Answers until left."""
+        """Serves the index for the length of the block."""
         index = self
 
         class Handler(BaseHTTPRequestHandler):

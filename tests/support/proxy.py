@@ -1,4 +1,4 @@
-"""A TCP proxy that is the network: it can be slow, stuck, silent, or gone. For tests of what either side then does."""
+"""A TCP proxy that simulates a bad network: slow, stalled, silent or cut. For tests of what either side then does."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Literal
 
 Side = Literal["client", "target"]
 _BUFFER = 262_144
-"""Bytes on their way in one direction of a connection, beyond which its sender is not read from."""
+"""Bytes in transit in one direction of a connection; above this, its sender is not read."""
 _AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for zero seconds."""
 
 
 class Proxy:
-    """Forwards to a port on loopback, both ways, until told to do otherwise. Everything holds from when a call returns.
+    """Forwards both ways to a TCP port on loopback. A fault takes effect before its method returns.
 
-    `cut`, `stall` and `black_hole` last until `heal`. What one side closes the other sees closed, after all that was sent.
+    `cut`, `stall` and `black_hole` last until `heal`. If one side closes, the other side is closed once it has all
+    bytes.
     """
 
     def __init__(self, target: int, *, latency: float = 0.0) -> None:
@@ -28,80 +29,81 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self.latency = latency
-        """Seconds that bytes take, each way; a change holds for what comes then."""
+        """Seconds of delay in each direction. A change applies to bytes that arrive later."""
         self.stalled = False
-        """Whether nothing passes; see `stall`."""
+        """Whether no bytes pass; see `stall`."""
         self.swallowing = False
-        """Whether whatever comes is lost; see `black_hole`."""
+        """Whether all arriving bytes are lost; see `black_hole`."""
         self.accepted = 0
-        """Connections that were taken."""
+        """Accepted connections."""
         self.refused = 0
-        """Connections that came while cut."""
+        """Connections that were refused during `cut`."""
         self.sent = 0
-        """Bytes given to the target."""
+        """Bytes sent to the target."""
         self.received = 0
-        """Bytes given to the clients."""
+        """Bytes sent to the clients."""
         self.swallowed = 0
-        """Bytes that were lost."""
+        """Lost bytes."""
 
     async def start(self) -> int:
-        """Listens; gives the port."""
+        """Starts to listen, and returns the port."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Link(self).client, "127.0.0.1", 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     def lead_to(self, target: int) -> None:
-        """Leads new connections to another port, as an address does that is given to another server. What is open stays."""
+        """Forwards new connections to another port, as when an address moves to another server. Open connections
+        stay."""
         self._target = target
 
     def cut(self) -> None:
-        """Loses the network: resets what is open, and refuses what comes."""
+        """Cuts the network: resets open connections and refuses new ones."""
         self._up = False
         for link in tuple(self._links):
             link.abort()
 
     def heal(self) -> None:
-        """Gets it back. Connections that were in a black hole stay there: a stream with a hole in it is nothing that TCP
-        delivers."""
+        """Ends every fault. Connections from a black hole stay lost, because TCP never delivers a stream with missing
+        bytes."""
         self._up = True
         self.swallowing = False
         self.resume()
 
     def stall(self) -> None:
-        """Takes connections, reads nothing and passes nothing; what is sent waits, at first in the buffers, then at its
-        sender."""
+        """Accepts connections, but reads and forwards nothing. Sent bytes wait in the buffers, then at their sender."""
         self.stalled = True
         for link in self._links:
             link.hold()
 
     def resume(self) -> None:
-        """Goes on where `stall` left off; nothing is lost."""
+        """Continues after `stall`; no bytes are lost."""
         self.stalled = False
         for link in tuple(self._links):
             link.release()
 
     def black_hole(self) -> None:
-        """Loses every byte that comes and tells nobody, also not that a side closed. Connections stay open, new ones are
-        taken and reach nobody."""
+        """Loses every byte silently, and hides closes. Open connections stay open; new ones are accepted but not
+        forwarded."""
         self.swallowing = True
         for link in self._links:
             link.swallow()
 
     def half_open(self, untold: Side) -> None:
-        """Resets the other side of what is open; `untold` keeps a connection that leads nowhere. New ones pass."""
+        """Resets one side of each open connection. The side `untold` keeps a connection without a peer. New
+        connections pass."""
         for link in tuple(self._links):
             link.swallow()
             (link.target if untold == "client" else link.client).abort()
 
     @property
     def open(self) -> int:
-        """Connections of clients and to the target that are open."""
+        """The number of open connections, from clients and to the target."""
         return sum(end.transport is not None for link in self._links for end in (link.client, link.target))
 
     @property
     def ports(self) -> set[int]:
-        """Our ends of the connections to the target, as it sees them."""
+        """The TCP ports of our connections to the target."""
         ends = (link.target.transport for link in self._links)
         return {end.get_extra_info("sockname")[1] for end in ends if end is not None}
 
@@ -110,8 +112,8 @@ class Proxy:
         if self._server is not None:
             self._server.close()
         self.cut()
-        # An aborted connection is closed at the loop's next turn, a cancelled attempt a few later.
-        while self._links:  # noqa: ASYNC110  # every turn ends some
+        # An aborted connection is closed in the next loop iteration, a cancelled attempt a few iterations later.
+        while self._links:  # noqa: ASYNC110  # each iteration ends some
             await asyncio.sleep(0)
 
     def _came(self, link: _Link) -> None:
@@ -131,7 +133,7 @@ class Proxy:
 
 
 class _Link:
-    """A client's connection and ours to the target."""
+    """A client's connection, and our connection to the target."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -201,7 +203,7 @@ class _Link:
 
 
 class _End(asyncio.Protocol):
-    """One side of a link, with what is on its way to it."""
+    """One side of a link, with the bytes in transit to it."""
 
     def __init__(self, link: _Link) -> None:
         self._link = link
@@ -216,7 +218,7 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        # What we hand over must not wait where a stall cannot hold it.
+        # Bytes must not wait in the transport, where `stall` could not hold them back.
         transport.set_write_buffer_limits(0)
         if self is self._link.client:
             self._link.proxy._came(self._link)
@@ -241,7 +243,7 @@ class _End(asyncio.Protocol):
         self._link.lost(self)
 
     def pass_on(self, data: bytes) -> None:
-        """Sends what came from the other end, when its time has come."""
+        """Sends bytes from the other end after the delay."""
         now = asyncio.get_running_loop().time()
         self._waiting.append((now + self._link.proxy.latency, data))
         self._size += len(data)
@@ -249,12 +251,12 @@ class _End(asyncio.Protocol):
         self._link.other(self).read_if_wanted()
 
     def finish(self) -> None:
-        """Closes, after what waits."""
+        """Closes once the waiting bytes are sent."""
         self._finishing = True
         self.flush()
 
     def forget(self) -> int:
-        """Drops what waits; gives how much."""
+        """Drops the waiting bytes, and returns their number."""
         size, self._size = self._size, 0
         self._waiting.clear()
         if self._timer is not None:
@@ -264,16 +266,16 @@ class _End(asyncio.Protocol):
         return size
 
     def abort(self) -> None:
-        """Resets the connection, as soon as there is one."""
+        """Resets the connection as soon as it exists."""
         self._aborted = True
         if self.transport is not None:
-            # Without lingering the kernel says RST; else it would take leave as if all were well.
+            # With a linger time of zero the kernel sends RST, otherwise FIN.
             sock: socket.socket = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             self.transport.abort()
 
     def flush(self) -> None:
-        """Sends what is due."""
+        """Sends the bytes that are due."""
         if self.transport is None or self.transport.is_closing() or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
@@ -295,7 +297,7 @@ class _End(asyncio.Protocol):
         self.flush()
 
     def read_if_wanted(self) -> None:
-        """Reads from this side unless the proxy is stalled or the other side has too much before it."""
+        """Reads from this side, unless the proxy is stalled or too many bytes wait for the other side."""
         if self.transport is None or self.transport.is_closing():
             return
         wanted = not self._link.proxy.stalled and self._link.other(self)._size < _BUFFER

@@ -1,4 +1,4 @@
-"""A client made of bytes: requests and frames as no well-behaved library would send them."""
+"""A client that sends raw bytes: requests and frames that no correct library sends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Answer:
 
     @property
     def problem(self) -> dict[str, Any]:
-        """The problem details; fails the test if this is no such answer."""
+        """Returns the problem details; fails the test if the response has none."""
         assert self.headers["content-type"].startswith("application/problem+json"), self
         problem: dict[str, Any] = json.loads(self.body)
         assert problem["status"] == self.status
@@ -79,7 +79,7 @@ class Raw:
     async def request(
         self, target: str = "/ws", headers: Mapping[str, str] | Iterable[tuple[str, str]] = (), method: str = "GET"
     ) -> Answer:
-        """Sends a request without body and reads the answer."""
+        """Sends a request without a body, and reads the response."""
         fields = dict(headers).items() if isinstance(headers, Mapping) else list(headers)
         lines = [f"{method} {target} HTTP/1.1"]
         if not any(name.lower() == "host" for name, _ in fields):
@@ -103,7 +103,7 @@ class Raw:
             return Answer(status, headers, body)
 
     async def receive(self) -> tuple[int, bytes]:
-        """The next frame of the service."""
+        """Reads the next frame of the service."""
         async with asyncio.timeout(DEADLINE):
             first, size = await self.reader.readexactly(2)
             assert size < 0x80, "a server never masks"
@@ -114,7 +114,7 @@ class Raw:
             return first & 0x0F, await self.reader.readexactly(size)
 
     async def message(self) -> dict[str, Any]:
-        """The next message; passes over pings."""
+        """Reads the next message; skips pings."""
         while True:
             opcode, payload = await self.receive()
             if opcode == PING:
@@ -131,20 +131,20 @@ class Raw:
                 return int.from_bytes(payload[:2], "big")
 
     async def gone(self, within: float = DEADLINE) -> None:
-        """Waits until the service has ended the TCP connection; what it still sends is passed over."""
+        """Waits until the service has ended the TCP connection, and discards what it still sends."""
         async with asyncio.timeout(within):
             with suppress(ConnectionError):
                 while await self.reader.read(65_536):
                     pass
 
     async def reset(self) -> None:
-        """Ends the connection with a RST: the peer learns nothing more."""
+        """Ends the connection with RST."""
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await self.close()
 
     async def close(self) -> None:
-        """Frees this end."""
+        """Closes this end."""
         self.writer.transport.abort()
         with suppress(ConnectionError):
             await self.writer.wait_closed()
@@ -154,8 +154,8 @@ class Raw:
 async def connected(
     server: Running, *, source: str = "127.0.0.1", receive_buffer: int | None = None
 ) -> AsyncIterator[Raw]:
-    """A TCP connection to the public listener. By choice from another loopback address, or with a small buffer in the kernel,
-    so that not reading shows soon."""
+    """A TCP connection to the public listener; optionally from another loopback address, or with a small receive
+    buffer, which fills soon if the test does not read."""
     port = int(server.url.rpartition(":")[2])
     end = socket.socket()
     if receive_buffer is not None:
@@ -174,7 +174,7 @@ async def connected(
 async def upgraded(
     server: Running, user: str | None = "ann", *, target: str = "/ws", **headers: str
 ) -> AsyncIterator[Raw]:
-    """A WebSocket; welcomed, unless `user` is None: then no credentials are sent."""
+    """A WebSocket that has received `welcome`; with `user=None` it sends no credentials and gets none."""
     if user is not None:
         headers["Authorization"] = f"Bearer {token(user)}"
     async with connected(server) as raw:
@@ -194,14 +194,14 @@ async def ask(
     method: str = "GET",
     source: str = "127.0.0.1",
 ) -> Answer:
-    """One request on a connection of its own: a handshake with further headers (None takes one out), or a plain request."""
+    """Sends one request on a new connection: a handshake with extra headers (None removes one), or a plain request."""
     fields = {**(HANDSHAKE if upgrade else {}), **(headers or {})}
     async with connected(server, source=source) as raw:
         return await raw.request(target, {name: value for name, value in fields.items() if value is not None}, method)
 
 
 def bearer(credentials: str | None = None, user: str = "ann", **claims: Any) -> dict[str, str | None]:
-    """An Authorization header: with these credentials, or a good token of the user."""
+    """An Authorization header with these credentials, or with a valid token of the user."""
     return {"Authorization": f"Bearer {token(user, **claims) if credentials is None else credentials}"}
 
 

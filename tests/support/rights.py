@@ -1,4 +1,4 @@
-"""Everything that a service asks of its store, for the tests of the rights that docs/guarantees.md names."""
+"""Uses every operation of a store, to test the rights that docs/guarantees.md names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text(encoding
 
 
 def rule(begins: str) -> str:
-    """The one block of the page that begins so, from there on."""
+    """Returns the only code block of the page that starts with `begins`, without that start."""
     [found] = re.findall(rf"```\n{re.escape(begins)}(.*?)```", PAGE, re.DOTALL)
     return str(found)
 
@@ -43,7 +43,7 @@ async def use_everything(broker: dict[str, Any], more: int = 1) -> None:
 
 
 async def _talk(ann: Client, ben: Client) -> None:
-    """Presence, events of every class, history, leaving."""
+    """Uses presence, events of every delivery class, history and unsubscribe."""
     await ann.subscribe("room:1")
     await ben.subscribe("room:1")
     assert (await ann.ask("presence", channel="room:1"))["presence"]["count"] == 2

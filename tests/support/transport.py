@@ -1,4 +1,4 @@
-"""A transport with nobody at its other end, for tests to build on."""
+"""A transport without a peer, as a base for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.realtime.connections.transport import MessageHandler
 
 
 class NullTransport:
-    """Takes all that is written and does nothing with it. A test replaces what it wants to know of."""
+    """Accepts all writes and ignores them. Tests override the methods that they observe."""
 
     handler: MessageHandler
     write: Callable[[bytes], None]

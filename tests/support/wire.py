@@ -1,4 +1,5 @@
-"""A WebSocket client at the level of TCP: cheap by the thousand, and it can stop reading, vanish and send broken frames."""
+"""A cheap WebSocket client on asyncio's transport, for thousands of connections. It can stop reading, vanish, and send
+broken frames."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import msgspec
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 ABNORMAL = 1006
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455; the service does not care whether it is random
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455; the service does not check that it is random
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 RETRY_AFTER = re.compile(rb"\r\nretry-after: *([0-9]+)", re.IGNORECASE)
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 def reader(kind: type[T]) -> Callable[[bytes], Sequence[T]]:
-    """What makes messages of a frame: one, or a batch."""
+    """Returns a decoder of frames into messages."""
     one, batch = msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]  # known at run time
 
     def read(frame: bytes) -> Sequence[T]:
@@ -34,18 +35,18 @@ def reader(kind: type[T]) -> Callable[[bytes], Sequence[T]]:
 
 
 class Refused(Exception):  # noqa: N818  # an answer, not an error of the client
-    """The upgrade was answered with something else than 101."""
+    """The response to the upgrade was not 101."""
 
     def __init__(self, why: str, retry_after: float | None = None) -> None:
         super().__init__(why)
         self.retry_after = retry_after
-        """Seconds that the answer asks to wait."""
+        """Seconds that the response asks to wait."""
 
 
 class Wire(asyncio.Protocol):
-    """One WebSocket. Text goes to `on_text` as it comes; pings are answered; `on_gone` gets the close code.
+    """One WebSocket. Passes each text frame to `on_text` and the close code to `on_gone`; answers pings.
 
-    Frames are masked with the key 0, which leaves the bytes as they are: masking is for proxies, not for the service.
+    Frames are masked with the key 0, which leaves the bytes unchanged: masking protects proxies, not the service.
     """
 
     __slots__ = ("_buffer", "_closing", "_head", "_on_gone", "_on_text", "_open", "code", "gone", "opened", "transport")
@@ -65,7 +66,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection can be used: no end of it has been seen."""
+        """Whether the connection is open, as far as this end knows."""
         return self._open and not self.gone.done()
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class Wire(asyncio.Protocol):
                 size, start = int.from_bytes(buffer[at + 2 : at + 4], "big"), at + 4
             elif size == 127:
                 size, start = int.from_bytes(buffer[at + 2 : at + 10], "big"), at + 10
-            if len(buffer) < start + size:  # also where the length itself has not come whole: `start` is past the end
+            if len(buffer) < start + size:  # also if the length itself is incomplete: then `start` is past the end
                 break
             self._frame(buffer[at], bytes(buffer[start : start + size]))
             at = start + size
@@ -140,7 +141,7 @@ class Wire(asyncio.Protocol):
         self.text(json.dumps(messages[0] if len(messages) == 1 else messages))
 
     def text(self, frame: str) -> None:
-        """Sends a text frame as it is."""
+        """Sends a text frame unchanged."""
         self._write(TEXT, frame.encode())
 
     def binary(self, frame: bytes) -> None:
@@ -148,7 +149,7 @@ class Wire(asyncio.Protocol):
         self._write(BINARY, frame)
 
     def raw(self, octets: bytes) -> None:
-        """Sends bytes that need not be a frame at all."""
+        """Sends bytes, which need not be a frame."""
         if self.transport is not None:
             self.transport.write(octets)
 
@@ -163,17 +164,17 @@ class Wire(asyncio.Protocol):
         self.raw(head + b"\0\0\0\0" + payload)
 
     def leave(self, code: int = 1000) -> None:
-        """Begins the closing handshake; `gone` tells when it is over."""
+        """Starts the closing handshake; `gone` is set at its end."""
         self._closing = True
         self._write(CLOSE, code.to_bytes(2, "big"))
 
     def abort(self) -> None:
-        """Vanishes, without a word."""
+        """Aborts the connection without a close frame."""
         if self.transport is not None:
             self.transport.abort()
 
     def read(self, on: bool) -> None:
-        """Stops or resumes reading; what comes meanwhile waits in the kernel, then with the service."""
+        """Stops or resumes reading. Bytes that arrive meanwhile wait in the kernel, then in the service."""
         if self.transport is not None and not self.transport.is_closing():
             (self.transport.resume_reading if on else self.transport.pause_reading)()
 
