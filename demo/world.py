@@ -136,9 +136,7 @@ class World:
         self._chance = chance
         self._publisher = publisher
         self._listener = listener
-        self._numbers = count(
-            chance.randrange(1_000, 90_000)
-        )  # rooms outlive a backend, and two runs must not share any
+        self._numbers = count(chance.randrange(1_000, 90_000))  # rooms outlive a backend; two runs must share none
         self._customers: deque[dict[str, Any]] = deque(chance.sample(SCRIPT["customers"], len(SCRIPT["customers"])))
         self._opens_at = 0.0
         self._assigns_at = 8.0
@@ -161,9 +159,7 @@ class World:
                 ]:
                     self._say(chat, str(chat.agent), agent_line, now)
                     self._say(chat, chat.customer_id, customer_line, now)
-            if (
-                chat.status == "waiting" and chat.waiting_since is not None
-            ):  # they have not all arrived in the same second
+            if chat.status == "waiting" and chat.waiting_since is not None:  # not all arrived in the same second
                 earlier = self._chance.uniform(20, 240)
                 chat.waiting_since -= int(earlier * 1000)
                 chat.asked_at -= earlier
@@ -369,8 +365,7 @@ class World:
         data = {"kind": kind, "chat": chat.id, "customer": chat.customer, "text": text}
         self._publisher.publish(f"inbox:{agent}", "inbox.item", data)
 
-    # --- periodic work
-    # --------------------------------------------------------------------------------------------------
+    # --- periodic work --------------------------------------------------------------------------------------------------
 
     def _assign(self, now: float) -> None:
         """Periodically assigns the newest waiting chat to the real agent with the fewest chats."""
