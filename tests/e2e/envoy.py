@@ -144,7 +144,8 @@ class Envoy(Engine):
         said = await self._ask("clusters?format=json")
         if said is None:
             return False
-        [hosts] = [one.get("host_statuses", []) for one in said["cluster_statuses"] if one["name"] == f"front{number}"]
+        clusters = {one["name"]: one.get("host_statuses", []) for one in said.get("cluster_statuses", [])}
+        hosts = clusters.get(f"front{number}", [])
         return {host["address"]["socket_address"]["port_value"] for host in hosts} == set(front.nodes)
 
     async def _ask(self, what: str) -> Any:

@@ -142,16 +142,17 @@ async def test_report_shows_accepting_and_draining() -> None:
     async with cluster(SharedBroker, nodes=2, **SETTINGS) as nodes:
         one, other = (member.server.service.node for member in nodes.members)
 
-        def word() -> Any:
-            return one.cluster.membership.states()[other.cluster.node_id]
+        def reported(*, accepting: bool, draining: bool) -> bool:
+            state = one.cluster.membership.states().get(other.cluster.node_id)
+            return state is not None and (state.accepting, state.draining) == (accepting, draining)
 
-        await eventually(lambda: word().accepting and not word().draining)
+        await eventually(lambda: reported(accepting=True, draining=False))
         other.runtime.tasks.failed = "something vital"
-        await eventually(lambda: not word().accepting and not word().draining)
+        await eventually(lambda: reported(accepting=False, draining=False))
         other.runtime.tasks.failed = None
-        await eventually(lambda: word().accepting)
+        await eventually(lambda: reported(accepting=True, draining=False))
         await other.lifecycle.drain()
-        await eventually(lambda: word().draining and not word().accepting)
+        await eventually(lambda: reported(accepting=False, draining=True))
 
 
 async def test_change_during_a_report_is_reported_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
