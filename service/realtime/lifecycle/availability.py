@@ -1,4 +1,4 @@
-"""Whether a node accepts connections, as its kubelet and the other nodes see it."""
+"""Decides whether a node accepts connections. Its readiness probe and its reports to other nodes say so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.realtime.lifecycle.broker_health import BrokerHealth
 
 
 class Availability:
-    """Combines what takes a node out of service: a drain, a dead critical task, a long outage of the broker."""
+    """Combines the causes that take a node out of service: a drain, a dead critical task, a long outage of the broker."""
 
     def __init__(
         self, admission: Admission, registry: ConnectionRegistry, health: BrokerHealth, tasks: TaskSupervisor
@@ -21,7 +21,7 @@ class Availability:
         self.health = health
 
     def start(self) -> None:
-        """Starts the checks of the broker, which must have started."""
+        """Starts the checks of the broker. The broker must have started."""
         self.health.start()
 
     def close(self) -> None:
@@ -35,12 +35,12 @@ class Availability:
 
     @property
     def is_draining(self) -> bool:
-        """True once the node moves its connections to other nodes."""
+        """True once the node drains."""
         return self._admission.is_draining
 
     @property
     def is_accepting(self) -> bool:
-        """True if the node accepts connections. A short outage of the broker does not change it."""
+        """True if the node accepts connections. A short outage of the broker does not change this."""
         return (
             not self._admission.is_draining
             and self._tasks.failed is None
@@ -48,7 +48,7 @@ class Availability:
         )
 
     def check_ready(self) -> None:
-        """Raises ServiceError if the node should get no new connections. Does not check the broker, which `health` does."""
+        """Raises ServiceError if the node should get no new connections. Does not check the broker; `health` does."""
         self._admission.check_open()
         if self._tasks.failed is not None:
             raise ServiceError(ErrorCode.INTERNAL, f"the task {self._tasks.failed!r} has died")

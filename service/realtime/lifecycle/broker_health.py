@@ -1,6 +1,6 @@
-"""Checks the broker, and measures for how long it has been away.
+"""Checks the broker, and measures how long it has been away.
 
-A short outage must not take a node full of connections out of service: all other nodes have the same outage.
+A short outage must not take a node with connections out of service, because all other nodes have the same outage.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from service.telemetry.outage import EXPLAIN_TIMEOUT, OutageLog
 CHECK_INTERVAL = 1.0
 """Seconds between two checks."""
 CHECK_TIMEOUT = 1.0
-"""Seconds for one. A test holds it below the readiness probe's timeoutSeconds (tests/unit/test_constants.py)."""
+"""Seconds for one check. tests/unit/test_constants.py asserts that the readiness probe's timeoutSeconds is longer."""
 assert CHECK_INTERVAL + CHECK_TIMEOUT < EXPLAIN_TIMEOUT  # noqa: S101  # an outage is detected before other failures are logged
 
 _log = structlog.get_logger("health")
 
 
 class BrokerHealth:
-    """Checks the broker at an interval, so that the start of an outage is known."""
+    """Checks the broker at an interval, so that the node knows when an outage started."""
 
     def __init__(self, broker: Broker, runtime: Runtime, *, unready_after: float) -> None:
         """`unready_after`: seconds without the broker after which the node is not ready."""
@@ -49,7 +49,7 @@ class BrokerHealth:
         await self.check()
 
     async def check(self) -> ServiceError | None:
-        """Checks the broker now. Returns its fault, or None."""
+        """Checks the broker now. Returns its error, or None."""
         fault: ServiceError | None = None
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
@@ -81,6 +81,6 @@ class BrokerHealth:
 
     @property
     def is_unavailable_past_threshold(self) -> bool:
-        """True if the broker has been away for longer than a ready node may wait for it."""
+        """True if the broker has been away for more than `unready_after` seconds."""
         since = self._unavailable_since
         return since is not None and self._runtime.clock.monotonic() - since >= self._unready_after

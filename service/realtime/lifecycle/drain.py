@@ -12,9 +12,9 @@ from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
 CLOSE_RATIO = 0.75
-"""The part of `deadlines.shutdown` that the closes are spread over, at most. The rest is for closing handshakes."""
+"""The closes are spread over at most this part of `deadlines.shutdown`. The rest is for closing handshakes."""
 LEAVE_TIMEOUT = 1.0
-"""Seconds that connections that were cut have to leave their channels, which may need the broker."""
+"""Seconds in which aborted connections may unsubscribe from their channels, which may need the broker."""
 
 _log = structlog.get_logger("drain")
 
@@ -41,18 +41,18 @@ class Drain:
 
     @property
     def timed_out(self) -> bool:
-        """True if connections were cut because `deadlines.shutdown` had passed."""
+        """True if the drain aborted connections because `deadlines.shutdown` had passed."""
         return self._timed_out
 
     async def run(self) -> None:
-        """Tells each client its own time to reconnect, and closes all connections evenly.
+        """Sends each client `reconnect` with its own delay, and closes all connections, spread evenly over time.
 
-        Returns when all are gone. Those that are not after `deadlines.shutdown` are cut. A node drains once: later calls return
-        at once.
+        Aborts connections that are still open after `deadlines.shutdown`. Returns when none is left. A node drains once: later
+        calls return at once.
         """
         if self._is_done:
             return
-        self._reconnects.cancel_unnotified()  # they are scheduled with all others
+        self._reconnects.cancel_unnotified()  # the next line schedules them again, with all others
         self._reconnects.schedule(self._registry, over=self._close_window(len(self._registry)), reason="shutdown")
         if not await self._wait_empty(self._deadlines.shutdown):
             self._timed_out = True
@@ -78,7 +78,7 @@ class Drain:
         self._reconnects.skip_delays()
 
     def _close_window(self, connections: int) -> float:
-        """Returns the seconds over which to spread so many closes."""
+        """Returns the seconds over which to spread the closes of `connections` connections."""
         if self._skips_delays:
             return 0.0
         window, max_window = connections / self._rollout.drain_rate, CLOSE_RATIO * self._deadlines.shutdown

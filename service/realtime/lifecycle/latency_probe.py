@@ -1,7 +1,7 @@
-"""Measures the latency of an event: from its publish, through the broker, to a client and back.
+"""Measures the latency of an event, from its publish through the broker to a client and back.
 
-The client is the node's own, on a connection to itself. It is in no registry and under no cap, and its metrics are not exported.
-Everything else is as for other clients: broker, relay, room, write scheduler, frame, connection and socket.
+The client is in this process, on a connection of the process to itself. It is in no registry and under no cap, and its metrics
+are not exported. All other parts are those of real clients: broker, relay, room, write scheduler, frame, connection and socket.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from service.telemetry.metrics import Metrics
 
 RECONNECT_INTERVAL = 1.0
 MAX_RECONNECT_INTERVAL = 60.0
-"""Seconds between two tries to connect, unless the probe's interval is longer: the first, and the longest."""
+"""Seconds between two attempts to connect: the first and the longest interval, unless the probe's interval is longer."""
 
 _SPEC = ChannelSpec(ChannelPattern("probe"), SubscribeRule.GRANT, {})
 """No grant is checked: the channel is internal."""
@@ -49,24 +49,24 @@ _log = structlog.get_logger("probe")
 
 
 class Loopback(Protocol):
-    """A connection of this process to itself. Its far end is a client that echoes every message."""
+    """A connection of this process to itself. Its client end echoes every message."""
 
     @property
     def transport(self) -> Transport:
-        """The near end."""
+        """The server end."""
 
     def cut(self) -> None:
-        """Aborts both ends. Harmless when they have ended."""
+        """Aborts both ends. Does nothing if they have ended."""
 
 
 Connect = Callable[[MessageHandler, Metrics], Awaitable[Loopback]]
-"""Connects this process to itself, with a handler for the near end and the metrics to count in. Raises OSError."""
+"""Connects this process to itself, with a handler for the server end and the metrics to use. Raises OSError."""
 
 
 class LatencyProbe:
     """Measures at an interval from `start` to `close`, also while the node drains.
 
-    It is an internal subscriber of its channel. A measurement ends, with or without success, before the next one starts.
+    It is an internal subscriber of its channel. It runs one measurement at a time.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class LatencyProbe:
         self._is_closed = False
 
     async def start(self) -> None:
-        """Starts the measurements, unless the interval is 0. A failure here does not fail the start: the next one retries."""
+        """Starts the measurements, unless the interval is 0. If it cannot connect, the first measurement retries."""
         if not self._probing.interval:
             return
         try:
             await self._subscribe()
-            # Before the node serves, so that the descriptors of the probe are counted among those that are open without clients.
+            # Connects before the node serves, so that the probe's file descriptors count as open without clients.
             await self._connect_client()
         except _SubscribeError as error:
             self._record_failure("subscribe", str(error))
@@ -133,7 +133,7 @@ class LatencyProbe:
         self._room.push(event_frame(event, self._runtime.clock.monotonic()), 0.0)
 
     def interrupted(self, channels: Collection[ChannelKey] | None = None) -> None:
-        """Does nothing: a lost event is a timeout."""
+        """Does nothing: a lost event causes a timeout."""
 
     # --- one measurement ----------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class LatencyProbe:
                 client = await self._connect_client()
                 latency = await self._round_trip(client)
         except TimeoutError:
-            self._disconnect()  # it may be the cause, and a late event must not reach the next measurement
+            self._disconnect()  # the connection may be the cause, and a late event must not reach the next measurement
             self._record_failure("timeout", f"no echo within {self._probing.timeout:g} s")
         except _SubscribeError as error:
             self._record_failure("subscribe", str(error))
@@ -211,7 +211,7 @@ class LatencyProbe:
         self._outage.failed(reason=reason, detail=message)
 
     def _record_crash(self, error: Exception) -> None:
-        """Records an error in this code."""
+        """Records an unexpected error, which is a fault of this code."""
         self._crashed(exc_info=error)
         self._record_failure("fault", type(error).__name__)
 
@@ -239,7 +239,7 @@ class _SubscribeError(Exception):
 
 
 class _ProbeClient:
-    """One loopback connection: a member of the room, and the handler of what the far end echoes."""
+    """One loopback connection: a member of the room, and the handler of its echoes."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -251,7 +251,7 @@ class _ProbeClient:
 
     @property
     def is_closed(self) -> bool:
-        """True if it can no longer be used."""
+        """True if the connection can no longer be used."""
         return self._is_lost or self._connection is None or self._connection.is_closing
 
     async def open(self, connect: Connect, room: Room, context: ConnectionContext) -> None:
@@ -271,28 +271,28 @@ class _ProbeClient:
             self._loopback.cut()
 
     def expect(self, id: str) -> asyncio.Future[float | None]:
-        """Returns a future of the time of this event's echo; None if the connection ends before."""
+        """Returns a future for the time of this event's echo. It resolves to None if the connection ends first."""
         self._id, self._echo = id, asyncio.get_running_loop().create_future()
         return self._echo
 
     def message_received(self, message: str | bytes) -> None:
-        """Resolves the future if the message is the echo that it waits for."""
+        """Resolves the future if the message is the expected echo."""
         echo = self._echo
         if echo is not None and not echo.done() and self._id in map(message_id, split(message)):
             echo.set_result(self._now())
 
     def pause_writing(self) -> None:
-        """Queues what is sent from now on."""
+        """Queues later frames."""
         if self._connection is not None:
             self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """Sends what was queued."""
+        """Sends the queued frames."""
         if self._connection is not None:
             self._connection.resume_writing()
 
     def eof_received(self) -> bool:
-        """Returns False: no message is still being handled."""
+        """Returns False: messages are handled at once."""
         return False
 
     def connection_lost(self) -> None:
@@ -305,7 +305,7 @@ class _ProbeClient:
 
 
 class _NoSlot:
-    """The slot of a connection that counts under no cap."""
+    """The slot of a connection without caps."""
 
     network = ""
 

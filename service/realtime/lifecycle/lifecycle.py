@@ -1,4 +1,4 @@
-"""The parts of a node that act on connections from their first second to their last."""
+"""The parts of a node that act on connections from their start to their end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPLACED = "replaced by a newer session"
 
 
 class Lifecycle:
-    """Adds and removes connections, and moves them to other nodes: for their age, for balance, at the end of the node."""
+    """Adds and removes connections. Moves them to other nodes when they are old, for rebalancing, and in a drain."""
 
     def __init__(
         self,
@@ -98,28 +98,28 @@ class Lifecycle:
 
     @property
     def drain_timed_out(self) -> bool:
-        """True if a drain has cut connections because its time was over."""
+        """True if a drain has aborted connections because `deadlines.shutdown` had passed."""
         return self._drain.timed_out
 
     def add(self, connection: Connection) -> None:
-        """Adds an authenticated connection, and evicts the user's oldest ones above the cap."""
+        """Adds an authenticated connection, and closes the user's oldest ones above the cap."""
         self.monitor.track(connection)
         self._streams.registry.add(connection)
-        # The token may have been revoked since it was checked, when the connection was not in the registry.
+        # The token may have been revoked between its check and now, while the connection was not in the registry.
         self._cluster.revocations.enforce(connection)
         self._evict_oldest(connection)
 
     def remove(self, connection: Connection) -> None:
-        """Removes a connection and releases its slot. Harmless the second time."""
+        """Removes a connection and releases its slot. A second call does nothing."""
         self._evictor.remove(connection.session.identity, connection.id)
         self._streams.registry.remove(connection)
         self.reconnects.remove(connection)
         connection.slot.release()
 
     async def drain(self) -> None:
-        """Refuses new connections, tells each client its own time to reconnect, and closes all evenly.
+        """Refuses new connections, then moves all connections to other nodes (`Drain.run`).
 
-        Returns when all are gone or `deadlines.shutdown` has passed.
+        Returns when none is left or `deadlines.shutdown` has passed.
         """
         self._admission.set_draining(draining=True)
         self._cluster.heartbeat.report_soon()
@@ -128,7 +128,7 @@ class Lifecycle:
         await self._drain.run()
 
     def skip_drain_delays(self) -> None:
-        """Makes the drain, now or when it starts, close all connections at once."""
+        """Makes the drain close all connections at once, now or when it starts."""
         self._drain.skip_delays()
 
     def _evict_oldest(self, newest: Connection) -> None:
@@ -146,6 +146,6 @@ class Lifecycle:
         await self._cluster.requests.send(request)
 
     def _age_quantile(self, quantile: float) -> float:
-        """Seconds that this part of the connections has lasted at most; NaN if there are none."""
+        """Returns this quantile of the connections' ages in seconds; NaN without connections."""
         began = self._streams.registry.opened_at(1.0 - quantile)
         return nan if began is None else self._clock.monotonic() - began

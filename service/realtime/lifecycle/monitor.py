@@ -1,6 +1,6 @@
-"""Checks every connection at an interval: its heartbeat, writes that stall, the expiry of its token, and its age.
+"""Checks every connection at an interval: its heartbeat, its stalled writes, the expiry of its token, and its age.
 
-One timer serves all connections. A timer for each would cost more memory than everything else that an idle connection has.
+One timer serves all connections, because a timer takes more memory than the rest of an idle connection.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.telemetry.metrics import Metrics
 
 CHECK_INTERVAL = 0.5
-"""Seconds between two checks, and so the precision of every deadline here. `outbox.stall` and the heartbeat may shorten it."""
+"""Seconds between two checks, which is the precision of every deadline here. `outbox.stall` and the heartbeat may shorten it."""
 MAX_CHECK_DELAY = 1.0
-"""Seconds by which a check may be late. If it is later, the event loop or the machine has stood still: there may be unread pongs,
+"""Seconds by which a check may be late. If it is later, the event loop or the machine was stalled. Then pongs may be unread,
 because uvloop runs timers before it reads."""
 MAX_AGE_SPREAD = 5.0
-"""Seconds over which the connections are closed that one check finds too old."""
+"""Seconds over which the closes of the connections are spread that one check finds too old."""
 SLICE = 500
-"""Connections checked in one loop iteration: all of them may be due for a ping."""
+"""Connections checked in one loop iteration. All of them may need a ping."""
 
 
 class ConnectionMonitor:
-    """Pings, notifies and closes the connections of a registry when their time has come."""
+    """Pings, notifies and closes the connections of a registry at their deadlines."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class ConnectionMonitor:
         self._reconnects = reconnects
         self._max_age = rollout.max_age
         self._too_old: list[Connection] = []
-        """What this check has found so far."""
+        """Connections that this check has found too old so far."""
         self._on_check = on_check
         self._deadlines = deadlines
         self._pong_timeout = deadlines.heartbeat / 2
-        """Seconds from a ping to its pong, and from that to the next ping."""
+        """Seconds from a ping until its pong is due, and from a pong to the next ping."""
         self._interval = min(CHECK_INTERVAL, deadlines.heartbeat / 8, outbox.stall / 2)
         self._stall_timeout = outbox.stall
         self._clock = clock
@@ -60,11 +60,11 @@ class ConnectionMonitor:
         self._timer: Timer | None = None
         self._next_check_at = 0.0
         self._was_late = False
-        """True if the loop stood still before this check."""
+        """True if the event loop was stalled before this check."""
         self._connections_behind = 0
-        """Connections with queued messages, of those checked so far."""
+        """Connections with paused writes that this check has found so far."""
         self._checked_at = clock.monotonic()
-        """When the last check started. All connections that open until the next one share this number, which saves memory."""
+        """Monotonic seconds at the start of the last check. Connections that open before the next one share it to save memory."""
 
     def start(self) -> None:
         """Starts the checks."""
@@ -77,9 +77,10 @@ class ConnectionMonitor:
             self._timer.cancel()
 
     def track(self, connection: Connection) -> None:
-        """Starts the heartbeat of a connection that is in the registry or about to be.
+        """Starts the heartbeat of a connection, before or after it is added to the registry.
 
-        The first ping comes after a random part of the heartbeat, so that clients that reconnected together are pinged apart.
+        The first ping is sent after a random part of the heartbeat, so that clients that connect together get pings at different
+        times.
         """
         spread = random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
         connection.start_heartbeat(self._checked_at, self._clock.monotonic() + self._deadlines.heartbeat * spread)
@@ -96,7 +97,7 @@ class ConnectionMonitor:
     def _start_check(self) -> None:
         now = self._checked_at = self._clock.monotonic()
         self._connections_behind = 0
-        # Not twice in a row: a loop that is always late must still close dead connections.
+        # Never true twice in a row, because a loop that is always late must still close dead connections.
         self._was_late = not self._was_late and now > self._next_check_at + MAX_CHECK_DELAY
         self._on_check(now)
         self._check_slice(iter(self._registry))
@@ -142,9 +143,9 @@ class ConnectionMonitor:
             connection.confirm_pong(now + self._pong_timeout)
         elif (
             not transport.is_reading_paused and not self._was_late
-        ):  # else the pong may be unread; the next check decides
+        ):  # else the pong may be unread, so the next check decides
             self._metrics.limits.limit_hits.labels(limit="heartbeat").inc()
-            # A peer that is alive learns the reason. For a dead one this keeps the descriptor for `outbox.close_grace`.
+            # A live client gets the reason. A dead one keeps its file descriptor for `outbox.close_grace`.
             connection.close(CloseCode.DEADLINE, "no pong")
 
     def _check_expiry(self, connection: Connection, ttl: float) -> None:
@@ -157,6 +158,6 @@ class ConnectionMonitor:
 def _age_ratio(connection: Connection) -> float:
     """Returns the part of `rollout.max_age` after which a connection is too old: 0.5 to 1, the same at every check.
 
-    It is derived from the connection's random id, so that nothing has to be stored. Python caches the hash of a string.
+    It is computed from the connection's random id, so it takes no memory. Python caches the hash of a string.
     """
     return 0.5 + (hash(connection.id) & 0xFFFF) / 0x20000

@@ -18,7 +18,7 @@ class PendingHandshakes:
 
     @contextlib.contextmanager
     def track(self, timeout: asyncio.Timeout) -> Iterator[None]:
-        """Tracks a wait for the length of the block."""
+        """Tracks a wait until the `with` block ends."""
         self._timeouts.add(timeout)
         try:
             yield
@@ -29,5 +29,5 @@ class PendingHandshakes:
         """Ends every wait, as if its timeout had passed."""
         now = asyncio.get_running_loop().time()
         for timeout in self._timeouts:
-            if not timeout.expired():  # an expired one cannot be rescheduled; its task is about to run
+            if not timeout.expired():  # an expired timeout cannot be rescheduled, and its task runs next
                 timeout.reschedule(now)

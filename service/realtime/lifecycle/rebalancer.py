@@ -1,8 +1,8 @@
 """Rebalancing: a node with more connections than the others asks some of them to reconnect, so that new nodes get their share.
 
-Long-lived connections do not move by themselves when nodes are added. No node is in charge. Each one knows the mean from the
-reports of the others, and moves only what it has above it. The mean is the same for all, so all nodes above it can act at once
-(docs/adr/0023-rebalancing.md).
+Long-lived connections do not move by themselves when nodes are added. There is no leader. Each node computes the mean from the
+reports of the others, and moves only the connections that it has above the mean. All nodes compute the same mean, so they can act
+at the same time (docs/adr/0023-rebalancing.md).
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ from service.realtime.lifecycle.reconnects import ReconnectScheduler
 from service.realtime.runtime import Runtime
 
 CHECK_INTERVAL = 5.0
-"""Seconds between two checks. What one check moves is spread over the time to the next."""
+"""Seconds between two checks. The moves of one check are spread over the time to the next one."""
 MAX_REPORT_AGE = 12.0
 """Seconds after which a node's report is too old to act on."""
 assert 2 * HEARTBEAT_INTERVAL < MAX_REPORT_AGE < NODE_STATE_RETENTION.ttl  # noqa: S101  # two reports may be late, and none outlives its node
 SETTLE_TIME = NODE_STATE_RETENTION.ttl
-"""Seconds without a change of the nodes before anything moves: balancers learn of a new node late, and a silent node is removed
-only after as many."""
+"""Seconds without a change of the nodes before connections move. Load balancers learn of a new node late, and a node without
+reports is removed only after this time."""
 MAX_DEVIATIONS = 3.0
-"""A surplus of up to this many standard deviations is chance. With few connections that is more than the margin."""
+"""A surplus of up to this many standard deviations counts as chance. With few connections, this exceeds the margin."""
 TRIAL_TIME = 30.0
-"""Seconds of moves before the other nodes must show a gain. A move takes CHECK_INTERVAL, and a report of it may get lost."""
+"""Seconds of moves before the other nodes must report a gain. A move takes CHECK_INTERVAL, and a report may be lost."""
 MAX_WASTE = 2.0
-"""A node moves at most this many times the connections that a random balancer needs for the gain of the light nodes."""
+"""A node moves at most this factor times the connections that a random load balancer needs for the gain of the light nodes."""
 MIN_NODE_AGE = 300.0
-"""A node that leaves before this age, in seconds, counts as a node in a crash loop."""
+"""Seconds. A node that leaves before this age counts as a node in a crash loop."""
 SUSPICION_TIME = 900.0
-"""Seconds after such a leave in which new nodes are on trial: longer than Kubernetes waits before it restarts the pod."""
+"""Seconds after such a leave in which new nodes are on trial. Kubernetes waits less before it restarts a pod."""
 PAUSE = 600.0
 MAX_PAUSE = 14_400.0
-"""Seconds without moves after a move that did not help: the first time, and the maximum."""
+"""Seconds without moves after a move that did not help: the first and the longest pause."""
 
 _log = structlog.get_logger("rebalancing")
 
 
 class StableNodes:
-    """Filters out nodes that come and go.
+    """Filters out nodes in a crash loop.
 
-    A new node changes the mean of all, so all wait until it has settled. A pod in a crash loop is new again and again, each time
-    with another id, and would be waited for all the time. So once a node has left young, new nodes are on trial: they neither
-    count nor are waited for until they are older than the one that left.
+    A new node changes the mean, so all nodes wait SETTLE_TIME before they move connections. Each restart of a pod in a crash loop
+    has a new id, so they would wait forever. Therefore, new nodes are on trial after a node has left before MIN_NODE_AGE. A node
+    on trial does not count in the mean, and no node waits for it. Its trial ends when it is older than the node that left.
     """
 
     def __init__(self) -> None:
         self._first_seen: dict[str, float] = {}
-        """When each node first accepted connections, as far as this node knows."""
+        """Monotonic seconds at which this node first saw each node accept connections."""
         self._last_seen: dict[str, float] = {}
-        """When it last did. Both are kept for SUSPICION_TIME: a node that was cut off returns with its id, and is not new."""
+        """Monotonic seconds of the last time. Both are kept for SUSPICION_TIME, so that an unreachable node is not new later."""
         self._accepting: frozenset[str] = frozenset()
         self._trial_time = SETTLE_TIME
         self._suspicious_until = -math.inf
@@ -74,7 +74,7 @@ class StableNodes:
             self._record_leave(node, now, others.get(node))
         self._accepting = accepting
         for node in accepting:
-            # Nodes that were there before this one count as old: in a rollout they leave soon, and are in no crash loop.
+            # Nodes that are older than this one count as old: in a rollout they leave soon, without a crash loop.
             self._first_seen.setdefault(node, now - MIN_NODE_AGE if self._is_first_check else now)
             self._last_seen[node] = now
         self._is_first_check = False
@@ -90,20 +90,20 @@ class StableNodes:
     def _record_leave(self, node: str, now: float, report: NodeReport | None) -> None:
         if self._last_seen[node] - self._first_seen[node] < MIN_NODE_AGE:
             self._suspicious_until = now + SUSPICION_TIME
-            if now - self._first_seen[node] >= self._trial_time:  # it was counted
+            if now - self._first_seen[node] >= self._trial_time:  # it was not on trial any more
                 self._trial_time = min(2 * self._trial_time, MIN_NODE_AGE)
         if report is not None and not report.state.draining:
-            self._forget(node)  # it accepts none for now, and is new when it does again
+            self._forget(node)  # it accepts no connections now, and counts as new when it does again
 
     def _forget(self, node: str) -> None:
         del self._first_seen[node], self._last_seen[node]
 
 
 class RebalancePolicy:
-    """Decides how many connections a node moves. Time comes in as an argument."""
+    """Decides how many connections a node moves. Gets the time as an argument."""
 
     def __init__(self, margin: float, max_rate: float) -> None:
-        """`margin`: the part of the mean that is no imbalance. `max_rate`: connections a second."""
+        """`margin`: the part of the mean by which a node may exceed it. `max_rate`: connections per second."""
         self._margin = margin
         self._max_rate = max_rate
         self._stable_nodes = StableNodes()
@@ -121,8 +121,8 @@ class RebalancePolicy:
 
         Args:
             now: Monotonic time.
-            connections: Those of this node, which accepts connections.
-            scheduled: Those of them that are scheduled to reconnect.
+            connections: The number of this node's connections. This node accepts connections.
+            scheduled: How many of them are scheduled to reconnect.
             others: The reports of the other nodes.
         """
         others = self._stable_nodes.filter(now, others)
@@ -141,7 +141,7 @@ class RebalancePolicy:
             return 0
         if self._move is None and self.surplus and now >= self._paused_until:
             self._move = _Move({node: count for node, count in counts.items() if count < mean}, 1 + len(counts))
-        # Down to half of what is allowed: else the next few connections would start a new move.
+        # Moves down to half of the allowed surplus, so that the next few connections do not start a new move.
         wanted = math.ceil(above - allowed / 2)
         if self._move is None or wanted <= 0:
             self._move = None
@@ -152,7 +152,7 @@ class RebalancePolicy:
         return max(0, min(wanted, left, math.ceil(self._max_rate * CHECK_INTERVAL)))
 
     def record_moved(self, connections: int) -> None:
-        """Records that so many connections were scheduled."""
+        """Records that `connections` connections were scheduled."""
         if self._move is not None:
             self._move.moved += connections
 
@@ -164,7 +164,7 @@ class RebalancePolicy:
 
     def _give_up(self, now: float) -> None:
         _log.warning(
-            "rebalancing_paused", reason="moved connections return: are clients led to all nodes?", seconds=self._pause
+            "rebalancing_paused", reason="moved connections return: check the load balancer", seconds=self._pause
         )
         self._move = None
         self._paused_until = now + self._pause
@@ -172,18 +172,18 @@ class RebalancePolicy:
 
 
 class _Move:
-    """A move of connections from this node to those below the mean."""
+    """A move of connections from this node to nodes below the mean (light nodes)."""
 
     def __init__(self, light: Mapping[str, int], nodes: int) -> None:
         self.moved = 0
         self._light = light
-        """The nodes below the mean, and their connections at the start."""
+        """The light nodes, with their connections at the start of the move."""
         self._nodes = nodes
 
     def earned(self, counts: Mapping[str, int]) -> float:
-        """Returns how many connections may be moved for what the light nodes have gained.
+        """Returns how many moved connections the gain of the light nodes justifies.
 
-        A random balancer leads only a part of them to light nodes, and each of the other nodes contributes to the gain.
+        A random load balancer sends only a part of them to light nodes, and other nodes contribute to the gain, too.
         """
         gained = sum(counts[node] - before for node, before in self._light.items())
         return MAX_WASTE * max(0, gained) * self._nodes / len(self._light) / (self._nodes - len(self._light))
@@ -224,7 +224,7 @@ class Rebalancer:
 
     @property
     def is_allowed(self) -> bool:
-        """True if this node accepts connections and reaches the broker, without which no client could resume."""
+        """True if this node accepts connections and reaches the broker. Without the broker, moved clients cannot resume."""
         return self._availability.is_accepting and not self._availability.health.is_unavailable
 
     async def _check(self) -> None:
@@ -242,7 +242,7 @@ class Rebalancer:
             _log.info("rebalancing", connections=moved, surplus=self._policy.surplus)
 
     def _movable(self, now: float) -> Iterator[Connection]:
-        """Iterates over the connections that may move, the oldest first: one that was moved is the youngest on its new node."""
+        """Iterates over the connections that may move, the oldest first, so that a moved connection is the last to move again."""
         newest = now - self._rollout.rebalance_least_age
         for connection in self._registry:
             if connection.opened_at > newest:

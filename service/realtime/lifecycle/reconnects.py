@@ -1,10 +1,9 @@
-"""Asks connections to reconnect, as a rule to another node, and closes them evenly over time.
+"""Asks clients to reconnect, usually to another node, and closes their connections evenly over time.
 
 reconnects.schedule(registry, over=15.0, reason="shutdown")
 
-Clients return evenly because they are closed evenly: whatever delay each client adds, the returns stay as spread as the closes.
-The delay in `reconnect` is therefore short, and only separates the clients that are closed in one tick. Clients that ignore
-`reconnect` return as evenly. One timer serves all connections (docs/adr/0021-rollout.md).
+Clients return evenly because they are closed evenly, also clients that ignore `reconnect`. So the delay in `reconnect` is short:
+it only separates clients that are closed in one tick. One timer serves all connections (docs/adr/0021-rollout.md).
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from service.realtime.connections.connection import Connection
 from service.telemetry.metrics import Metrics
 
 Reason = Literal["shutdown", "age", "rebalance"]
-"""Why a client is asked: its node shuts down; its connection is old; other nodes have fewer connections."""
+"""Why a client must reconnect: its node shuts down, its connection is old, or other nodes have fewer connections."""
 
 NOTICE = 1.0
-"""Seconds from `reconnect` to the close, at most: what the client has asked for meanwhile is still answered."""
+"""Maximum of seconds from `reconnect` to the close. The client's commands are still answered meanwhile."""
 MIN_DELAY = 0.1
 MAX_DELAY = 1.0
-"""Seconds from its close that a client is asked to wait. The maximum covers a stall of the loop; each second more is a second
-without events."""
+"""Seconds from its close that a client is asked to wait. The maximum covers a stall of the event loop. It is short, because the
+client gets no events meanwhile."""
 TICK = 0.02
-"""Seconds between two steps, at least."""
-assert TICK < MAX_DELAY  # noqa: S101  # or the clients of one tick would return together
+"""Minimum of seconds between two steps."""
+assert TICK < MAX_DELAY  # noqa: S101  # else the clients of one tick would return together
 SLICE = 500
-"""Connections that are notified and closed in one step, at most."""
+"""Maximum of connections that one step notifies, and that it closes."""
 CATCH_UP_RATE = 1.25
-"""The factor of the planned rate at which a batch closes connections after the loop stood still."""
+"""The factor of the planned rate at which a batch closes connections after the event loop was stalled."""
 MAX_PEAK = 1.5
-"""The factor of the planned rate at which clients reach the other nodes, at most (docs/adr/0021-rollout.md)."""
-assert CATCH_UP_RATE < MAX_PEAK  # noqa: S101  # the rest is chance
+"""The maximum factor of the planned rate at which clients reach the other nodes (docs/adr/0021-rollout.md)."""
+assert CATCH_UP_RATE < MAX_PEAK  # noqa: S101  # random delays add the rest
 MAX_CATCH_UP = 0.1
-"""Seconds of a late step that the step makes up for, at most."""
+"""Maximum of seconds for which a late step catches up."""
 
 
 class ReconnectScheduler:
-    """The connections that were asked to reconnect and are not closed yet."""
+    """Schedules reconnects: notifies each connection, then closes it."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
@@ -54,13 +53,13 @@ class ReconnectScheduler:
         self._batches: list[_Batch] = []
         self._timer: Timer | None = None
         self._delay_ratio = random.random()  # noqa: S311  # spreads load, guards nothing
-        """Where between MIN_DELAY and MAX_DELAY the delay of the next client is: 0 to 1."""
+        """The delay of the next client: 0 is MIN_DELAY, 1 is MAX_DELAY."""
 
     def schedule(self, connections: Iterable[Connection], *, over: float, reason: Reason) -> int:
-        """Schedules the reconnect of connections; those that are scheduled or closing are skipped.
+        """Schedules the reconnect of connections, except those that are already scheduled or closing.
 
-        Each one receives `reconnect` with its own delay, and is closed with 1012. The closes are spread evenly over `over`
-        seconds, the last one at their end. Returns how many were scheduled.
+        Each one gets `reconnect` with its own delay, and is then closed with 1012. The closes are spread evenly over `over`
+        seconds. Returns the number of scheduled connections.
         """
         added = [one for one in connections if one.closing is None and one not in self._scheduled]
         if added:
@@ -70,14 +69,14 @@ class ReconnectScheduler:
         return len(added)
 
     def is_scheduled(self, connection: Connection) -> bool:
-        """Returns True if the connection is to reconnect."""
+        """Returns True if the connection is scheduled and not closed yet."""
         return connection in self._scheduled
 
     def __len__(self) -> int:
         return len(self._scheduled)
 
     def cancel_unnotified(self) -> None:
-        """Cancels the reconnects of which the clients have not been notified."""
+        """Cancels the reconnects of clients that have not been notified."""
         for batch in self._batches:
             self._scheduled.difference_update(batch.waiting)
             batch.waiting.clear()
@@ -89,7 +88,7 @@ class ReconnectScheduler:
         self._step()
 
     def remove(self, connection: Connection) -> None:
-        """Forgets a connection that has ended. Harmless if it is not scheduled."""
+        """Removes a connection that has ended. Does nothing if it is not scheduled."""
         self._scheduled.discard(connection)
 
     def close(self) -> None:
@@ -136,11 +135,11 @@ class _Batch:
 
     def __init__(self, connections: Iterable[Connection], reason: Reason, over: float, now: float) -> None:
         self.waiting = deque(connections)
-        """Those that have not been notified."""
+        """Connections that have not been notified."""
         self.reason = reason
         self.over = over
         self._notified: deque[Connection] = deque()
-        """Those that have been notified and not closed."""
+        """Connections that have been notified and not closed."""
         self._size = len(self.waiting)
         self._started_at = self._stepped_at = now
         self._notified_count = self._closed_count = 0
@@ -154,7 +153,7 @@ class _Batch:
 
     @property
     def next_due(self) -> float:
-        """When the next connection is to be notified or closed."""
+        """Monotonic seconds at which the next connection must be notified or closed."""
         each = self.over / self._size
         close = self._started_at + (self._closed_count + 1) * each
         notice = self._started_at + (self._notified_count + 1) * each - NOTICE
@@ -181,7 +180,7 @@ class _Batch:
         return [self._notified.popleft() for _ in range(count)]
 
     def _due(self, now: float) -> int:
-        """Returns how many closes are due until then. The small addend covers rounding of times that were added up."""
+        """Returns how many closes are due until `now`. The small addend covers rounding errors of added times."""
         if self.over <= 0:
             return self._size
         return min(self._size, int((now - self._started_at) / self.over * self._size + 1e-6))
