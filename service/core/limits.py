@@ -65,7 +65,7 @@ class Limits:
     message_bytes: Bytes = 65_536
     """Largest inbound message, in bytes."""
     batch: Count = 100
-    """Messages in one inbound frame."""
+    """Messages in one frame. A client's frame with more is refused; the service sends several frames instead."""
     subscriptions: Count = 128
     """Channels that one connection may subscribe to."""
     connections: Count = 15_000
@@ -158,7 +158,8 @@ class OutboxLimits:
     """Bytes that this node holds for its peers: outboxes, writes not sent yet, partial messages, commands that wait,
     request bodies."""
     tenant_share: Annotated[float, Gt(0), Le(1)] = 0.9
-    """Part of `node_bytes` that the clients of one tenant, or its backend, may use, of what the others leave."""
+    """Share that the clients of one tenant may hold of the bytes that all others leave: of `node_bytes` less what those hold. Its
+    backend may hold the same share."""
     send_buffer: Bytes = 65_536
     """Kernel send buffer of a connection. Bytes in it can no longer be dropped by delivery class."""
     recovery_events: Count = 1_000

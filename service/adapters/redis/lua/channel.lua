@@ -9,11 +9,12 @@
 --       at which the expiry of each was set last (all four in ms), i id at the offset, b offset at which the epoch began (nil
 --       if an older version began it). A hash, or text, costs three times as much.
 --
--- A generation is "<server>" or "<server>:<term>". The server part changes with the process and with its role: then it may have
--- lost what it had accepted. The term rises when a node comes from another server (term.lua): what that one had accepted is not
--- here. Reading INFO costs more than all the rest, so a script does it only before it begins an epoch. A caller with an outdated
--- generation gets STALE with the true one, and calls again. Its first call begins nothing: otherwise two callers with different
--- generations would begin epochs in turn, forever.
+-- A generation is "<server>" or "<server>:<term>". If one of the two changes, accepted events may be missing here:
+--   server  changes with the server's process, and with its role.
+--   term    rises when a node connects to this server after another one, which has accepted events meanwhile (term.lua).
+-- A caller with an outdated generation gets STALE with the true one, and calls again. Its first call begins no epoch: otherwise
+-- two callers with different generations would begin epochs in turn, forever.
+-- The true generation is in INFO. Reading it costs more than all the rest, so a script does so only before it begins an epoch.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -2,8 +2,8 @@
 -- KEYS: 5 result of this id
 -- ARGV: 4 "d" or "l", 5 entries to keep, 6 TTL (ms), 7 idempotency window (ms), at most ARGV 3, 8 PUBLISH or SPUBLISH,
 --       9 Pub/Sub channel, 10 id, 11 body, 12 type\nkey (latest)
--- Returns the result, "epoch number", where the number is the offset or the state version. A list with it alone: a duplicate.
--- A list with a second item: the channel may be missing in its tenant's index.
+-- Returns "epoch number", where the number is the offset or the state version. Or a list: {"epoch number"} of the first publish
+-- for a duplicate; {"epoch number", 1} for an accepted event whose channel may be missing in its tenant's index.
 
 -- An expiry is set again only after this many ms, and is longer by as many, because PEXPIRE costs Redis as much as the
 -- event.
