@@ -8,7 +8,7 @@ from service.core.token_bucket import TokenBucket
 
 
 class AcceptThrottle:
-    """A token bucket whose refused clients retry at the rate, one after the other, and not all at once.
+    """A token bucket that tells refused clients different times to retry, so that they return at the rate.
 
     Retry slots are not reserved. Any client is accepted while there is a token.
     """
@@ -21,12 +21,12 @@ class AcceptThrottle:
         self._last_slot = now
         """The time of the last retry slot that was assigned."""
         self._overflow = 0.0
-        """Where in 0 to 1 the last client was placed that found all slots assigned."""
+        """The place of the last client without a slot in the second half of the longest wait: 0 to 1."""
 
     def acquire(self, now: float, weight: float = 1.0) -> float:
         """Acquires a token and returns 0.0; without a token returns the seconds after which to retry.
 
-        `weight` is the part of a slot to assign: less than one for a client that asks twice before it returns.
+        `weight` is the part of a slot to assign: less than one for a client that sends two requests for one upgrade.
         """
         return self._assign_slot(now, weight) if self._bucket.acquire(now) else 0.0
 
@@ -38,7 +38,7 @@ class AcceptThrottle:
         return wait
 
     def refund(self) -> None:
-        """Returns a token that was acquired for nothing."""
+        """Returns an acquired token."""
         self._bucket.refund()
 
     def set_rate(self, rate: Rate, now: float) -> None:
@@ -50,7 +50,7 @@ class AcceptThrottle:
         self._last_slot = max(self._last_slot, now) + weight / self._rate.per_second
         if self._last_slot <= now + MAX_RETRY_AFTER:
             return self._last_slot - now
-        # All slots are assigned: further clients are spread over the second half of the wait, and get a slot then.
+        # All slots within MAX_RETRY_AFTER are assigned. Further clients retry in its second half, evenly spread.
         self._last_slot = now + MAX_RETRY_AFTER
         self._overflow = (self._overflow + GOLDEN_RATIO) % 1.0
         return MAX_RETRY_AFTER * (1.0 + self._overflow) / 2

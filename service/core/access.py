@@ -40,7 +40,7 @@ class PublishRule(Enum):
 def may_read(
     rule: SubscribeRule, right: Right, identity: Identity, channel: str, parameters: Mapping[str, str]
 ) -> bool:
-    """Whether the identity has the right to subscribe, to read history or to see presence, in a channel with this rule."""
+    """True if the identity has this right (to subscribe, history or presence) in a channel with this rule."""
     if identity.is_backend or rule is SubscribeRule.EVERYONE:
         return True
     if rule is SubscribeRule.AUTHENTICATED:
@@ -53,7 +53,7 @@ def may_read(
 def may_publish(
     rule: PublishRule, identity: Identity, channel: str, parameters: Mapping[str, str], *, subscribed: bool
 ) -> bool:
-    """Whether the identity may publish an event with this rule. `subscribed`: it has subscribed to the channel."""
+    """True if the identity may publish an event with this rule. `subscribed`: it has a subscription to the channel."""
     if identity.is_backend:
         return True
     if rule is PublishRule.SERVER:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from service.core.limits import Rate
 
 DECREASE_FACTOR = 0.5
-"""What a decrease multiplies the rate by."""
+"""The factor by which a decrease multiplies the rate."""
 DECREASE_INTERVAL = 1.0
-"""Seconds between two decreases. The effect of one shows only when the work accepted before it is done."""
+"""Seconds between two decreases. A decrease takes effect only when the earlier work is done."""
 INCREASE_PER_SECOND = 0.1
-"""Part of the ceiling that is added each second. From half to all takes 5 s."""
+"""Part of the ceiling that is added each second: from half to the whole ceiling in 5 s."""
 MIN_RATIO = 0.05
-"""Lowest rate, as part of the ceiling. Clients must get in somewhere, even if every node is slow."""
+"""Lowest rate, as part of the ceiling. Clients must be able to connect even if every node is slow."""
 
 
 class AdaptiveRate:
     """Follows the lag of the event loop. `ceiling` is the rate while the lag stays within `max_lag` seconds.
 
-    Burst and rate change together. A full burst would let a crowd in, however slow the node is.
+    Burst and rate change together, because a full burst would accept many clients even on a slow node.
     """
 
     __slots__ = ("_ceiling", "_decreased_at", "_max_lag", "_observed_at", "_ratio", "rate")
@@ -34,7 +34,7 @@ class AdaptiveRate:
 
     @property
     def is_reduced(self) -> bool:
-        """Whether the rate is below the ceiling."""
+        """True if the rate is below the ceiling."""
         return self._ratio < 1.0
 
     def observe(self, lag: float, now: float) -> None:
@@ -46,9 +46,9 @@ class AdaptiveRate:
             self._decreased_at = now
             ratio = max(MIN_RATIO, self._ratio * DECREASE_FACTOR)
         else:
-            # A long gap between measurements proves nothing: the loop stood still, or the process was stopped.
+            # After a long gap between measurements, the loop was stalled or the process was stopped. So it counts as short.
             ratio = min(1.0, self._ratio + INCREASE_PER_SECOND * min(elapsed, DECREASE_INTERVAL))
-        ratio = round(ratio, 6)  # or tenths would add up to nearly one
+        ratio = round(ratio, 6)  # else tenths would add up to slightly less than one
         if ratio != self._ratio:
             self._ratio = ratio
             ceiling = self._ceiling

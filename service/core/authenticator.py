@@ -8,7 +8,7 @@ from service.core.identity import Identity
 
 
 class Authenticator(Protocol):
-    """Returns only identities that a configured issuer vouches for."""
+    """Returns only identities whose tokens a configured issuer has signed."""
 
     async def authenticate(self, token: str) -> Identity:
         """Verifies a token.

@@ -1,4 +1,4 @@
-"""Hosts, ports and origins, compared as in RFC 3986 §6.2: case-insensitive hosts, default ports equal to none.
+"""Compares hosts, ports and origins as in RFC 3986 §6.2: hosts without case, and a default port equals no port.
 
     same_authority("https", "EXAMPLE.com:443", "example.com")  # True
     canonical_origin("HTTP://Example.com:80")                  # "http://example.com"
@@ -55,7 +55,7 @@ def _host(text: str) -> str | None:
 
 
 def same_authority(scheme: str, one: str, other: str) -> bool:
-    """Whether two authorities name the same host and port, for this scheme."""
+    """True if two authorities name the same host and port in this scheme."""
     found = parse_authority(one, scheme.lower())
     return found is not None and found == parse_authority(other, scheme.lower())
 

@@ -1,4 +1,4 @@
-"""When to try again: waits of the service's own retries, and waits that refused clients are told.
+"""Waits before retries: those of the service itself, and those that it tells refused clients.
 
 backoff = Backoff(0.1, 5.0)
 await sleep(backoff.next())   # 0.05 to 0.1 s, then 0.1 to 0.2 s, …
@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 
 MAX_RETRY_AFTER = 60.0
-"""Seconds that a refused client is told to wait, at most. The load a minute ahead is unknown."""
+"""Maximum of seconds that a refused client is told to wait. The load after a minute is unknown."""
 GOLDEN_RATIO = 0.618_033_988_749_895
-"""Multiples of it modulo 1 are spread evenly over 0 to 1, however many there are."""
+"""Any number of its multiples, modulo 1, are spread evenly over 0 to 1."""
 
 
 class Backoff:
@@ -36,7 +36,7 @@ class Backoff:
 
 
 def jittered(seconds: float) -> float:
-    """Returns a random wait between `seconds` and twice that, so that clients refused together return apart."""
+    """Returns a random wait from `seconds` to twice that, so that clients refused at the same time return at different times."""
     return round(random.uniform(seconds, 2 * seconds), 3)  # noqa: S311  # spreads load, guards nothing
 
 
@@ -44,11 +44,11 @@ def next_retry_slot(last: float, now: float, soonest: float, step: float, full: 
     """Returns the next retry slot after `last` (a time), and the seconds until then.
 
     Args:
-        last: The slot that the previous refused client was given.
+        last: The slot of the previous refused client.
         now: The current time.
         soonest: Seconds until a retry could succeed.
         step: Seconds that one request costs.
-        full: Seconds that a full bucket is worth. Retries beyond that are spread at random over its second half.
+        full: Seconds that fill an empty bucket. Waits beyond that are replaced by random ones from its second half.
     """
     longest = min(MAX_RETRY_AFTER, full)
     slot = max(last, now + soonest - step) + step

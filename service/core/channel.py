@@ -1,4 +1,4 @@
-"""Channel names, and the two kinds of pattern that match them: of the contract (`room:{room}`) and of grants (`room:*`).
+"""Channel names, and the two kinds of patterns that match them: in the contract (`room:{room}`) and in grants (`room:*`).
 
 A channel name allows fewer characters than a user id. In the segment of `{user}`, other characters are percent-encoded
 (`encode_user`), so that every user can own a channel: `inbox:auth0%7Cann`. The encoding is unique for each user.
@@ -49,7 +49,7 @@ def channel_key(tenant: str, name: str) -> ChannelKey:
 def encode_user(user: str) -> str:
     """Returns the segment for a user in channel names.
 
-    Each byte of its UTF-8 other than letters, digits and ``_.@~=+-`` becomes ``%`` and two upper-case hexadecimal digits.
+    Percent-encodes each byte of its UTF-8, except letters, digits and ``_.@~=+-``, with upper-case hexadecimal digits.
 
     >>> encode_user("auth0|ann")
     'auth0%7Cann'
@@ -58,7 +58,7 @@ def encode_user(user: str) -> str:
 
 
 def _is_encoded_user(segment: str) -> bool:
-    """Whether `encode_user` returns this segment for some user. Other spellings are refused: a user has one channel."""
+    """True if `encode_user` returns this segment for some user. Other spellings are refused, so that a user has one channel."""
     try:
         return encode_user(unquote(segment, errors="strict")) == segment
     except UnicodeDecodeError:
@@ -125,7 +125,7 @@ class ChannelPattern:
 
     @property
     def specificity(self) -> tuple[bool, ...]:
-        """Sort key: of two patterns, the one with a literal at the first differing segment comes first."""
+        """Sort key. Of two patterns, the one with a literal in the first segment that differs comes first."""
         return tuple(part == "{}" for part in self.shape)
 
     def __repr__(self) -> str:
@@ -134,7 +134,7 @@ class ChannelPattern:
 
 @lru_cache(maxsize=4096)
 def grant_regex(pattern: str) -> re.Pattern[str]:
-    """Compiles the pattern of a grant: ``*`` matches any part of one segment, a last segment ``**`` any rest.
+    """Compiles the pattern of a grant: ``*`` matches any part of a segment, and ``**`` as the last segment matches any rest.
 
     Raises ValueError with a sentence.
     """
@@ -151,10 +151,10 @@ def grant_regex(pattern: str) -> re.Pattern[str]:
 
 
 def _grant_segment(segment: str) -> str:
-    """Returns the expression of one segment. It matches in time linear in the name, however many stars the segment has.
+    """Returns the expression of one segment. It matches in linear time, whatever the number of stars.
 
-    The text between two stars may keep its first match (hence the atomic groups): a later match leaves less for the rest. Only
-    the last star backtracks.
+    The text between two stars keeps its first match, because a later match would leave less for the rest. So it is in atomic
+    groups, and only the last star backtracks.
     """
     start, *middle = map(re.escape, segment.split("*"))
     if not middle:

@@ -17,10 +17,10 @@ class Clock(Protocol):
     """Time that tests can control."""
 
     def wall(self) -> float:
-        """Returns seconds since the Unix epoch; may jump."""
+        """Returns seconds since the Unix epoch. May jump forward or back."""
 
     def monotonic(self) -> float:
-        """Returns seconds since a fixed moment; never goes back."""
+        """Returns seconds since a fixed time. Never goes back."""
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Calls `callback` once on the event loop's thread, after `delay` seconds."""

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from service.core.limits import Limits
 
 RESERVE = 64
-"""Descriptors that client connections never use: for the ops listener, the broker, keys and files. The reserve is larger
-if more are in use at the start: a process must be able to reconnect to all shards of a cluster."""
+"""Descriptors that client connections never use: for the ops listener, the broker, keys and files. If more are in use at the
+start, the reserve is larger, so that the process can reconnect to all shards of a cluster."""
 SPARE = 8
 """Descriptors of the reserve beyond those in use at the start: for the ops listener, name lookups and files."""
 MIN_HTTP_CONNECTIONS = 16
-"""Lowest number of connections that are not WebSockets, with few descriptors, …"""
+"""Minimum of connections that are not WebSockets, if descriptors are few."""
 ENOUGH_HTTP_CONNECTIONS = 256
-"""… and with many, where `limits.connections` would use all others. A refused client needs one to be told so."""
+"""The same minimum if descriptors are many, although `limits.connections` could use all others. A refused client needs one to get
+the refusal."""
 MIN_CLIENTS = 8
-"""Client connections of both kinds below which a process does not start."""
+"""With fewer client connections of both kinds together, a process does not start."""
 TYPICAL_IN_USE = 20
-"""Descriptors open before the first connection, with Redis or NATS. Assumed until they can be counted."""
+"""Descriptors open before the first connection, with Redis or NATS. Assumed until the process can count them."""
 
 
 class TooFewFilesError(Exception):
@@ -28,7 +29,7 @@ class TooFewFilesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DescriptorPlan:
-    """How many connections of each kind fit within the limit of open files together."""
+    """The numbers of connections of each kind that fit together into the limit of open files."""
 
     limit: int
     """Files that the process may open."""
@@ -42,18 +43,18 @@ class DescriptorPlan:
 
     @property
     def client_descriptors(self) -> int:
-        """Descriptors for client connections of both kinds. Fewer of one kind allow more of the other."""
+        """Descriptors for client connections of both kinds together."""
         return self.limit - self.in_use - self.reserve
 
     @property
     def first_reserved(self) -> int:
-        """Lowest descriptor number in the reserve. The system assigns the lowest free number, so whoever gets this one has found
-        all below it in use."""
+        """Lowest descriptor number in the reserve. The system assigns the lowest free number: if it assigns this one, all lower
+        ones are in use."""
         return self.limit - self.reserve
 
 
 def plan(limit: int, in_use: int, limits: Limits) -> DescriptorPlan:
-    """Plans for `limit` descriptors with `in_use` open already: at most what `limits` allow, at least one of each kind."""
+    """Divides `limit` descriptors, of which `in_use` are open: at most what `limits` allow, at least one for each kind."""
     reserve = max(min(max(RESERVE, 2 * in_use), limit // 4), min(in_use + SPARE, limit - in_use - MIN_CLIENTS))
     available = max(2, limit - in_use - reserve)
     min_http = min(
@@ -95,9 +96,9 @@ def check_limit(limit: float, in_use: int, limits: Limits) -> None:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether the error means that no descriptor is left, in this process or on this machine."""
+    """True if the error means that no descriptor is left, in this process or on this machine."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 EXHAUSTED = "this process has no file descriptor left; raise the hard limit of open files (ulimit -Hn, LimitNOFILE)"
-"""Message for such an error. The system's own message blames whatever the descriptor was wanted for."""
+"""Message for such an error. The system's own message blames the file or the connection."""

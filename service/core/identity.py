@@ -1,4 +1,4 @@
-"""Identities, and the grants that their tokens carry."""
+"""Identities, and the grants in their tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Grant:
     rights: frozenset[Right] = ALL_RIGHTS
 
     def covers(self, channel: str, right: Right) -> bool:
-        """Whether this grant gives the right in the (valid) channel."""
+        """True if this grant gives the right in the (valid) channel."""
         return right in self.rights and grant_regex(self.pattern).fullmatch(channel) is not None
 
 
@@ -49,7 +49,7 @@ class Identity(Struct, frozen=True, gc=False):
     info: bytes | None = None
     """JSON that presence shows to others."""
     is_backend: bool = False
-    """Whether the party holds an API key; it may publish every declared event of its tenant."""
+    """True if the party has an API key. Then it may publish every declared event of its tenant."""
     issued_at: float | None = None
     """Seconds since the Unix epoch; None if the credentials do not say."""
     token_id: str | None = None
@@ -61,11 +61,11 @@ class Identity(Struct, frozen=True, gc=False):
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether the party has no credentials."""
+        """True if the party has no credentials."""
         return not self.user and not self.is_backend
 
     def may(self, right: Right, channel: str) -> bool:
-        """Whether a grant gives the right in the channel."""
+        """True if a grant gives the right in the channel."""
         return any(grant.covers(channel, right) for grant in self.grants)
 
 
@@ -80,14 +80,14 @@ def backend(tenant: str) -> Identity:
 
 
 MAX_INTERNED = 16
-"""Grants of one token up to which equal grants share one object. Many connections have few different grants."""
+"""Equal grants of tokens with up to this many grants share one object, because many connections have the same grants."""
 _TEXT = frozenset({str})
 
 
 def parse_grants(claim: Any) -> tuple[Grant, ...]:
     """Parses a token's grants: a list of patterns (every right), or of ``{"channel": pattern, "rights": [...]}``.
 
-    Raises ValueError with a sentence. An unknown grant refuses the token: it must neither widen nor vanish.
+    Raises ValueError with a sentence. A token with an unknown grant is refused: to ignore or widen the grant would be wrong.
     """
     if type(claim) is list and len(claim) <= MAX_INTERNED:
         entries = tuple(claim)
@@ -134,7 +134,7 @@ def _grant(entry: Any, index: int) -> Grant:
 
 
 class Credentials(Struct, frozen=True, gc=False):
-    """What an upgrade or a request carried, not checked yet."""
+    """The unchecked credentials of an upgrade or a request."""
 
     token: str | None = None
     ticket: str | None = None

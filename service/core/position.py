@@ -12,8 +12,8 @@ from service.core.event import Event
 class Position(Struct, frozen=True, gc=False):
     """A place in a stream: the epoch, the offset, and the id of the event at that offset (None at offset 0).
 
-    The id is needed: after a failover to a lagging replica and as many new publishes, epoch and offset match again, but the
-    events differ.
+    The id is needed after a failover to a replica that lags. New publishes there get the lost offsets again, so epoch and offset
+    match, but the events differ.
     """
 
     epoch: str

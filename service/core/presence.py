@@ -14,7 +14,7 @@ PRESENCE_PREFIX = "presence."
 
 
 def is_presence_event(event_type: str) -> bool:
-    """Whether events of this type need the right to see presence."""
+    """True if events of this type need the right to presence."""
     return event_type.startswith(PRESENCE_PREFIX)
 
 
@@ -26,7 +26,7 @@ class Member:
     connections: int
     """Connections to live nodes."""
     info: bytes | None = None
-    """JSON from the token that the user has presented last, on any connection."""
+    """JSON from the user's newest token, on any connection."""
 
 
 class PresenceEntry(NamedTuple):
@@ -50,15 +50,15 @@ class PresenceChange(NamedTuple):
     """The outcome of adding, updating or removing an entry."""
 
     changed: bool
-    """Whether the user has joined or left."""
+    """True if the user has joined or left."""
     users: int
     """The number of users in the channel now."""
     published: bool
-    """Whether the event was published. It is not in a channel with too many users; then the caller may publish their number."""
+    """True if the event was published. It is not in a large channel: there, the caller may publish the number of users."""
 
 
 LeaveEventFactory = Callable[[ChannelKey, str], Publication]
-"""Makes the event that says that a user has left a channel."""
+"""Makes the event for a user who has left a channel."""
 
 
 class PresenceStore(Protocol):
@@ -72,21 +72,21 @@ class PresenceStore(Protocol):
     - A user is a member from the `joined` event until the `left` event, so reads and events never differ.
     - An entry that its node does not renew expires. The next `remove_expired` by any node removes it.
 
-    Every method raises ServiceError(BROKER_UNAVAILABLE) if the store fails; the change may have happened, and may be repeated.
-    A coroutine may be started outside of any task, as those of the Broker.
+    Every method raises ServiceError(BROKER_UNAVAILABLE) if the store fails. Even then, the change may have happened; a repeat is
+    safe. A coroutine may be started outside of any task, as those of the Broker.
     """
 
     async def join(self, join: PresenceJoin) -> PresenceChange:
         """Adds a connection. Adding it again changes nothing."""
 
     async def update(self, update: PresenceJoin) -> PresenceChange:
-        """Replaces the user's info with that of the connection. Harmless if the connection is not there."""
+        """Replaces the user's info with that of the connection. Does nothing without an entry of the connection."""
 
     async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
-        """Adds many connections, not as one step."""
+        """Adds many connections, one after the other."""
 
     async def leave(self, entry: PresenceEntry, event: Publication) -> PresenceChange:
-        """Removes a connection, and publishes the event if it was the user's last. Harmless if it is not there."""
+        """Removes a connection, and publishes the event if it was the user's last. Does nothing without an entry of it."""
 
     async def renew(self, entries: Sequence[PresenceEntry]) -> Sequence[PresenceEntry]:
         """Extends the expiry of this node's entries; returns those that are missing.

@@ -1,4 +1,4 @@
-"""The QuotaStore port: counts the connections of a tenant or user on all nodes, and knows which are the oldest."""
+"""The QuotaStore port: counts the connections of a tenant or user over all nodes, and orders them by age."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 CLAIM_TTL = 30.0
-"""Seconds that a claim counts unless the node repeats it. So long the connections of a killed node still count."""
+"""Seconds after which a claim expires unless its node repeats it. Until then, the connections of a killed node count."""
 
 
 class QuotaScope(NamedTuple):
@@ -22,7 +22,7 @@ class QuotaClaim(NamedTuple):
 
     scope: QuotaScope
     connections: int
-    """All connections of the node in the scope, not only new ones: so a claim may be repeated, and the last one counts."""
+    """All connections of the node in the scope, not only new ones. So a claim can be repeated, and only the last one counts."""
     max_connections: int | None = None
     """The limit for all nodes together; None stores the claim without a limit."""
 
@@ -49,18 +49,18 @@ class QuotaStore(Protocol):
 
     @property
     def is_shared(self) -> bool:
-        """Whether there can be other nodes; if not, the node's own count is the total."""
+        """True if other nodes may exist. If not, the node's own count is the total."""
 
     async def claim(self, claims: Sequence[QuotaClaim]) -> Sequence[int]:
-        """Replaces this node's last claim for each scope, for `CLAIM_TTL` seconds, unless the total would pass the limit.
+        """Replaces this node's last claim for each scope, for `CLAIM_TTL` seconds, unless the total would exceed the limit.
 
-        Returns the total of all nodes with each claim, stored or not. Of claims made at the same time, the last one stays.
-        Raises ServiceError(BROKER_UNAVAILABLE).
+        Returns the total of all nodes with each claim, also if the claim was not stored. Of claims made at the same time, the
+        last one stays. Raises ServiceError(BROKER_UNAVAILABLE).
         """
 
     async def update_session_order(self, updates: Sequence[SessionOrderUpdate]) -> Sequence[Sequence[str]]:
-        """Orders each user's connections to all nodes by age, and removes the oldest above the limit.
+        """Orders each user's connections over all nodes by age, and removes the oldest above the limit.
 
-        Returns the removed connections of each user, for the caller to close. A connection that its node does not renew
+        Returns the removed connections of each user; the caller must close them. A connection that its node does not renew
         expires after `CLAIM_TTL` seconds. Raises ServiceError(BROKER_UNAVAILABLE).
         """

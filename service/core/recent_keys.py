@@ -1,4 +1,4 @@
-"""A bounded count of different keys in a sliding window."""
+"""Counts different keys in a sliding window, with a maximum."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class RecentKeys(Generic[Key]):
-    """Different keys added in the last `window` seconds. A key that is added again counts once, for a window from then on."""
+    """Different keys that were added in the last `window` seconds. Adding a key again starts its window again."""
 
     def __init__(self, clock: Clock, window: float, max_keys: int) -> None:
-        """`window`: seconds. With more than `max_keys` keys, the one added longest ago is evicted."""
+        """`window`: seconds. Above `max_keys` keys, the one that was added longest ago is evicted."""
         self._clock = clock
         self._window = window
         self._max_keys = max_keys

@@ -1,4 +1,4 @@
-"""Tokens that are revoked before they expire. Pure: each time argument says which clock it is of."""
+"""Tokens that are revoked before they expire. Pure: the name of each time argument says its clock."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Target(Enum):
     """What a revocation revokes."""
 
     USER = "user"
-    """Every token of a user that was issued before a moment."""
+    """Every token of a user that was issued before a given time."""
     TOKEN = "token"  # noqa: S105  # the word, not one
     """One token, by its id (`jti`)."""
 
 
 class Subject(NamedTuple):
-    """The user whose tokens are revoked, or the token. Tenants never share one."""
+    """The user whose tokens are revoked, or the token. Each subject belongs to one tenant."""
 
     target: Target
     tenant: str
@@ -37,26 +37,26 @@ class Revocation:
     name: str
     """The user, or the token's id."""
     until: float
-    """When every revoked token has expired by itself: seconds since the Unix epoch, by the store's clock as its node knew it. For
-    people to read; never the only reason to forget the revocation."""
+    """Time at which every revoked token has expired, in seconds since the Unix epoch, by the store clock of its node. It is for
+    people to read. A revocation is never evicted for this reason alone."""
     life: float
     """Seconds from the revocation to `until`."""
     before: float | None = None
-    """Only tokens issued before this moment are revoked; None: all."""
+    """Only tokens issued before this time are revoked; None: all."""
     reason: str = ""
     """Sent to the clients that are disconnected."""
 
     @property
     def subject(self) -> Subject:
-        """What it revokes. There is one revocation a subject."""
+        """The user or the token that it revokes. A subject has at most one revocation."""
         return Subject(self.target, self.tenant, self.name)
 
     def applies_to(self, issued_at: float | None) -> bool:
-        """Whether a token of the subject is revoked. A token without an issue time always is."""
+        """True if a token of the subject with this issue time is revoked. A token without an issue time always is."""
         return self.before is None or issued_at is None or issued_at < self.before
 
     def covers(self, other: Revocation) -> bool:
-        """Whether it revokes at least as much, and for as long, as another one of the same subject."""
+        """True if it revokes all tokens of another revocation of the same subject, for at least as long."""
         wide = self.before is None or (other.before is not None and self.before >= other.before)
         return wide and self.until >= other.until and self.life >= other.life
 
@@ -78,13 +78,13 @@ class StoredRevocation(NamedTuple):
 
     revocation: Revocation
     since: float
-    """When this node first received it, or a wider one (monotonic)."""
+    """Monotonic seconds at which this node first received it, or a wider one."""
 
     def is_expired(self, monotonic: float, wall: float) -> bool:
-        """Whether every token that it revokes has expired.
+        """True if every token that it revokes has expired.
 
-        A wrong wall clock delays this, and never makes it early. A clock that is ahead is ignored until `life` has passed
-        on the monotonic clock. While a clock is behind `until`, this node would still accept expired tokens, so the
+        A wrong wall clock can delay the result, but never makes it too early. A clock that is ahead is ignored until `life` has
+        passed on the monotonic clock. While the wall clock is before `until`, this node still accepts expired tokens, so the
         revocation stays. It stays for at most one more `life`, because `until` itself may be wrong.
         """
         end = self.since + self.revocation.life
@@ -95,9 +95,8 @@ class RevocationTable:
     """At most `max_per_tenant` revocations of one tenant, and `max_total` of all tenants together.
 
     At `max_per_tenant` a tenant's oldest revocation is evicted. At `max_total` the oldest one of the largest tenant is evicted.
-    So a tenant with at most an equal share of `max_total` loses nothing to others. Refusing
-    the newest revocation instead would let one tenant keep all others from revoking; and most tokens of the oldest one have
-    expired.
+    So a tenant with at most an equal share of `max_total` loses nothing to others. If the newest revocation were refused instead,
+    one tenant could stop all others from revoking. Most tokens of the oldest one have expired.
     """
 
     __slots__ = ("_max_per_tenant", "_max_total", "_sizes", "_tenants")
@@ -112,7 +111,7 @@ class RevocationTable:
     def add(self, revocation: Revocation, monotonic: float) -> bool:
         """Adds a revocation, merged with the known one of its subject. Returns False if it evicted another one.
 
-        A revocation that adds nothing new changes nothing: reading it again must not extend it.
+        A revocation that the table already covers changes nothing, so that reading it again does not extend it.
         """
         subject, tenant = revocation.subject, revocation.tenant
         stored = self._tenants.setdefault(tenant, {})
@@ -152,12 +151,12 @@ class RevocationTable:
         return self.get(Subject(Target.TOKEN, identity.tenant, identity.token_id))
 
     def evict_expired(self, monotonic: float, wall: float) -> None:
-        """Removes the revocations of which every token has expired."""
+        """Removes the revocations whose tokens have all expired."""
         for tenant, stored in tuple(self._tenants.items()):
             expired = []
             for subject, one in stored.items():
-                # The rest is younger. Some of it may have a shorter life and be expired: it waits, so that this stays cheap
-                # for thousands that are not.
+                # All others are younger. Some of them may have a shorter life and be expired, but a check of thousands of
+                # others would be too slow.
                 if one.since + one.revocation.life > monotonic:
                     break
                 if one.is_expired(monotonic, wall):
@@ -186,7 +185,7 @@ class RevocationTable:
 
 
 class _Sizes:
-    """The number of revocations of each tenant, and the largest tenant in constant time: a full table asks at every
+    """The number of revocations of each tenant. Finds the largest tenant in constant time, because a full table needs it at every
     revocation."""
 
     __slots__ = ("_by_size", "_max_size", "_sizes", "total")
@@ -195,12 +194,12 @@ class _Sizes:
         self.total = 0
         self._sizes: dict[str, int] = {}
         self._by_size: dict[int, dict[str, None]] = {}
-        """The tenants of each size, the one that reached it first in front. No size is without tenants."""
+        """The tenants of each size, in the order in which they reached it. Sizes without tenants are left out."""
         self._max_size = 0
 
     @property
     def largest(self) -> str:
-        """The tenant with the most revocations; of several, the first to reach that size. There must be one."""
+        """The tenant with the most revocations; of several, the first one that reached that size. There must be a tenant."""
         return next(iter(self._by_size[self._max_size]))
 
     def grow(self, tenant: str) -> None:
@@ -211,7 +210,7 @@ class _Sizes:
     def shrink(self, tenant: str) -> None:
         """Counts one less."""
         size = self._move(tenant, -1)
-        if self._max_size not in self._by_size:  # it was the only tenant of that size, and now has the next lower one
+        if self._max_size not in self._by_size:  # it was the only tenant of that size, and is now one smaller
             self._max_size = size
 
     def _move(self, tenant: str, by: int) -> int:

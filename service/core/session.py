@@ -21,20 +21,20 @@ class Phase(Enum):
     PENDING = "pending"
     """Authorised. Nothing is delivered before `ready`."""
     SUBSCRIBING = "subscribing"
-    """The snapshot is being read. Live events wait behind it."""
+    """The snapshot is being read. Newer events wait until it is sent."""
     LIVE = "live"
     """`subscribed` has been sent. Events are delivered."""
 
 
 class Start(Enum):
-    """Where in the stream a subscription starts."""
+    """The place in the stream at which a subscription starts."""
 
     JOIN = "join"
     """At the subscribe."""
     POSITION = "position"
     """At the position that the client sent."""
     NO_HISTORY = "no history"
-    """At the subscribe, although the client sent a position: it may not read history, and is told so."""
+    """At the subscribe, although the client sent a position. It may not read history, so it gets `recovered: false`."""
 
 
 class PresenceAccess(Enum):
@@ -53,9 +53,9 @@ class Subscription(Struct, eq=False, gc=False):
 
     channel: ChannelKey
     request: str | None
-    """The id of the `subscribe` request; None for a channel in the address."""
+    """The id of the `subscribe` request; None for a channel in the upgrade's URL."""
     since: Position | None = None
-    """Where to resume: the client's position, or the position at the subscribe (`start` says which)."""
+    """The position to resume from: the client's, or that of the subscribe. `start` says which."""
     start: Start = Start.JOIN
     presence: PresenceAccess = PresenceAccess.NONE
     phase: Phase = Phase.PENDING
@@ -67,11 +67,11 @@ class Session(Struct, eq=False, gc=False):
     identity: Identity
     max_subscriptions: int
     is_ready: bool = False
-    """Whether the client has sent `ready`."""
+    """True once the client has sent `ready`."""
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
 
     def check_can_subscribe(self, channel: str) -> None:
-        """Raises ServiceError if the channel is subscribed already, or the session has `max_subscriptions`."""
+        """Raises ServiceError if the session is subscribed to the channel, or has `max_subscriptions`."""
         if channel in self.subscriptions:
             raise ServiceError(ErrorCode.ALREADY_SUBSCRIBED, f"{channel} is subscribed already", path="$.channel")
         if len(self.subscriptions) >= self.max_subscriptions:
@@ -89,5 +89,5 @@ class Session(Struct, eq=False, gc=False):
         return found
 
     def is_subscribed(self, channel: str) -> bool:
-        """Whether the session has a subscription to the channel."""
+        """True if the session has a subscription to the channel."""
         return channel in self.subscriptions

@@ -1,4 +1,4 @@
-"""The position up to which a node has delivered a channel, and how the next event relates to it."""
+"""The position up to which a node has delivered a channel, and the order of the next event."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.core.position import Position
 
 
 class EventOrder(Enum):
-    """How an event follows the events before it."""
+    """The relation of an event to the events before it."""
 
     NEXT = "next"
     """In order: deliver it."""
@@ -52,20 +52,20 @@ class StreamCursor:
 
     @property
     def delivered(self) -> DeliveredHead:
-        """What the store must still have."""
+        """The last event and state version that passed, which the store must still have."""
         return DeliveredHead(self.position, self._state_version, self._lowest_repeat)
 
     def record_repeat(self, event: Event) -> None:
-        """Records a dropped event: a second delivery, or another event at the same offset."""
+        """Records a dropped event: a duplicate, or another event at the same offset."""
         if event.offset is not None and (self._lowest_repeat is None or event.offset < self._lowest_repeat):
             self._lowest_repeat = event.offset
 
     def clear_repeats(self) -> None:
-        """Forgets the repeats, after the stream was read and matches what has passed."""
+        """Forgets the repeats, after a check has found the stream in the same epoch."""
         self._lowest_repeat = None
 
     def has_reached(self, head: StreamHead) -> bool:
-        """Whether everything up to a head has passed. A head of another epoch is never reached."""
+        """True if everything up to a head has passed. A head of another epoch is never reached."""
         return self._epoch == head.epoch and self._offset >= head.offset and self._state_version >= head.state_version
 
     def advance(self, event: Event) -> EventOrder:

@@ -1,4 +1,4 @@
-"""Rate limits: token buckets, one or one a key. Pure: `now` is monotonic seconds.
+"""Rate limits: a token bucket, and buckets by key. Pure: `now` is in monotonic seconds.
 
 bucket = TokenBucket(Rate(per_second=20, burst=100), now=0.0)
 bucket.acquire(now=0.0)   # 0.0: acquired; else the seconds to wait
@@ -24,10 +24,10 @@ class TokenBucket:
         self._tokens = float(rate.burst)
         self._updated = now
         self._last_retry = 0.0
-        """The time that the last refused caller was told to retry at."""
+        """The time at which the last refused caller should retry."""
 
     def acquire(self, now: float, cost: float = 1.0) -> float:
-        """Removes `cost` tokens and returns 0.0; with too few, removes none and returns the seconds to wait (inf: never)."""
+        """Removes `cost` tokens and returns 0.0. With too few, removes none and returns the seconds to wait (inf: forever)."""
         tokens = self._refill(now)
         if tokens >= cost:
             self._tokens = tokens - cost
@@ -49,11 +49,11 @@ class TokenBucket:
         return wait
 
     def charge(self, cost: float) -> None:
-        """Removes `cost` tokens even if there are fewer. Later callers wait until the debt is paid."""
+        """Removes `cost` tokens, even if there are fewer. Later callers wait until the bucket is refilled."""
         self._tokens -= cost
 
     def refund(self, cost: float = 1.0) -> None:
-        """Returns tokens that were acquired for nothing."""
+        """Returns acquired tokens."""
         self._tokens = min(self._rate.burst, self._tokens + cost)
 
     def set_rate(self, rate: Rate, now: float) -> None:
@@ -63,7 +63,7 @@ class TokenBucket:
         self._tokens = min(rate.burst, self._tokens)
 
     def is_full(self, now: float) -> bool:
-        """Whether the bucket equals a new one."""
+        """True if the bucket is full, as a new one is."""
         return self._tokens + (now - self._updated) * self._rate.per_second >= self._rate.burst
 
     def _refill(self, now: float) -> float:
@@ -73,7 +73,7 @@ class TokenBucket:
 
 
 class KeyedBuckets:
-    """One bucket a key, for at most `max_keys` keys. A new key evicts the one idle longest."""
+    """One bucket per key, for at most `max_keys` keys. One more key evicts the key that is idle longest."""
 
     __slots__ = ("_buckets", "_max_keys", "_rate")
 
@@ -98,7 +98,7 @@ class KeyedBuckets:
         return bucket
 
     def evict_full(self, now: float, max_evictions: int) -> None:
-        """Removes buckets that are full again, the one idle longest first."""
+        """Removes full buckets, first those that are idle longest."""
         for _ in range(max_evictions):
             key = next(iter(self._buckets), None)
             if key is None or not self._buckets[key].is_full(now):
