@@ -14,7 +14,7 @@ from typing import Any
 class ErrorCode(Enum):
     """Every error code, with its HTTP status, whether a retry can help, and its meaning.
 
-    The tables in docs/protocol.md and in the JavaScript client are generated from it.
+    The tables in docs/protocol.md and in the JavaScript client are generated from this enum.
     """
 
     code: str
@@ -130,7 +130,7 @@ class ErrorCode(Enum):
 
 
 class ServiceError(Exception):
-    """A refusal that its receiver can act on: what is wrong, where, and what would be right."""
+    """A refusal. It tells the client what is wrong, where, and what would be right."""
 
     def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -140,7 +140,7 @@ class ServiceError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request can succeed later, unchanged."""
+        """True if the same request can succeed later."""
         return self.code.retryable
 
     def __str__(self) -> str:

@@ -22,12 +22,12 @@ Place = tuple[str | int, ...]
 """The path from the root of a document to a value."""
 
 MAX_VALUES = 200_000
-"""Values in one document. Bounds aliases of aliases, which grow exponentially."""
+"""Values in one document. The limit stops aliases of aliases, which grow exponentially."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault in a file, or in an environment variable: then `file` is its name, and there is no line."""
+    """A fault in a file, or in an environment variable. Then `file` is the variable's name, and `line` is None."""
 
     file: str
     line: int | None
@@ -50,12 +50,12 @@ class Document:
     """The content of a file."""
 
     file: str
-    """The path as the user wrote it; every fault starts with it."""
+    """The path as the user wrote it. The text of every fault starts with it."""
     value: Any
     lines: dict[Place, int] = field(repr=False)
 
     def line(self, place: Sequence[str | int]) -> int:
-        """Returns the line of a value, or of the nearest value around it."""
+        """Returns the line of a value, or of the innermost known value that contains it."""
         for length in range(len(place), -1, -1):
             if found := self.lines.get(tuple(place[:length])):
                 return found
@@ -115,8 +115,8 @@ def _read_json(file: str, text: str, faults: list[Fault]) -> Document | None:
     except (ValueError, RecursionError) as error:
         faults.append(Fault(file, None, f"is not JSON: {error}"))
         return None
-    # The value comes from json, and only the lines from the YAML parser, which rejects some valid JSON. Tabs occur only between
-    # tokens: JSON strings cannot contain one.
+    # The YAML parser rejects some valid JSON, so the json module reads the values, and the YAML parser finds only their lines.
+    # Tabs are only between tokens, because JSON strings cannot contain them.
     try:
         node = yaml.compose(text.replace("\t", " "), Loader=_Loader)
     except (yaml.YAMLError, RecursionError):
@@ -126,7 +126,7 @@ def _read_json(file: str, text: str, faults: list[Fault]) -> Document | None:
 
 
 def _refuse_duplicates(file: str, text: str, faults: list[Fault]) -> None:
-    """Checks for duplicate keys where no lines are known; else `_Builder` does it."""
+    """Checks for duplicate keys if no lines are known. If they are, `_Builder` checks."""
     try:
         json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except DuplicateKeyError as error:
@@ -200,7 +200,7 @@ class _Builder:
         return self._refuse(node, f"a value of the kind {node.tag[:60]!r} is not allowed here")
 
     def _text(self, node: ScalarNode) -> Any:
-        try:  # "\ud83d\ude00" is one character in JSON, two halves to the YAML parser
+        try:  # "\ud83d\ude00" is one character in JSON, but two surrogates for the YAML parser
             return node.value.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
             return self._refuse(node, "holds half a surrogate pair")

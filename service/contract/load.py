@@ -20,7 +20,7 @@ from service.core.event import Delivery, Retention
 from service.core.presence import PRESENCE_PREFIX
 
 MAX_WINDOW = 1.0
-"""Seconds. Users would notice a longer delay."""
+"""Maximum of `window` in seconds. Users would notice a longer delay."""
 MAX_ENTRIES = 1_000_000
 MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
 MAX_TYPE = 64
@@ -48,7 +48,7 @@ def load(path: Path) -> Contract:
 
 
 class _Reader:
-    """Walks the document once. An unusable value adds a fault and becomes None, and the walk continues."""
+    """Reads the document once. A wrong value adds a fault and becomes None, and the reader continues."""
 
     def __init__(self, document: Document, schemas: Schemas, faults: list[Fault]) -> None:
         self._document = document
@@ -147,7 +147,7 @@ class _Reader:
     def _retention(
         self, fields: Mapping[str, Any], name: str, place: Place, entries: str, default: Retention | None
     ) -> Retention | None:
-        """Reads `{events|keys: …, ttl: …}`. With a default, each of the two may be missing."""
+        """Reads `{events|keys: …, ttl: …}`. With a default, each of the two fields is optional."""
         at = (*place, name)
         found = self._mapping(fields[name], at, (entries, "ttl")) if name in fields else None
         if found is None:

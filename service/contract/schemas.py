@@ -1,4 +1,4 @@
-"""The JSON Schemas of one contract: inline, and in files below its folder. Nothing is fetched from elsewhere."""
+"""The JSON Schemas of one contract: inline, and in files below its folder. Nothing is fetched from the network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Schemas:
 
     def __init__(self, contract: Path, faults: list[Fault]) -> None:
         self._contract = contract
-        # Not resolved: references use names, and in a volume of Kubernetes every file is a link to the current version.
+        # Links are not resolved: references use names, and in a Kubernetes volume every file is a link to the current version.
         self._folder = Path(os.path.abspath(contract.parent))  # noqa: PTH100  # Path.absolute keeps `..`
         self._own = self._folder / contract.name
         self._faults = faults
@@ -61,7 +61,7 @@ class Schemas:
                 base_uri=self._uri(path),
                 offline=True,
                 validate_formats=True,
-                # A regex engine in linear time: no data can make a pattern slow.
+                # A regex engine that runs in linear time, so no data can make a pattern slow.
                 pattern_options=RegexOptions(),
             )
         except ValidationError as error:
@@ -78,7 +78,7 @@ class Schemas:
         return _BASE + path.relative_to(self._folder).as_posix()
 
     def _is_sound(self, path: Path) -> bool:
-        """Whether a schema file compiles by itself. Checked once, so that its faults are reported once, with its own lines."""
+        """True if a schema file compiles by itself. Checked once, so that its faults are reported once, with its own lines."""
         if path not in self._sound:
             document = self._files[path]
             self._sound[path] = document is not None and self._build(document, (), document.value, path) is not None
@@ -119,7 +119,7 @@ class Schemas:
         shown = self._shown(target)
         if not _is_file(target):
             return f"there is no file {shown}"
-        if known != target:  # else a link to its own folder would have endless names
+        if known != target:  # a file may have one name only: a link to its own folder would make endless names
             return f"{name!r} is a link to {self._shown(known)}, which is referred to elsewhere: refer to that here too"
         self._names[real] = target
         document = self._open(target, shown)
@@ -143,7 +143,7 @@ class Schemas:
 
 
 def _real(path: Path) -> Path:
-    """Resolves links. Returns the path itself for a circle of links."""
+    """Resolves links. Returns the path itself if the links form a circle."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):
@@ -162,7 +162,7 @@ _REPORTED = "reported in the file itself"
 
 
 def _references(schema: Any, place: Place) -> Iterator[tuple[Place, str, str]]:
-    """Yields every $ref, $schema and $id that is a keyword, with the place of its schema."""
+    """Yields every $ref, $schema and $id that is a keyword and not data, with the place of its schema."""
     if not isinstance(schema, dict):
         return
     for keyword, value in schema.items():
@@ -199,7 +199,7 @@ def _missing(schema: Any, fragment: str, where: str) -> str | None:
 
 
 def _without_id(schema: Any) -> Any:
-    """Removes $id, the public name of a schema file: here references are relative to the file's place."""
+    """Removes $id, the public name of a schema file. Here, references are relative to the path of the file."""
     return {key: value for key, value in schema.items() if key != "$id"} if isinstance(schema, dict) else schema
 
 

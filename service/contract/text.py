@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def shorten(message: str, max_length: int = 200) -> str:
-    """Cuts the middle out of a long message: it repeats a value, and the reason is at its end."""
+    """Removes the middle of a long message. The message starts with a copy of the value and ends with the reason."""
     if len(message) <= max_length:
         return message
     head = max_length // 3

@@ -20,7 +20,7 @@ class Action(Enum):
 
 
 class CloseCode(Enum):
-    """Every close code that a client can see, what the client does then, and its meaning."""
+    """Every close code that a client can get, with the client's next action and the meaning."""
 
     code: int
     action: Action

@@ -1,7 +1,7 @@
 """permessage-deflate (RFC 7692) for a server that compresses each message once for all receivers.
 
-No message refers to an earlier one, in either direction. So the output of `Deflater` can go to all connections with the
-same window. No connection keeps a compression context (docs/adr/0015-compression.md says what that costs).
+In both directions, no message refers to an earlier one. So all connections with the same window can get the same output of
+`Deflater`, and no connection keeps a compression context. docs/adr/0015-compression.md shows what that costs.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 EXTENSION = "permessage-deflate"
 MIN_WINDOW_BITS = 9
-"""The RFC allows 8 too, but zlib cannot write such a raw stream."""
+"""The RFC also allows 8, but zlib cannot write such a raw stream."""
 MAX_WINDOW_BITS = zlib.MAX_WBITS
 MAX_FINAL_BLOCKS = 64
-"""Blocks with BFINAL=1 in one message. A sender needs one a fragment; each costs a new decompressor and a copy of the rest.
-Without a bound, a message of such blocks would block the event loop."""
+"""Blocks with BFINAL=1 in one message. A sender needs one per fragment. Each needs a new decompressor and a copy of the rest, so
+without this limit, a message of such blocks would block the event loop."""
 
 _FLUSHED = b"\x00\x00\xff\xff"
 """The end of a flush, which is not sent (RFC 7692 §7.2.1)."""
 _CLOSING = _FLUSHED + b"\x01\x00\x00\xff\xff"
-"""After a whole message, this completes its last block, adds an empty final block, and decompresses to nothing."""
+"""Appended to a whole message, this ends its last block, adds an empty final block, and decompresses to nothing."""
 _EMPTY = b"\x00"
 """An empty message (RFC 7692 §7.2.3.6)."""
 
@@ -46,9 +46,10 @@ class Agreement:
 
 
 def _agreement(window_bits: int, *, asked: bool) -> Agreement:
-    # Neither side keeps its context. A server may respond so unasked, for itself (§7.1.1.1) and for the client (§7.1.1.2).
+    # Neither side keeps its context. A server may respond this without an offer, for itself (§7.1.1.1) and for the client
+    # (§7.1.1.2).
     response = f"{EXTENSION}; server_no_context_takeover; client_no_context_takeover"
-    if asked:  # a limit is accepted by repeating it (§7.1.2.1)
+    if asked:  # the server accepts a limit by repeating it (§7.1.2.1)
         response += f"; server_max_window_bits={window_bits}"
     return Agreement(window_bits, response.encode())
 
@@ -60,15 +61,15 @@ AGREEMENTS = (_UNLIMITED, *_LIMITED.values())
 
 
 def negotiate(offers: str | None) -> Agreement | None:
-    """Accepts the first offer that the service supports, in Sec-WebSocket-Extensions of a request (lines joined by commas).
+    """Accepts the first supported offer in a request's Sec-WebSocket-Extensions (lines joined by commas).
 
-    Returns None without one, and for a header that breaks RFC 6455 §9.1. Never raises; takes time proportional to the header's
+    Returns None without one, and for a header that breaks RFC 6455 §9.1. Never raises. Takes time proportional to the header's
     length.
     """
     if offers is None or EXTENSION not in offers:
         return None
     try:
-        extensions = list(_parse(offers))  # parse all of it before using any of it
+        extensions = list(_parse(offers))  # parses the whole header first, because a fault anywhere refuses it
     except ValueError:
         return None
     return next((found for name, parameters in extensions if (found := _accept(name, parameters))), None)
@@ -79,7 +80,7 @@ _VALUES = frozenset(map(str, range(8, MAX_WINDOW_BITS + 1)))
 
 
 def _accept(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | None:
-    """Returns the agreement, or None for what RFC 7692 §7 declines: unknown, repeated or wrong parameters; and for 8 bits."""
+    """Returns the agreement. None for unknown, repeated or wrong parameters (RFC 7692 §7), and for 8 bits."""
     if name != EXTENSION:
         return None
     given = dict(parameters)
@@ -91,7 +92,7 @@ def _accept(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | 
             case "server_no_context_takeover" | "client_no_context_takeover":
                 good = value is None
             case "client_max_window_bits":
-                # Needs no response: without one the client may use any window (§7.1.2.2), and `inflate` supports all.
+                # Needs no response: without one, the client may use any window (§7.1.2.2), and `inflate` supports all windows.
                 good = value is None or value in _VALUES
             case "server_max_window_bits" if value is not None:
                 agreement = _LIMITED.get(value)
@@ -103,8 +104,8 @@ def _accept(name: str, parameters: list[tuple[str, str | None]]) -> Agreement | 
     return agreement
 
 
-# RFC 6455 §9.1; quoted values are tokens as well. The quantifiers are possessive, so that matching is linear; except the
-# last one, which Python 3.11.2 would then match against a `=` without a value.
+# RFC 6455 §9.1: quoted values are tokens, too. The quantifiers are possessive, so that matching is linear. The last one is not,
+# because Python 3.11.2 would then match a `=` without a value.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105  # no secret: RFC 9110 §5.6.2
 _QUOTED = r'"(?:\\?[!#$%&\'*+.^_`|~0-9A-Za-z-])++"'
 _SPACE = r"[ \t]*+"
@@ -137,7 +138,7 @@ def _unquoted(value: str | None) -> str | None:
 class Deflater:
     """Compresses messages independently: the same bytes go to every client with the same window.
 
-    One for each process, used by one thread. It holds a compressor (about 256 KiB) for each window in use.
+    A process has one, which one thread uses. It keeps a compressor (about 256 KiB) for each window in use.
     """
 
     __slots__ = ("_compressors", "_level")
@@ -148,10 +149,10 @@ class Deflater:
         self._compressors: dict[int, zlib._Compress] = {}
 
     def deflate(self, payload: bytes, window_bits: int) -> bytes:
-        """Returns the payload of a frame with RSV1 (RFC 7692 §7.2.1), for clients with that window or a larger one."""
+        """Returns the payload of a frame with RSV1 (RFC 7692 §7.2.1), for clients with this window or a larger one."""
         if not payload:
-            return _EMPTY  # a second flush without input gives nothing
-        # Removed while in use: if it fails, its rest of this message never gets into another one.
+            return _EMPTY  # zlib returns nothing for a second flush without input
+        # The compressor is removed while in use. If it fails, its rest of this message cannot get into another message.
         compressor = self._compressors.pop(window_bits, None) or self._new(window_bits)
         # A full flush resets the window: later messages cannot refer to this one.
         deflated = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
@@ -165,8 +166,8 @@ class Deflater:
 def inflate(data: bytes, max_bytes: int) -> bytes:
     """Decompresses a message from its joined fragments (RFC 7692 §7.2.2), of at most `max_bytes`.
 
-    Never allocates more than `max_bytes` + 1 bytes of output. Accepts blocks with BFINAL=1 anywhere; the octet that the RFC wants
-    after the last one (§7.2.3.4) may be missing, as from some senders.
+    Never allocates more than `max_bytes` + 1 bytes of output. Accepts blocks with BFINAL=1 anywhere. The octet that the RFC
+    requires after the last one (§7.2.3.4) may be missing, because some senders omit it.
 
     Raises TooBig above `max_bytes`, and Corrupt if `data` is not a whole number of DEFLATE blocks.
     """

@@ -28,7 +28,7 @@ def frame(opcode: int, payload: bytes, rsv1: int = 0) -> bytes:
 
 
 def close_frame(code: int | None, reason: str = "") -> bytes:
-    """Encodes a close frame, without a code an empty one. A reason that is too long is cut between characters."""
+    """Encodes a close frame, which is empty without a code. A reason that is too long is cut between two characters."""
     if code is None:
         return frame(CLOSE, b"")
     text = reason.encode()[: MAX_CONTROL - 2].decode(errors="ignore").encode()

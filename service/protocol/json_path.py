@@ -1,4 +1,4 @@
-"""Formats places in JSON."""
+"""Formats paths to values in JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def json_path(root: str, steps: Iterable[str | int]) -> str:
-    """Returns a place in JSON, such as `$.data.items[0].name`."""
+    """Returns a path to a value in JSON, such as `$.data.items[0].name`."""
     return root + "".join(map(_step, steps))
 
 

@@ -15,12 +15,12 @@ MAX_KEY = 128
 MAX_PAGE = 1000
 """Largest number of events in one `history` page."""
 
-# Python's `$` also matches before a final newline; the look-ahead means the same in Python and in JSON Schema.
+# Python's `$` also matches before a final newline. With the look-ahead, the pattern means the same in JSON Schema.
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]+(?!\n)$")]
-"""Unique for each sender: it correlates the reply, makes durable publishes idempotent, and becomes the event's id."""
+"""Unique for each sender. The reply has the same id. A publish with the id is idempotent, and the event gets the id."""
 Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
 Channel = Annotated[str, Meta(min_length=1, max_length=512)]
-"""Only its length is checked here. core/channel.py has the naming rules, with their own error code."""
+"""Only the length is checked here. core/channel.py checks the naming rules, with another error code."""
 Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 
@@ -66,7 +66,7 @@ class Unsubscribe(ClientMessage, frozen=True, tag="unsubscribe", tag_field="type
 
 
 class History(ClientMessage, frozen=True, tag="history", tag_field="type"):
-    """Requests a page: the first `limit` events after `after`, or the last `limit` before `before` (or of all)."""
+    """Requests a page: the first `limit` events after `after`, or the last `limit` before `before`, or the last of all."""
 
     id: Id
     channel: Channel
@@ -120,15 +120,15 @@ class SharedLimits(Struct, frozen=True, omit_defaults=True):
 
     connections: int
     rate: float
-    """Messages a second over time."""
+    """Messages per second over time."""
     burst: int
     """Messages at once."""
     subscribe_rate: float
-    """Subscribes a second over time."""
+    """Subscribes per second over time."""
     subscribe_burst: int
     """Subscribes at once."""
     connect_rate: float | None = None
-    """Upgrades and tickets a second over time; only for an address."""
+    """Upgrades and tickets per second over time; only for an address."""
     connect_burst: int | None = None
     """Upgrades and tickets at once."""
 
@@ -141,13 +141,13 @@ class Limits(Struct, frozen=True, omit_defaults=True):
     batch: int
     """Messages in one inbound frame."""
     subscriptions: int
-    """Channels a connection."""
+    """Subscriptions of one connection."""
     rate: float
-    """Messages a second that a connection may send over time."""
+    """Messages per second that a connection may send over time."""
     burst: int
     """Messages that it may send at once."""
     subscribe_rate: float
-    """Subscribes a second that a connection may send over time."""
+    """Subscribes per second that a connection may send over time."""
     subscribe_burst: int
     """Subscribes that it may send at once."""
     violations: int
@@ -181,7 +181,7 @@ class PresenceMember(Struct, frozen=True, omit_defaults=True):
 
 
 class PresenceView(Struct, frozen=True, omit_defaults=True):
-    """The users in a channel; in a large one only their number."""
+    """The users in a channel; in a large channel only their number."""
 
     count: int
     members: list[PresenceMember] | None = None
@@ -191,7 +191,7 @@ class Subscribed(ServerMessage, frozen=True, tag="subscribed", tag_field="type")
     """A subscription is live. The position (epoch, offset, last) is valid after applying `events`."""
 
     id: str | None
-    """The request's id; null for a channel named in the address."""
+    """The request's id; null for a channel in the upgrade's URL."""
     channel: str
     epoch: str
     offset: int
@@ -201,7 +201,7 @@ class Subscribed(ServerMessage, frozen=True, tag="subscribed", tag_field="type")
     last: str | None = None
     """The id of the event at `offset`; absent at offset 0."""
     recovered: bool | None = None
-    """True: `events` has all that was missed. False: events are missing. Absent: nothing had to be recovered."""
+    """True: `events` has all missed events. False: events are missing. Absent: no recovery was requested."""
     presence: PresenceView | None = None
 
 
@@ -259,12 +259,12 @@ class HistoryPage(ServerMessage, frozen=True, tag="history", tag_field="type"):
     offset: int
     events: list[Raw]
     more: bool
-    """Whether the stream has further events in the requested direction."""
+    """True if the stream has further events in the requested direction."""
     last: str | None = None
 
 
 class PresenceReply(ServerMessage, frozen=True, tag="presence", tag_field="type"):
-    """The reply to `presence`; without an id, a change of what a live subscription may see."""
+    """The reply to `presence`. Without an id, it says that a live subscription may now see presence, or no longer."""
 
     id: str | None
     channel: str
@@ -298,6 +298,6 @@ SYSTEM_TYPES = frozenset(
         *(Welcome, Subscribed, Unsubscribed, Ack, Error, HistoryPage, PresenceReply, Expiring, Reconnect, Pong),
     )
 ) | {"presence.joined", "presence.left", "presence.count"}
-"""Every type that contracts do not declare: a bounded set, usable as a metric label."""
+"""Every type that contracts cannot declare. The set is fixed, so it can be a metric label."""
 
 encode = msgspec.json.Encoder().encode

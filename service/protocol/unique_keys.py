@@ -1,14 +1,14 @@
-"""Refuses JSON with duplicate keys in an object. RFC 8259 §4 leaves open which value counts, and readers differ.
+"""Refuses JSON objects with duplicate keys. RFC 8259 §4 does not say which value counts, and parsers differ.
 
-The decoder of messages (msgspec) silently uses the last value. So a cheap test comes first, which nearly every text passes,
-and an exact test follows only if it fails:
+The decoder of messages (msgspec) silently uses the last value. Each step here is slower than the one before, and runs only if
+that has not decided. Nearly every text passes step 1 or 2.
 
-1. If the text of a flat object is as long as the shortest text of its decoded value, no key is duplicate: a dropped value would
-   make the text longer.
+1. If the text of a flat object is as long as the shortest text of its decoded value, no key is duplicate. A duplicate would make
+   the text longer.
 2. If the text equals the encoded value, no key is duplicate.
 3. Otherwise the text is parsed again, object by object, in time proportional to its length.
 
-benchmarks/unique_keys.py measures what it costs.
+benchmarks/unique_keys.py measures the cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol.json_path import json_path
 
 SHORT = 512
-"""Bytes below which encoding is cheaper than adding up lengths."""
+"""For texts of fewer bytes, encoding is faster than adding up lengths."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,7 +58,7 @@ def _no_number(text: str) -> int:
 _exact = json.JSONDecoder(
     object_pairs_hook=reject_duplicate_keys, parse_int=_no_number, parse_float=_no_number, strict=False
 ).decode
-"""Numbers are not converted: that is done already, and slow for long ones."""
+"""Does not convert numbers: the first decoder has done that, and it is slow for long numbers."""
 
 
 def check_text(text: str | bytes | Raw, root: str = "$") -> None:
@@ -71,7 +71,7 @@ def check_text(text: str | bytes | Raw, root: str = "$") -> None:
 
 
 def check_text_first(text: str | bytes | Raw) -> None:
-    """Like `check_text`, for a text that is about to be refused for another reason. Ignores text that is not JSON."""
+    """Like `check_text`, for a text that would be refused for another reason. Ignores text that is not JSON."""
     with suppress(ValueError, RecursionError):
         refuse_duplicate(text)
 
@@ -86,7 +86,7 @@ def refuse_duplicate(text: str | bytes | Raw, root: str = "$") -> None:
 
 
 def check_value(raw: bytes, value: Any, root: str) -> None:
-    """Like `check_text`, for JSON whose decoded value is known, at a fraction of the cost."""
+    """Like `check_text`, but much faster, because the decoded value is known."""
     size = len(raw)
     if size >= SHORT and type(value) is dict:
         # The length of the shortest text of this object, if it is flat. A character has at least one byte, escaped or not.
@@ -97,7 +97,7 @@ def check_value(raw: bytes, value: Any, root: str) -> None:
             elif type(held) is int:
                 shortest += len(key) + len(str(held)) + 4
             else:
-                break  # not flat: the sum so far is less than the size
+                break  # not flat: the sum stays below the size, so the next step decides
         if shortest == size:
             return
     if _encode(value) != raw:
@@ -109,7 +109,7 @@ class _Object(list[tuple[str, Any]]):
 
 
 def _place(text: str) -> list[str | int]:
-    """Returns the path to the first object with a duplicate key, and the key. Only called for refused text."""
+    """Returns the path to the first duplicate key. Only called for refused text."""
     root = json.loads(text, object_pairs_hook=_Object, parse_int=_no_number, parse_float=_no_number, strict=False)
     waiting: list[tuple[list[str | int], Any]] = [([], root)]
     while waiting:
