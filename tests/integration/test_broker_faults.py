@@ -78,6 +78,19 @@ async def test_ready_continues_when_one_channel_cannot_be_read() -> None:
         await ann.subscribe("room:1")
 
 
+async def test_second_ready_retries_after_an_internal_error() -> None:
+    broker = FaultyBroker()
+    async with serving(broker=broker) as server, server.client(ready=False) as ann:
+        await ann.send(type="subscribe", id="s", channel="room:1")
+        await ann.silence()
+        broker.faults["snapshot"] = RuntimeError("a bug")
+        await ann.send(type="ready")
+        await ann.expect("error", code="internal")
+        broker.faults.clear()
+        await ann.send(type="ready")
+        await ann.expect("subscribed", id="s")
+
+
 async def test_failed_broker_unsubscribe_frees_the_room() -> None:
     broker = FaultyBroker()
     async with serving(broker=broker) as server, server.client() as ann:

@@ -439,6 +439,16 @@ async def test_snapshot_ahead_of_its_room_delivers_nothing_twice(stage: Stage) -
             assert await stage.count("gaps_total", cause="check") == 0
 
 
+async def test_snapshot_ahead_of_its_room_recovers_a_silent_loss(stage: Stage) -> None:
+    async with stage.client("ann") as ann, stage.server.client("ben") as ben:
+        await stage.lose(1)
+        assert (await ben.subscribe("room:1"))["offset"] == 1
+        stage.clock.advance(IN_FLIGHT_DELAY)
+        assert await stage.offsets(ann, 1) == [1]
+        await ben.silence(but="presence.joined")
+        assert await stage.count("gaps_total", cause="check") == 1
+
+
 async def test_first_snapshot_starts_the_cursor_of_the_room(stage: Stage) -> None:
     await stage.publish(3)
     stage.broker.gate = asyncio.Event()
