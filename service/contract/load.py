@@ -20,7 +20,7 @@ from service.core.event import Delivery, Retention
 from service.core.presence import PRESENCE_PREFIX
 
 MAX_WINDOW = 1.0
-"""Maximum of `window` in seconds. Users would notice a longer delay."""
+"""Maximum `window` in seconds. Users would notice a longer delay."""
 MAX_ENTRIES = 1_000_000
 MIN_TTL, MAX_TTL = 1.0, 366 * 86_400.0
 MAX_TYPE = 64

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 MAX_RETRY_AFTER = 60.0
-"""Maximum of seconds that a refused client is told to wait. The load after a minute is unknown."""
+"""Maximum seconds that a refused client is told to wait. The load after a minute is unknown."""
 GOLDEN_RATIO = 0.618_033_988_749_895
 """Any number of its multiples, modulo 1, are spread evenly over 0 to 1."""
 

@@ -13,7 +13,7 @@ start, the reserve is larger, so that the process can reconnect to all shards of
 SPARE = 8
 """Descriptors of the reserve beyond those in use at the start: for the ops listener, name lookups and files."""
 MIN_HTTP_CONNECTIONS = 16
-"""Minimum of connections that are not WebSockets, if descriptors are few."""
+"""Minimum number of connections that are not WebSockets, if descriptors are few."""
 ENOUGH_HTTP_CONNECTIONS = 256
 """The same minimum if descriptors are many, although `limits.connections` could use all others. A refused client needs one to get
 the refusal."""

@@ -43,9 +43,9 @@ PRESENCE_TTL = 30.0
 REVOCATION_TTL = 86_400.0
 """Seconds that a revocation lasts."""
 MAX_REVOCATIONS = 10_000
-"""Maximum of revocations of one tenant."""
+"""Maximum number of revocations of one tenant."""
 MAX_TOTAL_REVOCATIONS = 100_000
-"""Maximum of revocations of all tenants together."""
+"""Maximum number of revocations of all tenants together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class Rollout:
     """The part of the mean by which a node's connections may exceed it. With few connections, the margin is at least three
     times the mean's square root, because chance causes such differences."""
     rebalance_rate: PerSecond = 10.0
-    """Maximum of connections per second that a node asks to move."""
+    """Maximum number of connections per second that a node asks to move."""
     rebalance_least_age: Annotated[float, Ge(0)] = 60.0
     """Minimum age in seconds of a connection that is asked to move."""
 

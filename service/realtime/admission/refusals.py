@@ -22,7 +22,7 @@ Cause = Literal["client", "service", "draining"]
 WINDOW = 300.0
 """Seconds that a refused address is counted."""
 MAX_ADDRESSES = 10_000
-"""Maximum of counted addresses. One more evicts the address that was refused longest ago."""
+"""Maximum number of counted addresses. One more evicts the address that was refused longest ago."""
 
 _SERVICE_CODES = frozenset({ErrorCode.OVERLOADED, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.INTERNAL})
 _CLIENT_CAPS = frozenset({"connections_per_ip", "connections_per_user"})

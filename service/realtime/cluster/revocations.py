@@ -73,8 +73,8 @@ class Revocations:
             token_clock: The clock by which tokens expire on this node, if it is not the runtime's.
             subscribe_internally: Delivers an internal channel to a sink.
             ttl: Seconds that a revocation lasts. No token may last longer.
-            max_per_tenant: Maximum of revocations of one tenant.
-            max_total: Maximum of revocations of all tenants together.
+            max_per_tenant: Maximum number of revocations of one tenant.
+            max_total: Maximum number of revocations of all tenants together.
         """
         self._registry = registry
         self._runtime = runtime

@@ -29,7 +29,7 @@ class MessageHandler(Protocol):
     def eof_received(self) -> bool:
         """Called when the client has closed its sending side: no more messages follow. May be called again.
 
-        Returns True while a message is being handled. Then the handler calls `Transport.close_when_written` afterwards.
+        Returns True while a message is being handled. Then the handler calls `Transport.close_when_written` when it is done.
         """
 
     def connection_lost(self) -> None:

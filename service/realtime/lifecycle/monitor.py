@@ -23,7 +23,7 @@ MAX_CHECK_DELAY = 1.0
 """Seconds by which a check may be late. If it is later, the event loop or the machine was stalled. Then pongs may be unread,
 because uvloop runs timers before it reads."""
 MAX_AGE_SPREAD = 5.0
-"""Seconds over which the closes of the connections are spread that one check finds too old."""
+"""Seconds over which a check spreads the closes of connections that it finds too old."""
 SLICE = 500
 """Connections checked in one loop iteration. All of them may need a ping."""
 

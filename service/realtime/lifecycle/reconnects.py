@@ -24,23 +24,23 @@ Reason = Literal["shutdown", "age", "rebalance"]
 """Why a client must reconnect: its node shuts down, its connection is old, or other nodes have fewer connections."""
 
 NOTICE = 1.0
-"""Maximum of seconds from `reconnect` to the close. The client's commands are still answered meanwhile."""
+"""Maximum seconds from `reconnect` to the close. The client's commands are still answered meanwhile."""
 MIN_DELAY = 0.1
 MAX_DELAY = 1.0
 """Seconds from its close that a client is asked to wait. The maximum covers a stall of the event loop. It is short, because the
 client gets no events meanwhile."""
 TICK = 0.02
-"""Minimum of seconds between two steps."""
+"""Minimum seconds between two steps."""
 assert TICK < MAX_DELAY  # noqa: S101  # else the clients of one tick would return together
 SLICE = 500
-"""Maximum of connections that one step notifies, and that it closes."""
+"""Maximum number of connections that one step notifies, and that it closes."""
 CATCH_UP_RATE = 1.25
 """The factor of the planned rate at which a batch closes connections after the event loop was stalled."""
 MAX_PEAK = 1.5
 """The maximum factor of the planned rate at which clients reach the other nodes (docs/adr/0021-rollout.md)."""
 assert CATCH_UP_RATE < MAX_PEAK  # noqa: S101  # random delays add the rest
 MAX_CATCH_UP = 0.1
-"""Maximum of seconds for which a late step catches up."""
+"""Maximum seconds for which a late step catches up."""
 
 
 class ReconnectScheduler:

@@ -13,7 +13,7 @@ from service.realtime.presence.events import COUNT, PresenceEvents
 from service.realtime.runtime import Runtime
 
 COUNT_INTERVAL = 1.0
-"""Minimum of seconds between two counts of one channel."""
+"""Minimum seconds between two counts of one channel."""
 
 _log = structlog.get_logger("presence")
 

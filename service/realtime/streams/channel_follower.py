@@ -1,4 +1,4 @@
-"""Follows an internal channel, so that each durable event is handled exactly once."""
+"""Follows an internal channel: handles each durable event once, if the stream still holds it after an interruption."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ChannelFollower:
         max_events: int = 0,
         on_new_epoch: Callable[[Snapshot], None] = _ignore,
     ) -> None:
-        """`max_events`: the maximum of durable events in the stream; 0 for a channel without durable events."""
+        """`max_events`: the maximum number of durable events in the stream; 0 for a channel without durable events."""
         self.channel = channel
         self._broker = broker
         self._runtime = runtime
