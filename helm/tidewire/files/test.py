@@ -20,14 +20,14 @@ import aiohttp
 import jwt
 
 WITHIN = 30.0
-"""Seconds that a test may take; that of a new pod to be ready is the Deployment's business."""
+"""Seconds that a test may take. It does not wait for a new pod to be ready."""
 USER = "helm-test"
 
 Message = dict[str, Any]
 
 
 def token() -> str:
-    """For a user of this test, good for a minute."""
+    """A token for the user of this test, valid for a minute."""
     secret = Path(os.environ["SECRET_FILE"]).read_text(encoding="utf-8").strip()
     claims = {"iss": os.environ["ISSUER"], "aud": os.environ["AUDIENCE"], "sub": USER, "exp": time.time() + 60}
     return jwt.encode({**claims, "grants": [os.environ["CHANNEL"]]}, secret, "HS256")
@@ -45,7 +45,7 @@ class Client:
         await self._socket.send_json(message)
 
     async def hear(self, kind: str, **wanted: object) -> Message:
-        """The next message of that kind; others before it are dropped. Fails on an error or a close."""
+        """Returns the next message of that kind, and drops others before it. Fails on an error or a close."""
         while True:
             while not self._waiting:
                 frame = await self._socket.receive()
@@ -62,7 +62,7 @@ class Client:
 
 @asynccontextmanager
 async def joined(session: aiohttp.ClientSession, since: Message | None = None) -> AsyncIterator[tuple[Client, Message]]:
-    """A client that has subscribed, and the `subscribed` that it was answered."""
+    """A client that has subscribed, and its `subscribed` message."""
     async with session.ws_connect(f"{os.environ['PUBLIC']}/ws", protocols=["tidewire.v1"]) as socket:
         client = Client(socket)
         await client.say(type="hello", token=token())
@@ -74,7 +74,7 @@ async def joined(session: aiohttp.ClientSession, since: Message | None = None) -
 
 
 async def publish_from(client: Client) -> str:
-    """Publishes the event that is set, and returns its id."""
+    """Publishes the configured event, and returns its id."""
     event = secrets.token_hex(8)
     data = json.loads(os.environ["DATA"])
     await client.say(type=os.environ["TYPE"], id=event, channel=os.environ["CHANNEL"], data=data)
@@ -83,7 +83,7 @@ async def publish_from(client: Client) -> str:
 
 
 async def health(session: aiohttp.ClientSession) -> None:
-    """A pod is ready, and tells metrics."""
+    """A pod is ready, and exports metrics."""
     async with session.get(f"{os.environ['OPS']}/readyz") as answer:
         if answer.status != 200:
             sys.exit(f"/readyz: {answer.status} {await answer.text()}")
@@ -93,14 +93,14 @@ async def health(session: aiohttp.ClientSession) -> None:
 
 
 async def publish(session: aiohttp.ClientSession) -> None:
-    """What one publishes the other gets."""
+    """One client publishes an event, and another one receives it."""
     async with joined(session) as (reader, _), joined(session) as (writer, _):
         event = await publish_from(writer)
         await reader.hear(os.environ["TYPE"], id=event)
 
 
 async def resume(session: aiohttp.ClientSession) -> None:
-    """What was published while one was away comes when it is back."""
+    """A client that reconnects receives the events that it has missed."""
     async with joined(session) as (_, subscribed):
         since = {"epoch": subscribed["epoch"], "offset": subscribed["offset"], "id": subscribed.get("last")}
     async with joined(session) as (writer, _):
@@ -111,7 +111,7 @@ async def resume(session: aiohttp.ClientSession) -> None:
 
 
 async def main(name: str) -> None:
-    """Carries one out, in time."""
+    """Runs one test within the time limit."""
     async with asyncio.timeout(WITHIN), aiohttp.ClientSession() as session:
         await {"health": health, "publish": publish, "resume": resume}[name](session)
     print(f"{name}: good")

@@ -1,6 +1,6 @@
 {{/*
-Values that the API server would refuse are refused before half an install. The rules are those of Kubernetes' own validation; the
-sentence says where, what, and what would be right.
+Refuses values that the API server would refuse in the middle of an install. The rules are those of Kubernetes' own validation. The error
+names the place, the value, and what would be valid.
 */}}
 
 {{/* Fails with one sentence: [place, value, what would be right] */}}

@@ -67,8 +67,8 @@ A setting of the service as text; 0 and false stay what they are: [root, group, 
 {{- include "tidewire.setting" (list . "deadlines" "last_scrape" (max 35 (add 5 (include "tidewire.scrapeInterval" . | int)))) -}}
 {{- end -}}
 
-{{/* The time from a pod's end to SIGKILL. After a drain that timed out a pod waits for its last scrape: that is counted here, but
-not in tidewire.leastGrace, as a pod that is killed meanwhile has no connections any more. */}}
+{{/* Seconds from a pod's deletion to SIGKILL. They include the wait for the last scrape, which tidewire.minGrace does not: a pod that is
+killed during that wait has no connections left. */}}
 {{- define "tidewire.grace" -}}
 {{- if .Values.terminationGracePeriodSeconds -}}
 {{- int .Values.terminationGracePeriodSeconds -}}

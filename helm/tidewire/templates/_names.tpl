@@ -2,7 +2,7 @@
 Names, namespace and labels of objects.
 
 A name is at most 52 characters long, so that suffixes such as "-ops" fit into the 63 of a DNS label. It begins with a letter and has
-no dots, as names of Services must. Where a name had to be changed for that, a hash of the release's name tells releases apart.
+no dots, as names of Services must. If the chart has to change a name for that, it adds a hash of the release's name, which keeps releases distinct.
 */}}
 
 {{- define "tidewire.appName" -}}
@@ -12,8 +12,8 @@ no dots, as names of Services must. Where a name had to be changed for that, a h
 {{- define "tidewire.namespace" -}}{{ .Values.namespaceOverride | default .Release.Namespace }}{{- end -}}
 
 {{/*
-The first line of every template: nothing is rendered from values that are refused. Done once. The name is chosen once too, as it may
-depend on what there is in the cluster.
+The first line of every template. Validates the values once, before anything is rendered. Chooses the name once too, because it may depend
+on the objects in the cluster.
 */}}
 {{- define "tidewire.begin" -}}
 {{- if not (hasKey .Values "tidewireFullname") -}}
@@ -40,8 +40,8 @@ depend on what there is in the cluster.
 {{- end -}}
 
 {{/*
-Nulls inside objects of Kubernetes say nothing there, and are left out. At the top of a security context null takes a field of the
-chart's away, and in settings it is written down.
+Removes nulls inside objects of Kubernetes, where they mean nothing. At the top of a security context, null removes a field of the chart's.
+In settings, null is kept.
 */}}
 {{- define "tidewire.dropNulls" -}}
 {{- $values := . -}}
@@ -101,14 +101,14 @@ chart's away, and in settings it is written down.
 {{- printf "%s-%s" ($clean | trunc 43 | trimSuffix "-") (printf "%s/%s" .Release.Name $wanted | sha256sum | trunc 8) -}}
 {{- end -}}
 
-{{/* Names with "-ops" are those of other releases' Services. "on" and the like would not be text in YAML. */}}
+{{/* A name that ends with "-ops" could be that of another release's Service. YAML does not read "on" and the like as text. */}}
 {{- define "tidewire.isPlainName" -}}
 {{- if and (regexMatch "^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$" .) (not (hasSuffix "-ops" .)) (not (has . (list "true" "false" "null" "yes" "no" "on" "off" "y" "n"))) -}}true{{- end -}}
 {{- end -}}
 
 {{/*
-The hashed name where the plain one is not valid, or belongs to another release: the releases x and x-tidewire want the same one.
-An installed release keeps its name: selectors are immutable, and Services would move.
+The plain name, or the hashed one if the plain name is invalid or belongs to another release: the releases x and x-tidewire have the same
+plain name. An installed release keeps its name, because selectors are immutable and Services would move.
 */}}
 {{- define "tidewire.chosenName" -}}
 {{- $wanted := include "tidewire.wantedName" . -}}
@@ -146,8 +146,8 @@ An installed release keeps its name: selectors are immutable, and Services would
 {{- end -}}
 
 {{/*
-The suffix of the HTTPProxy of a host, by its index: "", "-1", "-2". Where the name itself ends so, the first is "-0", or it would be
-another release's second: [root, index]
+The suffix of the HTTPProxy of a host, by its index: "", "-1", "-2". If the name itself ends like this, the first suffix is "-0": otherwise
+it could equal the second one of another release: [root, index]
 */}}
 {{- define "tidewire.proxySuffix" -}}
 {{- $name := include "tidewire.fullname" (index . 0) -}}
@@ -159,7 +159,7 @@ another release's second: [root, index]
 {{- end -}}
 {{- end -}}
 
-{{/* What the names of the Deployment's pods match. Kubernetes cuts their first part at 58 characters. */}}
+{{/* A pattern of the names of the Deployment's pods. Kubernetes truncates their first part to 58 characters. */}}
 {{- define "tidewire.podPattern" -}}
 {{- $name := include "tidewire.fullname" . -}}
 {{- printf (ternary "%s-[a-z0-9]+-[a-z0-9]+" "%s-[a-z0-9]+-?[a-z0-9]+" (le (len $name) 46)) $name -}}

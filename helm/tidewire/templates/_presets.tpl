@@ -14,7 +14,7 @@
 {{- end -}}
 
 {{/*
-"true" if the version in values is too old for a feature of files/versions.yaml. Without a version the newest is meant, which has all:
+"true" if the version in values is too old for a feature of files/versions.yaml. No version means the newest one, which has all features:
 [root, group, name of the controller, feature]
 */}}
 {{- define "tidewire.lacks" -}}
@@ -34,7 +34,7 @@
 {{- if .Values.gateway.enabled -}}
 {{- $envoyGateway := .Values.idleTimeout -}}
 {{- if include "tidewire.lacks" (list . "gateway" "envoy-gateway" "timeout.http.streamIdleTimeout") -}}
-{{- /* Then it derives the idle timeout from the route's request timeout: none for 0s, an hour or more otherwise. */ -}}
+{{- /* An older Envoy Gateway derives the idle timeout from the route's request timeout: none for 0s, else an hour or more. */ -}}
 {{- $envoyGateway = ternary 3600 "" (regexMatch "[1-9]" (dig "request" "" (.Values.gateway.timeouts | default dict))) -}}
 {{- end -}}
 {{- $ngf := ternary 60 .Values.idleTimeout (include "tidewire.lacks" (list . "gateway" "ngf" "ProxySettingsPolicy.timeout") | not | empty) -}}
@@ -97,7 +97,7 @@ appgw.ingress.kubernetes.io/cookie-based-affinity: "true"
 {{- .Values.gateway.aws.apiVersion | default (ternary "gateway.k8s.aws/v1beta1" "gateway.k8s.aws/v1" (include "tidewire.lacks" (list . "gateway" "aws" "gateway.k8s.aws/v1") | eq "true")) -}}
 {{- end -}}
 
-{{/* What is missing with the versions in values, for NOTES. */}}
+{{/* Features that the versions in values lack, for NOTES. */}}
 {{- define "tidewire.versionNotes" -}}
 {{- if and .Values.ingress.enabled (eq .Values.ingress.preset "f5-nginx") .Values.stickySessions.enabled }}
 {{- if include "tidewire.lacks" (list . "ingress" "f5-nginx" "nginx.org/sticky-cookie-services") }}
@@ -169,7 +169,7 @@ request: 0s
 {{- end -}}
 {{- end -}}
 
-{{/* The broker's ports, from its address: of each server the one that it names, else the usual one. Sentinels lead to servers on theirs. */}}
+{{/* The broker's ports: of each server in the URL its port, or the default one. With Sentinels, also the default port of Redis. */}}
 {{- define "tidewire.brokerPorts" -}}
 {{- $url := include "tidewire.brokerUrl" . -}}
 {{- $ports := list -}}

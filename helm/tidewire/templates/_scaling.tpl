@@ -1,4 +1,4 @@
-{{/* How many pods the Deployment asks for while an autoscaler decides: never fewer than run. */}}
+{{/* The Deployment's `replicas` with an autoscaler: never fewer than the running pods. */}}
 
 {{/* The autoscaler that is on, as a JSON object with its name and bounds; without one an empty object. */}}
 {{- define "tidewire.autoscaler" -}}
@@ -10,13 +10,13 @@
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* The annotation of the Deployment that names its autoscaler: not every account that upgrades may read autoscalers. */}}
+{{/* The annotation of the Deployment that names its autoscaler. It is needed because not every account may read autoscalers. */}}
 {{- define "tidewire.autoscalerNote" -}}tidewire/autoscaler{{- end -}}
 
 {{/*
-What is known of the live Deployment, as a JSON object: `replicas`, `isScaled` if somebody set them through the subresource `scale`, as
-autoscalers and `kubectl scale` do, and `autoscaler`: hpa, keda or none, empty where an older chart made it. A render that cannot see
-the cluster knows autoscaling.liveReplicas alone.
+The live Deployment, as a JSON object. `replicas`: the number of pods. `isScaled`: whether it was set through the subresource `scale`, as
+autoscalers and `kubectl scale` do. `autoscaler`: hpa, keda or none; empty if an older chart created the Deployment. A render that cannot
+read the cluster uses only autoscaling.liveReplicas.
 */}}
 {{- define "tidewire.live" -}}
 {{- $live := lookup "apps/v1" "Deployment" (include "tidewire.namespace" .) (include "tidewire.fullname" .) | default dict -}}
@@ -31,8 +31,8 @@ the cluster knows autoscaling.liveReplicas alone.
 {{- end -}}
 
 {{/*
-Pods of the release's Deployment of another name or namespace, which ends with this upgrade: nameOverride, fullnameOverride or
-namespaceOverride has changed. In a parent there may be others of this chart, so that only one with the same label counts.
+Pods of the release's Deployment under its previous name or namespace, which this upgrade removes because nameOverride, fullnameOverride
+or namespaceOverride has changed. A parent chart may contain this chart several times, so only a Deployment with the same label counts.
 */}}
 {{- define "tidewire.renamedReplicas" -}}
 {{- $most := 0 -}}
@@ -60,7 +60,7 @@ object, and the API server fills in 1.
 {{- else -}}
 {{- $live := include "tidewire.live" . | fromJson -}}
 {{- if and $live.isScaled (gt (int $live.replicas) 0) -}}
-{{- /* Another number would be a conflict with the autoscaler under server-side apply; it keeps minReplicas by itself. */ -}}
+{{- /* Under server-side apply, another number would conflict with the autoscaler, which ensures minReplicas itself. */ -}}
 {{- int $live.replicas -}}
 {{- else -}}
 {{- max (int $live.replicas) (int $scaler.minReplicas) -}}
@@ -73,16 +73,16 @@ object, and the API server fills in 1.
 {{- $name := include "tidewire.fullname" . -}}
 {{- $live := include "tidewire.live" . | fromJson -}}
 {{- if not $scaler -}}
-{{- /* The cluster is asked for autoscalers only where it matters: not everybody may read them. */ -}}
+{{- /* Autoscalers are looked up only if the result matters, because not every account may read them. */ -}}
 {{- if and (gt (int $live.replicas) (int .Values.replicas)) (include "tidewire.hasAutoscaler" .) -}}
 {{- fail (printf "replicas (%d) is below the %d pods that run, and the autoscaler is turned off: Kubernetes would end %d of them at once; set replicas to %d, and lower it later in steps" (int .Values.replicas) (int $live.replicas) (sub (int $live.replicas) (int .Values.replicas)) (int $live.replicas)) -}}
 {{- end -}}
 {{- else -}}
-{{- /* While an autoscaler is at work, a lower maximum is meant. */ -}}
+{{- /* If an autoscaler is on already, the lower maximum is intended. */ -}}
 {{- if and (gt (int $live.replicas) (int $scaler.maxReplicas)) (not (include "tidewire.hasAutoscaler" .)) -}}
 {{- fail (printf "autoscaling.%s.maxReplicas (%d) is below the %d pods that run: the autoscaler would end %d of them at once; set it to %d or more, and lower it later in steps" $scaler.name (int $scaler.maxReplicas) (int $live.replicas) (sub (int $live.replicas) (int $scaler.maxReplicas)) (int $live.replicas)) -}}
 {{- end -}}
-{{- /* A Deployment that had no autoscaler, or KEDA's, leaves nothing to hand over. */ -}}
+{{- /* Without a previous autoscaler, or after KEDA's, there is nothing to hand over. */ -}}
 {{- if and (eq $scaler.name "keda") $live.isThere (has $live.autoscaler (list "" "hpa")) -}}
 {{- $hpa := lookup "autoscaling/v2" "HorizontalPodAutoscaler" (include "tidewire.namespace" .) $name | default dict -}}
 {{- if and $hpa (ne (dig "metadata" "annotations" "validations.keda.sh/hpa-ownership" "" $hpa) "false") -}}
@@ -93,8 +93,8 @@ object, and the API server fills in 1.
 {{- end -}}
 
 {{/*
-"true" if there is an autoscaler for the Deployment: the chart's own or KEDA's, or one that `kubectl autoscale` made. The cluster is
-asked for it only where the Deployment does not say, or where somebody has scaled it.
+"true" if the Deployment has an autoscaler: the chart's own, KEDA's, or one of `kubectl autoscale`. It is looked up only if the Deployment
+does not name one, or has been scaled.
 */}}
 {{- define "tidewire.hasAutoscaler" -}}
 {{- $live := include "tidewire.live" . | fromJson -}}
