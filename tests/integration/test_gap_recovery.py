@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.adapters.memory.broker import MemoryBroker
 from service.core.broker import DeliveredHead, EventSink, Snapshot, StreamHead
@@ -17,7 +18,7 @@ from service.core.event import Event
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster.messages import REQUESTS
-from service.realtime.streams.gap_recovery import RETRY_INTERVAL
+from service.realtime.streams.gap_recovery import MAX_RETRY_INTERVAL, RETRY_INTERVAL
 from service.realtime.streams.position_checker import IN_FLIGHT_DELAY
 from tests.support.clock import FakeClock
 from tests.support.harness import Client, Running, eventually, serving
@@ -84,6 +85,8 @@ class Lossy(MemoryBroker):
     async def stream_heads(
         self, channels: Sequence[ChannelKey], known: Sequence[DeliveredHead | None] = ()
     ) -> Sequence[StreamHead | None]:
+        if self.away is not None:
+            raise self.away
         self.known += known
         for channel, what in zip(channels, known, strict=False):
             stored = self._channels.find(channel)
@@ -220,6 +223,40 @@ async def test_silent_loss_is_found_by_the_position_check(stage: Stage) -> None:
         stage.clock.advance(IN_FLIGHT_DELAY)
         assert await stage.offsets(ann, 1) == [1]
         assert await stage.count("gaps_total", cause="check") == 1
+
+
+async def test_room_without_live_members_is_not_recovered(stage: Stage) -> None:
+    async with stage.client("ann") as ann, stage.server.client("ben", ready=False) as ben:
+        await ben.send(type="subscribe", id="s", channel="room:1")
+        await ben.silence()
+        assert (await ann.ask("unsubscribe", channel="room:1"))["type"] == "unsubscribed"
+        await stage.publish()
+        stage.broker.interrupted([ROOM])
+        await stage.turn()
+        assert await stage.count("interruptions_total") == 1
+        assert await stage.count("gaps_total", cause="interruption") == 0
+        await ben.send(type="ready")
+        reply = await ben.until("subscribed", id="s")
+        assert [event["offset"] for event in reply["events"]] == [1]
+
+
+async def test_failed_position_check_is_retried_and_logged(stage: Stage) -> None:
+    async with stage.client("ann") as ann:
+        with capture_logs() as logs:
+            stage.broker.away = ServiceError(ErrorCode.BROKER_UNAVAILABLE, "the broker does not answer")
+            await stage.lose(1)
+            stage.clock.advance(CHECK)
+            for _ in range(5):
+                await stage.turn()
+                stage.clock.advance(MAX_RETRY_INTERVAL)
+            stage.broker.away = None
+            await stage.turn()
+            stage.clock.advance(MAX_RETRY_INTERVAL)
+            await stage.turn()
+            stage.clock.advance(IN_FLIGHT_DELAY)
+            assert await stage.offsets(ann, 1) == [1]
+        events = [entry["event"] for entry in logs if entry["event"].startswith("position_check")]
+        assert events == ["position_check_failed", "position_check_recovered"]
 
 
 async def test_event_in_flight_is_no_gap_for_the_position_check(stage: Stage) -> None:
