@@ -174,7 +174,7 @@ async def connected(
 async def upgraded(
     server: Running, user: str | None = "ann", *, target: str = "/ws", **headers: str
 ) -> AsyncIterator[Raw]:
-    """A WebSocket that has received `welcome`; with `user=None` it sends no credentials and gets none."""
+    """A WebSocket that has received `welcome`. With `user=None`, one without credentials, which has received nothing."""
     if user is not None:
         headers["Authorization"] = f"Bearer {token(user)}"
     async with connected(server) as raw:

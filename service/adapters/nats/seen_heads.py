@@ -17,7 +17,7 @@ class SeenHeads:
         self._tracked: set[ChannelKey] = set()
         self._seen: dict[ChannelKey, SeenHead] = {}
         self._suspected: set[ChannelKey] = set()
-        """Channels that have lost something. Their events are held back until they have a new epoch."""
+        """Channels that have lost something. Their events are not delivered until they have a new epoch."""
 
     def track(self, channel: ChannelKey) -> None:
         """Records what is seen of the channel from now on."""

@@ -26,7 +26,7 @@ from service.telemetry.outage import LimitedLog
 TRANSIENT_DELAY = 0.1
 """Seconds before a server that is loading, failing over or resharding is asked again."""
 SAMPLING = 8
-"""Every how many calls one is timed. Observing the histogram costs a tenth of a publish."""
+"""One call in this many is timed. Observing the histogram costs a tenth of a publish."""
 
 _log = structlog.get_logger("redis")
 
