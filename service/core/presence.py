@@ -83,7 +83,7 @@ class PresenceStore(Protocol):
         """Replaces the user's info with that of the connection. Does nothing without an entry of the connection."""
 
     async def join_all(self, joins: Sequence[PresenceJoin]) -> Sequence[PresenceChange]:
-        """Adds many connections, one after the other."""
+        """Adds many connections. This is not one atomic step."""
 
     async def leave(self, entry: PresenceEntry, event: Publication) -> PresenceChange:
         """Removes a connection, and publishes the event if it was the user's last. Does nothing without an entry of it."""

@@ -155,8 +155,7 @@ class RevocationTable:
         for tenant, stored in tuple(self._tenants.items()):
             expired = []
             for subject, one in stored.items():
-                # All others are younger. Some of them may have a shorter life and be expired, but a check of thousands of
-                # others would be too slow.
+                # All others are younger. Some may have a shorter life and be expired, but a check of thousands is too slow.
                 if one.since + one.revocation.life > monotonic:
                     break
                 if one.is_expired(monotonic, wall):

@@ -17,7 +17,7 @@ MAX_PAGE = 1000
 
 # Python's `$` also matches before a final newline. With the look-ahead, the pattern means the same in JSON Schema.
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=r"^[\x21-\x7e]+(?!\n)$")]
-"""Unique for each sender. The reply has the same id. A publish with the id is idempotent, and the event gets the id."""
+"""Unique for each sender. The reply has the same id. It makes durable publishes idempotent, and becomes the event's id."""
 Token = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
 Channel = Annotated[str, Meta(min_length=1, max_length=512)]
 """Only the length is checked here. core/channel.py checks the naming rules, with another error code."""
