@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # the machine may be busy
-settings.load_profile("tests")
+from tests.support.examples import register_profiles
+
+register_profiles()
+
+UNIT = Path(__file__).parent / "unit"
 
 LONGEST = ("faults", "browser", "autobahn")
 """Marks of the tests that take longest and wait most. pytest-xdist hands out tests from the front: while one process waits in
@@ -28,8 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest_asyncio.fixture
-async def _tasks_end() -> AsyncIterator[None]:
-    """Fails the test if a task that it started is still running after it."""
+async def _tasks_end(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Fails the test if a task that it started is still running after it. Unit tests run in asyncio's debug mode."""
+    if request.node.path.is_relative_to(UNIT):
+        asyncio.get_running_loop().set_debug(True)
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}

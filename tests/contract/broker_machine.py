@@ -22,6 +22,7 @@ from service.core.event import Delivery, Event, Publication, Retention
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ MAX_EVENTS = 4
 """Events that one resume may recover: fewer than a stream keeps, so that all three outcomes occur."""
 
 MACHINE_SETTINGS = settings(
-    max_examples=75, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(40), stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 channels = st.sampled_from(KEYS)

@@ -20,6 +20,7 @@ from service.core.channel import ChannelKey
 from service.core.event import Delivery, Publication
 from service.core.presence import Member, PresenceChange, PresenceEntry, PresenceJoin, PresenceStore
 from tests.contract.begun import Begun
+from tests.support.examples import examples
 
 ROOM = ChannelKey("acme", "room:1")
 OTHER_ROOM = ChannelKey("acme", "room:2")
@@ -40,7 +41,7 @@ STEPS = st.lists(
 )
 HASTE = st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.sampled_from(["c-1", "c-2", "c-3"])), max_size=30)
 """Node, join or leave, connection."""
-_UNHURRIED = settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
+_UNHURRIED = settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=examples(20))
 
 
 def event(kind: str, channel: ChannelKey, user: str) -> Publication:

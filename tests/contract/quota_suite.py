@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from service.core.quota import CLAIM_TTL, QuotaClaim, QuotaScope, QuotaStore, SessionOrderUpdate
 from tests.contract.begun import Begun
+from tests.support.examples import examples
 
 ACME, ANN = QuotaScope("acme"), QuotaScope("acme", "ann")
 CAP = 5
@@ -156,7 +157,7 @@ class SharedQuotaSuite(QuotaSuite):
         assert len(set(out)) == len(out) == len(names) - CAP
 
     @given(steps=COMINGS)
-    @settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=40)
+    @settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=examples(20))
     async def test_claim_limit_holds_under_concurrency(self, steps: list[tuple[int, bool]]) -> None:
         async with self.opened() as nodes:
             held = [0, 0]

@@ -26,6 +26,7 @@ from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, BrokerSuite
 from tests.contract.nats_stage import ListeningSink, config, running
 from tests.stores import Certificates, NatsServer
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ class NatsMachine(BrokerMachine):
 
 
 TestMachine = NatsMachine.TestCase
-TestMachine.settings = settings(MACHINE_SETTINGS, max_examples=20, stateful_step_count=50)
+TestMachine.settings = settings(MACHINE_SETTINGS, max_examples=examples(10), stateful_step_count=50)
 
 
 # --- many nodes -------------------------------------------------------------------------------------------------------

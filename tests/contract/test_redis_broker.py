@@ -25,6 +25,7 @@ from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
 from tests.contract.broker_suite import ROOM, WINDOW, BrokerSuite, Publisher, RecordingSink
 from tests.stores import FLAVOURS, Flavour, RedisServer, shared_redis
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 
 EMPTY_SECONDS = 60.0
 """`broker.empty_ttl`, as it is without a setting."""
@@ -134,7 +135,7 @@ class ValkeyMachine(BrokerMachine):
 
 
 TestValkeyAsModelled = ValkeyMachine.TestCase
-TestValkeyAsModelled.settings = settings(MACHINE_SETTINGS, max_examples=15, stateful_step_count=40)
+TestValkeyAsModelled.settings = settings(MACHINE_SETTINGS, max_examples=examples(10), stateful_step_count=40)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

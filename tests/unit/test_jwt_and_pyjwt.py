@@ -19,6 +19,7 @@ from service.adapters.jwt.keys import Algorithm
 from service.core.identity import Identity, parse_grants
 from service.errors import ErrorCode, ServiceError
 from tests.support.clock import START, FakeClock
+from tests.support.examples import examples
 from tests.unit.jwt_issuer import AUDIENCE, ISSUER, SECRET, claims, hs256, jwks, pair, segment, sign, signed_by
 
 NOW = int(START)
@@ -30,7 +31,7 @@ OPTIONS: Any = {
     "verify_iat": False,
     "enforce_minimum_key_length": True,
 }
-thorough = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Both:
@@ -317,7 +318,7 @@ def test_token_with_changed_characters_is_read_as_by_pyjwt(changes: list[tuple[i
     assert SHARED.agree(changed) is (changed == token)
 
 
-@settings(thorough, max_examples=300)
+@settings(thorough, max_examples=examples(100))
 @given(changes=changes_of_text, at_end=st.booleans())
 def test_token_with_changed_characters_and_public_key_is_read_as_by_pyjwt(
     public: tuple[Algorithm, Both], changes: list[tuple[int, int, str]], at_end: bool

@@ -16,6 +16,7 @@ from service.errors import ErrorCode, ServiceError
 from service.protocol import codec
 from service.protocol.messages import Publish
 from service.protocol.unique_keys import SHORT, check_text, check_value
+from tests.support.examples import examples
 
 REFUSED = {
     "flat": ('{"a":1,"a":2}', "$.a"),
@@ -115,7 +116,7 @@ TEXTS = st.recursive(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(150))
 @given(TEXTS | objects(SCALARS))
 def test_any_json_agrees_with_the_oracle(text: str) -> None:
     value = msgspec.json.decode(text)
@@ -148,7 +149,7 @@ def publishes(draw: st.DrawFn) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(150))
 @given(publishes())
 def test_any_publish_agrees_with_the_oracle(text: str) -> None:
     """The codec looks at all but `data`, the gate at that."""
@@ -195,7 +196,7 @@ def commands(draw: st.DrawFn) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(150))
 @given(commands())
 def test_any_command_agrees_with_the_oracle(text: str) -> None:
     for message in (text, msgspec.Raw(text.encode())):

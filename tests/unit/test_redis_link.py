@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.adapters.redis.connections.link import Link, LinkCallbacks, LinkLost, ReplyError
+from tests.support.examples import examples
 from tests.support.harness import eventually
 
 PING = b"*1\r\n$4\r\nPING\r\n"
@@ -111,7 +112,7 @@ replies = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(sent=st.lists(replies, min_size=1, max_size=12), sizes=st.lists(st.integers(1, 60), min_size=1))
 def test_link_replies_split_anywhere_reach_their_callers(
     sent: list[bytes | int | str | None], sizes: list[int]

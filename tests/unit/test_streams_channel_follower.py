@@ -19,6 +19,7 @@ from service.realtime.runtime import Runtime
 from service.realtime.streams.channel_follower import ChannelFollower
 from service.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 from tests.support.exported import exported
 from tests.support.harness import eventually
 from tests.support.shared_broker import Line, SharedBroker
@@ -257,7 +258,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 def test_any_line_fault_leaves_every_command_handled_once_in_order(steps: list[str], data: st.DataObject) -> None:
     asyncio.run(_walk(steps, data))
 

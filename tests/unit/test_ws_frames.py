@@ -24,6 +24,7 @@ from service.web.ws.frames import (
     parse_close,
     parse_single_text,
 )
+from tests.support.examples import examples
 
 MAX_BYTES = 1 << 20
 
@@ -151,7 +152,7 @@ def segments(draw: st.DrawFn, wire: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("inflates", [False, True], ids=["plain", "deflating"])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.data())
 def test_frame_reader_with_any_segmentation_gives_the_same_messages(inflates: bool, data: st.DataObject) -> None:
     said = data.draw(conversations(inflates=inflates))
@@ -161,7 +162,7 @@ def test_frame_reader_with_any_segmentation_gives_the_same_messages(inflates: bo
     assert reader.is_idle
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data())
 def test_frame_reader_is_idle_exactly_between_messages(data: st.DataObject) -> None:
     """WebSocket drops an idle reader, so the next one must not need its state."""
@@ -176,7 +177,7 @@ def test_frame_reader_is_idle_exactly_between_messages(data: st.DataObject) -> N
     assert ends
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=200), st.builds(bytes.__add__, st.sampled_from([b"\x81\xfe", b"\x81\x85"]), st.binary())
@@ -206,7 +207,7 @@ def nearly_frames(draw: st.DrawFn) -> bytes:
     return bytes(wire[:end]) + b"\x00" * (end - len(wire))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(nearly_frames(), st.sampled_from([100, MAX_BYTES]))
 def test_single_text_agrees_with_frame_reader(wire: bytes, max_bytes: int) -> None:
     text = result_or_error(lambda: parse_single_text(wire, max_bytes))
@@ -229,7 +230,7 @@ def test_single_text_up_to_64_kib_is_parsed(size: int) -> None:
         assert parse_single_text(wire, size - 1) is None, "the reader says that it is too large"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.binary(max_size=100), masks)
 def test_aiohttp_mask_agrees_with_rfc_6455(payload: bytes, mask: bytes) -> None:
     """RFC 6455 §5.3. The function is in a private module of aiohttp."""

@@ -18,6 +18,7 @@ from service.telemetry.metrics import Metrics
 from service.web.ws.read_scheduler import ReadScheduler
 from service.web.ws.websocket import WebSocket, WebSocketContext
 from tests.support.clock import FakeClock
+from tests.support.examples import examples
 from tests.support.raw import frame as sent
 
 GRACE = 1.0
@@ -138,7 +139,7 @@ def stage() -> Stage:
     return Stage()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data())
 def test_messages_and_pings_with_any_segmentation_are_all_handled(data: st.DataObject) -> None:
     """parse_single_text and FrameReader alternate; nothing is lost between them."""
