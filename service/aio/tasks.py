@@ -25,6 +25,11 @@ class TaskSupervisor:
         self.failed: str | None = None
         """The name of the critical task that died last."""
 
+    @property
+    def running(self) -> frozenset[asyncio.Task[Any]]:
+        """The tasks that have not ended."""
+        return frozenset(self._tasks)
+
     def spawn(self, name: str, work: Coroutine[Any, Any, Any], *, critical: bool = False) -> asyncio.Task[Any]:
         """Starts a task.
 
@@ -57,7 +62,7 @@ class TaskSupervisor:
 
     def cancel(self) -> asyncio.Future[list[Any]]:
         """Cancels all tasks that run now. The future is done when they have ended."""
-        tasks = list(self._tasks)
+        tasks = self.running
         for task in tasks:
             task.cancel()
         return asyncio.gather(*tasks, return_exceptions=True)

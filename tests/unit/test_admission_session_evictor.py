@@ -57,8 +57,8 @@ class Stage:
     async def pass_time(self, seconds: float) -> list[tuple[list[str], list[str], list[str]]]:
         """What was said meanwhile: came, stay, went."""
         self.clock.advance(seconds)
-        while self.runtime.tasks._tasks:
-            await asyncio.wait(self.runtime.tasks._tasks)
+        while running := self.runtime.tasks.running:
+            await asyncio.wait(running)
         said = list(self.store.said)
         self.store.said.clear()
         return said

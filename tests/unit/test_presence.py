@@ -131,8 +131,8 @@ class Stage:
 
     async def rest(self) -> None:
         """Waits until no task runs."""
-        while self.runtime.tasks._tasks:
-            await asyncio.wait(self.runtime.tasks._tasks)
+        while running := self.runtime.tasks.running:
+            await asyncio.wait(running)
 
 
 @pytest.fixture

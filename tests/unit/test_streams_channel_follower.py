@@ -64,8 +64,7 @@ class Follower:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is being read."""
-        reading = self.following._read_task
-        return not self.following._is_behind and (reading is None or reading.done())
+        return not self.runtime.tasks.running
 
 
 class World:
