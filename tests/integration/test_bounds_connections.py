@@ -257,7 +257,7 @@ async def test_tracked_addresses_are_bounded() -> None:
         for number in range(50):
             headers: dict[str, str | None] = {"X-Forwarded-For": f"2001:db8:0:{number:x}::1"}
             await ask(server, "/ws", bearer() | headers, upgrade=False)
-        assert len(server.service.node.admission.requests._connects) == 10
+        assert server.service.node.admission.requests.tracked == 10
         await server.at_rest()
 
 
@@ -265,8 +265,8 @@ async def test_quiet_address_is_evicted() -> None:
     limits = {"connect_rate_per_ip": {"per_second": 100, "burst": 2}}
     async with serving(limits=limits) as server:
         await ask(server, "/ws", bearer(), upgrade=False)
-        connects = server.service.node.admission.requests._connects
-        await eventually(lambda: not len(connects), lambda: len(connects))
+        requests = server.service.node.admission.requests
+        await eventually(lambda: not requests.tracked, lambda: requests.tracked)
 
 
 async def test_tickets_are_bounded() -> None:

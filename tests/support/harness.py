@@ -24,6 +24,7 @@ from service.core.broker import Broker
 from service.core.clock import Clock
 from service.settings import Settings
 from tests.support.clock import FakeClock
+from tests.support.exported import exported
 
 SECRET = "a secret for tests, long enough for HS256"
 API_KEY = "an-api-key-for-tests-0123456789"
@@ -116,13 +117,13 @@ class Running:
             return (
                 len(node.streams.registry),
                 admission.slots.total,
-                admission.slots._pending,
-                dict(admission.slots._by_network),
-                dict(admission.slots.quota._local),
+                exported(self.service.metrics, "pending_connections"),
+                admission.slots.networks,
+                admission.slots.quota.scopes,
                 node.streams.budget.used,
             )
 
-        await eventually(lambda: counted() == (0, 0, 0, {}, {}, 0), counted)
+        await eventually(lambda: counted() == (0, 0, 0, 0, 0, 0), counted)
         gauges = ("connections", "pending_connections", "subscriptions", "channels", "outbox_messages", "outbox_bytes")
         metrics = await self.metrics()
         assert {gauge: metrics[f"tidewire_{gauge}"] for gauge in gauges} == dict.fromkeys(gauges, 0.0)

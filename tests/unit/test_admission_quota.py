@@ -81,8 +81,8 @@ class Stage:
     async def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds * 10)):
             self.clock.advance(0.1)
-            while self.runtime.tasks._tasks:
-                await asyncio.wait(self.runtime.tasks._tasks)
+            while running := self.runtime.tasks.running:
+                await asyncio.wait(running)
 
     @property
     def unshared(self) -> float:
@@ -115,7 +115,7 @@ async def test_refused_connection_leaves_no_claim(stage: Stage) -> None:
     assert stage.store.claimed == {OF_ACME: 1}, "the tenant had room for it"
     await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
-    assert stage.quota._local == {}
+    assert stage.quota.scopes == 0
 
 
 async def test_cap_reached_on_this_node_calls_no_store(stage: Stage) -> None:
@@ -177,4 +177,4 @@ async def test_connection_that_ends_during_a_claim_is_released(stage: Stage) -> 
     stage.store.gate.set()
     await stage.pass_time(2 * RELEASE_DELAY)
     assert stage.store.claimed == {OF_ACME: 0, OF_ANN: 0}
-    assert stage.quota._local == {}
+    assert stage.quota.scopes == 0

@@ -80,6 +80,11 @@ class ConnectionQuota:
         """Schedules a renewal of all claims, because the store may have lost them."""
         self._renewals.run_within(RELEASE_DELAY)
 
+    @property
+    def scopes(self) -> int:
+        """Tenants and users that have connections on this node."""
+        return len(self._local)
+
     def count(self, scope: QuotaScope) -> int:
         """Returns the number of this node's connections in the scope."""
         return self._local.get(scope, 0)

@@ -36,6 +36,11 @@ class RequestRates:
         self._api_addresses = KeyedBuckets(limits.api_rate_per_ip, limits.tracked)
         self._api_keys = KeyedBuckets(limits.api_rate_per_key, limits.tracked)
 
+    @property
+    def tracked(self) -> int:
+        """Addresses and API keys whose rates are known."""
+        return len(self._connects) + len(self._api_addresses) + len(self._api_keys)
+
     def check_connect(self, network: str) -> None:
         """Counts an upgrade or a ticket. Raises ServiceError(RATE_LIMITED)."""
         now = self._clock.monotonic()

@@ -75,6 +75,11 @@ class Slots:
         """Occupied slots without an identity."""
         self._by_network: Counter[str] = Counter()
 
+    @property
+    def networks(self) -> int:
+        """Addresses that have connections on this node."""
+        return len(self._by_network)
+
     def is_proxy(self, network: str) -> bool:
         """True if so many connections come from this address that it must be shared by many clients."""
         return self.total >= MIN_PROXY_CONNECTIONS and 2 * self._by_network.get(network, 0) > self.total
