@@ -16,7 +16,6 @@ import pytest
 from service.core.clock import Clock
 from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster import requests
-from service.realtime.cluster.revocation_log import TenantRevocations
 from tests.support.harness import Client, Running, eventually, serving, token
 from tests.support.shared_broker import Bus, Line, NatsBus, RedisBus, SharedBroker
 
@@ -38,11 +37,6 @@ class Member:
         """How often a kind of command was carried out here."""
         counter = self.server.service.metrics.cluster.control_commands
         return lambda kind: counter.labels(kind=kind).value
-
-    @property
-    def revoked(self) -> TenantRevocations:
-        """What it follows of the default tenant's revocations."""
-        return self.server.service.node.cluster.revocations._by_tenant["default"]
 
 
 class Cluster:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from service.core.authenticator import Authenticator
@@ -162,6 +162,10 @@ class Revocations:
         return revocation
 
     # --- enforcing ----------------------------------------------------------------------------------------------------
+
+    def held(self, tenant: str) -> Iterator[Revocation]:
+        """Iterates over the tenant's revocations that this node holds, the oldest first."""
+        return self._table.of_tenant(tenant)
 
     def check(self, identity: Identity) -> None:
         """Raises ServiceError(INVALID_TOKEN) if the identity's token is revoked."""
