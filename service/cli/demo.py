@@ -126,10 +126,11 @@ def _command() -> str:
 
 
 def _warn(settings: Settings, found: Development, port: int) -> None:
-    output.note(_warning(settings, found, port))
+    output.note(format_warning(settings, found, port))
 
 
-def _warning(settings: Settings, found: Development, port: int) -> str:
+def format_warning(settings: Settings, found: Development, port: int) -> str:
+    """Returns the warning that is shown when the demo starts, with the commands to try."""
     channel, kind, data = SAMPLE
     url = url_of(settings, port)
     key = settings.api.key

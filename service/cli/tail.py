@@ -86,7 +86,7 @@ def register(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints events until Ctrl-C."""
     token, renews = _credentials(args)
-    show = _as_json if args.json else _as_line
+    show = _as_json if args.json else print_line
     tail = Tail(service_url(args), args.channel, token, show, renews=renews, since=args.since)
     try:
         asyncio.run(_follow(tail))
@@ -284,7 +284,8 @@ def _as_json(event: Message) -> None:
     output.result(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
 
 
-def _as_line(event: Message) -> None:
+def print_line(event: Message) -> None:
+    """Prints an event for a person to read: time, place in the stream, type, sender and data."""
     at = time.strftime("%H:%M:%S", time.localtime(event["at"] / 1000))
     place = f"#{event['offset']}" if "offset" in event else f"~{event['rev']}" if "rev" in event else "-"
     data = json.dumps(event["data"], ensure_ascii=False, separators=(",", ":"))

@@ -84,7 +84,7 @@ def serve(settings: Settings, contract: Contract) -> int:
     )
     with ExitStack() as reserved:
         try:
-            port = reserved.enter_context(_reserved_port(settings.host, settings.port))
+            port = reserved.enter_context(reserved_port(settings.host, settings.port))
         except OSError as error:
             reason = error.strerror or str(error)
             _log.error(
@@ -104,7 +104,7 @@ def serve(settings: Settings, contract: Contract) -> int:
 
 
 @contextmanager
-def _reserved_port(host: str, port: int) -> Iterator[int]:
+def reserved_port(host: str, port: int) -> Iterator[int]:
     """Reserves the port for the workers, even while none of them runs; yields its number, a free one for 0.
 
     The sockets are bound and never listen. The kernel assigns connections only to listening sockets, so none waits here.

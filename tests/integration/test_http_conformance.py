@@ -473,7 +473,7 @@ async def test_double_colon_serves_both_families_on_both_listeners(host: str) ->
 
 
 def test_workers_bind_the_port_on_both_families() -> None:
-    with workers._reserved_port("::", 0) as port:
+    with workers.reserved_port("::", 0) as port:
         for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
             with socket.socket(family) as other, pytest.raises(OSError, match="in use"):
                 other.bind((address, port))

@@ -488,7 +488,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_demo_warning_is_a_box() -> None:
     stream = io.StringIO()
-    print(demo._warning(Settings(demo=True, host="::1"), Development(Path(".tidewire"), "s", "k"), 8080), file=stream)
+    print(
+        demo.format_warning(Settings(demo=True, host="::1"), Development(Path(".tidewire"), "s", "k"), 8080),
+        file=stream,
+    )
     lines = stream.getvalue().splitlines()
     box = lines[: lines.index(lines[0], 1) + 1]
     assert len({len(line) for line in box}) == 1
@@ -508,7 +511,7 @@ def test_demo_warning_names_a_command_that_works(
 ) -> None:
     monkeypatch.setattr("sys.argv", [called, "serve", "--demo"])
     monkeypatch.setattr("shutil.which", lambda _command: on_path)
-    assert shown in demo._warning(Settings(demo=True), Development(Path(".tidewire"), "s", "k"), 8080)
+    assert shown in demo.format_warning(Settings(demo=True), Development(Path(".tidewire"), "s", "k"), 8080)
 
 
 @pytest.mark.parametrize(

@@ -346,9 +346,9 @@ def test_position_of_other_text_is_refused(text: str) -> None:
 
 
 def test_line_shows_time_place_type_sender_and_data(capsys: pytest.CaptureFixture[str]) -> None:
-    tail._as_line(event(7, **{"from": "ann", "data": {"text": "grüezi"}}))
-    tail._as_line(event(None, rev=3))
-    tail._as_line(event(None))
+    tail.print_line(event(7, **{"from": "ann", "data": {"text": "grüezi"}}))
+    tail.print_line(event(None, rev=3))
+    tail.print_line(event(None))
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         '#7 chat.message ann {"text":"grüezi"}',
