@@ -16,7 +16,7 @@ from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from tests.contract import broker_machine
 from tests.contract.broker_machine import MACHINE_SETTINGS, BrokerMachine
-from tests.contract.broker_suite import KEEP, MANY, MUCH, ROOM, TTL, WINDOW, BrokerSuite, Publisher, RecordingSink
+from tests.contract.broker_suite import MANY, MUCH, ROOM, TTL, WINDOW, BrokerSuite, Publisher, RecordingSink
 from tests.support.clock import FakeClock
 
 EMPTY_SECONDS = 60.0
@@ -379,10 +379,10 @@ async def test_memory_broker_publish_without_retention_raises_value_error(
         await small.publish(publication)
 
 
-def test_memory_broker_epochs_are_random(clock: FakeClock) -> None:
-    assert KEEP.entries > 0
-    broker = memory_broker(clock)
-    epochs = {broker._channels.open(room(n), 0.0).epoch for n in range(50)}
+async def test_memory_broker_epochs_are_random(clock: FakeClock, sink: RecordingSink) -> None:
+    broker = await started(memory_broker(clock), sink)
+    epochs = {(await broker.snapshot(room(n), None, 0, 0)).position.epoch for n in range(50)}
+    await broker.close()
     assert len(epochs) == 50
     assert all(len(epoch) == 16 and int(epoch, 16) >= 0 for epoch in epochs)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.adapters.memory.presence import MemoryPresence
+from service.core.channel import ChannelKey
 from service.core.event import Publication
 from service.errors import ErrorCode, ServiceError
 from tests.contract.presence_suite import JOINED, MAX_TOLD, ROOM, Node, PresenceSuite, Stage
@@ -37,18 +40,26 @@ class TestMemoryPresence(PresenceSuite):
         yield MemoryStage(node, node, events)
 
 
-async def test_memory_presence_after_last_leave_is_empty() -> None:
+async def test_memory_presence_after_last_leave_takes_no_memory() -> None:
     async def publish(event: Publication) -> None: ...
 
-    store = MemoryPresence(publish, MAX_TOLD)
-    node = Node(store)
-    for n in range(100):
-        await node.join(ROOM, f"u-{n}", "c-1", None)
-    for n in range(100):
-        await node.leave(ROOM, f"u-{n}", "c-1")
-        await node.leave(ROOM, f"nobody-{n}", "c-1")
-    assert store._channels == {}
-    assert not store._locks
+    node = Node(MemoryPresence(publish, MAX_TOLD))
+
+    async def come_and_go(visits: int) -> int:
+        for n in range(visits):
+            channel = ChannelKey("acme", f"room:{n}")
+            await node.join(channel, f"u-{n}", "c-1", None)
+            await node.leave(channel, f"u-{n}", "c-1")
+            await node.leave(channel, f"nobody-{n}", "c-1")
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = await come_and_go(10)
+        assert await come_and_go(500) - before < 10_000, "a channel or a lock takes more than 20 bytes"
+    finally:
+        tracemalloc.stop()
 
 
 async def test_memory_presence_failed_publish_keeps_change() -> None:

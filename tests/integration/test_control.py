@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -235,9 +236,10 @@ async def test_missed_command_runs_once_the_broker_is_back(make_bus: Callable[[]
             second.line.go_away()
             with unheard():
                 await post(first.server, "/users/ann/disconnect", None)
-            following = second.server.service.node.cluster.requests.follower
-            following.interrupted()  # a broker that comes back only halfway
-            await eventually(lambda: following._is_behind)
+            read = partial(exported, second.server.service.metrics, "control_readings_total")
+            before = read()
+            second.server.service.node.cluster.requests.follower.interrupted()  # a broker that comes back only halfway
+            await eventually(lambda: read() > before)
             second.line.come_back()
             async with asyncio.timeout(SOON):
                 assert await ann.closed() == 4403

@@ -432,4 +432,4 @@ async def test_pipelined_requests_with_unread_responses_are_bounded() -> None:
 
 def unsent_bytes(server: Running) -> int:
     """Bytes that wait in the service for peers to read."""
-    return sum(transport.get_write_buffer_size() for transport in server.service.http_connections._all)
+    return sum(transport.get_write_buffer_size() for transport in server.service.http_connections)

@@ -20,6 +20,8 @@ from tests.faults.books import Told
 from tests.faults.crowd import Cast, Crowd
 from tests.faults.tokens import API_KEYS, SECRET
 from tests.integration.cluster import Cluster, Member, cluster
+from tests.support.clock import FakeClock
+from tests.support.exported import exported
 from tests.support.harness import DEADLINE, Running, eventually
 from tests.support.shared_broker import RedisBus, SharedBroker
 
@@ -69,7 +71,7 @@ def asked(nodes: Cluster) -> float:
 
 
 def surpluses(nodes: Cluster) -> list[float]:
-    return [member.server.service.node.lifecycle.rebalancer._policy.surplus for member in nodes.members]
+    return [exported(member.server.service.metrics, "rebalance_surplus") for member in nodes.members]
 
 
 @asynccontextmanager
@@ -188,7 +190,12 @@ async def test_rebalancing_stops_without_the_broker() -> None:
         assert node.lifecycle.rebalancer.is_allowed
 
 
-async def test_disabled_rebalancing_does_not_start() -> None:
-    off = {**SETTINGS, "rollout": {**SETTINGS["rollout"], "rebalance": False}}
-    async with cluster(SharedBroker, nodes=1, **off) as nodes:
-        assert nodes.members[0].server.service.node.lifecycle.rebalancer._checks._delayed._timer is None
+@pytest.mark.parametrize("is_enabled", [True, False])
+async def test_rebalancing_starts_only_if_enabled(is_enabled: bool) -> None:
+    clock = FakeClock()
+    rollout = {**SETTINGS["rollout"], "rebalance": is_enabled}
+    async with cluster(SharedBroker, nodes=0) as nodes:
+        await nodes.join(clock, **{**SETTINGS, "rollout": rollout})
+        clock.advance(rebalancer.CHECK_INTERVAL)
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert ("rebalance check" in names) is is_enabled

@@ -7,7 +7,7 @@ import gc
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -327,13 +327,20 @@ class Silent(NullTransport):
         self.write = self.written.append
 
 
-async def test_drain_skips_a_handshake_that_has_expired() -> None:
+async def test_drain_skips_a_handshake_that_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(deadlines={"hello": 0.01}) as server:
         node, socket = server.service.node, Silent()
+        track, timeouts = node.lifecycle.pending_handshakes.track, list[asyncio.Timeout]()
+
+        def tracked(timeout: asyncio.Timeout) -> AbstractContextManager[None]:
+            timeouts.append(timeout)
+            return track(timeout)
+
+        monkeypatch.setattr(node.lifecycle.pending_handshakes, "track", tracked)
         slot = node.admission.slots.acquire("127.0.0.1")
         greeting = asyncio.create_task(authenticate_hello(node, socket, socket.buffer, AcceptedUpgrade(slot)))
         async with asyncio.timeout(DEADLINE):
-            while not any(patience.expired() for patience in node.lifecycle.pending_handshakes._timeouts):  # noqa: ASYNC110  # it is one turn of the loop
+            while not any(timeout.expired() for timeout in timeouts):  # noqa: ASYNC110  # it is one turn of the loop
                 await asyncio.sleep(0)
         await node.lifecycle.drain()
         with pytest.raises(CloseConnection) as end:

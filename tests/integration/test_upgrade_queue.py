@@ -370,7 +370,7 @@ async def test_client_that_sends_too_much_during_the_checks_is_cut() -> None:
 
 def unfinished_upgrades(server: Running) -> list[str]:
     """Upgrades whose checks have not finished."""
-    names = [task.get_name() for task in server.service.node.runtime.tasks._tasks]
+    names = [task.get_name() for task in server.service.node.runtime.tasks.running]
     return [name for name in names if name == "upgrade"]
 
 
@@ -474,10 +474,11 @@ async def test_upgrades_of_a_crowd_start_a_few_per_iteration() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(upgrade_queue.context.upgrade_handler, "accept", counted_accept)
             loop.call_soon(next_iteration)
-            for protocol in list(upgrade_queue.waiting):  # as if the kernel had reported them all at once
+            protocols = upgrade_queue.waiting
+            for protocol in protocols:  # as if the kernel had reported them all at once
                 protocol.data_received(request())
             assert len(started) == MAX_UPGRADES_PER_ITERATION, "the first are not kept waiting"
-            lost = upgrade_queue._queue[-1]
+            lost = protocols[-1]
             lost.abort()
             await eventually(lambda: len(started) == count - 1 and lost.transport is None, lambda: started)
             await asyncio.sleep(0)  # the last iteration has to be counted
@@ -495,9 +496,10 @@ async def test_queued_upgrades_are_cut_when_the_queue_closes() -> None:
         assert isinstance(upgrade_queue, UpgradeQueue)
         crowd = [await stack.enter_async_context(connected(server)) for _ in range(MAX_UPGRADES_PER_ITERATION + 3)]
         await eventually(lambda: len(upgrade_queue.waiting) == len(crowd), lambda: upgrade_queue.waiting)
-        for protocol in list(upgrade_queue.waiting):
+        protocols = upgrade_queue.waiting
+        for protocol in protocols:
             protocol.data_received(request())
-        queued = list(upgrade_queue._queue)
+        queued = protocols[MAX_UPGRADES_PER_ITERATION:]
         assert len(queued) == 3
         upgrade_queue.close()
         await eventually(lambda: all(protocol.transport is None for protocol in queued))

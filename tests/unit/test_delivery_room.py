@@ -535,6 +535,8 @@ def test_members_that_join_and_leave_get_the_batches_of_their_stay(
     clock = FakeClock()
     scheduler = WriteScheduler(clock, lambda callback: None)  # the test writes each slice itself
     room = hub_of(clock, scheduler=scheduler, max_batch=max_batch).open(KEY, SPEC)
+    room.push(frame("0"), 0.0)
+    room.flush()  # what is pushed in the next second waits for `flush`
     members = [Member() for _ in range(8)]
     present: set[int] = set()
     expected: dict[int, list[list[str]]] = {number: [] for number in range(8)}
@@ -551,7 +553,7 @@ def test_members_that_join_and_leave_get_the_batches_of_their_stay(
         if action == "push":
             serial += 1
             waiting.append(str(serial))
-            room.push(frame(str(serial)), 0.0)
+            room.push(frame(str(serial)), 1.0)
         elif action == "flush":
             flush()
         elif action == "join" and number not in present:
@@ -562,11 +564,11 @@ def test_members_that_join_and_leave_get_the_batches_of_their_stay(
         elif action == "leave" and number in present:
             room.remove(cast("Connection", members[number]))
             present.discard(number)
-        elif action == "step" and room._members.is_writing:
-            room._members.write(3)
+        elif action == "step":
+            room.fan_out(3)
     flush()
-    while room._members.is_writing:
-        room._members.write(3)
+    while room.fan_out(3):
+        pass
     for number, member in enumerate(members):
         got = flat(member.batches)
         stays = expected[number]
@@ -660,6 +662,8 @@ def test_member_whose_presence_access_changes_misses_no_event(actions: list[tupl
     clock = FakeClock()
     scheduler = WriteScheduler(clock, lambda callback: None)  # the test writes each slice itself
     room = hub_of(clock, scheduler=scheduler, max_batch=max_batch).open(KEY, SPEC)
+    room.push(frame("0"), 0.0)
+    room.flush()  # what is pushed in the next second waits for `flush`
     members = [Member() for _ in range(8)]
     access: dict[int, PresenceAccess] = {}
     expected: dict[int, list[str]] = {number: [] for number in range(8)}
@@ -678,7 +682,7 @@ def test_member_whose_presence_access_changes_misses_no_event(actions: list[tupl
             serial += 1
             name = f"{'e' if action == 'push' else 'p'}{serial}"
             waiting.append(name)
-            room.push(frame(name) if action == "push" else presence_frame(name), 0.0)
+            room.push(frame(name) if action == "push" else presence_frame(name), 1.0)
         elif action == "flush":
             flush()
         elif action == "join" and not expected[number] and number not in access:
@@ -696,10 +700,10 @@ def test_member_whose_presence_access_changes_misses_no_event(actions: list[tupl
             room.set_presence_access(connection, members[number].subscription, now)
             access[number] = now
             assert flat(members[number].batches) == expected[number], "what is on its way is written first"
-        elif action == "step" and room._members.is_writing:
-            room._members.write(3)
+        elif action == "step":
+            room.fan_out(3)
     flush()
-    while room._members.is_writing:
-        room._members.write(3)
+    while room.fan_out(3):
+        pass
     for number, member in enumerate(members):
         assert flat(member.batches) == expected[number]

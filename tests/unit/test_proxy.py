@@ -60,7 +60,7 @@ class World:
 
     def __init__(self, proxy: Proxy, port: int) -> None:
         self.proxy = proxy
-        self._port = port
+        self.port = port
         self._targets: asyncio.Queue[Peer] = asyncio.Queue()
         self._peers: list[Peer] = []
 
@@ -72,7 +72,7 @@ class World:
     async def client(self) -> Peer:
         """A client whose connection the proxy took, wherever that leads."""
         before = self.proxy.accepted
-        peer = Peer(*await soon(asyncio.open_connection("127.0.0.1", self._port)))
+        peer = Peer(*await soon(asyncio.open_connection("127.0.0.1", self.port)))
         self._peers.append(peer)
         await eventually(lambda: self.proxy.accepted > before)
         return peer
@@ -90,7 +90,9 @@ class World:
 
     def close(self) -> None:
         for peer in self._peers:
-            peer.writer.transport.abort()
+            transport = peer.writer.transport
+            if not transport.is_closing() or transport.get_write_buffer_size():  # asyncio's abort fails after the end
+                transport.abort()
 
 
 @asynccontextmanager
@@ -127,7 +129,7 @@ async def test_cut_resets_open_connections_and_refuses_until_healed() -> None:
         world.proxy.cut()
         await client.is_reset()
         await target.is_reset()
-        refused = Peer(*await asyncio.open_connection("127.0.0.1", world._port))
+        refused = Peer(*await asyncio.open_connection("127.0.0.1", world.port))
         await refused.is_reset()
         refused.writer.transport.abort()
         assert world.proxy.refused == 1

@@ -46,8 +46,8 @@ async def test_frames_in_the_queue_are_counted_on_the_account() -> None:
 
 
 async def test_connection_behind_a_queue_reads_one_frame_then_waits() -> None:
-    first, second = Stage(), Stage()
-    second.socket._context = first.socket._context  # of one node
+    first = Stage()
+    second = Stage(node=first)
     first.hear(EMPTY * 100)
     second.hear(EMPTY * 100)
     assert len(second.handler.told) == 1

@@ -117,15 +117,18 @@ class RecordingHandler:
 class Stage:
     """A WebSocket, its transport and its handler."""
 
-    def __init__(self, bounds: Bounds = BOUNDS) -> None:
+    def __init__(self, bounds: Bounds = BOUNDS, *, node: Stage | None = None) -> None:
+        """`node`: a stage whose context this one shares."""
         self.clock = FakeClock()
         self.metrics = Metrics()
         self.wire = FakeTransport()
         transport = cast(asyncio.Transport, self.wire)
         self.reads = ReadScheduler(self.clock, self.metrics, bounds.deadlines.message)
         self.budget = ByteBudget(bounds.outbox.node_bytes)
-        terms = WebSocketContext(bounds, self.clock, self.metrics, self.reads)
-        self.socket = self.wire.socket = WebSocket(terms, transport, account=self.budget.account("t"))
+        self.context: WebSocketContext = (
+            node.context if node else WebSocketContext(bounds, self.clock, self.metrics, self.reads)
+        )
+        self.socket = self.wire.socket = WebSocket(self.context, transport, account=self.budget.account("t"))
         self.handler = self.socket.handler = RecordingHandler()
         self.socket.connection_made(transport)
 
