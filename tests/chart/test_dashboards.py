@@ -107,5 +107,5 @@ def test_dashboards_are_where_the_sidecar_looks(helm: Helm) -> None:
         assert metadata["labels"]["app.kubernetes.io/instance"] == "rt"
 
 
-def test_without_the_switch_there_are_none(helm: Helm) -> None:
+def test_dashboards_are_off_by_default(helm: Helm) -> None:
     assert not [d for d in helm.template({}) if "dashboard" in d["metadata"]["name"]]

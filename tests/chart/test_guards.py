@@ -413,7 +413,7 @@ def _has(values: dict[str, Any], place: str) -> bool:
 
 
 @pytest.mark.parametrize("name", GUARDS)
-def test_is_refused_with_its_sentence(helm: Helm, name: str) -> None:
+def test_guarded_values_are_refused_with_their_sentence(helm: Helm, name: str) -> None:
     values, sentence = GUARDS[name]
     with pytest.raises(Refused) as refused:
         helm.template(values)

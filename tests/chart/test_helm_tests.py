@@ -59,7 +59,7 @@ async def carried_out(
 
 
 @pytest.mark.parametrize("name", ["health", "publish", "resume"])
-async def test_passes_against_a_service_that_works(helm: Helm, pod: tuple[PodView, dict[str, str]], name: str) -> None:
+async def test_helm_test_of_working_service_passes(helm: Helm, pod: tuple[PodView, dict[str, str]], name: str) -> None:
     document = of_kind(rendered(helm, "defaults"), "Pod", f"-test-{name}")
     assert await carried_out(document, *pod) == (0, f"{name}: good\n")
 
@@ -74,7 +74,7 @@ async def test_passes_against_a_service_that_works(helm: Helm, pod: tuple[PodVie
     ],
     ids=["nobody there", "wrong audience", "unknown type", "nothing kept"],
 )
-async def test_fails_where_something_is_wrong(
+async def test_helm_test_fails_with_its_reason(
     helm: Helm, pod: tuple[PodView, dict[str, str]], name: str, others: dict[str, str], told: str
 ) -> None:
     document = of_kind(rendered(helm, "defaults"), "Pod", f"-test-{name}")
@@ -96,6 +96,6 @@ async def test_fails_where_something_is_wrong(
         ({"tests": {"enabled": False}}, set()),
     ],
 )
-def test_only_those_that_can_work_are_there(helm: Helm, values: dict[str, Any], tests: set[str]) -> None:
+def test_helm_tests_that_cannot_work_are_left_out(helm: Helm, values: dict[str, Any], tests: set[str]) -> None:
     pods = [document["metadata"]["name"] for document in helm.template(values) if document["kind"] == "Pod"]
     assert {name.rpartition("-")[2] for name in pods} == tests

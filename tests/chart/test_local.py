@@ -192,7 +192,7 @@ def test_down_removes_the_one_cluster(tmp_path: Path) -> None:
     assert _carried_out(tmp_path, "down")[-1] == ["kind", "delete", "cluster", "--name", "tidewire"]
 
 
-def test_says_what_is_missing(tmp_path: Path) -> None:
+def test_up_without_docker_says_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run(
         [shutil.which("bash") or "bash", SCRIPT, "up"],
         env={"PATH": _only_tools(tmp_path)},

@@ -73,7 +73,7 @@ def _placed(document: Document) -> dict[str, Any]:
     return {"metadata": {"namespace": "default", **document["metadata"]}}
 
 
-def test_kustomize_takes_them() -> None:
+def test_manifests_are_accepted_by_kustomize() -> None:
     assert {d["metadata"].get("namespace") for d in _kustomized(MANIFESTS)} == {"tidewire"}
 
 

@@ -43,7 +43,7 @@ def _annotations(document: Document) -> dict[str, str]:
         ({"terminationGracePeriodSeconds": 600}, 600),
     ],
 )
-def test_there_is_time_to_drain(helm: Helm, values: dict[str, Any], grace: int) -> None:
+def test_grace_period_covers_the_drain(helm: Helm, values: dict[str, Any], grace: int) -> None:
     assert _pod(helm.template(values))["terminationGracePeriodSeconds"] == grace
 
 
@@ -184,7 +184,7 @@ def test_image_registry_follows_precedence(helm: Helm, image: dict[str, str], sh
     assert _pod(documents)["containers"][0]["image"] == wanted
 
 
-def test_hooks_arguments_and_constraints_of_ones_own(helm: Helm) -> None:
+def test_hooks_arguments_and_constraints_follow_the_values(helm: Helm) -> None:
     command = {"exec": {"command": ["sleep", "20"]}}
     own = {"topologyKey": "rack", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}
     documents = helm.template(
@@ -403,13 +403,13 @@ def test_route_timeouts_are_set_where_supported(helm: Helm, implementation: str)
 
 
 @pytest.mark.parametrize("implementation", ["plain", "traefik", "ngf", "gke", "aws"])
-def test_and_says_nothing_where_it_is_rejected_or_ignored(helm: Helm, implementation: str) -> None:
+def test_route_timeouts_are_absent_where_rejected_or_ignored(helm: Helm, implementation: str) -> None:
     documents = rendered(helm, f"gateway {implementation}")
     assert "timeouts" not in of_kind(documents, "HTTPRoute")["spec"]["rules"][0]
     assert "appProtocol" not in of_kind(documents, "Service")["spec"]["ports"][0]
 
 
-def test_gateways_policies(helm: Helm) -> None:
+def test_gateway_policies_have_idle_times_and_cookies(helm: Helm) -> None:
     envoy = of_kind(rendered(helm, "gateway envoy-gateway sticky"), "BackendTrafficPolicy")["spec"]
     assert envoy["timeout"] == {"http": {"requestTimeout": "0s", "streamIdleTimeout": "3600s"}}
     assert envoy["loadBalancer"]["consistentHash"]["cookie"] == {"name": "tidewire-pod", "ttl": "3600s"}

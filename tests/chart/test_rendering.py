@@ -51,7 +51,7 @@ def test_documents_are_what_kubernetes_takes(helm: Helm, case: str) -> None:
 
 
 @pytest.mark.parametrize("kubernetes", LATER if WHOLE else LATER[:1])
-def test_later_kubernetes_get_the_same(helm: Helm, kubernetes: str) -> None:
+def test_chart_renders_the_same_for_later_kubernetes(helm: Helm, kubernetes: str) -> None:
     documents = helm.template(CASES["every secret"], kubernetes=kubernetes)
     assert documents == rendered(helm, "every secret", LATER[-1])
 

@@ -114,7 +114,7 @@ def test_rules_select_one_release(each_helm: Helm, tmp_path: Path) -> None:
     ],
     ids=["pod monitor", "no monitor", "of one's own"],
 )
-def test_whose_series_they_are(helm: Helm, values: Values, selector: str) -> None:
+def test_rules_select_the_series_of_their_monitor(helm: Helm, values: Values, selector: str) -> None:
     document = of_kind(helm.template({"prometheusRule": {"enabled": True}, **values}), "PrometheusRule")
     assert alerts(document)["TidewireMetricsAbsent"]["expr"] == f"absent(tidewire_ready{{{selector}}}) > 0"
 

@@ -165,7 +165,9 @@ async def test_redis_calls_on_lost_connection_do_not_block_event_loop(server: Re
 
 
 @pytest.mark.parametrize("returns", [True, False], ids=["and it returns", "for good"])
-async def test_redis_publish_started_outside_of_task_during_outage(server: RedisServer, returns: bool) -> None:
+async def test_redis_publish_started_outside_of_task_during_outage_waits_or_is_refused(
+    server: RedisServer, returns: bool
+) -> None:
     async with running(server.url, call_timeout=5.0 if returns else 0.3) as (broker, _):
         server.kill()
         await until(lambda: gone(broker), "the link is lost")

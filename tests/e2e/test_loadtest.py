@@ -143,7 +143,7 @@ async def test_tickets_serve_as_well_as_tokens(tmp_path: Path) -> None:
     ],
     ids=["late", "no clients", "no publishes", "no channel"],
 )
-async def test_fails_where_something_is_wrong(more: dict[str, str], told: str, tmp_path: Path) -> None:
+async def test_load_test_fails_with_its_reason(more: dict[str, str], told: str, tmp_path: Path) -> None:
     async with RedisServer() as redis, nodes(redis.url, {}) as [node]:
         status, verdict = await Run(
             node.port, node.port, tmp_path, **{"CLIENTS": "4", "HOLD": "2", **more}

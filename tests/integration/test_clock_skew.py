@@ -64,7 +64,7 @@ async def test_events_are_stamped_with_the_stores_time(url: str) -> None:
         assert abs(page.events[0].at / 1000 - time.time()) < 10
 
 
-async def test_nats_presence_tickets_and_receipts_of_nodes_that_disagree() -> None:
+async def test_nats_stores_of_nodes_with_different_clocks_agree() -> None:
     async with NatsServer() as server:
         where = config(server)
         nodes = []

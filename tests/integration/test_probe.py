@@ -101,7 +101,7 @@ class Stuck(Line):
         return await super().publish(publication)
 
 
-async def test_it_is_exported() -> None:
+async def test_probe_latency_is_exported() -> None:
     began = time.time()
     async with serving(probe=OFTEN) as server:
         await succeeds(server)

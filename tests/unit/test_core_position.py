@@ -109,13 +109,15 @@ def test_events_after_with_shorter_tail_is_equal_or_none(length: int, suffix: in
         pytest.param(Position(EPOCH, -1, "m-10"), None, id="below the beginning, with the newest id"),
     ],
 )
-def test_events_after_position_in_trimmed_stream(since: Position, offsets: list[int] | None) -> None:
+def test_events_after_position_in_trimmed_stream_returns_kept_events_or_none(
+    since: Position, offsets: list[int] | None
+) -> None:
     events = stream([f"m-{n}" for n in range(1, 11)])
     found = events_after(since, end_of(events), events[5:])
     assert (None if found is None else [entry.offset for entry in found]) == offsets
 
 
-def test_events_after_in_empty_stream() -> None:
+def test_events_after_in_empty_stream_accepts_only_its_start() -> None:
     empty = Position(EPOCH, 0)
     assert events_after(empty, empty, ()) == ()
     assert events_after(replace(empty, id="m-1"), empty, ()) is None

@@ -111,7 +111,7 @@ def test_templates_above_limit_are_dropped(monkeypatch: pytest.MonkeyPatch) -> N
     assert 1 <= len(kept) <= 3
 
 
-def test_a_publication_without_retention_is_a_fault() -> None:
+def test_template_without_retention_raises_value_error() -> None:
     for delivery in (Delivery.DURABLE, Delivery.LATEST):
         with pytest.raises(ValueError, match=f"{delivery.value} .* retention"):
             new_templates().get(Publication(ChannelKey("acme", "room:1"), "t", "m", delivery, b"{}", None, 17))
