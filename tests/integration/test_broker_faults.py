@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.errors import ErrorCode, ServiceError
 from tests.support.brokers import FaultyBroker
@@ -96,7 +97,9 @@ async def test_failed_broker_unsubscribe_frees_the_room() -> None:
     async with serving(broker=broker) as server, server.client() as ann:
         await ann.subscribe("room:1")
         broker.faults["unsubscribe"] = away()
-        assert (await ann.ask("unsubscribe", channel="room:1"))["type"] == "unsubscribed"
+        with capture_logs() as logs:
+            assert (await ann.ask("unsubscribe", channel="room:1"))["type"] == "unsubscribed"
+        assert ("broker_unsubscribe_failed", "broker_unavailable") in [(e["event"], e.get("code")) for e in logs]
         assert not list(server.service.node.streams.hub.rooms())
         broker.faults.clear()
         await ann.subscribe("room:1")

@@ -102,6 +102,17 @@ class TestReady:
             await say(server, "three")
             assert (await ann.until("chat.message"))["offset"] == 4
 
+    async def test_pending_subscription_beside_a_live_member_misses_no_event(self, server: Running) -> None:
+        async with server.client() as ann, server.client(ready=False) as ben:
+            await ann.subscribe("news:1")
+            await ben.send(type="subscribe", id="s", channel="news:1")
+            await ben.silence()
+            await server.publish("news:1", {"type": "news.flash", "data": {}})
+            await ann.expect("news.flash", offset=1)
+            await ben.send(type="ready")
+            reply = await ben.expect("subscribed", id="s")
+            assert [event["offset"] for event in reply["events"]] == [1]
+
     async def test_refusal_is_sent_before_ready(self, server: Running) -> None:
         async with server.client(ready=False) as ann:
             assert (await ann.ask("subscribe", channel="nowhere:1"))["code"] == "unknown_channel"
