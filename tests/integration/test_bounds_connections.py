@@ -125,7 +125,7 @@ class TestReplace:
 
 
 class TestPending:
-    async def test_is_bounded_and_frees_itself(self) -> None:
+    async def test_pending_connections_are_bounded_and_freed_at_the_deadline(self) -> None:
         async with serving(limits={"pending": 2}, deadlines={"hello": 60}) as server:
             async with server.client() as ann:
                 one, two = await Client.open(server, hello=False), await Client.open(server, hello=False)
@@ -138,7 +138,7 @@ class TestPending:
                 await ann.silence()
             await server.at_rest()
 
-    async def test_hello_makes_room(self) -> None:
+    async def test_pending_connection_that_says_hello_frees_a_place(self) -> None:
         async with serving(limits={"pending": 1}) as server:
             async with server.client() as ann, server.client("ben") as ben:
                 assert await server.metric("pending_connections") == 0

@@ -70,7 +70,7 @@ class TestSize:
             await _until(server, "limit_hits_total", 1, limit="message_bytes")
             await _until(server, "closes_total", 1, code="1009")
 
-    async def test_before_hello_too(self) -> None:
+    async def test_message_above_the_size_limit_before_hello_closes_the_connection(self) -> None:
         async with serving() as server, bystander(server):
             ann = await Client.open(server, hello=False)
             await ann.raw(padded(65_537))
@@ -246,7 +246,7 @@ class TestRate:
                 await ann.expect("error", code="rate_limited", id="late")
                 await ben.silence()
 
-    async def test_comes_back_with_time(self) -> None:
+    async def test_rate_of_a_connection_recovers_with_time(self) -> None:
         clock = FakeClock(time.time())
         limits = {"connection_rate": {"per_second": 2, "burst": 1}}
         async with serving(limits=limits, clock=clock) as server, server.client(ready=False) as ann:
@@ -328,7 +328,7 @@ class TestFlood:
             assert await server.metric("rate_limited_total", scope="connection") == 1
             assert await server.metric("closes_total", code="4429") == 1
 
-    async def test_before_hello_ends_it_too(self) -> None:
+    async def test_control_frame_flood_before_hello_closes_the_connection(self) -> None:
         limits = {"connection_rate": {"per_second": 5, "burst": 20}}
         async with serving(limits=limits) as server, upgraded(server, None) as raw:
             for _ in range(40):
@@ -347,7 +347,7 @@ class TestFlood:
             await raw.gone()
             await server.at_rest()
 
-    async def test_at_the_rate_pings_are_answered(self) -> None:
+    async def test_pings_at_the_rate_are_answered(self) -> None:
         async with serving() as server, upgraded(server) as raw:
             for number in range(50):
                 raw.write(frame(PING, str(number).encode()))

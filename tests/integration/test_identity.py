@@ -121,7 +121,7 @@ class TestTicket:
             answer = await ask(server, f"/ws?ticket={ticket}", upgrade=upgrade)
             assert (answer.status, answer.code) == (401, "invalid_ticket")
 
-    async def test_expires(self) -> None:
+    async def test_ticket_past_its_ttl_is_refused(self) -> None:
         clock = FakeClock(time.time())
         async with serving(clock=clock) as server:
             one, two = await new_ticket(server), await new_ticket(server)
@@ -131,7 +131,7 @@ class TestTicket:
             for upgrade in (True, False):
                 assert (await ask(server, f"/ws?ticket={two}", upgrade=upgrade)).code == "invalid_ticket"
 
-    async def test_lasts_no_longer_than_its_token(self) -> None:
+    async def test_ticket_lasts_no_longer_than_its_token(self) -> None:
         clock = FakeClock(time.time())
         async with serving(clock=clock) as server:
             ticket = await new_ticket(server, ttl=10)
@@ -165,7 +165,7 @@ class TestPrecedence:
             (None, None, "bad", "invalid_token"),
         ],
     )
-    async def test_bearer_then_ticket_then_cookie(
+    async def test_bearer_precedes_ticket_and_ticket_precedes_cookie(
         self, authorization: str | None, ticket: str | None, cookie: str | None, expected: str
     ) -> None:
         async with serving(origins=("https://app.example",), auth={"cookie": "session"}) as server:
@@ -212,7 +212,7 @@ class TestPrecedence:
 
 
 class TestHello:
-    async def test_lets_in_and_carries_what_follows_in_its_batch(self, server: Running) -> None:
+    async def test_hello_with_more_messages_in_its_batch_runs_them(self, server: Running) -> None:
         client = await Client.open(server, hello=False)
         batch = [
             {"type": "hello", "token": token("eve")},
@@ -244,7 +244,7 @@ class TestHello:
             ("", "malformed"),
         ],
     )
-    async def test_must_come_first_and_be_right(self, server: Running, first: str, code: str) -> None:
+    async def test_hello_late_or_invalid_closes_the_connection(self, server: Running, first: str, code: str) -> None:
         client = await Client.open(server, hello=False)
         await client.raw(first)
         error = await client.expect("error", code=code, id="k" if '"k"' in first else None)
@@ -254,7 +254,7 @@ class TestHello:
         assert await server.metric("closes_total", code="4400") == 1
         assert await server.metric("messages_in_total", type="chat.message") == 0
 
-    async def test_in_a_binary_frame_is_refused(self, server: Running) -> None:
+    async def test_hello_in_a_binary_frame_is_refused(self, server: Running) -> None:
         client = await Client.open(server, hello=False)
         await client.ws.send_bytes(json.dumps({"type": "hello", "token": token()}).encode())
         await client.expect("error", code="binary_refused")
@@ -292,7 +292,7 @@ class TestHello:
                 assert pongs > 0
             await server.at_rest()
 
-    async def test_without_a_token_needs_the_setting(self, server: Running) -> None:
+    async def test_hello_without_a_token_needs_the_setting(self, server: Running) -> None:
         client = await Client.open(server, hello=False)
         await client.send(type="hello")
         await client.expect("error", code="unauthenticated")
@@ -301,7 +301,7 @@ class TestHello:
 
 
 class TestAnonymous:
-    async def test_may_do_what_everyone_may(self) -> None:
+    async def test_anonymous_client_has_the_rights_of_everyone(self) -> None:
         async with serving(auth={"anonymous": True}) as server:
             client = await Client.open(server, hello=False)
             await client.send(type="hello")
@@ -319,7 +319,7 @@ class TestAnonymous:
             assert await server.metric("connects_total", credentials="anonymous") == 1
             await server.at_rest()
 
-    async def test_is_of_its_own_tenant_and_a_token_is_still_checked(self) -> None:
+    async def test_anonymous_client_has_its_own_tenant_and_tokens_are_still_checked(self) -> None:
         async with serving(auth={"anonymous": True, "anonymous_tenant": "guests"}) as server:
             async with server.client("ann") as ann:
                 await ann.subscribe("news:1")

@@ -141,7 +141,7 @@ class TestInfo:
             assert (await ann.expect("presence.joined"))["data"]["info"] == {"n": 2}
             await ann.silence()
 
-    async def test_coming_back_with_another_token_is_told(self, stored: Running) -> None:
+    async def test_reconnect_with_another_token_publishes_its_info(self, stored: Running) -> None:
         async with stored.client("ann") as ann:
             await ann.subscribe("room:1")
             async with stored.client("ben", info={"n": 1}) as ben:

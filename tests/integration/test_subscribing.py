@@ -139,7 +139,7 @@ class TestReady:
             reply = await ann.expect("subscribed", id="s")
             assert (reply["recovered"], reply["events"], reply["offset"]) == (False, [], 60)
 
-    async def test_a_second_ready_changes_nothing(self, server: Running) -> None:
+    async def test_second_ready_changes_nothing(self, server: Running) -> None:
         async with server.client() as ann:
             await ann.subscribe("room:1")
             await ann.send(type="ready")

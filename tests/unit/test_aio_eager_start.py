@@ -172,7 +172,7 @@ class Waiting:
 
 @pytest.mark.parametrize("after_a_turn", [True, False], ids=["while it waits", "before the task's first step"])
 class TestCancelling:
-    async def test_reaches_the_work_which_cleans_up(self, after_a_turn: bool) -> None:
+    async def test_cancel_reaches_the_work_which_cleans_up(self, after_a_turn: bool) -> None:
         waiting = Waiting()
         rest = start_eagerly(waiting.work())
         assert rest is not None
@@ -186,7 +186,7 @@ class TestCancelling:
         assert waiting.said == ["cancelled", "cleaned up"]
         assert waiting.never.cancelled() == after_a_turn, "as with any task: what was waited for is cancelled, too"
 
-    async def test_may_be_refused(self, after_a_turn: bool) -> None:
+    async def test_cancel_refused_by_the_work_is_ignored(self, after_a_turn: bool) -> None:
         waiting = Waiting(stubborn=True)
         rest = start_eagerly(waiting.work())
         assert rest is not None
@@ -198,7 +198,7 @@ class TestCancelling:
             await task
         assert waiting.said == ["cancelled", "cleaned up", "went on"]
 
-    async def test_by_the_supervisor_leaves_nothing(self, after_a_turn: bool) -> None:
+    async def test_cancel_by_the_supervisor_leaves_nothing(self, after_a_turn: bool) -> None:
         metrics = Metrics()
         supervisor = TaskSupervisor(metrics.process.count_task_death)
         waiting = Waiting()
