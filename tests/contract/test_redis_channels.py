@@ -227,7 +227,7 @@ async def test_redis_index_works_in_cluster() -> None:
 
         async def is_pruned() -> bool:
             index = f"{prefix}:channels:{{acme}}"
-            return await (await cluster.master_of(index)).command("ZRANGE", index, 0, -1) == [rooms[0].name]
+            return list(await (await cluster.master_of(index)).command("ZRANGE", index, 0, -1)) == [rooms[0].name]
 
         await until(is_pruned, "what is left is what was published to", within=20)
         assert await names(broker) == [rooms[0].name]
