@@ -280,6 +280,11 @@ async def test_duplicate_event_is_delivered_once(stage: Stage) -> None:
         assert await stage.offsets(ann, 3) == [1, 2, 3]
         await ann.silence()
         assert await stage.count("repeats_total") == 3
+        for _ in range(2):
+            stage.broker.interrupted([ROOM])
+            await stage.turn()
+        known = [head for head in stage.broker.known if head is not None][-1]
+        assert (known.position.offset, known.lowest_repeat) == (3, None), "a check found the stream unchanged"
 
 
 async def test_events_during_a_recovery_are_delivered_after_it(stage: Stage) -> None:
