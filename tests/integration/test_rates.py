@@ -58,7 +58,7 @@ class TestReconnect:
             assert await server.metric("subscriptions") == tabs * channels
 
     async def test_many_users_behind_one_address_resubscribe_within_the_rate(self) -> None:
-        users, names = 40, [f"room:{number}" for number in range(60)]
+        users, names = 20, [f"room:{number}" for number in range(60)]
         async with serving() as server, AsyncExitStack() as open_:
             clients = [
                 await open_.enter_async_context(server.client(f"u{number}", ready=False, grants=["room:*"]))
