@@ -18,6 +18,7 @@ from service.core.event import Event
 from service.core.position import Position
 from service.errors import ErrorCode, ServiceError
 from service.realtime.cluster.messages import REQUESTS
+from service.realtime.streams import gap_recovery
 from service.realtime.streams.gap_recovery import MAX_RETRY_INTERVAL, RETRY_INTERVAL
 from service.realtime.streams.position_checker import IN_FLIGHT_DELAY
 from tests.support.clock import FakeClock
@@ -315,6 +316,28 @@ async def test_recovery_retries_while_the_broker_is_away(stage: Stage) -> None:
         stage.clock.advance(RETRY_INTERVAL)
         assert await stage.offsets(ann, 2) == [1, 2]
         assert await stage.count("repair_failures_total") == 1
+
+
+async def test_streams_above_the_maximum_wait_for_a_read_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gap_recovery, "MAX_CONCURRENT_READS", 2)
+    async with staged() as stage, stage.server.client("ann", grants=["room:*"]) as ann:
+        rooms = {"room:1", "room:2", "room:3"}
+        for room in rooms:
+            await ann.subscribe(room)
+        stage.broker.losing = True
+        for room in rooms:
+            await stage.server.publish(room, {"type": "chat.message", "data": {"text": "x"}})
+        stage.broker.losing = False
+        gate = stage.broker.gate = asyncio.Event()
+        reads = stage.broker.reads
+        stage.broker.interrupted()
+        await stage.turn()
+        assert stage.broker.reads == reads + 2
+        gate.set()
+        await eventually(lambda: stage.broker.reads == reads + 3)
+        for _ in range(3):
+            await stage.turn()
+            rooms.remove((await ann.until("chat.message"))["channel"])
 
 
 async def test_new_epoch_resyncs_the_subscription_in_place(stage: Stage) -> None:
